@@ -10,8 +10,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tailor.runs import folder, plots
+from tailor.runs.clock import seconds_between
 from tailor.runs.log import Record, of_kind, read
-from tailor.runs.status import Status, seconds_between, state_of, step_of
+from tailor.runs.status import Status, state_of, step_of
 from tailor.runs.words import duration, size
 
 if TYPE_CHECKING:

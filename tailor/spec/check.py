@@ -102,7 +102,7 @@ def _pairs(keys: Keys) -> Iterator[Conflict]:
 
 def _sizes(keys: Keys) -> Iterator[Conflict]:
     batch, micro = keys("train.batch_size"), keys("train.micro_batch_size")
-    by_tokens, workers = keys("train.batch_tokens"), keys("scale.workers")
+    by_tokens, workers = keys("train.batch_tokens"), _most_workers(keys)
     if batch and micro and micro > batch:
         yield (
             "train.micro_batch_size",
@@ -129,9 +129,18 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "data.max_length",
             f"a batch of {by_tokens} tokens cannot hold an example of {length}",
         )
+    fewest, most = keys("scale.workers.min"), keys("scale.workers.max")
+    if fewest and most and fewest > most:
+        yield "scale.workers.min", "scale.workers.max", f"at least {fewest} workers, but at most {most}"
     steps, warmup = keys("train.steps"), keys("optim.warmup_steps")
     if steps and warmup and warmup >= steps:
         yield "optim.warmup_steps", "train.steps", f"the warm-up of {warmup} steps never ends in {steps}"
+
+
+def _most_workers(keys: Keys) -> int | None:
+    workers = keys("scale.workers")
+    most: int | None = workers if isinstance(workers, int) else keys("scale.workers.max")
+    return most
 
 
 def _model(keys: Keys) -> Iterator[Conflict]:
@@ -180,6 +189,11 @@ def _needs(keys: Keys) -> Iterator[Finding]:
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
         if keys(key) not in (None, False) and no_evaluation:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
+    if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
+        yield (
+            "train.divergence.action",
+            "reload needs save.every: without it there is no checkpoint to go back to",
+        )
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
 
@@ -227,6 +241,9 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
+    stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
+    if stops and keys("train.divergence.limit") is not None:
+        yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:

@@ -81,6 +81,9 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
             path, needed = (*path, step), needed.item(step)
         elif needed.tagged and not inside:
             inside = True  # the step is the tag
+        elif needed.sections and len(needed.types) > 1 and not needed.tagged:
+            union = path  # the step is the member of a plain union that was tried
+            needed = next((tree.allowed(one) for one in needed.sections if one.__name__ == step), needed)
         elif needed.sections:
             section = tree.variant(needed.sections, document.get(path))
             info = tree.field(section, step) if section else None

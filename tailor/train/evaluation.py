@@ -14,27 +14,35 @@ from tailor.train.session import Session
 
 
 @torch.no_grad()
-def evaluate(session: Session, step: int) -> dict[str, Any]:
-    """One record over the whole evaluation split; every rank takes a share and gets the same numbers."""
+def evaluate(session: Session, step: int) -> dict[str, Any] | None:
+    """One record over the whole evaluation split; every rank takes a share and gets the same numbers.
+
+    None, on every rank, when one of them was asked to stop meanwhile.
+    """
     plan, host, model = session.plan, session.host, session.model
     split = session.tokens.split("evaluation")
     examples = torch.arange(len(split)).numpy()
     rows = pack(examples, split.lengths, plan.max_length) if plan.pack else [(int(i),) for i in examples]
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)  # loss, hits, targets, workers that were asked to stop
     was_training = model.training
     model.eval()
     for number, part in enumerate(micro_batches(rows, plan.micro_batch_size)):
         if number % host.world != host.rank:
             continue
+        if host.stopping():
+            sums[3] = 1
+            break
         batch = collate(split, part, model.layout).to(session.device)
         with session.autocast():
             loss, hits = session.method.evaluate(model, batch)
-        sums += torch.tensor([loss.item(), hits.item(), len(batch.targets)], dtype=torch.float64)
+        sums[:3] += torch.tensor([loss.item(), hits.item(), len(batch.targets)], dtype=torch.float64)
     model.train(was_training)
     if host.world > 1:
         sums = sums.to(session.device)
         dist.all_reduce(sums)
-    loss, hits, count = (float(value) for value in sums)
+    loss, hits, count, stopping = (float(value) for value in sums)
+    if stopping:
+        return None
     return {
         "kind": "evaluation",
         "step": step,

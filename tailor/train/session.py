@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from tailor.batches import Batches
-from tailor.methods import Method
+from tailor.batches import Batches, BatchSpec, of_split
+from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
+from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.store import Store
 from tailor.tokens import TokenStore
@@ -48,3 +50,45 @@ class Session:
 
 Probe = Callable[[Session, Literal["start", "end"]], None]
 """Called on every rank before the first step and after the last one."""
+
+
+def open_session(plan: Plan, host: Host) -> Session:
+    """Open the data and load the model, ready to train."""
+    tokens = TokenStore.open(plan.tokens_url)
+    spec = BatchSpec(
+        seed=plan.seed,
+        max_length=plan.max_length,
+        pack=plan.pack,
+        batch_size=plan.batch_size,
+        batch_tokens=plan.batch_tokens,
+        weights=plan.weights,
+        first_step=plan.first_step,
+    )
+    started = time.perf_counter()
+    model = load_for_training(
+        plan.model,
+        device=host.device,
+        precision=plan.precision,
+        frozen_dtype=plan.frozen_dtype,
+        pack=plan.pack,
+        activation_checkpointing=plan.activation_checkpointing,
+        static_shapes=plan.compile,
+        seed=plan.seed,
+    )
+    trained, total = model.weights()
+    session = Session(
+        plan=plan,
+        host=host,
+        run=Store(plan.run_url),
+        tokens=tokens,
+        batches=of_split(tokens.split("train"), spec),
+        method=load_method(plan.method),
+        model=model,
+        weights=total,
+    )
+    session.say(
+        f"model loaded in {time.perf_counter() - started:.1f} s: "
+        f"{trained:,} of {total:,} weights are trained, {plan.precision}, "
+        f"{model.base.config._attn_implementation} attention"
+    )
+    return session

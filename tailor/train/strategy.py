@@ -55,8 +55,8 @@ class DataParallel:
         """What to call backward on. The workers' gradients are averaged, so their number is put back."""
         return loss * (self.world / units)
 
-    def total(self, value: torch.Tensor) -> float:
-        """A number summed over the workers."""
+    def total(self, values: torch.Tensor) -> list[float]:
+        """Numbers summed over the workers. values: [k]."""
         if self.world > 1:
-            dist.all_reduce(value)
-        return float(value)
+            dist.all_reduce(values)
+        return [float(value) for value in values]
