@@ -17,7 +17,7 @@ from tailor.runs import environment, folder, report, resume
 from tailor.runs.clock import now
 from tailor.runs.lock import lock
 from tailor.runs.log import Record, read
-from tailor.runs.origin import Origin, begin
+from tailor.runs.origin import Origin, begin, changed
 from tailor.runs.status import Status
 from tailor.spec.load import resolved_yaml
 from tailor.store import Store
@@ -103,7 +103,7 @@ def _tell_changes(run: Store, origin: Origin | None) -> list[str]:
     lines: list[str] = []
     if origin is not None:
         lines.append(f"going on from {origin.run} at step {origin.step} with another recipe:")
-        lines += [f"  {change}" for change in resume.changed(origin)]
+        lines += [f"  {change}" for change in changed(origin)]
     before = folder.read_json(run, folder.ENVIRONMENT) if folder.checkpoints(run) else {}
     return lines + environment.told_differences(before)
 

@@ -43,3 +43,14 @@ def begin(run: Store, source: Store, origin: Origin) -> None:
         kept = before(read(source), origin.step)
         run.write_text(METRICS, "".join(to_json(record) + "\n" for record in kept))
     run.write_json(ORIGIN, [asdict(entry) for entry in entries])
+
+
+def changed(origin: Origin) -> list[str]:
+    """The changes in words."""
+    return [f"{key}: {short(old)} → {short(new)}" for key, (old, new) in origin.changes.items()]
+
+
+def short(value: Any) -> str:
+    """A value in a message."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

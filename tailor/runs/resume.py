@@ -9,7 +9,7 @@ from tailor.errors import StoreError
 from tailor.runs import folder
 from tailor.runs.lock import LOCK
 from tailor.runs.log import METRICS
-from tailor.runs.origin import ORIGIN, Origin, origins
+from tailor.runs.origin import ORIGIN, Origin, origins, short
 from tailor.runs.status import STATUS
 from tailor.spec.load import load_recipe
 from tailor.store import Store
@@ -162,12 +162,7 @@ def _recipe_of(run: Store) -> Recipe:
 
 
 def _lines(found: list[tuple[str, Any, Any]]) -> str:
-    return "\n".join(f"  {key}: {_short(before)} there, {_short(now)} here" for key, before, now in found)
-
-
-def changed(origin: Origin) -> list[str]:
-    """The changes in words."""
-    return [f"{key}: {_short(old)} → {_short(new)}" for key, (old, new) in origin.changes.items()]
+    return "\n".join(f"  {key}: {short(before)} there, {short(now)} here" for key, before, now in found)
 
 
 def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
@@ -234,8 +229,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = item
     return flat
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"

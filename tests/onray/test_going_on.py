@@ -10,7 +10,7 @@ import pytest
 
 from tailor.errors import RecipeError, StoreError
 from tailor.onray import run as running
-from tailor.runs import environment, folder
+from tailor.runs import environment, folder, report
 from tailor.runs.log import of_kind
 from tailor.runs.origin import origins
 from tailor.spec.load import load_recipe
@@ -119,6 +119,10 @@ def test_another_learning_rate_in_the_same_folder() -> None:
     again, told = train(*change)
     assert again.before
     assert len(origins(again.run)) == 1
+    figures = dict(report.summary(again.run, again.records))
+    assert figures["From step 5"].startswith(
+        "its own steps before; optim.learning_rate: 0.003 → 1e-05, train.steps"
+    )
 
 
 def test_weight_decay_of_the_new_recipe_counts_and_not_the_checkpoints() -> None:

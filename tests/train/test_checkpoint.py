@@ -49,11 +49,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+QUANTIZED = {"adapter": {**LORA, "dropout": 0.1}, "quantize": {"type": "nf4"}}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "model"),
+    [
+        ("adamw", SECTIONS["model"]),
+        ("adamw_8bit", SECTIONS["model"]),
+        ("adafactor", SECTIONS["model"]),
+        ("adamw", QUANTIZED),
+        ("lion", {}),
+    ],
+    ids=["lora", "lora, 8-bit optimizer", "lora, adafactor", "qlora", "full, lion"],
+)
 def test_stopped_and_gone_on_equals_undisturbed(
-    made: tuple[Path, Any], tmp_path: Path, optimizer: str
+    made: tuple[Path, Any], tmp_path: Path, optimizer: str, model: dict[str, Any]
 ) -> None:
-    sections = {**SECTIONS, "optim": {**SECTIONS["optim"], "optimizer": optimizer}}
+    sections = {**SECTIONS, "model": model, "optim": {**SECTIONS["optim"], "optimizer": optimizer}}
     whole = PlainHost()
     loop.run(make_plan(*made, tmp_path / "whole", **sections), whole)
     plan = make_plan(*made, tmp_path / "run", **sections)
@@ -64,8 +77,9 @@ def test_stopped_and_gone_on_equals_undisturbed(
     assert [record["step"] for record in again.of("train")] == [5, 6]
     assert again.losses() == whole.losses()[4:]
     assert again.of("evaluation") == whole.of("evaluation")[1:]
-    adapters = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "run")]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    file = "adapter/adapter_model.safetensors" if model else "model/model.safetensors"
+    artefacts = [tmp_path / name / file for name in ("whole", "run")]
+    assert artefacts[0].read_bytes() == artefacts[1].read_bytes()
 
 
 def test_control_without_the_optimizer_state_it_differs(
