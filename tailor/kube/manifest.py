@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -18,6 +18,7 @@ from tailor.spec import load
 from tailor.spec.recipe import Recipe
 
 Kind = Literal["RayJob", "RayCluster"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Values = dict[str, Any]
 
 API_VERSION = "ray.io/v1"
