@@ -155,7 +155,10 @@ def _volumes(keys: Keys) -> Iterator[Finding]:
             inside = next((other for other in taken if below(mount, other) or below(other, mount)), None)
             if inside is not None:
                 yield f"{key}.mount", f"{mount} overlaps with {inside}, which is for {taken[inside]}"
-            taken[mount] = f"{key}"
+            taken[mount] = key
+            for folder in (folder for _, folder in _items(keys, "image_files") if isinstance(folder, str)):
+                if below(folder, mount):
+                    yield f"{key}.mount", f"{mount} would hide {folder} of the image, which image_files names"
         if claim is not None and not names.is_subdomain(claim):
             yield f"{key}.claim", _no_name(claim)
         if claim is not None and size is not None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from tailor.errors import RecipeError
+from tailor.errors import RecipeError, TemplateError
 from tailor.kube import check, fit, names, pods
 from tailor.kube.check import RECIPE_FOLDER
 from tailor.kube.spec import Cluster
@@ -152,7 +152,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
     data: dict[str, str] = {}
     template = fit.template_file(recipe, cluster)
     if template is not None:
-        data[fit.TEMPLATE] = Path(template).read_text(encoding="utf-8")
+        data[fit.TEMPLATE] = _text_of(template)
         carried = recipe.data.model_copy(update={"template": f"{RECIPE_FOLDER}/{fit.TEMPLATE}"})
         recipe = recipe.model_copy(update={"data": carried})
     data = {_RECIPE: load.resolved_yaml(recipe), **data}
@@ -164,6 +164,15 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
         "immutable": True,
         "data": data,
     }
+
+
+def _text_of(template: str) -> str:
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise TemplateError(f"{template} is not UTF-8") from None
+    except OSError as error:
+        raise TemplateError(f"{template} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 class _Dumper(load.Dumper):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import kubernetes_validate
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-KUBERNETES = ("1.29", "1.34")
+KUBERNETES = ("1.29", "1.37")
 """The versions whose schemas the pods must fit."""
 
 Label = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tailor.cli.main import main
-from tailor.errors import RecipeError
+from tailor.errors import RecipeError, TemplateError
 from tailor.kube import manifest
 from tailor.spec.load import load_recipe
 from tests.kube.helpers import CLUSTER, RECIPE, objects, write
@@ -163,6 +163,12 @@ def test_the_config_map_holds_the_whole_recipe(tmp_path: Path) -> None:
         assert volumes["recipe"]["configMap"] == {"name": carried["metadata"]["name"]}
 
 
+def test_a_template_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_bytes(b"\xff")
+    with pytest.raises(TemplateError, match="not UTF-8"):
+        objects(tmp_path, RECIPE, CLUSTER, [f"data.template={tmp_path / 'own.jinja'}"])
+
+
 def test_another_recipe_has_another_config_map(tmp_path: Path) -> None:
     names = {
         objects(tmp_path, RECIPE, CLUSTER, overrides)[0]["metadata"]["name"]
@@ -266,7 +272,11 @@ def test_the_command(
     (cluster,) = yaml.safe_load_all(capsys.readouterr().out)
     assert cluster["kind"] == "RayCluster"
     assert main(["manifest", "my_Recipe.yaml"]) == 2
-    assert capsys.readouterr().err == "cluster/k8s.yaml: no such file\n"
+    assert capsys.readouterr().err == (
+        "tailor: no cluster file was named, and there is no cluster/k8s.yaml\n  mend: name one with --cluster\n"
+    )
+    assert main(["manifest", "my_Recipe.yaml", "--cluster", "k9s.yaml"]) == 2
+    assert capsys.readouterr().err == "k9s.yaml: no such file; did you mean k8s.yaml?\n"
 
 
 def test_a_wrong_recipe_is_refused_first(tmp_path: Path) -> None:
