@@ -166,7 +166,9 @@ def hardware(scale: Scale, cluster: Cluster | None) -> Hardware:
     import ray
 
     gpus = cluster.gpus if scale.gpu is not False else 0
-    workers_per_node = math.ceil(scale.most / len(cluster.nodes))
+    # A head often has no CPUs to give.
+    usable = sum(1 for node in cluster.nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
+    workers_per_node = math.ceil(scale.most / max(1, usable))
     detect = ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(_detect)
     asked = detect.remote(bool(gpus), workers_per_node)
     try:
