@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import attention, probe
+from tailor.models import attention, linear, probe
 from tailor.models.adapters import add_adapter
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Layout
@@ -76,7 +76,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device) -> An
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
-            quantization_config=quantization(spec.quantize, dtype) if spec.quantize else None,
+            quantization_config=_quantization(config, spec, dtype) if spec.quantize else None,
             **common,
         )
         if wrong := sorted(loaded["mismatched_keys"]):
@@ -104,13 +104,34 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device) -> An
         ) from error
 
 
-def quantization(spec: Quantize, compute: torch.dtype) -> Any:
-    """bitsandbytes' settings, in transformers' terms."""
+def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
+    """The settings for a model, whose modules are looked at before any weight is read. ModelError where it cannot be."""
+    from transformers import AutoModelForCausalLM
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    assert spec.quantize is not None
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+    if stacked := linear.stacked_experts(bare):
+        raise ModelError(
+            f"model.quantize: bitsandbytes quantises linear modules, and {type(bare).__name__} holds its experts in "
+            f"one tensor ({stacked[0]}), so most of its weights would stay as they are",
+            mend="leave model.quantize out",
+        )
+    plain = list(linear.read_directly(bare))
+    # A list of one's own replaces the modules that transformers leaves out by itself, the head among them.
+    return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
+
+
+def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None = None) -> Any:
+    """bitsandbytes' settings, in transformers' terms. plain: modules that stay as they are, where they must be named."""
     from transformers import BitsAndBytesConfig
 
+    kept = plain or None
     if spec.type == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=kept,
         load_in_4bit=True,
         bnb_4bit_quant_type=spec.type,
         bnb_4bit_use_double_quant=spec.double,

@@ -10,6 +10,7 @@ from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision
+from tailor.spec.method import joins
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
@@ -31,7 +32,8 @@ def build(
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware)
 
-    length = recipe.data.max_length if recipe.data.pack else data.longest
+    joined = joins(recipe.method)
+    length = recipe.data.max_length if recipe.data.pack or joined else data.longest
 
     def memory(rows: int) -> Any:
         return forecast(
@@ -69,7 +71,7 @@ def build(
         compile=recipe.train.compile,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
-        pack=recipe.data.pack,
+        pack=recipe.data.pack and not joined,
         weights=source_weights(recipe),
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
@@ -77,6 +79,8 @@ def build(
         accumulation=-(-micro_batches // recipe.scale.workers),
         steps=data.steps,
         steps_per_epoch=data.steps_per_epoch,
+        token_budget=recipe.train.tokens,
+        run_tokens=data.run_tokens,
         warmup_steps=_warmup(recipe.optim, data.steps),
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,

@@ -24,6 +24,8 @@ class DataFacts:
     """Steps of the first epoch."""
     steps: int
     """Steps of the whole run."""
+    run_tokens: int | None = None
+    """Tokens of the whole run, where the recipe declares it in tokens."""
 
 
 @dataclass(frozen=True)

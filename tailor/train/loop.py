@@ -18,6 +18,8 @@ from tailor.methods import load_method
 from tailor.models.documents import TokenBatch, collate
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
+from tailor.rows import examples_of
+from tailor.spec.method import joins
 from tailor.store import Store
 from tailor.tokens import TokenStore
 from tailor.train import checkpoint, throughput
@@ -78,6 +80,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         seed=plan.seed,
         max_length=plan.max_length,
         pack=plan.pack,
+        join=joins(plan.method),
         batch_size=plan.batch_size,
         batch_tokens=plan.batch_tokens,
         weights=plan.weights,
@@ -132,7 +135,7 @@ def _steps(session: Session, first: int) -> Iterator[tuple[int, Work, float]]:
             batch = session.batches.batch(step)
             mine = batching.share(batch, plan.micro_batch_size, host.rank, host.world)
             # A worker without a micro-batch computes a small one that doesn't count, to stay in step.
-            smallest = min(batch, key=lambda row: int(session.batches.lengths[list(row)].sum()))
+            smallest = min(batch, key=session.batches.length)
             yield (
                 step,
                 [
@@ -168,6 +171,7 @@ def _step(
     batch = session.batches.batch(step)
     units = session.method.units(session.batches, batch)
     total = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    further: dict[str, torch.Tensor] = {}
     slots = real = 0
     for index, (number, micro_batch, counts) in enumerate(work):
         # Dropout depends on the micro-batch, not on the worker that computes it.
@@ -175,12 +179,16 @@ def _step(
         last = index == len(work) - 1
         with strategy.accumulating() if not last else nullcontext():
             with session.autocast():
-                loss = strategy.loss(micro_batch.to(device)) * float(counts)
+                loss, sums = strategy.loss(micro_batch.to(device))
+                loss = loss * float(counts)
             scaler.scale(strategy.scale(loss, max(1, units))).backward()
         total += loss.detach()
+        for name, value in sums.items():
+            further[name] = further.get(name, torch.zeros_like(total)) + value.detach() * float(counts)
         slots += micro_batch.input_ids.numel() * counts
-        real += int(sum(session.batches.lengths[list(row)].sum() for row in _rows(batch, plan, number)))
+        real += session.batches.tokens(_rows(batch, plan, number))
     mean = strategy.total(total) / max(1, units)
+    means = {name: strategy.total(value) / max(1, units) for name, value in further.items()}
     scaler.unscale_(optimizer)
     norm = _clip(session, plan.optim.max_grad_norm)
     if not math.isfinite(mean) or (plan.precision != "fp16" and not math.isfinite(norm)):
@@ -199,6 +207,7 @@ def _step(
         "step": step + 1,
         "epoch": session.batches.progress(step + 1),
         "loss": mean,
+        **means,
         "learning_rate": rate,
         "grad_norm": norm,
         "tokens": session.batches.tokens(batch),
@@ -271,7 +280,7 @@ def _rows(batch: batching.Batch, plan: Plan, number: int) -> batching.Batch:
 
 def _describe_rows(session: Session, batch: batching.Batch, limit: int = 8) -> str:
     split = session.tokens.split("train")
-    examples = [example for row in batch for example in row]
+    examples = [example for row in batch for example in examples_of(row)]
     named = [f"source {split.source[i]} row {split.row[i]}" for i in examples[:limit]]
     more = len(examples) - limit
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
