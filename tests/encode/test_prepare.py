@@ -22,7 +22,7 @@ from tailor.encode.prepare import Prepared, Progress, prepare
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError, TailorError, TemplateError
 from tailor.spec.data import Data
-from tailor.spec.method import Method, Sft
+from tailor.spec.method import Method, Pretrain, Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import TokenStore
@@ -385,6 +385,45 @@ def test_a_kill_leaves_no_half_store(bench):
     Store(bench.store).write_text(f"{living}/x", "")
     bench(max_length=100)
     assert living in Store(bench.store).names()
+
+
+def texts(folder: Path, count: int = 30) -> str:
+    return write(folder / "texts.jsonl", [{"text": f"Text {n}: " + "sew " * n} for n in range(count)])
+
+
+def test_documents_to_join_are_kept_whole_and_serve_every_length(bench, tmp_path):
+    train = [{"path": texts(tmp_path)}]
+    join = Pretrain(name="pretrain")
+    joined = bench(train=train, template=None, max_length=32, method=join)
+    split = joined.tokens.split("train")
+    tokenizer = load_tokenizer(str(bench.model))
+    for number in (0, 29):
+        text = f"Text {number}: " + "sew " * number
+        assert tokenizer.decode(split.example(number).input_ids) == text + "</s>"
+    assert split.supervised.sum() == split.lengths.sum() - len(split)
+    assert bench(train=train, template=None, max_length=99, method=join).reused
+    # The control: isolated ones must fit.
+    isolate = Pretrain(name="pretrain", documents="isolate")
+    with pytest.raises(DataError, match="too_long"):
+        bench(train=train, template=None, max_length=32, method=isolate)
+    chunked = bench(train=train, template=None, max_length=32, on_long="chunk", method=isolate).tokens
+    assert chunked.split("train").lengths.max() == 32
+
+
+def test_pretraining_takes_plain_texts_only(bench, tmp_path):
+    join = Pretrain(name="pretrain")
+    with pytest.raises(
+        DataError, match=r"the rows are messages, and method pretrain learns plain texts only"
+    ):
+        bench(method=join)
+    rows = [{"text": f"A text {n}.", "prompt": "p", "response": "r"} for n in range(9)]
+    both = [{"path": write(tmp_path / "both.jsonl", rows)}]
+    assert (
+        bench(train=both, template=None, method=join).tokens.manifest["report"]["sources"][0]["format"]
+        == "text"
+    )
+    with pytest.raises(DataError, match="may be completion or text"):
+        bench(train=both, template=None)
 
 
 def test_a_failing_task_leaves_nothing(bench):

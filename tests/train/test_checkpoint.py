@@ -47,11 +47,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize(
+    ("optimizer", "method"), [("adamw", "sft"), ("adamw_8bit", "sft"), ("adamw", "pretrain")]
+)
 def test_stopped_and_gone_on_equals_undisturbed(
-    made: tuple[Path, Any], tmp_path: Path, optimizer: str
+    made: tuple[Path, Any], tmp_path: Path, optimizer: str, method: str
 ) -> None:
-    sections = {**SECTIONS, "optim": {**SECTIONS["optim"], "optimizer": optimizer}}
+    sections = {
+        **SECTIONS,
+        "optim": {**SECTIONS["optim"], "optimizer": optimizer},
+        "method": {"name": method},
+    }
     whole = PlainHost()
     loop.run(make_plan(*made, tmp_path / "whole", **sections), whole)
     plan = make_plan(*made, tmp_path / "run", **sections)

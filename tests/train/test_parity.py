@@ -26,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
     "stock attention": {"model": {"attention": "sdpa"}},
     "one worker without rows": {"train": {"batch_size": 3}},
     "tokens for a batch": {"train": {"batch_size": None, "batch_tokens": 256}},
+    "joined documents": {"method": {"name": "pretrain"}},
+    "joined documents, lora": {"method": {"name": "pretrain"}, "model": ADAPTED},
 }
 
 
