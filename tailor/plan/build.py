@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan.facts import DataFacts, Hardware, ModelFacts
+from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision
 from tailor.spec.method import joins
@@ -130,6 +130,17 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
         raise ScaleError(
             "scale.gpu is true, but no GPU was found",
             mend="set scale.gpu: auto, or run on a machine or cluster with GPUs",
+        )
+    if recipe.data.pack and not joins(recipe.method) and (why := CARRIES_OVER.get(facts.model_type)):
+        raise ModelError(
+            f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
+            mend="set data.pack: false",
+        )
+    if recipe.model.quantize and facts.experts > 1 and not recipe.model.trust_remote_code:
+        raise ModelError(
+            f"model.quantize: bitsandbytes quantises linear modules, and the experts of {recipe.model.path} are held in "
+            "one tensor, so most of its weights would stay as they are",
+            mend="leave model.quantize out",
         )
     if facts.positions and data.longest > facts.positions:
         raise ModelError(
