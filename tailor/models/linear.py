@@ -56,6 +56,25 @@ def has_experts(network: nn.Module) -> bool:
     return any(name.rsplit(".", 1)[-1] == "experts" for name, _ in network.named_modules())
 
 
-def stacked_experts(network: nn.Module) -> list[str]:
-    """Names of weights that hold many experts in one tensor, [experts, out, in]."""
-    return [name for name, p in network.named_parameters() if p.ndim == 3 and ".experts." in name]
+def quantised_share(network: Any, plain: list[str]) -> tuple[float, str]:
+    """Share of the weights that quantised linear modules would hold, and the largest weight that they would not.
+
+    plain: names of linear modules that stay as they are. Embeddings and the head, which always do, are left out.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    tables = {id(m) for m in network.modules() if isinstance(m, nn.Embedding)}
+    tables.add(id(network.get_output_embeddings()))
+    inside = others = 0
+    largest: tuple[int, str] = (0, "")
+    for name, module in network.named_modules():
+        quantised = isinstance(module, nn.Linear | Conv1D) and name not in plain
+        for weight, parameter in module.named_parameters(recurse=False):
+            if id(module) in tables:
+                continue
+            if quantised and weight == "weight":
+                inside += parameter.numel()
+            else:
+                others += parameter.numel()
+                largest = max(largest, (parameter.numel(), f"{name}.{weight}"))
+    return inside / (inside + others), largest[1]

@@ -112,13 +112,14 @@ def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
     assert spec.quantize is not None
     with torch.device("meta"):
         bare = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
-    if stacked := linear.stacked_experts(bare):
+    plain = list(linear.read_directly(bare))
+    share, largest = linear.quantised_share(bare, plain)
+    if share < 0.5:
         raise ModelError(
-            f"model.quantize: bitsandbytes quantises linear modules, and {type(bare).__name__} holds its experts in "
-            f"one tensor ({stacked[0]}), so most of its weights would stay as they are",
+            f"model.quantize: bitsandbytes quantises linear modules, which hold only {share:.0%} of the weights of "
+            f"{type(bare).__name__}: not {largest}, for one",
             mend="leave model.quantize out",
         )
-    plain = list(linear.read_directly(bare))
     # A list of one's own replaces the modules that transformers leaves out by itself, the head among them.
     return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
 

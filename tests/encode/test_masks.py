@@ -40,7 +40,7 @@ CALLING = [
     {"role": "user", "content": "Thank you."},
     {"role": "assistant", "content": "You are welcome."},
 ]
-WITH_TOOLS = ("chatml", "llama-3.1", "mistral", "qwen-2.5")
+WITH_TOOLS = ("chatml", "llama-3.1", "mistral", "mistral-v3-tekken", "qwen-2.5")
 REWRITES = ("qwen-3",)
 """Templates that change earlier turns, so that a conversation becomes several examples."""
 MARKED = [name for name in builtin_templates() if name not in REWRITES]
@@ -49,6 +49,7 @@ CALL_TEXTS = {
     "qwen-2.5": '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
     "llama-3.1": '{"name": "weather", "parameters": {"city": "Paris"}}',
     "mistral": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}]',
+    "mistral-v3-tekken": '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Paris"}}]',
 }
 SPACES = {
     "deepseek-v2": (" ", ""),
@@ -278,7 +279,7 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
         turn_rules(tokenizer_of(folder, "chatml"))
     assert "`<|im_end|>`, which is no single token" in caught.value.message
     assert caught.value.mend == (
-        "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, llama-2, mistral, mistral-v7, vicuna, zephyr"
+        "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
     )
 
 

@@ -41,6 +41,7 @@ DEPARTURES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }
 DEPARTURES["phi-3.5"] = DEPARTURES["phi-3"]
+DEPARTURES["mistral-v3-tekken"] = DEPARTURES["mistral"]
 WITHOUT_TOOLS = ("deepseek-v2", "llama-2", "llama-3", "phi-3", "phi-3.5", "phi-4", "vicuna", "zephyr")
 
 

@@ -286,10 +286,10 @@ REASONS = {
     "or join documents with method `pretrain`.",
     "ALiBi": "Its position biases (ALiBi) count from the start of the row. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
-    "experts in one tensor": "bitsandbytes quantises linear modules; the experts are held in one tensor and would stay "
-    "as they are.",
     "PEFT puts adapters": "PEFT takes the shared expert's modules for those of the routed experts. Name the attention's "
     "modules in `model.adapter.target_modules`.",
+    "experts.gate_up_proj": "bitsandbytes quantises linear modules; the experts are held in one tensor and would stay "
+    "as they are.",
     "see each other": "Its layers carry a state from document to document. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
 }
