@@ -55,6 +55,12 @@ def load_for_training(
     with torch.autocast(device.type, dtype=compute, enabled=precision != "fp32"):
         model = _with_attention(network, spec, device, compute, pack=pack, static_shapes=static_shapes)
         model.splits_head = probe.head_is_separate(model, device)
+        if spec.adapter is not None and (idle := probe.adapters_passed_by(model, device)):
+            raise ModelError(
+                f"model.adapter: {type(model.base).__name__} computes past the adapter on {idle[0]}, so it would "
+                "learn nothing",
+                mend="name other modules in model.adapter.target_modules",
+            )
     return model
 
 

@@ -2,7 +2,8 @@
 
 * isolation: in a pack, no token of one document changes another document;
 * agreement: documents in a pack give what the stock attention gives for each alone;
-* the head: logits are exactly `head(hidden)`, or else the loss must use the model's own logits.
+* the head: logits are exactly `head(hidden)`, or else the loss must use the model's own logits;
+* the adapters: training passes through every one.
 """
 
 from __future__ import annotations
@@ -54,6 +55,29 @@ def head_is_separate(model: CausalModel, device: torch.device) -> bool:
     hidden = model.hidden(batch)
     # The same arithmetic twice, so rounding explains nothing, in any dtype. A soft cap does, however small the logits.
     return _distance(model.head(hidden), model.logits(batch)) <= SAME
+
+
+@torch.no_grad()
+def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
+    """Names of the adapted modules that a forward pass in training does not call. Experts may not be called for."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    called: set[str] = set()
+    adapted = {
+        name: module for name, module in model.base.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in adapted.items()
+    ]
+    try:
+        model.train()
+        model.logits(_alone(_ids(model, device)[:FIRST], model.layout, device))
+    finally:
+        model.eval()
+        for hook in hooks:
+            hook.remove()
+    return [name for name in adapted if name not in called and ".experts." not in name]
 
 
 def _agrees_with_stock(

@@ -240,6 +240,38 @@ def test_a_projection_that_the_kernel_reads_itself_takes_no_adapter(tmp_path: Pa
     assert error.value.mend == "choose from in_proj"
 
 
+@pytest.mark.parametrize("past", [False, True], ids=["called", "read past"])
+def test_an_adapter_that_training_passes_by_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past: bool
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
+        states = self.act_fn(self.gate_proj(states)) * self.up_proj(states)
+        return torch.nn.functional.linear(states, self.down_proj.weight) if past else self.down_proj(states)
+
+    base = FAMILIES["llama"].make(tmp_path)
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    why = refusal(load_one, base, pack=True, adapter=ADAPTER)
+    assert ("computes past the adapter on model.layers.0.mlp.down_proj" in why) is past
+
+
+def test_joined_documents_train_an_adapter_on_a_4_bit_base(tmp_path: Path) -> None:
+    base = FAMILIES["llama"].make(tmp_path / "base")
+    host = PlainHost()
+    plan = make_plan(
+        base,
+        make_store(tmp_path / "tokens", [400, 300]),
+        tmp_path / "run",
+        model=MODES["QLoRA"],
+        method={"name": "pretrain"},
+        optim={"learning_rate": 2e-2},
+        train={"steps": 30},
+    )
+    loop.run(plan, host)
+    assert host.losses()[-1] < host.losses()[0] - 0.3
+
+
 def test_a_mambas_other_projections_are_not_quantised(tmp_path: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 
