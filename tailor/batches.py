@@ -4,7 +4,8 @@ Nothing here depends on the number of workers, so resume needs no iterator state
 sees the same batches as sixteen. Words:
 
     example      one token example of the store
-    row          what goes through the model together: a pack of examples, or one example
+    row          what goes through the model together: a pack of examples, one example, or a stretch of
+                 joined examples
     batch        the rows of one optimizer step, over all workers
     micro-batch  the rows of one forward pass of one worker
 """
@@ -22,11 +23,10 @@ import numpy as np
 from tailor.errors import DataError
 from tailor.plan import DataFacts
 from tailor.plan.build import batch_size, source_weights
+from tailor.rows import Batch, Row, Stretch, join
+from tailor.spec.method import joins
 from tailor.spec.recipe import Recipe
 from tailor.tokens import Split, TokenStore
-
-Row = tuple[int, ...]
-Batch = list[Row]
 
 PACK_WINDOW = 4096
 """Examples considered together when packing: larger fills rows better, smaller reads more in order."""
@@ -42,6 +42,8 @@ class BatchSpec:
     seed: int
     max_length: int
     pack: bool
+    join: bool = False
+    """Rows are stretches of one stream of examples, and not whole examples."""
     batch_size: int | None = None
     """Rows per batch."""
     batch_tokens: int | None = None
@@ -102,19 +104,40 @@ class Batches:
             total += round((epochs - whole) * len(self.epoch(whole)))
         return max(1, total)
 
+    def steps_to(self, tokens: int) -> tuple[int, int]:
+        """The fewest optimizer steps whose batches together have so many tokens, and how many these have."""
+        steps = epoch = read = 0
+        while True:
+            for batch in self.epoch(epoch):
+                steps, read = steps + 1, read + self.tokens(batch)
+                if read >= tokens:
+                    return steps, read
+            epoch += 1
+
     def units(self, batch: Batch) -> int:
         """Supervised targets of a batch: what its loss is divided by."""
-        return int(sum(self.supervised[list(row)].sum() for row in batch))
+        return sum(self._targets(row) for row in batch)
 
     def tokens(self, batch: Batch) -> int:
-        """Real tokens of a batch."""
-        return int(sum(self.lengths[list(row)].sum() for row in batch))
+        """Tokens of a batch that the model reads, without padding."""
+        return sum(self.length(row) for row in batch)
+
+    def length(self, row: Row) -> int:
+        """Tokens of a row that the model reads, without padding."""
+        return row.stop - row.start if isinstance(row, Stretch) else int(self.lengths[list(row)].sum())
+
+    def _targets(self, row: Row) -> int:
+        # Everything is supervised in a stream, and every token that is read predicts one.
+        return row.stop - row.start if isinstance(row, Stretch) else int(self.supervised[list(row)].sum())
 
     def _make_epoch(self, epoch: int) -> list[Batch]:
         generator = np.random.default_rng([self.spec.seed, epoch])
         order = self._draw(generator)
         order = order[generator.permutation(len(order))]
-        batches = self._packed(order, generator) if self.spec.pack else self._grouped(order, generator)
+        if self.spec.join:
+            batches = self._joined(order, generator)
+        else:
+            batches = self._packed(order, generator) if self.spec.pack else self._grouped(order, generator)
         if epoch == 0:
             self._longest_first(batches)
         return batches
@@ -137,8 +160,17 @@ class Batches:
         for start in range(0, len(order), PACK_WINDOW):
             packed = pack(order[start : start + PACK_WINDOW], self.lengths, self.spec.max_length)
             rows += [packed[index] for index in generator.permutation(len(packed))]
+        return self._full_rows(rows)
+
+    def _joined(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
+        """The rows are shuffled too, so that those of a long document stand in many batches."""
+        rows = join(order, self.lengths, self.spec.max_length)
+        return self._full_rows([rows[index] for index in generator.permutation(len(rows))])
+
+    def _full_rows(self, rows: Sequence[Row]) -> list[Batch]:
+        """Batches of rows that are about `max_length` long."""
         size = self.spec.batch_size or max(1, (self.spec.batch_tokens or 0) // self.spec.max_length)
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         """Examples of like length share a batch, so that little of it is padding."""
@@ -165,11 +197,14 @@ class Batches:
         """The first step takes the most memory of all, so a run that cannot fit fails at once."""
 
         def cost(batch: Batch) -> tuple[int, int]:
-            longest = max(int(self.lengths[list(row)].sum()) for row in batch)
-            return len(batch) * longest, max(int(self.lengths[list(row)].max()) for row in batch)
+            longest = max(self.length(row) for row in batch)
+            return len(batch) * longest, max(self._longest_document(row) for row in batch)
 
         longest = max(range(len(batches)), key=lambda index: cost(batches[index]))
         batches[0], batches[longest] = batches[longest], batches[0]
+
+    def _longest_document(self, row: Row) -> int:
+        return self.length(row) if isinstance(row, Stretch) else int(self.lengths[list(row)].max())
 
 
 def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
@@ -222,6 +257,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
         pack=recipe.data.pack,
+        join=joins(recipe.method),
         batch_size=size,
         batch_tokens=recipe.train.batch_tokens,
         weights=source_weights(recipe),
@@ -233,8 +269,15 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
             "an epoch shows no training example",
             mend="raise data.train.N.weight, or look at `tailor data report` for why rows were lost",
         )
-    steps = recipe.train.steps or first_step + batches.steps(recipe.train.epochs or 1.0)
+    read = None
+    if recipe.train.tokens is not None:
+        steps, read = batches.steps_to(recipe.train.tokens)
+        steps += first_step
+    else:
+        steps = recipe.train.steps or first_step + batches.steps(recipe.train.epochs or 1.0)
     longest = max(int(split.lengths.max(initial=0)) for split in (train, evaluation))
+    if spec.join:
+        longest = max(batches.length(row) for batch in epoch for row in batch)
     return DataFacts(
         tokens_url=tokens.url,
         fingerprint=tokens.fingerprint,
@@ -247,4 +290,5 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,
+        run_tokens=read,
     )

@@ -51,9 +51,7 @@ def _report(recipe: Any, console: Console) -> int:
     root = tokens_root(recipe, Store(recipe.save.to))
     with Display() as display:
         display.doing("preparing data")
-        prepared = prepare_all(
-            recipe.data, recipe.model, recipe.method.train_on, root, progress=display.preparing
-        )
+        prepared = prepare_all(recipe.data, recipe.model, recipe.method, root, progress=display.preparing)
     report = prepared.tokens.manifest["report"]
     for source in report["sources"]:
         console.print(_source(source))
@@ -139,7 +137,7 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
         else Text("«supervised»  not supervised  ~~cut~~")
     )
     console.print(legend)
-    for shown in preview(recipe.data, recipe.model, recipe.method.train_on, split=args.split, rows=args.rows):
+    for shown in preview(recipe.data, recipe.model, recipe.method, split=args.split, rows=args.rows):
         console.print(Text.assemble("\n", (shown.name, "bold"), f"  {shown.note}"))
         for pieces in shown.examples:
             console.print(_coloured(pieces) if console.color_system else Text(_marked(pieces)))

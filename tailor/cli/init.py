@@ -66,8 +66,10 @@ def execute(args: argparse.Namespace) -> int:
     if args.templates:
         from tailor.encode.template import builtin_templates
 
-        for name, purpose in builtin_templates().items():
-            print(f"{name:<12}{purpose}")
+        templates = builtin_templates()
+        width = max(map(len, templates)) + 2
+        for name, purpose in templates.items():
+            print(f"{name:<{width}}{purpose}")
         return 0
     path = Path(args.path)
     run = _quoted(f"runs/{path.stem}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
+from tailor.spec.method import joins
 
 if TYPE_CHECKING:
     from tailor.plan import Hardware, Plan
@@ -31,7 +32,7 @@ def execute(args: argparse.Namespace) -> int:
 
     run = Store(recipe.save.to)
     # The data is prepared (and kept for the run), because steps follow from the examples' lengths.
-    prepared = prepare(recipe.data, recipe.model, recipe.method.train_on, tokens_root(recipe, run))
+    prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run))
     plan = make_plan(recipe, prepared.tokens, run, None)
     if args.json:
         print(json.dumps(plan.as_dict(), indent=2))
@@ -44,7 +45,10 @@ def execute(args: argparse.Namespace) -> int:
 def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     """The plan for a reader: (what, value) in the order of a run."""
     if plan.batch_size is not None:
-        batch = f"{plan.batch_size} {'packed rows' if plan.pack else 'examples'}"
+        rows = (
+            "rows of joined documents" if joins(plan.method) else "packed rows" if plan.pack else "examples"
+        )
+        batch = f"{plan.batch_size} {rows}"
     else:
         batch = f"{plan.batch_tokens:,} tokens"
     memory = plan.memory
@@ -65,6 +69,11 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
             f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} in a step",
         ),
         ("steps", f"{plan.steps} ({plan.steps_per_epoch} an epoch), warm-up {plan.warmup_steps}"),
+        *(
+            [("token budget", f"{plan.token_budget:,}, reached with {plan.run_tokens:,}")]
+            if plan.token_budget
+            else []
+        ),
         (
             "memory",
             (

@@ -29,8 +29,15 @@ class Encoder:
     """Encodes batches of records. Picklable, so that it can be sent to other processes once."""
 
     def __init__(
-        self, tokenizer: Tokenizer, rules: TurnRules | None, *, train_on: str, max_length: int, on_long: str
+        self,
+        tokenizer: Tokenizer,
+        rules: TurnRules | None,
+        *,
+        train_on: str,
+        max_length: int | None,
+        on_long: str,
     ) -> None:
+        """`max_length` is None where examples of any length fit."""
         self.tokenizer = tokenizer
         self._train_on = train_on
         self._max_length = max_length
@@ -99,29 +106,30 @@ class Encoder:
             return result
         outcome = Outcome(result)
         longest = max(len(example.input_ids) for example in result)
-        if longest > self._max_length:
+        if self._max_length is not None and longest > self._max_length:
             if self._on_long == "drop":
                 return RowError("too_long", f"{longest} tokens, max_length is {self._max_length}")
-            outcome = self._chunked(result) if self._on_long == "chunk" else self._truncated(result)
+            fitted = self._chunked if self._on_long == "chunk" else self._truncated
+            outcome = fitted(result, self._max_length)
         kept = [example for example in outcome.examples if targets(example.spans)]
         if not kept:
             return RowError("nothing_supervised", "no token of it would be learned")
         return Outcome(kept, outcome.truncated, outcome.lost, outcome.chunked)
 
-    def _truncated(self, examples: list[Encoded]) -> Outcome:
-        cut = [_piece(example, 0, self._max_length, 0) for example in examples]
+    def _truncated(self, examples: list[Encoded], most: int) -> Outcome:
+        cut = [_piece(example, 0, most, 0) for example in examples]
         lost = sum(targets(example.spans) for example in examples) - sum(
             targets(piece.spans) for piece in cut
         )
         return Outcome(cut, truncated=True, lost=lost)
 
-    def _chunked(self, examples: list[Encoded]) -> Outcome:
+    def _chunked(self, examples: list[Encoded], most: int) -> Outcome:
         """Pieces that overlap by one token, so that the first token of a piece is still predicted once: in the piece before."""
         pieces = []
         for example in examples:
-            length, step = len(example.input_ids), self._max_length - 1
+            length, step = len(example.input_ids), most - 1
             starts = range(0, max(length - 1, 1), step)
-            pieces += [_piece(example, start, start + self._max_length, int(start > 0)) for start in starts]
+            pieces += [_piece(example, start, start + most, int(start > 0)) for start in starts]
         return Outcome(pieces, chunked=True)
 
 

@@ -22,8 +22,11 @@ Rows = list[tuple[str, Any]]
 """Rows with their names, such as `rows.jsonl:3`."""
 
 
-def find_format(source: Source, where: str, files: list[Part]) -> tuple[str, bool]:
-    """The format's name, and whether it was recognised. DataError for columns or rows that fit no format."""
+def find_format(source: Source, where: str, files: list[Part], *, plain: bool = False) -> tuple[str, bool]:
+    """The format's name, and whether it was recognised. DataError for columns or rows that fit no format.
+
+    plain: rows that may be texts are texts.
+    """
     _check_fields(source, where)
     if source.format != "auto" and not source.columns:
         return source.format, False
@@ -40,6 +43,8 @@ def find_format(source: Source, where: str, files: list[Part]) -> tuple[str, boo
             mend="to learn the chosen texts alone, say so with format and columns",
         )
     found = recognise(readable, source.columns)
+    if plain and "text" in found:
+        return "text", True
     if len(found) == 1:
         return found[0], True
     if found:

@@ -19,6 +19,7 @@ from tailor.encode.tasks import Runner, Task, Work, in_process
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Data
+from tailor.spec.method import Method, joins
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import MANIFEST, SPLITS, TokenStore
@@ -53,12 +54,16 @@ class Sources:
     evaluation: tuple[Resolved, ...]
 
     @classmethod
-    def of(cls, data: Data) -> Sources:
-        """DataError for a source that is missing, empty or of no known format."""
-        return cls(
-            tuple(resolve(source, f"data.train[{at}]") for at, source in enumerate(data.train)),
-            tuple(resolve(source, f"data.evaluation[{at}]") for at, source in enumerate(data.evaluation)),
+    def of(cls, data: Data, method: Method) -> Sources:
+        """DataError for a source that is missing, empty, of no known format, or of one that the method doesn't learn."""
+        train, evaluation = (
+            tuple(
+                resolve(source, f"data.{split}[{at}]", plain=method.name == "pretrain")
+                for at, source in enumerate(getattr(data, split))
+            )
+            for split in SPLITS
         )
+        return cls(train, evaluation)
 
     def __iter__(self) -> Iterator[tuple[str, int, Resolved]]:
         """(split, index in the split's list, source), in the order of the recipe."""
@@ -75,7 +80,7 @@ class Sources:
 def prepare(
     data: Data,
     model: Model,
-    train_on: str,
+    method: Method,
     store_url: str,
     *,
     runner: Runner = in_process,
@@ -85,7 +90,7 @@ def prepare(
 
     Raises DataError (missing or empty sources, rows lost over budget), TemplateError, ModelError, StoreError.
     """
-    prepared = prepare_all(data, model, train_on, store_url, runner=runner, progress=progress)
+    prepared = prepare_all(data, model, method, store_url, runner=runner, progress=progress)
     check_budget(prepared.tokens.manifest["report"], data.budget)
     return prepared
 
@@ -93,25 +98,29 @@ def prepare(
 def prepare_all(
     data: Data,
     model: Model,
-    train_on: str,
+    method: Method,
     store_url: str,
     *,
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
     """As `prepare`, also over budget, so that a report can show what was lost."""
-    sources = Sources.of(data)
+    sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     rules = turn_rules(tokenizer) if sources.chats else None
-    fingerprint = _fingerprint(data, train_on, tokenizer, sources)
+    fingerprint = _fingerprint(data, method, tokenizer, sources)
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
-        encoder = Encoder(
-            tokenizer, rules, train_on=train_on, max_length=data.max_length, on_long=data.on_long
-        )
+        encoder = encoder_for(data, method, tokenizer, rules)
         _write(root, fingerprint, data.holdout, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
+
+
+def encoder_for(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRules | None) -> Encoder:
+    """How rows become examples. Documents that will be joined are kept whole."""
+    most = None if joins(method) else data.max_length
+    return Encoder(tokenizer, rules, train_on=method.train_on, max_length=most, on_long=data.on_long)
 
 
 def _write(
@@ -257,7 +266,7 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
     return shards
 
 
-def _fingerprint(data: Data, train_on: str, tokenizer: Tokenizer, sources: Sources) -> str:
+def _fingerprint(data: Data, method: Method, tokenizer: Tokenizer, sources: Sources) -> str:
     """Changes with all that changes tokens: rows, tokenizer, template, the code's version and these settings."""
     import xxhash
 
@@ -266,10 +275,10 @@ def _fingerprint(data: Data, train_on: str, tokenizer: Tokenizer, sources: Sourc
         "encode_version": ENCODE_VERSION,
         "tokenizer": tokenizer.fingerprint,
         "template": None if template is None else [template.name, template.text, template.tool_use],
-        "train_on": train_on,
+        "train_on": method.train_on,
         "holdout": data.holdout,
-        "max_length": data.max_length,
-        "on_long": data.on_long,
+        "max_length": None if joins(method) else data.max_length,
+        "on_long": None if joins(method) else data.on_long,
         "sources": [
             [split, resolved.source.model_dump(exclude={"weight"}), resolved.format, resolved.contents]
             for split, _, resolved in sources

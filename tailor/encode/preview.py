@@ -10,7 +10,7 @@ from typing import Literal
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import FORMATS
 from tailor.encode.masks import Encoded
-from tailor.encode.prepare import Sources
+from tailor.encode.prepare import Sources, encoder_for
 from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved
@@ -18,6 +18,7 @@ from tailor.encode.tasks import goes_to
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.turns import turn_rules
 from tailor.spec.data import Data
+from tailor.spec.method import Method
 from tailor.spec.model import Model
 
 
@@ -41,13 +42,13 @@ class Shown:
 
 
 def preview(
-    data: Data, model: Model, train_on: str, *, split: Literal["train", "evaluation"], rows: int
+    data: Data, model: Model, method: Method, *, split: Literal["train", "evaluation"], rows: int
 ) -> Iterator[Shown]:
     """The first rows of each source of a split, encoded anew at their whole length."""
-    sources = Sources.of(data)
+    sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     rules = turn_rules(tokenizer) if sources.chats else None
-    encoder = Encoder(tokenizer, rules, train_on=train_on, max_length=data.max_length, on_long=data.on_long)
+    encoder = encoder_for(data, method, tokenizer, rules)
     for own, _, resolved in sources:
         if own == split or (own == "train" and data.holdout is not None):
             yield from _of_source(resolved, own, split, rows, encoder, data)

@@ -42,7 +42,7 @@ class Template:
 def builtin_templates() -> dict[str, str]:
     """Built-in templates by name, with the first line of their comment as one-line description."""
     found = {}
-    for path in sorted(_FOLDER.glob("*.jinja")):
+    for path in sorted(_FOLDER.glob("*.jinja"), key=lambda path: path.stem):
         first = path.read_text(encoding="utf-8").split("#}", 1)[0]
         found[path.stem] = first.removeprefix("{#").strip().splitlines()[0].strip("- ")
     return found

@@ -185,8 +185,7 @@ def _names(tokenizer: Tokenizer) -> str:
 
 def _ends_with_known(tokenizer: Tokenizer, name: str) -> bool:
     other = tokenizer.with_template(load_template(name))
-    text, ranges = render_marked(other.require_template(), _PROBE[:2], None, other.specials)
-    tail = text[slice(*ranges[0])].split(_ANSWERS[0])[-1]
+    tail = _render(other, _PROBE[:2]).split(_ANSWERS[0])[-1]
     return any(token in other.added or token == other.eos_id for token in other.encode(tail))
 
 

@@ -18,8 +18,11 @@ class Method(Protocol):
         """What the loss of a batch is averaged over, counted from lengths alone."""
         ...
 
-    def loss(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        """Summed loss of a micro-batch, a float32 scalar with a graph."""
+    def loss(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Summed loss of a micro-batch, a float32 scalar with a graph; and further sums to report by name, without.
+
+        The names are the same in every micro-batch and on every worker.
+        """
         ...
 
     def evaluate(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:

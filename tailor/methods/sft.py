@@ -16,8 +16,8 @@ class Sft:
     def units(self, batches: Batches, batch: Batch) -> int:
         return batches.units(batch)
 
-    def loss(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        return model.next_token_loss(batch)
+    def loss(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return model.training_loss(batch)
 
     def evaluate(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         return model.next_token_loss_and_hits(batch)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tailor.errors import ModelError
+from tailor.models import linear
 from tailor.spec.model import Adapter
 
 
@@ -15,10 +16,15 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
     """The network with a LoRA adapter (a PeftModel). Adapter weights are float32."""
     from peft import LoraConfig, get_peft_model
 
-    targets = spec.target_modules if isinstance(spec.target_modules, str) else list(spec.target_modules)
-    _check_names(network, [] if isinstance(targets, str) else targets, "model.adapter.target_modules")
+    if spec.target_modules == "all-linear":
+        wanted = linear.adaptable(network)
+    else:
+        _check_names(network, spec.target_modules, "model.adapter.target_modules")
+        wanted = _named(network, spec.target_modules)
+        _check_called(network, wanted)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
     _check_saved(network, spec.modules_to_save)
+    targets = _shortest(network, wanted)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
@@ -36,6 +42,7 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
             f"model.adapter: {' '.join(str(error).split())}",
             mend="name the modules in model.adapter.target_modules",
         ) from error
+    _check_placed(adapted, wanted)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
@@ -45,6 +52,43 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
     return adapted
+
+
+def _named(network: nn.Module, names: list[str]) -> list[str]:
+    """Full names of the modules whose name ends with one of `names`, as PEFT matches them."""
+    return [
+        full for full, _ in network.named_modules() if any(f".{full}".endswith(f".{name}") for name in names)
+    ]
+
+
+def _shortest(network: nn.Module, wanted: list[str]) -> list[str]:
+    """The modules by their last names where these mean no other module, so that the saved adapter reads well."""
+    last = sorted({name.rsplit(".", 1)[-1] for name in wanted})
+    return last if set(_named(network, last)) == set(wanted) else wanted
+
+
+def _check_called(network: Any, wanted: list[str]) -> None:
+    past = sorted(set(linear.read_directly(network)) & set(wanted))
+    if past:
+        raise ModelError(
+            f"model.adapter.target_modules names {past[0].rsplit('.', 1)[-1]}, but the training kernel of "
+            f"{type(network).__name__} reads the weight of {past[0]} past any adapter on it",
+            mend=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear.adaptable(network)}))}",
+        )
+
+
+def _check_placed(adapted: Any, wanted: list[str]) -> None:
+    """PEFT renames what older checkpoints call otherwise; the adapters must be on the modules that were meant."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    named = adapted.get_base_model().named_modules()
+    placed = {name for name, module in named if isinstance(module, BaseTunerLayer)}
+    if odd := sorted(placed ^ set(wanted)):
+        raise ModelError(
+            f"model.adapter: PEFT puts adapters on other modules of {type(adapted.get_base_model()).__name__} than "
+            f"were meant, for example {odd[0]}",
+            mend="name the modules in model.adapter.target_modules",
+        )
 
 
 def _check_saved(network: Any, names: list[str]) -> None:
@@ -71,12 +115,12 @@ def _check_names(network: nn.Module, wanted: list[str], key: str) -> None:
     named = [name for name, _ in network.named_modules() if name]
     missing = [name for name in wanted if not any(f".{full}".endswith(f".{name}") for full in named)]
     if missing:
-        linear = {
+        known = {
             name.rsplit(".", 1)[-1]
             for name, module in network.named_modules()
             if isinstance(module, nn.Linear | nn.Embedding)
         }
         raise ModelError(
             f"{key} names {', '.join(missing)}, which this model does not have",
-            mend=f"choose from {', '.join(sorted(linear))}, or all-linear for target_modules",
+            mend=f"choose from {', '.join(sorted(known))}, or all-linear for target_modules",
         )

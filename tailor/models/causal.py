@@ -11,6 +11,7 @@ from torch import nn
 from tailor.models import attention
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import summed_cross_entropy, summed_cross_entropy_and_hits
+from tailor.models.router import Router
 
 
 def base_of(network: Any) -> Any:
@@ -47,6 +48,11 @@ class CausalModel(nn.Module):
         counts = [(_count(parameter), parameter.requires_grad) for parameter in self.parameters()]
         return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
 
+    @property
+    def router(self) -> Router | None:
+        """What the base's configuration asks for the balance of its experts."""
+        return Router.of(self.base.config.get_text_config())
+
     def hidden(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states, [B, T, H]."""
         return self.base.get_decoder()(**self._inputs(batch)).last_hidden_state
@@ -55,19 +61,38 @@ class CausalModel(nn.Module):
         """Logits by the model's own forward, [B, T, V]."""
         return self.base(**self._inputs(batch)).logits
 
+    def training_loss(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Sum of the supervised tokens' losses, a float32 scalar with a graph.
+
+        With it, where the model balances its experts, the weighted balance (`Router.loss`), which is also given
+        without its weight and graph as `router_loss`.
+        """
+        router = self.router
+        if router is None:
+            return self.next_token_loss(batch), {}
+        out = self._outputs(batch, output_router_logits=True)
+        balance = router.loss(out.router_logits, batch)
+        loss = summed_cross_entropy(*self._at_predictions(batch, out))
+        return loss + router.weight * balance, {"router_loss": balance.detach()}
+
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
         """Sum of the supervised tokens' losses, a float32 scalar with a graph."""
-        return summed_cross_entropy(*self._at_predictions(batch))
+        return summed_cross_entropy(*self._at_predictions(batch, self._outputs(batch)))
 
     def next_token_loss_and_hits(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The same sum without a graph, and how many supervised tokens are the model's first choice."""
-        return summed_cross_entropy_and_hits(*self._at_predictions(batch))
+        return summed_cross_entropy_and_hits(*self._at_predictions(batch, self._outputs(batch)))
 
-    def _at_predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
+    def _outputs(self, batch: TokenBatch, **options: Any) -> Any:
+        """What transformers returns, with hidden states or logits as `splits_head` says."""
+        forward = self.base.get_decoder() if self.splits_head else self.base
+        return forward(**self._inputs(batch), **options)
+
+    def _at_predictions(self, batch: TokenBatch, out: Any) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
         """What the head is given at the predicting positions, the head, and the targets."""
         if self.splits_head:
-            return self.hidden(batch).flatten(0, 1)[batch.predicting], self.head, batch.targets
-        logits = self.logits(batch)
+            return out.last_hidden_state.flatten(0, 1)[batch.predicting], self.head, batch.targets
+        logits = out.logits
         return logits.flatten(0, 1)[batch.predicting], _Logits(logits.shape[-1]), batch.targets
 
     def _inputs(self, batch: TokenBatch) -> dict[str, Any]:

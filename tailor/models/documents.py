@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.batches import Row
+from tailor.rows import Row, Stretch
 from tailor.tokens import Split
 
 Layout = Literal["stream", "rows"]
@@ -50,6 +50,8 @@ class TokenBatch:
     """int64[N]: the flat positions (of B × T) whose next token is supervised."""
     targets: torch.Tensor
     """int64[N]: those next tokens."""
+    rows: torch.Tensor
+    """int64[B, T]: the number of each token's row in the micro-batch; -1 for what fills up."""
     documents: Documents | None
     """Bounds, for the stream layout."""
 
@@ -62,38 +64,45 @@ class TokenBatch:
             self.position_ids.to(device, non_blocking=True),
             self.predicting.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
+            self.rows.to(device, non_blocking=True),
             documents,
         )
 
 
 def collate(split: Split, rows: Sequence[Row], layout: Layout, *, pad_to: int | None = None) -> TokenBatch:
     """Read the rows' examples and lay them out. `pad_to` fixes L of the rows layout, in tokens."""
-    packs = [[_document(split, example) for example in row] for row in rows]
+    packs = [
+        [_stretch(split, row)] if isinstance(row, Stretch) else [_document(split, example) for example in row]
+        for row in rows
+    ]
+    numbers = [np.full(sum(len(piece[0]) for piece in pack), at) for at, pack in enumerate(packs)]
     if layout == "stream":
         pieces = [piece for pack in packs for piece in pack]
         if missing := -sum(len(piece[0]) for piece in pieces) % STREAM_MULTIPLE:
             nothing = np.full(missing, IGNORED, dtype=np.int64)
             pieces.append((np.zeros(missing, dtype=np.int64), np.arange(missing), nothing))
+            numbers.append(np.full(missing, -1))
         ids, positions, targets = (np.concatenate(parts)[None] for parts in zip(*pieces, strict=True))
         lengths = np.array([len(piece[0]) for piece in pieces])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
         documents = Documents(bounds, torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()))
-        return _batch(ids, positions, targets, documents)
+        return _batch(ids, positions, targets, np.concatenate(numbers)[None], documents)
     joined = [tuple(np.concatenate(parts) for parts in zip(*pack, strict=True)) for pack in packs]
     width = max(pad_to or 0, max(len(row[0]) for row in joined))
     ids = np.zeros((len(joined), width), dtype=np.int64)
     targets = np.full_like(ids, IGNORED)
     positions = np.zeros_like(ids)
+    places = np.full_like(ids, -1)
     for index, (row_ids, row_positions, row_targets) in enumerate(joined):
         used = len(row_ids)
         ids[index, :used], targets[index, :used] = row_ids, row_targets
-        positions[index, :used] = row_positions
+        positions[index, :used], places[index, :used] = row_positions, numbers[index]
         # Causal attention never looks right, so padding that counts on is harmless; behind a pack
         # it starts at 0 again, which makes it a document of its own.
         start = 0 if len(packs[index]) > 1 else used
         positions[index, used:] = np.arange(start, start + width - used)
-    return _batch(ids, positions, targets, None)
+    return _batch(ids, positions, targets, places, None)
 
 
 def _document(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,9 +116,21 @@ def _document(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return ids, np.arange(len(ids)), targets
 
 
+def _stretch(split: Split, row: Stretch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One document, whatever it is joined of: every token predicts the next one."""
+    tokens = np.concatenate(
+        [split.example(example).input_ids[start:stop] for example, start, stop in row.pieces]
+    ).astype(np.int64)
+    return tokens[:-1], np.arange(len(tokens) - 1), tokens[1:]
+
+
 def _batch(
-    ids: np.ndarray, positions: np.ndarray, targets: np.ndarray, documents: Documents | None
+    ids: np.ndarray,
+    positions: np.ndarray,
+    targets: np.ndarray,
+    rows: np.ndarray,
+    documents: Documents | None,
 ) -> TokenBatch:
     predicting = np.flatnonzero(targets != IGNORED)
-    arrays = (ids, positions, predicting, targets.reshape(-1)[predicting])
+    arrays = (ids, positions, predicting, targets.reshape(-1)[predicting], rows)
     return TokenBatch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays), documents)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import attention, probe
+from tailor.models import attention, linear, probe
 from tailor.models.adapters import add_adapter
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Layout
@@ -55,6 +55,12 @@ def load_for_training(
     with torch.autocast(device.type, dtype=compute, enabled=precision != "fp32"):
         model = _with_attention(network, spec, device, compute, pack=pack, static_shapes=static_shapes)
         model.splits_head = probe.head_is_separate(model, device)
+        if spec.adapter is not None and (idle := probe.adapters_passed_by(model, device)):
+            raise ModelError(
+                f"model.adapter: {type(model.base).__name__} computes past the adapter on {idle[0]}, so it would "
+                "learn nothing",
+                mend="name other modules in model.adapter.target_modules",
+            )
     return model
 
 
@@ -76,7 +82,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device) -> An
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
-            quantization_config=quantization(spec.quantize, dtype) if spec.quantize else None,
+            quantization_config=_quantization(config, spec, dtype) if spec.quantize else None,
             **common,
         )
         if wrong := sorted(loaded["mismatched_keys"]):
@@ -104,13 +110,35 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device) -> An
         ) from error
 
 
-def quantization(spec: Quantize, compute: torch.dtype) -> Any:
-    """bitsandbytes' settings, in transformers' terms."""
+def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
+    """The settings for a model, whose modules are looked at before any weight is read. ModelError where it cannot be."""
+    from transformers import AutoModelForCausalLM
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    assert spec.quantize is not None
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+    plain = list(linear.read_directly(bare))
+    share, largest = linear.quantised_share(bare, plain)
+    if share < 0.5:
+        raise ModelError(
+            f"model.quantize: bitsandbytes quantises linear modules, which hold only {share:.0%} of the weights of "
+            f"{type(bare).__name__}: not {largest}, for one",
+            mend="leave model.quantize out",
+        )
+    # A list of one's own replaces the modules that transformers leaves out by itself, the head among them.
+    return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
+
+
+def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None = None) -> Any:
+    """bitsandbytes' settings, in transformers' terms. plain: modules that stay as they are, where they must be named."""
     from transformers import BitsAndBytesConfig
 
+    kept = plain or None
     if spec.type == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=kept,
         load_in_4bit=True,
         bnb_4bit_quant_type=spec.type,
         bnb_4bit_use_double_quant=spec.double,

@@ -2,7 +2,8 @@
 
 * isolation: in a pack, no token of one document changes another document;
 * agreement: documents in a pack give what the stock attention gives for each alone;
-* the head: logits are exactly `head(hidden)`, or else the loss must use the model's own logits.
+* the head: logits are exactly `head(hidden)`, or else the loss must use the model's own logits;
+* the adapters: training passes through every one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ FIRST, SECOND = 9, 7
 """Lengths of the two probe documents, in tokens."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 8e-2}
 """Largest relative difference (of L2 norms) that rounding explains."""
+SAME = 1e-6
+"""The same between two runs of one arithmetic."""
 
 # 8-bit layers choose which columns stay in fp16 from all rows of a call, so a document can change
 # another's rounding (2 % measured on a model with large random weights, against 54 % within the document).
@@ -50,8 +53,31 @@ def head_is_separate(model: CausalModel, device: torch.device) -> bool:
     """Whether the model's logits are its head applied to its last hidden states."""
     batch = _alone(_ids(model, device)[:FIRST], model.layout, device)
     hidden = model.hidden(batch)
-    # The same arithmetic twice, so rounding explains nothing, in any dtype. A soft cap does.
-    return _close(model.head(hidden), model.logits(batch), torch.float32)
+    # The same arithmetic twice, so rounding explains nothing, in any dtype. A soft cap does, however small the logits.
+    return _distance(model.head(hidden), model.logits(batch)) <= SAME
+
+
+@torch.no_grad()
+def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
+    """Names of the adapted modules that a forward pass in training does not call. Experts may not be called for."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    called: set[str] = set()
+    adapted = {
+        name: module for name, module in model.base.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, module in adapted.items()
+    ]
+    try:
+        model.train()
+        model.logits(_alone(_ids(model, device)[:FIRST], model.layout, device))
+    finally:
+        model.eval()
+        for hook in hooks:
+            hook.remove()
+    return [name for name in adapted if name not in called and ".experts." not in name]
 
 
 def _agrees_with_stock(
@@ -103,4 +129,4 @@ def _batch(
     offsets = torch.tensor([0, *ends], dtype=torch.int32, device=ids.device)
     documents = Documents(bounds, offsets, max(lengths)) if layout == "stream" else None
     nothing = torch.zeros(0, dtype=torch.int64, device=ids.device)
-    return TokenBatch(ids[None], positions[None], nothing, nothing, documents)
+    return TokenBatch(ids[None], positions[None], nothing, nothing, torch.zeros_like(ids)[None], documents)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan.facts import DataFacts, Hardware, ModelFacts
+from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision
+from tailor.spec.method import joins
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
@@ -40,7 +41,8 @@ def build(
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware)
 
-    length = recipe.data.max_length if recipe.data.pack else data.longest
+    joined = joins(recipe.method)
+    length = recipe.data.max_length if recipe.data.pack or joined else data.longest
 
     def memory(rows: int) -> Any:
         return forecast(
@@ -79,7 +81,7 @@ def build(
         compile=recipe.train.compile,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
-        pack=recipe.data.pack,
+        pack=recipe.data.pack and not joined,
         weights=source_weights(recipe),
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
@@ -89,6 +91,8 @@ def build(
         resume_from=resume_from,
         steps=data.steps,
         steps_per_epoch=data.steps_per_epoch,
+        token_budget=recipe.train.tokens,
+        run_tokens=data.run_tokens,
         warmup_steps=_warmup(recipe.optim, data.steps),
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
@@ -138,6 +142,17 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
         raise ScaleError(
             "scale.gpu is true, but no GPU was found",
             mend="set scale.gpu: auto, or run on a machine or cluster with GPUs",
+        )
+    if recipe.data.pack and not joins(recipe.method) and (why := CARRIES_OVER.get(facts.model_type)):
+        raise ModelError(
+            f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
+            mend="set data.pack: false",
+        )
+    if recipe.model.quantize and facts.experts > 1 and not recipe.model.trust_remote_code:
+        raise ModelError(
+            f"model.quantize: bitsandbytes quantises linear modules, and the experts of {recipe.model.path} are held in "
+            "one tensor, so most of its weights would stay as they are",
+            mend="leave model.quantize out",
         )
     if facts.positions and data.longest > facts.positions:
         raise ModelError(

@@ -6,6 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+TIED = frozenset(
+    [
+        "bloom",
+        "falcon",
+        "falcon_mamba",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neo",
+        "mamba",
+        "mpt",
+        "opt",
+        "starcoder2",
+    ]
+)
+"""Types of models whose embedding and head are one weight unless their `config.json` says otherwise."""
+UNGATED = frozenset(
+    ["bloom", "falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi", "starcoder2"]
+)
+"""Types of models whose feed-forward block has two matrices; the others' have three."""
+STATE_SPACE = frozenset(("falcon_mamba", "mamba", "mamba2"))
+"""Types of models whose layers are state-space mixers alone."""
+CARRIES_OVER = {
+    **dict.fromkeys(
+        ("falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2"),
+        "the state of its recurrent layers goes on from document to document",
+    ),
+    "bloom": "its position biases (ALiBi) count from the start of the row",
+}
+"""Types of models that cannot keep packed documents apart, and why."""
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -26,6 +59,8 @@ class DataFacts:
     """Steps of the whole run."""
     first_step: int = 0
     """The step at which these data begin."""
+    run_tokens: int | None = None
+    """Tokens of the whole run, where the recipe declares it in tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +79,19 @@ class Hardware:
 class ModelFacts:
     """Sizes of a decoder, read from its `config.json`."""
 
+    model_type: str
     hidden: int
     intermediate: int
     layers: int
     heads: int
+    """0 for state-space layers."""
     kv_heads: int
     head_dim: int
     vocabulary: int
     experts: int
     """Feed-forward blocks of a layer; 1 unless it is a mixture of experts."""
+    embedding: int
+    """Width of an embedding."""
     tied: bool
     positions: int | None
     """Longest sequence the model was made for, in tokens, where the config says it."""
@@ -65,21 +104,25 @@ class ModelFacts:
         def first(*names: str, default: Any = None) -> Any:
             return next((config[name] for name in names if config.get(name) is not None), default)
 
-        hidden = int(first("hidden_size", "n_embd", "d_model", default=0))
-        heads = int(first("num_attention_heads", "n_head", default=1))
+        kind = str(config.get("model_type", ""))
+        hidden = int(first("hidden_size", "n_embd", "n_embed", "d_model", default=0))
+        heads = 0 if kind in STATE_SPACE else int(first("num_attention_heads", "n_head", default=1))
+        wide = int(config.get("expand", 2)) * hidden if kind in STATE_SPACE else 4 * hidden
         positions = first("max_position_embeddings", "n_positions")
         return cls(
+            model_type=kind,
             hidden=hidden,
             intermediate=int(
-                first("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", default=4 * hidden)
+                first("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", default=wide)
             ),
             layers=int(first("num_hidden_layers", "n_layer", default=1)),
             heads=heads,
-            kv_heads=int(first("num_key_value_heads", default=heads)),
-            head_dim=int(first("head_dim", default=hidden // heads)),
+            kv_heads=int(first("num_key_value_heads", default=heads)) if heads else 0,
+            head_dim=int(first("head_dim", default=hidden // heads)) if heads else 0,
             vocabulary=int(first("vocab_size", default=0)),
             experts=int(first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            embedding=int(first("word_embed_proj_dim", default=hidden)),
+            tied=bool(config.get("tie_word_embeddings", kind in TIED)),
             positions=None if positions is None else int(positions),
         )
 
@@ -90,17 +133,32 @@ class ModelFacts:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all linear modules but the output head."""
+        """Weights of all linear modules but the output head. A state-space mixer's three large ones count as a block."""
         width = self.heads * self.head_dim
-        feed_forward = 3 * self.hidden * self.intermediate * self.experts
+        feed_forward = self._matrices * self.hidden * self.intermediate * self.experts
         return self.layers * (self.hidden * (2 * width + 2 * self.kv) + feed_forward)
 
     @property
     def embedding_parameters(self) -> int:
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.vocabulary * self.embedding * (1 if self.tied else 2)
+
+    @property
+    def quantized_parameters(self) -> int:
+        """Weights of the linear modules that can be quantised: of a state-space mixer its input projection alone."""
+        if self.model_type in STATE_SPACE:
+            return self.layers * 2 * self.hidden * self.intermediate
+        return self.linear_parameters
 
     def lora_parameters(self, rank: int) -> int:
-        """Adapter weights when every linear module but the head has one."""
+        """Adapter weights for `all-linear`: of a mixture's experts, which are no modules, and of its routers none."""
+        if self.model_type in STATE_SPACE:
+            return self.layers * rank * (self.hidden + 2 * self.intermediate)
         width = self.heads * self.head_dim
         per_layer = 2 * (self.hidden + width) + 2 * (self.hidden + self.kv)
-        return self.layers * rank * (per_layer + 3 * (self.hidden + self.intermediate))
+        if self.experts == 1:
+            per_layer += self._matrices * (self.hidden + self.intermediate)
+        return self.layers * rank * per_layer
+
+    @property
+    def _matrices(self) -> int:
+        return 2 if self.model_type in UNGATED else 3

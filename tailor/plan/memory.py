@@ -58,7 +58,8 @@ def forecast(
     weights = 4.0 * trained
     if frozen:
         per_linear = QUANTIZED_BYTES[model.quantize.type] if model.quantize else BYTES[frozen_dtype]
-        weights += per_linear * facts.linear_parameters + BYTES[frozen_dtype] * facts.embedding_parameters
+        plain = facts.linear_parameters - facts.quantized_parameters + facts.embedding_parameters
+        weights += per_linear * facts.quantized_parameters + BYTES[frozen_dtype] * plain
         if model.quantize:  # the largest matrix is dequantised for each product
             weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
     width = 1.0 if mixed_precision else 2.0

@@ -57,6 +57,10 @@ class Plan:
     """URL of another run's checkpoint, to go on from while this run has none."""
     steps: int
     steps_per_epoch: int
+    token_budget: int | None
+    """`train.tokens`."""
+    run_tokens: int | None
+    """Tokens that the run reads to reach the budget."""
     warmup_steps: int
     tokens_per_epoch: int
     supervised_tokens_per_epoch: int

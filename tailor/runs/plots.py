@@ -35,6 +35,7 @@ def draw(records: list[Record]) -> list[Plot]:
         _plot("loss.png", "Loss", "loss", train, ["loss"], evaluation=evaluation),
         _plot("learning_rate.png", "Learning rate", "learning rate", train, ["learning_rate"]),
         _plot("grad_norm.png", "Gradient norm", "L2 norm before clipping", train, ["grad_norm"]),
+        _plot("router_loss.png", "Balance of the experts", "router loss", train, ["router_loss"]),
         _plot(
             "tokens_per_second.png",
             "Speed",

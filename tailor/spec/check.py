@@ -52,7 +52,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _folders):
+    for conflicts in (_pairs, _sizes, _model, _pretrain, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -92,6 +92,8 @@ def _pairs(keys: Keys) -> Iterator[Conflict]:
     """Two ways to say one thing."""
     for key, other in (
         ("train.epochs", "train.steps"),
+        ("train.epochs", "train.tokens"),
+        ("train.steps", "train.tokens"),
         ("train.batch_size", "train.batch_tokens"),
         ("optim.warmup_ratio", "optim.warmup_steps"),
         ("data.holdout", "data.evaluation"),
@@ -162,6 +164,17 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             yield "model.attention", "train.precision", "flash_attention_2 computes in bf16 and fp16 only"
         if keys("scale.gpu") is False:
             yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
+
+
+def _pretrain(keys: Keys) -> Iterator[Conflict]:
+    """What a method that learns plain texts cannot do."""
+    if keys("method.name") != "pretrain":
+        return
+    for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+        if keys(f"{key}.format") not in (None, "auto", "text"):
+            yield f"{key}.format", "method.name", f"pretrain learns plain text, not {source['format']} rows"
+    if keys("evaluate.generation") is not None:
+        yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
 
 
 def _folders(keys: Keys) -> Iterator[Conflict]:
@@ -244,6 +257,14 @@ def _idle(keys: Keys) -> Iterator[Finding]:
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
+    if keys("method.name") == "pretrain":
+        if keys("data.template") is not None:
+            yield "data.template", "has no effect on pretrain: plain text has no turns"
+        if not keys.is_wrong("method.documents") and keys("method.documents") in (None, "join"):
+            why = "has no effect on joined documents: one stream is cut into rows, and nothing is too long"
+            for key in ("data.pack", "data.on_long"):
+                if keys(key) is not None:
+                    yield key, f"{why}; it is for documents: isolate"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:

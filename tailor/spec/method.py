@@ -22,5 +22,30 @@ class Sft(Section):
     """
 
 
-Method = Annotated[Sft, Field(discriminator="name")]
-METHODS: tuple[type[Section], ...] = (Sft,)
+class Pretrain(Section):
+    """Pretraining, from new weights or going on: next-token loss on every token of plain texts."""
+
+    name: Literal["pretrain"]
+    """The method."""
+
+    documents: Literal["join", "isolate"] = "join"
+    """How documents share rows of `data.max_length` tokens.
+
+    `join`: shuffled documents, each ended by EOS, make one stream that is cut into rows. Every row but the last is
+    full, every token is learned once, and a token sees all before it in its row, of other documents too.
+    `isolate`: as in `sft`, so `data.pack` and `data.on_long` decide, and no document sees another.
+    """
+
+    @property
+    def train_on(self) -> Literal["everything"]:
+        """Every token is supervised, in `sft`'s words."""
+        return "everything"
+
+
+Method = Annotated[Sft | Pretrain, Field(discriminator="name")]
+METHODS: tuple[type[Section], ...] = (Sft, Pretrain)
+
+
+def joins(method: Section) -> bool:
+    """Whether rows are cut from a stream of joined documents."""
+    return isinstance(method, Pretrain) and method.documents == "join"

@@ -35,7 +35,7 @@ class Adapter(Section):
     """Dropout on the adapter's input."""
 
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Which linear modules get an adapter: all but the output head, or a list of module names."""
+    """Which linear modules get an adapter: all but the output head and a mixture's routers, or a list of module names."""
 
     modules_to_save: list[str] = []
     """Modules that are trained in full beside the adapter and saved with it, such as `embed_tokens`."""

@@ -44,6 +44,7 @@ _BELONGS: dict[str, str] = {
     "optim.max_grad_norm": "clip_grad_norm gradient_clipping grad_clip",
     "train.epochs": "num_train_epochs num_epochs epoch",
     "train.steps": "max_steps max_train_steps num_steps max_iters",
+    "train.tokens": "token_budget total_tokens num_train_tokens train_tokens max_train_tokens",
     "train.batch_size": "global_batch_size train_batch_size total_batch_size",
     "train.micro_batch_size": "micro_batch per_device_batch_size train_micro_batch_size_per_gpu",
     "train.activation_checkpointing": "gradient_checkpointing enable_activation_checkpointing recompute",

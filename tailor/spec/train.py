@@ -29,10 +29,16 @@ class Train(Section):
     """How long, in which batches, at which precision."""
 
     epochs: float | None = Field(None, gt=0)
-    """Passes over the data. Default 1 when `steps` is not given."""
+    """Passes over the data. Default 1 when neither `steps` nor `tokens` is given."""
 
     steps: int | None = Field(None, ge=1)
-    """Optimizer steps. Not together with `epochs`."""
+    """Optimizer steps. Not together with `epochs` or `tokens`."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Tokens that the model reads, padding not counted: training ends with the step that reaches this number.
+
+    Not together with `epochs` or `steps`.
+    """
 
     batch_size: int | None = Field(None, ge=1)
     """Global batch in sequences (packed rows when `data.pack` is on), over all workers. Default 8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ import torch.distributed as dist
 
 from tailor.batches import micro_batches, pack
 from tailor.models.documents import collate
+from tailor.rows import Row, join
+from tailor.spec.method import joins
 from tailor.train.session import Session
 
 
@@ -22,11 +25,15 @@ def evaluate(session: Session, step: int) -> dict[str, Any] | None:
     plan, host, model = session.plan, session.host, session.model
     split = session.tokens.split("evaluation")
     examples = torch.arange(len(split)).numpy()
-    rows = pack(examples, split.lengths, plan.max_length) if plan.pack else [(int(i),) for i in examples]
+    rows: Sequence[Row]
+    if joins(plan.method):
+        rows = join(examples, split.lengths, plan.max_length)
+    else:
+        rows = pack(examples, split.lengths, plan.max_length) if plan.pack else [(int(i),) for i in examples]
     sums = torch.zeros(4, dtype=torch.float64)  # loss, hits, targets, workers that were asked to stop
     was_training = model.training
     model.eval()
-    for number, part in enumerate(micro_batches(rows, plan.micro_batch_size)):
+    for number, part in enumerate(micro_batches(list(rows), plan.micro_batch_size)):
         if number % host.world != host.rank:
             continue
         if host.stopping():

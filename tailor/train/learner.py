@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tailor.batches import Batch
 from tailor.errors import TrainingError
 from tailor.models.documents import TokenBatch
 from tailor.plan import Plan
+from tailor.rows import Batch, examples_of
 from tailor.train.checkpoint import State
 from tailor.train.optimizer import build_optimizer, learning_rate, set_learning_rate, trained_parameters
 from tailor.train.session import Session
@@ -56,8 +56,8 @@ class Learner:
         session, plan, device = self.session, self.session.plan, self.session.device
         batch = session.batches.batch(step)
         units = max(1, session.method.units(session.batches, batch))
-        # (summed loss, workers that were asked to stop)
-        sums = torch.zeros(2, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        zero = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        sums = {"loss": zero}
         slots = real = 0
         for index, (number, micro_batch, counts) in enumerate(work):
             # Dropout depends on the micro-batch, not on the worker that computes it.
@@ -65,17 +65,21 @@ class Learner:
             last = index == len(work) - 1
             with self.strategy.accumulating() if not last else nullcontext():
                 with session.autocast():
-                    loss = self.strategy.loss(micro_batch.to(device)) * float(counts)
+                    loss, further = self.strategy.loss(micro_batch.to(device))
+                    loss = loss * float(counts)
                 self._scaler.scale(self.strategy.scale(loss, units)).backward()
-            sums[0] += loss.detach()
+            sums["loss"] = sums["loss"] + loss.detach()
+            for name, value in further.items():
+                sums[name] = sums.get(name, zero) + value.detach() * float(counts)
             slots += micro_batch.input_ids.numel() * counts
-            real += int(sum(session.batches.lengths[list(row)].sum() for row in _rows(batch, plan, number)))
-        sums[1] = session.host.stopping()
-        total, stopping = self.strategy.total(sums)
-        mean = total / units
+            real += session.batches.tokens(_rows(batch, plan, number))
+        sums["stopping"] = zero + session.host.stopping()
+        totals = dict(zip(sums, self.strategy.total(torch.stack(list(sums.values()))), strict=True))
+        stopping = totals.pop("stopping") > 0
+        means = {name: total / units for name, total in totals.items()}
         self._scaler.unscale_(self.optimizer)
         norm = self._clip()
-        diverged = self._diverged(mean, norm)
+        diverged = self._diverged(means["loss"], norm)
         rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps)
         set_learning_rate(self.optimizer, rate)
         if not diverged:
@@ -86,7 +90,7 @@ class Learner:
             "kind": "train",
             "step": step + 1,
             "epoch": session.batches.progress(step + 1),
-            "loss": mean,
+            **means,
             "learning_rate": rate,
             "grad_norm": norm,
             "tokens": session.batches.tokens(batch),
@@ -95,7 +99,7 @@ class Learner:
         }
         if diverged:
             record["diverged"] = True
-        return Step(record, diverged, stopping > 0)
+        return Step(record, diverged, stopping)
 
     def _clip(self) -> float:
         """L2 norm of all gradients before they are scaled down to `max_grad_norm`."""
@@ -124,7 +128,7 @@ def divergence_error(session: Session, step: Step, why: str = "") -> TrainingErr
 def describe_rows(session: Session, batch: Batch, limit: int = 8) -> str:
     """The rows of the sources that a batch is made of."""
     split = session.tokens.split("train")
-    examples = [example for row in batch for example in row]
+    examples = [example for row in batch for example in examples_of(row)]
     named = [f"source {split.source[i]} row {split.row[i]}" for i in examples[:limit]]
     more = len(examples) - limit
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")

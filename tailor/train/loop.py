@@ -164,7 +164,7 @@ def _steps(session: Session, first: int) -> Iterator[tuple[int, Work, float]]:
             batch = session.batches.batch(step)
             mine = batching.share(batch, plan.micro_batch_size, host.rank, host.world)
             # A worker without a micro-batch computes a small one that doesn't count, to stay in step.
-            smallest = min(batch, key=lambda row: int(session.batches.lengths[list(row)].sum()))
+            smallest = min(batch, key=session.batches.length)
             yield (
                 step,
                 [

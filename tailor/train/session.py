@@ -14,6 +14,7 @@ from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
+from tailor.spec.method import joins
 from tailor.store import Store
 from tailor.tokens import TokenStore
 from tailor.train.host import Host
@@ -59,6 +60,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         seed=plan.seed,
         max_length=plan.max_length,
         pack=plan.pack,
+        join=joins(plan.method),
         batch_size=plan.batch_size,
         batch_tokens=plan.batch_tokens,
         weights=plan.weights,

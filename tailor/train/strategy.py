@@ -24,7 +24,7 @@ class _SummedLoss(nn.Module):
         self.model = model
         self.method = method
 
-    def forward(self, batch: TokenBatch) -> torch.Tensor:
+    def forward(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return self.method.loss(self.model, batch)
 
 
@@ -42,10 +42,10 @@ class DataParallel:
                 module, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def loss(self, batch: TokenBatch) -> torch.Tensor:
-        """Summed loss of a micro-batch."""
-        loss: torch.Tensor = self._forward(batch)
-        return loss
+    def loss(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Summed loss of a micro-batch, and the method's further sums."""
+        result: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._forward(batch)
+        return result
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """For every micro-batch of a step but the last: gradients stay on this worker."""

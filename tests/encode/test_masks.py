@@ -40,14 +40,24 @@ CALLING = [
     {"role": "user", "content": "Thank you."},
     {"role": "assistant", "content": "You are welcome."},
 ]
-WITH_TOOLS = ("chatml", "llama-3.1", "mistral", "qwen-2.5")
+WITH_TOOLS = ("chatml", "llama-3.1", "mistral", "mistral-v3-tekken", "qwen-2.5")
+REWRITES = ("qwen-3",)
+"""Templates that change earlier turns, so that a conversation becomes several examples."""
+MARKED = [name for name in builtin_templates() if name not in REWRITES]
 CALL_TEXTS = {
     "chatml": '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
     "qwen-2.5": '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
     "llama-3.1": '{"name": "weather", "parameters": {"city": "Paris"}}',
     "mistral": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}]',
+    "mistral-v3-tekken": '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Paris"}}]',
 }
-SPACES = {"llama-2": (" ", " "), "vicuna": (" ", ""), "mistral": (" ", "")}
+SPACES = {
+    "deepseek-v2": (" ", ""),
+    "llama-2": (" ", " "),
+    "mistral": (" ", ""),
+    "mistral-v7": (" ", ""),
+    "vicuna": (" ", ""),
+}
 KINDS = ("bpe", "gpt2", "sentencepiece", "stripping")
 # The same texts as the built-in chatml, without markers: the ranges come from prefix differences.
 UNMARKED = (
@@ -88,7 +98,7 @@ def are_answers(tokenizer: Tokenizer, texts: list[str], answers: list[str]) -> b
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", builtin_templates())
+@pytest.mark.parametrize("name", MARKED)
 @pytest.mark.parametrize("talk", [TALK, SYSTEM], ids=["plain", "system"])
 def test_supervised_tokens_are_the_answers(tokenizer_folders, kind, name, talk):
     tokenizer = tokenizer_of(tokenizer_folders[kind], name)
@@ -102,7 +112,7 @@ def test_supervised_tokens_are_the_answers(tokenizer_folders, kind, name, talk):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", builtin_templates())
+@pytest.mark.parametrize("name", MARKED)
 def test_prompts_are_what_generation_sees(tokenizer_folders, kind, name):
     tokenizer = tokenizer_of(tokenizer_folders[kind], name)
     (example,) = encode(tokenizer, Chat(SYSTEM))
@@ -129,7 +139,7 @@ def test_tools(tokenizer_folders, kind, name):
     assert "degrees" in tokenizer.decode(example.input_ids[: example.spans[1][0]])
 
 
-@pytest.mark.parametrize("name", sorted(set(builtin_templates()) - set(WITH_TOOLS)))
+@pytest.mark.parametrize("name", sorted(set(MARKED) - set(WITH_TOOLS)))
 def test_families_without_tools_refuse_them(tokenizer_folders, name):
     tokenizer = tokenizer_of(tokenizer_folders["bpe"], name)
     with pytest.raises(RowError, match=f"the built-in template {name} has no tool"):
@@ -172,6 +182,33 @@ def test_rewritten_turns_stand_in_examples_of_their_own(tokenizer_folders):
     assert sorted(texts) == sorted(
         [["<think></think>Rain, 22 degrees.<|im_end|>"], [f"<think></think>{TALK[1]['content']}<|im_end|>"]]
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_qwen_3_learns_each_answer_with_its_reasoning(tokenizer_folders, kind):
+    """Every answer once, in the text that it is written in: with its reasoning, which later turns don't see."""
+    tokenizer = tokenizer_of(tokenizer_folders[kind], "qwen-3")
+    thought = [
+        {**m, "content": f"<think>\nHm {at}.\n</think>\n\n{m['content']}"} if m["role"] == "assistant" else m
+        for at, m in enumerate(TALK)
+    ]
+    for talk, thoughts in ((thought, ("Hm 1.", "Hm 3.")), (TALK, ("", ""))):
+        examples = encode(tokenizer, Chat(talk))
+        texts = sorted(text for example in examples for text in told(tokenizer, example))
+        answers = [m["content"] for m in TALK if m["role"] == "assistant"]
+        expected = [
+            f"<think>\n{t}\n</think>\n\n{a}<|im_end|>" for t, a in zip(thoughts, answers, strict=True)
+        ]
+        assert [t.replace(" ", "") for t in texts] == sorted(t.replace(" ", "") for t in expected)
+        last = max(examples, key=lambda example: len(example.input_ids))
+        whole = tokenizer.decode(last.input_ids)
+        assert "Hm 1." not in whole, "an earlier answer has lost its reasoning"
+    (example,) = [
+        e
+        for e in encode(tokenizer, Chat(CALLING, TOOLS))
+        if len(e.spans) == 1 and "22 degrees." in told(tokenizer, e)[0]
+    ]
+    assert "tool_response" in tokenizer.decode(example.input_ids[: example.spans[0][0]])
 
 
 def test_newline_inside_the_markers_is_not_supervised(tokenizer_folders):
@@ -242,7 +279,7 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
         turn_rules(tokenizer_of(folder, "chatml"))
     assert "`<|im_end|>`, which is no single token" in caught.value.message
     assert caught.value.mend == (
-        "choose a template whose end of turn the tokenizer has: data.template: alpaca, llama-2, mistral, vicuna, zephyr"
+        "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
     )
 
 

@@ -22,6 +22,7 @@ from tailor.encode.prepare import Prepared, Progress, prepare
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError, TailorError, TemplateError
 from tailor.spec.data import Data
+from tailor.spec.method import Method, Pretrain, Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import TokenStore
@@ -51,9 +52,17 @@ class Bench:
         self.rows = write(folder / "rows.jsonl", [talk(n) for n in range(200)])
         self.store = str(folder / "tokens")
 
-    def __call__(self, *, train_on: str = "assistant", store: str | None = None, **data: Any) -> Prepared:
+    def __call__(
+        self,
+        *,
+        train_on: str = "assistant",
+        method: Method | None = None,
+        store: str | None = None,
+        **data: Any,
+    ) -> Prepared:
+        method = method or Sft(name="sft", train_on=train_on)
         data = {"train": [{"path": self.rows}], "template": "chatml", "max_length": 256, **data}
-        return prepare(Data(**data), Model(path=str(self.model)), train_on, store or self.store)
+        return prepare(Data(**data), Model(path=str(self.model)), method, store or self.store)
 
 
 @pytest.fixture
@@ -322,7 +331,7 @@ def test_progress(bench, monkeypatch):
     monkeypatch.setattr(sources, "PART_BYTES", 4000)
     seen: list[Progress] = []
     data = Data(train=[{"path": bench.rows}], template="chatml")
-    prepare(data, Model(path=str(bench.model)), "assistant", bench.store, progress=seen.append)
+    prepare(data, Model(path=str(bench.model)), Sft(name="sft"), bench.store, progress=seen.append)
     assert len(seen) > 3
     assert (seen[-1].rows, seen[-1].bytes) == (200, seen[-1].total_bytes)
     assert seen[-1].bytes == Path(bench.rows).stat().st_size
@@ -340,6 +349,7 @@ KILLED = """
 import sys, time
 from tailor.encode import prepare, sources, tasks
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 sources.PART_BYTES = 2000
 def slow(work, tasks):
@@ -349,7 +359,7 @@ def slow(work, tasks):
             print("half", flush=True)
             time.sleep(60)
 data = Data(train=[{"path": sys.argv[1]}], template="chatml", max_length=128)
-prepare.prepare(data, Model(path=sys.argv[2]), "assistant", sys.argv[3], runner=slow)
+prepare.prepare(data, Model(path=sys.argv[2]), Sft(name="sft"), sys.argv[3], runner=slow)
 """
 
 
@@ -377,6 +387,45 @@ def test_a_kill_leaves_no_half_store(bench):
     assert living in Store(bench.store).names()
 
 
+def texts(folder: Path, count: int = 30) -> str:
+    return write(folder / "texts.jsonl", [{"text": f"Text {n}: " + "sew " * n} for n in range(count)])
+
+
+def test_documents_to_join_are_kept_whole_and_serve_every_length(bench, tmp_path):
+    train = [{"path": texts(tmp_path)}]
+    join = Pretrain(name="pretrain")
+    joined = bench(train=train, template=None, max_length=32, method=join)
+    split = joined.tokens.split("train")
+    tokenizer = load_tokenizer(str(bench.model))
+    for number in (0, 29):
+        text = f"Text {number}: " + "sew " * number
+        assert tokenizer.decode(split.example(number).input_ids) == text + "</s>"
+    assert split.supervised.sum() == split.lengths.sum() - len(split)
+    assert bench(train=train, template=None, max_length=99, method=join).reused
+    # The control: isolated ones must fit.
+    isolate = Pretrain(name="pretrain", documents="isolate")
+    with pytest.raises(DataError, match="too_long"):
+        bench(train=train, template=None, max_length=32, method=isolate)
+    chunked = bench(train=train, template=None, max_length=32, on_long="chunk", method=isolate).tokens
+    assert chunked.split("train").lengths.max() == 32
+
+
+def test_pretraining_takes_plain_texts_only(bench, tmp_path):
+    join = Pretrain(name="pretrain")
+    with pytest.raises(
+        DataError, match=r"the rows are messages, and method pretrain learns plain texts only"
+    ):
+        bench(method=join)
+    rows = [{"text": f"A text {n}.", "prompt": "p", "response": "r"} for n in range(9)]
+    both = [{"path": write(tmp_path / "both.jsonl", rows)}]
+    assert (
+        bench(train=both, template=None, method=join).tokens.manifest["report"]["sources"][0]["format"]
+        == "text"
+    )
+    with pytest.raises(DataError, match="may be completion or text"):
+        bench(train=both, template=None)
+
+
 def test_a_failing_task_leaves_nothing(bench):
     def failing(work, tasks):
         yield work(tasks[0])
@@ -386,7 +435,7 @@ def test_a_failing_task_leaves_nothing(bench):
         prepare(
             Data(train=[{"path": bench.rows}], template="chatml"),
             Model(path=str(bench.model)),
-            "assistant",
+            Sft(name="sft"),
             bench.store,
             runner=failing,
         )

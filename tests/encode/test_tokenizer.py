@@ -160,7 +160,9 @@ def test_builtin_templates_have_descriptions_and_markers():
     assert {"alpaca", "chatml", "gemma", "llama-2", "llama-3", "mistral", "vicuna", "zephyr"} <= set(
         described
     )
-    assert all(len(text) > 20 and load_template(name).has_markers for name, text in described.items())
+    assert all(len(text) > 20 for text in described.values())
+    # Qwen 3's rewrites earlier turns, which markers cannot tell.
+    assert {name for name in described if not load_template(name).has_markers} == {"qwen-3"}
 
 
 def test_places(tmp_path, monkeypatch):

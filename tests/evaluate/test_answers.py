@@ -16,6 +16,7 @@ from tailor.errors import DataError, TemplateError
 from tailor.evaluate.answers import Questions, answer_rows, probe, stops
 from tailor.plan import Plan
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import TokenStore
@@ -46,7 +47,9 @@ def prepared(
             "max_length": 256,
         }
     )
-    return prepare(data, Model(path=str(folder / "model")), train_on, str(folder / "tokens")).tokens
+    return prepare(
+        data, Model(path=str(folder / "model")), Sft(name="sft", train_on=train_on), str(folder / "tokens")
+    ).tokens
 
 
 @pytest.fixture

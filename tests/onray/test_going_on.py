@@ -187,7 +187,7 @@ def test_workers_of_another_number_keep_the_micro_batches() -> None:
     first = Store("runs/first")
     assert first.read_json("plan.json")["micro_batch_size"] == 4
     recipe = load_recipe("recipe.yaml", ["scale.workers=4"])
-    tokens = prepare(recipe.data, recipe.model, "assistant", tokens_root(recipe, first)).tokens
+    tokens = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, first)).tokens
     assert make_plan(recipe, tokens, first, None).micro_batch_size == 4
     assert make_plan(recipe, tokens, Store("runs/new"), None).micro_batch_size == 1, "the control"
     declared = load_recipe("recipe.yaml", ["scale.workers=4", "train.micro_batch_size=2"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build
 from tailor.plan.build import choose_precision
 from tailor.spec.load import load_recipe
 from tailor.spec.recipe import Recipe
+from tests.helpers.bases import BASES
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,13 +119,58 @@ def test_a_plan_is_plain_values() -> None:
     assert values["memory"]["weights"] > 0
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", BASES)
+def test_sizes_are_read_from_every_familys_config(name: str) -> None:
+    """The public models' facts are right, for transformers counts their weights; and the plan counts nearly as many."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    published, values = BASES[name]
+    values = dict(values)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+    assert sum(p.numel() for p in model.parameters()) == published
+    facts = ModelFacts.from_config(BASES[name][1])
+    assert facts.linear_parameters + facts.embedding_parameters == pytest.approx(published, rel=0.05)
+
+
+def test_what_a_family_cannot_do_is_refused_before_anything_is_loaded() -> None:
+    mamba, bloom = (BASES[name][1] for name in ("state-spaces/mamba-1.4b-hf", "bigscience/bloom-1b1"))
+    for config, why in ((mamba, "recurrent layers"), (bloom, "ALiBi")):
+        with pytest.raises(ModelError, match=f"lets packed documents see each other.*{why}"):
+            build(recipe(), DATA, config, GPU, run_url="runs/x")
+        for section in ({"data": {"pack": False}}, {"method": {"name": "pretrain"}}):
+            build(recipe(**section), DATA, config, GPU, run_url="runs/x")
+    mixture = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8}
+    with pytest.raises(ModelError, match="experts of org/model are held in one tensor"):
+        build(recipe(), DATA, mixture, GPU, run_url="runs/x")
+    build(recipe(model={"quantize": None}), DATA, mixture, GPU, run_url="runs/x")
+
+
+def test_only_the_input_projection_of_a_mamba_is_quantised_and_adapted() -> None:
+    facts = ModelFacts.from_config(BASES["state-spaces/mamba-2.8b-hf"][1])
+    assert facts.quantized_parameters == pytest.approx(2 / 3 * facts.linear_parameters)
+    assert facts.lora_parameters(64) == 64 * 64 * (2560 + 2 * 5120)
+
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_are_planned(path: Path) -> None:
+    """Each names the memory that the plan forecasts on a large GPU, in its opening comment."""
     recipe = load_recipe(path, check_files=False)
-    data = dataclasses.replace(DATA, longest=64)
-    made = build(recipe, data, LLAMA_8B, GPU, run_url=recipe.save.to)
+    base = BASES.get(recipe.model.path)
+    config = base[1] if base else LLAMA_8B
+    length = min(recipe.data.max_length, 2048) if base else 64
+    data = dataclasses.replace(DATA, longest=length, rows_per_batch=max(32, recipe.train.batch_size or 0))
+    made = build(recipe, data, config, GPU, run_url=recipe.save.to)
     assert made.steps == 90
     assert made.micro_batch_size * made.accumulation * made.workers >= data.rows_per_batch
+    named = re.search(r"forecasts ([\d.]+) GiB", path.read_text().split("\nmodel:")[0])
+    assert (named is None) == (base is None), "the small model of the quickstart needs no word on memory"
+    if named:
+        assert float(named[1]) == pytest.approx(made.memory.peak / 2**30, abs=0.06)
 
 
 def test_planning_imports_nothing_heavy() -> None:

@@ -53,20 +53,22 @@ QUANTIZED = {"adapter": {**LORA, "dropout": 0.1}, "quantize": {"type": "nf4"}}
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "model"),
+    ("optimizer", "model", "method"),
     [
-        ("adamw", SECTIONS["model"]),
-        ("adamw_8bit", SECTIONS["model"]),
-        ("adafactor", SECTIONS["model"]),
-        ("adamw", QUANTIZED),
-        ("lion", {}),
+        ("adamw", SECTIONS["model"], "sft"),
+        ("adamw_8bit", SECTIONS["model"], "sft"),
+        ("adafactor", SECTIONS["model"], "sft"),
+        ("adamw", QUANTIZED, "sft"),
+        ("lion", {}, "sft"),
+        ("adamw", SECTIONS["model"], "pretrain"),
     ],
-    ids=["lora", "lora, 8-bit optimizer", "lora, adafactor", "qlora", "full, lion"],
+    ids=["lora", "lora, 8-bit optimizer", "lora, adafactor", "qlora", "full, lion", "pretrain, lora"],
 )
 def test_stopped_and_gone_on_equals_undisturbed(
-    made: tuple[Path, Any], tmp_path: Path, optimizer: str, model: dict[str, Any]
+    made: tuple[Path, Any], tmp_path: Path, optimizer: str, model: dict[str, Any], method: str
 ) -> None:
-    sections = {**SECTIONS, "model": model, "optim": {**SECTIONS["optim"], "optimizer": optimizer}}
+    optim = {**SECTIONS["optim"], "optimizer": optimizer}
+    sections = {**SECTIONS, "model": model, "optim": optim, "method": {"name": method}}
     whole = PlainHost()
     loop.run(make_plan(*made, tmp_path / "whole", **sections), whole)
     plan = make_plan(*made, tmp_path / "run", **sections)

@@ -11,6 +11,7 @@ import torch
 from tailor.plan import Plan
 from tailor.train import loop
 from tailor.train.strategy import DataParallel
+from tests.helpers.families import FAMILIES
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -26,6 +27,10 @@ CASES: dict[str, dict[str, Any]] = {
     "stock attention": {"model": {"attention": "sdpa"}},
     "one worker without rows": {"train": {"batch_size": 3}},
     "tokens for a batch": {"train": {"batch_size": None, "batch_tokens": 256}},
+    "joined documents": {"method": {"name": "pretrain"}},
+    "joined documents, lora": {"method": {"name": "pretrain"}, "model": ADAPTED},
+    "balanced experts, packed": {"model": {"path": "mixtral"}},
+    "balanced experts, unpacked": {"model": {"path": "mixtral"}, "data": {"pack": False}},
 }
 
 
@@ -48,9 +53,17 @@ def _by_the_local_count(self: DataParallel, loss: torch.Tensor, units: int) -> t
     return loss * (self.world / units) * (1.4 if torch.distributed.get_rank() else 0.6)
 
 
+def plan_of(made: tuple[Path, Any, Path], place: str, sections: dict[str, Any]) -> Plan:
+    model, tokens, folder = made
+    if name := sections.get("model", {}).get("path"):
+        sections = {**sections, "model": {**sections["model"], "path": str(folder / name)}}
+    return make_plan(model, tokens, folder / place, **sections)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Path]:
     folder = tmp_path_factory.mktemp("parity")
+    FAMILIES["mixtral"].make(folder / "mixtral", output_router_logits=True, router_aux_loss_coef=1.0)
     return (
         tiny_llama(folder / "model"),
         make_store(folder / "tokens", LENGTHS, evaluation=LENGTHS[:7]),
@@ -60,9 +73,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Path]:
 
 @pytest.fixture(scope="module")
 def two_processes(made: tuple[Path, Any, Path]) -> dict[str, list[float]]:
-    model, tokens, folder = made
     plans = {
-        case: make_plan(model, tokens, folder / "two" / case, **{**sections, "scale": {"workers": 2}})
+        case: plan_of(made, f"two/{case}", {**sections, "scale": {"workers": 2}})
         for case, sections in CASES.items()
     }
     results = run_distributed(curves, plans, world=2)
@@ -73,8 +85,7 @@ def two_processes(made: tuple[Path, Any, Path]) -> dict[str, list[float]]:
 def test_one_process_equals_two(
     made: tuple[Path, Any, Path], two_processes: dict[str, list[float]], case: str
 ) -> None:
-    model, tokens, folder = made
-    alone = curve(PlainHost(), make_plan(model, tokens, folder / "one" / case, **CASES[case]))
+    alone = curve(PlainHost(), plan_of(made, f"one/{case}", CASES[case]))
     assert len(alone) == 7
     assert two_processes[case] == pytest.approx(alone, abs=1e-5)
 

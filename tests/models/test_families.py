@@ -1,0 +1,339 @@
+"""Every family on a tiny random model: what works, what is refused and why. `--update-fixtures` writes docs/models.md."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+
+from tailor.artifacts.load import load_run
+from tailor.errors import ModelError
+from tailor.evaluate.generation import generate
+from tailor.models import linear
+from tailor.models.documents import collate
+from tailor.models.load import load_for_training
+from tailor.plan.facts import CARRIES_OVER
+from tailor.spec.model import Model
+from tailor.store import Store
+from tailor.tokens import TokenStore
+from tailor.train import loop
+from tailor.train.session import Session
+from tests.helpers.families import FAMILIES, Family
+from tests.helpers.hosts import PlainHost
+from tests.helpers.plans import make_plan
+from tests.helpers.stores import make_store
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "docs" / "models.md"
+BEGIN, END = "<!-- families -->\n", "<!-- /families -->"
+LENGTHS = [23, 17, 31, 9]
+ADAPTER = {"rank": 4, "alpha": 8}
+MODES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "LoRA": {"adapter": ADAPTER},
+    "QLoRA": {"adapter": ADAPTER, "quantize": {"type": "nf4"}},
+}
+PROMPT = [1, 40, 41, 42, 43]
+
+
+@dataclass
+class Outcome:
+    """What a family did. modes: mode -> why it is refused, or nothing. packs: why not, or nothing."""
+
+    modes: dict[str, str] = field(default_factory=dict)
+    packs: str = ""
+    adapters: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+
+
+class Watch:
+    """A probe that keeps the trained model's logits, what it generates, and which modules have adapters."""
+
+    def __init__(self) -> None:
+        self.logits: dict[str, torch.Tensor] = {}
+        self.answer: list[int] = []
+        self.adapters: set[str] = set()
+
+    @torch.no_grad()
+    def __call__(self, session: Session, when: str) -> None:
+        model, split = session.model, session.tokens.split("train")
+        was_training = model.training
+        model.eval()
+        self.logits[when] = model.logits(collate(split, [(0,)], model.layout))[:, : split.lengths[0]]
+        self.answer = answer(model.network)
+        model.train(was_training)
+        names = (name for name, _ in model.base.named_modules() if name.endswith("lora_A"))
+        self.adapters = {name.split(".")[-2] for name in names}
+
+
+def answer(network: Any) -> list[int]:
+    (ids,) = generate(network, [PROMPT], max_new_tokens=6, stop_ids=[], batch_size=1, pad_id=0)
+    return ids
+
+
+@functools.cache
+def outcome(key: str) -> Outcome:
+    """Load, one step, save, reload without tailor, generate: in every mode. Raises for all but a refusal."""
+    family, found = FAMILIES[key], Outcome()
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        base = family.make(folder / "base")
+        found.packs = refusal(load_one, base, pack=True)
+        store = make_store(folder / "tokens", LENGTHS)
+        for mode, options in MODES.items():
+            found.modes[mode] = refusal(load_one, base, pack=False, **options)
+            if not found.modes[mode]:
+                watch = train(base, store, folder / mode, options, pack=not found.packs)
+                if mode == "LoRA":
+                    found.adapters = tuple(sorted(watch.adapters))
+                check_reloaded(base, folder / mode, watch, mode)
+        if not found.modes["QLoRA"]:
+            model = load_one(base, pack=False, **MODES["QLoRA"])
+            found.plain = tuple(
+                sorted({name.rsplit(".", 1)[-1] for name in linear.read_directly(model.base)})
+            )
+        join(base, store, folder / "joined")
+        exact, rounded = (
+            one_step(base, store, folder / precision, {}, pack=not found.packs, precision=precision)
+            for precision in ("fp32", "bf16")
+        )
+        assert abs(exact - rounded) < 0.05, "bf16 arithmetic gives nearly the same loss"
+    return found
+
+
+def load_one(path: Path, *, pack: bool, **options: Any) -> Any:
+    return load_for_training(
+        Model(path=str(path), **options),
+        device=torch.device("cpu"),
+        precision="fp32",
+        frozen_dtype="float32",
+        pack=pack,
+        activation_checkpointing=False,
+        static_shapes=False,
+        seed=0,
+    )
+
+
+def refusal(call: Any, *arguments: Any, **options: Any) -> str:
+    """Why tailor refuses, or nothing."""
+    try:
+        call(*arguments, **options)
+    except ModelError as error:
+        return error.message
+    return ""
+
+
+def train(base: Path, store: Any, run: Path, options: dict[str, Any], *, pack: bool) -> Watch:
+    """One step and the artefact. The step changes the model."""
+    watch = Watch()
+    loss = one_step(base, store, run, options, pack=pack, probes=[watch])
+    assert 4 < loss < 8
+    assert distance(watch.logits["start"], watch.logits["end"]) > 1e-4, "the step changed nothing"
+    return watch
+
+
+def one_step(
+    base: Path,
+    store: Any,
+    run: Path,
+    options: dict[str, Any],
+    *,
+    pack: bool,
+    precision: str = "fp32",
+    probes: Sequence[Watch] = (),
+) -> float:
+    """The loss of a run's only step."""
+    sections = {
+        "model": options,
+        "data": {"pack": pack},
+        "optim": {"learning_rate": 1e-2},
+        "train": {"steps": 1, "micro_batch_size": 2, "batch_size": 4, "precision": precision},
+    }
+    host = PlainHost()
+    plan = make_plan(base, store, run, **sections)
+    Store(str(run)).write_json("plan.json", plan.as_dict())
+    loop.run(plan, host, probes)
+    return host.losses()[0]
+
+
+def check_reloaded(base: Path, run: Path, watch: Watch, mode: str) -> None:
+    """Plain transformers and peft give the trained model's logits; so does tailor's own loading, and its answer."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor(store_ids(run))[None]
+    ours = load_run(str(run)).model
+    assert answer(ours) == watch.answer
+    plain: Any = ours
+    if mode == "full":
+        plain = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    elif mode == "LoRA":
+        plain = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(run / "adapter")
+        )
+    plain.eval()
+    with torch.no_grad():
+        assert distance(watch.logits["end"], plain(ids).logits) < 1e-4
+
+
+def store_ids(run: Path) -> list[int]:
+    return [
+        int(token)
+        for token in TokenStore.open(str(run.parent / "tokens")).split("train").example(0).input_ids
+    ]
+
+
+def join(base: Path, store: Any, run: Path) -> None:
+    """Joined documents are one document, so every family can be pretrained on them."""
+    host = PlainHost()
+    plan = make_plan(
+        base,
+        store,
+        run,
+        method={"name": "pretrain"},
+        data={"max_length": 16},
+        train={"steps": 1, "batch_size": 4, "micro_batch_size": 2},
+    )
+    loop.run(plan, host)
+    assert host.of("train")[0]["supervised_tokens"] in (64, 63), "four rows, of which one may be the last"
+
+
+def distance(left: torch.Tensor, right: torch.Tensor) -> float:
+    return float((left - right).norm() / right.norm())
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_family(key: str) -> None:
+    found = outcome(key)
+    assert not found.modes["full"]
+    routers = {*linear.ROUTERS, "lm_head", "embed_out", "experts"}
+    assert not routers & set(found.adapters)
+    if FAMILIES[key].model_type in CARRIES_OVER:
+        assert "see each other" in found.packs, "what the plan says is what the proof finds"
+    for why in found.modes.values():
+        assert not why or "experts" in why, why
+
+
+def test_control_an_adapter_on_a_router_would_be_seen() -> None:
+    with TemporaryDirectory() as temporary:
+        base = FAMILIES["qwen2_moe"].make(Path(temporary))
+        named = {"rank": 4, "target_modules": ["q_proj", "shared_expert_gate"]}
+        model = load_one(base, pack=False, adapter=named)
+        adapted = {name.split(".")[-2] for name, _ in model.base.named_modules() if name.endswith("lora_A")}
+    assert adapted == {"q_proj", "shared_expert_gate"}
+    assert set(linear.ROUTERS) & adapted
+
+
+@pytest.mark.parametrize("name", ["x_proj", "dt_proj", "out_proj"])
+def test_a_projection_that_the_kernel_reads_itself_takes_no_adapter(tmp_path: Path, name: str) -> None:
+    base = FAMILIES["mamba"].make(tmp_path)
+    with pytest.raises(
+        ModelError, match=f"names {name}, but the training kernel of MambaForCausalLM reads"
+    ) as error:
+        load_one(base, pack=False, adapter={"rank": 4, "target_modules": ["in_proj", name]})
+    assert error.value.mend == "choose from in_proj"
+
+
+@pytest.mark.parametrize("past", [False, True], ids=["called", "read past"])
+def test_an_adapter_that_training_passes_by_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past: bool
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    def forward(self: Any, states: torch.Tensor) -> torch.Tensor:
+        states = self.act_fn(self.gate_proj(states)) * self.up_proj(states)
+        return torch.nn.functional.linear(states, self.down_proj.weight) if past else self.down_proj(states)
+
+    base = FAMILIES["llama"].make(tmp_path)
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    why = refusal(load_one, base, pack=True, adapter=ADAPTER)
+    assert ("computes past the adapter on model.layers.0.mlp.down_proj" in why) is past
+
+
+def test_joined_documents_train_an_adapter_on_a_4_bit_base(tmp_path: Path) -> None:
+    base = FAMILIES["llama"].make(tmp_path / "base")
+    host = PlainHost()
+    plan = make_plan(
+        base,
+        make_store(tmp_path / "tokens", [400, 300]),
+        tmp_path / "run",
+        model=MODES["QLoRA"],
+        method={"name": "pretrain"},
+        optim={"learning_rate": 2e-2},
+        train={"steps": 30},
+    )
+    loop.run(plan, host)
+    assert host.losses()[-1] < host.losses()[0] - 0.3
+
+
+def test_a_mambas_other_projections_are_not_quantised(tmp_path: Path) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    model = load_one(FAMILIES["mamba"].make(tmp_path), pack=False, **MODES["QLoRA"])
+    quantised = (name for name, m in model.base.named_modules() if isinstance(m, Linear4bit))
+    kinds = {name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in quantised}
+    assert kinds == {"in_proj"}
+
+
+def table() -> str:
+    """The families as Markdown, with the reasons of what is refused as notes."""
+    notes: list[str] = []
+
+    def cell(why: str) -> str:
+        if not why:
+            return "yes"
+        reason = next(short for part, short in REASONS.items() if part in why)
+        if reason not in notes:
+            notes.append(reason)
+        return f"no ({notes.index(reason) + 1})"
+
+    lines = [
+        "| family | type in `config.json` | full | LoRA | QLoRA | packed documents | `all-linear` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, family in FAMILIES.items():
+        found = outcome(key)
+        modes = " | ".join(cell(found.modes[mode]) for mode in MODES)
+        carried = f"{CARRIES_OVER.get(family.model_type, '')}: {found.packs}" if found.packs else ""
+        adapters = ", ".join(f"`{name}`" for name in found.adapters) or "none"
+        lines.append(
+            f"| {row_name(family)} | `{family.model_type}` | {modes} | {cell(carried)} | {adapters} |"
+        )
+    numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join([*lines, "", *numbered]) + "\n"
+
+
+def row_name(family: Family) -> str:
+    return family.name
+
+
+REASONS = {
+    "recurrent layers": "The state of its recurrent layers goes on from document to document. Set `data.pack: false`, "
+    "or join documents with method `pretrain`.",
+    "ALiBi": "Its position biases (ALiBi) count from the start of the row. Set `data.pack: false`, or join documents "
+    "with method `pretrain`.",
+    "PEFT puts adapters": "PEFT takes the shared expert's modules for those of the routed experts. Name the attention's "
+    "modules in `model.adapter.target_modules`.",
+    "experts.gate_up_proj": "bitsandbytes quantises linear modules; the experts are held in one tensor and would stay "
+    "as they are.",
+    "see each other": "Its layers carry a state from document to document. Set `data.pack: false`, or join documents "
+    "with method `pretrain`.",
+}
+"""A part of a refusal's text, and how the table says it."""
+
+
+def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
+    text = TABLE.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    if request.config.getoption("--update-fixtures"):
+        TABLE.write_text(text[:start] + table() + text[end:])
+    else:
+        assert text[start:end] == table(), (
+            "write it anew: pytest tests/models/test_families.py --update-fixtures"
+        )

@@ -1,0 +1,125 @@
+"""The balance of experts in the loss: transformers' formula, row by row, however a batch is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailor.models.causal import CausalModel
+from tailor.models.documents import collate
+from tailor.models.load import load_for_training
+from tailor.models.router import Router
+from tailor.spec.model import Model
+from tailor.train import loop
+from tests.helpers.families import FAMILIES
+from tests.helpers.hosts import PlainHost
+from tests.helpers.plans import LORA, make_plan
+from tests.helpers.stores import make_store
+
+LENGTHS = [23, 17, 31, 9, 40, 12, 22, 35]
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "jamba")
+ASKED = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+
+
+def load(path: Path, *, pack: bool = False, again: bool = False, **options: Any) -> CausalModel:
+    return load_for_training(
+        Model(path=str(path), **options),
+        device=torch.device("cpu"),
+        precision="fp32",
+        frozen_dtype="float32",
+        pack=pack,
+        activation_checkpointing=again,
+        static_shapes=False,
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_store(tmp_path_factory.mktemp("tokens"), LENGTHS).split("train")
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return FAMILIES["mixtral"].make(tmp_path_factory.mktemp("mixtral"), **ASKED)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_row_has_the_loss_of_transformers(tmp_path: Path, split: Any, name: str) -> None:
+    model = load(FAMILIES[name].make(tmp_path, **ASKED))
+    for row in ((0,), (4,)):
+        batch = collate(split, [row], model.layout)
+        loss, further = model.training_loss(batch)
+        loss = loss.detach()
+        ids = torch.as_tensor(split.example(row[0]).input_ids.astype("int64"))[None]
+        chosen = model.base.config._attn_implementation
+        model.base.set_attn_implementation("sdpa")
+        theirs = model.base(input_ids=ids, labels=ids, output_router_logits=True, use_cache=False)
+        model.base.set_attn_implementation(chosen)
+        supervised = len(batch.targets)
+        expected = float(theirs.aux_loss.detach())
+        assert float(further["router_loss"]) / supervised == pytest.approx(expected, rel=1e-5)
+        alone = float(model.next_token_loss(batch).detach())
+        assert float(loss) == pytest.approx(alone + 0.5 * supervised * expected, rel=1e-5)
+        assert float(loss) - alone > 1, "the control: the balance counts"
+
+
+def test_rows_together_have_the_sum_of_their_losses(mixtral: Path, split: Any) -> None:
+    rows = [(0, 1), (2,), (3, 5, 6), (4,)]
+    for model in (load(mixtral, pack=True), load(mixtral, pack=True, attention="sdpa")):
+        alone = [model.training_loss(collate(split, [row], model.layout))[1]["router_loss"] for row in rows]
+        batch = collate(split, rows, model.layout)
+        together = model.training_loss(batch)[1]["router_loss"]
+        assert float(together) == pytest.approx(float(sum(alone)), rel=1e-5)
+        # The control: taken over all tokens at once it is another number.
+        router = model.router
+        assert router is not None
+        real = batch.rows.clamp(max=0)
+        logits = model._outputs(batch, output_router_logits=True).router_logits
+        mixed = router.loss(logits, type(batch)(**{**vars(batch), "rows": real}))
+        assert abs(float(mixed) - float(together)) > 1e-3 * float(together)
+
+
+def test_gradients_are_the_same_with_activation_checkpointing(mixtral: Path, split: Any) -> None:
+    found = []
+    for again in (False, True):
+        model = load(mixtral, again=again).train()
+        model.training_loss(collate(split, [(0,), (1,)], model.layout))[0].backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert any("gate.weight" in name for name in found[0])
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+def test_the_curve_does_not_depend_on_the_micro_batch(
+    mixtral: Path, tmp_path: Path, adapter: dict[str, Any] | None
+) -> None:
+    tokens = make_store(tmp_path / "tokens", LENGTHS * 4)
+    curves = {}
+    for size in (1, 2, 4):
+        host = PlainHost()
+        sections = {"train": {"micro_batch_size": size, "steps": 3}, "model": {"adapter": adapter}}
+        loop.run(make_plan(mixtral, tokens, tmp_path / str(size), **sections), host)
+        curves[size] = [(record["loss"], record["router_loss"]) for record in host.of("train")]
+    for size in (2, 4):
+        for pair, expected in zip(curves[size], curves[1], strict=True):
+            assert pair == pytest.approx(expected, abs=1e-5)
+    assert all(2 <= balance < 8 for _, balance in curves[1]), "2 of 4 experts for a token: 2 at the best"
+
+
+def test_it_is_the_configuration_that_asks(tmp_path: Path, split: Any) -> None:
+    from transformers import MixtralConfig
+
+    assert Router.of(MixtralConfig(router_aux_loss_coef=0.01)) is None
+    assert Router.of(MixtralConfig(output_router_logits=True, router_aux_loss_coef=0.0)) is None
+    assert Router.of(MixtralConfig(output_router_logits=True, router_aux_loss_coef=0.01)) == Router(2, 0.01)
+    model = load(FAMILIES["mixtral"].make(tmp_path))
+    batch = collate(split, [(0,)], model.layout)
+    loss, further = model.training_loss(batch)
+    assert further == {}
+    assert torch.equal(loss, model.next_token_loss(batch))
