@@ -169,6 +169,7 @@ def tailor(folder: Path, threads: int, through_ray: bool = False) -> Callable[[]
     from tailor.encode.tasks import in_process
     from tailor.onray.prepare import ray_runner
     from tailor.spec.data import Data
+    from tailor.spec.method import Sft
     from tailor.spec.model import Model
 
     data = Data(train=[{"path": str(folder / "rows.jsonl")}], max_length=4096)
@@ -178,7 +179,7 @@ def tailor(folder: Path, threads: int, through_ray: bool = False) -> Callable[[]
     # A document's own tokens, as the other ways count them: without the end that `prepare` adds.
     def work() -> int:
         report = prepare(
-            data, model, "assistant", str(folder / "tokens" / str(through_ray)), runner=runner
+            data, model, Sft(name="sft"), str(folder / "tokens" / str(through_ray)), runner=runner
         ).tokens.manifest["report"]
         return int(report["train"]["tokens"] - report["train"]["examples"])
 

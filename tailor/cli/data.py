@@ -51,9 +51,7 @@ def _report(recipe: Any, console: Console) -> int:
     root = tokens_root(recipe, Store(recipe.save.to))
     with Display() as display:
         display.doing("preparing data")
-        prepared = prepare_all(
-            recipe.data, recipe.model, recipe.method.train_on, root, progress=display.preparing
-        )
+        prepared = prepare_all(recipe.data, recipe.model, recipe.method, root, progress=display.preparing)
     report = prepared.tokens.manifest["report"]
     for source in report["sources"]:
         console.print(_source(source))
@@ -85,9 +83,11 @@ def _source(source: dict[str, Any]) -> Text:
             for name, detail in loss["first"]:
                 text.append(f"                {name} {detail}\n", style="dim")
     if source["truncated"]:
-        cut = source["supervised_tokens_cut"]
+        cut, before = source["supervised_tokens_cut"], source["prompt_tokens_cut"]
         text.append(
-            f"  truncated     {source['truncated']:,} rows, {cut:,} supervised tokens lost\n", "yellow"
+            f"  truncated     {source['truncated']:,} rows, {cut:,} supervised tokens lost"
+            + (f", {before:,} of prompts\n" if before else "\n"),
+            "yellow",
         )
     if source["chunked"]:
         text.append(f"  chunked       {source['chunked']:,} rows into {source['pieces']:,} pieces\n")
@@ -139,7 +139,7 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
         else Text("«supervised»  not supervised  ~~cut~~")
     )
     console.print(legend)
-    for shown in preview(recipe.data, recipe.model, recipe.method.train_on, split=args.split, rows=args.rows):
+    for shown in preview(recipe.data, recipe.model, recipe.method, split=args.split, rows=args.rows):
         console.print(Text.assemble("\n", (shown.name, "bold"), f"  {shown.note}"))
         for pieces in shown.examples:
             console.print(_coloured(pieces) if console.color_system else Text(_marked(pieces)))

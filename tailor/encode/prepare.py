@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.encode.answers import Limits
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import FORMATS
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
@@ -19,12 +20,13 @@ from tailor.encode.tasks import Runner, Task, Work, in_process
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Data
+from tailor.spec.method import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import MANIFEST, SPLITS, TokenStore
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 1
+ENCODE_VERSION = 2
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -53,11 +55,13 @@ class Sources:
     evaluation: tuple[Resolved, ...]
 
     @classmethod
-    def of(cls, data: Data) -> Sources:
-        """DataError for a source that is missing, empty or of no known format."""
+    def of(cls, data: Data, method: Method) -> Sources:
+        """DataError for a source that is missing, empty or of no format that the method reads."""
         return cls(
-            tuple(resolve(source, f"data.train[{at}]") for at, source in enumerate(data.train)),
-            tuple(resolve(source, f"data.evaluation[{at}]") for at, source in enumerate(data.evaluation)),
+            tuple(resolve(source, f"data.train[{at}]", method) for at, source in enumerate(data.train)),
+            tuple(
+                resolve(source, f"data.evaluation[{at}]", method) for at, source in enumerate(data.evaluation)
+            ),
         )
 
     def __iter__(self) -> Iterator[tuple[str, int, Resolved]]:
@@ -75,7 +79,7 @@ class Sources:
 def prepare(
     data: Data,
     model: Model,
-    train_on: str,
+    method: Method,
     store_url: str,
     *,
     runner: Runner = in_process,
@@ -85,7 +89,7 @@ def prepare(
 
     Raises DataError (missing or empty sources, rows lost over budget), TemplateError, ModelError, StoreError.
     """
-    prepared = prepare_all(data, model, train_on, store_url, runner=runner, progress=progress)
+    prepared = prepare_all(data, model, method, store_url, runner=runner, progress=progress)
     check_budget(prepared.tokens.manifest["report"], data.budget)
     return prepared
 
@@ -93,25 +97,38 @@ def prepare(
 def prepare_all(
     data: Data,
     model: Model,
-    train_on: str,
+    method: Method,
     store_url: str,
     *,
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
     """As `prepare`, also over budget, so that a report can show what was lost."""
-    sources = Sources.of(data)
+    sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     rules = turn_rules(tokenizer) if sources.chats else None
-    fingerprint = _fingerprint(data, train_on, tokenizer, sources)
+    fingerprint = _fingerprint(data, method, tokenizer, sources)
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
-        encoder = Encoder(
-            tokenizer, rules, train_on=train_on, max_length=data.max_length, on_long=data.on_long
-        )
+        encoder = make_encoder(data, method, tokenizer, rules)
         _write(root, fingerprint, data.holdout, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
+
+
+def make_encoder(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRules | None) -> Encoder:
+    """The encoder of a recipe's rows, as its method reads them."""
+    train_on, limits = _reading(method)
+    return Encoder(
+        tokenizer, rules, train_on=train_on, max_length=data.max_length, on_long=data.on_long, limits=limits
+    )
+
+
+def _reading(method: Method) -> tuple[str, Limits | None]:
+    """What of a row is supervised, and the limits of answers. Answers are what the assistant says."""
+    if method.name == "sft":
+        return method.train_on, None
+    return "assistant", Limits(method.max_prompt_length, method.max_completion_length)
 
 
 def _write(
@@ -257,16 +274,18 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
     return shards
 
 
-def _fingerprint(data: Data, train_on: str, tokenizer: Tokenizer, sources: Sources) -> str:
+def _fingerprint(data: Data, method: Method, tokenizer: Tokenizer, sources: Sources) -> str:
     """Changes with all that changes tokens: rows, tokenizer, template, the code's version and these settings."""
     import xxhash
 
     template = tokenizer.require_template() if sources.chats else None
+    train_on, limits = _reading(method)
     facts = {
         "encode_version": ENCODE_VERSION,
         "tokenizer": tokenizer.fingerprint,
         "template": None if template is None else [template.name, template.text, template.tool_use],
         "train_on": train_on,
+        "limits": None if limits is None else [limits.prompt, limits.completion],
         "holdout": data.holdout,
         "max_length": data.max_length,
         "on_long": data.on_long,

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 
 from tailor.batches import Batch, Batches
+from tailor.methods.base import Summed
+from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
-from tailor.models.documents import TokenBatch
+from tailor.models.documents import Collator, TokenBatch
 from tailor.spec.method import Sft as SftSpec
 
 
 class Sft:
     """Which tokens are supervised was decided when the data was prepared."""
 
+    surveys = False
+
     def units(self, batches: Batches, batch: Batch) -> int:
         return batches.units(batch)
 
-    def loss(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        return model.next_token_loss(batch)
+    def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
+        return collator(batch[part])
 
-    def evaluate(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.next_token_loss_and_hits(batch)
+    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
+        raise AssertionError("surveys is False")
+
+    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+        return Summed(model.next_token_loss(batch))
+
+    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+        loss, hits = model.next_token_loss_and_hits(batch)
+        return Summed(loss, {"hits": hits})
+
+    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+        if "hits" not in sums:
+            return {}
+        perplexity = math.exp(min(sums["loss"] / units, 700.0))
+        return {"perplexity": perplexity, "token_accuracy": sums["hits"] / units}
 
 
-def build(spec: SftSpec) -> Sft:
+def build(spec: SftSpec, reference: Reference | None) -> Sft:
     return Sft()

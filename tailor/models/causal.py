@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +12,11 @@ from torch import nn
 
 from tailor.models import attention
 from tailor.models.documents import Layout, TokenBatch
-from tailor.models.loss import summed_cross_entropy, summed_cross_entropy_and_hits
+from tailor.models.loss import (
+    document_cross_entropy,
+    summed_cross_entropy,
+    summed_cross_entropy_and_hits,
+)
 
 
 def base_of(network: Any) -> Any:
@@ -62,6 +68,34 @@ class CausalModel(nn.Module):
     def next_token_loss_and_hits(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The same sum without a graph, and how many supervised tokens are the model's first choice."""
         return summed_cross_entropy_and_hits(*self._at_predictions(batch))
+
+    def log_probabilities(self, batch: TokenBatch) -> torch.Tensor:
+        """Log-probability of each document's supervised tokens together, float32[documents], with a graph."""
+        return -document_cross_entropy(*self._at_predictions(batch), batch.document, len(batch.supervised))
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Without gradients and dropout, for numbers that the training only looks at."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base as it was loaded, also where the adapter trains whole modules beside it."""
+        # PEFT's own context also turns the adapter's requires_grad off and on, in the midst of data parallelism.
+        switched = [module for module in self.network.modules() if hasattr(module, "_disable_adapters")]
+        try:
+            for module in switched:
+                module._disable_adapters = True
+            yield
+        finally:
+            for module in switched:
+                module._disable_adapters = False
 
     def _at_predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
         """What the head is given at the predicting positions, the head, and the targets."""

@@ -157,7 +157,7 @@ def _prepare(
         prepared = prepare(
             recipe.data,
             recipe.model,
-            recipe.method.train_on,
+            recipe.method,
             tokens_root(recipe, run),
             runner=runner_by_size(connect, on_cluster=starting is not None),
             progress=display.preparing,

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import forecast, trained_parameters
-from tailor.plan.plan import Plan, Precision
+from tailor.plan.plan import Plan, Precision, Reference
+from tailor.spec.method import REFERENCE_FREE, Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
@@ -31,7 +32,8 @@ def build(
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware)
 
-    length = recipe.data.max_length if recipe.data.pack else data.longest
+    length = data.longest_row
+    reference = reference_model(recipe.method, recipe.model)
 
     def memory(rows: int) -> Any:
         return forecast(
@@ -42,6 +44,7 @@ def build(
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
             tokens=rows * length,
+            reference_copy=reference == "copy",
         )
 
     per_worker = -(-data.rows_per_batch // recipe.scale.workers)
@@ -70,6 +73,8 @@ def build(
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
         pack=recipe.data.pack,
+        row_length=length,
+        reference=reference,
         weights=source_weights(recipe),
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
@@ -83,6 +88,16 @@ def build(
         trained_parameters=trained_parameters(facts, recipe.model),
         memory=memory(micro),
     )
+
+
+def reference_model(method: Method, model: Model) -> Reference | None:
+    """Where the reference log-probabilities come from, for a method that has some."""
+    asked = getattr(method, "reference", None)
+    if asked is None or (method.name == "dpo" and method.loss in REFERENCE_FREE):
+        return None
+    if asked == "auto":
+        return "adapter_off" if model.adapter is not None else "copy"
+    return asked  # type: ignore[no-any-return]
 
 
 def batch_size(train: Train) -> int | None:

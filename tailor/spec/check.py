@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
+from tailor.spec import tree
 from tailor.spec.data import Data
 from tailor.spec.layers import COMMAND_LINE
+from tailor.spec.method import METHODS, REFERENCE_FREE, SMOOTHED
 from tailor.spec.source import Document, Path, dotted
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
@@ -52,7 +54,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _folders):
+    for conflicts in (_pairs, _sizes, _model, _method, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -155,6 +157,38 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
 
 
+def _method(keys: Keys) -> Iterator[Conflict]:
+    method = next((spec for spec in METHODS if keys("method.name") in tree.names(spec)), None)
+    if method is None:
+        return
+    name = keys("method.name")
+    for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+        fmt = keys(f"{key}.format")
+        if fmt not in (None, "auto", *method.reads):
+            yield f"{key}.format", "method.name", f"{name} reads {', '.join(method.reads)}, and no {fmt} rows"
+    if name not in ("dpo", "kto"):
+        return
+    if keys("data.on_long") == "chunk":
+        yield "data.on_long", "method.name", f"{name} compares whole answers, so none can be cut into chunks"
+    length = keys("data.max_length") or Data.model_fields["max_length"].default
+    for key in ("method.max_prompt_length", "method.max_completion_length"):
+        limit = keys(key)
+        if limit and not keys.is_wrong("data.max_length") and limit >= length:
+            yield key, "data.max_length", f"{limit} tokens leave none of {length} for the rest"
+    if keys("method.reference") == "copy" and keys("model.adapter") is not None:
+        yield (
+            "method.reference",
+            "model.adapter",
+            "the base under the adapter is the reference already; a copy of it would only take memory",
+        )
+    if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
+        yield (
+            "train.batch_size",
+            "method.name",
+            "kto compares each prompt with another example's answer, so a batch needs two examples",
+        )
+
+
 def _folders(keys: Keys) -> Iterator[Conflict]:
     to, store, model = keys("save.to"), keys("data.store"), keys("model.path")
     if to and store and (_inside(store, to) or _inside(to, store)):
@@ -180,6 +214,10 @@ def _needs(keys: Keys) -> Iterator[Finding]:
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
         if keys(key) not in (None, False) and no_evaluation:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
+    if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
+        yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
+    if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
+        yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
 
@@ -227,6 +265,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
+    yield from _idle_of_dpo(keys)
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
@@ -237,3 +276,16 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             for name in ("subset", "split"):
                 if source.get(name) is not None:
                     yield f"{key}.{name}", "has no effect: it is for Hugging Face datasets (hf://…)"
+
+
+def _idle_of_dpo(keys: Keys) -> Iterator[Finding]:
+    if keys("method.name") != "dpo" or keys.is_wrong("method.loss"):
+        return
+    loss = keys("method.loss") or "sigmoid"
+    for key, used, whose in (
+        ("method.label_smoothing", loss in SMOOTHED, ", ".join(SMOOTHED)),
+        ("method.gamma", loss == "simpo", "simpo"),
+        ("method.reference", loss not in REFERENCE_FREE, "losses with a reference model"),
+    ):
+        if keys(key) is not None and not used:
+            yield key, f"has no effect on {loss}; it is for {whose}"

@@ -1,45 +1,34 @@
-"""Loss, perplexity and token accuracy on the evaluation split, weighted by token."""
+"""The method's loss and figures on the evaluation split, each averaged over its units."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from tailor.batches import micro_batches, pack
-from tailor.models.documents import collate
 from tailor.train.session import Session
+from tailor.train.work import Totals, read_share, survey
 
 
 @torch.no_grad()
 def evaluate(session: Session, step: int) -> dict[str, Any]:
     """One record over the whole evaluation split; every rank takes a share and gets the same numbers."""
-    plan, host, model = session.plan, session.host, session.model
-    split = session.tokens.split("evaluation")
-    examples = torch.arange(len(split)).numpy()
-    rows = pack(examples, split.lengths, plan.max_length) if plan.pack else [(int(i),) for i in examples]
-    sums = torch.zeros(3, dtype=torch.float64)
+    model, method, batches = session.model, session.method, session.evaluation
+    collator, rows = session.collator("evaluation"), batches.rows()
+    units = method.units(batches, rows)
     was_training = model.training
     model.eval()
-    for number, part in enumerate(micro_batches(rows, plan.micro_batch_size)):
-        if number % host.world != host.rank:
-            continue
-        batch = collate(split, part, model.layout).to(session.device)
+    surveyed = survey(session, read_share(session, batches, collator, rows), units)
+    totals = Totals(session.device)
+    for _, micro_batch, counts in read_share(session, batches, collator, rows):
         with session.autocast():
-            loss, hits = session.method.evaluate(model, batch)
-        sums += torch.tensor([loss.item(), hits.item(), len(batch.targets)], dtype=torch.float64)
+            totals.add(method.evaluate(model, micro_batch.to(session.device), surveyed), counts)
     model.train(was_training)
-    if host.world > 1:
-        sums = sums.to(session.device)
-        dist.all_reduce(sums)
-    loss, hits, count = (float(value) for value in sums)
+    sums = totals.over_workers(session.host.world)
     return {
         "kind": "evaluation",
         "step": step,
-        "loss": loss / count,
-        "perplexity": math.exp(min(loss / count, 700.0)),
-        "token_accuracy": hits / count,
-        "supervised_tokens": int(count),
+        "loss": sums["loss"] / units,
+        **method.metrics(sums, units),
+        "supervised_tokens": batches.units(rows),
     }

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from tailor import batches as batching
 from tailor.errors import TrainingError
 from tailor.methods import load_method
-from tailor.models.documents import TokenBatch, collate
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.store import Store
@@ -31,8 +30,10 @@ from tailor.train.optimizer import (
     trained_parameters,
 )
 from tailor.train.prefetch import prefetch
+from tailor.train.reference import open_reference
 from tailor.train.session import Probe, Session
 from tailor.train.strategy import DataParallel
+from tailor.train.work import Totals, Work, read_share, survey
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> None:
@@ -94,15 +95,22 @@ def open_session(plan: Plan, host: Host) -> Session:
         seed=plan.seed,
     )
     trained, total = model.weights()
+    evaluation = batching.of_split(tokens.split("evaluation"), spec)
+    batches = batching.of_split(tokens.split("train"), spec)
+    reference, values = open_reference(
+        plan, host, tokens, model, {"train": batches, "evaluation": evaluation}
+    )
     session = Session(
         plan=plan,
         host=host,
         run=Store(plan.run_url),
         tokens=tokens,
-        batches=batching.of_split(tokens.split("train"), spec),
-        method=load_method(plan.method),
+        batches=batches,
+        evaluation=evaluation,
+        method=load_method(plan.method, reference),
         model=model,
         weights=total,
+        reference=values,
     )
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
@@ -117,33 +125,14 @@ def _compile(session: Session) -> None:
         session.model.base.get_decoder().compile()
 
 
-Work = list[tuple[int, TokenBatch, bool]]
-"""(global number of the micro-batch, the micro-batch, whether it counts)"""
-
-
-def _steps(session: Session, first: int) -> Iterator[tuple[int, Work, float]]:
+def _steps(session: Session, first: int) -> Iterator[tuple[int, list[Work], float]]:
     """Each remaining step with this worker's micro-batches, read ahead, and the seconds waited for them."""
-    plan, host = session.plan, session.host
-    split = session.tokens.split("train")
-    pad_to = plan.max_length if plan.compile else None
+    collator = session.collator("train")
 
-    def read() -> Iterator[tuple[int, Work]]:
-        for step in range(first, plan.steps):
+    def read() -> Iterator[tuple[int, list[Work]]]:
+        for step in range(first, session.plan.steps):
             batch = session.batches.batch(step)
-            mine = batching.share(batch, plan.micro_batch_size, host.rank, host.world)
-            # A worker without a micro-batch computes a small one that doesn't count, to stay in step.
-            smallest = min(batch, key=lambda row: int(session.batches.lengths[list(row)].sum()))
-            yield (
-                step,
-                [
-                    (
-                        number,
-                        collate(split, rows or [smallest], session.model.layout, pad_to=pad_to),
-                        bool(rows),
-                    )
-                    for number, rows in mine
-                ],
-            )
+            yield step, list(read_share(session, session.batches, collator, batch))
 
     source = prefetch(read())
     while True:
@@ -161,13 +150,14 @@ def _step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     step: int,
-    work: Work,
+    work: list[Work],
 ) -> dict[str, Any]:
     """One optimizer step. The loss is summed, then divided by the units of the whole batch."""
     plan, device = session.plan, session.device
     batch = session.batches.batch(step)
     units = session.method.units(session.batches, batch)
-    total = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    surveyed = survey(session, work, max(1, units))
+    totals = Totals(device)
     slots = real = 0
     for index, (number, micro_batch, counts) in enumerate(work):
         # Dropout depends on the micro-batch, not on the worker that computes it.
@@ -175,12 +165,14 @@ def _step(
         last = index == len(work) - 1
         with strategy.accumulating() if not last else nullcontext():
             with session.autocast():
-                loss = strategy.loss(micro_batch.to(device)) * float(counts)
+                summed = strategy.loss(micro_batch.to(device), surveyed)
+            loss = summed.loss * float(counts)
             scaler.scale(strategy.scale(loss, max(1, units))).backward()
-        total += loss.detach()
+        totals.add(summed, counts)
         slots += micro_batch.input_ids.numel() * counts
         real += int(sum(session.batches.lengths[list(row)].sum() for row in _rows(batch, plan, number)))
-    mean = strategy.total(total) / max(1, units)
+    sums = totals.over_workers(session.host.world)
+    mean = sums["loss"] / max(1, units)
     scaler.unscale_(optimizer)
     norm = _clip(session, plan.optim.max_grad_norm)
     if not math.isfinite(mean) or (plan.precision != "fp16" and not math.isfinite(norm)):
@@ -199,6 +191,7 @@ def _step(
         "step": step + 1,
         "epoch": session.batches.progress(step + 1),
         "loss": mean,
+        **session.method.metrics(sums, max(1, units)),
         "learning_rate": rate,
         "grad_norm": norm,
         "tokens": session.batches.tokens(batch),

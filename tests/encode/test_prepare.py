@@ -22,6 +22,7 @@ from tailor.encode.prepare import Prepared, Progress, prepare
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError, TailorError, TemplateError
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import TokenStore
@@ -51,9 +52,11 @@ class Bench:
         self.rows = write(folder / "rows.jsonl", [talk(n) for n in range(200)])
         self.store = str(folder / "tokens")
 
-    def __call__(self, *, train_on: str = "assistant", store: str | None = None, **data: Any) -> Prepared:
+    def __call__(self, *, train_on: Any = "assistant", store: str | None = None, **data: Any) -> Prepared:
         data = {"train": [{"path": self.rows}], "template": "chatml", "max_length": 256, **data}
-        return prepare(Data(**data), Model(path=str(self.model)), train_on, store or self.store)
+        return prepare(
+            Data(**data), Model(path=str(self.model)), Sft(name="sft", train_on=train_on), store or self.store
+        )
 
 
 @pytest.fixture
@@ -322,7 +325,7 @@ def test_progress(bench, monkeypatch):
     monkeypatch.setattr(sources, "PART_BYTES", 4000)
     seen: list[Progress] = []
     data = Data(train=[{"path": bench.rows}], template="chatml")
-    prepare(data, Model(path=str(bench.model)), "assistant", bench.store, progress=seen.append)
+    prepare(data, Model(path=str(bench.model)), Sft(name="sft"), bench.store, progress=seen.append)
     assert len(seen) > 3
     assert (seen[-1].rows, seen[-1].bytes) == (200, seen[-1].total_bytes)
     assert seen[-1].bytes == Path(bench.rows).stat().st_size
@@ -340,6 +343,7 @@ KILLED = """
 import sys, time
 from tailor.encode import prepare, sources, tasks
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 sources.PART_BYTES = 2000
 def slow(work, tasks):
@@ -349,7 +353,7 @@ def slow(work, tasks):
             print("half", flush=True)
             time.sleep(60)
 data = Data(train=[{"path": sys.argv[1]}], template="chatml", max_length=128)
-prepare.prepare(data, Model(path=sys.argv[2]), "assistant", sys.argv[3], runner=slow)
+prepare.prepare(data, Model(path=sys.argv[2]), Sft(name="sft"), sys.argv[3], runner=slow)
 """
 
 
@@ -386,7 +390,7 @@ def test_a_failing_task_leaves_nothing(bench):
         prepare(
             Data(train=[{"path": bench.rows}], template="chatml"),
             Model(path=str(bench.model)),
-            "assistant",
+            Sft(name="sft"),
             bench.store,
             runner=failing,
         )

@@ -11,6 +11,7 @@ import pytest
 from tailor.encode.preview import preview
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 
 ANSWER = "It is sunny, naïve 日本 🙂."
@@ -26,7 +27,7 @@ def show(tmp_path: Path, tokenizer_folders):
             **{"train": [{"path": str(path), "format": "messages"}], "template": "chatml", **data}
         )
         model = Model(path=str(tokenizer_folders[kind]))
-        return list(preview(settings, model, "assistant", split=split, rows=count))
+        return list(preview(settings, model, Sft(name="sft"), split=split, rows=count))
 
     return shown
 

@@ -16,6 +16,7 @@ from tailor.errors import DataError, TemplateError
 from tailor.evaluate.answers import Questions, answer_rows, probe, stops
 from tailor.plan import Plan
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import TokenStore
@@ -34,7 +35,7 @@ TURNS = [
 
 
 def prepared(
-    folder: Path, rows: list[dict[str, Any]], *, train_on: str = "assistant", held_out: int = 4
+    folder: Path, rows: list[dict[str, Any]], *, train_on: Any = "assistant", held_out: int = 4
 ) -> TokenStore:
     """Rows as training data, the last `held_out` of them as evaluation data."""
     for name, part in (("train", rows), ("evaluation", rows[-held_out:])):
@@ -46,7 +47,9 @@ def prepared(
             "max_length": 256,
         }
     )
-    return prepare(data, Model(path=str(folder / "model")), train_on, str(folder / "tokens")).tokens
+    return prepare(
+        data, Model(path=str(folder / "model")), Sft(name="sft", train_on=train_on), str(folder / "tokens")
+    ).tokens
 
 
 @pytest.fixture

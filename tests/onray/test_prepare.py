@@ -13,6 +13,7 @@ from tailor.encode.tasks import Runner, in_process
 from tailor.errors import DataError
 from tailor.onray.prepare import SMALL_ALONE, SMALL_ON_CLUSTER, choose_runner, ray_runner, runner_by_size
 from tailor.spec.data import Data
+from tailor.spec.method import Sft
 from tailor.spec.model import Model
 from tailor.tokens import TokenStore
 from tests.helpers.models import byte_tokenizer
@@ -30,7 +31,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
         {
             "messages": [
                 {"role": "user", "content": f"Say {n}."},
-                {"role": "assistant", "content": f"It is {n}."},
+                {"role": Sft(name="sft"), "content": f"It is {n}."},
             ]
         }
         for n in range(300)
@@ -43,7 +44,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
     data = Data(train=rows, holdout=0.2, template="chatml")
 
     def made(name: str, runner: Runner) -> TokenStore:
-        return prepare(data, model, "assistant", str(tmp_path / name), runner=runner).tokens
+        return prepare(data, model, Sft(name="sft"), str(tmp_path / name), runner=runner).tokens
 
     here, there = made("here", in_process), made("there", ray_runner)
     assert len(shards(here)) > 20
@@ -55,7 +56,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
         prepare(
             Data(train=[{"path": str(tmp_path / "bad.csv"), "format": "completion"}]),
             model,
-            "assistant",
+            Sft(name="sft"),
             str(tmp_path / "t"),
             runner=ray_runner,
         )
@@ -64,7 +65,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
         prepare(
             Data(train=[{"path": str(tmp_path / "bad.json"), "format": "text"}]),
             model,
-            "assistant",
+            Sft(name="sft"),
             str(tmp_path / "t"),
             runner=ray_runner,
         )
