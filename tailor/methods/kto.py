@@ -2,9 +2,9 @@
 
 Each answer's log-ratio to the reference is compared with z0, an estimate of the divergence of the model from the
 reference: the mean log-ratio of mismatched pairs, the prompt of one example with the answer of the next, over the
-whole global batch and not under 0. It is computed before the losses and takes no gradient, so it is the same for
-any number of workers and micro-batches. The examples' order in the batch decides what follows what, and the last
-one takes the first one's answer. An example that is alone in its batch takes the next one's of the store.
+whole global batch and not under 0. It is computed before the losses and takes no gradient. Which example is the
+next one follows from the examples of the batch alone, so z0 is the same for any number of workers, micro-batches
+and packs. An example that is alone in its batch takes the next one's answer of the store.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from tailor.models.documents import Collator, Document, TokenBatch, targets_of
 from tailor.spec.method import Kto as KtoSpec
 from tailor.tokens import Split
 
+_SCATTER = 2654435761
+"""An odd number near 2**32 divided by the golden ratio: its multiples lie scattered (Knuth's multiplicative hash)."""
+
 
 class Kto:
     """Every document of a micro-batch is one labelled answer."""
@@ -37,9 +40,9 @@ class Kto:
         return batches.groups(batch)
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
-        others = iter(mismatches(batch, part, len(collator.split)))
+        other = mismatches(batch, len(collator.split))
         packs = [
-            [mismatched(collator.split, prompt, next(others), collator.max_length) for prompt in row]
+            [mismatched(collator.split, prompt, other[prompt], collator.max_length) for prompt in row]
             for row in batch[part]
         ]
         return replace(collator(batch[part]), mismatched=collator.lay_out(packs))
@@ -96,14 +99,13 @@ def answer_losses(
     )
 
 
-def mismatches(batch: Batch, part: slice, examples: int) -> list[int]:
-    """Whose answer each prompt of a part of the batch gets. examples: how many the split has."""
-    members = [example for row in batch for example in row]
+def mismatches(batch: Batch, examples: int) -> dict[int, int]:
+    """Whose answer the prompt of each example of a batch gets. examples: how many the split has."""
+    # In a scattered order, because neighbours in a file are often answers to one prompt.
+    members = sorted({example for row in batch for example in row}, key=lambda at: at * _SCATTER % 2**32)
     if len(members) == 1:
-        return [(members[0] + 1) % examples]
-    following = [*members[1:], members[0]]
-    before = sum(len(row) for row in batch[: part.start])
-    return following[before : before + sum(len(row) for row in batch[part])]
+        return {members[0]: (members[0] + 1) % examples}
+    return dict(zip(members, [*members[1:], members[0]], strict=True))
 
 
 def mismatched(split: Split, prompt: int, answer: int, max_length: int) -> Document:

@@ -76,13 +76,13 @@ class CausalModel(nn.Module):
     @contextmanager
     def still(self) -> Iterator[None]:
         """Without gradients and dropout, for numbers that the training only looks at."""
-        was_training = self.training
-        self.eval()
+        was_training = self.network.training
+        self.network.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.train(was_training)
+            self.network.train(was_training)
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from tailor.errors import Problem
 from tailor.spec import tree
 from tailor.spec.data import Data
 from tailor.spec.layers import COMMAND_LINE
-from tailor.spec.method import METHODS, REFERENCE_FREE, SMOOTHED
+from tailor.spec.method import ANSWERS, METHODS, REFERENCE_FREE, SMOOTHED
 from tailor.spec.source import Document, Path, dotted
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
@@ -54,7 +54,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _method, _folders):
+    for conflicts in (_pairs, _sizes, _model, _answers, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -62,7 +62,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             found.append(
                 document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
             )
-    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _idle)
+    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _rows, _idle)
     for finding in findings:
         for key, message in finding(keys):
             found.append(document.at_key(path_of(key)).problem(path_of(key), message))
@@ -157,19 +157,10 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
 
 
-def _method(keys: Keys) -> Iterator[Conflict]:
-    method = next((spec for spec in METHODS if keys("method.name") in tree.names(spec)), None)
-    if method is None:
+def _answers(keys: Keys) -> Iterator[Conflict]:
+    """Of the methods that compare answers."""
+    if keys("method.name") not in ANSWERS:
         return
-    name = keys("method.name")
-    for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
-        fmt = keys(f"{key}.format")
-        if fmt not in (None, "auto", *method.reads):
-            yield f"{key}.format", "method.name", f"{name} reads {', '.join(method.reads)}, and no {fmt} rows"
-    if name not in ("dpo", "kto"):
-        return
-    if keys("data.on_long") == "chunk":
-        yield "data.on_long", "method.name", f"{name} compares whole answers, so none can be cut into chunks"
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     for key in ("method.max_prompt_length", "method.max_completion_length"):
         limit = keys(key)
@@ -181,11 +172,24 @@ def _method(keys: Keys) -> Iterator[Conflict]:
             "model.adapter",
             "the base under the adapter is the reference already; a copy of it would only take memory",
         )
+
+
+def _rows(keys: Keys) -> Iterator[Finding]:
+    """Do the rows suit the method?"""
+    name = keys("method.name")
+    method = next((spec for spec in METHODS if name in tree.names(spec)), None)
+    if method is None:
+        return
+    for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+        fmt = keys(f"{key}.format")
+        if fmt not in (None, "auto", *method.reads):
+            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
+    if name in ANSWERS and keys("data.on_long") == "chunk":
+        yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
     if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
         yield (
             "train.batch_size",
-            "method.name",
-            "kto compares each prompt with another example's answer, so a batch needs two examples",
+            "method kto compares each prompt with another example's answer: a batch needs two examples",
         )
 
 

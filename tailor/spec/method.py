@@ -112,6 +112,9 @@ class Kto(MethodSection):
 Method = Annotated[Sft | Dpo | Kto, Field(discriminator="name")]
 METHODS: tuple[type[MethodSection], ...] = (Sft, Dpo, Kto)
 
+ANSWERS = ("dpo", "kto")
+"""Methods whose rows are answers to compare."""
+
 REFERENCE_FREE = ("simpo", "orpo", "cpo")
 """Losses of dpo without a reference model."""
 
