@@ -148,6 +148,11 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
             f"{facts.positions} positions",
             mend=f"set data.max_length: {facts.positions} or less",
         )
+    if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
+        raise DataError(
+            "method kto compares each prompt with another example's answer, and a split has only one example",
+            mend="give more rows, or another data.holdout",
+        )
     needs_evaluation = recipe.evaluate.every or recipe.evaluate.generation or recipe.save.best
     if needs_evaluation and not data.evaluation_examples:
         raise DataError(

@@ -45,15 +45,18 @@ def open_reference(
         case "adapter_off":
             return AdapterOff(), {}
         case "copy":
-            return Copy(frozen_copy(model)), {}
+            return Copy(frozen_copy(model, compiled=plan.compile)), {}
         case "precomputed":
             return Precomputed(), _values(plan, host, tokens, model, batches)
 
 
-def frozen_copy(model: CausalModel) -> CausalModel:
-    """The model as it is now; its weights are those of training, so that its arithmetic is too."""
+def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
+    """The model as it is now, with the weights' type of training, so that its arithmetic is the same."""
     network = copy.deepcopy(model.network).requires_grad_(False)
-    return CausalModel(network, layout=model.layout, splits_head=model.splits_head).eval()
+    frozen = CausalModel(network, layout=model.layout, splits_head=model.splits_head).eval()
+    if compiled:
+        frozen.base.get_decoder().compile()
+    return frozen
 
 
 def _values(

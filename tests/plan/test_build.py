@@ -31,6 +31,7 @@ LLAMA_8B = {
 }
 GPU = Hardware("cuda", 80 * 2**30, bf16=True)
 CPU = Hardware("cpu", 16 * 2**30, bf16=True)
+FULL = {"adapter": None, "quantize": None}
 DATA = DataFacts("tokens", "f", 1000, 100, 500_000, 300_000, 2048, 2048, 32, 30, 90)
 
 
@@ -100,6 +101,33 @@ def test_precision(asked: str, device: str, bf16: bool, found: str) -> None:
 @pytest.mark.parametrize(("optim", "steps"), [({"warmup_ratio": 0.1}, 9), ({"warmup_steps": 7}, 7), ({}, 0)])
 def test_warmup(optim: dict[str, float], steps: int) -> None:
     assert plan(optim={"learning_rate": 1e-4, **optim}).warmup_steps == steps
+
+
+def test_the_reference_of_a_preference_method_and_its_memory() -> None:
+    assert plan().reference is None
+    assert plan(method={"name": "dpo", "loss": "orpo"}).reference is None
+    assert plan(method={"name": "dpo"}).reference == "adapter_off"
+    assert plan(method={"name": "kto"}).reference == "adapter_off"
+    copied = plan(method={"name": "dpo"}, model=FULL)
+    assert copied.reference == "copy"
+    assert copied.memory.reference == 4 * copied.trained_parameters
+    once = plan(method={"name": "dpo", "reference": "precomputed"}, model=FULL)
+    assert once.reference == "precomputed"
+    assert copied.memory.peak - once.memory.peak == pytest.approx(copied.memory.reference, rel=1e-6)
+
+
+def test_kto_needs_two_examples_of_each_split() -> None:
+    for split in ("examples", "evaluation_examples"):
+        with pytest.raises(DataError, match="a split has only one example"):
+            plan(data=dataclasses.replace(DATA, **{split: 1}), method={"name": "kto"})
+        assert plan(data=dataclasses.replace(DATA, **{split: 1}))
+
+
+def test_rows_of_long_pairs_are_reckoned_with() -> None:
+    longer = dataclasses.replace(DATA, longest_row=4000)
+    assert plan(data=longer).row_length == 4000
+    one = {"train": {"epochs": 3, "batch_size": 32, "micro_batch_size": 1}}
+    assert plan(data=longer, **one).memory.activations > 1.9 * plan(**one).memory.activations
 
 
 def test_refusals() -> None:

@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"attention": "sdpa"},
         "data": {"pack": False},
     },
+    "dpo, qlora": {"method": DPO, "model": {"adapter": LORA, "quantize": {"type": "nf4"}}},
     "orpo": {"method": {**DPO, "loss": "orpo"}},
     "one worker without rows": {"method": DPO, "train": {"batch_size": 3}},
     "kto, lora": {"method": KTO, "model": ADAPTED},
@@ -120,6 +121,17 @@ def test_neither_micro_batches_nor_packing_change_anything(
         found[name] = np.array(curve(PlainHost(), plan))
     assert found["in threes"] == pytest.approx(found["packed"], abs=2e-5)
     assert found["unpacked"] == pytest.approx(found["packed"], abs=2e-5)
+
+
+@pytest.mark.parametrize("case", ["dpo, lora", "dpo, full"])
+def test_activation_checkpointing_changes_nothing(
+    model: Path, stores: dict[str, TokenStore], tmp_path: Path, case: str
+) -> None:
+    kept = curve(PlainHost(), planned(model, stores, tmp_path / "kept", **CASES[case]))
+    again = planned(
+        model, stores, tmp_path / "again", **CASES[case], train={"activation_checkpointing": True}
+    )
+    assert np.array(curve(PlainHost(), again)) == pytest.approx(np.array(kept), abs=1e-5)
 
 
 class StoppingHost(PlainHost):
