@@ -89,6 +89,7 @@ class CausalModel(nn.Module):
         """The base as it was loaded, also where the adapter trains whole modules beside it."""
         # PEFT's own context also turns the adapter's requires_grad off and on, in the midst of data parallelism.
         switched = [module for module in self.network.modules() if hasattr(module, "_disable_adapters")]
+        assert switched or not hasattr(self.network, "peft_config")
         try:
             for module in switched:
                 module._disable_adapters = True
