@@ -2,7 +2,7 @@
 #   make quickstart   train the quickstart's model and see it answer
 #   make test         run the tests
 #   make lint         ruff, mypy, import-linter
-#   make docs         write the recipe reference and the JSON schema anew
+#   make docs         write the references and the JSON schemas anew
 #   make format       format the code
 #   make clean        remove the environment
 # PYTHON is the interpreter to build with (3.10 or newer), VENV the environment's folder,
@@ -32,6 +32,8 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/tailor schema > recipes/schema.json
 	$(BIN)/tailor schema --reference > docs/recipe-reference.md
+	$(BIN)/tailor schema --cluster > cluster/schema.json
+	$(BIN)/tailor schema --cluster --reference > docs/cluster-reference.md
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

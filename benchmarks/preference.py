@@ -83,9 +83,15 @@ def tailor(work: Path, steps: int, meter: Meter, _: int) -> None:
     class Host:
         rank, world, device = 0, 1, torch.device("cpu")
 
-        def report(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-            if metrics["kind"] == "train":
+        def report(self, record: dict[str, Any]) -> None:
+            if record["kind"] == "train":
                 meter.step()
+
+        def flush(self) -> None:
+            pass
+
+        def stopping(self) -> bool:
+            return False
 
         def resume(self) -> None:
             return None

@@ -49,6 +49,8 @@ class BatchSpec:
     """Tokens per batch."""
     weights: tuple[float, ...] = ()
     """How often an epoch shows the examples of each source; empty means once each."""
+    first_step: int = 0
+    """The step at which these batches begin: a run may have begun with others."""
 
 
 class Batches:
@@ -78,7 +80,7 @@ class Batches:
         self._sizes = whole[self._ends] - whole[self._starts]
         """Tokens of each group."""
         self.spec = spec
-        self._first_step = [0]  # first step of each epoch seen so far
+        self._first_step = [spec.first_step]  # first step of each epoch seen so far
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         self._lock = threading.Lock()  # the reading thread runs ahead of the training one
 
@@ -87,7 +89,7 @@ class Batches:
         return self._epoch(epoch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over all epochs."""
+        """The batch of a step, counted from 0 over the whole run."""
         epoch = self.epoch_of(step)
         return self.epoch(epoch)[step - self._first_step[epoch]]
 
@@ -101,7 +103,7 @@ class Batches:
 
     def progress(self, step: int) -> float:
         """Epochs done after `step` steps, as a fraction."""
-        if step == 0:
+        if step <= self.spec.first_step:
             return 0.0
         epoch = self.epoch_of(step - 1)
         return epoch + (step - self._first_step[epoch]) / len(self.epoch(epoch))
@@ -251,8 +253,8 @@ def of_split(split: Split, spec: BatchSpec) -> Batches:
     return Batches(split.lengths, split.supervised, split.source, spec, split.place)
 
 
-def data_facts(tokens: TokenStore, recipe: Recipe) -> DataFacts:
-    """What the plan must know of the prepared data."""
+def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
+    """What the plan must know of the prepared data. `first_step`: the step at which they begin."""
     train, evaluation = tokens.split("train"), tokens.split("evaluation")
     size = batch_size(recipe.train)
     spec = BatchSpec(
@@ -270,7 +272,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe) -> DataFacts:
             "an epoch shows no training example",
             mend="raise data.train.N.weight, or look at `tailor data report` for why rows were lost",
         )
-    steps = recipe.train.steps or batches.steps(recipe.train.epochs or 1.0)
+    steps = recipe.train.steps or first_step + batches.steps(recipe.train.epochs or 1.0)
     longest = max(int(split.lengths.max(initial=0)) for split in (train, evaluation))
     return DataFacts(
         tokens_url=tokens.url,
@@ -284,4 +286,5 @@ def data_facts(tokens: TokenStore, recipe: Recipe) -> DataFacts:
         rows_per_batch=size or max(len(batch) for batch in epoch),
         steps_per_epoch=len(epoch),
         steps=steps,
+        first_step=first_step,
     )

@@ -8,6 +8,7 @@
     ├── ScaleError         2   workers or GPUs that the machine or cluster does not have
     ├── StoreError         2   a path that cannot be read or written
     └── TrainingError      1   training started and could not go on
+        └── WorkerError    1   a worker died or raised; another try from the last checkpoint may go well
 
 A message says what is wrong, where, and the mend. The command line prints it
 without a traceback; `tailor --debug` shows the traceback too. Programming
@@ -90,4 +91,8 @@ class StoreError(TailorError):
 
 
 class TrainingError(TailorError):
+    exit_code = 1
+
+
+class WorkerError(TrainingError):
     exit_code = 1

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tailor.errors import StoreError
-from tailor.store import COMMIT, Store
+from tailor.store import COMMIT, Store, verified
+from tests.helpers.stores import commit
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -53,28 +54,57 @@ def test_a_failing_write_leaves_the_old_file(store):
     assert store.names() == ["f"]
 
 
-def test_publish_commits_last(store, tmp_path, monkeypatch):
-    folder = tmp_path / "made"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "a.bin").write_bytes(b"123")
-    (folder / "sub" / "b.bin").write_bytes(b"4567")
-    store.publish(folder, "out")
+def test_a_folder_is_there_when_it_is_whole(store):
+    files = {"a.bin": b"123", "sub/b.bin": b"4567"}
+    commit(store, "out", files)
     assert store.is_committed("out")
+    assert store.names() == ["out"]
     marker = store.read_json(f"out/{COMMIT}")
     assert {name: entry["bytes"] for name, entry in marker.items()} == {"a.bin": 3, "sub/b.bin": 4}
-    assert store.read_bytes("out/sub/b.bin") == b"4567"
-    # A copy that fails half-way is not committed, although the one before was.
-    opened = Store.open
-    monkeypatch.setattr(
-        Store,
-        "open",
-        lambda self, name, mode: (
-            (_ for _ in ()).throw(OSError("full")) if "b.bin" in name else opened(self, name, mode)
-        ),
-    )
-    with pytest.raises(OSError, match="full"):
-        store.publish(folder, "out")
-    assert not store.is_committed("out")
+    assert {name: store.read_bytes(f"out/{name}") for name in marker} == files
+    # One that fails half-way leaves the one before; a new one replaces it.
+    made = store.publication("out")
+    (made.folder / "a.bin").write_bytes(b"half")
+    made.__exit__(RuntimeError)
+    assert store.read_bytes("out/a.bin") == b"123"
+    commit(store, "out", {"c.bin": b"c"})
+    assert store.names("out") == [COMMIT, "c.bin"]
+    assert not made.folder.exists()
+
+
+def test_the_marker_comes_last(store):
+    seen = []
+    made = store.publication("out")
+    (made.folder / "a.bin").write_bytes(b"123")
+    made.commit(lambda: seen.append(store.is_committed("out")))
+    assert seen == [False]
+    assert store.is_committed("out")
+
+
+def test_what_a_dead_writer_left_is_swept(store, tmp_path):
+    commit(store, "whole", {"a": b"1"})
+    half = store.publication("half")
+    (half.folder / "a").write_bytes(b"1")
+    store.write_text("other/a", "no marker")
+    store.sweep()
+    assert store.names() == ["whole"]
+    assert not half.folder.exists()
+    store.sweep()
+
+
+def test_a_changed_file_of_a_whole_folder_is_named(store):
+    commit(store, "out", {"a.bin": b"123", "sub/b.bin": b"4567"})
+    assert (verified(store, "out") / "sub" / "b.bin").read_bytes() == b"4567"
+    for change, told in (
+        (lambda: store.write_bytes("out/sub/b.bin", b"4568"), "is not the file that was written"),
+        (lambda: store.write_bytes("out/sub/b.bin", b"456"), "has 3 bytes; 4 were written"),
+        (lambda: store.remove("out/sub"), "is missing"),
+    ):
+        change()
+        with pytest.raises(StoreError, match=told) as caught:
+            verified(store, "out")
+        assert caught.value.message.startswith(f"{store.url}/out/sub/b.bin ")
+        assert caught.value.mend == f"bring the file back, or remove {store.url}/out to do without it"
 
 
 def test_local_path(store, tmp_path):
@@ -129,7 +159,7 @@ def test_writing_where_nothing_can_be_written_names_the_folder(folder, why, tmp_
     for write in (
         lambda: store.write_text(".lock", "x"),
         lambda: store.append_text("log", "x"),
-        lambda: store.publish(tmp_path / "made", "out"),
+        lambda: store.publication("out"),
         store.make,
     ):
         with pytest.raises(StoreError) as caught:

@@ -45,7 +45,7 @@ def _report(recipe: Any, console: Console) -> int:
     from tailor.cli.display import Display
     from tailor.encode.prepare import prepare_all
     from tailor.encode.report import check_budget, notes
-    from tailor.onray.run import tokens_root
+    from tailor.onray.planning import tokens_root
     from tailor.store import Store
 
     root = tokens_root(recipe, Store(recipe.save.to))

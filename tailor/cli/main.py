@@ -21,8 +21,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("tailor.cli.generate", "answer prompts with a trained model"),
     "runs": ("tailor.cli.runs", "list runs"),
     "show": ("tailor.cli.show", "show a run"),
+    "manifest": ("tailor.cli.manifest", "write a recipe as a RayJob or RayCluster for Kubernetes"),
     "init": ("tailor.cli.init", "write a first recipe to edit"),
-    "schema": ("tailor.cli.schema", "print the JSON Schema of a recipe"),
+    "schema": ("tailor.cli.schema", "print the JSON Schema of a recipe or a cluster file"),
 }
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h

@@ -31,7 +31,7 @@ def execute(args: argparse.Namespace) -> int:
     quiet()
     from tailor.encode.prepare import prepare
     from tailor.onray import cluster
-    from tailor.onray.run import make_plan, tokens_root
+    from tailor.onray.planning import make_plan, tokens_root
     from tailor.store import Store
 
     run = Store(recipe.save.to)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import posixpath
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
@@ -35,10 +32,6 @@ RESULTS = (
 TERMINATED = 143  # 128 + SIGTERM
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a cluster's scheduler sends it. It ends a run in the same way as Ctrl-C."""
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="the recipe's file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.learning_rate=1e-4")
@@ -55,6 +48,8 @@ def execute(args: argparse.Namespace) -> int:
         quiet()
     from tailor.cli.display import Display
     from tailor.onray import run
+    from tailor.onray.interrupts import Terminated
+    from tailor.runs import environment
 
     if recipe.save.to.startswith("memory:"):
         raise StoreError(
@@ -63,7 +58,9 @@ def execute(args: argparse.Namespace) -> int:
         )
     display = Display()
     try:
-        with _sigterm(), display:
+        with display:
+            for line in environment.told_differences(_environment_beside(args.recipe)):
+                display.line(line)
             outcome = run.execute(recipe, display, verbose=args.verbose)
     except KeyboardInterrupt as stop:
         print(f"tailor: {stopped(recipe, display.progress)}", file=sys.stderr)
@@ -76,19 +73,14 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _sigterm() -> Iterator[None]:
-    """SIGTERM raises Terminated in here, once; a second one ends the process at once."""
+def _environment_beside(recipe: str) -> dict[str, Any]:
+    """The environment of the run whose resolved recipe is run again; empty for any other recipe."""
+    from tailor.runs import folder
+    from tailor.store import Store
 
-    def terminate(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated("ended by SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    beside = Store(posixpath.dirname(recipe) or ".")
+    of_a_run = posixpath.basename(recipe) == folder.RECIPE and beside.exists(folder.PLAN)
+    return folder.read_json(beside, folder.ENVIRONMENT) if of_a_run else {}
 
 
 def stopped(recipe: Recipe, progress: Progress) -> str:

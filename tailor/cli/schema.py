@@ -1,4 +1,4 @@
-"""`tailor schema`: the JSON Schema of a recipe, and the recipe reference."""
+"""`tailor schema`: the JSON Schema of a recipe or a cluster file, and the references."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import sys
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reference", action="store_true", help="print the reference (Markdown) instead")
     parser.add_argument(
-        "--reference", action="store_true", help="print the recipe reference (Markdown) instead"
+        "--cluster", action="store_true", help="of the cluster file that `tailor manifest` reads"
     )
 
 
 def execute(args: argparse.Namespace) -> int:
-    if args.reference:
-        from tailor.spec.reference import reference
+    from tailor.kube.spec import REFERENCE, Cluster
+    from tailor.spec.recipe import Recipe
+    from tailor.spec.reference import RECIPES, reference
+    from tailor.spec.schema import schema_text
 
-        sys.stdout.write(reference())
-    else:
-        from tailor.spec.schema import schema_text
-
-        sys.stdout.write(schema_text())
+    root = Cluster if args.cluster else Recipe
+    head = REFERENCE if args.cluster else RECIPES
+    sys.stdout.write(reference(root, head) if args.reference else schema_text(root))
     return 0

@@ -74,7 +74,7 @@ def address(scale: Scale) -> str | None:
 
 def in_process(scale: Scale) -> bool:
     """Whether training runs in this very process: one worker, and no cluster to join. Saves 15 s of start-up."""
-    return scale.workers == 1 and address(scale) is None
+    return scale.most == 1 and address(scale) is None
 
 
 class Starting:
@@ -162,11 +162,13 @@ def describe(*, own: bool) -> Cluster:
 def hardware(scale: Scale, cluster: Cluster | None) -> Hardware:
     """What one worker will run on: of this process when `cluster` is None, else of a machine of the cluster."""
     if cluster is None or cluster.own:
-        return _detect(scale.gpu is not False, scale.workers)
+        return _detect(scale.gpu is not False, scale.most)
     import ray
 
     gpus = cluster.gpus if scale.gpu is not False else 0
-    workers_per_node = math.ceil(scale.workers / len(cluster.nodes))
+    # A head often has no CPUs to give.
+    usable = sum(1 for node in cluster.nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
+    workers_per_node = math.ceil(scale.most / max(1, usable))
     detect = ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(_detect)
     asked = detect.remote(bool(gpus), workers_per_node)
     try:
@@ -190,12 +192,11 @@ def _detect(gpu: bool, workers: int) -> Hardware:
     return Hardware("cpu", machine.memory_bytes() // workers, machine.has_fast_bf16())
 
 
-def resources_per_worker(scale: Scale, cluster: Cluster, *, gpu: bool) -> dict[str, float]:
-    """What Ray reserves for each worker. ScaleError, with what was asked for and what there is, when it cannot be.
+def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: bool) -> dict[str, float]:
+    """What Ray reserves for each of so many workers. ScaleError, with what was asked for and what there is, when it cannot be.
 
     On a Ray of this machine's own, more workers than CPUs share them. On a cluster they are refused.
     """
-    workers = scale.workers
     if gpu and workers > cluster.gpus:
         raise ScaleError(
             f"{_count(workers, 'worker')} with one GPU each {_were(workers)} asked for, but {_has(cluster)}",
@@ -204,7 +205,7 @@ def resources_per_worker(scale: Scale, cluster: Cluster, *, gpu: bool) -> dict[s
             else "set scale.gpu: auto, or run where there are GPUs",
         )
     usable = [node for node in cluster.nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
-    cpus = _cpus_per_worker(scale, cluster, usable, gpu)
+    cpus = _cpus_per_worker(scale, workers, cluster, usable, gpu)
     room = sum(int(min(node.cpus // cpus, node.gpus if gpu else math.inf)) for node in usable)
     if room < workers:
         raise ScaleError(
@@ -215,14 +216,14 @@ def resources_per_worker(scale: Scale, cluster: Cluster, *, gpu: bool) -> dict[s
     return {"CPU": cpus, "GPU": 1.0} if gpu else {"CPU": cpus}
 
 
-def _cpus_per_worker(scale: Scale, cluster: Cluster, usable: list[Node], gpu: bool) -> float:
+def _cpus_per_worker(scale: Scale, workers: int, cluster: Cluster, usable: list[Node], gpu: bool) -> float:
     if scale.cpus_per_worker is not None:
         return float(scale.cpus_per_worker)
     if not usable:
         return 1.0
     if gpu:
         return max(1.0, float(min(node.cpus // node.gpus for node in usable)))
-    share = min(node.cpus for node in usable) / math.ceil(scale.workers / len(usable))
+    share = min(node.cpus for node in usable) / math.ceil(workers / len(usable))
     if share >= 1:
         return float(int(share))
     # Ray counts CPUs in ten-thousandths; rounding down leaves room for all.

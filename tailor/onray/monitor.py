@@ -1,10 +1,45 @@
-"""How live metrics reach the driver: a mailbox actor. Ray Train's own report waits for its controller's poll."""
+"""The line between rank 0 and the driver: records one way, the wish to stop the other.
+
+Between processes it is a mailbox actor, because Ray Train's own report waits for its controller's poll.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
 
 Record = dict[str, Any]
+Publish = Callable[[Record], None]
+"""Takes each record of rank 0 to the driver's display."""
+
+ASK_SECONDS = 0.5
+
+
+class Line(Protocol):
+    """The workers' end."""
+
+    def post(self, record: Record) -> None:
+        """Send a record to the driver."""
+        ...
+
+    def stopping(self) -> bool:
+        """Whether the driver wants a checkpoint and the end."""
+        ...
+
+    def close(self) -> None:
+        """Return when everything has arrived."""
+        ...
+
+
+class Direct:
+    """The line inside one process."""
+
+    def __init__(self, publish: Publish, stopping: Callable[[], bool]) -> None:
+        self.post, self.stopping = publish, stopping
+
+    def close(self) -> None:
+        pass
 
 
 class Mailbox:
@@ -12,6 +47,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._records: list[Record] = []
+        self._stopping = False
 
     def post(self, record: Record) -> None:
         self._records.append(record)
@@ -20,23 +56,40 @@ class Mailbox:
         records, self._records = self._records, []
         return records
 
-    def ready(self) -> bool:
-        return True
+    def stop(self) -> None:
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
 
 
-class Outbox:
-    """The workers' end. Posting doesn't wait; `close` waits until everything has arrived."""
+class Remote:
+    """The line to a mailbox. Nothing but `close` waits."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
+        self._question: Any = None
+        self._asked = 0.0
+        self._stopping = False
 
-    def __call__(self, record: Record) -> None:
+    def post(self, record: Record) -> None:
         self._mailbox.post.remote(record)
+
+    def stopping(self) -> bool:
+        import ray
+
+        if self._question is not None:
+            answered, _ = ray.wait([self._question], timeout=0)
+            if answered:
+                self._stopping, self._question = ray.get(self._question), None
+        elif not self._stopping and time.monotonic() - self._asked > ASK_SECONDS:
+            self._question, self._asked = self._mailbox.stopping.remote(), time.monotonic()
+        return self._stopping
 
     def close(self) -> None:
         import ray
 
-        ray.get(self._mailbox.ready.remote())
+        ray.get(self._mailbox.stopping.remote())
 
 
 def start() -> Any:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailor.errors import TailorError, TrainingError
+from tailor.errors import StoreError, TailorError, TrainingError, WorkerError
+from tailor.onray.monitor import Line, Record
 from tailor.quiet import quiet
 from tailor.runs.folder import step_of
-from tailor.runs.log import MetricsLog, Record
+from tailor.runs.lock import is_held_by
+from tailor.runs.log import MetricsLog
 from tailor.store import Store
 from tailor.track import Tracker, open_trackers
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from tailor.plan import Plan
     from tailor.spec.track import Track
     from tailor.train.session import Probe
-
-Publish = Callable[[Record], None]
-"""Takes each record of rank 0 to the driver's display."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +39,32 @@ class Job:
     """The driver's, so that relative paths mean the same."""
     distributed: bool
     """False when the worker is the driver's own process."""
+    attempt: str = ""
+    """The name under which the driver holds the run's folder."""
     verbose: bool = False
 
 
 class Recorder:
     """Rank 0's records: into the run's log, to the trackers, to the driver."""
 
-    def __init__(self, run: Store, track: Track, publish: Publish, *, after_step: int) -> None:
-        self._log = MetricsLog(run, after_step=after_step)
-        self._trackers: list[Tracker] = open_trackers(track, run, after_step=after_step)
-        self._publish = publish
+    def __init__(self, job: Job, line: Line, *, after_step: int) -> None:
+        run = Store(job.plan.run_url)
+        self._log = MetricsLog(run, after_step=after_step, allowed=lambda: is_held_by(run, job.attempt))
+        self._trackers: list[Tracker] = open_trackers(job.track, run, after_step=after_step)
+        self._line = line
 
     def write(self, record: Record) -> None:
         record = {**record, "time": round(time.time(), 3)}
         self._log.write(record)
         for tracker in self._trackers:
             tracker.write(record)
-        self._publish(record)
+        self._line.post(record)
 
     def flush(self) -> None:
         self._log.flush()
 
     def close(self) -> None:
-        self._log.flush()
+        self._log.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -70,7 +72,7 @@ class Recorder:
 class RayHost:
     """The loop's view of this worker (`tailor.train.host.Host`)."""
 
-    def __init__(self, job: Job, publish: Publish) -> None:
+    def __init__(self, job: Job, line: Line) -> None:
         import ray.train
 
         from tailor.train import checkpoint
@@ -79,60 +81,64 @@ class RayHost:
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
         self.device = _device(job.plan)
-        self._job = job
-        run = Store(job.plan.run_url)
-        self._checkpoint = checkpoint.latest(run)
+        self._line = line
+        self._checkpoint = checkpoint.latest(Store(job.plan.run_url)) or job.plan.resume_from
         step = step_of(self._checkpoint) if self._checkpoint else 0
-        self._recorder = Recorder(run, job.track, publish, after_step=step) if self.rank == 0 else None
+        self._recorder = Recorder(job, line, after_step=step) if self.rank == 0 else None
 
-    def report(self, metrics: Record, checkpoint: str | None = None) -> None:
+    def report(self, record: Record) -> None:
         if self._recorder is not None:
-            self._recorder.write(metrics)
-        if checkpoint is not None:
-            if self._recorder is not None:
-                self._recorder.flush()
-            if self._job.distributed:
-                _report_to_ray(metrics, checkpoint)
+            self._recorder.write(record)
+
+    def flush(self) -> None:
+        if self._recorder is not None:
+            self._recorder.flush()
 
     def resume(self) -> str | None:
         return self._checkpoint
+
+    def stopping(self) -> bool:
+        return self._line.stopping()
 
     def close(self) -> None:
         if self._recorder is not None:
             self._recorder.close()
 
 
-def train(config: dict[str, Any]) -> None:
-    """Ray Train's function per worker. `config` holds `job` (a Job) and `publish` (a Publish).
+def train(config: dict[str, Any]) -> str:
+    """Ray Train's function per worker; returns how the loop ended. `config` holds `job` (a Job) and `line` (a Line).
 
-    A TailorError passes through. Anything else becomes a TrainingError that names the rank and
-    the log in the run's folder that holds the traceback.
+    A TailorError passes through. Anything else becomes a WorkerError or TrainingError that names the rank
+    and the log in the run's folder that holds the traceback.
     """
     job: Job = config["job"]
-    publish: Publish = config["publish"]
+    line: Line = config["line"]
     _settle(job)
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
     if rank == 0:
-        publish({"kind": "started", "time": time.time()})
+        line.post({"kind": "started", "time": time.time()})
     host = None
     try:
         from tailor.train import loop
 
-        host = RayHost(job, publish)
-        loop.run(job.plan, host, probes=probes(job.plan))
-    except Exception as error:
+        host = RayHost(job, line)
+        ended = loop.run(job.plan, host, probes=probes(job.plan))
+        host.close()
+        return ended
+    except BaseException as error:
         log = f"logs/worker-{rank}.log"
-        Store(job.plan.run_url).write_text(log, traceback.format_exc())
-        if isinstance(error, TailorError):
+        with suppress(StoreError):  # the error itself matters more
+            if isinstance(error, Exception):
+                Store(job.plan.run_url).write_text(log, traceback.format_exc())
+            if host is not None:
+                host.close()
+        if isinstance(error, TailorError) or not isinstance(error, Exception):
             raise
         raise explained(error, rank, Store(job.plan.run_url).url_of(log)) from error
     finally:
-        if host is not None:
-            host.close()
-        if hasattr(publish, "close"):
-            publish.close()
+        line.close()
 
 
 def probes(plan: Plan) -> list[Probe]:
@@ -145,7 +151,7 @@ def probes(plan: Plan) -> list[Probe]:
 
 
 def explained(error: Exception, rank: int, log: str) -> TrainingError:
-    """An unexpected error of a worker, in a line."""
+    """An unexpected error of a worker, in a line. A WorkerError where another try may go well."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -154,7 +160,7 @@ def explained(error: Exception, rank: int, log: str) -> TrainingError:
             mend="lower train.micro_batch_size, set train.activation_checkpointing: true, or lower data.max_length",
         )
     text = " ".join(str(error).split())[:300]
-    return TrainingError(f"worker {rank} stopped: {type(error).__name__}: {text}; the traceback is in {log}")
+    return WorkerError(f"worker {rank} stopped: {type(error).__name__}: {text}; the traceback is in {log}")
 
 
 def _settle(job: Job) -> None:
@@ -179,26 +185,3 @@ def _device(plan: Plan) -> torch.device:
     from ray.train.torch import get_device
 
     return get_device()
-
-
-def _report_to_ray(metrics: Record, checkpoint: str) -> None:
-    """Tell Ray Train of a checkpoint that stands in the run's folder already."""
-    import ray.train
-    from ray.train import CheckpointUploadMode
-
-    ray.train.report(
-        {key: value for key, value in metrics.items() if isinstance(value, int | float)},
-        checkpoint=ray.train.Checkpoint(*checkpoint_location(checkpoint)),
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-    )
-
-
-def checkpoint_location(url: str) -> tuple[str, Any]:
-    """(path, pyarrow filesystem) of a URL, as Ray Train takes them. The filesystem is None for a local path."""
-    if Store(url).is_local:
-        return url, None
-    import fsspec
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    filesystem, path = fsspec.core.url_to_fs(url)
-    return path, PyFileSystem(FSSpecHandler(filesystem))

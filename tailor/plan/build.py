@@ -23,9 +23,18 @@ USABLE_MEMORY = 0.8
 
 
 def build(
-    recipe: Recipe, data: DataFacts, model_config: Mapping[str, Any], hardware: Hardware, *, run_url: str
+    recipe: Recipe,
+    data: DataFacts,
+    model_config: Mapping[str, Any],
+    hardware: Hardware,
+    *,
+    run_url: str,
+    resume_from: str | None = None,
 ) -> Plan:
-    """Decide every number of a run. `model_config` is the base model's `config.json`."""
+    """Decide every number of a run. `model_config` is the base model's `config.json`.
+
+    `resume_from`: URL of another run's checkpoint to begin with.
+    """
     facts = ModelFacts.from_config(model_config)
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
@@ -47,7 +56,7 @@ def build(
             reference_copy=reference == "copy",
         )
 
-    per_worker = -(-data.rows_per_batch // recipe.scale.workers)
+    per_worker = -(-data.rows_per_batch // recipe.scale.most)
     micro = recipe.train.micro_batch_size
     if micro is None:
         micro = per_worker
@@ -64,7 +73,8 @@ def build(
         optim=recipe.optim,
         save=recipe.save,
         evaluate=recipe.evaluate,
-        workers=recipe.scale.workers,
+        divergence=recipe.train.divergence,
+        workers=recipe.scale.most,
         gpu=gpu,
         precision=precision,
         frozen_dtype=frozen_dtype,
@@ -79,7 +89,9 @@ def build(
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
         micro_batch_size=micro,
-        accumulation=-(-micro_batches // recipe.scale.workers),
+        accumulation=-(-micro_batches // recipe.scale.most),
+        first_step=data.first_step,
+        resume_from=resume_from,
         steps=data.steps,
         steps_per_epoch=data.steps_per_epoch,
         warmup_steps=_warmup(recipe.optim, data.steps),

@@ -27,6 +27,8 @@ class DataFacts:
     """Steps of the first epoch."""
     steps: int
     """Steps of the whole run."""
+    first_step: int = 0
+    """The step at which these data begin."""
 
 
 @dataclass(frozen=True)

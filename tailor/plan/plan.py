@@ -12,6 +12,7 @@ from tailor.spec.method import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save
+from tailor.spec.train import Divergence
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Reference = Literal["adapter_off", "copy", "precomputed"]
@@ -31,8 +32,10 @@ class Plan:
     optim: Optim
     save: Save
     evaluate: Evaluate
+    divergence: Divergence
 
     workers: int
+    """At most: with a range, as many as there is room for."""
     gpu: bool
     precision: Precision
     frozen_dtype: Literal["float32", "bfloat16", "float16"]
@@ -53,6 +56,10 @@ class Plan:
     accumulation: int
     """Forward passes of one worker in one step, at most."""
 
+    first_step: int
+    """The step at which the data begin: 0, unless the run began with others."""
+    resume_from: str | None
+    """URL of another run's checkpoint, to go on from while this run has none."""
     steps: int
     steps_per_epoch: int
     warmup_steps: int

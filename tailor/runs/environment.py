@@ -39,6 +39,22 @@ def describe() -> dict[str, Any]:
     }
 
 
+def told_differences(before: dict[str, Any]) -> list[str]:
+    """What is other here than in the environment `before`, in lines; none when there is nothing to compare."""
+    if not before:
+        return []
+    old, new = _flat(before), _flat(describe())
+    found = [f"  {key}: {old.get(key)} → {new.get(key)}" for key in new if old.get(key) != new.get(key)]
+    return ["the environment is another than the run began in:", *found] if found else []
+
+
+def _flat(environment: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: environment.get(key) for key in ("tailor", "python", "platform")}
+    flat |= environment.get("packages", {})
+    flat |= {key: value for key, value in environment.get("hardware", {}).items() if key != "gpus"}
+    return flat | {"git commit": (environment.get("git") or {}).get("commit")}
+
+
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

@@ -18,21 +18,16 @@ from __future__ import annotations
 
 import difflib
 import posixpath
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tailor.errors import StoreError
 from tailor.store import Store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 RECIPE = "recipe.yaml"
 PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
 REPORT = "report.html"
-LOCK = ".lock"
 ARTIFACTS = ("adapter", "model")
 
 
@@ -115,34 +110,3 @@ def below(folder: Store, *, depth: int = 3) -> list[Store]:
         elif depth > 1 and child != "tokens":
             runs.extend(below(run, depth=depth - 1))
     return runs
-
-
-@contextmanager
-def lock(run: Store) -> Iterator[None]:
-    """Keep a second process out of a local run folder. The system lets go of it when this process ends."""
-    if not run.is_local:
-        yield
-        return
-    import fcntl
-
-    run.append_text(LOCK, "")  # makes the file, and never replaces the one that another process has locked
-    with run.local_path(LOCK).open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(
-                f"another process is working on the run at {run.url}",
-                mend="wait for it, end it, or set another save.to",
-            ) from None
-        yield
-
-
-def is_locked(run: Store) -> bool:
-    """Whether a process is working on a local run folder right now."""
-    if not run.is_local or not run.exists(LOCK):
-        return False
-    try:
-        with lock(run):
-            return False
-    except StoreError:
-        return True

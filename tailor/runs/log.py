@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from tailor.errors import StoreError
+from tailor.store import Periodic
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -34,36 +37,69 @@ def _finite(value: Any) -> Any:
 
 
 class MetricsLog:
-    """The writing side. `after_step` is the step that the run goes on from: later records are removed."""
+    """The writing side. `after_step` is the step of the checkpoint that the run goes on from: what came later is removed.
 
-    def __init__(self, run: Store, *, after_step: int = 0) -> None:
-        self._run = run
-        self._wait = 0.0 if run.is_local else REMOTE_FLUSH_SECONDS
-        self._lines: list[str] = []
-        self._flushed = time.monotonic()
+    `allowed` is asked before each writing: StoreError when the run belongs to another process by now.
+    """
+
+    def __init__(
+        self, run: Store, *, after_step: int = 0, allowed: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._run, self._allowed = run, allowed
         kept = before(read(run), after_step) if after_step else []
-        run.write_text(METRICS, "".join(to_json(record) + "\n" for record in kept))
+        self._waiting = ""
+        self._written = "".join(to_json(record) + "\n" for record in kept)
+        run.write_text(METRICS, self._written)
+        self._text_lock, self._file_lock = threading.Lock(), threading.Lock()
+        self._periodic = None if run.is_local else Periodic(self.flush, REMOTE_FLUSH_SECONDS)
 
     def write(self, record: Record) -> None:
-        self._lines.append(to_json(record) + "\n")
-        if time.monotonic() - self._flushed >= self._wait:
+        with self._text_lock:
+            self._waiting += to_json(record) + "\n"
+        if self._periodic is None:
             self.flush()
 
     def flush(self) -> None:
-        if self._lines:
-            self._run.append_text(METRICS, "".join(self._lines))
-            self._lines.clear()
-        self._flushed = time.monotonic()
+        """Returns when everything so far is in the file."""
+        with self._file_lock:
+            with self._text_lock:
+                text, self._waiting = self._waiting, ""
+            if not text:
+                return
+            try:
+                self._put(text)
+            except BaseException:
+                with self._text_lock:
+                    self._waiting = text + self._waiting
+                raise
+
+    def _put(self, text: str) -> None:
+        if not self._allowed():
+            raise StoreError(
+                f"another process has taken over the run at {self._run.url}",
+                mend="`tailor runs` shows how it stands",
+            )
+        if self._run.is_local:
+            self._run.append_text(METRICS, text)
+        else:
+            self._run.write_text(METRICS, self._written + text)
+            self._written += text
+
+    def close(self) -> None:
+        if self._periodic is not None:
+            self._periodic.close()
+        self.flush()
 
 
-def before(records: Iterable[Record], step: int) -> list[Record]:
-    """The records up to the first one of a later step than `step`."""
+def before(records: Sequence[Record], step: int) -> list[Record]:
+    """The records up to the making of the checkpoint of `step`, or up to the first one of a later step."""
     kept: list[Record] = []
     for record in records:
         if record.get("step", 0) > step:
             break
         kept.append(record)
-    return kept
+    made = [at for at, record in enumerate(kept) if record["kind"] == "checkpoint" and record["step"] == step]
+    return kept[: made[-1] + 1] if made else kept
 
 
 def read(run: Store) -> list[Record]:

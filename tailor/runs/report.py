@@ -10,8 +10,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tailor.runs import folder, plots
+from tailor.runs.clock import seconds_between
 from tailor.runs.log import Record, of_kind, read
-from tailor.runs.status import Status, seconds_between, state_of, step_of
+from tailor.runs.origin import changed, origins
+from tailor.runs.status import Status, state_of, step_of
 from tailor.runs.words import duration, size
 
 if TYPE_CHECKING:
@@ -63,6 +65,14 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
                     f"{duration(seconds_between(status.started, status.ended))}, from {_day(status.started)}",
                 )
             )
+        if status.failures:
+            times = f"{len(status.failures)} time" + ("s" if len(status.failures) > 1 else "")
+            rows.append(("Workers failed", f"{times}, the last: {status.failures[-1]['error']}"))
+    for origin in origins(run):
+        source = "its own" if origin.run == run.url else f"{origin.run}'s"
+        rows.append((f"From step {origin.step + 1}", f"{source} steps before; {', '.join(changed(origin))}"))
+    if left_out := sum(bool(record.get("diverged")) for record in train):
+        rows.append(("Diverged", f"{left_out} of {len(train)} steps, left out"))
     if train:
         rows.append(("Training loss", f"{_loss(train[0])} → {_loss(train[-1])}"))
     if evaluation:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
 from tailor.runs import folder
+from tailor.runs.lock import LOCK
+from tailor.runs.log import METRICS
+from tailor.runs.origin import ORIGIN, Origin, origins, short
 from tailor.runs.status import STATUS
 from tailor.spec.load import load_recipe
 from tailor.store import Store
@@ -33,7 +37,39 @@ MAY_CHANGE = (
 """Keys that leave the curve as it is. A section stands for all of its keys."""
 
 
-LEFT_OVER = (folder.LOCK, folder.PLAN, STATUS, "logs", "tokens")
+ON_PURPOSE = (
+    "data",
+    "evaluate",
+    "optim.learning_rate",
+    "optim.schedule",
+    "optim.warmup_ratio",
+    "optim.warmup_steps",
+    "optim.weight_decay",
+    "optim.betas",
+    "optim.eps",
+    "optim.momentum",
+    "optim.max_grad_norm",
+    "save",
+    "train.epochs",
+    "train.steps",
+    "train.batch_size",
+    "train.batch_tokens",
+    "train.seed",
+    "train.divergence",
+)
+"""Keys that a run may go on with when `save.resume` names it. The change is told and recorded."""
+
+BATCHES = (
+    "data.train",
+    "data.max_length",
+    "data.pack",
+    "train.batch_size",
+    "train.batch_tokens",
+    "train.seed",
+)
+"""Keys that make other batches: with new values the data are begun from their start, as with other rows."""
+
+LEFT_OVER = (LOCK, folder.PLAN, STATUS, ORIGIN, METRICS, "logs", "tokens")
 """What a run may leave that ended before its recipe was written."""
 
 
@@ -53,45 +89,109 @@ def check_place(recipe: Recipe, run: Store) -> None:
         )
 
 
-def check(recipe: Recipe, run: Store) -> None:
-    """Raises StoreError when the folder's run is another one, or when `save.resume` is `never`.
+def check(recipe: Recipe, run: Store) -> Origin | None:
+    """May the recipe go on in this folder? The change of recipe that it begins with, when that was asked for.
 
-    An attempt that left no checkpoint may be replaced by any recipe.
+    Raises StoreError when the folder's run is of another recipe, when `save.resume` is `never`, and when the
+    run that `save.resume` names cannot be gone on with. An attempt that left no checkpoint may be replaced.
     """
+    if recipe.save.resume not in ("auto", "never"):
+        return _on_purpose(recipe, run, folder.find(recipe.save.resume))
     if not folder.holds_run(run):
-        return
+        return None
     if recipe.save.resume == "never":
         raise StoreError(
             f"{run.url} already holds a run, and save.resume is never",
             mend="set another save.to, remove the folder, or set save.resume: auto",
         )
     if not folder.checkpoints(run) and folder.artifact(run) is None:
-        return  # nothing of the earlier attempt is worth going on with
-    differing = differences(load_recipe(run.local_path(folder.RECIPE), check_files=False), recipe)
-    if differing:
-        lines = [f"  {key}: {_short(before)} there, {_short(now)} here" for key, before, now in differing]
+        return None  # nothing of the earlier attempt is worth going on with
+    if found := differences(_recipe_of(run), recipe):
+        refused = [key for key, _, _ in found if _bound(key)]
         raise StoreError(
-            f"{run.url} holds a run of another recipe. These keys differ:\n" + "\n".join(lines),
-            mend="set another save.to for the new run, or put the keys back to go on with the old one",
+            f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
+            mend="set another save.to for the new run, or put the keys back to go on with the old one"
+            + ("" if refused else f", or set save.resume: {run.url} to go on with these changes"),
         )
+    return None
 
 
-def check_plan(plan: Plan, run: Store) -> None:
-    """Raises StoreError when checkpoints stand on other data or another arithmetic than the new plan's."""
-    if not folder.checkpoints(run):
+def _on_purpose(recipe: Recipe, run: Store, source: Store) -> Origin | None:
+    if run.url != source.url and (folder.checkpoints(run) or folder.artifact(run)):
+        # The change was made before, and the run goes on from checkpoints of its own.
+        if found := differences(_recipe_of(run), recipe):
+            raise StoreError(
+                f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
+                mend=f"set another save.to, or save.resume: {run.url} to go on from this run",
+            )
+        return None
+    saved = folder.checkpoints(source)
+    if not saved:
+        raise StoreError(
+            f"save.resume names {source.url}, which has no checkpoint to go on from",
+            mend="train it further, or take its adapter by model.warm_start",
+        )
+    found = differences(_recipe_of(source), recipe)
+    if refused := [entry for entry in found if _bound(entry[0])]:
+        raise StoreError(
+            f"{source.url} cannot go on with other values of these keys:\n{_lines(refused)}\n"
+            "its weights and its optimizer's state belong to them",
+            mend="put them back, or begin anew from its weights with model.warm_start",
+        )
+    if not found and run.url == source.url:
+        return None
+    step = folder.step_of(saved[-1])
+    new_batches = any(_is_of(key, BATCHES) for key, _, _ in found)
+    earlier = origins(source)
+    return Origin(
+        run=source.url,
+        step=step,
+        checkpoint=source.join("checkpoints", saved[-1]).url,
+        changes={key: [old, new] for key, old, new in found},
+        first_step=step if new_batches else earlier[-1].first_step if earlier else 0,
+    )
+
+
+def with_data(origin: Origin, fingerprint: str) -> Origin:
+    """The origin, with the data begun from their start where they are other ones than before, whatever the recipe says."""
+    before = Store(origin.run).read_json(folder.PLAN)["fingerprint"]
+    return origin if before == fingerprint else replace(origin, first_step=origin.step)
+
+
+def _recipe_of(run: Store) -> Recipe:
+    return load_recipe(run.local_path(folder.RECIPE), check_files=False)
+
+
+def _lines(found: list[tuple[str, Any, Any]]) -> str:
+    return "\n".join(f"  {key}: {short(before)} there, {short(now)} here" for key, before, now in found)
+
+
+def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
+    """Raises StoreError when the checkpoint to go on from stands on other data or another arithmetic than the plan.
+
+    Other data are right where the change was asked for.
+    """
+    source = run if origin is None else Store(origin.run)
+    if not folder.checkpoints(source):
         return
-    before, now = run.read_json(folder.PLAN), plan.as_dict()
-    if before["fingerprint"] != now["fingerprint"]:
+    before, now = source.read_json(folder.PLAN), plan.as_dict()
+    if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
             f"{run.url} holds checkpoints of other data: its rows, the tokenizer or the template have changed since",
-            mend="bring the data back to go on, or set another save.to for the new run",
+            mend="bring the data back to go on, set another save.to for the new run, "
+            f"or set save.resume: {run.url} to go on with the new data",
         )
     for key in ("precision", "frozen_dtype"):
         if before[key] != now[key]:
             raise StoreError(
-                f"{run.url} holds checkpoints trained with {key} {before[key]}; here it would be {now[key]}",
+                f"{source.url} holds checkpoints trained with {key} {before[key]}; here it would be {now[key]}",
                 mend=f"set train.precision: {before['precision']} to go on, or set another save.to for the new run",
             )
+    if origin is not None and plan.steps <= origin.step:
+        raise StoreError(
+            f"{source.url} has done {origin.step} steps, and this recipe ends after {plan.steps}",
+            mend="raise train.steps or train.epochs",
+        )
 
 
 def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
@@ -106,7 +206,16 @@ def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _may_change(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
+    return _is_of(key, MAY_CHANGE)
+
+
+def _bound(key: str) -> bool:
+    """Whether the checkpoints of a run are of no use with another value of the key."""
+    return not _is_of(key, ON_PURPOSE)
+
+
+def _is_of(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in names)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,8 +230,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = item
     return flat
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"

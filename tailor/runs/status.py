@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
-from tailor.runs import folder
+from tailor.runs.lock import holder
 from tailor.runs.log import Record, of_kind
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ class Status:
     error: str | None = None
     resumed_from: int | None = None
     """Step of the checkpoint that the run went on from."""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """Workers that failed and were started again: time and error of each."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each part from the command to the first step, in order."""
 
@@ -43,7 +44,7 @@ def state_of(run: Store, status: Status | None) -> str:
     """The run's state. One that says it is running, with no process at work on it, was stopped from outside."""
     if status is None:
         return "unknown"
-    if status.state == "running" and run.is_local and not folder.is_locked(run):
+    if status.state == "running" and holder(run) is None:
         return "stopped"
     return status.state
 
@@ -52,11 +53,3 @@ def step_of(status: Status, records: list[Record]) -> int:
     """The newest step: status.json is written every few seconds only."""
     train = of_kind(records, "train")
     return int(train[-1]["step"]) if train else status.step
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def seconds_between(start: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

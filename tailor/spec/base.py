@@ -1,6 +1,9 @@
-"""The base of every section of a recipe."""
+"""The base of every section of a file, and of a whole file."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,3 +19,20 @@ class Section(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+
+
+class File(Section):
+    """A whole file, and the words for it in messages."""
+
+    noun: ClassVar[str]
+    folder: ClassVar[str]
+    """Where files of this kind are looked for when one is not found."""
+    example: ClassVar[str]
+    """Keys of its first level."""
+    start: ClassVar[str]
+    """How to get a first one."""
+    where_secrets_stand: ClassVar[str]
+    belongs: ClassVar[Mapping[str, str]]
+    """Another tool's key -> the key here."""
+    says: ClassVar[Mapping[str, str]]
+    """Another tool's key -> what to write, where the key alone does not say it."""

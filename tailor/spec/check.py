@@ -104,7 +104,7 @@ def _pairs(keys: Keys) -> Iterator[Conflict]:
 
 def _sizes(keys: Keys) -> Iterator[Conflict]:
     batch, micro = keys("train.batch_size"), keys("train.micro_batch_size")
-    by_tokens, workers = keys("train.batch_tokens"), keys("scale.workers")
+    by_tokens, workers = keys("train.batch_tokens"), _most_workers(keys)
     if batch and micro and micro > batch:
         yield (
             "train.micro_batch_size",
@@ -131,9 +131,18 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "data.max_length",
             f"a batch of {by_tokens} tokens cannot hold an example of {length}",
         )
+    fewest, most = keys("scale.workers.min"), keys("scale.workers.max")
+    if fewest and most and fewest > most:
+        yield "scale.workers.min", "scale.workers.max", f"at least {fewest} workers, but at most {most}"
     steps, warmup = keys("train.steps"), keys("optim.warmup_steps")
     if steps and warmup and warmup >= steps:
         yield "optim.warmup_steps", "train.steps", f"the warm-up of {warmup} steps never ends in {steps}"
+
+
+def _most_workers(keys: Keys) -> int | None:
+    workers = keys("scale.workers")
+    most: int | None = workers if isinstance(workers, int) else keys("scale.workers.max")
+    return most
 
 
 def _model(keys: Keys) -> Iterator[Conflict]:
@@ -166,6 +175,12 @@ def _answers(keys: Keys) -> Iterator[Conflict]:
         limit = keys(key)
         if limit and not keys.is_wrong("data.max_length") and limit >= length:
             yield key, "data.max_length", f"{limit} tokens leave none of {length} for the rest"
+    if keys("model.warm_start") is not None and keys("method.loss") not in REFERENCE_FREE:
+        yield (
+            "model.warm_start",
+            "method.name",
+            "the reference would be the base without what the other run trained, not the model that this run begins with",
+        )
     if keys("method.reference") == "copy" and keys("model.adapter") is not None:
         yield (
             "method.reference",
@@ -222,6 +237,11 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
     if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
         yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
+    if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
+        yield (
+            "train.divergence.action",
+            "reload needs save.every: without it there is no checkpoint to go back to",
+        )
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
 
@@ -270,6 +290,9 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
     yield from _idle_of_dpo(keys)
+    stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
+    if stops and keys("train.divergence.limit") is not None:
+        yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:

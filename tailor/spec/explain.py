@@ -1,7 +1,7 @@
 """pydantic's validation error + positions -> problems a reader can act on.
 
 pydantic says only where a value failed. What is needed there is described from the specs, so that
-a message and the recipe reference cannot disagree.
+a message and the reference cannot disagree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tailor.errors import Problem
 from tailor.spec import peers, tree
-from tailor.spec.base import Section
+from tailor.spec.base import File, Section
 from tailor.spec.layers import EXTENDS
 from tailor.spec.source import Document, Path, dotted, scalar
 
@@ -26,7 +26,7 @@ _TAG = ("union_tag_not_found", "union_tag_invalid")
 
 @dataclass(frozen=True)
 class _Failure:
-    """One of pydantic's errors, with the path in the recipe and what is allowed there."""
+    """One of pydantic's errors, with the path in the file and what is allowed there."""
 
     kind: str
     path: Path
@@ -35,9 +35,7 @@ class _Failure:
     """The path at which a plain union (`Literal | list`) was tried, if there was one."""
 
 
-def explain(
-    error: ValidationError, document: Document, root: type[Section]
-) -> tuple[list[Problem], set[str]]:
+def explain(error: ValidationError, document: Document, root: type[File]) -> tuple[list[Problem], set[str]]:
     """Every problem, and the keys that unknown keys were probably meant to be."""
     failures = [
         _locate(entry["type"], entry["loc"], document, root) for entry in error.errors(include_url=False)
@@ -69,7 +67,7 @@ def explain(
 
 
 def _locate(kind: str, location: Iterable[str | int], document: Document, root: type[Section]) -> _Failure:
-    """pydantic's location also names union members; this finds the path in the recipe."""
+    """pydantic's location also names union members; this finds the path in the file."""
     needed: tree.Allowed | None = tree.allowed(root)
     path: Path = ()
     union: Path | None = None
@@ -81,6 +79,9 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
             path, needed = (*path, step), needed.item(step)
         elif needed.tagged and not inside:
             inside = True  # the step is the tag
+        elif needed.sections and len(needed.types) > 1 and not needed.tagged:
+            union = path  # the step is the member of a plain union that was tried
+            needed = next((tree.allowed(one) for one in needed.sections if one.__name__ == step), needed)
         elif needed.sections:
             section = tree.variant(needed.sections, document.get(path))
             info = tree.field(section, step) if section else None
@@ -128,7 +129,7 @@ def _missing(needed: tree.Allowed) -> str:
     return f"missing section; it needs {', '.join(required)}"
 
 
-def _unknown(path: Path, document: Document, root: type[Section]) -> tuple[str, Path | None]:
+def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Path | None]:
     """The message for an unknown key, and the key that was probably meant."""
     *above, key = path
     section, siblings = _section_at(tuple(above), document, root)
@@ -136,7 +137,7 @@ def _unknown(path: Path, document: Document, root: type[Section]) -> tuple[str, 
     start = "unknown section" if not above and isinstance(document.get(path), dict) else "unknown key"
     if key in peers.SECRETS:
         return (
-            f"{start}; secrets do not stand in a recipe, set them in the environment (HF_TOKEN, AWS_…)",
+            f"{start}; secrets do not stand in a {root.noun} but in {root.where_secrets_stand}",
             None,
         )
     owners = [name for sibling in siblings if key in sibling.model_fields for name in tree.names(sibling)]
@@ -150,10 +151,10 @@ def _unknown(path: Path, document: Document, root: type[Section]) -> tuple[str, 
     elsewhere = _nearest(index.get(str(key), ()), above)
     if elsewhere:
         return f"{start}; it belongs at {' or '.join(map(dotted, elsewhere))}", _exact(elsewhere)
-    if key in peers.SAYS:
-        return f"{start}; {peers.SAYS[str(key)]}", None
-    if key in peers.BELONGS:
-        target = tuple(peers.BELONGS[str(key)].split("."))
+    if key in root.says:
+        return f"{start}; {root.says[str(key)]}", None
+    if key in root.belongs:
+        target = tuple(root.belongs[str(key)].split("."))
         if target[:-1] == tuple(above):
             return f"{start}; did you mean {target[-1]}?", target
         return f"{start}; it belongs at {dotted(target)}", target

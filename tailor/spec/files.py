@@ -25,7 +25,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     keys = Keys(document.values, wrong)
     return [
         document.at_value(path_of(key)).problem(path_of(key), message)
-        for findings in (_model, _data, _template, _run)
+        for findings in (_model, _earlier_runs, _data, _template, _run)
         for key, message in findings(keys)
     ]
 
@@ -52,6 +52,16 @@ def _model(keys: Keys) -> Iterator[Finding]:
         yield "model.path", f"{name} is a file; name the folder that holds config.json"
     elif not _HUB_ID.fullmatch(name):
         yield "model.path", f"no such folder, and no model id of the hub: {name}{_looked_for(name)}"
+
+
+def _earlier_runs(keys: Keys) -> Iterator[Finding]:
+    """The runs that this one begins with."""
+    for key in ("save.resume", "model.warm_start"):
+        name = keys(key)
+        path = _local(name) if name not in ("auto", "never") else None
+        if path is not None and not os.path.isdir(path):
+            words = "; it may be auto, never, or the folder of a run" if key == "save.resume" else ""
+            yield key, f"no such folder: {name}{_looked_for(name)}{words}"
 
 
 def _data(keys: Keys) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The layers of a recipe: `extends: base.yaml` below the file, `section.key=value` of the command line above it."""
+"""The layers of a file: `extends: base.yaml` below the file, `section.key=value` of the command line above it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tailor.errors import Problem, RecipeError
 from tailor.spec import secrets
+from tailor.spec.base import File
 from tailor.spec.source import Document, Path, Position, dotted, parse
 
 EXTENDS = "extends"
@@ -16,20 +17,20 @@ COMMAND_LINE = "command line"
 _MOST_BYTES = 1 << 20
 
 
-def read(file: str) -> Document:
-    """The values of a recipe file on top of those of its base. Raises RecipeError when nothing can be judged."""
-    document = _read(file)
+def read(file: str, root: type[File]) -> Document:
+    """The values of a file on top of those of its base. Raises RecipeError when nothing can be judged."""
+    document = _read(file, root)
     if EXTENDS not in document.values:
         return document
     where = document.at_value((EXTENDS,))
     name = document.values.pop(EXTENDS)
     if not isinstance(name, str):
         document.problems.append(
-            where.problem((EXTENDS,), "it must be the path of a recipe, seen from this file")
+            where.problem((EXTENDS,), f"it must be the path of a {root.noun}, seen from this file")
         )
         raise RecipeError(document.problems)
     try:
-        base = _read(str(FilePath(file).parent / name))
+        base = _read(str(FilePath(file).parent / name), root)
     except RecipeError as error:
         (problem, *_) = error.problems
         if not problem.line:
@@ -126,17 +127,17 @@ def _set(document: Document, path: Path, value: Any) -> str | None:
     return None
 
 
-def _read(file: str) -> Document:
+def _read(file: str, root: type[File]) -> Document:
     """One file. Raises RecipeError when it cannot be read, or holds no mapping."""
     try:
         path = FilePath(file)
         if path.is_dir():
-            raise _refusal(file, f"a folder, not a recipe{_one_of(path)}")
+            raise _refusal(file, f"a folder, not a {root.noun}{_one_of(path)}")
         if path.stat().st_size > _MOST_BYTES:
-            raise _refusal(file, f"over {_MOST_BYTES} bytes, too large for a recipe")
+            raise _refusal(file, f"over {_MOST_BYTES} bytes, too large for a {root.noun}")
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise _refusal(file, f"no such file{_near(file)}") from None
+        raise _refusal(file, f"no such file{_near(file, root.folder)}") from None
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
@@ -148,11 +149,11 @@ def _read(file: str) -> Document:
     if document.values is None and document.problems:
         raise RecipeError(document.problems)
     if document.values is None:
-        raise _refusal(file, "empty; `tailor init` writes a first recipe", 1, 1)
+        raise _refusal(file, f"empty; {root.start}", 1, 1)
     if not isinstance(document.values, dict):
         place = document.at_value(())
         raise _refusal(
-            file, "a recipe is a mapping of sections, such as `model:` and `data:`", place.line, place.column
+            file, f"a {root.noun} is a mapping of sections, such as {root.example}", place.line, place.column
         )
     return document
 
@@ -161,11 +162,11 @@ def _refusal(file: str, message: str, line: int = 0, column: int = 0) -> RecipeE
     return RecipeError([Problem(file, line, column, "", message)])
 
 
-def _near(file: str) -> str:
-    """Recipes with a similar name in the folder that was named and in `recipes`."""
+def _near(file: str, usual: str) -> str:
+    """Files with a similar name in the folder that was named and in the usual one."""
     path = FilePath(file)
     known: dict[str, str] = {}
-    for folder in (FilePath("recipes"), path.parent):
+    for folder in (FilePath(usual), path.parent):
         if folder.is_dir():
             known |= {
                 found.stem: str(found)
@@ -177,5 +178,5 @@ def _near(file: str) -> str:
 
 
 def _one_of(folder: FilePath) -> str:
-    recipes = sorted(str(found) for found in folder.iterdir() if found.suffix in (".yaml", ".yml"))[:5]
-    return f"; did you mean {' or '.join(recipes)}?" if recipes else ""
+    files = sorted(str(found) for found in folder.iterdir() if found.suffix in (".yaml", ".yml"))[:5]
+    return f"; did you mean {' or '.join(files)}?" if files else ""

@@ -1,10 +1,10 @@
-"""A recipe file -> a `Recipe`, or every problem at once."""
+"""A recipe file (or another) -> a `Recipe` (or another spec), or every problem at once."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -12,12 +12,17 @@ from pydantic import ValidationError
 
 from tailor.errors import Problem, RecipeError
 from tailor.spec import check, files, layers, secrets
-from tailor.spec.base import Section
+from tailor.spec.base import File
 from tailor.spec.explain import explain
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import Document, scalar
 
-SpecT = TypeVar("SpecT", bound=Section)
+FileT = TypeVar("FileT", bound=File)
+
+Rule = Callable[[Document, set[str]], list[Problem]]
+"""What is wrong with a document, beside the keys that have a problem already."""
+RULES: tuple[Rule, ...] = (check.problems, files.problems)
+"""Those of recipes. The second asks for files."""
 
 
 def load_recipe(
@@ -28,32 +33,36 @@ def load_recipe(
     `check_files=False` does not ask whether local data, models and templates are there: for the recipe of a
     run that is over. Raises RecipeError with every problem.
     """
-    document = layers.read(os.fspath(path))
+    return judge(read(path, Recipe, overrides), Recipe, RULES if check_files else RULES[:1])
+
+
+def read(path: str | os.PathLike[str], root: type[File], overrides: Sequence[str] = ()) -> Document:
+    """A file's values on top of its base's, with the overrides, and not judged yet."""
+    document = layers.read(os.fspath(path), root)
     layers.override(document, overrides)
-    return judge(document, Recipe, check_files=check_files)
+    return document
 
 
-def judge(document: Document, root: type[SpecT], *, check_files: bool = True) -> SpecT:
+def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) -> FileT:
     """The document as an instance of the spec.
 
-    Raises RecipeError with every problem: of the text, of single keys, of keys that conflict, of missing files.
+    Raises RecipeError with every problem: of the text, of single keys, of the rules.
     """
-    problems = document.problems + secrets.problems(document)
-    recipe: SpecT | None = None
+    problems = document.problems + secrets.problems(document, root.where_secrets_stand)
+    found: FileT | None = None
     meant: set[str] = set()
     try:
         # As JSON, because only there does pydantic's strict mode take a list for a tuple.
-        recipe = root.model_validate_json(json.dumps(document.values), strict=True)
+        found = root.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
         mistakes, meant = explain(error, document, root)
         problems += mistakes
     wrong = {problem.key for problem in problems} | meant
-    problems += check.problems(document, wrong)
-    if check_files:
-        problems += files.problems(document, wrong)
-    if recipe is None or problems:
+    for rule in rules:
+        problems += rule(document, wrong)
+    if found is None or problems:
         raise RecipeError(_once(problems))
-    return recipe
+    return found
 
 
 def resolved_yaml(recipe: Recipe) -> str:
@@ -65,7 +74,7 @@ def resolved_yaml(recipe: Recipe) -> str:
         for step in above:
             section = section[step]
         del section[key]
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    text: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
     return text
 
 
@@ -77,13 +86,13 @@ def _once(problems: list[Problem]) -> list[Problem]:
     return list(first.values())
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """Quotes text that YAML 1.2 would read as something else, such as `2e-4`."""
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     style = None if isinstance(scalar(text), str) else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _represent_text)
+Dumper.add_representer(str, represent_text)

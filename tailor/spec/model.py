@@ -71,5 +71,8 @@ class Model(Section):
     adapter: Adapter | None = None
     """Train a low-rank adapter. Without one, every weight is trained."""
 
+    warm_start: str | None = Field(None, min_length=1)
+    """Start from what a run trained: the folder of a run, a checkpoint or an adapter. Optimizer and steps begin anew."""
+
     trust_remote_code: bool = False
     """Run Python code that the model's repository ships. Only for repositories that you have read."""

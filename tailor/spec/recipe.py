@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tailor.spec.base import Section
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tailor.spec import peers
+from tailor.spec.base import File
 from tailor.spec.data import Data
 from tailor.spec.evaluate import Evaluate
 from tailor.spec.method import Method
@@ -14,8 +18,16 @@ from tailor.spec.track import Track
 from tailor.spec.train import Train
 
 
-class Recipe(Section):
+class Recipe(File):
     """A fine-tuning run, from the base model to the artefacts."""
+
+    noun: ClassVar[str] = "recipe"
+    folder: ClassVar[str] = "recipes"
+    example: ClassVar[str] = "`model:` and `data:`"
+    start: ClassVar[str] = "`tailor init` writes a first recipe"
+    where_secrets_stand: ClassVar[str] = "the environment (HF_TOKEN, AWS_…)"
+    belongs: ClassVar[Mapping[str, str]] = peers.BELONGS
+    says: ClassVar[Mapping[str, str]] = peers.SAYS
 
     model: Model
     data: Data

@@ -1,4 +1,4 @@
-"""The recipe reference, written from the specs and their docstrings."""
+"""The reference of recipes or other files, written from the specs and their docstrings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tailor.spec import tree
-from tailor.spec.base import Section
+from tailor.spec.base import File, Section
 from tailor.spec.recipe import Recipe
 
-_HEAD = """\
+RECIPES = """\
 # Recipe reference
 
 Written by `make docs` from the specs in `tailor/spec`; a test keeps the two equal.
@@ -30,34 +30,50 @@ A key that is not listed here is an error. A section whose keys all have default
 """
 
 
-def reference() -> str:
-    """The reference as Markdown."""
-    parts = [_HEAD]
-    for key, info in Recipe.model_fields.items():
-        for section in tree.of_field(info).sections:
-            parts.extend(_section(section, key))
+def reference(root: type[File] = Recipe, head: str = RECIPES) -> str:
+    """The reference as Markdown, below its head."""
+    parts = [head]
+    if any(not _below(info) for info in root.model_fields.values()):
+        parts.extend(_table(root))
+    told: set[type[Section]] = set()
+    for key, info in root.model_fields.items():
+        parts.extend(line for path, inner in _below(info, key) for line in _section(inner, path, told))
     return "\n".join(parts)
 
 
-def _section(section: type[Section], path: str) -> Iterator[str]:
+def _section(section: type[Section], path: str, told: set[type[Section]]) -> Iterator[str]:
+    """The section's keys, then the sections below it; one that stands in several places is told once."""
+    if section in told:
+        return
+    told.add(section)
     names = tree.names(section)
     title = f"`{path}` with `name: {names[0]}`" if names else f"`{path}`"
     level = "##" if "." not in path else "###"
     yield f"{level} {title}\n"
     yield f"{inspect.cleandoc(section.__doc__ or '')}\n"
+    yield from _table(section)
+    for key, info in section.model_fields.items():
+        for below, inner in _below(info, f"{path}.{key}"):
+            yield from _section(inner, below, told)
+
+
+def _below(info: FieldInfo, path: str = "") -> list[tuple[str, type[Section]]]:
+    """The sections that a key holds, with their paths."""
+    value = tree.of_field(info)
+    item = value.item(0)
+    return [
+        *((path, section) for section in value.sections),
+        *((f"{path}[]", section) for section in (item.sections if item else ())),
+    ]
+
+
+def _table(section: type[Section]) -> Iterator[str]:
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     for key, info in section.model_fields.items():
         meaning = " ".join((info.description or "").split())
         yield f"| `{key}` | {_escape(_value(info))} | {_default(info)} | {_escape(meaning)} |"
     yield ""
-    for key, info in section.model_fields.items():
-        value = tree.of_field(info)
-        for inner in value.sections:
-            yield from _section(inner, f"{path}.{key}")
-        item = value.item(0)
-        if item and item.sections and key == "train":  # `evaluation` has the same kind of items
-            yield from _section(item.sections[0], f"{path}.{key}[]")
 
 
 def _value(info: FieldInfo) -> str:
@@ -66,7 +82,7 @@ def _value(info: FieldInfo) -> str:
     if value.sections:
         return "a section"
     if item and item.sections:
-        return "a list of sources"
+        return f"a list of {item.sections[0].__name__.lower()}s"
     nullable = value.optional and info.default is not None
     return tree.describe(value) + (" or null" if nullable else "")
 

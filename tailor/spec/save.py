@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from tailor.spec.base import Section
@@ -24,5 +22,9 @@ class Save(Section):
     best: bool = False
     """Also keep the checkpoint of the lowest evaluation loss, and make the final artefact from it."""
 
-    resume: Literal["auto", "never"] = "auto"
-    """`auto` goes on from the folder's last checkpoint, `never` refuses a folder that already holds a run."""
+    resume: str = Field("auto", min_length=1)
+    """`auto` goes on from the folder's last checkpoint, `never` refuses a folder that already holds a run.
+
+    The folder of a run goes on from that run's last checkpoint with what this recipe changes: more or fewer
+    epochs or steps, other data, another learning rate or schedule, another batch size, seed or evaluation.
+    """

@@ -1,33 +1,36 @@
-"""The JSON Schema of a recipe, for editors."""
+"""The JSON Schema of a recipe or another file, for editors."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from tailor.spec import tree
+from tailor.spec.base import File
 from tailor.spec.layers import EXTENDS
 from tailor.spec.recipe import Recipe
 
-_MERGED_ENTIRELY = ("Source",)
-"""List items, which a recipe that extends another replaces as a whole; their required keys are required there too."""
 
+def schema(root: type[File] = Recipe) -> dict[str, Any]:
+    """The schema. Because `extends` may bring them, required keys are required of files without a base only.
 
-def schema() -> dict[str, Any]:
-    """The schema. Because `extends` may bring them, required keys are required of recipes without a base only."""
-    found = Recipe.model_json_schema()
-    required = found.pop("required")
-    for name, definition in found["$defs"].items():
+    List items are replaced as a whole, so what they require is always required.
+    """
+    found = root.model_json_schema()
+    items = {section.__name__ for section in tree.list_items(root)}
+    required = found.pop("required", [])
+    for name, definition in found.get("$defs", {}).items():
         keys = definition.get("required")
-        if keys and name not in _MERGED_ENTIRELY:
+        if keys and name not in items:
             del definition["required"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "tailor recipe",
+        "title": f"tailor {root.noun}",
         **{key: value for key, value in found.items() if key not in ("title", "properties")},
         "properties": {
             EXTENDS: {
                 "type": "string",
-                "description": "A recipe whose keys this one takes and changes; its path is seen from this file.",
+                "description": f"A {root.noun} whose keys this one takes and changes; its path is seen from this file.",
             },
             **found["properties"],
         },
@@ -35,5 +38,5 @@ def schema() -> dict[str, Any]:
     }
 
 
-def schema_text() -> str:
-    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+def schema_text(root: type[File] = Recipe) -> str:
+    return json.dumps(schema(root), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Secrets have no place in a recipe, for it is copied into every run's folder."""
+"""Secrets have no place in a file: a recipe is copied into every run's folder, a cluster file into a manifest."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _TOKEN = re.compile(
 _CREDENTIALS = re.compile(r"://[^/\s@]*:[^/\s@]+@|[?&](X-Amz-Signature|X-Goog-Signature|sig|token)=")
 
 
-def problems(document: Document) -> list[Problem]:
-    """A problem per value that looks like a secret; the value is never shown."""
+def problems(document: Document, where: str) -> list[Problem]:
+    """A problem per value that looks like a secret; the value is never shown. `where`: it belongs there."""
     found = []
     for path, text in _texts(document.values, ()):
         if _TOKEN.search(text):
-            message = "looks like a secret token; set it in the environment (HF_TOKEN, AWS_…) and take it out"
+            message = f"looks like a secret token; take it out, for secrets stand in {where}"
         elif _CREDENTIALS.search(text):
-            message = "a URL with credentials in it; set them in the environment (AWS_ACCESS_KEY_ID, …)"
+            message = f"a URL with credentials in it; take them out, for they stand in {where}"
         else:
             continue
         found.append(document.at_value(path).problem(path, message))

@@ -1,7 +1,7 @@
 """YAML text -> plain values, and the place of every key and value.
 
 Scalars follow YAML 1.2's core schema: `2e-4` is a number, `on` and `yes` are text, `010` is ten.
-A duplicate key is a problem. Anchors, aliases, merge keys and tags are refused: a recipe says
+A duplicate key is a problem. Anchors, aliases, merge keys and tags are refused: a file says
 everything where it stands, and `extends` is the one way to share.
 """
 
@@ -45,7 +45,7 @@ class Position:
     column: int = 0
 
     def problem(self, path: Path, message: str) -> Problem:
-        """One line, whatever the recipe holds."""
+        """One line, whatever the file holds."""
         return Problem(self.file, self.line, self.column, _one_line(dotted(path)), _one_line(message))
 
     def __str__(self) -> str:
@@ -147,7 +147,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents == 2:
-                    self._refuse(event, (), "a second document starts here; a recipe is one document")
+                    self._refuse(event, (), "a second document starts here; the file is one document")
                     return
             elif isinstance(event, yaml.NodeEvent):
                 self.document.values = self._node(event, ())
@@ -156,16 +156,12 @@ class _Builder:
         place = self._position(event)
         self.document.places[path] = place
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(
-                event, path, f"aliases (*{event.anchor}) are not read in recipes; write the value out"
-            )
+            self._refuse(event, path, f"aliases (*{event.anchor}) are not read; write the value out")
             return None
         if event.anchor:
-            self._refuse(
-                event, path, f"anchors (&{event.anchor}) are not read in recipes; leave the anchor out"
-            )
+            self._refuse(event, path, f"anchors (&{event.anchor}) are not read; leave the anchor out")
         if event.tag:
-            self._refuse(event, path, f"tags ({event.tag}) are not read in recipes; leave the tag out")
+            self._refuse(event, path, f"tags ({event.tag}) are not read; leave the tag out")
         if isinstance(event, yaml.ScalarEvent):
             if event.style:
                 return event.value
@@ -200,7 +196,7 @@ class _Builder:
                 continue
             self.document.keys[here] = self._position(event)
             if event.value == "<<" and not event.style:
-                self._refuse(event, here, "merge keys are not read in recipes; use extends to share keys")
+                self._refuse(event, here, "merge keys are not read; use extends to share keys")
                 self._skip(next(self.events))
                 continue
             values[event.value] = self._node(next(self.events), here)

@@ -12,6 +12,19 @@ DEFAULT_BATCH_SIZE = 8
 """Rows of the global batch where neither `batch_size` nor `batch_tokens` is given."""
 
 
+class Divergence(Section):
+    """What is done when a step's loss or gradient norm is no finite number, or the norm is over a limit."""
+
+    action: Literal["stop", "skip", "reload"] = "stop"
+    """`stop` ends the run, `skip` leaves the step's update out, `reload` leaves out all updates since the last checkpoint."""
+
+    grad_norm: float | None = Field(None, gt=0)
+    """A gradient norm (before `optim.max_grad_norm`) above this counts as divergence."""
+
+    limit: int = Field(3, ge=1)
+    """Steps in a row that may be left out; after more the run stops."""
+
+
 class Train(Section):
     """How long, in which batches, at which precision."""
 
@@ -41,3 +54,6 @@ class Train(Section):
 
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Decides the order of the data, the adapter's start and dropout."""
+
+    divergence: Divergence = Divergence()
+    """What is done when a step diverges."""

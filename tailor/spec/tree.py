@@ -94,6 +94,17 @@ def names(section: type[Section]) -> tuple[Any, ...]:
     return of_field(info).choices if info else ()
 
 
+def list_items(section: type[Section]) -> Iterator[type[Section]]:
+    """The sections that stand in lists, at any depth."""
+    for info in section.model_fields.values():
+        value = of_field(info)
+        item = value.item(0)
+        inside = item.sections if item else ()
+        yield from inside
+        for inner in (*inside, *value.sections):
+            yield from list_items(inner)
+
+
 @cache
 def key_index(root: type[Section]) -> dict[str, tuple[tuple[str, ...], ...]]:
     """Key -> the paths at which it may stand, shallow ones first. A list's index is written `N`."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tailor.store import Periodic
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -39,8 +40,8 @@ class TensorBoard:
             filename_suffix=f".step-{after_step:08d}",  # the name's own clock counts in seconds
         )
         self._folder = folder
-        self._copied = time.monotonic()
         self._step = after_step
+        self._periodic = Periodic(self._copy, FLUSH_SECONDS) if self._remote else None
 
     def write(self, record: dict[str, Any]) -> None:
         kind = record["kind"]
@@ -51,19 +52,16 @@ class TensorBoard:
             # A step whose gradients overflowed in fp16 has a norm of infinity; a gap shows that better.
             if key not in NOT_SCALARS and isinstance(value, int | float) and math.isfinite(value):
                 self._writer.add_scalar(f"{kind}/{key}", value, self._step)
-        if self._remote and time.monotonic() - self._copied >= FLUSH_SECONDS:
-            self._copy()
 
     def close(self) -> None:
         self._writer.close()
-        self._copy()
+        if self._periodic:
+            self._periodic.close()
+            self._copy()
         if self._scratch:
             self._scratch.cleanup()
 
     def _copy(self) -> None:
-        if self._remote is None:
-            return
-        self._writer.flush()
+        assert self._remote is not None
         for file in self._folder.iterdir():
             self._remote.write_bytes(file.name, file.read_bytes())
-        self._copied = time.monotonic()

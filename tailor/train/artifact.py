@@ -7,7 +7,6 @@ the data was rendered with, and a generation_config that stops at the end of a t
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import torch
@@ -21,8 +20,8 @@ def write_artifact(session: Session) -> str:
     """Write and commit the artefact; returns its URL. Rank 0 only."""
     network = session.model.network
     name = "adapter" if session.plan.model.adapter is not None else "model"
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with session.run.publication(name) as made:
+        folder = made.folder
         implementation = session.model.base.config._attn_implementation
         session.model.base.set_attn_implementation(stock_attention(session.model.base))
         if name == "adapter":
@@ -34,7 +33,6 @@ def write_artifact(session: Session) -> str:
             _declare_dtype(folder / "config.json", dtype)
         session.model.base.set_attn_implementation(implementation)
         _write_tokenizer(session, folder)
-        session.run.publish(folder, name)
     return session.run.join(name).url
 
 

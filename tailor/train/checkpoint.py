@@ -4,13 +4,14 @@ RUN/checkpoints/step-00000050/
     weights.safetensors   every trained weight, float32, by its name in the model
     optimizer.pt          the optimizer's state (tensors and numbers; read with weights_only)
     state.json            step, best evaluation, gradient scaler
-    COMMIT                written last: a folder without it is no checkpoint
+    COMMIT                every file's size and checksum, written last: a folder without it is no checkpoint
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
+import pickle
+import posixpath
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ import torch
 from torch import nn
 
 from tailor.errors import StoreError
-from tailor.store import Store
+from tailor.store import Store, verified
 from tailor.train.optimizer import trained_parameters
 
 FOLDER = "checkpoints"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass
@@ -31,9 +33,13 @@ class State:
 
     step: int = 0
     """Steps done."""
+    evaluated: bool = True
+    """False when the run was stopped before the evaluation that was due at this step."""
     best_step: int | None = None
     best_loss: float | None = None
     """Lowest evaluation loss so far, and the step that gave it."""
+    diverged: int = 0
+    """Steps in a row, up to this one, whose update was left out because they diverged."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """The fp16 gradient scaler's state."""
 
@@ -54,39 +60,65 @@ def latest(run: Store) -> str | None:
     return run.join(FOLDER, names[-1]).url if names else None
 
 
-def save(run: Store, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> str:
-    """Write and commit a checkpoint; returns its URL."""
+def write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Write a checkpoint's files. StoreError when the disk does not take them."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model)}
-        save_file(weights, folder / "weights.safetensors")
+    weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model)}
+    try:
+        save_file(weights, folder / WEIGHTS)
         torch.save(optimizer.state_dict(), folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps(asdict(state)))
-        run.join(FOLDER).publish(folder, name_of(state.step))
-    return run.join(FOLDER, name_of(state.step)).url
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        raise StoreError(
+            f"the checkpoint of step {state.step} could not be written to {folder.parent}: {_first_line(error)}",
+            mend="make room there, then give the same command again; it goes on from the checkpoint before",
+        ) from error
 
 
 def load(url: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put a checkpoint's weights and optimizer state into `model` and `optimizer`."""
-    store = Store(url)
-    load_weights(store, model)
-    state = torch.load(store.local_path("optimizer.pt"), map_location="cpu", weights_only=True)
+    """Put a checkpoint's weights and optimizer state into `model` and `optimizer`.
+
+    The optimizer keeps the settings that it was built with, which may be other ones by now.
+    Raises a StoreError that names the file that is damaged, was altered, or holds something else.
+    """
+    folder = _files(url)
+    _put_weights(folder / WEIGHTS, model)
+    try:
+        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise StoreError(
+            f"{url}/optimizer.pt is no optimizer state: {_first_line(error)}",
+            mend=f"remove {url} to go on from the checkpoint before",
+        ) from error
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    return State(**store.read_json("state.json"))
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    return State(**json.loads((folder / "state.json").read_text()))
 
 
-def load_weights(store: Store, model: nn.Module) -> None:
+def load_weights(url: str, model: nn.Module) -> None:
     """Put a checkpoint's weights into `model`; their names must be exactly those that are trained."""
+    _put_weights(_files(url) / WEIGHTS, model)
+
+
+def _files(url: str) -> Path:
+    parent, name = posixpath.split(url.rstrip("/"))
+    return verified(Store(parent), name)
+
+
+def _put_weights(file: Path, model: nn.Module) -> None:
     from safetensors.torch import load_file
 
-    weights = load_file(store.local_path("weights.safetensors"))
+    weights = load_file(file)
     trained = dict(trained_parameters(model))
-    if trained.keys() != weights.keys():
-        odd = sorted(trained.keys() ^ weights.keys())[0]
+    odd = sorted(trained.keys() ^ weights.keys())
+    odd += [name for name in trained if name in weights and weights[name].shape != trained[name].shape]
+    if odd:
         raise StoreError(
-            f"{store.url} holds other weights than this recipe trains, for example {odd}",
+            f"{file.parent} holds other weights than this recipe trains, for example {odd[0]}",
             mend="use another save.to for a changed model or adapter",
         )
     with torch.no_grad():
@@ -101,3 +133,7 @@ def remove_old(run: Store, *, keep: int, best_step: int | None) -> None:
     for name in names:
         if name not in kept:
             run.join(FOLDER).remove(name)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

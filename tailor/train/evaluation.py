@@ -7,12 +7,15 @@ from typing import Any
 import torch
 
 from tailor.train.session import Session
-from tailor.train.work import Totals, read_share, survey
+from tailor.train.work import STOPPING, Totals, read_share, survey
 
 
 @torch.no_grad()
-def evaluate(session: Session, step: int) -> dict[str, Any]:
-    """One record over the whole evaluation split; every rank takes a share and gets the same numbers."""
+def evaluate(session: Session, step: int) -> dict[str, Any] | None:
+    """One record over the whole evaluation split; every rank takes a share and gets the same numbers.
+
+    None, on every rank, when one of them was asked to stop meanwhile.
+    """
     model, method, batches = session.model, session.method, session.evaluation
     collator, rows = session.collator("evaluation"), batches.rows()
     units = method.units(batches, rows)
@@ -23,8 +26,13 @@ def evaluate(session: Session, step: int) -> dict[str, Any]:
     for _, micro_batch, counts in read_share(session, batches, collator, rows):
         with session.autocast():
             totals.add(method.evaluate(model, micro_batch.to(session.device), surveyed), counts)
+        if session.host.stopping():  # after a micro-batch, so that every worker has all the names
+            break
     model.train(was_training)
+    totals.add_number(STOPPING, session.host.stopping())
     sums = totals.over_workers(session.host.world)
+    if sums.pop(STOPPING):
+        return None
     return {
         "kind": "evaluation",
         "step": step,

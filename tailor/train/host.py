@@ -1,4 +1,4 @@
-"""Where a worker runs: the five things that the loop needs of it."""
+"""Where a worker runs: what the loop needs of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ class Host(Protocol):
     world: int
     device: torch.device
 
-    def report(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-        """Take one metric record from rank 0. With `checkpoint` (a URL), every rank calls."""
+    def report(self, record: dict[str, Any]) -> None:
+        """Take one metric record. Called on rank 0."""
+        ...
+
+    def flush(self) -> None:
+        """Return when every record so far is in the run's log for good. Called on rank 0, from another thread."""
         ...
 
     def resume(self) -> str | None:
         """URL of the committed checkpoint to go on from, if there is one."""
+        ...
+
+    def stopping(self) -> bool:
+        """Whether this worker was asked to save a checkpoint and stop."""
         ...

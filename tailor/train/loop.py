@@ -2,127 +2,154 @@
 
 from __future__ import annotations
 
-import math
+import posixpath
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import torch
 import torch.distributed as dist
 
-from tailor import batches as batching
-from tailor.errors import TrainingError
-from tailor.methods import load_method
-from tailor.models.load import load_for_training
 from tailor.plan import Plan
-from tailor.store import Store
-from tailor.tokens import TokenStore
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
 from tailor.train.evaluation import evaluate
 from tailor.train.host import Host
-from tailor.train.optimizer import (
-    build_optimizer,
-    learning_rate,
-    set_learning_rate,
-    trained_parameters,
-)
+from tailor.train.learner import Learner, Step, describe_rows, divergence_error
 from tailor.train.prefetch import prefetch
-from tailor.train.reference import open_reference
-from tailor.train.session import Probe, Session
-from tailor.train.strategy import DataParallel
-from tailor.train.work import Totals, Work, read_share, survey
+from tailor.train.saving import Saver
+from tailor.train.session import Probe, Session, open_session
+from tailor.train.warm_start import warm_start
+from tailor.train.work import Work, read_share
 
 
-def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> None:
-    """Train from the beginning or the host's checkpoint to the plan's last step, and write the artefact."""
+def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:
+    """Train from the beginning or the host's checkpoint to the plan's last step, and write the artefact.
+
+    When the host asks to stop, the loop saves a checkpoint after the step that it is in, and returns "stopped".
+    """
     session = open_session(plan, host)
-    _compile(session)
-    strategy = DataParallel(session.model, session.method, host)
-    optimizer = build_optimizer(plan.optim, session.model)
-    scaler = torch.amp.GradScaler(session.device.type, enabled=plan.precision == "fp16")
+    start = host.resume()
+    if start is None and plan.model.warm_start is not None:
+        session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.model)}")
+    if plan.compile:
+        session.model.base.get_decoder().compile()
+    learner = Learner(session)
     state = checkpoint.State()
-    if (start := host.resume()) is not None:
-        state = checkpoint.load(start, session.model, optimizer)
-        scaler.load_state_dict(state.scaler)
+    if start is not None:
+        state = checkpoint.load(start, session.model, learner.optimizer)
+        learner.restore(state)
         session.say(f"going on from step {state.step}")
     for probe in probes:
         probe(session, "start")
 
-    session.model.train()
-    for step, micro_batches, waited in _steps(session, state.step):
-        started = time.perf_counter()
-        record = _step(session, strategy, optimizer, scaler, step, micro_batches)
-        record |= {"data_seconds": waited, "step_seconds": time.perf_counter() - started + waited}
-        state.step = step + 1
-        _report_step(session, record)
-        _after_step(session, optimizer, scaler, state)
+    with Saver(session.run, keep=plan.save.keep, durable=host.flush) as saver:
+        training = _Training(session, learner, saver, state, start)
+        if not training.to_the_end():
+            return "stopped"
+        if host.rank == 0:
+            saver.wait()
+        _barrier(host)
 
     if plan.save.best and state.best_step is not None and state.best_step != state.step:
-        best = session.run.join(checkpoint.FOLDER, checkpoint.name_of(state.best_step))
-        checkpoint.load_weights(best, session.model)
+        checkpoint.load_weights(_url(session, state.best_step), session.model)
         session.say(f"the artefact is made from step {state.best_step}, the best by evaluation loss")
     for probe in probes:
         probe(session, "end")
     if host.rank == 0:
         host.report({"kind": "artifact", "url": write_artifact(session)})
-    if host.world > 1:
-        dist.barrier()
+    _barrier(host)
+    return "finished"
 
 
-def open_session(plan: Plan, host: Host) -> Session:
-    """Open the data and load the model, ready to train."""
-    tokens = TokenStore.open(plan.tokens_url)
-    spec = batching.BatchSpec(
-        seed=plan.seed,
-        max_length=plan.max_length,
-        pack=plan.pack,
-        batch_size=plan.batch_size,
-        batch_tokens=plan.batch_tokens,
-        weights=plan.weights,
-    )
-    started = time.perf_counter()
-    model = load_for_training(
-        plan.model,
-        device=host.device,
-        precision=plan.precision,
-        frozen_dtype=plan.frozen_dtype,
-        pack=plan.pack,
-        activation_checkpointing=plan.activation_checkpointing,
-        static_shapes=plan.compile,
-        seed=plan.seed,
-    )
-    trained, total = model.weights()
-    evaluation = batching.of_split(tokens.split("evaluation"), spec)
-    batches = batching.of_split(tokens.split("train"), spec)
-    reference, values = open_reference(
-        plan, host, tokens, model, {"train": batches, "evaluation": evaluation}
-    )
-    session = Session(
-        plan=plan,
-        host=host,
-        run=Store(plan.run_url),
-        tokens=tokens,
-        batches=batches,
-        evaluation=evaluation,
-        method=load_method(plan.method, reference),
-        model=model,
-        weights=total,
-        reference=values,
-    )
-    session.say(
-        f"model loaded in {time.perf_counter() - started:.1f} s: "
-        f"{trained:,} of {total:,} weights are trained, {plan.precision}, "
-        f"{model.base.config._attn_implementation} attention"
-    )
-    return session
+class _Training:
+    """The steps of a run from `state` on. `saved` is the URL of the checkpoint that a reload goes back to."""
 
+    def __init__(
+        self, session: Session, learner: Learner, saver: Saver, state: checkpoint.State, saved: str | None
+    ) -> None:
+        self._session, self._learner, self._saver = session, learner, saver
+        self._state, self._saved = state, saved
 
-def _compile(session: Session) -> None:
-    if session.plan.compile:
-        session.model.base.get_decoder().compile()
+    def to_the_end(self) -> bool:
+        """Make the remaining steps; False when a worker was asked to stop before the last one."""
+        state = self._state
+        self._session.model.train()
+        if not state.evaluated and not self._evaluate():
+            return False
+        for number, work, waited in _steps(self._session, state.step):
+            started = time.perf_counter()
+            step = self._learner.step(number, work)
+            seconds = {"data_seconds": waited, "step_seconds": time.perf_counter() - started + waited}
+            state.step = number + 1
+            state.diverged = state.diverged + 1 if step.diverged else 0
+            if step.diverged:
+                self._recover(step)
+            _report(self._session, step.record | seconds)
+            stop = step.stop
+            state.evaluated = not self._evaluation_is_due()
+            if not state.evaluated and not stop:
+                stop = not self._evaluate()
+            if stop or self._checkpoint_is_due():
+                self._save()
+            if stop:
+                return False
+            self._saver.check()
+        return True
+
+    def _evaluation_is_due(self) -> bool:
+        if not len(self._session.tokens.split("evaluation")):
+            return False
+        step, plan = self._state.step, self._session.plan
+        return step == plan.steps or _due(step, plan.evaluate.every)
+
+    def _checkpoint_is_due(self) -> bool:
+        step, plan = self._state.step, self._session.plan
+        improved = plan.save.best and self._state.best_step == step
+        return step == plan.steps or _due(step, plan.save.every) or improved
+
+    def _evaluate(self) -> bool:
+        """Evaluate and keep the best; False when a worker was asked to stop meanwhile."""
+        state, session = self._state, self._session
+        record = evaluate(session, state.step)
+        if record is None:
+            return False
+        if session.host.rank == 0:
+            session.host.report(record)
+        if session.plan.save.best and (state.best_loss is None or record["loss"] < state.best_loss):
+            state.best_step, state.best_loss = state.step, record["loss"]
+        state.evaluated = True
+        return True
+
+    def _save(self) -> None:
+        state, session = self._state, self._session
+        self._saved = _url(session, state.step)
+        if session.host.rank == 0:
+            self._learner.remember(state)
+            session.host.report({"kind": "checkpoint", "step": state.step, "url": self._saved})
+            self._saver.save(session.model, self._learner.optimizer, state)
+
+    def _recover(self, step: Step) -> None:
+        """Do what the recipe says of a step that diverged. TrainingError when that is to stop."""
+        session, state, policy = self._session, self._state, self._session.plan.divergence
+        if policy.action == "stop":
+            raise divergence_error(session, step)
+        if state.diverged > policy.limit:
+            raise divergence_error(session, step, f", and so it went {state.diverged} steps in a row")
+        done = "its update is left out"
+        if policy.action == "reload":
+            if self._saved is None:
+                raise divergence_error(session, step, ", and there is no checkpoint yet to go back to")
+            done = f"the updates since {posixpath.basename(self._saved)} are left out"
+            if session.host.rank == 0:
+                self._saver.wait()
+            _barrier(session.host)
+            before = checkpoint.load(self._saved, session.model, self._learner.optimizer)
+            self._learner.restore(before)
+        session.say(
+            f"step {state.step} diverged (loss {step.record['loss']:.4g}, gradient norm "
+            f"{step.record['grad_norm']:.4g}), so {done}; its rows: "
+            f"{describe_rows(session, session.batches.batch(state.step - 1))}"
+        )
 
 
 def _steps(session: Session, first: int) -> Iterator[tuple[int, list[Work], float]]:
@@ -144,63 +171,7 @@ def _steps(session: Session, first: int) -> Iterator[tuple[int, list[Work], floa
         yield step, work, time.perf_counter() - waiting
 
 
-def _step(
-    session: Session,
-    strategy: DataParallel,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    step: int,
-    work: list[Work],
-) -> dict[str, Any]:
-    """One optimizer step. The loss is summed, then divided by the units of the whole batch."""
-    plan, device = session.plan, session.device
-    batch = session.batches.batch(step)
-    units = session.method.units(session.batches, batch)
-    surveyed = survey(session, work, max(1, units))
-    totals = Totals(device)
-    slots = real = 0
-    for index, (number, micro_batch, counts) in enumerate(work):
-        # Dropout depends on the micro-batch, not on the worker that computes it.
-        torch.manual_seed(_seed(plan.seed, step, number))
-        last = index == len(work) - 1
-        with strategy.accumulating() if not last else nullcontext():
-            with session.autocast():
-                summed = strategy.loss(micro_batch.to(device), surveyed)
-            loss = summed.loss * float(counts)
-            scaler.scale(strategy.scale(loss, max(1, units))).backward()
-        totals.add(summed, counts)
-        slots += micro_batch.input_ids.numel() * counts
-        real += int(sum(session.batches.lengths[list(row)].sum() for row in _rows(batch, plan, number)))
-    sums = totals.over_workers(session.host.world)
-    mean = sums["loss"] / max(1, units)
-    scaler.unscale_(optimizer)
-    norm = _clip(session, plan.optim.max_grad_norm)
-    if not math.isfinite(mean) or (plan.precision != "fp16" and not math.isfinite(norm)):
-        raise TrainingError(
-            f"step {step + 1}: the loss is {mean}, the gradient norm {norm}; "
-            f"its rows: {_describe_rows(session, batch)}",
-            mend="lower optim.learning_rate, or look at these rows with `tailor data preview`",
-        )
-    rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps)
-    set_learning_rate(optimizer, rate)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return {
-        "kind": "train",
-        "step": step + 1,
-        "epoch": session.batches.progress(step + 1),
-        "loss": mean,
-        **session.method.metrics(sums, max(1, units)),
-        "learning_rate": rate,
-        "grad_norm": norm,
-        "tokens": session.batches.tokens(batch),
-        "supervised_tokens": session.batches.units(batch),
-        "padding": 1 - real / slots if slots else 0.0,
-    }
-
-
-def _report_step(session: Session, record: dict[str, Any]) -> None:
+def _report(session: Session, record: dict[str, Any]) -> None:
     if session.host.rank != 0:
         return
     seconds = record["step_seconds"]
@@ -221,50 +192,14 @@ def _report_step(session: Session, record: dict[str, Any]) -> None:
     session.host.report(record)
 
 
-def _after_step(
-    session: Session, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, state: checkpoint.State
-) -> None:
-    """Evaluate and save where the plan says so, and at the end."""
-    plan, host, step = session.plan, session.host, state.step
-    ends = step == plan.steps
-    if len(session.tokens.split("evaluation")) and (ends or _due(step, plan.evaluate.every)):
-        record = evaluate(session, step)
-        if host.rank == 0:
-            host.report(record)
-        improved = state.best_loss is None or record["loss"] < state.best_loss
-        if plan.save.best and improved:
-            state.best_step, state.best_loss = step, record["loss"]
-    if ends or _due(step, plan.save.every) or (plan.save.best and state.best_step == step):
-        state.scaler = scaler.state_dict()
-        url = session.run.join(checkpoint.FOLDER, checkpoint.name_of(step)).url
-        if host.rank == 0:
-            checkpoint.save(session.run, session.model, optimizer, state)
-            checkpoint.remove_old(session.run, keep=plan.save.keep, best_step=state.best_step)
-        host.report({"kind": "checkpoint", "step": step, "url": url}, checkpoint=url)
+def _url(session: Session, step: int) -> str:
+    return session.run.join(checkpoint.FOLDER, checkpoint.name_of(step)).url
 
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _clip(session: Session, max_norm: float | None) -> float:
-    """L2 norm of all gradients before they are scaled down to `max_norm`."""
-    parameters = [p for _, p in trained_parameters(session.model)]
-    limit = math.inf if max_norm is None else max_norm
-    return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def _rows(batch: batching.Batch, plan: Plan, number: int) -> batching.Batch:
-    return batch[number * plan.micro_batch_size : (number + 1) * plan.micro_batch_size]
-
-
-def _describe_rows(session: Session, batch: batching.Batch, limit: int = 8) -> str:
-    split = session.tokens.split("train")
-    examples = [example for row in batch for example in row]
-    named = [f"source {split.source[i]} row {split.row[i]}" for i in examples[:limit]]
-    more = len(examples) - limit
-    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+def _barrier(host: Host) -> None:
+    if host.world > 1:
+        dist.barrier()

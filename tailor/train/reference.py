@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,10 +25,10 @@ from tailor.batches import Batches, micro_batches
 from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
 from tailor.models.causal import CausalModel
 from tailor.plan import Plan
-from tailor.store import Store
+from tailor.store import Store, verified
 from tailor.tokens import SPLITS, TokenStore
 from tailor.train.host import Host
-from tailor.train.session import autocast, make_collator
+from tailor.train.inputs import autocast, make_collator
 
 Name = Literal["train", "evaluation"]
 
@@ -68,14 +66,14 @@ def _values(
     if host.world > 1:
         dist.broadcast(there, src=0)  # so that all workers do the same
     if there.item():
-        return {split: np.load(store.local_path(f"{name}/{split}.npy")) for split in SPLITS}
+        folder = verified(store, name)
+        return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
     started = time.perf_counter()
     values = {split: _computed(plan, host, tokens, model, split, batches[split]) for split in SPLITS}
     if host.rank == 0:
-        with tempfile.TemporaryDirectory() as temporary:
+        with store.publication(name) as made:
             for split, numbers in values.items():
-                np.save(Path(temporary) / f"{split}.npy", numbers)
-            store.publish(Path(temporary), name)
+                np.save(made.folder / f"{split}.npy", numbers)
         count, seconds = sum(map(len, values.values())), time.perf_counter() - started
         message = f"reference log-probabilities of {count:,} examples computed in {seconds:.1f} s"
         host.report({"kind": "status", "message": message})

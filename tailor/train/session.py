@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,14 +10,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.batches import Batches
-from tailor.methods import Method
+from tailor.batches import Batches, BatchSpec, of_split
+from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
+from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.store import Store
 from tailor.tokens import TokenStore
 from tailor.train.host import Host
+from tailor.train.inputs import autocast, make_collator
+from tailor.train.reference import open_reference
 
 
 @dataclass(frozen=True)
@@ -56,29 +60,53 @@ class Session:
             self.host.report({"kind": "status", "message": message})
 
 
-def autocast(plan: Plan, device: torch.device) -> torch.autocast:
-    """The plan's arithmetic, as a context."""
-    dtype = torch.float16 if plan.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32")
-
-
-def make_collator(
-    plan: Plan,
-    tokens: TokenStore,
-    model: CausalModel,
-    name: Literal["train", "evaluation"],
-    reference: np.ndarray | None = None,
-) -> Collator:
-    """Reads rows of a split for a model. reference: float32[n], a number of each example that comes with it."""
-    return Collator(
-        tokens.split(name),
-        model.layout,
-        packs=plan.pack,
-        max_length=plan.max_length,
-        pad_to=plan.row_length if plan.compile else None,
-        reference=reference,
-    )
-
-
 Probe = Callable[[Session, Literal["start", "end"]], None]
 """Called on every rank before the first step and after the last one."""
+
+
+def open_session(plan: Plan, host: Host) -> Session:
+    """Open the data and load the model, ready to train."""
+    tokens = TokenStore.open(plan.tokens_url)
+    spec = BatchSpec(
+        seed=plan.seed,
+        max_length=plan.max_length,
+        pack=plan.pack,
+        batch_size=plan.batch_size,
+        batch_tokens=plan.batch_tokens,
+        weights=plan.weights,
+        first_step=plan.first_step,
+    )
+    started = time.perf_counter()
+    model = load_for_training(
+        plan.model,
+        device=host.device,
+        precision=plan.precision,
+        frozen_dtype=plan.frozen_dtype,
+        pack=plan.pack,
+        activation_checkpointing=plan.activation_checkpointing,
+        static_shapes=plan.compile,
+        seed=plan.seed,
+    )
+    trained, total = model.weights()
+    batches, evaluation = (of_split(tokens.split(name), spec) for name in ("train", "evaluation"))
+    reference, values = open_reference(
+        plan, host, tokens, model, {"train": batches, "evaluation": evaluation}
+    )
+    session = Session(
+        plan=plan,
+        host=host,
+        run=Store(plan.run_url),
+        tokens=tokens,
+        batches=batches,
+        evaluation=evaluation,
+        method=load_method(plan.method, reference),
+        model=model,
+        weights=total,
+        reference=values,
+    )
+    session.say(
+        f"model loaded in {time.perf_counter() - started:.1f} s: "
+        f"{trained:,} of {total:,} weights are trained, {plan.precision}, "
+        f"{model.base.config._attn_implementation} attention"
+    )
+    return session

@@ -15,6 +15,9 @@ from tailor.train.session import Session
 Work = tuple[int, TokenBatch, bool]
 """(global number of the micro-batch, the micro-batch, whether it counts)"""
 
+STOPPING = "stopping"
+"""Name of a sum: how many workers were asked to stop."""
+
 
 def read_share(session: Session, batches: Batches, collator: Collator, batch: Batch) -> Iterator[Work]:
     """This worker's micro-batches of a batch. Every worker gets equally many.
@@ -52,6 +55,11 @@ class Totals:
             # Some accelerators have no float64.
             own = value.detach().to(torch.float64 if self._device.type == "cpu" else torch.float32)
             self._sums[name] = self._sums.get(name, torch.zeros_like(own)) + own * float(counts)
+
+    def add_number(self, name: str, value: float) -> None:
+        """Add a number of this worker's own."""
+        kind = torch.float64 if self._device.type == "cpu" else torch.float32
+        self._sums[name] = torch.tensor(float(value), dtype=kind, device=self._device)
 
     def over_workers(self, world: int) -> dict[str, float]:
         """The sums of all workers, each of which calls this with the same names."""

@@ -20,6 +20,7 @@ from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
+from tests.helpers.stores import commit
 from tests.helpers.tokens import write_tokens
 
 IDS = torch.tensor([[9, 41, 77, 130, 12, 200]])
@@ -76,7 +77,8 @@ def test_a_remote_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "cache"))
     plan, expected = trained(tmp_path, {"adapter": LORA})
     remote = Store("memory://load/run")
-    remote.publish(Path(plan.run_url) / "adapter", "adapter")
+    adapter = Path(plan.run_url) / "adapter"
+    commit(remote, "adapter", {path.name: path.read_bytes() for path in adapter.iterdir()})
     remote.write_json("plan.json", plan.as_dict())
     with torch.no_grad():
         assert torch.allclose(load_run(remote.url).model(IDS).logits, expected, atol=1e-5)

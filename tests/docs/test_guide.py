@@ -10,16 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tailor.cli.main import COMMANDS
 from tailor.errors import RecipeError
+from tailor.kube.spec import Cluster
 from tailor.spec import tree
 from tailor.spec.load import load_recipe
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import dotted
+from tests.kube import kuberay
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "cluster" / "README.md",
+    ROOT / "docker" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SECTION = "<!-- section -->"
 """The line before a block that is a part of a recipe. It is judged on top of MINIMAL."""
 
@@ -31,7 +40,14 @@ optim: {learning_rate: 1e-4}
 save: {to: runs/minimal}
 """
 OWN_OPTIONS = ("--help", "--version", "--debug")
-KEYS = {dotted(place) for places in tree.key_index(Recipe).values() for place in places}
+KEYS = {
+    dotted(place)
+    for root in (Recipe, Cluster)
+    for places in tree.key_index(root).values()
+    for place in places
+}
+OBJECT = "apiVersion:"
+"""How a block begins that is no recipe but Kubernetes'."""
 FILE_SUFFIXES = (".json", ".jsonl", ".yaml", ".py", ".md")
 
 _FENCE = re.compile(
@@ -62,6 +78,17 @@ def recipe_problems(block: str, folder: Path, *, section: bool) -> str:
     except RecipeError as error:
         return str(error)
     return ""
+
+
+def object_problems(block: str) -> list[str]:
+    """What Kubernetes would refuse in a block. Of objects of other projects only the head is judged."""
+    found = []
+    for value in yaml.safe_load_all(block):
+        if value["apiVersion"] == "v1":
+            found += kuberay.problems(value)
+        elif not {"kind", "metadata"} <= value.keys():
+            found.append("no kind or no metadata")
+    return found
 
 
 def command_problem(words: list[str], *, whole: bool) -> str:
@@ -101,14 +128,24 @@ def tailor_words(line: str) -> list[str] | None:
     return None
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipes_validate(path: Path, tmp_path: Path) -> None:
     for line, block, section in blocks(path.read_text(), "yaml", "yml"):
+        if block.startswith(OBJECT):
+            continue
         problems = recipe_problems(block, tmp_path, section=section)
         assert not problems, f"{path.name}, block at line {line}:\n{problems}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_objects_are_kubernetes(path: Path) -> None:
+    for line, block, _ in blocks(path.read_text(), "yaml", "yml"):
+        if block.startswith(OBJECT):
+            problems = object_problems(block)
+            assert not problems, f"{path.name}, block at line {line}:\n{problems}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_exist(path: Path) -> None:
     text = path.read_text()
     for line, block, _ in blocks(text, "sh", "bash", "console"):
@@ -122,9 +159,10 @@ def test_commands_exist(path: Path) -> None:
             assert not problem, f"{path.name}: `{span}`: {problem}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_keys_exist(path: Path) -> None:
-    named = re.compile(rf"(?:{'|'.join(Recipe.model_fields)})\.[\w.\[\]]+")
+    sections = {*Recipe.model_fields, *Cluster.model_fields}
+    named = re.compile(rf"(?:{'|'.join(sections)})\.[\w.\[\]]+")
     for span in spans(path.read_text()):
         match = named.match(span)
         if match and not match[0].endswith(FILE_SUFFIXES):
@@ -157,6 +195,9 @@ def test_mistakes_are_seen(tmp_path: Path) -> None:
     assert tailor_words("A=1 .venv/bin/tailor schema > x.json  # why") == ["schema"]
     assert tailor_words("ray job submit -- tailor run r.yaml") == ["run", "r.yaml"]
     assert tailor_words("pip install tailor") is None
+    claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: a}\nspec: {accessMode: [x]}\n"
+    assert "accessMode" in object_problems(claim)[0]
+    assert object_problems("apiVersion: x.io/v1\nkind: Queue\n") == ["no kind or no metadata"]
     sample = "text\n<!-- section -->\n```yaml\na: 1\n```\n`tailor\nrun x`\n"
     assert list(blocks(sample, "yaml")) == [(4, "a: 1\n", True)]
     assert spans(sample) == ["tailor run x"]

@@ -26,9 +26,18 @@ class PlainHost:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     records: list[dict[str, Any]] = field(default_factory=list)
     resume_from: str | None = None
+    stop_after: int | None = None
+    """Asks to stop when this step was reported."""
 
-    def report(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-        self.records.append(metrics)
+    def report(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def flush(self) -> None:
+        pass
+
+    def stopping(self) -> bool:
+        train = self.of("train")
+        return self.stop_after is not None and bool(train) and train[-1]["step"] >= self.stop_after
 
     def resume(self) -> str | None:
         return checkpoint.latest(Store(self.resume_from)) if self.resume_from else None

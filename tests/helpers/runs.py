@@ -95,5 +95,5 @@ def make_run(url: str, *, state: str = "finished", steps: int = 60, step: int | 
                 "supervised_tokens": 500,
             }
         )
-    log.flush()
+    log.close()
     return run

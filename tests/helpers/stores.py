@@ -13,6 +13,14 @@ from tailor.tokens import MANIFEST, ShardWriter, TokenStore, ragged
 VOCABULARY = 261
 
 
+def commit(store: Store, name: str, files: dict[str, str | bytes]) -> None:
+    """Publish a folder of these files."""
+    with store.publication(name) as made:
+        for file, content in files.items():
+            (made.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (made.folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
 def make_store(
     folder: Path,
     lengths: Sequence[int],

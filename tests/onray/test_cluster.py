@@ -37,7 +37,7 @@ GPUS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4), Node(32, 4)))
 def test_reserved_per_worker(
     cluster: Cluster, scale: dict[str, Any], gpu: bool, expected: dict[str, float]
 ) -> None:
-    resources = resources_per_worker(Scale(**scale), cluster, gpu=gpu)
+    resources = resources_per_worker(Scale(**scale), cluster, scale.get("workers", 1), gpu=gpu)
     assert resources == expected
     assert resources["CPU"] * scale["workers"] <= cluster.cpus
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_placed_is_refused(
     cluster: Cluster, scale: dict[str, Any], gpu: bool, message: str
 ) -> None:
     with pytest.raises(ScaleError) as caught:
-        resources_per_worker(Scale(**scale), cluster, gpu=gpu)
+        resources_per_worker(Scale(**scale), cluster, scale.get("workers", 1), gpu=gpu)
     assert str(caught.value) == message
 
 

@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def losses(made: Any, cluster: Cluster | None) -> list[float]:
     records: list[dict[str, Any]] = []
-    trainer.fit(*made, records.append, cluster=cluster)
+    trainer.fit(*made, trainer.Watch(records.append), cluster=cluster)
     return [record["loss"] for record in records if "loss" in record]
 
 

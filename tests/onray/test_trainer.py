@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from tailor.errors import DataError, TrainingError
+from tailor.errors import DataError, TrainingError, WorkerError
 from tailor.onray import trainer, worker
+from tailor.onray.failures import cause
 from tailor.runs import folder
 from tailor.runs.log import of_kind, read
 from tailor.store import Store
@@ -27,7 +28,7 @@ def fit(plan: Any, recipe: Any, until: int | None = None) -> list[dict[str, Any]
         if record["kind"] == "train" and record["step"] == until:
             raise KeyboardInterrupt
 
-    trainer.fit(plan, recipe, publish, cluster=None)
+    trainer.fit(plan, recipe, trainer.Watch(publish), cluster=None)
     return records
 
 
@@ -86,7 +87,7 @@ def test_an_unexpected_error_names_the_rank_and_the_log(make: Make, tmp_path: Pa
 
     monkeypatch.setattr(loop, "run", run)
     plan, recipe = make(tmp_path)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(WorkerError) as caught:
         fit(plan, recipe)
     log = tmp_path / "logs" / "worker-0.log"
     assert (
@@ -106,7 +107,8 @@ def test_want_of_gpu_memory_is_told_with_what_helps() -> None:
 def test_the_cause_among_several_ranks() -> None:
     from ray.exceptions import RayActorError
 
-    mistake, follow = DataError("a mistake"), TrainingError("connection closed by peer")
-    assert trainer.cause({0: follow, 1: mistake}) is mistake
-    assert "the process of worker 1 died" in str(trainer.cause({0: follow, 1: RayActorError()}))
-    assert trainer.cause({0: follow, 1: TrainingError("later")}) is follow
+    mistake, follow = DataError("a mistake"), WorkerError("connection closed by peer")
+    assert cause({0: follow, 1: mistake}) is mistake
+    assert cause({0: follow, 1: TrainingError("it diverged")}).message == "it diverged"
+    assert "the process of worker 1 died" in str(cause({0: follow, 1: RayActorError()}))
+    assert cause({0: follow, 1: WorkerError("later")}) is follow

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 def fit(plan: Any, recipe: Any, cluster: Cluster | None) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    trainer.fit(plan, recipe, records.append, cluster=cluster)
+    trainer.fit(plan, recipe, trainer.Watch(records.append), cluster=cluster)
     return records
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from tailor.errors import StoreError
 from tailor.runs import folder
 from tailor.store import Store
 from tests.helpers.runs import make_run
+from tests.helpers.stores import commit
 
 
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
@@ -31,27 +30,6 @@ def test_a_missing_run_names_the_near_ones(tmp_path: Path) -> None:
     assert folder.find(str(tmp_path / "quickstart")).url == str(tmp_path / "quickstart")
 
 
-def test_a_second_process_is_kept_out_until_the_first_one_dies(tmp_path: Path) -> None:
-    run = Store(str(tmp_path / "run"))
-    code = (
-        "import sys, time\nfrom tailor.runs import folder\nfrom tailor.store import Store\n"
-        "with folder.lock(Store(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"
-    )
-    first = subprocess.Popen([sys.executable, "-c", code, run.url], stdout=subprocess.PIPE, text=True)
-    try:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "in\n"
-        assert folder.is_locked(run)
-        with pytest.raises(StoreError, match="another process"), folder.lock(run):
-            pass
-    finally:
-        first.kill()
-        first.wait()
-    assert not folder.is_locked(run)
-    with folder.lock(run):
-        pass
-
-
 def test_only_a_run_on_conversations_is_one_to_talk_to(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     run.write_json("adapter/tokenizer_config.json", {})
@@ -66,9 +44,7 @@ def test_only_a_run_on_conversations_is_one_to_talk_to(tmp_path: Path) -> None:
 
 def test_checkpoints_without_their_marker_do_not_count(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "state.json").write_text("{}")
-    run.join("checkpoints").publish(tmp_path / "made", "step-00000005")
+    commit(run.join("checkpoints"), "step-00000005", {"state.json": "{}"})
     run.write_text("checkpoints/step-00000010/state.json", "{}")
     assert folder.checkpoints(run) == ["step-00000005"]
     assert folder.step_of(run.join("checkpoints", "step-00000005").url) == 5

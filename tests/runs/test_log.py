@@ -24,7 +24,7 @@ def write(run: Store, steps: range, after_step: int = 0) -> None:
         log.write(train_record(step))
         if step % 5 == 0:
             log.write({"kind": "checkpoint", "step": step, "url": "…"})
-    log.flush()
+    log.close()
 
 
 def steps_of(run: Store) -> list[int]:
@@ -53,10 +53,10 @@ def test_a_run_that_starts_over_starts_a_new_log(run: Store) -> None:
 def test_what_was_measured_before_the_first_step_stays(run: Store) -> None:
     log = MetricsLog(run)
     log.write({"kind": "generation", "when": "before", "exact_match": 0.0, "count": 3})
-    log.flush()
+    log.close()
     write_more = MetricsLog(run, after_step=5)
     write_more.write(train_record(6))
-    write_more.flush()
+    write_more.close()
     assert [record["kind"] for record in read(run)] == ["generation", "train"]
 
 

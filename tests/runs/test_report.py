@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tailor.runs import folder, plots, report
+from tailor.runs import plots, report
+from tailor.runs.lock import lock
 from tailor.runs.log import MetricsLog, read
 from tailor.runs.status import Status
 from tailor.store import Store
 from tests.helpers.runs import make_run, train_record
+from tests.helpers.stores import commit
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -92,15 +94,13 @@ def test_a_run_that_was_killed_is_told_with_its_newest_step(tmp_path: Path) -> N
     status.step = 1  # written every few seconds only
     status.write(run)
     assert figures(run)["State"] == "stopped, step 18 of 60"
-    with folder.lock(run):
+    with lock(run):
         assert figures(run)["State"] == "running, step 18 of 60"
 
 
 def test_the_best_step_is_told_where_it_was_chosen(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"))
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "state.json").write_text('{"step": 60, "best_step": 40}')
-    run.join("checkpoints").publish(tmp_path / "made", "step-00000060")
+    commit(run.join("checkpoints"), "step-00000060", {"state.json": '{"step": 60, "best_step": 40}'})
     run.write_text("adapter/adapter_config.json", "{}")
     assert "Artefact from" not in figures(run)
     run.write_json("plan.json", {**run.read_json("plan.json"), "save": {"best": True}})
@@ -120,6 +120,6 @@ def test_losses_that_are_not_finite_leave_a_gap_and_are_said(tmp_path: Path) -> 
     log = MetricsLog(run)
     for step in range(1, 6):
         log.write(train_record(step, loss=float("nan") if step == 5 else 1.0))
-    log.flush()
+    log.close()
     assert next(plot.file for plot in plots.draw(read(run))) == "loss.png"
     assert ("Training loss", "1.0000 → not finite") in report.summary(run, read(run))

@@ -15,7 +15,7 @@ from tailor.spec.recipe import Recipe
 from tailor.store import Store
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import make_plan
-from tests.helpers.stores import make_store
+from tests.helpers.stores import commit, make_store
 
 
 def recipe(run: Path, **sections: Any) -> Recipe:
@@ -36,9 +36,7 @@ def run(tmp_path: Path) -> Store:
     """A run of the plain recipe, with a checkpoint."""
     store = Store(str(tmp_path / "run"))
     store.write_text("recipe.yaml", resolved_yaml(recipe(tmp_path / "run")))
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "state.json").write_text("{}")
-    store.join("checkpoints").publish(tmp_path / "made", "step-00000005")
+    commit(store.join("checkpoints"), "step-00000005", {"state.json": "{}"})
     return store
 
 
@@ -129,9 +127,7 @@ def test_checkpoints_of_other_data_or_arithmetic_are_not_gone_on_with(tmp_path: 
     run.write_json(folder.PLAN, plan.as_dict())
     other = dataclasses.replace(plan, fingerprint="other")
     resume.check_plan(other, run)  # without a checkpoint nothing is lost
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "state.json").write_text("{}")
-    run.join("checkpoints").publish(tmp_path / "made", "step-00000003")
+    commit(run.join("checkpoints"), "step-00000003", {"state.json": "{}"})
     resume.check_plan(plan, run)
     with pytest.raises(StoreError, match="checkpoints of other data"):
         resume.check_plan(other, run)

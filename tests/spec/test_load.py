@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +14,7 @@ from tailor.spec.layers import override
 from tailor.spec.load import judge, load_recipe, resolved_yaml
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import parse
+from tests.helpers.broken import broken
 from tests.spec.helpers import GOOD, write
 
 FULL = """\
@@ -70,38 +69,6 @@ def test_values_are_never_coerced(tmp_path: Path) -> None:
     assert Recipe.model_validate(values).data.pack is True
     with pytest.raises(RecipeError, match=r"data.pack(.|\n)*optim.learning_rate"):
         load_recipe(write(tmp_path, GOOD.replace("2e-4", '"2e-4"').replace("data:\n", "data:\n  pack: on\n")))
-
-
-JUNK: list[Any] = [
-    None, "", "x", "on", 0, -1, 1, 3.5, 1e300, -1e-300, math.inf, math.nan, 10**300, -(10**30), True, False,
-    [], [None], [[]], {}, {"x": 1}, {"name": "sft"}, [{"path": 1}], "é\x00", "😀", "hf://", "://", "::", "~", "*",
-    "[", "a" * 5000, "../..", "/", ".", ["a", "a"], {"path": {}}, "null", "{", {"": ""}, {"0": []},
-]  # fmt: skip
-
-
-def broken(values: Any, chance: random.Random) -> Any:
-    """The values with one to three of them removed, renamed or replaced."""
-    changed = copy.deepcopy(values)
-    for _ in range(chance.randint(1, 3)):
-        holder = changed
-        while True:
-            keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
-            if not keys:
-                break
-            key = chance.choice(keys)
-            inner = holder[key]
-            if isinstance(inner, (dict, list)) and inner and chance.random() < 0.8:
-                holder = inner
-                continue
-            action = chance.random()
-            if action < 0.7:
-                holder[key] = chance.choice(JUNK)
-            elif action < 0.85:
-                del holder[key]
-            elif isinstance(holder, dict):
-                holder[key[:-1] + chance.choice(["", "x", "s"])] = holder.pop(key)
-            break
-    return changed
 
 
 def test_random_mistakes_end_in_problems_never_in_a_traceback() -> None:

@@ -65,6 +65,10 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             [DPO, "method.label_smoothing=0.1", "method.loss=cpo"],
         ),
         ([DPO, "method.reference=precomputed", "method.loss=orpo"], [DPO, "method.reference=precomputed"]),
+        (
+            [DPO, ADAPTER, "model.warm_start=s3://bucket/sft"],
+            [DPO, "method.loss=orpo", ADAPTER, "model.warm_start=s3://bucket/sft"],
+        ),
         ([DPO, "method.loss=robust"], [DPO, "method.loss=robust", "method.label_smoothing=0.1"]),
         ([DPO, "method.reference=adapter_off"], [DPO, "method.reference=adapter_off", ADAPTER]),
         ([DPO, "method.reference=copy", ADAPTER], [DPO, "method.reference=copy"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,9 @@ class StoppingHost(PlainHost):
 
     after = 5
 
-    def report(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-        super().report(metrics, checkpoint)
-        if metrics["kind"] == "train" and metrics["step"] == self.after:
+    def report(self, record: dict[str, Any]) -> None:
+        super().report(record)
+        if record["kind"] == "train" and record["step"] == self.after:
             raise Stopped
 
 
@@ -47,11 +49,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+QUANTIZED = {"adapter": {**LORA, "dropout": 0.1}, "quantize": {"type": "nf4"}}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "model"),
+    [
+        ("adamw", SECTIONS["model"]),
+        ("adamw_8bit", SECTIONS["model"]),
+        ("adafactor", SECTIONS["model"]),
+        ("adamw", QUANTIZED),
+        ("lion", {}),
+    ],
+    ids=["lora", "lora, 8-bit optimizer", "lora, adafactor", "qlora", "full, lion"],
+)
 def test_stopped_and_gone_on_equals_undisturbed(
-    made: tuple[Path, Any], tmp_path: Path, optimizer: str
+    made: tuple[Path, Any], tmp_path: Path, optimizer: str, model: dict[str, Any]
 ) -> None:
-    sections = {**SECTIONS, "optim": {**SECTIONS["optim"], "optimizer": optimizer}}
+    sections = {**SECTIONS, "model": model, "optim": {**SECTIONS["optim"], "optimizer": optimizer}}
     whole = PlainHost()
     loop.run(make_plan(*made, tmp_path / "whole", **sections), whole)
     plan = make_plan(*made, tmp_path / "run", **sections)
@@ -62,8 +77,9 @@ def test_stopped_and_gone_on_equals_undisturbed(
     assert [record["step"] for record in again.of("train")] == [5, 6]
     assert again.losses() == whole.losses()[4:]
     assert again.of("evaluation") == whole.of("evaluation")[1:]
-    adapters = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "run")]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    file = "adapter/adapter_model.safetensors" if model else "model/model.safetensors"
+    artefacts = [tmp_path / name / file for name in ("whole", "run")]
+    assert artefacts[0].read_bytes() == artefacts[1].read_bytes()
 
 
 def test_control_without_the_optimizer_state_it_differs(
@@ -126,8 +142,6 @@ def test_checkpoint_of_another_adapter_is_refused(made: tuple[Path, Any], tmp_pa
 
 
 def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) -> None:
-    import pickle
-
     plan = make_plan(*made, tmp_path / "run", **SECTIONS)
     loop.run(plan, PlainHost())
     marker = tmp_path / "executed"
@@ -138,10 +152,22 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
 
     latest = checkpoint.latest(Store(plan.run_url))
     assert latest is not None
-    torch.save({"state": Bomb()}, Path(latest) / "optimizer.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    file = Path(latest) / "optimizer.pt"
+    torch.save({"state": Bomb()}, file)
+    with pytest.raises(StoreError, match=rf"^{file} has \d+ bytes; \d+ were written; .* or remove {latest}"):
+        loop.run(plan, PlainHost(resume_from=plan.run_url))
+    # Nor where whoever put it there changed the marker too.
+    listed = json.loads((Path(latest) / "COMMIT").read_text())
+    listed["optimizer.pt"] = {
+        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    (Path(latest) / "COMMIT").write_text(json.dumps(listed))
+    with pytest.raises(StoreError, match=rf"^{file} is no optimizer state: Weights only load failed"):
         loop.run(plan, PlainHost(resume_from=plan.run_url))
     assert not marker.exists()
+    torch.load(file, weights_only=False)
+    assert marker.exists(), "the control: it is a bomb"
 
 
 def test_a_loss_that_is_no_number_stops_the_run(made: tuple[Path, Any], tmp_path: Path) -> None:

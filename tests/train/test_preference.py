@@ -137,9 +137,9 @@ def test_activation_checkpointing_changes_nothing(
 class StoppingHost(PlainHost):
     """Dies after its fifth step was reported."""
 
-    def report(self, metrics: dict[str, Any], checkpoint: str | None = None) -> None:
-        super().report(metrics, checkpoint)
-        if metrics["kind"] == "train" and metrics["step"] == 5:
+    def report(self, record: dict[str, Any]) -> None:
+        super().report(record)
+        if record["kind"] == "train" and record["step"] == 5:
             raise KeyboardInterrupt
 
 

@@ -1,0 +1,45 @@
+"""`tailor manifest`: a recipe as a RayJob or RayCluster for Kubernetes."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from tailor.errors import StoreError
+
+DEFAULT_CLUSTER = "cluster/k8s.yaml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="the recipe's file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as save.to=s3://bucket/runs/x"
+    )
+    parser.add_argument("--cluster", metavar="FILE", help=f"the cluster file (default: {DEFAULT_CLUSTER})")
+    parser.add_argument(
+        "--kind",
+        choices=("RayJob", "RayCluster"),
+        default="RayJob",
+        help="a job with its own pods (RayJob), or pods of the same size that stay",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    from tailor.kube import fit, manifest
+
+    path = args.cluster or DEFAULT_CLUSTER
+    if args.cluster is None and not Path(path).exists():
+        raise StoreError(f"no cluster file was named, and there is no {path}", mend="name one with --cluster")
+    cluster = manifest.load_cluster(path)
+    recipe = manifest.load_recipe(args.recipe, cluster, args.overrides)
+    for note in fit.notes(recipe, cluster):
+        print(f"tailor: note: {note}", file=sys.stderr)
+    objects = manifest.documents(
+        recipe, cluster, kind=args.kind, stem=Path(args.recipe).stem, overrides=args.overrides
+    )
+    kind = [] if args.kind == "RayJob" else ["--kind", args.kind]
+    command = ["tailor", "manifest", args.recipe, *args.overrides, "--cluster", path, *kind]
+    sys.stdout.write(manifest.text(objects, f"Written by: {shlex.join(command)}"))
+    return 0

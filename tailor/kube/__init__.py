@@ -1,0 +1,1 @@
+"""Kubernetes: KubeRay manifests from a recipe and a cluster file. Imports pydantic and yaml only."""

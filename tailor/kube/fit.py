@@ -1,0 +1,193 @@
+"""A recipe on a cluster: how many pods it needs, and whether they see what it names."""
+
+from __future__ import annotations
+
+import os.path
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tailor.errors import Problem
+from tailor.kube.check import below
+from tailor.kube.spec import Cluster, Head
+from tailor.spec import files
+from tailor.spec.check import Finding, path_of
+from tailor.spec.recipe import Recipe
+from tailor.spec.source import Document
+
+TEMPLATE = "template.jinja"
+"""The name under which a chat template of this machine reaches the pods."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pods that train, and the workers in each."""
+
+    pods: int
+    """0: the head trains."""
+    workers_per_pod: int
+
+
+def size(recipe: Recipe, cluster: Cluster) -> Size:
+    """How many worker pods the recipe's workers fill."""
+    workers, pod = recipe.scale.most, cluster.worker
+    if pod is None:
+        return Size(0, workers)
+    per_pod = pod.gpu or min(pod.workers_per_pod or 1, workers)
+    return Size(-(-workers // per_pod), per_pod)
+
+
+def problems(recipe: Recipe, cluster: Cluster, document: Document) -> list[Problem]:
+    """What keeps the recipe from running on the cluster, each at its place in the recipe."""
+    found = []
+    for findings in (_scale, _job, _run_folder, _inputs):
+        for key, message in findings(recipe, cluster):
+            found.append(document.at_value(path_of(key)).problem(path_of(key), message))
+    return found
+
+
+def notes(recipe: Recipe, cluster: Cluster) -> list[str]:
+    """What is worth knowing and may be meant."""
+    found = []
+    named = [recipe.save.to, recipe.data.store or "", recipe.model.path]
+    named += [source.path for source in (*recipe.data.train, *recipe.data.evaluation)]
+    credentials = any(name.startswith("AWS_") for name in cluster.secret_env)
+    if any("s3://" in name for name in named) and not (
+        credentials or cluster.env_from or cluster.service_account
+    ):
+        found.append(
+            "the recipe names s3://, but the cluster file has no AWS_… in secret_env, no env_from and no "
+            "service_account: the nodes themselves must have access"
+        )
+    if cluster.job.backoff_limit and recipe.save.every is None:
+        found.append("without save.every the only checkpoint is the last step's: a retry starts over")
+    return found
+
+
+def template_file(recipe: Recipe, cluster: Cluster) -> str | None:
+    """The chat template's file when it is on this machine alone and must be carried."""
+    name = recipe.data.template
+    if name is None or name in files.templates() or _visible(name, cluster):
+        return None
+    return name
+
+
+def _scale(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
+    scale = recipe.scale
+    pod, name = _trainer(cluster)
+    if scale.address is not None:
+        yield "scale.address", "has no place on Kubernetes: the job joins the cluster that it is given"
+    if scale.gpu is True and not pod.gpu:
+        yield "scale.gpu", f"is true, but {name}.gpu of the cluster file is 0; set it, or scale.gpu: auto"
+    if scale.gpu is False and pod.gpu:
+        yield "scale.gpu", f"is false, and {name}.gpu of the cluster file is {pod.gpu}: GPUs would stay idle"
+    if recipe.model.attention == "flash_attention_2" and not pod.gpu:
+        yield "model.attention", f"flash_attention_2 needs a GPU; {name}.gpu of the cluster file is 0"
+    fit = size(recipe, cluster)
+    room = pod.gpu * max(fit.pods, 1)
+    if pod.gpu and fit.pods and room != scale.most:
+        pods = f"{fit.pods} pods" if fit.pods > 1 else "a pod"
+        yield (
+            "scale.workers",
+            (
+                f"{scale.most} of the {room} GPUs of {pods} would train, and the others stay idle; "
+                f"set scale.workers: {room}, or worker.gpu: {_divisor(scale.most, pod.gpu)} in the cluster file"
+            ),
+        )
+    elif pod.gpu and room != scale.most:
+        yield "scale.workers", f"needs {scale.most} GPUs, and the head, which trains, has {room}"
+    per_pod = fit.workers_per_pod
+    asked = (scale.cpus_per_worker or 1) * per_pod
+    if asked > pod.cpu:
+        key = "scale.cpus_per_worker" if scale.cpus_per_worker else "scale.workers"
+        yield (
+            key,
+            f"asks for {asked} CPUs in a pod ({per_pod} workers); {name}.cpu of the cluster file is {pod.cpu}",
+        )
+    if cluster.autoscaler and cluster.autoscaler.max_pods < fit.pods:
+        most = cluster.autoscaler.max_pods
+        yield "scale.workers", f"needs {fit.pods} pods; autoscaler.max_pods of the cluster file is {most}"
+
+
+def _job(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
+    if cluster.job.backoff_limit and recipe.save.resume == "never":
+        yield "save.resume", "never refuses what a retry must go on with; write auto, or job.backoff_limit: 0"
+
+
+def _run_folder(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
+    """What is written must outlive the pods, and be the same folder for all of them."""
+    places = [("save.to", recipe.save.to)]
+    if recipe.data.store is not None:
+        places.append(("data.store", recipe.data.store))
+    for key, name in places:
+        if name.startswith("memory://"):
+            yield (
+                key,
+                "is in one process's memory; write s3://… or a folder below a claim of the cluster file",
+            )
+        elif name.startswith(("http://", "https://", "hf://")):
+            yield key, f"{name} cannot be written; write s3://… or a folder below a claim of the cluster file"
+        elif (path := _in_pod(name, cluster)) is not None:
+            volume = next((volume for volume in cluster.volumes if below(path, volume.mount)), None)
+            seen = f" ({path} in a pod)" if path != name else ""
+            if volume is None or volume.claim is None:
+                yield (
+                    key,
+                    (
+                        f"{name}{seen} is a folder of each pod for itself, lost with it; write s3://…, or a folder "
+                        "below the mount of a claim in volumes of the cluster file"
+                    ),
+                )
+            elif volume.read_only:
+                yield key, f"{name} lies on {volume.claim}, which the cluster file mounts read_only"
+
+
+def _inputs(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
+    """What is read must be seen by every pod."""
+    mend = "put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)"
+    sources = [(f"data.train.{index}.path", source) for index, source in enumerate(recipe.data.train)]
+    sources += [
+        (f"data.evaluation.{index}.path", source) for index, source in enumerate(recipe.data.evaluation)
+    ]
+    for key, source in sources:
+        if source.path.startswith("memory://"):
+            yield key, f"is in one process's memory; {mend}"
+        elif not _visible(source.path, cluster):
+            yield key, f"{source.path} is on this machine, and pods don't see it; {mend}"
+    model = recipe.model.path
+    hub = "://" not in model and _HUB_ID.fullmatch(model) and not os.path.isdir(model)
+    if not hub and not _visible(model, cluster):
+        yield "model.path", f"{model} is on this machine, and pods don't see it; {mend}"
+    template = template_file(recipe, cluster)
+    if template is not None and (cluster.recipe_path is not None or not os.path.isfile(template)):
+        yield "data.template", f"no built-in template and no file that pods see: {template}; {mend}"
+
+
+def _visible(name: str, cluster: Cluster) -> bool:
+    """Whether every pod sees the file: by a URL, on a claim, or in the image."""
+    path = _in_pod(name, cluster)
+    if path is None:
+        return not name.startswith("memory://")
+    claims = [volume.mount for volume in cluster.volumes if volume.claim is not None]
+    return any(below(path, folder) for folder in (*claims, *cluster.image_files))
+
+
+def _in_pod(name: str, cluster: Cluster) -> str | None:
+    """The absolute path in a pod, or None for a URL."""
+    path = name.removeprefix("file://")
+    if "://" in path or "::" in path:
+        return None
+    return posixpath.normpath(posixpath.join(cluster.working_dir, path))
+
+
+def _trainer(cluster: Cluster) -> tuple[Head, str]:
+    """The pod that trains, and its section."""
+    return (cluster.worker, "worker") if cluster.worker is not None else (cluster.head, "head")
+
+
+def _divisor(workers: int, most: int) -> int:
+    """The most GPUs of a pod that leave none idle."""
+    return next(gpus for gpus in range(min(workers, most), 0, -1) if workers % gpus == 0)

@@ -1,0 +1,53 @@
+"""The plan of a run: of one that begins, and of one that goes on."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from tailor.onray import cluster as clusters
+from tailor.runs import folder
+from tailor.runs.origin import Origin, origins
+from tailor.store import Store
+
+if TYPE_CHECKING:
+    from tailor.plan import Plan
+    from tailor.spec.recipe import Recipe
+    from tailor.tokens import TokenStore
+
+
+def tokens_root(recipe: Recipe, run: Store) -> str:
+    """Where prepared tokens are kept: `data.store`, else `tokens` beside the run's folder."""
+    return recipe.data.store or posixpath.join(posixpath.dirname(run.url.rstrip("/")), "tokens")
+
+
+def make_plan(
+    recipe: Recipe,
+    tokens: TokenStore,
+    run: Store,
+    cluster: clusters.Cluster | None,
+    origin: Origin | None = None,
+) -> Plan:
+    """Everything that workers are told. `origin`: the change of recipe that the run begins with.
+
+    A run that goes on keeps its micro-batches, unless the recipe gives their size: dropout is drawn per micro-batch.
+    """
+    from tailor import plan as planning
+    from tailor.batches import data_facts
+    from tailor.encode.tokenizer import load_config
+
+    source = run if origin is None else Store(origin.run)
+    before = folder.read_json(source, folder.PLAN) if folder.checkpoints(source) else {}
+    history = [origin] if origin is not None else origins(run)[-1:]
+    sized = recipe
+    if before and recipe.train.micro_batch_size is None:
+        train = recipe.train.model_copy(update={"micro_batch_size": before["micro_batch_size"]})
+        sized = recipe.model_copy(update={"train": train})
+    return planning.build(
+        sized,
+        data_facts(tokens, recipe, history[0].first_step if history else 0),
+        load_config(recipe.model.path, recipe.model.revision),
+        clusters.hardware(recipe.scale, cluster),
+        run_url=run.url,
+        resume_from=history[0].checkpoint if history and history[0].run != run.url else None,
+    )

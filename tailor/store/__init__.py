@@ -1,0 +1,11 @@
+"""A folder on any fsspec URL: atomic files, and folders that exist only with their commit marker."""
+
+from __future__ import annotations
+
+from tailor.store.cache import cache_folder
+from tailor.store.failures import mend_of
+from tailor.store.periodic import Periodic
+from tailor.store.publication import COMMIT, Publication, verified
+from tailor.store.store import Store
+
+__all__ = ["COMMIT", "Periodic", "Publication", "Store", "cache_folder", "mend_of", "verified"]

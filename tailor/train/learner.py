@@ -1,0 +1,138 @@
+"""One optimizer step, and what is done when it diverges."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tailor.batches import Batch
+from tailor.errors import TrainingError
+from tailor.plan import Plan
+from tailor.train.checkpoint import State
+from tailor.train.optimizer import build_optimizer, learning_rate, set_learning_rate, trained_parameters
+from tailor.train.session import Session
+from tailor.train.strategy import DataParallel
+from tailor.train.work import STOPPING, Totals, Work, survey
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step did. Equal on every worker."""
+
+    record: dict[str, Any]
+    diverged: bool
+    """The optimizer made no update: the loss or the gradient norm was out of bounds."""
+    stop: bool
+    """A worker was asked to stop."""
+
+
+class Learner:
+    """The session's model with its strategy, optimizer and gradient scaler."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.strategy = DataParallel(session.model, session.method, session.host)
+        self.optimizer = build_optimizer(session.plan.optim, session.model)
+        self._scaler = torch.amp.GradScaler(session.device.type, enabled=session.plan.precision == "fp16")
+
+    def restore(self, state: State) -> None:
+        """Take the scaler back to where a checkpoint stands."""
+        self._scaler.load_state_dict(state.scaler)
+
+    def remember(self, state: State) -> None:
+        """Put what a checkpoint needs of the scaler into `state`."""
+        state.scaler = self._scaler.state_dict()
+
+    def step(self, step: int, work: list[Work]) -> Step:
+        """The loss is summed over the micro-batches of all workers, then divided by the units of the whole batch."""
+        session, plan, device = self.session, self.session.plan, self.session.device
+        batch = session.batches.batch(step)
+        units = max(1, session.method.units(session.batches, batch))
+        surveyed = survey(session, work, units)
+        totals = Totals(device)
+        slots = real = 0
+        for index, (number, micro_batch, counts) in enumerate(work):
+            # Dropout depends on the micro-batch, not on the worker that computes it.
+            torch.manual_seed(_seed(plan.seed, step, number))
+            last = index == len(work) - 1
+            with self.strategy.accumulating() if not last else nullcontext():
+                with session.autocast():
+                    summed = self.strategy.loss(micro_batch.to(device), surveyed)
+                loss = summed.loss * float(counts)
+                self._scaler.scale(self.strategy.scale(loss, units)).backward()
+            totals.add(summed, counts)
+            slots += micro_batch.input_ids.numel() * counts
+            real += int(sum(session.batches.lengths[list(row)].sum() for row in _rows(batch, plan, number)))
+        totals.add_number(STOPPING, session.host.stopping())
+        sums = totals.over_workers(session.host.world)
+        stopping = sums.pop(STOPPING)
+        mean = sums["loss"] / units
+        self._scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        diverged = self._diverged(mean, norm)
+        rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps)
+        set_learning_rate(self.optimizer, rate)
+        if not diverged:
+            self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        record = {
+            "kind": "train",
+            "step": step + 1,
+            "epoch": session.batches.progress(step + 1),
+            "loss": mean,
+            **session.method.metrics(sums, units),
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens": session.batches.tokens(batch),
+            "supervised_tokens": session.batches.units(batch),
+            "padding": 1 - real / slots if slots else 0.0,
+        }
+        if diverged:
+            record["diverged"] = True
+        return Step(record, diverged, stopping > 0)
+
+    def _clip(self) -> float:
+        """L2 norm of all gradients before they are scaled down to `max_grad_norm`."""
+        parameters = [p for _, p in trained_parameters(self.session.model)]
+        limit = self.session.plan.optim.max_grad_norm
+        return float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+
+    def _diverged(self, loss: float, norm: float) -> bool:
+        limit = self.session.plan.divergence.grad_norm
+        if limit is not None and math.isfinite(norm) and norm > limit:
+            return True
+        # In fp16 an overflow of the scaled gradients is the scaler's to mend.
+        return not math.isfinite(loss) or (self.session.plan.precision != "fp16" and not math.isfinite(norm))
+
+
+def divergence_error(session: Session, step: Step, why: str = "") -> TrainingError:
+    """What is told when a run stops because it diverged. The rows of the batch are named."""
+    number = step.record["step"]
+    return TrainingError(
+        f"step {number}: the loss is {step.record['loss']}, the gradient norm {step.record['grad_norm']}{why}; "
+        f"its rows: {describe_rows(session, session.batches.batch(number - 1))}",
+        mend="lower optim.learning_rate, look at these rows with `tailor data preview`, or set train.divergence",
+    )
+
+
+def describe_rows(session: Session, batch: Batch, limit: int = 8) -> str:
+    """The rows of the sources that a batch is made of."""
+    split = session.tokens.split("train")
+    examples = [example for row in batch for example in row]
+    named = [f"source {split.source[i]} row {split.row[i]}" for i in examples[:limit]]
+    more = len(examples) - limit
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _rows(batch: Batch, plan: Plan, number: int) -> Batch:
+    return batch[number * plan.micro_batch_size : (number + 1) * plan.micro_batch_size]

@@ -1,0 +1,87 @@
+"""Checkpoints leave the training thread: what is written is committed (hashed, uploaded) behind its back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn, optim
+
+from tailor.errors import StoreError, TailorError
+from tailor.store import Publication, Store
+from tailor.train import checkpoint
+from tailor.train.checkpoint import State
+
+
+class Saver:
+    """Saves the checkpoints of rank 0, one at a time. A context: what is under way is finished at its end.
+
+    `durable` is called before each commit: everything that was reported up to the checkpoint must be
+    in the run's log by then. A commit that fails stops the run at the next step.
+    """
+
+    def __init__(self, run: Store, *, keep: int, durable: Callable[[], None]) -> None:
+        self._run, self._keep, self._durable = run, keep, durable
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.wait()
+        elif issubclass(kind, Exception):  # not when the user wants to stop at once
+            self._join()
+
+    def save(self, model: nn.Module, optimizer: optim.Optimizer, state: State) -> float:
+        """Write a checkpoint and begin to commit it; returns the seconds that this took from training.
+
+        Waits for the commit before, so that a slow store holds training back rather than filling the disk.
+        """
+        began = time.perf_counter()
+        self.wait()
+        made = self._run.join(checkpoint.FOLDER).publication(checkpoint.name_of(state.step))
+        try:
+            checkpoint.write(made.folder, model, optimizer, state)
+        except BaseException:
+            made.discard()
+            raise
+        self._thread = threading.Thread(
+            target=self._commit, args=(made, replace(state)), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Until what was saved is committed. Raises what kept it from that."""
+        self._join()
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error of a commit that failed."""
+        if self._error is not None:
+            raise self._error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _commit(self, made: Publication, state: State) -> None:
+        try:
+            made.commit(self._durable)
+            checkpoint.remove_old(self._run, keep=self._keep, best_step=state.best_step)
+        except Exception as error:  # raised in the training thread
+            self._error = _explained(error, made, state.step)
+
+
+def _explained(error: Exception, made: Publication, step: int) -> Exception:
+    if not isinstance(error, TailorError) or not made.folder.exists():
+        return error
+    return StoreError(
+        f"the checkpoint of step {step} could not be committed: {error.message}",
+        mend=f"{error.mend + '; ' if error.mend else ''}the checkpoint is kept in {made.folder}",
+    )

@@ -1,0 +1,72 @@
+"""`model.warm_start`: begin from what another run trained, with a new optimizer and from step 0."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+
+from tailor.errors import StoreError
+from tailor.models.causal import CausalModel
+from tailor.store import Store, verified
+from tailor.train import checkpoint
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def find(url: str) -> Store:
+    """The adapter's or checkpoint's folder that `url` means: itself, or the best that a run has.
+
+    StoreError when there is none.
+    """
+    store = Store(url)
+    if store.exists(ADAPTER_WEIGHTS) or store.exists(checkpoint.WEIGHTS):
+        return store
+    if store.is_committed("adapter"):
+        return store.join("adapter")
+    if store.is_committed("model"):
+        raise StoreError(
+            f"model.warm_start: {store.url} trained a whole model",
+            mend=f"set model.path: {store.join('model').url} instead",
+        )
+    if (newest := checkpoint.latest(store)) is not None:
+        return Store(newest)
+    raise StoreError(
+        f"model.warm_start: {store.url} has neither an adapter nor a checkpoint",
+        mend="name a run's folder, a checkpoint or an adapter; a whole model goes into model.path",
+    )
+
+
+def warm_start(url: str, model: CausalModel) -> str:
+    """Put the trained weights into `model`; returns the URL that they came from. They must fit exactly."""
+    found = find(url)
+    if found.exists(checkpoint.WEIGHTS):
+        checkpoint.load_weights(found.url, model)
+    else:
+        _put_adapter(_folder(found), found.url, model)
+    return found.url
+
+
+def _folder(found: Store) -> Path:
+    parent, name = posixpath.split(found.url.rstrip("/"))
+    return verified(Store(parent), name) if found.exists("COMMIT") else found.local_path()
+
+
+def _put_adapter(folder: Path, url: str, model: CausalModel) -> None:
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    if not isinstance(model.network, PeftModel):
+        raise StoreError(
+            f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
+            mend="set model.adapter, or merge the adapter into its base and set model.path to that",
+        )
+    own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
+    odd = sorted(own.keys() ^ weights.keys())
+    odd += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if odd:
+        raise StoreError(
+            f"model.warm_start: the adapter at {url} has another form than this recipe's, for example {odd[0]}",
+            mend="set the rank, target_modules and modules_to_save of model.adapter as they were there",
+        )
+    set_peft_model_state_dict(model.network, weights)

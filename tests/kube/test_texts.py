@@ -1,0 +1,40 @@
+"""The exact texts of what is wrong with a cluster file. `pytest tests/kube --update-fixtures` writes them anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tailor.errors import RecipeError
+from tailor.kube.manifest import load_cluster
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CLUSTERS = sorted(FIXTURES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_text(path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.chdir(FIXTURES)
+    try:
+        load_cluster(path.name)
+        text = "ok\n"
+    except RecipeError as error:
+        text = f"{error}\n"
+    expected = path.with_suffix(".expected.txt")
+    if request.config.getoption("--update-fixtures"):
+        expected.write_text(text)
+    assert text == expected.read_text()
+
+
+def test_every_expected_text_has_its_cluster_file() -> None:
+    texts = {path.name.removesuffix(".expected.txt") for path in FIXTURES.glob("*.expected.txt")}
+    assert texts == {path.stem for path in CLUSTERS}
+
+
+def test_no_secret_is_shown() -> None:
+    written = (FIXTURES / "secrets.yaml").read_text()
+    shown = (FIXTURES / "secrets.expected.txt").read_text()
+    for secret in ("hf_abcdefghijklmnopqrstuvwxyz0123", "not-to-be-shown", "user:word"):
+        assert secret in written
+        assert secret not in shown

@@ -1,0 +1,205 @@
+"""A run that goes on with another recipe, on purpose: what may change, what is recorded, and what stays exact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.errors import RecipeError, StoreError
+from tailor.onray import run as running
+from tailor.runs import environment, folder, report
+from tailor.runs.log import of_kind
+from tailor.runs.origin import origins
+from tailor.spec.load import load_recipe
+from tailor.store import Store
+from tests.helpers.models import tiny_llama
+
+RECIPE = """\
+model: {path: base, adapter: {rank: 4, dropout: 0.1}}
+data: {train: [{path: rows.jsonl}], holdout: 0.2, max_length: 128}
+method: {name: sft}
+optim: {learning_rate: 0.003, schedule: constant}
+train: {steps: 4, batch_size: 4, precision: fp32}
+evaluate: {every: 2}
+save: {to: runs/first, every: 2}
+"""
+
+
+class Shown:
+    """A display that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def doing(self, what: str) -> None: ...
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def preparing(self, progress: Any) -> None: ...
+
+    def training(self, steps: int, step: int) -> None: ...
+
+    def record(self, record: dict[str, Any]) -> None: ...
+
+
+def rows(file: Path, count: int) -> None:
+    with file.open("w") as stream:
+        for i in range(count):
+            turns = [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"it is {i}"}]
+            stream.write(json.dumps({"messages": turns}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    tiny_llama(place / "base")
+    rows(place / "rows.jsonl", 60)
+    rows(place / "others.jsonl", 40)
+    (place / "recipe.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        train()
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def train(*overrides: str) -> tuple[running.Outcome, list[str]]:
+    shown = Shown()
+    outcome = running.execute(load_recipe("recipe.yaml", list(overrides)), shown)
+    return outcome, shown.lines
+
+
+def losses(outcome: running.Outcome) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in of_kind(outcome.records, "train")]
+
+
+def test_more_steps_are_the_curve_of_the_longer_run() -> None:
+    whole, _ = train("train.steps=7", "save.to=runs/whole")
+    more, told = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
+    assert losses(more) == losses(whole)
+    assert [r["step"] for r in of_kind(more.records, "evaluation")] == [2, 4, 6, 7]
+    first = Store("runs/first")
+    assert f"going on from {first.url} at step 4 with another recipe:" in told
+    assert "  train.steps: 4 → 7" in told
+    (origin,) = origins(more.run)
+    assert (origin.run, origin.step, origin.changes) == (first.url, 4, {"train.steps": [4, 7]})
+    adapters = [Path(name) / "adapter" / "adapter_model.safetensors" for name in ("runs/whole", "runs/more")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    assert folder.step_of(folder.checkpoints(first)[-1]) == 4, "the first run is as it was"
+    again, _ = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
+    assert again.before, "the same command once more finds it finished"
+
+
+def test_another_learning_rate_in_the_same_folder() -> None:
+    train("save.to=runs/place")
+    with pytest.raises(StoreError) as caught:
+        train("save.to=runs/place", "train.steps=6", "optim.learning_rate=1e-5")
+    url = Store("runs/place").url
+    assert caught.value.message == (
+        f"{url} holds a run of another recipe. These keys differ:\n"
+        "  optim.learning_rate: 0.003 there, 1e-05 here\n  train.steps: 4 there, 6 here"
+    )
+    assert str(caught.value.mend).endswith(f"or set save.resume: {url} to go on with these changes")
+    change = ("train.steps=6", "optim.learning_rate=1e-5", "save.to=runs/place", "save.resume=runs/place")
+    went_on, told = train(*change)
+    assert "  optim.learning_rate: 0.003 → 1e-05" in told
+    records = of_kind(went_on.records, "train")
+    assert [(r["step"], r["learning_rate"]) for r in records] == [
+        *[(step, 0.003) for step in (1, 2, 3, 4)],
+        *[(step, 1e-5) for step in (5, 6)],
+    ]
+    again, told = train(*change)
+    assert again.before
+    assert len(origins(again.run)) == 1
+    figures = dict(report.summary(again.run, again.records))
+    assert figures["From step 5"].startswith(
+        "its own steps before; optim.learning_rate: 0.003 → 1e-05, train.steps"
+    )
+
+
+def test_weight_decay_of_the_new_recipe_counts_and_not_the_checkpoints() -> None:
+    change = ("train.steps=6", "save.resume=runs/first")
+    plain, _ = train(*change, "save.to=runs/plain")
+    decayed, _ = train(*change, "save.to=runs/decayed", "optim.weight_decay=50")
+    assert losses(plain)[:5] == losses(decayed)[:5]
+    assert losses(plain)[5] != losses(decayed)[5]
+
+
+def test_other_data_begin_from_their_start() -> None:
+    change = ("data.train=[{path: others.jsonl}]", "train.epochs=1", "train.steps=null")
+    alone, _ = train(*change, "save.to=runs/alone")
+    on, _ = train(*change, "save.to=runs/on", "save.resume=runs/first")
+    plans = [outcome.run.read_json("plan.json") for outcome in (alone, on)]
+    assert plans[1]["first_step"] == 4
+    assert plans[1]["steps"] == 4 + plans[0]["steps"], "an epoch of the new data, after the four steps"
+    tokens = [[r["tokens"] for r in of_kind(outcome.records, "train")] for outcome in (alone, on)]
+    assert tokens[1][4:] == tokens[0], "the batches of the new data, in their order"
+    assert of_kind(on.records, "train")[-1]["epoch"] == 1.0
+
+
+def test_what_the_weights_belong_to_cannot_change() -> None:
+    for change, key in (
+        ("model.adapter.rank=8", "model.adapter.rank: 4 there, 8 here"),
+        ("optim.optimizer=sgd", "optim.optimizer: adamw there, sgd here"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            train(change, "train.steps=6", "save.to=runs/other", "save.resume=runs/first")
+        assert "cannot go on with other values of these keys" in caught.value.message
+        assert key in caught.value.message
+        assert "model.warm_start" in str(caught.value.mend)
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"save\.resume: no such folder: runs/frist"):
+        train("save.to=runs/other", "save.resume=runs/frist")
+    with pytest.raises(StoreError, match=r"has done 4 steps, and this recipe ends after 3"):
+        train("train.steps=3", "save.to=runs/other", "save.resume=runs/first")
+    Store("runs/empty").write_text("recipe.yaml", Path("runs/first/recipe.yaml").read_text())
+    with pytest.raises(StoreError, match="which has no checkpoint to go on from"):
+        train("save.to=runs/other", "save.resume=runs/empty")
+
+
+def test_changed_rows_are_refused_and_gone_on_with_on_purpose(place: Path) -> None:
+    rows(place / "growing.jsonl", 40)
+    grown = ("data.train=[{path: growing.jsonl}]", "save.to=runs/growing")
+    train(*grown)
+    Store("runs/growing").remove("status.json")  # as if it had been killed at its last step
+    rows(place / "growing.jsonl", 50)
+    with pytest.raises(StoreError, match="holds checkpoints of other data"):
+        train(*grown)
+    outcome, _ = train(*grown, "train.steps=6", "save.resume=runs/growing")
+    assert outcome.run.read_json("plan.json")["first_step"] == 4
+
+
+def test_workers_of_another_number_keep_the_micro_batches() -> None:
+    """The default of the micro-batch's size depends on the workers, and dropout on the micro-batches."""
+    from tailor.encode.prepare import prepare
+    from tailor.onray.planning import make_plan, tokens_root
+
+    first = Store("runs/first")
+    assert first.read_json("plan.json")["micro_batch_size"] == 4
+    recipe = load_recipe("recipe.yaml", ["scale.workers=4"])
+    tokens = prepare(recipe.data, recipe.model, "assistant", tokens_root(recipe, first)).tokens
+    assert make_plan(recipe, tokens, first, None).micro_batch_size == 4
+    assert make_plan(recipe, tokens, Store("runs/new"), None).micro_batch_size == 1, "the control"
+    declared = load_recipe("recipe.yaml", ["scale.workers=4", "train.micro_batch_size=2"])
+    assert make_plan(declared, tokens, first, None).micro_batch_size == 2
+
+
+def test_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.told_differences({}) == []
+    assert environment.told_differences(environment.describe()) == []
+    train("save.to=runs/moved")
+    run = Store("runs/moved")
+    run.write_json(folder.ENVIRONMENT, {**run.read_json(folder.ENVIRONMENT), "python": "3.9.1"})
+    _, told = train("save.to=runs/moved", "train.steps=6", "save.resume=runs/moved")
+    at = told.index("the environment is another than the run began in:")
+    assert told[at + 1].startswith("  python: 3.9.1 → 3.")

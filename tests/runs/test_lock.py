@@ -1,0 +1,124 @@
+"""One process at a time works on a run; the second is told who does, and a dead one keeps nobody out."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.errors import StoreError
+from tailor.runs import lock as locking
+from tailor.runs.lock import LOCK, holder, is_held_by, lock
+from tailor.store import Store
+
+HOLD = (
+    "import sys, time\nfrom tailor.runs.lock import lock\nfrom tailor.store import Store\n"
+    "with lock(Store(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"
+)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that works on the run."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_kept_out_until_the_first_one_dies(
+    other: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    run = Store(str(tmp_path / "run"))
+    assert holder(run) is not None
+    with pytest.raises(StoreError) as caught, lock(run):
+        pass
+    told = rf"another process is working on the run at {run.url}: process {other.pid} of \w+ on .+, since \d{{4}}-.+"
+    assert re.fullmatch(told, caught.value.message)
+    other.kill()
+    other.wait()
+    assert holder(run) is None
+    with lock(run) as attempt:
+        assert is_held_by(run, attempt)
+        with lock(Store(str(tmp_path / "another"))) as elsewhere:
+            assert not is_held_by(run, elsewhere)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(locking, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(locking, "SETTLE_SECONDS", 0.05)
+
+
+@pytest.fixture
+def run() -> Store:
+    return Store(f"memory://{uuid.uuid4().hex}/run")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_living_lease_keeps_others_out_and_is_given_back(run: Store) -> None:
+    said: list[str] = []
+    with lock(run) as attempt:
+        began = time.monotonic()
+        with pytest.raises(StoreError, match=f"process {os.getpid()} of"), lock(run, said.append):
+            pass
+        assert time.monotonic() - began < 0.4, "it was seen to live before the lease ran out"
+        assert is_held_by(run, attempt)
+        found = holder(run)
+        assert found is not None
+        assert found.attempt == attempt
+    assert "to see whether it lives" in said[0]
+    assert not run.exists(LOCK)
+    assert holder(run) is None
+
+
+def left_behind(run: Store, **changed: Any) -> None:
+    with lock(run):
+        entry = run.read_json(LOCK)
+    run.write_json(LOCK, entry | {"attempt": "dead", **changed})
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_of_a_dead_process_of_this_machine_is_taken_at_once(run: Store) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left_behind(run, pid=dead.pid)
+    began = time.monotonic()
+    with lock(run) as attempt:
+        assert time.monotonic() - began < 0.4
+        assert is_held_by(run, attempt)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_of_another_machine_is_taken_when_it_has_run_out(run: Store) -> None:
+    left_behind(run, host="elsewhere")
+    began = time.monotonic()
+    with lock(run) as attempt:
+        assert time.monotonic() - began > 0.5
+        assert is_held_by(run, attempt)
+    assert holder(run) is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_attempt_that_lost_its_lease_no_longer_counts(run: Store) -> None:
+    with lock(run) as attempt:
+        run.write_json(LOCK, {**run.read_json(LOCK), "attempt": "another"})
+        time.sleep(0.2)
+        assert not is_held_by(run, attempt)
+    assert run.read_json(LOCK)["attempt"] == "another", "the other's lease is not given back"

@@ -1,0 +1,94 @@
+"""`model.warm_start`: the weights of another run, with a new optimizer and from step 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.errors import StoreError
+from tailor.store import Store
+from tailor.train import checkpoint, loop
+from tests.helpers.hosts import PlainHost
+from tests.helpers.models import tiny_llama
+from tests.helpers.plans import LORA, make_plan
+from tests.helpers.stores import make_store
+
+RATE = {"learning_rate": 0.05}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("warm")
+    return tiny_llama(folder / "model"), make_store(folder / "tokens", [20, 33, 41, 25] * 9)
+
+
+@pytest.fixture(scope="module")
+def first(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlainHost]:
+    run, host = tmp_path_factory.mktemp("first"), PlainHost()
+    loop.run(make_plan(*made, run, model={"adapter": LORA}, optim=RATE, save={"every": 3}), host)
+    return run, host
+
+
+@pytest.mark.parametrize("below", ["", "adapter", "checkpoints/step-00000006"])
+def test_it_begins_where_the_other_run_ended(
+    made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path, below: str
+) -> None:
+    host = PlainHost()
+    model = {"adapter": LORA, "warm_start": str(first[0] / below)}
+    loop.run(make_plan(*made, tmp_path / "b", model=model, optim=RATE), host)
+    assert [record["step"] for record in host.of("train")] == [1, 2, 3, 4, 5, 6]
+    assert host.losses()[0] < min(first[1].losses()[:2]), "the same batch, after six steps"
+    expected = first[0] / (below or "adapter")
+    assert any(f"beginning with the weights of {expected}" in r["message"] for r in host.of("status"))
+    again = PlainHost(resume_from=str(tmp_path / "b"))
+    loop.run(make_plan(*made, tmp_path / "b", model=model, optim=RATE, train={"steps": 8}), again)
+    assert [record["step"] for record in again.of("train")] == [7, 8], "its own checkpoint comes first"
+
+
+def test_an_unfinished_run_gives_its_last_checkpoint(
+    made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
+) -> None:
+    loop.run(make_plan(*made, tmp_path / "cut", model={"adapter": LORA}, optim=RATE), PlainHost(stop_after=2))
+    host = PlainHost()
+    model = {"adapter": LORA, "warm_start": str(tmp_path / "cut")}
+    loop.run(make_plan(*made, tmp_path / "b", model=model, optim=RATE), host)
+    newest = checkpoint.latest(Store(str(tmp_path / "cut")))
+    assert any(f"beginning with the weights of {newest}" in r["message"] for r in host.of("status"))
+
+
+def test_an_adapter_that_does_not_fit_is_refused(
+    made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
+) -> None:
+    for adapter, told in (
+        ({**LORA, "rank": 8}, r"has another form than this recipe's, for example .*lora_A"),
+        ({**LORA, "target_modules": ["q_proj"]}, "has another form than this recipe's"),
+        (None, "is an adapter, and this recipe trains every weight"),
+    ):
+        plan = make_plan(*made, tmp_path / "b", model={"adapter": adapter, "warm_start": str(first[0])})
+        with pytest.raises(StoreError, match=told):
+            loop.run(plan, PlainHost())
+
+
+def test_what_holds_no_trained_weights_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:
+    from tailor.train.warm_start import find
+
+    with pytest.raises(StoreError, match="has neither an adapter nor a checkpoint; name a run's folder"):
+        find(str(made[0]))
+    loop.run(make_plan(*made, tmp_path / "full"), PlainHost())
+    with pytest.raises(StoreError, match=f"trained a whole model; set model.path: {tmp_path}/full/model"):
+        find(str(tmp_path / "full"))
+
+
+def test_an_altered_adapter_is_refused(
+    made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(first[0] / "adapter", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    plan = make_plan(*made, tmp_path / "b", model={"adapter": LORA, "warm_start": str(tmp_path / "adapter")})
+    with pytest.raises(StoreError, match="is not the file that was written: its checksum differs"):
+        loop.run(plan, PlainHost())
