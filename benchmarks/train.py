@@ -139,16 +139,17 @@ def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
     import torch
     from torch.nn import functional
 
-    from tailor.models.documents import IGNORED, collate
+    from tailor.models.documents import IGNORED, Collator
 
     model, trained = hand_loaded(work, method)
     split, packed = batches(work / "tokens")
+    collator = Collator(split, "rows", pad_to=LENGTH)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     for step in range(steps):
         rows = packed.batch(step)
         units = packed.units(rows)
         for row in rows:
-            batch = collate(split, [row], "rows", pad_to=LENGTH)
+            batch = collator([row])
             labels = torch.full((LENGTH,), IGNORED)
             labels[batch.predicting] = batch.targets
             with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -4,7 +4,8 @@ Nothing here depends on the number of workers, so resume needs no iterator state
 sees the same batches as sixteen. Words:
 
     example      one token example of the store
-    row          what goes through the model together: a pack of examples, one example, or a stretch of
+    group        examples that belong together, such as the two answers of a pair; mostly one example
+    row          what goes through the model together: a pack of groups, one group, or a stretch of
                  joined examples
     batch        the rows of one optimizer step, over all workers
     micro-batch  the rows of one forward pass of one worker
@@ -58,15 +59,28 @@ class Batches:
     """The batches of a run.
 
     lengths: int[n] tokens of each example; supervised: int[n] supervised targets of each example;
-    sources: int[n] index of each example's source.
+    sources: int[n] index of each example's source; places: int[n] place of each example in its group,
+    by default 0 for all. A group is never divided: it lies in one row of one batch.
     """
 
     def __init__(
-        self, lengths: np.ndarray, supervised: np.ndarray, sources: np.ndarray, spec: BatchSpec
+        self,
+        lengths: np.ndarray,
+        supervised: np.ndarray,
+        sources: np.ndarray,
+        spec: BatchSpec,
+        places: np.ndarray | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.supervised = np.asarray(supervised, dtype=np.int64)
         self.sources = np.asarray(sources)
+        self.places = np.zeros(len(self.lengths), np.int16) if places is None else np.asarray(places)
+        self._starts = np.flatnonzero(self.places == 0)
+        """First example of each group."""
+        self._ends = np.append(self._starts[1:], len(self.lengths))
+        whole = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._sizes = whole[self._ends] - whole[self._starts]
+        """Tokens of each group."""
         self.spec = spec
         self._first_step = [spec.first_step]  # first step of each epoch seen so far
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
@@ -118,6 +132,25 @@ class Batches:
         """Supervised targets of a batch: what its loss is divided by."""
         return sum(self._targets(row) for row in batch)
 
+    def groups(self, batch: Batch) -> int:
+        """Groups of a batch: its examples, or its pairs."""
+        return int(sum((self.places[list(row)] == 0).sum() for row in batch))
+
+    def rows(self) -> list[Row]:
+        """Every group once, in the order of the store: for evaluation."""
+        order = np.arange(len(self._starts))
+        if self.spec.join:
+            return list(join(order, self.lengths, self.spec.max_length))
+        packed = self._pack(order) if self.spec.pack else [(int(group),) for group in order]
+        return [self._examples(row) for row in packed]
+
+    def longest_row(self) -> int:
+        """Most tokens that a row can have."""
+        if self.spec.join:
+            return self.spec.max_length
+        longest = int(self._sizes.max(initial=0))
+        return max(self.spec.max_length, longest) if self.spec.pack else longest
+
     def tokens(self, batch: Batch) -> int:
         """Tokens of a batch that the model reads, without padding."""
         return sum(self.length(row) for row in batch)
@@ -143,12 +176,12 @@ class Batches:
         return batches
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Examples of one epoch: a source of weight 2.5 is shown twice, and half of it a third time."""
+        """Groups of one epoch: a source of weight 2.5 is shown twice, and half of it a third time."""
         if not self.spec.weights:
-            return np.arange(len(self.lengths))
+            return np.arange(len(self._starts))
         drawn = [np.zeros(0, dtype=np.int64)]
         for source, weight in enumerate(self.spec.weights):
-            members = np.flatnonzero(self.sources == source)
+            members = np.flatnonzero(self.sources[self._starts] == source)
             drawn += [members] * int(weight)
             extra = round((weight - int(weight)) * len(members))
             if extra:
@@ -158,8 +191,8 @@ class Batches:
     def _packed(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         rows: list[Row] = []
         for start in range(0, len(order), PACK_WINDOW):
-            packed = pack(order[start : start + PACK_WINDOW], self.lengths, self.spec.max_length)
-            rows += [packed[index] for index in generator.permutation(len(packed))]
+            packed = self._pack(order[start : start + PACK_WINDOW])
+            rows += [self._examples(packed[index]) for index in generator.permutation(len(packed))]
         return self._full_rows(rows)
 
     def _joined(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
@@ -173,24 +206,33 @@ class Batches:
         return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
-        """Examples of like length share a batch, so that little of it is padding."""
+        """Groups of like length share a batch, so that little of it is padding."""
         size = self.spec.batch_size or max(
-            1, round((self.spec.batch_tokens or 0) / max(1.0, float(self.lengths[order].mean())))
+            1, round((self.spec.batch_tokens or 0) / max(1.0, float(self._sizes[order].mean())))
         )
         batches: list[Batch] = []
         window = size * GROUP_WINDOW
         for start in range(0, len(order), window):
             part = order[start : start + window]
-            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            part = part[np.argsort(-self._sizes[part], kind="stable")]
             cuts = self._cuts(part, size)
-            group = [[(int(index),) for index in cut] for cut in np.split(part, cuts)]
-            batches += [group[index] for index in generator.permutation(len(group))]
+            made = [[self._examples((int(index),)) for index in cut] for cut in np.split(part, cuts)]
+            batches += [made[index] for index in generator.permutation(len(made))]
         return batches
+
+    def _pack(self, groups: np.ndarray) -> list[Row]:
+        return pack(groups, self._sizes, self.spec.max_length)
+
+    def _examples(self, groups: Sequence[int]) -> Row:
+        """The examples of some groups."""
+        if len(self._starts) == len(self.lengths):
+            return tuple(groups)
+        return tuple(example for group in groups for example in range(self._starts[group], self._ends[group]))
 
     def _cuts(self, part: np.ndarray, size: int) -> Sequence[int]:
         if self.spec.batch_size:
             return range(size, len(part), size)
-        filled = (np.cumsum(self.lengths[part]) - 1) // (self.spec.batch_tokens or 1)
+        filled = (np.cumsum(self._sizes[part]) - 1) // (self.spec.batch_tokens or 1)
         return [int(cut) for cut in np.flatnonzero(np.diff(filled)) + 1]
 
     def _longest_first(self, batches: list[Batch]) -> None:
@@ -210,7 +252,8 @@ class Batches:
 def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
     """Best-fit decreasing: the longest example goes first, into the fullest row that still has room.
 
-    examples: int[k] indices; lengths: int[n]; returns rows whose lengths sum to at most `capacity`.
+    examples: int[k] indices; lengths: int[n]; returns rows whose lengths sum to at most `capacity`. An
+    example that is longer (a pair may be) gets a row of its own.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
@@ -246,7 +289,7 @@ def share(batch: Batch, size: int, rank: int, world: int) -> list[tuple[int, Bat
 
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a prepared split."""
-    return Batches(split.lengths, split.supervised, split.source, spec)
+    return Batches(split.lengths, split.supervised, split.source, spec, split.place)
 
 
 def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
@@ -286,6 +329,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         tokens=sum(batches.tokens(batch) for batch in epoch),
         supervised_tokens=sum(batches.units(batch) for batch in epoch),
         longest=longest,
+        longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
         rows_per_batch=size or max(len(batch) for batch in epoch),
         steps_per_epoch=len(epoch),
         steps=steps,

@@ -117,3 +117,54 @@ def test_steps_and_progress() -> None:
     assert batches.units(batches.batch(5)) == batches.tokens(batches.batch(5)) - sum(
         map(len, batches.batch(5))
     )
+
+
+PLACES = np.array([0, 1] * 150 + [0] * 50 + [0, 1, 2] * 50)
+"""Pairs, single examples, and groups of three: 250 groups."""
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("size", [{"batch_size": 8}, {"batch_tokens": 1000}])
+def test_groups_are_never_divided(pack: bool, size: dict[str, int]) -> None:
+    spec = BatchSpec(seed=1, max_length=128, pack=pack, **size)
+    batches = Batches(LENGTHS, LENGTHS - 1, np.zeros(len(LENGTHS)), spec, PLACES)
+    assert shown(batches) == Counter(range(len(LENGTHS)))
+    for row in [row for batch in batches.epoch(0) for row in batch] + batches.rows():
+        starts = [at for at, example in enumerate(row) if PLACES[example] == 0]
+        assert starts[0] == 0
+        for start, stop in zip(starts, [*starts[1:], len(row)], strict=True):
+            group = range(row[start], row[start] + stop - start)
+            assert row[start:stop] == tuple(group)
+            assert list(PLACES[list(group)]) == list(range(len(group)))
+            after = group.stop
+            assert after == len(PLACES) or PLACES[after] == 0  # the whole group
+        assert pack or len(starts) == 1
+    assert sum(batches.groups(batch) for batch in batches.epoch(0)) == 250
+    assert batches.groups(batches.rows()) == 250
+
+
+def test_control_without_places_groups_are_divided() -> None:
+    rows = [row for batch in make().epoch(0) for row in batch]
+    assert any(row.index(example) + 1 == len(row) for row in rows for example in row if PLACES[example] == 0)
+
+
+def test_a_group_over_the_capacity_has_a_row_of_its_own_and_the_plan_knows() -> None:
+    lengths = np.array([100, 100, 20, 20, 30, 30])
+    places = np.array([0, 1] * 3)
+    spec = BatchSpec(seed=1, max_length=120, pack=True, batch_size=1)
+    batches = Batches(lengths, lengths, np.zeros(6), spec, places)
+    assert sorted(row for batch in batches.epoch(0) for row in batch) in (
+        [(0, 1), (2, 3, 4, 5)],
+        [(0, 1), (4, 5, 2, 3)],
+    )
+    assert batches.epoch(0)[0] == [(0, 1)]  # the largest is the first step
+    assert batches.longest_row() == 200
+
+
+def test_weights_draw_whole_groups() -> None:
+    sources = (np.arange(len(LENGTHS)) >= 300).astype(int)
+    spec = BatchSpec(seed=1, max_length=128, pack=True, batch_size=8, weights=(0.5, 2.0))
+    counts = shown(Batches(LENGTHS, LENGTHS, sources, spec, PLACES))
+    assert sum(counts[at] for at in range(300)) == 150
+    assert all(counts[at] == counts[at + 1] for at in range(0, 300, 2))
+    assert all(counts[at] == 2 for at in range(300, 500))

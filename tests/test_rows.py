@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tailor.batches import Batches, BatchSpec, share
-from tailor.models.documents import collate
+from tailor.models.documents import Collator
 from tailor.rows import Row, Stretch, join
 from tests.helpers.stores import make_store
 
@@ -119,7 +119,7 @@ def test_the_model_reads_the_joined_tokens(tmp_path: Path, layout: Any) -> None:
     split = make_store(tmp_path, [5, 9, 3, 30]).split("train")
     joined = np.concatenate([split.example(i).input_ids for i in range(4)])
     rows = join(np.arange(4), split.lengths, 16)
-    batch = collate(split, rows, layout)
+    batch = Collator(split, layout)(rows)
     targets = batch.targets.tolist()
     inputs = batch.input_ids.flatten()[batch.predicting].tolist()
     assert inputs == joined[:-1].tolist()

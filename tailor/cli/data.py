@@ -83,9 +83,11 @@ def _source(source: dict[str, Any]) -> Text:
             for name, detail in loss["first"]:
                 text.append(f"                {name} {detail}\n", style="dim")
     if source["truncated"]:
-        cut = source["supervised_tokens_cut"]
+        cut, before = source["supervised_tokens_cut"], source["prompt_tokens_cut"]
         text.append(
-            f"  truncated     {source['truncated']:,} rows, {cut:,} supervised tokens lost\n", "yellow"
+            f"  truncated     {source['truncated']:,} rows, {cut:,} supervised tokens lost"
+            + (f", {before:,} of prompts\n" if before else "\n"),
+            "yellow",
         )
     if source["chunked"]:
         text.append(f"  chunked       {source['chunked']:,} rows into {source['pieces']:,} pieces\n")

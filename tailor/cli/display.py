@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tailor.runs.textplot import sparkline
-from tailor.runs.words import duration, number, size
+from tailor.runs.words import duration, measured, number, size
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -70,7 +70,7 @@ class Progress:
     def figures(self) -> list[str]:
         """The newest step's numbers, for one line."""
         last = self.last
-        parts = [f"loss {last['loss']:.4f}", f"lr {last['learning_rate']:.2e}"]
+        parts = [f"loss {last['loss']:.4f}", *measured(last), f"lr {last['learning_rate']:.2e}"]
         parts.append(f"{number(last['tokens_per_second'])} tok/s")
         if last.get("peak_memory_bytes"):
             parts.append(size(last["peak_memory_bytes"]))
@@ -160,10 +160,8 @@ class Display:
         if time.monotonic() - self._evaluated < EVALUATION_SECONDS and record["step"] != self.progress.steps:
             return
         self._evaluated = time.monotonic()
-        self.line(
-            f"step {record['step']}: evaluation loss {record['loss']:.4f}, perplexity "
-            f"{record['perplexity']:.4g}, token accuracy {record['token_accuracy']:.1%}"
-        )
+        figures = ", ".join([f"evaluation loss {record['loss']:.4f}", *measured(record)])
+        self.line(f"step {record['step']}: {figures}")
 
     def _plain_step(self) -> None:
         """A line for the first step, the last, each tenth of the way, and at least every few seconds."""

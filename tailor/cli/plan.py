@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from tailor.plan import Hardware, Plan
 
 GIB = 2**30
+REFERENCES = {
+    "adapter_off": "the base under the adapter",
+    "copy": "a frozen copy of the model",
+    "precomputed": "log-probabilities computed once, beside the tokens",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +59,13 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     memory = plan.memory
     parts = ("weights", "gradients", "optimizer", "activations", "logits")
     spent = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
+    if memory.reference:
+        spent += f", reference {memory.reference / GIB:.2f}"
     share = memory.peak / hardware.memory_bytes
     workers = f"{plan.workers} worker" + ("s" if plan.workers > 1 else "")
     return [
         ("method", f"{plan.method.name}, {_trained(plan)}"),
+        *([("reference", REFERENCES[plan.reference])] if plan.reference else []),
         ("precision", f"{plan.precision}, frozen weights {plan.frozen_dtype}"),
         (
             "data",
@@ -100,6 +108,8 @@ def _advice(plan: Plan) -> str:
     if not plan.activation_checkpointing:
         return "set train.activation_checkpointing: true"
     if plan.model.adapter is None:
+        if plan.memory.reference:
+            return "set method.reference: precomputed"
         return "set model.adapter, or optim.optimizer: adamw_8bit"
     if plan.model.quantize is None:
         return "set model.quantize: {type: nf4}"

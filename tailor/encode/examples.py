@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tailor.encode import answers
+from tailor.encode.answers import Limits
 from tailor.encode.masks import ChatEncoder, Encoded, Span
-from tailor.encode.records import Chat, Completion, Record, RowError, Text
+from tailor.encode.records import Chat, Completion, Pair, Rated, Record, RowError, Text
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import TurnRules
 from tailor.errors import ModelError
@@ -22,6 +24,8 @@ class Outcome:
     truncated: bool = False
     lost: int = 0
     """Supervised tokens cut away."""
+    prompt_lost: int = 0
+    """Tokens cut away at the start of the prompts of answers."""
     chunked: bool = False
 
 
@@ -36,12 +40,14 @@ class Encoder:
         train_on: str,
         max_length: int | None,
         on_long: str,
+        limits: Limits | None = None,
     ) -> None:
-        """`max_length` is None where examples of any length fit."""
+        """`limits` are given when the records are answers, `Pair` or `Rated`; `max_length` is None where any length fits."""
         self.tokenizer = tokenizer
         self._train_on = train_on
         self._max_length = max_length
         self._on_long = on_long
+        self.limits = limits
         self._chats = ChatEncoder(tokenizer, rules, train_on) if rules is not None else None
 
     def __call__(self, records: Sequence[Record]) -> list[Outcome | RowError]:
@@ -64,6 +70,9 @@ class Encoder:
         if isinstance(records[0], Chat):
             assert self._chats is not None
             return self._chats([record for record in records if isinstance(record, Chat)])
+        if isinstance(records[0], Pair | Rated):
+            rows = [record for record in records if isinstance(record, Pair | Rated)]
+            return answers.grouped(rows, self.encode(answers.answers(rows)))
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])
@@ -104,6 +113,8 @@ class Encoder:
         """What `on_long` makes of a record's examples."""
         if isinstance(result, RowError):
             return result
+        if self.limits is not None:
+            return self._fit_answers(result, self.limits)
         outcome = Outcome(result)
         longest = max(len(example.input_ids) for example in result)
         if self._max_length is not None and longest > self._max_length:
@@ -114,7 +125,25 @@ class Encoder:
         kept = [example for example in outcome.examples if targets(example.spans)]
         if not kept:
             return RowError("nothing_supervised", "no token of it would be learned")
-        return Outcome(kept, outcome.truncated, outcome.lost, outcome.chunked)
+        return replace(outcome, examples=kept)
+
+    def _fit_answers(self, group: list[Encoded], limits: Limits) -> Outcome | RowError:
+        """The group as it is, cut, or left out: never a part of it."""
+        over = answers.too_long(group, limits, self._max_length)
+        if not over:
+            return Outcome(group)
+        if self._on_long == "drop":
+            return RowError("too_long", over)
+        spans = answers.kept(group, limits, self._max_length)
+        pieces = answers.cut(group, spans)
+        if isinstance(pieces, RowError):
+            return pieces
+        if not all(targets(piece.spans) for piece in pieces):
+            return RowError("nothing_supervised", "no token of an answer is left")
+        lost = sum(
+            targets(whole.spans) - targets(piece.spans) for whole, piece in zip(group, pieces, strict=True)
+        )
+        return Outcome(pieces, truncated=True, lost=lost, prompt_lost=sum(begin for begin, _ in spans))
 
     def _truncated(self, examples: list[Encoded], most: int) -> Outcome:
         cut = [_piece(example, 0, most, 0) for example in examples]

@@ -34,10 +34,15 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example: token ids [length] and half-open spans of supervised tokens."""
+    """One example: token ids [length] and half-open spans of supervised tokens.
+
+    place: its place in a group of examples that belong together. wanted: False for an answer to avoid.
+    """
 
     input_ids: np.ndarray
     spans: list[Span]
+    place: int = 0
+    wanted: bool = True
 
 
 @dataclass

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.encode.answers import Limits
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import FORMATS
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
@@ -19,13 +20,13 @@ from tailor.encode.tasks import Runner, Task, Work, in_process
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Data
-from tailor.spec.method import Method, joins
+from tailor.spec.method import Dpo, Kto, Method, joins
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import MANIFEST, SPLITS, TokenStore
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 1
+ENCODE_VERSION = 2
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -55,10 +56,10 @@ class Sources:
 
     @classmethod
     def of(cls, data: Data, method: Method) -> Sources:
-        """DataError for a source that is missing, empty, of no known format, or of one that the method doesn't learn."""
+        """DataError for a source that is missing, empty or of no format that the method reads."""
         train, evaluation = (
             tuple(
-                resolve(source, f"data.{split}[{at}]", plain=method.name == "pretrain")
+                resolve(source, f"data.{split}[{at}]", method)
                 for at, source in enumerate(getattr(data, split))
             )
             for split in SPLITS
@@ -112,15 +113,23 @@ def prepare_all(
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
-        encoder = encoder_for(data, method, tokenizer, rules)
+        encoder = make_encoder(data, method, tokenizer, rules)
         _write(root, fingerprint, data.holdout, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
 
 
-def encoder_for(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRules | None) -> Encoder:
-    """How rows become examples. Documents that will be joined are kept whole."""
+def make_encoder(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRules | None) -> Encoder:
+    """The encoder of a recipe's rows, as its method reads them. Documents that will be joined are kept whole."""
+    train_on, limits = _reading(method)
     most = None if joins(method) else data.max_length
-    return Encoder(tokenizer, rules, train_on=method.train_on, max_length=most, on_long=data.on_long)
+    return Encoder(tokenizer, rules, train_on=train_on, max_length=most, on_long=data.on_long, limits=limits)
+
+
+def _reading(method: Method) -> tuple[str, Limits | None]:
+    """What of a row is supervised, and the limits of answers. Answers are what the assistant says."""
+    if isinstance(method, Dpo | Kto):
+        return "assistant", Limits(method.max_prompt_length, method.max_completion_length)
+    return method.train_on, None
 
 
 def _write(
@@ -271,11 +280,13 @@ def _fingerprint(data: Data, method: Method, tokenizer: Tokenizer, sources: Sour
     import xxhash
 
     template = tokenizer.require_template() if sources.chats else None
+    train_on, limits = _reading(method)
     facts = {
         "encode_version": ENCODE_VERSION,
         "tokenizer": tokenizer.fingerprint,
         "template": None if template is None else [template.name, template.text, template.tool_use],
-        "train_on": method.train_on,
+        "train_on": train_on,
+        "limits": None if limits is None else [limits.prompt, limits.completion],
         "holdout": data.holdout,
         "max_length": None if joins(method) else data.max_length,
         "on_long": None if joins(method) else data.on_long,

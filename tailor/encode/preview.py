@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from tailor.encode.answers import kept
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import FORMATS
-from tailor.encode.masks import Encoded
-from tailor.encode.prepare import Sources, encoder_for
+from tailor.encode.masks import Encoded, Span
+from tailor.encode.prepare import Sources, make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved
@@ -48,7 +49,7 @@ def preview(
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     rules = turn_rules(tokenizer) if sources.chats else None
-    encoder = encoder_for(data, method, tokenizer, rules)
+    encoder = make_encoder(data, method, tokenizer, rules)
     for own, _, resolved in sources:
         if own == split or (own == "train" and data.holdout is not None):
             yield from _of_source(resolved, own, split, rows, encoder, data)
@@ -72,32 +73,48 @@ def _of_source(
                 (whole,) = encoder.encode([record])
                 if isinstance(whole, RowError):
                     raise whole
-                note, limit = _note(encoder, whole, data)
-                examples = [_pieces(encoder.tokenizer, example, limit) for example in whole]
+                note, spans = _note(encoder, whole, data)
+                examples = [
+                    _pieces(encoder.tokenizer, example, span)
+                    for example, span in zip(whole, spans, strict=True)
+                ]
             except RowError as error:
                 note, examples = f"left out, {error.reason}: {error.detail}", []
             shown += 1
             yield Shown(name, note, examples)
 
 
-def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, int | None]:
-    """What becomes of a row in words, and after how many tokens an example is cut."""
+def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list[Span]]:
+    """What becomes of a row in words, and which tokens of each example are not cut."""
     tokens = sum(len(example.input_ids) for example in whole)
     supervised = sum(stop - start for example in whole for start, stop in example.spans)
+    everything = [(0, len(example.input_ids)) for example in whole]
     told = f"{tokens} tokens, {supervised} supervised"
-    if len(whole) > 1:
+    if encoder.limits is not None:
+        told += ", " + " and ".join(_kind(example, whole) for example in whole)
+    elif len(whole) > 1:
         told += f", in {len(whole)} examples, for the template rewrites earlier turns"
     outcome = encoder.fit(whole)
     if isinstance(outcome, RowError):
-        return f"{told}; dropped, {outcome.reason}: {outcome.detail}", None
+        return f"{told}; dropped, {outcome.reason}: {outcome.detail}", everything
     if outcome.chunked:
-        return f"{told}; cut into {len(outcome.examples)} pieces of at most {data.max_length}", None
+        return f"{told}; cut into {len(outcome.examples)} pieces of at most {data.max_length}", everything
+    if outcome.truncated and encoder.limits is not None:
+        told = f"{told}; truncated, {outcome.lost} supervised and {outcome.prompt_lost} of prompts lost"
+        return told, kept(whole, encoder.limits, data.max_length)
     if outcome.truncated:
-        return f"{told}; truncated to {data.max_length}, {outcome.lost} supervised lost", data.max_length
-    return told, None
+        told = f"{told}; truncated to {data.max_length}, {outcome.lost} supervised lost"
+        return told, [(0, data.max_length)] * len(whole)
+    return told, everything
 
 
-def _pieces(tokenizer: Tokenizer, example: Encoded, limit: int | None) -> list[Piece]:
+def _kind(example: Encoded, group: list[Encoded]) -> str:
+    if len(group) == 2:
+        return "chosen" if example.wanted else "rejected"
+    return "desirable" if example.wanted else "undesirable"
+
+
+def _pieces(tokenizer: Tokenizer, example: Encoded, kept: Span) -> list[Piece]:
     supervised = [False] * len(example.input_ids)
     for start, stop in example.spans:
         supervised[start:stop] = [True] * (stop - start)
@@ -106,7 +123,7 @@ def _pieces(tokenizer: Tokenizer, example: Encoded, limit: int | None) -> list[P
     def kind(at: int) -> tuple[bool, bool, int]:
         special = ids[at] in tokenizer.added
         # Special tokens stand alone, so each gets a group of its own.
-        return supervised[at], limit is not None and at >= limit, at + 1 if special else 0
+        return supervised[at], not kept[0] <= at < kept[1], at + 1 if special else 0
 
     pieces = []
     for (learned, cut, special), group in groupby(range(len(ids)), key=kind):

@@ -1,4 +1,4 @@
-"""What a row becomes: a conversation, a completion or a text, or the reason why it cannot be read."""
+"""What a row becomes: a conversation, a completion, a text, answers to compare, or the reason why it cannot be read."""
 
 from __future__ import annotations
 
@@ -39,17 +39,45 @@ class Text:
     text: str
 
 
-Record = Chat | Completion | Text
+Answer = Chat | Completion
+"""A prompt and an answer to it."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt."""
+
+    chosen: Answer
+    rejected: Answer
+
+
+@dataclass(frozen=True)
+class Rated:
+    """An answer, and whether it is desirable."""
+
+    answer: Answer
+    desirable: bool
+
+
+Record = Chat | Completion | Text | Pair | Rated
 
 
 def content_hash(record: Record) -> int:
     """64 bits of the record's content, the same wherever and in whatever order the row stands."""
     import xxhash
 
-    if isinstance(record, Text):
-        parts: Any = record.text
-    elif isinstance(record, Completion):
-        parts = [record.prompt, record.response]
-    else:
-        parts = [record.messages, record.tools]
-    return int(xxhash.xxh3_64_intdigest(json.dumps(parts, sort_keys=True).encode()))
+    return int(xxhash.xxh3_64_intdigest(json.dumps(_parts(record), sort_keys=True).encode()))
+
+
+def _parts(record: Record) -> Any:
+    match record:
+        case Text():
+            return record.text
+        case Completion():
+            return [record.prompt, record.response]
+        case Chat():
+            return [record.messages, record.tools]
+        case Pair():
+            return [_parts(record.chosen), _parts(record.rejected)]
+        case Rated():
+            return [_parts(record.answer), record.desirable]

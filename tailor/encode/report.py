@@ -14,7 +14,7 @@ from tailor.errors import DataError
 from tailor.spec.data import Budget
 
 NAMED = 5
-DROPPED = ("too_long", "nothing_supervised")
+DROPPED = ("too_long", "nothing_supervised", "same_answers")
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
@@ -46,6 +46,7 @@ class TaskReport:
     held_out: int = 0
     truncated: int = 0
     lost: int = 0
+    prompt_lost: int = 0
     chunked: int = 0
     pieces: int = 0
     split: int = 0
@@ -84,6 +85,7 @@ def source_report(
         "dropped": {reason: _loss(loss) for reason, loss in sorted(losses.items()) if reason in DROPPED},
         "truncated": sum(report.truncated for report in reports),
         "supervised_tokens_cut": sum(report.lost for report in reports),
+        "prompt_tokens_cut": sum(report.prompt_lost for report in reports),
         "chunked": sum(report.chunked for report in reports),
         "pieces": sum(report.pieces for report in reports),
         "split_conversations": sum(report.split for report in reports),
@@ -178,6 +180,8 @@ def _refuse(
         cure = "choose a data.template that takes them"
     elif set(losses) == {"nothing_supervised"}:
         cure = "look at them with `tailor data preview`"
+    elif set(losses) == {"same_answers"}:
+        cure = "mend these rows"
     raise DataError(
         f"{where}: {count} of {rows} rows {what}, and the budget allows {_share(allowed)}{_told(losses)}",
         mend=f"{cure}, or allow it with data.budget.{key}: {needed:g}",

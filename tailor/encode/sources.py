@@ -13,6 +13,7 @@ from tailor.encode.guess import find_format
 from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, Part, load_dataset
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
+from tailor.spec.method import Method
 from tailor.store import mend_of
 
 PART_BYTES = 16 << 20
@@ -32,22 +33,17 @@ class Resolved:
     guessed: bool
 
 
-def resolve(source: Source, key: str, *, plain: bool = False) -> Resolved:
+def resolve(source: Source, key: str, method: Method) -> Resolved:
     """Find a source's files and its format. DataError when there are none, or when the format is a riddle.
 
-    plain: only plain texts will do.
+    Only the formats that the method reads are recognised.
     """
     where = f"{key} {source.path}"
     with _naming(where, source.path):
         files = _dataset(source) if _is_dataset(source.path) else _files(source, where)
         if not files:
             raise DataError(f"{where}: no file with rows in it", mend=_READABLE)
-        fmt, guessed = find_format(source, where, files, plain=plain)
-        if plain and fmt != "text":
-            raise DataError(
-                f"{where}: the rows are {fmt}, and method pretrain learns plain texts only",
-                mend="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything",
-            )
+        fmt, guessed = find_format(source, where, files, method)
         contents = tuple((part.label, _content(part)) for part in files)
     return Resolved(source, where, tuple(files), contents, fmt, guessed)
 

@@ -108,12 +108,14 @@ class _Shards:
             ids = [example.input_ids for _, example in waiting]
             lengths = np.array([len(one) for one in ids], np.int32)
             spans = [example.spans for _, example in waiting]
-            pairs = np.array([edge for group in spans for span in group for edge in span], np.int32)
+            edges = np.array([edge for group in spans for span in group for edge in span], np.int32)
             self._writer(split).write(
                 ragged(np.concatenate(ids), lengths),
-                ragged(pairs, np.array([2 * len(group) for group in spans], np.int32)),
+                ragged(edges, np.array([2 * len(group) for group in spans], np.int32)),
                 self._task.source,
                 np.array([row for row, _ in waiting], np.int64),
+                places=np.array([example.place for _, example in waiting]),
+                wanted=np.array([example.wanted for _, example in waiting]),
             )
             self._lengths.setdefault(split, []).append(lengths)
             self._report.supervised[split] += sum(targets(group) for group in spans)
@@ -182,8 +184,9 @@ def _count(report: TaskReport, outcome: Outcome) -> None:
     report.kept += 1
     report.truncated += outcome.truncated
     report.lost += outcome.lost
+    report.prompt_lost += outcome.prompt_lost
     report.chunked += outcome.chunked
     if outcome.chunked:
         report.pieces += len(outcome.examples)
-    elif len(outcome.examples) > 1:
+    elif len(outcome.examples) > 1 and not outcome.examples[1].place:
         report.split += 1

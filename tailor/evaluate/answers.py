@@ -31,11 +31,16 @@ class AnswerRow:
 
 
 def answer_rows(split: Split, stop_ids: Sequence[int], *, limit: int) -> list[AnswerRow]:
-    """The first `limit` examples with something before the answer. Plain text has nothing before it."""
+    """The first `limit` examples with something before the answer. Plain text has nothing before it.
+
+    An answer to avoid (rejected, undesirable) is no reference.
+    """
     rows: list[AnswerRow] = []
     for index in range(len(split)):
         if len(rows) == limit:
             break
+        if not split.wanted[index]:
+            continue
         example = split.example(index)
         start, stop = (int(bound) for bound in example.spans[-1])
         if start > 0:

@@ -1,27 +1,11 @@
-"""Supervised fine-tuning: next-token cross-entropy, summed over the supervised tokens."""
+"""Supervised fine-tuning: the next tokens of what the recipe supervises."""
 
 from __future__ import annotations
 
-import torch
-
-from tailor.batches import Batch, Batches
-from tailor.models.causal import CausalModel
-from tailor.models.documents import TokenBatch
-from tailor.spec.method import Sft as SftSpec
+from tailor.methods.next_token import NextToken
+from tailor.methods.reference import Reference
+from tailor.spec.method import Sft
 
 
-class Sft:
-    """Which tokens are supervised was decided when the data was prepared."""
-
-    def units(self, batches: Batches, batch: Batch) -> int:
-        return batches.units(batch)
-
-    def loss(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return model.training_loss(batch)
-
-    def evaluate(self, model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return model.next_token_loss_and_hits(batch)
-
-
-def build(spec: SftSpec) -> Sft:
-    return Sft()
+def build(spec: Sft, reference: Reference | None) -> NextToken:
+    return NextToken()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +12,11 @@ from torch import nn
 
 from tailor.models import attention
 from tailor.models.documents import Layout, TokenBatch
-from tailor.models.loss import summed_cross_entropy, summed_cross_entropy_and_hits
+from tailor.models.loss import (
+    document_cross_entropy,
+    summed_cross_entropy,
+    summed_cross_entropy_and_hits,
+)
 from tailor.models.router import Router
 
 
@@ -82,6 +88,36 @@ class CausalModel(nn.Module):
     def next_token_loss_and_hits(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The same sum without a graph, and how many supervised tokens are the model's first choice."""
         return summed_cross_entropy_and_hits(*self._at_predictions(batch, self._outputs(batch)))
+
+    def log_probabilities(self, batch: TokenBatch) -> torch.Tensor:
+        """Log-probability of each document's supervised tokens together, float32[documents], with a graph."""
+        predictions = self._at_predictions(batch, self._outputs(batch))
+        return -document_cross_entropy(*predictions, batch.document, len(batch.supervised))
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Without gradients and dropout, for numbers that the training only looks at."""
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.network.train(was_training)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base as it was loaded, also where the adapter trains whole modules beside it."""
+        # PEFT's own context also turns the adapter's requires_grad off and on, in the midst of data parallelism.
+        switched = [module for module in self.network.modules() if hasattr(module, "_disable_adapters")]
+        assert switched or not hasattr(self.network, "peft_config")
+        try:
+            for module in switched:
+                module._disable_adapters = True
+            yield
+        finally:
+            for module in switched:
+                module._disable_adapters = False
 
     def _outputs(self, batch: TokenBatch, **options: Any) -> Any:
         """What transformers returns, with hidden states or logits as `splits_head` says."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
-from tailor.rows import Row, Stretch
+from tailor.rows import Row, Stretch, examples_of
 from tailor.tokens import Split
 
 Layout = Literal["stream", "rows"]
@@ -54,74 +54,143 @@ class TokenBatch:
     """int64[B, T]: the number of each token's row in the micro-batch; -1 for what fills up."""
     documents: Documents | None
     """Bounds, for the stream layout."""
+    document: torch.Tensor
+    """int64[N]: the number, from 0, of the document that each target stands in."""
+    supervised: torch.Tensor
+    """int64[D]: targets of each document."""
+    wanted: torch.Tensor
+    """bool[D]: False for an answer to avoid."""
+    reference: torch.Tensor | None = None
+    """float32[D]: log-probabilities of the documents under a reference model, where they were computed before."""
+    mismatched: TokenBatch | None = None
+    """The same prompts with answers to other ones, where the method asks for them."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
         if documents is not None:
             documents = Documents(documents.bounds, documents.offsets.to(device), documents.longest)
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
         return TokenBatch(
-            self.input_ids.to(device, non_blocking=True),
-            self.position_ids.to(device, non_blocking=True),
-            self.predicting.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.rows.to(device, non_blocking=True),
+            moved(self.input_ids),
+            moved(self.position_ids),
+            moved(self.predicting),
+            moved(self.targets),
+            moved(self.rows),
             documents,
+            moved(self.document),
+            moved(self.supervised),
+            moved(self.wanted),
+            None if self.reference is None else moved(self.reference),
+            None if self.mismatched is None else self.mismatched.to(device),
         )
 
 
-def collate(split: Split, rows: Sequence[Row], layout: Layout, *, pad_to: int | None = None) -> TokenBatch:
-    """Read the rows' examples and lay them out. `pad_to` fixes L of the rows layout, in tokens."""
-    packs = [
-        [_stretch(split, row)] if isinstance(row, Stretch) else [_document(split, example) for example in row]
-        for row in rows
-    ]
-    numbers = [np.full(sum(len(piece[0]) for piece in pack), at) for at, pack in enumerate(packs)]
+@dataclass(frozen=True)
+class Document:
+    """One document as numbers. ids: int64[n]; targets: int64[n], the token that each one must predict, or IGNORED."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Reads rows of a split and lays them out.
+
+    packs: whether a row's examples may lie in one row of the layout; where not, each is a row of its own (a
+    model whose packed documents see each other still takes pairs). pad_to: fixes L of the rows layout, in
+    tokens. max_length: longest document that may be made. reference: float32[n], a number of each example for
+    `TokenBatch.reference`.
+    """
+
+    split: Split
+    layout: Layout
+    max_length: int = 0
+    packs: bool = True
+    pad_to: int | None = None
+    reference: np.ndarray | None = None
+
+    def __call__(self, rows: Sequence[Row]) -> TokenBatch:
+        """The rows' examples, in order."""
+        batch = self.lay_out([_documents(self.split, row) for row in rows])
+        if self.reference is None:
+            return batch
+        values = self.reference[[example for row in rows for example in examples_of(row)]]
+        return replace(batch, reference=torch.from_numpy(values.astype(np.float32)))
+
+    def lay_out(self, packs: Sequence[Sequence[Document]]) -> TokenBatch:
+        """Documents that were made elsewhere, one row each list."""
+        if not self.packs:
+            packs = [[piece] for pack in packs for piece in pack]
+        return collate(packs, self.layout, pad_to=self.pad_to)
+
+
+def collate(packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None) -> TokenBatch:
+    """Lay documents out. `pad_to` fixes L of the rows layout, in tokens."""
+    members = [piece for pack in packs for piece in pack]
+    numbers = [np.full(sum(len(piece.ids) for piece in pack), at) for at, pack in enumerate(packs)]
     if layout == "stream":
-        pieces = [piece for pack in packs for piece in pack]
-        if missing := -sum(len(piece[0]) for piece in pieces) % STREAM_MULTIPLE:
+        pieces = list(members)
+        if missing := -sum(len(piece.ids) for piece in pieces) % STREAM_MULTIPLE:
             nothing = np.full(missing, IGNORED, dtype=np.int64)
-            pieces.append((np.zeros(missing, dtype=np.int64), np.arange(missing), nothing))
+            pieces.append(Document(np.zeros(missing, dtype=np.int64), nothing))
             numbers.append(np.full(missing, -1))
-        ids, positions, targets = (np.concatenate(parts)[None] for parts in zip(*pieces, strict=True))
-        lengths = np.array([len(piece[0]) for piece in pieces])
+        lengths = np.array([len(piece.ids) for piece in pieces])
+        ids, targets = (
+            np.concatenate(parts)[None] for parts in zip(*((p.ids, p.targets) for p in pieces), strict=True)
+        )
+        positions = np.concatenate([np.arange(length) for length in lengths])[None]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
         documents = Documents(bounds, torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()))
-        return _batch(ids, positions, targets, np.concatenate(numbers)[None], documents)
-    joined = [tuple(np.concatenate(parts) for parts in zip(*pack, strict=True)) for pack in packs]
-    width = max(pad_to or 0, max(len(row[0]) for row in joined))
-    ids = np.zeros((len(joined), width), dtype=np.int64)
+        return _batch(ids, positions, targets, np.concatenate(numbers)[None], documents, members)
+    width = max(pad_to or 0, *(sum(len(piece.ids) for piece in pack) for pack in packs))
+    ids = np.zeros((len(packs), width), dtype=np.int64)
     targets = np.full_like(ids, IGNORED)
     positions = np.zeros_like(ids)
     places = np.full_like(ids, -1)
-    for index, (row_ids, row_positions, row_targets) in enumerate(joined):
-        used = len(row_ids)
-        ids[index, :used], targets[index, :used] = row_ids, row_targets
-        positions[index, :used], places[index, :used] = row_positions, numbers[index]
+    for index, pack in enumerate(packs):
+        used = 0
+        for piece in pack:
+            end = used + len(piece.ids)
+            ids[index, used:end], targets[index, used:end] = piece.ids, piece.targets
+            positions[index, used:end] = np.arange(len(piece.ids))
+            used = end
+        places[index, :used] = index
         # Causal attention never looks right, so padding that counts on is harmless; behind a pack
         # it starts at 0 again, which makes it a document of its own.
-        start = 0 if len(packs[index]) > 1 else used
+        start = 0 if len(pack) > 1 else used
         positions[index, used:] = np.arange(start, start + width - used)
-    return _batch(ids, positions, targets, places, None)
+    return _batch(ids, positions, targets, places, None, members)
 
 
-def _document(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def document(split: Split, index: int) -> Document:
+    """An example of the store, with the token that each of its tokens must predict."""
     example = split.example(index)
     ids = np.asarray(example.input_ids, dtype=np.int64)
+    return Document(ids, targets_of(ids, example.spans), bool(split.wanted[index]))
+
+
+def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Token t is predicted at t - 1; the first token of a document has nothing before it."""
     targets = np.full_like(ids, IGNORED)
-    for start, end in example.spans:
-        # Token t is predicted at t - 1; the first token of a document has nothing before it.
+    for start, end in spans:
         start = max(int(start), 1)
         targets[start - 1 : end - 1] = ids[start:end]
-    return ids, np.arange(len(ids)), targets
+    return targets
 
 
-def _stretch(split: Split, row: Stretch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One document, whatever it is joined of: every token predicts the next one."""
-    tokens = np.concatenate(
-        [split.example(example).input_ids[start:stop] for example, start, stop in row.pieces]
-    ).astype(np.int64)
-    return tokens[:-1], np.arange(len(tokens) - 1), tokens[1:]
+def _documents(split: Split, row: Row) -> list[Document]:
+    """A row's examples; a stretch is one document, whatever it is joined of, and every token predicts the next one."""
+    if not isinstance(row, Stretch):
+        return [document(split, example) for example in row]
+    pieces = [split.example(example).input_ids[start:stop] for example, start, stop in row.pieces]
+    tokens = np.concatenate(pieces).astype(np.int64)
+    return [Document(tokens[:-1], tokens[1:])]
 
 
 def _batch(
@@ -130,7 +199,23 @@ def _batch(
     targets: np.ndarray,
     rows: np.ndarray,
     documents: Documents | None,
+    members: Sequence[Document],
 ) -> TokenBatch:
     predicting = np.flatnonzero(targets != IGNORED)
-    arrays = (ids, positions, predicting, targets.reshape(-1)[predicting], rows)
-    return TokenBatch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays), documents)
+    supervised = np.array([(piece.targets != IGNORED).sum() for piece in members], dtype=np.int64)
+    number = np.repeat(np.arange(len(members)), supervised)
+    wanted = np.array([piece.wanted for piece in members], dtype=np.bool_)
+    ids, positions, predicting, targets, rows, number, supervised, wanted = (
+        torch.from_numpy(np.ascontiguousarray(array))
+        for array in (
+            ids,
+            positions,
+            predicting,
+            targets.reshape(-1)[predicting],
+            rows,
+            number,
+            supervised,
+            wanted,
+        )
+    )
+    return TokenBatch(ids, positions, predicting, targets, rows, documents, number, supervised, wanted)

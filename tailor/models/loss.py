@@ -1,4 +1,8 @@
-"""Summed next-token loss from hidden states, tile by tile, so that logits never exist all at once."""
+"""Next-token losses from hidden states, tile by tile, so that logits never exist all at once.
+
+Losses are summed over a micro-batch, or over each of its documents: a gradient of one number per document
+may come back. A document's summed log-probability is its loss with the other sign.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +25,42 @@ def summed_cross_entropy(
     hidden: [N, H]; targets: int64[N]. A plain linear head takes its gradient in the forward pass, one
     tile at a time; any other head (with an adapter, say) is computed again in the backward pass.
     """
+    everything = torch.zeros_like(targets)
+    return document_cross_entropy(hidden, head, targets, everything, 1, tile_bytes=tile_bytes)[0]
+
+
+def document_cross_entropy(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    document: torch.Tensor,
+    documents: int,
+    *,
+    tile_bytes: int = TILE_BYTES,
+) -> torch.Tensor:
+    """Sums of the cross-entropies by document, float32[documents]; 0 for a document without targets.
+
+    hidden: [N, H]; targets, document: int64[N], the token to predict and the number of its document.
+    As `summed_cross_entropy`; a linear head that is itself trained is computed again in the backward pass
+    when there are several documents, because only there it is known how much each one counts.
+    """
     if not len(targets):
         # Keeps the graph, so that every trained weight of every worker has a gradient.
-        return 0.0 * sum((weight.sum() for weight in head.parameters()), start=hidden.sum()).float()
+        nothing = sum((weight.sum() for weight in head.parameters()), start=hidden.sum())
+        return (0.0 * nothing).float().expand(documents)
     tile = max(1, tile_bytes // (4 * _vocabulary(head)))
     if type(head) is nn.Linear and head.bias is None and _autocast_dtype(hidden) != torch.float16:
-        loss = _TiledCrossEntropy.apply(hidden, head.weight, targets, tile, _autocast_dtype(hidden))
-        assert isinstance(loss, torch.Tensor)
-        return loss
-    total = hidden.new_zeros((), dtype=torch.float32)
+        arguments = (targets, document, documents, tile, _autocast_dtype(hidden))
+        losses = _TiledCrossEntropy.apply(hidden, head.weight, *arguments)
+        assert isinstance(losses, torch.Tensor)
+        return losses
+    losses = hidden.new_zeros(documents, dtype=torch.float32)
     for start in range(0, len(targets), tile):
         part = (hidden[start : start + tile], targets[start : start + tile])
-        total = total + checkpoint(_tile_loss, head, *part, use_reentrant=False)
-    return total
+        own = checkpoint(_tile_losses, head, *part, use_reentrant=False)
+        assert isinstance(own, torch.Tensor)
+        losses = losses.index_add(0, document[start : start + tile], own)
+    return losses
 
 
 @torch.no_grad()
@@ -52,8 +79,8 @@ def summed_cross_entropy_and_hits(
     return loss, hits
 
 
-def _tile_loss(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+def _tile_losses(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(head(hidden).float(), targets, reduction="none")
 
 
 def _vocabulary(head: nn.Module) -> int:
@@ -67,7 +94,12 @@ def _autocast_dtype(hidden: torch.Tensor) -> torch.dtype:
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
-    """Loss and gradients of a linear head, tile by tile, in one pass: a tile's logits are never kept."""
+    """Losses and gradients of a linear head, tile by tile: a tile's logits are never kept.
+
+    The gradient of a token's loss is one vector, whatever comes back for its document, so that of the hidden
+    states is taken in the forward pass and scaled in the backward pass. That of the head is a sum over all
+    tokens: it is taken in the forward pass too when they all are of one document.
+    """
 
     @staticmethod
     def forward(
@@ -75,40 +107,89 @@ class _TiledCrossEntropy(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
+        document: torch.Tensor,
+        documents: int,
         tile: int,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        loss = hidden.new_zeros((), dtype=torch.float32)
+        trains_hidden, trains_weight = ctx.needs_input_grad[:2]
+        again = trains_weight and documents > 1
+        hidden_gradient = torch.empty_like(hidden) if trains_hidden and not again else None
+        weight_gradient = (
+            torch.zeros_like(weight, dtype=torch.float32) if trains_weight and not again else None
+        )
+        losses = hidden.new_zeros(documents, dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
             for start in range(0, len(targets), tile):
-                part = hidden[start : start + tile].to(dtype)
-                target = targets[start : start + tile, None]
+                here = slice(start, start + tile)
+                part = hidden[here].to(dtype)
+                target = targets[here, None]
                 logits = (part @ matrix.T).float()
                 normaliser = logits.logsumexp(dim=-1, keepdim=True)
-                loss += (normaliser - logits.gather(1, target)).sum()
+                own = (normaliser - logits.gather(1, target))[:, 0]
+                if documents == 1:
+                    losses += own.sum()
+                else:
+                    losses.index_add_(0, document[here], own)
                 if hidden_gradient is None and weight_gradient is None:
                     continue
-                gradient = logits.sub_(normaliser).exp_()
-                gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))
-                gradient = gradient.to(dtype)
+                gradient = _logit_gradient(logits, normaliser, target).to(dtype)
                 if hidden_gradient is not None:
-                    hidden_gradient[start : start + tile] = gradient @ matrix
+                    hidden_gradient[here] = gradient @ matrix
                 if weight_gradient is not None:
                     weight_gradient += gradient.T @ part
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
-        ctx.weight_dtype = weight.dtype
-        return loss
+        ctx.again = again
+        if again:
+            ctx.save_for_backward(hidden, weight, targets, document)
+        else:
+            ctx.save_for_backward(hidden_gradient, weight_gradient, document)
+        ctx.settings = (tile, dtype, weight.dtype)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        return (
-            None if hidden_gradient is None else hidden_gradient * scale.to(hidden_gradient.dtype),
-            None if weight_gradient is None else (weight_gradient * scale).to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-        )
+        tile, dtype, weight_dtype = ctx.settings
+        nothing = (None,) * 5
+        if ctx.again:
+            hidden_gradient, weight_gradient = _recomputed(*ctx.saved_tensors, scale, tile, dtype)
+            return hidden_gradient, weight_gradient.to(weight_dtype), *nothing
+        hidden_gradient, weight_gradient, document = ctx.saved_tensors
+        if hidden_gradient is not None:
+            scales = scale[0] if len(scale) == 1 else scale[document, None]
+            hidden_gradient = hidden_gradient * scales.to(hidden_gradient.dtype)
+        if weight_gradient is not None:
+            weight_gradient = (weight_gradient * scale[0]).to(weight_dtype)
+        return hidden_gradient, weight_gradient, *nothing
+
+
+def _recomputed(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    document: torch.Tensor,
+    scale: torch.Tensor,
+    tile: int,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of hidden states and head, each token scaled by its document's number."""
+    hidden_gradient = torch.empty_like(hidden)
+    weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        matrix = weight.to(dtype)
+        for start in range(0, len(targets), tile):
+            here = slice(start, start + tile)
+            part = hidden[here].to(dtype)
+            logits = (part @ matrix.T).float()
+            normaliser = logits.logsumexp(dim=-1, keepdim=True)
+            gradient = _logit_gradient(logits, normaliser, targets[here, None])
+            gradient = (gradient * scale[document[here], None]).to(dtype)
+            hidden_gradient[here] = gradient @ matrix
+            weight_gradient += gradient.T @ part
+    return hidden_gradient, weight_gradient
+
+
+def _logit_gradient(logits: torch.Tensor, normaliser: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Softmax minus one at the target. Overwrites `logits`."""
+    gradient = logits.sub_(normaliser).exp_()
+    return gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))

@@ -129,4 +129,7 @@ def _batch(
     offsets = torch.tensor([0, *ends], dtype=torch.int32, device=ids.device)
     documents = Documents(bounds, offsets, max(lengths)) if layout == "stream" else None
     nothing = torch.zeros(0, dtype=torch.int64, device=ids.device)
-    return TokenBatch(ids[None], positions[None], nothing, nothing, torch.zeros_like(ids)[None], documents)
+    rows = torch.zeros_like(ids)[None]
+    return TokenBatch(
+        ids[None], positions[None], nothing, nothing, rows, documents, nothing, nothing, nothing.bool()
+    )

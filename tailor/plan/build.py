@@ -9,8 +9,8 @@ from typing import Any, Literal
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import forecast, trained_parameters
-from tailor.plan.plan import Plan, Precision
-from tailor.spec.method import joins
+from tailor.plan.plan import Plan, Precision, Reference
+from tailor.spec.method import REFERENCE_FREE, Method, joins
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
@@ -41,8 +41,8 @@ def build(
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware)
 
-    joined = joins(recipe.method)
-    length = recipe.data.max_length if recipe.data.pack or joined else data.longest
+    length = data.longest_row
+    reference = reference_model(recipe.method, recipe.model)
 
     def memory(rows: int) -> Any:
         return forecast(
@@ -53,6 +53,7 @@ def build(
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
             tokens=rows * length,
+            reference_copy=reference == "copy",
         )
 
     per_worker = -(-data.rows_per_batch // recipe.scale.most)
@@ -81,7 +82,9 @@ def build(
         compile=recipe.train.compile,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
-        pack=recipe.data.pack and not joined,
+        pack=recipe.data.pack and not joins(recipe.method),
+        row_length=length,
+        reference=reference,
         weights=source_weights(recipe),
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
@@ -99,6 +102,16 @@ def build(
         trained_parameters=trained_parameters(facts, recipe.model),
         memory=memory(micro),
     )
+
+
+def reference_model(method: Method, model: Model) -> Reference | None:
+    """Where the reference log-probabilities come from, for a method that has some."""
+    asked = getattr(method, "reference", None)
+    if asked is None or (method.name == "dpo" and method.loss in REFERENCE_FREE):
+        return None
+    if asked == "auto":
+        return "adapter_off" if model.adapter is not None else "copy"
+    return asked  # type: ignore[no-any-return]
 
 
 def batch_size(train: Train) -> int | None:
@@ -159,6 +172,11 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
             f"the longest example has {data.longest} tokens, but {recipe.model.path} was made for "
             f"{facts.positions} positions",
             mend=f"set data.max_length: {facts.positions} or less",
+        )
+    if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
+        raise DataError(
+            "method kto compares each prompt with another example's answer, and a split has only one example",
+            mend="give more rows, or another data.holdout",
         )
     needs_evaluation = recipe.evaluate.every or recipe.evaluate.generation or recipe.save.best
     if needs_evaluation and not data.evaluation_examples:

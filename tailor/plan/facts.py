@@ -51,6 +51,9 @@ class DataFacts:
     tokens: int
     supervised_tokens: int
     longest: int
+    """Tokens of the longest example."""
+    longest_row: int
+    """Most tokens in one row."""
     rows_per_batch: int
     """Most rows in one batch."""
     steps_per_epoch: int

@@ -36,10 +36,13 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    reference: int = 0
+    """A frozen copy of the model."""
 
     @property
     def peak(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        kept = self.weights + self.gradients + self.optimizer + self.reference
+        return kept + self.activations + self.logits
 
 
 def forecast(
@@ -51,6 +54,7 @@ def forecast(
     mixed_precision: bool,
     activation_checkpointing: bool,
     tokens: int,
+    reference_copy: bool = False,
 ) -> Memory:
     """Peak of one worker whose micro-batch has `tokens` tokens."""
     trained = trained_parameters(facts, model)
@@ -76,6 +80,7 @@ def forecast(
         optimizer=OPTIMIZER_BYTES[optimizer] * trained,
         activations=int(activations),
         logits=int(logits),
+        reference=4 * trained if reference_copy else 0,
     )
 
 

@@ -15,6 +15,7 @@ from tailor.spec.save import Save
 from tailor.spec.train import Divergence
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Reference = Literal["adapter_off", "copy", "precomputed"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Plan:
 
     max_length: int
     pack: bool
+    row_length: int
+    """Most tokens in one row: `max_length`, or more where a pair is longer."""
+    reference: Reference | None
+    """Where a preference method's reference log-probabilities come from."""
     weights: tuple[float, ...]
     batch_size: int | None
     batch_tokens: int | None

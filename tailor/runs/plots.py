@@ -33,6 +33,17 @@ def draw(records: list[Record]) -> list[Plot]:
         return []
     plots = [
         _plot("loss.png", "Loss", "loss", train, ["loss"], evaluation=evaluation),
+        _plot(
+            "reward_accuracy.png",
+            "Reward accuracy",
+            "share of answers on the right side",
+            train,
+            ["reward_accuracy"],
+            evaluation=evaluation,
+        ),
+        _plot(
+            "reward_margin.png", "Reward margin", "margin", train, ["reward_margin"], evaluation=evaluation
+        ),
         _plot("learning_rate.png", "Learning rate", "learning rate", train, ["learning_rate"]),
         _plot("grad_norm.png", "Gradient norm", "L2 norm before clipping", train, ["grad_norm"]),
         _plot("router_loss.png", "Balance of the experts", "router loss", train, ["router_loss"]),
@@ -70,10 +81,14 @@ def _plot(
         drawn += 1
     if not drawn:
         return None
-    held_out = [(record["step"], record["loss"]) for record in evaluation if record.get("loss") is not None]
+    held_out = [(record["step"], record[keys[0]]) for record in evaluation if record.get(keys[0]) is not None]
     if held_out:
         axes.plot(
-            *zip(*held_out, strict=True), color=SECOND, marker="o", markersize=5, label="evaluation loss"
+            *zip(*held_out, strict=True),
+            color=SECOND,
+            marker="o",
+            markersize=5,
+            label=f"evaluation {keys[0].replace('_', ' ')}",
         )
         drawn += 1
     axes.set_xlabel("step")

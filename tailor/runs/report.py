@@ -79,9 +79,17 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
         last = evaluation[-1]
         first = f"{_loss(evaluation[0])} → " if len(evaluation) > 1 else ""
         rows.append(("Evaluation loss", f"{first}{_loss(last)}"))
-        rows.append(
-            ("Token accuracy", f"{last['token_accuracy']:.1%} of {last['supervised_tokens']:,} tokens")
-        )
+        if "token_accuracy" in last:
+            rows.append(
+                ("Token accuracy", f"{last['token_accuracy']:.1%} of {last['supervised_tokens']:,} tokens")
+            )
+        if "reward_accuracy" in last:
+            accuracies = [f"{record['reward_accuracy']:.1%}" for record in (evaluation[0], last)]
+            rows.append(
+                ("Reward accuracy", " → ".join(accuracies if len(evaluation) > 1 else accuracies[-1:]))
+            )
+            if last.get("reward_margin") is not None:
+                rows.append(("Reward margin", f"{last['reward_margin']:.4g}"))
     if (best := best_step(run, plan)) is not None:
         rows.append(("Artefact from", f"step {best}, the best by evaluation loss"))
     matches = exact_match(records)
@@ -117,7 +125,8 @@ def best_step(run: Store, plan: dict[str, Any]) -> int | None:
 def method_words(plan: dict[str, Any]) -> str:
     """Such as `sft, LoRA of rank 16 on an nf4 base`."""
     adapter, quantize = plan["model"].get("adapter"), plan["model"].get("quantize")
-    words = f"{plan['method']['name']}, "
+    loss = plan["method"].get("loss")
+    words = plan["method"]["name"] + (f" with the {loss} loss, " if loss else ", ")
     if adapter is None:
         return words + "all weights"
     kind = "DoRA" if adapter.get("dora") else "LoRA"

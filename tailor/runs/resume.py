@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "data.budget",
     "evaluate.every",
     "model.attention",
+    "method.reference",
     "train.micro_batch_size",
     "train.activation_checkpointing",
     "train.compile",

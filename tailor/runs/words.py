@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def duration(seconds: float) -> str:
     """3.2 s, 1 min 05 s, 2 h 03 min."""
@@ -37,3 +40,16 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit in ("B", "KiB", "MiB") else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+_MEASURED = {
+    "perplexity": "perplexity {:.4g}",
+    "token_accuracy": "token accuracy {:.1%}",
+    "reward_accuracy": "reward accuracy {:.1%}",
+    "reward_margin": "reward margin {:.4g}",
+}
+
+
+def measured(record: Mapping[str, Any]) -> list[str]:
+    """What a record says of its method's figures, such as `token accuracy 93.1%`."""
+    return [words.format(record[name]) for name, words in _MEASURED.items() if record.get(name) is not None]

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
+from tailor.spec import tree
 from tailor.spec.data import Data
 from tailor.spec.layers import COMMAND_LINE
+from tailor.spec.method import ANSWERS, METHODS, REFERENCE_FREE, SMOOTHED
 from tailor.spec.source import Document, Path, dotted
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
@@ -52,7 +54,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _pretrain, _folders):
+    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -60,7 +62,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             found.append(
                 document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
             )
-    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _idle)
+    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _rows, _idle)
     for finding in findings:
         for key, message in finding(keys):
             found.append(document.at_key(path_of(key)).problem(path_of(key), message))
@@ -168,13 +170,50 @@ def _model(keys: Keys) -> Iterator[Conflict]:
 
 def _pretrain(keys: Keys) -> Iterator[Conflict]:
     """What a method that learns plain texts cannot do."""
-    if keys("method.name") != "pretrain":
-        return
-    for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
-        if keys(f"{key}.format") not in (None, "auto", "text"):
-            yield f"{key}.format", "method.name", f"pretrain learns plain text, not {source['format']} rows"
-    if keys("evaluate.generation") is not None:
+    if keys("method.name") == "pretrain" and keys("evaluate.generation") is not None:
         yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
+
+
+def _answers(keys: Keys) -> Iterator[Conflict]:
+    """Of the methods that compare answers."""
+    if keys("method.name") not in ANSWERS:
+        return
+    length = keys("data.max_length") or Data.model_fields["max_length"].default
+    for key in ("method.max_prompt_length", "method.max_completion_length"):
+        limit = keys(key)
+        if limit and not keys.is_wrong("data.max_length") and limit >= length:
+            yield key, "data.max_length", f"{limit} tokens leave none of {length} for the rest"
+    if keys("model.warm_start") is not None and keys("method.loss") not in REFERENCE_FREE:
+        yield (
+            "model.warm_start",
+            "method.name",
+            "the reference would be the base without what the other run trained, not the model that this run begins with",
+        )
+    if keys("method.reference") == "copy" and keys("model.adapter") is not None:
+        yield (
+            "method.reference",
+            "model.adapter",
+            "the base under the adapter is the reference already; a copy of it would only take memory",
+        )
+
+
+def _rows(keys: Keys) -> Iterator[Finding]:
+    """Do the rows suit the method?"""
+    name = keys("method.name")
+    method = next((spec for spec in METHODS if name in tree.names(spec)), None)
+    if method is None:
+        return
+    for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+        fmt = keys(f"{key}.format")
+        if fmt not in (None, "auto", *method.reads):
+            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
+    if name in ANSWERS and keys("data.on_long") == "chunk":
+        yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
+    if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
+        yield (
+            "train.batch_size",
+            "method kto compares each prompt with another example's answer: a batch needs two examples",
+        )
 
 
 def _folders(keys: Keys) -> Iterator[Conflict]:
@@ -202,6 +241,10 @@ def _needs(keys: Keys) -> Iterator[Finding]:
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
         if keys(key) not in (None, False) and no_evaluation:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
+    if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
+        yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
+    if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
+        yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
     if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
         yield (
             "train.divergence.action",
@@ -254,6 +297,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
+    yield from _idle_of_dpo(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
@@ -275,3 +319,16 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             for name in ("subset", "split"):
                 if source.get(name) is not None:
                     yield f"{key}.{name}", "has no effect: it is for Hugging Face datasets (hf://…)"
+
+
+def _idle_of_dpo(keys: Keys) -> Iterator[Finding]:
+    if keys("method.name") != "dpo" or keys.is_wrong("method.loss"):
+        return
+    loss = keys("method.loss") or "sigmoid"
+    for key, used, whose in (
+        ("method.label_smoothing", loss in SMOOTHED, ", ".join(SMOOTHED)),
+        ("method.gamma", loss == "simpo", "simpo"),
+        ("method.reference", loss not in REFERENCE_FREE, "losses with a reference model"),
+    ):
+        if keys(key) is not None and not used:
+            yield key, f"has no effect on {loss}; it is for {whose}"

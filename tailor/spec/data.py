@@ -8,7 +8,28 @@ from pydantic import Field
 
 from tailor.spec.base import Section
 
-Format = Literal["auto", "messages", "sharegpt", "firefly", "alpaca", "completion", "text"]
+EXAMPLES = ("messages", "sharegpt", "firefly", "alpaca", "completion", "text")
+"""Formats whose rows are examples to learn."""
+PAIRS = ("preference", "preference_text", "preference_sharegpt", "preference_alpaca")
+"""Formats whose rows have a chosen and a rejected answer."""
+RATED = ("unpaired", "unpaired_text")
+"""Formats whose rows have an answer and a label."""
+
+Format = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "firefly",
+    "alpaca",
+    "completion",
+    "text",
+    "preference",
+    "preference_text",
+    "preference_sharegpt",
+    "preference_alpaca",
+    "unpaired",
+    "unpaired_text",
+]
 
 
 class Source(Section):
@@ -43,7 +64,7 @@ class Budget(Section):
     """Rows that cannot be read: bad JSON, missing keys, wrong types, empty conversations."""
 
     dropped: float = Field(0.05, ge=0, le=1)
-    """Readable rows left out: over `max_length` with `on_long: drop`, or nothing to supervise."""
+    """Readable rows left out: too long with `on_long: drop`, nothing to supervise, or a pair of equal answers."""
 
     truncated: float = Field(1.0, ge=0, le=1)
     """Rows cut with `on_long: truncate`."""
@@ -65,10 +86,13 @@ class Data(Section):
     """Chat template: a built-in name (`tailor init --templates` lists them), a Jinja file, or none for the model's own."""
 
     max_length: int = Field(2048, ge=8)
-    """Longest example, and the length of a packed row, in tokens."""
+    """Longest example, and the length of a packed row, in tokens. A pair that is longer gets a row of its own."""
 
     on_long: Literal["drop", "truncate", "chunk"] = "drop"
-    """What happens to an example over `max_length`. `chunk` cuts it into pieces and loses nothing."""
+    """What happens to an example over `max_length`. `chunk` cuts it into pieces and loses nothing.
+
+    An answer of preference data is cut with its prompt's start and its own end, and can be no chunk.
+    """
 
     pack: bool = True
     """Put several examples into one row. Examples never see each other, and nothing is cut to fit."""

@@ -41,7 +41,7 @@ class Train(Section):
     """
 
     batch_size: int | None = Field(None, ge=1)
-    """Global batch in sequences (packed rows when `data.pack` is on), over all workers. Default 8."""
+    """Global batch in sequences, or in pairs of them (in packed rows when `data.pack` is on), over all workers. Default 8."""
 
     batch_tokens: int | None = Field(None, ge=1)
     """Global batch in tokens, over all workers. Not together with `batch_size`."""

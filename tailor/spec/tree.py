@@ -130,6 +130,9 @@ def _paths(section: type[Section], above: tuple[str, ...]) -> Iterator[tuple[str
 def describe(value: Allowed) -> str:
     """What is needed, in words: `a whole number of at least 1`."""
     parts: list[str] = []
+    if value.tagged and len(value.sections) > 1:
+        tags = [str(name) for section in value.sections for name in names(section)]
+        return f"a mapping with a name of {', '.join(tags)}"
     if value.choices:
         plain = [str(choice) for choice in value.choices]
         parts.append(plain[0] if len(plain) == 1 else f"one of {', '.join(plain)}")

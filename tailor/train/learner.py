@@ -11,16 +11,13 @@ import numpy as np
 import torch
 
 from tailor.errors import TrainingError
-from tailor.models.documents import TokenBatch
 from tailor.plan import Plan
 from tailor.rows import Batch, examples_of
 from tailor.train.checkpoint import State
 from tailor.train.optimizer import build_optimizer, learning_rate, set_learning_rate, trained_parameters
 from tailor.train.session import Session
 from tailor.train.strategy import DataParallel
-
-Work = list[tuple[int, TokenBatch, bool]]
-"""(global number of the micro-batch, the micro-batch, whether it counts)"""
+from tailor.train.work import STOPPING, Totals, Work, survey
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,13 @@ class Learner:
         """Put what a checkpoint needs of the scaler into `state`."""
         state.scaler = self._scaler.state_dict()
 
-    def step(self, step: int, work: Work) -> Step:
+    def step(self, step: int, work: list[Work]) -> Step:
         """The loss is summed over the micro-batches of all workers, then divided by the units of the whole batch."""
         session, plan, device = self.session, self.session.plan, self.session.device
         batch = session.batches.batch(step)
         units = max(1, session.method.units(session.batches, batch))
-        zero = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
-        sums = {"loss": zero}
+        surveyed = survey(session, work, units)
+        totals = Totals(device)
         slots = real = 0
         for index, (number, micro_batch, counts) in enumerate(work):
             # Dropout depends on the micro-batch, not on the worker that computes it.
@@ -65,21 +62,19 @@ class Learner:
             last = index == len(work) - 1
             with self.strategy.accumulating() if not last else nullcontext():
                 with session.autocast():
-                    loss, further = self.strategy.loss(micro_batch.to(device))
-                    loss = loss * float(counts)
+                    summed = self.strategy.loss(micro_batch.to(device), surveyed)
+                loss = summed.loss * float(counts)
                 self._scaler.scale(self.strategy.scale(loss, units)).backward()
-            sums["loss"] = sums["loss"] + loss.detach()
-            for name, value in further.items():
-                sums[name] = sums.get(name, zero) + value.detach() * float(counts)
+            totals.add(summed, counts)
             slots += micro_batch.input_ids.numel() * counts
             real += session.batches.tokens(_rows(batch, plan, number))
-        sums["stopping"] = zero + session.host.stopping()
-        totals = dict(zip(sums, self.strategy.total(torch.stack(list(sums.values()))), strict=True))
-        stopping = totals.pop("stopping") > 0
-        means = {name: total / units for name, total in totals.items()}
+        totals.add_number(STOPPING, session.host.stopping())
+        sums = totals.over_workers(session.host.world)
+        stopping = sums.pop(STOPPING)
+        mean = sums["loss"] / units
         self._scaler.unscale_(self.optimizer)
         norm = self._clip()
-        diverged = self._diverged(means["loss"], norm)
+        diverged = self._diverged(mean, norm)
         rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps)
         set_learning_rate(self.optimizer, rate)
         if not diverged:
@@ -90,7 +85,8 @@ class Learner:
             "kind": "train",
             "step": step + 1,
             "epoch": session.batches.progress(step + 1),
-            **means,
+            "loss": mean,
+            **session.method.metrics(sums, units),
             "learning_rate": rate,
             "grad_norm": norm,
             "tokens": session.batches.tokens(batch),

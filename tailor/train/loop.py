@@ -9,18 +9,17 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from tailor import batches as batching
-from tailor.models.documents import collate
 from tailor.plan import Plan
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
 from tailor.train.evaluation import evaluate
 from tailor.train.host import Host
-from tailor.train.learner import Learner, Step, Work, describe_rows, divergence_error
+from tailor.train.learner import Learner, Step, describe_rows, divergence_error
 from tailor.train.prefetch import prefetch
 from tailor.train.saving import Saver
 from tailor.train.session import Probe, Session, open_session
 from tailor.train.warm_start import warm_start
+from tailor.train.work import Work, read_share
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:
@@ -153,29 +152,14 @@ class _Training:
         )
 
 
-def _steps(session: Session, first: int) -> Iterator[tuple[int, Work, float]]:
+def _steps(session: Session, first: int) -> Iterator[tuple[int, list[Work], float]]:
     """Each remaining step with this worker's micro-batches, read ahead, and the seconds waited for them."""
-    plan, host = session.plan, session.host
-    split = session.tokens.split("train")
-    pad_to = plan.max_length if plan.compile else None
+    collator = session.collator("train")
 
-    def read() -> Iterator[tuple[int, Work]]:
-        for step in range(first, plan.steps):
+    def read() -> Iterator[tuple[int, list[Work]]]:
+        for step in range(first, session.plan.steps):
             batch = session.batches.batch(step)
-            mine = batching.share(batch, plan.micro_batch_size, host.rank, host.world)
-            # A worker without a micro-batch computes a small one that doesn't count, to stay in step.
-            smallest = min(batch, key=session.batches.length)
-            yield (
-                step,
-                [
-                    (
-                        number,
-                        collate(split, rows or [smallest], session.model.layout, pad_to=pad_to),
-                        bool(rows),
-                    )
-                    for number, rows in mine
-                ],
-            )
+            yield step, list(read_share(session, session.batches, collator, batch))
 
     source = prefetch(read())
     while True:

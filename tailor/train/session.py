@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 
 from tailor.batches import Batches, BatchSpec, of_split
 from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
+from tailor.models.documents import Collator
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.spec.method import joins
 from tailor.store import Store
 from tailor.tokens import TokenStore
 from tailor.train.host import Host
+from tailor.train.inputs import autocast, make_collator
+from tailor.train.reference import open_reference
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,15 @@ class Session:
     run: Store
     tokens: TokenStore
     batches: Batches
+    """Of the training split."""
+    evaluation: Batches
+    """Of the evaluation split."""
     method: Method
     model: CausalModel
     weights: int
     """Of the whole model, trained and frozen."""
+    reference: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Log-probability of each example of a split under the reference model, where they were computed before."""
 
     @property
     def device(self) -> torch.device:
@@ -40,8 +49,11 @@ class Session:
 
     def autocast(self) -> torch.autocast:
         """The plan's arithmetic, as a context."""
-        dtype = torch.float16 if self.plan.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.plan.precision != "fp32")
+        return autocast(self.plan, self.device)
+
+    def collator(self, name: Literal["train", "evaluation"]) -> Collator:
+        """Reads rows of a split for this model."""
+        return make_collator(self.plan, self.tokens, self.model, name, self.reference.get(name))
 
     def say(self, message: str) -> None:
         """One line for the user, from rank 0."""
@@ -78,15 +90,21 @@ def open_session(plan: Plan, host: Host) -> Session:
         seed=plan.seed,
     )
     trained, total = model.weights()
+    batches, evaluation = (of_split(tokens.split(name), spec) for name in ("train", "evaluation"))
+    reference, values = open_reference(
+        plan, host, tokens, model, {"train": batches, "evaluation": evaluation}
+    )
     session = Session(
         plan=plan,
         host=host,
         run=Store(plan.run_url),
         tokens=tokens,
-        batches=of_split(tokens.split("train"), spec),
-        method=load_method(plan.method),
+        batches=batches,
+        evaluation=evaluation,
+        method=load_method(plan.method, reference),
         model=model,
         weights=total,
+        reference=values,
     )
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tailor.methods import Method
+from tailor.methods import Method, Summed
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
 from tailor.train.host import Host
@@ -24,8 +24,9 @@ class _SummedLoss(nn.Module):
         self.model = model
         self.method = method
 
-    def forward(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self.method.loss(self.model, batch)
+    def forward(self, batch: TokenBatch, surveyed: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        summed = self.method.loss(self.model, batch, surveyed)
+        return summed.loss, summed.statistics
 
 
 class DataParallel:
@@ -42,10 +43,9 @@ class DataParallel:
                 module, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def loss(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Summed loss of a micro-batch, and the method's further sums."""
-        result: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._forward(batch)
-        return result
+    def loss(self, batch: TokenBatch, surveyed: float) -> Summed:
+        """Summed loss and statistics of a micro-batch."""
+        return Summed(*self._forward(batch, surveyed))
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """For every micro-batch of a step but the last: gradients stay on this worker."""
@@ -54,9 +54,3 @@ class DataParallel:
     def scale(self, loss: torch.Tensor, units: int) -> torch.Tensor:
         """What to call backward on. The workers' gradients are averaged, so their number is put back."""
         return loss * (self.world / units)
-
-    def total(self, values: torch.Tensor) -> list[float]:
-        """Numbers summed over the workers. values: [k]."""
-        if self.world > 1:
-            dist.all_reduce(values)
-        return [float(value) for value in values]

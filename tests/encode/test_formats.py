@@ -9,6 +9,7 @@ import pytest
 
 from tailor.encode.formats import FORMATS, recognise
 from tailor.encode.records import Chat, Completion, RowError, Text, content_hash
+from tailor.spec.data import EXAMPLES
 
 CALL = {"name": "weather", "arguments": {"city": "Paris"}}
 TOOL = {"name": "weather", "description": "", "parameters": {"type": "object"}}
@@ -58,7 +59,7 @@ def test_firefly():
         ("user", "Bye"),
         ("assistant", "See you"),
     ]
-    assert recognise([row], {}) == ["firefly"]
+    assert recognise([row], {}, EXAMPLES) == ["firefly"]
     with pytest.raises(RowError, match="`human` and `assistant`"):
         read("firefly", {"conversation": [{"human": "Hi"}]})
 
@@ -191,7 +192,7 @@ def test_rows_that_cannot_be_read(name, row, reason, detail):
     ],
 )
 def test_recognise(row, columns, found):
-    assert recognise([{"broken": 1}, 3, row], columns) == found
+    assert recognise([{"broken": 1}, 3, row], columns, EXAMPLES) == found
 
 
 def test_content_hash_is_of_the_content():

@@ -412,9 +412,7 @@ def test_documents_to_join_are_kept_whole_and_serve_every_length(bench, tmp_path
 
 def test_pretraining_takes_plain_texts_only(bench, tmp_path):
     join = Pretrain(name="pretrain")
-    with pytest.raises(
-        DataError, match=r"the rows are messages, and method pretrain learns plain texts only"
-    ):
+    with pytest.raises(DataError, match=r"the rows look like messages, which method pretrain does not read"):
         bench(method=join)
     rows = [{"text": f"A text {n}.", "prompt": "p", "response": "r"} for n in range(9)]
     both = [{"path": write(tmp_path / "both.jsonl", rows)}]

@@ -18,9 +18,15 @@ import pytest
 from tailor.encode import sources
 from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
-from tailor.encode.sources import cut, resolve
+from tailor.encode.sources import Resolved, cut
 from tailor.errors import DataError
 from tailor.spec.data import Source
+from tailor.spec.method import Sft
+
+
+def resolve(source: Source, key: str) -> Resolved:
+    return sources.resolve(source, key, Sft(name="sft"))
+
 
 ROWS = [{"prompt": f"question {n} é", "response": f"answer\n{n}"} for n in range(1, 101)]
 

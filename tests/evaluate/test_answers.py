@@ -35,7 +35,7 @@ TURNS = [
 
 
 def prepared(
-    folder: Path, rows: list[dict[str, Any]], *, train_on: str = "assistant", held_out: int = 4
+    folder: Path, rows: list[dict[str, Any]], *, train_on: Any = "assistant", held_out: int = 4
 ) -> TokenStore:
     """Rows as training data, the last `held_out` of them as evaluation data."""
     for name, part in (("train", rows), ("evaluation", rows[-held_out:])):

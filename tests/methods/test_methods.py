@@ -7,11 +7,12 @@ from typing import get_args
 import pytest
 
 from tailor.methods import load_method
+from tailor.methods.reference import AdapterOff
 from tailor.spec.method import METHODS
 
 
 @pytest.mark.parametrize("spec", METHODS)
 def test_every_method_has_its_module(spec: type) -> None:
     (name,) = get_args(spec.model_fields["name"].annotation)  # type: ignore[attr-defined]
-    method = load_method(spec(name=name))
-    assert {"units", "loss", "evaluate"} <= set(dir(method))
+    method = load_method(spec(name=name), AdapterOff())
+    assert {"units", "read", "survey", "loss", "evaluate", "metrics"} <= set(dir(method))

@@ -16,7 +16,7 @@ from tailor.artifacts.load import load_run
 from tailor.errors import ModelError
 from tailor.evaluate.generation import generate
 from tailor.models import linear
-from tailor.models.documents import collate
+from tailor.models.documents import Collator
 from tailor.models.load import load_for_training
 from tailor.plan.facts import CARRIES_OVER
 from tailor.spec.model import Model
@@ -65,7 +65,7 @@ class Watch:
         model, split = session.model, session.tokens.split("train")
         was_training = model.training
         model.eval()
-        self.logits[when] = model.logits(collate(split, [(0,)], model.layout))[:, : split.lengths[0]]
+        self.logits[when] = model.logits(Collator(split, model.layout)([(0,)]))[:, : split.lengths[0]]
         self.answer = answer(model.network)
         model.train(was_training)
         names = (name for name, _ in model.base.named_modules() if name.endswith("lora_A"))

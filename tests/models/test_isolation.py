@@ -11,7 +11,7 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import attention, probe
 from tailor.models.causal import CausalModel
-from tailor.models.documents import collate
+from tailor.models.documents import Collator
 from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.models import tiny_llama
@@ -57,8 +57,10 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def document_losses(model: CausalModel, split: Any, *, packed: bool) -> list[float]:
     """Summed loss of each document, from one pack of all or from each alone."""
     if not packed:
-        return [float(model.next_token_loss(collate(split, [(i,)], model.layout))) for i in range(len(split))]
-    batch = collate(split, [tuple(range(len(split)))], model.layout)
+        return [
+            float(model.next_token_loss(Collator(split, model.layout)([(i,)]))) for i in range(len(split))
+        ]
+    batch = Collator(split, model.layout)([tuple(range(len(split)))])
     hidden = model.hidden(batch).flatten(0, 1)[batch.predicting]
     losses = torch.nn.functional.cross_entropy(model.head(hidden), batch.targets, reduction="none")
     return [float(part.sum()) for part in losses.split([int(n) for n in split.supervised])]
@@ -119,7 +121,7 @@ def test_gradients_of_a_pack_are_those_of_its_documents(path: Path, split: Any) 
     def gradients(rows: list[tuple[int, ...]]) -> torch.Tensor:
         model.zero_grad()
         for row in rows:
-            model.next_token_loss(collate(split, [row], model.layout)).backward()
+            model.next_token_loss(Collator(split, model.layout)([row])).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     packed = gradients([tuple(range(len(split)))])
@@ -149,7 +151,7 @@ def test_a_head_that_is_not_separate_is_found(tmp_path: Path) -> None:
     model = load(tmp_path)
     assert not model.splits_head
     store = make_store(tmp_path / "tokens", LENGTHS).split("train")
-    batch = collate(store, [(0,)], model.layout)
+    batch = Collator(store, model.layout)([(0,)])
     logits = model.logits(batch).flatten(0, 1)[batch.predicting]
     expected = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum")
     assert float(model.next_token_loss(batch)) == pytest.approx(float(expected), abs=1e-4)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from tailor.models.loss import summed_cross_entropy, summed_cross_entropy_and_hits
+from tailor.models.loss import document_cross_entropy, summed_cross_entropy, summed_cross_entropy_and_hits
 
 ROWS, WIDTH, VOCABULARY = 50, 16, 300
 
@@ -45,6 +45,49 @@ def test_control_a_shifted_target_changes_the_loss() -> None:
     )
 
 
+def by_document(hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor) -> torch.Tensor:
+    losses = functional.cross_entropy(head(hidden), targets, reduction="none")
+    return torch.stack([losses[number == DOCUMENT].sum() for number in range(4)])
+
+
+DOCUMENT = torch.tensor([0] * 20 + [1] * 3 + [3] * 27)
+"""Of each row. The third document has no target."""
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["fused", "recomputed"])
+@pytest.mark.parametrize("trained", [True, False], ids=["trained head", "frozen head"])
+@pytest.mark.parametrize("rows_a_tile", [1, 7, 1000])
+def test_each_document_has_its_loss_and_takes_its_own_gradient(
+    bias: bool, trained: bool, rows_a_tile: int
+) -> None:
+    hidden, head, targets = make(bias)
+    head.requires_grad_(trained)
+    weights = torch.tensor([0.3, -2.0, 5.0, 1.0])
+    wanted = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+    plain = by_document(hidden, head, targets)
+    expected = torch.autograd.grad((weights * plain).sum(), wanted)
+    tile_bytes = 4 * VOCABULARY * rows_a_tile
+    tiled = document_cross_entropy(hidden, head, targets, DOCUMENT, 4, tile_bytes=tile_bytes)
+    assert tiled.tolist() == pytest.approx(plain.tolist(), rel=1e-6)
+    assert tiled[2] == 0
+    found = torch.autograd.grad((weights * tiled).sum(), wanted)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+    # Control: one number for all documents is another gradient.
+    same = document_cross_entropy(hidden, head, targets, DOCUMENT, 4, tile_bytes=tile_bytes)
+    for other, theirs in zip(torch.autograd.grad(same.sum(), wanted), expected, strict=True):
+        assert (other - theirs).norm() > 0.1 * theirs.norm()
+
+
+def test_no_target_gives_every_document_zero_with_a_graph() -> None:
+    hidden, head, _ = make()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    losses = document_cross_entropy(hidden[:0], head, nothing, nothing, 3)
+    (losses * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert losses.tolist() == [0, 0, 0]
+    assert float(head.weight.grad.abs().sum()) == 0
+
+
 def test_a_frozen_head_and_a_scaled_loss() -> None:
     hidden, head, targets = make()
     head.requires_grad_(False)
@@ -73,7 +116,8 @@ def test_bf16_hidden_states_have_a_float32_loss() -> None:
     assert float(loss) == pytest.approx(float(exact), rel=5e-3)
 
 
-def test_saved_bytes_do_not_grow_with_the_vocabulary() -> None:
+@pytest.mark.parametrize("documents", [1, 4])
+def test_saved_bytes_do_not_grow_with_the_vocabulary(documents: int) -> None:
     def saved(tile_bytes: int | None) -> int:
         hidden = torch.randn(512, 16, requires_grad=True)
         head = nn.Linear(16, 4096, bias=False).requires_grad_(False)
@@ -89,7 +133,8 @@ def test_saved_bytes_do_not_grow_with_the_vocabulary() -> None:
             if tile_bytes is None:
                 functional.cross_entropy(head(hidden), targets, reduction="sum")
             else:
-                summed_cross_entropy(hidden, head, targets, tile_bytes=tile_bytes)
+                document = torch.arange(512) % documents
+                document_cross_entropy(hidden, head, targets, document, documents, tile_bytes=tile_bytes)
         return total
 
     assert saved(2**16) < 2**17 < 2**22 < saved(None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tailor.models.documents import collate
+from tailor.models.documents import Collator
 from tailor.models.load import load_network
 from tailor.plan import Plan
 from tailor.spec.model import Model, Quantize
@@ -36,7 +36,7 @@ class Watch:
         split = session.tokens.split("train")
         session.model.eval()
         with torch.no_grad():
-            logits = session.model.logits(collate(split, [(0,)], session.model.layout))
+            logits = session.model.logits(Collator(split, session.model.layout)([(0,)]))
             self.logits[when] = logits[:, : split.lengths[0]]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tailor.models.causal import CausalModel
-from tailor.models.documents import collate
+from tailor.models.documents import Collator
 from tailor.models.load import load_for_training
 from tailor.models.router import Router
 from tailor.spec.model import Model
@@ -51,7 +51,7 @@ def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_row_has_the_loss_of_transformers(tmp_path: Path, split: Any, name: str) -> None:
     model = load(FAMILIES[name].make(tmp_path, **ASKED))
     for row in ((0,), (4,)):
-        batch = collate(split, [row], model.layout)
+        batch = Collator(split, model.layout)([row])
         loss, further = model.training_loss(batch)
         loss = loss.detach()
         ids = torch.as_tensor(split.example(row[0]).input_ids.astype("int64"))[None]
@@ -70,8 +70,8 @@ def test_a_row_has_the_loss_of_transformers(tmp_path: Path, split: Any, name: st
 def test_rows_together_have_the_sum_of_their_losses(mixtral: Path, split: Any) -> None:
     rows = [(0, 1), (2,), (3, 5, 6), (4,)]
     for model in (load(mixtral, pack=True), load(mixtral, pack=True, attention="sdpa")):
-        alone = [model.training_loss(collate(split, [row], model.layout))[1]["router_loss"] for row in rows]
-        batch = collate(split, rows, model.layout)
+        alone = [model.training_loss(Collator(split, model.layout)([row]))[1]["router_loss"] for row in rows]
+        batch = Collator(split, model.layout)(rows)
         together = model.training_loss(batch)[1]["router_loss"]
         assert float(together) == pytest.approx(float(sum(alone)), rel=1e-5)
         # The control: taken over all tokens at once it is another number.
@@ -87,7 +87,7 @@ def test_gradients_are_the_same_with_activation_checkpointing(mixtral: Path, spl
     found = []
     for again in (False, True):
         model = load(mixtral, again=again).train()
-        model.training_loss(collate(split, [(0,), (1,)], model.layout))[0].backward()
+        model.training_loss(Collator(split, model.layout)([(0,), (1,)]))[0].backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     assert any("gate.weight" in name for name in found[0])
@@ -119,7 +119,7 @@ def test_it_is_the_configuration_that_asks(tmp_path: Path, split: Any) -> None:
     assert Router.of(MixtralConfig(output_router_logits=True, router_aux_loss_coef=0.0)) is None
     assert Router.of(MixtralConfig(output_router_logits=True, router_aux_loss_coef=0.01)) == Router(2, 0.01)
     model = load(FAMILIES["mixtral"].make(tmp_path))
-    batch = collate(split, [(0,)], model.layout)
+    batch = Collator(split, model.layout)([(0,)])
     loss, further = model.training_loss(batch)
     assert further == {}
     assert torch.equal(loss, model.next_token_loss(batch))

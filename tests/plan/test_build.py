@@ -16,6 +16,7 @@ from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build
 from tailor.plan.build import choose_precision
 from tailor.spec.load import load_recipe
+from tailor.spec.method import joins
 from tailor.spec.recipe import Recipe
 from tests.helpers.bases import BASES
 
@@ -33,7 +34,8 @@ LLAMA_8B = {
 }
 GPU = Hardware("cuda", 80 * 2**30, bf16=True)
 CPU = Hardware("cpu", 16 * 2**30, bf16=True)
-DATA = DataFacts("tokens", "f", 1000, 100, 500_000, 300_000, 2048, 32, 30, 90)
+FULL = {"adapter": None, "quantize": None}
+DATA = DataFacts("tokens", "f", 1000, 100, 500_000, 300_000, 2048, 2048, 32, 30, 90)
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -104,6 +106,33 @@ def test_warmup(optim: dict[str, float], steps: int) -> None:
     assert plan(optim={"learning_rate": 1e-4, **optim}).warmup_steps == steps
 
 
+def test_the_reference_of_a_preference_method_and_its_memory() -> None:
+    assert plan().reference is None
+    assert plan(method={"name": "dpo", "loss": "orpo"}).reference is None
+    assert plan(method={"name": "dpo"}).reference == "adapter_off"
+    assert plan(method={"name": "kto"}).reference == "adapter_off"
+    copied = plan(method={"name": "dpo"}, model=FULL)
+    assert copied.reference == "copy"
+    assert copied.memory.reference == 4 * copied.trained_parameters
+    once = plan(method={"name": "dpo", "reference": "precomputed"}, model=FULL)
+    assert once.reference == "precomputed"
+    assert copied.memory.peak - once.memory.peak == pytest.approx(copied.memory.reference, rel=1e-6)
+
+
+def test_kto_needs_two_examples_of_each_split() -> None:
+    for split in ("examples", "evaluation_examples"):
+        with pytest.raises(DataError, match="a split has only one example"):
+            plan(data=dataclasses.replace(DATA, **{split: 1}), method={"name": "kto"})
+        assert plan(data=dataclasses.replace(DATA, **{split: 1}))
+
+
+def test_rows_of_long_pairs_are_reckoned_with() -> None:
+    longer = dataclasses.replace(DATA, longest_row=4000)
+    assert plan(data=longer).row_length == 4000
+    one = {"train": {"epochs": 3, "batch_size": 32, "micro_batch_size": 1}}
+    assert plan(data=longer, **one).memory.activations > 1.9 * plan(**one).memory.activations
+
+
 def test_refusals() -> None:
     with pytest.raises(ScaleError, match="no GPU was found"):
         plan(CPU, scale={"gpu": True})
@@ -163,7 +192,9 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     base = BASES.get(recipe.model.path)
     config = base[1] if base else LLAMA_8B
     length = min(recipe.data.max_length, 2048) if base else 64
-    data = dataclasses.replace(DATA, longest=length, rows_per_batch=max(32, recipe.train.batch_size or 0))
+    row = recipe.data.max_length if recipe.data.pack or joins(recipe.method) else length
+    rows = max(32, recipe.train.batch_size or 0)
+    data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows)
     made = build(recipe, data, config, GPU, run_url=recipe.save.to)
     assert made.steps == 90
     assert made.micro_batch_size * made.accumulation * made.workers >= data.rows_per_batch

@@ -29,6 +29,11 @@ TwoMethods = create_model(
 )
 
 
+OneMethod = create_model(
+    "OneMethod", __base__=Recipe, method=(Annotated[Sft, Field(discriminator="name")], ...)
+)
+
+
 def texts(method: str, root: type[Section] = TwoMethods) -> list[str]:
     document = parse(GOOD.replace("{name: sft}", method), "r.yaml")
     try:
@@ -52,7 +57,7 @@ def test_a_key_of_the_other_method() -> None:
 
 
 def test_without_the_other_method_the_key_is_just_unknown() -> None:
-    assert texts("{name: sft, beta: 0.1}", Recipe) == [
+    assert texts("{name: sft, beta: 0.1}", OneMethod) == [
         "r.yaml:4:21: method.beta: unknown key; did you mean optim.betas?"
     ]
 
@@ -70,8 +75,8 @@ def test_wrong_and_missing_names() -> None:
     assert texts("{nam: sft}") == ["r.yaml:4:10: method.nam: unknown key; did you mean name?"]
     assert texts("preference") == [
         (
-            "r.yaml:4:9: method: preference is not a mapping with keys of name, train_on or "
-            "a mapping with keys of name, beta; write method: {name: preference}"
+            "r.yaml:4:9: method: preference is not a mapping with a name of sft, preference; "
+            "write method: {name: preference}"
         )
     ]
 

@@ -10,6 +10,7 @@ from tests.spec.helpers import GOOD, problems, write
 
 EVALUATED = "data.holdout=0.1"
 ADAPTER = "model.adapter={}"
+DPO, KTO = "method={name: dpo}", "method={name: kto}"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,29 @@ ADAPTER = "model.adapter={}"
         (["optim.betas=[0.9, 0.99]", "optim.optimizer=adafactor"], ["optim.betas=[0.9, 0.99]"]),
         (["optim.eps=1e-6", "optim.optimizer=lion"], ["optim.eps=1e-6", "optim.optimizer=paged_adamw_8bit"]),
         (["save.keep=2"], ["save.keep=2", "save.every=10"]),
+        ([DPO, "method.gamma=1"], [DPO, "method.gamma=1", "method.loss=simpo"]),
+        (
+            [DPO, "method.label_smoothing=0.1", "method.loss=ipo"],
+            [DPO, "method.label_smoothing=0.1", "method.loss=cpo"],
+        ),
+        ([DPO, "method.reference=precomputed", "method.loss=orpo"], [DPO, "method.reference=precomputed"]),
+        (
+            [DPO, ADAPTER, "model.warm_start=s3://bucket/sft"],
+            [DPO, "method.loss=orpo", ADAPTER, "model.warm_start=s3://bucket/sft"],
+        ),
+        ([DPO, "method.loss=robust"], [DPO, "method.loss=robust", "method.label_smoothing=0.1"]),
+        ([DPO, "method.reference=adapter_off"], [DPO, "method.reference=adapter_off", ADAPTER]),
+        ([DPO, "method.reference=copy", ADAPTER], [DPO, "method.reference=copy"]),
+        ([DPO, "method.max_prompt_length=2048"], [DPO, "method.max_prompt_length=2047"]),
+        (
+            [DPO, "method.max_completion_length=64", "data.max_length=64"],
+            [DPO, "method.max_completion_length=63", "data.max_length=64"],
+        ),
+        ([DPO, "data.on_long=chunk"], ["data.on_long=chunk"]),
+        ([DPO, "data.train.0.format=sharegpt"], [DPO, "data.train.0.format=preference_sharegpt"]),
+        (["data.train.0.format=preference"], ["data.train.0.format=messages"]),
+        (["data.train.0.format=unpaired"], [KTO, "data.train.0.format=unpaired"]),
+        ([KTO, "train.batch_size=1", "data.pack=false"], [KTO, "train.batch_size=1"]),
         (["data.evaluation=[{path: hf://a/b, weight: 2}]"], ["data.evaluation=[{path: hf://a/b}]"]),
         (["data.train.0={path: s3://a/b, subset: x}"], ["data.train.0={path: hf://a/b, subset: x}"]),
         (["data.train=[{path: s3://a}, {path: s3://a}]"], ["data.train=[{path: s3://a}, {path: s3://b}]"]),

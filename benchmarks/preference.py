@@ -1,0 +1,273 @@
+"""Preference training beside a bare hand-written loop and TRL's DPO: pairs per CPU second.
+
+    python benchmarks/preference.py [--steps 4] [--rounds 3] [--with-trl] [--trl-pairs 8]
+
+The model, the rows of 1 024 tokens and the adapter of benchmarks/train.py; DPO with the base under the adapter as
+the reference, eight rows (about two dozen pairs) a step, bf16 arithmetic, AdamW, on one thread. The bare loop trains on
+the same packed rows and uses each of them for both passes; TRL trains on the same pairs, `--trl-pairs` of them in a
+forward pass (8 is its default).
+Each contender runs in a process of its own, in turn, round after round; CPU seconds are user + system time of that
+process between the end of its second step and the end of its last. One JSON line per contender, with the median
+over the rounds, and the ratio to the bare loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from train import LENGTH, LORA, THREADS, VOCABULARY, WARM, Meter, hand_loaded, make_model
+
+ROWS, BETA, EOS = 8, 0.1, 2
+
+
+def make_pairs(folder: Path, steps: int) -> None:
+    """Prompts of 20 to 200 tokens (log-normal, median 80), answers of 10 to 300 (median 110), with an end."""
+    import numpy as np
+
+    from tailor.store import Store
+    from tailor.tokens import MANIFEST, ShardWriter, ragged
+
+    generator = np.random.default_rng(0)
+
+    def lengths(median: float, low: int, high: int) -> Any:
+        return generator.lognormal(np.log(median), 0.6, size=count).clip(low, high).astype(int)
+
+    count = steps * ROWS * LENGTH // 250
+    prompts = lengths(80, 20, 200)
+    ids, spans = [], []
+    for prompt, *answers in zip(prompts, lengths(110, 10, 300), lengths(110, 10, 300), strict=True):
+        before = generator.integers(10, VOCABULARY, size=prompt)
+        for answer in answers:
+            ids.append(np.concatenate([before, generator.integers(10, VOCABULARY, size=answer - 1), [EOS]]))
+            spans += [prompt, prompt + answer]
+    folder.mkdir()
+    writer = ShardWriter(folder / "train-00000.arrow")
+    writer.write(
+        ragged(np.concatenate(ids), np.array([len(one) for one in ids])),
+        ragged(np.array(spans), np.full(len(ids), 2)),
+        0,
+        np.repeat(np.arange(count), 2) + 1,
+        places=np.tile([0, 1], count),
+        wanted=np.tile([True, False], count),
+    )
+    writer.close()
+    shards = [{"name": "train-00000.arrow", "split": "train", "first_row": 0}]
+    manifest = {"fingerprint": "benchmark", "template": None, "shards": shards, "report": {}}
+    Store(str(folder)).write_json(MANIFEST, manifest)
+
+
+def batches(tokens: Path) -> Any:
+    from tailor.batches import BatchSpec, of_split
+    from tailor.tokens import TokenStore
+
+    split = TokenStore.open(str(tokens)).split("train")
+    return split, of_split(split, BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS))
+
+
+def tailor(work: Path, steps: int, meter: Meter, _: int) -> None:
+    import torch
+
+    from tailor.batches import data_facts
+    from tailor.plan import Hardware, build
+    from tailor.spec.recipe import Recipe
+    from tailor.tokens import TokenStore
+    from tailor.train import loop
+
+    class Host:
+        rank, world, device = 0, 1, torch.device("cpu")
+
+        def report(self, record: dict[str, Any]) -> None:
+            if record["kind"] == "train":
+                meter.step()
+
+        def flush(self) -> None:
+            pass
+
+        def stopping(self) -> bool:
+            return False
+
+        def resume(self) -> None:
+            return None
+
+    recipe = Recipe.model_validate(
+        {
+            "model": {"path": str(work / "model"), "adapter": LORA},
+            "data": {"train": [{"path": "made"}], "max_length": LENGTH},
+            "method": {"name": "dpo", "beta": BETA},
+            "optim": {"learning_rate": 1e-4, "schedule": "constant"},
+            "train": {"steps": steps, "batch_size": ROWS, "precision": "bf16"},
+            "save": {"to": str(work / "run")},
+        }
+    )
+    config = json.loads((work / "model" / "config.json").read_text())
+    facts = data_facts(TokenStore.open(str(work / "tokens")), recipe)
+    hardware = Hardware("cpu", 16 * 2**30, bf16=True)
+    loop.run(build(recipe, facts, config, hardware, run_url=str(work / "run")), Host())
+
+
+def bare(work: Path, steps: int, meter: Meter, _: int) -> None:
+    """What one writes by hand: packed rows, positions that start again, all logits, both passes on each row."""
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    from tailor.models.documents import Collator, TokenBatch
+
+    model, trained = hand_loaded(work, "lora")
+    split, packed = batches(work / "tokens")
+    collator = Collator(split, "rows", pad_to=LENGTH)
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+
+    def log_probabilities(batch: TokenBatch) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+        logits = out.logits[0].float()
+        own = logits[batch.predicting].log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+        return torch.zeros(len(batch.supervised)).index_add(0, batch.document, own)
+
+    for step in range(steps):
+        rows = packed.batch(step)
+        pairs = packed.groups(rows)
+        for row in rows:
+            batch = collator([row])
+            with torch.no_grad(), model.disable_adapter():
+                reference = log_probabilities(batch)
+            ratio = log_probabilities(batch) - reference
+            (-logsigmoid(BETA * (ratio[::2] - ratio[1::2])).sum() / pairs).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.step()
+
+
+def trl(work: Path, steps: int, meter: Meter, at_once: int) -> None:
+    """TRL's DPOTrainer on the same pairs: padded in the pass, for its padding-free way needs a GPU."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            meter.step()
+
+    model, _ = hand_loaded(work, "lora")
+    split, packed = batches(work / "tokens")
+    records = []
+    for step in range(steps):
+        for row in packed.batch(step):
+            for chosen, rejected in zip(row[::2], row[1::2], strict=True):
+                border = int(split.example(chosen).spans[0, 0])
+                words = [
+                    [f"t{token}" for token in split.example(index).input_ids[:-1]]
+                    for index in (chosen, rejected)
+                ]
+                answers = [" " + " ".join(one[border:]) for one in words]
+                prompt = " ".join(words[0][:border])
+                records.append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
+    config = DPOConfig(
+        output_dir=str(work / "trl"),
+        max_steps=steps,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=trl_pairs(packed, steps, at_once) // at_once,
+        max_length=LENGTH,
+        beta=BETA,
+        bf16=True,
+        use_cpu=True,
+        learning_rate=1e-4,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+    )
+    DPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(records),
+        processing_class=tokenizer(),
+        callbacks=[Steps()],
+    ).train()
+
+
+def trl_pairs(packed: Any, steps: int, at_once: int) -> int:
+    """Pairs of a step of TRL: as many as the packed steps have in the mean, in whole forward passes."""
+    mean = statistics.mean(packed.groups(packed.batch(step)) for step in range(steps))
+    return at_once * round(mean / at_once)
+
+
+def tokenizer() -> Any:
+    """A word-level one whose words are the ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"t{index}": index for index in range(VOCABULARY)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="t3"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="t2", pad_token="t0", unk_token="t3")
+
+
+CONTENDERS = {"bare": bare, "tailor": tailor, "trl": trl}
+
+
+def one(work: Path, contender: str, steps: int, at_once: int) -> None:
+    """One contender in this process; prints its figures."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    _, packed = batches(work / "tokens")
+    pairs = sum(packed.groups(packed.batch(step)) for step in range(WARM, steps))
+    if contender == "trl":
+        pairs = trl_pairs(packed, steps, at_once) * (steps - WARM)
+    meter = Meter()
+    CONTENDERS[contender](work, steps, meter, at_once)
+    print(json.dumps({"cpu_seconds": meter.seconds(), "pairs": pairs}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--with-trl", action="store_true")
+    parser.add_argument("--trl-pairs", type=int, default=8, help="pairs in one forward pass of TRL (8)")
+    parser.add_argument("--one", nargs=2, metavar=("WORK", "CONTENDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        work, contender = options.one
+        return one(Path(work), contender, options.steps, options.trl_pairs)
+    contenders = ["bare", "tailor", *(["trl"] if options.with_trl else [])]
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        make_model(work / "model")
+        make_pairs(work / "tokens", options.steps)
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(options.rounds):
+            for name in contenders:
+                command = [sys.executable, "-W", "ignore", __file__, "--steps", str(options.steps)]
+                command += ["--trl-pairs", str(options.trl_pairs)]
+                done = subprocess.run(
+                    [*command, "--one", str(work), name], capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    sys.exit(f"{name}:\n{done.stderr}")
+                found = json.loads(done.stdout.strip().splitlines()[-1])
+                rates[name].append(found["pairs"] / found["cpu_seconds"])
+        for name in contenders:
+            ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["bare"], strict=True)]
+            line = {
+                "benchmark": "preference",
+                "contender": name,
+                "pairs_per_cpu_second": round(statistics.median(rates[name]), 2),
+                "ratio_to_bare": round(statistics.median(ratios), 3),
+                "rounds": options.rounds,
+            }
+            print(json.dumps(line), flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()

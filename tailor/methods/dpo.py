@@ -1,0 +1,70 @@
+"""Preference pairs: the loss of each pair, from the log-probabilities of both answers in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from tailor.batches import Batch, Batches
+from tailor.methods.base import Summed
+from tailor.methods.preference import Answers, pair_losses, sft_weight
+from tailor.methods.reference import Reference
+from tailor.models.causal import CausalModel
+from tailor.models.documents import Collator, TokenBatch
+from tailor.spec.method import Dpo as DpoSpec
+
+
+class Dpo:
+    """The documents of a micro-batch are pairs: chosen, rejected, chosen, rejected, …"""
+
+    surveys = False
+
+    def __init__(self, spec: DpoSpec, reference: Reference | None) -> None:
+        self.spec = spec
+        self.reference = reference
+
+    def units(self, batches: Batches, batch: Batch) -> int:
+        return batches.groups(batch)
+
+    def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
+        return collator(batch[part])
+
+    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
+        raise AssertionError("surveys is False")
+
+    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+        reference = torch.zeros_like(batch.supervised, dtype=torch.float32)
+        if self.reference is not None:
+            reference = self.reference.log_probabilities(model, batch)
+        policy = model.log_probabilities(batch)
+        chosen, rejected = (
+            Answers(policy[side::2], reference[side::2], batch.supervised[side::2]) for side in (0, 1)
+        )
+        losses = pair_losses(self.spec, chosen, rejected)
+        return Summed(losses.sum(), self._statistics(chosen, rejected))
+
+    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+        return self.loss(model, batch, surveyed)
+
+    @torch.no_grad()
+    def _statistics(self, chosen: Answers, rejected: Answers) -> dict[str, torch.Tensor]:
+        left, right = (self.spec.beta * answers.score(self.spec.loss) for answers in (chosen, rejected))
+        sums = {
+            "reward_chosen": left.sum(),
+            "reward_rejected": right.sum(),
+            "reward_accuracy": (left > right).sum(),
+        }
+        if sft_weight(self.spec):
+            sums["sft_loss"] = -(chosen.policy / chosen.tokens).sum()
+        return sums
+
+    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+        """Means over the pairs. A reward is beta times what the loss compares of an answer."""
+        means = {name: total / units for name, total in sums.items() if name != "loss"}
+        margin = means["reward_chosen"] - means["reward_rejected"]
+        return {**means, "reward_margin": margin}
+
+
+def build(spec: DpoSpec, reference: Reference | None) -> Dpo:
+    return Dpo(spec, reference)

@@ -1,0 +1,41 @@
+"""Next-token cross-entropy, summed over the supervised tokens: what `sft` and `pretrain` minimise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from tailor.batches import Batch, Batches
+from tailor.methods.base import Summed
+from tailor.models.causal import CausalModel
+from tailor.models.documents import Collator, TokenBatch
+
+
+class NextToken:
+    """Which tokens are supervised, and how they lie in rows, was decided with the data and the batches."""
+
+    surveys = False
+
+    def units(self, batches: Batches, batch: Batch) -> int:
+        return batches.units(batch)
+
+    def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
+        return collator(batch[part])
+
+    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
+        raise AssertionError("surveys is False")
+
+    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+        return Summed(*model.training_loss(batch))
+
+    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+        loss, hits = model.next_token_loss_and_hits(batch)
+        return Summed(loss, {"hits": hits})
+
+    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+        if "hits" not in sums:
+            return {name: total / units for name, total in sums.items() if name != "loss"}
+        perplexity = math.exp(min(sums["loss"] / units, 700.0))
+        return {"perplexity": perplexity, "token_accuracy": sums["hits"] / units}

@@ -1,0 +1,37 @@
+"""What goes into the model, and in which arithmetic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from tailor.models.causal import CausalModel
+from tailor.models.documents import Collator
+from tailor.plan import Plan
+from tailor.tokens import TokenStore
+
+
+def autocast(plan: Plan, device: torch.device) -> torch.autocast:
+    """The plan's arithmetic, as a context."""
+    dtype = torch.float16 if plan.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32")
+
+
+def make_collator(
+    plan: Plan,
+    tokens: TokenStore,
+    model: CausalModel,
+    name: Literal["train", "evaluation"],
+    reference: np.ndarray | None = None,
+) -> Collator:
+    """Reads rows of a split for a model. reference: float32[n], a number of each example that comes with it."""
+    return Collator(
+        tokens.split(name),
+        model.layout,
+        packs=plan.pack,
+        max_length=plan.max_length,
+        pad_to=plan.row_length if plan.compile else None,
+        reference=reference,
+    )

@@ -1,0 +1,129 @@
+"""The reference of a preference method, made before the first step from the model as it was loaded.
+
+Log-probabilities that are computed once stand beside the tokens:
+
+TOKENS/reference-KEY/train.npy        float32, one number for each example of the split
+TOKENS/reference-KEY/evaluation.npy
+TOKENS/reference-KEY/COMMIT           written last
+
+KEY changes with the tokens, the model's weights and config, and the arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tailor.batches import Batches, micro_batches
+from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
+from tailor.models.causal import CausalModel
+from tailor.plan import Plan
+from tailor.store import Store, verified
+from tailor.tokens import SPLITS, TokenStore
+from tailor.train.host import Host
+from tailor.train.inputs import autocast, make_collator
+
+Name = Literal["train", "evaluation"]
+
+
+def open_reference(
+    plan: Plan, host: Host, tokens: TokenStore, model: CausalModel, batches: Mapping[Name, Batches]
+) -> tuple[Reference | None, dict[str, np.ndarray]]:
+    """The plan's reference, and what was computed of it before: float32[n] of each split."""
+    match plan.reference:
+        case None:
+            return None, {}
+        case "adapter_off":
+            return AdapterOff(), {}
+        case "copy":
+            return Copy(frozen_copy(model, compiled=plan.compile)), {}
+        case "precomputed":
+            return Precomputed(), _values(plan, host, tokens, model, batches)
+
+
+def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
+    """The model as it is now, with the weights' type of training, so that its arithmetic is the same."""
+    network = copy.deepcopy(model.network).requires_grad_(False)
+    frozen = CausalModel(network, layout=model.layout, splits_head=model.splits_head).eval()
+    if compiled:
+        frozen.base.get_decoder().compile()
+    return frozen
+
+
+def _values(
+    plan: Plan, host: Host, tokens: TokenStore, model: CausalModel, batches: Mapping[Name, Batches]
+) -> dict[str, np.ndarray]:
+    """Read what an earlier run computed, or compute it, every worker a share."""
+    store, name = Store(tokens.url), f"reference-{_key(plan, host, model)}"
+    there = torch.tensor(int(store.is_committed(name)) if host.rank == 0 else 0, device=host.device)
+    if host.world > 1:
+        dist.broadcast(there, src=0)  # so that all workers do the same
+    if there.item():
+        folder = verified(store, name)
+        return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
+    started = time.perf_counter()
+    values = {split: _computed(plan, host, tokens, model, split, batches[split]) for split in SPLITS}
+    if host.rank == 0:
+        with store.publication(name) as made:
+            for split, numbers in values.items():
+                np.save(made.folder / f"{split}.npy", numbers)
+        count, seconds = sum(map(len, values.values())), time.perf_counter() - started
+        message = f"reference log-probabilities of {count:,} examples computed in {seconds:.1f} s"
+        host.report({"kind": "status", "message": message})
+    return values
+
+
+@torch.no_grad()
+def _computed(
+    plan: Plan, host: Host, tokens: TokenStore, model: CausalModel, split: Name, batches: Batches
+) -> np.ndarray:
+    """Log-probability of each example of a split under the model with its adapter off, float32[n]."""
+    collator = make_collator(plan, tokens, model, split)
+    values = torch.zeros(len(collator.split), device=host.device)
+    for rows in micro_batches(batches.rows(), plan.micro_batch_size)[host.rank :: host.world]:
+        with autocast(plan, host.device):
+            found = AdapterOff().log_probabilities(model, collator(rows).to(host.device))
+        values[[example for row in rows for example in row]] = found
+    if host.world > 1:
+        dist.all_reduce(values)
+    return values.cpu().numpy()
+
+
+def _key(plan: Plan, host: Host, model: CausalModel) -> str:
+    """What decides the numbers: tokens, weights, config and arithmetic."""
+    import xxhash
+
+    config = {key: value for key, value in model.base.config.to_dict().items() if key != "_name_or_path"}
+    facts = {
+        "tokens": plan.fingerprint,
+        "config": config,
+        "precision": plan.precision,
+        "attention": model.base.config._attn_implementation,
+        "device": host.device.type,
+    }
+    digest = xxhash.xxh3_128(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, parameter in model.network.named_parameters():
+        if parameter.requires_grad and plan.model.adapter is not None:
+            continue  # the adapter, which is off
+        digest.update(name.encode())
+        for tensor in _tensors(parameter):
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return str(digest.hexdigest())
+
+
+def _tensors(parameter: Any) -> list[torch.Tensor]:
+    """A weight, and the constants of a 4-bit or 8-bit one."""
+    tensors = [parameter]
+    if (state := getattr(parameter, "quant_state", None)) is not None:
+        constants = state.as_dict(packed=False)
+        tensors += [constants[key] for key in sorted(constants) if torch.is_tensor(constants[key])]
+    if (scales := getattr(parameter, "SCB", None)) is not None:
+        tensors.append(scales)
+    return tensors

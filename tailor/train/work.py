@@ -1,0 +1,70 @@
+"""This worker's part of a batch, and what is added up of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+
+from tailor.batches import Batch, Batches, share
+from tailor.methods import Summed
+from tailor.models.documents import Collator, TokenBatch
+from tailor.train.session import Session
+
+Work = tuple[int, TokenBatch, bool]
+"""(global number of the micro-batch, the micro-batch, whether it counts)"""
+
+STOPPING = "stopping"
+"""Name of a sum: how many workers were asked to stop."""
+
+
+def read_share(session: Session, batches: Batches, collator: Collator, batch: Batch) -> Iterator[Work]:
+    """This worker's micro-batches of a batch. Every worker gets equally many.
+
+    A worker without one computes a small one that doesn't count, to stay in step.
+    """
+    size, host = session.plan.micro_batch_size, session.host
+    smallest = min(range(len(batch)), key=lambda row: batches.length(batch[row]))
+    for number, rows in share(batch, size, host.rank, host.world):
+        part = slice(number * size, (number + 1) * size) if rows else slice(smallest, smallest + 1)
+        yield number, session.method.read(collator, batch, part), bool(rows)
+
+
+def survey(session: Session, work: Iterable[Work], units: int) -> float:
+    """Total of the method's surveys over all workers, divided by the batch's units. 0 where it asks for none."""
+    if not session.method.surveys:
+        return 0.0
+    totals = Totals(session.device)
+    for _, micro_batch, counts in work:
+        with torch.no_grad(), session.autocast():
+            totals.add(Summed(session.method.survey(session.model, micro_batch.to(session.device))), counts)
+    return totals.over_workers(session.host.world)["loss"] / units
+
+
+class Totals:
+    """The loss and the statistics of micro-batches, added up by name."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, summed: Summed, counts: bool) -> None:
+        """Add a micro-batch, as zeros where it does not count."""
+        for name, value in {"loss": summed.loss, **summed.statistics}.items():
+            # Some accelerators have no float64.
+            own = value.detach().to(torch.float64 if self._device.type == "cpu" else torch.float32)
+            self._sums[name] = self._sums.get(name, torch.zeros_like(own)) + own * float(counts)
+
+    def add_number(self, name: str, value: float) -> None:
+        """Add a number of this worker's own."""
+        kind = torch.float64 if self._device.type == "cpu" else torch.float32
+        self._sums[name] = torch.tensor(float(value), dtype=kind, device=self._device)
+
+    def over_workers(self, world: int) -> dict[str, float]:
+        """The sums of all workers, each of which calls this with the same names."""
+        names = sorted(self._sums)
+        values = torch.stack([self._sums[name] for name in names])
+        if world > 1:
+            dist.all_reduce(values)
+        return dict(zip(names, values.tolist(), strict=True))
