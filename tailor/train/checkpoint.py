@@ -64,18 +64,28 @@ def latest(run: Store) -> str | None:
 
 def write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
     """Write a checkpoint's files. StoreError when the disk does not take them."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model)}
-    try:
+    with writing(f"the checkpoint of step {state.step}", folder, "the checkpoint before"):
         save_file(weights, folder / WEIGHTS)
         torch.save(optimizer.state_dict(), folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps(asdict(state)))
+
+
+@contextmanager
+def writing(what: str, folder: Path, last: str) -> Iterator[None]:
+    """Turn what a full disk makes the writers of `folder` raise into a StoreError. `last`: what a run goes on from."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
         raise StoreError(
-            f"the checkpoint of step {state.step} could not be written to {folder.parent}: {_first_line(error)}",
-            mend="make room there, then give the same command again; it goes on from the checkpoint before",
+            f"{what} could not be written to {folder.parent}: {_first_line(error)}",
+            mend=f"make room there, then give the same command again; it goes on from {last}",
         ) from error
 
 
