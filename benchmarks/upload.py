@@ -15,6 +15,7 @@ of their medians). upload_steps: how many steps an upload took.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -94,7 +95,7 @@ def measure(recipe: dict[str, Any], *, synchronous: bool) -> dict[str, Any]:
     finally:
         meter.close()
     ends = [record["time"] for record in outcome.records if record["kind"] == "train"][WARM:]
-    steps = list(zip(ends[:-1], ends[1:], strict=True))
+    steps = list(itertools.pairwise(ends))
     blocked = sum(_overlap(hold, (ends[0], ends[-1])) for hold in meter.blocked)
     beside, alone = [], []
     for step in steps:
@@ -127,7 +128,12 @@ def material(folder: Path) -> None:
     size = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4}
     tiny_llama(folder / "model", initializer_range=0.02, **size)
     rows = (
-        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i} it is. " * 9}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"{i}?"},
+                {"role": "assistant", "content": f"{i} it is. " * 9},
+            ]
+        }
         for i in range(400)
     )
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

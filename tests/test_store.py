@@ -10,7 +10,7 @@ import pytest
 
 from tailor.errors import StoreError
 from tailor.store import COMMIT, Store, verified
-from tests.helpers.s3 import checking_credentials, forget_clients
+from tests.helpers.s3 import forget_clients
 from tests.helpers.stores import commit
 
 

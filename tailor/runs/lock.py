@@ -132,7 +132,9 @@ def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
             file.write(json.dumps(asdict(me)).encode())
             file.truncate()
         except OSError as error:
-            raise StoreError(f"{run.url_of(LOCK)} cannot be written: {error}", mend="make room there") from error
+            raise StoreError(
+                f"{run.url_of(LOCK)} cannot be written: {error}", mend="make room there"
+            ) from error
         yield
 
 

@@ -53,8 +53,8 @@ class MetricsLog:
         self._written = "".join(to_json(record) + "\n" for record in kept)
         run.write_text(METRICS, self._written)
         self._text_lock, self._file_lock = threading.Lock(), threading.Lock()
-        self._periodic = None if run.is_local else Periodic(
-            self._write_waiting, REMOTE_FLUSH_SECONDS, share=REMOTE_SHARE
+        self._periodic = (
+            None if run.is_local else Periodic(self._write_waiting, REMOTE_FLUSH_SECONDS, share=REMOTE_SHARE)
         )
 
     def write(self, record: Record) -> None:

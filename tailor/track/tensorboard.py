@@ -49,9 +49,7 @@ class TensorBoard:
             # Makes readers leave out what an interrupted run wrote after its last checkpoint.
             self._put(step=after_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._flushed = time.monotonic()
-        self._periodic = (
-            Periodic(self._copy, FLUSH_SECONDS, share=REMOTE_SHARE) if self._remote else None
-        )
+        self._periodic = Periodic(self._copy, FLUSH_SECONDS, share=REMOTE_SHARE) if self._remote else None
 
     def write(self, record: dict[str, Any]) -> None:
         from tensorboardX.summary import scalar

@@ -83,8 +83,9 @@ def writing(what: str, folder: Path, last: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        why = "the disk did not take all of it" if "inline_container" in str(error) else _first_line(error)
         raise StoreError(
-            f"{what} could not be written to {folder.parent}: {_first_line(error)}",
+            f"{what} could not be written to {folder.parent}: {why}",
             mend=f"make room there, then give the same command again; it goes on from {last}",
         ) from error
 

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tailor.cli.main import main
 from tailor.store import Store
 from tailor.train import checkpoint
 from tests.helpers.curves import adapter, curve
@@ -83,16 +83,24 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(local: Path, s3: str) -> Iterator[Place]:
+def place(local: Path, s3: str) -> Place:
     Store(s3).put_file(local / "rows.jsonl", "rows.jsonl")
-    yield Place(local, s3)
+    return Place(local, s3)
 
 
-def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(place: Place, local: Path) -> None:
-    """One after the other on one run, because each takes seconds."""
+def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
+    place: Place, local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other on one run, because each takes seconds; those that only read in this process."""
+    monkeypatch.chdir(local)
+    monkeypatch.setenv("TAILOR_CACHE", str(local / "cache"))
+
+    def here(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        return (code, *capsys.readouterr())
+
     for command in (("validate",), ("plan",), ("data", "report")):
-        code, out, err = place.tailor(*command, "recipe.yaml", *place.at("run"))
-        assert (code, err) == (0, ""), (command, err)
+        assert here(*command, "recipe.yaml", *place.at("run"))[0] == 0, command
     assert Store(f"{place.bucket}/tokens").names(), "prepared on the server"
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("run"))
     assert (code, err) == (0, "")
@@ -107,22 +115,21 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(place: Place,
     assert {*Store(run).names()} == expected >= leftovers
     assert not list((local / "cache" / "uploads").glob("*/*")), "no copy stays when it was uploaded"
 
-    code, out, err = place.tailor("run", "recipe.yaml", *place.at("run"))
-    assert (code, err) == (0, "")
+    code, out, _ = here("run", "recipe.yaml", *place.at("run"))
+    assert code == 0
     assert "is finished: step 60 of 60" in out
-    code, out, err = place.tailor("show", run)
-    assert (code, err) == (0, "")
-    assert "finished" in out
-    code, out, err = place.tailor("runs", f"{place.bucket}/runs")
-    assert (code, err) == (0, "")
-    assert "60/60" in out
-    code, out, err = place.tailor("generate", run, "--prompt", "5?", "--max-new-tokens", "3")
-    assert (code, err) == (0, "")
+    for command, told in (
+        (("show", run), "finished"),
+        (("runs", f"{place.bucket}/runs"), "60/60"),
+        (("generate", run, "--prompt", "5?", "--max-new-tokens", "3"), ""),
+    ):
+        code, out, _ = here(*command)
+        assert code == 0, command
+        assert told in out
     Store(run).write_bytes("adapter/adapter_model.safetensors", adapter(run)[:-1])
-    code, out, err = place.tailor("generate", run, "--prompt", "5?", "--max-new-tokens", "3")
+    code, out, err = here("generate", run, "--prompt", "5?", "--max-new-tokens", "3")
     assert code == 2
     assert f"{run}/adapter/adapter_model.safetensors has " in err
-    assert "Traceback" not in err
 
 
 def wait_for(checkpoints: int, run: Store, process: subprocess.Popen[str]) -> None:
@@ -144,11 +151,10 @@ def test_killed_on_s3_and_started_again_equals_undisturbed(place: Place, local: 
     assert before
     assert not run.exists("adapter/COMMIT"), "the control: it was not finished"
 
-    began = time.monotonic()
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("killed"))
     assert (code, err) == (0, "")
     assert f"going on from step {int(before[-1][5:])}\n" in out
-    assert time.monotonic() - began < 40, "the dead process of this machine did not keep it waiting"
+    assert "is held by" not in out, "the dead process of this machine did not keep it waiting"
     assert curve(run.url) == curve(str(local / "runs/local"))
     assert adapter(run.url) == adapter(str(local / "runs/local"))
 
@@ -194,7 +200,10 @@ def test_a_wrong_store_is_one_line_in_a_few_seconds(
         told, mend = f"{place.bucket}/nothing.jsonl: it does not exist", "check the URL"
     elif fault == "address":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        told, mend = "Could not connect to the endpoint URL", "check the URL, AWS_ENDPOINT_URL and the network"
+        told, mend = (
+            "Could not connect to the endpoint URL",
+            "check the URL, AWS_ENDPOINT_URL and the network",
+        )
     else:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-private-text")
         told, mend = f"{place.bucket}/runs/wrong", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
