@@ -22,6 +22,7 @@ from tests.helpers.s3 import checking_credentials
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+ROOT = os.getcwd()
 RECIPE = """\
 model: {path: base, adapter: {rank: 4, dropout: 0.1}}
 data: {train: [{path: rows.jsonl}], holdout: 0.2, max_length: 128}
@@ -50,7 +51,7 @@ class Place:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
-        environment |= {"PYTHONPATH": os.getcwd(), "TAILOR_CACHE": str(self.folder / "cache")}
+        environment |= {"PYTHONPATH": ROOT, "TAILOR_CACHE": str(self.folder / "cache")}
         return subprocess.Popen(
             [sys.executable, "-m", "tailor", *arguments],
             cwd=self.folder,
