@@ -17,9 +17,11 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
 from tailor.models.load import DTYPES, load_network
 from tailor.spec.model import Model
-from tailor.store import Store
+from tailor.store import COMMIT, Store, verify
 
 ADAPTER, WHOLE = "adapter_config.json", "config.json"
+HASHED_BYTES = 1 << 30
+"""An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,14 @@ def load_run(url: str) -> Loaded:
     """Load what `url` holds: a finished run, a folder with an adapter, or a folder with a model.
 
     An adapter is put onto its base as it was trained: quantised where the run declares it. Raises
-    ModelError when there is no artefact, and when an adapter's base is not there or does not fit.
+    ModelError when there is no artefact, and when an adapter's base is not there or does not fit, StoreError
+    when a file of the artefact is missing or is not the one that the run wrote.
     """
     store, run = _artefact(Store(url))
     folder = store.local_path()
+    if store.exists(COMMIT):
+        parent, name = posixpath.split(store.url.rstrip("/"))
+        verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (_adapted if store.exists(ADAPTER) else _whole)(folder, store.url, run, device)
     tokenizer = load_tokenizer(str(folder))

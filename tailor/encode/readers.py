@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tailor.encode.records import RowError
 from tailor.errors import DataError
-from tailor.store import mend_of
+from tailor.store import mend_of, opened
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -203,8 +203,6 @@ def _unreadable(part: Part, error: Exception) -> DataError:
 
 
 def _open(part: Part) -> IO[bytes]:
-    import fsspec
-
     if "://" not in part.url and not part.url.endswith(COMPRESSIONS):
         return open(part.url, "rb")
-    return fsspec.open(part.url, "rb", compression="infer").open()  # type: ignore[no-any-return]
+    return opened(part.url, compression="infer")

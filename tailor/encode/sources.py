@@ -14,7 +14,7 @@ from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, Part, lo
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
 from tailor.spec.method import Method
-from tailor.store import mend_of
+from tailor.store import filesystem, mend_of, opened
 
 PART_BYTES = 16 << 20
 _MOST_PARTS = 4096
@@ -103,11 +103,10 @@ def _pieces(part: Part, most: int) -> Iterator[Part]:
 
 
 def _row_groups(part: Part, most: int) -> Iterator[Part]:
-    import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _naming(part.label, part.url), fsspec.open(part.url, "rb") as stream:
+    with _naming(part.label, part.url), opened(part.url) as stream:
         try:
             metadata = pq.ParquetFile(stream).metadata
         except pa.ArrowException as error:
@@ -135,9 +134,7 @@ def _dataset(source: Source) -> list[Part]:
 
 
 def _files(source: Source, where: str) -> list[Part]:
-    import fsspec
-
-    fs, root = fsspec.core.url_to_fs(source.path)
+    fs, root = filesystem(source.path, fresh=False)
     local = "://" not in source.path
     if fs.isdir(root):
         found = [path for path in fs.find(root) if _kind(path) and not _hidden(path[len(root) :])]
@@ -185,9 +182,7 @@ def _looked_into(part: Part) -> Part:
     """`.json` may hold an array, an object around an array, or one object per line."""
     if part.kind != "json":
         return part
-    import fsspec
-
-    with fsspec.open(part.url, "rb", compression="infer") as stream:
+    with opened(part.url, compression="infer") as stream:
         first = stream.readline()
         while first and first.isspace():
             first = stream.readline()
@@ -204,7 +199,6 @@ def _looked_into(part: Part) -> Part:
 
 def _content(part: Part) -> str:
     """What changes when the file changes: its bytes' hash, or what a remote store says of its version."""
-    import fsspec
     import xxhash
 
     if part.kind == "dataset":
@@ -215,7 +209,7 @@ def _content(part: Part) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
         return digest.hexdigest()
-    fs, path = fsspec.core.url_to_fs(part.url)
+    fs, path = filesystem(part.url, fresh=False)
     info = fs.info(path)
     version = next(
         (info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), ""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Protocol
 
-from tailor.errors import TailorError
+from tailor.errors import StoreError, TailorError
 from tailor.runs import folder
 from tailor.runs.clock import now
+from tailor.runs.lock import is_held_by
 from tailor.runs.log import Record, read
 from tailor.runs.status import Status, step_of
 from tailor.store import Store
@@ -59,8 +62,9 @@ def publisher(
     watch: Stopwatch,
     display: Display,
     interrupts: Interrupts,
+    update: Callable[[], None],
 ) -> Publish:
-    """What takes the records of the run to the display and to status.json."""
+    """What takes the records of the run to the display and to status.json, which `update` brings up to date."""
     existing = folder.checkpoints(run)
     newest = existing[-1] if existing else plan.resume_from
     status.resumed_from = folder.step_of(newest) if newest else None
@@ -68,12 +72,9 @@ def publisher(
     status.write(run)
     display.training(status.steps, status.step)
     display.doing("starting to train")
-    wait = STATUS_SECONDS if run.is_local else REMOTE_STATUS_SECONDS
-    written = time.monotonic()
     expected = ["workers", "model", "first_step"]
 
     def publish(record: Record) -> None:
-        nonlocal written
         _mark(record, expected, watch)
         kind = record["kind"]
         if kind == "started":
@@ -90,9 +91,8 @@ def publisher(
             status.step = record["step"]
         elif kind == "checkpoint" and record["step"] == plan.steps:
             interrupts.saves = False
-        if kind in ("train", "failure") and time.monotonic() - written >= wait:
-            status.write(run)
-            written = time.monotonic()
+        if kind in ("train", "failure"):
+            update()
 
     return publish
 
@@ -107,19 +107,43 @@ def _mark(record: Record, expected: list[str], watch: Stopwatch) -> None:
 
 
 @contextmanager
-def recorded(run: Store, status: Status, plan: Plan) -> Iterator[None]:
-    """Write how training ended, whatever happens."""
+def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[Callable[[], None]]:
+    """While `attempt` holds the run: write how it stands, now and then, and how training ended, whatever happens.
+
+    Gives the function that is called when the status has changed. Nobody waits for the writing.
+    """
+    wait = STATUS_SECONDS if run.is_local else REMOTE_STATUS_SECONDS
+    began = time.monotonic()
+    writing: Future[None] | None = None
+    thread = ThreadPoolExecutor(1, "status")
+
+    def update() -> None:
+        nonlocal began, writing
+        if time.monotonic() - began >= wait and (writing is None or writing.done()):
+            began = time.monotonic()
+            writing = thread.submit(_write, run, copy.deepcopy(status), attempt)
+
     try:
-        yield
+        yield update
         status.state, status.step = "finished", plan.steps
     except KeyboardInterrupt as stop:
         status.state, status.error = "interrupted", str(stop) or "interrupted by the user"
-        status.step = step_of(status, read(run))  # a step may be in the log and not yet here
+        with suppress(StoreError):  # a step may be in the log and not yet here
+            status.step = step_of(status, read(run))
         raise
     except Exception as error:
         status.state = "failed"
         status.error = str(error) if isinstance(error, TailorError) else f"{type(error).__name__}: {error}"
         raise
     finally:
+        thread.shutdown()
         status.ended = now()
+        # What ended a run matters more than a store that cannot be told.
+        with suppress(StoreError) if status.state != "finished" else nullcontext():
+            _write(run, status, attempt)
+
+
+def _write(run: Store, status: Status, attempt: str) -> None:
+    """Another process may have taken the run over, whose status is its own to tell."""
+    if is_held_by(run, attempt):
         status.write(run)

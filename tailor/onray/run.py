@@ -89,8 +89,8 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
             begin(run, Store(origin.run), origin)
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
-        with recorded(run, status, plan):
-            publish = publisher(plan, run, status, watch, display, interrupts)
+        with recorded(run, status, plan, attempt) as update:
+            publish = publisher(plan, run, status, watch, display, interrupts, update)
             training = trainer.Watch(publish, interrupts, attempt, verbose)
             if not trainer.fit(plan, recipe, training, cluster=cluster):
                 raise interrupts.error()

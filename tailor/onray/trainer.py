@@ -12,7 +12,7 @@ from tailor.errors import StoreError
 from tailor.onray import cluster as clusters
 from tailor.onray import failures, monitor, supervisor, worker
 from tailor.onray.interrupts import Interrupts
-from tailor.store import Store
+from tailor.store import Store, filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,9 @@ def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) ->
     `cluster` is None for training in this process. Raises the TailorError of a worker, a WorkerError
     for its other errors, and ScaleError when the workers cannot be placed.
     """
-    clear(Store(plan.run_url))
+    run = Store(plan.run_url)
+    run.remove_temporary()
+    clear(run)
     if cluster is None:
         cpus = float(recipe.scale.cpus_per_worker or machine.cpus())
         clusters.import_ray(recipe.scale, verbose=watch.verbose)
@@ -163,11 +165,10 @@ def _storage(run: Store) -> tuple[str, Any]:
     """(path, pyarrow filesystem) of the run's folder, as Ray Train takes them. The filesystem is None for a local path."""
     if run.is_local:
         return run.url, None
-    import fsspec
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    filesystem, path = fsspec.core.url_to_fs(run.url)
-    return path, PyFileSystem(FSSpecHandler(filesystem))
+    fs, path = filesystem(run.url)
+    return path, PyFileSystem(FSSpecHandler(fs))
 
 
 def _lean_trainer(own_ray: bool) -> Any:

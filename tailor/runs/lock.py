@@ -7,6 +7,7 @@ was left by a dead process.
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -16,7 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from tailor.errors import StoreError
 from tailor.runs.clock import now
@@ -31,6 +33,8 @@ LEASE_SECONDS = 45.0
 """A lease that was not renewed for so long is nobody's."""
 SETTLE_SECONDS = 1.0
 """After so long, of two processes that write at once, both see whose lease it became."""
+TRY_SECONDS = 1.0
+"""A local lock is tried for so long: one that only looks whether it is held holds it for a moment."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Holder:
     since: str
     renewed: float = 0.0
     """Seconds since the epoch, by the holder's clock."""
+    processes: str = ""
+    """Where the process number counts: the system's start and its name space. Machines may share a host name."""
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
@@ -56,7 +62,9 @@ def lock(run: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterato
 
     `waiting` is told why, when a lease has to run out first.
     """
-    me = Holder(uuid.uuid4().hex, getpass.getuser(), socket.gethostname(), os.getpid(), now(), time.time())
+    me = Holder(
+        uuid.uuid4().hex, _user(), socket.gethostname(), os.getpid(), now(), time.time(), _processes()
+    )
     with (_local if run.is_local else _lease)(run, me, waiting):
         yield me.attempt
 
@@ -70,16 +78,35 @@ def holder(run: Store) -> Holder | None:
 
 
 def is_held_by(run: Store, attempt: str) -> bool:
-    """Whether an attempt still has the run. A worker that outlived its command must not write any more."""
+    """Whether an attempt still has the run. A worker that outlived its command must not write any more.
+
+    StoreError when the store does not say. An attempt that has no name needs no lock.
+    """
     found = _read(run)
-    return found is None or found.attempt == attempt
+    return not attempt or (found is not None and found.attempt == attempt)
 
 
 def _read(run: Store) -> Holder | None:
-    try:
-        return Holder(**run.read_json(LOCK))
-    except (StoreError, TypeError):  # not there, or being made
+    if not run.exists(LOCK):
         return None
+    with suppress(ValueError, TypeError, FileNotFoundError):  # being made, or being removed
+        return Holder(**json.loads(run.read_bytes(LOCK)))
+    return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"
+
+
+def _processes() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _refusal(run: Store, found: Holder | None) -> StoreError:
@@ -94,27 +121,44 @@ def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
     import fcntl
 
     run.append_text(LOCK, "")  # makes the file, and never replaces the one that another process has locked
-    with run.local_path(LOCK).open("r+") as file:
+    with run.local_path(LOCK).open("r+b", buffering=0) as file:
+        began = time.monotonic()
+        while not _locked(run, file, fcntl.LOCK_EX):
+            if time.monotonic() - began > TRY_SECONDS:
+                raise _refusal(run, _read(run))
+            time.sleep(TRY_SECONDS / 20)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise _refusal(run, _read(run)) from None
-        # Into the locked file itself: a new one in its place would not be locked.
-        file.write(json.dumps(asdict(me)))
-        file.truncate()
-        file.flush()
+            # Into the locked file itself: a new one in its place would not be locked.
+            file.write(json.dumps(asdict(me)).encode())
+            file.truncate()
+        except OSError as error:
+            raise StoreError(
+                f"{run.url_of(LOCK)} cannot be written: {error}", mend="make room there"
+            ) from error
         yield
+
+
+def _locked(run: Store, file: IO[bytes], how: int) -> bool:
+    """Whether the lock could be taken. StoreError where the file system has none."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise StoreError(
+            f"{run.url_of(LOCK)} cannot be locked: {error}",
+            mend="set save.to to a folder whose file system has locks",
+        ) from error
+    return True
 
 
 def _is_free(run: Store) -> bool:
     import fcntl
 
-    with run.local_path(LOCK).open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
+    with run.local_path(LOCK).open("rb") as file:  # one who only looks may have no right to write
+        return _locked(run, file, fcntl.LOCK_SH)
 
 
 @contextmanager
@@ -157,7 +201,7 @@ def _wait_until_free(run: Store, waiting: Callable[[str], None]) -> None:
 
 def _is_dead(found: Holder) -> bool:
     """Whether the process is known to be gone: it ran on this machine."""
-    if found.host != socket.gethostname():
+    if found.host != socket.gethostname() or not found.processes or found.processes != _processes():
         return False
     try:
         os.kill(found.pid, 0)

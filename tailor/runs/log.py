@@ -19,6 +19,8 @@ Record = dict[str, Any]
 METRICS = "metrics.jsonl"
 REMOTE_FLUSH_SECONDS = 10.0
 """An object store rewrites the whole object for each append, so lines are gathered there."""
+REMOTE_SHARE = 0.05
+"""Of the time, what such writing may take: a long run's log is written less often."""
 
 
 def to_json(record: Record) -> str:
@@ -51,16 +53,23 @@ class MetricsLog:
         self._written = "".join(to_json(record) + "\n" for record in kept)
         run.write_text(METRICS, self._written)
         self._text_lock, self._file_lock = threading.Lock(), threading.Lock()
-        self._periodic = None if run.is_local else Periodic(self.flush, REMOTE_FLUSH_SECONDS)
+        self._periodic = (
+            None if run.is_local else Periodic(self._write_waiting, REMOTE_FLUSH_SECONDS, share=REMOTE_SHARE)
+        )
 
     def write(self, record: Record) -> None:
         with self._text_lock:
             self._waiting += to_json(record) + "\n"
         if self._periodic is None:
-            self.flush()
+            self._write_waiting()
 
     def flush(self) -> None:
-        """Returns when everything so far is in the file."""
+        """Returns when everything so far is in the file, and would outlive a loss of power."""
+        self._check()
+        self._write_waiting()
+        self._run.sync(METRICS)
+
+    def _write_waiting(self) -> None:
         with self._file_lock:
             with self._text_lock:
                 text, self._waiting = self._waiting, ""
@@ -73,12 +82,15 @@ class MetricsLog:
                     self._waiting = text + self._waiting
                 raise
 
-    def _put(self, text: str) -> None:
+    def _check(self) -> None:
         if not self._allowed():
             raise StoreError(
                 f"another process has taken over the run at {self._run.url}",
                 mend="`tailor runs` shows how it stands",
             )
+
+    def _put(self, text: str) -> None:
+        self._check()
         if self._run.is_local:
             self._run.append_text(METRICS, text)
         else:
@@ -88,7 +100,7 @@ class MetricsLog:
     def close(self) -> None:
         if self._periodic is not None:
             self._periodic.close()
-        self.flush()
+        self._write_waiting()
 
 
 def before(records: Sequence[Record], step: int) -> list[Record]:
@@ -107,7 +119,19 @@ def read(run: Store) -> list[Record]:
     if not run.exists(METRICS):
         return []
     *lines, _rest = run.read_text(METRICS).split("\n")
-    return [json.loads(line) for line in lines if line]
+    return [_record(run, number, line) for number, line in enumerate(lines, 1) if line]
+
+
+def _record(run: Store, number: int, line: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise StoreError(
+            f"{run.url_of(METRICS)}:{number}: this line is no record of a run", mend="remove the line"
+        )
+    return record
 
 
 def of_kind(records: Iterable[Record], kind: str) -> list[Record]:

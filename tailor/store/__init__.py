@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from tailor.store.cache import cache_folder
 from tailor.store.failures import mend_of
+from tailor.store.filesystem import filesystem, opened
 from tailor.store.periodic import Periodic
-from tailor.store.publication import COMMIT, Publication, verified
+from tailor.store.publication import COMMIT, Publication, verified, verify
 from tailor.store.store import Store
 
-__all__ = ["COMMIT", "Periodic", "Publication", "Store", "cache_folder", "mend_of", "verified"]
+__all__ = [
+    "COMMIT",
+    "Periodic",
+    "Publication",
+    "Store",
+    "cache_folder",
+    "filesystem",
+    "mend_of",
+    "opened",
+    "verified",
+    "verify",
+]

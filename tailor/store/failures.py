@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from tailor.errors import StoreError
+from tailor.store.cache import cache_folder
 
 T = TypeVar("T")
 
@@ -31,24 +32,31 @@ _CREDENTIALS = {
     "hf": "set HF_TOKEN in the environment",
 }
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between the tries of a remote write."""
+"""Seconds between the tries of what a remote store fails to do."""
 
 
 def retried(action: Callable[[], T]) -> T:
     """Call until it succeeds, with growing pauses; the last error is raised.
 
-    Errors that another try cannot mend (no permission, no such bucket) are raised at once.
+    Errors that another try cannot mend (no permission, no such bucket, no space) are raised at once.
     """
     for pause in PAUSES:
         try:
             return action()
         except Exception as error:
-            if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError) or is_credential(
-                error
-            ):
+            if _is_lasting(error):
                 raise
             time.sleep(pause)
     return action()
+
+
+def _is_lasting(error: Exception) -> bool:
+    kinds = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ImportError, NotImplementedError)
+    return isinstance(error, kinds) or is_credential(error) or _is_full(error)
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_credential(error: Exception) -> bool:
@@ -71,13 +79,13 @@ def naming(url: str, *, kinds: tuple[type[Exception], ...] = (Exception,)) -> It
 
 
 @contextlib.contextmanager
-def writing(url: str) -> Iterator[None]:
-    """As `naming`, for a local folder that the user chose: what keeps it from being written is told as such."""
+def writing(url: str, setting: str = "data.store (or save.to)") -> Iterator[None]:
+    """As `naming`, for a local folder that `setting` chose: what keeps it from being written is told as such."""
     try:
         yield
     except OSError as error:
         if reason := _UNWRITABLE.get(error.errno or 0):
-            mend = "set data.store (or save.to) to a folder that can be written"
+            mend = f"set {setting} to a folder that can be written"
         elif reason := _FULL.get(error.errno or 0):
             mend = "make room there, then give the same command again"
         else:
@@ -94,6 +102,8 @@ def mend_of(url: str, error: Exception) -> str | None:
         return None
     if str(error).startswith("Protocol not known"):
         return "known are, for example: s3, gs, file, memory, hf"
+    if _is_full(error):
+        return f"make room in {cache_folder()}, or set TAILOR_CACHE to a folder on another disk"
     if is_credential(error):
         variables = _CREDENTIALS.get("gs" if protocol == "gcs" else protocol)
         return variables or "set its credentials in the environment"
@@ -108,9 +118,14 @@ def mend_of(url: str, error: Exception) -> str | None:
 
 def _store_error(url: str, error: Exception) -> StoreError:
     if isinstance(error, FileNotFoundError):
+        if "bucket does not exist" in str(error):
+            return StoreError(
+                f"{url}: there is no bucket {url.split('/')[2]}",
+                mend="make the bucket, or check the URL and AWS_ENDPOINT_URL",
+            )
         return StoreError(f"{url} does not exist")
     if isinstance(error, NotADirectoryError):
         return StoreError(f"{url}: a part of its path is a file", mend="name a folder")
     if isinstance(error, PermissionError) and "://" not in url:
         return StoreError(f"{url} may not be read or written by this user", mend="check its permissions")
-    return StoreError(f"{url}: {error}", mend=mend_of(url, error))
+    return StoreError(f"{url}: {error}".rstrip("."), mend=mend_of(url, error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,10 +11,13 @@ from tailor.errors import StoreError
 
 
 class Periodic:
-    """Calls `action` every `seconds` until closed. A store that fails once is tried again the next time."""
+    """Calls `action` every `seconds` until closed. A store that fails once is tried again the next time.
 
-    def __init__(self, action: Callable[[], None], seconds: float) -> None:
-        self._action, self._seconds = action, seconds
+    share: the most of its time that the thread may spend in `action`; a slow one is called less often.
+    """
+
+    def __init__(self, action: Callable[[], None], seconds: float, *, share: float = 1.0) -> None:
+        self._action, self._seconds, self._share = action, seconds, share
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="periodic", daemon=True)
         self._thread.start()
@@ -24,6 +28,9 @@ class Periodic:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._ended.wait(self._seconds):
+        pause = self._seconds
+        while not self._ended.wait(pause):
+            began = time.monotonic()
             with suppress(StoreError):
                 self._action()
+            pause = max(self._seconds, (time.monotonic() - began) / self._share)

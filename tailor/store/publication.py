@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,41 +40,54 @@ class Publication:
             self.folder = store.local_path(temporary)
         else:
             self.folder = uploads(store.url) / temporary
-        self.folder.mkdir(parents=True)
+        with self._writing():
+            self.folder.mkdir(parents=True)
 
     def __enter__(self) -> Publication:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Commit; after an error inside, discard."""
-        if kind is None:
-            self.commit()
-        else:
+        """Commit; after an error inside or in the commit, discard."""
+        try:
+            if kind is None:
+                self.commit()
+        finally:
             self.discard()
 
-    def commit(self, before_marker: Callable[[], None] = lambda: None) -> None:
-        """Make the folder appear under its name, in place of an earlier one. `before_marker` runs before it counts.
+    def commit(self, guard: Callable[[], None] = lambda: None) -> None:
+        """Make the folder appear under its name, in place of an earlier one.
 
-        When it fails, everything stays in `folder`.
+        `guard` is called before each change of the store, the marker's last, and stops it by raising.
+        When a commit fails, everything stays in `folder`.
         """
-        with writing(self._store.url if self._store.is_local else str(self.folder)):
+        with self._writing():
             marker = {name: _describe(self.folder / name, sync=True) for name in _files(self.folder)}
             (self.folder / COMMIT).write_text(json.dumps(marker, indent=1) + "\n")
+        guard()
         if self._store.is_local:
-            before_marker()
-            with writing(self._store.url):
+            with self._writing():
                 self._take_the_name()
             return
         self._store.remove(self._name)
-        for name in marker:
+        for name in [*marker, COMMIT]:
+            guard()
             self._store.put_file(self.folder / name, f"{self._name}/{name}")
-        before_marker()
-        self._store.put_file(self.folder / COMMIT, f"{self._name}/{COMMIT}")
-        self.discard()
+        for copy in self.folder.parent.glob(f"{TEMPORARY}{self._name}-*"):  # also those of failed attempts
+            shutil.rmtree(copy, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove what was written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def kept(self) -> bool:
+        """Whether `folder` holds everything, and stays when the next run sweeps the store."""
+        return not self._store.is_local and (self.folder / COMMIT).exists()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        if self._store.is_local:
+            return writing(self._store.url)
+        return writing(str(self.folder.parent), "TAILOR_CACHE")
 
     def _take_the_name(self) -> None:
         target = self._store.local_path(self._name)
@@ -92,13 +106,27 @@ def uploads(url: str) -> Path:
     return cache_folder() / "uploads" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
-def verified(store: Store, name: str) -> Path:
+@contextlib.contextmanager
+def verified(store: Store, name: str) -> Iterator[Path]:
     """A local path of the committed folder `name`, every file compared with its size and checksum in the marker.
 
-    Raises a StoreError that names the first file that is missing or was changed.
+    A remote folder's copy goes at the end. Raises a StoreError that names the first file that is missing,
+    was changed, or was not written with the others.
     """
-    marker = store.read_json(f"{name}/{COMMIT}")
-    folder = store.local_path(name)
+    with store.borrowed_path(name) as folder:
+        verify(store, name, folder)
+        yield folder
+
+
+def verify(store: Store, name: str, folder: Path, *, hashed_bytes: int | None = None) -> None:
+    """Compare `folder`, a local path of the committed folder `name`, with its marker.
+
+    hashed_bytes: a folder of more bytes than this is compared by sizes only. None: by checksums always.
+    """
+    marker = _marker(store, name)
+    for file in _files(folder):
+        if file not in marker and not file.rpartition("/")[2].startswith("."):
+            raise _damaged(store, name, f"{store.url_of(f'{name}/{file}')} was not written with the others")
     for file, written in marker.items():
         path, shown = folder / file, store.url_of(f"{name}/{file}")
         if not path.is_file():
@@ -107,9 +135,21 @@ def verified(store: Store, name: str) -> Path:
             raise _damaged(
                 store, name, f"{shown} has {path.stat().st_size} bytes; {written['bytes']} were written"
             )
-        if _describe(path) != written:
+    if hashed_bytes is not None and sum(written["bytes"] for written in marker.values()) > hashed_bytes:
+        return
+    for file, written in marker.items():
+        if _describe(folder / file)["sha256"] != written["sha256"]:
+            shown = store.url_of(f"{name}/{file}")
             raise _damaged(store, name, f"{shown} is not the file that was written: its checksum differs")
-    return folder
+
+
+def _marker(store: Store, name: str) -> dict[str, dict[str, Any]]:
+    marker = store.read_json(f"{name}/{COMMIT}")
+    if not isinstance(marker, dict) or not all(
+        isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in marker.values()
+    ):
+        raise _damaged(store, name, f"{store.url_of(f'{name}/{COMMIT}')} does not list files")
+    return marker
 
 
 def _damaged(store: Store, name: str, what: str) -> StoreError:
@@ -117,7 +157,9 @@ def _damaged(store: Store, name: str, what: str) -> StoreError:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Names of the files below a folder, without its marker."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != COMMIT)
 
 
 def _describe(path: Path, *, sync: bool = False) -> dict[str, Any]:

@@ -8,20 +8,23 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, TypeVar, cast
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tailor.errors import StoreError
-from tailor.store.cache import copied
+from tailor.store.copies import borrowed, copied
 from tailor.store.failures import naming, retried, writing
+from tailor.store.filesystem import filesystem
 from tailor.store.publication import COMMIT, TEMPORARY, Publication, uploads
 
 _BLOCK = 1 << 22
+_T = TypeVar("_T")
+_answered: set[str] = set()
+"""Remote places that did what they were asked, once."""
 
 
 class Store:
@@ -35,7 +38,7 @@ class Store:
         text = os.fspath(url)
         with naming(text):
             # Listings must not be cached: another process may write at any time.
-            self._fs, self._root = fsspec.core.url_to_fs(text, use_listings_cache=False)
+            self._fs, self._root = filesystem(text)
         self.is_local = isinstance(self._fs, LocalFileSystem)
         self.url: str = self._root if self.is_local else self._fs.unstrip_protocol(self._root)
 
@@ -51,8 +54,15 @@ class Store:
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
     def exists(self, name: str = "") -> bool:
-        with self._naming(name):
-            return bool(self._fs.exists(self._path(name)))
+        """Whether a file or folder is there. A store that does not answer is an error, not a no."""
+        return self._ask(name, lambda: self._is_there(name))
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._fs.info(self._path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def make(self) -> None:
         """Make the folder where folders exist on their own. StoreError when it cannot be written."""
@@ -68,11 +78,13 @@ class Store:
         return [child for child in self._children(name) if not child.startswith(TEMPORARY)]
 
     def _children(self, name: str = "") -> list[str]:
-        with self._naming(name):
+        def listed() -> list[str]:
             try:
-                children = self._fs.ls(self._path(name), detail=False)
+                return list(self._fs.ls(self._path(name), detail=False))
             except FileNotFoundError:
                 return []
+
+        children = self._ask(name, listed)
         here = {
             child.rstrip("/").rsplit("/", 1)[-1]
             for child in children
@@ -82,12 +94,10 @@ class Store:
 
     def size(self, name: str) -> int:
         """Size of a file in bytes."""
-        with self._naming(name):
-            return int(self._fs.size(self._path(name)))
+        return self._ask(name, lambda: int(self._fs.size(self._path(name))))
 
     def read_bytes(self, name: str) -> bytes:
-        with self._naming(name):
-            return cast(bytes, self._fs.cat_file(self._path(name)))
+        return self._ask(name, lambda: cast(bytes, self._fs.cat_file(self._path(name))))
 
     def read_text(self, name: str) -> str:
         return self.read_bytes(name).decode()
@@ -102,8 +112,11 @@ class Store:
 
     def write_bytes(self, name: str, value: bytes) -> None:
         """Write the whole file or nothing. Readers see the old content or the new one."""
-        with self.open(name, "wb") as stream:
-            stream.write(value)
+        if self.is_local:
+            with self.open(name, "wb") as stream:
+                stream.write(value)
+        else:
+            self._ask(name, lambda: self._fs.pipe_file(self._path(name), value))
 
     def write_text(self, name: str, value: str) -> None:
         self.write_bytes(name, value.encode())
@@ -113,24 +126,34 @@ class Store:
         self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def append_text(self, name: str, text: str) -> None:
-        """Append to a file, creating it. Object stores cannot append, so there the file is written anew."""
+        """Append all of the text or nothing, creating the file. Object stores cannot append: there it is written anew."""
+        if not self.is_local:
+            before = self.read_bytes(name) if self.exists(name) else b""
+            self.write_bytes(name, before + text.encode())
+            return
         with self._writing(name):
-            if self.is_local:
-                path = Path(self._path(name))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8") as stream:
-                    stream.write(text)
-                return
-            before = self._fs.cat_file(self._path(name)) if self._fs.exists(self._path(name)) else b""
-            retried(lambda: self._fs.pipe_file(self._path(name), before + text.encode()))
+            path = Path(self._path(name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as stream:
+                size = stream.tell()
+                try:
+                    _write_all(stream, text.encode())
+                except OSError:
+                    stream.truncate(size)
+                    raise
+
+    def sync(self, name: str) -> None:
+        """Returns when a local file would outlive a loss of power."""
+        if self.is_local:
+            with self._writing(name), open(self._path(name), "rb") as stream:
+                os.fsync(stream.fileno())
 
     @contextlib.contextmanager
     def open(self, name: str, mode: Literal["rb", "wb"] = "rb") -> Iterator[IO[bytes]]:
         """`with store.open(name, "wb") as stream:` writes atomically; an exception inside leaves no file."""
         path = self._path(name)
         if mode == "rb":
-            with self._naming(name):
-                stream = self._fs.open(path, "rb")
+            stream = self._ask(name, lambda: cast("IO[bytes]", self._fs.open(path, "rb")))
             with stream, naming(self.url_of(name), kinds=(OSError,)):
                 yield stream
         elif self.is_local:
@@ -138,10 +161,10 @@ class Store:
                 yield stream
         else:
             # One put, after everything is there: a stream that fails half-way would leave a half object.
-            with tempfile.TemporaryFile() as stream:
+            with naming(self.url_of(name), kinds=(OSError,)), tempfile.NamedTemporaryFile() as stream:
                 yield stream
-                with self._writing(name):
-                    self._put(stream, path)
+                stream.flush()
+                self.put_file(Path(stream.name), name)
 
     def local_path(self, name: str = "") -> Path:
         """A local path to read a file or folder from: itself when local, else a copy in `cache_folder()`.
@@ -150,18 +173,31 @@ class Store:
         """
         if self.is_local:
             return Path(self._path(name))
-        with self._naming(name):
-            return copied(self._fs, self._path(name), Path(name or self._root).name)
+        return self._ask(name, lambda: copied(self._fs, self._path(name), Path(name or self._root).name))
+
+    @contextlib.contextmanager
+    def borrowed_path(self, name: str = "") -> Iterator[Path]:
+        """As `local_path`, of a copy that goes when nobody on this machine reads it any more."""
+        if self.is_local:
+            yield Path(self._path(name))
+            return
+        with contextlib.ExitStack() as stack:
+            yield self._ask(
+                name,
+                lambda: stack.enter_context(
+                    borrowed(self._fs, self._path(name), Path(name or self._root).name)
+                ),
+            )
 
     def put_file(self, path: Path, name: str) -> None:
         """Copy a local file to `name`."""
-        with path.open("rb") as source:
-            if self.is_local:
-                with self.open(name, "wb") as target:
-                    shutil.copyfileobj(source, target, _BLOCK)
-                return
-            with self._writing(name):
-                self._put(source, self._path(name))
+        if self.is_local:
+            with path.open("rb") as source, self.open(name, "wb") as target:
+                shutil.copyfileobj(source, target, _BLOCK)
+        elif isinstance(self._fs, MemoryFileSystem):  # its own put shows the file while it grows
+            self._ask(name, lambda: self._fs.pipe_file(self._path(name), path.read_bytes()))
+        else:
+            self._ask(name, lambda: self._fs.put_file(str(path), self._path(name)))
 
     def publication(self, name: str) -> Publication:
         """A folder to fill and then commit under `name`."""
@@ -176,18 +212,36 @@ class Store:
         for name in self._children():
             if name.startswith(TEMPORARY) or not self.is_committed(name):
                 self.remove(name)
+        self.sweep_uploads()
+
+    def sweep_uploads(self) -> None:
+        """Remove this machine's unfinished copies of what was to go here.
+
+        Whole ones stay until a folder of their name is committed.
+        """
         if not self.is_local:
             for unfinished in uploads(self.url).glob("*"):
                 if not (unfinished / COMMIT).exists():
                     shutil.rmtree(unfinished, ignore_errors=True)
 
+    def remove_temporary(self) -> None:
+        """Remove what a dead writer began to write here, whole or not. Only the one writer of all may do so."""
+        for name in self._children():
+            if name.startswith(TEMPORARY):
+                self.remove(name)
+        if not self.is_local:
+            shutil.rmtree(uploads(self.url), ignore_errors=True)
+
     def remove(self, name: str) -> None:
         """Remove a file or folder, its marker first. Nothing happens when it is not there."""
-        with self._naming(name):
+
+        def removed() -> None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._fs.rm_file(f"{self._path(name)}/{COMMIT}")
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 self._fs.rm(self._path(name), recursive=True)
+
+        self._ask(name, removed)
 
     def rename(self, name: str, to: str) -> bool:
         """Move a folder or file to a new name, in one step where the file system can.
@@ -195,28 +249,34 @@ class Store:
         Returns False, and leaves both, when `to` is already there on a local disk. On an
         object store every file is copied and the old one removed.
         """
+        if not self.is_local:
+            self._ask(name, lambda: self._move(self._path(name), self._path(to)))
+            return True
         with self._naming(name):
-            if self.is_local:
-                try:
-                    os.rename(self._path(name), self._path(to))
-                except OSError:
-                    if os.path.exists(self._path(to)):
-                        return False
-                    raise
-                return True
-            self._fs.mv(self._path(name), self._path(to), recursive=True)
+            try:
+                os.rename(self._path(name), self._path(to))
+            except OSError:
+                if os.path.exists(self._path(to)):
+                    return False
+                raise
             return True
 
-    def _put(self, stream: IO[bytes], path: str) -> None:
-        def put() -> None:
-            stream.seek(0)
-            if isinstance(self._fs, MemoryFileSystem):
-                self._fs.pipe_file(path, stream.read())
-                return
-            with self._fs.open(path, "wb") as target:
-                shutil.copyfileobj(stream, target, _BLOCK)
+    def _move(self, path: str, to: str) -> None:
+        if not (files := self._fs.find(path)):
+            raise FileNotFoundError(path)
+        for file in files:
+            self._fs.cp_file(file, to + file[len(path) :])
+        self._fs.rm(path, recursive=True)
 
-        retried(put)
+    def _ask(self, name: str, action: Callable[[], _T]) -> _T:
+        """Call the file system. A remote one that failed is asked again, if it ever answered: else its URL may be wrong."""
+        with self._naming(name):
+            if self.is_local:
+                return action()
+            place = self._fs.unstrip_protocol(self._root.split("/")[0])
+            answer = retried(action) if place in _answered else action()
+            _answered.add(place)
+            return answer
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
@@ -227,6 +287,13 @@ class Store:
     def _writing(self, name: str) -> contextlib.AbstractContextManager[None]:
         """As `_naming`. A local folder is named as a whole: it is what the user chose."""
         return writing(self.url) if self.is_local else self._naming(name)
+
+
+def _write_all(stream: IO[bytes], content: bytes) -> None:
+    """An unbuffered write may take a part only."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 @contextlib.contextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailor.errors import StoreError
 from tailor.store import Periodic
 
 if TYPE_CHECKING:
@@ -14,36 +16,44 @@ if TYPE_CHECKING:
 
 FOLDER = "tensorboard"
 FLUSH_SECONDS = 10
+REMOTE_SHARE = 0.05
+"""Of the time, what copying to a remote store may take: it is copied less often where it is slow."""
 NOT_SCALARS = ("kind", "step", "time", "count")
 
 
 class TensorBoard:
     """Scalars named `train/loss`, `evaluation/loss`, `generation/exact_match` … by step.
 
-    The event writer needs a local file; for a remote run folder it is copied up every few seconds.
+    The event writer needs a local file; for a remote run folder it is copied up every few seconds. Events are
+    written by the caller: tensorboardX's own thread, once it met a full disk, would let training wait for ever.
     """
 
     def __init__(self, run: Store, *, after_step: int = 0) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._remote = None if run.is_local else run.join(FOLDER)
         self._scratch = None if run.is_local else tempfile.TemporaryDirectory()
         if not after_step:
             run.remove(FOLDER)
-        folder = Path(self._scratch.name) if self._scratch else run.local_path(FOLDER)
-        # The purge step makes readers leave out what an interrupted run wrote after its last checkpoint.
-        purge = after_step + 1 if after_step else None
-        self._writer = SummaryWriter(
-            str(folder),
-            flush_secs=FLUSH_SECONDS,
-            purge_step=purge,
-            filename_suffix=f".step-{after_step:08d}",  # the name's own clock counts in seconds
-        )
-        self._folder = folder
+        self._folder = Path(self._scratch.name) if self._scratch else run.local_path(FOLDER)
         self._step = after_step
-        self._periodic = Periodic(self._copy, FLUSH_SECONDS) if self._remote else None
+        self._event = Event
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # The name's own clock counts in seconds.
+            self._writer = EventsWriter(str(self._folder / "events"), f".step-{after_step:08d}")
+        except OSError as error:
+            raise self._error(error) from error
+        if after_step:
+            # Makes readers leave out what an interrupted run wrote after its last checkpoint.
+            self._put(step=after_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._flushed = time.monotonic()
+        self._periodic = Periodic(self._copy, FLUSH_SECONDS, share=REMOTE_SHARE) if self._remote else None
 
     def write(self, record: dict[str, Any]) -> None:
+        from tensorboardX.summary import scalar
+
         kind = record["kind"]
         if kind not in ("train", "evaluation", "generation"):
             return
@@ -51,17 +61,39 @@ class TensorBoard:
         for key, value in record.items():
             # A step whose gradients overflowed in fp16 has a norm of infinity; a gap shows that better.
             if key not in NOT_SCALARS and isinstance(value, int | float) and math.isfinite(value):
-                self._writer.add_scalar(f"{kind}/{key}", value, self._step)
+                self._put(step=self._step, summary=scalar(f"{kind}/{key}", value))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._flush()
         if self._periodic:
             self._periodic.close()
             self._copy()
+        self._writer.close()
         if self._scratch:
             self._scratch.cleanup()
+
+    def _put(self, **content: Any) -> None:
+        try:
+            self._writer.write_event(self._event(wall_time=time.time(), **content))
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _flush(self) -> None:
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise self._error(error) from error
+        self._flushed = time.monotonic()
+
+    def _error(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the curves could not be written to {self._folder}: {error.strerror or error}",
+            mend="make room there, or set track.tensorboard: false; then give the same command again",
+        )
 
     def _copy(self) -> None:
         assert self._remote is not None
         for file in self._folder.iterdir():
-            self._remote.write_bytes(file.name, file.read_bytes())
+            self._remote.put_file(file, file.name)

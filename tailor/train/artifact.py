@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tailor.models.attention import stock_attention
 from tailor.models.load import DTYPES
+from tailor.train import checkpoint
 from tailor.train.session import Session
 
 
@@ -20,7 +22,11 @@ def write_artifact(session: Session) -> str:
     """Write and commit the artefact; returns its URL. Rank 0 only."""
     network = session.model.network
     name = "adapter" if session.plan.model.adapter is not None else "model"
-    with session.run.publication(name) as made:
+    tokenizer = _tokenizer(session)
+    with (
+        session.run.publication(name) as made,
+        checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
+    ):
         folder = made.folder
         implementation = session.model.base.config._attn_implementation
         session.model.base.set_attn_implementation(stock_attention(session.model.base))
@@ -32,7 +38,7 @@ def write_artifact(session: Session) -> str:
             network.save_pretrained(folder, state_dict=_in_dtype(network.state_dict(), dtype))
             _declare_dtype(folder / "config.json", dtype)
         session.model.base.set_attn_implementation(implementation)
-        _write_tokenizer(session, folder)
+        _write_tokenizer(session, tokenizer, folder)
     return session.run.join(name).url
 
 
@@ -51,13 +57,18 @@ def _declare_dtype(config: Path, dtype: torch.dtype) -> None:
     config.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _write_tokenizer(session: Session, folder: Path) -> None:
-    from transformers import AutoTokenizer, GenerationConfig
+def _tokenizer(session: Session) -> Any:
+    from transformers import AutoTokenizer
 
     spec = session.plan.model
-    tokenizer = AutoTokenizer.from_pretrained(
+    return AutoTokenizer.from_pretrained(
         spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
     )
+
+
+def _write_tokenizer(session: Session, tokenizer: Any, folder: Path) -> None:
+    from transformers import GenerationConfig
+
     template = session.tokens.template
     stops = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if template is not None:

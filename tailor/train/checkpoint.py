@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import pickle
 import posixpath
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,18 +64,29 @@ def latest(run: Store) -> str | None:
 
 def write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
     """Write a checkpoint's files. StoreError when the disk does not take them."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model)}
-    try:
+    with writing(f"the checkpoint of step {state.step}", folder, "the checkpoint before"):
         save_file(weights, folder / WEIGHTS)
         torch.save(optimizer.state_dict(), folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps(asdict(state)))
+
+
+@contextmanager
+def writing(what: str, folder: Path, last: str) -> Iterator[None]:
+    """Turn what a full disk makes the writers of `folder` raise into a StoreError. `last`: what a run goes on from."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        why = "the disk did not take all of it" if "inline_container" in str(error) else _first_line(error)
         raise StoreError(
-            f"the checkpoint of step {state.step} could not be written to {folder.parent}: {_first_line(error)}",
-            mend="make room there, then give the same command again; it goes on from the checkpoint before",
+            f"{what} could not be written to {folder.parent}: {why}",
+            mend=f"make room there, then give the same command again; it goes on from {last}",
         ) from error
 
 
@@ -83,42 +96,61 @@ def load(url: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     The optimizer keeps the settings that it was built with, which may be other ones by now.
     Raises a StoreError that names the file that is damaged, was altered, or holds something else.
     """
-    folder = _files(url)
-    _put_weights(folder / WEIGHTS, model)
-    try:
-        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise StoreError(
-            f"{url}/optimizer.pt is no optimizer state: {_first_line(error)}",
-            mend=f"remove {url} to go on from the checkpoint before",
-        ) from error
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-    return State(**json.loads((folder / "state.json").read_text()))
+    with _files(url) as folder:
+        _put_weights(folder / WEIGHTS, url, model)
+        with _reading(f"{url}/optimizer.pt", "optimizer state"):
+            state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        with _reading(f"{url}/state.json", "state of a run"):
+            return State(**json.loads((folder / "state.json").read_text()))
 
 
 def load_weights(url: str, model: nn.Module) -> None:
     """Put a checkpoint's weights into `model`; their names must be exactly those that are trained."""
-    _put_weights(_files(url) / WEIGHTS, model)
+    with _files(url) as folder:
+        _put_weights(folder / WEIGHTS, url, model)
 
 
-def _files(url: str) -> Path:
+def _files(url: str) -> AbstractContextManager[Path]:
     parent, name = posixpath.split(url.rstrip("/"))
     return verified(Store(parent), name)
 
 
-def _put_weights(file: Path, model: nn.Module) -> None:
+@contextmanager
+def _reading(file: str, what: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:
+        raise StoreError(
+            f"{file} is no {what}: {_first_line(error)}",
+            mend=f"remove {posixpath.dirname(file)} to go on from the checkpoint before",
+        ) from error
+
+
+def _put_weights(file: Path, url: str, model: nn.Module) -> None:
     from safetensors.torch import load_file
 
-    weights = load_file(file)
+    with _reading(f"{url}/{WEIGHTS}", "file of weights"):
+        weights = load_file(file)
     trained = dict(trained_parameters(model))
     odd = sorted(trained.keys() ^ weights.keys())
     odd += [name for name in trained if name in weights and weights[name].shape != trained[name].shape]
     if odd:
         raise StoreError(
-            f"{file.parent} holds other weights than this recipe trains, for example {odd[0]}",
+            f"{url} holds other weights than this recipe trains, for example {odd[0]}",
             mend="use another save.to for a changed model or adapter",
         )
     with torch.no_grad():

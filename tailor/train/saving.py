@@ -18,8 +18,9 @@ from tailor.train.checkpoint import State
 class Saver:
     """Saves the checkpoints of rank 0, one at a time. A context: what is under way is finished at its end.
 
-    `durable` is called before each commit: everything that was reported up to the checkpoint must be
-    in the run's log by then. A commit that fails stops the run at the next step.
+    `durable` is called before each change of the store, and raises when the run is another process's by now.
+    When it returns, everything that was reported up to the checkpoint is in the run's log. A commit that
+    fails stops the run at the next step.
     """
 
     def __init__(self, run: Store, *, keep: int, durable: Callable[[], None]) -> None:
@@ -28,6 +29,7 @@ class Saver:
         self._error: BaseException | None = None
 
     def __enter__(self) -> Saver:
+        self._run.join(checkpoint.FOLDER).sweep_uploads()  # those of a worker that died on this machine
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -72,16 +74,21 @@ class Saver:
 
     def _commit(self, made: Publication, state: State) -> None:
         try:
-            made.commit(self._durable)
+            try:
+                made.commit(self._durable)
+            except TailorError as error:
+                raise _explained(error, made, state.step) from error
             checkpoint.remove_old(self._run, keep=self._keep, best_step=state.best_step)
         except Exception as error:  # raised in the training thread
-            self._error = _explained(error, made, state.step)
+            self._error = error
 
 
-def _explained(error: Exception, made: Publication, step: int) -> Exception:
-    if not isinstance(error, TailorError) or not made.folder.exists():
-        return error
+def _explained(error: TailorError, made: Publication, step: int) -> StoreError:
+    if not made.kept:
+        made.discard()  # makes room for what ends the run
+    mends = [f"it is kept whole in {made.folder}"] if made.kept else []
+    mends += [error.mend] if error.mend else []
     return StoreError(
         f"the checkpoint of step {step} could not be committed: {error.message}",
-        mend=f"{error.mend + '; ' if error.mend else ''}the checkpoint is kept in {made.folder}",
+        mend="; ".join([*mends, "the same command goes on from the checkpoint before"]),
     )

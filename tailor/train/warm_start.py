@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tailor.errors import StoreError
 from tailor.models.causal import CausalModel
-from tailor.store import Store, verified
+from tailor.store import COMMIT, Store, verified
 from tailor.train import checkpoint
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -42,13 +43,14 @@ def warm_start(url: str, model: CausalModel) -> str:
     if found.exists(checkpoint.WEIGHTS):
         checkpoint.load_weights(found.url, model)
     else:
-        _put_adapter(_folder(found), found.url, model)
+        with _folder(found) as folder:
+            _put_adapter(folder, found.url, model)
     return found.url
 
 
-def _folder(found: Store) -> Path:
+def _folder(found: Store) -> AbstractContextManager[Path]:
     parent, name = posixpath.split(found.url.rstrip("/"))
-    return verified(Store(parent), name) if found.exists("COMMIT") else found.local_path()
+    return verified(Store(parent), name) if found.exists(COMMIT) else found.borrowed_path()
 
 
 def _put_adapter(folder: Path, url: str, model: CausalModel) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import getpass
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -122,3 +126,64 @@ def test_an_attempt_that_lost_its_lease_no_longer_counts(run: Store) -> None:
         time.sleep(0.2)
         assert not is_held_by(run, attempt)
     assert run.read_json(LOCK)["attempt"] == "another", "the other's lease is not given back"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_host_name_that_two_machines_share_takes_no_lease(run: Store) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left_behind(run, pid=dead.pid, processes="another machine's")
+    began = time.monotonic()
+    with lock(run):
+        assert time.monotonic() - began > 0.5
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_attempt_that_slept_until_another_finished_holds_nothing(run: Store) -> None:
+    with lock(run) as attempt:
+        run.remove(LOCK)
+        assert not is_held_by(run, attempt)
+    assert is_held_by(run, ""), "a run without a lock needs none"
+
+
+def test_those_who_look_keep_nobody_out(tmp_path: Path) -> None:
+    run = Store(str(tmp_path))
+    run.append_text(LOCK, "")
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            holder(run)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            with lock(run):
+                pass
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_user_without_a_name_and_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    run = Store(str(tmp_path))
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    with lock(run):
+        found = holder(run)
+        assert found is not None
+        assert found.user == f"user {os.getuid()}"
+
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StoreError, match=r"cannot be locked: .*No locks available"), lock(run):
+        pass

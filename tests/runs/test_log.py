@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import uuid
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from tailor.errors import StoreError
 from tailor.runs.log import METRICS, MetricsLog, read, to_json
-from tailor.store import Store
+from tailor.store import Store, store
 from tests.helpers.runs import train_record
 
 
@@ -84,3 +87,41 @@ def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra')
     assert read(Store(str(tmp_path))) == [{"kind": "train", "step": 1}]
+
+
+def test_a_half_line_that_met_a_full_disk_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Store(str(tmp_path))
+    log = MetricsLog(run)
+    log.write(train_record(1))
+    write_all = store._write_all
+
+    def half(stream: IO[bytes], content: bytes) -> None:
+        write_all(stream, content[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_all", half)
+        with pytest.raises(StoreError, match="no space is left there"):
+            log.write(train_record(2))
+    log.close()  # there is room again
+    assert steps_of(run) == [1, 2]
+
+
+def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra\n{"kind":"train","step":2}\n')
+    with pytest.raises(StoreError, match=r"metrics\.jsonl:2: this line is no record") as caught:
+        read(Store(str(tmp_path)))
+    assert caught.value.mend == "remove the line"
+
+
+def test_an_attempt_that_lost_the_run_may_commit_nothing(run: Store) -> None:
+    """Also when no line waits to be written."""
+    held = True
+    log = MetricsLog(run, allowed=lambda: held)
+    log.write(train_record(1))
+    log.flush()
+    held = False
+    with pytest.raises(StoreError, match="another process has taken over the run"):
+        log.flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,62 @@ def test_a_loss_that_is_no_number_stops_the_run(made: tuple[Path, Any], tmp_path
     plan = make_plan(*made, tmp_path / "run", optim={"learning_rate": 1e30})
     with pytest.raises(TrainingError, match=r"step \d: the loss is (nan|inf).* source 0 row"):
         loop.run(plan, PlainHost())
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
+def test_a_damaged_file_is_named_wherever_a_checkpoint_is_read(
+    finished: Path, made: tuple[Path, Any], tmp_path: Path, file: str, damage: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "step-00000006"
+    content = (folder / file).read_bytes()
+    if damage == "missing":
+        (folder / file).unlink()
+    else:
+        changed = content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:]
+        (folder / file).write_bytes(changed)
+    told = {
+        "cut": r"has \d+ bytes; \d+ were written",
+        "altered": "its checksum differs",
+        "missing": "is missing",
+    }
+    plan = make_plan(*made, tmp_path / "run", **SECTIONS)
+    warm = {**SECTIONS, "model": {**SECTIONS["model"], "warm_start": str(folder)}}
+    network = torch.nn.Linear(1, 1)
+    reads = [
+        lambda: loop.run(plan, PlainHost(resume_from=plan.run_url)),
+        lambda: checkpoint.load_weights(str(folder), network),
+    ]
+    if (file, damage) != (
+        "weights.safetensors",
+        "missing",
+    ):  # what has no weights is no checkpoint to begin from
+        reads.append(lambda: loop.run(make_plan(*made, tmp_path / "new", **warm), PlainHost()))
+    for read in reads:
+        with pytest.raises(StoreError) as caught:
+            read()
+        assert re.match(f"{folder / file} .*{told[damage]}", caught.value.message), caught.value.message
+
+
+def test_whole_files_that_hold_something_else_are_named(
+    finished: Path, made: tuple[Path, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "step-00000006"
+    plan = make_plan(*made, tmp_path / "run", **SECTIONS)
+    for file, content in (("state.json", '{"step": 6, "strange": 1}'), ("weights.safetensors", "{}")):
+        (folder / file).write_text(content)
+        listed = json.loads((folder / "COMMIT").read_text())
+        listed[file] = {"bytes": len(content), "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        (folder / "COMMIT").write_text(json.dumps(listed))
+        with pytest.raises(StoreError, match=rf"^{folder}/{file} is no (state of a run|file of weights): "):
+            loop.run(plan, PlainHost(resume_from=plan.run_url))
+
+
+@pytest.fixture(scope="module")
+def finished(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody writes to."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    loop.run(make_plan(*made, run, **SECTIONS), PlainHost())
+    return run

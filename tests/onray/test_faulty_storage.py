@@ -1,0 +1,287 @@
+"""A store that fails: what can be mended by waiting is, and what cannot ends the run with a clear error and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailor.errors import StoreError
+from tailor.runs import lock as locking
+from tailor.runs import log
+from tailor.runs.status import Status
+from tailor.store import COMMIT, Store, failures, publication, store
+from tailor.track import tensorboard
+from tailor.train import checkpoint
+from tailor.train.saving import Saver
+from tests.helpers.curves import adapter, curve
+from tests.helpers.faults import Fault, faults, run
+from tests.helpers.models import tiny_llama
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def recipe(material: Path, to: str) -> dict[str, Any]:
+    return {
+        "model": {"path": str(material / "model"), "adapter": {"rank": 4, "dropout": 0.1}},
+        "data": {
+            "train": [{"path": str(material / "rows.jsonl")}],
+            "holdout": 0.2,
+            "max_length": 64,
+            "store": str(material / "prepared"),
+        },
+        "method": {"name": "sft"},
+        "optim": {"learning_rate": 3e-3},
+        "train": {"steps": 8, "batch_size": 2, "precision": "fp32"},
+        "evaluate": {"every": 4},
+        "save": {"to": to, "every": 2, "keep": 2},
+    }
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, rows, and an undisturbed run of them."""
+    folder = tmp_path_factory.mktemp("faulty")
+    tiny_llama(folder / "model")
+    rows = (
+        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i} it is"}]}
+        for i in range(40)
+    )
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(recipe(folder, str(folder / "undisturbed")))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(failures, "PAUSES", (0.01,) * 5)
+    monkeypatch.setattr(locking, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def to() -> str:
+    return f"faulty://{uuid.uuid4().hex}/run"
+
+
+def equals_undisturbed(material: Path, to: str) -> None:
+    assert curve(to) == curve(str(material / "undisturbed"))
+    assert adapter(to) == adapter(str(material / "undisturbed"))
+    assert checkpoint.committed(Store(to)) == ["step-00000006", "step-00000008"]
+
+
+def copies(cache: Path) -> list[Path]:
+    """Checkpoints on this machine that are on their way."""
+    return sorted((cache / "uploads").glob("*/.tmp-step-*"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "where"),
+    [
+        ("write", "step-00000004/weights"),
+        ("write", "step-00000004/COMMIT"),
+        ("write", "metrics.jsonl"),
+        ("write", "adapter/"),
+        ("write", "tensorboard/"),
+        ("list", "checkpoints/step-00000004"),
+        ("remove", "step-00000002"),
+        ("read", r"\.lock"),
+    ],
+)
+def test_an_error_that_passes_is_waited_for(
+    material: Path, to: str, tmp_path: Path, operation: str, where: str
+) -> None:
+    fault = Fault(operation, where, lambda: OSError("try later"), times=3)
+    with faults(fault):
+        outcome, _ = run(recipe(material, to))
+    assert fault.met > 3
+    assert outcome.status.state == "finished"
+    equals_undisturbed(material, to)
+    assert not copies(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("error", "tries", "told"),
+    [
+        (lambda: OSError("the server is on fire"), 6, r"the server is on fire"),
+        (lambda: PermissionError(errno.EACCES, "Access Denied"), 1, r"Access Denied"),
+    ],
+)
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.pt", "COMMIT"])
+def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
+    material: Path, to: str, tmp_path: Path, error: Callable[[], Exception], tries: int, told: str, file: str
+) -> None:
+    fault = Fault("write", f"step-00000004/{file}", error)
+    with faults(fault), pytest.raises(StoreError) as caught:
+        run(recipe(material, to))
+    assert fault.met == tries
+    (kept,) = copies(tmp_path / "cache")
+    assert caught.value.message.startswith(
+        f"the checkpoint of step 4 could not be committed: {to}/checkpoints/step-00000004/{file}: "
+    )
+    assert told in caught.value.message
+    assert caught.value.mend is not None
+    assert f"it is kept whole in {kept}" in caught.value.mend
+    publication.verify(_beside(kept), kept.name, kept)
+    status = Status.read(Store(to))
+    assert status is not None
+    assert (status.state, status.error) == ("failed", str(caught.value))
+    assert checkpoint.committed(Store(to)) == ["step-00000002"]
+
+    _, lines = run(recipe(material, to))
+    assert "going on from step 2" in lines
+    equals_undisturbed(material, to)
+    assert not copies(tmp_path / "cache"), "what was kept is of no use any more"
+
+
+def _beside(folder: Path) -> Store:
+    return Store(folder.parent)
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(material: Path, to: str) -> None:
+    run(recipe(material, to))
+    before = Store(to).join("checkpoints").names()
+    with faults(Fault("list", COMMIT, lambda: OSError("no answer"))):
+        for ask in (
+            Store(to).join("checkpoints").sweep,
+            lambda: checkpoint.latest(Store(to)),
+            lambda: run({**recipe(material, to), "train": {"steps": 9, "batch_size": 2}}),
+        ):
+            with pytest.raises(StoreError, match="no answer"):
+                ask()
+    assert Store(to).join("checkpoints").names() == before
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_slow_answers_hold_training_back_and_one_copy_waits(
+    material: Path, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Without the wait, the control, checkpoints pile up on the disk."""
+    most = 0
+
+    def count() -> None:
+        nonlocal most
+        most = max(most, len(copies(tmp_path / "cache")))
+
+    if not waits:
+        monkeypatch.setattr(Saver, "wait", lambda self: None)
+    with faults(Fault("write", "checkpoints/step-", seconds=0.25, then=count)):
+        run(recipe(material, to))
+    if waits:
+        assert most == 1
+        equals_undisturbed(material, to)
+    else:
+        assert most > 1
+
+
+def test_a_log_that_cannot_be_written_keeps_the_checkpoint_from_counting(material: Path, to: str) -> None:
+    with (
+        faults(Fault("write", "metrics.jsonl", lambda: PermissionError("no"), times=1e9)),
+        pytest.raises(StoreError, match=r"metrics\.jsonl"),
+    ):
+        run(recipe(material, to))
+    assert checkpoint.committed(Store(to)) == []
+    run(recipe(material, to))
+    equals_undisturbed(material, to)
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_when(
+    monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, when: Callable[..., bool], error: Any = full
+) -> None:
+    """`holder.name` meets a full disk at the calls that `when` says."""
+    inner = getattr(holder, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if when(*arguments):
+            error()
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(holder, name, call)
+
+
+def _fill(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    import safetensors.torch
+    from peft import PeftModel
+
+    def said(text: str) -> Callable[[], None]:
+        def fail() -> None:
+            raise RuntimeError(text)
+
+        return fail
+
+    step = ".tmp-step-00000004"
+    if where == "weights":
+        fill_when(monkeypatch, safetensors.torch, "save_file", lambda _, file: step in str(file))
+    elif where == "optimizer":  # what torch says of it
+        failing = said("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+        fill_when(monkeypatch, torch, "save", lambda _, file: step in str(file), failing)
+    elif where == "state":
+        fill_when(
+            monkeypatch, Path, "write_text", lambda file, _: step in str(file) and file.name == "state.json"
+        )
+    elif where == "marker":
+        fill_when(monkeypatch, Path, "write_text", lambda file, _: step in str(file) and file.name == COMMIT)
+    elif where == "metrics":
+        fill_when(monkeypatch, store, "_write_all", lambda _, content: b'"step":5,' in content)
+    elif where == "curves":
+        fill_when(monkeypatch, tensorboard.TensorBoard, "_flush", lambda self: self._step > 4)
+    else:
+        fill_when(monkeypatch, PeftModel, "save_pretrained", lambda *_: True)
+
+
+@pytest.mark.parametrize(
+    ("where", "last"),
+    [
+        ("weights", 2),
+        ("optimizer", 2),
+        ("state", 2),
+        ("marker", 2),
+        ("metrics", 4),
+        ("adapter", 8),
+    ],
+)
+def test_a_full_disk_ends_the_run_and_the_last_checkpoint_works(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, last: int
+) -> None:
+    to = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        _fill(patch, where)
+        with pytest.raises(StoreError) as caught:
+            run(recipe(material, to))
+    assert caught.value.mend is not None
+    assert "room" in caught.value.mend
+    assert checkpoint.committed(Store(to))[-1] == checkpoint.name_of(last)
+    assert Store(to).join("checkpoints").names() == checkpoint.committed(Store(to)), "no half checkpoint"
+    status = Status.read(Store(to))
+    assert status is not None
+    assert (status.state, status.error) == ("failed", str(caught.value))
+    _, lines = run(recipe(material, to))
+    assert f"going on from step {last}" in lines
+    equals_undisturbed(material, to)
+    assert not [name for name in os.listdir(to) if name.startswith(".tmp-")]
+
+
+def test_a_full_disk_that_cannot_take_the_status_tells_the_first_error(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = str(tmp_path / "run")
+    _fill(monkeypatch, "metrics")
+    fill_when(monkeypatch, Status, "write", lambda status, _: status.state == "failed", _store_error)
+    with pytest.raises(StoreError, match=f"^{to} cannot be written: no space is left there"):
+        run(recipe(material, to))
+    assert log.read(Store(to))
+
+
+def _store_error() -> None:
+    raise StoreError("the status could not be written")
