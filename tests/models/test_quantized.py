@@ -71,7 +71,7 @@ def test_base_unchanged_and_adapter_reloads(tmp_path: Path, kind: str | None) ->
 
     base = load_network(plan.model, dtype=torch.float32, device=torch.device("cpu"))
     reloaded: Any = PeftModel.from_pretrained(base, str(tmp_path / "run" / "adapter")).eval()
-    ids = loop.TokenStore.open(plan.tokens_url).split("train").example(0).input_ids
+    ids = TokenStore.open(plan.tokens_url).split("train").example(0).input_ids
     with torch.no_grad():
         logits = reloaded(torch.tensor(ids[None].astype("int64"))).logits
     assert (logits - watch.logits["end"]).norm() <= 1e-5 * logits.norm()
