@@ -13,6 +13,7 @@ from tailor.models.load import load_network
 from tailor.plan import Plan
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
+from tailor.tokens import TokenStore
 from tailor.train import checkpoint, loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
