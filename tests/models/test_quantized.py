@@ -13,6 +13,7 @@ from tailor.models.load import load_network
 from tailor.plan import Plan
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
+from tailor.tokens import TokenStore
 from tailor.train import checkpoint, loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
@@ -71,7 +72,7 @@ def test_base_unchanged_and_adapter_reloads(tmp_path: Path, kind: str | None) ->
 
     base = load_network(plan.model, dtype=torch.float32, device=torch.device("cpu"))
     reloaded: Any = PeftModel.from_pretrained(base, str(tmp_path / "run" / "adapter")).eval()
-    ids = loop.TokenStore.open(plan.tokens_url).split("train").example(0).input_ids
+    ids = TokenStore.open(plan.tokens_url).split("train").example(0).input_ids
     with torch.no_grad():
         logits = reloaded(torch.tensor(ids[None].astype("int64"))).logits
     assert (logits - watch.logits["end"]).norm() <= 1e-5 * logits.norm()

@@ -31,7 +31,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
         {
             "messages": [
                 {"role": "user", "content": f"Say {n}."},
-                {"role": Sft(name="sft"), "content": f"It is {n}."},
+                {"role": "assistant", "content": f"It is {n}."},
             ]
         }
         for n in range(300)
