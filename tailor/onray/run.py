@@ -60,6 +60,9 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
         origin = resume.check(recipe, run)
         earlier = Status.read(run)
         if earlier is not None and earlier.state == "finished" and origin is None:
+            if not run.exists(folder.REPORT):
+                trainer.clear(run)
+                report.write(run)
             return Outcome(run, earlier, read(run), before=True)
         status = Status(state="running", started=now())
         watch = Stopwatch(status.timings)
@@ -87,6 +90,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
             display.line(line)
         if origin is not None:
             begin(run, Store(origin.run), origin)
+            run.remove(folder.REPORT)  # of the run before the change; its absence says that one is due
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
         with recorded(run, status, plan):
@@ -94,7 +98,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
             training = trainer.Watch(publish, interrupts, attempt, verbose)
             if not trainer.fit(plan, recipe, training, cluster=cluster):
                 raise interrupts.error()
-    report.write(run)
+        report.write(run)
     return Outcome(run, status, read(run))
 
 

@@ -60,8 +60,9 @@ class MetricsLog:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when everything so far is in the file."""
+        """Returns when everything so far is in the file. StoreError when the run belongs to another process by now."""
         with self._file_lock:
+            self._check()
             with self._text_lock:
                 text, self._waiting = self._waiting, ""
             if not text:
@@ -73,12 +74,14 @@ class MetricsLog:
                     self._waiting = text + self._waiting
                 raise
 
-    def _put(self, text: str) -> None:
+    def _check(self) -> None:
         if not self._allowed():
             raise StoreError(
                 f"another process has taken over the run at {self._run.url}",
                 mend="`tailor runs` shows how it stands",
             )
+
+    def _put(self, text: str) -> None:
         if self._run.is_local:
             self._run.append_text(METRICS, text)
         else:
