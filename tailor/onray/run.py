@@ -23,6 +23,7 @@ from tailor.spec.load import resolved_yaml
 from tailor.store import Store
 
 if TYPE_CHECKING:
+    from tailor.encode.prepare import Progress
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
     from tailor.tokens import TokenStore
@@ -124,6 +125,10 @@ def _prepare(
     from tailor.encode.report import notes
     from tailor.onray.prepare import runner_by_size
 
+    def preparing(progress: Progress) -> None:
+        interrupts.take_back()  # Ray may have started meanwhile
+        display.preparing(progress)
+
     display.doing("preparing data")
     began = time.monotonic()
     with ExitStack() as stack:
@@ -138,7 +143,7 @@ def _prepare(
             recipe.method.train_on,
             tokens_root(recipe, run),
             runner=runner_by_size(connect, on_cluster=starting is not None),
-            progress=display.preparing,
+            progress=preparing,
         )
     how = "prepared before" if prepared.reused else f"prepared in {time.monotonic() - began:.1f} s"
     report = prepared.tokens.manifest["report"]

@@ -46,6 +46,7 @@ class MetricsLog:
         self, run: Store, *, after_step: int = 0, allowed: Callable[[], bool] = lambda: True
     ) -> None:
         self._run, self._allowed = run, allowed
+        self._check()
         kept = before(read(run), after_step) if after_step else []
         self._waiting = ""
         self._written = "".join(to_json(record) + "\n" for record in kept)

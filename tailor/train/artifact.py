@@ -36,6 +36,7 @@ def write_artifact(session: Session) -> str:
             _declare_dtype(folder / "config.json", dtype)
         session.model.base.set_attn_implementation(implementation)
         _write_tokenizer(session, folder)
+        session.host.flush()  # refuses when another process has the run by now
     return session.run.join(name).url
 
 

@@ -60,6 +60,7 @@ NORMALLY = (
     "in evaluation",
     "in a metric line",
     "in the artefact",
+    "before the report",
 )
 """The others are for `make soak`."""
 WRONG_RESUMES = {
@@ -103,6 +104,7 @@ def test_killed_at_exact_points(place: Path, whole: Command) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_killed_at_every_exact_point(place: Path, whole: Command) -> None:
     cut = Command(place, "every", ("data.store=tokens-every",))
     for point in POINTS.values():

@@ -155,6 +155,18 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+def processes_of(session: int) -> list[str]:
+    """Command lines of the processes that were started below a command, by the session that it leads."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == session:
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return [line for line in found if line]
+
+
 def moments(seed: int, number: int, longest: float) -> list[float]:
     """Random seconds after which a command is killed."""
     generator = random.Random(seed)

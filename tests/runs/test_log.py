@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tailor.errors import StoreError
 from tailor.runs.log import METRICS, MetricsLog, read, to_json
 from tailor.store import Store
 from tests.helpers.runs import train_record
@@ -84,3 +85,17 @@ def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra')
     assert read(Store(str(tmp_path))) == [{"kind": "train", "step": 1}]
+
+
+def test_a_worker_that_outlived_its_command_writes_nothing(run: Store) -> None:
+    """Not even when all of its lines are in the log: a checkpoint is committed after `flush`."""
+    mine = True
+    log = MetricsLog(run, allowed=lambda: mine)
+    log.write(train_record(1))
+    log.flush()
+    mine = False
+    with pytest.raises(StoreError, match="another process has taken over the run"):
+        log.flush()
+    with pytest.raises(StoreError, match="another process has taken over the run"):
+        MetricsLog(run, allowed=lambda: mine)
+    assert steps_of(run) == [1]
