@@ -30,7 +30,11 @@ POINTS: dict[str, dict[str, Any]] = {
         "module": "tailor.train.checkpoint",
         "name": "remove_old",
     },
-    "in retention": {"module": "fsspec.implementations.local", "name": "LocalFileSystem.rm", "if": CHECKPOINT},
+    "in retention": {
+        "module": "fsspec.implementations.local",
+        "name": "LocalFileSystem.rm",
+        "if": CHECKPOINT,
+    },
     "in evaluation": {"module": "tailor.train.evaluation", "name": "collate", "call": 2},
     "after evaluation": {"module": "tailor.train.loop", "name": "evaluate", "after": True, "call": 2},
     "in a metric line": {
@@ -64,7 +68,11 @@ NORMALLY = (
 )
 """The others are for `make soak`."""
 WRONG_RESUMES = {
-    "without the optimizer's state": {"module": "torch.optim", "name": "Optimizer.load_state_dict", "does": "drop"},
+    "without the optimizer's state": {
+        "module": "torch.optim",
+        "name": "Optimizer.load_state_dict",
+        "does": "drop",
+    },
     "one step too far": {"module": "tailor.train.checkpoint", "name": "load", "does": "shift"},
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tailor.runs import folder
-from tests.helpers.killing import Command, assert_equal_runs, ended, make_place, told
+from tests.helpers.killing import Command, ended, make_place, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -96,7 +96,9 @@ def test_a_second_signal_stops_at_once(place: Path) -> None:
     process.send_signal(signal.SIGINT)
     result = ended(process)
     assert result.code == 130
-    assert re.fullmatch(r"tailor: interrupted at step \d+ of 12; the same command .*\n", result.err), result.err
+    assert re.fullmatch(r"tailor: interrupted at step \d+ of 12; the same command .*\n", result.err), (
+        result.err
+    )
     assert "Traceback" not in result.err
 
 

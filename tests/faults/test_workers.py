@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from tests.faults.test_signals import assert_goes_on, assert_stopped_at
 from tests.helpers.killing import (
     PATIENCE,
     Command,
@@ -22,7 +23,6 @@ from tests.helpers.killing import (
     processes_of,
     told,
 )
-from tests.faults.test_signals import assert_goes_on, assert_stopped_at
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

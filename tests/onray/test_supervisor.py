@@ -163,9 +163,7 @@ def test_a_fixed_size_waits_for_lost_machines_and_then_gives_up(
     records: list[dict[str, Any]] = []
     group = Group((3, WorkerError("lost")), (9, "finished"))
     back = 1000.0 + clusters.PLACEMENT_SECONDS / 2
-    monkeypatch.setattr(
-        clusters, "describe", lambda own: ONE if group.sizes and clock.now < back else TWO
-    )
+    monkeypatch.setattr(clusters, "describe", lambda own: ONE if group.sizes and clock.now < back else TWO)
     assert supervise(group, records)
     assert any("waiting for room" in record.get("message", "") for record in records)
 

@@ -122,7 +122,9 @@ def test_the_cause_among_several_ranks() -> None:
     assert "the process of worker 1 died" in str(cause({0: lost, 1: silent}))
 
 
-@pytest.mark.parametrize("name", [".tmp-status.json-0a1b2c3d", ".tmp-adapter-0a1b2c3d/x", "logs/.tmp-a-0a1b2c3d"])
+@pytest.mark.parametrize(
+    "name", [".tmp-status.json-0a1b2c3d", ".tmp-adapter-0a1b2c3d/x", "logs/.tmp-a-0a1b2c3d"]
+)
 def test_what_a_killed_command_left_half_written_is_removed(make: Make, tmp_path: Path, name: str) -> None:
     plan, recipe = make(tmp_path)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
