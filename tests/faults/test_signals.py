@@ -62,7 +62,7 @@ def assert_goes_on(command: Command, whole: Command, step: int) -> None:
         assert command.run.read_bytes(file) == whole.run.read_bytes(file)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
 def test_a_signal_in_a_step(place: Path, whole: Command, number: int) -> None:
     cut = Command(place, f"cut-{number}")
     process = cut.start(SLOW_STEPS)
@@ -78,9 +78,9 @@ def test_a_signal_in_a_step(place: Path, whole: Command, number: int) -> None:
 def test_a_signal_in_evaluation_is_obeyed_before_its_end(place: Path, whole: Command) -> None:
     """The evaluation is made after the run goes on, once."""
     cut = Command(place, "evaluation")
-    stop = {"module": "tailor.train.evaluation", "name": "collate", "does": "stop", "call": 3}
+    stop = {"module": "tailor.train.evaluation", "name": "collate", "does": "stop", "call": 4}
     result = cut(stop)
-    # The third micro-batch is the first one of the evaluation at step 4.
+    # An evaluation has three micro-batches, so the fourth is the first one of that at step 4.
     step = assert_stopped_at(cut, result.code, result.err, signal.SIGTERM)
     assert step == 4
     assert [record["step"] for record in told(cut.run) if record["kind"] == "evaluation"] == [2]
@@ -103,17 +103,19 @@ def test_a_second_signal_stops_at_once(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "where",
+    ("where", "when"),
     [
-        {"module": "tailor.encode.prepare", "name": "_publish"},
-        {"module": "tailor.train.session", "name": "load_for_training"},
+        ({"module": "tailor.encode.prepare", "name": "_publish"}, "before training began"),
+        ({"module": "tailor.train.session", "name": "load_for_training"}, "at step 0 of 12"),
     ],
     ids=["in preparation", "while the model is loaded"],
 )
-def test_a_signal_before_the_first_step_ends_the_command(place: Path, where: dict[str, Any]) -> None:
+def test_a_signal_before_the_first_step_ends_the_command(
+    place: Path, where: dict[str, Any], when: str
+) -> None:
     cut = Command(place, "early", ("data.store=tokens-early",))
     result = cut({"does": "stop", **where})
     assert (result.code, result.err) == (
         143,
-        "tailor: interrupted before training began; there is no checkpoint yet, so the same command starts over\n",
+        f"tailor: interrupted {when}; there is no checkpoint yet, so the same command starts over\n",
     )

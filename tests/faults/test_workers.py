@@ -117,6 +117,19 @@ def test_a_signal_saves_the_step_at_hand(place: Path, whole: Command, number: in
 
 
 @pytest.mark.soak
+def test_a_signal_in_preparation_by_ray_ends_the_command(place: Path) -> None:
+    cut = Command(place, "early", (*TWO, "data.store=tokens-early"))
+    by_ray = {"module": "tailor.onray.prepare", "name": "SMALL_ON_CLUSTER", "does": "set", "value": 0}
+    process = cut.start(by_ray, {"module": "tailor.encode.prepare", "name": "_publish", "does": "stop"})
+    result = ended(process)
+    assert result.code == 143
+    assert result.err.startswith("tailor: interrupted before training began; there is no checkpoint yet"), (
+        result.err
+    )
+    assert_nothing_is_left_of(process.pid)
+
+
+@pytest.mark.soak
 def test_without_retries_the_error_is_told(place: Path) -> None:
     cut = Command(place, "none", (*TWO, "scale.max_failures=0"))
     result = cut({**STEP, "does": "kill", "call": 4, "rank": 1})
