@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 
 from tailor.runs.log import read
-from tests.helpers.killing import Command, ended, make_place, told
+from tests.helpers.killing import PATHS, Command, ended, make_place, told
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = ("train.steps=60", "train.micro_batch_size=2", "evaluate.every=20")
+STEPS = ("train.steps=150", "train.micro_batch_size=2", "evaluate.every=50")
 SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
 IMPATIENT = {"module": "tailor.onray.supervisor", "name": "GROW_SECONDS", "does": "set", "value": 3.0}
 
 
 @pytest.fixture
-def machines() -> Iterator[Any]:
-    """A Ray cluster whose head has no CPU, and one machine with one."""
+def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster whose head has no CPU, and one machine with one. Its workers make slow steps."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)  # workers have the environment of their machine's Ray
+    monkeypatch.setenv("DISTURB", json.dumps([SLOW_STEPS]))
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -56,7 +58,7 @@ def test_machines_come_and_go(machines: Any, tmp_path: Path) -> None:
     elastic = Command(
         place, "elastic", (*STEPS, "scale.workers={min: 1, max: 2}"), {"RAY_ADDRESS": machines.address}
     )
-    process = elastic.start(SLOW_STEPS, IMPATIENT)
+    process = elastic.start(IMPATIENT)
     elastic.wait_for(process, 3)
     second = machines.add_node(num_cpus=1, object_store_memory=80 << 20)
     elastic.wait_until(process, lambda: len(restarts(elastic)) == 1)

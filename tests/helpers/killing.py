@@ -21,6 +21,7 @@ from tailor.store import COMMIT, Store
 from tests.helpers.models import tiny_llama
 
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join(map(str, (ROOT / "tests/helpers/disturbance", ROOT)))
 RECIPE = """\
 model: {path: base, adapter: {rank: 4, dropout: 0.1}}
 data: {train: [{path: rows.jsonl}], holdout: 0.3, max_length: 64, store: tokens}
@@ -79,7 +80,6 @@ class Command:
 
     def start(self, *points: dict[str, Any]) -> subprocess.Popen[str]:
         """Start it in a process group of its own, disturbed at `points`."""
-        paths = [str(ROOT / "tests/helpers/disturbance"), str(ROOT)]
         words = ["run", "recipe.yaml", f"save.to=runs/{self.name}", *self.overrides]
         return subprocess.Popen(
             [sys.executable, "-m", "tailor", *words],
@@ -89,7 +89,7 @@ class Command:
                 "OMP_NUM_THREADS": "1",
                 "COLUMNS": "100",
                 "HF_HUB_OFFLINE": "1",
-                "PYTHONPATH": os.pathsep.join(paths),
+                "PYTHONPATH": PATHS,
                 "DISTURB": json.dumps(points),
                 **self.environment,
             },
