@@ -1,6 +1,7 @@
 # Every target makes its environment when there is none.
 #   make quickstart   train the quickstart's model and see it answer
 #   make test         run the tests
+#   make soak         kill runs at random SOAK times (20) and at exact points; takes ten minutes and more
 #   make lint         ruff, mypy, import-linter
 #   make docs         write the references and the JSON schemas anew
 #   make format       format the code
@@ -11,17 +12,21 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+SOAK ?= 20
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: quickstart test lint docs format clean
+.PHONY: quickstart test soak lint docs format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/tailor run recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.installed-dev
+	SOAK=$(SOAK) $(BIN)/python -m pytest -s -m soak
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -28,6 +28,9 @@ KNOCK_SECONDS = 10.0
 PLACEMENT_SECONDS = 120
 """How long a run waits for its place on a cluster."""
 
+FIT_SECONDS = 1.5
+"""A reservation for which there is room is made in less."""
+
 TUNED = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll: 2 s by default, and each report waits for it
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -205,7 +208,7 @@ def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: b
             else "set scale.gpu: auto, or run where there are GPUs",
         )
     usable = [node for node in cluster.nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
-    cpus = _cpus_per_worker(scale, workers, cluster, usable, gpu)
+    cpus = _cpus_per_worker(scale, cluster, usable, gpu)
     room = sum(int(min(node.cpus // cpus, node.gpus if gpu else math.inf)) for node in usable)
     if room < workers:
         raise ScaleError(
@@ -216,14 +219,43 @@ def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: b
     return {"CPU": cpus, "GPU": 1.0} if gpu else {"CPU": cpus}
 
 
-def _cpus_per_worker(scale: Scale, workers: int, cluster: Cluster, usable: list[Node], gpu: bool) -> float:
+class TakenError(ScaleError):
+    """There are the CPUs and GPUs that workers need, but others use them now."""
+
+
+def taken(cluster: Cluster, workers: int, resources: dict[str, float]) -> TakenError:
+    """The error of workers that found no room in time."""
+    wanted = _count(resources["CPU"], "CPU") + (" and 1 GPU" if "GPU" in resources else "")
+    return TakenError(
+        f"{_count(workers, 'worker')} with {wanted} each found no room: {_has(cluster)}, and others use them",
+        mend="wait for the cluster's other jobs to end, or lower scale.workers",
+    )
+
+
+def fits(workers: int, resources: dict[str, float]) -> bool:
+    """Whether there is room for so many workers now, on machines that answer.
+
+    It is tried with a reservation: sums of what is free don't tell that it lies on one machine, and a machine
+    that is lost counts as alive for another 15 s.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    reservation = placement_group([resources] * workers)
+    try:
+        return bool(reservation.wait(FIT_SECONDS))
+    finally:
+        remove_placement_group(reservation)
+
+
+def _cpus_per_worker(scale: Scale, cluster: Cluster, usable: list[Node], gpu: bool) -> float:
     if scale.cpus_per_worker is not None:
         return float(scale.cpus_per_worker)
     if not usable:
         return 1.0
     if gpu:
         return max(1.0, float(min(node.cpus // node.gpus for node in usable)))
-    share = min(node.cpus for node in usable) / math.ceil(workers / len(usable))
+    # The same for every size that a range allows, so that workers that are there leave room for more.
+    share = min(node.cpus for node in usable) / math.ceil(scale.most / len(usable))
     if share >= 1:
         return float(int(share))
     # Ray counts CPUs in ten-thousandths; rounding down leaves room for all.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 Record = dict[str, Any]
@@ -89,7 +90,8 @@ class Remote:
     def close(self) -> None:
         import ray
 
-        ray.get(self._mailbox.stopping.remote())
+        with suppress(ray.exceptions.RayError):  # the driver is gone: nobody is told any more
+            ray.get(self._mailbox.stopping.remote())
 
 
 def start() -> Any:

@@ -23,6 +23,7 @@ from tailor.spec.load import resolved_yaml
 from tailor.store import Store
 
 if TYPE_CHECKING:
+    from tailor.encode.prepare import Progress
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
     from tailor.tokens import TokenStore
@@ -60,6 +61,9 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
         origin = resume.check(recipe, run)
         earlier = Status.read(run)
         if earlier is not None and earlier.state == "finished" and origin is None:
+            if not run.exists(folder.REPORT):
+                trainer.clear(run)
+                report.write(run)
             return Outcome(run, earlier, read(run), before=True)
         status = Status(state="running", started=now())
         watch = Stopwatch(status.timings)
@@ -87,6 +91,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
             display.line(line)
         if origin is not None:
             begin(run, Store(origin.run), origin)
+            run.remove(folder.REPORT)  # of the run before the change; its absence says that one is due
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
         with recorded(run, status, plan, attempt) as update:
@@ -94,7 +99,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
             training = trainer.Watch(publish, interrupts, attempt, verbose)
             if not trainer.fit(plan, recipe, training, cluster=cluster):
                 raise interrupts.error()
-    report.write(run)
+        report.write(run)
     return Outcome(run, status, read(run))
 
 
@@ -120,6 +125,10 @@ def _prepare(
     from tailor.encode.report import notes
     from tailor.onray.prepare import runner_by_size
 
+    def preparing(progress: Progress) -> None:
+        interrupts.take_back()  # Ray may have started meanwhile
+        display.preparing(progress)
+
     display.doing("preparing data")
     began = time.monotonic()
     with ExitStack() as stack:
@@ -134,7 +143,7 @@ def _prepare(
             recipe.method,
             tokens_root(recipe, run),
             runner=runner_by_size(connect, on_cluster=starting is not None),
-            progress=display.preparing,
+            progress=preparing,
         )
     how = "prepared before" if prepared.reused else f"prepared in {time.monotonic() - began:.1f} s"
     report = prepared.tokens.manifest["report"]

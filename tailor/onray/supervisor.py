@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tailor.errors import ScaleError, WorkerError
 from tailor.onray import cluster as clusters
@@ -19,7 +19,10 @@ Once = Callable[[int, dict[str, float], "Publish", Callable[[], bool]], str]
 """Runs one group: (workers, resources of each, publish, whether it should stop) -> how its loop ended."""
 
 GROW_SECONDS = 20.0
-"""How often a run with fewer workers than it may have looks for room."""
+"""How often a run with fewer workers than it may have looks for room; half as often after each time in vain."""
+
+SETTLE_SECONDS = 10.0
+"""After so long, what the workers of the group before held is free again, where their machines still are there."""
 
 
 def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: bool) -> bool:
@@ -28,17 +31,30 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
     A WorkerError is tried again from the last checkpoint, `scale.max_failures` times, but not when it comes
     back at the same step. Every other error is raised.
     """
-    failures = 0
+    failures = groups = 0
+    before = in_vain = 0
+    stopped_to_grow = False
     last: tuple[int, str] | None = None
     step = 0
-    while True:
-        workers, resources = _place(scale, cluster, gpu=gpu, wait=failures > 0)
-        room = _Room(scale, workers, resources)
 
-        def publish(record: Record) -> None:
+    def tell(message: str) -> None:
+        watch.publish({"kind": "status", "message": message, "time": time.time()})
+
+    while True:
+        watch.interrupts.saves = False  # until the first step of the new group, there is nothing to save
+        if watch.interrupts.asked is not None:
+            return False
+        workers, resources = _place(scale, own=cluster.own, gpu=gpu, again=groups > 0, tell=tell)
+        groups += 1
+        in_vain = in_vain + 1 if stopped_to_grow and workers <= before else 0
+        before, stopped_to_grow = workers, False
+        room = _Room(scale, workers, resources, pause=GROW_SECONDS * 2**in_vain)
+
+        def publish(record: Record, room: _Room = room) -> None:
             nonlocal step
             if record["kind"] == "train":
                 step = record["step"]
+                room.begin()
             watch.publish(record)
 
         def stop(room: _Room = room) -> bool:
@@ -48,66 +64,68 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
             ended = once(workers, resources, publish, stop)
         except WorkerError as error:
             failures += 1
-            if watch.interrupts.asked is not None:
-                return False
-            if failures > scale.max_failures or (step, error.message) == last:
+            asked = watch.interrupts.asked is not None
+            if not asked and (failures > scale.max_failures or (step, error.message) == last):
                 raise
             last = step, error.message
             watch.publish({"kind": "failure", "step": step, "error": error.message, "time": time.time()})
             continue
-        if ended == "finished" or watch.interrupts.asked is not None:
-            return ended == "finished"
-        watch.publish({"kind": "status", "message": "there is room for more workers", "time": time.time()})
+        if ended == "finished":
+            return True
+        if watch.interrupts.asked is None:
+            stopped_to_grow = True
+            tell("there is room for more workers")
 
 
 class _Room:
-    """Whether a run with a range of workers could have more of them now."""
+    """Whether a run with a range of workers could have more of them now. It is looked for every `pause` seconds of training."""
 
-    def __init__(self, scale: Scale, workers: int, resources: dict[str, float]) -> None:
+    def __init__(self, scale: Scale, workers: int, resources: dict[str, float], *, pause: float) -> None:
         self._missing = scale.most - workers
-        self._resources = resources
-        self._looked = time.monotonic()
+        self._resources, self._pause = resources, pause
+        self._looked: float | None = None
+
+    def begin(self) -> None:
+        """The group makes steps: a new start is paid for by then."""
+        self._looked = self._looked or time.monotonic()
 
     def for_more(self) -> bool:
-        if not self._missing or time.monotonic() - self._looked < GROW_SECONDS:
+        if not self._missing or self._looked is None or time.monotonic() - self._looked < self._pause:
             return False
+        fits = clusters.fits(1, self._resources)
         self._looked = time.monotonic()
-        return _fits(1, self._resources)
+        return fits
 
 
-def _fits(workers: int, resources: dict[str, float]) -> bool:
-    import ray
-
-    free: dict[str, Any] = ray.available_resources()  # type: ignore[no-untyped-call]
-    return all(free.get(name, 0.0) >= workers * amount for name, amount in resources.items())
-
-
-def _place(scale: Scale, cluster: Cluster, *, gpu: bool, wait: bool) -> tuple[int, dict[str, float]]:
+def _place(
+    scale: Scale, *, own: bool, gpu: bool, again: bool, tell: Callable[[str], None]
+) -> tuple[int, dict[str, float]]:
     """How many workers to start, and what each reserves. With a range: as many as there is room for.
 
-    `wait`: for machines that come back, or for what dead workers held. ScaleError when there is no room.
+    `again`: after another group, when machines may come back and what its workers held may still be taken.
+    Waits for other jobs to end. ScaleError when there is no room in time, or can never be.
     """
-    deadline = time.monotonic() + (clusters.PLACEMENT_SECONDS if wait else 0)
+    began = time.monotonic()
+    waiting = False
     while True:
-        now = clusters.describe(own=cluster.own)
-        try:
-            return _most(scale, now, gpu=gpu)
-        except ScaleError:
-            if time.monotonic() > deadline:
-                raise
+        cluster = clusters.describe(own=own)
+        passed = time.monotonic() - began
+        fewest = scale.most if again and passed < SETTLE_SECONDS else scale.fewest
+        error: ScaleError | None = None
+        for workers in range(scale.most, fewest - 1, -1):
+            try:
+                resources = clusters.resources_per_worker(scale, cluster, workers, gpu=gpu)
+            except ScaleError as found:
+                error = found
+                continue
+            if own or clusters.fits(workers, resources):
+                return workers, resources
+            error = clusters.taken(cluster, workers, resources)
+        assert error is not None
+        never = not again and fewest == scale.fewest and not isinstance(error, clusters.TakenError)
+        if never or passed > clusters.PLACEMENT_SECONDS:
+            raise error
+        if not waiting and passed > SETTLE_SECONDS:
+            waiting = True
+            tell(f"waiting for room: {error.message}")
         time.sleep(1.0)
-
-
-def _most(scale: Scale, cluster: Cluster, *, gpu: bool) -> tuple[int, dict[str, float]]:
-    error: ScaleError | None = None
-    for workers in range(scale.most, scale.fewest - 1, -1):
-        try:
-            resources = clusters.resources_per_worker(scale, cluster, workers, gpu=gpu)
-        except ScaleError as found:
-            error = found
-            continue
-        # A run of a fixed size waits for others to end; one with a range takes what is free.
-        if workers == scale.fewest or cluster.own or _fits(workers, resources):
-            return workers, resources
-    assert error is not None
-    raise error

@@ -65,10 +65,12 @@ def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) ->
 
 
 def clear(run: Store) -> None:
-    """Remove what a killed writer left among the checkpoints, and Ray Train's own files.
+    """Remove what a killed writer left in the folder, and Ray Train's own files.
 
     Which checkpoint to go on from is the folder's to say, not that of a snapshot of Ray's.
     """
+    for folder in (run, run.join("logs"), run.join("evaluation")):
+        folder.tidy()
     run.join("checkpoints").sweep()
     for file in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
         run.remove(f"checkpoints/{file}")
@@ -157,7 +159,7 @@ def _fit_on_workers(
     if isinstance(error, WorkerGroupError):
         raise failures.cause(error.worker_failures) from error
     if isinstance(error, ControllerError):
-        raise failures.not_placed(error, workers, resources) from error
+        raise failures.not_started(error, workers) from error
     raise error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError, TrainingError, WorkerError
+from tailor.onray.failures import PeerError
 from tailor.onray.monitor import Line, Record
 from tailor.quiet import quiet
 from tailor.runs.folder import step_of
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from tailor.plan import Plan
     from tailor.spec.track import Track
     from tailor.train.session import Probe
+
+
+PEER_SECONDS = 5.0
+"""How long a worker that lost another one leaves it to that one to be found: it knows the cause, or is it."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,10 @@ def train(config: dict[str, Any]) -> str:
                 host.close()
         if isinstance(error, TailorError) or not isinstance(error, Exception):
             raise
-        raise explained(error, rank, Store(job.plan.run_url).url_of(log)) from error
+        told = explained(error, rank, Store(job.plan.run_url).url_of(log))
+        if isinstance(told, PeerError):
+            time.sleep(PEER_SECONDS)
+        raise told from error
     finally:
         line.close()
 
@@ -158,6 +166,11 @@ def explained(error: Exception, rank: int, log: str) -> TrainingError:
         return TrainingError(
             f"worker {rank} ran out of GPU memory; the traceback is in {log}",
             mend="lower train.micro_batch_size, set train.activation_checkpointing: true, or lower data.max_length",
+        )
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
+        return PeerError(
+            f"worker {rank} lost the connection to another worker; the traceback is in {log}",
+            mend="look at the machines of the cluster and the network between them",
         )
     text = " ".join(str(error).split())[:300]
     return WorkerError(f"worker {rank} stopped: {type(error).__name__}: {text}; the traceback is in {log}")

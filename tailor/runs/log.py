@@ -48,6 +48,7 @@ class MetricsLog:
         self, run: Store, *, after_step: int = 0, allowed: Callable[[], bool] = lambda: True
     ) -> None:
         self._run, self._allowed = run, allowed
+        self._check()
         kept = before(read(run), after_step) if after_step else []
         self._waiting = ""
         self._written = "".join(to_json(record) + "\n" for record in kept)
@@ -64,7 +65,10 @@ class MetricsLog:
             self._write_waiting()
 
     def flush(self) -> None:
-        """Returns when everything so far is in the file, and would outlive a loss of power."""
+        """Returns when everything so far is in the file, and would outlive a loss of power.
+
+        StoreError when the run belongs to another process by now.
+        """
         self._check()
         self._write_waiting()
         self._run.sync(METRICS)

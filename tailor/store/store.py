@@ -209,8 +209,15 @@ class Store:
 
     def sweep(self) -> None:
         """Remove the folders that lack their marker: their writer died. Only the one writer of all may sweep."""
+        self.tidy()
+        for name in self.names():
+            if not self.is_committed(name):
+                self.remove(name)
+
+    def tidy(self) -> None:
+        """Remove the temporary files and folders directly in this folder, as `sweep` does."""
         for name in self._children():
-            if name.startswith(TEMPORARY) or not self.is_committed(name):
+            if name.startswith(TEMPORARY):
                 self.remove(name)
         self.sweep_uploads()
 

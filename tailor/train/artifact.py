@@ -31,7 +31,10 @@ def write_artifact(session: Session) -> str:
         implementation = session.model.base.config._attn_implementation
         session.model.base.set_attn_implementation(stock_attention(session.model.base))
         if name == "adapter":
-            network.peft_config["default"].base_model_name_or_path = session.plan.model.path
+            config = network.peft_config["default"]
+            config.base_model_name_or_path = session.plan.model.path
+            if isinstance(config.target_modules, set):  # else written in another order by every process
+                config.target_modules = sorted(config.target_modules)
             network.save_pretrained(folder, save_embedding_layers=False)
         else:
             dtype = DTYPES[session.plan.precision]  # the one that they were trained in
@@ -39,6 +42,7 @@ def write_artifact(session: Session) -> str:
             _declare_dtype(folder / "config.json", dtype)
         session.model.base.set_attn_implementation(implementation)
         _write_tokenizer(session, tokenizer, folder)
+        session.host.flush()  # refuses when another process has the run by now
     return session.run.join(name).url
 
 

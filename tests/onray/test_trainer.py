@@ -112,3 +112,22 @@ def test_the_cause_among_several_ranks() -> None:
     assert cause({0: follow, 1: TrainingError("it diverged")}).message == "it diverged"
     assert "the process of worker 1 died" in str(cause({0: follow, 1: RayActorError()}))
     assert cause({0: follow, 1: WorkerError("later")}) is follow
+    # What follows from another worker's end is told only where nothing else is known.
+    lost = worker.explained(RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] reset"), 0, "LOG")
+    assert lost.message == "worker 0 lost the connection to another worker; the traceback is in LOG"
+    assert cause({0: lost, 1: follow}) is follow
+    assert cause({0: lost}) is lost
+    silent = ValueError("a health check failed")
+    silent.health_check_failure = RayActorError()  # type: ignore[attr-defined]
+    assert "the process of worker 1 died" in str(cause({0: lost, 1: silent}))
+
+
+@pytest.mark.parametrize(
+    "name", [".tmp-status.json-0a1b2c3d", ".tmp-adapter-0a1b2c3d/x", "logs/.tmp-a-0a1b2c3d"]
+)
+def test_what_a_killed_command_left_half_written_is_removed(make: Make, tmp_path: Path, name: str) -> None:
+    plan, recipe = make(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("half")
+    fit(plan, recipe)
+    assert list(tmp_path.rglob(".tmp-*")) == []

@@ -116,12 +116,15 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     assert caught.value.mend == "remove the line"
 
 
-def test_an_attempt_that_lost_the_run_may_commit_nothing(run: Store) -> None:
-    """Also when no line waits to be written."""
-    held = True
-    log = MetricsLog(run, allowed=lambda: held)
+def test_a_worker_that_outlived_its_command_writes_nothing(run: Store) -> None:
+    """Not even when all of its lines are in the log: a checkpoint is committed after `flush`."""
+    mine = True
+    log = MetricsLog(run, allowed=lambda: mine)
     log.write(train_record(1))
     log.flush()
-    held = False
+    mine = False
     with pytest.raises(StoreError, match="another process has taken over the run"):
         log.flush()
+    with pytest.raises(StoreError, match="another process has taken over the run"):
+        MetricsLog(run, allowed=lambda: mine)
+    assert steps_of(run) == [1]

@@ -1,0 +1,146 @@
+"""SIGKILL at exact points and at random moments: the run goes on and leaves what an undisturbed one leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.killing import Command, assert_equal_runs, best_step, make_place, moments
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CHECKPOINT = "checkpoints/step-"
+POINTS: dict[str, dict[str, Any]] = {
+    "in preparation": {"module": "tailor.encode.prepare", "name": "_publish"},
+    "between plan and recipe": {"module": "tailor.onray.run", "name": "resolved_yaml"},
+    "before the first step": {"module": "tailor.train.learner", "name": "Learner.step"},
+    "between weights and optimizer": {"module": "torch", "name": "save"},
+    "between the files and the marker": {"module": "tailor.store.publication", "name": "Publication.commit"},
+    "between the marker and the name": {
+        "module": "tailor.store.publication",
+        "name": "Publication._take_the_name",
+        "call": 2,
+    },
+    "between the commit and retention": {
+        "module": "tailor.train.checkpoint",
+        "name": "remove_old",
+    },
+    "in retention": {
+        "module": "fsspec.implementations.local",
+        "name": "LocalFileSystem.rm",
+        "if": CHECKPOINT,
+    },
+    "in evaluation": {"module": "tailor.train.evaluation", "name": "collate", "call": 2},
+    "after evaluation": {"module": "tailor.train.loop", "name": "evaluate", "after": True, "call": 2},
+    "in a metric line": {
+        "module": "tailor.store.store",
+        "name": "Store.append_text",
+        "if": '"step":10',
+        "does": "half",
+    },
+    "in the last evaluation": {"module": "tailor.train.loop", "name": "evaluate", "if": ", 12)"},
+    "in the artefact": {"module": "tailor.train.artifact", "name": "_write_tokenizer"},
+    "after the artefact": {"module": "tailor.train.artifact", "name": "write_artifact", "after": True},
+    "while the artefact is replaced": {
+        "module": "os",
+        "name": "rename",
+        "if": "-before'",
+        "after": True,
+    },
+    "before the report": {"module": "tailor.runs.report", "name": "write"},
+}
+
+
+NORMALLY = (
+    "in preparation",
+    "between weights and optimizer",
+    "between the marker and the name",
+    "in retention",
+    "in evaluation",
+    "in a metric line",
+    "in the artefact",
+    "before the report",
+)
+"""The others are for `make soak`."""
+WRONG_RESUMES = {
+    "without the optimizer's state": {
+        "module": "torch.optim",
+        "name": "Optimizer.load_state_dict",
+        "does": "drop",
+    },
+    "one step too far": {"module": "tailor.train.checkpoint", "name": "load", "does": "shift"},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Command:
+    """The undisturbed run. Its best checkpoint isn't its last, so the artefact depends on which was kept."""
+    command = Command(place, "whole")
+    command.finish()
+    best = best_step(command.run)
+    assert best is not None
+    assert best < 12
+    return command
+
+
+def test_killed_at_exact_points(place: Path, whole: Command) -> None:
+    cut = Command(place, "cut", ("data.store=tokens-cut",))  # so that it prepares too
+    for name in NORMALLY:
+        cut.killed_at({"does": "kill", **POINTS[name]})
+        if name == "in evaluation":
+            shutil.copytree(cut.run.local_path(), place / "runs" / "control")
+    cut.finish()
+    assert_equal_runs(cut.run, whole.run)
+
+    # Controls: a resume that is wrong is seen.
+    for number, point in enumerate(WRONG_RESUMES.values()):
+        control = Command(place, f"control-{number}")
+        shutil.copytree(place / "runs" / "control", control.run.local_path())
+        control.finish(point)
+        with pytest.raises(AssertionError, match="records"):
+            assert_equal_runs(control.run, whole.run)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_killed_at_every_exact_point(place: Path, whole: Command) -> None:
+    cut = Command(place, "every", ("data.store=tokens-every",))
+    for point in POINTS.values():
+        cut.killed_at({"does": "kill", **point})
+    cut.finish()
+    assert_equal_runs(cut.run, whole.run)
+    print(f"\n{len(POINTS)} kills at exact points, nothing lost")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_killed_at_random_moments(place: Path, whole: Command) -> None:
+    """Runs are killed until SOAK kills have hit one; every second kill is one of the whole group."""
+    number = int(os.environ["SOAK"])
+    began = time.monotonic()
+    Command(place, "timed").finish()
+    longest = time.monotonic() - began
+    runs = kills = 0
+    for count, seconds in enumerate(moments(7, 10 * number, longest)):
+        cut = Command(place, f"random-{runs}", (f"data.store=tokens-{runs}",))
+        if cut.killed_after(seconds, group=count % 2 == 1):
+            kills += 1
+        else:
+            assert_equal_runs(cut.run, whole.run)
+            runs += 1
+        if kills >= number:
+            break
+    cut = Command(place, f"random-{runs}", (f"data.store=tokens-{runs}",))
+    cut.finish()
+    assert_equal_runs(cut.run, whole.run)
+    print(f"\n{kills} kills at random moments over {runs + 1} runs, nothing lost")

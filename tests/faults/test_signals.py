@@ -1,0 +1,121 @@
+"""SIGTERM and Ctrl-C: a checkpoint of the step at hand, one line, and the same command goes on from that very step."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.runs import folder
+from tests.helpers.killing import Command, ended, make_place, told
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
+SLOW_EVALUATION = {"module": "tailor.train.evaluation", "name": "collate", "does": "wait", "call": 0}
+LINE = re.compile(
+    r"tailor: interrupted at step (\d+) of 12; the same command goes on from step (\d+), the last checkpoint\n"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Command:
+    command = Command(place, "whole")
+    command.finish()
+    return command
+
+
+def without_extra_checkpoints(records: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    return [record for record in records if (record["kind"], record.get("step")) != ("checkpoint", step)]
+
+
+def assert_stopped_at(command: Command, code: int, err: str, number: int) -> int:
+    """The command ended with one line and a checkpoint of the step that it was in; returns the step."""
+    assert code == 128 + number
+    match = LINE.fullmatch(err)
+    assert match, err
+    assert match[1] == match[2]
+    status = json.loads(command.run.read_text("status.json"))
+    assert (status["state"], status["step"]) == ("interrupted", int(match[1]))
+    assert folder.step_of(folder.checkpoints(command.run)[-1]) == int(match[1])
+    return int(match[1])
+
+
+def assert_goes_on(command: Command, whole: Command, step: int) -> None:
+    """From that very step to what the undisturbed run left; only the checkpoint of the stop is more."""
+    out = command.finish().out
+    assert f"going on from step {step}\n" in out
+    assert without_extra_checkpoints(told(command.run), step) == without_extra_checkpoints(
+        told(whole.run), step
+    )
+    for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
+        assert command.run.read_bytes(file) == whole.run.read_bytes(file)
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
+def test_a_signal_in_a_step(place: Path, whole: Command, number: int) -> None:
+    cut = Command(place, f"cut-{number}")
+    process = cut.start(SLOW_STEPS)
+    cut.wait_for(process, 4)
+    process.send_signal(number)
+    result = ended(process)
+    assert "stopping after this step, with a checkpoint; a second signal stops at once\n" in result.out
+    step = assert_stopped_at(cut, result.code, result.err, number)
+    assert 4 <= step < 12
+    assert_goes_on(cut, whole, step)
+
+
+def test_a_signal_in_evaluation_is_obeyed_before_its_end(place: Path, whole: Command) -> None:
+    """The evaluation is made after the run goes on, once."""
+    cut = Command(place, "evaluation")
+    stop = {"module": "tailor.train.evaluation", "name": "collate", "does": "stop", "call": 4}
+    result = cut(stop)
+    # An evaluation has three micro-batches, so the fourth is the first one of that at step 4.
+    step = assert_stopped_at(cut, result.code, result.err, signal.SIGTERM)
+    assert step == 4
+    assert [record["step"] for record in told(cut.run) if record["kind"] == "evaluation"] == [2]
+    assert_goes_on(cut, whole, step)
+
+
+def test_a_second_signal_stops_at_once(place: Path) -> None:
+    cut = Command(place, "twice")
+    process = cut.start({**SLOW_EVALUATION}, SLOW_STEPS)
+    cut.wait_for(process, 3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    result = ended(process)
+    assert result.code == 130
+    assert re.fullmatch(r"tailor: interrupted at step \d+ of 12; the same command .*\n", result.err), (
+        result.err
+    )
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("where", "when"),
+    [
+        ({"module": "tailor.encode.prepare", "name": "_publish"}, "before training began"),
+        ({"module": "tailor.train.session", "name": "load_for_training"}, "at step 0 of 12"),
+    ],
+    ids=["in preparation", "while the model is loaded"],
+)
+def test_a_signal_before_the_first_step_ends_the_command(
+    place: Path, where: dict[str, Any], when: str
+) -> None:
+    cut = Command(place, "early", ("data.store=tokens-early",))
+    result = cut({"does": "stop", **where})
+    assert (result.code, result.err) == (
+        143,
+        f"tailor: interrupted {when}; there is no checkpoint yet, so the same command starts over\n",
+    )

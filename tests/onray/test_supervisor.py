@@ -1,0 +1,205 @@
+"""What is tried again, with how many workers, and what is not."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tailor.errors import DataError, ScaleError, TrainingError, WorkerError
+from tailor.onray import cluster as clusters
+from tailor.onray import supervisor
+from tailor.onray.cluster import Cluster, Node
+from tailor.onray.monitor import Publish
+from tailor.onray.trainer import Watch
+from tailor.spec.scale import Scale
+
+TWO = Cluster(False, (Node(1, 0), Node(1, 0)))
+ONE = Cluster(False, (Node(1, 0),))
+
+
+class Clock:
+    """Time passes when it is slept."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Group:
+    """Attempts with prepared ends: (step reached, how it ended or the error)."""
+
+    def __init__(self, *ends: tuple[int, str | Exception]) -> None:
+        self.ends = list(ends)
+        self.sizes: list[int] = []
+
+    def __call__(
+        self, workers: int, resources: dict[str, float], publish: Publish, stop: Callable[[], bool]
+    ) -> str:
+        self.sizes.append(workers)
+        step, end = self.ends.pop(0)
+        publish({"kind": "train", "step": step})
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(supervisor, "time", clock)
+    monkeypatch.setattr(clusters, "describe", lambda own: TWO)
+    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= 2)
+    return clock
+
+
+def supervise(group: Group, records: list[dict[str, Any]] | None = None, **scale: Any) -> bool:
+    watch = Watch(publish=(records if records is not None else []).append)
+    return supervisor.supervise(group, Scale(**{"workers": 2, **scale}), TWO, watch, gpu=False)
+
+
+def test_a_worker_that_failed_is_started_again_and_it_is_told() -> None:
+    records: list[dict[str, Any]] = []
+    group = Group((3, WorkerError("one")), (5, WorkerError("two")), (9, "finished"))
+    assert supervise(group, records)
+    assert group.sizes == [2, 2, 2]
+    assert [(r["step"], r["error"]) for r in records if r["kind"] == "failure"] == [(3, "one"), (5, "two")]
+
+
+def test_the_same_error_at_the_same_step_is_raised() -> None:
+    group = Group((3, WorkerError("again")), (3, WorkerError("again")), (9, "finished"))
+    with pytest.raises(WorkerError, match="again"):
+        supervise(group, max_failures=9)
+    assert len(group.sizes) == 2
+    # Controls: another error at that step, and the same error at another step, are tried again.
+    assert supervise(Group((3, WorkerError("a")), (3, WorkerError("b")), (9, "finished")))
+    assert supervise(Group((3, WorkerError("a")), (4, WorkerError("a")), (9, "finished")))
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_more_failures_than_declared_are_raised(most: int) -> None:
+    group = Group(*((step, WorkerError(f"at {step}")) for step in range(5)))
+    with pytest.raises(WorkerError, match=f"at {most}"):
+        supervise(group, max_failures=most)
+    assert len(group.sizes) == most + 1
+
+
+@pytest.mark.parametrize("error", [DataError("a row"), TrainingError("the loss is nan")])
+def test_a_mistake_and_a_divergence_are_not_tried_again(error: Exception) -> None:
+    group = Group((3, error), (9, "finished"))
+    with pytest.raises(type(error)):
+        supervise(group)
+    assert len(group.sizes) == 1
+
+
+def test_a_run_that_was_asked_to_stop_is_not_started_again() -> None:
+    for end in ("stopped", WorkerError("killed with the driver")):
+        watch = Watch(publish=lambda _: None)
+
+        def once(*_: Any, end: str | Exception = end, watch: Watch = watch) -> str:
+            watch.interrupts.saves = True
+            watch.interrupts.asked = signal.SIGTERM
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+        assert not supervisor.supervise(once, Scale(workers=2, max_failures=0), TWO, watch, gpu=False)
+
+
+def test_a_range_goes_on_with_the_workers_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = [2, 1, 2]
+    group = Group((3, WorkerError("lost")), (5, "stopped"), (9, "finished"))
+
+    def once(*arguments: Any) -> str:
+        room = rooms.pop(0)
+        assert arguments[0] == room
+        monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= (rooms or [2])[0])
+        return group(*arguments)
+
+    watch = Watch(publish=lambda _: None)
+    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
+    assert group.sizes == [2, 1, 2]
+
+
+def test_a_range_looks_for_room_while_it_trains(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"workers": 1}
+    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= free["workers"])
+    answers = []
+
+    def once(workers: int, _: Any, publish: Publish, stop: Callable[[], bool]) -> str:
+        clock.sleep(supervisor.GROW_SECONDS)
+        assert not stop()  # not before it makes steps
+        publish({"kind": "train", "step": 1})
+        if workers == 2:
+            answers.append(stop())
+            return "finished"
+        free["workers"] = 0
+        clock.sleep(supervisor.GROW_SECONDS)
+        answers.append(stop())  # nothing is free
+        free["workers"] = 2
+        answers.append(stop())  # too early to look again
+        clock.sleep(supervisor.GROW_SECONDS)
+        answers.append(stop())
+        return "stopped"
+
+    watch = Watch(publish=lambda _: None)
+    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
+    assert answers == [False, False, True, False]
+
+
+def test_a_fixed_size_waits_for_lost_machines_and_then_gives_up(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[dict[str, Any]] = []
+    group = Group((3, WorkerError("lost")), (9, "finished"))
+    back = 1000.0 + clusters.PLACEMENT_SECONDS / 2
+    monkeypatch.setattr(clusters, "describe", lambda own: ONE if group.sizes and clock.now < back else TWO)
+    assert supervise(group, records)
+    assert any("waiting for room" in record.get("message", "") for record in records)
+
+    group = Group((3, WorkerError("lost")), (9, "finished"))
+    monkeypatch.setattr(clusters, "describe", lambda own: ONE if group.sizes else TWO)
+    with pytest.raises(ScaleError, match="2 workers with 1 CPU each were asked for"):
+        supervise(group)
+    assert clock.now - back >= clusters.PLACEMENT_SECONDS - 5
+
+
+def test_what_the_cluster_can_never_have_is_refused_at_once(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ScaleError, match="room for 2"):
+        supervise(Group(), workers=3)
+    assert clock.now == 1000.0
+    monkeypatch.setattr(clusters, "fits", lambda *_: False)
+    with pytest.raises(ScaleError, match="others use them"):
+        supervise(Group())
+    assert clock.now >= 1000.0 + clusters.PLACEMENT_SECONDS
+
+
+def test_room_that_was_none_is_looked_for_less_often(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more worker has room, but two together never have."""
+    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= 1)
+    pauses: list[float] = []
+
+    def once(workers: int, _: Any, publish: Publish, stop: Callable[[], bool]) -> str:
+        assert workers == 1
+        publish({"kind": "train", "step": 1})
+        began = clock.now
+        while not stop():
+            clock.sleep(1.0)
+        pauses.append(clock.now - began)
+        return "stopped" if len(pauses) < 4 else "finished"
+
+    watch = Watch(publish=lambda _: None)
+    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
+    assert pauses == [20.0, 40.0, 80.0, 160.0]
