@@ -12,7 +12,7 @@ import pytest
 from tailor.runs.log import read
 from tests.helpers.killing import PATHS, Command, ended, make_place, told
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 
 STEPS = ("train.steps=150", "train.micro_batch_size=2", "evaluate.every=50")
 SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}

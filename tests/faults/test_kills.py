@@ -35,7 +35,7 @@ POINTS: dict[str, dict[str, Any]] = {
         "name": "LocalFileSystem.rm",
         "if": CHECKPOINT,
     },
-    "in evaluation": {"module": "tailor.train.evaluation", "name": "collate", "call": 2},
+    "in evaluation": {"module": "tailor.methods.next_token", "name": "NextToken.evaluate", "call": 2},
     "after evaluation": {"module": "tailor.train.loop", "name": "evaluate", "after": True, "call": 2},
     "in a metric line": {
         "module": "tailor.store.store",

@@ -17,7 +17,7 @@ from tests.helpers.killing import Command, ended, make_place, told
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
-SLOW_EVALUATION = {"module": "tailor.train.evaluation", "name": "collate", "does": "wait", "call": 0}
+SLOW_EVALUATION = {"module": "tailor.methods.next_token", "name": "NextToken.evaluate", "does": "wait", "call": 0}
 LINE = re.compile(
     r"tailor: interrupted at step (\d+) of 12; the same command goes on from step (\d+), the last checkpoint\n"
 )
@@ -78,7 +78,7 @@ def test_a_signal_in_a_step(place: Path, whole: Command, number: int) -> None:
 def test_a_signal_in_evaluation_is_obeyed_before_its_end(place: Path, whole: Command) -> None:
     """The evaluation is made after the run goes on, once."""
     cut = Command(place, "evaluation")
-    stop = {"module": "tailor.train.evaluation", "name": "collate", "does": "stop", "call": 4}
+    stop = {"module": "tailor.methods.next_token", "name": "NextToken.evaluate", "does": "stop", "call": 4}
     result = cut(stop)
     # An evaluation has three micro-batches, so the fourth is the first one of that at step 4.
     step = assert_stopped_at(cut, result.code, result.err, signal.SIGTERM)
