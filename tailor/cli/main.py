@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("tailor.cli.data", "report on the data, or show the supervised tokens"),
     "chat": ("tailor.cli.chat", "talk to a trained model"),
     "generate": ("tailor.cli.generate", "answer prompts with a trained model"),
+    "merge": ("tailor.cli.merge", "put an adapter into its base"),
     "runs": ("tailor.cli.runs", "list runs"),
     "show": ("tailor.cli.show", "show a run"),
     "manifest": ("tailor.cli.manifest", "write a recipe as a RayJob or RayCluster for Kubernetes"),

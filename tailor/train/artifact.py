@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tailor.models.attention import stock_attention
+from tailor.models.held import Held
 from tailor.models.load import DTYPES
 from tailor.train.session import Session
 
@@ -27,6 +28,10 @@ def write_artifact(session: Session) -> str:
         if name == "adapter":
             network.peft_config["default"].base_model_name_or_path = session.plan.model.path
             network.save_pretrained(folder, save_embedding_layers=False)
+            (folder / "README.md").unlink(
+                missing_ok=True
+            )  # PEFT's form for a model card, with nothing filled in
+            Held.of(session.plan.model, session.plan.frozen_dtype).write(folder)
         else:
             dtype = DTYPES[session.plan.precision]  # the one that they were trained in
             network.save_pretrained(folder, state_dict=_in_dtype(network.state_dict(), dtype))
