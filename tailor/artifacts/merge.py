@@ -33,12 +33,20 @@ OWN = ("adapter_config.json", "adapter_model.safetensors", "base.json", "COMMIT"
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How to merge: see `merge`."""
+
+    onto: Onto | None = None
+    dtype: str = "auto"
+    tolerance: float | None = None
+    check: verify.Check = "logits"
+
+
+@dataclass(frozen=True)
 class Merged:
     """A published merge, and what was measured of it."""
 
     url: str
-    onto: Onto
-    dtype: str
     figures: verify.Figures
 
 
@@ -88,31 +96,45 @@ def merge(
     dtype: of the result; `auto` keeps each tensor's own. Raises ModelError and StoreError.
     """
     source = open_source(url, base)
-    chosen = _onto(onto, source)
     if to is None and not source.run.exists("recipe.yaml"):
         raise ModelError(f"{source.url} belongs to no run", mend="say with --to where the model goes")
     target = source.run.join("merged").url if to is None else to
     place.check(target, RECORD)
+    settings = Settings(onto, dtype, tolerance, check)
+    with place.publication(target, RECORD) as made:
+        figures = merge_into(made.folder, source, settings, say)
+    return Merged(made.url, figures)
+
+
+def merge_into(
+    folder: Path, source: Source, settings: Settings, say: Callable[[str], None] = lambda _: None
+) -> verify.Figures:
+    """Write the merged model into `folder`, and what was measured of it. ModelError when it is not the trained one."""
+    onto = _onto(settings.onto, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with LoraAdapter(source.folder, source.url) as adapter, Reader.of_model(source.base) as reader:
-        if check == "logits":
+        if settings.check == "logits":
             verify.require_memory(reader.weights(), device)
-        with place.publication(target, RECORD) as made:
-            names = write_model(made.folder, source, adapter, reader, chosen, dtype, device)
-            _copy_files(made.folder, source)
-            say(f"merged {len(adapter.updates)} updates and {len(adapter.replaced)} replaced tensors")
-            measure = verify.by_logits if check == "logits" else verify.by_layers
-            figures = measure(made.folder, source, adapter, names, device)
-            for line in figures.lines():
-                say(line)
-            merged = Merged(made.url, chosen, dtype, figures)
-            reason = figures.refusal(tolerance)
-            if reason is not None:
-                raise ModelError(
-                    f"the merge of {source.url} is refused: {reason}", mend=_mend(source, chosen, dtype)
-                )
-            _record(made.folder, source, merged, adapter)
-    return merged
+        names = write_model(folder, source, adapter, reader, onto, settings.dtype, device)
+        _copy_files(folder, source)
+        measure = verify.by_logits if settings.check == "logits" else verify.by_layers
+        figures = measure(folder, source, adapter, names, device)
+        say(f"merged {len(adapter.updates)} updates onto the {_onto_words(onto, source)}")
+        for line in figures.lines():
+            say(line)
+        if (reason := figures.refusal(settings.tolerance)) is not None:
+            raise ModelError(
+                f"the merge of {source.url} is refused: {reason}", mend=_mend(source, onto, settings.dtype)
+            )
+        _record(folder, source, onto, settings, figures, adapter)
+    return figures
+
+
+def _onto_words(onto: Onto, source: Source) -> str:
+    quantize = source.held.quantize
+    if onto == "dequantized" and quantize is not None:
+        return f"base as training held it: {quantize.type}, dequantised"
+    return "base in its own precision"
 
 
 def _onto(onto: Onto | None, source: Source) -> Onto:
@@ -254,17 +276,24 @@ def _copy_files(folder: Path, source: Source) -> None:
                 shutil.copyfile(path, folder / path.name)
 
 
-def _record(folder: Path, source: Source, merged: Merged, adapter: LoraAdapter) -> None:
+def _record(
+    folder: Path,
+    source: Source,
+    onto: Onto,
+    settings: Settings,
+    figures: verify.Figures,
+    adapter: LoraAdapter,
+) -> None:
     held = source.held
     values = {
         "adapter": source.url,
         "base": held.path,
         "base_weights": held.weights or "not known: the adapter does not say which weights it was trained on",
-        "onto": merged.onto,
-        "dtype": merged.dtype,
+        "onto": onto,
+        "dtype": settings.dtype,
         "trained_with": {"dtype": held.dtype, "quantize": held.quantize and held.quantize.model_dump()},
         "updates": len(adapter.updates),
         "replaced": sorted(adapter.replaced),
-        "verification": merged.figures.as_dict(),
+        "verification": {**figures.as_dict(), "tolerance": figures.limit(settings.tolerance)},
     }
     (folder / RECORD).write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")

@@ -42,11 +42,12 @@ def warm_start(url: str, model: CausalModel) -> str:
     if found.exists(checkpoint.WEIGHTS):
         checkpoint.load_weights(found.url, model)
     else:
-        _put_adapter(_folder(found), found.url, model)
+        _put_adapter(folder_of(found), found.url, model)
     return found.url
 
 
-def _folder(found: Store) -> Path:
+def folder_of(found: Store) -> Path:
+    """A local path of an adapter or checkpoint; a committed one is compared with its checksums."""
     parent, name = posixpath.split(found.url.rstrip("/"))
     return verified(Store(parent), name) if found.exists("COMMIT") else found.local_path()
 
