@@ -133,13 +133,11 @@ def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> 
 
 
 def base_folder(held: Held, url: str, spec: Model) -> Path:
-    """The local folder with the base's files, proven to be the adapter's base where that can be known. ModelError."""
+    """The local folder with the base's files. ModelError."""
     try:
-        folder = files.find_folder(held.path, held.revision, trust_remote_code=spec.trust_remote_code)
+        return files.find_folder(held.path, held.revision, trust_remote_code=spec.trust_remote_code)
     except ModelError as error:
         raise ModelError(
             f"the adapter at {url} needs its base model {held.path}: {error.message}",
             mend=f"bring it back to {Path(held.path).absolute()}, or say with --base where it is now",
         ) from error
-    held.check(folder, url)
-    return folder

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,11 +71,12 @@ def open_source(url: str, base: str | None = None) -> Source:
             mend="use it as it is, or name a run that trained an adapter",
         )
     folder = store.local_path()
-    held = held_of(folder, run)
-    if base is not None:
-        held = Held(base, None, held.dtype, held.quantize, held.weights)
+    trained = held_of(folder, run)
+    held = trained if base is None else replace(trained, path=base, revision=None)
     spec = model_spec(held, run)
-    return Source(store.url, folder, run, held, spec, base_folder(held, store.url, spec))
+    found = base_folder(held, store.url, spec)
+    trained.check(found, store.url)
+    return Source(store.url, folder, run, held, spec, found)
 
 
 def merge(

@@ -26,7 +26,7 @@ def card(run: Store, folder: Path, weights: str, *, base: str | None, name: str,
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
         f"# {name}\n",
         _intro(plan, weights, base),
-        _use(weights, base, converses=(folder / "chat_template.jinja").is_file()),
+        _use(plan["model"], weights, base, converses=(folder / "chat_template.jinja").is_file()),
         "## Training\n",
         _table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
     ]
@@ -130,13 +130,19 @@ def _intro(plan: dict[str, Any], weights: str, base: str | None) -> str:
     return f"{what} {of}, trained by tailor with the method `{plan['method']['name']}`.\n"
 
 
-def _use(weights: str, base: str | None, *, converses: bool) -> str:
+def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
+    quantize = model.get("quantize")
     if weights == "adapter":
+        config, given = [], ""
+        if quantize:
+            config = [f"held = {_quantization(quantize)}  # as in training"]
+            given = ", quantization_config=held"
         lines = [
             "from peft import AutoPeftModelForCausalLM",
-            "from transformers import AutoTokenizer",
+            f"from transformers import AutoTokenizer{', BitsAndBytesConfig' if quantize else ''}",
             "",
-            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")',
+            *config,
+            f'model = AutoPeftModelForCausalLM.from_pretrained("PATH"{given})',
         ]
     else:
         lines = [
@@ -157,6 +163,15 @@ def _use(weights: str, base: str | None, *, converses: bool) -> str:
     if weights == "adapter" and base is None:
         note = "\n`base_model_name_or_path` in `adapter_config.json` names the base's folder; set it to where it is on your machine.\n"
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```\n" + note
+
+
+def _quantization(quantize: dict[str, Any]) -> str:
+    if quantize["type"] == "int8":
+        return "BitsAndBytesConfig(load_in_8bit=True)"
+    return (
+        f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{quantize["type"]}", '
+        f'bnb_4bit_use_double_quant={quantize["double"]}, bnb_4bit_compute_dtype="bfloat16")'
+    )
 
 
 def _merge(record: dict[str, Any]) -> str:

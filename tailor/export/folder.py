@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Request:
     """Where the base is now, when it has moved."""
     base_id: str | None = None
     """The base's id on the hub, for the card and for those who load the adapter."""
-    merging: Settings = Settings()
+    merging: Settings = field(default_factory=Settings)
     name: str | None = None
     """The model's name in its card; the run's by default."""
 

@@ -121,14 +121,19 @@ class _Hub:
         from huggingface_hub import HfApi
 
         self._push = push
-        self._api = HfApi(token=token)
+        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
 
     def check(self) -> None:
         """StoreError when the token is wrong, or the repository holds other content than an earlier push."""
         with self._naming():
             self._api.whoami()
         with self._naming():
-            held = self._held()
+            held, public = self._held(), self._is_public()
+        if public and self._push.private:
+            raise StoreError(
+                f"the repository {self._push.repo} is there already, and it is public",
+                mend="give --public to push to it, or name another repository",
+            )
         foreign = [name for name in held if name != ".gitattributes"]
         if foreign and RECORD not in foreign and not self._push.replace:
             raise StoreError(
@@ -156,6 +161,14 @@ class _Hub:
                 push.repo, operations=operations, commit_message=message, revision=push.revision
             )
         return str(commit.commit_url)
+
+    def _is_public(self) -> bool:
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            return not self._api.model_info(self._push.repo).private
+        except RepositoryNotFoundError:
+            return False
 
     def _held(self) -> list[str]:
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
