@@ -7,7 +7,7 @@ B·A is no product of averages, so the factors are put side by side, and the ran
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import torch
 
 from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER, Structure, held_of
+from tailor.artifacts.checkpoints import copy_tokenizer, write_adapter
 from tailor.artifacts.load import artefact_of
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
@@ -42,11 +43,15 @@ class Part:
     run: Store
 
 
-def open_part(url: str) -> Part:
-    """A run, a model or adapter folder, or a checkpoint of a run. ModelError."""
+def open_part(url: str, scratch: Path) -> Part:
+    """A run, a model or adapter folder, or a checkpoint of a run. ModelError. `scratch`: a folder that may be made."""
     store = Store(url)
     if store.exists(checkpoint.WEIGHTS):
-        return Part(store.url, "checkpoint", folder_of(store), Store(store.url.rsplit("/", 2)[0]))
+        run, weights = Store(store.url.rstrip("/").rsplit("/", 2)[0]), folder_of(store)
+        if _trained_model(store.url, run).adapter is None:
+            return Part(store.url, "checkpoint", weights, run)
+        write_adapter(scratch, weights, run)
+        return Part(store.url, "adapter", scratch, run)
     found, run = artefact_of(store)
     kind = "adapter" if found.exists(ADAPTER) else "model"
     return Part(found.url, kind, found.local_path(), run)
@@ -67,39 +72,41 @@ def average(
     """
     shares = _shares(urls, weights)
     place.check(to, RECORD)
-    parts = [open_part(url) for url in urls]
-    kinds = {part.kind for part in parts}
-    if len(kinds) > 1:
-        odd = next(part for part in parts if part.kind != parts[0].kind)
-        raise ModelError(
-            f"{parts[0].url} is {_article(parts[0].kind)} and {odd.url} is {_article(odd.kind)}",
-            mend="average things of one kind; `tailor merge` makes a model of an adapter",
-        )
-    kind = parts[0].kind
-    if rank is not None and kind != "adapter":
-        raise ModelError(f"--rank is for adapters, and {parts[0].url} is {_article(kind)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        parts = [open_part(url, Path(scratch) / str(number)) for number, url in enumerate(urls)]
+        kind = _kind(parts, rank)
+        with place.publication(to, RECORD) as made:
+            averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
+            record: dict[str, Any] = {"averaged": averaged, "kind": kind}
+            if kind == "adapter":
+                from tailor.artifacts.average_adapters import average_adapters
+
+                record |= average_adapters(made.folder, parts, shares, rank, say)
+            elif kind == "checkpoint":
+                _average_checkpoints(made.folder, parts, shares)
+            else:
+                _average_models(made.folder, [part.folder for part in parts], shares)
+                place.copy_texts(parts[0].folder, made.folder)
+            (made.folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    for part, share in zip(parts, shares, strict=True):
+        say(f"{share:.3g} × {part.url}")
+    return made.url
+
+
+def _kind(parts: Sequence[Part], rank: int | None) -> str:
+    """What all the parts are. ModelError when they are not of one kind, or a rank is no use for them."""
+    first = parts[0]
+    for part in parts:
+        if part.kind != first.kind:
+            raise ModelError(
+                f"{first.url} is {_article(first.kind)} and {part.url} is {_article(part.kind)}",
+                mend="average things of one kind; `tailor merge` makes a model of an adapter",
+            )
+    if rank is not None and first.kind != "adapter":
+        raise ModelError(f"--rank is for adapters, and {first.url} is {_article(first.kind)}")
     if rank is not None and rank < 1:
         raise ModelError("--rank must be at least 1")
-    with place.publication(to, RECORD) as made:
-        record: dict[str, Any] = {
-            "averaged": [
-                {"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)
-            ],
-            "kind": kind,
-        }
-        if kind == "adapter":
-            from tailor.artifacts.average_adapters import average_adapters
-
-            record |= average_adapters(made.folder, parts, shares, rank, say)
-        elif kind == "checkpoint":
-            _average_checkpoints(made.folder, parts, shares)
-        else:
-            _average_models(made.folder, [part.folder for part in parts], shares)
-            copy_texts(parts[0].folder, made.folder)
-        (made.folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    said = ", ".join(f"{share:.3g} × {part.url}" for part, share in zip(parts, shares, strict=True))
-    say(f"averaged {said}")
-    return made.url
+    return first.kind
 
 
 def _article(kind: str) -> str:
@@ -118,15 +125,6 @@ def _shares(urls: Sequence[str], weights: Sequence[float] | None) -> list[float]
     if min(weights) < 0 or sum(weights) <= 0:
         raise ModelError("weights must be 0 or more, and one of them more than 0")
     return [weight / sum(weights) for weight in weights]
-
-
-def copy_texts(source: Path, target: Path) -> None:
-    """Configuration, tokenizer and template: everything but weights and what is about the source itself."""
-    for path in sorted(source.iterdir()):
-        text = path.suffix in (".json", ".jinja", ".model", ".txt", ".py") or path.name.startswith("LICENSE")
-        own = path.name in (files.INDEX, RECORD, "merge.json", ADAPTER)
-        if path.is_file() and text and not own and not (target / path.name).exists():
-            shutil.copyfile(path, target / path.name)
 
 
 def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch.Tensor:
@@ -176,7 +174,7 @@ def _average_models(folder: Path, models: Sequence[Path], shares: Sequence[float
 
 def _average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[float]) -> None:
     """Checkpoints of runs that trained every weight: the result is a model in the base's layout."""
-    models = [_trained_model(part) for part in parts]
+    models = [_trained_model(part.url, part.run) for part in parts]
     if any(model.path != models[0].path or model.revision != models[0].revision for model in models):
         raise ModelError(
             "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
@@ -203,10 +201,7 @@ def _average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[f
     config = {**json.loads((base / files.CONFIG).read_text()), "dtype": "float32"}
     config.pop("torch_dtype", None)
     (folder / files.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    run = next((part.run for part in parts if part.run.is_committed("model")), None)
-    if run is not None:  # with the template that the data was rendered with
-        copy_texts(run.join("model").local_path(), folder)
-    copy_texts(base, folder)
+    copy_tokenizer(folder, base, parts[0].run)
 
 
 def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:
@@ -216,19 +211,13 @@ def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:
     return [name for name in structure.model.state_dict() if name not in trained and name not in tied]
 
 
-def _trained_model(part: Part) -> Model:
-    if not part.run.exists("plan.json"):
+def _trained_model(url: str, run: Store) -> Model:
+    if not run.exists("plan.json"):
         raise ModelError(
-            f"{part.url} lies in no run's folder",
+            f"{url} lies in no run's folder",
             mend="name it as RUN/checkpoints/step-…, with the run around it",
         )
-    model = Model.model_validate(part.run.read_json("plan.json")["model"])
-    if model.adapter is not None:
-        raise ModelError(
-            f"{part.url} is a checkpoint of an adapter",
-            mend="average the adapters of finished runs; the checkpoint of a run becomes one by model.warm_start",
-        )
-    return model
+    return Model.model_validate(run.read_json("plan.json")["model"])
 
 
 def same_base(parts: Sequence[Part]) -> list[Held]:

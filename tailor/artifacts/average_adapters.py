@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts.average import Part, copy_texts, same_base
+from tailor.artifacts import place
+from tailor.artifacts.average import Part, same_base
 from tailor.artifacts.base import ADAPTER
 from tailor.artifacts.lora import WEIGHTS, LoraAdapter
 from tailor.artifacts.tensors import Writer
@@ -54,13 +55,13 @@ def average_adapters(
                 writer.write(name, tensor)
         _write_config(folder, adapters, ranks)
     helds[0].write(folder)
-    copy_texts(parts[0].folder, folder)
+    place.copy_texts(parts[0].folder, folder)
     record: dict[str, Any] = {"rank": max(ranks.values())}
     if rank is not None:
         whole = kept_squares + lost_squares
         record["svd_error"] = (lost_squares / whole) ** 0.5 if whole else 0.0
         say(
-            f"reduced to rank {record['rank']}: the update loses {record['svd_error']:.2%} of its Frobenius norm"
+            f"reduced to rank {record['rank']}: the update loses {record['svd_error']:.1e} of its Frobenius norm"
         )
     return record
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.artifacts import place
+from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into, open_source
 from tailor.errors import ModelError, StoreError
 from tailor.export.card import CURVE, card
@@ -84,6 +85,10 @@ def fill(
             if path.is_file() and path.name not in (COMMIT, "README.md"):
                 shutil.copyfile(path, folder / path.name)
     base = _public_base(folder, run, request)
+    if (folder / MERGE_RECORD).is_file():  # paths of this machine are nobody else's
+        values = json.loads((folder / MERGE_RECORD).read_text())
+        values |= {"adapter": f"{runs.name(run)}/adapter", "base": base or Path(values["base"]).name}
+        (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
     record: dict[str, Any] = {"run": runs.name(run), "as": request.form, "weights": weights, "base": base}
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     if request.form == "ollama":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -81,6 +82,10 @@ def push(
         folder.mkdir()
         named = request if request.name else Request(**{**vars(request), "name": push.repo.split("/")[1]})
         fill(folder, run, weights, named, say)
+        if named.base_id is None and weights == "adapter" and folder_of_base(folder).startswith("/"):
+            say(
+                "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
+            )
         uploads = files_of(folder)
         for upload in uploads:
             say(f"  {_size(upload.bytes):>10}  {upload.name}")
@@ -112,6 +117,11 @@ def files_of(folder: Path) -> list[Upload]:
             )
         found.append(Upload(path.name, path, path.stat().st_size))
     return found
+
+
+def folder_of_base(folder: Path) -> str:
+    """Where an exported adapter looks for its base."""
+    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
 
 
 class _Hub:

@@ -14,7 +14,6 @@ from tailor.artifacts.average import average
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.cli.main import main
-from tailor.errors import ModelError
 from tailor.store import Store
 from tailor.train import loop
 from tests.helpers.adapters import random_adapter
@@ -187,11 +186,25 @@ def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not (tmp_path / "mean").exists()
 
 
-def test_checkpoints_of_an_adapter_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rslora": True, "modules_to_save": ["lm_head"]}, {"target_modules": ["embed_tokens", "q_proj"]}],
+    ids=["lora", "rslora and a module in full", "embedding"],
+)
+def test_checkpoints_of_an_adapter_are_averaged(tmp_path: Path, options: dict[str, Any]) -> None:
     base, tokens = tiny_llama(tmp_path / "base"), make_store(tmp_path / "t", [30] * 8)
-    plan = make_plan(base, tokens, tmp_path / "run", model={"adapter": LORA}, save={"every": 3})
+    plan = make_plan(
+        base, tokens, tmp_path / "run", model={"adapter": {**LORA, **options}}, save={"every": 3}
+    )
     loop.run(plan, PlainHost())
-    Store(str(tmp_path / "run")).write_json("plan.json", plan.as_dict())
-    steps = [f"{tmp_path}/run/checkpoints/step-0000000{step}" for step in (3, 6)]
-    with pytest.raises(ModelError, match="is a checkpoint of an adapter"):
-        average(steps, str(tmp_path / "mean"))
+    run = Store(str(tmp_path / "run"))
+    run.write_json("plan.json", plan.as_dict())
+    first, last = (run.join("checkpoints", f"step-0000000{step}").url for step in (3, 6))
+    same = average([last, last], str(tmp_path / "same"))
+    assert close(updates(same), updates(run.join("adapter").url)), "the last checkpoint is the run's adapter"
+    merged = merge(same, str(tmp_path / "merged")).url
+    expected = merge(run.join("adapter").url, str(tmp_path / "expected")).url
+    files = [load_file(Path(folder) / "model.safetensors") for folder in (merged, expected)]
+    assert all(torch.allclose(files[0][name], files[1][name], atol=1e-6) for name in files[1])
+    mixed = updates(average([first, last], str(tmp_path / "mixed")))
+    assert not close(mixed, updates(same), 1e-3), "control"

@@ -87,6 +87,7 @@ def test_the_merged_model_is_exported(run: Path, tmp_path: Path) -> None:
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "transformers"
     assert "merged onto the weights that training saw: the base in nf4, dequantised" in card.text
+    assert str(run.parent) not in (folder / "merge.json").read_text()
     base = logits(AutoModelForCausalLM.from_pretrained(run.parent / "base"))
     assert (base - expected).norm() > 0.01 * expected.norm(), "control"
 

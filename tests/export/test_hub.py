@@ -75,7 +75,8 @@ def test_a_dry_run_sends_nothing(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     assert main(["push", str(run), "me/shop", "--dry-run"]) == 0
-    *files, last = capsys.readouterr().out.splitlines()
+    note, *files, last = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: the card names no base")
     assert {line.split()[-1] for line in files} == FILES
     size = (run / "adapter" / "adapter_model.safetensors").stat().st_size
     assert any(line.split() == [f"{size // 1000}", "kB", "adapter_model.safetensors"] for line in files)
