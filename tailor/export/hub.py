@@ -68,15 +68,11 @@ def push(
     """
     run, kind = finished(url)
     weights = choose(request, kind, run)
-    _check_name(push.repo)
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token and not dry_run:
-        raise StoreError(
-            "no token for the hub: HF_TOKEN is not set", mend="set HF_TOKEN to a token that may write"
-        )
-    hub = None if dry_run else _Hub(push, token)
-    if hub is not None:
-        hub.check()  # before minutes of merging
+    hub = None
+    if dry_run:
+        _check_name(push.repo)
+    else:
+        hub = require(push)  # before minutes of merging
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / push.repo.split("/")[1]
         folder.mkdir()
@@ -97,6 +93,19 @@ def push(
         return hub.upload(
             uploads, push.message or f"Upload {weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
         )
+
+
+def require(push: Push) -> _Hub:
+    """The hub, ready to take an upload. StoreError when it would refuse it."""
+    _check_name(push.repo)
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise StoreError(
+            "no token for the hub: HF_TOKEN is not set", mend="set HF_TOKEN to a token that may write"
+        )
+    hub = _Hub(push, token)
+    hub.check()
+    return hub
 
 
 def files_of(folder: Path) -> list[Upload]:

@@ -189,6 +189,11 @@ def _needs(keys: Keys) -> Iterator[Finding]:
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
         if keys(key) not in (None, False) and no_evaluation:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
+    repository = keys("export.push_to_hub")
+    if isinstance(repository, str) and [bool(part) for part in repository.split("/")] != [True, True]:
+        yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
+    if keys("export.weights") is not None and keys.absent("model.adapter"):
+        yield "export.weights", "needs model.adapter: without one, the whole model is pushed"
     if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
         yield (
             "train.divergence.action",
@@ -244,6 +249,10 @@ def _idle(keys: Keys) -> Iterator[Finding]:
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
+    if not keys.is_wrong("export.push_to_hub") and keys.absent("export.push_to_hub"):
+        for key in ("export.weights", "export.private"):
+            if keys(key) is not None:
+                yield key, "has no effect without export.push_to_hub"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:

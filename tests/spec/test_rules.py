@@ -58,6 +58,12 @@ ADAPTER = "model.adapter={}"
         (["optim.betas=[0.9, 0.99]", "optim.optimizer=adafactor"], ["optim.betas=[0.9, 0.99]"]),
         (["optim.eps=1e-6", "optim.optimizer=lion"], ["optim.eps=1e-6", "optim.optimizer=paged_adamw_8bit"]),
         (["save.keep=2"], ["save.keep=2", "save.every=10"]),
+        (["export.push_to_hub=model"], ["export.push_to_hub=me/model"]),
+        (["export.private=true"], ["export.private=true", "export.push_to_hub=me/model"]),
+        (
+            ["export.push_to_hub=me/model", "export.weights=merged"],
+            ["export.push_to_hub=me/model", "export.weights=merged", ADAPTER],
+        ),
         (["data.evaluation=[{path: hf://a/b, weight: 2}]"], ["data.evaluation=[{path: hf://a/b}]"]),
         (["data.train.0={path: s3://a/b, subset: x}"], ["data.train.0={path: hf://a/b, subset: x}"]),
         (["data.train=[{path: s3://a}, {path: s3://a}]"], ["data.train=[{path: s3://a}, {path: s3://b}]"]),
