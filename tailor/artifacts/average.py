@@ -122,8 +122,8 @@ def _shares(urls: Sequence[str], weights: Sequence[float] | None) -> list[float]
         raise ModelError(
             f"{len(urls)} things to average, and {len(weights)} weights", mend="give one weight for each"
         )
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise ModelError("weights must be 0 or more, and one of them more than 0")
+    if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
+        raise ModelError("weights must be finite and 0 or more, and one of them more than 0")
     return [weight / sum(weights) for weight in weights]
 
 

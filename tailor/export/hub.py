@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from tailor.errors import StoreError
 from tailor.export.folder import RECORD, Request, choose, fill, finished
 from tailor.spec.secrets import is_secret
 
-ALLOWED = (
-    *("README.md", "loss.png", "Modelfile", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt"),
+BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+MODEL = (
     *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *(
@@ -28,7 +29,10 @@ ALLOWED = (
     ),
     *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "preprocessor_config.json"),
 )
-"""The only files that leave this machine, beside the shards of a model and Python files that it needs."""
+"""With `BESIDE` the only files that leave this machine, and with a model's shards and the Python files that it needs.
+
+What an earlier push left of them and this one has not is deleted, or a repository would hold two models.
+"""
 TEXTS = (".json", ".md", ".txt", ".jinja", ".py", "")
 
 
@@ -112,8 +116,9 @@ def files_of(folder: Path) -> list[Upload]:
     """The files that may go, by name. StoreError for one that holds what looks like a secret."""
     found = []
     for path in sorted(folder.iterdir()):
-        shard = path.name.startswith("model-") and path.suffix == ".safetensors"
-        if not path.is_file() or not (path.name in ALLOWED or shard or path.suffix == ".py"):
+        if not path.is_file() or not (
+            _is_of_a_model(path.name) or path.name in BESIDE or path.suffix == ".py"
+        ):
             continue
         if (
             path.suffix in TEXTS
@@ -131,6 +136,10 @@ def files_of(folder: Path) -> list[Upload]:
 def folder_of_base(folder: Path) -> str:
     """Where an exported adapter looks for its base."""
     return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+
+
+def _is_of_a_model(name: str) -> bool:
+    return name in MODEL or re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) is not None
 
 
 class _Hub:
@@ -170,7 +179,7 @@ class _Hub:
             if push.revision is not None:
                 self._api.create_branch(push.repo, branch=push.revision, exist_ok=True)
             names = {upload.name for upload in uploads}
-            stale = [name for name in self._held() if name in ALLOWED and name not in names]
+            stale = [name for name in self._held() if _is_of_a_model(name) and name not in names]
             operations: list[Any] = [
                 CommitOperationAdd(path_in_repo=upload.name, path_or_fileobj=str(upload.path))
                 for upload in uploads

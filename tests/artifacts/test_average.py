@@ -178,7 +178,8 @@ def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert error(str(a), str(a), "--weights", "1") == (
         "tailor: 2 things to average, and 1 weights\n  mend: give one weight for each\n"
     )
-    assert "weights must be 0 or more" in error(str(a), str(a), "--weights", "1", "-1")
+    for bad in ("-1", "nan", "inf"):
+        assert "weights must be finite and 0 or more" in error(str(a), str(a), "--weights", "1", bad)
     assert (
         error(str(base), str(base), "--rank", "2")
         == f"tailor: --rank is for adapters, and {base} is a model\n"

@@ -111,13 +111,16 @@ def test_errors_are_a_line_each(
 
 
 def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    server.repositories["me/shop"] = Repository(True, {"main": {".gitattributes": b"", "poem.txt": b"roses"}})
+    held = {".gitattributes": b"", "poem.txt": b"roses", "LICENSE": b"free", "model.safetensors": b"another"}
+    server.repositories["me/shop"] = Repository(True, {"main": dict(held)})
     assert refusal(capsys, str(run), "me/shop") == (
         "tailor: the repository me/shop holds other files already, such as poem.txt\n"
         "  mend: name another repository, or give --replace to put this model into it\n"
     )
     assert main(["push", str(run), "me/shop", "--replace"]) == 0
-    assert server.repositories["me/shop"].branches["main"]["poem.txt"] == b"roses"
+    files = server.repositories["me/shop"].branches["main"]
+    assert (files["poem.txt"], files["LICENSE"]) == (b"roses", b"free")
+    assert "model.safetensors" not in files, "a repository holds one model"
     capsys.readouterr()
     server.repositories["me/open"] = Repository(False)
     assert refusal(capsys, str(run), "me/open") == (
