@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,16 @@ from typing import Any
 
 import torch
 
+from tailor.artifacts.base import ADAPTER, WHOLE, held_of, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
+from tailor.models.files import cached_folder
+from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, verify
 
-ADAPTER, WHOLE = "adapter_config.json", "config.json"
 HASHED_BYTES = 1 << 30
 """An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
 
@@ -60,7 +61,7 @@ def load_run(url: str) -> Loaded:
     ModelError when there is no artefact, and when an adapter's base is not there or does not fit, StoreError
     when a file of the artefact is missing or is not the one that the run wrote.
     """
-    store, run = _artefact(Store(url))
+    store, run = artefact_of(Store(url))
     folder = store.local_path()
     if store.exists(COMMIT):
         parent, name = posixpath.split(store.url.rstrip("/"))
@@ -74,7 +75,7 @@ def load_run(url: str) -> Loaded:
     return Loaded(model.eval(), tokenizer, tuple(stops), pads[0])
 
 
-def _artefact(store: Store) -> tuple[Store, Store]:
+def artefact_of(store: Store) -> tuple[Store, Store]:
     """The folder of the adapter or model, and the run's folder around it (where there is one)."""
     for below in ("adapter", "model"):
         if store.is_committed(below):
@@ -98,25 +99,22 @@ def _near(store: Store) -> str:
 
 
 def _whole(folder: Path, url: str, run: Store, device: torch.device) -> Any:
-    return load_network(Model(path=str(folder)), dtype=_saved_dtype(folder), device=device)
-
-
-def _saved_dtype(folder: Path) -> torch.dtype:
-    """The dtype that a model folder's config.json names (older ones say `torch_dtype`)."""
-    config = json.loads((folder / WHOLE).read_text()) if (folder / WHOLE).is_file() else {}
-    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+    return load_network(Model(path=str(folder)), dtype=saved_dtype(folder), device=device)
 
 
 def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
+    held = held_of(folder, run)
+    return load_adapted(folder, url, held, model_spec(held, run), device)
+
+
+def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.device) -> Any:
+    """The adapter in `folder` on its base, as it was trained (a PeftModel). ModelError. `url`: for messages."""
     from peft import PeftModel
     from transformers import GenerationConfig
 
-    plan = run.read_json("plan.json") if run.exists("plan.json") else None
-    base = str(json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"])
-    spec = Model.model_validate({**plan["model"], "path": base}) if plan else Model(path=base)
-    dtype = DTYPES[plan["frozen_dtype"]] if plan else _saved_dtype(Path(base))
+    base = held.path
     try:
-        network = load_network(spec, dtype=dtype, device=device)
+        network = load_network(spec, dtype=DTYPES[held.dtype], device=device)
     except ModelError as error:
         raise ModelError(
             f"the adapter at {url} needs its base model {base}, which could not be loaded: {error.message}",
@@ -131,6 +129,8 @@ def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             mend="the base must be the model that the adapter was trained on",
         ) from error
+    if (found := cached_folder(base, held.revision)) is not None:
+        held.check(found, url)
     # Written by a run; PEFT's own folders have none, and then the base model's counts.
     declared = (folder / "generation_config.json").is_file()
     model.generation_config = (

@@ -15,7 +15,8 @@ from tailor.spec.load import load_recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tailor.cli.display import Progress
+    from tailor.cli.display import Display, Progress
+    from tailor.export.hub import Push
     from tailor.onray.run import Outcome
     from tailor.spec.recipe import Recipe
 
@@ -56,6 +57,8 @@ def execute(args: argparse.Namespace) -> int:
             f"{recipe.save.to} lies in this process's memory and is lost when the command ends",
             mend="set save.to to a folder on a disk or in an object store",
         )
+    if recipe.export.push_to_hub is not None:
+        _require_hub(recipe)  # before hours of training
     display = Display()
     try:
         with display:
@@ -70,7 +73,35 @@ def execute(args: argparse.Namespace) -> int:
         display.console,
         samples=recipe.evaluate.generation.samples if recipe.evaluate.generation else 0,
     )
+    if recipe.export.push_to_hub is not None:
+        _push(recipe, display)
     return 0
+
+
+def _require_hub(recipe: Recipe) -> None:
+    """StoreError when the hub would refuse the run's artefact."""
+    from tailor.machine import wait_without_spinning
+
+    wait_without_spinning()  # torch comes with what follows
+    from tailor.export import hub
+
+    hub.require(_where(recipe))
+
+
+def _push(recipe: Recipe, display: Display) -> None:
+    from tailor.export import hub
+    from tailor.export.folder import Request
+
+    request = Request(weights=recipe.export.weights)
+    url = hub.push(recipe.save.to, _where(recipe), request, say=display.line)
+    display.line(f"pushed to {url}")
+
+
+def _where(recipe: Recipe) -> Push:
+    from tailor.export.hub import Push
+
+    assert recipe.export.push_to_hub is not None
+    return Push(recipe.export.push_to_hub, private=recipe.export.private)
 
 
 def _environment_beside(recipe: str) -> dict[str, Any]:

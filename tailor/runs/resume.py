@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = (
     "scale",
+    "export",
     "track",
     "save.to",
     "save.every",

@@ -245,6 +245,11 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
     if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
         yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
+    repository = keys("export.push_to_hub")
+    if isinstance(repository, str) and [bool(part) for part in repository.split("/")] != [True, True]:
+        yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
+    if keys("export.weights") is not None and keys.absent("model.adapter"):
+        yield "export.weights", "needs model.adapter: without one, the whole model is pushed"
     if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
         yield (
             "train.divergence.action",
@@ -309,6 +314,10 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             for key in ("data.pack", "data.on_long"):
                 if keys(key) is not None:
                     yield key, f"{why}; it is for documents: isolate"
+    if not keys.is_wrong("export.push_to_hub") and keys.absent("export.push_to_hub"):
+        for key in ("export.weights", "export.private"):
+            if keys(key) is not None:
+                yield key, "has no effect without export.push_to_hub"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:

@@ -69,6 +69,8 @@ _BELONGS: dict[str, str] = {
     "evaluate.every": "eval_steps eval_interval eval_every",
     "evaluate.generation": "predict_with_generate",
     "evaluate.generation.max_new_tokens": "max_tokens generation_max_length",
+    "export.push_to_hub": "hub_model_id hub_repo_id hub_model_repo",
+    "export.private": "hub_private_repo",
     "track": "report_to logger metric_logger loggers",
 }
 

@@ -9,6 +9,7 @@ from tailor.spec import peers
 from tailor.spec.base import File
 from tailor.spec.data import Data
 from tailor.spec.evaluate import Evaluate
+from tailor.spec.export import Export
 from tailor.spec.method import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
@@ -38,3 +39,4 @@ class Recipe(File):
     save: Save
     evaluate: Evaluate = Evaluate()
     track: Track = Track()
+    export: Export = Export()

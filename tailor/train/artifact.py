@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tailor.models.attention import stock_attention
+from tailor.models.held import Held
 from tailor.models.load import DTYPES
 from tailor.train import checkpoint
 from tailor.train.session import Session
@@ -36,6 +37,10 @@ def write_artifact(session: Session) -> str:
             if isinstance(config.target_modules, set):  # else written in another order by every process
                 config.target_modules = sorted(config.target_modules)
             network.save_pretrained(folder, save_embedding_layers=False)
+            (folder / "README.md").unlink(
+                missing_ok=True
+            )  # PEFT's form for a model card, with nothing filled in
+            Held.of(session.plan.model, session.plan.frozen_dtype).write(folder)
         else:
             dtype = DTYPES[session.plan.precision]  # the one that they were trained in
             network.save_pretrained(folder, state_dict=_in_dtype(network.state_dict(), dtype))

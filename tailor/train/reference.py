@@ -66,8 +66,8 @@ def _values(
     if host.world > 1:
         dist.broadcast(there, src=0)  # so that all workers do the same
     if there.item():
-        folder = verified(store, name)
-        return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
+        with verified(store, name) as folder:
+            return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
     started = time.perf_counter()
     values = {split: _computed(plan, host, tokens, model, split, batches[split]) for split in SPLITS}
     if host.rank == 0:

@@ -43,12 +43,13 @@ def warm_start(url: str, model: CausalModel) -> str:
     if found.exists(checkpoint.WEIGHTS):
         checkpoint.load_weights(found.url, model)
     else:
-        with _folder(found) as folder:
+        with folder_of(found) as folder:
             _put_adapter(folder, found.url, model)
     return found.url
 
 
-def _folder(found: Store) -> AbstractContextManager[Path]:
+def folder_of(found: Store) -> AbstractContextManager[Path]:
+    """A local path of an adapter or checkpoint; a committed one is compared with its checksums."""
     parent, name = posixpath.split(found.url.rstrip("/"))
     return verified(Store(parent), name) if found.exists(COMMIT) else found.borrowed_path()
 

@@ -188,7 +188,7 @@ def test_mistakes_are_seen(tmp_path: Path) -> None:
     assert "rnak" in recipe_problems("model: {adapter: {rnak: 8}}\n", tmp_path, section=True)
     assert "missing section" in recipe_problems("train: {epochs: 2}\n", tmp_path, section=False)
     assert "model.quantize" in recipe_problems("model: {quantize: {type: nf4}}\n", tmp_path, section=True)
-    assert command_problem(["merge", "runs/a"], whole=True) == "merge is no command"
+    assert command_problem(["mend", "runs/a"], whole=True) == "mend is no command"
     assert command_problem(["run", "r.yaml", "--fast"], whole=False) == "run has no option --fast"
     assert command_problem(["chat"], whole=True) == "chat does not take these arguments"
     assert not command_problem(["--debug", "run", "r.yaml", "train.epochs=2"], whole=True)

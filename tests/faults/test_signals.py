@@ -17,7 +17,12 @@ from tests.helpers.killing import Command, ended, make_place, told
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
-SLOW_EVALUATION = {"module": "tailor.methods.next_token", "name": "NextToken.evaluate", "does": "wait", "call": 0}
+SLOW_EVALUATION = {
+    "module": "tailor.methods.next_token",
+    "name": "NextToken.evaluate",
+    "does": "wait",
+    "call": 0,
+}
 LINE = re.compile(
     r"tailor: interrupted at step (\d+) of 12; the same command goes on from step (\d+), the last checkpoint\n"
 )

@@ -82,6 +82,12 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
         (["data.train.0.format=preference"], ["data.train.0.format=messages"]),
         (["data.train.0.format=unpaired"], [KTO, "data.train.0.format=unpaired"]),
         ([KTO, "train.batch_size=1", "data.pack=false"], [KTO, "train.batch_size=1"]),
+        (["export.push_to_hub=model"], ["export.push_to_hub=me/model"]),
+        (["export.private=true"], ["export.private=true", "export.push_to_hub=me/model"]),
+        (
+            ["export.push_to_hub=me/model", "export.weights=merged"],
+            ["export.push_to_hub=me/model", "export.weights=merged", ADAPTER],
+        ),
         (["data.evaluation=[{path: hf://a/b, weight: 2}]"], ["data.evaluation=[{path: hf://a/b}]"]),
         (["data.train.0={path: s3://a/b, subset: x}"], ["data.train.0={path: hf://a/b, subset: x}"]),
         (["data.train=[{path: s3://a}, {path: s3://a}]"], ["data.train=[{path: s3://a}, {path: s3://b}]"]),

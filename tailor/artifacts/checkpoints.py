@@ -1,0 +1,71 @@
+"""A checkpoint of an adapter, as the adapter that the run would have written at that step."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tailor.artifacts import place
+from tailor.artifacts.base import ADAPTER
+from tailor.artifacts.lora import WEIGHTS
+from tailor.artifacts.tensors import DTYPES, Reader, Writer
+from tailor.models import files
+from tailor.models.held import Held
+from tailor.spec.model import Model
+from tailor.store import Store
+from tailor.train import checkpoint
+
+_UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
+
+
+def adapter_name(trained: str) -> str:
+    """PEFT's name in a file of a trained weight of the wrapped model."""
+    name = trained.removeprefix("network.").replace(".modules_to_save.default.", ".").replace(".default", "")
+    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
+
+
+def write_adapter(folder: Path, weights: Path, run: Store) -> None:
+    """Write the adapter of a checkpoint's `weights` (a folder) of `run` into `folder`."""
+    plan = run.read_json("plan.json")
+    model = Model.model_validate(plan["model"])
+    spec = model.adapter
+    assert spec is not None
+    folder.mkdir(parents=True)
+    with Reader([weights / checkpoint.WEIGHTS]) as reader:
+        names = {adapter_name(name): name for name in reader}
+        layout = {n: (DTYPES[reader.about(own).dtype], reader.about(own).shape) for n, own in names.items()}
+        with Writer(folder / WEIGHTS, layout) as writer:
+            for name, own in names.items():
+                writer.write(name, reader.read(own))
+    modules = {
+        _UPDATE.split(name)[0].removeprefix("base_model.model.") for name in names if _UPDATE.search(name)
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.path,
+        "revision": model.revision,
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "use_rslora": spec.rslora,
+        "use_dora": spec.dora,
+        "target_modules": sorted(modules),
+        "modules_to_save": spec.modules_to_save or None,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
+    base = files.find_folder(model.path, model.revision)
+    Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, files.fingerprint(base)).write(
+        folder
+    )
+    copy_tokenizer(folder, base, run)
+
+
+def copy_tokenizer(folder: Path, base: Path, run: Store) -> None:
+    """Tokenizer, template and stop tokens: those of the run's artefact where it has one, else its base's."""
+    made = next((kind for kind in ("adapter", "model") if run.is_committed(kind)), None)
+    if made is not None:  # with the template that the data was rendered with
+        place.copy_texts(run.join(made).local_path(), folder, but=("base.json", files.CONFIG))
+    place.copy_texts(base, folder, but=(files.CONFIG,))

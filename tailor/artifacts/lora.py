@@ -1,0 +1,141 @@
+"""A LoRA adapter in PEFT's files, as changes to single tensors of its base.
+
+An update of rank r is W' = W + s·B·A with A [r, in], B [out, r] and s = alpha/r (alpha/√r with rsLoRA). DoRA
+(arXiv 2402.09353) scales each row to a trained length m: W' = m · (W + s·B·A) / ‖W + s·B·A‖.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from tailor.artifacts.base import ADAPTER
+from tailor.artifacts.tensors import Reader
+from tailor.errors import ModelError
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+_A, _B = (".lora_A.weight", ".lora_embedding_A"), (".lora_B.weight", ".lora_embedding_B")
+_MAGNITUDE = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+
+
+@dataclass(frozen=True)
+class Update:
+    """The names of what one module's update is made of, and its scale."""
+
+    down: str
+    up: str
+    magnitude: str | None
+    scale: float
+
+
+class LoraAdapter:
+    """An adapter's tensors by the base's module. Use it as a context; ModelError for what is no LoRA adapter."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        self.config: dict[str, Any] = json.loads((folder / ADAPTER).read_text())
+        if self.config.get("peft_type") != "LORA":
+            raise ModelError(
+                f"the adapter at {url} is of type {self.config.get('peft_type')}; only LoRA adapters can be merged or averaged"
+            )
+        if not (folder / WEIGHTS).is_file():
+            raise ModelError(f"the adapter at {url} has no {WEIGHTS}", mend="weights must be safetensors")
+        self.reader = Reader([folder / WEIGHTS])
+        self.updates: dict[str, Update] = {}
+        """Module of the base -> its update."""
+        self.replaced: dict[str, str] = {}
+        """Tensor of the base -> the adapter's tensor that takes its place (modules trained in full)."""
+        try:
+            self._sort()
+        except BaseException:
+            self.reader.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> LoraAdapter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.reader.__exit__(kind, error, trace)
+
+    @property
+    def dora(self) -> bool:
+        return any(update.magnitude is not None for update in self.updates.values())
+
+    def rank(self, module: str) -> int:
+        return self.reader.about(self.updates[module].down).shape[0]
+
+    def product(self, module: str) -> torch.Tensor:
+        """s·B·A of a module in float32, [out, in]."""
+        down, up = self.factors(module)
+        return up @ down
+
+    def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A [r, in] and s·B [out, r] of a module in float32."""
+        update = self.updates[module]
+        down, up = self.reader.read(update.down).float(), self.reader.read(update.up).float()
+        return down, up * update.scale
+
+    def merged(self, module: str, weight: torch.Tensor, *, transposed: bool, name: str) -> torch.Tensor:
+        """The module's weight with its update, float32. `weight`: float32 [out, in], or [in, out] when transposed."""
+        oriented = weight.T if transposed else weight
+        product = self.product(module)
+        if weight.ndim != 2 or product.shape != oriented.shape:
+            raise ModelError(
+                f"the adapter at {self.url} does not fit its base: its update of {module} has the shape "
+                f"{tuple(product.shape)}, and {name} has {tuple(oriented.shape)}",
+                mend="the base must be the model that the adapter was trained on",
+            )
+        result = oriented + product
+        magnitude = self.updates[module].magnitude
+        if magnitude is not None:
+            lengths = self.reader.read(magnitude).float().reshape(-1, 1)
+            result = lengths * (result / torch.linalg.norm(result, dim=1, keepdim=True))
+        return result.T if transposed else result
+
+    def _sort(self) -> None:
+        parts: dict[str, dict[str, str]] = {}
+        for name in self.reader:
+            bare = name.removeprefix(PREFIX)
+            for part, endings in (("down", _A), ("up", _B), ("magnitude", _MAGNITUDE)):
+                ending = next((end for end in endings if bare.endswith(end)), None)
+                if ending is not None:
+                    parts.setdefault(bare.removesuffix(ending), {})[part] = name
+                    break
+            else:
+                if "lora_" in bare or "trainable_tokens" in bare or bare == name:
+                    raise ModelError(
+                        f"the adapter at {self.url} holds {name}, which is nothing that can be merged or averaged",
+                        mend="known are LoRA, rsLoRA and DoRA of linear and embedding layers, and modules trained in full",
+                    )
+                self.replaced[bare.replace(".base_layer.", ".")] = name
+        for module, found in parts.items():
+            if not {"down", "up"} <= found.keys():
+                raise ModelError(f"the adapter at {self.url} is damaged: {module} has only half an update")
+            rank = self.reader.about(found["down"]).shape[0]
+            self.updates[module] = Update(
+                found["down"], found["up"], found.get("magnitude"), self._scale(module, rank)
+            )
+
+    def _scale(self, module: str, rank: int) -> float:
+        alpha = float(self.config["lora_alpha"])
+        for pattern, value in (self.config.get("alpha_pattern") or {}).items():  # the first that matches
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                alpha = float(value)
+                break
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def changed(self) -> Iterator[str]:
+        """Every tensor of the base that is another one with the adapter."""
+        yield from self.replaced
+        yield from (f"{module}.weight" for module in self.updates)

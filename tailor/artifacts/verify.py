@@ -1,0 +1,245 @@
+"""Is a merged model the model that was trained? Its logits beside those of base and adapter, on real rows.
+
+Both are computed in float32, so that the figures are the merge's alone and not those of an arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from tailor import machine
+from tailor.errors import ModelError
+
+if TYPE_CHECKING:
+    from tailor.artifacts.lora import LoraAdapter
+    from tailor.artifacts.merge import Source
+
+Check = Literal["logits", "layers"]
+TOLERANCE = 0.001
+"""Mean Kullback-Leibler divergence in nats per token that is allowed, where the adapter does much more than that.
+
+Measured on the quickstart: bfloat16 rounds to 4e-6, and the base before its quantisation gives 5e-3.
+"""
+LAYER_TOLERANCE = 0.02
+"""Error of a layer's output that is allowed, as a share of it: rounding to bfloat16 gives 0.002, nf4 0.1."""
+SHARE = 0.25
+"""A merge may lose no more of what the adapter does to the logits than this share of its divergence from the base."""
+NOISE = 1e-6
+"""Divergence that float32 sums in another order can give."""
+ROWS, LENGTH, LAYERS = 8, 128, 16
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog, and nobody asks why.",
+    "Water boils at 100 degrees Celsius at sea level; higher up it boils earlier.",
+    "def area(width, height):\n    return width * height\n",
+    "Dear Ms Brown, thank you for your letter of 3 May. We are glad to tell you that",
+)
+"""Read where no rows of the run are at hand."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a merge."""
+
+    check: Check
+    rows: str
+    """What was read."""
+    tokens: int = 0
+    kl: float = math.nan
+    """Mean divergence of the merged model's next-token distribution from the trained one's, nats per token."""
+    max_difference: float = math.nan
+    """Of a logit."""
+    mean_difference: float = math.nan
+    top1: float = math.nan
+    """Share of the positions at which both think the same token the likeliest."""
+    adapter_kl: float = math.nan
+    """The same divergence for the base without the adapter: what there is to lose."""
+    layer_error: float = math.nan
+    """Largest error of a sampled layer's output, as a share of the output (`layers` only)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was measured."""
+        return {key: value for key, value in vars(self).items() if value == value}  # NaN: not measured
+
+    def lines(self) -> list[str]:
+        if self.check == "layers":
+            return [
+                f"verified on {self.rows}: outputs differ by {self.layer_error:.2e} of their size at most"
+            ]
+        line = (
+            f"verified on {self.rows}, {self.tokens} tokens: |Δlogit| max {self.max_difference:.2e}, "
+            f"mean {self.mean_difference:.2e}; KL {self.kl:.2e} nats a token "
+            f"(the adapter's own effect: {self.adapter_kl:.2e}); top-1 agreement {self.top1:.1%}"
+        )
+        return [line]
+
+    def limit(self, tolerance: float | None) -> float:
+        if tolerance is not None:
+            return tolerance
+        if self.check == "layers":
+            return LAYER_TOLERANCE
+        return max(NOISE, min(TOLERANCE, SHARE * self.adapter_kl))
+
+    def refusal(self, tolerance: float | None) -> str | None:
+        """Why the merge is none; None for a good one."""
+        value, limit = (self.layer_error if self.check == "layers" else self.kl), self.limit(tolerance)
+        if math.isfinite(value) and value <= limit:
+            return None
+        if self.check == "layers":
+            return f"a layer's output differs by {value:.2e} of its size from base and adapter as trained (allowed: {limit:.1e})"
+        return (
+            f"its logits are not those of base and adapter as trained: KL {value:.2e} nats a token (allowed: {limit:.1e}), "
+            f"top-1 agreement {self.top1:.1%}, |Δlogit| up to {self.max_difference:.2e}"
+        )
+
+
+def require_memory(weights: int, device: torch.device) -> None:
+    """ModelError when a model of so many weights does not fit in float32."""
+    there = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.memory_bytes()
+    if 4.4 * weights > there:
+        raise ModelError(
+            f"comparing logits needs {4.4 * weights / 2**30:.1f} GiB of memory, and there are {there / 2**30:.1f} GiB",
+            mend="compare sampled layers in place of the whole model: --verify layers",
+        )
+
+
+def by_logits(
+    folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
+) -> Figures:
+    """Compare the merged model in `folder` with base and adapter as trained, by the whole models' logits."""
+    from transformers import AutoModelForCausalLM
+
+    from tailor.artifacts.load import load_adapted
+
+    rows, what = _rows(folder, source)
+    totals = _Totals()
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = in_float32(load_adapted(source.folder, source.url, source.held, source.spec, device))
+        for number, logits in enumerate(_logits(trained, rows, device)):
+            torch.save(logits, Path(scratch) / f"{number}.pt")
+        with trained.disable_adapter():
+            for number, logits in enumerate(_logits(trained, rows, device)):
+                totals.add_base(torch.load(Path(scratch) / f"{number}.pt"), logits)
+        del trained
+        merged = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            device_map={"": device},
+            trust_remote_code=source.spec.trust_remote_code,
+        ).eval()
+        for number, logits in enumerate(_logits(merged, rows, device)):
+            totals.add(torch.load(Path(scratch) / f"{number}.pt"), logits)
+    return totals.figures(what)
+
+
+def in_float32(model: Any) -> Any:
+    """The same weights, computed with in float32: a 4-bit layer's are read in its compute type, as in training."""
+    import bitsandbytes as bnb
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and getattr(tensor, "quant_state", None) is None:
+            tensor.data = tensor.data.float()
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.forward = partial(_four_bit_forward, module)  # its own would read them in float32
+    return model.eval()
+
+
+def _four_bit_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    import bitsandbytes as bnb
+
+    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return torch.nn.functional.linear(x, weight.to(x.dtype), layer.bias)
+
+
+class _Totals:
+    def __init__(self) -> None:
+        self.tokens, self.kl, self.base_kl, self.same, self.sum, self.max = 0, 0.0, 0.0, 0, 0.0, 0.0
+        self.numbers = 0
+
+    def add_base(self, trained: torch.Tensor, base: torch.Tensor) -> None:
+        self.base_kl += _divergence(trained, base)
+
+    def add(self, trained: torch.Tensor, merged: torch.Tensor) -> None:
+        """Logits of one row, [T, V]."""
+        difference = (trained - merged).abs()
+        self.tokens += len(trained)
+        self.numbers += difference.numel()
+        self.sum += float(difference.double().sum())
+        self.max = max(self.max, float(difference.max())) if torch.isfinite(difference).all() else math.inf
+        self.same += int((trained.argmax(-1) == merged.argmax(-1)).sum())
+        self.kl += _divergence(trained, merged)
+
+    def figures(self, what: str) -> Figures:
+        return Figures(
+            check="logits",
+            rows=what,
+            tokens=self.tokens,
+            kl=self.kl / self.tokens,
+            max_difference=self.max,
+            mean_difference=self.sum / self.numbers,
+            top1=self.same / self.tokens,
+            adapter_kl=self.base_kl / self.tokens,
+        )
+
+
+def _divergence(trained: torch.Tensor, other: torch.Tensor) -> float:
+    """Sum over the positions of KL(trained ‖ other), in nats."""
+    p, q = trained.double().log_softmax(-1), other.double().log_softmax(-1)
+    return float((p.exp() * (p - q)).sum())
+
+
+@torch.no_grad()
+def _logits(model: Any, rows: list[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
+    """Logits of each row alone, float32 [T, V], on the CPU."""
+    for row in rows:
+        ids = torch.tensor([row], device=device)
+        yield model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+
+
+def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
+    """Token ids to read: of the run's own data where it is there."""
+    from tailor.encode.tokenizer import load_tokenizer
+    from tailor.store import Store
+    from tailor.tokens import MANIFEST, TokenStore
+
+    plan = source.run.read_json("plan.json") if source.run.exists("plan.json") else {}
+    if plan and Store(plan["tokens_url"]).exists(MANIFEST):
+        tokens = TokenStore.open(plan["tokens_url"])
+        for name in ("evaluation", "train"):
+            split = tokens.split(name)  # type: ignore[arg-type]
+            if len(split):
+                step = max(1, len(split) // ROWS)
+                chosen = list(range(0, len(split), step))[:ROWS]
+                rows = [split.example(at).input_ids[:LENGTH].tolist() for at in chosen]
+                return (
+                    rows,
+                    f"{len(rows)} {'evaluation' if name == 'evaluation' else 'training'} rows of the run",
+                )
+    tokenizer = load_tokenizer(str(folder))
+    return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} made texts"
+
+
+def by_layers(
+    folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
+) -> Figures:
+    """Compare sampled layers alone: PEFT's output of base layer and update beside the merged weight's."""
+    from tailor.artifacts.layers import output_error
+
+    modules = sorted(adapter.updates)
+    step = max(1, len(modules) // LAYERS)
+    chosen = modules[::step][:LAYERS]
+    errors = [output_error(folder, source, adapter, module, names, device) for module in chosen]
+    finite = all(math.isfinite(error) for error in errors)
+    return Figures(
+        check="layers",
+        rows=f"{len(chosen)} of {len(modules)} layers",
+        layer_error=max(errors) if finite else math.inf,
+    )

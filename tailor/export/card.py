@@ -1,0 +1,232 @@
+"""A model card made from a run: YAML that the hub understands, and what a reader wants to know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tailor.runs import folder as runs
+from tailor.runs.log import of_kind, read
+from tailor.runs.report import data_table, exact_match, lost_rows, paired_answers, summary
+from tailor.store import Store
+
+CURVE = "loss.png"
+SAMPLES = 3
+
+
+def card(run: Store, folder: Path, weights: str, *, base: str | None, name: str, curve: bool) -> str:
+    """The text of README.md. `folder`: what is exported; `base`: the base's id on the hub, where it has one."""
+    plan, data = runs.read_json(run, runs.PLAN), runs.read_json(run, runs.DATA)
+    records = read(run)
+    head = front_matter(plan, data, records, weights, base=base, name=name)
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
+        f"# {name}\n",
+        _intro(plan, weights, base),
+        _use(plan["model"], weights, base, converses=(folder / "chat_template.jinja").is_file()),
+        "## Training\n",
+        _table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
+    ]
+    if curve:
+        parts.append(f"![loss by step]({CURVE})\n")
+    if (folder / "merge.json").is_file():
+        parts.append(_merge(json.loads((folder / "merge.json").read_text())))
+    if data:
+        parts += ["## Data\n", _table(*data_table(data))]
+        parts += [f"- left out: {line}\n" for line in lost_rows(data)]
+    parts += _evaluation(run, records)
+    if run.exists(runs.RECIPE):
+        parts.append(_folded("Recipe", "yaml", run.read_text(runs.RECIPE)))
+    environment = runs.read_json(run, runs.ENVIRONMENT)
+    versions = {"tailor": environment.get("tailor"), "python": environment.get("python")}
+    versions |= environment.get("packages", {})
+    known = [[package, version] for package, version in versions.items() if version]
+    parts += ["## Versions\n", _table(["package", "version"], known)]
+    parts.append(_licence_words(head.get("license"), base))
+    return "\n".join(parts)
+
+
+def front_matter(
+    plan: dict[str, Any],
+    data: dict[str, Any],
+    records: list[dict[str, Any]],
+    weights: str,
+    *,
+    base: str | None,
+    name: str,
+) -> dict[str, Any]:
+    """Metadata as the hub reads it. What is not known is left out."""
+    model = plan["model"]
+    tags = ["tailor", plan["method"]["name"]]
+    if model.get("adapter"):
+        tags += ["qlora" if model.get("quantize") else "lora"]
+    sources = [str(source["path"]) for source in data.get("sources", [])]
+    sets = sorted({path.removeprefix("hf://").split("@")[0] for path in sources if path.startswith("hf://")})
+    head: dict[str, Any] = {}
+    if base is not None:
+        head |= {"base_model": base, "base_model_relation": "adapter" if weights == "adapter" else "finetune"}
+    head |= {
+        "library_name": "peft" if weights == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+    }
+    if licence := base_licence(_base_folder(model)):
+        head["license"] = licence
+    if sets:
+        head["datasets"] = sets
+    head["tags"] = tags
+    if metrics := _metrics(records):
+        held_out = {"type": "held-out", "name": "held-out rows of the training recipe"}
+        task = {"type": "text-generation", "name": "Text generation"}
+        head["model-index"] = [
+            {"name": name, "results": [{"task": task, "dataset": held_out, "metrics": metrics}]}
+        ]
+    return head
+
+
+def _base_folder(model: dict[str, Any]) -> Path:
+    if Path(model["path"]).is_dir():
+        return Path(model["path"])
+    from tailor.models.files import cached_folder
+
+    return cached_folder(model["path"], model["revision"]) or Path(model["path"])
+
+
+def base_licence(folder: Path) -> str | None:
+    """The licence that the base's own card or configuration names."""
+    if (folder / "README.md").is_file():
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        if text.startswith("---\n") and "\n---" in text[4:]:
+            try:
+                values = yaml.safe_load(text[4:].split("\n---", 1)[0])
+            except yaml.YAMLError:
+                values = None
+            if isinstance(values, dict) and isinstance(values.get("license"), str):
+                return str(values["license"])
+    if (folder / "config.json").is_file():
+        licence = json.loads((folder / "config.json").read_text()).get("license")
+        return licence if isinstance(licence, str) else None
+    return None
+
+
+def _metrics(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    evaluation = of_kind(records, "evaluation")
+    if evaluation:
+        last = evaluation[-1]
+        for key in ("loss", "perplexity", "token_accuracy"):
+            if last.get(key) is not None:
+                found.append({"type": key, "name": key.replace("_", " "), "value": round(last[key], 6)})
+    if "after" in (matches := exact_match(records)):
+        found.append({"type": "exact_match", "name": "exact match", "value": round(matches["after"], 6)})
+    return found
+
+
+def _intro(plan: dict[str, Any], weights: str, base: str | None) -> str:
+    of = f"[{base}](https://huggingface.co/{base})" if base else "a base model that is known only as a folder"
+    what = {"adapter": "An adapter for", "merged": "Fine-tuned from", "model": "Fine-tuned from"}[weights]
+    return f"{what} {of}, trained by tailor with the method `{plan['method']['name']}`.\n"
+
+
+def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
+    quantize = model.get("quantize")
+    if weights == "adapter":
+        config, given = [], ""
+        if quantize:
+            config = [f"held = {_quantization(quantize)}  # as in training"]
+            given = ", quantization_config=held"
+        lines = [
+            "from peft import AutoPeftModelForCausalLM",
+            f"from transformers import AutoTokenizer{', BitsAndBytesConfig' if quantize else ''}",
+            "",
+            *config,
+            f'model = AutoPeftModelForCausalLM.from_pretrained("PATH"{given})',
+        ]
+    else:
+        lines = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model = AutoModelForCausalLM.from_pretrained("PATH")',
+        ]
+    lines.append('tokenizer = AutoTokenizer.from_pretrained("PATH")')
+    if converses:
+        lines += [
+            'messages = [{"role": "user", "content": "…"}]',
+            'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
+        ]
+    else:
+        lines.append('inputs = tokenizer("…", return_tensors="pt")')
+    lines.append("print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))")
+    note = ""
+    if weights == "adapter" and base is None:
+        note = "\n`base_model_name_or_path` in `adapter_config.json` names the base's folder; set it to where it is on your machine.\n"
+    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```\n" + note
+
+
+def _quantization(quantize: dict[str, Any]) -> str:
+    if quantize["type"] == "int8":
+        return "BitsAndBytesConfig(load_in_8bit=True)"
+    return (
+        f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{quantize["type"]}", '
+        f'bnb_4bit_use_double_quant={quantize["double"]}, bnb_4bit_compute_dtype="bfloat16")'
+    )
+
+
+def _merge(record: dict[str, Any]) -> str:
+    quantize = record["trained_with"]["quantize"]
+    onto = "its base's own weights"
+    if record["onto"] == "dequantized":
+        onto = f"the weights that training saw: the base in {quantize['type']}, dequantised"
+    figures = record["verification"]
+    if figures["check"] == "layers":
+        said = f"outputs of {figures['rows']} differ by {figures['layer_error']:.1e} of their size at most"
+    else:
+        said = (
+            f"on {figures['rows']}, its logits differ from those of base and adapter by {figures['max_difference']:.1e} at most "
+            f"({figures['mean_difference']:.1e} on average; KL {figures['kl']:.1e} nats a token, top-1 agreement {figures['top1']:.1%})"
+        )
+    return f"The adapter was merged onto {onto}; {said}.\n"
+
+
+def _evaluation(run: Store, records: list[dict[str, Any]]) -> list[str]:
+    metrics = _metrics(records)
+    if not metrics:
+        return []
+    parts = ["## Evaluation\n", "On rows that were held out of training:\n"]
+    parts.append(
+        _table(["metric", "value"], [[metric["name"], f"{metric['value']:.4g}"] for metric in metrics])
+    )
+    answers = paired_answers(run)[:SAMPLES]
+    if answers:
+        rows = [
+            [str(answer[key] or "") for key in ("prompt", "before", "answer", "reference")]
+            for answer in answers
+        ]
+        parts.append(_table(["question", "before training", "after", "reference"], rows))
+    return parts
+
+
+def _licence_words(licence: str | None, base: str | None) -> str:
+    if licence:
+        return (
+            f"## Licence\n\n`{licence}`, as the base's own card says. The data's licences apply beside it.\n"
+        )
+    of = base or "the base"
+    return (
+        f"## Licence\n\nNot known: the files of {of} name none. The base's and the data's licences apply.\n"
+    )
+
+
+def _folded(title: str, language: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n```{language}\n{text.rstrip()}\n```\n\n</details>\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _cell(text: Any) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,136 @@
+"""`tailor export`: a folder of a run's weights that other programs read, with its model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tailor.artifacts import place
+from tailor.artifacts.merge import RECORD as MERGE_RECORD
+from tailor.artifacts.merge import Settings, merge_into, open_source
+from tailor.errors import ModelError, StoreError
+from tailor.export.card import CURVE, card
+from tailor.runs import folder as runs
+from tailor.runs.log import read
+from tailor.store import COMMIT, Store
+
+RECORD = "export.json"
+Form = Literal["huggingface", "ollama"]
+Weights = Literal["adapter", "merged", "model"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export of a run."""
+
+    form: Form = "huggingface"
+    weights: Weights | None = None
+    """By default the run's artefact as it is; for Ollama an adapter is merged."""
+    base: str | None = None
+    """Where the base is now, when it has moved."""
+    base_id: str | None = None
+    """The base's id on the hub, for the card and for those who load the adapter."""
+    merging: Settings = field(default_factory=Settings)
+    name: str | None = None
+    """The model's name in its card; the run's by default."""
+
+
+def finished(url: str) -> tuple[Store, str]:
+    """A run with its artefact, and the artefact's name. StoreError for another folder or an unfinished run."""
+    run = runs.find(url)
+    kind = next((kind for kind in runs.ARTIFACTS if run.is_committed(kind)), None)
+    if kind is None:
+        raise StoreError(
+            f"the run at {run.url} is not finished: it has neither adapter/ nor model/",
+            mend="run its recipe again, which goes on from the last checkpoint",
+        )
+    return run, kind
+
+
+def export(url: str, to: str, request: Request, say: Callable[[str], None] = lambda _: None) -> str:
+    """Write the folder and publish it at `to`; returns its URL. Raises ModelError and StoreError."""
+    run, kind = finished(url)
+    chosen = choose(request, kind, run)
+    place.check(to, RECORD)
+    with place.publication(to, RECORD) as made:
+        fill(made.folder, run, chosen, request, say)
+    return made.url
+
+
+def choose(request: Request, kind: str, run: Store) -> Weights:
+    """Which weights to export. ModelError for those that the run has not."""
+    possible: tuple[Weights, ...] = ("adapter", "merged") if kind == "adapter" else ("model",)
+    chosen = request.weights or ("merged" if request.form == "ollama" and kind == "adapter" else possible[0])
+    if chosen not in possible:
+        raise ModelError(
+            f"the run at {run.url} has no {chosen}: it trained {'an adapter' if kind == 'adapter' else 'every weight'}",
+            mend=f"give --weights {' or '.join(possible)}",
+        )
+    return chosen
+
+
+def fill(
+    folder: Path, run: Store, weights: Weights, request: Request, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and for Ollama a Modelfile."""
+    if weights == "merged":
+        merge_into(folder, open_source(run.url, request.base), request.merging, say)
+    else:
+        source = run.join(weights).local_path()
+        for path in sorted(source.iterdir()):
+            if path.is_file() and path.name not in (COMMIT, "README.md"):
+                shutil.copyfile(path, folder / path.name)
+    base = _public_base(folder, run, request)
+    if (folder / MERGE_RECORD).is_file():  # paths of this machine are nobody else's
+        values = json.loads((folder / MERGE_RECORD).read_text())
+        values |= {"adapter": f"{runs.name(run)}/adapter", "base": base or Path(values["base"]).name}
+        (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
+    record: dict[str, Any] = {"run": runs.name(run), "as": request.form, "weights": weights, "base": base}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    if request.form == "ollama":
+        for note in _modelfile(folder, run, weights, request):
+            say(f"note: {note}")
+    curve = _curve(run)
+    if curve is not None:
+        (folder / CURVE).write_bytes(curve)
+    text = card(run, folder, weights, base=base, name=request.name or runs.name(run), curve=curve is not None)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _modelfile(folder: Path, run: Store, weights: Weights, request: Request) -> list[str]:
+    from tailor.export.ollama import write_modelfile
+
+    plan = runs.read_json(run, runs.PLAN)
+    if weights == "adapter":
+        source = open_source(run.url, request.base)
+        config = json.loads((source.base / "config.json").read_text())
+        base: str | None = str(source.base.absolute())
+    else:
+        config, base = json.loads((folder / "config.json").read_text()), None
+    return write_modelfile(folder, base=base, config=config, max_length=int(plan["max_length"]))
+
+
+def _public_base(folder: Path, run: Store, request: Request) -> str | None:
+    """The base's id on the hub, written into the adapter's configuration; None where it is known only as a folder."""
+    path = str(runs.read_json(run, runs.PLAN)["model"]["path"])
+    public = request.base_id or (
+        None if "://" in path or Path(path).exists() or path.startswith("/") else path
+    )
+    if public is not None:
+        for name, key in (("adapter_config.json", "base_model_name_or_path"), ("base.json", "path")):
+            if (folder / name).is_file():
+                values = {**json.loads((folder / name).read_text()), key: public}
+                (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+    return public
+
+
+def _curve(run: Store) -> bytes | None:
+    if run.exists("loss.png"):
+        return run.read_bytes("loss.png")
+    from tailor.runs.plots import draw
+
+    return next((plot.png for plot in draw(read(run)) if plot.file == "loss.png"), None)

@@ -1,0 +1,111 @@
+"""The built-in chat templates in Ollama's terms: Go templates over `.Messages`.
+
+Only templates whose text is known are here, each compared with its Jinja source by a test; Go's template language has
+no way to strip white space, so where the Jinja template strips a message's ends, the two agree on messages without any.
+Ollama's tokenizer puts the BOS before the whole text, so no template begins with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tailor.encode.template import builtin_templates, load_template
+from tailor.errors import ModelError
+
+_SYSTEM_FIRST = "{{ if and $.System (eq $i 1) }}"
+
+
+@dataclass(frozen=True)
+class GoTemplate:
+    """`text` uses EOS and BOS for the tokenizer's own tokens."""
+
+    text: str
+    bos: bool
+    strips: bool
+    """The Jinja template strips messages."""
+
+
+TEMPLATES = {
+    "chatml": GoTemplate(
+        '{{ range .Messages }}{{ if or .Content (ne .Role "system") }}<|im_start|>{{ .Role }}\n'
+        "{{ .Content }}<|im_end|>\n{{ end }}{{ end }}<|im_start|>assistant\n",
+        bos=False,
+        strips=False,
+    ),
+    "phi-3": GoTemplate(
+        "{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}<|end|>\n{{ end }}<|assistant|>\n",
+        bos=False,
+        strips=False,
+    ),
+    "zephyr": GoTemplate(
+        "{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}EOS\n{{ end }}<|assistant|>\n",
+        bos=False,
+        strips=False,
+    ),
+    "llama-3": GoTemplate(
+        "{{ range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        bos=True,
+        strips=True,
+    ),
+    "gemma": GoTemplate(
+        '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}<start_of_turn>user\n'
+        f"{_SYSTEM_FIRST}{{{{ $.System }}}}\n\n{{{{ end }}}}{{{{ $m.Content }}}}<end_of_turn>\n"
+        '{{ else if eq $m.Role "assistant" }}<start_of_turn>model\n{{ $m.Content }}<end_of_turn>\n{{ end }}{{ end }}'
+        "<start_of_turn>model\n",
+        bos=True,
+        strips=True,
+    ),
+    "mistral": GoTemplate(
+        '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}[INST] '
+        f"{_SYSTEM_FIRST}{{{{ $.System }}}}\n\n{{{{ end }}}}{{{{ $m.Content }}}}[/INST]"
+        '{{ else if eq $m.Role "assistant" }} {{ $m.Content }}EOS{{ end }}{{ end }}',
+        bos=True,
+        strips=True,
+    ),
+    "llama-2": GoTemplate(
+        '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}{{ if gt $i 1 }}BOS{{ end }}[INST] '
+        f"{_SYSTEM_FIRST}<<SYS>>\n{{{{ $.System }}}}\n<</SYS>>\n\n{{{{ end }}}}{{{{ $m.Content }}}} [/INST]"
+        '{{ else if eq $m.Role "assistant" }} {{ $m.Content }} EOS{{ end }}{{ end }}',
+        bos=True,
+        strips=True,
+    ),
+    "vicuna": GoTemplate(
+        "{{ if .System }}{{ .System }}{{ else }}A chat between a curious user and an artificial intelligence "
+        "assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.{{ end }} "
+        '{{ range .Messages }}{{ if eq .Role "user" }}USER: {{ .Content }} '
+        '{{ else if eq .Role "assistant" }}ASSISTANT: {{ .Content }}EOS{{ end }}{{ end }}ASSISTANT:',
+        bos=True,
+        strips=True,
+    ),
+    "alpaca": GoTemplate(
+        "{{ if .System }}{{ .System }}{{ else }}Below is an instruction that describes a task. Write a response that "
+        "appropriately completes the request.{{ end }}\n\n"
+        '{{ range .Messages }}{{ if eq .Role "user" }}### Instruction:\n{{ .Content }}\n\n'
+        '{{ else if eq .Role "assistant" }}### Response:\n{{ .Content }}EOS\n\n{{ end }}{{ end }}### Response:\n',
+        bos=True,
+        strips=True,
+    ),
+}
+
+
+def translated(text: str, specials: dict[str, str]) -> tuple[str, GoTemplate]:
+    """The Go template of a Jinja template's text. ModelError for one that is not known to translate exactly.
+
+    specials: the tokenizer's `bos_token` and `eos_token`.
+    """
+    known = {load_template(name).text.strip(): name for name in builtin_templates()}
+    name = known.get(text.strip())
+    if name is None:
+        raise ModelError(
+            "the run's chat template is not a built-in one, and no other is known to translate exactly into Ollama's",
+            mend=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
+        )
+    if name not in TEMPLATES:
+        raise ModelError(
+            f"the chat template {name} does not translate exactly into Ollama's: it depends on more than roles and texts",
+            mend=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
+        )
+    template = TEMPLATES[name]
+    eos, bos = specials.get("eos_token", ""), specials.get("bos_token", "")
+    return template.text.replace("EOS", eos).replace("BOS", bos), template

@@ -1,0 +1,265 @@
+"""`tailor push`: what a run made, to the Hugging Face hub. The token comes from the environment alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailor.errors import StoreError
+from tailor.export.folder import RECORD, Request, choose, fill, finished
+from tailor.spec.secrets import is_secret
+
+BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+MODEL = (
+    *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
+    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+    ),
+    *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "preprocessor_config.json"),
+)
+"""With `BESIDE` the only files that leave this machine, and with a model's shards and the Python files that it needs.
+
+What an earlier push left of them and this one has not is deleted, or a repository would hold two models.
+"""
+TEXTS = (".json", ".md", ".txt", ".jinja", ".py", "")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that goes to the hub."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Push:
+    """Where to, and how."""
+
+    repo: str
+    private: bool = True
+    revision: str | None = None
+    """A branch; it is made where it is not there."""
+    message: str | None = None
+    replace: bool = False
+    """Into a repository that holds something else already."""
+
+
+def push(
+    url: str,
+    push: Push,
+    request: Request,
+    *,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> str | None:
+    """Upload a finished run's artefact with its card; returns the commit's URL, or None for a dry run.
+
+    Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
+    """
+    run, kind = finished(url)
+    weights = choose(request, kind, run)
+    hub = None
+    if dry_run:
+        _check_name(push.repo)
+    else:
+        hub = require(push)  # before minutes of merging
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / push.repo.split("/")[1]
+        folder.mkdir()
+        named = request if request.name else Request(**{**vars(request), "name": push.repo.split("/")[1]})
+        fill(folder, run, weights, named, say)
+        if named.base_id is None and weights == "adapter" and folder_of_base(folder).startswith("/"):
+            say(
+                "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
+            )
+        uploads = files_of(folder)
+        for upload in uploads:
+            say(f"  {_size(upload.bytes):>10}  {upload.name}")
+        total = f"{len(uploads)} files, {_size(sum(upload.bytes for upload in uploads))}"
+        seen = "private" if push.private else "public"
+        if hub is None:
+            say(f"dry run: {total} would go to the {seen} repository {push.repo}")
+            return None
+        return hub.upload(
+            uploads, push.message or f"Upload {weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
+        )
+
+
+def require(push: Push) -> _Hub:
+    """The hub, ready to take an upload. StoreError when it would refuse it."""
+    _check_name(push.repo)
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise StoreError(
+            "no token for the hub: HF_TOKEN is not set", mend="set HF_TOKEN to a token that may write"
+        )
+    hub = _Hub(push, token)
+    hub.check()
+    return hub
+
+
+def files_of(folder: Path) -> list[Upload]:
+    """The files that may go, by name. StoreError for one that holds what looks like a secret."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or not (
+            _is_of_a_model(path.name) or path.name in BESIDE or path.suffix == ".py"
+        ):
+            continue
+        if (
+            path.suffix in TEXTS
+            and path.name != "tokenizer.json"
+            and is_secret(path.read_text(encoding="utf-8", errors="replace"))
+        ):
+            raise StoreError(
+                f"{path.name} holds what looks like a secret; nothing was uploaded",
+                mend="take it out of the run's files",
+            )
+        found.append(Upload(path.name, path, path.stat().st_size))
+    return found
+
+
+def folder_of_base(folder: Path) -> str:
+    """Where an exported adapter looks for its base."""
+    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+
+
+def _is_of_a_model(name: str) -> bool:
+    return name in MODEL or re.fullmatch(r"model-\d+-of-\d+\.safetensors", name) is not None
+
+
+class _Hub:
+    """The hub's interface, with its errors in words."""
+
+    def __init__(self, push: Push, token: str) -> None:
+        from huggingface_hub import HfApi
+
+        self._push = push
+        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+
+    def check(self) -> None:
+        """StoreError when the token is wrong, or the repository holds other content than an earlier push."""
+        with self._naming():
+            self._api.whoami()
+        with self._naming():
+            held, public = self._held(), self._is_public()
+        if public and self._push.private:
+            raise StoreError(
+                f"the repository {self._push.repo} is there already, and it is public",
+                mend="give --public to push to it, or name another repository",
+            )
+        foreign = [name for name in held if name != ".gitattributes"]
+        if foreign and RECORD not in foreign and not self._push.replace:
+            raise StoreError(
+                f"the repository {self._push.repo} holds other files already, such as {foreign[0]}",
+                mend="name another repository, or give --replace to put this model into it",
+            )
+
+    def upload(self, uploads: list[Upload], message: str) -> str:
+        """Make the repository where it is not there, and commit the files to it in one commit."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        push = self._push
+        with self._naming():
+            self._api.create_repo(push.repo, private=push.private, exist_ok=True)
+            if push.revision is not None:
+                self._api.create_branch(push.repo, branch=push.revision, exist_ok=True)
+            names = {upload.name for upload in uploads}
+            stale = [name for name in self._held() if _is_of_a_model(name) and name not in names]
+            operations: list[Any] = [
+                CommitOperationAdd(path_in_repo=upload.name, path_or_fileobj=str(upload.path))
+                for upload in uploads
+            ]
+            operations += [CommitOperationDelete(path_in_repo=name) for name in stale]
+            commit = self._api.create_commit(
+                push.repo, operations=operations, commit_message=message, revision=push.revision
+            )
+        return str(commit.commit_url)
+
+    def _is_public(self) -> bool:
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            return not self._api.model_info(self._push.repo).private
+        except RepositoryNotFoundError:
+            return False
+
+    def _held(self) -> list[str]:
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        try:
+            return list(self._api.list_repo_files(self._push.repo, revision=self._push.revision))
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return []
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            yield
+        except HfHubHTTPError as error:
+            raise self._explained(error) from error
+        except (OSError, RuntimeError) as error:
+            raise StoreError(
+                f"the hub cannot be reached: {_first_line(error)}",
+                mend="check the network and HF_ENDPOINT, then give the same command again",
+            ) from error
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
+                raise
+            raise StoreError(
+                f"the hub cannot be reached: {_first_line(error)}",
+                mend="check the network and HF_ENDPOINT, then give the same command again",
+            ) from error
+
+    def _explained(self, error: Any) -> StoreError:
+        code = error.response.status_code if error.response is not None else None
+        if code == 401:
+            return StoreError(
+                "the hub does not know this token (401)", mend="set HF_TOKEN to a valid token that may write"
+            )
+        if code == 403:
+            return StoreError(
+                f"this token may not write to {self._push.repo} (403)",
+                mend="take a token with write access to it, or a repository of your own",
+            )
+        return StoreError(f"the hub refuses the upload to {self._push.repo}: {_first_line(error)}")
+
+
+def _check_name(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        repo = ""
+    if repo.count("/") != 1:
+        raise StoreError("a repository of the hub is named owner/name", mend="such as my-name/my-model")
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count //= 1000
+    return f"{count} GB"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,129 @@
+"""A model folder's safetensors files: what is in them, and a fingerprint that tells two models apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tailor.errors import ModelError
+
+INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+BLOCKS, BLOCK = 64, 1 << 16
+"""Of each file, so many blocks of so many bytes decide the fingerprint, spread evenly."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file: its dtype as the file names it, its shape, and its bytes' place."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
+    """The local folder of a model: `path` itself, or the hub's files, downloaded where they are not here yet.
+
+    ModelError when there is none.
+    """
+    folder = Path(path)
+    if (folder / CONFIG).is_file():
+        return folder
+    if folder.is_dir():
+        raise ModelError(f"{path} holds no model: it has no {CONFIG}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
+    try:
+        return Path(
+            snapshot_download(path, revision=revision, allow_patterns=wanted + ["*.py"] * trust_remote_code)
+        )
+    except HFValidationError:
+        problem = "is neither a local folder nor an id of a hub model"
+    except (HfHubHTTPError, OSError) as error:  # offline, not found, gated
+        problem = f"is no local folder, and the hub does not give it ({_first_line(error)})"
+    raise ModelError(
+        f"the model {path} {problem}", mend=f"looked for {folder.absolute()} and huggingface.co/{path}"
+    )
+
+
+def cached_folder(path: str, revision: str | None = None) -> Path | None:
+    """The local folder of a model that was loaded on this machine."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path, CONFIG, revision=revision, local_files_only=True, _raise_exceptions_for_missing_entries=False
+    )
+    return Path(found).parent if found else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, sorted. ModelError when there are none, or one is missing."""
+    if (folder / INDEX).is_file():
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    else:
+        names = [SINGLE]
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} holds no weights: {name} is missing", mend="weights must be safetensors"
+            )
+    return [folder / name for name in names]
+
+
+def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Tensors and metadata of an open safetensors file; places count from the file's start. ModelError."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        if not 2 <= length <= min(size - 8, 100_000_000):
+            raise ValueError("its header has no possible length")
+        header: dict[str, Any] = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        tensors = {}
+        for key, value in header.items():
+            start, end = (8 + length + at for at in value["data_offsets"])
+            if end > size:
+                raise ValueError(f"it ends before {key}")
+            tensors[key] = Stored(value["dtype"], tuple(value["shape"]), start, end)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{name} is damaged: {_first_line(error)}", mend="copy the model again") from None
+    return tensors, metadata
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes with the weights of a model, whatever folder they lie in.
+
+    It reads the headers and 4 MiB of each file, spread evenly: all of a large model would take minutes.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            digest.update(file.read(header))
+            rest = max(0, size - header - BLOCK)
+            places = sorted({header + rest * number // (BLOCKS - 1) for number in range(BLOCKS)})
+            for place in places:
+                file.seek(place)
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

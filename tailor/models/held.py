@@ -1,0 +1,59 @@
+"""`base.json` beside an adapter: which base it belongs to, and how training held that base's weights.
+
+An adapter is right only on the weights that it was trained on. PEFT's own files name the base's path; what lies
+there may have changed since, and says nothing of a quantisation.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailor.errors import ModelError
+from tailor.models import files
+from tailor.spec.model import Model, Quantize
+
+FILE = "base.json"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The base of an adapter, as training held it."""
+
+    path: str
+    revision: str | None
+    dtype: str
+    """Of the frozen weights that are not quantised: float32, bfloat16 or float16."""
+    quantize: Quantize | None
+    weights: str | None
+    """`models.files.fingerprint` of the base, where it is known."""
+
+    def write(self, folder: Path) -> None:
+        values = {**vars(self), "quantize": self.quantize and self.quantize.model_dump()}
+        (folder / FILE).write_text(json.dumps(values, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Held | None:
+        """What stands beside the adapter in `folder`; None for PEFT's own folders."""
+        if not (folder / FILE).is_file():
+            return None
+        values: dict[str, Any] = json.loads((folder / FILE).read_text())
+        quantize = values.pop("quantize")
+        return cls(**values, quantize=Quantize.model_validate(quantize) if quantize else None)
+
+    @classmethod
+    def of(cls, model: Model, frozen_dtype: str) -> Held:
+        """Of a model that was loaded in this process."""
+        found = files.cached_folder(model.path, model.revision)
+        weights = files.fingerprint(found) if found else None
+        return cls(model.path, model.revision, frozen_dtype, model.quantize, weights)
+
+    def check(self, folder: Path, url: str) -> None:
+        """ModelError when the weights in `folder` are not those that the adapter at `url` was trained on."""
+        if self.weights is not None and files.fingerprint(folder) != self.weights:
+            raise ModelError(
+                f"{folder} is not the base of the adapter at {url}: its weights are others than the adapter was trained on",
+                mend=f"bring back the weights of {self.path}, or name their folder with --base",
+            )

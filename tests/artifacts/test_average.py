@@ -1,0 +1,211 @@
+"""Averages: of models by their weights, of adapters by their updates, which is not by their factors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tailor.artifacts.average import average
+from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.merge import merge
+from tailor.cli.main import main
+from tailor.store import Store
+from tailor.train import loop
+from tests.helpers.adapters import random_adapter
+from tests.helpers.hosts import PlainHost
+from tests.helpers.models import tiny_llama
+from tests.helpers.plans import LORA, make_plan
+from tests.helpers.stores import make_store
+
+WEIGHTS = [0.5, 0.2, 0.3]
+
+
+def updates(folder: Path | str) -> dict[str, torch.Tensor]:
+    with LoraAdapter(Path(folder), str(folder)) as adapter:
+        return {module: adapter.product(module) for module in adapter.updates}
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5) -> bool:
+    assert one.keys() == other.keys()
+    return all(
+        float((one[name] - other[name]).norm()) <= tolerance * float(other[name].norm()) for name in other
+    )
+
+
+def weighted(parts: list[dict[str, torch.Tensor]], weights: list[float]) -> dict[str, torch.Tensor]:
+    names = {name for part in parts for name in part}
+    return {
+        name: sum(w * part[name].float() for part, w in zip(parts, weights, strict=True) if name in part)
+        for name in names
+    }  # type: ignore[misc]
+
+
+def test_adapters_are_averaged_exactly(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    options: list[dict[str, Any]] = [
+        {},
+        {"r": 2, "use_rslora": True},
+        {"target_modules": ["q_proj", "up_proj"]},
+    ]
+    folders = [random_adapter(tmp_path / f"a{i}", base, seed=i, **option) for i, option in enumerate(options)]
+    parts = [updates(folder) for folder in folders]
+    url = average([str(folder) for folder in folders], str(tmp_path / "mean"), weights=WEIGHTS)
+    assert close(updates(url), weighted(parts, WEIGHTS))
+    same = [updates(random_adapter(tmp_path / f"s{i}", base, seed=i)) for i in range(2)]
+    files = [load_file(tmp_path / f"s{i}" / "adapter_model.safetensors") for i in range(2)]
+    save_file(
+        {n: (files[0][n] + files[1][n]) / 2 for n in files[0]}, tmp_path / "s0" / "adapter_model.safetensors"
+    )
+    assert not close(updates(tmp_path / "s0"), weighted(same, [0.5, 0.5]), 0.1), (
+        "control: factors do not average"
+    )
+
+
+def test_plain_peft_loads_the_average(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = tiny_llama(tmp_path / "base")
+    folders = [
+        random_adapter(tmp_path / f"a{i}", base, seed=i, modules_to_save=["lm_head"], r=2 + i)
+        for i in range(2)
+    ]
+    url = average([str(folder) for folder in folders], str(tmp_path / "mean"))
+    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    ids = torch.tensor([[5, 9, 70, 8]])
+    with torch.no_grad():
+        logits = PeftModel.from_pretrained(network, url).eval()(ids).logits
+        merged = [merge(str(f), str(tmp_path / f"m{i}")).url for i, f in enumerate(folders)]
+        means = average(merged, str(tmp_path / "models"))
+        expected = AutoModelForCausalLM.from_pretrained(means, dtype=torch.float32)(ids).logits
+        control = AutoModelForCausalLM.from_pretrained(merged[0], dtype=torch.float32)(ids).logits
+    assert (logits - expected).norm() < 1e-5 * expected.norm()
+    assert (control - expected).norm() > 1e-2 * expected.norm()
+
+
+def test_a_rank_is_reduced_and_the_error_told(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    folders = [str(random_adapter(tmp_path / f"a{i}", base, seed=i)) for i in range(2)]
+    exact = updates(average(folders, str(tmp_path / "exact")))
+    said: list[str] = []
+    reduced = updates(average(folders, str(tmp_path / "reduced"), rank=4, say=said.append))
+    record = json.loads((tmp_path / "reduced" / "average.json").read_text())
+    assert record["rank"] == 4
+    lost = sum(float((exact[n] - reduced[n]).square().sum()) for n in exact)
+    whole = sum(float(exact[n].square().sum()) for n in exact)
+    assert record["svd_error"] == pytest.approx((lost / whole) ** 0.5, rel=1e-3)
+    for name in exact:  # no factors of this rank are nearer
+        values = torch.linalg.svdvals(exact[name])
+        assert float((exact[name] - reduced[name]).norm()) == pytest.approx(
+            float(values[4:].norm()), rel=1e-3
+        )
+    assert any("of its Frobenius norm" in line for line in said)
+    same = updates(average(folders, str(tmp_path / "same"), rank=8))
+    assert close(same, exact)
+
+
+def test_models_are_averaged_in_float32(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folders = []
+    for seed in range(3):
+        plain = tiny_llama(tmp_path / f"f{seed}", seed=seed)
+        AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16).save_pretrained(
+            tmp_path / f"m{seed}"
+        )
+        folders.append(tmp_path / f"m{seed}")
+    parts = [load_file(folder / "model.safetensors") for folder in folders]
+    url = average([str(folder) for folder in folders], "memory://averages/models", weights=[5, 2, 3])
+    found = load_file(Store(url).local_path() / "model.safetensors")
+    expected = weighted(parts, WEIGHTS)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name].to(torch.bfloat16)), name
+    summed = sum(part["model.norm.weight"] * w for part, w in zip(parts, WEIGHTS, strict=True))
+    assert summed.dtype == torch.bfloat16, "control: what is not done"
+
+
+def test_checkpoints_of_a_run_become_a_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base, tokens = (
+        tiny_llama(tmp_path / "base", tie_word_embeddings=True),
+        make_store(tmp_path / "t", [30] * 8),
+    )
+    plan = make_plan(base, tokens, tmp_path / "run", save={"every": 3})
+    loop.run(plan, PlainHost())
+    run = Store(str(tmp_path / "run"))
+    run.write_json("plan.json", plan.as_dict())
+    steps = [run.join("checkpoints", name).url for name in ("step-00000003", "step-00000006")]
+    url = average(steps, str(tmp_path / "mean"), weights=[1, 3])
+    parts = [load_file(Path(step) / "weights.safetensors") for step in steps]
+    model = AutoModelForCausalLM.from_pretrained(url, dtype=torch.float32)
+    expected = weighted(parts, [0.25, 0.75])
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, expected[f"network.{name}"], atol=1e-7), name
+    assert (tmp_path / "mean" / "tokenizer.json").exists()
+    assert (tmp_path / "mean" / "generation_config.json").exists()
+
+
+def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, other = tiny_llama(tmp_path / "base"), tiny_llama(tmp_path / "other", seed=1)
+    wide = tiny_llama(tmp_path / "wide", hidden_size=128)
+    a = random_adapter(tmp_path / "a", base)
+    b = random_adapter(tmp_path / "b", other)
+    dora = random_adapter(tmp_path / "dora", base, use_dora=True)
+    to = ["--to", str(tmp_path / "mean")]
+    capsys.readouterr()
+
+    def error(*words: str) -> str:
+        assert main(["average", *words, *to]) == 2
+        return capsys.readouterr().err
+
+    assert error(str(a)) == "tailor: an average needs two or more models, adapters or checkpoints\n"
+    assert error(str(a), str(base)) == (
+        f"tailor: {a} is an adapter and {base} is a model\n"
+        "  mend: average things of one kind; `tailor merge` makes a model of an adapter\n"
+    )
+    assert error(str(a), str(b)) == (
+        f"tailor: {a} and {b} belong to other bases: {base} and {other}\n"
+        "  mend: average adapters of one base, or merge each and average the models\n"
+    )
+    assert "is a DoRA adapter" in error(str(a), str(dora))
+    assert "are not of one form: " in error(str(base), str(wide))
+    assert error(str(a), str(a), "--weights", "1") == (
+        "tailor: 2 things to average, and 1 weights\n  mend: give one weight for each\n"
+    )
+    for bad in ("-1", "nan", "inf"):
+        assert "weights must be finite and 0 or more" in error(str(a), str(a), "--weights", "1", bad)
+    assert (
+        error(str(base), str(base), "--rank", "2")
+        == f"tailor: --rank is for adapters, and {base} is a model\n"
+    )
+    assert not (tmp_path / "mean").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rslora": True, "modules_to_save": ["lm_head"]}, {"target_modules": ["embed_tokens", "q_proj"]}],
+    ids=["lora", "rslora and a module in full", "embedding"],
+)
+def test_checkpoints_of_an_adapter_are_averaged(tmp_path: Path, options: dict[str, Any]) -> None:
+    base, tokens = tiny_llama(tmp_path / "base"), make_store(tmp_path / "t", [30] * 8)
+    plan = make_plan(
+        base, tokens, tmp_path / "run", model={"adapter": {**LORA, **options}}, save={"every": 3}
+    )
+    loop.run(plan, PlainHost())
+    run = Store(str(tmp_path / "run"))
+    run.write_json("plan.json", plan.as_dict())
+    first, last = (run.join("checkpoints", f"step-0000000{step}").url for step in (3, 6))
+    same = average([last, last], str(tmp_path / "same"))
+    assert close(updates(same), updates(run.join("adapter").url)), "the last checkpoint is the run's adapter"
+    merged = merge(same, str(tmp_path / "merged")).url
+    expected = merge(run.join("adapter").url, str(tmp_path / "expected")).url
+    files = [load_file(Path(folder) / "model.safetensors") for folder in (merged, expected)]
+    assert all(torch.allclose(files[0][name], files[1][name], atol=1e-6) for name in files[1])
+    mixed = updates(average([first, last], str(tmp_path / "mixed")))
+    assert not close(mixed, updates(same), 1e-3), "control"

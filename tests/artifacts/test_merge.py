@@ -1,0 +1,241 @@
+"""A merge is the model that was trained, or it is none: by the logits of plain peft and plain transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.merge import merge
+from tailor.cli.main import main
+from tailor.errors import ModelError, StoreError
+from tailor.spec.model import Quantize
+from tailor.store import Store
+from tests.helpers.adapters import random_adapter
+from tests.helpers.models import tiny_llama
+
+IDS = torch.tensor([[9, 41, 77, 130, 12, 200, 33, 8]])
+NF4 = Quantize(type="nf4")
+
+
+def logits_of_adapter(adapter: Path, base: Path) -> torch.Tensor:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        return PeftModel.from_pretrained(network, str(adapter)).eval()(IDS).logits
+
+
+def logits_of_model(folder: Path | str) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(IDS).logits
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize(
+    ("config", "tied"),
+    [
+        ({}, False),
+        ({"use_rslora": True}, False),
+        ({"use_dora": True}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj", "down_proj"]}, False),
+        ({"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 32}}, False),
+        ({}, True),
+        ({"target_modules": ["lm_head", "q_proj"]}, True),
+        ({"target_modules": ["embed_tokens", "v_proj"]}, True),
+    ],
+    ids=[
+        *("lora", "rslora", "dora", "head in full", "embedding in full", "ranks by module"),
+        *("tied", "tied, head adapted", "tied, embedding adapted"),
+    ],
+)
+def test_plain_transformers_gives_the_logits_of_plain_peft(
+    tmp_path: Path, config: dict[str, Any], tied: bool
+) -> None:
+    base = tiny_llama(tmp_path / "base", tie_word_embeddings=tied)
+    adapter = random_adapter(tmp_path / "adapter", base, **config)
+    expected = logits_of_adapter(adapter, base)
+    assert difference(logits_of_model(base), expected) > 0.05, "control: the adapter changes the model"
+    merged = merge(str(adapter), str(tmp_path / "merged"))
+    assert difference(logits_of_model(merged.url), expected) < 1e-5
+    assert merged.figures.kl < 1e-7
+    assert merged.figures.top1 == 1
+    record = json.loads((tmp_path / "merged" / "merge.json").read_text())
+    assert record["onto"] == "full"
+    assert record["verification"]["max_difference"] < 1e-4
+    assert Store(str(tmp_path)).is_committed("merged")
+    assert (tmp_path / "merged" / "tokenizer.json").exists()
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_a_quantised_base_is_merged_as_training_held_it(tmp_path: Path, kind: Any) -> None:
+    base = tiny_llama(tmp_path / "base", hidden_size=128)
+    adapter = random_adapter(tmp_path / "adapter", base, quantize=Quantize(type=kind), dtype="bfloat16")
+    merged = merge(str(adapter), str(tmp_path / "merged"), tolerance=0.05 if kind == "int8" else None)
+    assert json.loads((tmp_path / "merged" / "merge.json").read_text())["onto"] == "dequantized"
+    with pytest.raises(ModelError, match="its logits are not those") as caught:
+        merge(str(adapter), str(tmp_path / "other"), onto="full", tolerance=1e-12)
+    assert "--onto dequantized" in str(caught.value.mend)
+    loose = merge(str(adapter), str(tmp_path / "full"), onto="full", tolerance=10)
+    if kind != "int8":  # LLM.int8 rounds activations too, which no weight can hold
+        assert merged.figures.kl < 1e-6
+        assert loose.figures.kl > 1000 * merged.figures.kl, "the wrong precision is shown to differ"
+        with pytest.raises(ModelError, match="refused"):
+            merge(str(adapter), str(tmp_path / "other"), onto="full")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_merge_that_is_wrong_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base)
+    merge(str(adapter), str(tmp_path / "right"))
+    product = LoraAdapter.product
+    monkeypatch.setattr(LoraAdapter, "product", lambda self, module: 0.7 * product(self, module))
+    for check in ("logits", "layers"):
+        with pytest.raises(ModelError, match="is refused"):
+            merge(str(adapter), str(tmp_path / "wrong"), check=check)  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "right"]
+
+
+def test_a_lost_adapter_is_refused_however_small_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base, size=0.003)
+    assert merge(str(adapter), str(tmp_path / "right")).figures.adapter_kl < 0.001, (
+        "control: under the tolerance"
+    )
+    monkeypatch.setattr(LoraAdapter, "product", lambda self, module: torch.zeros(()))
+    monkeypatch.setattr(LoraAdapter, "merged", lambda self, module, weight, **_: weight)
+    with pytest.raises(ModelError, match="is refused"):
+        merge(str(adapter), str(tmp_path / "wrong"))
+
+
+def test_layers_alone_are_compared(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base", hidden_size=128)
+    for name, options in (("plain", {}), ("dora", {"use_dora": True}), ("nf4", {"quantize": NF4})):
+        adapter = random_adapter(tmp_path / name, base, **options)  # type: ignore[arg-type]
+        merged = merge(str(adapter), str(tmp_path / f"{name}-merged"), check="layers")
+        assert merged.figures.layer_error < 1e-5, name
+    with pytest.raises(ModelError, match="a layer's output differs by"):
+        merge(str(adapter), str(tmp_path / "full"), check="layers", onto="full")
+
+
+def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base)
+    other = tiny_llama(tmp_path / "other", seed=1)
+    assert difference(logits_of_adapter(adapter, other), logits_of_adapter(adapter, base)) > 0.1, "control"
+    capsys.readouterr()
+    assert main(["merge", str(adapter), "--to", str(tmp_path / "merged"), "--base", str(other)]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: {other} is not the base of the adapter at {adapter}: its weights are others than the adapter was "
+        f"trained on\n  mend: bring back the weights of {base}, or name their folder with --base\n"
+    )
+    assert not (tmp_path / "merged").exists()
+    shutil.move(base, tmp_path / "moved")  # the right weights, elsewhere
+    merge(str(adapter), str(tmp_path / "merged"), base=str(tmp_path / "moved"))
+
+
+def test_one_changed_weight_makes_another_base(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] += 1
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="is not the base of the adapter"):
+        merge(str(adapter), str(tmp_path / "merged"))
+
+
+def test_a_base_of_several_files_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "cache"))
+    whole = tiny_llama(tmp_path / "whole")
+    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.bfloat16)
+    base = tmp_path / "base"
+    model.save_pretrained(base, max_shard_size="100KB")
+    assert len(list(base.glob("*.safetensors"))) > 2
+    adapter = random_adapter(tmp_path / "adapter", base)
+    expected = logits_of_adapter(adapter, base)
+    half = merge(str(adapter), "memory://merges/half")
+    folder = Store(half.url).local_path()
+    assert sorted(path.name for path in folder.glob("*.safetensors*")) == sorted(
+        path.name for path in base.glob("*.safetensors*")
+    )
+    assert {t.dtype for file in folder.glob("*.safetensors") for t in load_file(file).values()} == {
+        torch.bfloat16
+    }
+    assert 1e-5 < difference(logits_of_model(folder), expected) < 0.05
+    full = merge(str(adapter), str(tmp_path / "full"), dtype="float32")
+    assert difference(logits_of_model(full.url), expected) < 1e-5
+    assert json.loads((tmp_path / "full" / "config.json").read_text())["dtype"] == "float32"
+    assert full.figures.kl < half.figures.kl
+
+
+def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base)
+    with pytest.raises(StoreError, match="holds other files"):
+        merge(str(adapter), str(base))
+    first = merge(str(adapter), str(tmp_path / "merged"))
+    assert merge(str(adapter), str(tmp_path / "merged")).url == first.url  # an earlier merge is replaced
+
+
+def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base, known_base=False)
+    capsys.readouterr()
+
+    def error(*words: str) -> str:
+        assert main(["merge", *words]) == 2
+        return capsys.readouterr().err
+
+    assert error(f"{tmp_path}/adaptr") == (
+        f"tailor: {tmp_path}/adaptr holds no run, no adapter and no model\n  mend: did you mean {adapter}?\n"
+    )
+    assert error(str(base)) == (
+        f"tailor: {base} is a whole model: there is no adapter to merge\n"
+        "  mend: use it as it is, or name a run that trained an adapter\n"
+    )
+    assert error(str(adapter)) == (
+        f"tailor: {adapter} belongs to no run\n  mend: say with --to where the model goes\n"
+    )
+    assert error(str(adapter), "--to", str(tmp_path / "m"), "--onto", "dequantized") == (
+        f"tailor: --onto dequantized has no effect: the base of {adapter} was not quantised in training\n"
+    )
+    shutil.rmtree(base)
+    assert error(str(adapter), "--to", str(tmp_path / "m")).startswith(
+        f"tailor: the adapter at {adapter} needs its base model {base}: "
+    )
+    (tmp_path / "recipe.yaml").write_text("")
+    assert "is not finished: it has neither adapter/ nor model/" in error(str(tmp_path / "."))
+
+
+def test_an_adapter_of_another_shape_or_kind(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base, known_base=False)
+    wide = tiny_llama(tmp_path / "wide", hidden_size=128)
+    with pytest.raises(ModelError, match="does not fit its base"):
+        merge(str(adapter), str(tmp_path / "m"), base=str(wide))
+    short = tiny_llama(tmp_path / "short", num_hidden_layers=1)
+    with pytest.raises(ModelError, match="do not have"):
+        merge(str(adapter), str(tmp_path / "m"), base=str(short))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))
+    with pytest.raises(ModelError, match="of type IA3"):
+        merge(str(adapter), str(tmp_path / "m"))

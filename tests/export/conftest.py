@@ -1,0 +1,18 @@
+"""One trained run for all tests of exports: they only read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.finished import finished_run
+from tests.helpers.plans import LORA
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    made = finished_run(folder, {"adapter": LORA, "quantize": {"type": "nf4"}})
+    (folder / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A base\n")
+    return made

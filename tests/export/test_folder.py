@@ -1,0 +1,153 @@
+"""What `tailor export` writes is read by plain peft, plain transformers and the hub's own card reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from tailor.artifacts.load import load_run
+from tailor.cli.main import main
+from tailor.errors import ModelError
+from tailor.export.ollama import write_modelfile
+from tailor.models.load import without_repacking
+from tailor.store import Store
+from tests.helpers.finished import finished_run, read_json
+
+IDS = torch.tensor([[9, 41, 77, 130, 12, 200]])
+
+
+def export(run: Path, to: Path, *words: str) -> Path:
+    assert main(["export", str(run), "--to", str(to), *words]) == 0
+    assert Store(str(to.parent)).is_committed(to.name)
+    return to
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def test_the_adapter_is_exported_with_its_card(run: Path, tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+    from transformers import BitsAndBytesConfig
+
+    folder = export(run, tmp_path / "out", "--name", "shop")
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = AutoPeftModelForCausalLM.from_pretrained(
+        folder, quantization_config=quantized, dtype=torch.float32
+    )
+    expected = logits(load_run(str(run)).model)
+    without_repacking(model)  # on some CPUs bitsandbytes would round the weights anew
+    assert (logits(model) - expected).norm() < 1e-5 * expected.norm()
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "peft"
+    assert card.data.license == "apache-2.0"
+    assert card.data.datasets == ["owner/data"]
+    assert {"tailor", "sft", "qlora"} <= set(card.data.tags)
+    assert card.data.base_model is None  # known only as a folder
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results.keys() == {"loss", "perplexity", "token_accuracy"}
+    assert results["perplexity"] == pytest.approx(2.718281828 ** results["loss"], rel=1e-3)
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    text = card.text
+    for part in (
+        "# shop",
+        "LoRA of rank 4",
+        "learning_rate: 0.001",
+        "| transformers |",
+        "![loss by step]",
+        "nf4",
+    ):
+        assert part in text, part
+
+
+def test_the_bases_id_is_written(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "out", "--base-id", "owner/base")
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "owner/base"
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.base_model, card.data.to_dict()["base_model_relation"]) == ("owner/base", "adapter")
+    assert str(run.parent) not in "".join(path.read_text() for path in folder.glob("*.json"))
+
+
+def test_the_merged_model_is_exported(run: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = export(run, tmp_path / "out", "--weights", "merged")
+    expected = logits(load_run(str(run)).model)
+    merged = logits(AutoModelForCausalLM.from_pretrained(folder))
+    assert (merged - expected).norm() < 1e-5 * expected.norm()
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "merged onto the weights that training saw: the base in nf4, dequantised" in card.text
+    assert str(run.parent) not in (folder / "merge.json").read_text()
+    base = logits(AutoModelForCausalLM.from_pretrained(run.parent / "base"))
+    assert (base - expected).norm() > 0.01 * expected.norm(), "control"
+
+
+def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export(run, tmp_path / "out", "--as", "ollama")
+    lines = (folder / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ."
+    assert (
+        lines[1]
+        == 'TEMPLATE """{{ range .Messages }}{{ if or .Content (ne .Role "system") }}<|im_start|>{{ .Role }}'
+    )
+    assert {'PARAMETER stop "</s>"', 'PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 2048"} <= set(lines)
+    assert read_json(folder / "tokenizer_config.json")["add_bos_token"] is False
+    assert (folder / "model.safetensors").exists()
+    assert "splitting pattern" in capsys.readouterr().out
+    adapter = export(run, tmp_path / "adapter", "--as", "ollama", "--weights", "adapter")
+    first = (adapter / "Modelfile").read_text().splitlines()[:2]
+    assert first == [f"FROM {run.parent / 'base'}", "ADAPTER ."]
+    assert isinstance(read_json(adapter / "adapter_config.json")["lora_alpha"], int)
+
+
+def test_what_ollama_cannot_import(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "out")
+    settings = {"base": None, "max_length": 64}
+    with pytest.raises(ModelError, match="does not import safetensors of MambaForCausalLM"):
+        write_modelfile(folder, config={"architectures": ["MambaForCausalLM"]}, **settings)  # type: ignore[arg-type]
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ModelError, match="is not a built-in one"):
+        write_modelfile(folder, config={"architectures": ["LlamaForCausalLM"]}, **settings)  # type: ignore[arg-type]
+    assert not (folder / "Modelfile").exists()
+
+
+def test_a_run_of_all_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    run = finished_run(tmp_path, {})
+    folder = export(run, tmp_path / "out")
+    expected = logits(load_run(str(run)).model)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), expected)
+    assert ModelCard.load(folder / "README.md").data.license is None
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: the run at {run} has no merged: it trained every weight\n  mend: give --weights model\n"
+    )
+
+
+def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = ["--to", str(tmp_path / "out")]
+    assert main(["export", f"{run}n", *to]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: no run at {run}n: it has no recipe.yaml\n  mend: did you mean {run}\n"
+    )
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").write_text("")
+    assert main(["export", str(tmp_path / "begun"), *to]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: the run at {tmp_path}/begun is not finished: it has neither adapter/ nor model/\n"
+        "  mend: run its recipe again, which goes on from the last checkpoint\n"
+    )
+    assert main(["export", str(run), "--to", str(run)]) == 2
+    assert "holds other files, which would be lost" in capsys.readouterr().err

@@ -1,0 +1,156 @@
+"""`tailor push` against a stand-in of the hub: what arrives, what never does, and the errors in a line each."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tailor.cli.main import main
+from tests.helpers.hub import Hub, Repository, hub
+
+FILES = {
+    *("README.md", "adapter_config.json", "adapter_model.safetensors", "base.json", "chat_template.jinja"),
+    *("export.json", "generation_config.json", "loss.png", "tokenizer.json", "tokenizer_config.json"),
+}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    import huggingface_hub.constants
+
+    # hf_xet is a compiled client of another service; without it, files go by LFS.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    with hub(good=("me", "team"), reader=()) as made:
+        monkeypatch.setenv("HF_ENDPOINT", made.url)
+        monkeypatch.setenv("HF_TOKEN", "good")
+        yield made
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["push", *words]) == 2
+    return capsys.readouterr().err
+
+
+def test_an_adapter_arrives(
+    run: Path, server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(run), "team/shop", "--base-id", "owner/base"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"pushed to {server.url}/team/shop/commit/{'0' * 40}"
+    repository = server.repositories["team/shop"]
+    assert repository.private
+    assert repository.messages == ["Upload adapter of run"]
+    files = repository.branches["main"]
+    assert files.keys() == FILES
+    assert files["adapter_model.safetensors"] == (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert b"# shop" in files["README.md"]
+    assert str(run.parent).encode() not in b"".join(files[name] for name in files if name.endswith(".json"))
+    assert not [request for request in server.requests if "checkpoints" in request or "optimizer" in request]
+    # Again, merged: what an adapter alone needs is taken away.
+    assert main(["push", str(run), "team/shop", "--weights", "merged", "--message", "merged now"]) == 0
+    assert repository.messages[1:] == ["merged now"]
+    assert {"model.safetensors", "merge.json", "config.json"} <= files.keys()
+    assert not {"adapter_model.safetensors", "adapter_config.json", "base.json"} & files.keys()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.isfinite(model(torch.tensor([[5, 6]])).logits).all()
+
+
+def test_a_branch_and_a_public_repository(run: Path, server: Hub) -> None:
+    assert main(["push", str(run), "me/shop", "--public", "--revision", "v1"]) == 0
+    repository = server.repositories["me/shop"]
+    assert not repository.private
+    assert repository.branches["main"] == {}
+    assert repository.branches["v1"].keys() == FILES
+
+
+def test_a_dry_run_sends_nothing(
+    run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert main(["push", str(run), "me/shop", "--dry-run"]) == 0
+    note, *files, last = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: the card names no base")
+    assert {line.split()[-1] for line in files} == FILES
+    size = (run / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert any(line.split() == [f"{size // 1000}", "kB", "adapter_model.safetensors"] for line in files)
+    assert last.startswith("dry run: 10 files, ")
+    assert last.endswith(" would go to the private repository me/shop")
+    assert server.requests == []
+
+
+def test_errors_are_a_line_each(
+    run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = (str(run), "me/shop")
+    monkeypatch.delenv("HF_TOKEN")
+    assert refusal(capsys, *target) == (
+        "tailor: no token for the hub: HF_TOKEN is not set\n  mend: set HF_TOKEN to a token that may write\n"
+    )
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    assert refusal(capsys, *target) == (
+        "tailor: the hub does not know this token (401)\n  mend: set HF_TOKEN to a valid token that may write\n"
+    )
+    monkeypatch.setenv("HF_TOKEN", "reader")
+    assert refusal(capsys, *target) == (
+        "tailor: this token may not write to me/shop (403)\n"
+        "  mend: take a token with write access to it, or a repository of your own\n"
+    )
+    monkeypatch.setenv("HF_TOKEN", "good")
+    assert refusal(capsys, str(run), "shop") == (
+        "tailor: a repository of the hub is named owner/name\n  mend: such as my-name/my-model\n"
+    )
+    assert refusal(capsys, str(run / "x"), "me/shop").startswith(f"tailor: no run at {run}/x: ")
+    assert server.repositories == {}
+
+
+def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    held = {".gitattributes": b"", "poem.txt": b"roses", "LICENSE": b"free", "model.safetensors": b"another"}
+    server.repositories["me/shop"] = Repository(True, {"main": dict(held)})
+    assert refusal(capsys, str(run), "me/shop") == (
+        "tailor: the repository me/shop holds other files already, such as poem.txt\n"
+        "  mend: name another repository, or give --replace to put this model into it\n"
+    )
+    assert main(["push", str(run), "me/shop", "--replace"]) == 0
+    files = server.repositories["me/shop"].branches["main"]
+    assert (files["poem.txt"], files["LICENSE"]) == (b"roses", b"free")
+    assert "model.safetensors" not in files, "a repository holds one model"
+    capsys.readouterr()
+    server.repositories["me/open"] = Repository(False)
+    assert refusal(capsys, str(run), "me/open") == (
+        "tailor: the repository me/open is there already, and it is public\n"
+        "  mend: give --public to push to it, or name another repository\n"
+    )
+
+
+def test_the_network_is_away(
+    run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        error = refusal(capsys, str(run), "me/shop")
+    assert error.startswith("tailor: the hub cannot be reached: ")
+    assert error.endswith("\n  mend: check the network and HF_ENDPOINT, then give the same command again\n")
+
+
+def test_a_secret_is_not_uploaded(
+    run: Path, server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with (copy / "recipe.yaml").open("a") as file:
+        file.write(f"# token hf_{'a' * 30}\n")
+    assert refusal(capsys, str(copy), "me/shop") == (
+        "tailor: README.md holds what looks like a secret; nothing was uploaded\n"
+        "  mend: take it out of the run's files\n"
+    )
+    assert server.repositories == {}
