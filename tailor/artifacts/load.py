@@ -39,6 +39,14 @@ class Loaded:
                 mend="continue a text with `tailor generate RUN --plain --prompt TEXT`",
             )
 
+    def require_adapter(self) -> None:
+        """ModelError when there is no adapter that could be left out."""
+        if not hasattr(self.model, "disable_adapter"):
+            raise ModelError(
+                f"{self.tokenizer.name} is a whole model: it has no adapter beside whose base it could answer",
+                mend="leave --base out, or chat with the base's own folder",
+            )
+
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
         """A conversation up to where the model answers, rendered as in training."""
         self.require_template()
@@ -57,7 +65,7 @@ def load_run(url: str) -> Loaded:
     An adapter is put onto its base as it was trained: quantised where the run declares it. Raises
     ModelError when there is no artefact, and when an adapter's base is not there or does not fit.
     """
-    store, run = _artefact(Store(url))
+    store, run = find_artifact(Store(url))
     folder = store.local_path()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (_adapted if store.exists(ADAPTER) else _whole)(folder, store.url, run, device)
@@ -68,8 +76,8 @@ def load_run(url: str) -> Loaded:
     return Loaded(model.eval(), tokenizer, tuple(stops), pads[0])
 
 
-def _artefact(store: Store) -> tuple[Store, Store]:
-    """The folder of the adapter or model, and the run's folder around it (where there is one)."""
+def find_artifact(store: Store) -> tuple[Store, Store]:
+    """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
     for below in ("adapter", "model"):
         if store.is_committed(below):
             return store.join(below), store

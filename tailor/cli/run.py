@@ -70,6 +70,11 @@ def execute(args: argparse.Namespace) -> int:
         display.console,
         samples=recipe.evaluate.generation.samples if recipe.evaluate.generation else 0,
     )
+    if outcome.evaluated is not None:
+        from tailor.cli.evaluate import show
+
+        show(outcome.evaluated.folder, outcome.evaluated.results, display.console, samples=0)
+        outcome.evaluated.require()
     return 0
 
 

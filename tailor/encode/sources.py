@@ -13,6 +13,7 @@ from tailor.encode.guess import find_format
 from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, Part, load_dataset
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
+from tailor.spec.suite import Questions
 from tailor.store import mend_of
 
 PART_BYTES = 16 << 20
@@ -35,13 +36,21 @@ class Resolved:
 def resolve(source: Source, key: str) -> Resolved:
     """Find a source's files and its format. DataError when there are none, or when the format is a riddle."""
     where = f"{key} {source.path}"
+    files = find_files(source, key)
+    with _naming(where, source.path):
+        fmt, guessed = find_format(source, where, files)
+        contents = tuple((part.label, _content(part)) for part in files)
+    return Resolved(source, where, tuple(files), contents, fmt, guessed)
+
+
+def find_files(source: Source | Questions, key: str) -> list[Part]:
+    """A source's files, in order. DataError when there are none."""
+    where = f"{key} {source.path}"
     with _naming(where, source.path):
         files = _dataset(source) if _is_dataset(source.path) else _files(source, where)
         if not files:
             raise DataError(f"{where}: no file with rows in it", mend=_READABLE)
-        fmt, guessed = find_format(source, where, files)
-        contents = tuple((part.label, _content(part)) for part in files)
-    return Resolved(source, where, tuple(files), contents, fmt, guessed)
+    return files
 
 
 @contextlib.contextmanager
@@ -125,12 +134,12 @@ def _is_dataset(path: str) -> bool:
     )
 
 
-def _dataset(source: Source) -> list[Part]:
+def _dataset(source: Source | Questions) -> list[Part]:
     part = Part(source.path, source.path, "dataset", subset=source.subset, split=source.split)
     return [replace(part, size=load_dataset(part).data.nbytes)]
 
 
-def _files(source: Source, where: str) -> list[Part]:
+def _files(source: Source | Questions, where: str) -> list[Part]:
     import fsspec
 
     fs, root = fsspec.core.url_to_fs(source.path)

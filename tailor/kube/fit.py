@@ -12,7 +12,7 @@ from tailor.errors import Problem
 from tailor.kube.check import below
 from tailor.kube.spec import Cluster, Head
 from tailor.spec import files
-from tailor.spec.check import Finding, path_of
+from tailor.spec.keys import Finding, path_of
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import Document
 
@@ -152,6 +152,12 @@ def _inputs(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     sources += [
         (f"data.evaluation.{index}.path", source) for index, source in enumerate(recipe.data.evaluation)
     ]
+    final = recipe.evaluate.final
+    if final is not None and final.data is not None:
+        sources += [
+            (f"evaluate.final.data.evaluation.{index}.path", source)
+            for index, source in enumerate(final.data.evaluation)
+        ]
     for key, source in sources:
         if source.path.startswith("memory://"):
             yield key, f"is in one process's memory; {mend}"

@@ -57,13 +57,13 @@ class CausalModel(nn.Module):
 
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
         """Sum of the supervised tokens' losses, a float32 scalar with a graph."""
-        return summed_cross_entropy(*self._at_predictions(batch))
+        return summed_cross_entropy(*self.at_predictions(batch))
 
     def next_token_loss_and_hits(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The same sum without a graph, and how many supervised tokens are the model's first choice."""
-        return summed_cross_entropy_and_hits(*self._at_predictions(batch))
+        return summed_cross_entropy_and_hits(*self.at_predictions(batch))
 
-    def _at_predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
+    def at_predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
         """What the head is given at the predicting positions, the head, and the targets."""
         if self.splits_head:
             return self.hidden(batch).flatten(0, 1)[batch.predicting], self.head, batch.targets

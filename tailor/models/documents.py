@@ -14,18 +14,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
 from tailor.batches import Row
-from tailor.tokens import Split
+from tailor.tokens import Example
 
 Layout = Literal["stream", "rows"]
 IGNORED = -100
 STREAM_MULTIPLE = 64
 """Tokens. Kernels are chosen (on a CPU compiled and kept) for each length that they meet, so few lengths are better."""
+
+
+class HasExamples(Protocol):
+    """A split of the token store, or what stands for one."""
+
+    def example(self, index: int) -> Example: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,9 @@ class TokenBatch:
         )
 
 
-def collate(split: Split, rows: Sequence[Row], layout: Layout, *, pad_to: int | None = None) -> TokenBatch:
+def collate(
+    split: HasExamples, rows: Sequence[Row], layout: Layout, *, pad_to: int | None = None
+) -> TokenBatch:
     """Read the rows' examples and lay them out. `pad_to` fixes L of the rows layout, in tokens."""
     packs = [[_document(split, example) for example in row] for row in rows]
     if layout == "stream":
@@ -96,7 +104,7 @@ def collate(split: Split, rows: Sequence[Row], layout: Layout, *, pad_to: int | 
     return _batch(ids, positions, targets, None)
 
 
-def _document(split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _document(split: HasExamples, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     example = split.example(index)
     ids = np.asarray(example.input_ids, dtype=np.int64)
     targets = np.full_like(ids, IGNORED)

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "data.store",
     "data.budget",
     "evaluate.every",
+    "evaluate.final",
     "model.attention",
     "train.micro_batch_size",
     "train.activation_checkpointing",
