@@ -85,9 +85,7 @@ def _of(suite: Suite, subject: Subject, main: Subject, prepare: Prepare) -> Mate
             passages = rows.passages(split, suite.limit)
         if names & set(ON_ROWS) & set(GENERATED):
             chunked = _on_long(suite, main) == "chunk"
-            questions, cut = rows.questions(
-                split, suite.limit, tokenizer, tokens.template, chunked=chunked
-            )
+            questions, cut = rows.questions(split, suite.limit, tokenizer, tokens.template, chunked=chunked)
     plain = not _converses(subject, tokenizer)
     for at, task in enumerate(suite.tasks):
         if isinstance(task, MultipleChoice):

@@ -64,7 +64,7 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
     bounds, names = keys(f"{prefix}fail_if"), task_names(keys, prefix)
     if not isinstance(bounds, dict) or names is None:
         return
-    metrics = [metric for name in names for metric in METRICS.get(name, ())]
+    metrics = list(dict.fromkeys(metric for name in names for metric in METRICS.get(name, ())))
     for metric, bound in bounds.items():
         key = f"{prefix}fail_if.{metric}"
         if metric not in metrics:
@@ -89,11 +89,17 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
     if not on_rows:
         for key in ("data", "limit"):
             if keys(f"{prefix}{key}") is not None:
-                yield f"{prefix}{key}", f"has no effect: {', '.join(names)} bring rows of their own"
+                yield (
+                    f"{prefix}{key}",
+                    f"has no effect: the tasks ({', '.join(names)}) bring rows of their own",
+                )
     if not any(name in GENERATED for name in names):
         for key in ("max_new_tokens", "temperature", "top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
-                yield f"{prefix}decoding.{key}", f"has no effect: {', '.join(names)} generate no answers"
+                yield (
+                    f"{prefix}decoding.{key}",
+                    f"has no effect: the tasks ({', '.join(names)}) generate no answers",
+                )
     elif keys(f"{prefix}decoding.temperature") in (None, 0) and not keys.is_wrong(
         f"{prefix}decoding.temperature"
     ):

@@ -30,7 +30,6 @@ class Evaluation(Suite, File):
     belongs: ClassVar[Mapping[str, str]] = {
         "metrics": "tasks",
         "max_tokens": "decoding.max_new_tokens",
-        "max_length": "data.max_length",
         "do_sample": "decoding.temperature",
         "dataset": "data.evaluation",
         "num_samples": "limit",
