@@ -98,7 +98,7 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     console.print(figures(results))
     console.print(Text(results["intervals"], "dim"))
     if samples:
-        for part in (answers(folder, results, samples), facts(folder, results, samples)):
+        for part in (answers(folder, results, samples), facts(folder, results)):
             if part is not None:
                 console.print()
                 console.print(part)
@@ -132,12 +132,12 @@ def answers(folder: Store, results: dict[str, Any], count: int) -> Any:
     return _texts(folder, results, "answers.jsonl", "reference", count)
 
 
-def facts(folder: Store, results: dict[str, Any], count: int) -> Any:
-    """The first questions of the fact set, with what each answer left out."""
-    return _texts(folder, results, "facts.jsonl", "facts", count)
+def facts(folder: Store, results: dict[str, Any]) -> Any:
+    """Every question of the fact set, with what its answer states and leaves out."""
+    return _texts(folder, results, "facts.jsonl", "facts", None)
 
 
-def _texts(folder: Store, results: dict[str, Any], file: str, wanted: str, count: int) -> Any:
+def _texts(folder: Store, results: dict[str, Any], file: str, wanted: str, count: int | None) -> Any:
     import json
 
     from rich.table import Table

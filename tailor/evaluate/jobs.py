@@ -6,11 +6,13 @@ killed computes what it would have computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tailor.errors import ModelError
 from tailor.evaluate import generation, likelihood
 from tailor.evaluate.rows import Ids, Scored
 from tailor.spec.suite import Decoding
@@ -83,7 +85,13 @@ class Worker:
         loaded = self._loaded
         with loaded.model.disable_adapter() if ref.without_adapter else nullcontext():
             if job.kind == "score":
-                return [asdict(one) for one in likelihood.likelihoods(self._scoring, job.inputs)]
+                found = likelihood.likelihoods(self._scoring, job.inputs)
+                if not all(math.isfinite(one.loss) for one in found):
+                    raise ModelError(
+                        f"{ref.url}: its log-likelihoods are no numbers",
+                        mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+                    )
+                return [asdict(one) for one in found]
             return list(
                 generation.generate(
                     loaded.model,

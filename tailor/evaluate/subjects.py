@@ -46,7 +46,10 @@ class Subject:
     def positions(self) -> int | None:
         """Positions that the model was made for, where its config.json says them."""
         path = self.artifact.read_json(ADAPTER)["base_model_name_or_path"] if self.is_adapter else None
-        config = load_config(path or str(self.artifact.local_path()))
+        try:
+            config = load_config(path or str(self.artifact.local_path()))
+        except ModelError:  # loading says what is wrong with the base
+            return None
         limit = config.get("max_position_embeddings")
         return limit if isinstance(limit, int) else None
 

@@ -27,7 +27,7 @@ COLOURS = (MAIN, SECOND, "#0f7b45", "#9333ea", "#b42318", "#616e7c")
 def names(run: Store) -> list[str]:
     """The evaluations of a run, by name."""
     folder = run.join(FOLDER)
-    return [name for name in folder.names() if "." not in name and folder.is_committed(name)]
+    return [name for name in folder.names() if folder.is_committed(name)]
 
 
 def read(run: Store, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tailor.spec import check_suite, files
 from tailor.spec.evaluation import Evaluation
 from tailor.spec.layers import override
 from tailor.spec.load import judge, read
-from tailor.spec.source import Document
+from tailor.spec.source import Document, Position
 from tailor.spec.suite import Suite
 
 RULES = (check_suite.problems, files.problems_of_evaluation)
@@ -28,6 +28,6 @@ def with_overrides(suite: Suite | dict[str, Any] | None, where: str, overrides: 
         values = suite.model_dump(mode="json", exclude_unset=True)
     elif suite is not None:
         values = suite
-    document = Document(where, values)
+    document = Document(where, values, places={(): Position(where)})
     override(document, overrides)
     return judge(document, Evaluation, RULES)

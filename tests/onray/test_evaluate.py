@@ -19,6 +19,7 @@ from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load_evaluation import load_evaluation, with_overrides
 from tailor.store import Store
 from tests.helpers.evaluations import Shown, make_recipe, write_rows
+from tests.helpers.models import tiny_llama
 
 pytestmark = pytest.mark.timeout(240)
 SHORT = {"decoding": {"max_new_tokens": 8, "batch_size": 4}}
@@ -159,6 +160,42 @@ def test_a_base_beside_an_adapter_is_the_base_itself(place: Path) -> None:
     compared = made(place, {**values, "compare": [str(place / "base")]}, name="with-folder")
     assert value(together, "loss", "base") == pytest.approx(value(compared, "loss", "base"), rel=1e-6)
     assert value(together, "loss") != pytest.approx(value(together, "loss", "base"), rel=1e-3), "the control"
+
+
+def test_another_run_answers_through_its_own_template(place: Path) -> None:
+    """The rows are the same, rendered as each was trained: as if it were evaluated by itself."""
+    changes = {"save.to": place / "runs" / "other", "data.template": "zephyr", "train.steps": 1}
+    other = tailor.load(place / "recipe.yaml", changes).run()
+    values = {"tasks": [{"name": "perplexity"}, {"name": "f1"}], "limit": 6}
+    both = made(place, {**values, "compare": ["base", other.path]}, name="v1.both")
+    alone = made(place, {**values, "compare": "none"}, target=other.path)
+    for figure in ("loss", "f1"):
+        assert value(both, figure, "other") == pytest.approx(value(alone, figure, "other"), rel=1e-6)
+    assert list(both.results["models"]) == ["tiny", "base", "other"]
+    assert "v1.both" in tailor.Run(place / "runs/tiny").evaluations
+    with pytest.raises(ModelError, match="which is the model itself or there already"):
+        made(place, {**values, "compare": [str(place / "runs/tiny")]})
+
+
+def test_rows_are_prepared_again_where_the_tokens_are_gone(place: Path) -> None:
+    values = {"tasks": [{"name": "perplexity"}], "limit": 6, "compare": "none"}
+    before = made(place, values)
+    (place / "runs" / "tokens").rename(place / "runs" / "gone")
+    assert made(place, values).results["figures"] == before.results["figures"]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_adapter_without_its_base_says_so(tmp_path: Path, place: Path, gone: bool) -> None:
+    run = tailor.load(make_recipe(tmp_path, steps=1)).run()
+    base = tmp_path / "base"
+    if gone:
+        base.rename(tmp_path / "elsewhere")
+    else:
+        tiny_llama(base, hidden_size=128, max_position_embeddings=256)
+    with pytest.raises(ModelError) as caught:
+        made(place, {"tasks": [{"name": "perplexity"}], "limit": 3}, target=run.path)
+    said = "needs its base model" if gone else "does not fit its base model"
+    assert f"the adapter at {run.artifact} {said} {base}" in str(caught.value)
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
