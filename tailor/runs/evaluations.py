@@ -106,7 +106,7 @@ def draw(results: dict[str, Any]) -> bytes:
             axes.errorbar(
                 places, values, yerr=spread, fmt="o", capsize=3, label=model, color=COLOURS[number % 6]
             )
-        axes.set_xticks(range(len(entries)), [entry["figure"] for entry in entries])
+        axes.set_xticks(range(len(entries)), [entry["figure"].replace("_", "\n") for entry in entries])
         axes.set_xlim(-0.5, len(entries) - 0.5)
         axes.set_ylabel(what, color=INK)
         if what == "share":

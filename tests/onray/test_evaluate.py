@@ -100,6 +100,7 @@ def test_every_task_beside_the_base(place: Path) -> None:
     assert repeated.tasks == with_overrides({"tasks": all_tasks(place)}, "e", ()).tasks
 
 
+@pytest.mark.slow
 def test_perplexity_and_answers_are_those_of_plain_transformers(place: Path) -> None:
     """The tuned model and its base, by a plain loop over whole logits and greedy steps by hand."""
     outcome = made(place, {"tasks": [{"name": "perplexity"}, {"name": "exact_match"}], "limit": None})
@@ -264,6 +265,7 @@ def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.folder.read_text("answers.jsonl") == alone.folder.read_text("answers.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
