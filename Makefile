@@ -39,6 +39,8 @@ docs: $(VENV)/.installed
 	$(BIN)/tailor schema --reference > docs/recipe-reference.md
 	$(BIN)/tailor schema --cluster > cluster/schema.json
 	$(BIN)/tailor schema --cluster --reference > docs/cluster-reference.md
+	$(BIN)/tailor schema --evaluation > recipes/evaluation.schema.json
+	$(BIN)/tailor schema --evaluation --reference > docs/evaluation-reference.md
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

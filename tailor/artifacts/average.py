@@ -19,7 +19,7 @@ import torch
 from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER, Structure, held_of
 from tailor.artifacts.checkpoints import copy_tokenizer, write_adapter
-from tailor.artifacts.load import artefact_of
+from tailor.artifacts.load import find_artifact
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.models import files
@@ -55,7 +55,7 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
             return Part(store.url, "checkpoint", weights, run)
         write_adapter(scratch, weights, run)
         return Part(store.url, "adapter", scratch, run)
-    found, run = artefact_of(store)
+    found, run = find_artifact(store)
     kind = "adapter" if found.exists(ADAPTER) else "model"
     return Part(found.url, kind, found.local_path(), run)
 

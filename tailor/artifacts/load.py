@@ -42,6 +42,14 @@ class Loaded:
                 mend="continue a text with `tailor generate RUN --plain --prompt TEXT`",
             )
 
+    def require_adapter(self) -> None:
+        """ModelError when there is no adapter that could be left out."""
+        if not hasattr(self.model, "disable_adapter"):
+            raise ModelError(
+                f"{self.tokenizer.name} is a whole model: it has no adapter beside whose base it could answer",
+                mend="leave --base out, or chat with the base's own folder",
+            )
+
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
         """A conversation up to where the model answers, rendered as in training."""
         self.require_template()
@@ -61,7 +69,7 @@ def load_run(url: str) -> Loaded:
     ModelError when there is no artefact, and when an adapter's base is not there or does not fit, StoreError
     when a file of the artefact is missing or is not the one that the run wrote.
     """
-    store, run = artefact_of(Store(url))
+    store, run = find_artifact(Store(url))
     folder = store.local_path()
     if store.exists(COMMIT):
         parent, name = posixpath.split(store.url.rstrip("/"))
@@ -75,8 +83,8 @@ def load_run(url: str) -> Loaded:
     return Loaded(model.eval(), tokenizer, tuple(stops), pads[0])
 
 
-def artefact_of(store: Store) -> tuple[Store, Store]:
-    """The folder of the adapter or model, and the run's folder around it (where there is one)."""
+def find_artifact(store: Store) -> tuple[Store, Store]:
+    """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
     for below in ("adapter", "model"):
         if store.is_committed(below):
             return store.join(below), store

@@ -13,12 +13,20 @@ from tailor.quiet import quiet
 if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
 
-HELP = "/reset forgets the conversation, /quit ends (so does end of input); Ctrl-C stops an answer"
+HELP = (
+    "/reset forgets the conversation, /system TEXT sets the system turn and forgets it (without TEXT there is none), "
+    "/quit ends (so does end of input); Ctrl-C stops an answer"
+)
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run's folder, or a folder with an adapter or a model")
+    parser.add_argument(
+        "--base",
+        action="store_true",
+        help="let the base answer each prompt too; the conversation goes on from the tuned model's answers",
+    )
     add_generation_options(parser)
 
 
@@ -28,10 +36,12 @@ def execute(args: argparse.Namespace) -> int:
 
     loaded = load_run(args.run)
     loaded.require_template()
+    if args.base:
+        loaded.require_adapter()
     talking = sys.stdin.isatty()
     if talking:
         print(HELP)
-    first: list[dict[str, Any]] = [{"role": "system", "content": args.system}] if args.system else []
+    first = _system(args.system)
     messages = list(first)
     for line in _lines(talking):
         if line == "/quit":
@@ -40,11 +50,28 @@ def execute(args: argparse.Namespace) -> int:
             messages = list(first)
         elif line == "/help":
             print(HELP)
+        elif line == "/system" or line.startswith("/system "):
+            first = _system(line.removeprefix("/system").strip())
+            messages = list(first)
+        elif line.startswith("/") and line[1:].isalpha():
+            print(f"{line} is no command; {HELP}")
         else:
             asked = [*messages, {"role": "user", "content": line}]
+            if args.base:
+                print("base   ", end="", flush=True)
+                with loaded.model.disable_adapter():
+                    answered = answer(loaded, asked, args) is not None
+                if not answered:
+                    continue
+                print("tuned  ", end="", flush=True)
             if (text := answer(loaded, asked, args)) is not None:
                 messages = [*asked, {"role": "assistant", "content": text}]
     return 0
+
+
+def _system(text: str | None) -> list[dict[str, Any]]:
+    """How every conversation begins."""
+    return [{"role": "system", "content": text}] if text else []
 
 
 def answer(loaded: Loaded, messages: list[dict[str, Any]], args: argparse.Namespace) -> str | None:

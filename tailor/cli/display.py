@@ -90,9 +90,15 @@ class _Console(Console):
 class Display:
     """Shows a run. Use it as a context; its methods are called from one thread at a time."""
 
-    def __init__(self, *, stream: Any = None) -> None:
+    def __init__(self, *, stream: Any = None, plain: bool = False) -> None:
+        """`plain`: lines, also on a terminal or in a notebook."""
         self.console = _Console(
-            file=stream or sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True
+            file=stream or sys.stdout,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+            **({"force_terminal": False, "force_jupyter": False} if plain else {}),
         )
         self.progress = Progress()
         self._live: Live | None = None
@@ -130,6 +136,14 @@ class Display:
         """How far preparation is (`tailor.encode.prepare.Progress`)."""
         share = progress.bytes / progress.total_bytes if progress.total_bytes else 1.0
         self._now = f"preparing data: {share:.0%}, {number(progress.rows)} rows"
+        if self._live is None and time.monotonic() - self._printed >= PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            self.console.print(self._now)
+
+    def evaluating(self, done: int, total: int, seconds_left: float | None) -> None:
+        """How many rows of an evaluation are done; the time left is not known at first."""
+        left = f", {duration(seconds_left)} left" if seconds_left is not None else ""
+        self._now = f"evaluating: {done:,} of {total:,} rows{left}"
         if self._live is None and time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
             self.console.print(self._now)

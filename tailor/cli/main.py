@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("tailor.cli.validate", "check recipes"),
     "plan": ("tailor.cli.plan", "show every number that a run derives on this machine"),
     "data": ("tailor.cli.data", "report on the data, or show the supervised tokens"),
+    "evaluate": ("tailor.cli.evaluate", "measure a trained model beside its base"),
     "chat": ("tailor.cli.chat", "talk to a trained model"),
     "generate": ("tailor.cli.generate", "answer prompts with a trained model"),
     "merge": ("tailor.cli.merge", "put an adapter into its base"),
@@ -27,7 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("tailor.cli.show", "show a run"),
     "manifest": ("tailor.cli.manifest", "write a recipe as a RayJob or RayCluster for Kubernetes"),
     "init": ("tailor.cli.init", "write a first recipe to edit"),
-    "schema": ("tailor.cli.schema", "print the JSON Schema of a recipe or a cluster file"),
+    "schema": (
+        "tailor.cli.schema",
+        "print the JSON Schema of a recipe, a cluster file or an evaluation file",
+    ),
 }
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h

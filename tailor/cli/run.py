@@ -75,6 +75,11 @@ def execute(args: argparse.Namespace) -> int:
     )
     if recipe.export.push_to_hub is not None:
         _push(recipe, display)
+    if outcome.evaluated is not None:
+        from tailor.cli.evaluate import show
+
+        show(outcome.evaluated.folder, outcome.evaluated.results, display.console, samples=0)
+        outcome.evaluated.require()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`tailor schema`: the JSON Schema of a recipe or a cluster file, and the references."""
+"""`tailor schema`: the JSON Schema of a recipe, a cluster file or an evaluation file, and the references."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ import sys
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", action="store_true", help="print the reference (Markdown) instead")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--cluster", action="store_true", help="of the cluster file that `tailor manifest` reads"
+    )
+    which.add_argument(
+        "--evaluation", action="store_true", help="of the evaluation file that `tailor evaluate` reads"
     )
 
 
 def execute(args: argparse.Namespace) -> int:
-    from tailor.kube.spec import REFERENCE, Cluster
+    from tailor.kube import spec as kube
+    from tailor.spec import evaluation
+    from tailor.spec.base import File
     from tailor.spec.recipe import Recipe
     from tailor.spec.reference import RECIPES, reference
     from tailor.spec.schema import schema_text
 
-    root = Cluster if args.cluster else Recipe
-    head = REFERENCE if args.cluster else RECIPES
+    root: type[File] = Recipe
+    head = RECIPES
+    if args.cluster:
+        root, head = kube.Cluster, kube.REFERENCE
+    elif args.evaluation:
+        root, head = evaluation.Evaluation, evaluation.REFERENCE
     sys.stdout.write(reference(root, head) if args.reference else schema_text(root))
     return 0

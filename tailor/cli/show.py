@@ -115,15 +115,16 @@ def sample_answers(run: Store, count: int) -> RenderableType:
         table.add_column(head, overflow="fold", max_width=32)
     for answer in answers:
         table.add_row(
-            Text(_one_line(answer["prompt"])),
-            Text(_one_line(answer["before"])),
-            Text(_one_line(answer["answer"]), "green" if answer["exact"] else "red"),
-            Text(_one_line(answer["reference"])),
+            Text(one_line(answer["prompt"])),
+            Text(one_line(answer["before"])),
+            Text(one_line(answer["answer"]), "green" if answer["exact"] else "red"),
+            Text(one_line(answer["reference"])),
         )
     return table
 
 
-def _one_line(value: Any, limit: int = 120) -> str:
+def one_line(value: Any, limit: int = 120) -> str:
+    """A text for a table's cell: without line breaks, and not too long."""
     text = " ".join(str("" if value is None else value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

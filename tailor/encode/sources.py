@@ -14,6 +14,7 @@ from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, Part, lo
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
 from tailor.spec.method import Method
+from tailor.spec.suite import Questions
 from tailor.store import filesystem, mend_of, opened
 
 PART_BYTES = 16 << 20
@@ -39,13 +40,21 @@ def resolve(source: Source, key: str, method: Method) -> Resolved:
     Only the formats that the method reads are recognised.
     """
     where = f"{key} {source.path}"
+    files = find_files(source, key)
+    with _naming(where, source.path):
+        fmt, guessed = find_format(source, where, files, method)
+        contents = tuple((part.label, _content(part)) for part in files)
+    return Resolved(source, where, tuple(files), contents, fmt, guessed)
+
+
+def find_files(source: Source | Questions, key: str) -> list[Part]:
+    """A source's files, in order. DataError when there are none."""
+    where = f"{key} {source.path}"
     with _naming(where, source.path):
         files = _dataset(source) if _is_dataset(source.path) else _files(source, where)
         if not files:
             raise DataError(f"{where}: no file with rows in it", mend=_READABLE)
-        fmt, guessed = find_format(source, where, files, method)
-        contents = tuple((part.label, _content(part)) for part in files)
-    return Resolved(source, where, tuple(files), contents, fmt, guessed)
+    return files
 
 
 @contextlib.contextmanager
@@ -128,12 +137,12 @@ def _is_dataset(path: str) -> bool:
     )
 
 
-def _dataset(source: Source) -> list[Part]:
+def _dataset(source: Source | Questions) -> list[Part]:
     part = Part(source.path, source.path, "dataset", subset=source.subset, split=source.split)
     return [replace(part, size=load_dataset(part).data.nbytes)]
 
 
-def _files(source: Source, where: str) -> list[Part]:
+def _files(source: Source | Questions, where: str) -> list[Part]:
     fs, root = filesystem(source.path, fresh=False)
     local = "://" not in source.path
     if fs.isdir(root):

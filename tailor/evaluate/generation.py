@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 
 from tailor.errors import DataError
@@ -26,34 +27,89 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> list[Ids]:
     """Answers to prompts of token ids, in their order, without the stop token that ended them.
 
-    model: a transformers model, or PEFT's wrapper of one. Temperature 0 takes the likeliest token;
-    above, `seed` decides the draws. `on_token` is given each new token as it comes, stop tokens too,
-    for a batch of one prompt. The model's mode, attention and torch's random state are left as they were.
+    model: a transformers model, or PEFT's wrapper of one. Temperature 0 takes the likeliest token; above, the
+    draws of a prompt are decided by `seed` and its number (by default its place among the prompts), so that
+    neither the batch nor its other rows change them. `on_token` is given each new token as it comes, stop tokens
+    too, for a batch of one prompt. The model's mode, attention and torch's random state are left as they were.
     """
     assert on_token is None or (len(prompts) == 1 and prompts[0])
     answers: list[Ids] = [[] for _ in prompts]
-    # Prompts of like length go together, so that little is padded.
-    order = sorted((i for i, prompt in enumerate(prompts) if prompt), key=lambda i: len(prompts[i]))
-    config = _config(max_new_tokens, stop_ids, pad_id, temperature, top_p)
+    numbers = range(len(prompts)) if numbers is None else numbers
+    config = _config(max_new_tokens, stop_ids, pad_id)
     with _ready(model) as device, torch.no_grad():
-        torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        limit = positions_of(model)
+        for chosen in batches([len(prompt) for prompt in prompts], batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
-            config.max_new_tokens = _room(model, ids.shape[1], max_new_tokens)
+            config.max_new_tokens = _room(limit, ids.shape[1], max_new_tokens)
+            draw = Draw([(seed, numbers[i]) for i in chosen], temperature, top_p) if temperature > 0 else None
             out = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=config,
+                logits_processor=[draw] if draw is not None else [],
                 streamer=_Streamer(on_token) if on_token is not None else None,
             )
             for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
                 answers[i] = before_stop(row, stop_ids)
     return answers
+
+
+def batches(
+    lengths: Sequence[int], batch_size: int, max_new_tokens: int, positions: int | None
+) -> Iterator[list[int]]:
+    """Which prompts go through the model together, shortest first, so that little is padded. Empty prompts are left out.
+
+    Where the model's positions end an answer early, only prompts of one length share a batch: a longer one would
+    cut the answers of the others.
+    """
+    order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: lengths[i])
+    batch: list[int] = []
+    for i in order:
+        crowded = positions is not None and lengths[i] + max_new_tokens > positions
+        if batch and (len(batch) == batch_size or (crowded and lengths[i] != lengths[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def positions_of(model: Any) -> int | None:
+    """Positions that the model was made for, prompt and answer together; None where it says none."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return None if limit is None else int(limit)
+
+
+class Draw:
+    """Draws the next token of each row, by one random number of the row's own generator per token.
+
+    transformers would draw for the whole batch at once. This leaves the drawn token as the only possible one,
+    for greedy decoding to take. seeds: one per row of the batch.
+    """
+
+    def __init__(self, seeds: Sequence[Sequence[int]], temperature: float, top_p: float) -> None:
+        self._generators = [np.random.default_rng(seed) for seed in seeds]
+        self._temperature, self._top_p = temperature, top_p
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: float[rows, vocabulary] -> the same with all but the drawn tokens at -inf."""
+        chances = (scores.double() / self._temperature).softmax(-1)
+        if self._top_p < 1:
+            ordered, order = torch.sort(chances, dim=-1, descending=True, stable=True)
+            # The likeliest tokens up to the one that brings their sum to top_p.
+            beyond = ordered.cumsum(-1) - ordered >= self._top_p
+            chances = chances.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
+        # In the vocabulary's order: sorted, two tokens of nearly one chance could change places by rounding.
+        total = chances.cumsum(-1)
+        drawn = torch.tensor([[generator.random()] for generator in self._generators], dtype=torch.float64)
+        token = torch.searchsorted(total, drawn.to(total.device) * total[:, -1:], right=True)
+        token = token.clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(-1, token, 0.0)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,9 +130,8 @@ def before_stop(ids: Sequence[int], stop_ids: Sequence[int]) -> Ids:
     return list(ids[:end])
 
 
-def _room(model: Any, length: int, wanted: int) -> int:
+def _room(positions: int | None, length: int, wanted: int) -> int:
     """New tokens that fit behind a prompt of `length` tokens. DataError when none does."""
-    positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and length >= positions:
         raise DataError(
             f"a prompt of {length} tokens leaves no room for an answer: the model was made for {positions} positions",
@@ -85,22 +140,18 @@ def _room(model: Any, length: int, wanted: int) -> int:
     return wanted if positions is None else min(wanted, positions - length)
 
 
-def _config(
-    max_new_tokens: int, stop_ids: Sequence[int], pad_id: int, temperature: float, top_p: float
-) -> Any:
+def _config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> Any:
     from transformers import GenerationConfig
 
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     # What is left unset here, transformers takes from the model's own generation_config.json.
     return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
+        do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
         eos_token_id=list(stop_ids) or None,
         pad_token_id=pad_id,
         use_cache=True,
-        **sampling,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.kube import names
 from tailor.kube.spec import Cache, Head
-from tailor.spec.check import Finding, Keys, path_of
+from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.source import Document, Path
 
 RECIPE_FOLDER = "/etc/tailor"

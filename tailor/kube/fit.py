@@ -12,9 +12,11 @@ from tailor.errors import Problem
 from tailor.kube.check import below
 from tailor.kube.spec import Cluster, Head
 from tailor.spec import files
-from tailor.spec.check import Finding, path_of
+from tailor.spec.data import Source
+from tailor.spec.keys import Finding, path_of
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import Document
+from tailor.spec.suite import Facts, MultipleChoice, Questions
 
 TEMPLATE = "template.jinja"
 """The name under which a chat template of this machine reaches the pods."""
@@ -53,7 +55,7 @@ def notes(recipe: Recipe, cluster: Cluster) -> list[str]:
     """What is worth knowing and may be meant."""
     found = []
     named = [recipe.save.to, recipe.data.store or "", recipe.model.path]
-    named += [source.path for source in (*recipe.data.train, *recipe.data.evaluation)]
+    named += [source.path for _, source in _sources(recipe)]
     credentials = any(name.startswith("AWS_") for name in cluster.secret_env)
     if any("s3://" in name for name in named) and not (
         credentials or cluster.env_from or cluster.service_account
@@ -148,11 +150,7 @@ def _run_folder(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
 def _inputs(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     """What is read must be seen by every pod."""
     mend = "put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)"
-    sources = [(f"data.train.{index}.path", source) for index, source in enumerate(recipe.data.train)]
-    sources += [
-        (f"data.evaluation.{index}.path", source) for index, source in enumerate(recipe.data.evaluation)
-    ]
-    for key, source in sources:
+    for key, source in _sources(recipe):
         if source.path.startswith("memory://"):
             yield key, f"is in one process's memory; {mend}"
         elif not _visible(source.path, cluster):
@@ -164,6 +162,22 @@ def _inputs(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     template = template_file(recipe, cluster)
     if template is not None and (cluster.recipe_path is not None or not os.path.isfile(template)):
         yield "data.template", f"no built-in template and no file that pods see: {template}; {mend}"
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions]]:
+    """(key, source) of all rows that are read, to train on and to evaluate on."""
+    final = recipe.evaluate.final
+    evaluated = final.data.evaluation if final is not None and final.data is not None else []
+    for key, sources in (
+        ("data.train", recipe.data.train),
+        ("data.evaluation", recipe.data.evaluation),
+        ("evaluate.final.data.evaluation", evaluated),
+    ):
+        for index, source in enumerate(sources):
+            yield f"{key}.{index}.path", source
+    for index, task in enumerate(final.tasks if final is not None else ()):
+        if isinstance(task, MultipleChoice | Facts):
+            yield f"evaluate.final.tasks.{index}.data.path", task.data
 
 
 def _visible(name: str, cluster: Cluster) -> bool:

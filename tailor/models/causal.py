@@ -83,16 +83,19 @@ class CausalModel(nn.Module):
 
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
         """Sum of the supervised tokens' losses, a float32 scalar with a graph."""
-        return summed_cross_entropy(*self._at_predictions(batch, self._outputs(batch)))
+        return summed_cross_entropy(*self.at_predictions(batch))
 
     def next_token_loss_and_hits(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The same sum without a graph, and how many supervised tokens are the model's first choice."""
-        return summed_cross_entropy_and_hits(*self._at_predictions(batch, self._outputs(batch)))
+        return summed_cross_entropy_and_hits(*self.at_predictions(batch))
+
+    def at_predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
+        """What the head is given at the predicting positions, the head, and the targets."""
+        return self._at_predictions(batch, self._outputs(batch))
 
     def log_probabilities(self, batch: TokenBatch) -> torch.Tensor:
         """Log-probability of each document's supervised tokens together, float32[documents], with a graph."""
-        predictions = self._at_predictions(batch, self._outputs(batch))
-        return -document_cross_entropy(*predictions, batch.document, len(batch.supervised))
+        return -document_cross_entropy(*self.at_predictions(batch), batch.document, len(batch.supervised))
 
     @contextmanager
     def still(self) -> Iterator[None]:

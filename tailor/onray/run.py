@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
+from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Display, Stopwatch, publisher, recorded
-from tailor.runs import environment, folder, report, resume
+from tailor.runs import environment, evaluations, folder, report, resume
 from tailor.runs.clock import now
 from tailor.runs.lock import lock
 from tailor.runs.log import Record, read
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tailor.spec.recipe import Recipe
     from tailor.tokens import TokenStore
 
+FINAL = "final"
+"""Name of the evaluation of a finished run, where its recipe gives none."""
 STOPPING = "stopping after this step, with a checkpoint; a second signal stops at once"
 
 
@@ -40,6 +43,8 @@ class Outcome:
     records: list[Record]
     before: bool = False
     """It was finished already, so nothing was done."""
+    evaluated: Evaluated | None = None
+    """The evaluation that the recipe asks for (`evaluate.final`), where it was made now."""
 
 
 def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outcome:
@@ -49,6 +54,17 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
     status.json says how the run ended in any case.
     """
     machine.wait_without_spinning()
+    outcome = _train(recipe, display, verbose=verbose)
+    final = recipe.evaluate.final
+    if final is None or (outcome.before and (final.name or FINAL) in evaluations.names(outcome.run)):
+        return outcome
+    evaluated = evaluate(
+        outcome.run.url, final, display, name=FINAL, address=recipe.scale.address, verbose=verbose
+    )
+    return replace(outcome, evaluated=evaluated)
+
+
+def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
     run = Store(recipe.save.to)
     resume.check_place(recipe, run)
     if recipe.model.warm_start is not None:

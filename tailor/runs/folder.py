@@ -8,7 +8,7 @@ status.json      state, step, error, timings
 metrics.jsonl    every metric record
 checkpoints/     step-00000050/ …, each with its COMMIT marker
 adapter/ model/  the final artefact, one of the two
-evaluation/      before.jsonl, after.jsonl: generated answers
+evaluation/      before.jsonl, after.jsonl: generated answers; NAME/ per evaluation, with its COMMIT marker
 tensorboard/     event files
 logs/            tracebacks of failed workers
 report.html, loss.png …

@@ -9,7 +9,7 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tailor.runs import folder, plots
+from tailor.runs import evaluations, folder, plots
 from tailor.runs.clock import seconds_between
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
@@ -43,10 +43,27 @@ def write(run: Store) -> None:
         data=data_table(data),
         lost=lost_rows(data),
         answers=paired_answers(run)[:SAMPLES],
+        evaluations=[evaluation(run, name) for name in evaluations.names(run)],
         recipe=run.read_text(folder.RECIPE) if run.exists(folder.RECIPE) else "",
         environment=json.dumps(folder.read_json(run, folder.ENVIRONMENT), indent=2, ensure_ascii=False),
     )
     run.write_text(folder.REPORT, page)
+
+
+def evaluation(run: Store, name: str) -> dict[str, Any]:
+    """What the page shows of an evaluation: its table, plot, and first answers."""
+    results = evaluations.read(run, name)
+    plot = run.read_bytes(f"{evaluations.FOLDER}/{name}/{evaluations.PLOT}")
+    return {
+        "name": name,
+        "table": evaluations.table(results),
+        "models": list(results["models"]),
+        "intervals": results["intervals"],
+        "failed": results["failed"],
+        "plot": base64.b64encode(plot).decode(),
+        "answers": evaluations.rows(run, name, evaluations.ANSWERS)[:SAMPLES],
+        "facts": evaluations.rows(run, name, evaluations.FACTS)[:SAMPLES],
+    }
 
 
 def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
@@ -95,6 +112,8 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
     matches = exact_match(records)
     if matches:
         rows.append(("Exact match", " → ".join(f"{value:.1%} {when}" for when, value in matches.items())))
+    for name in evaluations.names(run):
+        rows.append((f"Evaluation {name}", evaluations.in_a_line(evaluations.read(run, name))))
     if len(train) > 1:
         speed = median(record["tokens_per_second"] for record in train[1:])
         waiting = 100 * _share(train[1:], "data_seconds")

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "data.store",
     "data.budget",
     "evaluate.every",
+    "evaluate.final",
     "model.attention",
     "method.reference",
     "train.micro_batch_size",

@@ -10,44 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import tree
+from tailor.spec import check_suite, tree
 from tailor.spec.data import Data
+from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
 from tailor.spec.method import ANSWERS, METHODS, REFERENCE_FREE, SMOOTHED
-from tailor.spec.source import Document, Path, dotted
+from tailor.spec.source import Document, Path
+from tailor.spec.suite import ON_ROWS
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 Conflict = tuple[str, str, str]
 """Two keys that do not go together, and why. The problem stands at the later one and names the other."""
-Finding = tuple[str, str]
-"""A key, and what is wrong with it beside the others."""
-
-
-class Keys:
-    """The plain values, without those that are wrong by themselves."""
-
-    def __init__(self, values: Any, wrong: set[str]) -> None:
-        self._document = Document("", values)
-        self._wrong = wrong
-
-    def __call__(self, key: str) -> Any:
-        """The value; None where the key is absent, null or wrong."""
-        return None if self.is_wrong(key) else self._document.get(path_of(key))
-
-    def is_wrong(self, key: str) -> bool:
-        path = path_of(key)
-        return any(dotted(path[:depth]) in self._wrong for depth in range(1, len(path) + 1))
-
-    def absent(self, key: str) -> bool:
-        """The key is neither given nor meant: absent, null, false or an empty list."""
-        return not self.is_wrong(key) and self._document.get(path_of(key)) in (None, False, [])
-
-    def sources(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The sources of `data.train` or `data.evaluation` with their keys."""
-        sources = self(key)
-        for index, source in enumerate(sources if isinstance(sources, list) else []):
-            if isinstance(source, dict):
-                yield f"{key}.{index}", source
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
@@ -62,7 +35,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             found.append(
                 document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
             )
-    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _rows, _idle)
+    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _rows, _idle, _final)
     for finding in findings:
         for key, message in finding(keys):
             found.append(document.at_key(path_of(key)).problem(path_of(key), message))
@@ -71,11 +44,9 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 def idle_keys(values: dict[str, Any]) -> list[Path]:
     """The keys of a complete recipe that have no effect beside its other keys."""
-    return [path_of(key) for key, _ in _idle(Keys(values, set()))]
-
-
-def path_of(key: str) -> Path:
-    return tuple(int(step) if step.isdecimal() else step for step in key.split("."))
+    keys = Keys(values, set())
+    final = check_suite.idle(keys, "evaluate.final.") if keys("evaluate.final") is not None else ()
+    return [path_of(key) for key, _ in (*_idle(keys), *final)]
 
 
 def _order(document: Document, key: str) -> tuple[int, int, int]:
@@ -250,6 +221,16 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
     if keys("export.weights") is not None and keys.absent("model.adapter"):
         yield "export.weights", "needs model.adapter: without one, the whole model is pushed"
+    own_rows = isinstance(keys("evaluate.final.data"), dict)
+    names = check_suite.task_names(keys, "evaluate.final.") or ()
+    if keys("evaluate.final") is not None and no_evaluation and not own_rows:
+        for at, name in enumerate(names):
+            if name in ON_ROWS:
+                yield (
+                    f"evaluate.final.tasks.{at}" if keys("evaluate.final.tasks") else "evaluate.final",
+                    f"{name} needs rows: give evaluate.final.data, data.holdout or data.evaluation",
+                )
+                break
     if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
         yield (
             "train.divergence.action",
@@ -257,6 +238,12 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         )
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
+
+
+def _final(keys: Keys) -> Iterator[Finding]:
+    """The rules of an evaluation of the finished run."""
+    if keys("evaluate.final") is not None:
+        yield from check_suite.findings(keys, "evaluate.final.")
 
 
 def _lists(keys: Keys) -> Iterator[Finding]:

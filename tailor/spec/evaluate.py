@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tailor.spec.base import Section
+from tailor.spec.suite import Suite
 
 
 class Generation(Section):
@@ -31,3 +32,6 @@ class Evaluate(Section):
 
     generation: Generation | None = None
     """Exact match of generated answers, before and after training."""
+
+    final: Suite | None = None
+    """What the finished run is evaluated by, beside its base; the keys are those of an evaluation file."""

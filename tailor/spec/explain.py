@@ -246,7 +246,8 @@ def _mend_text(path: Path, value: str, needed: tree.Allowed, document: Document)
     for section in needed.sections:
         for key, info in section.model_fields.items():
             if value in tree.of_field(info).choices:
-                return f"write {path[-1]}: {{{key}: {value}}}"
+                start = "- " if isinstance(path[-1], int) else f"{path[-1]}: "
+                return f"write {start}{{{key}: {value}}}"
     item = needed.item(0)
     if item and item.sections:
         return f"write {path[-1]}: [{{path: {value}}}]" if "path" in item.sections[0].model_fields else None

@@ -14,7 +14,8 @@ from pathlib import Path as FilePath
 
 import tailor
 from tailor.errors import Problem
-from tailor.spec.check import Finding, Keys, path_of
+from tailor.spec import check_suite
+from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.source import Document
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -25,8 +26,17 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     keys = Keys(document.values, wrong)
     return [
         document.at_value(path_of(key)).problem(path_of(key), message)
-        for findings in (_model, _earlier_runs, _data, _template, _run)
+        for findings in (_model, _earlier_runs, _data, _final, _template, _run)
         for key, message in findings(keys)
+    ]
+
+
+def problems_of_evaluation(document: Document, wrong: set[str]) -> list[Problem]:
+    """The same for an evaluation file."""
+    keys = Keys(document.values, wrong)
+    return [
+        document.at_value(path_of(key)).problem(path_of(key), message)
+        for key, message in _evaluated(keys, "")
     ]
 
 
@@ -67,24 +77,42 @@ def _earlier_runs(keys: Keys) -> Iterator[Finding]:
 def _data(keys: Keys) -> Iterator[Finding]:
     for section in ("data.train", "data.evaluation"):
         for key, source in keys.sources(section):
-            name = keys(f"{key}.path")
-            path = _local(name)
-            if path is None:
-                continue
-            if has_magic(str(path)) and not os.path.exists(path):
-                if not glob(str(path), recursive=True):
-                    yield f"{key}.path", f"no file matches {name}{_looked_for(name)}"
-            elif not os.path.exists(path):
-                hub = f"; for a dataset of the hub write hf://{name}" if name.count("/") == 1 else ""
-                hub = hub if _HUB_ID.fullmatch(name) and not path.suffix else ""
-                yield f"{key}.path", f"no such file or folder: {name}{_looked_for(name)}{hub}"
-            elif os.path.isfile(path):
-                for idle, default in (("subset", None), ("split", "train")):
-                    if source.get(idle) not in (None, default):
-                        yield (
-                            f"{key}.{idle}",
-                            f"has no effect: {name} is a file; it is for Hugging Face datasets",
-                        )
+            yield from _rows(key, keys(f"{key}.path"), source)
+
+
+def _final(keys: Keys) -> Iterator[Finding]:
+    if keys("evaluate.final") is not None:
+        yield from _evaluated(keys, "evaluate.final.")
+
+
+def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
+    """The files of an evaluation, and the models that it compares with."""
+    for key, name in check_suite.paths(keys, prefix):
+        source = key.removesuffix(".path")
+        yield from _rows(source, name, {one: keys(f"{source}.{one}") for one in ("subset", "split")})
+    others = keys(f"{prefix}compare")
+    for at, name in enumerate(others if isinstance(others, list) else ()):
+        path = _local(name) if name != "base" else None
+        if path is not None and not os.path.isdir(path):
+            yield f"{prefix}compare.{at}", f"no such folder: {name}{_looked_for(name)}"
+
+
+def _rows(key: str, name: object, source: dict[str, object]) -> Iterator[Finding]:
+    """A source's files. `source` may have the keys of Hugging Face datasets."""
+    path = _local(name)
+    if path is None or not isinstance(name, str):
+        return
+    if has_magic(str(path)) and not os.path.exists(path):
+        if not glob(str(path), recursive=True):
+            yield f"{key}.path", f"no file matches {name}{_looked_for(name)}"
+    elif not os.path.exists(path):
+        hub = f"; for a dataset of the hub write hf://{name}" if name.count("/") == 1 else ""
+        hub = hub if _HUB_ID.fullmatch(name) and not path.suffix else ""
+        yield f"{key}.path", f"no such file or folder: {name}{_looked_for(name)}{hub}"
+    elif os.path.isfile(path):
+        for idle, default in (("subset", None), ("split", "train")):
+            if source.get(idle) not in (None, default):
+                yield f"{key}.{idle}", f"has no effect: {name} is a file; it is for Hugging Face datasets"
 
 
 def _template(keys: Keys) -> Iterator[Finding]:

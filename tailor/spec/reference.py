@@ -82,7 +82,8 @@ def _value(info: FieldInfo) -> str:
     if value.sections:
         return "a section"
     if item and item.sections:
-        return f"a list of {item.sections[0].__name__.lower()}s"
+        several = len(item.sections) > 1
+        return f"a list of {'sections with a name' if several else item.sections[0].__name__.lower() + 's'}"
     nullable = value.optional and info.default is not None
     return tree.describe(value) + (" or null" if nullable else "")
 
@@ -91,6 +92,8 @@ def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "**required**"
     default: Any = info.default
+    if isinstance(default, list) and default and isinstance(default[0], BaseModel):
+        return f"`{json.dumps([one.model_dump(exclude_defaults=True) for one in default])}`"
     if isinstance(default, BaseModel):
         return "its defaults"
     if default is None:

@@ -34,7 +34,7 @@ def schema(root: type[File] = Recipe) -> dict[str, Any]:
             },
             **found["properties"],
         },
-        "anyOf": [{"required": [EXTENDS]}, {"required": required}],
+        **({"anyOf": [{"required": [EXTENDS]}, {"required": required}]} if required else {}),
     }
 
 

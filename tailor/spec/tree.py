@@ -58,7 +58,9 @@ def allowed(annotation: Any, metadata: tuple[Any, ...] = ()) -> Allowed:
     """Reads an annotation such as `Annotated[int, Field(ge=1)] | None`."""
     if get_origin(annotation) is Annotated:
         kind, *extra = get_args(annotation)
-        return allowed(kind, (*metadata, *_constraints(extra)))
+        tagged = any(isinstance(entry, FieldInfo) and entry.discriminator for entry in extra)
+        found = allowed(kind, (*metadata, *_constraints(extra)))
+        return replace(found, tagged=True) if tagged else found
     if get_origin(annotation) in (Union, UnionType):
         members = [allowed(member) for member in get_args(annotation)]
         return Allowed(
@@ -136,7 +138,11 @@ def describe(value: Allowed) -> str:
     if value.choices:
         plain = [str(choice) for choice in value.choices]
         parts.append(plain[0] if len(plain) == 1 else f"one of {', '.join(plain)}")
-    parts += [_kind(kind, value) for kind in value.types if get_origin(kind) is not Literal]
+    kinds = [kind for kind in value.types if get_origin(kind) is not Literal]
+    if len(value.sections) == len(kinds) > 2:
+        parts.append("a mapping with a name")
+    else:
+        parts += [_kind(kind, value) for kind in kinds]
     return " or ".join(parts)
 
 
@@ -151,9 +157,10 @@ def _kind(kind: Any, value: Allowed) -> str:
         return f"a list of {len(members)}, each {describe(members[0])}"
     if get_origin(kind) is list:
         (member,) = get_args(kind)
-        if _is_section(member):
-            first = next(iter(member.model_fields))
-            return f"a list of mappings, such as [{{{first}: …}}]"
+        if sections := allowed(member).sections:
+            first = next(iter(sections[0].model_fields))
+            shown = names(sections[0])[0] if len(sections) > 1 else "…"
+            return f"a list of mappings, such as [{{{first}: {shown}}}]"
         return f"a list of {_PLURAL.get(member, 'values')}"
     return _SINGULAR.get(kind, str(kind)) + (_range(value.metadata) if kind in (int, float) else "")
 

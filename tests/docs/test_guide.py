@@ -15,8 +15,9 @@ import yaml
 from tailor.cli.main import COMMANDS
 from tailor.errors import RecipeError
 from tailor.kube.spec import Cluster
-from tailor.spec import tree
-from tailor.spec.load import load_recipe
+from tailor.spec import check_suite, tree
+from tailor.spec.evaluation import Evaluation
+from tailor.spec.load import judge, load_recipe, read
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import dotted
 from tests.kube import kuberay
@@ -32,6 +33,9 @@ DOCUMENTS = [
 SECTION = "<!-- section -->"
 """The line before a block that is a part of a recipe. It is judged on top of MINIMAL."""
 
+EVALUATION = "<!-- evaluation -->"
+"""The line before a block that is an evaluation file."""
+
 MINIMAL = """\
 model: {path: org/model}
 data: {train: [{path: "hf://org/rows"}]}
@@ -42,7 +46,7 @@ save: {to: runs/minimal}
 OWN_OPTIONS = ("--help", "--version", "--debug")
 KEYS = {
     dotted(place)
-    for root in (Recipe, Cluster)
+    for root in (Recipe, Cluster, Evaluation)
     for places in tree.key_index(root).values()
     for place in places
 }
@@ -75,6 +79,16 @@ def recipe_problems(block: str, folder: Path, *, section: bool) -> str:
     recipe.write_text(f"extends: minimal.yaml\n{block}" if section else block)
     try:
         load_recipe(recipe, check_files=False)
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def evaluation_problems(block: str, folder: Path) -> str:
+    """What is wrong with an evaluation file, but for the files that it names."""
+    (folder / "evaluation.yaml").write_text(block)
+    try:
+        judge(read(folder / "evaluation.yaml", Evaluation), Evaluation, (check_suite.problems,))
     except RecipeError as error:
         return str(error)
     return ""
@@ -131,10 +145,22 @@ def tailor_words(line: str) -> list[str] | None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_recipes_validate(path: Path, tmp_path: Path) -> None:
     for line, block, section in blocks(path.read_text(), "yaml", "yml"):
-        if block.startswith(OBJECT):
+        if block.startswith(OBJECT) or f"{EVALUATION}\n```yaml\n{block}" in path.read_text():
             continue
         problems = recipe_problems(block, tmp_path, section=section)
         assert not problems, f"{path.name}, block at line {line}:\n{problems}"
+
+
+def test_evaluation_files_validate(tmp_path: Path) -> None:
+    found = [
+        match["text"]
+        for path in DOCUMENTS
+        for match in _FENCE.finditer(path.read_text())
+        if match["before"] == EVALUATION
+    ]
+    assert found, "the control: there is one"
+    assert [evaluation_problems(block, tmp_path) for block in found] == [""] * len(found)
+    assert "rogue" in evaluation_problems("tasks: [{name: rogue}]\n", tmp_path)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -161,7 +187,7 @@ def test_commands_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_keys_exist(path: Path) -> None:
-    sections = {*Recipe.model_fields, *Cluster.model_fields}
+    sections = {*Recipe.model_fields, *Cluster.model_fields, *Evaluation.model_fields}
     named = re.compile(rf"(?:{'|'.join(sections)})\.[\w.\[\]]+")
     for span in spans(path.read_text()):
         match = named.match(span)

@@ -141,3 +141,44 @@ def test_a_folder_of_the_models_own_settings_does_not_steer(tmp_path: Path) -> N
     plain = answers(AutoModelForCausalLM.from_pretrained(folder), [[5, 6, 7]])
     GenerationConfig(do_sample=True, temperature=5.0, top_k=3, repetition_penalty=9.0).save_pretrained(folder)
     assert answers(AutoModelForCausalLM.from_pretrained(folder), [[5, 6, 7]]) == plain
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.8, "top_p": 0.9}])
+def test_the_batch_changes_no_answer(model: Any, prompts: list[list[int]], settings: dict[str, Any]) -> None:
+    """Greedy and drawn alike: alone, in batches of any size, and in another order."""
+    expected = answers(model, prompts, batch_size=1, seed=3, **settings)
+    for batch_size in (2, 3, 64):
+        assert answers(model, prompts, batch_size=batch_size, seed=3, **settings) == expected
+    numbers = list(range(len(prompts)))[::-1]
+    turned = answers(model, prompts[::-1], numbers=numbers, seed=3, **settings)
+    assert turned[::-1] == expected
+    if settings:
+        assert answers(model, prompts[::-1], seed=3, **settings)[::-1] != expected, (
+            "the control: draws differ"
+        )
+
+
+def test_draws_follow_the_models_chances() -> None:
+    """Each token as often as softmax says, and with top_p only the likeliest ones."""
+    scores = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.5]).repeat(4000, 1)
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.7)):
+        chances = (scores[0] / temperature).softmax(0)
+        kept, order = torch.zeros(5), chances.argsort(descending=True)
+        for token in order:
+            if kept.sum() >= top_p:
+                break
+            kept[token] = chances[token]
+        draw = generation.Draw([(7, row) for row in range(len(scores))], temperature, top_p)
+        drawn = draw(torch.zeros(0), scores).argmax(-1)
+        shares = torch.bincount(drawn, minlength=5) / len(drawn)
+        assert torch.allclose(shares, kept / kept.sum(), atol=0.03)
+
+
+def test_a_long_prompt_does_not_cut_the_answers_of_others(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    short = AutoModelForCausalLM.from_pretrained(tiny_llama(tmp_path, max_position_embeddings=40))
+    rows = [[7] * 5, [9] * 36, [8] * 33]
+    together = answers(short, rows, stop_ids=[])
+    assert together == [answers(short, [row], stop_ids=[])[0] for row in rows]
+    assert [len(answer) for answer in together] == [12, 4, 7]

@@ -148,6 +148,18 @@ def test_data_that_pods_see(path: str, seen: bool, tmp_path: Path) -> None:
     assert refusals(tmp_path, CLAIMS, f"data.train.0.path={path}") == ([] if seen else [expected])
 
 
+def test_rows_of_the_final_evaluation_that_pods_see(tmp_path: Path) -> None:
+    tasks = "evaluate.final.tasks=[{name: perplexity}, {name: facts, data: {path: FACTS}}]"
+    own = "evaluate.final.data.evaluation=[{path: ROWS}]"
+    for rows, facts in (("hf://owner/rows", "/data/facts.jsonl"), ("rows.jsonl", "facts.jsonl")):
+        mine = [
+            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods don't see it; {MEND}",
+            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods don't see it; {MEND}",
+        ]
+        asked = (own.replace("ROWS", rows), tasks.replace("FACTS", facts))
+        assert sorted(refusals(tmp_path, CLAIMS, *asked)) == ([] if rows.startswith("hf") else mine)
+
+
 def test_models_that_pods_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for path in ("org/base", "gpt2", "/data/base", "recipes/quickstart/base"):

@@ -1,0 +1,271 @@
+"""The Python interface: recipes that run, and runs with their metrics, answers and evaluations.
+
+Errors are TailorErrors with the texts of the command line. Importing this loads no torch and no Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailor.quiet import quiet
+
+if TYPE_CHECKING:
+    from tailor.artifacts.load import Loaded
+    from tailor.cli.display import Display
+    from tailor.spec.recipe import Recipe
+    from tailor.spec.suite import Suite
+
+Overrides = Mapping[str, Any]
+"""Key with its dots -> value, such as `{"optim.learning_rate": 1e-4}`."""
+
+
+def load(path: str | os.PathLike[str], overrides: Overrides | None = None) -> LoadedRecipe:
+    """Read a recipe, with keys changed. Raises RecipeError with every problem."""
+    from tailor.spec.load import load_recipe
+
+    return LoadedRecipe(load_recipe(path, _arguments(overrides)))
+
+
+class LoadedRecipe:
+    """A recipe that was read and judged. `spec` holds its sections: `recipe.spec.optim.learning_rate`."""
+
+    def __init__(self, spec: Recipe) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"LoadedRecipe(model={self.spec.model.path!r}, to={self.spec.save.to!r})"
+
+    def yaml(self) -> str:
+        """The complete recipe, defaults written out."""
+        from tailor.spec.load import resolved_yaml
+
+        return resolved_yaml(self.spec)
+
+    def run(self, *, verbose: bool = False) -> Run:
+        """Prepare, train, prove and write the artefacts, or go on with an unfinished run; as `tailor run`.
+
+        Progress is printed as plain lines. Ctrl-C (an interrupted cell) saves a checkpoint and raises KeyboardInterrupt;
+        in another thread than the main one signals are left alone. Raises GateError for a bound of
+        `evaluate.final.fail_if`, and TailorErrors as the command tells them.
+        """
+        from tailor.errors import StoreError
+
+        if self.spec.save.to.startswith("memory:"):
+            raise StoreError(
+                f"{self.spec.save.to} lies in this process's memory and is lost when the command ends",
+                mend="set save.to to a folder on a disk or in an object store",
+            )
+        with _display(verbose) as display:
+            from tailor.onray import run
+
+            outcome = run.execute(self.spec, display, verbose=verbose)
+        if outcome.evaluated is not None:
+            outcome.evaluated.require()
+        return Run(outcome.run.url)
+
+
+class Run:
+    """A run's folder, finished or not. StoreError when there is none at `path`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        from tailor.runs import folder
+
+        self._store = folder.find(os.fspath(path))
+        self._loaded: Loaded | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.path!r}, {self.status})"
+
+    @property
+    def path(self) -> str:
+        """The folder: an absolute path, or a URL."""
+        return self._store.url
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed`, `interrupted`, `stopped` (from outside) or `unknown`."""
+        from tailor.runs.status import Status, state_of
+
+        return state_of(self._store, Status.read(self._store))
+
+    @property
+    def artifact(self) -> str | None:
+        """The folder of the adapter or model; None before it is made."""
+        from tailor.runs import folder
+
+        kind = folder.artifact(self._store)
+        return None if kind is None else self._store.join(kind).url
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every metric record so far, in order; `kind` is train, evaluation or generation."""
+        from tailor.runs.log import read
+
+        return read(self._store)
+
+    def columns(self, kind: str = "train") -> dict[str, list[Any]]:
+        """The records of a kind by column, as `pandas.DataFrame` and matplotlib take them. Missing values are None."""
+        records = [record for record in self.metrics if record["kind"] == kind]
+        keys = dict.fromkeys(key for record in records for key in record if key != "kind")
+        return {key: [record.get(key) for record in records] for key in keys}
+
+    def summary(self) -> dict[str, str]:
+        """What `tailor show` tells first, by name."""
+        from tailor.runs.report import summary
+
+        return dict(summary(self._store, self.metrics))
+
+    def recipe(self) -> LoadedRecipe:
+        """The resolved recipe that it ran by."""
+        from tailor.spec.load import load_recipe
+
+        return LoadedRecipe(load_recipe(self._store.local_path("recipe.yaml"), check_files=False))
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """The finished evaluations in its folder, by name."""
+        from tailor.runs import evaluations
+
+        return {
+            name: Evaluation(self._store.join(evaluations.FOLDER, name).url)
+            for name in evaluations.names(self._store)
+        }
+
+    def evaluate(
+        self,
+        suite: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        overrides: Overrides | None = None,
+        *,
+        to: str | None = None,
+        verbose: bool = False,
+    ) -> Evaluation:
+        """Evaluate it, as `tailor evaluate`. suite: an evaluation file, its content as a mapping, or by default
+        what `tailor evaluate` takes without `--with`. Raises GateError after the results are written.
+        """
+        from tailor.cli.evaluate import DEFAULT_NAME, chosen
+        from tailor.spec.load_evaluation import with_overrides
+
+        found: Suite
+        if isinstance(suite, Mapping):
+            found, name = with_overrides(dict(suite), "evaluation", _arguments(overrides)), DEFAULT_NAME
+        else:
+            file = None if suite is None else os.fspath(suite)
+            found, name = chosen(self.path, file, _arguments(overrides))
+        with _display(verbose) as display:
+            from tailor.onray.evaluate import evaluate
+
+            outcome = evaluate(self.path, found, display, name=name, to=to, verbose=verbose)
+        outcome.require()
+        return Evaluation(outcome.folder.url)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        system: str | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> list[str]:
+        """An answer to each prompt, through the run's own chat template (without one, the text goes on).
+
+        The model is loaded at the first call and kept; `unload()` lets it go.
+        """
+        from tailor.errors import DataError
+
+        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        if any(not isinstance(prompt, str) or not prompt for prompt in asked):
+            raise DataError("prompts must be texts with something in them")
+        quiet()
+        from tailor.artifacts.load import load_run
+        from tailor.evaluate.generation import generate
+
+        if self._loaded is None:
+            self._loaded = load_run(self.path)
+        loaded = self._loaded
+        start = [{"role": "system", "content": system}] if system else []
+        if system:
+            loaded.require_template()
+        answers = generate(
+            loaded.model,
+            [
+                loaded.prompt_ids([*start, {"role": "user", "content": prompt}])
+                if loaded.tokenizer.template is not None
+                else loaded.tokenizer.encode_prompt(prompt)
+                for prompt in asked
+            ],
+            max_new_tokens=max_new_tokens,
+            stop_ids=loaded.stop_ids,
+            batch_size=batch_size,
+            pad_id=loaded.pad_id,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        return [loaded.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+    def unload(self) -> None:
+        """Let the loaded model's memory go."""
+        self._loaded = None
+
+
+class Evaluation:
+    """A finished evaluation's folder."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        from tailor.store import Store
+
+        self._store = Store(path)
+        self.results: dict[str, Any] = self._store.read_json("results.json")
+
+    def __repr__(self) -> str:
+        from tailor.runs.evaluations import in_a_line
+
+        return f"Evaluation({self.path!r}, {in_a_line(self.results)})"
+
+    @property
+    def path(self) -> str:
+        """The folder: an absolute path, or a URL."""
+        return self._store.url
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The evaluated model's figures by name."""
+        return self.of(next(iter(self.results["models"])))
+
+    def of(self, model: str) -> dict[str, float]:
+        """The figures of one of the models that were compared, such as `base`."""
+        return {entry["figure"]: entry["models"][model]["value"] for entry in self.results["figures"]}
+
+    def rows(self, part: str = "answers") -> list[dict[str, Any]]:
+        """What was kept of each row: `answers`, `facts`, `choices` or `passages`; none where there is no such task."""
+        file = f"{part}.jsonl"
+        if not self._store.exists(file):
+            return []
+        return [json.loads(line) for line in self._store.read_text(file).split("\n") if line]
+
+
+def _arguments(overrides: Overrides | None) -> list[str]:
+    """Overrides as on the command line; JSON is YAML."""
+    return [f"{key}={json.dumps(_plain(value))}" for key, value in (overrides or {}).items()]
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def _display(verbose: bool) -> Iterator[Display]:
+    if not verbose:
+        quiet()
+    from tailor.cli.display import Display
+
+    with Display(plain=True) as display:
+        yield display

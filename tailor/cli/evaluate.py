@@ -1,0 +1,171 @@
+"""`tailor evaluate`: a trained model measured, beside its base."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailor.cli.main import INTERRUPTED
+from tailor.quiet import quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tailor.spec.evaluate import Generation
+    from tailor.spec.evaluation import Evaluation
+    from tailor.store import Store
+
+DEFAULT_NAME = "default"
+SAMPLES = 5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a run's folder, or a folder with an adapter or a model")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as limit=50")
+    parser.add_argument(
+        "--with",
+        dest="file",
+        metavar="FILE",
+        help="the evaluation file (default: evaluate.final of the run's recipe, else perplexity, exact match and F1)",
+    )
+    parser.add_argument(
+        "--to", metavar="FOLDER", help="where the results go (default: the run's evaluation/NAME)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=SAMPLES, metavar="N", help=f"answers to show (default {SAMPLES})"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="let Ray, transformers and the others print too"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    suite, name = chosen(args.run, args.file, args.overrides)
+    if not args.verbose:
+        quiet()
+    from tailor.cli.display import Display
+    from tailor.onray.evaluate import evaluate
+
+    display = Display()
+    try:
+        with display:
+            outcome = evaluate(args.run, suite, display, name=name, to=args.to, verbose=args.verbose)
+    except KeyboardInterrupt:
+        print("tailor: interrupted; the same command goes on from the batches that are done", file=sys.stderr)
+        return INTERRUPTED
+    show(outcome.folder, outcome.results, display.console, args.samples)
+    outcome.require()
+    return 0
+
+
+def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation, str]:
+    """The evaluation to make, and its name where it gives none."""
+    from tailor.spec.load import load_recipe
+    from tailor.spec.load_evaluation import load_evaluation, with_overrides
+    from tailor.store import Store
+
+    if file is not None:
+        return load_evaluation(file, overrides), Path(file).stem
+    store = Store(run)
+    if store.exists("recipe.yaml"):
+        own = load_recipe(store.local_path("recipe.yaml"), check_files=False).evaluate
+        if own.final is not None:
+            return with_overrides(own.final, f"{run}/recipe.yaml", overrides), "final"
+        if own.generation is not None:
+            return _as_long_as(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
+    return with_overrides(None, "evaluation", overrides), DEFAULT_NAME
+
+
+def _as_long_as(generation: Generation, suite: Evaluation) -> Evaluation:
+    """Answers as long as those that the run generated itself, and as many, where nothing else is asked for."""
+    if "max_new_tokens" not in suite.decoding.model_fields_set:
+        decoding = suite.decoding.model_copy(update={"max_new_tokens": generation.max_new_tokens})
+        suite = suite.model_copy(update={"decoding": decoding})
+    if "limit" not in suite.model_fields_set:
+        suite = suite.model_copy(update={"limit": generation.limit})
+    return suite
+
+
+def show(folder: Store, results: dict[str, Any], console: Console, samples: int) -> None:
+    """The table of figures, some answers, and where the rest lies."""
+    from rich.text import Text
+
+    from tailor.cli.show import shown_path
+
+    console.print()
+    console.print(figures(results))
+    console.print(Text(results["intervals"], "dim"))
+    if samples:
+        for part in (answers(folder, results, samples), facts(folder, results)):
+            if part is not None:
+                console.print()
+                console.print(part)
+    console.print()
+    rows = results["rows"]
+    if rows["available"] is not None:
+        used = max((rows.get(part, 0) for part in ("passages", "answers")), default=0)
+        console.print(Text.assemble(("rows            ", "bold"), f"{used:,} of {rows['available']:,}"))
+    if rows["cut"]:
+        console.print(Text(f"{rows['cut']:,} rows were cut by on_long: chunk, and not answered", "yellow"))
+    console.print(Text.assemble(("results         ", "bold"), shown_path(folder.url)))
+
+
+def figures(results: dict[str, Any]) -> Any:
+    """The figures as a table, a line each however wide."""
+    from rich.text import Text
+
+    from tailor.runs import evaluations
+
+    head, body = evaluations.table(results)
+    widths = [max(len(row[at]) for row in (head, *body)) for at in range(len(head))]
+    lines = [
+        "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in (head, *body))
+    ]
+    return Text.assemble((lines[0], "bold"), *(f"\n{line}" for line in lines[1:]))
+
+
+def answers(folder: Store, results: dict[str, Any], count: int) -> Any:
+    """The first questions with every model's answer; nothing where none was generated."""
+    return _texts(folder, results, "answers.jsonl", "reference", count)
+
+
+def facts(folder: Store, results: dict[str, Any]) -> Any:
+    """Every question of the fact set, with what its answer states and leaves out."""
+    return _texts(folder, results, "facts.jsonl", "facts", None)
+
+
+def _texts(folder: Store, results: dict[str, Any], file: str, wanted: str, count: int | None) -> Any:
+    import json
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from tailor.cli.show import one_line
+
+    if not folder.exists(file):
+        return None
+    models = list(results["models"])
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("question", *models, wanted):
+        table.add_column(Text(head), overflow="fold", max_width=32)
+    for line in folder.read_text(file).splitlines()[:count]:
+        row = json.loads(line)
+        cells = [Text(one_line(row["prompt"]))]
+        for model in models:
+            mine = row["models"][model]
+            right = all(value == 1 for key, value in mine.items() if isinstance(value, float))
+            cells.append(Text(one_line(mine["answer"]), "green" if right else "red"))
+        if wanted == "facts":
+            marks = row["models"][models[0]]["found"]
+            told = (
+                f"{'✓' if found else '✗'} {' / '.join(ways)}"
+                for found, ways in zip(marks, row["facts"], strict=True)
+            )
+            cells.append(Text("\n".join(told)))
+        else:
+            cells.append(Text(one_line(row[wanted])))
+        table.add_row(*cells)
+    return table

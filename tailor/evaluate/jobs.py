@@ -1,0 +1,117 @@
+"""The work of an evaluation, cut into batches that any worker may do: the same batches, whoever does them.
+
+A batch is cut from the rows alone, never from what is left to do, so that an evaluation that goes on after it was
+killed computes what it would have computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tailor.errors import ModelError
+from tailor.evaluate import generation, likelihood
+from tailor.evaluate.rows import Ids, Scored
+from tailor.spec.suite import Decoding
+
+Kind = Literal["generate", "score"]
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model to load. without_adapter: its base alone. stop_ids: in place of the model's own."""
+
+    label: str
+    url: str
+    without_adapter: bool = False
+    stop_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch. part: the rows' name in the evaluation; items: their numbers there, each with its input."""
+
+    model: str
+    part: str
+    kind: Kind
+    items: tuple[int, ...]
+    inputs: tuple[Any, ...]
+
+
+Result = list[Any]
+"""Per item: the answer's token ids, or a likelihood as a mapping."""
+Runner = Callable[[Sequence[ModelRef], Decoding, Sequence[Job]], Iterator[tuple[int, Result]]]
+"""Does jobs and gives (index among them, result), in the order in which they end."""
+
+
+def generating(model: str, part: str, prompts: Sequence[Ids], batch_size: int) -> list[Job]:
+    """Jobs that answer prompts."""
+    lengths = [len(prompt) for prompt in prompts]
+    return [
+        Job(model, part, "generate", tuple(chosen), tuple(prompts[i] for i in chosen))
+        for chosen in generation.batches(lengths, batch_size, 0, None)
+    ]
+
+
+def scoring(model: str, part: str, sequences: Sequence[Scored], batch_size: int) -> list[Job]:
+    """Jobs that score the tokens of sequences."""
+    return [
+        Job(model, part, "score", tuple(chosen), tuple(sequences[i] for i in chosen))
+        for chosen in likelihood.batches(sequences, batch_size)
+    ]
+
+
+class Worker:
+    """Does jobs in this process. It holds one model at a time; an adapter and its base are one."""
+
+    def __init__(self, models: Sequence[ModelRef], decoding: Decoding) -> None:
+        self._models = {model.label: model for model in models}
+        self._decoding = decoding
+        self._url: str | None = None
+        self._loaded: Any = None
+        self._scoring: Any = None
+
+    def __call__(self, job: Job) -> Result:
+        from tailor.artifacts.load import load_run
+
+        ref, settings = self._models[job.model], self._decoding
+        if self._url != ref.url:
+            self._loaded = self._scoring = None  # free the memory first
+            self._loaded, self._url = load_run(ref.url), ref.url
+            self._scoring = likelihood.scoring_model(self._loaded.model)
+        loaded = self._loaded
+        with loaded.model.disable_adapter() if ref.without_adapter else nullcontext():
+            if job.kind == "score":
+                found = likelihood.likelihoods(self._scoring, job.inputs)
+                if not all(math.isfinite(one.loss) for one in found):
+                    raise ModelError(
+                        f"{ref.url}: its log-likelihoods are no numbers",
+                        mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+                    )
+                return [asdict(one) for one in found]
+            return list(
+                generation.generate(
+                    loaded.model,
+                    job.inputs,
+                    max_new_tokens=settings.max_new_tokens,
+                    stop_ids=loaded.stop_ids if ref.stop_ids is None else ref.stop_ids,
+                    batch_size=len(job.inputs),
+                    pad_id=loaded.pad_id,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    seed=settings.seed,
+                    numbers=job.items,
+                )
+            )
+
+
+def in_process(
+    models: Sequence[ModelRef], decoding: Decoding, jobs: Sequence[Job]
+) -> Iterator[tuple[int, Result]]:
+    """Do the jobs here, one after the other."""
+    worker = Worker(models, decoding)
+    for index, job in enumerate(jobs):
+        yield index, worker(job)

@@ -1,0 +1,62 @@
+"""Log-likelihoods of the scored tokens of sequences, by a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tailor.evaluate.rows import Scored
+from tailor.models.attention import stock_attention
+from tailor.models.causal import CausalModel, base_of
+from tailor.models.documents import Document, collate, targets_of
+from tailor.models.loss import summed_cross_entropy_and_hits
+from tailor.models.probe import head_is_separate
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one sequence: the sum of its scored tokens' losses (nats), how many are the model's first choice, how many there are."""
+
+    loss: float
+    hits: int
+    tokens: int
+
+
+def batches(sequences: Sequence[Scored], batch_size: int) -> list[list[int]]:
+    """Which sequences go through the model together: those of like length, shortest first."""
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@torch.no_grad()
+def scoring_model(network: Any) -> CausalModel:
+    """A loaded network (transformers' model or PEFT's wrapper), ready for `likelihoods`."""
+    base = base_of(network)
+    if base.config._attn_implementation not in ("sdpa", "eager"):
+        base.set_attn_implementation(stock_attention(base))
+    model = CausalModel(network.eval(), layout="rows")
+    model.splits_head = head_is_separate(model, next(network.parameters()).device)
+    return model
+
+
+@torch.no_grad()
+def likelihoods(model: CausalModel, sequences: Sequence[Scored]) -> list[Likelihood]:
+    """Of each sequence, in order, in one forward pass."""
+    device = next(model.parameters()).device
+    batch = collate([[_document(one)] for one in sequences], "rows").to(device)
+    states, head, targets = model.at_predictions(batch)
+    found = []
+    for index in range(len(sequences)):
+        own = batch.document == index
+        loss, hits = summed_cross_entropy_and_hits(states[own], head, targets[own])
+        found.append(Likelihood(loss.item(), int(hits.item()), int(own.sum().item())))
+    return found
+
+
+def _document(one: Scored) -> Document:
+    ids = np.array(one.ids, np.int64)
+    return Document(ids, targets_of(ids, np.array(one.spans, np.int64).reshape(-1, 2)))

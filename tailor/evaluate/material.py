@@ -1,0 +1,192 @@
+"""What each model of an evaluation is given: the same rows, rendered by the model's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tailor.encode.tokenizer import Tokenizer
+from tailor.errors import DataError
+from tailor.evaluate import rows
+from tailor.evaluate.jobs import Job, generating, scoring
+from tailor.evaluate.rows import Choice, Passage, Question
+from tailor.evaluate.subjects import Subject
+from tailor.spec.data import Data
+from tailor.spec.method import ANSWERS, Method, Sft
+from tailor.spec.model import Model
+from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Suite
+from tailor.store import Store
+from tailor.tokens import MANIFEST, TokenStore
+
+DEFAULT_LENGTH = 2048
+Prepare = Callable[[Data, Model, Method], TokenStore]
+"""(data, model whose tokenizer is taken, method that reads the rows) -> tokens, made or reused."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The rows of one model."""
+
+    tokenizer: Tokenizer
+    passages: list[Passage] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    facts: list[Question] = field(default_factory=list)
+    available: int | None = None
+    """Evaluation rows that there are, of which `limit` were taken."""
+    cut: int = 0
+    """Rows that were not answered, because `on_long: chunk` cut them."""
+
+    def jobs(self, model: str, batch_size: int) -> list[Job]:
+        """The work on these rows, in a fixed order."""
+        passages = [sequence for passage in self.passages for sequence in passage.sequences]
+        choices = [sequence for choice in self.choices for sequence in choice.sequences]
+        return [
+            *scoring(model, "passages", passages, batch_size),
+            *scoring(model, "choices", choices, batch_size),
+            *generating(model, "questions", [one.prompt for one in self.questions], batch_size),
+            *generating(model, "facts", [one.prompt for one in self.facts], batch_size),
+        ]
+
+    def places(self) -> list[Any]:
+        """Where the rows stand: the same for all models that are compared."""
+        return [one.place for one in (*self.passages, *self.questions, *self.choices, *self.facts)]
+
+
+def gather(suite: Suite, main: Subject, others: list[Subject], prepare: Prepare) -> dict[str, Material]:
+    """The rows of every model, by its label. Raises DataError and what preparation raises."""
+    first = _of(suite, main, main, prepare)
+    found = {main.label: first}
+    for other in others:
+        own = first if other.artifact.url == main.artifact.url else _of(suite, other, main, prepare)
+        if own is not first and own.places() != first.places():
+            raise DataError(
+                f"compare: {other.ref.url} keeps other rows than {main.ref.url}, so that their figures could not "
+                f"be compared ({_first_difference(first.places(), own.places())})",
+                mend="raise max_length, or evaluate the two by themselves",
+            )
+        found[other.label] = own
+    return found
+
+
+def _of(suite: Suite, subject: Subject, main: Subject, prepare: Prepare) -> Material:
+    names = {task.name for task in suite.tasks}
+    tokenizer = subject.tokenizer()
+    passages: list[Passage] = []
+    questions: list[Question] = []
+    choices: list[Choice] = []
+    facts: list[Question] = []
+    available, cut = None, 0
+    if names & set(ON_ROWS):
+        tokens = _tokens(suite, subject, main, tokenizer, prepare)
+        split = tokens.split("evaluation")
+        available = len({*zip(split.source.tolist(), split.row.tolist(), strict=True)})
+        if "perplexity" in names:
+            passages = rows.passages(split, suite.limit)
+        if names & set(ON_ROWS) & set(GENERATED):
+            chunked = _on_long(suite, main) == "chunk"
+            questions, cut = rows.questions(split, suite.limit, tokenizer, tokens.template, chunked=chunked)
+    plain = not _converses(subject, tokenizer)
+    for at, task in enumerate(suite.tasks):
+        if isinstance(task, MultipleChoice):
+            choices = rows.choices(task.data, f"tasks[{at}].data", tokenizer, plain=plain)
+        if isinstance(task, Facts):
+            facts = rows.fact_questions(task.data, f"tasks[{at}].data", tokenizer, plain=plain)
+    found = Material(tokenizer, passages, questions, choices, facts, available, cut)
+    _check_room(found, subject)
+    return found
+
+
+def _tokens(
+    suite: Suite, subject: Subject, main: Subject, tokenizer: Tokenizer, prepare: Prepare
+) -> TokenStore:
+    """Tokens whose evaluation split holds the rows."""
+    recipe = main.recipe
+    if suite.data is not None:
+        own = (
+            recipe.data.max_length
+            if recipe is not None
+            else min(DEFAULT_LENGTH, subject.positions() or DEFAULT_LENGTH)
+        )
+        # Preparation takes rows without any to train on; a recipe does not.
+        data = Data.model_construct(
+            train=[],
+            evaluation=suite.data.evaluation,
+            max_length=suite.data.max_length or own,
+            on_long=suite.data.on_long,
+            budget=suite.data.budget,
+        )
+        supervised = getattr(recipe.method, "train_on", "assistant") if recipe is not None else "assistant"
+        method = Sft(name="sft", train_on=supervised)
+        return prepare(data, Model(path=str(subject.artifact.local_path())), method)
+    if main.run is None or recipe is None:
+        raise DataError(
+            f"{main.ref.url} is no run, so it has no evaluation rows of its own",
+            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+        )
+    if not recipe.data.evaluation and recipe.data.holdout is None:
+        raise DataError(
+            f"the run at {main.run.url} has no evaluation rows: its recipe has neither data.evaluation nor data.holdout",
+            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+        )
+    if recipe.method.name in ANSWERS:
+        raise DataError(
+            f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
+            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+        )
+    url = main.run.read_json("data.json")["tokens"]
+    if Store(url).exists(MANIFEST):
+        tokens = TokenStore.open(url)
+    else:
+        tokens = prepare(recipe.data, recipe.model, recipe.method)
+    if subject is main or _rendered_alike(tokens, tokenizer):
+        return tokens
+    data = recipe.data.model_copy(update={"template": None})
+    return prepare(data, Model(path=str(subject.artifact.local_path())), recipe.method)
+
+
+def _on_long(suite: Suite, main: Subject) -> str:
+    if suite.data is not None:
+        return suite.data.on_long
+    return main.recipe.data.on_long if main.recipe is not None else "drop"
+
+
+def _rendered_alike(tokens: TokenStore, tokenizer: Tokenizer) -> bool:
+    template = tokens.template
+    return tokens.manifest["tokenizer"] == tokenizer.fingerprint and (
+        template is None or (tokenizer.template is not None and template["text"] == tokenizer.template.text)
+    )
+
+
+def _converses(subject: Subject, tokenizer: Tokenizer) -> bool:
+    """Whether questions go through the chat template: it has one, and was not trained on plain text."""
+    if subject.run is not None and subject.run.exists("data.json"):
+        return tokenizer.template is not None and subject.run.read_json("data.json")["template"] is not None
+    return tokenizer.template is not None
+
+
+def _check_room(material: Material, subject: Subject) -> None:
+    positions = subject.positions()
+    if positions is None:
+        return
+    lengths = [(one.place, len(one.prompt) + 1) for one in (*material.questions, *material.facts)]
+    lengths += [
+        (one.place, len(sequence.ids))
+        for one in (*material.passages, *material.choices)
+        for sequence in one.sequences
+    ]
+    for place, length in lengths:
+        if length > positions:
+            raise DataError(
+                f"row {place['row']} of source {place['source']} needs {length} tokens, and {subject.ref.url} was "
+                f"made for {positions} positions",
+                mend="shorten the row, or lower data.max_length",
+            )
+
+
+def _first_difference(left: list[Any], right: list[Any]) -> str:
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            return f"row {one['row']} of source {one['source']}, for example"
+    return f"{len(left)} rows and {len(right)}"

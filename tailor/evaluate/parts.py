@@ -1,0 +1,56 @@
+"""What an evaluation has done so far: one file per batch, so that a killed evaluation goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tailor.evaluate.jobs import Job, Result
+from tailor.spec.suite import Decoding
+
+if TYPE_CHECKING:
+    from tailor.store import Store
+
+STATE = "state.json"
+
+
+def fingerprint(jobs: Sequence[Job], decoding: Decoding, models: dict[str, Any]) -> str:
+    """Changes with all that changes an answer: rows, batches, decoding, and the models' content."""
+    digest = hashlib.sha256(json.dumps([decoding.model_dump(), models], sort_keys=True).encode())
+    for job in jobs:
+        digest.update(json.dumps(asdict(job)).encode())
+    return digest.hexdigest()[:32]
+
+
+class Parts:
+    """The results of an evaluation's batches in a folder."""
+
+    def __init__(self, folder: Store, identity: str) -> None:
+        self._folder = folder
+        self.others = False
+        """The folder held what belongs to another evaluation, which was removed."""
+        if folder.exists(STATE) and folder.read_json(STATE) != identity:
+            self.others = True
+            for name in folder.names():
+                if name.endswith(".json"):
+                    folder.remove(name)
+        folder.write_json(STATE, identity)
+        self._there = set(folder.names())
+
+    def has(self, number: int) -> bool:
+        return _name(number) in self._there
+
+    def read(self, number: int) -> Result:
+        result: Result = self._folder.read_json(_name(number))
+        return result
+
+    def write(self, number: int, result: Result) -> None:
+        """Write one batch's result, the whole of it or nothing."""
+        self._folder.write_json(_name(number), result)
+
+
+def _name(number: int) -> str:
+    return f"part-{number:06d}.json"

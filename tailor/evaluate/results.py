@@ -1,0 +1,171 @@
+"""From the batches' results to figures, and to what is kept of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tailor.evaluate.figures import PerRow, from_losses, mean
+from tailor.evaluate.jobs import Job, Result
+from tailor.evaluate.material import Material
+from tailor.evaluate.scores import facts_found, scorer
+from tailor.spec.suite import Suite
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """figures: model -> figure -> what it is made of. rows: file -> one entry per row, with each model's part."""
+
+    figures: dict[str, dict[str, PerRow]]
+    rows: dict[str, list[Row]]
+
+
+def results(
+    suite: Suite, material: Mapping[str, Material], jobs: Sequence[Job], done: Sequence[Result]
+) -> Results:
+    """Judge what the jobs gave."""
+    given: dict[tuple[str, str], dict[int, Any]] = {}
+    for job, result in zip(jobs, done, strict=True):
+        given.setdefault((job.model, job.part), {}).update(zip(job.items, result, strict=True))
+    figures: dict[str, dict[str, PerRow]] = {}
+    rows: dict[str, list[Row]] = {}
+    for model, own in material.items():
+        judged = _Judged(own, {part: given.get((model, part), {}) for part in PARTS})
+        found: dict[str, PerRow] = {}
+        for task in suite.tasks:
+            found.update(judged.of(task))
+        figures[model] = found
+        for file, entries in judged.rows().items():
+            kept = rows.setdefault(file, [{**shared} for shared, _ in entries])
+            for row, (_, mine) in zip(kept, entries, strict=True):
+                row.setdefault("models", {})[model] = mine
+    return Results(figures, rows)
+
+
+PARTS = ("passages", "questions", "choices", "facts")
+
+
+class _Judged:
+    """One model's rows with what it made of them."""
+
+    def __init__(self, material: Material, given: Mapping[str, Mapping[int, Any]]) -> None:
+        self._material = material
+        decode = material.tokenizer.decode
+        self._answers = {
+            part: [
+                decode(given[part].get(at, []), skip_special_tokens=True).strip() for at in range(len(asked))
+            ]
+            for part, asked in (("questions", material.questions), ("facts", material.facts))
+        }
+        self._losses = _grouped(given["passages"], [len(one.sequences) for one in material.passages])
+        self._choices = _grouped(given["choices"], [len(one.sequences) for one in material.choices])
+        self._scores: dict[str, list[dict[str, Any]]] = {
+            "questions": [{} for _ in material.questions],
+            "facts": [{} for _ in material.facts],
+            "choices": [{} for _ in material.choices],
+        }
+
+    def of(self, task: Any) -> dict[str, PerRow]:
+        """The figures of a task."""
+        if task.name == "perplexity":
+            sums = [{key: sum(one[key] for one in row) for key in _KEYS} for row in self._losses]
+            return from_losses(*([row[key] for row in sums] for key in _KEYS))
+        judge = {"multiple_choice": self._judge_choices, "facts": self._judge_facts}.get(task.name)
+        part = {"multiple_choice": "choices", "facts": "facts"}.get(task.name, "questions")
+        scores = judge() if judge is not None else self._judge_answers(task)
+        for kept, score in zip(self._scores[part], scores, strict=True):
+            kept.update(score)
+        return {name: mean([score[name] for score in scores]) for name in scores[0]}
+
+    def _judge_answers(self, task: Any) -> list[dict[str, float]]:
+        score = scorer(task)
+        pairs = zip(self._answers["questions"], self._material.questions, strict=True)
+        return [score(answer, str(question.reference)) for answer, question in pairs]
+
+    def _judge_facts(self) -> list[dict[str, float]]:
+        scores = []
+        for answer, question in zip(self._answers["facts"], self._material.facts, strict=True):
+            found = facts_found(answer, question.facts)
+            scores.append({"facts": sum(found) / len(found)})
+        return scores
+
+    def _judge_choices(self) -> list[dict[str, float]]:
+        scores = []
+        for row, choice in zip(self._choices, self._material.choices, strict=True):
+            plain = [-one["loss"] for one in row]
+            by_length = [value / len(text) for value, text in zip(plain, choice.choices, strict=True)]
+            scores.append(
+                {
+                    "accuracy": float(plain.index(max(plain)) == choice.answer),
+                    "accuracy_norm": float(by_length.index(max(by_length)) == choice.answer),
+                }
+            )
+        return scores
+
+    def rows(self) -> dict[str, list[tuple[Row, Row]]]:
+        """File -> per row, what all models share of it and what is this one's."""
+        material, found = self._material, {}
+        if material.passages:
+            found["passages.jsonl"] = [
+                ({**one.place}, {key: sum(part[key] for part in row) for key in _KEYS})
+                for one, row in zip(material.passages, self._losses, strict=True)
+            ]
+        if material.choices:
+            found["choices.jsonl"] = [
+                (
+                    {**one.place, "question": one.question, "choices": one.choices, "right": one.answer},
+                    {"loglikelihoods": [-part["loss"] for part in row], **score},
+                )
+                for one, row, score in zip(
+                    material.choices, self._choices, self._scores["choices"], strict=True
+                )
+            ]
+        if material.questions:
+            found["answers.jsonl"] = [
+                (
+                    {
+                        **one.place,
+                        "prompt": one.question,
+                        "rendered": one.rendered,
+                        "reference": one.reference,
+                    },
+                    {"answer": answer, **score},
+                )
+                for one, answer, score in zip(
+                    material.questions,
+                    self._answers["questions"],
+                    self._scores["questions"],
+                    strict=True,
+                )
+            ]
+        if material.facts:
+            found["facts.jsonl"] = [
+                (
+                    {
+                        **one.place,
+                        "prompt": one.question,
+                        "rendered": one.rendered,
+                        "facts": [list(ways) for ways in one.facts],
+                    },
+                    {"answer": answer, "found": facts_found(answer, one.facts), **score},
+                )
+                for one, answer, score in zip(
+                    material.facts, self._answers["facts"], self._scores["facts"], strict=True
+                )
+            ]
+        return found
+
+
+_KEYS = ("loss", "hits", "tokens")
+
+
+def _grouped(values: Mapping[int, Any], sizes: Sequence[int]) -> list[list[Any]]:
+    """Per row the values of its sequences, which are numbered through."""
+    groups, at = [], 0
+    for size in sizes:
+        groups.append([values[number] for number in range(at, at + size)])
+        at += size
+    return groups

@@ -1,0 +1,123 @@
+"""The models of an evaluation: the one that was named, and those beside it."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import Any
+
+from tailor.artifacts.load import ADAPTER, find_artifact
+from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
+from tailor.errors import ModelError
+from tailor.evaluate.jobs import ModelRef
+from tailor.spec.load import load_recipe
+from tailor.spec.recipe import Recipe
+from tailor.spec.suite import Suite
+from tailor.store import COMMIT, Store
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate. artifact: its folder. run: the run that made it, if one did."""
+
+    ref: ModelRef
+    artifact: Store
+    run: Store | None
+    plan: dict[str, Any]
+    recipe: Recipe | None
+
+    @property
+    def label(self) -> str:
+        return self.ref.label
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.artifact.exists(ADAPTER)
+
+    @property
+    def base_path(self) -> str | None:
+        """The model that it was trained from; None for a model without a run."""
+        return str(self.plan["model"]["path"]) if self.plan else None
+
+    def tokenizer(self) -> Tokenizer:
+        """As it was saved, with the template that the training data was rendered with."""
+        return load_tokenizer(str(self.artifact.local_path()))
+
+    def positions(self) -> int | None:
+        """Positions that the model was made for, where its config.json says them."""
+        path = self.artifact.read_json(ADAPTER)["base_model_name_or_path"] if self.is_adapter else None
+        try:
+            config = load_config(path or str(self.artifact.local_path()))
+        except ModelError:  # loading says what is wrong with the base
+            return None
+        limit = config.get("max_position_embeddings")
+        return limit if isinstance(limit, int) else None
+
+    def identity(self) -> Any:
+        """Changes with the model's files."""
+        if self.artifact.exists(COMMIT):
+            return [self.ref.without_adapter, self.artifact.read_json(COMMIT)]
+        files = [name for name in self.artifact.names() if not name.startswith(".")]
+        return [
+            self.ref.without_adapter,
+            self.artifact.url,
+            {name: self.artifact.size(name) for name in files},
+        ]
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """What ends its answers, from its generation_config.json."""
+        ends = self.artifact.read_json("generation_config.json").get("eos_token_id")
+        return (ends,) if isinstance(ends, int) else tuple(ends or ())
+
+
+def find_subject(url: str) -> Subject:
+    """A run, an adapter folder or a model folder. ModelError when it is none."""
+    artifact, around = find_artifact(Store(url))
+    made_by_run = around.exists("recipe.yaml") and around.exists("plan.json")
+    run = around if made_by_run else None
+    label = posixpath.basename((run or artifact).url.rstrip("/"))
+    return Subject(
+        ModelRef(label, (run or artifact).url),
+        artifact,
+        run,
+        run.read_json("plan.json") if run is not None else {},
+        load_recipe(run.local_path("recipe.yaml"), check_files=False) if run is not None else None,
+    )
+
+
+def subjects(main: Subject, suite: Suite) -> list[Subject]:
+    """The models of an evaluation, the named one first. ModelError for one that is not there, or is named twice."""
+    wanted = suite.compare
+    if wanted == "auto":
+        wanted = "base" if main.is_adapter else "none"
+    others = [] if wanted == "none" else ["base"] if wanted == "base" else list(wanted)
+    found = [main]
+    for other in others:
+        subject = _base(main) if other == "base" else find_subject(other)
+        if any(subject.ref.label == known.ref.label for known in found):
+            if any(subject.ref.url == known.ref.url for known in found):
+                raise ModelError(f"compare names {other}, which is the model itself or there already")
+            # Folders of one name are told apart by their paths.
+            subject = Subject(
+                ModelRef(subject.ref.url, subject.ref.url),
+                subject.artifact,
+                subject.run,
+                subject.plan,
+                subject.recipe,
+            )
+        found.append(subject)
+    return found
+
+
+def _base(main: Subject) -> Subject:
+    if main.is_adapter:
+        # As it was trained: quantised where the run declares it.
+        ref = ModelRef("base", main.ref.url, without_adapter=True)
+        return Subject(ref, main.artifact, main.run, main.plan, main.recipe)
+    if main.base_path is None:
+        raise ModelError(
+            f"{main.ref.url} is a whole model and no run, so its base is not known",
+            mend="name it: compare: [PATH], or leave compare away",
+        )
+    ref = ModelRef("base", main.base_path, stop_ids=main.stop_ids())
+    return Subject(ref, main.artifact, main.run, main.plan, main.recipe)

@@ -1,0 +1,249 @@
+"""A whole evaluation: rows, answers, figures, report. `tailor evaluate` and `evaluate.final` of a recipe."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import yaml
+
+from tailor import machine
+from tailor.errors import DataError, GateError, StoreError
+from tailor.evaluate import figures, scores
+from tailor.evaluate.jobs import Job, Result, Runner, in_process
+from tailor.evaluate.material import gather
+from tailor.evaluate.parts import Parts, fingerprint
+from tailor.evaluate.results import results
+from tailor.evaluate.subjects import Subject, find_subject, subjects
+from tailor.onray import cluster as clusters
+from tailor.onray.planning import tokens_root
+from tailor.onray.sharing import ray_runner
+from tailor.runs import environment, evaluations, report
+from tailor.runs.clock import now
+from tailor.runs.lock import lock
+from tailor.runs.words import duration
+from tailor.spec import check_suite
+from tailor.spec.data import Data
+from tailor.spec.keys import Keys, path_of
+from tailor.spec.load import Dumper
+from tailor.spec.method import Method
+from tailor.spec.model import Model
+from tailor.spec.scale import Scale
+from tailor.spec.suite import Suite
+from tailor.store import Store, cache_folder
+from tailor.tokens import TokenStore
+
+METHOD = (
+    "percentiles of a paired bootstrap over rows: {samples} draws with replacement, the same for all models, "
+    "{confidence:.0%} of them inside, seed {seed}"
+)
+
+
+class Display(Protocol):
+    """What an evaluation is shown on."""
+
+    def doing(self, what: str) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+    def evaluating(self, done: int, total: int, seconds_left: float | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A finished evaluation. folder: where it lies; results: its results.json."""
+
+    folder: Store
+    results: dict[str, Any]
+
+    def require(self) -> None:
+        """GateError when a bound of `fail_if` holds, with every such figure named."""
+        if self.results["failed"]:
+            raise GateError(
+                f"{self.results['name']}: {'; '.join(self.results['failed'])}",
+                mend=f"the figures and answers are in {self.folder.url}",
+            )
+
+
+def evaluate(
+    target: str,
+    suite: Suite,
+    display: Display,
+    *,
+    name: str,
+    to: str | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+) -> Evaluated:
+    """Evaluate a run or model and publish the results at `to`, or in the run's `evaluation/`.
+
+    `name`: where the suite gives none. Raises a TailorError for what the user can mend, but no GateError:
+    that is the caller's, after the results were shown (`Evaluated.require`).
+    """
+    machine.wait_without_spinning()
+    began = time.monotonic()
+    if any(task.name == "rouge" for task in suite.tasks):
+        scores.require_rouge()
+    main = find_subject(target)
+    name = suite.name or name
+    parent, folder_name = _place(main, name, to)
+    with ExitStack() as stack:
+        parent.make()
+        unfinished = parent.join(f"{folder_name}.unfinished")
+        stack.enter_context(lock(unfinished, display.line))
+        display.doing("reading the rows")
+        models = subjects(main, suite)
+        material = gather(suite, main, models[1:], _preparation(main))
+        jobs = [
+            job
+            for model in models
+            for job in material[model.label].jobs(model.label, suite.decoding.batch_size)
+        ]
+        identity = {model.label: model.identity() for model in models}
+        parts = Parts(unfinished, fingerprint(jobs, suite.decoding, identity))
+        if parts.others:
+            display.line("an unfinished evaluation of other rows, models or settings was removed")
+        workers, runner = _workers(suite, address, display, stack, verbose)
+        done = _do(jobs, models, suite, runner, parts, display)
+        judged = results(suite, material, jobs, done)
+        table = figures.table(judged.figures, suite.intervals)
+        found = {
+            "name": name,
+            "made": now(),
+            "seconds": round(time.monotonic() - began, 1),
+            "workers": workers,
+            "models": {model.label: _describe(model) for model in models},
+            "rows": {
+                "available": material[main.label].available,
+                "cut": material[main.label].cut,
+                **{file.removesuffix(".jsonl"): len(rows) for file, rows in judged.rows.items()},
+            },
+            "intervals": METHOD.format(**suite.intervals.model_dump()),
+            "decoding": suite.decoding.model_dump(),
+            "figures": table,
+            "fail_if": suite.fail_if,
+            "failed": list(figures.broken_bounds(suite.fail_if, table)),
+            "environment": environment.describe(),
+        }
+        with parent.publication(folder_name) as made:
+            for file, rows in judged.rows.items():
+                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                (made.folder / file).write_text("".join(lines), encoding="utf-8")
+            (made.folder / evaluations.SPEC).write_text(resolved(suite, name), encoding="utf-8")
+            text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+            (made.folder / evaluations.RESULTS).write_text(text + "\n", encoding="utf-8")
+            (made.folder / evaluations.PLOT).write_bytes(evaluations.draw(found))
+    parent.remove(f"{folder_name}.unfinished")
+    if main.run is not None and to is None:
+        report.write(main.run)
+    return Evaluated(parent.join(folder_name), found)
+
+
+def resolved(suite: Suite, name: str) -> str:
+    """The evaluation file that repeats it, defaults written out."""
+    values = {**suite.model_dump(mode="json"), "name": name}
+    for key, _ in list(check_suite.idle(Keys(values, set()), "")):
+        *above, last = path_of(key)
+        section: Any = values
+        for step in above:
+            section = section[step]
+        section.pop(last, None)
+    text: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return text
+
+
+def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
+    """The folder around the results, and their name in it."""
+    if to is not None:
+        whole = Store(to)
+        if whole.exists() and whole.names() and not whole.exists(evaluations.RESULTS):
+            raise StoreError(
+                f"--to {to} is there already, and is no evaluation",
+                mend="name a folder that is not there yet",
+            )
+        around, _, last = whole.url.rstrip("/").rpartition("/")
+        return Store(around), last
+    if main.run is None:
+        raise StoreError(
+            f"{main.ref.url} is no run, so there is no place for the results",
+            mend="name a folder for them with --to",
+        )
+    return main.run.join(evaluations.FOLDER), name
+
+
+def _preparation(main: Subject) -> Any:
+    root = str(cache_folder() / "tokens")
+    if main.run is not None and main.recipe is not None:
+        root = tokens_root(main.recipe, main.run)
+
+    def prepared(data: Data, model: Model, method: Method) -> TokenStore:
+        from tailor.encode.prepare import prepare
+
+        tokens = prepare(data, model, method, root).tokens
+        if not len(tokens.split("evaluation")):
+            raise DataError("no evaluation row is left after preparation", mend="name other rows")
+        return tokens
+
+    return prepared
+
+
+def _workers(
+    suite: Suite, address: str | None, display: Display, stack: ExitStack, verbose: bool
+) -> tuple[int, Runner]:
+    """How many workers there are, and what runs the batches: this process, or Ray."""
+    scale = Scale(workers=suite.workers or 1, address=address)
+    joins = clusters.address(scale) is not None
+    wanted = suite.workers or 1
+    if suite.workers is None and not joins:
+        import torch
+
+        wanted = max(1, torch.cuda.device_count())
+    if wanted == 1 and not joins:
+        return 1, in_process
+    display.doing("joining the Ray cluster" if joins else "starting Ray")
+    starting = stack.enter_context(clusters.Starting(Scale(workers=wanted, address=address), verbose=verbose))
+    cluster = starting.wait()
+    if suite.workers is None and joins:
+        wanted = max(1, int(cluster.gpus))
+    gpu = cluster.gpus >= 1
+    display.line(f"{wanted} workers on Ray" if wanted > 1 else "one worker on Ray")
+    return wanted, ray_runner(cluster, wanted, gpu=gpu)
+
+
+def _do(
+    jobs: Sequence[Job],
+    models: Sequence[Subject],
+    suite: Suite,
+    runner: Runner,
+    parts: Parts,
+    display: Display,
+) -> list[Result]:
+    """The result of every job: read where it is there, else made and written at once."""
+    open_jobs = [number for number in range(len(jobs)) if not parts.has(number)]
+    total, left = (sum(len(jobs[number].items) for number in some) for some in (range(len(jobs)), open_jobs))
+    if left < total:
+        display.line(f"going on: {total - left:,} of {total:,} rows were done before")
+    began, mine = time.monotonic(), 0
+    display.doing("loading the model")
+    refs = [model.ref for model in models]
+    for at, result in runner(refs, suite.decoding, [jobs[number] for number in open_jobs]) if left else ():
+        parts.write(open_jobs[at], result)
+        mine += len(jobs[open_jobs[at]].items)
+        each = (time.monotonic() - began) / mine
+        display.evaluating(total - left + mine, total, each * (left - mine) if mine < left else None)
+    if mine:
+        display.line(f"{mine:,} rows in {duration(time.monotonic() - began)}")
+    return [parts.read(number) for number in range(len(jobs))]
+
+
+def _describe(model: Subject) -> dict[str, Any]:
+    return {
+        "url": model.ref.url,
+        "artifact": posixpath.basename(model.artifact.url),
+        "without_adapter": model.ref.without_adapter,
+    }

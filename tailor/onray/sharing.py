@@ -1,0 +1,85 @@
+"""An evaluation's batches on several Ray workers. Which worker does which batch changes no result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tailor.errors import TailorError, WorkerError
+from tailor.evaluate.jobs import Job, ModelRef, Result, Runner, Worker
+from tailor.onray import cluster as clusters
+from tailor.spec.scale import Scale
+from tailor.spec.suite import Decoding
+
+
+def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
+    """A runner with so many workers on the Ray that this process is connected to. ScaleError when there is no room."""
+    resources = clusters.resources_per_worker(Scale(workers=workers), cluster, workers, gpu=gpu)
+
+    def run(
+        models: Sequence[ModelRef], decoding: Decoding, jobs: Sequence[Job]
+    ) -> Iterator[tuple[int, Result]]:
+        import ray
+
+        remote = ray.remote(_Remote).options(
+            num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_concurrency=1
+        )
+        threads = clusters.threads(resources["CPU"])
+        actors = [
+            remote.remote(list(models), decoding, os.getcwd(), threads)
+            for _ in range(min(workers, len(jobs)))
+        ]
+        waiting = iter(enumerate(jobs))
+        asked: dict[Any, tuple[int, Any]] = {}
+
+        def ask(actor: Any) -> None:
+            if (job := next(waiting, None)) is not None:
+                asked[actor.do.remote(job[1])] = (job[0], actor)
+
+        try:
+            for actor in actors:
+                ask(actor)
+            while asked:
+                (ended, *_), _ = ray.wait(list(asked), num_returns=1)
+                index, actor = asked.pop(ended)
+                try:
+                    outcome = ray.get(ended)
+                except ray.exceptions.RayActorError as error:
+                    raise WorkerError(
+                        f"a worker of the evaluation died: {str(error).splitlines()[0]}",
+                        mend="run the same command again, which goes on from the batches that are done",
+                    ) from error
+                if isinstance(outcome, TailorError):
+                    raise outcome
+                ask(actor)
+                yield index, outcome
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    return run
+
+
+class _Remote:
+    """A worker in a process of its own."""
+
+    def __init__(
+        self, models: Sequence[ModelRef], decoding: Decoding, working_folder: str, threads: int
+    ) -> None:
+        import torch
+
+        from tailor.quiet import quiet
+
+        quiet()
+        if os.path.isdir(working_folder):  # relative paths mean what they mean in the command
+            os.chdir(working_folder)
+        torch.set_num_threads(threads)
+        self._worker = Worker(models, decoding)
+
+    def do(self, job: Job) -> Result | TailorError:
+        # A user's mistake comes back as a value: Ray would wrap the exception.
+        try:
+            return self._worker(job)
+        except TailorError as error:
+            return error

@@ -1,0 +1,124 @@
+"""Evaluations in a run's folder, or beside a model: `evaluation/NAME/`, whole only with its COMMIT.
+
+evaluation.yaml  what was evaluated, resolved
+results.json     figures with intervals, the models, the bounds that were passed
+answers.jsonl    each question with its reference, and each model's answer and scores
+facts.jsonl, choices.jsonl, passages.jsonl   the same for the other tasks
+figures.png
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from tailor.runs.plots import GRID, INK, MAIN, SECOND
+
+if TYPE_CHECKING:
+    from tailor.store import Store
+
+FOLDER = "evaluation"
+RESULTS, SPEC, PLOT = "results.json", "evaluation.yaml", "figures.png"
+ANSWERS, FACTS = "answers.jsonl", "facts.jsonl"
+COLOURS = (MAIN, SECOND, "#0f7b45", "#9333ea", "#b42318", "#616e7c")
+
+
+def names(run: Store) -> list[str]:
+    """The evaluations of a run, by name."""
+    folder = run.join(FOLDER)
+    return [name for name in folder.names() if folder.is_committed(name)]
+
+
+def read(run: Store, name: str) -> dict[str, Any]:
+    """An evaluation's results.json."""
+    results: dict[str, Any] = run.read_json(f"{FOLDER}/{name}/{RESULTS}")
+    return results
+
+
+def rows(run: Store, name: str, file: str) -> list[dict[str, Any]]:
+    """Rows of one of an evaluation's JSONL files; none where it has no such task."""
+    path = f"{FOLDER}/{name}/{file}"
+    if not run.exists(path):
+        return []
+    return [json.loads(line) for line in run.read_text(path).split("\n") if line]
+
+
+def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the figures: a column per model, and the first one's difference to each other."""
+    models = list(results["models"])
+    first, *others = models
+    head = ["figure", *models, *(f"{first} - {other}" for other in others), "rows"]
+    body = []
+    for entry in results["figures"]:
+        cells = [entry["figure"] + ("" if entry["better"] == "lower" else " %")]
+        cells += [_with_interval(entry, entry["models"][model]) for model in models]
+        cells += [_with_interval(entry, entry["differences"][other], sign="+") for other in others]
+        body.append([*cells, f"{entry['rows']:,}"])
+    return head, body
+
+
+def in_a_line(results: dict[str, Any]) -> str:
+    """The first model's figures, and the bounds that were passed."""
+    told = [
+        f"{entry['figure']} {shown(entry, next(iter(entry['models'].values()))['value'])}"
+        + ("" if entry["better"] == "lower" else "%")
+        for entry in results["figures"]
+    ]
+    return ", ".join(told) + (f"; FAILED: {'; '.join(results['failed'])}" if results["failed"] else "")
+
+
+def _with_interval(entry: dict[str, Any], found: dict[str, Any], sign: str = "") -> str:
+    low, high = found["interval"]
+    return f"{shown(entry, found['value'], sign)} [{shown(entry, low, sign)}, {shown(entry, high, sign)}]"
+
+
+def shown(entry: dict[str, Any], value: float, sign: str = "") -> str:
+    """A figure as text: shares in per cent, losses as they are. `sign`: `+` for a difference."""
+    if entry["better"] == "lower":
+        return f"{value:{sign}.4g}"
+    return f"{100 * value:{sign}.1f}"
+
+
+def draw(results: dict[str, Any]) -> bytes:
+    """The figures with their intervals as a PNG: shares on one side, perplexity or loss on the other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = [entry for entry in results["figures"] if entry["better"] == "higher"]
+    losses = [entry for entry in results["figures"] if entry["figure"] == "perplexity"]
+    panels = [(entries, what) for entries, what in ((shares, "share"), (losses, "perplexity")) if entries]
+    widths = [max(1, len(entries)) for entries, _ in panels]
+    figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    models = list(results["models"])
+    for axes, (entries, what) in zip(
+        figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0], panels, strict=True
+    ):
+        for number, model in enumerate(models):
+            found = [entry["models"][model] for entry in entries]
+            places = [at + (number - (len(models) - 1) / 2) * 0.16 for at in range(len(entries))]
+            values = [one["value"] for one in found]
+            spread = [
+                [max(0.0, one["value"] - one["interval"][0]) for one in found],
+                [max(0.0, one["interval"][1] - one["value"]) for one in found],
+            ]
+            axes.errorbar(
+                places, values, yerr=spread, fmt="o", capsize=3, label=model, color=COLOURS[number % 6]
+            )
+        axes.set_xticks(range(len(entries)), [entry["figure"].replace("_", "\n") for entry in entries])
+        axes.set_xlim(-0.5, len(entries) - 0.5)
+        axes.set_ylabel(what, color=INK)
+        if what == "share":
+            axes.set_ylim(-0.02, 1.02)
+        elif max(one["value"] for entry in entries for one in entry["models"].values()) > 20:
+            axes.set_yscale("log")
+        axes.grid(color=GRID, linewidth=0.8, axis="y")
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, labelsize=9)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=9, labelcolor=INK)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()

@@ -1,0 +1,142 @@
+"""The rules between the keys of an evaluation, in its own file or in a recipe's `evaluate.final`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tailor.errors import Problem
+from tailor.spec.keys import Finding, Keys, path_of
+from tailor.spec.source import Document
+from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
+
+BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+"""A comparison and a number."""
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_DEFAULT_TASKS = [task.name for task in Suite().tasks]
+
+
+def problems(document: Document, wrong: set[str]) -> list[Problem]:
+    """Every broken rule of an evaluation file. `wrong` are the keys that have a problem already."""
+    keys = Keys(document.values, wrong)
+    return [
+        document.at_key(path_of(key)).problem(path_of(key), message) for key, message in findings(keys, "")
+    ]
+
+
+def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
+    """What is wrong with the evaluation below `prefix` (with its dot, or empty for a file of its own)."""
+    for rules in (_tasks, _bounds, idle, _names):
+        yield from rules(keys, prefix)
+
+
+def task_names(keys: Keys, prefix: str) -> list[str] | None:
+    """The names of the tasks; None when one of them is wrong."""
+    tasks = keys(f"{prefix}tasks")
+    if keys.is_wrong(f"{prefix}tasks"):
+        return None
+    if not isinstance(tasks, list):
+        return list(_DEFAULT_TASKS)
+    names = [task.get("name") if isinstance(task, dict) else None for task in tasks]
+    wrong = any(keys.is_wrong(f"{prefix}tasks.{at}.name") for at in range(len(tasks)))
+    return None if wrong or None in names else [str(name) for name in names]
+
+
+def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
+    seen: list[str] = []
+    for at, name in enumerate(task_names(keys, prefix) or ()):
+        if name in seen:
+            yield f"{prefix}tasks.{at}.name", f"{name} is there twice; its figures would have one name"
+        seen.append(name)
+        columns = keys(f"{prefix}tasks.{at}.data.columns")
+        fields = {"multiple_choice": ("question", "choices", "answer"), "facts": ("question", "facts")}
+        for field in columns if isinstance(columns, dict) else ():
+            if name in fields and field not in fields[name]:
+                yield (
+                    f"{prefix}tasks.{at}.data.columns.{field}",
+                    f"{name} has no field {field}; its fields are {', '.join(fields[name])}",
+                )
+
+
+def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
+    bounds, names = keys(f"{prefix}fail_if"), task_names(keys, prefix)
+    if not isinstance(bounds, dict) or names is None:
+        return
+    metrics = list(dict.fromkeys(metric for name in names for metric in METRICS.get(name, ())))
+    for metric, bound in bounds.items():
+        key = f"{prefix}fail_if.{metric}"
+        if metric not in metrics:
+            owner = next((name for name, given in METRICS.items() if metric in given), None)
+            near = difflib.get_close_matches(metric, metrics, n=1, cutoff=0.7)
+            if owner is not None:
+                yield key, f"none of the tasks gives it; add {{name: {owner}}} to tasks"
+            elif near:
+                yield key, f"no such figure; did you mean {near[0]}?"
+            else:
+                yield key, f"no such figure; the tasks give {', '.join(metrics)}"
+        elif isinstance(bound, str) and not keys.is_wrong(key) and not BOUND.fullmatch(bound):
+            yield key, f'{bound} is no bound; write a comparison and a number, such as "< 0.3"'
+
+
+def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
+    """Keys that would be ignored."""
+    names = task_names(keys, prefix)
+    if names is None:
+        return
+    on_rows = any(name in ON_ROWS for name in names)
+    if not on_rows:
+        for key in ("data", "limit"):
+            if keys(f"{prefix}{key}") is not None:
+                yield (
+                    f"{prefix}{key}",
+                    f"has no effect: the tasks ({', '.join(names)}) bring rows of their own",
+                )
+    if not any(name in GENERATED for name in names):
+        for key in ("max_new_tokens", "temperature", "top_p", "seed"):
+            if keys(f"{prefix}decoding.{key}") is not None:
+                yield (
+                    f"{prefix}decoding.{key}",
+                    f"has no effect: the tasks ({', '.join(names)}) generate no answers",
+                )
+    elif keys(f"{prefix}decoding.temperature") in (None, 0) and not keys.is_wrong(
+        f"{prefix}decoding.temperature"
+    ):
+        for key in ("top_p", "seed"):
+            if keys(f"{prefix}decoding.{key}") is not None:
+                yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
+    for key, source in keys.sources(f"{prefix}data.evaluation"):
+        if source.get("weight") is not None:
+            yield f"{key}.weight", "has no effect: every evaluation row counts once"
+    for key, path in paths(keys, prefix):
+        if "://" in path and not path.startswith("hf://"):
+            for name in ("subset", "split"):
+                if keys(f"{key.removesuffix('.path')}.{name}") is not None:
+                    yield (
+                        f"{key.removesuffix('.path')}.{name}",
+                        "has no effect: it is for Hugging Face datasets (hf://…)",
+                    )
+
+
+def _names(keys: Keys, prefix: str) -> Iterator[Finding]:
+    name = keys(f"{prefix}name")
+    if isinstance(name, str) and not FOLDER_NAME.fullmatch(name):
+        yield f"{prefix}name", f"{name} is no name of a folder; use letters, digits, -, _ and ."
+    others: Any = keys(f"{prefix}compare")
+    for other in (
+        sorted({other for other in others if others.count(other) > 1}) if isinstance(others, list) else ()
+    ):
+        yield f"{prefix}compare", f"names {other} twice"
+
+
+def paths(keys: Keys, prefix: str) -> Iterator[tuple[str, str]]:
+    """(key, path) of every source of rows."""
+    for key, _ in keys.sources(f"{prefix}data.evaluation"):
+        if isinstance(path := keys(f"{key}.path"), str):
+            yield f"{key}.path", path
+    tasks = keys(f"{prefix}tasks")
+    for at in range(len(tasks) if isinstance(tasks, list) else 0):
+        key = f"{prefix}tasks.{at}.data.path"
+        if isinstance(path := keys(key), str):
+            yield key, path
