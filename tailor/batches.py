@@ -324,6 +324,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
     return DataFacts(
         tokens_url=tokens.url,
         fingerprint=tokens.fingerprint,
+        train_fingerprint=tokens.train_fingerprint,
         examples=len(train),
         evaluation_examples=len(evaluation),
         tokens=sum(batches.tokens(batch) for batch in epoch),

@@ -122,6 +122,11 @@ class TokenStore:
         return str(self.manifest["fingerprint"])
 
     @property
+    def train_fingerprint(self) -> str:
+        """Of what decides the training split alone."""
+        return str(self.manifest.get("train_fingerprint", self.fingerprint))
+
+    @property
     def template(self) -> dict[str, Any] | None:
         """The chat template that the examples were rendered with: name, text and end_of_turn_ids. None without chats."""
         template: dict[str, Any] | None = self.manifest["template"]

@@ -113,8 +113,9 @@ def prepare_all(
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
+        train = _fingerprint(data, method, tokenizer, sources, splits=("train",))
         encoder = make_encoder(data, method, tokenizer, rules)
-        _write(root, fingerprint, data.holdout, encoder, rules, sources, runner, progress)
+        _write(root, fingerprint, train, data.holdout, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
 
 
@@ -135,6 +136,7 @@ def _reading(method: Method) -> tuple[str, Limits | None]:
 def _write(
     root: Store,
     fingerprint: str,
+    train_fingerprint: str,
     holdout: float | None,
     encoder: Encoder,
     rules: TurnRules | None,
@@ -149,7 +151,9 @@ def _write(
     tasks = _tasks(sources)
     try:
         reports = _run(runner, Work(encoder, holdout, staging.url), tasks, progress)
-        manifest = _manifest(fingerprint, encoder.tokenizer, rules, sources, tasks, reports)
+        manifest = _manifest(
+            fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports
+        )
         if not any(source["kept"] for source in manifest["report"]["sources"]):
             check_budget(manifest["report"], Budget())
         staging.write_json(MANIFEST, manifest)
@@ -213,6 +217,7 @@ def _run(
 
 def _manifest(
     fingerprint: str,
+    train_fingerprint: str,
     tokenizer: Tokenizer,
     rules: TurnRules | None,
     sources: Sources,
@@ -237,6 +242,7 @@ def _manifest(
     template = tokenizer.template if rules is not None else None
     return {
         "fingerprint": fingerprint,
+        "train_fingerprint": train_fingerprint,
         "encode_version": ENCODE_VERSION,
         "tokenizer": tokenizer.fingerprint,
         "template": None
@@ -275,8 +281,13 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
     return shards
 
 
-def _fingerprint(data: Data, method: Method, tokenizer: Tokenizer, sources: Sources) -> str:
-    """Changes with all that changes tokens: rows, tokenizer, template, the code's version and these settings."""
+def _fingerprint(
+    data: Data, method: Method, tokenizer: Tokenizer, sources: Sources, splits: Sequence[str] = SPLITS
+) -> str:
+    """Changes with all that changes tokens: rows, tokenizer, template, the code's version and these settings.
+
+    splits: whose sources count.
+    """
     import xxhash
 
     template = tokenizer.require_template() if sources.chats else None
@@ -293,6 +304,7 @@ def _fingerprint(data: Data, method: Method, tokenizer: Tokenizer, sources: Sour
         "sources": [
             [split, resolved.source.model_dump(exclude={"weight"}), resolved.format, resolved.contents]
             for split, _, resolved in sources
+            if split in splits
         ],
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

@@ -76,7 +76,7 @@ TEMPLATES = {
         '{{ range .Messages }}{{ if eq .Role "user" }}USER: {{ .Content }} '
         '{{ else if eq .Role "assistant" }}ASSISTANT: {{ .Content }}EOS{{ end }}{{ end }}ASSISTANT:',
         bos=True,
-        strips=True,
+        strips=False,
     ),
     "alpaca": GoTemplate(
         "{{ if .System }}{{ .System }}{{ else }}Below is an instruction that describes a task. Write a response that "

@@ -49,5 +49,5 @@ def make_plan(
         load_config(recipe.model.path, recipe.model.revision),
         clusters.hardware(recipe.scale, cluster),
         run_url=run.url,
-        resume_from=history[0].checkpoint if history and history[0].run != run.url else None,
+        resume_from=history[0].checkpoint if history else None,
     )

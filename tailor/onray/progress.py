@@ -91,7 +91,7 @@ def publisher(
             # A signal now asks for a checkpoint, until that of the last step is made.
             interrupts.saves = True
             status.step = record["step"]
-        elif kind == "checkpoint" and record["step"] == plan.steps:
+        elif kind == "saved":
             interrupts.saves = False
         if kind in ("train", "failure"):
             update()

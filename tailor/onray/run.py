@@ -67,7 +67,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
 def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
     run = Store(recipe.save.to)
     resume.check_place(recipe, run)
-    if recipe.model.warm_start is not None:
+    if recipe.model.warm_start is not None and not resume.begun(run):
         from tailor.train import warm_start
 
         warm_start.find(recipe.model.warm_start)
@@ -100,13 +100,16 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             display.line(_ray_line(cluster, starting.seconds))
             watch.mark("ray")
         if origin is not None:
-            origin = resume.with_data(origin, tokens.fingerprint)
+            origin = resume.with_data(origin, run, tokens)
+            if origin is None and earlier is not None and earlier.state == "finished":
+                return Outcome(run, earlier, read(run), before=True)
         plan = make_plan(recipe, tokens, run, cluster, origin)
         resume.check_plan(plan, run, origin)
         for line in _tell_changes(run, origin):
             display.line(line)
         if origin is not None:
             begin(run, Store(origin.run), origin)
+            status.write(run)  # a run that was finished is so no more
             run.remove(folder.REPORT)  # of the run before the change; its absence says that one is due
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
@@ -125,6 +128,8 @@ def _tell_changes(run: Store, origin: Origin | None) -> list[str]:
     if origin is not None:
         lines.append(f"going on from {origin.run} at step {origin.step} with another recipe:")
         lines += [f"  {change}" for change in changed(origin)]
+        if origin.first_step == origin.step:
+            lines.append("  the training data are begun from their start")
     before = folder.read_json(run, folder.ENVIRONMENT) if folder.checkpoints(run) else {}
     return lines + environment.told_differences(before)
 

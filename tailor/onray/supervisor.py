@@ -41,6 +41,7 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
         watch.publish({"kind": "status", "message": message, "time": time.time()})
 
     while True:
+        step = 0
         watch.interrupts.saves = False  # until the first step of the new group, there is nothing to save
         if watch.interrupts.asked is not None:
             return False
@@ -65,7 +66,7 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
         except WorkerError as error:
             failures += 1
             asked = watch.interrupts.asked is not None
-            if not asked and (failures > scale.max_failures or (step, error.message) == last):
+            if not asked and (failures > scale.max_failures or (step and (step, error.message) == last)):
                 raise
             last = step, error.message
             watch.publish({"kind": "failure", "step": step, "error": error.message, "time": time.time()})

@@ -68,6 +68,7 @@ def build(
         run_url=run_url,
         tokens_url=data.tokens_url,
         fingerprint=data.fingerprint,
+        train_fingerprint=data.train_fingerprint,
         model=_with_absolute_path(recipe.model),
         method=recipe.method,
         optim=recipe.optim,

@@ -46,6 +46,7 @@ class DataFacts:
 
     tokens_url: str
     fingerprint: str
+    train_fingerprint: str
     examples: int
     evaluation_examples: int
     tokens: int

@@ -26,6 +26,8 @@ class Plan:
     tokens_url: str
     fingerprint: str
     """Of the prepared tokens."""
+    train_fingerprint: str
+    """Of their training split alone."""
 
     model: Model
     method: Method
@@ -59,7 +61,7 @@ class Plan:
     first_step: int
     """The step at which the data begin: 0, unless the run began with others."""
     resume_from: str | None
-    """URL of another run's checkpoint, to go on from while this run has none."""
+    """URL of the checkpoint of another recipe that this one went on from: another run's, or an earlier one of its own."""
     steps: int
     steps_per_epoch: int
     token_budget: int | None

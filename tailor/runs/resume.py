@@ -17,6 +17,7 @@ from tailor.store import Store
 if TYPE_CHECKING:
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
+    from tailor.tokens import TokenStore
 
 MAY_CHANGE = (
     "scale",
@@ -54,6 +55,7 @@ ON_PURPOSE = (
     "save",
     "train.epochs",
     "train.steps",
+    "train.tokens",
     "train.batch_size",
     "train.batch_tokens",
     "train.seed",
@@ -98,7 +100,10 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
     run that `save.resume` names cannot be gone on with. An attempt that left no checkpoint may be replaced.
     """
     if recipe.save.resume not in ("auto", "never"):
-        return _on_purpose(recipe, run, folder.find(recipe.save.resume))
+        # A run with checkpoints of its own needs the other one no more.
+        is_other = Store(recipe.save.resume).url != run.url
+        source = run if is_other and begun(run) else folder.find(recipe.save.resume)
+        return _on_purpose(recipe, run, source, made_before=is_other and begun(run))
     if not folder.holds_run(run):
         return None
     if recipe.save.resume == "never":
@@ -106,7 +111,7 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
             f"{run.url} already holds a run, and save.resume is never",
             mend="set another save.to, remove the folder, or set save.resume: auto",
         )
-    if not folder.checkpoints(run) and folder.artifact(run) is None:
+    if not begun(run):
         return None  # nothing of the earlier attempt is worth going on with
     if found := differences(_recipe_of(run), recipe):
         refused = [key for key, _, _ in found if _bound(key)]
@@ -118,9 +123,13 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
     return None
 
 
-def _on_purpose(recipe: Recipe, run: Store, source: Store) -> Origin | None:
-    if run.url != source.url and (folder.checkpoints(run) or folder.artifact(run)):
-        # The change was made before, and the run goes on from checkpoints of its own.
+def begun(run: Store) -> bool:
+    """Whether the run has something of its own to go on from."""
+    return bool(folder.checkpoints(run)) or folder.artifact(run) is not None
+
+
+def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool) -> Origin | None:
+    if made_before:
         if found := differences(_recipe_of(run), recipe):
             raise StoreError(
                 f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
@@ -140,8 +149,6 @@ def _on_purpose(recipe: Recipe, run: Store, source: Store) -> Origin | None:
             "its weights and its optimizer's state belong to them",
             mend="put them back, or begin anew from its weights with model.warm_start",
         )
-    if not found and run.url == source.url:
-        return None
     step = folder.step_of(saved[-1])
     new_batches = any(_is_of(key, BATCHES) for key, _, _ in found)
     earlier = origins(source)
@@ -154,10 +161,16 @@ def _on_purpose(recipe: Recipe, run: Store, source: Store) -> Origin | None:
     )
 
 
-def with_data(origin: Origin, fingerprint: str) -> Origin:
-    """The origin, with the data begun from their start where they are other ones than before, whatever the recipe says."""
-    before = Store(origin.run).read_json(folder.PLAN)["fingerprint"]
-    return origin if before == fingerprint else replace(origin, first_step=origin.step)
+def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
+    """The origin, with the training data begun from their start where they are other ones, whatever the recipe says.
+
+    None where nothing at all is other than before.
+    """
+    before = Store(origin.run).read_json(folder.PLAN)
+    if before["train_fingerprint"] != tokens.train_fingerprint:
+        return replace(origin, first_step=origin.step)
+    same = not origin.changes and origin.run == run.url and before["fingerprint"] == tokens.fingerprint
+    return None if same else origin
 
 
 def _recipe_of(run: Store) -> Recipe:
@@ -192,7 +205,7 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     if origin is not None and plan.steps <= origin.step:
         raise StoreError(
             f"{source.url} has done {origin.step} steps, and this recipe ends after {plan.steps}",
-            mend="raise train.steps or train.epochs",
+            mend="raise train.steps, train.epochs or train.tokens",
         )
 
 

@@ -231,7 +231,7 @@ def _needs(keys: Keys) -> Iterator[Finding]:
                     f"{name} needs rows: give evaluate.final.data, data.holdout or data.evaluation",
                 )
                 break
-    if keys("train.divergence.action") == "reload" and keys.absent("save.every"):
+    if keys("train.divergence.action") == "reload" and keys.absent("save.every") and keys.absent("save.best"):
         yield (
             "train.divergence.action",
             "reload needs save.every: without it there is no checkpoint to go back to",

@@ -65,7 +65,10 @@ def _model(keys: Keys) -> Iterator[Finding]:
 
 
 def _earlier_runs(keys: Keys) -> Iterator[Finding]:
-    """The runs that this one begins with."""
+    """The runs that this one begins with. One with checkpoints of its own needs them no more."""
+    to = _local(keys("save.to"))
+    if to is not None and os.path.isdir(to / "checkpoints"):
+        return
     for key in ("save.resume", "model.warm_start"):
         name = keys(key)
         path = _local(name) if name not in ("auto", "never") else None

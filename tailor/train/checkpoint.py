@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import pickle
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ class State:
     best_step: int | None = None
     best_loss: float | None = None
     """Lowest evaluation loss so far, and the step that gave it."""
+    reload_from: int | None = None
+    """Step of the checkpoint that `train.divergence.action: reload` goes back to."""
     diverged: int = 0
     """Steps in a row, up to this one, whose update was left out because they diverged."""
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -158,10 +160,10 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
             parameter.copy_(weights[name])
 
 
-def remove_old(run: Store, *, keep: int, best_step: int | None) -> None:
-    """Delete whole checkpoints but the newest `keep` and the best one."""
+def remove_old(run: Store, *, keep: int, needed: Iterable[int | None]) -> None:
+    """Delete whole checkpoints but the newest `keep` and those of the steps that are `needed`."""
     names = committed(run)
-    kept = set(names[-keep:]) | ({name_of(best_step)} if best_step is not None else set())
+    kept = set(names[-keep:]) | {name_of(step) for step in needed if step is not None}
     for name in names:
         if name not in kept:
             run.join(FOLDER).remove(name)

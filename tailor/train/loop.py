@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     When the host asks to stop, the loop saves a checkpoint after the step that it is in, and returns "stopped".
     """
     session = open_session(plan, host)
-    start = host.resume()
+    start = _agreed(host)
     if start is None and plan.model.warm_start is not None:
         session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.model)}")
     if plan.compile:
@@ -38,6 +39,8 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     if start is not None:
         state = checkpoint.load(start, session.model, learner.optimizer)
         learner.restore(state)
+        if start == plan.resume_from:  # of another recipe: its evaluations are not to be compared with these
+            state.best_step = state.best_loss = state.reload_from = None
         session.say(f"going on from step {state.step}")
     for probe in probes:
         probe(session, "start")
@@ -48,6 +51,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
             return "stopped"
         if host.rank == 0:
             saver.wait()
+            host.report({"kind": "saved", "step": state.step})
         _barrier(host)
 
     if plan.save.best and state.best_step is not None and state.best_step != state.step:
@@ -62,19 +66,19 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
 
 
 class _Training:
-    """The steps of a run from `state` on. `saved` is the URL of the checkpoint that a reload goes back to."""
+    """The steps of a run from `state` on, which is that of the checkpoint `start` where there is one."""
 
     def __init__(
-        self, session: Session, learner: Learner, saver: Saver, state: checkpoint.State, saved: str | None
+        self, session: Session, learner: Learner, saver: Saver, state: checkpoint.State, start: str | None
     ) -> None:
         self._session, self._learner, self._saver = session, learner, saver
-        self._state, self._saved = state, saved
+        self._state, self._start = state, start
 
     def to_the_end(self) -> bool:
         """Make the remaining steps; False when a worker was asked to stop before the last one."""
         state = self._state
         self._session.model.train()
-        if not state.evaluated and not self._evaluate():
+        if not state.evaluated and self._evaluation_is_due() and not self._evaluate():
             return False
         for number, work, waited in _steps(self._session, state.step):
             started = time.perf_counter()
@@ -115,17 +119,23 @@ class _Training:
             return False
         if session.host.rank == 0:
             session.host.report(record)
-        if session.plan.save.best and (state.best_loss is None or record["loss"] < state.best_loss):
+        better = math.isfinite(record["loss"]) and (
+            state.best_loss is None or record["loss"] < state.best_loss
+        )
+        if session.plan.save.best and better:
             state.best_step, state.best_loss = state.step, record["loss"]
         state.evaluated = True
         return True
 
     def _save(self) -> None:
         state, session = self._state, self._session
-        self._saved = _url(session, state.step)
+        if session.plan.divergence.action == "reload" and self._checkpoint_is_due():
+            # Not those of a signal: where a reload goes back to must not depend on when a run was stopped.
+            state.reload_from = state.step
         if session.host.rank == 0:
             self._learner.remember(state)
-            session.host.report({"kind": "checkpoint", "step": state.step, "url": self._saved})
+            url = _url(session, state.step)
+            session.host.report({"kind": "checkpoint", "step": state.step, "url": url})
             self._saver.save(session.model, self._learner.optimizer, state)
 
     def _recover(self, step: Step) -> None:
@@ -137,13 +147,16 @@ class _Training:
             raise divergence_error(session, step, f", and so it went {state.diverged} steps in a row")
         done = "its update is left out"
         if policy.action == "reload":
-            if self._saved is None:
+            back = None if state.reload_from is None else _url(session, state.reload_from)
+            if back is None and self._start == session.plan.resume_from:
+                back = self._start
+            if back is None:
                 raise divergence_error(session, step, ", and there is no checkpoint yet to go back to")
-            done = f"the updates since {posixpath.basename(self._saved)} are left out"
+            done = f"the updates since {posixpath.basename(back)} are left out"
             if session.host.rank == 0:
                 self._saver.wait()
             _barrier(session.host)
-            before = checkpoint.load(self._saved, session.model, self._learner.optimizer)
+            before = checkpoint.load(back, session.model, self._learner.optimizer)
             self._learner.restore(before)
         session.say(
             f"step {state.step} diverged (loss {step.record['loss']:.4g}, gradient norm "
@@ -198,6 +211,14 @@ def _url(session: Session, step: int) -> str:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _agreed(host: Host) -> str | None:
+    """The checkpoint to go on from, as rank 0 sees it: a shared folder may show others an older one."""
+    found = [host.resume()]
+    if host.world > 1:
+        dist.broadcast_object_list(found, src=0, device=host.device)
+    return found[0]
 
 
 def _barrier(host: Host) -> None:

@@ -78,7 +78,7 @@ class Saver:
                 made.commit(self._durable)
             except TailorError as error:
                 raise _explained(error, made, state.step) from error
-            checkpoint.remove_old(self._run, keep=self._keep, best_step=state.best_step)
+            checkpoint.remove_old(self._run, keep=self._keep, needed=(state.best_step, state.reload_from))
         except Exception as error:  # raised in the training thread
             self._error = error
 

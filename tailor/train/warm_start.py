@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from tailor.errors import StoreError
 from tailor.models.causal import CausalModel
@@ -12,6 +14,8 @@ from tailor.store import COMMIT, Store, verified
 from tailor.train import checkpoint
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
+"""PEFT's settings that scale an adapter, by their keys in a recipe."""
 
 
 def find(url: str) -> Store:
@@ -65,6 +69,7 @@ def _put_adapter(folder: Path, url: str, model: CausalModel) -> None:
             mend="set model.adapter, or merge the adapter into its base and set model.path to that",
         )
     own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
+    _check_scale(json.loads((folder / "adapter_config.json").read_text()), url, model.network)
     odd = sorted(own.keys() ^ weights.keys())
     odd += [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if odd:
@@ -73,3 +78,15 @@ def _put_adapter(folder: Path, url: str, model: CausalModel) -> None:
             mend="set the rank, target_modules and modules_to_save of model.adapter as they were there",
         )
     set_peft_model_state_dict(model.network, weights)
+
+
+def _check_scale(theirs: dict[str, Any], url: str, network: Any) -> None:
+    """The same factors mean another update under another scale, which neither names nor shapes show."""
+    ours = network.peft_config["default"]
+    for setting, key in _SCALE.items():
+        if theirs.get(setting) != getattr(ours, setting):
+            raise StoreError(
+                f"model.warm_start: {url} was trained with model.adapter.{key} {theirs.get(setting)}, "
+                f"and this recipe has {getattr(ours, setting)}",
+                mend=f"set model.adapter.{key} as it was there",
+            )

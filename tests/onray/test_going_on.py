@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tailor.runs.log import of_kind
 from tailor.runs.origin import origins
 from tailor.spec.load import load_recipe
 from tailor.store import Store
+from tailor.train import checkpoint
 from tests.helpers.models import tiny_llama
 
 RECIPE = """\
@@ -145,6 +148,60 @@ def test_other_data_begin_from_their_start() -> None:
     assert of_kind(on.records, "train")[-1]["epoch"] == 1.0
 
 
+def test_other_evaluation_rows_leave_the_training_data_where_they_are(place: Path) -> None:
+    rows(place / "exam.jsonl", 8)
+    rows(place / "exam2.jsonl", 9)
+    half = ("train.steps=null", "train.epochs=0.5", "data.holdout=null")
+    train(*half, "data.evaluation=[{path: exam.jsonl}]", "save.to=runs/half")
+    change = ("train.steps=null", "train.epochs=1", "data.holdout=null")
+    other = "data.evaluation=[{path: exam2.jsonl}]"
+    on, _ = train(*change, other, "save.to=runs/half-on", "save.resume=runs/half")
+    whole, _ = train(*change, other, "save.to=runs/half-whole")
+    assert on.run.read_json("plan.json")["first_step"] == 0
+    assert losses(on) == losses(whole)
+
+
+def test_the_best_of_another_recipe_is_not_this_ones() -> None:
+    """A learning rate so high that every later step is worse: the best so far is the first run's."""
+    best = ("save.best=true", "evaluate.every=1")
+    train(*best, "save.to=runs/best")
+    wild = ("train.steps=6", "optim.learning_rate=10", "save.to=runs/best-on", "save.resume=runs/best")
+    outcome, _ = train(*best, *wild)
+    assert folder.artifact(outcome.run) == "adapter"
+    evaluated = {r["step"]: r["loss"] for r in of_kind(outcome.records, "evaluation")}
+    (said,) = [
+        r["message"]
+        for r in of_kind(outcome.records, "status")
+        if "the artefact is made from" in r["message"]
+    ] or ["step 6"]
+    own = min((5, 6), key=evaluated.__getitem__)
+    assert f"step {own}" in said
+
+
+def test_more_tokens_may_follow() -> None:
+    tokens = ("train.steps=null", "train.tokens=300")
+    train(*tokens, "save.to=runs/counted")
+    more, _ = train(
+        "train.steps=null", "train.tokens=600", "save.to=runs/counted", "save.resume=runs/counted"
+    )
+    assert origins(more.run)[0].changes == {"train.tokens": [300, 600]}
+
+
+def test_what_a_run_came_from_may_be_gone_once_it_has_a_checkpoint(place: Path) -> None:
+    import shutil
+
+    train("save.to=runs/parent")
+    change = ("train.steps=6", "save.to=runs/child", "save.resume=runs/parent")
+    train(*change)
+    warm = ("save.to=runs/warm", "model.warm_start=runs/parent")
+    train(*warm)
+    shutil.rmtree(place / "runs" / "parent")
+    assert train(*change)[0].before
+    assert train(*warm)[0].before
+    with pytest.raises(RecipeError, match=r"model\.warm_start: no such folder"):
+        train("save.to=runs/never", "model.warm_start=runs/parent")
+
+
 def test_what_the_weights_belong_to_cannot_change() -> None:
     for change, key in (
         ("model.adapter.rank=8", "model.adapter.rank: 4 there, 8 here"),
@@ -175,8 +232,24 @@ def test_changed_rows_are_refused_and_gone_on_with_on_purpose(place: Path) -> No
     rows(place / "growing.jsonl", 50)
     with pytest.raises(StoreError, match="holds checkpoints of other data"):
         train(*grown)
-    outcome, _ = train(*grown, "train.steps=6", "save.resume=runs/growing")
+    with pytest.raises(StoreError, match="has done 4 steps, and this recipe ends after 4"):
+        train(*grown, "save.resume=runs/growing")  # as the message says, and the steps are told
+    outcome, told = train(*grown, "train.steps=6", "save.resume=runs/growing")
     assert outcome.run.read_json("plan.json")["first_step"] == 4
+    assert "  the training data are begun from their start" in told
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.write
+
+    def signalled(folder: Path, model: Any, optimizer: Any, state: checkpoint.State) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(folder, model, optimizer, state)
+
+    monkeypatch.setattr(checkpoint, "write", signalled)
+    outcome, told = train("save.to=runs/signalled", "save.every=null")
+    assert running.STOPPING in told
+    assert folder.checkpoints(outcome.run) == ["step-00000004"]
 
 
 def test_workers_of_another_number_keep_the_micro_batches() -> None:

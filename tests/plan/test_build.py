@@ -35,7 +35,7 @@ LLAMA_8B = {
 GPU = Hardware("cuda", 80 * 2**30, bf16=True)
 CPU = Hardware("cpu", 16 * 2**30, bf16=True)
 FULL = {"adapter": None, "quantize": None}
-DATA = DataFacts("tokens", "f", 1000, 100, 500_000, 300_000, 2048, 2048, 32, 30, 90)
+DATA = DataFacts("tokens", "f", "t", 1000, 100, 500_000, 300_000, 2048, 2048, 32, 30, 90)
 
 
 def recipe(**sections: Any) -> Recipe:

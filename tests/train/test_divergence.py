@@ -139,6 +139,23 @@ def test_stopped_after_a_reload_it_goes_on_from_the_older_weights(
     assert again.losses() == whole.losses()[6:] != []
 
 
+def test_a_reload_goes_back_to_the_same_place_however_the_run_was_stopped(
+    made: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that a signal made, at step 5, is none to go back to."""
+    only_at(6, monkeypatch)
+    options = {**sections(action="reload", grad_norm=1e6), "save": {"every": 3, "keep": 1}}
+    whole = Norms()
+    loop.run(make_plan(*made, tmp_path / "whole", **options), whole)
+    plan = make_plan(*made, tmp_path / "cut", **options)
+    first = Norms(stop_after=4)
+    assert loop.run(plan, first) == "stopped"
+    assert first.of("checkpoint")[-1]["step"] == 5
+    again = Norms(resume_from=plan.run_url)
+    loop.run(plan, again)
+    assert again.losses() == whole.losses()[5:]
+
+
 def on_two(host: PlainHost, plan: Any) -> list[float]:
     with pytest.MonkeyPatch.context() as patch:
         only_at(6, patch)

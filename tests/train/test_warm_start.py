@@ -62,7 +62,13 @@ def test_an_adapter_that_does_not_fit_is_refused(
     made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
 ) -> None:
     for adapter, told in (
-        ({**LORA, "rank": 8}, r"has another form than this recipe's, for example .*lora_A"),
+        ({**LORA, "rank": 8}, r"was trained with model\.adapter\.rank 4, and this recipe has 8"),
+        # The same names and shapes, and another model.
+        ({**LORA, "alpha": 80}, r"was trained with model\.adapter\.alpha 8.*, and this recipe has 80"),
+        (
+            {**LORA, "rslora": True},
+            r"was trained with model\.adapter\.rslora False, and this recipe has True",
+        ),
         ({**LORA, "target_modules": ["q_proj"]}, "has another form than this recipe's"),
         (None, "is an adapter, and this recipe trains every weight"),
     ):
