@@ -16,7 +16,7 @@ from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
-from tailor.spec.method import joins
+from tailor.spec.method import ANSWERS, joins
 from tailor.store import Store
 from tailor.tokens import TokenStore
 from tailor.train.host import Host
@@ -111,4 +111,8 @@ def open_session(plan: Plan, host: Host) -> Session:
         f"{trained:,} of {total:,} weights are trained, {plan.precision}, "
         f"{model.base.config._attn_implementation} attention"
     )
+    if model.router is not None and plan.method.name in ANSWERS:
+        session.say(
+            f"method {plan.method.name} compares answers alone: the balance of the experts is not in its loss"
+        )
     return session
