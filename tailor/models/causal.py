@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from torch import nn
 from tailor.models import attention
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import summed_cross_entropy, summed_cross_entropy_and_hits
+
+
+T = TypeVar("T")
 
 
 def base_of(network: Any) -> Any:
@@ -41,6 +45,10 @@ class CausalModel(nn.Module):
         head = self.base.get_output_embeddings()
         assert isinstance(head, nn.Module)
         return head
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(self, *arguments)`. As a module's forward it is where a strategy brings weights within reach."""
+        return function(self, *arguments)
 
     def weights(self) -> tuple[int, int]:
         """How many weights are trained, and how many there are. A 4-bit weight counts as one."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
-from tailor.plan.memory import forecast, trained_parameters
+from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision
+from tailor.plan.strategy import choose, deepspeed_config
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
+from tailor.spec.scale import DeepSpeed, Fsdp, Strategy
 from tailor.spec.train import DEFAULT_BATCH_SIZE, Train
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
@@ -42,7 +45,7 @@ def build(
 
     length = recipe.data.max_length if recipe.data.pack else data.longest
 
-    def memory(rows: int) -> Any:
+    def memory(rows: int, strategy: Strategy) -> Memory:
         return forecast(
             facts,
             recipe.model,
@@ -51,6 +54,18 @@ def build(
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
             tokens=rows * length,
+            strategy=strategy,
+            workers=recipe.scale.most,
+        )
+
+    rows = recipe.train.micro_batch_size or 1
+    strategy, reason = choose(
+        recipe, functools.partial(memory, rows), hardware, precision=precision, usable=USABLE_MEMORY
+    )
+    if isinstance(strategy, DeepSpeed | Fsdp) and precision == "fp16":
+        raise ModelError(
+            f"train.precision: auto is fp16 on these GPUs, and scale.strategy {strategy.name} computes in bf16 or fp32",
+            mend="set train.precision: fp32, or scale.strategy: ddp",
         )
 
     per_worker = -(-data.rows_per_batch // recipe.scale.most)
@@ -58,7 +73,7 @@ def build(
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] // length)
-        while micro > limit or (micro > 1 and memory(micro).peak > USABLE_MEMORY * hardware.memory_bytes):
+        while micro > limit or (micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(
@@ -73,6 +88,9 @@ def build(
         divergence=recipe.train.divergence,
         workers=recipe.scale.most,
         gpu=gpu,
+        strategy=strategy,
+        strategy_reason=reason,
+        deepspeed=deepspeed_config(strategy, recipe, facts, precision=precision, micro=micro),
         precision=precision,
         frozen_dtype=frozen_dtype,
         activation_checkpointing=recipe.train.activation_checkpointing,
@@ -93,7 +111,7 @@ def build(
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
-        memory=memory(micro),
+        memory=memory(micro, strategy),
     )
 
 

@@ -36,6 +36,10 @@ class Keys:
         path = path_of(key)
         return any(dotted(path[:depth]) in self._wrong for depth in range(1, len(path) + 1))
 
+    def given(self, key: str) -> bool:
+        """The key stands in the recipe, whatever its value."""
+        return path_of(key) in self._document.keys or self._document.get(path_of(key), ...) is not ...
+
     def absent(self, key: str) -> bool:
         """The key is neither given nor meant: absent, null, false or an empty list."""
         return not self.is_wrong(key) and self._document.get(path_of(key)) in (None, False, [])
@@ -52,7 +56,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _folders):
+    for conflicts in (_pairs, _sizes, _model, _strategy, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -164,6 +168,57 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
 
 
+SHARDED_OPTIMIZERS = ("adamw", "sgd")
+"""Those that change each element by itself, in PyTorch's own code."""
+
+
+def _strategy(keys: Keys) -> Iterator[Conflict]:
+    """What a strategy that shares something out over the workers cannot do."""
+    key, name = "scale.strategy", strategy_name(keys)
+    if name not in ("fsdp", "deepspeed"):
+        return
+    stage = keys("scale.strategy.stage")
+    shown = name if stage is None else f"{name} stage {stage}"
+    optimizer = keys("optim.optimizer")
+    if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
+        yield (
+            key,
+            "optim.optimizer",
+            f"{optimizer} needs whole weights or a GPU's own kernels, and {shown} gives each worker a part "
+            f"of the optimizer's state; take {' or '.join(SHARDED_OPTIMIZERS)}",
+        )
+    if keys("train.precision") == "fp16":
+        yield key, "train.precision", f"{shown} computes in bf16 or fp32"
+    if keys("train.compile"):
+        yield key, "train.compile", f"the hooks of {shown} would break the compiled graph at every layer"
+    if name == "fsdp" or stage == 3:
+        if not keys.absent("model.quantize"):
+            yield (
+                key,
+                "model.quantize",
+                f"bitsandbytes' packed weights cannot be cut into parts; {shown} is for weights that are not quantised",
+            )
+        if keys("model.attention") == "flash_attention_2":
+            yield (
+                key,
+                "model.attention",
+                f"{shown} proves the attention on a CPU, before any weight is on a GPU; leave it at auto",
+            )
+        if keys("evaluate.generation") is not None:
+            yield (
+                key,
+                "evaluate.generation",
+                "an answer's tokens come one by one, and each would gather every weight from all workers; "
+                "generate from the finished model",
+            )
+
+
+def strategy_name(keys: Keys) -> Any:
+    """`auto`, `ddp`, `fsdp` or `deepspeed`, however it is written."""
+    value = keys("scale.strategy")
+    return keys("scale.strategy.name") if isinstance(value, dict) else value
+
+
 def _folders(keys: Keys) -> Iterator[Conflict]:
     to, store, model = keys("save.to"), keys("data.store"), keys("model.path")
     if to and store and (_inside(store, to) or _inside(to, store)):
@@ -194,6 +249,13 @@ def _needs(keys: Keys) -> Iterator[Finding]:
             "train.divergence.action",
             "reload needs save.every: without it there is no checkpoint to go back to",
         )
+    stage = keys("scale.strategy.stage")
+    for key in ("offload_optimizer", "offload_parameters"):
+        value = keys(f"scale.strategy.{key}")
+        if stage in (1, 2) and (value == "nvme" or (value and key == "offload_parameters")):
+            yield f"scale.strategy.{key}", f"{value} needs stage 3; this is stage {stage}"
+        if value == "nvme" and keys.absent("scale.strategy.nvme_path"):
+            yield f"scale.strategy.{key}", "nvme needs scale.strategy.nvme_path: a folder on each worker's disk"
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
 
@@ -241,6 +303,9 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
+    devices = [keys(f"scale.strategy.{name}") for name in ("offload_optimizer", "offload_parameters")]
+    if keys("scale.strategy.nvme_path") is not None and "nvme" not in devices:
+        yield "scale.strategy.nvme_path", "has no effect without offload_optimizer or offload_parameters: nvme"
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"

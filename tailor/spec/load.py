@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from tailor.errors import Problem, RecipeError
-from tailor.spec import check, files, layers, secrets
+from tailor.spec import check, deepspeed, files, layers, secrets
 from tailor.spec.base import Section
 from tailor.spec.explain import explain
 from tailor.spec.recipe import Recipe
@@ -50,7 +50,7 @@ def judge(document: Document, root: type[SpecT], *, check_files: bool = True) ->
     wrong = {problem.key for problem in problems} | meant
     problems += check.problems(document, wrong)
     if check_files:
-        problems += files.problems(document, wrong)
+        problems += files.problems(document, wrong) + deepspeed.problems(document, wrong)
     if recipe is None or problems:
         raise RecipeError(_once(problems))
     return recipe

@@ -80,7 +80,8 @@ SAYS: dict[str, str] = {
     "eval_strategy": "write evaluate.every: N for an evaluation every N steps",
     "evaluation_strategy": "write evaluate.every: N for an evaluation every N steps",
     "shuffle": "training rows are always shuffled, by train.seed",
-    "deepspeed": "scale.workers share the batch, and each holds all weights",
+    "deepspeed": "write scale.strategy: {name: deepspeed, stage: 2}, with config: for a DeepSpeed JSON of yours",
+    "fsdp": "write scale.strategy: fsdp",
 }
 """Peer's key -> what to write, where the key alone does not say it."""
 

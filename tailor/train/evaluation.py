@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from tailor.batches import micro_batches, pack
+from tailor.batches import pack, share
 from tailor.models.documents import collate
 from tailor.train.session import Session
 
@@ -23,26 +22,21 @@ def evaluate(session: Session, step: int) -> dict[str, Any] | None:
     split = session.tokens.split("evaluation")
     examples = torch.arange(len(split)).numpy()
     rows = pack(examples, split.lengths, plan.max_length) if plan.pack else [(int(i),) for i in examples]
-    sums = torch.zeros(4, dtype=torch.float64)  # loss, hits, targets, workers that were asked to stop
+    sums = torch.zeros(3, dtype=torch.float64)  # loss, hits, targets
     was_training = model.training
     model.eval()
-    for number, part in enumerate(micro_batches(rows, plan.micro_batch_size)):
-        if number % host.world != host.rank:
-            continue
-        if host.stopping():
-            sums[3] = 1
-            break
-        batch = collate(split, part, model.layout).to(session.device)
+    # A worker without a micro-batch computes the first one, uncounted: a strategy may need all of them for each.
+    for _, part in share(rows, plan.micro_batch_size, host.rank, host.world):
+        if session.strategy.total(torch.tensor([float(host.stopping())], device=session.device))[0]:
+            model.train(was_training)
+            return None
+        batch = collate(split, part or rows[:1], model.layout).to(session.device)
         with session.autocast():
-            loss, hits = session.method.evaluate(model, batch)
-        sums[:3] += torch.tensor([loss.item(), hits.item(), len(batch.targets)], dtype=torch.float64)
+            loss, hits = session.strategy.forward(session.method.evaluate, batch)
+        if part:
+            sums += torch.tensor([loss.item(), hits.item(), len(batch.targets)], dtype=torch.float64)
     model.train(was_training)
-    if host.world > 1:
-        sums = sums.to(session.device)
-        dist.all_reduce(sums)
-    loss, hits, count, stopping = (float(value) for value in sums)
-    if stopping:
-        return None
+    loss, hits, count = session.strategy.total(sums.to(session.device))
     return {
         "kind": "evaluation",
         "step": step,

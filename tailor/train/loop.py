@@ -30,14 +30,14 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     """
     session = open_session(plan, host)
     start = host.resume()
-    if start is None and plan.model.warm_start is not None:
-        session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.model)}")
     if plan.compile:
         session.model.base.get_decoder().compile()
     learner = Learner(session)
+    if start is None and plan.model.warm_start is not None:
+        session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.strategy)}")
     state = checkpoint.State()
     if start is not None:
-        state = checkpoint.load(start, session.model, learner.optimizer)
+        state = checkpoint.load(start, session.strategy)
         learner.restore(state)
         session.say(f"going on from step {state.step}")
     for probe in probes:
@@ -47,17 +47,17 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
         training = _Training(session, learner, saver, state, start)
         if not training.to_the_end():
             return "stopped"
-        if host.rank == 0:
-            saver.wait()
+        saver.wait()
         _barrier(host)
 
     if plan.save.best and state.best_step is not None and state.best_step != state.step:
-        checkpoint.load_weights(_url(session, state.best_step), session.model)
+        checkpoint.load_weights(_url(session, state.best_step), session.strategy)
         session.say(f"the artefact is made from step {state.best_step}, the best by evaluation loss")
     for probe in probes:
         probe(session, "end")
+    url = write_artifact(session)
     if host.rank == 0:
-        host.report({"kind": "artifact", "url": write_artifact(session)})
+        host.report({"kind": "artifact", "url": url})
     _barrier(host)
     return "finished"
 
@@ -124,10 +124,10 @@ class _Training:
     def _save(self) -> None:
         state, session = self._state, self._session
         self._saved = _url(session, state.step)
+        self._learner.remember(state)
         if session.host.rank == 0:
-            self._learner.remember(state)
             session.host.report({"kind": "checkpoint", "step": state.step, "url": self._saved})
-            self._saver.save(session.model, self._learner.optimizer, state)
+        self._saver.save(session.strategy, state)
 
     def _recover(self, step: Step) -> None:
         """Do what the recipe says of a step that diverged. TrainingError when that is to stop."""
@@ -141,10 +141,9 @@ class _Training:
             if self._saved is None:
                 raise divergence_error(session, step, ", and there is no checkpoint yet to go back to")
             done = f"the updates since {posixpath.basename(self._saved)} are left out"
-            if session.host.rank == 0:
-                self._saver.wait()
+            self._saver.wait()
             _barrier(session.host)
-            before = checkpoint.load(self._saved, session.model, self._learner.optimizer)
+            before = checkpoint.load(self._saved, session.strategy)
             self._learner.restore(before)
         session.say(
             f"step {state.step} diverged (loss {step.record['loss']:.4g}, gradient norm "

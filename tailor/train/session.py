@@ -12,11 +12,11 @@ import torch
 from tailor.batches import Batches, BatchSpec, of_split
 from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
-from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.store import Store
 from tailor.tokens import TokenStore
 from tailor.train.host import Host
+from tailor.train.strategy import Strategy, make_strategy
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Session:
     tokens: TokenStore
     batches: Batches
     method: Method
+    strategy: Strategy
     model: CausalModel
+    """To look at. It is computed with through the strategy."""
     weights: int
     """Of the whole model, trained and frozen."""
 
@@ -65,17 +67,9 @@ def open_session(plan: Plan, host: Host) -> Session:
         first_step=plan.first_step,
     )
     started = time.perf_counter()
-    model = load_for_training(
-        plan.model,
-        device=host.device,
-        precision=plan.precision,
-        frozen_dtype=plan.frozen_dtype,
-        pack=plan.pack,
-        activation_checkpointing=plan.activation_checkpointing,
-        static_shapes=plan.compile,
-        seed=plan.seed,
-    )
-    trained, total = model.weights()
+    strategy = make_strategy(plan, host)
+    model = strategy.load()
+    trained, total = strategy.weights()
     session = Session(
         plan=plan,
         host=host,
@@ -83,12 +77,13 @@ def open_session(plan: Plan, host: Host) -> Session:
         tokens=tokens,
         batches=of_split(tokens.split("train"), spec),
         method=load_method(plan.method),
+        strategy=strategy,
         model=model,
         weights=total,
     )
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
-        f"{trained:,} of {total:,} weights are trained, {plan.precision}, "
+        f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
         f"{model.base.config._attn_implementation} attention"
     )
     return session

@@ -9,6 +9,7 @@ from tailor.errors import StoreError
 from tailor.models.causal import CausalModel
 from tailor.store import Store, verified
 from tailor.train import checkpoint
+from tailor.train.strategy import Strategy
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -36,13 +37,13 @@ def find(url: str) -> Store:
     )
 
 
-def warm_start(url: str, model: CausalModel) -> str:
-    """Put the trained weights into `model`; returns the URL that they came from. They must fit exactly."""
+def warm_start(url: str, strategy: Strategy) -> str:
+    """Put the trained weights into the strategy's model; returns the URL that they came from. They must fit exactly."""
     found = find(url)
     if found.exists(checkpoint.WEIGHTS):
-        checkpoint.load_weights(found.url, model)
+        checkpoint.load_weights(found.url, strategy)
     else:
-        _put_adapter(_folder(found), found.url, model)
+        _put_adapter(_folder(found), found.url, strategy.model)
     return found.url
 
 

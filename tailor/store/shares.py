@@ -1,0 +1,116 @@
+"""A folder that several workers write together: it exists when the files of all of them are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tailor.errors import StoreError, TailorError
+from tailor.store.failures import writing
+from tailor.store.publication import COMMIT, TEMPORARY, Publication, _describe, _files, uploads
+
+if TYPE_CHECKING:
+    from tailor.store.store import Store
+
+SHARE = ".share-"
+_POLL_SECONDS = 0.05
+
+
+def begin(store: Store, name: str) -> str:
+    """Called by rank 0, before any worker opens its share: a token that all of them are to be told."""
+    token = f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
+    if store.is_local:
+        store.make()
+        store.local_path(token).mkdir()
+    else:
+        store.remove(name)
+    return token
+
+
+class SharedPublication(Publication):
+    """One worker's share. Every worker writes its files to `folder` and commits; rank 0's commit comes last.
+
+    No worker waits for another but rank 0, in its `commit`, for what the others leave behind in the store.
+    File names must differ between workers.
+    """
+
+    def __init__(self, store: Store, name: str, *, token: str, rank: int, world: int) -> None:
+        self._store, self._name, self._token, self._rank, self._world = store, name, token, rank, world
+        self.url = store.join(name).url
+        if store.is_local:
+            self.folder = store.local_path(token)
+            if not self.folder.is_dir():
+                raise StoreError(
+                    f"worker {rank} does not see {self.folder}, which worker 0 has made",
+                    mend="set save.to to a folder that every worker sees, or to a URL",
+                )
+        else:
+            self.folder = uploads(store.url) / f"{token}-{rank:05d}"
+            self.folder.mkdir(parents=True)
+
+    def commit(self, before_marker: Callable[[], None] = lambda: None) -> None:
+        """Hand this worker's files over; on rank 0, wait for the others' and make the folder appear."""
+        if self._rank > 0:
+            try:
+                self._leave({"files": self._hand_over()})
+            except TailorError as error:
+                self._leave({"error": error.message})
+                raise
+            return
+        marker = self._hand_over()
+        for rank in range(1, self._world):
+            marker |= self._collect(rank)
+        text = json.dumps(dict(sorted(marker.items())), indent=1) + "\n"
+        before_marker()
+        if self._store.is_local:
+            with writing(self._store.url):
+                for rank in range(1, self._world):
+                    os.unlink(self.folder / _share(rank))
+                (self.folder / COMMIT).write_text(text)
+                self._take_the_name()
+            return
+        self._store.write_text(f"{self._name}/{COMMIT}", text)
+        for rank in range(1, self._world):
+            self._store.remove(f"{self._name}/{_share(rank)}")
+        self.discard()
+
+    def _hand_over(self) -> dict[str, Any]:
+        """Describe this worker's files, and upload them where the store is remote."""
+        own = f"-{self._rank + 1:05d}-of-{self._world:05d}."
+        with writing(str(self.folder)):
+            names = [name for name in _files(self.folder) if own in name or ("-of-" not in name and self._rank == 0)]
+            marker = {name: _describe(self.folder / name, sync=True) for name in names if SHARE not in name}
+        if not self._store.is_local:
+            for name in marker:
+                self._store.put_file(self.folder / name, f"{self._name}/{name}")
+        return marker
+
+    def _leave(self, message: dict[str, Any]) -> None:
+        """Put down for rank 0 what this worker's share is, and what kept it from that."""
+        text = json.dumps(message)
+        if self._store.is_local:
+            with writing(self._store.url):
+                temporary = self.folder / f"{_share(self._rank)}.tmp"
+                temporary.write_text(text)
+                os.replace(temporary, self.folder / _share(self._rank))
+        else:
+            self._store.write_text(f"{self._name}/{_share(self._rank)}", text)
+            self.discard()
+
+    def _collect(self, rank: int) -> dict[str, Any]:
+        place = f"{self._token if self._store.is_local else self._name}/{_share(rank)}"
+        while not self._store.exists(place):
+            time.sleep(_POLL_SECONDS)
+        message = self._store.read_json(place)
+        if "error" in message:
+            raise StoreError(f"the share of worker {rank} is missing: {message['error']}")
+        files: dict[str, Any] = message["files"]
+        return files
+
+
+def _share(rank: int) -> str:
+    return f"{SHARE}{rank:05d}"
