@@ -53,17 +53,17 @@ def _not_shared(recipe: Recipe, precision: str) -> str | None:
     return "fp16 arithmetic" if precision == "fp16" else None
 
 
-def deepspeed_config(strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, precision: str, micro: int) -> Any:
+def deepspeed_config(strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, precision: str, micro: int) -> dict[str, Any] | None:
     """What `deepspeed.initialize` is given: the user's JSON with the recipe's facts in it. None for other strategies.
 
     Steps accumulate as the loop says, so DeepSpeed itself is told of no accumulation.
     """
     if not isinstance(strategy, DeepSpeed):
         return None
-    own = read(strategy.config).values if strategy.config else {}
-    passed = {key: value for key, value in own.items() if key in PASSED_ON}
+    own: dict[str, Any] = read(strategy.config).values if strategy.config else {}
+    passed: dict[str, Any] = {key: value for key, value in own.items() if key in PASSED_ON}
     sizes = _sizes(facts)
-    zero = {
+    zero: dict[str, Any] = {
         key: value if value != AUTO else sizes[key]
         for key, value in (passed.pop("zero_optimization", None) or {}).items()
         if value != AUTO or key in sizes
@@ -81,7 +81,7 @@ def deepspeed_config(strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, p
     # In stage 1, DeepSpeed's own bf16 would hold as much, and round the weights besides.
     bf16 = precision == "bf16" and strategy.stage > 1
     autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    return {
+    settings: dict[str, Any] = {
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -92,8 +92,8 @@ def deepspeed_config(strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, p
         "gradient_clipping": recipe.optim.max_grad_norm or 0.0,
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
-        **({"torch_autocast": autocast} if precision == "bf16" and not bf16 else {}),
     }
+    return settings | ({"torch_autocast": autocast} if precision == "bf16" and not bf16 else {})
 
 
 def _sizes(facts: ModelFacts) -> dict[str, int]:

@@ -56,7 +56,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _strategy, _folders):
+    for conflicts in (_pairs, _sizes, _model, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -64,7 +64,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             found.append(
                 document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
             )
-    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _idle)
+    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _strategy, _idle)
     for finding in findings:
         for key, message in finding(keys):
             found.append(document.at_key(path_of(key)).problem(path_of(key), message))
@@ -172,45 +172,42 @@ SHARDED_OPTIMIZERS = ("adamw", "sgd")
 """Those that change each element by itself, in PyTorch's own code."""
 
 
-def _strategy(keys: Keys) -> Iterator[Conflict]:
+def _strategy(keys: Keys) -> Iterator[Finding]:
     """What a strategy that shares something out over the workers cannot do."""
-    key, name = "scale.strategy", strategy_name(keys)
+    name, stage = strategy_name(keys), keys("scale.strategy.stage")
     if name not in ("fsdp", "deepspeed"):
         return
-    stage = keys("scale.strategy.stage")
-    shown = name if stage is None else f"{name} stage {stage}"
+    shown = f"conflicts with scale.strategy {name}" + (f" stage {stage}" if stage else "")
     optimizer = keys("optim.optimizer")
     if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
         yield (
-            key,
             "optim.optimizer",
-            f"{optimizer} needs whole weights or a GPU's own kernels, and {shown} gives each worker a part "
-            f"of the optimizer's state; take {' or '.join(SHARDED_OPTIMIZERS)}",
+            f"{shown}, which gives each worker a part of the optimizer's state: {optimizer} needs whole weights "
+            f"or kernels of its own; take {' or '.join(SHARDED_OPTIMIZERS)}",
         )
     if keys("train.precision") == "fp16":
-        yield key, "train.precision", f"{shown} computes in bf16 or fp32"
+        yield "train.precision", f"{shown}, which computes in bf16 or fp32"
     if keys("train.compile"):
-        yield key, "train.compile", f"the hooks of {shown} would break the compiled graph at every layer"
-    if name == "fsdp" or stage == 3:
-        if not keys.absent("model.quantize"):
-            yield (
-                key,
-                "model.quantize",
-                f"bitsandbytes' packed weights cannot be cut into parts; {shown} is for weights that are not quantised",
-            )
-        if keys("model.attention") == "flash_attention_2":
-            yield (
-                key,
-                "model.attention",
-                f"{shown} proves the attention on a CPU, before any weight is on a GPU; leave it at auto",
-            )
-        if keys("evaluate.generation") is not None:
-            yield (
-                key,
-                "evaluate.generation",
-                "an answer's tokens come one by one, and each would gather every weight from all workers; "
-                "generate from the finished model",
-            )
+        yield "train.compile", f"{shown}, whose hooks would break the compiled graph at every layer"
+    if name == "deepspeed" and stage != 3:
+        return
+    if not keys.absent("model.quantize"):
+        yield (
+            "model.quantize",
+            f"{shown}, which cuts every weight into parts: bitsandbytes' packed weights cannot be cut; "
+            "take ddp or ZeRO stage 1 or 2",
+        )
+    if keys("model.attention") == "flash_attention_2":
+        yield (
+            "model.attention",
+            f"{shown}, under which the attention is proven on a CPU, before any weight is on a GPU; leave it at auto",
+        )
+    if keys("evaluate.generation") is not None:
+        yield (
+            "evaluate.generation",
+            f"{shown}: every token of an answer would gather all weights from all workers; "
+            "generate from the finished model",
+        )
 
 
 def strategy_name(keys: Keys) -> Any:

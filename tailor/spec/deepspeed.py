@@ -65,12 +65,25 @@ def _misplaced(json: Document) -> Iterator[tuple[str, str]]:
     for key in json.values:
         if key not in known:
             yield key, "has no place in a run of tailor; take it out"
+    claimed = {claim[0] for claim in _claims(Keys({}, set()))}
+    for section in ("optimizer", "scheduler", "bf16"):
+        for key in _leaves(json.values.get(section), section):
+            if key not in claimed and json.get(path_of(key)) not in (AUTO, None):
+                yield key, "says what the recipe has no key for; take it out"
     zero = json.values.get("zero_optimization")
     for key in zero if isinstance(zero, dict) else ():
         if key in _OTHER_LAYOUTS and zero[key] not in (0, 1, -1, None, False):
             yield f"zero_optimization.{key}", "shares weights out in a way that checkpoints do not know; take it out"
         if key in _QUANTISED and zero[key]:
             yield f"zero_optimization.{key}", "rounds weights or gradients, which changes the curve; take it out"
+
+
+def _leaves(value: Any, above: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{above}.{key}")
+    elif value is not None:
+        yield above
 
 
 def _contradictions(json: Document, document: Document, keys: Keys) -> Iterator[tuple[str, str]]:
@@ -83,7 +96,8 @@ def _contradictions(json: Document, document: Document, keys: Keys) -> Iterator[
         elif not _same(said, value):
             at = document.keys.get(path_of(decides))
             where = f"{at}" if at else "its default"
-            yield key, f"is {_shown(said)}, but {decides} is {_shown(value)} ({where}); write auto or take it out"
+            own = keys(decides) if decides == "train.precision" else value
+            yield key, f"is {_shown(said)}, but {decides} is {_shown(own)} ({where}); write auto or take it out"
 
 
 def _claims(keys: Keys) -> Iterator[Claim]:
@@ -110,6 +124,7 @@ def _claims(keys: Keys) -> Iterator[Claim]:
     yield "scheduler.type", "optim.schedule", keys("optim.schedule") or "cosine"
     yield "scheduler.params.warmup_num_steps", "optim.warmup_steps", keys("optim.warmup_steps")
     yield "scheduler.params.warmup_max_lr", "optim.learning_rate", keys("optim.learning_rate")
+    yield "scheduler.params.warmup_min_lr", "optim.schedule", 0
     yield "scheduler.params.total_num_steps", "train.steps", keys("train.steps")
     yield "zero_optimization.stage", "scale.strategy.stage", keys("scale.strategy.stage")
     for ours, theirs in (("offload_optimizer", "offload_optimizer"), ("offload_parameters", "offload_param")):

@@ -64,7 +64,7 @@ def _value(info: FieldInfo) -> str:
     value = tree.of_field(info)
     item = value.item(0)
     if value.sections:
-        return "a section"
+        return f"{', '.join(map(str, value.choices))}, or a section" if value.choices else "a section"
     if item and item.sections:
         return "a list of sources"
     nullable = value.optional and info.default is not None

@@ -123,9 +123,10 @@ def describe(value: Allowed) -> str:
         plain = [str(choice) for choice in value.choices]
         parts.append(plain[0] if len(plain) == 1 else f"one of {', '.join(plain)}")
     tags = [str(name) for section in value.sections for name in names(section)]
-    if len(tags) > 1:
+    short = value.choices and tags
+    if short:
         parts.append(f"a mapping whose name is one of {', '.join(tags)}")
-    others = [kind for kind in value.types if len(tags) < 2 or not _is_section(kind)]
+    others = [kind for kind in value.types if not (short and _is_section(kind))]
     parts += [_kind(kind, value) for kind in others if get_origin(kind) is not Literal]
     return " or ".join(parts)
 

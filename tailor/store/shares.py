@@ -16,7 +16,7 @@ from tailor.store.publication import COMMIT, TEMPORARY, Publication, _describe, 
 if TYPE_CHECKING:
     from tailor.store.store import Store
 
-SHARE = ".share-"
+SHARE, _OWN = ".share-", ".own-"
 _POLL_SECONDS = 0.05
 
 
@@ -32,7 +32,7 @@ def begin(store: Store, name: str) -> str:
 
 
 class SharedPublication(Publication):
-    """One worker's share. Every worker writes its files to `folder` and commits; rank 0's commit comes last.
+    """One worker's share. Every worker writes its files to a `folder` of its own and commits; rank 0's comes last.
 
     No worker waits for another but rank 0, in its `commit`, for what the others leave behind in the store.
     File names must differ between workers.
@@ -42,14 +42,16 @@ class SharedPublication(Publication):
         self._store, self._name, self._token, self._rank, self._world = store, name, token, rank, world
         self.url = store.join(name).url
         if store.is_local:
-            self.folder = store.local_path(token)
-            if not self.folder.is_dir():
+            self._together = store.local_path(token)
+            if not self._together.is_dir():
                 raise StoreError(
-                    f"worker {rank} does not see {self.folder}, which worker 0 has made",
+                    f"worker {rank} does not see {self._together}, which worker 0 has made",
                     mend="set save.to to a folder that every worker sees, or to a URL",
                 )
+            self.folder = self._together / f"{_OWN}{rank:05d}"
         else:
             self.folder = uploads(store.url) / f"{token}-{rank:05d}"
+        with writing(str(self.folder)):
             self.folder.mkdir(parents=True)
 
     def commit(self, before_marker: Callable[[], None] = lambda: None) -> None:
@@ -69,8 +71,9 @@ class SharedPublication(Publication):
         if self._store.is_local:
             with writing(self._store.url):
                 for rank in range(1, self._world):
-                    os.unlink(self.folder / _share(rank))
-                (self.folder / COMMIT).write_text(text)
+                    os.unlink(self._together / _share(rank))
+                (self._together / COMMIT).write_text(text)
+                self.folder = self._together
                 self._take_the_name()
             return
         self._store.write_text(f"{self._name}/{COMMIT}", text)
@@ -79,14 +82,16 @@ class SharedPublication(Publication):
         self.discard()
 
     def _hand_over(self) -> dict[str, Any]:
-        """Describe this worker's files, and upload them where the store is remote."""
-        own = f"-{self._rank + 1:05d}-of-{self._world:05d}."
+        """Describe this worker's files, and put them where the others' are."""
         with writing(str(self.folder)):
-            names = [name for name in _files(self.folder) if own in name or ("-of-" not in name and self._rank == 0)]
-            marker = {name: _describe(self.folder / name, sync=True) for name in names if SHARE not in name}
-        if not self._store.is_local:
-            for name in marker:
-                self._store.put_file(self.folder / name, f"{self._name}/{name}")
+            marker = {name: _describe(self.folder / name, sync=True) for name in _files(self.folder)}
+            if self._store.is_local:
+                for name in marker:
+                    os.rename(self.folder / name, self._together / name)
+                self.folder.rmdir()
+                return marker
+        for name in marker:
+            self._store.put_file(self.folder / name, f"{self._name}/{name}")
         return marker
 
     def _leave(self, message: dict[str, Any]) -> None:
@@ -94,9 +99,9 @@ class SharedPublication(Publication):
         text = json.dumps(message)
         if self._store.is_local:
             with writing(self._store.url):
-                temporary = self.folder / f"{_share(self._rank)}.tmp"
+                temporary = self._together / f"{_share(self._rank)}.tmp"
                 temporary.write_text(text)
-                os.replace(temporary, self.folder / _share(self._rank))
+                os.replace(temporary, self._together / _share(self._rank))
         else:
             self._store.write_text(f"{self._name}/{_share(self._rank)}", text)
             self.discard()
