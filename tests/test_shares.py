@@ -49,7 +49,9 @@ def test_it_appears_when_every_share_is_there(store: Store) -> None:
     assert store.names() == ["made"]
 
 
-def test_a_share_that_fails_keeps_the_folder_from_appearing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_that_fails_keeps_the_folder_from_appearing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = shares(store, 2)
 
     def full(*_: Any) -> None:
@@ -68,5 +70,7 @@ def test_a_share_that_fails_keeps_the_folder_from_appearing(store: Store, monkey
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
-    with pytest.raises(StoreError, match="worker 1 does not see .*set save.to to a folder that every worker sees"):
+    with pytest.raises(
+        StoreError, match=r"worker 1 does not see .*set save.to to a folder that every worker sees"
+    ):
         SharedPublication(store, "made", token=".tmp-made-elsewhere", rank=1, world=2)

@@ -13,7 +13,6 @@ from tailor.models import attention
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import summed_cross_entropy, summed_cross_entropy_and_hits
 
-
 T = TypeVar("T")
 
 

@@ -52,9 +52,7 @@ def held_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
     return DTYPES[frozen_dtype] if spec.adapter else torch.float32
 
 
-def adapt(
-    network: Any, spec: Model, *, precision: str, activation_checkpointing: bool, seed: int
-) -> Any:
+def adapt(network: Any, spec: Model, *, precision: str, activation_checkpointing: bool, seed: int) -> Any:
     """The network with its adapter, and with what it keeps for the backward pass chosen."""
     if spec.adapter is not None:
         torch.manual_seed(seed)  # the adapter's start doesn't depend on how the base was made
@@ -79,7 +77,9 @@ def prove(
     return model
 
 
-def skeleton(spec: Model, *, precision: str, frozen_dtype: str, activation_checkpointing: bool, seed: int) -> Any:
+def skeleton(
+    spec: Model, *, precision: str, frozen_dtype: str, activation_checkpointing: bool, seed: int
+) -> Any:
     """The network as it is trained, with its adapter, on the meta device: names and shapes, and no weights."""
     meta = torch.device("meta")
     with meta:

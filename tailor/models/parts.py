@@ -57,7 +57,9 @@ def load_in_parts(
         except TailorError as found:
             error = found
     proven = (
-        (whole.layout, whole.splits_head, whole.base.config._attn_implementation) if whole is not None else None
+        (whole.layout, whole.splits_head, whole.base.config._attn_implementation)
+        if whole is not None
+        else None
     )
     layout, splits_head, implementation = _agreed((error, proven), world)
     attention.register()
@@ -92,7 +94,9 @@ def _layers(model: CausalModel) -> Iterator[nn.Module]:
 class _Source:
     """Rank 0's weights and buffers by name, put into the others' empty network."""
 
-    def __init__(self, model: CausalModel, whole: CausalModel | None, device: torch.device, world: int) -> None:
+    def __init__(
+        self, model: CausalModel, whole: CausalModel | None, device: torch.device, world: int
+    ) -> None:
         self._device, self._world = device, world
         self._values: dict[str, torch.Tensor] = {}
         if whole is not None:

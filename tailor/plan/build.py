@@ -73,7 +73,9 @@ def build(
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] // length)
-        while micro > limit or (micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes):
+        while micro > limit or (
+            micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes
+        ):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(

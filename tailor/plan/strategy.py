@@ -31,7 +31,10 @@ def choose(
         return ddp, "one worker has nobody to share with"
     needed, room = memory(ddp).peak, usable * hardware.memory_bytes
     if needed <= room:
-        return ddp, f"all weights fit each worker: {needed / GIB:.1f} of {hardware.memory_bytes / GIB:.1f} GiB"
+        return (
+            ddp,
+            f"all weights fit each worker: {needed / GIB:.1f} of {hardware.memory_bytes / GIB:.1f} GiB",
+        )
     too_much = f"ddp would need {needed / GIB:.1f} of each worker's {hardware.memory_bytes / GIB:.1f} GiB"
     if (reason := _not_shared(recipe, precision)) is not None:
         return ddp, f"{too_much}, and {reason} rules fsdp out"
@@ -53,7 +56,9 @@ def _not_shared(recipe: Recipe, precision: str) -> str | None:
     return "fp16 arithmetic" if precision == "fp16" else None
 
 
-def deepspeed_config(strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, precision: str, micro: int) -> dict[str, Any] | None:
+def deepspeed_config(
+    strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, precision: str, micro: int
+) -> dict[str, Any] | None:
     """What `deepspeed.initialize` is given: the user's JSON with the recipe's facts in it. None for other strategies.
 
     Steps accumulate as the loop says, so DeepSpeed itself is told of no accumulation.

@@ -182,8 +182,10 @@ def _strategy(keys: Keys) -> Iterator[Finding]:
     if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
         yield (
             "optim.optimizer",
-            f"{shown}, which gives each worker a part of the optimizer's state: {optimizer} needs whole weights "
-            f"or kernels of its own; take {' or '.join(SHARDED_OPTIMIZERS)}",
+            (
+                f"{shown}, which gives each worker a part of the optimizer's state: {optimizer} needs whole weights "
+                f"or kernels of its own; take {' or '.join(SHARDED_OPTIMIZERS)}"
+            ),
         )
     if keys("train.precision") == "fp16":
         yield "train.precision", f"{shown}, which computes in bf16 or fp32"
@@ -194,8 +196,10 @@ def _strategy(keys: Keys) -> Iterator[Finding]:
     if not keys.absent("model.quantize"):
         yield (
             "model.quantize",
-            f"{shown}, which cuts every weight into parts: bitsandbytes' packed weights cannot be cut; "
-            "take ddp or ZeRO stage 1 or 2",
+            (
+                f"{shown}, which cuts every weight into parts: bitsandbytes' packed weights cannot be cut; "
+                "take ddp or ZeRO stage 1 or 2"
+            ),
         )
     if keys("model.attention") == "flash_attention_2":
         yield (
@@ -205,8 +209,10 @@ def _strategy(keys: Keys) -> Iterator[Finding]:
     if keys("evaluate.generation") is not None:
         yield (
             "evaluate.generation",
-            f"{shown}: every token of an answer would gather all weights from all workers; "
-            "generate from the finished model",
+            (
+                f"{shown}: every token of an answer would gather all weights from all workers; "
+                "generate from the finished model"
+            ),
         )
 
 
@@ -252,7 +258,10 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         if stage in (1, 2) and (value == "nvme" or (value and key == "offload_parameters")):
             yield f"scale.strategy.{key}", f"{value} needs stage 3; this is stage {stage}"
         if value == "nvme" and keys.absent("scale.strategy.nvme_path"):
-            yield f"scale.strategy.{key}", "nvme needs scale.strategy.nvme_path: a folder on each worker's disk"
+            yield (
+                f"scale.strategy.{key}",
+                "nvme needs scale.strategy.nvme_path: a folder on each worker's disk",
+            )
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
 
@@ -302,7 +311,10 @@ def _idle(keys: Keys) -> Iterator[Finding]:
         )
     devices = [keys(f"scale.strategy.{name}") for name in ("offload_optimizer", "offload_parameters")]
     if keys("scale.strategy.nvme_path") is not None and "nvme" not in devices:
-        yield "scale.strategy.nvme_path", "has no effect without offload_optimizer or offload_parameters: nvme"
+        yield (
+            "scale.strategy.nvme_path",
+            "has no effect without offload_optimizer or offload_parameters: nvme",
+        )
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"

@@ -6,6 +6,7 @@ https://www.deepspeed.ai/docs/config-json/.
 
 from __future__ import annotations
 
+import math
 import os.path
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +20,11 @@ from tailor.spec.train import DEFAULT_BATCH_SIZE
 KEY = "scale.strategy.config"
 AUTO = "auto"
 PASSED_ON = frozenset(
-    ("zero_optimization", "aio", "communication_data_type", "comms_logger", "wall_clock_breakdown")
-    + ("steps_per_print", "memory_breakdown", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")
+    (
+        *("zero_optimization", "aio", "communication_data_type", "comms_logger", "wall_clock_breakdown"),
+        *("steps_per_print", "memory_breakdown", "zero_allow_untested_optimizer"),
+        "zero_force_ds_cpu_optimizer",
+    )
 )
 """Top-level keys that say nothing of what a recipe says."""
 _OTHER_LAYOUTS = ("zero_hpz_partition_size", "mics_shard_size", "zenflow", "super_offload")
@@ -53,11 +57,10 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     if json.problems or not isinstance(json.values, dict):
         first = f": {json.problems[0].message}" if json.problems else ""
         return [place.problem(path_of(KEY), f"{path} holds no JSON object{first}")]
-    found = [
+    return [
         json.at_key(path_of(key)).problem(path_of(key), message)
         for key, message in [*_misplaced(json), *_contradictions(json, document, keys)]
     ]
-    return found
 
 
 def _misplaced(json: Document) -> Iterator[tuple[str, str]]:
@@ -73,9 +76,15 @@ def _misplaced(json: Document) -> Iterator[tuple[str, str]]:
     zero = json.values.get("zero_optimization")
     for key in zero if isinstance(zero, dict) else ():
         if key in _OTHER_LAYOUTS and zero[key] not in (0, 1, -1, None, False):
-            yield f"zero_optimization.{key}", "shares weights out in a way that checkpoints do not know; take it out"
+            yield (
+                f"zero_optimization.{key}",
+                "shares weights out in a way that checkpoints do not know; take it out",
+            )
         if key in _QUANTISED and zero[key]:
-            yield f"zero_optimization.{key}", "rounds weights or gradients, which changes the curve; take it out"
+            yield (
+                f"zero_optimization.{key}",
+                "rounds weights or gradients, which changes the curve; take it out",
+            )
 
 
 def _leaves(value: Any, above: str) -> Iterator[str]:
@@ -92,21 +101,33 @@ def _contradictions(json: Document, document: Document, keys: Keys) -> Iterator[
         if said is None or said == AUTO or keys.is_wrong(decides):
             continue
         if value is None:
-            yield key, f"is {_shown(said)}, but the plan derives it from the recipe; write auto or take it out"
+            yield (
+                key,
+                f"is {_shown(said)}, but the plan derives it from the recipe; write auto or take it out",
+            )
         elif not _same(said, value):
             at = document.keys.get(path_of(decides))
             where = f"{at}" if at else "its default"
             own = keys(decides) if decides == "train.precision" else value
-            yield key, f"is {_shown(said)}, but {decides} is {_shown(own)} ({where}); write auto or take it out"
+            yield (
+                key,
+                f"is {_shown(said)}, but {decides} is {_shown(own)} ({where}); write auto or take it out",
+            )
 
 
 def _claims(keys: Keys) -> Iterator[Claim]:
-    batch, micro, tokens = keys("train.batch_size"), keys("train.micro_batch_size"), keys("train.batch_tokens")
+    batch, micro, tokens = (
+        keys("train.batch_size"),
+        keys("train.micro_batch_size"),
+        keys("train.batch_tokens"),
+    )
     batch = None if tokens else batch or DEFAULT_BATCH_SIZE
     workers = keys("scale.workers") or 1
     yield "train_batch_size", "train.batch_size", batch
     yield "train_micro_batch_size_per_gpu", "train.micro_batch_size", micro
-    steps = -(-(-(-batch // micro)) // workers) if batch and micro and isinstance(workers, int) else None
+    steps = (
+        math.ceil(math.ceil(batch / micro) / workers) if batch and micro and type(workers) is int else None
+    )
     yield "gradient_accumulation_steps", "train.batch_size", steps
     clipping = "optim.max_grad_norm"
     limit = keys(clipping) if not keys.absent(clipping) else 0.0 if keys.given(clipping) else 1.0

@@ -32,7 +32,7 @@ _BELONGS: dict[str, str] = {
     "data.train.N.format": "dataset_format formatting conversation_format",
     "data.train.N.columns": "field_messages column_mapping",
     "data.train.N.limit": "max_samples max_train_samples",
-    "method.name": "trainer stage rl task training_type",
+    "method.name": "trainer rl task training_type",
     "method.train_on": "train_on_inputs train_on_input roles_to_train assistant_only_loss completion_only_loss",
     "optim.learning_rate": "lr peak_lr base_lr",
     "optim.optimizer": "optimizer_type optimizer_name",

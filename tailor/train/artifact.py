@@ -21,7 +21,6 @@ from tailor.plan import Plan
 from tailor.train.session import Session
 from tailor.train.spill import spilled
 
-
 MAX_SHARD = "5GB"
 """Largest file of a model's weights."""
 
@@ -75,7 +74,9 @@ def _write_adapter(
 ) -> None:
     """weights: by name in `network`; None for its own."""
     network.peft_config["default"].base_model_name_or_path = plan.model.path
-    network.save_pretrained(folder, save_embedding_layers=False, **({"state_dict": weights} if weights else {}))
+    network.save_pretrained(
+        folder, save_embedding_layers=False, **({"state_dict": weights} if weights else {})
+    )
 
 
 def _write_model(network: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> None:

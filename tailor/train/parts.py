@@ -98,7 +98,9 @@ class Saved:
         for piece in self._pieces[full]:
             first, last = max(start, piece.start), min(stop, piece.stop)
             if first < last:
-                values[first - start : last - start] = _elements(piece, first - piece.start, last - piece.start)
+                values[first - start : last - start] = _elements(
+                    piece, first - piece.start, last - piece.start
+                )
                 found += last - first
         if found != stop - start:
             raise _not_whole(self._folder, full)
@@ -129,7 +131,9 @@ class Saved:
                 for key in self.keys:
                     self._add(f"{name}/{key}", about["start"], states, f"{name}/{key}")
         if not self.shapes:
-            raise StoreError(f"{self._folder} holds no weights", mend="remove it to go on from the checkpoint before")
+            raise StoreError(
+                f"{self._folder} holds no weights", mend="remove it to go on from the checkpoint before"
+            )
         self._check()
 
     def _index_whole(self) -> None:
@@ -207,4 +211,3 @@ def _not_whole(folder: Path, name: str) -> StoreError:
     return StoreError(
         f"{folder} holds {name} in part only", mend=f"remove {folder} to go on from the checkpoint before"
     )
-

@@ -86,13 +86,13 @@ def _put_adapter_parts(weights: dict[str, torch.Tensor], url: str, strategy: Sha
 
 def _in_file(name: str) -> str:
     """PEFT's name in an adapter's file, of a weight by its name in the model."""
-    name = name.removeprefix("network.").replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
+    name = name.removeprefix("network.").replace(
+        "lora_magnitude_vector.default.weight", "lora_magnitude_vector"
+    )
     return name.replace(".modules_to_save.default", "").replace(".default", "")
 
 
-def _check_form(
-    own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str
-) -> None:
+def _check_form(own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str) -> None:
     odd = sorted(own.keys() ^ weights.keys())
     odd += [name for name in own if name in weights and tuple(weights[name].shape) != own[name]]
     if odd:

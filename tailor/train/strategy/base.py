@@ -148,7 +148,9 @@ class Shared(Strategy):
                 yield name.removeprefix("network."), whole.cpu()
         if self.rank == 0 and self.plan.model.adapter is None:
             kept = self.model.network.state_dict().keys()
-            yield from ((name, value.cpu()) for name, value in self.model.network.named_buffers() if name in kept)
+            yield from (
+                (name, value.cpu()) for name, value in self.model.network.named_buffers() if name in kept
+            )
 
     @abstractmethod
     def whole_frozen(self, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -65,6 +65,10 @@ class Zero(Shared):
         assert type(self._engine).__name__ == "DeepSpeedEngine"
         assert self._engine.zero_optimization_stage() == self._stage
         assert self._engine.gradient_accumulation_steps() == 1
+        if self._stage == 3:
+            # The loss takes the head's weight without calling the head.
+            for parameter in self.model.head.parameters():
+                deepspeed.zero.register_external_parameter(self.model, parameter)
         self._parts: Parts = parts_of(self._engine, self._stage)
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -117,7 +121,11 @@ class Zero(Shared):
 
     def state_keys(self) -> list[str]:
         states = self._parts.states()
-        return [key for key, value in states[0].items() if torch.is_tensor(value) and value.dim()] if states else []
+        return (
+            [key for key, value in states[0].items() if torch.is_tensor(value) and value.dim()]
+            if states
+            else []
+        )
 
     def read(self, part: Part, key: str | None = None) -> torch.Tensor:
         return self._parts.read(self._named(part), key)[: part.stop - part.start]

@@ -157,5 +157,7 @@ def _whole(value: Any, device: torch.device) -> torch.Tensor:
     if not _is_cut(value):
         return value.detach()  # type: ignore[no-any-return]
     part = value.detach().to_local().to(device)
-    placed = DTensor.from_local(part, value.device_mesh, value.placements, shape=value.shape, stride=value.stride())
+    placed = DTensor.from_local(
+        part, value.device_mesh, value.placements, shape=value.shape, stride=value.stride()
+    )
     return placed.full_tensor()

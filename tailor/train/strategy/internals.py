@@ -17,7 +17,9 @@ class Parts(ABC):
 
     def states(self) -> list[dict[str, Any]]:
         """The optimizer's state of each flat group; none before its first step."""
-        return [self._zero.optimizer.state[flat] for flat in self.flat() if flat in self._zero.optimizer.state]
+        return [
+            self._zero.optimizer.state[flat] for flat in self.flat() if flat in self._zero.optimizer.state
+        ]
 
     @abstractmethod
     def flat(self) -> list[torch.Tensor]:
@@ -129,7 +131,6 @@ class _Partitioned(Parts):
         self._zero._partition_all_parameters()
         for group in range(len(self._zero.fp16_groups)):
             self._zero._reassign_or_swap_out_partitioned_parameters(group)
-        self._gather_persistent()
 
     def _gather_persistent(self) -> None:
         """Weights too small to be worth cutting are whole on every worker between steps."""

@@ -72,8 +72,11 @@ def _with_control(host: PlainHost, plans: dict[str, Any]) -> dict[str, dict[str,
     found = curves(host, plans)
     for kind, name in ((FullySharded, "fsdp"), (Zero, "zero-2")):
         right = kind.scale
-        kind.scale = lambda self, loss, units, right=right: right(self, loss, units) * (  # type: ignore[method-assign]
-            1.4 if self.rank else 0.6
+        kind.scale = lambda self, loss, units, right=right: (
+            right(self, loss, units)
+            * (  # type: ignore[method-assign]
+                1.4 if self.rank else 0.6
+            )
         )
         plan = plans[f"{name} full"]
         found[f"{name} control"] = curve(host, dataclasses.replace(plan, run_url=f"{plan.run_url}-control"))
@@ -123,7 +126,9 @@ def test_control_weighting_a_worker_changes_the_curve(shared: Any, strategy: str
 
 @pytest.mark.parametrize("strategy", SHARED)
 @pytest.mark.parametrize("name", ["full", "lora"])
-def test_the_artefact_is_that_of_one_process(shared: Any, made: Any, alone: Any, strategy: str, name: str) -> None:
+def test_the_artefact_is_that_of_one_process(
+    shared: Any, made: Any, alone: Any, strategy: str, name: str
+) -> None:
     from safetensors.torch import load_file
 
     file = "model/model.safetensors" if name == "full" else "adapter/adapter_model.safetensors"

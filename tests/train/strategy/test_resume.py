@@ -135,7 +135,9 @@ def elastic(made: Made) -> dict[str, list[tuple[int, float, float]]]:
     """Two steps with two workers, two with one, two with two again."""
 
     def plans(part: int, workers: int) -> dict[str, Plan]:
-        return {name: plan_of(made, made[2] / name, how[part], "full", workers) for name, how in CHANGES.items()}
+        return {
+            name: plan_of(made, made[2] / name, how[part], "full", workers) for name, how in CHANGES.items()
+        }
 
     found: list[dict[str, Any]] = []
     for part, (workers, stop) in enumerate([(2, 2), (1, 4), (2, None)]):
