@@ -144,3 +144,34 @@ def test_the_artefact_is_that_of_one_process(
     for one in written:
         one["target_modules"] = sorted(one.get("target_modules", []))  # PEFT writes a set
     assert written[0] == written[1]
+
+
+def plain_loss(folder: Path, tokens: Any) -> float:
+    """The evaluation loss by transformers alone, one document at a time."""
+    import torch
+    from torch.nn import functional
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    split = tokens.split("evaluation")
+    total, count = 0.0, 0
+    for index in range(len(split)):
+        example = split.example(index)
+        ids = torch.from_numpy(example.input_ids.astype("int64"))
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0].float()
+        for start, end in example.spans.tolist():
+            start = max(start, 1)
+            total += float(
+                functional.cross_entropy(logits[start - 1 : end - 1], ids[start:end], reduction="sum")
+            )
+            count += end - start
+    return total / count
+
+
+@pytest.mark.parametrize("strategy", SHARED)
+def test_plain_transformers_gives_the_loss_of_the_shared_model(shared: Any, made: Any, strategy: str) -> None:
+    model, tokens, folder = made
+    (evaluated,) = shared[f"{strategy} full"]["evaluations"]
+    assert plain_loss(folder / strategy / "full" / "model", tokens) == pytest.approx(evaluated, abs=1e-5)
+    assert abs(plain_loss(model, tokens) - evaluated) > 1e-2, "the control: the base model"
