@@ -11,6 +11,10 @@ class PeerError(WorkerError):
     """A worker failed because another one had."""
 
 
+class DeadWorker(WorkerError):
+    """The process of a worker is gone."""
+
+
 def cause(failures: dict[int, Any]) -> TailorError:
     """The error that stopped the run, among those of the ranks.
 
@@ -26,7 +30,7 @@ def cause(failures: dict[int, Any]) -> TailorError:
     for rank, error in sorted(failures.items()):
         # Ray Train wraps it: what it noticed is that the worker did not answer.
         if isinstance(getattr(error, "health_check_failure", error), RayActorError):
-            return WorkerError(
+            return DeadWorker(
                 f"the process of worker {rank} died, killed from outside or for want of memory",
                 mend="look at the machine's memory; lower train.micro_batch_size or data.max_length",
             )

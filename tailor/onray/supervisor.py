@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tailor.errors import ScaleError, WorkerError
 from tailor.onray import cluster as clusters
+from tailor.onray.failures import DeadWorker
 
 if TYPE_CHECKING:
     from tailor.onray.cluster import Cluster
@@ -41,7 +42,6 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
         watch.publish({"kind": "status", "message": message, "time": time.time()})
 
     while True:
-        step = 0
         watch.interrupts.saves = False  # until the first step of the new group, there is nothing to save
         if watch.interrupts.asked is not None:
             return False
@@ -66,7 +66,9 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
         except WorkerError as error:
             failures += 1
             asked = watch.interrupts.asked is not None
-            if not asked and (failures > scale.max_failures or (step and (step, error.message) == last)):
+            # Of a process that died, whatever it was doing, the next one may live.
+            repeats = (step, error.message) == last and not isinstance(error, DeadWorker)
+            if not asked and (failures > scale.max_failures or repeats):
                 raise
             last = step, error.message
             watch.publish({"kind": "failure", "step": step, "error": error.message, "time": time.time()})
