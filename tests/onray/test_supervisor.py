@@ -12,6 +12,7 @@ from tailor.errors import DataError, ScaleError, TrainingError, WorkerError
 from tailor.onray import cluster as clusters
 from tailor.onray import supervisor
 from tailor.onray.cluster import Cluster, Node
+from tailor.onray.failures import DeadWorker
 from tailor.onray.monitor import Publish
 from tailor.onray.trainer import Watch
 from tailor.spec.scale import Scale
@@ -84,6 +85,10 @@ def test_the_same_error_at_the_same_step_is_raised() -> None:
     # Controls: another error at that step, and the same error at another step, are tried again.
     assert supervise(Group((3, WorkerError("a")), (3, WorkerError("b")), (9, "finished")))
     assert supervise(Group((3, WorkerError("a")), (4, WorkerError("a")), (9, "finished")))
+
+
+def test_processes_that_die_at_the_same_step_are_no_mistake() -> None:
+    assert supervise(Group((3, DeadWorker("died")), (3, DeadWorker("died")), (9, "finished")))
 
 
 @pytest.mark.parametrize("most", [0, 2])
