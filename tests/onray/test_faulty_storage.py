@@ -18,7 +18,6 @@ from tailor.runs import lock as locking
 from tailor.runs import log
 from tailor.runs.status import Status
 from tailor.store import COMMIT, Store, failures, publication, store
-from tailor.track import tensorboard
 from tailor.train import checkpoint
 from tailor.train.saving import Saver
 from tests.helpers.curves import adapter, curve
@@ -234,8 +233,6 @@ def _fill(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
         fill_when(monkeypatch, Path, "write_text", lambda file, _: step in str(file) and file.name == COMMIT)
     elif where == "metrics":
         fill_when(monkeypatch, store, "_write_all", lambda _, content: b'"step":5,' in content)
-    elif where == "curves":
-        fill_when(monkeypatch, tensorboard.TensorBoard, "_flush", lambda self: self._step > 4)
     else:
         fill_when(monkeypatch, PeftModel, "save_pretrained", lambda *_: True)
 
