@@ -18,7 +18,7 @@ import torch
 
 from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER, Structure, held_of
-from tailor.artifacts.checkpoints import copy_tokenizer, write_adapter
+from tailor.artifacts.checkpoints import copy_tokenizer, in_one_file, write_adapter
 from tailor.artifacts.load import find_artifact
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
@@ -49,8 +49,10 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
     What is read lasts as long as the stack.
     """
     store = Store(url)
-    if store.exists(checkpoint.WEIGHTS):
-        run, weights = Store(store.url.rstrip("/").rsplit("/", 2)[0]), stack.enter_context(folder_of(store))
+    if store.exists(checkpoint.STATE):
+        run = Store(store.url.rstrip("/").rsplit("/", 2)[0])
+        joined = scratch.with_name(f"{scratch.name}-joined")
+        weights = in_one_file(stack.enter_context(folder_of(store)), joined)
         if _trained_model(store.url, run).adapter is None:
             return Part(store.url, "checkpoint", weights, run)
         write_adapter(scratch, weights, run)
@@ -86,7 +88,7 @@ def average(
 
                 record |= average_adapters(made.folder, parts, shares, rank, say)
             elif kind == "checkpoint":
-                _average_checkpoints(made.folder, parts, shares)
+                average_checkpoints(made.folder, parts, shares)
             else:
                 _average_models(made.folder, [part.folder for part in parts], shares)
                 place.copy_texts(parts[0].folder, made.folder)
@@ -175,7 +177,7 @@ def _average_models(folder: Path, models: Sequence[Path], shares: Sequence[float
         write_index(folder, readers[0].layout, total)
 
 
-def _average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[float]) -> None:
+def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[float]) -> None:
     """Checkpoints of runs that trained every weight: the result is a model in the base's layout."""
     models = [_trained_model(part.url, part.run) for part in parts]
     if any(model.path != models[0].path or model.revision != models[0].revision for model in models):

@@ -1,10 +1,12 @@
-"""A checkpoint of an adapter, as the adapter that the run would have written at that step."""
+"""Checkpoints read back: their weights in one file, and an adapter as the run would have written it at that step."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+
+import torch
 
 from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER
@@ -14,7 +16,7 @@ from tailor.models import files
 from tailor.models.held import Held
 from tailor.spec.model import Model
 from tailor.store import Store
-from tailor.train import checkpoint
+from tailor.train import checkpoint, parts
 
 _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
 
@@ -23,6 +25,19 @@ def adapter_name(trained: str) -> str:
     """PEFT's name in a file of a trained weight of the wrapped model."""
     name = trained.removeprefix("network.").replace(".modules_to_save.default.", ".").replace(".default", "")
     return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
+
+
+def in_one_file(weights: Path, scratch: Path) -> Path:
+    """A checkpoint's folder (`weights`), or `scratch` with its weights in one file where each worker wrote a part."""
+    if not parts.in_parts(weights):
+        return weights
+    scratch.mkdir(parents=True)
+    with parts.Saved(weights) as saved:
+        layout = {name: (torch.float32, shape) for name, shape in saved.shapes.items()}
+        with Writer(scratch / checkpoint.WEIGHTS, layout) as writer:
+            for name, tensor in saved.weights():
+                writer.write(name, tensor)
+    return scratch
 
 
 def write_adapter(folder: Path, weights: Path, run: Store) -> None:

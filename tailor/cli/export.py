@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a finished run's folder")
+    parser.add_argument("run", help="a finished run's folder, or a checkpoint of a run")
     parser.add_argument("--to", metavar="URL", required=True, help="where the folder goes")
     parser.add_argument(
         "--as",

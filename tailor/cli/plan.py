@@ -76,6 +76,7 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
             "per worker",
             f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} in a step",
         ),
+        ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
         ("steps", f"{plan.steps} ({plan.steps_per_epoch} an epoch), warm-up {plan.warmup_steps}"),
         *(
             [("token budget", f"{plan.token_budget:,}, reached with {plan.run_tokens:,}")]
@@ -95,6 +96,15 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     ]
 
 
+def _strategy(plan: Plan) -> str:
+    """Its name, and what it is set to do."""
+    chosen = plan.strategy.model_dump(exclude={"name", "config", "nvme_path"})
+    settings = [
+        f"{key.replace('_', ' ')} {value}".removesuffix(" True") for key, value in chosen.items() if value
+    ]
+    return ", ".join([plan.strategy.name, *settings])
+
+
 def _trained(plan: Plan) -> str:
     quantized = f" on a {plan.model.quantize.type} base" if plan.model.quantize else ""
     kind = f"LoRA of rank {plan.model.adapter.rank}{quantized}" if plan.model.adapter else "all weights"
@@ -107,10 +117,14 @@ def _advice(plan: Plan) -> str:
         return "lower train.micro_batch_size"
     if not plan.activation_checkpointing:
         return "set train.activation_checkpointing: true"
-    if plan.model.adapter is None:
-        if plan.memory.reference:
-            return "set method.reference: precomputed"
+    if plan.memory.reference:
+        return "set method.reference: precomputed"
+    if plan.strategy.name == "ddp" and plan.workers > 1 and plan.model.quantize is None:
+        return "set scale.strategy: fsdp"
+    if plan.model.adapter is None and plan.strategy.name == "ddp":
         return "set model.adapter, or optim.optimizer: adamw_8bit"
+    if plan.strategy.name != "ddp":
+        return "raise scale.workers, or set the strategy's offload"
     if plan.model.quantize is None:
         return "set model.quantize: {type: nf4}"
     return "lower data.max_length"

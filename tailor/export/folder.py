@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tailor.artifacts import place
+from tailor.artifacts.consolidate import consolidate, is_checkpoint
 from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into, open_source
 from tailor.errors import ModelError, StoreError
@@ -53,11 +55,22 @@ def finished(url: str) -> tuple[Store, str]:
 
 def export(url: str, to: str, request: Request, say: Callable[[str], None] = lambda _: None) -> str:
     """Write the folder and publish it at `to`; returns its URL. Raises ModelError and StoreError."""
-    run, kind = finished(url)
-    chosen = choose(request, kind, run)
     place.check(to, RECORD)
-    with place.publication(to, RECORD) as made:
-        fill(made.folder, run, chosen, request, say)
+    with tempfile.TemporaryDirectory() as scratch:
+        source: Path | None = None
+        if is_checkpoint(url):
+            source = Path(scratch) / "weights"
+            kind, run = consolidate(url, source)
+            if request.weights == "merged" or request.form == "ollama":
+                raise ModelError(
+                    f"{url} is a checkpoint, which is exported as it was trained",
+                    mend="export it without --weights and --as, then `tailor merge` the folder",
+                )
+        else:
+            run, kind = finished(url)
+        chosen = choose(request, kind, run)
+        with place.publication(to, RECORD) as made:
+            fill(made.folder, run, chosen, request, say, source)
     return made.url
 
 
@@ -74,13 +87,21 @@ def choose(request: Request, kind: str, run: Store) -> Weights:
 
 
 def fill(
-    folder: Path, run: Store, weights: Weights, request: Request, say: Callable[[str], None] = lambda _: None
+    folder: Path,
+    run: Store,
+    weights: Weights,
+    request: Request,
+    say: Callable[[str], None] = lambda _: None,
+    source: Path | None = None,
 ) -> None:
-    """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and for Ollama a Modelfile."""
+    """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and for Ollama a Modelfile.
+
+    source: a folder of the weights; the run's artefact by default.
+    """
     if weights == "merged":
         merge_into(folder, open_source(run.url, request.base), request.merging, say)
     else:
-        source = run.join(weights).local_path()
+        source = source or run.join(weights).local_path()
         for path in sorted(source.iterdir()):
             if path.is_file() and path.name not in (COMMIT, "README.md"):
                 shutil.copyfile(path, folder / path.name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from tailor.models.loss import (
     summed_cross_entropy_and_hits,
 )
 from tailor.models.router import Router
+
+T = TypeVar("T")
 
 
 def base_of(network: Any) -> Any:
@@ -48,6 +50,10 @@ class CausalModel(nn.Module):
         head = self.base.get_output_embeddings()
         assert isinstance(head, nn.Module)
         return head
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(self, *arguments)`. As a module's forward it is where a strategy brings weights within reach."""
+        return function(self, *arguments)
 
     def weights(self) -> tuple[int, int]:
         """How many weights are trained, and how many there are. A 4-bit weight counts as one."""

@@ -39,10 +39,21 @@ def load_for_training(
 
     `static_shapes` (for compilation) takes stock attention over padded rows. Raises ModelError.
     """
-    compute = DTYPES[precision]
-    attention.register()
     torch.manual_seed(seed)
-    network = load_network(spec, dtype=DTYPES[frozen_dtype] if spec.adapter else torch.float32, device=device)
+    network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=device)
+    network = adapt(
+        network, spec, precision=precision, activation_checkpointing=activation_checkpointing, seed=seed
+    )
+    return prove(network, spec, device=device, precision=precision, pack=pack, static_shapes=static_shapes)
+
+
+def held_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
+    """What the base is loaded in: trained weights are float32."""
+    return DTYPES[frozen_dtype] if spec.adapter else torch.float32
+
+
+def adapt(network: Any, spec: Model, *, precision: str, activation_checkpointing: bool, seed: int) -> Any:
+    """The network with its adapter, and with what it keeps for the backward pass chosen."""
     if spec.adapter is not None:
         torch.manual_seed(seed)  # the adapter's start doesn't depend on how the base was made
         network = add_adapter(network, spec.adapter, mixed_precision=precision != "fp32")
@@ -51,7 +62,15 @@ def load_for_training(
         if spec.adapter is not None:
             base_of(network).enable_input_require_grads()
     _freeze_unreached(network)
-    network.eval()
+    return network.eval()
+
+
+def prove(
+    network: Any, spec: Model, *, device: torch.device, precision: str, pack: bool, static_shapes: bool
+) -> CausalModel:
+    """The model with the first attention that proves itself. `device` is where its weights are."""
+    attention.register()
+    compute = DTYPES[precision]
     with torch.autocast(device.type, dtype=compute, enabled=precision != "fp32"):
         model = _with_attention(network, spec, device, compute, pack=pack, static_shapes=static_shapes)
         model.splits_head = probe.head_is_separate(model, device)
@@ -64,15 +83,30 @@ def load_for_training(
     return model
 
 
-def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """The base model by transformers, quantised if asked for, or with new weights."""
+def skeleton(
+    spec: Model, *, precision: str, frozen_dtype: str, activation_checkpointing: bool, seed: int
+) -> Any:
+    """The network as it is trained, with its adapter, on the meta device: names and shapes, and no weights."""
+    meta = torch.device("meta")
+    with meta:
+        network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=meta, empty=True)
+        return adapt(
+            network, spec, precision=precision, activation_checkpointing=activation_checkpointing, seed=seed
+        )
+
+
+def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty: bool = False) -> Any:
+    """The base model by transformers, quantised if asked for, or with new weights.
+
+    `empty`: the architecture alone, for the meta device.
+    """
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(spec.path, **common)
-        if spec.init == "random":
+        if spec.init == "random" or empty:
             return AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
         network, loaded = AutoModelForCausalLM.from_pretrained(
             spec.path,

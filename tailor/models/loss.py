@@ -84,8 +84,11 @@ def _tile_losses(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -
 
 
 def _vocabulary(head: nn.Module) -> int:
+    # The weight is looked at only where it must be: a strategy may have to gather it for that.
+    if size := getattr(head, "out_features", 0):
+        return int(size)
     weight = getattr(head, "weight", None)
-    return int(getattr(head, "out_features", 0) or (len(weight) if weight is not None else 2**17))
+    return len(weight) if weight is not None else 2**17
 
 
 def _autocast_dtype(hidden: torch.Tensor) -> torch.dtype:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
-from tailor.plan.memory import forecast, trained_parameters
+from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
+from tailor.plan.strategy import choose, deepspeed_config
 from tailor.spec.method import REFERENCE_FREE, Method, joins
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
+from tailor.spec.scale import DeepSpeed, Fsdp, Strategy
 from tailor.spec.train import DEFAULT_BATCH_SIZE, Train
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
@@ -42,9 +45,8 @@ def build(
     _check(recipe, data, facts, hardware)
 
     length = data.longest_row
-    reference = reference_model(recipe.method, recipe.model)
 
-    def memory(rows: int) -> Any:
+    def memory(rows: int, strategy: Strategy) -> Memory:
         return forecast(
             facts,
             recipe.model,
@@ -53,7 +55,19 @@ def build(
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
             tokens=rows * length,
-            reference_copy=reference == "copy",
+            reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
+            strategy=strategy,
+            workers=recipe.scale.most,
+        )
+
+    rows = recipe.train.micro_batch_size or 1
+    strategy, reason = choose(
+        recipe, functools.partial(memory, rows), hardware, precision=precision, usable=USABLE_MEMORY
+    )
+    if isinstance(strategy, DeepSpeed | Fsdp) and precision == "fp16":
+        raise ModelError(
+            f"train.precision: auto is fp16 on these GPUs, and scale.strategy {strategy.name} computes in bf16 or fp32",
+            mend="set train.precision: fp32, or scale.strategy: ddp",
         )
 
     per_worker = -(-data.rows_per_batch // recipe.scale.most)
@@ -61,7 +75,9 @@ def build(
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] // length)
-        while micro > limit or (micro > 1 and memory(micro).peak > USABLE_MEMORY * hardware.memory_bytes):
+        while micro > limit or (
+            micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes
+        ):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(
@@ -77,6 +93,9 @@ def build(
         divergence=recipe.train.divergence,
         workers=recipe.scale.most,
         gpu=gpu,
+        strategy=strategy,
+        strategy_reason=reason,
+        deepspeed=deepspeed_config(strategy, recipe, facts, precision=precision, micro=micro),
         precision=precision,
         frozen_dtype=frozen_dtype,
         activation_checkpointing=recipe.train.activation_checkpointing,
@@ -85,7 +104,7 @@ def build(
         max_length=recipe.data.max_length,
         pack=recipe.data.pack and not joins(recipe.method),
         row_length=length,
-        reference=reference,
+        reference=reference_model(recipe.method, recipe.model, strategy),
         weights=source_weights(recipe),
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
@@ -101,17 +120,19 @@ def build(
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
-        memory=memory(micro),
+        memory=memory(micro, strategy),
     )
 
 
-def reference_model(method: Method, model: Model) -> Reference | None:
+def reference_model(method: Method, model: Model, strategy: Strategy) -> Reference | None:
     """Where the reference log-probabilities come from, for a method that has some."""
     asked = getattr(method, "reference", None)
     if asked is None or (method.name == "dpo" and method.loss in REFERENCE_FREE):
         return None
     if asked == "auto":
-        return "adapter_off" if model.adapter is not None else "copy"
+        if model.adapter is not None:
+            return "adapter_off"
+        return "copy" if strategy.name == "ddp" else "precomputed"
     return asked  # type: ignore[no-any-return]
 
 

@@ -7,10 +7,11 @@ the run logs the measured peak beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tailor.plan.facts import ModelFacts
 from tailor.spec.model import Model
+from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED_BYTES = {"nf4": 0.516, "fp4": 0.516, "int8": 1.03}
@@ -25,6 +26,8 @@ OPTIMIZER_BYTES = {
 }
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 LOSS_TILE_BYTES = 256 * 2**20
+BUCKET = 5e8
+"""Elements that DeepSpeed reduces at once, by its default."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,10 @@ def forecast(
     activation_checkpointing: bool,
     tokens: int,
     reference_copy: bool = False,
+    strategy: Strategy | None = None,
+    workers: int = 1,
 ) -> Memory:
-    """Peak of one worker whose micro-batch has `tokens` tokens."""
+    """Peak of one worker whose micro-batch has `tokens` tokens. strategy: ddp where none is given."""
     trained = trained_parameters(facts, model)
     frozen = facts.linear_parameters + facts.embedding_parameters if model.adapter else 0
     weights = 4.0 * trained
@@ -74,7 +79,7 @@ def forecast(
         kept = width * (16 * facts.hidden + 8 * facts.intermediate + 4.1 * facts.kv)
         activations = tokens * facts.layers * kept
     logits = min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
-    return Memory(
+    whole = Memory(
         weights=int(weights),
         gradients=4 * trained,
         optimizer=OPTIMIZER_BYTES[optimizer] * trained,
@@ -82,6 +87,42 @@ def forecast(
         logits=int(logits),
         reference=4 * trained if reference_copy else 0,
     )
+    if strategy is None or isinstance(strategy, Ddp):
+        return whole
+    held = 2.0 if mixed_precision else 4.0
+    return _shared(whole, facts, strategy, workers, trained=trained, held=held)
+
+
+def _shared(
+    whole: Memory, facts: ModelFacts, strategy: Strategy, workers: int, *, trained: int, held: float
+) -> Memory:
+    """What of `whole` one of the workers holds. held: bytes of a weight that is computed with."""
+    layer = held * facts.linear_parameters / facts.layers
+    ends = held * facts.embedding_parameters
+    if isinstance(strategy, Fsdp):
+        # Beside its part: the layer that is computed and the next one, whose weights are on their way, the
+        # embedding and the head, and in the backward pass the float32 gradient of the larger of the two.
+        gathered = 2 * layer + ends
+        largest = max(facts.linear_parameters / facts.layers, facts.embedding_parameters)
+        reduced = 4.0 * min(largest, trained)
+        device = 0 if strategy.offload else 1
+        return replace(
+            whole,
+            weights=int(device * whole.weights / workers + gathered),
+            gradients=int(device * whole.gradients / workers + reduced),
+            optimizer=device * whole.optimizer // workers,
+        )
+    assert isinstance(strategy, DeepSpeed)
+    # DeepSpeed keeps the float32 weights that the optimizer changes beside those that are computed with.
+    masters = (whole.optimizer + 4 * trained) // workers
+    low = 4.0 if strategy.stage == 1 else held
+    weights = whole.weights + (low - 4.0) * trained
+    gradients = 4.0 * trained if strategy.stage == 1 else 4.0 * trained / workers + low * min(trained, BUCKET)
+    if strategy.stage == 3:
+        weights = weights / workers * (strategy.offload_parameters is None) + 2 * layer + ends
+    if strategy.offload_optimizer is not None:
+        masters, gradients = 0, low * min(trained, BUCKET)
+    return replace(whole, weights=int(weights), gradients=int(gradients), optimizer=masters)
 
 
 def trained_parameters(facts: ModelFacts, model: Model) -> int:

@@ -12,6 +12,7 @@ from tailor.spec.method import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save
+from tailor.spec.scale import Strategy
 from tailor.spec.train import Divergence
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -39,6 +40,10 @@ class Plan:
     workers: int
     """At most: with a range, as many as there is room for."""
     gpu: bool
+    strategy: Strategy
+    strategy_reason: str
+    deepspeed: dict[str, Any] | None
+    """What DeepSpeed is given; None for other strategies."""
     precision: Precision
     frozen_dtype: Literal["float32", "bfloat16", "float16"]
     activation_checkpointing: bool

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_suite, tree
+from tailor.spec import check_strategy, check_suite, tree
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -35,7 +35,14 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             found.append(
                 document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
             )
-    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (_needs, _lists, _rows, _idle, _final)
+    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (
+        _needs,
+        _lists,
+        _rows,
+        check_strategy.findings,
+        _idle,
+        _final,
+    )
     for finding in findings:
         for key, message in finding(keys):
             found.append(document.at_key(path_of(key)).problem(path_of(key), message))
@@ -290,6 +297,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
     yield from _idle_of_dpo(keys)
+    yield from check_strategy.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"

@@ -81,6 +81,9 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
             inside = True  # the step is the tag
         elif needed.sections and len(needed.types) > 1 and not needed.tagged:
             union = path  # the step is the member of a plain union that was tried
+            if str(step).startswith("tagged-union["):
+                needed = tree.Allowed(needed.sections, (), False, tagged=True)
+                continue
             needed = next((tree.allowed(one) for one in needed.sections if one.__name__ == step), needed)
         elif needed.sections:
             section = tree.variant(needed.sections, document.get(path))
@@ -97,11 +100,13 @@ def _one_per_union(failures: list[_Failure]) -> list[_Failure]:
     """A value that fits no member of a union fails once: inside the member it was meant for, else as a whole."""
     kept: list[_Failure] = []
     deeper = {
-        failure.union for failure in failures if failure.union is not None and failure.path != failure.union
+        failure.union
+        for failure in failures
+        if failure.union is not None and (failure.path != failure.union or failure.kind in _TAG)
     }
     whole: set[Path] = set()
     for failure in failures:
-        if failure.union is not None and failure.path == failure.union:
+        if failure.union is not None and failure.path == failure.union and failure.kind not in _TAG:
             if failure.union in deeper or failure.union in whole:
                 continue
             whole.add(failure.union)

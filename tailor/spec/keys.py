@@ -26,6 +26,10 @@ class Keys:
         path = path_of(key)
         return any(dotted(path[:depth]) in self._wrong for depth in range(1, len(path) + 1))
 
+    def given(self, key: str) -> bool:
+        """The key stands in the file, whatever its value."""
+        return path_of(key) in self._document.keys or self._document.get(path_of(key), ...) is not ...
+
     def absent(self, key: str) -> bool:
         """The key is neither given nor meant: absent, null, false or an empty list."""
         return not self.is_wrong(key) and self._document.get(path_of(key)) in (None, False, [])

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from tailor.errors import Problem, RecipeError
-from tailor.spec import check, files, layers, secrets
+from tailor.spec import check, deepspeed, files, layers, secrets
 from tailor.spec.base import File
 from tailor.spec.explain import explain
 from tailor.spec.recipe import Recipe
@@ -21,8 +21,8 @@ FileT = TypeVar("FileT", bound=File)
 
 Rule = Callable[[Document, set[str]], list[Problem]]
 """What is wrong with a document, beside the keys that have a problem already."""
-RULES: tuple[Rule, ...] = (check.problems, files.problems)
-"""Those of recipes. The second asks for files."""
+RULES: tuple[Rule, ...] = (check.problems, files.problems, deepspeed.problems)
+"""Those of recipes. All but the first ask for files."""
 
 
 def load_recipe(

@@ -87,7 +87,8 @@ class Dpo(MethodSection):
     """Where the reference log-probabilities come from.
 
     adapter_off: the base under the adapter. copy: a frozen copy of the model. precomputed: computed once before
-    training and kept beside the tokens. auto: adapter_off with an adapter, else copy.
+    training and kept beside the tokens. auto: adapter_off with an adapter, else copy, or precomputed where the
+    workers share the weights out.
     """
 
     max_prompt_length: int | None = Field(None, ge=1)

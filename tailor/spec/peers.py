@@ -32,7 +32,7 @@ _BELONGS: dict[str, str] = {
     "data.train.N.format": "dataset_format formatting conversation_format",
     "data.train.N.columns": "field_messages column_mapping",
     "data.train.N.limit": "max_samples max_train_samples",
-    "method.name": "trainer stage rl task training_type",
+    "method.name": "trainer rl task training_type",
     "method.train_on": "train_on_inputs train_on_input roles_to_train assistant_only_loss completion_only_loss",
     "method.loss": "loss_type pref_loss dpo_loss",
     "method.beta": "pref_beta rl_beta dpo_beta kto_beta",
@@ -93,7 +93,8 @@ SAYS: dict[str, str] = {
     "evaluation_strategy": "write evaluate.every: N for an evaluation every N steps",
     "precompute_ref_log_probs": "write method.reference: precomputed",
     "shuffle": "training rows are always shuffled, by train.seed",
-    "deepspeed": "scale.workers share the batch, and each holds all weights",
+    "deepspeed": "write scale.strategy: {name: deepspeed, stage: 2}, with config: for a DeepSpeed JSON of yours",
+    "fsdp": "write scale.strategy: fsdp",
 }
 """Peer's key -> what to write, where the key alone does not say it."""
 

@@ -80,7 +80,7 @@ def _value(info: FieldInfo) -> str:
     value = tree.of_field(info)
     item = value.item(0)
     if value.sections:
-        return "a section"
+        return f"{', '.join(map(str, value.choices))}, or a section" if value.choices else "a section"
     if item and item.sections:
         several = len(item.sections) > 1
         return f"a list of {'sections with a name' if several else item.sections[0].__name__.lower() + 's'}"

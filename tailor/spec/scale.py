@@ -19,6 +19,49 @@ class Range(Section):
     """Most workers to train with."""
 
 
+class Ddp(Section):
+    """Every worker holds all weights, gradients and optimizer state (DistributedDataParallel)."""
+
+    name: Literal["ddp"]
+    """The strategy."""
+
+
+class Fsdp(Section):
+    """Weights, gradients and optimizer state are shared out over the workers (PyTorch's FSDP2)."""
+
+    name: Literal["fsdp"]
+    """The strategy."""
+
+    offload: bool = False
+    """Keep each worker's share in host memory, and make the optimizer's step there."""
+
+
+class DeepSpeed(Section):
+    """DeepSpeed's ZeRO (arXiv 1910.02054): what is shared out over the workers depends on the stage."""
+
+    name: Literal["deepspeed"]
+    """The strategy."""
+
+    stage: Literal[1, 2, 3]
+    """1 shares the optimizer's state out, 2 also the gradients, 3 also the weights."""
+
+    offload_optimizer: Literal["cpu", "nvme"] | None = None
+    """Keep the optimizer's state (and make its step) in host memory, or on a disk (stage 3)."""
+
+    offload_parameters: Literal["cpu", "nvme"] | None = None
+    """Keep the weights in host memory, or on a disk, while they are not computed with (stage 3)."""
+
+    nvme_path: str | None = Field(None, min_length=1)
+    """Folder on each worker's disk for `nvme`."""
+
+    config: str | None = Field(None, min_length=1)
+    """Your own DeepSpeed JSON: `auto` values are filled, a value that says otherwise than this recipe is refused."""
+
+
+Strategy = Ddp | Fsdp | DeepSpeed
+STRATEGIES: tuple[type[Section], ...] = (Ddp, Fsdp, DeepSpeed)
+
+
 class Scale(Section):
     """How many workers, on what. The batch is global, so none of this changes the curve.
 
@@ -30,6 +73,9 @@ class Scale(Section):
 
     gpu: Literal["auto"] | bool = "auto"
     """One GPU per worker; `auto` uses GPUs when the machine or cluster has them."""
+
+    strategy: Literal["auto", "ddp", "fsdp"] | Annotated[Strategy, Field(discriminator="name")] = "auto"
+    """What each worker holds: all of it (ddp) or a share (fsdp, deepspeed). `auto`: ddp where that fits, else fsdp."""
 
     cpus_per_worker: int | None = Field(None, ge=1)
     """CPUs reserved per worker. Default: the machine's CPUs divided by the workers on it (by its GPUs, with GPUs)."""

@@ -138,7 +138,11 @@ def describe(value: Allowed) -> str:
     if value.choices:
         plain = [str(choice) for choice in value.choices]
         parts.append(plain[0] if len(plain) == 1 else f"one of {', '.join(plain)}")
+    tags = [str(name) for section in value.sections for name in names(section)]
     kinds = [kind for kind in value.types if get_origin(kind) is not Literal]
+    if value.choices and tags:
+        parts.append(f"a mapping whose name is one of {', '.join(tags)}")
+        kinds = [kind for kind in kinds if not _is_section(kind)]
     if len(value.sections) == len(kinds) > 2:
         parts.append("a mapping with a name")
     else:

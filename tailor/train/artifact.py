@@ -7,6 +7,9 @@ the data was rendered with, and a generation_config that stops at the end of a t
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +17,94 @@ import torch
 
 from tailor.models.attention import stock_attention
 from tailor.models.held import Held
-from tailor.models.load import DTYPES
+from tailor.models.load import DTYPES, skeleton
+from tailor.plan import Plan
 from tailor.train import checkpoint
 from tailor.train.session import Session
+from tailor.train.spill import spilled
+
+MAX_SHARD = "5GB"
+"""Largest file of a model's weights."""
 
 
 def write_artifact(session: Session) -> str:
-    """Write and commit the artefact; returns its URL. Rank 0 only."""
-    network = session.model.network
-    name = "adapter" if session.plan.model.adapter is not None else "model"
+    """Write and commit the artefact; returns its URL. Every rank calls it, and rank 0 writes.
+
+    Where the weights are shared out, one at a time is gathered and put into a file.
+    """
+    strategy, plan = session.strategy, session.plan
+    name = "adapter" if plan.model.adapter is not None else "model"
+    if session.host.rank != 0:
+        for _ in strategy.whole_weights():
+            pass
+        return session.run.join(name).url
     tokenizer = _tokenizer(session)
     with (
         session.run.publication(name) as made,
         checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
     ):
-        folder = made.folder
-        implementation = session.model.base.config._attn_implementation
-        session.model.base.set_attn_implementation(stock_attention(session.model.base))
-        if name == "adapter":
-            config = network.peft_config["default"]
-            config.base_model_name_or_path = session.plan.model.path
-            if isinstance(config.target_modules, set):  # else written in another order by every process
-                config.target_modules = sorted(config.target_modules)
-            network.save_pretrained(folder, save_embedding_layers=False)
-            (folder / "README.md").unlink(
-                missing_ok=True
-            )  # PEFT's form for a model card, with nothing filled in
-            Held.of(session.plan.model, session.plan.frozen_dtype).write(folder)
+        if strategy.shares:
+            _write_gathered(session, made.folder, strategy.whole_weights())
+        elif name == "adapter":
+            with _stock_attention(session):
+                _write_adapter(session.model.network, plan, made.folder)
         else:
-            dtype = DTYPES[session.plan.precision]  # the one that they were trained in
-            network.save_pretrained(folder, state_dict=_in_dtype(network.state_dict(), dtype))
-            _declare_dtype(folder / "config.json", dtype)
-        session.model.base.set_attn_implementation(implementation)
-        _write_tokenizer(session, tokenizer, folder)
+            dtype = DTYPES[plan.precision]  # the one that they were trained in
+            with _stock_attention(session):
+                weights = _in_dtype(session.model.network.state_dict(), dtype)
+                _write_model(session.model.network, weights, dtype, made.folder)
+        _write_tokenizer(session, tokenizer, made.folder)
         session.host.flush()  # refuses when another process has the run by now
     return session.run.join(name).url
+
+
+def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Write weights that come one after another, by way of files beside the artefact."""
+    plan = session.plan
+    network = skeleton(
+        plan.model,
+        precision=plan.precision,
+        frozen_dtype=plan.frozen_dtype,
+        activation_checkpointing=False,
+        seed=plan.seed,
+    )
+    with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder.parent) as room:
+        if plan.model.adapter is not None:
+            _write_adapter(network, plan, folder, spilled(weights, Path(room)))
+        else:
+            dtype = DTYPES[plan.precision]
+            _write_model(network, spilled(weights, Path(room), dtype), dtype, folder)
+
+
+def _write_adapter(
+    network: Any, plan: Plan, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """weights: by name in `network`; None for its own."""
+    config = network.peft_config["default"]
+    config.base_model_name_or_path = plan.model.path
+    if isinstance(config.target_modules, set):  # else written in another order by every process
+        config.target_modules = sorted(config.target_modules)
+    given = {"state_dict": weights} if weights else {}
+    network.save_pretrained(folder, save_embedding_layers=False, **given)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, with nothing filled in
+    Held.of(plan.model, plan.frozen_dtype).write(folder)
+
+
+def _write_model(network: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> None:
+    network.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD)
+    _declare_dtype(folder / "config.json", dtype)
+
+
+@contextmanager
+def _stock_attention(session: Session) -> Iterator[None]:
+    """transformers refuses to save a model with an attention that it does not know."""
+    base = session.model.base
+    implementation = base.config._attn_implementation
+    base.set_attn_implementation(stock_attention(base))
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(implementation)
 
 
 def _in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:

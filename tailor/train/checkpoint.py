@@ -3,6 +3,7 @@
 RUN/checkpoints/step-00000050/
     weights.safetensors   every trained weight, float32, by its name in the model
     optimizer.pt          the optimizer's state (tensors and numbers; read with weights_only)
+                          (in place of these two, a pair for each worker where it holds a part: see `parts`)
     state.json            step, best evaluation, gradient scaler
     COMMIT                every file's size and checksum, written last: a folder without it is no checkpoint
 """
@@ -23,10 +24,12 @@ from torch import nn
 
 from tailor.errors import StoreError
 from tailor.store import Store, verified
-from tailor.train.optimizer import trained_parameters
+from tailor.train import parts
+from tailor.train.optimizer import decayed_first, trained_parameters
+from tailor.train.strategy import Shared, Strategy
 
 FOLDER = "checkpoints"
-WEIGHTS = "weights.safetensors"
+WEIGHTS, STATE = "weights.safetensors", "state.json"
 
 
 @dataclass
@@ -64,15 +67,19 @@ def latest(run: Store) -> str | None:
     return run.join(FOLDER, names[-1]).url if names else None
 
 
-def write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write a checkpoint's files. StoreError when the disk does not take them."""
+def write(folder: Path, strategy: Strategy, state: State) -> None:
+    """Write this worker's files of a checkpoint. StoreError when the disk does not take them."""
     from safetensors.torch import save_file
 
-    weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(model)}
     with writing(f"the checkpoint of step {state.step}", folder, "the checkpoint before"):
-        save_file(weights, folder / WEIGHTS)
-        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-        (folder / "state.json").write_text(json.dumps(asdict(state)))
+        if isinstance(strategy, Shared):
+            parts.write(folder, strategy)
+        else:
+            weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(strategy.model)}
+            save_file(weights, folder / WEIGHTS)
+            torch.save(strategy.optimizer.state_dict(), folder / "optimizer.pt")
+        if strategy.rank == 0:
+            (folder / STATE).write_text(json.dumps(asdict(state)))
 
 
 @contextmanager
@@ -92,28 +99,62 @@ def writing(what: str, folder: Path, last: str) -> Iterator[None]:
         ) from error
 
 
-def load(url: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put a checkpoint's weights and optimizer state into `model` and `optimizer`.
+def load(url: str, strategy: Strategy) -> State:
+    """Put a checkpoint's weights and optimizer state into the strategy, whatever strategy wrote it.
 
     The optimizer keeps the settings that it was built with, which may be other ones by now.
     Raises a StoreError that names the file that is damaged, was altered, or holds something else.
     """
     with _files(url) as folder:
-        _put_weights(folder / WEIGHTS, url, model)
-        with _reading(f"{url}/optimizer.pt", "optimizer state"):
-            state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state)
-        for group, own in zip(optimizer.param_groups, settings, strict=True):
-            group.update(own)
-        with _reading(f"{url}/state.json", "state of a run"):
-            return State(**json.loads((folder / "state.json").read_text()))
+        if isinstance(strategy, Shared):
+            parts.restore(folder, strategy)
+        elif parts.in_parts(folder):
+            _put_parts(folder, strategy)
+        else:
+            _put_weights(folder / WEIGHTS, url, strategy.model)
+            with _reading(f"{url}/optimizer.pt", "optimizer state"):
+                state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+                _put_state(strategy.optimizer, state)
+        with _reading(f"{url}/{STATE}", "state of a run"):
+            return State(**json.loads((folder / STATE).read_text()))
 
 
-def load_weights(url: str, model: nn.Module) -> None:
-    """Put a checkpoint's weights into `model`; their names must be exactly those that are trained."""
+def _put_parts(folder: Path, strategy: Strategy) -> None:
+    shapes = {name: tuple(p.shape) for name, p in trained_parameters(strategy.model)}
+    with parts.Saved(folder, shapes) as saved:
+        _copy_weights(saved, strategy.model)
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for number, name in enumerate(decayed_first(shapes)):
+            states[number] = {key: saved.whole(name, key) for key in saved.keys}
+            if saved.updates:
+                states[number]["step"] = torch.tensor(float(saved.updates))
+        _put_state(strategy.optimizer, {**strategy.optimizer.state_dict(), "state": states})
+
+
+def _put_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def load_weights(url: str, strategy: Strategy) -> None:
+    """Put a checkpoint's weights into the model; their names must be exactly those that are trained."""
     with _files(url) as folder:
-        _put_weights(folder / WEIGHTS, url, model)
+        if isinstance(strategy, Shared):
+            parts.restore(folder, strategy, optimizer=False)
+        elif parts.in_parts(folder):
+            shapes = {name: tuple(p.shape) for name, p in trained_parameters(strategy.model)}
+            with parts.Saved(folder, shapes) as saved:
+                _copy_weights(saved, strategy.model)
+        else:
+            _put_weights(folder / WEIGHTS, url, strategy.model)
+
+
+def _copy_weights(saved: parts.Saved, model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in trained_parameters(model):
+            parameter.copy_(saved.whole(name))
 
 
 def _files(url: str) -> AbstractContextManager[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tailor.train.session import Session
-from tailor.train.work import STOPPING, Totals, read_share, survey
+from tailor.train.work import Totals, asked_to_stop, read_share, survey
 
 
 @torch.no_grad()
@@ -21,18 +21,20 @@ def evaluate(session: Session, step: int) -> dict[str, Any] | None:
     units = method.units(batches, rows)
     was_training = model.training
     model.eval()
-    surveyed = survey(session, read_share(session, batches, collator, rows), units)
-    totals = Totals(session.device)
-    for _, micro_batch, counts in read_share(session, batches, collator, rows):
-        with session.autocast():
-            totals.add(method.evaluate(model, micro_batch.to(session.device), surveyed), counts)
-        if session.host.stopping():  # after a micro-batch, so that every worker has all the names
-            break
-    model.train(was_training)
-    totals.add_number(STOPPING, session.host.stopping())
+    try:
+        surveyed = survey(session, read_share(session, batches, collator, rows), units)
+        totals = Totals(session.device)
+        for _, micro_batch, counts in read_share(session, batches, collator, rows):
+            if asked_to_stop(
+                session
+            ):  # all workers or none: a strategy may need every one for each micro-batch
+                return None
+            with session.autocast():
+                summed = session.strategy.evaluate(method, micro_batch.to(session.device), surveyed)
+            totals.add(summed, counts)
+    finally:
+        model.train(was_training)
     sums = totals.over_workers(session.host.world)
-    if sums.pop(STOPPING):
-        return None
     return {
         "kind": "evaluation",
         "step": step,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,8 @@ from tailor.errors import TrainingError
 from tailor.plan import Plan
 from tailor.rows import Batch, examples_of
 from tailor.train.checkpoint import State
-from tailor.train.optimizer import build_optimizer, learning_rate, set_learning_rate, trained_parameters
+from tailor.train.optimizer import learning_rate
 from tailor.train.session import Session
-from tailor.train.strategy import DataParallel
 from tailor.train.work import STOPPING, Totals, Work, survey
 
 
@@ -32,21 +30,19 @@ class Step:
 
 
 class Learner:
-    """The session's model with its strategy, optimizer and gradient scaler."""
+    """Makes the steps of a session."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.strategy = DataParallel(session.model, session.method, session.host)
-        self.optimizer = build_optimizer(session.plan.optim, session.model)
-        self._scaler = torch.amp.GradScaler(session.device.type, enabled=session.plan.precision == "fp16")
+        self.strategy = session.strategy
 
     def restore(self, state: State) -> None:
         """Take the scaler back to where a checkpoint stands."""
-        self._scaler.load_state_dict(state.scaler)
+        self.strategy.scaler.load_state_dict(state.scaler)
 
     def remember(self, state: State) -> None:
         """Put what a checkpoint needs of the scaler into `state`."""
-        state.scaler = self._scaler.state_dict()
+        state.scaler = self.strategy.scaler.state_dict()
 
     def step(self, step: int, work: list[Work]) -> Step:
         """The loss is summed over the micro-batches of all workers, then divided by the units of the whole batch."""
@@ -60,11 +56,10 @@ class Learner:
             # Dropout depends on the micro-batch, not on the worker that computes it.
             torch.manual_seed(_seed(plan.seed, step, number))
             last = index == len(work) - 1
-            with self.strategy.accumulating() if not last else nullcontext():
+            with self.strategy.micro_batch(last=last):
                 with session.autocast():
-                    summed = self.strategy.loss(micro_batch.to(device), surveyed)
-                loss = summed.loss * float(counts)
-                self._scaler.scale(self.strategy.scale(loss, units)).backward()
+                    summed = self.strategy.loss(session.method, micro_batch.to(device), surveyed)
+                self.strategy.backward(summed.loss * float(counts), units)
             totals.add(summed, counts)
             slots += micro_batch.input_ids.numel() * counts
             real += session.batches.tokens(_rows(batch, plan, number))
@@ -72,15 +67,13 @@ class Learner:
         sums = totals.over_workers(session.host.world)
         stopping = sums.pop(STOPPING)
         mean = sums["loss"] / units
-        self._scaler.unscale_(self.optimizer)
-        norm = self._clip()
+        norm = self.strategy.gradient_norm()
         diverged = self._diverged(mean, norm)
         rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps)
-        set_learning_rate(self.optimizer, rate)
-        if not diverged:
-            self._scaler.step(self.optimizer)
-        self._scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        if diverged:
+            self.strategy.skip()
+        else:
+            self.strategy.update(rate)
         record = {
             "kind": "train",
             "step": step + 1,
@@ -96,12 +89,6 @@ class Learner:
         if diverged:
             record["diverged"] = True
         return Step(record, diverged, stopping)
-
-    def _clip(self) -> float:
-        """L2 norm of all gradients before they are scaled down to `max_grad_norm`."""
-        parameters = [p for _, p in trained_parameters(self.session.model)]
-        limit = self.session.plan.optim.max_grad_norm
-        return float(torch.nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
     def _diverged(self, loss: float, norm: float) -> bool:
         limit = self.session.plan.divergence.grad_norm

@@ -30,14 +30,14 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     """
     session = open_session(plan, host)
     start = _agreed(host)
-    if start is None and plan.model.warm_start is not None:
-        session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.model)}")
     if plan.compile:
         session.model.base.get_decoder().compile()
     learner = Learner(session)
+    if start is None and plan.model.warm_start is not None:
+        session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.strategy)}")
     state = checkpoint.State()
     if start is not None:
-        state = checkpoint.load(start, session.model, learner.optimizer)
+        state = checkpoint.load(start, session.strategy)
         learner.restore(state)
         if start == plan.resume_from:  # of another recipe: its evaluations are not to be compared with these
             state.best_step = state.best_loss = state.reload_from = None
@@ -49,18 +49,19 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
         training = _Training(session, learner, saver, state, start)
         if not training.to_the_end():
             return "stopped"
+        saver.wait()
         if host.rank == 0:
-            saver.wait()
             host.report({"kind": "saved", "step": state.step})
         _barrier(host)
 
     if plan.save.best and state.best_step is not None and state.best_step != state.step:
-        checkpoint.load_weights(_url(session, state.best_step), session.model)
+        checkpoint.load_weights(_url(session, state.best_step), session.strategy)
         session.say(f"the artefact is made from step {state.best_step}, the best by evaluation loss")
     for probe in probes:
         probe(session, "end")
+    url = write_artifact(session)
     if host.rank == 0:
-        host.report({"kind": "artifact", "url": write_artifact(session)})
+        host.report({"kind": "artifact", "url": url})
     _barrier(host)
     return "finished"
 
@@ -132,11 +133,11 @@ class _Training:
         if session.plan.divergence.action == "reload" and self._checkpoint_is_due():
             # Not those of a signal: where a reload goes back to must not depend on when a run was stopped.
             state.reload_from = state.step
+        self._learner.remember(state)
         if session.host.rank == 0:
-            self._learner.remember(state)
             url = _url(session, state.step)
             session.host.report({"kind": "checkpoint", "step": state.step, "url": url})
-            self._saver.save(session.model, self._learner.optimizer, state)
+        self._saver.save(session.strategy, state)
 
     def _recover(self, step: Step) -> None:
         """Do what the recipe says of a step that diverged. TrainingError when that is to stop."""
@@ -153,10 +154,9 @@ class _Training:
             if back is None:
                 raise divergence_error(session, step, ", and there is no checkpoint yet to go back to")
             done = f"the updates since {posixpath.basename(back)} are left out"
-            if session.host.rank == 0:
-                self._saver.wait()
+            self._saver.wait()
             _barrier(session.host)
-            before = checkpoint.load(back, session.model, self._learner.optimizer)
+            before = checkpoint.load(back, session.strategy)
             self._learner.restore(before)
         session.say(
             f"step {state.step} diverged (loss {step.record['loss']:.4g}, gradient norm "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ def build_optimizer(spec: Optim, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer over the model's trained weights; weight decay on matrices only."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if len(shape_of(p)) >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if len(shape_of(p)) < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     rate, betas = spec.learning_rate, spec.betas
@@ -25,7 +25,8 @@ def build_optimizer(spec: Optim, model: nn.Module) -> torch.optim.Optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=spec.eps, fused=True)
         case "sgd":
-            return torch.optim.SGD(trained, lr=rate, momentum=spec.momentum)
+            groups = [{"params": group["params"]} for group in groups]
+            return torch.optim.SGD(groups, lr=rate, momentum=spec.momentum)
         case "adafactor":
             return torch.optim.Adafactor(groups, lr=rate)
     import bitsandbytes
@@ -40,6 +41,16 @@ def build_optimizer(spec: Optim, model: nn.Module) -> torch.optim.Optimizer:
         case "paged_adamw_8bit":
             return bitsandbytes.optim.PagedAdamW8bit(groups, lr=rate, betas=betas, eps=spec.eps)
     raise AssertionError(spec.optimizer)
+
+
+def shape_of(parameter: Any) -> tuple[int, ...]:
+    """Of the whole weight; DeepSpeed empties a weight that it has shared out."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def decayed_first(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of weights in the order in which `build_optimizer` takes them: matrices first."""
+    return sorted(shapes, key=lambda name: len(shapes[name]) < 2)
 
 
 def learning_rate(spec: Optim, step: int, steps: int, warmup: int) -> float:

@@ -15,13 +15,13 @@ import copy
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from tailor.batches import Batches, micro_batches
+from tailor.batches import Batches, share
 from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
 from tailor.models.causal import CausalModel
 from tailor.plan import Plan
@@ -29,12 +29,13 @@ from tailor.store import Store, verified
 from tailor.tokens import SPLITS, TokenStore
 from tailor.train.host import Host
 from tailor.train.inputs import autocast, make_collator
+from tailor.train.strategy import Strategy
 
 Name = Literal["train", "evaluation"]
 
 
 def open_reference(
-    plan: Plan, host: Host, tokens: TokenStore, model: CausalModel, batches: Mapping[Name, Batches]
+    plan: Plan, host: Host, tokens: TokenStore, strategy: Strategy, batches: Mapping[Name, Batches]
 ) -> tuple[Reference | None, dict[str, np.ndarray]]:
     """The plan's reference, and what was computed of it before: float32[n] of each split."""
     match plan.reference:
@@ -43,9 +44,9 @@ def open_reference(
         case "adapter_off":
             return AdapterOff(), {}
         case "copy":
-            return Copy(frozen_copy(model, compiled=plan.compile)), {}
+            return Copy(frozen_copy(strategy.model, compiled=plan.compile)), {}
         case "precomputed":
-            return Precomputed(), _values(plan, host, tokens, model, batches)
+            return Precomputed(), _values(plan, host, tokens, strategy, batches)
 
 
 def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
@@ -58,10 +59,10 @@ def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
 
 
 def _values(
-    plan: Plan, host: Host, tokens: TokenStore, model: CausalModel, batches: Mapping[Name, Batches]
+    plan: Plan, host: Host, tokens: TokenStore, strategy: Strategy, batches: Mapping[Name, Batches]
 ) -> dict[str, np.ndarray]:
     """Read what an earlier run computed, or compute it, every worker a share."""
-    store, name = Store(tokens.url), f"reference-{_key(plan, host, model)}"
+    store, name = Store(tokens.url), f"reference-{_key(plan, host, strategy)}"
     there = torch.tensor(int(store.is_committed(name)) if host.rank == 0 else 0, device=host.device)
     if host.world > 1:
         dist.broadcast(there, src=0)  # so that all workers do the same
@@ -69,7 +70,7 @@ def _values(
         with verified(store, name) as folder:
             return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
     started = time.perf_counter()
-    values = {split: _computed(plan, host, tokens, model, split, batches[split]) for split in SPLITS}
+    values = {split: _computed(plan, host, tokens, strategy, split, batches[split]) for split in SPLITS}
     if host.rank == 0:
         with store.publication(name) as made:
             for split, numbers in values.items():
@@ -82,24 +83,29 @@ def _values(
 
 @torch.no_grad()
 def _computed(
-    plan: Plan, host: Host, tokens: TokenStore, model: CausalModel, split: Name, batches: Batches
+    plan: Plan, host: Host, tokens: TokenStore, strategy: Strategy, split: Name, batches: Batches
 ) -> np.ndarray:
     """Log-probability of each example of a split under the model with its adapter off, float32[n]."""
-    collator = make_collator(plan, tokens, model, split)
+    collator = make_collator(plan, tokens, strategy.model, split)
     values = torch.zeros(len(collator.split), device=host.device)
-    for rows in micro_batches(batches.rows(), plan.micro_batch_size)[host.rank :: host.world]:
+    rows = batches.rows()
+    # A worker without a part computes a row that doesn't count: a strategy may need all workers for each.
+    for _, part in share(rows, plan.micro_batch_size, host.rank, host.world):
         with autocast(plan, host.device):
-            found = AdapterOff().log_probabilities(model, collator(rows).to(host.device))
-        values[[example for row in rows for example in row]] = found
+            batch = collator(part or rows[:1]).to(host.device)
+            found = strategy.forward(AdapterOff().log_probabilities, batch)
+        if part:
+            values[[example for row in part for example in row]] = found
     if host.world > 1:
         dist.all_reduce(values)
     return values.cpu().numpy()
 
 
-def _key(plan: Plan, host: Host, model: CausalModel) -> str:
+def _key(plan: Plan, host: Host, strategy: Strategy) -> str:
     """What decides the numbers: tokens, weights, config and arithmetic."""
     import xxhash
 
+    model = strategy.model
     config = {key: value for key, value in model.base.config.to_dict().items() if key != "_name_or_path"}
     facts = {
         "tokens": plan.fingerprint,
@@ -113,17 +119,6 @@ def _key(plan: Plan, host: Host, model: CausalModel) -> str:
         if parameter.requires_grad and plan.model.adapter is not None:
             continue  # the adapter, which is off
         digest.update(name.encode())
-        for tensor in _tensors(parameter):
+        for tensor in strategy.values(parameter):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return str(digest.hexdigest())
-
-
-def _tensors(parameter: Any) -> list[torch.Tensor]:
-    """A weight, and the constants of a 4-bit or 8-bit one."""
-    tensors = [parameter]
-    if (state := getattr(parameter, "quant_state", None)) is not None:
-        constants = state.as_dict(packed=False)
-        tensors += [constants[key] for key in sorted(constants) if torch.is_tensor(constants[key])]
-    if (scales := getattr(parameter, "SCB", None)) is not None:
-        tensors.append(scales)
-    return tensors

@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import nn, optim
+import torch.distributed as dist
 
 from tailor.errors import StoreError, TailorError
 from tailor.store import Publication, Store
+from tailor.store.shares import SharedPublication, begin
 from tailor.train import checkpoint
 from tailor.train.checkpoint import State
+from tailor.train.strategy import Strategy
 
 
 class Saver:
-    """Saves the checkpoints of rank 0, one at a time. A context: what is under way is finished at its end.
+    """Saves checkpoints, one at a time: rank 0 alone, or every worker its part.
 
+    A context: what is under way is finished at its end.
     `durable` is called before each change of the store, and raises when the run is another process's by now.
     When it returns, everything that was reported up to the checkpoint is in the run's log. A commit that
     fails stops the run at the next step.
@@ -26,6 +29,7 @@ class Saver:
     def __init__(self, run: Store, *, keep: int, durable: Callable[[], None]) -> None:
         self._run, self._keep, self._durable = run, keep, durable
         self._thread: threading.Thread | None = None
+        self._made: Publication | None = None
         self._error: BaseException | None = None
 
     def __enter__(self) -> Saver:
@@ -36,23 +40,29 @@ class Saver:
         if kind is None:
             self.wait()
         elif issubclass(kind, Exception):  # not when the user wants to stop at once
+            if isinstance(self._made, SharedPublication):
+                self._made.hurry()  # a worker that died hands nothing over
             self._join()
 
-    def save(self, model: nn.Module, optimizer: optim.Optimizer, state: State) -> float:
+    def save(self, strategy: Strategy, state: State) -> float:
         """Write a checkpoint and begin to commit it; returns the seconds that this took from training.
 
+        Called by every worker.
         Waits for the commit before, so that a slow store holds training back rather than filling the disk.
         """
         began = time.perf_counter()
         self.wait()
-        made = self._run.join(checkpoint.FOLDER).publication(checkpoint.name_of(state.step))
+        made = self._publication(strategy, checkpoint.name_of(state.step))
+        if made is None:
+            return time.perf_counter() - began
+        self._made = made
         try:
-            checkpoint.write(made.folder, model, optimizer, state)
+            checkpoint.write(made.folder, strategy, state)
         except BaseException:
             made.discard()
             raise
         self._thread = threading.Thread(
-            target=self._commit, args=(made, replace(state)), name="checkpoint", daemon=True
+            target=self._commit, args=(made, replace(state), strategy.rank), name="checkpoint", daemon=True
         )
         self._thread.start()
         return time.perf_counter() - began
@@ -72,13 +82,24 @@ class Saver:
             self._thread.join()
             self._thread = None
 
-    def _commit(self, made: Publication, state: State) -> None:
+    def _publication(self, strategy: Strategy, name: str) -> Publication | None:
+        """Where this worker writes; None where it has nothing to write."""
+        folder = self._run.join(checkpoint.FOLDER)
+        if not strategy.shares:
+            return folder.publication(name) if strategy.rank == 0 else None
+        told = [begin(folder, name) if strategy.rank == 0 else ""]
+        if strategy.world > 1:
+            dist.broadcast_object_list(told, src=0, device=strategy.device)
+        return SharedPublication(folder, name, token=told[0], rank=strategy.rank, world=strategy.world)
+
+    def _commit(self, made: Publication, state: State, rank: int) -> None:
         try:
             try:
                 made.commit(self._durable)
             except TailorError as error:
                 raise _explained(error, made, state.step) from error
-            checkpoint.remove_old(self._run, keep=self._keep, needed=(state.best_step, state.reload_from))
+            if rank == 0:
+                checkpoint.remove_old(self._run, keep=self._keep, needed=(state.best_step, state.reload_from))
         except Exception as error:  # raised in the training thread
             self._error = error
 

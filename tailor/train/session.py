@@ -14,7 +14,6 @@ from tailor.batches import Batches, BatchSpec, of_split
 from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
-from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.spec.method import ANSWERS, joins
 from tailor.store import Store
@@ -22,6 +21,7 @@ from tailor.tokens import TokenStore
 from tailor.train.host import Host
 from tailor.train.inputs import autocast, make_collator
 from tailor.train.reference import open_reference
+from tailor.train.strategy import Strategy, make_strategy
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Session:
     evaluation: Batches
     """Of the evaluation split."""
     method: Method
+    strategy: Strategy
     model: CausalModel
+    """To look at. It is computed with through the strategy."""
     weights: int
     """Of the whole model, trained and frozen."""
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -79,20 +81,13 @@ def open_session(plan: Plan, host: Host) -> Session:
         first_step=plan.first_step,
     )
     started = time.perf_counter()
-    model = load_for_training(
-        plan.model,
-        device=host.device,
-        precision=plan.precision,
-        frozen_dtype=plan.frozen_dtype,
-        pack=plan.pack,
-        activation_checkpointing=plan.activation_checkpointing,
-        static_shapes=plan.compile,
-        seed=plan.seed,
-    )
-    trained, total = model.weights()
+    strategy = make_strategy(plan, host)
+    model = strategy.load()
+    trained, total = strategy.weights()
+    strategy.begin()
     batches, evaluation = (of_split(tokens.split(name), spec) for name in ("train", "evaluation"))
     reference, values = open_reference(
-        plan, host, tokens, model, {"train": batches, "evaluation": evaluation}
+        plan, host, tokens, strategy, {"train": batches, "evaluation": evaluation}
     )
     session = Session(
         plan=plan,
@@ -102,13 +97,14 @@ def open_session(plan: Plan, host: Host) -> Session:
         batches=batches,
         evaluation=evaluation,
         method=load_method(plan.method, reference),
+        strategy=strategy,
         model=model,
         weights=total,
         reference=values,
     )
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
-        f"{trained:,} of {total:,} weights are trained, {plan.precision}, "
+        f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
         f"{model.base.config._attn_implementation} attention"
     )
     if model.router is not None and plan.method.name in ANSWERS:

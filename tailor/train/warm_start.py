@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tailor.errors import StoreError
-from tailor.models.causal import CausalModel
 from tailor.store import COMMIT, Store, verified
 from tailor.train import checkpoint
+from tailor.train.optimizer import shape_of, trained_parameters
+from tailor.train.strategy import Shared, Strategy
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
@@ -24,7 +28,7 @@ def find(url: str) -> Store:
     StoreError when there is none.
     """
     store = Store(url)
-    if store.exists(ADAPTER_WEIGHTS) or store.exists(checkpoint.WEIGHTS):
+    if store.exists(ADAPTER_WEIGHTS) or store.exists(checkpoint.STATE):
         return store
     if store.is_committed("adapter"):
         return store.join("adapter")
@@ -41,14 +45,14 @@ def find(url: str) -> Store:
     )
 
 
-def warm_start(url: str, model: CausalModel) -> str:
-    """Put the trained weights into `model`; returns the URL that they came from. They must fit exactly."""
+def warm_start(url: str, strategy: Strategy) -> str:
+    """Put the trained weights into the strategy's model; returns the URL that they came from. They must fit exactly."""
     found = find(url)
-    if found.exists(checkpoint.WEIGHTS):
-        checkpoint.load_weights(found.url, model)
-    else:
+    if found.exists(ADAPTER_WEIGHTS):
         with folder_of(found) as folder:
-            _put_adapter(folder, found.url, model)
+            _put_adapter(folder, found.url, strategy)
+    else:
+        checkpoint.load_weights(found.url, strategy)
     return found.url
 
 
@@ -58,26 +62,52 @@ def folder_of(found: Store) -> AbstractContextManager[Path]:
     return verified(Store(parent), name) if found.exists(COMMIT) else found.borrowed_path()
 
 
-def _put_adapter(folder: Path, url: str, model: CausalModel) -> None:
+def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     weights = load_file(folder / ADAPTER_WEIGHTS)
+    model = strategy.model
     if not isinstance(model.network, PeftModel):
         raise StoreError(
             f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
             mend="set model.adapter, or merge the adapter into its base and set model.path to that",
         )
-    own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
     _check_scale(json.loads((folder / "adapter_config.json").read_text()), url, model.network)
+    if isinstance(strategy, Shared):
+        return _put_adapter_parts(weights, url, strategy)
+    own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
+    _check_form({name: tuple(value.shape) for name, value in own.items()}, weights, url)
+    set_peft_model_state_dict(model.network, weights)
+    return None
+
+
+def _put_adapter_parts(weights: dict[str, torch.Tensor], url: str, strategy: Shared) -> None:
+    """Each worker takes its part of every weight."""
+    parameters = dict(trained_parameters(strategy.model))
+    shapes = {_in_file(name): shape_of(parameter) for name, parameter in parameters.items()}
+    _check_form(shapes, weights, url)
+    for part in strategy.parts():
+        strategy.write(part, weights[_in_file(part.name)].reshape(-1)[part.start : part.stop].float())
+    strategy.written()
+
+
+def _in_file(name: str) -> str:
+    """PEFT's name in an adapter's file, of a weight by its name in the model."""
+    name = name.removeprefix("network.").replace(
+        "lora_magnitude_vector.default.weight", "lora_magnitude_vector"
+    )
+    return name.replace(".modules_to_save.default", "").replace(".default", "")
+
+
+def _check_form(own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str) -> None:
     odd = sorted(own.keys() ^ weights.keys())
-    odd += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    odd += [name for name in own if name in weights and tuple(weights[name].shape) != own[name]]
     if odd:
         raise StoreError(
             f"model.warm_start: the adapter at {url} has another form than this recipe's, for example {odd[0]}",
             mend="set the rank, target_modules and modules_to_save of model.adapter as they were there",
         )
-    set_peft_model_state_dict(model.network, weights)
 
 
 def _check_scale(theirs: dict[str, Any], url: str, network: Any) -> None:

@@ -38,8 +38,16 @@ def survey(session: Session, work: Iterable[Work], units: int) -> float:
     totals = Totals(session.device)
     for _, micro_batch, counts in work:
         with torch.no_grad(), session.autocast():
-            totals.add(Summed(session.method.survey(session.model, micro_batch.to(session.device))), counts)
+            part = session.strategy.forward(session.method.survey, micro_batch.to(session.device))
+            totals.add(Summed(part), counts)
     return totals.over_workers(session.host.world)["loss"] / units
+
+
+def asked_to_stop(session: Session) -> bool:
+    """Whether any worker was asked to stop. All of them call this together."""
+    asked = Totals(session.device)
+    asked.add_number(STOPPING, session.host.stopping())
+    return asked.over_workers(session.host.world)[STOPPING] > 0
 
 
 class Totals:

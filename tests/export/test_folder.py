@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 from tailor.artifacts.load import load_run
 from tailor.cli.main import main
@@ -151,3 +152,25 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert main(["export", str(run), "--to", str(run)]) == 2
     assert "holds other files, which would be lost" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_exported_as_its_run_would_have_ended(run: Path, tmp_path: Path) -> None:
+    checkpoint = max((run / "checkpoints").iterdir())
+    folders = [export(what, tmp_path / name) for what, name in ((checkpoint, "at"), (run, "end"))]
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (folders[0] / "README.md").is_file()
+    assert (folders[0] / "tokenizer.json").is_file()
+
+
+def test_a_checkpoint_is_not_merged_on_the_way(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = max((run / "checkpoints").iterdir())
+    assert main(["export", str(checkpoint), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: {checkpoint} is a checkpoint, which is exported as it was trained; "
+        "export it without --weights and --as, then `tailor merge` the folder\n"
+    )
+    assert not (tmp_path / "x").exists()

@@ -20,6 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("place")
     for recipe in RECIPES:
         shutil.copy(recipe, root)
+    shutil.copy(FIXTURES / "zero.json", root)
     for name in ("base/config.json", "models/tiny/config.json", "rows/train.jsonl", "templates/own.jinja"):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

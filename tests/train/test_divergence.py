@@ -45,22 +45,22 @@ def calm(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> No
 def only_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the gradient of this step (from 1) huge."""
     from tailor.train.learner import Learner
+    from tailor.train.strategy.ddp import DataParallel
 
-    clip = Learner._clip
-    calls: list[int] = []
+    measured = DataParallel.gradient_norm
+    now = [0]
 
     def huge(self: Any) -> float:
-        calls.append(0)
-        norm = clip(self)
-        return 1e9 if self.now == step else norm
+        norm = measured(self)
+        return 1e9 if now[0] == step else norm
 
     make_step = Learner.step
 
     def stepping(self: Any, number: int, work: Any) -> Any:
-        self.now = number + 1
+        now[0] = self.now = number + 1
         return make_step(self, number, work)
 
-    monkeypatch.setattr(Learner, "_clip", huge)
+    monkeypatch.setattr(DataParallel, "gradient_norm", huge)
     monkeypatch.setattr(Learner, "step", stepping)
 
 

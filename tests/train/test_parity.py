@@ -10,7 +10,7 @@ import torch
 
 from tailor.plan import Plan
 from tailor.train import loop
-from tailor.train.strategy import DataParallel
+from tailor.train.strategy.ddp import DataParallel
 from tests.helpers.families import FAMILIES
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama

@@ -21,6 +21,7 @@ from tests.helpers.groups import pairs, rated, write_groups
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
+from tests.helpers.strategies import under
 
 ADAPTED = {"adapter": {**LORA, "dropout": 0.1, "modules_to_save": ["lm_head"]}}
 DPO, KTO = {"name": "dpo"}, {"name": "kto"}
@@ -39,6 +40,15 @@ CASES: dict[str, dict[str, Any]] = {
     "kto, lora": {"method": KTO, "model": ADAPTED},
     "kto, full": {"method": KTO},
 }
+SHARED = {
+    "dpo, lora, fsdp": "dpo, lora",
+    "dpo, full, fsdp": "dpo, full",
+    "kto, lora, fsdp": "kto, lora",
+    "dpo, lora, zero-3": "dpo, lora",
+    "dpo, full, zero-3": "dpo, full",
+    "kto, lora, zero-2": "kto, lora",
+}
+"""Cases under strategies that share something out, where a copy of the model becomes numbers that are computed before."""
 FIGURES = ("loss", "reward_accuracy", "reward_margin")
 
 
@@ -88,6 +98,9 @@ def two_processes(
         case: planned(model, stores, folder / str(number), **{**sections, "scale": {"workers": 2}})
         for number, (case, sections) in enumerate(CASES.items())
     }
+    for name, case in SHARED.items():
+        scale = under(name.rpartition(", ")[2])
+        plans[name] = planned(model, stores, folder / name, **{**CASES[case], "scale": scale})
     found: dict[str, list[list[float]]] = run_distributed(curves, plans, world=2)[0]
     return found
 
@@ -99,6 +112,12 @@ def test_one_process_equals_two(
     alone = curve(PlainHost(), planned(model, stores, tmp_path / "one", **CASES[case]))
     assert len(alone) == 7
     assert np.array(two_processes[case]) == pytest.approx(np.array(alone), abs=2e-5)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_strategies_that_share_the_weights_give_the_same_curve(two_processes: Any, name: str) -> None:
+    ddp = np.array(two_processes[SHARED[name]])
+    assert np.array(two_processes[name]) == pytest.approx(ddp, abs=2e-5)
 
 
 def test_control_the_sums_of_one_worker_are_not_those_of_the_batch(two_processes: Any) -> None:
@@ -235,7 +254,7 @@ def test_a_pass_ahead_of_training_is_a_pass_without_dropout(
     session = loop.open_session(plan, PlainHost())
     batches = {"train": session.batches, "evaluation": session.evaluation}
     again = open_reference(
-        replace(plan, micro_batch_size=2), PlainHost(), session.tokens, session.model, batches
+        replace(plan, micro_batch_size=2), PlainHost(), session.tokens, session.strategy, batches
     )
     assert not session.model.network.training
     for name in ("train", "evaluation"):

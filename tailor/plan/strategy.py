@@ -1,0 +1,116 @@
+"""Which strategy a run takes where the recipe leaves it open, and DeepSpeed's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tailor.plan.facts import Hardware, ModelFacts
+from tailor.plan.memory import Memory
+from tailor.spec.check_strategy import SHARDED_OPTIMIZERS
+from tailor.spec.deepspeed import AUTO, PASSED_ON, read
+from tailor.spec.recipe import Recipe
+from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
+
+GIB = 2**30
+
+
+def choose(
+    recipe: Recipe, memory: Callable[[Strategy], Memory], hardware: Hardware, *, precision: str, usable: float
+) -> tuple[Strategy, str]:
+    """The strategy and why. memory: the forecast under a strategy, with the smallest micro-batch."""
+    asked = recipe.scale.strategy
+    if asked == "ddp":
+        return Ddp(name="ddp"), "as the recipe says"
+    if asked == "fsdp":
+        return Fsdp(name="fsdp"), "as the recipe says"
+    if not isinstance(asked, str):
+        return asked, "as the recipe says"
+    ddp, fsdp = Ddp(name="ddp"), Fsdp(name="fsdp")
+    if recipe.scale.most == 1:
+        return ddp, "one worker has nobody to share with"
+    needed, room = memory(ddp).peak, usable * hardware.memory_bytes
+    if needed <= room:
+        return (
+            ddp,
+            f"all weights fit each worker: {needed / GIB:.1f} of {hardware.memory_bytes / GIB:.1f} GiB",
+        )
+    too_much = f"ddp would need {needed / GIB:.1f} of each worker's {hardware.memory_bytes / GIB:.1f} GiB"
+    if (reason := _not_shared(recipe, precision)) is not None:
+        return ddp, f"{too_much}, and {reason} rules fsdp out"
+    return fsdp, too_much
+
+
+def _not_shared(recipe: Recipe, precision: str) -> str | None:
+    """The key that keeps weights from being shared out."""
+    if recipe.model.quantize is not None:
+        return "model.quantize"
+    if recipe.optim.optimizer not in SHARDED_OPTIMIZERS:
+        return f"optim.optimizer: {recipe.optim.optimizer}"
+    if recipe.train.compile:
+        return "train.compile"
+    if getattr(recipe.method, "reference", None) == "copy":
+        return "method.reference: copy"
+    if recipe.method.name == "kto" and recipe.model.adapter is None:
+        return "method.name: kto without an adapter"
+    if recipe.evaluate.generation is not None:
+        return "evaluate.generation"
+    if recipe.model.attention == "flash_attention_2":
+        return "model.attention: flash_attention_2"
+    return "fp16 arithmetic" if precision == "fp16" else None
+
+
+def deepspeed_config(
+    strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, precision: str, micro: int
+) -> dict[str, Any] | None:
+    """What `deepspeed.initialize` is given: the user's JSON with the recipe's facts in it. None for other strategies.
+
+    Steps accumulate as the loop says, so DeepSpeed itself is told of no accumulation.
+    """
+    if not isinstance(strategy, DeepSpeed):
+        return None
+    own: dict[str, Any] = read(strategy.config).values if strategy.config else {}
+    passed: dict[str, Any] = {key: value for key, value in own.items() if key in PASSED_ON}
+    sizes = _sizes(facts)
+    zero: dict[str, Any] = {
+        key: value if value != AUTO else sizes[key]
+        for key, value in (passed.pop("zero_optimization", None) or {}).items()
+        if value != AUTO or key in sizes
+    }
+    zero["stage"] = strategy.stage
+    for key, device in (
+        ("offload_optimizer", strategy.offload_optimizer),
+        ("offload_param", strategy.offload_parameters),
+    ):
+        given = zero.pop(key, None) or {}
+        if device is not None:
+            zero[key] = {**given, "device": device}
+            if device == "nvme":
+                zero[key]["nvme_path"] = strategy.nvme_path
+    # In stage 1, DeepSpeed's own bf16 would hold as much, and round the weights besides.
+    bf16 = precision == "bf16" and strategy.stage > 1
+    autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    settings: dict[str, Any] = {
+        "communication_data_type": "fp32",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        **{key: value for key, value in passed.items() if value != AUTO},
+        "zero_optimization": zero,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": recipe.optim.max_grad_norm or 0.0,
+        "bf16": {"enabled": bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+    }
+    return settings | ({"torch_autocast": autocast} if precision == "bf16" and not bf16 else {})
+
+
+def _sizes(facts: ModelFacts) -> dict[str, int]:
+    """What `auto` means, in elements, as DeepSpeed's makers advise for a hidden size."""
+    square = facts.hidden * facts.hidden
+    return {
+        "reduce_bucket_size": square,
+        "allgather_bucket_size": square,
+        "stage3_prefetch_bucket_size": int(0.9 * square),
+        "stage3_param_persistence_threshold": 10 * facts.hidden,
+    }

@@ -1,0 +1,68 @@
+"""Every worker holds all weights; gradients are summed over the workers in the last backward of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from tailor.models.causal import CausalModel
+from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
+from tailor.train.strategy.base import Strategy
+from tailor.train.strategy.start import load_whole
+
+T = TypeVar("T")
+
+
+class DataParallel(Strategy):
+    """PyTorch's DistributedDataParallel; without it for a single worker."""
+
+    shares = False
+
+    def load(self) -> CausalModel:
+        self.model = load_whole(self.plan, self.device)
+        return self.model
+
+    def begin(self) -> None:
+        self._training: Any = self.model
+        if self.world > 1:
+            for _, parameter in trained_parameters(self.model):
+                dist.broadcast(parameter.data, src=0)
+            self._training = nn.parallel.DistributedDataParallel(
+                self.model, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.optimizer = build_optimizer(self.plan.optim, self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        called = self._training if torch.is_grad_enabled() else self.model
+        result: T = called(function, *arguments)
+        return result
+
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last or self.world == 1 else self._training.no_sync()
+
+    def gradient_norm(self) -> float:
+        self.scaler.unscale_(self.optimizer)
+        limit = self.plan.optim.max_grad_norm
+        parameters = [parameter for _, parameter in trained_parameters(self.model)]
+        return float(nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+
+    def update(self, learning_rate: float) -> None:
+        set_learning_rate(self.optimizer, learning_rate)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def skip(self) -> None:
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if self.rank == 0:
+            yield from self.model.network.state_dict().items()

@@ -1,0 +1,50 @@
+"""How a strategy's model comes to be, from the plan."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from tailor.models import parts
+from tailor.models.causal import CausalModel
+from tailor.models.load import load_for_training
+from tailor.plan import Plan
+
+
+def load_whole(plan: Plan, device: torch.device) -> CausalModel:
+    """The whole model, on this worker's device."""
+    return load_for_training(
+        plan.model,
+        device=device,
+        precision=plan.precision,
+        frozen_dtype=plan.frozen_dtype,
+        pack=plan.pack,
+        activation_checkpointing=plan.activation_checkpointing,
+        static_shapes=plan.compile,
+        seed=plan.seed,
+    )
+
+
+def load_in_parts(
+    plan: Plan, rank: int, world: int, device: torch.device, place: parts.Place
+) -> tuple[CausalModel, tuple[int, int]]:
+    """The model in the parts that `place` keeps, and its (trained, all) weights."""
+    return parts.load_in_parts(
+        plan.model,
+        place,
+        rank=rank,
+        world=world,
+        device=device,
+        precision=plan.precision,
+        frozen_dtype=plan.frozen_dtype,
+        pack=plan.pack,
+        activation_checkpointing=plan.activation_checkpointing,
+        seed=plan.seed,
+    )
+
+
+def join_group(device: torch.device) -> None:
+    """A process group of one where a single worker runs in the command's own process."""
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
