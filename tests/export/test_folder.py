@@ -170,7 +170,7 @@ def test_a_checkpoint_is_not_merged_on_the_way(
     checkpoint = max((run / "checkpoints").iterdir())
     assert main(["export", str(checkpoint), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {checkpoint} is a checkpoint, which is exported as it was trained; "
-        "export it without --weights and --as, then `tailor merge` the folder\n"
+        f"tailor: {checkpoint} is a checkpoint, which is exported as it was trained\n"
+        "  mend: export it without --weights and --as, then `tailor merge` the folder\n"
     )
     assert not (tmp_path / "x").exists()
