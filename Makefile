@@ -1,6 +1,6 @@
 # Every target makes its environment when there is none.
 #   make quickstart   train the quickstart's model and see it answer
-#   make test         run the tests
+#   make test         run the tests, in JOBS (2) processes
 #   make soak         kill runs at random SOAK times (20) and at exact points; takes ten minutes and more
 #   make lint         ruff, mypy, import-linter
 #   make docs         write the references and the JSON schemas anew
@@ -13,6 +13,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SOAK ?= 20
+JOBS ?= 2
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
@@ -23,7 +24,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/tailor run recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 soak: $(VENV)/.installed-dev
 	SOAK=$(SOAK) $(BIN)/python -m pytest -s -m soak
