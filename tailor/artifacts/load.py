@@ -20,7 +20,10 @@ from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, verify
+from tailor.train import checkpoint
 
+ARTIFACTS = ("adapter", "model")
+"""Folders of what a run trained."""
 HASHED_BYTES = 1 << 30
 """An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
 
@@ -85,7 +88,7 @@ def load_run(url: str) -> Loaded:
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
     """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
-    for below in ("adapter", "model"):
+    for below in ARTIFACTS:
         if store.is_committed(below):
             return store.join(below), store
     if store.exists(ADAPTER) or store.exists(WHOLE):
@@ -95,13 +98,18 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
             f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
             mend="run its recipe again, which goes on from the last checkpoint",
         )
-    raise ModelError(f"{store.url} holds no run, no adapter and no model", mend=_near(store))
+    raise ModelError(f"{store.url} holds no run, no adapter and no model", mend=_instead(store))
 
 
-def _near(store: Store) -> str:
+def _instead(store: Store) -> str:
+    """What to name in place of a folder that holds nothing to load."""
+    if store.is_file():
+        return "name a folder: of a run (save.to of its recipe), an adapter or a model"
+    if store.exists(checkpoint.WEIGHTS):
+        return "it is a checkpoint, which `tailor average` and model.warm_start take; name its run"
     parent, name = posixpath.split(store.url.rstrip("/"))
     near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
-    if near:
+    if near and not store.exists():
         return "did you mean " + " or ".join(posixpath.join(parent, other) for other in near) + "?"
     return "`tailor runs` lists the runs below a folder"
 
