@@ -15,7 +15,7 @@ from tailor.artifacts.base import ADAPTER, WHOLE, held_of, model_spec, saved_dty
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
-from tailor.models.files import cached_folder
+from tailor.models.files import find_folder
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
 from tailor.spec.model import Model
@@ -129,14 +129,20 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
     from transformers import GenerationConfig
 
     base = held.path
+    moved = f"bring it back to {Path(base).absolute()}, or name its folder in {url}/{ADAPTER}: base_model_name_or_path"
+    try:
+        found = find_folder(base, held.revision, trust_remote_code=spec.trust_remote_code)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter at {url} needs its base model {base}: {error.message}", mend=moved
+        ) from error
+    held.check(found, url, mend=moved)
     try:
         network = load_network(spec, dtype=DTYPES[held.dtype], device=device)
     except ModelError as error:
         raise ModelError(
             f"the adapter at {url} needs its base model {base}, which could not be loaded: {error.message}",
-            mend=f"bring the base back to {Path(base).absolute()}, or start from the folder where the run was started"
-            if not Path(base).is_dir()
-            else "the base must be the model that the adapter was trained on",
+            mend="the base must be the model that the adapter was trained on",
         ) from error
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
@@ -145,8 +151,6 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             mend="the base must be the model that the adapter was trained on",
         ) from error
-    if (found := cached_folder(base, held.revision)) is not None:
-        held.check(found, url)
     # Written by a run; PEFT's own folders have none, and then the base model's counts.
     declared = (folder / "generation_config.json").is_file()
     model.generation_config = (

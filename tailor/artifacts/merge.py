@@ -83,7 +83,9 @@ def open_source(url: str, base: str | None = None) -> Source:
             f"--base {base}: {error.message.removeprefix(f'the adapter at {store.url} needs its base model {base}: ')}",
             mend=f"name the folder that {trained.path} is in now",
         ) from error
-    trained.check(found, store.url)
+    trained.check(
+        found, store.url, mend=f"bring back the weights of {trained.path}, or name their folder with --base"
+    )
     return Source(store.url, folder, run, held, spec, found)
 
 

@@ -86,7 +86,8 @@ def choose(request: Request, kind: str, run: Store) -> Weights:
     if chosen != "merged" and (idle := _of_a_merge(request, reads_base=request.form == "ollama")):
         raise ModelError(
             f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect: the {chosen} goes out as it is",
-            mend="leave them out" + (", or give --weights merged" if kind == "adapter" else ""),
+            mend=f"leave {'it' if len(idle) == 1 else 'them'} out"
+            + (", or give --weights merged" if kind == "adapter" else ""),
         )
     return chosen
 
