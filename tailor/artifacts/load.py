@@ -129,7 +129,7 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
     from transformers import GenerationConfig
 
     base = held.path
-    moved = f"bring it back to {Path(base).absolute()}, or name its folder in {url}/{ADAPTER}: base_model_name_or_path"
+    moved = f"bring it back to {Path(base).absolute()} (a link does)"
     try:
         found = find_folder(base, held.revision, trust_remote_code=spec.trust_remote_code)
     except ModelError as error:
