@@ -90,7 +90,7 @@ def hand_over(
         assert code == 0, (arguments, shown.err)
         return shown.out
 
-    shown = tailor("evaluate", str(run), "limit=20")
+    shown = tailor("evaluate", str(run), "limit=8")
     assert re.search(r"^exact_match % +(100|9\d)\.\d \[", shown, re.MULTILINE)
     assert (run / "evaluation" / "default" / "figures.png").stat().st_size > 10_000
     assert "Evaluation: default" in (run / "report.html").read_text()
