@@ -16,23 +16,33 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from train import LENGTH, LORA, THREADS, VOCABULARY, WARM, Meter, hand_loaded, make_model
+from common import (
+    LENGTH,
+    LORA,
+    ROWS,
+    THREADS,
+    VOCABULARY,
+    WARM,
+    Meter,
+    batches,
+    hand_loaded,
+    in_a_process,
+    make_model,
+    tokenizer,
+    train_by_tailor,
+    write_store,
+)
 
-ROWS, BETA, EOS = 8, 0.1, 2
+BETA, EOS = 0.1, 2
 
 
 def make_pairs(folder: Path, steps: int) -> None:
     """Prompts of 20 to 200 tokens (log-normal, median 80), answers of 10 to 300 (median 110), with an end."""
     import numpy as np
-
-    from tailor.store import Store
-    from tailor.tokens import MANIFEST, ShardWriter, ragged
 
     generator = np.random.default_rng(0)
 
@@ -47,69 +57,19 @@ def make_pairs(folder: Path, steps: int) -> None:
         for answer in answers:
             ids.append(np.concatenate([before, generator.integers(10, VOCABULARY, size=answer - 1), [EOS]]))
             spans += [prompt, prompt + answer]
-    folder.mkdir()
-    writer = ShardWriter(folder / "train-00000.arrow")
-    writer.write(
-        ragged(np.concatenate(ids), np.array([len(one) for one in ids])),
-        ragged(np.array(spans), np.full(len(ids), 2)),
-        0,
+    write_store(
+        folder,
+        np.concatenate(ids),
+        [len(one) for one in ids],
+        spans,
         np.repeat(np.arange(count), 2) + 1,
         places=np.tile([0, 1], count),
         wanted=np.tile([True, False], count),
     )
-    writer.close()
-    shards = [{"name": "train-00000.arrow", "split": "train", "first_row": 0}]
-    manifest = {"fingerprint": "benchmark", "template": None, "shards": shards, "report": {}}
-    Store(str(folder)).write_json(MANIFEST, manifest)
-
-
-def batches(tokens: Path) -> Any:
-    from tailor.batches import BatchSpec, of_split
-    from tailor.tokens import TokenStore
-
-    split = TokenStore.open(str(tokens)).split("train")
-    return split, of_split(split, BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS))
 
 
 def tailor(work: Path, steps: int, meter: Meter, _: int) -> None:
-    import torch
-
-    from tailor.batches import data_facts
-    from tailor.plan import Hardware, build
-    from tailor.spec.recipe import Recipe
-    from tailor.tokens import TokenStore
-    from tailor.train import loop
-
-    class Host:
-        rank, world, device = 0, 1, torch.device("cpu")
-
-        def report(self, record: dict[str, Any]) -> None:
-            if record["kind"] == "train":
-                meter.step()
-
-        def flush(self) -> None:
-            pass
-
-        def stopping(self) -> bool:
-            return False
-
-        def resume(self) -> None:
-            return None
-
-    recipe = Recipe.model_validate(
-        {
-            "model": {"path": str(work / "model"), "adapter": LORA},
-            "data": {"train": [{"path": "made"}], "max_length": LENGTH},
-            "method": {"name": "dpo", "beta": BETA},
-            "optim": {"learning_rate": 1e-4, "schedule": "constant"},
-            "train": {"steps": steps, "batch_size": ROWS, "precision": "bf16"},
-            "save": {"to": str(work / "run")},
-        }
-    )
-    config = json.loads((work / "model" / "config.json").read_text())
-    facts = data_facts(TokenStore.open(str(work / "tokens")), recipe)
-    hardware = Hardware("cpu", 16 * 2**30, bf16=True)
-    loop.run(build(recipe, facts, config, hardware, run_url=str(work / "run")), Host())
+    train_by_tailor(work, {"name": "dpo", "beta": BETA}, LORA, steps, meter)
 
 
 def bare(work: Path, steps: int, meter: Meter, _: int) -> None:
@@ -200,17 +160,6 @@ def trl_pairs(packed: Any, steps: int, at_once: int) -> int:
     return at_once * round(mean / at_once)
 
 
-def tokenizer() -> Any:
-    """A word-level one whose words are the ids."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {f"t{index}": index for index in range(VOCABULARY)}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="t3"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="t2", pad_token="t0", unk_token="t3")
-
-
 CONTENDERS = {"bare": bare, "tailor": tailor, "trl": trl}
 
 
@@ -247,14 +196,8 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
             for name in contenders:
-                command = [sys.executable, "-W", "ignore", __file__, "--steps", str(options.steps)]
-                command += ["--trl-pairs", str(options.trl_pairs)]
-                done = subprocess.run(
-                    [*command, "--one", str(work), name], capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    sys.exit(f"{name}:\n{done.stderr}")
-                found = json.loads(done.stdout.strip().splitlines()[-1])
+                given = ["--steps", str(options.steps), "--trl-pairs", str(options.trl_pairs)]
+                found = in_a_process(__file__, given, [str(work), name])
                 rates[name].append(found["pairs"] / found["cpu_seconds"])
         for name in contenders:
             ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["bare"], strict=True)]

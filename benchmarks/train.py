@@ -13,125 +13,42 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-LENGTH, ROWS, WARM, THREADS = 1024, 8, 2, 1
-VOCABULARY = 8192
-LORA = {"rank": 16, "alpha": 32.0}
-LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-class Meter:
-    """CPU seconds of this process between two steps."""
-
-    def __init__(self) -> None:
-        self.at: list[float] = []
-
-    def step(self) -> None:
-        times = os.times()
-        self.at.append(times.user + times.system)
-
-    def seconds(self) -> float:
-        return self.at[-1] - self.at[WARM - 1]
-
-
-def make_model(folder: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config)
-    print(f"model: {model.num_parameters() / 1e6:.1f} M weights", file=sys.stderr)
-    model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+from common import (
+    LENGTH,
+    LORA,
+    ROWS,
+    THREADS,
+    VOCABULARY,
+    WARM,
+    Meter,
+    batches,
+    hand_loaded,
+    in_a_process,
+    make_model,
+    tokenizer,
+    train_by_tailor,
+    write_store,
+)
 
 
 def make_tokens(folder: Path, steps: int) -> None:
     """Documents of 20 to 1 024 tokens (log-normal, median 180), the last two thirds supervised."""
     import numpy as np
 
-    from tailor.store import Store
-    from tailor.tokens import MANIFEST, ShardWriter, ragged
-
     generator = np.random.default_rng(0)
     lengths = generator.lognormal(5.2, 0.8, size=steps * ROWS * LENGTH // 180).clip(20, LENGTH).astype(int)
     ids = generator.integers(10, VOCABULARY, size=lengths.sum())
     spans = np.stack([lengths // 3, lengths], axis=1).reshape(-1)
-    folder.mkdir()
-    writer = ShardWriter(folder / "train-00000.arrow")
-    writer.write(
-        ragged(ids, lengths), ragged(spans, np.full(len(lengths), 2)), 0, np.arange(len(lengths)) + 1
-    )
-    writer.close()
-    shards = [{"name": "train-00000.arrow", "split": "train", "first_row": 0}]
-    manifest = {"fingerprint": "benchmark", "template": None, "shards": shards, "report": {}}
-    Store(str(folder)).write_json(MANIFEST, manifest)
-
-
-def batches(tokens: Path) -> Any:
-    from tailor.batches import BatchSpec, of_split
-    from tailor.tokens import TokenStore
-
-    split = TokenStore.open(str(tokens)).split("train")
-    spec = BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS)
-    return split, of_split(split, spec)
+    write_store(folder, ids, lengths, spans, np.arange(len(lengths)) + 1)
 
 
 def tailor(work: Path, method: str, steps: int, meter: Meter) -> None:
-    import torch
-
-    from tailor.batches import data_facts
-    from tailor.plan import Hardware, build
-    from tailor.spec.recipe import Recipe
-    from tailor.tokens import TokenStore
-    from tailor.train import loop
-
-    class Host:
-        rank, world, device = 0, 1, torch.device("cpu")
-
-        def report(self, record: dict[str, Any]) -> None:
-            if record["kind"] == "train":
-                meter.step()
-
-        def flush(self) -> None:
-            pass
-
-        def stopping(self) -> bool:
-            return False
-
-        def resume(self) -> None:
-            return None
-
-    recipe = Recipe.model_validate(
-        {
-            "model": {"path": str(work / "model"), "adapter": LORA if method == "lora" else None},
-            "data": {"train": [{"path": "made"}], "max_length": LENGTH},
-            "method": {"name": "sft"},
-            "optim": {"learning_rate": 1e-4, "schedule": "constant"},
-            "train": {"steps": steps, "batch_size": ROWS, "precision": "bf16"},
-            "save": {"to": str(work / "run")},
-        }
-    )
-    config = json.loads((work / "model" / "config.json").read_text())
-    hardware = Hardware("cpu", 16 * 2**30, bf16=True)
-    facts = data_facts(TokenStore.open(str(work / "tokens")), recipe)
-    loop.run(build(recipe, facts, config, hardware, run_url=str(work / "run")), Host())
+    train_by_tailor(work, {"name": "sft"}, LORA if method == "lora" else None, steps, meter)
 
 
 def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
@@ -162,21 +79,6 @@ def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         meter.step()
-
-
-def hand_loaded(work: Path, method: str) -> tuple[Any, list[Any]]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    dtype = torch.bfloat16 if method == "lora" else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(work / "model", dtype=dtype)
-    if method == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=16, lora_alpha=32, target_modules=LORA_MODULES, task_type="CAUSAL_LM")
-        model = get_peft_model(model, config)
-    model.train()
-    return model, [p for p in model.parameters() if p.requires_grad]
 
 
 def trl(work: Path, method: str, steps: int, meter: Meter) -> None:
@@ -227,20 +129,6 @@ def trl(work: Path, method: str, steps: int, meter: Meter) -> None:
     ).train()
 
 
-def tokenizer() -> Any:
-    """A word-level one that nothing is encoded with: the artefact and TRL want one."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {f"t{index}": index for index in range(VOCABULARY)}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t3")),
-        eos_token="t2",
-        pad_token="t0",
-        unk_token="t3",
-    )
-
-
 CONTENDERS = {"bare": bare, "tailor": tailor, "trl": trl}
 
 
@@ -283,16 +171,7 @@ def main() -> None:
             rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
             for _ in range(options.rounds):
                 for name in contenders:
-                    command = [sys.executable, "-W", "ignore", __file__, "--steps", str(options.steps)]
-                    done = subprocess.run(
-                        [*command, "--one", str(work), name, method],
-                        capture_output=True,
-                        text=True,
-                        check=False,
-                    )
-                    if done.returncode:
-                        sys.exit(f"{name}, {method}:\n{done.stderr}")
-                    found = json.loads(done.stdout.strip().splitlines()[-1])
+                    found = in_a_process(__file__, ["--steps", str(options.steps)], [str(work), name, method])
                     seconds = found["cpu_seconds"]
                     rates[name].append((found["tokens"] / seconds, found["supervised_tokens"] / seconds))
             for name in contenders:

@@ -47,7 +47,7 @@ class LoadedRecipe:
         return resolved_yaml(self.spec)
 
     def run(self, *, verbose: bool = False) -> Run:
-        """Prepare, train, prove and write the artefacts, or go on with an unfinished run; as `tailor run`.
+        """Prepare, train, prove, write the artefacts and push them where `export` says so; as `tailor run`.
 
         Progress is printed as plain lines. Ctrl-C (an interrupted cell) saves a checkpoint and raises KeyboardInterrupt;
         in another thread than the main one signals are left alone. Raises GateError for a bound of
@@ -61,11 +61,14 @@ class LoadedRecipe:
                 mend="set save.to to a folder on a disk or in an object store",
             )
         with _display(verbose) as display:
+            from tailor.export import recipe as handover
             from tailor.onray import run
 
+            handover.require(self.spec)
             outcome = run.execute(self.spec, display, verbose=verbose)
-        if outcome.evaluated is not None:
-            outcome.evaluated.require()
+            if outcome.evaluated is not None:
+                outcome.evaluated.require()
+            handover.push(self.spec, display.line)
         return Run(outcome.run.url)
 
 
@@ -245,7 +248,7 @@ class Evaluation:
         return {entry["figure"]: entry["models"][model]["value"] for entry in self.results["figures"]}
 
     def rows(self, part: str = "answers") -> list[dict[str, Any]]:
-        """What was kept of each row: `answers`, `facts`, `choices` or `passages`; none where there is no such task."""
+        """What was kept of each row: `answers`, `facts`, `choices`, `passages` or `lm_eval`; none where there is no such task."""
         file = f"{part}.jsonl"
         if not self._store.exists(file):
             return []

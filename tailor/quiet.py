@@ -11,6 +11,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "HF_HUB_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' own bars follow it
+    "TQDM_DISABLE": "1",  # lm-eval's bars
     "TOKENIZERS_PARALLELISM": "true",  # set at all, it keeps the warning after a fork away
     "PYTHONWARNINGS": "ignore",
 }
@@ -22,6 +23,7 @@ LOGGERS = (
     "bitsandbytes",
     "peft",
     "datasets",
+    "lm_eval",
     "torch.distributed",
 )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +54,10 @@ def test_no_held_out_order_is_asked_about_in_training() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_learns_to_answer(tmp_path: Path) -> None:
-    """The real command, as in the README; and the adapter answers in plain peft and transformers."""
+def test_it_learns_to_answer_and_is_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real commands, as in the README; and the adapter answers in plain peft and transformers."""
     run = tmp_path / "quickstart"
     command = [sys.executable, "-m", "tailor", "run", "recipes/quickstart.yaml", f"save.to={run}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=540)
@@ -66,6 +70,46 @@ def test_it_learns_to_answer(tmp_path: Path) -> None:
     assert (run / "report.html").stat().st_size > 10_000
     assert (run / "loss.png").exists()
     assert plain_answers(run / "adapter", 40) > 0.9
+    monkeypatch.chdir(ROOT)
+    hand_over(run, tmp_path, monkeypatch, capsys)
+
+
+def hand_over(
+    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command after training, one after the other, as one would type them."""
+    from tailor.cli.main import main
+
+    asked = "Which needle do I need for a black corduroy waistcoat?"
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    def tailor(*arguments: str, typed: str = "") -> str:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        code = main(arguments)
+        shown = capsys.readouterr()
+        assert code == 0, (arguments, shown.err)
+        return shown.out
+
+    shown = tailor("evaluate", str(run), "limit=8")
+    assert re.search(r"^exact_match % +(100|9\d)\.\d \[", shown, re.MULTILINE)
+    assert (run / "evaluation" / "default" / "figures.png").stat().st_size > 10_000
+    assert "Evaluation: default" in (run / "report.html").read_text()
+    assert "verified on 8 evaluation rows of the run" in tailor("merge", str(run))
+    before_last = sorted((run / "checkpoints").glob("step-*"))[-2]
+    tailor("average", str(run), str(before_last), "--to", str(place / "mean"))
+    tailor("export", str(run), "--to", str(place / "export"))
+    told = tailor("export", str(run), "--to", str(place / "ollama"), "--as", "ollama")
+    assert f"ollama create NAME -f {place}/ollama/Modelfile" in told
+    assert "would go to the private repository me/shop" in tailor("push", str(run), "me/shop", "--dry-run")
+    answers = [tailor("generate", at, "--prompt", asked) for at in (str(run), str(run / "merged"))]
+    assert answers == ["Take needle 90.\n"] * 2
+    talk = tailor("chat", str(run), "--base", typed=f"{asked}\n/reset\n{asked}\n/quit\n").splitlines()
+    assert [line for line in talk if line.startswith("tuned")] == ["tuned  Take needle 90."] * 2
+    assert not any(line.startswith("base") and "needle 90" in line for line in talk), "the control"
+    for folder in (run / "merged", place / "mean", place / "export", place / "ollama"):
+        assert (folder / "COMMIT").exists(), folder
+    for folder in (place / "mean", place / "export"):
+        assert plain_answers(folder, 10) > 0.8, "in plain peft"
 
 
 def plain_answers(adapter: Path, count: int) -> float:

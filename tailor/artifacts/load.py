@@ -15,12 +15,15 @@ from tailor.artifacts.base import ADAPTER, WHOLE, held_of, model_spec, saved_dty
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
-from tailor.models.files import cached_folder
+from tailor.models.files import find_folder
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, verify
+from tailor.train import checkpoint
 
+ARTIFACTS = ("adapter", "model")
+"""Folders of what a run trained."""
 HASHED_BYTES = 1 << 30
 """An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
 
@@ -85,7 +88,7 @@ def load_run(url: str) -> Loaded:
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
     """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
-    for below in ("adapter", "model"):
+    for below in ARTIFACTS:
         if store.is_committed(below):
             return store.join(below), store
     if store.exists(ADAPTER) or store.exists(WHOLE):
@@ -95,13 +98,18 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
             f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
             mend="run its recipe again, which goes on from the last checkpoint",
         )
-    raise ModelError(f"{store.url} holds no run, no adapter and no model", mend=_near(store))
+    raise ModelError(f"{store.url} holds no run, no adapter and no model", mend=_instead(store))
 
 
-def _near(store: Store) -> str:
+def _instead(store: Store) -> str:
+    """What to name in place of a folder that holds nothing to load."""
+    if store.is_file():
+        return "name a folder: of a run (save.to of its recipe), an adapter or a model"
+    if store.exists(checkpoint.WEIGHTS):
+        return "it is a checkpoint, which `tailor average` and model.warm_start take; name its run"
     parent, name = posixpath.split(store.url.rstrip("/"))
     near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
-    if near:
+    if near and not store.exists():
         return "did you mean " + " or ".join(posixpath.join(parent, other) for other in near) + "?"
     return "`tailor runs` lists the runs below a folder"
 
@@ -121,14 +129,20 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
     from transformers import GenerationConfig
 
     base = held.path
+    moved = f"bring it back to {Path(base).absolute()} (a link does)"
+    try:
+        found = find_folder(base, held.revision, trust_remote_code=spec.trust_remote_code)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter at {url} needs its base model {base}: {error.message}", mend=moved
+        ) from error
+    held.check(found, url, mend=moved)
     try:
         network = load_network(spec, dtype=DTYPES[held.dtype], device=device)
     except ModelError as error:
         raise ModelError(
             f"the adapter at {url} needs its base model {base}, which could not be loaded: {error.message}",
-            mend=f"bring the base back to {Path(base).absolute()}, or start from the folder where the run was started"
-            if not Path(base).is_dir()
-            else "the base must be the model that the adapter was trained on",
+            mend="the base must be the model that the adapter was trained on",
         ) from error
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
@@ -137,8 +151,6 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             mend="the base must be the model that the adapter was trained on",
         ) from error
-    if (found := cached_folder(base, held.revision)) is not None:
-        held.check(found, url)
     # Written by a run; PEFT's own folders have none, and then the base model's counts.
     declared = (folder / "generation_config.json").is_file()
     model.generation_config = (

@@ -74,8 +74,18 @@ def open_source(url: str, base: str | None = None) -> Source:
     trained = held_of(folder, run)
     held = trained if base is None else replace(trained, path=base, revision=None)
     spec = model_spec(held, run)
-    found = base_folder(held, store.url, spec)
-    trained.check(found, store.url)
+    try:
+        found = base_folder(held, store.url, spec)
+    except ModelError as error:
+        if base is None:
+            raise
+        raise ModelError(
+            f"--base {base}: {error.message.removeprefix(f'the adapter at {store.url} needs its base model {base}: ')}",
+            mend=f"name the folder that {trained.path} is in now",
+        ) from error
+    trained.check(
+        found, store.url, mend=f"bring back the weights of {trained.path}, or name their folder with --base"
+    )
     return Source(store.url, folder, run, held, spec, found)
 
 

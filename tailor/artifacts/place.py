@@ -18,13 +18,24 @@ def publication(to: str, record: str) -> Publication:
     StoreError when something else is there: it would be lost.
     """
     check(to, record)
-    parent, name = posixpath.split(Store(to).url.rstrip("/"))
-    return Store(parent).publication(name)
+    return parent_of(to).publication(posixpath.basename(Store(to).url.rstrip("/")))
+
+
+def parent_of(to: str) -> Store:
+    """The folder around `to`, made. StoreError when nothing can be written there."""
+    parent = Store(posixpath.dirname(Store(to).url.rstrip("/")))
+    try:
+        parent.make()
+    except StoreError as error:
+        raise StoreError(error.message, mend="name another folder with --to") from error
+    return parent
 
 
 def check(to: str, record: str) -> None:
-    """StoreError when `to` holds something that the command did not write."""
+    """StoreError when `to` is a file, or holds something that the command did not write."""
     store = Store(to)
+    if store.is_file():
+        raise StoreError(f"{store.url} is a file", mend="name an empty or a new folder with --to")
     if store.exists() and store.names() and not store.exists(record):
         raise StoreError(
             f"{store.url} holds other files, which would be lost",

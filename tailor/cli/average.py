@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tailor.cli.numbers import number, whole
 from tailor.quiet import quiet
 
 
@@ -18,13 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         nargs="+",
-        type=float,
+        type=number(at_least=0),
         metavar="W",
         help="one for each; scaled to a sum of 1 (default: equal)",
     )
     parser.add_argument(
         "--rank",
-        type=int,
+        type=whole(1),
         metavar="R",
         help="reduce an average of adapters to this rank by SVD (default: exact)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from tailor.cli.numbers import whole
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
 
@@ -21,8 +22,10 @@ BAR = 40
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("report", "preview"), help="counts and lengths, or rows as tokens")
     parser.add_argument("recipe", help="the recipe's file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.max_length=4096")
-    parser.add_argument("--rows", type=int, default=3, metavar="N", help="preview: rows per source (3)")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as data.max_length=4096"
+    )
+    parser.add_argument("--rows", type=whole(1), default=3, metavar="N", help="preview: rows per source (3)")
     parser.add_argument(
         "--split", choices=("train", "evaluation"), default="train", help="preview: which rows (train)"
     )

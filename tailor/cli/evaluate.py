@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
+from tailor.cli.numbers import whole
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ SAMPLES = 5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run's folder, or a folder with an adapter or a model")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as limit=50")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as limit=50")
     parser.add_argument(
         "--with",
         dest="file",
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to", metavar="FOLDER", help="where the results go (default: the run's evaluation/NAME)"
     )
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="N", help=f"answers to show (default {SAMPLES})"
+        "--samples", type=whole(0), default=SAMPLES, metavar="N", help=f"answers to show (default {SAMPLES})"
     )
     parser.add_argument(
         "--verbose", action="store_true", help="let Ray, transformers and the others print too"

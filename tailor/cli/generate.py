@@ -7,9 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tailor.cli.numbers import number, whole
 from tailor.encode.formats import FORMATS
 from tailor.encode.records import Chat, RowError
-from tailor.errors import DataError
+from tailor.errors import DataError, StoreError
 from tailor.quiet import quiet
 from tailor.store import Store
 
@@ -42,23 +43,31 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """What `generate` and `chat` share."""
     parser.add_argument("--system", metavar="TEXT", help="system turn before each conversation")
     parser.add_argument(
-        "--max-new-tokens", type=_positive, default=256, metavar="N", help="longest answer (default 256)"
+        "--max-new-tokens", type=whole(1), default=256, metavar="N", help="longest answer (default 256)"
     )
     parser.add_argument(
         "--temperature",
-        type=_at_least_0,
+        type=number(at_least=0),
         default=0.0,
         metavar="T",
         help="0 takes the likeliest token (default), 1 draws as trained",
     )
     parser.add_argument(
-        "--top-p", type=_share, default=1.0, metavar="P", help="draw among the likeliest tokens of this mass"
+        "--top-p",
+        type=number(over=0, at_most=1),
+        default=1.0,
+        metavar="P",
+        help="draw among the likeliest tokens of this mass",
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides the draws (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="decides the draws (default 0)")
 
 
 def execute(args: argparse.Namespace) -> int:
+    if args.prompt and not all(args.prompt):
+        raise DataError("a prompt is empty", mend="give --prompt a text")
     rows = [{"prompt": text} for text in args.prompt] if args.prompt else read_rows(args.input)
+    if args.output is not None:
+        _check_output(args.output)
     quiet()
     from tailor.artifacts.load import load_run
     from tailor.evaluate.generation import generate
@@ -89,19 +98,21 @@ def execute(args: argparse.Namespace) -> int:
 def read_rows(file: str) -> list[Row]:
     """Rows of a JSON-lines file. DataError names the first line that cannot be used."""
     folder, name = _split(file)
+    if not name or (folder.exists(name) and not folder.is_file(name)):
+        raise DataError(f"--input {file} is a folder", mend="name a file of JSON lines in it")
     rows = []
-    for number, line in enumerate(folder.read_text(name).split("\n"), start=1):
+    for at, line in enumerate(folder.read_text(name).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{file}:{number}: not valid JSON ({error})") from None
+            raise DataError(f"{file}:{at}: not valid JSON ({error})") from None
         try:
             conversation(row)
         except RowError as error:
             raise DataError(
-                f"{file}:{number}: {error.detail or error.reason}",
+                f"{file}:{at}: {error.detail or error.reason}",
                 mend="give each row a `prompt` (a text) or `messages`, as in training data",
             ) from None
         rows.append(row)
@@ -139,30 +150,16 @@ def _split(file: str) -> tuple[Store, str]:
     return Store(folder or ("/" if file.startswith("/") else ".")), name
 
 
+def _check_output(file: str) -> None:
+    """StoreError when there is no room for the file, before minutes of answering."""
+    folder, name = _split(file)
+    if folder.is_file() or not name or (folder.exists(name) and not folder.is_file(name)):
+        raise StoreError(f"--output {file} is no place for a file", mend="name a file in a folder")
+
+
 def _write(output: str | None, text: str) -> None:
     if output is None:
         sys.stdout.write(text)
     else:
         folder, name = _split(output)
         folder.write_text(name, text)
-
-
-def _at_least_0(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number of at least 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must be over 0 and at most 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

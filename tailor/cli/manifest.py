@@ -15,7 +15,7 @@ DEFAULT_CLUSTER = "cluster/k8s.yaml"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="the recipe's file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="such as save.to=s3://bucket/runs/x"
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as save.to=s3://bucket/runs/x"
     )
     parser.add_argument("--cluster", metavar="FILE", help=f"the cluster file (default: {DEFAULT_CLUSTER})")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tailor.cli.numbers import number
 from tailor.quiet import quiet
 
 
@@ -29,7 +30,7 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="PATH", help="where the base is, when it has moved since")
     parser.add_argument(
         "--tolerance",
-        type=_positive,
+        type=number(over=0),
         metavar="X",
         help="largest difference: mean KL in nats a token (default 0.001), or share of a layer's output (0.02)",
     )
@@ -57,10 +58,3 @@ def execute(args: argparse.Namespace) -> int:
     )
     print(f"model in {merged.url}")
     return 0
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError("must be over 0")
-    return value

@@ -23,7 +23,9 @@ REFERENCES = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="the recipe's file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as scale.workers=8")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as scale.workers=8"
+    )
     parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
 
 

@@ -15,8 +15,7 @@ from tailor.spec.load import load_recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tailor.cli.display import Display, Progress
-    from tailor.export.hub import Push
+    from tailor.cli.display import Progress
     from tailor.onray.run import Outcome
     from tailor.spec.recipe import Recipe
 
@@ -35,7 +34,9 @@ TERMINATED = 143  # 128 + SIGTERM
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="the recipe's file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.learning_rate=1e-4")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as optim.learning_rate=1e-4"
+    )
     parser.add_argument(
         "--verbose",
         action="store_true",
@@ -58,7 +59,11 @@ def execute(args: argparse.Namespace) -> int:
             mend="set save.to to a folder on a disk or in an object store",
         )
     if recipe.export.push_to_hub is not None:
-        _require_hub(recipe)  # before hours of training
+        from tailor.export import recipe as handover
+        from tailor.machine import wait_without_spinning
+
+        wait_without_spinning()  # torch comes with what follows
+        handover.require(recipe)
     display = Display()
     try:
         with display:
@@ -73,40 +78,14 @@ def execute(args: argparse.Namespace) -> int:
         display.console,
         samples=recipe.evaluate.generation.samples if recipe.evaluate.generation else 0,
     )
-    if recipe.export.push_to_hub is not None:
-        _push(recipe, display)
     if outcome.evaluated is not None:
         from tailor.cli.evaluate import show
 
         show(outcome.evaluated.folder, outcome.evaluated.results, display.console, samples=0)
         outcome.evaluated.require()
+    if recipe.export.push_to_hub is not None:
+        handover.push(recipe, display.line)
     return 0
-
-
-def _require_hub(recipe: Recipe) -> None:
-    """StoreError when the hub would refuse the run's artefact."""
-    from tailor.machine import wait_without_spinning
-
-    wait_without_spinning()  # torch comes with what follows
-    from tailor.export import hub
-
-    hub.require(_where(recipe))
-
-
-def _push(recipe: Recipe, display: Display) -> None:
-    from tailor.export import hub
-    from tailor.export.folder import Request
-
-    request = Request(weights=recipe.export.weights)
-    url = hub.push(recipe.save.to, _where(recipe), request, say=display.line)
-    display.line(f"pushed to {url}")
-
-
-def _where(recipe: Recipe) -> Push:
-    from tailor.export.hub import Push
-
-    assert recipe.export.push_to_hub is not None
-    return Push(recipe.export.push_to_hub, private=recipe.export.private)
 
 
 def _environment_beside(recipe: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
+from tailor.cli.numbers import whole
 from tailor.runs import folder
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the run's folder")
-    parser.add_argument("--samples", type=int, default=5, help="generated answers to show (default 5)")
+    parser.add_argument("--samples", type=whole(0), default=5, help="generated answers to show (default 5)")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from tailor.errors import DataError
 from tailor.spec.check_suite import BOUND
 from tailor.spec.suite import Intervals
 
-LOWER_IS_BETTER = ("loss", "perplexity")
 _CHUNK = 1 << 22
 """Drawn row numbers held at once."""
 
@@ -33,6 +33,7 @@ class PerRow:
     over: np.ndarray
     under: np.ndarray
     exponential: bool = False
+    lower_is_better: bool = False
 
     def figure(self, over: Any, under: Any) -> Any:
         ratio = over / under
@@ -64,8 +65,8 @@ def from_losses(loss: Any, hits: Any, tokens: Any) -> dict[str, PerRow]:
     """The figures of rows' summed losses and hits, weighted by token. All float64[rows]."""
     loss, hits, tokens = (np.asarray(values, dtype=np.float64) for values in (loss, hits, tokens))
     return {
-        "loss": PerRow(loss, tokens),
-        "perplexity": PerRow(loss, tokens, exponential=True),
+        "loss": PerRow(loss, tokens, lower_is_better=True),
+        "perplexity": PerRow(loss, tokens, exponential=True, lower_is_better=True),
         "token_accuracy": PerRow(hits, tokens),
     }
 
@@ -87,7 +88,7 @@ def table(models: Mapping[str, Mapping[str, PerRow]], settings: Intervals) -> li
         entry: dict[str, Any] = {
             "figure": name,
             "rows": len(own.over),
-            "better": "lower" if name in LOWER_IS_BETTER else "higher",
+            "better": "lower" if own.lower_is_better else "higher",
             "models": {
                 model: {
                     "value": figures[name].value,
@@ -108,8 +109,13 @@ def table(models: Mapping[str, Mapping[str, PerRow]], settings: Intervals) -> li
 
 
 def broken_bounds(fail_if: Mapping[str, str], entries: list[dict[str, Any]]) -> Iterator[str]:
-    """The bounds of `fail_if` that hold for the first model, in words that name the figure."""
+    """The bounds of `fail_if` that hold for the first model, in words that name the figure. DataError for another figure."""
     values = {entry["figure"]: next(iter(entry["models"].values()))["value"] for entry in entries}
+    if unknown := [figure for figure in fail_if if figure not in values]:
+        raise DataError(
+            f"fail_if names {unknown[0]}, and the tasks gave {', '.join(values)}",
+            mend="correct it, and give the same command again, which takes the answers that are done",
+        )
     for figure, bound in fail_if.items():
         match = BOUND.fullmatch(bound)
         assert match is not None

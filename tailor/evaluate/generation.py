@@ -41,7 +41,7 @@ def generate(
     answers: list[Ids] = [[] for _ in prompts]
     numbers = range(len(prompts)) if numbers is None else numbers
     config = _config(max_new_tokens, stop_ids, pad_id)
-    with _ready(model) as device, torch.no_grad():
+    with ready(model) as device, torch.no_grad():
         limit = positions_of(model)
         for chosen in batches([len(prompt) for prompt in prompts], batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
@@ -156,7 +156,7 @@ def _config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> Any:
 
 
 @contextmanager
-def _ready(model: Any) -> Iterator[torch.device]:
+def ready(model: Any) -> Iterator[torch.device]:
     """The model in evaluation mode, with an attention that knows caches and padding; afterwards as it was."""
     base = base_of(model)
     device = next(model.parameters()).device

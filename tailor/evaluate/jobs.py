@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tailor.errors import ModelError
-from tailor.evaluate import generation, likelihood
+from tailor.evaluate import generation, harness, likelihood
 from tailor.evaluate.rows import Ids, Scored
-from tailor.spec.suite import Decoding
+from tailor.spec.suite import Decoding, LmEval
 
-Kind = Literal["generate", "score"]
+Kind = Literal["generate", "score", "lm_eval"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Job:
 
 
 Result = list[Any]
-"""Per item: the answer's token ids, or a likelihood as a mapping."""
+"""Per item: the answer's token ids, a likelihood as a mapping, or what a task of lm-eval gave."""
 Runner = Callable[[Sequence[ModelRef], Decoding, Sequence[Job]], Iterator[tuple[int, Result]]]
 """Does jobs and gives (index among them, result), in the order in which they end."""
 
@@ -62,6 +62,12 @@ def scoring(model: str, part: str, sequences: Sequence[Scored], batch_size: int)
         Job(model, part, "score", tuple(chosen), tuple(sequences[i] for i in chosen))
         for chosen in likelihood.batches(sequences, batch_size)
     ]
+
+
+def of_lm_eval(model: str, task: LmEval) -> list[Job]:
+    """One job for each of lm-eval's tasks."""
+    asked = harness.settings(task)
+    return [Job(model, harness.PART, "lm_eval", (at,), (one,)) for at, one in enumerate(asked)]
 
 
 class Worker:
@@ -92,6 +98,8 @@ class Worker:
                         mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
                     )
                 return [asdict(one) for one in found]
+            if job.kind == "lm_eval":
+                return [harness.run(loaded, asked, settings.batch_size) for asked in job.inputs]
             return list(
                 generation.generate(
                     loaded.model,

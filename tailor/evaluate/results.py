@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.evaluate import harness
 from tailor.evaluate.figures import PerRow, from_losses, mean
 from tailor.evaluate.jobs import Job, Result
 from tailor.evaluate.material import Material
@@ -21,6 +22,10 @@ class Results:
 
     figures: dict[str, dict[str, PerRow]]
     rows: dict[str, list[Row]]
+    harness: dict[str, Any]
+    """What lm-eval itself reports, by task and model, with its tasks' versions; empty without such a task."""
+    left_out: list[str]
+    """Figures of lm-eval that are no figures here, in words."""
 
 
 def results(
@@ -32,6 +37,7 @@ def results(
         given.setdefault((job.model, job.part), {}).update(zip(job.items, result, strict=True))
     figures: dict[str, dict[str, PerRow]] = {}
     rows: dict[str, list[Row]] = {}
+    told: dict[str, Any] = {}
     for model, own in material.items():
         judged = _Judged(own, {part: given.get((model, part), {}) for part in PARTS})
         found: dict[str, PerRow] = {}
@@ -42,10 +48,15 @@ def results(
             kept = rows.setdefault(file, [{**shared} for shared, _ in entries])
             for row, (_, mine) in zip(kept, entries, strict=True):
                 row.setdefault("models", {})[model] = mine
-    return Results(figures, rows)
+        for report in judged.reports:
+            values = {key: one["value"] for key, one in report["reported"].items()}
+            task = told.setdefault(report["task"], {"versions": report["versions"], "reported": {}})
+            task["reported"][model] = values
+    left_out = [line for report in judged.reports for line in harness.left_out(report)]
+    return Results(figures, rows, told, left_out)
 
 
-PARTS = ("passages", "questions", "choices", "facts")
+PARTS = ("passages", "questions", "choices", "facts", harness.PART)
 
 
 class _Judged:
@@ -60,6 +71,8 @@ class _Judged:
             ]
             for part, asked in (("questions", material.questions), ("facts", material.facts))
         }
+        self.reports = list(given[harness.PART].values())
+        """Of lm-eval's tasks."""
         self._losses = _grouped(given["passages"], [len(one.sequences) for one in material.passages])
         self._choices = _grouped(given["choices"], [len(one.sequences) for one in material.choices])
         self._scores: dict[str, list[dict[str, Any]]] = {
@@ -70,6 +83,8 @@ class _Judged:
 
     def of(self, task: Any) -> dict[str, PerRow]:
         """The figures of a task."""
+        if task.name == "lm_eval":
+            return {name: made for report in self.reports for name, made in harness.figures(report).items()}
         if task.name == "perplexity":
             sums = [{key: sum(one[key] for one in row) for key in _KEYS} for row in self._losses]
             return from_losses(*([row[key] for row in sums] for key in _KEYS))
@@ -108,6 +123,8 @@ class _Judged:
     def rows(self) -> dict[str, list[tuple[Row, Row]]]:
         """File -> per row, what all models share of it and what is this one's."""
         material, found = self._material, {}
+        if self.reports:
+            found["lm_eval.jsonl"] = harness.as_rows(self.reports)
         if material.passages:
             found["passages.jsonl"] = [
                 ({**one.place}, {key: sum(part[key] for part in row) for key in _KEYS})

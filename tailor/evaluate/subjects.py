@@ -6,7 +6,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.artifacts.load import ADAPTER, find_artifact
+from tailor.artifacts.load import ADAPTER, ARTIFACTS, find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.jobs import ModelRef
@@ -29,6 +29,12 @@ class Subject:
     @property
     def label(self) -> str:
         return self.ref.label
+
+    @property
+    def beside(self) -> str | None:
+        """Name of the folder in the run, where the model is not what the run trained but made of it (`merged`)."""
+        name = posixpath.basename(self.artifact.url)
+        return name if self.run is not None and name not in ARTIFACTS else None
 
     @property
     def is_adapter(self) -> bool:
@@ -75,9 +81,11 @@ def find_subject(url: str) -> Subject:
     artifact, around = find_artifact(Store(url))
     made_by_run = around.exists("recipe.yaml") and around.exists("plan.json")
     run = around if made_by_run else None
-    label = posixpath.basename((run or artifact).url.rstrip("/"))
+    label, target = posixpath.basename((run or artifact).url.rstrip("/")), (run or artifact).url
+    if run is not None and (name := posixpath.basename(artifact.url)) not in ARTIFACTS:
+        label, target = f"{label}/{name}", artifact.url
     return Subject(
-        ModelRef(label, (run or artifact).url),
+        ModelRef(label, target),
         artifact,
         run,
         run.read_json("plan.json") if run is not None else {},

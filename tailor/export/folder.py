@@ -83,7 +83,21 @@ def choose(request: Request, kind: str, run: Store) -> Weights:
             f"the run at {run.url} has no {chosen}: it trained {'an adapter' if kind == 'adapter' else 'every weight'}",
             mend=f"give --weights {' or '.join(possible)}",
         )
+    if chosen != "merged" and (idle := _of_a_merge(request, reads_base=request.form == "ollama")):
+        raise ModelError(
+            f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect: the {chosen} goes out as it is",
+            mend=f"leave {'it' if len(idle) == 1 else 'them'} out"
+            + (", or give --weights merged" if kind == "adapter" else ""),
+        )
     return chosen
+
+
+def _of_a_merge(request: Request, *, reads_base: bool) -> list[str]:
+    """The options that were given and say how to merge."""
+    given, usual = request.merging, Settings()
+    names = {"--onto": "onto", "--dtype": "dtype", "--tolerance": "tolerance", "--verify": "check"}
+    found = [option for option, name in names.items() if getattr(given, name) != getattr(usual, name)]
+    return found + (["--base"] if request.base is not None and not reads_base else [])
 
 
 def fill(

@@ -35,17 +35,25 @@ class Kto:
     def __init__(self, spec: KtoSpec, reference: Reference) -> None:
         self.spec = spec
         self.reference = reference
+        self._others: tuple[Batch, dict[int, int]] | None = None
 
     def units(self, batches: Batches, batch: Batch) -> int:
         return batches.groups(batch)
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
-        other = mismatches(batch, len(collator.split))
+        other = self._mismatches(batch, len(collator.split))
         packs = [
             [mismatched(collator.split, prompt, other[prompt], collator.max_length) for prompt in row]
             for row in batch[part]
         ]
         return replace(collator(batch[part]), mismatched=collator.lay_out(packs))
+
+    def _mismatches(self, batch: Batch, examples: int) -> dict[int, int]:
+        """Of the batch that is read: once for its micro-batches, of which an evaluation of all rows has many."""
+        found = self._others
+        if found is None or found[0] is not batch:
+            self._others = found = batch, mismatches(batch, examples)
+        return found[1]
 
     def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
         assert batch.mismatched is not None

@@ -50,10 +50,10 @@ class Held:
         weights = files.fingerprint(found) if found else None
         return cls(model.path, model.revision, frozen_dtype, model.quantize, weights)
 
-    def check(self, folder: Path, url: str) -> None:
-        """ModelError when the weights in `folder` are not those that the adapter at `url` was trained on."""
+    def check(self, folder: Path, url: str, *, mend: str) -> None:
+        """ModelError, with `mend`, when the weights in `folder` are not those that the adapter at `url` was trained on."""
         if self.weights is not None and files.fingerprint(folder) != self.weights:
             raise ModelError(
                 f"{folder} is not the base of the adapter at {url}: its weights are others than the adapter was trained on",
-                mend=f"bring back the weights of {self.path}, or name their folder with --base",
+                mend=mend,
             )

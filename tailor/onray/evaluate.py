@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import yaml
 
 from tailor import machine
+from tailor.artifacts import place
 from tailor.errors import DataError, GateError, StoreError
-from tailor.evaluate import figures, scores
-from tailor.evaluate.jobs import Job, Result, Runner, in_process
-from tailor.evaluate.material import gather
+from tailor.evaluate import figures, harness, scores
+from tailor.evaluate.jobs import Job, Result, Runner, in_process, of_lm_eval
+from tailor.evaluate.material import Material, gather
 from tailor.evaluate.parts import Parts, fingerprint
 from tailor.evaluate.results import results
 from tailor.evaluate.subjects import Subject, find_subject, subjects
@@ -34,7 +35,7 @@ from tailor.spec.load import Dumper
 from tailor.spec.method import Method
 from tailor.spec.model import Model
 from tailor.spec.scale import Scale
-from tailor.spec.suite import Suite
+from tailor.spec.suite import LmEval, Suite
 from tailor.store import Store, cache_folder
 from tailor.tokens import TokenStore
 
@@ -87,10 +88,9 @@ def evaluate(
     """
     machine.wait_without_spinning()
     began = time.monotonic()
-    if any(task.name == "rouge" for task in suite.tasks):
-        scores.require_rouge()
+    require(suite)
     main = find_subject(target)
-    name = suite.name or name
+    name = "-".join(part for part in (suite.name or name, main.beside) if part)
     parent, folder_name = _place(main, name, to)
     with ExitStack() as stack:
         parent.make()
@@ -99,11 +99,7 @@ def evaluate(
         display.doing("reading the rows")
         models = subjects(main, suite)
         material = gather(suite, main, models[1:], _preparation(main))
-        jobs = [
-            job
-            for model in models
-            for job in material[model.label].jobs(model.label, suite.decoding.batch_size)
-        ]
+        jobs = [job for model in models for job in _jobs(suite, model, material[model.label])]
         identity = {model.label: model.identity() for model in models}
         parts = Parts(unfinished, fingerprint(jobs, suite.decoding, identity))
         if parts.others:
@@ -130,6 +126,10 @@ def evaluate(
             "failed": list(figures.broken_bounds(suite.fail_if, table)),
             "environment": environment.describe(),
         }
+        for line in judged.left_out:
+            display.line(line)
+        if judged.harness:
+            found["lm_eval"] = {"version": harness.require_lm_eval().__version__, "tasks": judged.harness}
         with parent.publication(folder_name) as made:
             for file, rows in judged.rows.items():
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -142,6 +142,23 @@ def evaluate(
     if main.run is not None and to is None:
         report.write(main.run)
     return Evaluated(parent.join(folder_name), found)
+
+
+def require(suite: Suite) -> None:
+    """TailorError when a task's package is not installed, or lm-eval does not know a task: before hours of training."""
+    for task in suite.tasks:
+        if task.name == "rouge":
+            scores.require_rouge()
+        if isinstance(task, LmEval):
+            harness.check(task)
+
+
+def _jobs(suite: Suite, model: Subject, material: Material) -> list[Job]:
+    """A model's whole work, in a fixed order."""
+    own = material.jobs(model.label, suite.decoding.batch_size)
+    return own + [
+        job for task in suite.tasks if isinstance(task, LmEval) for job in of_lm_eval(model.label, task)
+    ]
 
 
 def resolved(suite: Suite, name: str) -> str:
@@ -161,13 +178,12 @@ def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
     """The folder around the results, and their name in it."""
     if to is not None:
         whole = Store(to)
-        if whole.exists() and whole.names() and not whole.exists(evaluations.RESULTS):
+        if whole.is_file() or (whole.names() and not whole.exists(evaluations.RESULTS)):
             raise StoreError(
                 f"--to {to} is there already, and is no evaluation",
                 mend="name a folder that is not there yet",
             )
-        around, _, last = whole.url.rstrip("/").rpartition("/")
-        return Store(around), last
+        return place.parent_of(to), posixpath.basename(whole.url.rstrip("/"))
     if main.run is None:
         raise StoreError(
             f"{main.ref.url} is no run, so there is no place for the results",

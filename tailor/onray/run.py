@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailor import machine
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
-from tailor.onray.evaluate import Evaluated, evaluate
+from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Display, Stopwatch, publisher, recorded
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from tailor.spec.recipe import Recipe
     from tailor.tokens import TokenStore
 
-FINAL = "final"
-"""Name of the evaluation of a finished run, where its recipe gives none."""
 STOPPING = "stopping after this step, with a checkpoint; a second signal stops at once"
 
 
@@ -54,12 +52,16 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
     status.json says how the run ended in any case.
     """
     machine.wait_without_spinning()
+    if recipe.evaluate.final is not None:
+        require(recipe.evaluate.final)
     outcome = _train(recipe, display, verbose=verbose)
     final = recipe.evaluate.final
-    if final is None or (outcome.before and (final.name or FINAL) in evaluations.names(outcome.run)):
+    if final is None or (
+        outcome.before and (final.name or evaluations.FINAL) in evaluations.names(outcome.run)
+    ):
         return outcome
     evaluated = evaluate(
-        outcome.run.url, final, display, name=FINAL, address=recipe.scale.address, verbose=verbose
+        outcome.run.url, final, display, name=evaluations.FINAL, address=recipe.scale.address, verbose=verbose
     )
     return replace(outcome, evaluated=evaluated)
 

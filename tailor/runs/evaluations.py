@@ -3,7 +3,7 @@
 evaluation.yaml  what was evaluated, resolved
 results.json     figures with intervals, the models, the bounds that were passed
 answers.jsonl    each question with its reference, and each model's answer and scores
-facts.jsonl, choices.jsonl, passages.jsonl   the same for the other tasks
+facts.jsonl, choices.jsonl, passages.jsonl, lm_eval.jsonl   the same for the other tasks
 figures.png
 """
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tailor.store import Store
 
 FOLDER = "evaluation"
+FINAL = "final"
+"""Name of the evaluation of a finished run, where its recipe gives none."""
 RESULTS, SPEC, PLOT = "results.json", "evaluation.yaml", "figures.png"
 ANSWERS, FACTS = "answers.jsonl", "facts.jsonl"
 COLOURS = (MAIN, SECOND, "#0f7b45", "#9333ea", "#b42318", "#616e7c")
@@ -88,6 +90,8 @@ def draw(results: dict[str, Any]) -> bytes:
     shares = [entry for entry in results["figures"] if entry["better"] == "higher"]
     losses = [entry for entry in results["figures"] if entry["figure"] == "perplexity"]
     panels = [(entries, what) for entries, what in ((shares, "share"), (losses, "perplexity")) if entries]
+    if not panels:  # lm-eval's alone, none of which is a mean over rows
+        panels = [([], "share")]
     widths = [max(1, len(entries)) for entries, _ in panels]
     figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -106,7 +110,9 @@ def draw(results: dict[str, Any]) -> bytes:
             axes.errorbar(
                 places, values, yerr=spread, fmt="o", capsize=3, label=model, color=COLOURS[number % 6]
             )
-        axes.set_xticks(range(len(entries)), [entry["figure"].replace("_", "\n") for entry in entries])
+        axes.set_xticks(
+            range(len(entries)), [entry["figure"].replace("_", "\n").replace("/", "\n") for entry in entries]
+        )
         axes.set_xlim(-0.5, len(entries) - 0.5)
         axes.set_ylabel(what, color=INK)
         if what == "share":

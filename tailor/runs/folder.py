@@ -87,15 +87,21 @@ def find(url: str) -> Store:
     run = Store(url)
     if holds_run(run):
         return run
-    parent, last = posixpath.split(run.url.rstrip("/"))
+    raise StoreError(f"no run at {url}: it has no {RECIPE}", mend=_instead(url, run))
+
+
+def _instead(url: str, there: Store) -> str:
+    """What to name in place of a folder that holds no run."""
+    if there.is_file():
+        return "name a run's folder: save.to of its recipe"
+    parent, last = posixpath.split(there.url.rstrip("/"))
+    above = posixpath.dirname(url.rstrip("/"))
+    if above and holds_run(Store(parent)):
+        return f"it lies in a run's folder: name {above}"
     near = difflib.get_close_matches(last, [name(other) for other in below(Store(parent))], n=3, cutoff=0.5)
-    if near:
-        mend = "did you mean " + " or ".join(
-            f"{posixpath.join(posixpath.dirname(url.rstrip('/')), n)}" for n in near
-        )
-    else:
-        mend = "`tailor runs` lists the runs below a folder"
-    raise StoreError(f"no run at {url}: it has no {RECIPE}", mend=mend)
+    if near and not there.exists():
+        return "did you mean " + " or ".join(posixpath.join(above, other) for other in near) + "?"
+    return "`tailor runs` lists the runs below a folder"
 
 
 def below(folder: Store, *, depth: int = 3) -> list[Store]:

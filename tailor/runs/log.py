@@ -69,22 +69,24 @@ class MetricsLog:
 
         StoreError when the run belongs to another process by now.
         """
-        self._check()
-        self._write_waiting()
+        if not self._write_waiting():
+            self._check()
         self._run.sync(METRICS)
 
-    def _write_waiting(self) -> None:
+    def _write_waiting(self) -> bool:
+        """Whether there was anything to write, and so the lock was asked."""
         with self._file_lock:
             with self._text_lock:
                 text, self._waiting = self._waiting, ""
             if not text:
-                return
+                return False
             try:
                 self._put(text)
             except BaseException:
                 with self._text_lock:
                     self._waiting = text + self._waiting
                 raise
+            return True
 
     def _check(self) -> None:
         if not self._allowed():

@@ -107,7 +107,7 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
             )
             if last.get("reward_margin") is not None:
                 rows.append(("Reward margin", f"{last['reward_margin']:.4g}"))
-    if (best := best_step(run, plan)) is not None:
+    if (best := best_step(records, plan)) is not None:
         rows.append(("Artefact from", f"step {best}, the best by evaluation loss"))
     matches = exact_match(records)
     if matches:
@@ -132,13 +132,11 @@ def _memory_words(plan: dict[str, Any]) -> str:
     return f"of a worker; its model and activations were forecast at {size(forecast)}"
 
 
-def best_step(run: Store, plan: dict[str, Any]) -> int | None:
+def best_step(records: list[Record], plan: dict[str, Any]) -> int | None:
     """Step that the artefact was made from, where `save.best` chose it."""
-    if not (plan.get("save") or {}).get("best") or folder.artifact(run) is None:
+    if not (plan.get("save") or {}).get("best"):
         return None
-    saved = folder.checkpoints(run)
-    step: int | None = run.read_json(f"checkpoints/{saved[-1]}/state.json")["best_step"] if saved else None
-    return step
+    return next((int(record["made_from"]) for record in reversed(of_kind(records, "artifact"))), None)
 
 
 def method_words(plan: dict[str, Any]) -> str:

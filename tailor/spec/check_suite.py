@@ -50,6 +50,7 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
         if name in seen:
             yield f"{prefix}tasks.{at}.name", f"{name} is there twice; its figures would have one name"
         seen.append(name)
+        yield from _of_lm_eval(keys, f"{prefix}tasks.{at}") if name == "lm_eval" else ()
         columns = keys(f"{prefix}tasks.{at}.data.columns")
         fields = {"multiple_choice": ("question", "choices", "answer"), "facts": ("question", "facts")}
         for field in columns if isinstance(columns, dict) else ():
@@ -60,14 +61,34 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
                 )
 
 
+def _of_lm_eval(keys: Keys, key: str) -> Iterator[Finding]:
+    seen: list[object] = []
+    names = keys(f"{key}.tasks")
+    for at, name in enumerate(names if isinstance(names, list) else ()):
+        if isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml"))):
+            yield f"{key}.tasks.{at}", f"{name} is a path; name the task, and its folder in include"
+        elif name in seen:
+            yield f"{key}.tasks.{at}", f"{name} is there twice"
+        seen.append(name)
+
+
+def _lm_eval_tasks(keys: Keys, prefix: str) -> list[str]:
+    """The tasks and groups of lm-eval that are named."""
+    tasks = keys(f"{prefix}tasks")
+    found = [keys(f"{prefix}tasks.{at}.tasks") for at in range(len(tasks) if isinstance(tasks, list) else 0)]
+    named = (str(name) for names in found if isinstance(names, list) for name in names)
+    return list(dict.fromkeys(name for name in named if "/" not in name))
+
+
 def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
     bounds, names = keys(f"{prefix}fail_if"), task_names(keys, prefix)
     if not isinstance(bounds, dict) or names is None:
         return
     metrics = list(dict.fromkeys(metric for name in names for metric in METRICS.get(name, ())))
+    harness = _lm_eval_tasks(keys, prefix) if "lm_eval" in names else []
     for metric, bound in bounds.items():
         key = f"{prefix}fail_if.{metric}"
-        if metric not in metrics:
+        if metric not in metrics and metric.split("/")[0] not in harness:
             owner = next((name for name, given in METRICS.items() if metric in given), None)
             near = difflib.get_close_matches(metric, metrics, n=1, cutoff=0.7)
             if owner is not None:
@@ -75,7 +96,8 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
             elif near:
                 yield key, f"no such figure; did you mean {near[0]}?"
             else:
-                yield key, f"no such figure; the tasks give {', '.join(metrics)}"
+                given = [*metrics, *(f"{name}/METRIC" for name in harness)]
+                yield key, f"no such figure; the tasks give {', '.join(given)}"
         elif isinstance(bound, str) and not keys.is_wrong(key) and not BOUND.fullmatch(bound):
             yield key, f'{bound} is no bound; write a comparison and a number, such as "< 0.3"'
 

@@ -42,6 +42,5 @@ class Evaluation(Suite, File):
     says: ClassVar[Mapping[str, str]] = {
         "model": "the model stands on the command line: tailor evaluate RUN_OR_MODEL",
         "output_path": "results go to the run's folder, or to --to",
-        "num_fewshot": "rows are asked as they are; put examples into the question",
         "num_beams": "answers are greedy or sampled (decoding.temperature)",
     }

@@ -99,8 +99,30 @@ class Facts(Section):
     """Rows with `question` and `facts`: a list of texts, or of lists of texts of which one is enough."""
 
 
+class LmEval(Section):
+    """Tasks of lm-eval (EleutherAI's harness), with their own data and prompts. Needs the extra `lm-eval`."""
+
+    name: Literal["lm_eval"]
+    """Gives `TASK/METRIC` for each metric that is a share or a perplexity of its rows, such as `arc_easy/acc_norm`."""
+
+    tasks: list[str] = Field(min_length=1)
+    """lm-eval's names of tasks and groups, such as `arc_easy`."""
+
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question. Default: the task's own number."""
+
+    limit: int | None = Field(None, ge=1)
+    """Only the first rows of each task."""
+
+    chat: bool = False
+    """Ask through the model's chat template, examples as turns. lm-eval's published figures are without."""
+
+    include: str | None = Field(None, min_length=1)
+    """A local folder with definitions of your own (YAML). Python functions that they name are run."""
+
+
 Task = Annotated[
-    Perplexity | ExactMatch | F1 | Rouge | MultipleChoice | Facts,
+    Perplexity | ExactMatch | F1 | Rouge | MultipleChoice | Facts | LmEval,
     Field(discriminator="name"),
 ]
 
@@ -111,8 +133,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "rouge": ("rouge1", "rouge2", "rougeL"),
     "multiple_choice": ("accuracy", "accuracy_norm"),
     "facts": ("facts",),
+    "lm_eval": (),
 }
-"""Task -> the figures that it gives."""
+"""Task -> the figures that it gives; those of lm_eval are known when it was made."""
 ON_ROWS = ("perplexity", "exact_match", "f1", "rouge")
 """Tasks on the evaluation rows; the others bring rows of their own."""
 GENERATED = ("exact_match", "f1", "rouge", "facts")

@@ -57,6 +57,10 @@ class Store:
         """Whether a file or folder is there. A store that does not answer is an error, not a no."""
         return self._ask(name, lambda: self._is_there(name))
 
+    def is_file(self, name: str = "") -> bool:
+        """Whether a file is there, and no folder."""
+        return self._ask(name, lambda: bool(self._fs.isfile(self._path(name))))
+
     def _is_there(self, name: str) -> bool:
         try:
             self._fs.info(self._path(name))

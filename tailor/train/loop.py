@@ -54,14 +54,15 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
             host.report({"kind": "saved", "step": state.step})
         _barrier(host)
 
-    if plan.save.best and state.best_step is not None and state.best_step != state.step:
-        checkpoint.load_weights(_url(session, state.best_step), session.strategy)
-        session.say(f"the artefact is made from step {state.best_step}, the best by evaluation loss")
+    chosen = state.best_step if plan.save.best and state.best_step is not None else state.step
+    if chosen != state.step:
+        checkpoint.load_weights(_url(session, chosen), session.strategy)
+        session.say(f"the artefact is made from step {chosen}, the best by evaluation loss")
     for probe in probes:
         probe(session, "end")
     url = write_artifact(session)
     if host.rank == 0:
-        host.report({"kind": "artifact", "url": url})
+        host.report({"kind": "artifact", "url": url, "made_from": chosen})
     _barrier(host)
     return "finished"
 

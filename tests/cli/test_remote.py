@@ -127,6 +127,31 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
         code, out, _ = here(*command)
         assert code == 0, command
         assert told in out
+    made = f"{place.bucket}/made"
+    short = ("limit=3", "decoding.max_new_tokens=3")
+    for command in (
+        ("evaluate", run, *short),
+        ("evaluate", "runs/local", *short, "--to", f"{made}/evaluation"),
+        ("merge", run),
+        ("merge", "runs/local", "--to", f"{made}/merged"),
+        ("average", run, f"{run}/checkpoints/step-00000055", "--to", f"{made}/mean"),
+        ("export", run, "--to", f"{made}/export", "--base-id", "me/base"),
+        ("push", run, "me/shop", "--dry-run"),
+    ):
+        assert here(*command)[0] == 0, command
+    for ours, theirs in (
+        (f"{run}/evaluation/default/passages.jsonl", f"{made}/evaluation/passages.jsonl"),
+        (f"{run}/merged/model.safetensors", f"{made}/merged/model.safetensors"),
+    ):
+        contents = [
+            Store(place.bucket).read_bytes(one.removeprefix(f"{place.bucket}/")) for one in (ours, theirs)
+        ]
+        assert contents[0].replace(b'"run"', b"") == contents[1].replace(b'"local"', b""), ours
+    assert all(Store(made).is_committed(folder) for folder in ("evaluation", "merged", "mean", "export"))
+    assert Store(f"{run}/evaluation").names() == ["default"], "nothing unfinished is left"
+    assert here("evaluate", f"{place.bucket}/runs/rum", *short)[2] == (
+        f"tailor: {place.bucket}/runs/rum holds no run, no adapter and no model\n  mend: did you mean {run}?\n"
+    )
     Store(run).write_bytes("adapter/adapter_model.safetensors", adapter(run)[:-1])
     code, out, err = here("generate", run, "--prompt", "5?", "--max-new-tokens", "3")
     assert code == 2

@@ -13,6 +13,8 @@ import pytest
 from tailor.errors import TailorError
 from tailor.evaluate.scores import f1, facts_found, scorer
 from tailor.evaluate.words import squad_words, words
+from tailor.onray.evaluate import require
+from tailor.spec.load_evaluation import with_overrides
 from tailor.spec.suite import ExactMatch, Rouge
 
 WORDS = [
@@ -126,4 +128,14 @@ def test_rouge_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPat
     assert str(caught.value) == (
         "the task rouge needs the package rouge-score, which is not installed; "
         "pip install 'tailor[evaluate]', or leave rouge out of the tasks"
+    )
+
+
+def test_lm_eval_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(TailorError) as caught:
+        require(with_overrides({"tasks": [{"name": "lm_eval", "tasks": ["arc_easy"]}]}, "evaluation", ()))
+    assert str(caught.value) == (
+        "the task lm_eval needs the package lm-eval, which is not installed; "
+        "pip install 'tailor[lm-eval]', or leave lm_eval out of the tasks"
     )

@@ -141,7 +141,7 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     to = ["--to", str(tmp_path / "out")]
     assert main(["export", f"{run}n", *to]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: no run at {run}n: it has no recipe.yaml\n  mend: did you mean {run}\n"
+        f"tailor: no run at {run}n: it has no recipe.yaml\n  mend: did you mean {run}?\n"
     )
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "recipe.yaml").write_text("")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tailor.methods import kto
 from tailor.methods.dpo import Dpo
 from tailor.methods.kto import answer_losses, mismatched, mismatches
 from tailor.methods.preference import Answers, pair_losses
+from tailor.models.documents import Collator
 from tailor.spec import method as specs
 from tests.helpers.groups import rated, write_groups
 
@@ -168,6 +171,30 @@ def test_mismatches_follow_from_the_batch_and_not_from_its_rows() -> None:
     assert mismatches([(19,)], 20) == {19: 0}
     neighbours = mismatches([tuple(range(100))], 100)
     assert sum(abs(prompt - answer) == 1 for prompt, answer in neighbours.items()) < 5
+
+
+def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation's batch is all of its rows: matched anew for each micro-batch, it would take quadratic time."""
+    asked: list[int] = []
+
+    def counted(batch: Any, examples: int) -> dict[int, int]:
+        asked.append(len(batch))
+        return mismatches(batch, examples)
+
+    monkeypatch.setattr(kto, "mismatches", counted)
+    collator = Collator(write_groups(tmp_path / "tokens", rated(6)).split("train"), "rows", max_length=64)
+    method = kto.Kto(specs.Kto(name="kto"), None)  # type: ignore[arg-type]
+    whole, other = [(at,) for at in range(6)], [(0,), (5,), (3,)]
+    alone = {at: method.read(collator, whole, slice(at, at + 1)) for at in range(6)}
+    assert asked == [6]
+    method.read(collator, other, slice(0, 1))
+    assert asked == [6, 3], "the control: another batch is matched anew"
+    for at, read in alone.items():
+        expected = mismatched(collator.split, at, mismatches(whole, 6)[at], 64)
+        assert read.mismatched is not None
+        assert read.mismatched.input_ids[0, : len(expected.ids)].tolist() == expected.ids.tolist()
 
 
 def test_a_mismatched_document_is_one_prompt_and_another_answer(tmp_path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from tailor.onray.cluster import Cluster
 from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load_evaluation import load_evaluation, with_overrides
 from tailor.store import Store
+from tests.evaluate.test_scores import squad_f1
 from tests.helpers.evaluations import Shown, make_recipe, write_rows
 from tests.helpers.models import tiny_llama
 
@@ -94,10 +97,43 @@ def test_every_task_beside_the_base(place: Path) -> None:
     assert not (place / "runs/tiny/evaluation/all.unfinished").exists()
     assert "Evaluation: all" in (place / "runs/tiny/report.html").read_text()
     assert "Evaluation all" in tailor.Run(place / "runs/tiny").summary()
+    for model in ("tiny", "base"):
+        for figure, expected in by_others(folder, model).items():
+            assert value(outcome, figure, model) == pytest.approx(expected, rel=1e-9), figure
+    assert 0 < value(outcome, "f1") < 1, "the control: the answers are neither all right nor all wrong"
     again = made(place, {"tasks": all_tasks(place), "name": "again"})
     assert again.results["figures"] == outcome.results["figures"]
     repeated = load_evaluation(folder / "evaluation.yaml")
     assert repeated.tasks == with_overrides({"tasks": all_tasks(place)}, "e", ()).tasks
+
+
+def by_others(folder: Path, model: str) -> dict[str, float]:
+    """The figures of the kept answers by programs that are not ours: rouge-score, SQuAD's F1, and plain Python."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = ["rouge1", "rouge2", "rougeL"]
+    library = RougeScorer(kinds)
+    answers, facts = (
+        [json.loads(line) for line in (folder / file).read_text().splitlines()]
+        for file in ("answers.jsonl", "facts.jsonl")
+    )
+    pairs = [(row["models"][model]["answer"], row["reference"]) for row in answers]
+    rouge = [library.score(reference, answer) for answer, reference in pairs]
+    told = [row["models"][model]["answer"].lower() for row in facts]
+    ways = [[fact if isinstance(fact, list) else [fact] for fact in row["facts"]] for row in facts]
+    shares = [
+        mean(
+            any(re.search(rf"(?<!\w){re.escape(way.lower())}(?!\w)", text) is not None for way in fact)
+            for fact in own
+        )
+        for text, own in zip(told, ways, strict=True)
+    ]
+    return {
+        "exact_match": mean(answer == reference for answer, reference in pairs),
+        "f1": mean(squad_f1(*pair) for pair in pairs),
+        **{kind: mean(scores[kind].fmeasure for scores in rouge) for kind in kinds},
+        "facts": mean(shares),
+    }
 
 
 @pytest.mark.slow
@@ -111,7 +147,7 @@ def test_perplexity_and_answers_are_those_of_plain_transformers(place: Path) -> 
     ]
     assert outcome.results["rows"]["available"] == len(kept) > 5
     for model in ("tiny", "base"):
-        loss = tokens = 0.0
+        loss = tokens = hits = 0.0
         network = loaded.model if model == "tiny" else loaded.model.unload()
         for row in kept:
             turns = rows[row["row"] - 1]["messages"]
@@ -126,11 +162,15 @@ def test_perplexity_and_answers_are_those_of_plain_transformers(place: Path) -> 
                         said.pop()
                         break
             loss -= sum(float(chances[len(prompt) + at - 1, token]) for at, token in enumerate(answer))
+            hits += sum(
+                int(chances[len(prompt) + at - 1].argmax()) == token for at, token in enumerate(answer)
+            )
             tokens += len(answer)
             assert row["reference"] == turns[1]["content"]
             text = loaded.tokenizer.decode(said[len(prompt) :], skip_special_tokens=True).strip()
             assert row["models"][model]["answer"] == text
         assert value(outcome, "loss", model) == pytest.approx(loss / tokens, rel=1e-5)
+        assert value(outcome, "token_accuracy", model) == pytest.approx(hits / tokens)
         assert value(outcome, "perplexity", model) == pytest.approx(math.exp(loss / tokens), rel=1e-5)
 
 
@@ -195,8 +235,10 @@ def test_an_adapter_without_its_base_says_so(tmp_path: Path, place: Path, gone: 
         tiny_llama(base, hidden_size=128, max_position_embeddings=256)
     with pytest.raises(ModelError) as caught:
         made(place, {"tasks": [{"name": "perplexity"}], "limit": 3}, target=run.path)
-    said = "needs its base model" if gone else "does not fit its base model"
-    assert f"the adapter at {run.artifact} {said} {base}" in str(caught.value)
+    said = f"the adapter at {run.artifact} needs its base model {base}"
+    if not gone:
+        said = f"{base} is not the base of the adapter at {run.artifact}"
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

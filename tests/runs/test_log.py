@@ -116,6 +116,20 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     assert caught.value.mend == "remove the line"
 
 
+def test_the_lock_is_asked_once_for_each_flush() -> None:
+    """On an object store, where lines wait to be written together, each time is a request."""
+    asked: list[bool] = []
+    run = Store(f"memory://{uuid.uuid4().hex}/run")
+    log = MetricsLog(run, allowed=lambda: not asked.append(True))
+    log.write(train_record(1))
+    assert steps_of(run) == [], "the control: the line waits"
+    for waits in (True, False):
+        asked.clear()
+        log.flush()
+        assert (asked, steps_of(run)) == ([True], [1]), waits
+    log.close()
+
+
 def test_a_worker_that_outlived_its_command_writes_nothing(run: Store) -> None:
     """Not even when all of its lines are in the log: a checkpoint is committed after `flush`."""
     mine = True

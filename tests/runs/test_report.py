@@ -14,7 +14,6 @@ from tailor.runs.log import MetricsLog, read
 from tailor.runs.status import Status
 from tailor.store import Store
 from tests.helpers.runs import make_run, train_record
-from tests.helpers.stores import commit
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -100,8 +99,7 @@ def test_a_run_that_was_killed_is_told_with_its_newest_step(tmp_path: Path) -> N
 
 def test_the_best_step_is_told_where_it_was_chosen(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"))
-    commit(run.join("checkpoints"), "step-00000060", {"state.json": '{"step": 60, "best_step": 40}'})
-    run.write_text("adapter/adapter_config.json", "{}")
+    run.append_text("metrics.jsonl", '{"kind":"artifact","url":"adapter","made_from":40}\n')
     assert "Artefact from" not in figures(run)
     run.write_json("plan.json", {**run.read_json("plan.json"), "save": {"best": True}})
     assert figures(run)["Artefact from"] == "step 40, the best by evaluation loss"

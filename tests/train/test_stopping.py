@@ -69,6 +69,21 @@ def test_it_goes_on_from_the_step_after_which_it_stopped(
     assert loop.run(plan, again) == "finished"
     assert records(first, again) == records(whole[1])
     assert adapter(tmp_path) == adapter(whole[0])
+    assert again.of("artifact")[0]["made_from"] == whole[1].of("artifact")[0]["made_from"]
+
+
+def test_the_best_step_is_told_when_only_the_evaluation_after_the_resume_showed_it(
+    made: tuple[Path, Any], tmp_path: Path
+) -> None:
+    plan = make_plan(*made, tmp_path, **SECTIONS, optim={"learning_rate": 1e-2})
+    first = PlainHost(stop_after=6)
+    loop.run(plan, first)
+    again = PlainHost(resume_from=plan.run_url)
+    loop.run(plan, again)
+    before, last = (host.of("evaluation")[-1]["loss"] for host in (first, again))
+    assert last < before, "the control: the last is the best"
+    (artifact,) = again.of("artifact")
+    assert artifact["made_from"] == 6
 
 
 def test_control_without_the_flag_the_evaluation_is_lost(

@@ -1,0 +1,157 @@
+"""What the training benchmarks share: the model, the token store, the host that meters, and the rounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LENGTH, ROWS, WARM, THREADS = 1024, 8, 2, 1
+VOCABULARY = 8192
+LORA = {"rank": 16, "alpha": 32.0}
+LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Meter:
+    """CPU seconds of this process between two steps."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def step(self) -> None:
+        times = os.times()
+        self.at.append(times.user + times.system)
+
+    def seconds(self) -> float:
+        return self.at[-1] - self.at[WARM - 1]
+
+
+def make_model(folder: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    print(f"model: {model.num_parameters() / 1e6:.1f} M weights", file=sys.stderr)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def hand_loaded(work: Path, method: str) -> tuple[Any, list[Any]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if method == "lora" else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(work / "model", dtype=dtype)
+    if method == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=16, lora_alpha=32, target_modules=LORA_MODULES, task_type="CAUSAL_LM")
+        model = get_peft_model(model, config)
+    model.train()
+    return model, [p for p in model.parameters() if p.requires_grad]
+
+
+def write_store(folder: Path, ids: Any, lengths: Any, spans: Any, rows: Any, **columns: Any) -> None:
+    """A token store of one training split. ids: all examples' in a row; spans: two bounds an example; rows: their numbers."""
+    import numpy as np
+
+    from tailor.store import Store
+    from tailor.tokens import MANIFEST, ShardWriter, ragged
+
+    folder.mkdir()
+    writer = ShardWriter(folder / "train-00000.arrow")
+    bounds = ragged(np.asarray(spans), np.full(len(lengths), 2))
+    writer.write(ragged(ids, np.asarray(lengths)), bounds, 0, rows, **columns)
+    writer.close()
+    shards = [{"name": "train-00000.arrow", "split": "train", "first_row": 0}]
+    manifest = {"fingerprint": "benchmark", "template": None, "shards": shards, "report": {}}
+    Store(str(folder)).write_json(MANIFEST, manifest)
+
+
+def batches(tokens: Path) -> Any:
+    """The split and its packed batches, as every contender reads them."""
+    from tailor.batches import BatchSpec, of_split
+    from tailor.tokens import TokenStore
+
+    split = TokenStore.open(str(tokens)).split("train")
+    return split, of_split(split, BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS))
+
+
+def train_by_tailor(
+    work: Path, method: dict[str, Any], adapter: dict[str, Any] | None, steps: int, meter: Meter
+) -> None:
+    """The loop itself, on a host that does nothing but meter."""
+    import torch
+
+    from tailor.batches import data_facts
+    from tailor.plan import Hardware, build
+    from tailor.spec.recipe import Recipe
+    from tailor.tokens import TokenStore
+    from tailor.train import loop
+
+    class Host:
+        rank, world, device = 0, 1, torch.device("cpu")
+
+        def report(self, record: dict[str, Any]) -> None:
+            if record["kind"] == "train":
+                meter.step()
+
+        def flush(self) -> None:
+            pass
+
+        def stopping(self) -> bool:
+            return False
+
+        def resume(self) -> None:
+            return None
+
+    recipe = Recipe.model_validate(
+        {
+            "model": {"path": str(work / "model"), "adapter": adapter},
+            "data": {"train": [{"path": "made"}], "max_length": LENGTH},
+            "method": method,
+            "optim": {"learning_rate": 1e-4, "schedule": "constant"},
+            "train": {"steps": steps, "batch_size": ROWS, "precision": "bf16"},
+            "save": {"to": str(work / "run")},
+        }
+    )
+    config = json.loads((work / "model" / "config.json").read_text())
+    facts = data_facts(TokenStore.open(str(work / "tokens")), recipe)
+    hardware = Hardware("cpu", 16 * 2**30, bf16=True)
+    loop.run(build(recipe, facts, config, hardware, run_url=str(work / "run")), Host())
+
+
+def tokenizer() -> Any:
+    """A word-level one whose words are the ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"t{index}": index for index in range(VOCABULARY)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="t3"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="t2", pad_token="t0", unk_token="t3")
+
+
+def in_a_process(script: str, options: Sequence[str], who: Sequence[str]) -> dict[str, float]:
+    """One contender in a process of its own: the figures that it prints last."""
+    command = [sys.executable, "-W", "ignore", script, *options, "--one", *who]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{', '.join(who)}:\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found

@@ -1,0 +1,47 @@
+"""Numbers on the command line, with their bounds in words."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole(at_least: int) -> Callable[[str], int]:
+    """A whole number of at least so much."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = at_least - 1
+        if value < at_least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {at_least}, not {text}")
+        return value
+
+    return read
+
+
+def number(
+    *, over: float | None = None, at_least: float = -math.inf, at_most: float = math.inf
+) -> Callable[[str], float]:
+    """A finite number within bounds."""
+    words = [f"over {over:g}"] if over is not None else []
+    words += [f"of at least {at_least:g}"] if math.isfinite(at_least) else []
+    words += [f"of at most {at_most:g}"] if math.isfinite(at_most) else []
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if (
+            not math.isfinite(value)
+            or value < at_least
+            or value > at_most
+            or (over is not None and value <= over)
+        ):
+            raise argparse.ArgumentTypeError(f"must be a number {' and '.join(words)}, not {text}")
+        return value
+
+    return read

@@ -1,0 +1,255 @@
+"""Tasks of lm-eval (EleutherAI's harness) on a loaded model, and their figures as sums over rows."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailor.errors import DataError, TailorError
+from tailor.evaluate.figures import PerRow, mean
+from tailor.spec.suite import LmEval
+
+if TYPE_CHECKING:
+    from tailor.artifacts.load import Loaded
+
+PART = "lm_eval"
+FEWSHOT_SEED = 1234
+"""lm-eval's own: it chooses the examples, and published figures were made with it."""
+ROLLING = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": math.log(2)}
+"""Metrics whose rows are (log-likelihood, words or bytes); what the log-likelihood is divided by."""
+
+Report = dict[str, Any]
+"""What one of the named tasks gave: `task`, `versions`, lm-eval's own `reported` figures, and `rows`."""
+
+
+def require_lm_eval() -> Any:
+    """The package. TailorError when it is not installed."""
+    try:
+        import lm_eval
+    except ImportError:
+        raise TailorError(
+            "the task lm_eval needs the package lm-eval, which is not installed",
+            mend="pip install 'tailor[lm-eval]', or leave lm_eval out of the tasks",
+        ) from None
+    return lm_eval
+
+
+def check(task: LmEval) -> None:
+    """DataError for a task that lm-eval does not know, cannot read, or that needs what an evaluation does not do."""
+    for name in task.tasks:
+        found = _load(task, name)["tasks"]
+        for own, one in found.items():
+            if getattr(one, "UNSAFE_CODE", False):
+                raise DataError(
+                    f"lm_eval: {own} runs code that the model writes, which is not done here",
+                    mend="leave it out; lm-eval's own command runs it on a machine that may be harmed",
+                )
+            if getattr(one, "MULTIMODAL", False):
+                raise DataError(f"lm_eval: {own} asks about more than text", mend="leave it out")
+
+
+def settings(task: LmEval) -> list[dict[str, Any]]:
+    """What each named task is done with: changes with all that changes an answer, its definition's files too."""
+    shared = task.model_dump(mode="json", exclude={"tasks", "name"}) | {"files": _fingerprint(task.include)}
+    return [{**shared, "task": name} for name in task.tasks]
+
+
+def run(loaded: Loaded, asked: dict[str, Any], batch_size: int) -> Report:
+    """Do one named task with a loaded model."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    from tailor.evaluate.generation import ready
+
+    name = asked["task"]
+    task = LmEval.model_validate(
+        {
+            "name": "lm_eval",
+            "tasks": [name],
+            **{key: asked[key] for key in asked if key not in ("task", "files")},
+        }
+    )
+    if task.chat:
+        loaded.require_template()
+    found = _load(task, name)
+    for one in found["tasks"].values():
+        wanted = task.num_fewshot
+        if wanted is None:
+            wanted = one.get_config("num_fewshot") or 0
+        elif one.get_config("num_fewshot") == 0 and wanted:
+            raise DataError(
+                f"lm_eval: {one.config.task} is defined without examples (num_fewshot: 0)",
+                mend="leave num_fewshot out",
+            )
+        one.set_config(key="num_fewshot", value=wanted)
+        one.set_fewshot_seed(seed=FEWSHOT_SEED)
+    with ready(loaded.model):
+        model = HFLM(
+            pretrained=loaded.model,
+            tokenizer=AutoTokenizer.from_pretrained(loaded.tokenizer.name),
+            batch_size=batch_size,
+        )
+        results = require_lm_eval().evaluate(
+            lm=model,
+            task_dict=found,
+            limit=task.limit,
+            bootstrap_iters=0,
+            apply_chat_template=task.chat,
+            fewshot_as_multiturn=task.chat,
+        )
+    rows = [_row(own, sample) for own, samples in results["samples"].items() for sample in samples]
+    better = results["higher_is_better"].get(name) or {}
+    reported = {
+        key: {"value": value, "lower": better.get(key.split(",")[0]) is False}
+        for key, value in (results["groups"] if name in results.get("groups", {}) else results["results"])[
+            name
+        ].items()
+        if "," in key and "_stderr," not in key and isinstance(value, int | float)
+    }
+    versions = {own: results["versions"].get(own) for own in found["tasks"]}
+    return {"task": name, "versions": versions, "reported": reported, "rows": rows}
+
+
+def figures(report: Report) -> dict[str, PerRow]:
+    """Every figure of a task that is a ratio of sums over its rows: `TASK/METRIC`, or `TASK/METRIC/FILTER`.
+
+    What lm-eval reports in another way (a figure of the whole corpus, or one outside of 0 to 1) has no interval by
+    rows and is left out: it stands in the results beside those that are here.
+    """
+    found: dict[str, PerRow] = {}
+    for key, told in report["reported"].items():
+        metric, _, filtered = key.partition(",")
+        made = _per_row(metric, _values(report, metric, filtered), lower=told["lower"])
+        if made is not None and math.isclose(made.value, told["value"], rel_tol=1e-6, abs_tol=1e-9):
+            found[_name(report, key)] = made
+    return found
+
+
+def left_out(report: Report) -> list[str]:
+    """The others, in words."""
+    known = figures(report)
+    return [
+        f"lm_eval: {name} is {told['value']:.4g} and no mean over rows, so it is in results.json alone"
+        for key, told in report["reported"].items()
+        if (name := _name(report, key)) not in known
+    ]
+
+
+def _name(report: Report, key: str) -> str:
+    metric, _, filtered = key.partition(",")
+    return "/".join(part for part in (report["task"], metric, filtered) if part != "none")
+
+
+def as_rows(reports: Sequence[Report]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Per row, what all models share of it and what is this one's."""
+    return [(row["shared"], row["own"]) for report in reports for row in report["rows"]]
+
+
+def _values(report: Report, metric: str, filtered: str) -> list[Any]:
+    own = [row["own"] for row in report["rows"] if row["shared"]["filter"] == filtered]
+    return [one[metric] for one in own if metric in one]
+
+
+def _per_row(metric: str, values: list[Any], *, lower: bool) -> PerRow | None:
+    if not values:
+        return None
+    if metric in ROLLING:
+        over, under = ([float(value[at]) for value in values] for at in (0, 1))
+        made = mean(over)
+        return PerRow(
+            -made.over / ROLLING[metric],
+            mean(under).over,
+            exponential=metric != "bits_per_byte",
+            lower_is_better=True,
+        )
+    if not all(isinstance(value, bool | int | float) and 0 <= value <= 1 for value in values):
+        return None
+    made = mean(values)
+    return PerRow(made.over, made.under, lower_is_better=lower)
+
+
+def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
+    first = sample["arguments"][0]
+    question = first[0] if isinstance(first, list | tuple) else str(first)
+    return {
+        "shared": {
+            "task": task,
+            "filter": sample["filter"],
+            "row": int(sample["doc_id"]) + 1,
+            "prompt": str(question),
+            "reference": sample["target"]
+            if isinstance(sample["target"], str | int | list)
+            else str(sample["target"]),
+        },
+        "own": {
+            "answers": sample["filtered_resps"],
+            **{metric: sample[metric] for metric in sample["metrics"]},
+        },
+    }
+
+
+def _load(task: LmEval, name: str) -> Any:
+    """The task, or the group's tasks, with their data. DataError."""
+    require_lm_eval()
+    with _quiet():
+        files = _fingerprint(task.include)
+        manager = _manager(task.include, files, defaults=False)
+        if name not in manager.all_tasks:
+            manager = _manager(task.include, files, defaults=True)
+        if name not in manager.all_tasks:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+            raise DataError(
+                f"lm_eval: no such task: {name}",
+                mend=f"did you mean {' or '.join(near)}?"
+                if near
+                else "`lm-eval ls tasks` lists them; include names a folder with more",
+            )
+        try:
+            return manager.load([name])
+        except Exception as error:  # a definition may run any code, and its data may lie anywhere
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"lm_eval: the task {name} cannot be read: {said[:300]}",
+                mend="check its definition, and that its data can be reached from here",
+            ) from error
+
+
+@lru_cache(maxsize=4)
+def _manager(include: str | None, files: str | None, *, defaults: bool) -> Any:
+    """lm-eval's index of tasks; that of its own takes seconds. files: changes with those in `include`."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include, include_defaults=defaults)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval warns of its own definitions by the line."""
+    import logging
+
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _fingerprint(include: str | None) -> str | None:
+    """Of the files in a folder of definitions."""
+    if include is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(
+        path for path in Path(include).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ):
+        digest.update(f"{path.relative_to(include)}\n{path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]

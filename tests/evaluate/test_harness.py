@@ -1,0 +1,216 @@
+"""lm-eval's tasks through `tailor evaluate`, with definitions and rows of the test's own: no network.
+
+lm-eval is 320 MB beside what development needs, so `make test` does without, and says that this file was skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip(
+    "lm_eval", reason="lm-eval is not installed: pip install -c constraints.txt -e '.[lm-eval]'"
+)
+
+from tailor.errors import DataError, TailorError
+from tailor.onray.evaluate import Evaluated, evaluate
+from tailor.spec.load_evaluation import with_overrides
+from tests.helpers.adapters import random_adapter
+from tests.helpers.evaluations import Shown, write_rows
+from tests.helpers.models import tiny_llama
+
+COLOURS = """\
+task: colours
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+"""
+SAID = """\
+task: said
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: generate_until
+generation_kwargs: {{until: ["x"], max_gen_toks: 4}}
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{choices[answer]}}}}"
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}, {{metric: bleu}}]
+"""
+READ = """\
+task: read
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{choices[2]}}}}"
+metric_list: [{{metric: word_perplexity}}, {{metric: bits_per_byte}}]
+"""
+GROUP = """\
+group: both
+task: [colours, said]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an adapter on it, questions with choices, and definitions of tasks that ask them."""
+    folder = tmp_path_factory.mktemp("place")
+    base = tiny_llama(folder / "base", max_position_embeddings=256)
+    random_adapter(folder / "adapter", base, size=0.2)
+    shutil.copytree(folder / "adapter", folder / "plain")  # as trained on texts
+    config = folder / "plain" / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    del settings["chat_template"]
+    config.write_text(json.dumps(settings))
+    rows = [
+        {
+            "question": f"{at}?",
+            "choices": ["It is 0.", "It is 1.", "Something longer, say."],
+            "answer": at % 2,
+        }
+        for at in range(5)
+    ]
+    write_rows(folder / "rows.jsonl", rows)
+    (folder / "tasks").mkdir()
+    for name, text in (("colours", COLOURS), ("said", SAID), ("read", READ)):
+        (folder / "tasks" / f"{name}.yaml").write_text(text.format(rows=folder / "rows.jsonl"))
+    (folder / "tasks" / "both.yaml").write_text(GROUP)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_network(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def made(
+    place: Path,
+    to: Path,
+    *tasks: dict[str, Any],
+    shown: Shown | None = None,
+    model: str = "adapter",
+    **values: Any,
+) -> Evaluated:
+    own = [{"include": str(place / "tasks"), **task} if task["name"] == "lm_eval" else task for task in tasks]
+    suite = with_overrides({"tasks": own, **values}, "evaluation", ())
+    return evaluate(str(place / model), suite, shown or Shown(), name="x", to=str(to))
+
+
+def value(outcome: Evaluated, figure: str, model: str = "adapter") -> float:
+    (found,) = (entry for entry in outcome.results["figures"] if entry["figure"] == figure)
+    return float(found["models"][model]["value"])
+
+
+def rows_of(outcome: Evaluated, file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in outcome.folder.read_text(file).splitlines()]
+
+
+def likelihoods(outcome: Evaluated, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Theirs and ours of every choice, float64[rows, choices]."""
+    theirs, ours = rows_of(outcome, "lm_eval.jsonl"), rows_of(outcome, "choices.jsonl")
+    return (
+        np.array([[answer[0] for answer in row["models"][model]["answers"]] for row in theirs]),
+        np.array([row["models"][model]["loglikelihoods"] for row in ours]),
+    )
+
+
+def test_lm_eval_and_our_own_choices_agree(place: Path, tmp_path: Path) -> None:
+    """Two programs, one model, the same questions: each is the other's reference."""
+    choices = {"name": "multiple_choice", "data": {"path": str(place / "rows.jsonl")}}
+    outcome = made(place, tmp_path / "x", choices, {"name": "lm_eval", "tasks": ["colours"]}, model="plain")
+    for model in ("plain", "base"):
+        assert value(outcome, "colours/acc", model) == value(outcome, "accuracy", model)
+        assert value(outcome, "colours/acc_norm", model) == value(outcome, "accuracy_norm", model)
+        theirs, ours = likelihoods(outcome, model)
+        assert theirs == pytest.approx(ours, rel=1e-4)
+    reported = outcome.results["lm_eval"]["tasks"]["colours"]["reported"]
+    assert reported["plain"]["acc,none"] == value(outcome, "accuracy", "plain")
+    assert not np.allclose(theirs, likelihoods(outcome, "plain")[0], rtol=1e-2), (
+        "the control: the base is another"
+    )
+
+
+def test_through_the_chat_template(place: Path, tmp_path: Path) -> None:
+    """lm-eval scores the white space that ends a prompt with each answer: the same share for all of them."""
+    choices = {"name": "multiple_choice", "data": {"path": str(place / "rows.jsonl")}}
+    task = {"name": "lm_eval", "tasks": ["colours"], "chat": True, "num_fewshot": 0}
+    theirs, ours = likelihoods(made(place, tmp_path / "x", choices, task, compare="none"), "adapter")
+    share = theirs - ours
+    assert share == pytest.approx(np.repeat(share[:, :1], 3, axis=1), abs=1e-3)
+    assert (share < -1).all()
+    assert (theirs.argmax(1) == ours.argmax(1)).all()
+    with pytest.raises(TailorError, match="plain has no chat template"):
+        made(place, tmp_path / "y", task, compare="none", model="plain")
+    examples = made(place, tmp_path / "z", {**task, "num_fewshot": 2, "limit": 1}, compare="none")
+    (row,) = rows_of(examples, "lm_eval.jsonl")
+    assert row["prompt"].count("<|im_start|>assistant") == 3
+
+
+def test_every_kind_of_task_and_what_is_no_mean(place: Path, tmp_path: Path) -> None:
+    shown = Shown()
+    task = {"name": "lm_eval", "tasks": ["both", "said", "read"], "limit": 3}
+    values = {"compare": "none", "fail_if": {"both/acc": "< 2", "read/bits_per_byte": "< 0"}}
+    outcome = made(place, tmp_path / "x", task, shown=shown, **values)
+    entries = {entry["figure"]: entry for entry in outcome.results["figures"]}
+    assert list(entries) == ["both/acc", "said/exact_match", "read/word_perplexity", "read/bits_per_byte"]
+    assert [entries[name]["rows"] for name in entries] == [3, 3, 3, 3]
+    assert entries["read/bits_per_byte"]["better"] == "lower"
+    for name, key in (("both", "acc,none"), ("read", "word_perplexity,none"), ("read", "bits_per_byte,none")):
+        reported = outcome.results["lm_eval"]["tasks"][name]["reported"]["adapter"][key]
+        assert value(outcome, f"{name}/{key.split(',')[0]}") == pytest.approx(reported, rel=1e-6)
+    assert [line for line in shown.lines if "said/bleu" in line], "told, and not in the table"
+    assert "bleu,none" in outcome.results["lm_eval"]["tasks"]["said"]["reported"]["adapter"]
+    assert outcome.results["failed"] == [
+        f"both/acc is {value(outcome, 'both/acc'):.4g}, and fail_if says < 2"
+    ]
+    assert {row["task"] for row in rows_of(outcome, "lm_eval.jsonl")} == {"colours", "said", "read"}
+
+
+def test_mistakes(place: Path, tmp_path: Path) -> None:
+    def refusal(**task: Any) -> str:
+        with pytest.raises(TailorError) as caught:
+            made(place, tmp_path / "x", {"name": "lm_eval", **task}, compare="none")
+        return str(caught.value)
+
+    assert refusal(tasks=["hellaswagg"]).startswith(
+        "lm_eval: no such task: hellaswagg; did you mean hellaswag or "
+    )
+    (place / "tasks" / "lost.yaml").write_text(
+        COLOURS.replace("task: colours", "task: lost").format(rows="no.jsonl")
+    )
+    assert refusal(tasks=["lost"]).startswith("lm_eval: the task lost cannot be read: Unable to find")
+    (place / "tasks" / "zero.yaml").write_text(
+        COLOURS.replace("task: colours", "task: zero").format(rows=place / "rows.jsonl") + "num_fewshot: 0\n"
+    )
+    assert refusal(tasks=["zero"], num_fewshot=2) == (
+        "lm_eval: zero is defined without examples (num_fewshot: 0); leave num_fewshot out"
+    )
+    with pytest.raises(DataError) as caught:
+        made(place, tmp_path / "y", {"name": "lm_eval", "tasks": ["colours"]}, fail_if={"colours/ac": "< 1"})
+    assert str(caught.value) == (
+        "fail_if names colours/ac, and the tasks gave colours/acc, colours/acc_norm; "
+        "correct it, and give the same command again, which takes the answers that are done"
+    )
+    shown = Shown()
+    made(
+        place,
+        tmp_path / "y",
+        {"name": "lm_eval", "tasks": ["colours"]},
+        shown=shown,
+        fail_if={"colours/acc": "< 0"},
+    )
+    assert shown.lines[0].startswith("going on: 2 of 2 rows")
