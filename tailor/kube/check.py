@@ -10,6 +10,7 @@ from tailor.errors import Problem
 from tailor.kube import names
 from tailor.kube.spec import Cache, Head
 from tailor.spec.keys import Finding, Keys, path_of
+from tailor.spec.reach import below
 from tailor.spec.source import Document, Path
 
 RECIPE_FOLDER = "/etc/tailor"
@@ -243,12 +244,6 @@ def _labels(keys: Keys) -> Iterator[Place]:
                 yield path, f"{value} is no label's value: up to 63 letters, digits, - _ and ."
             elif section == "labels" and (name in _OWN_LABELS or name.startswith("ray.io/")):
                 yield path, f"is not for you to set; {_OWN_LABELS.get(name, 'KubeRay sets its own labels')}"
-
-
-def below(path: str, folder: str) -> bool:
-    """Whether an absolute path is the folder or lies below it."""
-    parts, outer = ([part for part in name.split("/") if part] for name in (path, folder))
-    return parts[: len(outer)] == outer
 
 
 def _items(keys: Keys, key: str) -> Iterator[tuple[int, Any]]:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os.path
-import posixpath
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tailor.errors import Problem
-from tailor.kube.check import below
 from tailor.kube.spec import Cluster, Head
-from tailor.spec import files
-from tailor.spec.data import Source
+from tailor.spec import reach
 from tailor.spec.keys import Finding, path_of
+from tailor.spec.reach import Reach
 from tailor.spec.recipe import Recipe
 from tailor.spec.source import Document
-from tailor.spec.suite import Facts, MultipleChoice, Questions
-
-TEMPLATE = "template.jinja"
-"""The name under which a chat template of this machine reaches the pods."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ def size(recipe: Recipe, cluster: Cluster) -> Size:
 def problems(recipe: Recipe, cluster: Cluster, document: Document) -> list[Problem]:
     """What keeps the recipe from running on the cluster, each at its place in the recipe."""
     found = []
-    for findings in (_scale, _job, _run_folder, _inputs):
+    for findings in (_scale, _job, _names):
         for key, message in findings(recipe, cluster):
             found.append(document.at_value(path_of(key)).problem(path_of(key), message))
     return found
@@ -55,7 +45,7 @@ def notes(recipe: Recipe, cluster: Cluster) -> list[str]:
     """What is worth knowing and may be meant."""
     found = []
     named = [recipe.save.to, recipe.data.store or "", recipe.model.path]
-    named += [source.path for _, source in _sources(recipe)]
+    named += [source.path for _, source in reach.sources(recipe)]
     credentials = any(name.startswith("AWS_") for name in cluster.secret_env)
     if any("s3://" in name for name in named) and not (
         credentials or cluster.env_from or cluster.service_account
@@ -67,14 +57,6 @@ def notes(recipe: Recipe, cluster: Cluster) -> list[str]:
     if cluster.job.backoff_limit and recipe.save.every is None:
         found.append("without save.every the only checkpoint is the last step's: a retry starts over")
     return found
-
-
-def template_file(recipe: Recipe, cluster: Cluster) -> str | None:
-    """The chat template's file when it is on this machine alone and must be carried."""
-    name = recipe.data.template
-    if name is None or name in files.templates() or _visible(name, cluster):
-        return None
-    return name
 
 
 def _scale(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
@@ -119,82 +101,33 @@ def _job(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
         yield "save.resume", "never refuses what a retry must go on with; write auto, or job.backoff_limit: 0"
 
 
-def _run_folder(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
-    """What is written must outlive the pods, and be the same folder for all of them."""
-    places = [("save.to", recipe.save.to)]
-    if recipe.data.store is not None:
-        places.append(("data.store", recipe.data.store))
-    for key, name in places:
-        if name.startswith("memory://"):
-            yield (
-                key,
-                "is in one process's memory; write s3://… or a folder below a claim of the cluster file",
-            )
-        elif name.startswith(("http://", "https://", "hf://")):
-            yield key, f"{name} cannot be written; write s3://… or a folder below a claim of the cluster file"
-        elif (path := _in_pod(name, cluster)) is not None:
-            volume = next((volume for volume in cluster.volumes if below(path, volume.mount)), None)
-            seen = f" ({path} in a pod)" if path != name else ""
-            if volume is None or volume.claim is None:
-                yield (
-                    key,
-                    (
-                        f"{name}{seen} is a folder of each pod for itself, lost with it; write s3://…, or a folder "
-                        "below the mount of a claim in volumes of the cluster file"
-                    ),
-                )
-            elif volume.read_only:
-                yield key, f"{name} lies on {volume.claim}, which the cluster file mounts read_only"
+def _names(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
+    view = seen(cluster)
+    yield from reach.written(recipe, view)
+    yield from reach.read(recipe, view, carried=cluster.recipe_path is None)
 
 
-def _inputs(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
-    """What is read must be seen by every pod."""
-    mend = "put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)"
-    for key, source in _sources(recipe):
-        if source.path.startswith("memory://"):
-            yield key, f"is in one process's memory; {mend}"
-        elif not _visible(source.path, cluster):
-            yield key, f"{source.path} is on this machine, and pods don't see it; {mend}"
-    model = recipe.model.path
-    hub = "://" not in model and _HUB_ID.fullmatch(model) and not os.path.isdir(model)
-    if not hub and not _visible(model, cluster):
-        yield "model.path", f"{model} is on this machine, and pods don't see it; {mend}"
-    template = template_file(recipe, cluster)
-    if template is not None and (cluster.recipe_path is not None or not os.path.isfile(template)):
-        yield "data.template", f"no built-in template and no file that pods see: {template}; {mend}"
-
-
-def _sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions]]:
-    """(key, source) of all rows that are read, to train on and to evaluate on."""
-    final = recipe.evaluate.final
-    evaluated = final.data.evaluation if final is not None and final.data is not None else []
-    for key, sources in (
-        ("data.train", recipe.data.train),
-        ("data.evaluation", recipe.data.evaluation),
-        ("evaluate.final.data.evaluation", evaluated),
-    ):
-        for index, source in enumerate(sources):
-            yield f"{key}.{index}.path", source
-    for index, task in enumerate(final.tasks if final is not None else ()):
-        if isinstance(task, MultipleChoice | Facts):
-            yield f"evaluate.final.tasks.{index}.data.path", task.data
-
-
-def _visible(name: str, cluster: Cluster) -> bool:
-    """Whether every pod sees the file: by a URL, on a claim, or in the image."""
-    path = _in_pod(name, cluster)
-    if path is None:
-        return not name.startswith("memory://")
-    claims = [volume.mount for volume in cluster.volumes if volume.claim is not None]
-    return any(below(path, folder) for folder in (*claims, *cluster.image_files))
-
-
-def _in_pod(name: str, cluster: Cluster) -> str | None:
-    """The absolute path in a pod, or None for a URL."""
-    path = name.removeprefix("file://")
-    if "://" in path or "::" in path:
-        return None
-    return posixpath.normpath(posixpath.join(cluster.working_dir, path))
+def seen(cluster: Cluster) -> Reach:
+    """What the pods see: claims, and the image's own files."""
+    claims = [volume for volume in cluster.volumes if volume.claim is not None]
+    return Reach(
+        machines="pods",
+        there="in a pod",
+        working_dir=cluster.working_dir,
+        shared=tuple(volume.mount for volume in claims if not volume.read_only),
+        readable=(*(volume.mount for volume in claims), *cluster.image_files),
+        read_only={
+            volume.mount: f"lies on {volume.claim}, which the cluster file mounts read_only"
+            for volume in claims
+            if volume.read_only
+        },
+        to_write="a folder below a claim of the cluster file",
+        own_folder=(
+            "is a folder of each pod for itself, lost with it; write s3://…, or a folder below the mount of a "
+            "claim in volumes of the cluster file"
+        ),
+        to_read="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
+    )
 
 
 def _trainer(cluster: Cluster) -> tuple[Head, str]:

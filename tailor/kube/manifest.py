@@ -14,7 +14,7 @@ from tailor.errors import RecipeError, TemplateError
 from tailor.kube import check, fit, names, pods
 from tailor.kube.check import RECIPE_FOLDER
 from tailor.kube.spec import Cluster
-from tailor.spec import load
+from tailor.spec import load, reach
 from tailor.spec.recipe import Recipe
 
 Kind = Literal["RayJob", "RayCluster"]
@@ -150,10 +150,10 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
     Its name holds a hash of its content and it never changes, so that a retry runs what ran before.
     """
     data: dict[str, str] = {}
-    template = fit.template_file(recipe, cluster)
+    template = reach.template_file(recipe, fit.seen(cluster))
     if template is not None:
-        data[fit.TEMPLATE] = _text_of(template)
-        carried = recipe.data.model_copy(update={"template": f"{RECIPE_FOLDER}/{fit.TEMPLATE}"})
+        data[reach.TEMPLATE] = _text_of(template)
+        carried = recipe.data.model_copy(update={"template": f"{RECIPE_FOLDER}/{reach.TEMPLATE}"})
         recipe = recipe.model_copy(update={"data": carried})
     data = {_RECIPE: load.resolved_yaml(recipe), **data}
     digest = hashlib.sha256("\0".join(data.values()).encode()).hexdigest()[:10]
