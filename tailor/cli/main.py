@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("tailor.cli.push", "upload what a run made to the Hugging Face hub"),
     "runs": ("tailor.cli.runs", "list runs"),
     "show": ("tailor.cli.show", "show a run"),
+    "submit": ("tailor.cli.submit", "run a recipe as a job on a Ray cluster, and follow it"),
+    "jobs": ("tailor.cli.jobs", "list, follow or stop the jobs of a Ray cluster"),
     "manifest": ("tailor.cli.manifest", "write a recipe as a RayJob or RayCluster for Kubernetes"),
     "init": ("tailor.cli.init", "write a first recipe to edit"),
     "schema": (

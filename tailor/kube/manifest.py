@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
-from tailor.errors import RecipeError, TemplateError
+from tailor.errors import RecipeError
 from tailor.kube import check, fit, names, pods
 from tailor.kube.check import RECIPE_FOLDER
 from tailor.kube.spec import Cluster
@@ -22,7 +21,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Values = dict[str, Any]
 
 API_VERSION = "ray.io/v1"
-_RECIPE = "recipe.yaml"
 
 
 def load_cluster(path: str) -> Cluster:
@@ -108,7 +106,7 @@ def _queue(cluster: Cluster) -> Values:
 
 def _entrypoint(cluster: Cluster, overrides: Sequence[str]) -> str:
     if cluster.recipe_path is None:
-        return f"tailor run {RECIPE_FOLDER}/{_RECIPE}"
+        return f"tailor run {RECIPE_FOLDER}/{reach.RECIPE}"
     return shlex.join(["tailor", "run", cluster.recipe_path, *overrides])
 
 
@@ -149,13 +147,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
 
     Its name holds a hash of its content and it never changes, so that a retry runs what ran before.
     """
-    data: dict[str, str] = {}
-    template = reach.template_file(recipe, fit.seen(cluster))
-    if template is not None:
-        data[reach.TEMPLATE] = _text_of(template)
-        carried = recipe.data.model_copy(update={"template": f"{RECIPE_FOLDER}/{reach.TEMPLATE}"})
-        recipe = recipe.model_copy(update={"data": carried})
-    data = {_RECIPE: load.resolved_yaml(recipe), **data}
+    data = reach.parcel(recipe, fit.seen(cluster), RECIPE_FOLDER)
     digest = hashlib.sha256("\0".join(data.values()).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",
@@ -164,15 +156,6 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
         "immutable": True,
         "data": data,
     }
-
-
-def _text_of(template: str) -> str:
-    try:
-        return Path(template).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise TemplateError(f"{template} is not UTF-8") from None
-    except OSError as error:
-        raise TemplateError(f"{template} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 class _Dumper(load.Dumper):

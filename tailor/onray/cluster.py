@@ -135,7 +135,9 @@ def connect(scale: Scale, *, verbose: bool = False) -> Cluster:
     if target == OWN:
         options |= {"num_cpus": machine.cpus(), "include_dashboard": False}
     try:
-        _knock(target)
+        host, found, port = target.removeprefix("ray://").rpartition(":")
+        if found and port.isdigit():
+            knock(host.strip("[]"), int(port))
         ray.init(address=target, **options)
     except (OSError, ValueError, RuntimeError) as error:
         if target == OWN:
@@ -147,11 +149,9 @@ def connect(scale: Scale, *, verbose: bool = False) -> Cluster:
     return describe(own=target == OWN)
 
 
-def _knock(target: str) -> None:
-    """OSError when nothing listens at `host:port`. Ray itself takes minutes to say so."""
-    host, found, port = target.removeprefix("ray://").rpartition(":")
-    if found and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+def knock(host: str, port: int) -> None:
+    """OSError when nothing listens there. Ray itself takes minutes to say so."""
+    socket.create_connection((host, port), timeout=KNOCK_SECONDS).close()
 
 
 def describe(*, own: bool) -> Cluster:

@@ -12,6 +12,7 @@ from tailor.onray import cluster as clusters
 from tailor.onray import trainer
 from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
+from tailor.onray.jobs import require_lasting
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Display, Stopwatch, publisher, recorded
 from tailor.runs import environment, evaluations, folder, report, resume
@@ -68,6 +69,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
 
 def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
     run = Store(recipe.save.to)
+    require_lasting(recipe)
     resume.check_place(recipe, run)
     if recipe.model.warm_start is not None and not resume.begun(run):
         from tailor.train import warm_start

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os.path
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from tailor.spec import files
+from tailor.errors import TemplateError
+from tailor.spec import files, load
 from tailor.spec.data import Source
-from tailor.spec.keys import Finding
+from tailor.spec.keys import Finding, path_of
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Facts, MultipleChoice, Questions
 
+RECIPE = "recipe.yaml"
 TEMPLATE = "template.jinja"
-"""The name under which a chat template of this machine travels with a recipe."""
+"""The names under which a recipe and a chat template of this machine travel."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -91,8 +96,7 @@ def read(recipe: Recipe, reach: Reach, *, carried: bool) -> Iterator[Finding]:
         elif not reach.sees(source.path):
             yield key, f"{source.path} {unseen}"
     model = recipe.model.path
-    hub = "://" not in model and _HUB_ID.fullmatch(model) and not os.path.isdir(model)
-    if not hub and not reach.sees(model):
+    if not _is_hub_id(model) and not reach.sees(model):
         yield "model.path", f"{model} {unseen}"
     for key, run in _runs(recipe):
         if not reach.sees(run):
@@ -103,6 +107,39 @@ def read(recipe: Recipe, reach: Reach, *, carried: bool) -> Iterator[Finding]:
             "data.template",
             f"no built-in template and no file that {reach.machines} see: {template}; {reach.to_read}",
         )
+
+
+def absolute(recipe: Recipe, reach: Reach) -> Recipe:
+    """The recipe with every local name as the absolute path that is meant there."""
+    values = recipe.model_dump(mode="json")
+    model = recipe.model.path
+    names = [("save.to", recipe.save.to), *_runs(recipe)]
+    names += [(key, source.path) for key, source in sources(recipe)]
+    names += [("data.store", recipe.data.store)] if recipe.data.store is not None else []
+    names += [("model.path", model)] if not _is_hub_id(model) else []
+    if recipe.data.template is not None and reach.sees(recipe.data.template):
+        names.append(("data.template", recipe.data.template))
+    for key, name in names:
+        *above, last = path_of(key)
+        section: Any = values
+        for step in above:
+            section = section[step]
+        section[last] = reach.path(name) or name
+    return Recipe.model_validate_json(json.dumps(values), strict=True)
+
+
+def parcel(recipe: Recipe, reach: Reach, folder: str) -> dict[str, str]:
+    """What travels to the machines: the texts of the resolved recipe and of its chat template, by file name.
+
+    folder: where they lie there. TemplateError when the template cannot be read.
+    """
+    texts: dict[str, str] = {}
+    template = template_file(recipe, reach)
+    if template is not None:
+        texts[TEMPLATE] = _text_of(template)
+        data = recipe.data.model_copy(update={"template": posixpath.join(folder, TEMPLATE)})
+        recipe = recipe.model_copy(update={"data": data})
+    return {RECIPE: load.resolved_yaml(recipe), **texts}
 
 
 def template_file(recipe: Recipe, reach: Reach) -> str | None:
@@ -139,3 +176,16 @@ def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for index, other in enumerate(compare if isinstance(compare, list) else ()):
         if other != "base":
             yield f"evaluate.final.compare.{index}", other
+
+
+def _is_hub_id(model: str) -> bool:
+    return "://" not in model and bool(_HUB_ID.fullmatch(model)) and not os.path.isdir(model)
+
+
+def _text_of(template: str) -> str:
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise TemplateError(f"{template} is not UTF-8") from None
+    except OSError as error:
+        raise TemplateError(f"{template} cannot be read: {(error.strerror or str(error)).lower()}") from None

@@ -1,0 +1,102 @@
+"""`tailor jobs`: the jobs of a Ray cluster. List them, follow one, or stop it with a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tailor.cli.main import INTERRUPTED
+from tailor.errors import ScaleError
+
+if TYPE_CHECKING:
+    from tailor.onray.jobs import Job, Jobs
+
+COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "pending": ""}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        choices=("list", "logs", "stop"),
+        help="all jobs; a job's log until its end, with its exit code; or the end of a job, with a checkpoint",
+    )
+    parser.add_argument("job", nargs="?", metavar="JOB", help="the job's name, for logs and stop")
+    add_address(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    if (args.what == "list") != (args.job is None):
+        raise ScaleError(
+            f"`tailor jobs {args.what}` takes {'no' if args.what == 'list' else 'the name of a'} job",
+            mend="`tailor jobs list`, `tailor jobs logs JOB` or `tailor jobs stop JOB`",
+        )
+    from tailor.onray.jobs import Jobs
+
+    jobs = Jobs(args.address)
+    if args.what == "list":
+        return _list(jobs)
+    if args.what == "logs":
+        return followed(jobs, args.job)
+    job = jobs.stop(args.job, show)
+    print(f"job {job.name} is {job.state}", file=sys.stderr)
+    return 0
+
+
+def followed(jobs: Jobs, name: str) -> int:
+    """The job's exit code, after its log. Ctrl-C leaves the job at work."""
+    try:
+        return jobs.follow(name, show)
+    except KeyboardInterrupt:
+        print(
+            f"tailor: the job goes on; `tailor jobs logs {name}` follows it, `tailor jobs stop {name}` stops it",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _list(jobs: Jobs) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    found = jobs.all()
+    if not found:
+        console.print(f"no jobs on {jobs.address}")
+        return 0
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("job", "state", "code", "started", "took", "run"):
+        table.add_column(head, justify="right" if head == "code" else "left", no_wrap=True)
+    for job in found:
+        code = "" if job.code is None else str(job.code)
+        table.add_row(job.name, Text(job.state, COLOURS[job.state]), code, _when(job), _took(job), job.run)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe cuts nothing
+    console.print(table)
+    return 0
+
+
+def _when(job: Job) -> str:
+    return datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M") if job.started else ""
+
+
+def _took(job: Job) -> str:
+    from tailor.runs.words import duration
+
+    return duration((job.ended or time.time()) - job.started) if job.started else ""

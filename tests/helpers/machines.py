@@ -1,0 +1,118 @@
+"""A Ray cluster of several machines on this one, in a process of its own, with a job server that wants a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers.killing import PATHS
+
+SERVE = """\
+import json, sys
+from ray.cluster_utils import Cluster
+head, others = json.loads(sys.argv[1])
+cluster = Cluster(initialize_head=True, head_node_args=head)
+nodes = [cluster.add_node(**other) for other in others]
+print(json.dumps([cluster.webui_url, cluster.address]), flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes.pop(int(line)), allow_graceful=False)
+    print("removed", flush=True)
+cluster.shutdown()
+"""
+MEMORY = 80 << 20
+
+
+@dataclass
+class Machines:
+    """A running cluster."""
+
+    url: str
+    """Of its job server."""
+    environment: dict[str, str]
+    """With which commands reach it."""
+    metrics_port: int
+    """Of the head's metrics, as Prometheus reads them."""
+    _process: subprocess.Popen[str]
+
+    def kill(self, number: int) -> None:
+        """Kill a machine beside the head, as a power cut would."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "removed\n"
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+
+@contextmanager
+def cluster(
+    *cpus: int, disturb: object = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Machines]:
+    """Machines with so many CPUs each; the first is the head."""
+    metrics_port = _free_port()
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        head = {
+            "num_cpus": cpus[0],
+            "include_dashboard": True,
+            "dashboard_port": _free_port(),
+            "metrics_export_port": metrics_port,
+        }
+        # Each machine has its own folder: two agents would unpack a job's files over each other.
+        nodes = [
+            {"num_cpus": number, "object_store_memory": MEMORY, "temp_dir": f"{folder}/{at}"}
+            for at, number in enumerate(cpus[1:])
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, json.dumps([{**head, "object_store_memory": MEMORY}, nodes])],
+            cwd=folder,
+            env={
+                **os.environ,
+                **token,
+                "RAY_TMPDIR": folder,
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                "PYTHONPATH": PATHS,
+                "DISTURB": json.dumps(disturb),
+                "OMP_NUM_THREADS": "1",
+                "COLUMNS": "100",
+                "HF_HUB_OFFLINE": "1",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_metrics_report_interval_ms": "1000",
+                **(environment or {}),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, "the cluster did not start"
+            url, address = json.loads(line)
+            yield Machines(f"http://{url}", {**token, "RAY_ADDRESS": address}, metrics_port, process)
+        finally:
+            process.communicate()  # the end of its input ends it
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

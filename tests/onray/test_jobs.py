@@ -1,0 +1,159 @@
+"""Jobs on a cluster of two machines: the real commands against a real job server, one machine killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tailor.onray.jobs import STOPPED_CODE
+from tailor.runs.log import read
+from tailor.store import Store
+from tests.helpers.killing import PATHS, PATIENCE, Command, Ended, ended, make_place, told
+from tests.helpers.machines import Machines, cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
+BOTH = "scale.workers={min: 1, max: 2}"
+STEPS = ("train.steps=24", "train.micro_batch_size=2", "evaluate.every=12", "save.every=4")
+
+
+@dataclass
+class Desk:
+    """Where commands are given, beside a cluster that shares this folder."""
+
+    machines: Machines
+    place: Path
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=self.place,
+            env={
+                **os.environ,
+                "PYTHONPATH": PATHS,
+                "RAY_AUTH_TOKEN": self.machines.environment["RAY_AUTH_TOKEN"],
+                "RAY_API_SERVER_ADDRESS": self.machines.url,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *words: str) -> Ended:
+        return ended(self.start(*words))
+
+    def submit(self, *words: str) -> str:
+        """The name of a job that nobody follows."""
+        sent = self("tailor", "submit", "recipe.yaml", "--shared", ".", "--detach", *words)
+        assert sent.code == 0, sent.err
+        return sent.out.split()[3]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    place = make_place(tmp_path_factory.mktemp("place"))
+    with cluster(1, 1, disturb=[SLOW_STEPS]) as machines:
+        yield Desk(machines, place)
+
+
+@pytest.fixture(scope="module")
+def whole(desk: Desk) -> Command:
+    """The undisturbed run, in a process of its own."""
+    command = Command(desk.place, "whole", STEPS)
+    command.finish()
+    return command
+
+
+def wait_until(there: Callable[[], bool], follower: subprocess.Popen[str]) -> None:
+    """While the job is followed."""
+    deadline = time.monotonic() + PATIENCE
+    while not there():
+        if follower.poll() is not None or time.monotonic() > deadline:
+            follower.kill()
+            raise AssertionError("\n".join(follower.communicate()))
+        time.sleep(0.1)
+
+
+def losses(run: Store) -> list[float]:
+    return [record["loss"] for record in told(run) if "loss" in record]
+
+
+def step(run: Store) -> int:
+    return max((record["step"] for record in read(run) if record["kind"] == "train"), default=0)
+
+
+@pytest.fixture(scope="module")
+def stopped(desk: Desk) -> Command:
+    """A job on both machines that was listed, followed and stopped amid its steps; its run."""
+    run = Command(desk.place, "job").run
+    name = desk.submit("save.to=runs/job", *STEPS, BOTH)
+    follower = desk.start("tailor", "jobs", "logs", name)
+    wait_until(lambda: step(run) >= 5, follower)
+    listed = desk("tailor", "jobs", "list")
+    assert f"{name}  running" in listed.out
+    assert run.url in listed.out
+
+    stop = desk("tailor", "jobs", "stop", name)
+    assert stop.code == 0, stop.err
+    assert stop.out.startswith("stopping after this step, with a checkpoint")
+    assert "data prepared" not in stop.out, "what was said before the stop is left out"
+    assert stop.err == f"job {name} is stopped\n"
+    log = ended(follower)
+    assert log.code == STOPPED_CODE
+    assert "data prepared" in log.out
+    assert "joined the Ray cluster" in log.out
+    assert log.out.endswith(stop.out)
+    return Command(desk.place, "job")
+
+
+def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, desk: Desk) -> None:
+    last = step(stopped.run)
+    assert 5 <= last < 24
+    assert stopped.run.join("checkpoints").names()[-1] == f"step-{last:08d}"
+    # Stopped once more, and followed once more.
+    name = desk("tailor", "jobs", "list").out.splitlines()[1].split()[0]
+    assert desk("tailor", "jobs", "stop", name).err == f"job {name} is stopped\n"
+    assert desk("tailor", "jobs", "logs", name).code == STOPPED_CODE
+    # Control: a name that no job has.
+    unknown = desk("tailor", "jobs", "logs", "nothing")
+    assert (unknown.code, unknown.err.splitlines()[0][-16:]) == (2, "no job nothing")
+
+
+def test_the_job_has_the_exit_code_of_its_command(desk: Desk) -> None:
+    """And `ray job submit -- tailor run` works; a run's folder in the job's working directory would be lost."""
+    sent = desk("ray", "job", "submit", "--working-dir", ".", "--", "tailor", "run", "recipe.yaml")
+    assert sent.code == 1, "the code that Ray's own command gives for any failure"
+    assert "save.to lies in the job's working directory" in sent.out
+    name = next(word for word in sent.out.split() if word.startswith("'raysubmit_")).strip("'")
+    again = desk("tailor", "jobs", "logs", name)
+    assert again.code == 2
+    assert "save.to lies in the job's working directory" in again.out
+
+
+def test_a_machine_is_lost_and_the_job_ends_as_if_not(stopped: Command, whole: Command, desk: Desk) -> None:
+    """It goes on from where the job before it was stopped."""
+    before = step(stopped.run)
+    job = desk.start("tailor", "submit", "recipe.yaml", "--shared", ".", "save.to=runs/job", *STEPS, BOTH)
+    wait_until(lambda: step(stopped.run) >= before + 2, job)
+    desk.machines.kill(0)
+    result = ended(job)
+    assert result.code == 0, result.out + result.err
+    assert f"going on from step {before}\n" in result.out
+    assert "starting again from the last checkpoint" in result.out, "a worker was on the machine"
+    assert "step 24/24" in result.out
+    assert len(json.loads(stopped.run.read_text("status.json"))["failures"]) == 1
+    assert losses(stopped.run) == pytest.approx(losses(whole.run), abs=1e-5)
+    # Control: another seed is another curve.
+    other = Command(desk.place, "other", (*STEPS, "train.seed=1"))
+    other.finish()
+    assert losses(other.run) != pytest.approx(losses(whole.run), abs=1e-3)
