@@ -28,6 +28,9 @@ KNOCK_SECONDS = 10.0
 PLACEMENT_SECONDS = 120
 """How long a run waits for its place on a cluster."""
 
+KIND = "accelerator_type:"
+"""Ray's name of the resource that tells a machine's kind of GPU."""
+
 FIT_SECONDS = 1.5
 """A reservation for which there is room is made in less."""
 
@@ -50,6 +53,8 @@ class Node:
 
     cpus: float
     gpus: float
+    accelerator: str = ""
+    """The kind of its GPUs, as Ray names it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,10 @@ class Cluster:
     @property
     def gpus(self) -> float:
         return sum(node.gpus for node in self.nodes)
+
+    def of_kind(self, accelerator: str | None) -> tuple[Node, ...]:
+        """The machines that a recipe may train on: those with such GPUs, or all of them."""
+        return tuple(node for node in self.nodes if accelerator in (None, node.accelerator))
 
 
 def address(scale: Scale) -> str | None:
@@ -158,21 +167,39 @@ def describe(*, own: bool) -> Cluster:
     """The cluster that this process is connected to."""
     import ray
 
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    return Cluster(own, tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return Cluster(own, tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0), _accelerator(n)) for n in nodes))
+
+
+def _accelerator(resources: dict[str, float]) -> str:
+    return next((name.removeprefix(KIND) for name in resources if name.startswith(KIND)), "")
 
 
 def hardware(scale: Scale, cluster: Cluster | None) -> Hardware:
-    """What one worker will run on: of this process when `cluster` is None, else of a machine of the cluster."""
+    """What one worker will run on: of this process when `cluster` is None, else of a machine of the cluster.
+
+    ScaleError when there is no GPU of the kind that is asked for.
+    """
+    if scale.accelerator is not None and (cluster is None or not cluster.of_kind(scale.accelerator)):
+        raise ScaleError(
+            f"a GPU of kind {scale.accelerator} was asked for, but "
+            + (_has(cluster) if cluster is not None else "the run joins no cluster"),
+            mend="set scale.accelerator to a kind that is there, or leave it away"
+            if cluster is not None
+            else "leave scale.accelerator away, or run on a cluster",
+        )
     if cluster is None or cluster.own:
         return _detect(scale.gpu is not False, scale.most)
     import ray
 
-    gpus = cluster.gpus if scale.gpu is not False else 0
+    nodes = cluster.of_kind(scale.accelerator)
+    gpus = sum(node.gpus for node in nodes) if scale.gpu is not False else 0
     # A head often has no CPUs to give.
-    usable = sum(1 for node in cluster.nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
+    usable = sum(1 for node in nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
     workers_per_node = math.ceil(scale.most / max(1, usable))
-    detect = ray.remote(num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)(_detect)
+    detect = ray.remote(
+        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, resources=_kind(scale.accelerator)
+    )(_detect)
     asked = detect.remote(bool(gpus), workers_per_node)
     try:
         found: Hardware = ray.get(asked, timeout=PLACEMENT_SECONDS)
@@ -200,14 +227,17 @@ def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: b
 
     On a Ray of this machine's own, more workers than CPUs share them. On a cluster they are refused.
     """
-    if gpu and workers > cluster.gpus:
+    nodes = cluster.of_kind(scale.accelerator if gpu else None)
+    gpus = sum(node.gpus for node in nodes)
+    if gpu and workers > gpus:
+        one = f"one {scale.accelerator}" if scale.accelerator else "one GPU"
         raise ScaleError(
-            f"{_count(workers, 'worker')} with one GPU each {_were(workers)} asked for, but {_has(cluster)}",
-            mend=f"set scale.workers: {int(cluster.gpus)} or less, or scale.gpu: false"
-            if cluster.gpus
+            f"{_count(workers, 'worker')} with {one} each {_were(workers)} asked for, but {_has(cluster)}",
+            mend=f"set scale.workers: {int(gpus)} or less, or scale.gpu: false"
+            if gpus
             else "set scale.gpu: auto, or run where there are GPUs",
         )
-    usable = [node for node in cluster.nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
+    usable = [node for node in nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
     cpus = _cpus_per_worker(scale, cluster, usable, gpu)
     room = sum(int(min(node.cpus // cpus, node.gpus if gpu else math.inf)) for node in usable)
     if room < workers:
@@ -216,7 +246,12 @@ def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: b
             f"but {_has(cluster)}, which is room for {room}",
             mend="lower scale.workers or scale.cpus_per_worker",
         )
-    return {"CPU": cpus, "GPU": 1.0} if gpu else {"CPU": cpus}
+    return {"CPU": cpus, "GPU": 1.0, **_kind(scale.accelerator)} if gpu else {"CPU": cpus}
+
+
+def _kind(accelerator: str | None) -> dict[str, float]:
+    """What keeps a worker to such GPUs. A machine offers 1 of it, whatever number it has."""
+    return {f"{KIND}{accelerator}": 0.001} if accelerator is not None else {}
 
 
 class TakenError(ScaleError):
@@ -225,7 +260,8 @@ class TakenError(ScaleError):
 
 def taken(cluster: Cluster, workers: int, resources: dict[str, float]) -> TakenError:
     """The error of workers that found no room in time."""
-    wanted = _count(resources["CPU"], "CPU") + (" and 1 GPU" if "GPU" in resources else "")
+    kind = _accelerator(resources) or "GPU"
+    wanted = _count(resources["CPU"], "CPU") + (f" and 1 {kind}" if "GPU" in resources else "")
     return TakenError(
         f"{_count(workers, 'worker')} with {wanted} each found no room: {_has(cluster)}, and others use them",
         mend="wait for the cluster's other jobs to end, or lower scale.workers",
@@ -289,7 +325,13 @@ def _has(cluster: Cluster) -> str:
     )
     if not cluster.own and len(cluster.nodes) == 1:
         where = "the cluster's machine has"
-    return f"{where} {_count(cluster.cpus, 'CPU')} and {_count(cluster.gpus, 'GPU')}"
+    kinds: dict[str, float] = {}
+    for node in cluster.nodes:
+        if node.accelerator and node.gpus:
+            kinds[node.accelerator] = kinds.get(node.accelerator, 0) + node.gpus
+    which = ", ".join(f"{number:g} {kind}" for kind, number in sorted(kinds.items()))
+    has = f"{where} {_count(cluster.cpus, 'CPU')} and {_count(cluster.gpus, 'GPU')}"
+    return f"{has} ({which})" if which else has
 
 
 def _count(number: float, noun: str) -> str:

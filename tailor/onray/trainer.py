@@ -17,6 +17,8 @@ from tailor.store import Store, filesystem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ray.train import ScalingConfig
+
     from tailor.onray.cluster import Cluster
     from tailor.onray.monitor import Publish
     from tailor.onray.worker import Job
@@ -51,6 +53,8 @@ def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) ->
         cpus = float(recipe.scale.cpus_per_worker or machine.cpus())
         clusters.import_ray(recipe.scale, verbose=watch.verbose)
         return _fit_here(_job(plan, recipe, cpus, watch, distributed=False), watch)
+    from ray.train import ScalingConfig
+
     if plan.run_url.startswith("memory:") or plan.tokens_url.startswith("memory:"):
         raise StoreError(
             "a memory:// folder is seen by one process only, but this run has workers of its own",
@@ -58,8 +62,14 @@ def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) ->
         )
 
     def once(workers: int, resources: dict[str, float], publish: Publish, stop: Callable[[], bool]) -> str:
-        job = _job(plan, recipe, resources["CPU"], watch, distributed=True)
-        return _fit_on_workers(job, workers, resources, publish, stop, own_ray=cluster.own)
+        job = _job(plan, recipe, resources["CPU"], watch, distributed=True, gauges=not cluster.own)
+        scaling = ScalingConfig(
+            num_workers=workers,
+            use_gpu=plan.gpu,
+            resources_per_worker=resources,
+            placement_strategy=recipe.scale.placement.upper(),
+        )
+        return _fit_on_workers(job, scaling, publish, stop, own_ray=cluster.own)
 
     return supervisor.supervise(once, recipe.scale, cluster, watch, gpu=plan.gpu)
 
@@ -76,7 +86,9 @@ def clear(run: Store) -> None:
         run.remove(f"checkpoints/{file}")
 
 
-def _job(plan: Plan, recipe: Recipe, cpus: float, watch: Watch, *, distributed: bool) -> Job:
+def _job(
+    plan: Plan, recipe: Recipe, cpus: float, watch: Watch, *, distributed: bool, gauges: bool = False
+) -> Job:
     return worker.Job(
         plan=plan,
         track=recipe.track,
@@ -85,6 +97,7 @@ def _job(plan: Plan, recipe: Recipe, cpus: float, watch: Watch, *, distributed: 
         distributed=distributed,
         attempt=watch.attempt,
         verbose=watch.verbose,
+        gauges=gauges,
     )
 
 
@@ -104,8 +117,7 @@ def _fit_here(job: Job, watch: Watch) -> bool:
 
 def _fit_on_workers(
     job: Job,
-    workers: int,
-    resources: dict[str, float],
+    scaling: ScalingConfig,
     publish: Publish,
     stop: Callable[[], bool],
     *,
@@ -113,7 +125,7 @@ def _fit_on_workers(
 ) -> str:
     """One group of workers, from its start to its end; returns how its loop ended."""
     import ray
-    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import ControllerError, FailureConfig, RunConfig, WorkerGroupError
 
     run = Store(job.plan.run_url)
     storage, filesystem = _storage(run)
@@ -121,9 +133,7 @@ def _fit_on_workers(
     trainer = _lean_trainer(own_ray)(
         worker.train,
         train_loop_config={"job": job, "line": monitor.Remote(mailbox)},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=job.plan.gpu, resources_per_worker=resources
-        ),
+        scaling_config=scaling,
         run_config=RunConfig(
             name="checkpoints",
             storage_path=storage,
@@ -159,7 +169,7 @@ def _fit_on_workers(
     if isinstance(error, WorkerGroupError):
         raise failures.cause(error.worker_failures) from error
     if isinstance(error, ControllerError):
-        raise failures.not_started(error, workers) from error
+        raise failures.not_started(error, scaling.num_workers) from error
     raise error
 
 

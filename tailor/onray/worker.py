@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError, TrainingError, WorkerError
 from tailor.onray.failures import PeerError
+from tailor.onray.gauges import Gauges
 from tailor.onray.monitor import Line, Record
 from tailor.quiet import quiet
 from tailor.runs.folder import step_of
@@ -47,6 +48,8 @@ class Job:
     attempt: str = ""
     """The name under which the driver holds the run's folder."""
     verbose: bool = False
+    gauges: bool = False
+    """Whether Ray offers figures to Prometheus: on a cluster that was joined."""
 
 
 class Recorder:
@@ -55,7 +58,11 @@ class Recorder:
     def __init__(self, job: Job, line: Line, *, after_step: int) -> None:
         run = Store(job.plan.run_url)
         self._log = MetricsLog(run, after_step=after_step, allowed=lambda: is_held_by(run, job.attempt))
-        self._trackers: list[Tracker] = open_trackers(job.track, run, after_step=after_step)
+        self._trackers: list[Tracker] = open_trackers(
+            job.track, run, after_step=after_step, tell=lambda text: line.post(_status(text))
+        )
+        if job.gauges:
+            self._trackers.append(Gauges(run, job.plan.steps))
         self._line = line
 
     def write(self, record: Record) -> None:
@@ -68,10 +75,14 @@ class Recorder:
     def flush(self) -> None:
         self._log.flush()
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         self._log.close()
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(finished=finished)
+
+
+def _status(message: str) -> Record:
+    return {"kind": "status", "message": message, "time": time.time()}
 
 
 class RayHost:
@@ -105,9 +116,9 @@ class RayHost:
     def stopping(self) -> bool:
         return self._line.stopping()
 
-    def close(self) -> None:
+    def close(self, *, finished: bool = False) -> None:
         if self._recorder is not None:
-            self._recorder.close()
+            self._recorder.close(finished=finished)
 
 
 def train(config: dict[str, Any]) -> str:
@@ -130,7 +141,7 @@ def train(config: dict[str, Any]) -> str:
 
         host = RayHost(job, line)
         ended = loop.run(job.plan, host, probes=probes(job.plan))
-        host.close()
+        host.close(finished=ended == "finished")
         return ended
     except BaseException as error:
         log = f"logs/worker-{rank}.log"

@@ -139,6 +139,8 @@ def _model(keys: Keys) -> Iterator[Conflict]:
                 "model.adapter.target_modules",
                 f"{both[0]} is in both; a module is trained in full or through the adapter",
             )
+    if keys("scale.accelerator") is not None and keys("scale.gpu") is False:
+        yield "scale.accelerator", "scale.gpu", "no GPU is used, of whatever kind"
     if keys("model.attention") == "flash_attention_2":
         if keys("train.precision") == "fp32":
             yield "model.attention", "train.precision", "flash_attention_2 computes in bf16 and fp16 only"

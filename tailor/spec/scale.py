@@ -77,6 +77,12 @@ class Scale(Section):
     strategy: Literal["auto", "ddp", "fsdp"] | Annotated[Strategy, Field(discriminator="name")] = "auto"
     """What each worker holds: all of it (ddp) or a share (fsdp, deepspeed). `auto`: ddp where that fits, else fsdp."""
 
+    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The kind of GPU, as Ray names it, such as `A100` or `H100`, where a cluster has several. Default: any."""
+
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers on few machines (`pack`), or on as many as there are (`spread`)."""
+
     cpus_per_worker: int | None = Field(None, ge=1)
     """CPUs reserved per worker. Default: the machine's CPUs divided by the workers on it (by its GPUs, with GPUs)."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
 from tailor.store import Periodic
+from tailor.track.figures import curves
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -18,7 +19,6 @@ FOLDER = "tensorboard"
 FLUSH_SECONDS = 10
 REMOTE_SHARE = 0.05
 """Of the time, what copying to a remote store may take: it is copied less often where it is slow."""
-NOT_SCALARS = ("kind", "step", "time", "count")
 
 
 class TensorBoard:
@@ -54,18 +54,15 @@ class TensorBoard:
     def write(self, record: dict[str, Any]) -> None:
         from tensorboardX.summary import scalar
 
-        kind = record["kind"]
-        if kind not in ("train", "evaluation", "generation"):
-            return
         self._step = int(record.get("step", self._step))
-        for key, value in record.items():
+        for kind, key, value in curves(record):
             # A step whose gradients overflowed in fp16 has a norm of infinity; a gap shows that better.
-            if key not in NOT_SCALARS and isinstance(value, int | float) and math.isfinite(value):
+            if math.isfinite(value):
                 self._put(step=self._step, summary=scalar(f"{kind}/{key}", value))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         self._flush()
         if self._periodic:
             self._periodic.close()

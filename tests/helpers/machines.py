@@ -41,8 +41,8 @@ class Machines:
     """Of its job server."""
     environment: dict[str, str]
     """With which commands reach it."""
-    metrics_port: int
-    """Of the head's metrics, as Prometheus reads them."""
+    metrics_ports: list[int]
+    """Of each machine's metrics, as Prometheus reads them."""
     _process: subprocess.Popen[str]
 
     def kill(self, number: int) -> None:
@@ -54,8 +54,15 @@ class Machines:
         assert self._process.stdout.readline() == "removed\n"
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
+        """Those of all machines that answer."""
+        found = ""
+        for port in self.metrics_ports:
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+            ):
+                found += answer.read().decode()
+        return found
 
 
 @contextmanager
@@ -63,19 +70,25 @@ def cluster(
     *cpus: int, disturb: object = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[Machines]:
     """Machines with so many CPUs each; the first is the head."""
-    metrics_port = _free_port()
+    ports = [_free_port() for _ in cpus]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         head = {
             "num_cpus": cpus[0],
             "include_dashboard": True,
             "dashboard_port": _free_port(),
-            "metrics_export_port": metrics_port,
+            "metrics_export_port": ports[0],
         }
         # Each machine has its own folder: two agents would unpack a job's files over each other.
         nodes = [
-            {"num_cpus": number, "object_store_memory": MEMORY, "temp_dir": f"{folder}/{at}"}
-            for at, number in enumerate(cpus[1:])
+            {
+                "num_cpus": number,
+                "object_store_memory": MEMORY,
+                "temp_dir": f"{folder}/{at}",
+                "metrics_export_port": ports[at],
+            }
+            for at, number in enumerate(cpus)
+            if at
         ]
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, json.dumps([{**head, "object_store_memory": MEMORY}, nodes])],
@@ -105,7 +118,7 @@ def cluster(
             line = process.stdout.readline()
             assert line, "the cluster did not start"
             url, address = json.loads(line)
-            yield Machines(f"http://{url}", {**token, "RAY_ADDRESS": address}, metrics_port, process)
+            yield Machines(f"http://{url}", {**token, "RAY_ADDRESS": address}, ports, process)
         finally:
             process.communicate()  # the end of its input ends it
             with suppress(ProcessLookupError):

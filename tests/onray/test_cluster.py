@@ -11,11 +11,21 @@ from typing import Any
 import pytest
 
 from tailor.errors import ScaleError
-from tailor.onray.cluster import Cluster, Node, connect, in_process, resources_per_worker, threads
+from tailor.onray.cluster import (
+    Cluster,
+    Node,
+    connect,
+    hardware,
+    in_process,
+    resources_per_worker,
+    taken,
+    threads,
+)
 from tailor.spec.scale import Scale
 
 HERE = Cluster(own=True, nodes=(Node(2, 0),))
 CPUS = Cluster(own=False, nodes=(Node(8, 0), Node(8, 0)))
+KINDS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4, "A100"), Node(16, 2, "H100")))
 GPUS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4), Node(32, 4)))
 
 
@@ -32,6 +42,13 @@ GPUS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4), Node(32, 4)))
         (CPUS, {"workers": 4, "cpus_per_worker": 3}, False, {"CPU": 3.0}),
         (GPUS, {"workers": 8}, True, {"CPU": 8.0, "GPU": 1.0}),
         (GPUS, {"workers": 8, "cpus_per_worker": 2}, True, {"CPU": 2.0, "GPU": 1.0}),
+        (KINDS, {"workers": 6}, True, {"CPU": 8.0, "GPU": 1.0}),
+        (
+            KINDS,
+            {"workers": 2, "accelerator": "H100"},
+            True,
+            {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 0.001},
+        ),
     ],
 )
 def test_reserved_per_worker(
@@ -73,6 +90,15 @@ def test_reserved_per_worker(
             ),
         ),
         (
+            KINDS,
+            {"workers": 3, "accelerator": "H100"},
+            True,
+            (
+                "3 workers with one H100 each were asked for, but the cluster's 3 machines have 50 CPUs and 6 GPUs "
+                "(4 A100, 2 H100); set scale.workers: 2 or less, or scale.gpu: false"
+            ),
+        ),
+        (
             HERE,
             {"workers": 1},
             True,
@@ -89,6 +115,26 @@ def test_what_cannot_be_placed_is_refused(
     with pytest.raises(ScaleError) as caught:
         resources_per_worker(Scale(**scale), cluster, scale.get("workers", 1), gpu=gpu)
     assert str(caught.value) == message
+
+
+def test_a_kind_of_gpu_that_is_not_there_is_told() -> None:
+    """Else a run that may use CPUs would."""
+    with pytest.raises(ScaleError) as caught:
+        hardware(Scale(accelerator="B200"), KINDS)
+    assert str(caught.value) == (
+        "a GPU of kind B200 was asked for, but the cluster's 3 machines have 50 CPUs and 6 GPUs (4 A100, 2 H100); "
+        "set scale.accelerator to a kind that is there, or leave it away"
+    )
+    with pytest.raises(ScaleError, match="asked for, but the run joins no cluster"):
+        hardware(Scale(accelerator="B200"), None)
+
+
+def test_workers_that_find_no_room_are_told_with_what_there_is() -> None:
+    asked = resources_per_worker(Scale(workers=2, accelerator="H100"), KINDS, 2, gpu=True)
+    assert str(taken(KINDS, 2, asked)) == (
+        "2 workers with 8 CPUs and 1 H100 each found no room: the cluster's 3 machines have 50 CPUs and 6 GPUs "
+        "(4 A100, 2 H100), and others use them; wait for the cluster's other jobs to end, or lower scale.workers"
+    )
 
 
 def test_one_worker_without_a_cluster_trains_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
 BOTH = "scale.workers={min: 1, max: 2}"
-STEPS = ("train.steps=24", "train.micro_batch_size=2", "evaluate.every=12", "save.every=4")
+STEPS = ("train.steps=40", "train.micro_batch_size=2", "evaluate.every=20", "save.every=4")
 
 
 @dataclass
@@ -98,14 +99,13 @@ def stopped(desk: Desk) -> Command:
     run = Command(desk.place, "job").run
     name = desk.submit("save.to=runs/job", *STEPS, BOTH)
     follower = desk.start("tailor", "jobs", "logs", name)
-    wait_until(lambda: step(run) >= 5, follower)
     listed = desk("tailor", "jobs", "list")
-    assert f"{name}  running" in listed.out
-    assert run.url in listed.out
+    assert re.search(f"{name} +(pending|running) .* {run.url}", listed.out), listed.out
+    wait_until(lambda: step(run) >= 3, follower)
 
     stop = desk("tailor", "jobs", "stop", name)
     assert stop.code == 0, stop.err
-    assert stop.out.startswith("stopping after this step, with a checkpoint")
+    assert "stopping after this step, with a checkpoint" in stop.out
     assert "data prepared" not in stop.out, "what was said before the stop is left out"
     assert stop.err == f"job {name} is stopped\n"
     log = ended(follower)
@@ -118,7 +118,7 @@ def stopped(desk: Desk) -> Command:
 
 def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, desk: Desk) -> None:
     last = step(stopped.run)
-    assert 5 <= last < 24
+    assert 3 <= last < 40
     assert stopped.run.join("checkpoints").names()[-1] == f"step-{last:08d}"
     # Stopped once more, and followed once more.
     name = desk("tailor", "jobs", "list").out.splitlines()[1].split()[0]
@@ -131,7 +131,9 @@ def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, de
 
 def test_the_job_has_the_exit_code_of_its_command(desk: Desk) -> None:
     """And `ray job submit -- tailor run` works; a run's folder in the job's working directory would be lost."""
-    sent = desk("ray", "job", "submit", "--working-dir", ".", "--", "tailor", "run", "recipe.yaml")
+    sent = desk(
+        "ray.scripts.scripts", "job", "submit", "--working-dir", ".", "--", "tailor", "run", "recipe.yaml"
+    )
     assert sent.code == 1, "the code that Ray's own command gives for any failure"
     assert "save.to lies in the job's working directory" in sent.out
     name = next(word for word in sent.out.split() if word.startswith("'raysubmit_")).strip("'")
@@ -150,8 +152,9 @@ def test_a_machine_is_lost_and_the_job_ends_as_if_not(stopped: Command, whole: C
     assert result.code == 0, result.out + result.err
     assert f"going on from step {before}\n" in result.out
     assert "starting again from the last checkpoint" in result.out, "a worker was on the machine"
-    assert "step 24/24" in result.out
+    assert "step 40/40" in result.out
     assert len(json.loads(stopped.run.read_text("status.json"))["failures"]) == 1
+    assert f"step {before} " not in result.out, "its steps are not made twice"
     assert losses(stopped.run) == pytest.approx(losses(whole.run), abs=1e-5)
     # Control: another seed is another curve.
     other = Command(desk.place, "other", (*STEPS, "train.seed=1"))

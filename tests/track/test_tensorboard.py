@@ -21,7 +21,7 @@ def write(run: Store, steps: range, *, after_step: int = 0, loss: float | None =
         tracker.write(train_record(step, loss=loss if loss is not None else float(step)))
     tracker.write({"kind": "status", "message": "not a curve"})
     tracker.write({"kind": "evaluation", "step": steps[-1], "loss": 0.5, "perplexity": 1.6})
-    tracker.close()
+    tracker.close(finished=True)
 
 
 def read(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -59,7 +59,7 @@ def test_values_that_are_not_finite_leave_a_gap_and_no_warning(
     (tracker,) = open_trackers(Track(), Store(str(tmp_path)))
     for step, norm in ((1, math.inf), (2, math.nan), (3, 1.5)):
         tracker.write(train_record(step, grad_norm=norm))
-    tracker.close()
+    tracker.close(finished=True)
     assert read(tmp_path / "tensorboard", "train/grad_norm") == [(3, 1.5)]
     assert len(read(tmp_path / "tensorboard", "train/loss")) == 3
     assert caplog.text == ""

@@ -1,0 +1,17 @@
+"""What of a metric record is a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+KINDS = ("train", "evaluation", "generation")
+NOT_FIGURES = ("kind", "step", "time", "count")
+
+
+def curves(record: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """(kind, key, value) of the numbers to draw. A value may be infinite: gradients that overflowed in fp16."""
+    kind = record["kind"]
+    for key, value in record.items() if kind in KINDS else ():
+        if key not in NOT_FIGURES and isinstance(value, int | float):
+            yield kind, key, value

@@ -1,0 +1,63 @@
+"""Weights & Biases. The key comes from the environment or `wandb login`; WANDB_MODE=offline needs none."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tailor.errors import StoreError
+from tailor.store import cache_folder
+from tailor.track.figures import curves
+from tailor.track.identity import identity, name_of, settings
+
+if TYPE_CHECKING:
+    from tailor.spec.track import Wandb
+    from tailor.store import Store
+
+
+class WeightsAndBiases:
+    """Curves named `train/loss`, `evaluation/loss` … over `step`, in one run of W&B however often it was stopped.
+
+    What is sent, or kept when offline, lies in the run's folder, or in this machine's cache for a remote one.
+    """
+
+    def __init__(self, spec: Wandb, run: Store, *, after_step: int = 0) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise StoreError(
+                "track.wandb needs the package wandb", mend="pip install 'tailor[wandb]'"
+            ) from error
+        folder = run.local_path() if run.is_local else cache_folder()
+        try:
+            self._run = wandb.init(
+                project=spec.project,
+                entity=spec.entity,
+                name=spec.name or name_of(run),
+                id=identity(run, "wandb", after_step),
+                resume="allow",
+                dir=str(folder),
+                config=settings(run),
+                # The log of a run is its own; the code and its git remote are nobody else's.
+                settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+            )
+        except (wandb.errors.Error, OSError) as error:
+            raise StoreError(
+                f"track.wandb: {' '.join(str(error).split())[:300]}",
+                mend="set WANDB_API_KEY, or WANDB_MODE=offline and `wandb sync` later",
+            ) from error
+        # Its own count of steps takes nothing twice; a run that goes on makes some steps again.
+        self._run.define_metric("*", step_metric="step")
+        self._step = after_step
+        self._wandb = wandb
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._step = int(record.get("step", self._step))
+        found = {f"{kind}/{key}": value for kind, key, value in curves(record) if math.isfinite(value)}
+        if found:
+            self._run.log({"step": self._step, **found})
+
+    def close(self, *, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
+        if self._run.offline:
+            self._wandb.teardown()  # else its own process may still be writing when a worker's machine goes
