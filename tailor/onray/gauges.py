@@ -15,6 +15,11 @@ PREFIX = "tailor_"
 """Ray puts `ray_` before it."""
 
 
+def figure(kind: str, key: str) -> str:
+    """The name of a record's figure, without the prefix."""
+    return re.sub(r"\W", "_", key if kind == "train" else f"{kind}_{key}")
+
+
 class Gauges:
     """`tailor_loss`, `tailor_tokens_per_second`, `tailor_evaluation_loss` …, each with the run's folder as its `run`.
 
@@ -30,7 +35,7 @@ class Gauges:
         if record["kind"] == "train":
             self._set("step", record["step"])
         for kind, key, value in curves(record):
-            self._set(key if kind == "train" else f"{kind}_{key}", value)
+            self._set(figure(kind, key), value)
 
     def close(self, *, finished: bool) -> None:
         pass
@@ -40,7 +45,7 @@ class Gauges:
 
         if not math.isfinite(value):
             return
-        name = PREFIX + re.sub(r"\W", "_", key)
+        name = PREFIX + key
         if name not in self._gauges:
             self._gauges[name] = Gauge(name, description=f"{key} of a tailor run", tag_keys=("run",))
         self._gauges[name].set(value, tags=self._tags)

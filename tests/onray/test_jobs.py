@@ -34,7 +34,7 @@ class Desk:
     machines: Machines
     place: Path
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", *words],
             cwd=self.place,
@@ -43,6 +43,7 @@ class Desk:
                 "PYTHONPATH": PATHS,
                 "RAY_AUTH_TOKEN": self.machines.environment["RAY_AUTH_TOKEN"],
                 "RAY_API_SERVER_ADDRESS": self.machines.url,
+                **environment,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -50,8 +51,8 @@ class Desk:
             start_new_session=True,
         )
 
-    def __call__(self, *words: str) -> Ended:
-        return ended(self.start(*words))
+    def __call__(self, *words: str, **environment: str) -> Ended:
+        return ended(self.start(*words, **environment))
 
     def submit(self, *words: str) -> str:
         """The name of a job that nobody follows."""
@@ -102,6 +103,9 @@ def stopped(desk: Desk) -> Command:
     listed = desk("tailor", "jobs", "list")
     assert re.search(f"{name} +(pending|running) .* {run.url}", listed.out), listed.out
     wait_until(lambda: step(run) >= 3, follower)
+    figures = desk.machines.metrics()
+    assert re.search(rf'^ray_tailor_loss{{.*run="{run.url}".*}} \d', figures, re.MULTILINE), figures[-2000:]
+    assert "ray_tailor_steps" in figures
 
     stop = desk("tailor", "jobs", "stop", name)
     assert stop.code == 0, stop.err
@@ -126,20 +130,41 @@ def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, de
     assert desk("tailor", "jobs", "logs", name).code == STOPPED_CODE
     # Control: a name that no job has.
     unknown = desk("tailor", "jobs", "logs", "nothing")
-    assert (unknown.code, unknown.err.splitlines()[0][-16:]) == (2, "no job nothing")
-
-
-def test_the_job_has_the_exit_code_of_its_command(desk: Desk) -> None:
-    """And `ray job submit -- tailor run` works; a run's folder in the job's working directory would be lost."""
-    sent = desk(
-        "ray.scripts.scripts", "job", "submit", "--working-dir", ".", "--", "tailor", "run", "recipe.yaml"
+    assert (unknown.code, unknown.err) == (
+        2,
+        f"tailor: {desk.machines.url} has no job nothing\n  mend: `tailor jobs list` names its jobs\n",
     )
+
+
+def test_ray_job_submit_works_as_written(desk: Desk, whole: Command) -> None:
+    """The recipe's files travel in the working directory; a run's folder there would be lost, and is refused."""
+    words = (
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--working-dir",
+        ".",
+        "--",
+        "tailor",
+        "run",
+        "recipe.yaml",
+    )
+    # Ray's own command must be told of the token; tailor's finds it.
+    sent = desk(*words, RAY_AUTH_MODE="token")
     assert sent.code == 1, "the code that Ray's own command gives for any failure"
-    assert "save.to lies in the job's working directory" in sent.out
-    name = next(word for word in sent.out.split() if word.startswith("'raysubmit_")).strip("'")
+    told = "tailor: save.to lies in the job's working directory"
+    assert told in sent.out
+    name = next(word for word in sent.out.split() if word.startswith("raysubmit_"))
     again = desk("tailor", "jobs", "logs", name)
-    assert again.code == 2
-    assert "save.to lies in the job's working directory" in again.out
+    assert again.code == 2, "the command's own"
+    assert told in again.out
+
+    elsewhere = [f"{key}={desk.place / 'elsewhere' / key}" for key in ("save.to", "data.store")]
+    finished = desk(*words, *elsewhere, *STEPS, RAY_AUTH_MODE="token")
+    assert finished.code == 0, finished.out
+    assert losses(Store(str(desk.place / "elsewhere" / "save.to"))) == pytest.approx(
+        losses(whole.run), abs=1e-5
+    )
 
 
 def test_a_machine_is_lost_and_the_job_ends_as_if_not(stopped: Command, whole: Command, desk: Desk) -> None:

@@ -1,0 +1,141 @@
+"""`tailor submit`: what a cluster could not see is found before anything is sent, and what is sent stands alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tailor.cli.main import main
+from tailor.cli.submit import load_recipe, seen
+from tailor.errors import RecipeError
+from tailor.spec import reach
+from tailor.spec.load import load_recipe as load
+
+RECIPE = """\
+model: {path: base}
+data:
+  train: [{path: rows.jsonl}, {path: s3://bucket/more.jsonl}]
+  template: own.jinja
+method: {name: sft}
+optim: {learning_rate: 2e-4}
+save: {to: runs/x, resume: runs/before}
+"""
+SHARED = "a folder below one that all machines of the cluster see, which --shared names"
+TO_READ = "put it on s3://… or hf://…, or into a folder that all of them see, which --shared names"
+OWN = f"is a folder of each machine for itself; write s3://…, or {SHARED}"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "before").mkdir(parents=True)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def problems(*overrides: str, shared: tuple[str, ...] = ()) -> list[str]:
+    try:
+        load_recipe("recipe.yaml", overrides, seen(shared))
+    except RecipeError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def test_what_the_cluster_does_not_see_is_named_with_its_place_and_mend(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unseen = f"is on this machine, and the cluster's machines don't see it; {TO_READ}"
+    expected = [
+        f"recipe.yaml:1:15: model.path: base {unseen}",
+        f"recipe.yaml:3:18: data.train.0.path: rows.jsonl {unseen}",
+        f"recipe.yaml:7:12: save.to: runs/x ({place}/runs/x there) {OWN}",
+        f"recipe.yaml:7:28: save.resume: runs/before {unseen}",
+    ]
+    assert main(["submit", "recipe.yaml", "--address", "http://127.0.0.1:9"]) == 2
+    assert capsys.readouterr().err.splitlines() == expected, "and no cluster was asked"
+    assert problems(shared=(".",)) == [], "the control: all of it lies in a folder that is shared"
+    assert problems(shared=("runs",)) == expected[:2]
+
+
+@pytest.mark.parametrize(
+    ("override", "refusal"),
+    [
+        ("save.to=memory://x", f"save.to: is in one process's memory; write s3://… or {SHARED}"),
+        ("save.to=hf://a/b", f"save.to: hf://a/b cannot be written; write s3://… or {SHARED}"),
+        ("data.store=/tmp/tokens", f"data.store: /tmp/tokens {OWN}"),
+        (
+            "scale.address=auto",
+            "scale.address: has no place in a job, which joins the cluster that it is sent to; use --address",
+        ),
+        ("data.train=[{path: rows.jsnl}]", "no such file or folder: rows.jsnl; did you mean rows.jsonl?"),
+        ("model.path=org/base", None),
+        ("save.to=s3://bucket/runs/x", None),
+    ],
+)
+def test_one_by_one(override: str, refusal: str | None) -> None:
+    found = problems(override, shared=(".",))
+    assert [refusal in problem for problem in found] == [True] * bool(refusal), found
+
+
+def test_a_shared_folder_that_is_not_on_this_machine_is_believed() -> None:
+    away = ["save.to=/mnt/all/x", "model.path=/mnt/all/base", "data.train=[{path: /mnt/all/rows.jsonl}]"]
+    assert problems(*away, "save.resume=auto", shared=("/mnt/all",)) == []
+    assert len(problems(*away, "save.resume=auto")) == 3
+
+
+def test_what_is_sent_means_the_same_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job runs in another folder, and perhaps on another machine, so local names are absolute there."""
+    view = seen(["runs", "base", "rows.jsonl"])
+    texts = reach.parcel(load_recipe("recipe.yaml", (), view), view, ".")
+    assert texts["template.jinja"] == "{{ messages }}"
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name, text in texts.items():
+        Path(name).write_text(text)
+    sent = load("recipe.yaml")
+    assert sent.save.to == str(place / "runs" / "x")
+    assert sent.save.resume == str(place / "runs" / "before")
+    assert sent.model.path == str(place / "base")
+    assert [source.path for source in sent.data.train] == [
+        str(place / "rows.jsonl"),
+        "s3://bucket/more.jsonl",
+    ]
+    assert sent.data.template == "./template.jinja"
+
+
+@pytest.mark.parametrize("words", [("list", "a-job"), ("logs",), ("stop",)])
+def test_jobs_with_the_wrong_number_of_names(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["jobs", *words]) == 2
+    assert re.match(
+        rf"tailor: `tailor jobs {words[0]}` takes (no|the name of a) job\n  mend: ", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (
+            "http://127.0.0.1:9",
+            "no Ray job server answers at http://127.0.0.1:9: [Errno 111] Connection refused",
+        ),
+        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 is no address of a job server"),
+    ],
+)
+def test_where_no_job_server_is(address: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.environ.get("RAY_AUTH_MODE")
+    try:
+        assert main(["jobs", "list", "--address", address]) == 2
+    finally:
+        if before is None:
+            os.environ.pop("RAY_AUTH_MODE", None)
+    assert capsys.readouterr().err.startswith(f"tailor: {told}\n  mend: name the dashboard's")
