@@ -28,12 +28,13 @@ class Gauges:
 
     def __init__(self, run: Store, steps: int) -> None:
         self._tags = {"run": run.url}
+        self._steps = steps
         self._gauges: dict[str, Any] = {}
-        self._set("steps", steps)
 
     def write(self, record: dict[str, Any]) -> None:
         if record["kind"] == "train":
             self._set("step", record["step"])
+            self._set("steps", self._steps)  # with each step: a gauge that is set once is offered once
         for kind, key, value in curves(record):
             self._set(figure(kind, key), value)
 

@@ -28,6 +28,9 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_SECONDS = 600
 """How long a job may take to save when it is stopped. Ray kills it after 3 s unless it is told otherwise."""
 
+START_SECONDS = 30.0
+"""A cluster takes jobs a while after its job server answers."""
+
 LOST_SECONDS = 60.0
 """A cluster that answers no more is asked again for so long."""
 
@@ -90,7 +93,7 @@ class Jobs:
         with tempfile.TemporaryDirectory() as folder, _asking(self.address):
             for file, text in reach.parcel(recipe, view, ".").items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
-            self._client.submit_job(
+            self._send(
                 entrypoint=ENTRYPOINT,
                 submission_id=job,
                 # Whoever sees the dashboard sees this. Secrets are the environment's of the cluster.
@@ -101,6 +104,17 @@ class Jobs:
                 metadata={RUN: recipe.save.to},
             )
         return job
+
+    def _send(self, **job: Any) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                self._client.submit_job(**job)
+                return
+            except RuntimeError as error:  # a cluster that has just been started
+                if "try again later" not in str(error) or time.monotonic() - began > START_SECONDS:
+                    raise
+            time.sleep(1.0)
 
     def all(self) -> list[Job]:
         """The jobs that the cluster knows, the oldest first."""
@@ -251,7 +265,12 @@ def _asking(address: str, name: str = "") -> Iterator[None]:
             raise ScaleError(
                 f"{address} has no job {name}", mend="`tailor jobs list` names its jobs"
             ) from error
-        if isinstance(error, OSError | RuntimeError):  # the errors of requests are OSErrors
+        if isinstance(error, RuntimeError):
+            raise ScaleError(
+                f"the job server at {address} cannot do that: {first}",
+                mend="look at the cluster: its dashboard, `ray status` on its head",
+            ) from error
+        if isinstance(error, OSError):  # those of requests are too
             raise ScaleError(
                 f"no Ray job server answers at {address}: {first}",
                 mend="name the dashboard's address with --address, such as http://HOST:8265; "

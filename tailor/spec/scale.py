@@ -77,7 +77,7 @@ class Scale(Section):
     strategy: Literal["auto", "ddp", "fsdp"] | Annotated[Strategy, Field(discriminator="name")] = "auto"
     """What each worker holds: all of it (ddp) or a share (fsdp, deepspeed). `auto`: ddp where that fits, else fsdp."""
 
-    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    accelerator: str | None = Field(None, min_length=1)
     """The kind of GPU, as Ray names it, such as `A100` or `H100`, where a cluster has several. Default: any."""
 
     placement: Literal["pack", "spread"] = "pack"

@@ -101,7 +101,9 @@ def test_the_image_suits_the_manifests(path: Path) -> None:
     assert f"TAILOR_CACHE={cache}/tailor" in text
     ports = {int(port) for instruction in last.all("EXPOSE") for port in instruction.text.split()}
     assert ports == {6379, 8080, 8265, 10001}
-    assert any('".[jobs]"' in run.text for stage in stages(path.read_text()) for run in stage.all("RUN"))
+    assert any(
+        '".[jobs,wandb,mlflow]"' in run.text for stage in stages(path.read_text()) for run in stage.all("RUN")
+    )
 
 
 def compose() -> dict[str, Any]:

@@ -19,14 +19,15 @@ from pathlib import Path
 from tests.helpers.killing import PATHS
 
 SERVE = """\
-import json, sys
+import json, os, sys
 from ray.cluster_utils import Cluster
-head, others = json.loads(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args=head)
-nodes = [cluster.add_node(**other) for other in others]
+cluster, nodes = Cluster(), []
+for node in json.loads(sys.argv[1]):
+    os.environ["TAILOR_CACHE"] = node.pop("cache")
+    nodes.append(cluster.add_node(**node))
 print(json.dumps([cluster.webui_url, cluster.address]), flush=True)
 for line in sys.stdin:
-    cluster.remove_node(nodes.pop(int(line)), allow_graceful=False)
+    cluster.remove_node(nodes[int(line)], allow_graceful=False)
     print("removed", flush=True)
 cluster.shutdown()
 """
@@ -43,10 +44,12 @@ class Machines:
     """With which commands reach it."""
     metrics_ports: list[int]
     """Of each machine's metrics, as Prometheus reads them."""
+    caches: list[Path]
+    """Each machine's cache of remote files."""
     _process: subprocess.Popen[str]
 
     def kill(self, number: int) -> None:
-        """Kill a machine beside the head, as a power cut would."""
+        """Kill a machine, as a power cut would. 0 is the head."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{number}\n")
@@ -71,27 +74,24 @@ def cluster(
 ) -> Iterator[Machines]:
     """Machines with so many CPUs each; the first is the head."""
     ports = [_free_port() for _ in cpus]
+    agents = [_free_port() for _ in cpus]
+    head = {"include_dashboard": True, "dashboard_port": _free_port()}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
-        head = {
-            "num_cpus": cpus[0],
-            "include_dashboard": True,
-            "dashboard_port": _free_port(),
-            "metrics_export_port": ports[0],
-        }
-        # Each machine has its own folder: two agents would unpack a job's files over each other.
         nodes = [
             {
+                "cache": f"{folder}/cache-{at}",
                 "num_cpus": number,
                 "object_store_memory": MEMORY,
-                "temp_dir": f"{folder}/{at}",
                 "metrics_export_port": ports[at],
+                "dashboard_agent_listen_port": agents[at],
+                # Each machine has its own folder: two agents would unpack a job's files over each other.
+                **({"temp_dir": f"{folder}/{at}"} if at else head),
             }
             for at, number in enumerate(cpus)
-            if at
         ]
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, json.dumps([{**head, "object_store_memory": MEMORY}, nodes])],
+            [sys.executable, "-c", SERVE, json.dumps(nodes)],
             cwd=folder,
             env={
                 **os.environ,
@@ -118,7 +118,8 @@ def cluster(
             line = process.stdout.readline()
             assert line, "the cluster did not start"
             url, address = json.loads(line)
-            yield Machines(f"http://{url}", {**token, "RAY_ADDRESS": address}, ports, process)
+            caches = [Path(str(node["cache"])) for node in nodes]
+            yield Machines(f"http://{url}", {**token, "RAY_ADDRESS": address}, ports, caches, process)
         finally:
             process.communicate()  # the end of its input ends it
             with suppress(ProcessLookupError):

@@ -202,3 +202,29 @@ def test_s3_without_credentials_is_noted(extra: str, noted: bool, tmp_path: Path
     cluster = load_cluster(str(write(tmp_path, CLUSTER + extra, "cluster.yaml")))
     recipe = load_recipe(write(tmp_path, RECIPE, "recipe.yaml"), check_files=False)
     assert [note[:25] for note in fit.notes(recipe, cluster)] == ["the recipe names s3://, b"] * noted
+
+
+@pytest.mark.parametrize(
+    ("extra", "noted"),
+    [
+        ("", ["track.wandb, ", "track.mlflow,"]),
+        ("secret_env: {WANDB_API_KEY: wandb/key}\n", ["track.mlflow,"]),
+        ("env: {MLFLOW_TRACKING_URI: 'http://mlflow'}\nsecret_env: {WANDB_API_KEY: wandb/key}\n", []),
+        ("env_from: [trackers]\n", []),
+    ],
+)
+def test_a_tracker_without_its_environment_is_noted(extra: str, noted: list[str], tmp_path: Path) -> None:
+    cluster = load_cluster(str(write(tmp_path, CLUSTER + extra, "cluster.yaml")))
+    trackers = ["track.wandb={project: a}", "track.mlflow={experiment: a}"]
+    recipe = load_recipe(write(tmp_path, RECIPE, "recipe.yaml"), trackers, check_files=False)
+    assert [note[:13] for note in fit.notes(recipe, cluster) if note.startswith("track")] == noted
+    plain = load_recipe(tmp_path / "recipe.yaml", check_files=False)
+    assert not any(note.startswith("track") for note in fit.notes(plain, cluster))
+
+
+@pytest.mark.parametrize("key", ["save.resume", "model.warm_start"])
+def test_runs_that_pods_see(key: str, tmp_path: Path) -> None:
+    for run in ("s3://bucket/runs/a", "/mnt/runs/a"):
+        assert refusals(tmp_path, CLAIMS, f"{key}={run}") == []
+    expected = f"{key}: runs/a is on this machine, and pods don't see it; {MEND}"
+    assert refusals(tmp_path, CLAIMS, f"{key}=runs/a") == [expected]

@@ -62,6 +62,24 @@ def test_every_manifest_is_taken(recipe: str, cluster: str, kind: manifest.Kind,
         assert problems(value) == []
 
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if "schema" not in path.name]
+FILES = sorted(path for path in (ROOT / "cluster").glob("*.yaml") if path.stem != "persistent")
+
+
+@pytest.mark.parametrize("at", range(len(SHIPPED)), ids=[path.stem for path in SHIPPED])
+def test_every_shipped_recipe_on_a_shipped_cluster_file(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the next cluster file; rows that recipes leave to the user are in the image."""
+    monkeypatch.chdir(ROOT)
+    cluster = manifest.load_cluster(str(FILES[at % len(FILES)].relative_to(ROOT)))
+    cluster = cluster.model_copy(update={"image_files": ["/opt/tailor"]})
+    overrides = [f"save.to=s3://tailor/runs/{SHIPPED[at].stem}", "scale.gpu=auto"]
+    recipe = manifest.load_recipe(str(SHIPPED[at].relative_to(ROOT)), cluster, overrides)
+    made = manifest.documents(recipe, cluster, kind="RayJob", stem=SHIPPED[at].stem, overrides=overrides)
+    assert [value["kind"] for value in made] == ["ConfigMap", "RayJob"]
+    assert [problems(value) for value in made] == [[], []]
+
+
 def _pod(job: dict[str, Any]) -> dict[str, Any]:
     pod: dict[str, Any] = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     return pod

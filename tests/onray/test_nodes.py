@@ -1,0 +1,72 @@
+"""Two machines with two CPUs each: where workers are placed, and what each machine downloads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tailor.store import Store
+from tests.helpers.killing import Command, ended, make_place
+from tests.helpers.machines import Machines, cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
+
+SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
+
+
+@pytest.fixture
+def machines(s3: str) -> Iterator[Machines]:
+    with cluster(2, 2, disturb=[SLOW_STEPS]) as found:
+        yield found
+
+
+def raylets_of_workers() -> Counter[int]:
+    """How many workers each machine trains with, by its raylet's process."""
+    found: Counter[int] = Counter()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title, stat = (folder / "cmdline").read_bytes(), (folder / "stat").read_text()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"TrainWorker" in title:
+            found[int(stat.rpartition(")")[2].split()[1])] += 1
+    return found
+
+
+def test_workers_are_packed_or_spread_and_each_machine_downloads_once(
+    machines: Machines, s3: str, tmp_path: Path
+) -> None:
+    place = make_place(tmp_path)
+    Store(s3).put_file(place / "rows.jsonl", "rows.jsonl")
+
+    def placed(name: str, workers: int, placement: str) -> list[int]:
+        command = Command(
+            place,
+            name,
+            (
+                "scale.cpus_per_worker=1",
+                f"scale.workers={workers}",
+                f"scale.placement={placement}",
+                f"data.train=[{{path: {s3}/rows.jsonl}}]",
+                f"data.store={s3}/tokens",
+            ),
+            machines.environment,
+        )
+        process = command.start()
+        command.wait_for(process, 2)
+        counts = sorted(raylets_of_workers().values())
+        result = ended(process)
+        assert result.code == 0, result.out + result.err
+        return counts
+
+    assert placed("packed", 2, "pack") == [2]
+    assert placed("spread", 2, "spread") == [1, 1]
+    assert placed("all", 4, "pack") == [2, 2]
+    for cache in machines.caches:
+        copies = [path for path in (cache / "files").iterdir() if path.is_dir()]
+        held = [path.name for copy in copies for path in copy.rglob("*") if path.is_file()]
+        assert held, "each machine has its own copy"
+        assert len(held) == len(set(held)), "and one for all of its workers"
