@@ -9,7 +9,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,8 +139,8 @@ class Jobs:
                 if job.is_over:
                     return _code(job)
                 heard = time.monotonic()
-            except _Lost as error:
-                after = error.shown
+            except (_Lost, UnreachableError) as error:
+                after = error.shown if isinstance(error, _Lost) else after
                 if time.monotonic() - heard > LOST_SECONDS:
                     raise ScaleError(
                         f"{self.address} answers no more: {error}",
@@ -170,10 +170,17 @@ class Jobs:
                 position += len(text)
                 if new:
                     show(new)
+        except BrokenPipeError:  # nobody reads what is shown
+            raise
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            self.job(name)  # a name that is not there, a token that is wrong: told as such
+            with suppress(UnreachableError):
+                self.job(name)  # a name that is not there, a token that is wrong: told as such
             raise _Lost(str(error) or type(error).__name__, max(after, position)) from error
         return max(after, position)
+
+
+class UnreachableError(ScaleError):
+    """Nothing answers where the job server was said to be."""
 
 
 class _Lost(Exception):
@@ -271,7 +278,7 @@ def _asking(address: str, name: str = "") -> Iterator[None]:
                 mend="look at the cluster: its dashboard, `ray status` on its head",
             ) from error
         if isinstance(error, OSError):  # those of requests are too
-            raise ScaleError(
+            raise UnreachableError(
                 f"no Ray job server answers at {address}: {first}",
                 mend="name the dashboard's address with --address, such as http://HOST:8265; "
                 "`ray start --head` needs ray[default] to have one",
