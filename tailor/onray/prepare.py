@@ -53,6 +53,8 @@ def ray_runner(work: Callable[[Task], TaskReport], tasks: Sequence[Task]) -> Ite
 
     context = DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
+    # Ray Data spreads tasks over all machines; Ray's own way takes those without GPUs first.
+    strategy, context.scheduling_strategy = context.scheduling_strategy, "DEFAULT"
     log = logging.getLogger("ray.data")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -69,6 +71,7 @@ def ray_runner(work: Callable[[Task], TaskReport], tasks: Sequence[Task]) -> Ite
                 yield report
     finally:
         context.enable_progress_bars = bars
+        context.scheduling_strategy = strategy
         log.setLevel(level)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +69,8 @@ class Machines:
 
 
 @contextmanager
-def cluster(
-    *cpus: int, disturb: object = (), environment: Mapping[str, str] | None = None
-) -> Iterator[Machines]:
-    """Machines with so many CPUs each; the first is the head."""
+def cluster(*cpus: int, gpus: Sequence[int] = (), disturb: object = ()) -> Iterator[Machines]:
+    """Machines with so many CPUs each, and so many GPUs in name; the first is the head."""
     ports = [_free_port() for _ in cpus]
     agents = [_free_port() for _ in cpus]
     head = {"include_dashboard": True, "dashboard_port": _free_port()}
@@ -82,6 +80,7 @@ def cluster(
             {
                 "cache": f"{folder}/cache-{at}",
                 "num_cpus": number,
+                "num_gpus": gpus[at] if gpus else 0,
                 "object_store_memory": MEMORY,
                 "metrics_export_port": ports[at],
                 "dashboard_agent_listen_port": agents[at],
@@ -105,7 +104,6 @@ def cluster(
                 "HF_HUB_OFFLINE": "1",
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_metrics_report_interval_ms": "1000",
-                **(environment or {}),
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

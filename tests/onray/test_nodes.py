@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tailor.store import Store
-from tests.helpers.killing import Command, ended, make_place
+from tests.helpers.killing import PATHS, Command, ended, make_place
 from tests.helpers.machines import Machines, cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
@@ -70,3 +73,30 @@ def test_workers_are_packed_or_spread_and_each_machine_downloads_once(
         held = [path.name for copy in copies for path in copy.rglob("*") if path.is_file()]
         assert held, "each machine has its own copy"
         assert len(held) == len(set(held)), "and one for all of its workers"
+
+
+PREPARE = """\
+import time
+from types import SimpleNamespace
+import ray
+from tailor.onray.prepare import ray_runner
+
+def work(task):
+    time.sleep(0.5)
+    return ray.get_runtime_context().get_node_id()
+
+ray.init(logging_level="ERROR", log_to_driver=False)
+gpus = {node["NodeID"]: "GPU" in node["Resources"] for node in ray.nodes()}
+for number in (2, 8):
+    print(sum(gpus[node] for node in ray_runner(work, [SimpleNamespace(size=1)] * number)))
+"""
+
+
+def test_preparation_goes_to_machines_without_gpus_first() -> None:
+    with cluster(0, 2, 2, gpus=(0, 1, 0)) as machines:
+        environment = {**os.environ, **machines.environment, "PYTHONPATH": PATHS}
+        command = [sys.executable, "-c", PREPARE]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    few, many = map(int, done.stdout.split())
+    assert few == 0
+    assert many > 0, "the control: the others are taken when these are full"
