@@ -14,13 +14,16 @@ from typing import Any
 from tailor.errors import TemplateError
 from tailor.spec import files, load
 from tailor.spec.data import Source
+from tailor.spec.deepspeed import KEY as DEEPSPEED_KEY
 from tailor.spec.keys import Finding, path_of
 from tailor.spec.recipe import Recipe
+from tailor.spec.scale import DeepSpeed
 from tailor.spec.suite import Facts, MultipleChoice, Questions
 
 RECIPE = "recipe.yaml"
 TEMPLATE = "template.jinja"
-"""The names under which a recipe and a chat template of this machine travel."""
+DEEPSPEED = "deepspeed.json"
+"""The names under which a recipe and what it names of this machine travel."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -101,6 +104,9 @@ def read(recipe: Recipe, reach: Reach, *, carried: bool) -> Iterator[Finding]:
     for key, run in _runs(recipe):
         if not reach.sees(run):
             yield key, f"{run} {unseen}"
+    config = _deepspeed_file(recipe, reach)
+    if config is not None and not (carried and os.path.isfile(config)):
+        yield DEEPSPEED_KEY, f"no file that {reach.machines} see: {config}; {reach.to_read}"
     template = template_file(recipe, reach)
     if template is not None and not (carried and os.path.isfile(template)):
         yield (
@@ -119,6 +125,9 @@ def absolute(recipe: Recipe, reach: Reach) -> Recipe:
     names += [("model.path", model)] if not _is_hub_id(model) else []
     if recipe.data.template is not None and reach.sees(recipe.data.template):
         names.append(("data.template", recipe.data.template))
+    strategy = recipe.scale.strategy
+    if isinstance(strategy, DeepSpeed) and strategy.config is not None and reach.sees(strategy.config):
+        names.append((DEEPSPEED_KEY, strategy.config))
     for key, name in names:
         *above, last = path_of(key)
         section: Any = values
@@ -129,7 +138,7 @@ def absolute(recipe: Recipe, reach: Reach) -> Recipe:
 
 
 def parcel(recipe: Recipe, reach: Reach, folder: str) -> dict[str, str]:
-    """What travels to the machines: the texts of the resolved recipe and of its chat template, by file name.
+    """What travels to the machines, by file name: the texts of the resolved recipe, its chat template and DeepSpeed JSON.
 
     folder: where they lie there. TemplateError when the template cannot be read.
     """
@@ -139,6 +148,12 @@ def parcel(recipe: Recipe, reach: Reach, folder: str) -> dict[str, str]:
         texts[TEMPLATE] = _text_of(template)
         data = recipe.data.model_copy(update={"template": posixpath.join(folder, TEMPLATE)})
         recipe = recipe.model_copy(update={"data": data})
+    config = _deepspeed_file(recipe, reach)
+    if config is not None:
+        texts[DEEPSPEED] = _text_of(config)
+        strategy = recipe.scale.strategy.model_copy(update={"config": posixpath.join(folder, DEEPSPEED)})  # type: ignore[union-attr]
+        scale = recipe.scale.model_copy(update={"strategy": strategy})
+        recipe = recipe.model_copy(update={"scale": scale})
     return {RECIPE: load.resolved_yaml(recipe), **texts}
 
 
@@ -148,6 +163,12 @@ def template_file(recipe: Recipe, reach: Reach) -> str | None:
     if name is None or name in files.templates() or reach.sees(name):
         return None
     return name
+
+
+def _deepspeed_file(recipe: Recipe, reach: Reach) -> str | None:
+    """The same of a DeepSpeed JSON."""
+    name = recipe.scale.strategy.config if isinstance(recipe.scale.strategy, DeepSpeed) else None
+    return None if name is None or reach.sees(name) else name
 
 
 def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions]]:

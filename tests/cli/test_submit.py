@@ -111,6 +111,23 @@ def test_what_is_sent_means_the_same_elsewhere(place: Path, monkeypatch: pytest.
     assert sent.data.template == "./template.jinja"
 
 
+def test_a_deepspeed_json_travels_too(place: Path) -> None:
+    (place / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+    strategy = "scale={workers: 2, strategy: {name: deepspeed, stage: 2, config: %s}}"
+    view = seen(["runs", "base", "rows.jsonl"])
+    texts = reach.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
+    assert texts["deepspeed.json"] == (place / "zero.json").read_text()
+    assert "config: ./deepspeed.json" in texts["recipe.yaml"]
+    everything = seen(["."])
+    texts = reach.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], everything), everything, ".")
+    assert "deepspeed.json" not in texts
+    assert f"config: {place}/zero.json" in texts["recipe.yaml"]
+    (found,) = problems(strategy % "none.json", shared=("runs", "base", "rows.jsonl"))
+    assert found.endswith(
+        f"scale.strategy.config: no file that the cluster's machines see: none.json; {TO_READ}"
+    )
+
+
 @pytest.mark.parametrize("words", [("list", "a-job"), ("logs",), ("stop",)])
 def test_jobs_with_the_wrong_number_of_names(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]

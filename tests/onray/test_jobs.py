@@ -23,6 +23,17 @@ from tests.helpers.machines import Machines, cluster
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
+RAY_SUBMIT = (
+    "ray.scripts.scripts",
+    "job",
+    "submit",
+    "--working-dir",
+    ".",
+    "--",
+    "tailor",
+    "run",
+    "recipe.yaml",
+)
 BOTH = "scale.workers={min: 1, max: 2}"
 STEPS = ("train.steps=40", "train.micro_batch_size=2", "evaluate.every=20", "save.every=4")
 
@@ -64,16 +75,19 @@ class Desk:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     place = make_place(tmp_path_factory.mktemp("place"))
+    # The undisturbed run and one of another seed, each in a process of its own, while the cluster starts.
+    others = [Command(place, "whole", STEPS), Command(place, "other", (*STEPS, "train.seed=1"))]
+    processes = [command.start() for command in others]
     with cluster(1, 1, disturb=[SLOW_STEPS]) as machines:
+        results = [ended(process) for process in processes]
+        assert [result.code for result in results] == [0, 0], results
         yield Desk(machines, place)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def whole(desk: Desk) -> Command:
-    """The undisturbed run, in a process of its own."""
-    command = Command(desk.place, "whole", STEPS)
-    command.finish()
-    return command
+    """The undisturbed run."""
+    return Command(desk.place, "whole")
 
 
 def wait_until(there: Callable[[], bool], follower: subprocess.Popen[str]) -> None:
@@ -125,10 +139,6 @@ def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, de
     last = step(stopped.run)
     assert 3 <= last < 40
     assert stopped.run.join("checkpoints").names()[-1] == f"step-{last:08d}"
-    # Stopped once more, and followed once more.
-    name = desk("tailor", "jobs", "list").out.splitlines()[1].split()[0]
-    assert desk("tailor", "jobs", "stop", name).err == f"job {name} is stopped\n"
-    assert desk("tailor", "jobs", "logs", name).code == STOPPED_CODE
     # Control: a name that no job has.
     unknown = desk("tailor", "jobs", "logs", "nothing")
     assert (unknown.code, unknown.err) == (
@@ -137,8 +147,8 @@ def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, de
     )
 
 
-def test_ray_job_submit_works_as_written(desk: Desk, whole: Command) -> None:
-    """The recipe's files travel in the working directory; a run's folder there would be lost, and is refused."""
+def test_a_run_in_a_jobs_working_directory_is_refused(desk: Desk) -> None:
+    """`ray job submit` finds `tailor run` and the files; the run's folder would be removed with the job."""
     words = (
         "ray.scripts.scripts",
         "job",
@@ -151,7 +161,7 @@ def test_ray_job_submit_works_as_written(desk: Desk, whole: Command) -> None:
         "recipe.yaml",
     )
     # Ray's own command must be told of the token; tailor's finds it.
-    sent = desk(*words, RAY_AUTH_MODE="token")
+    sent = desk(*RAY_SUBMIT, RAY_AUTH_MODE="token")
     assert sent.code == 1, "the code that Ray's own command gives for any failure"
     told = "tailor: save.to lies in the job's working directory"
     assert told in sent.out
@@ -161,8 +171,12 @@ def test_ray_job_submit_works_as_written(desk: Desk, whole: Command) -> None:
     assert again.code == 2, "the command's own"
     assert told in again.out
 
+
+@pytest.mark.soak
+def test_ray_job_submit_runs_to_the_end(desk: Desk, whole: Command) -> None:
+    """As written, with the files beside the recipe in the job's working directory."""
     elsewhere = [f"{key}={desk.place / 'elsewhere' / key}" for key in ("save.to", "data.store")]
-    finished = desk(*words, *elsewhere, *STEPS, RAY_AUTH_MODE="token")
+    finished = desk(*RAY_SUBMIT, *elsewhere, *STEPS, RAY_AUTH_MODE="token")
     assert finished.code == 0, finished.out
     assert losses(Store(str(desk.place / "elsewhere" / "save.to"))) == pytest.approx(
         losses(whole.run), abs=1e-5
@@ -184,6 +198,5 @@ def test_a_machine_is_lost_and_the_job_ends_as_if_not(stopped: Command, whole: C
     assert f"step {before} " not in result.out, "its steps are not made twice"
     assert losses(stopped.run) == pytest.approx(losses(whole.run), abs=1e-5)
     # Control: another seed is another curve.
-    other = Command(desk.place, "other", (*STEPS, "train.seed=1"))
-    other.finish()
+    other = Command(desk.place, "other")
     assert losses(other.run) != pytest.approx(losses(whole.run), abs=1e-3)
