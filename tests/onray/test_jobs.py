@@ -34,6 +34,7 @@ RAY_SUBMIT = (
     "run",
     "recipe.yaml",
 )
+GAUGES = {"ray_tailor_loss", "ray_tailor_tokens_per_second", "ray_tailor_steps"}
 BOTH = "scale.workers={min: 1, max: 2}"
 STEPS = ("train.steps=40", "train.micro_batch_size=2", "evaluate.every=20", "save.every=4")
 
@@ -108,6 +109,12 @@ def step(run: Store) -> int:
     return max((record["step"] for record in read(run) if record["kind"] == "train"), default=0)
 
 
+def offered(machines: Machines, run: Store) -> set[str]:
+    """What Prometheus would read of a run."""
+    found = re.findall(rf'^(ray_tailor_\w+){{.*run="{run.url}".*}} \d', machines.metrics(), re.MULTILINE)
+    return set(found)
+
+
 @pytest.fixture(scope="module")
 def stopped(desk: Desk) -> Command:
     """A job on both machines that was listed, followed and stopped amid its steps; its run."""
@@ -117,10 +124,7 @@ def stopped(desk: Desk) -> Command:
     listed = desk("tailor", "jobs", "list")
     assert re.search(f"{name} +(pending|running) .* {run.url}", listed.out), listed.out
     wait_until(lambda: step(run) >= 3, follower)
-    figures = re.findall(
-        rf'^(ray_tailor_\w+){{.*run="{run.url}".*}} \d', desk.machines.metrics(), re.MULTILINE
-    )
-    assert {"ray_tailor_loss", "ray_tailor_tokens_per_second", "ray_tailor_steps"} <= set(figures)
+    wait_until(lambda: offered(desk.machines, run) >= GAUGES, follower)
 
     stop = desk("tailor", "jobs", "stop", name)
     assert stop.code == 0, stop.err
@@ -149,17 +153,6 @@ def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, de
 
 def test_a_run_in_a_jobs_working_directory_is_refused(desk: Desk) -> None:
     """`ray job submit` finds `tailor run` and the files; the run's folder would be removed with the job."""
-    words = (
-        "ray.scripts.scripts",
-        "job",
-        "submit",
-        "--working-dir",
-        ".",
-        "--",
-        "tailor",
-        "run",
-        "recipe.yaml",
-    )
     # Ray's own command must be told of the token; tailor's finds it.
     sent = desk(*RAY_SUBMIT, RAY_AUTH_MODE="token")
     assert sent.code == 1, "the code that Ray's own command gives for any failure"
