@@ -137,7 +137,7 @@ class Jobs:
                 after = asyncio.run(self._tail(name, show, after))
                 job = self.job(name)
                 if job.is_over:
-                    return _code(job)
+                    return exit_code(job)
                 heard = time.monotonic()
             except (_Lost, UnreachableError) as error:
                 after = error.shown if isinstance(error, _Lost) else after
@@ -203,7 +203,8 @@ def _job(details: Any) -> Job:
     )
 
 
-def _code(job: Job) -> int:
+def exit_code(job: Job) -> int:
+    """What a command that follows the job ends with. TrainingError when there is nothing to say it."""
     if job.state == "stopped":
         return STOPPED_CODE
     if job.code is None and job.state == "failed":
