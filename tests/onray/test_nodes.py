@@ -26,15 +26,17 @@ def machines(s3: str) -> Iterator[Machines]:
         yield found
 
 
-def raylets_of_workers() -> Counter[int]:
-    """How many workers each machine trains with, by its raylet's process."""
+def raylets_of_workers(machines: Machines) -> Counter[int]:
+    """How many workers each machine of this cluster trains with, by its raylet's process."""
+    token = machines.environment["RAY_AUTH_TOKEN"].encode()
     found: Counter[int] = Counter()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             title, stat = (folder / "cmdline").read_bytes(), (folder / "stat").read_text()
+            ours = token in (folder / "environ").read_bytes()
         except OSError:
             continue
-        if title.startswith(b"ray::") and b"TrainWorker" in title:
+        if ours and title.startswith(b"ray::") and b"TrainWorker" in title:
             found[int(stat.rpartition(")")[2].split()[1])] += 1
     return found
 
@@ -60,7 +62,7 @@ def test_workers_are_packed_or_spread_and_each_machine_downloads_once(
         )
         process = command.start()
         command.wait_for(process, 2)
-        counts = sorted(raylets_of_workers().values())
+        counts = sorted(raylets_of_workers(machines).values())
         result = ended(process)
         assert result.code == 0, result.out + result.err
         return counts
