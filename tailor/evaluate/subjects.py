@@ -46,6 +46,10 @@ class Subject:
         return self.artifact.exists(ADAPTER) or self.artifact.exists(BEACON)
 
     @property
+    def has_beacons(self) -> bool:
+        return self.artifact.exists(BEACON) and not self.ref.without_adapter
+
+    @property
     def base_path(self) -> str | None:
         """The model that it was trained from; None for a model without a run."""
         return str(self.plan["model"]["path"]) if self.plan else None
@@ -65,7 +69,7 @@ class Subject:
         except ModelError:  # loading says what is wrong with the base
             return None
         limit = config.get("max_position_embeddings")
-        if not isinstance(limit, int) or not beacons or self.ref.without_adapter:
+        if not isinstance(limit, int) or not self.has_beacons:
             return limit if isinstance(limit, int) else None
         return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON)), limit)
 

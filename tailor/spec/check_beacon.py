@@ -31,6 +31,9 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         yield KEY, "train.compile", "every window has another form, and each would be compiled"
     if keys("export.push_to_hub") is not None:
         yield KEY, "export.push_to_hub", "no other tool reads beacons"
+    tasks = keys("evaluate.final.tasks")
+    if any(isinstance(t, dict) and t.get("name") == "lm_eval" for t in tasks or ()):
+        yield KEY, "evaluate.final.tasks", "lm-eval calls the plain model and would leave beacons out"
     if (name := strategy_name(keys)) in ("fsdp", "deepspeed"):
         yield (
             KEY,

@@ -12,6 +12,11 @@ import pytest
 
 import tailor
 from tailor.cli.main import main
+from tailor.errors import ModelError
+from tailor.evaluate.material import Material
+from tailor.evaluate.subjects import find_subject
+from tailor.onray.evaluate import _jobs
+from tailor.spec.suite import Suite
 from tests.helpers.models import tiny_llama
 
 RECIPE = """\
@@ -92,6 +97,14 @@ def test_it_is_evaluated_beside_the_base(capsys: pytest.CaptureFixture[str]) -> 
     assert found[1] != found[2]
     assert main(["show", "runs/tiny"]) == 0
     assert "sft, activation beacons" in capsys.readouterr().out
+
+
+def test_lm_eval_is_refused_since_it_would_leave_beacons_out() -> None:
+    subject = find_subject("runs/tiny")
+    suite = Suite.model_validate({"tasks": [{"name": "lm_eval", "tasks": ["arc_easy"]}]})
+    with pytest.raises(ModelError, match="has activation beacons, which lm-eval would leave out"):
+        _jobs(suite, subject, Material(subject.tokenizer()))
+    assert not find_subject("base").has_beacons  # control
 
 
 def test_what_needs_a_plain_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
