@@ -53,6 +53,8 @@ class BatchSpec:
     """How often an epoch shows the examples of each source; empty means once each."""
     first_step: int = 0
     """The step at which these batches begin: a run may have begun with others."""
+    window: int | None = None
+    """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
 
 
 class Batches:
@@ -210,6 +212,9 @@ class Batches:
         size = self.spec.batch_size or max(
             1, round((self.spec.batch_tokens or 0) / max(1.0, float(self._sizes[order].mean())))
         )
+        if self.spec.window is not None:
+            made = self._of_like_windows(order, self.spec.window, size)
+            return [made[index] for index in generator.permutation(len(made))]
         batches: list[Batch] = []
         window = size * GROUP_WINDOW
         for start in range(0, len(order), window):
@@ -219,6 +224,22 @@ class Batches:
             made = [[self._examples((int(index),)) for index in cut] for cut in np.split(part, cuts)]
             batches += [made[index] for index in generator.permutation(len(made))]
         return batches
+
+    def _of_like_windows(self, order: np.ndarray, window: int, size: int) -> list[Batch]:
+        """What is left of each number of windows, less than a batch, comes together in the order of these numbers."""
+        counts = -(-self._sizes[order] // window)
+        cuts: list[np.ndarray] = []
+        left: list[np.ndarray] = []
+        for count in np.unique(counts)[::-1]:
+            part = order[counts == count]
+            *full, last = np.split(part, self._cuts(part, size))
+            cuts += full
+            whole = len(last) == size if self.spec.batch_size else False
+            (cuts if whole else left).append(last)
+        if left:
+            rest = np.concatenate(left)
+            cuts += np.split(rest, self._cuts(rest, size))
+        return [[self._examples((int(index),)) for index in cut] for cut in cuts]
 
     def _pack(self, groups: np.ndarray) -> list[Row]:
         return pack(groups, self._sizes, self.spec.max_length)
@@ -304,6 +325,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         batch_size=size,
         batch_tokens=recipe.train.batch_tokens,
         weights=source_weights(recipe),
+        window=recipe.model.beacon.window if recipe.model.beacon else None,
     )
     batches = of_split(train, spec)
     epoch = batches.epoch(0) if len(train) else []

@@ -75,6 +75,24 @@ def test_the_first_batch_is_the_largest(pack: bool) -> None:
     assert sizes[0] == max(sizes)
 
 
+@pytest.mark.parametrize("size", [{"batch_size": 2}, {"batch_tokens": 150}])
+def test_examples_of_one_number_of_windows_share_a_batch(size: dict[str, int]) -> None:
+    def mixed(batches: Batches) -> int:
+        counts = [{-(-int(LENGTHS[row[0]]) // 16) for row in batch} for batch in batches.epoch(0)]
+        return sum(len(count) > 1 for count in counts)
+
+    by_windows = make(pack=False, window=16, **size)
+    assert shown(by_windows) == Counter(range(len(LENGTHS))) == shown(by_windows, 2)
+    assert mixed(by_windows) <= 6  # what is left of each number, in the order of the numbers
+    assert mixed(make(pack=False, **size)) > 6  # control
+    assert by_windows.epoch(0) != by_windows.epoch(1)
+    if "batch_size" in size:
+        sizes = Counter(len(batch) for batch in by_windows.epoch(0))
+        assert sizes == Counter(len(batch) for batch in make(pack=False, **size).epoch(0))
+    else:
+        assert max(by_windows.tokens(batch) for batch in by_windows.epoch(0)) <= 150 + int(LENGTHS.max())
+
+
 def test_weights_decide_how_often_a_source_is_shown() -> None:
     sources = np.arange(len(LENGTHS)) % 2
     batches = make(sources=sources, weights=(2.5, 0.5))

@@ -19,7 +19,7 @@ import torch
 from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER, Structure, held_of
 from tailor.artifacts.checkpoints import copy_tokenizer, in_one_file, write_adapter
-from tailor.artifacts.load import find_artifact
+from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.models import files
@@ -30,6 +30,7 @@ from tailor.train import checkpoint
 from tailor.train.warm_start import folder_of
 
 RECORD = "average.json"
+NOT_AVERAGED = "a low-rank update is a product of factors, and each was trained for windows of its own"
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,18 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
         run = Store(store.url.rstrip("/").rsplit("/", 2)[0])
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
-        if _trained_model(store.url, run).adapter is None:
+        model = _trained_model(store.url, run)
+        if model.beacon is not None:
+            raise ModelError(
+                f"{store.url} holds activation beacons, which cannot be averaged: {NOT_AVERAGED}",
+                mend="average adapters, or models that were trained whole",
+            )
+        if model.adapter is None:
             return Part(store.url, "checkpoint", weights, run)
         write_adapter(scratch, weights, run)
         return Part(store.url, "adapter", scratch, run)
     found, run = find_artifact(store)
+    refuse_beacons(found, f"averaged: {NOT_AVERAGED}")
     kind = "adapter" if found.exists(ADAPTER) else "model"
     return Part(found.url, kind, found.local_path(), run)
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import files
+from tailor.models import beacon_files, files
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, quantization
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
 
-ADAPTER, WHOLE = "adapter_config.json", "config.json"
+ADAPTER, WHOLE, BEACON = "adapter_config.json", "config.json", beacon_files.FILE
 
 
 def held_of(folder: Path, run: Store) -> Held:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import difflib
 import posixpath
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts.base import ADAPTER, WHOLE, held_of, model_spec, saved_dtype
+from tailor.artifacts.base import ADAPTER, BEACON, WHOLE, held_of, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
+from tailor.models import beacon_files
+from tailor.models.beacon import beacons_of
 from tailor.models.files import find_folder
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
+from tailor.plan import beacon
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, verify
 from tailor.train import checkpoint
 
-ARTIFACTS = ("adapter", "model")
+ARTIFACTS = ("adapter", "model", "beacon")
 """Folders of what a run trained."""
 HASHED_BYTES = 1 << 30
 """An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
@@ -46,12 +50,20 @@ class Loaded:
             )
 
     def require_adapter(self) -> None:
-        """ModelError when there is no adapter that could be left out."""
-        if not hasattr(self.model, "disable_adapter"):
+        """ModelError when there is no adapter (and no beacons) that could be left out."""
+        if not hasattr(self.model, "disable_adapter") and beacons_of(self.model) is None:
             raise ModelError(
                 f"{self.tokenizer.name} is a whole model: it has no adapter beside whose base it could answer",
                 mend="leave --base out, or chat with the base's own folder",
             )
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """The base as it was before the adapter, or before the beacons, meanwhile."""
+        beacons = beacons_of(self.model)
+        context: AbstractContextManager[None] = (
+            self.model.disable_adapter() if beacons is None else beacons.disabled()
+        )
+        return context
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
         """A conversation up to where the model answers, rendered as in training."""
@@ -61,8 +73,10 @@ class Loaded:
     @property
     def context(self) -> int | None:
         """Tokens that the model was made for, prompt and answer together."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        limit, beacons = getattr(self.model.config, "max_position_embeddings", None), beacons_of(self.model)
+        if limit is None or beacons is None or beacons.off:
+            return None if limit is None else int(limit)
+        return beacon.context(beacons.spec, int(limit))
 
 
 def load_run(url: str) -> Loaded:
@@ -78,7 +92,8 @@ def load_run(url: str) -> Loaded:
         parent, name = posixpath.split(store.url.rstrip("/"))
         verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = (_adapted if store.exists(ADAPTER) else _whole)(folder, store.url, run, device)
+    load = _adapted if store.exists(ADAPTER) else _with_beacons if store.exists(BEACON) else _whole
+    model = load(folder, store.url, run, device)
     tokenizer = load_tokenizer(str(folder))
     ends = model.generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])
@@ -91,7 +106,7 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
     for below in ARTIFACTS:
         if store.is_committed(below):
             return store.join(below), store
-    if store.exists(ADAPTER) or store.exists(WHOLE):
+    if any(store.exists(name) for name in (ADAPTER, WHOLE, BEACON)):
         return store, Store(posixpath.dirname(store.url.rstrip("/")))
     if store.exists("recipe.yaml"):
         raise ModelError(
@@ -99,6 +114,15 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
             mend="run its recipe again, which goes on from the last checkpoint",
         )
     raise ModelError(f"{store.url} holds no run, no adapter and no model", mend=_instead(store))
+
+
+def refuse_beacons(store: Store, done: str) -> None:
+    """ModelError when `store` holds beacons, which cannot be `done`."""
+    if store.exists(BEACON):
+        raise ModelError(
+            f"{store.url} holds activation beacons, which cannot be {done}",
+            mend="use them with `tailor chat`, `generate` and `evaluate`",
+        )
 
 
 def _instead(store: Store) -> str:
@@ -118,6 +142,21 @@ def _whole(folder: Path, url: str, run: Store, device: torch.device) -> Any:
     return load_network(Model(path=str(folder)), dtype=saved_dtype(folder), device=device)
 
 
+def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> Any:
+    from transformers import GenerationConfig
+
+    held = Held.read(folder)
+    if held is None:
+        raise ModelError(
+            f"the beacons at {url} have no base.json, which names their base",
+            mend="bring back the file that the run wrote",
+        )
+    network = _base_of("beacons", url, held, model_spec(held, run), device)
+    beacon_files.put_onto(network, folder, url)
+    network.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return network
+
+
 def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
     held = held_of(folder, run)
     return load_adapted(folder, url, held, model_spec(held, run), device)
@@ -129,21 +168,7 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
     from transformers import GenerationConfig
 
     base = held.path
-    moved = f"bring it back to {Path(base).absolute()} (a link does)"
-    try:
-        found = find_folder(base, held.revision, trust_remote_code=spec.trust_remote_code)
-    except ModelError as error:
-        raise ModelError(
-            f"the adapter at {url} needs its base model {base}: {error.message}", mend=moved
-        ) from error
-    held.check(found, url, mend=moved)
-    try:
-        network = load_network(spec, dtype=DTYPES[held.dtype], device=device)
-    except ModelError as error:
-        raise ModelError(
-            f"the adapter at {url} needs its base model {base}, which could not be loaded: {error.message}",
-            mend="the base must be the model that the adapter was trained on",
-        ) from error
+    network = _base_of("adapter", url, held, spec, device)
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
     except (RuntimeError, ValueError) as error:
@@ -157,3 +182,24 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
         GenerationConfig.from_pretrained(str(folder)) if declared else network.generation_config
     )
     return model
+
+
+def _base_of(
+    what: Literal["adapter", "beacons"], url: str, held: Held, spec: Model, device: torch.device
+) -> Any:
+    """The base of what lies at `url`, as training held it. ModelError."""
+    base = held.path
+    needs = f"the adapter at {url} needs its" if what == "adapter" else f"the beacons at {url} need their"
+    moved = f"bring it back to {Path(base).absolute()} (a link does)"
+    try:
+        found = find_folder(base, held.revision, trust_remote_code=spec.trust_remote_code)
+    except ModelError as error:
+        raise ModelError(f"{needs} base model {base}: {error.message}", mend=moved) from error
+    held.check(found, url, mend=moved)
+    try:
+        return load_network(spec, dtype=DTYPES[held.dtype], device=device)
+    except ModelError as error:
+        raise ModelError(
+            f"{needs} base model {base}, which could not be loaded: {error.message}",
+            mend=f"the base must be the model that the {what} {'was' if what == 'adapter' else 'were'} trained on",
+        ) from error

@@ -16,7 +16,7 @@ import torch
 
 from tailor.artifacts import place, verify
 from tailor.artifacts.base import Structure, as_quantized, base_folder, held_of, model_spec
-from tailor.artifacts.load import find_artifact
+from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
@@ -65,6 +65,7 @@ class Source:
 def open_source(url: str, base: str | None = None) -> Source:
     """The adapter of a run, or an adapter folder. `base` says where its base is now. ModelError."""
     store, run = find_artifact(Store(url))
+    refuse_beacons(store, "merged: the base beside them answers as before")
     if not store.exists("adapter_config.json"):
         raise ModelError(
             f"{store.url} is a whole model: there is no adapter to merge",

@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
             asked = [*messages, {"role": "user", "content": line}]
             if args.base:
                 print("base   ", end="", flush=True)
-                with loaded.model.disable_adapter():
+                with loaded.without_adapter():
                     answered = answer(loaded, asked, args) is not None
                 if not answered:
                     continue

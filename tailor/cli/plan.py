@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from tailor.plan import beacon
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
 from tailor.spec.method import joins
@@ -79,6 +80,7 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
             f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} in a step",
         ),
         ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
+        *([("windows", _windows(plan))] if plan.model.beacon else []),
         ("steps", f"{plan.steps} ({plan.steps_per_epoch} an epoch), warm-up {plan.warmup_steps}"),
         *(
             [("token budget", f"{plan.token_budget:,}, reached with {plan.run_tokens:,}")]
@@ -109,8 +111,25 @@ def _strategy(plan: Plan) -> str:
 
 def _trained(plan: Plan) -> str:
     quantized = f" on a {plan.model.quantize.type} base" if plan.model.quantize else ""
+    beacon = plan.model.beacon
+    if beacon is not None:
+        weights = f"updates of rank {beacon.rank}" if beacon.rank else "projections of their own"
+        return f"beacons with {weights}{quantized}, about {plan.trained_parameters:,} trained"
     kind = f"LoRA of rank {plan.model.adapter.rank}{quantized}" if plan.model.adapter else "all weights"
     return f"{kind}, about {plan.trained_parameters:,} trained"
+
+
+def _windows(plan: Plan) -> str:
+    """The longest row's windows, and what they leave in the memory."""
+    spec = plan.model.beacon
+    assert spec is not None
+    count = beacon.windows_of(plan.row_length, spec.window)
+    keys = sorted((count - 1) * beacon.kept(spec, ratio) + spec.sink for ratio in spec.ratios)
+    held = f"{keys[0]:,}" if keys[0] == keys[-1] else f"{keys[0]:,} to {keys[-1]:,}"
+    return (
+        f"up to {count} of {spec.window} tokens in a row of {plan.row_length:,}, of which {held} keys stay in each layer "
+        f"(ratio {beacon.adapted(spec, count)} in evaluation)"
+    )
 
 
 def _advice(plan: Plan) -> str:
@@ -121,6 +140,8 @@ def _advice(plan: Plan) -> str:
         return "set train.activation_checkpointing: true"
     if plan.memory.reference:
         return "set method.reference: precomputed"
+    if plan.model.beacon is not None:
+        return "lower data.max_length" if plan.model.beacon.rank else "set model.beacon.rank"
     if plan.strategy.name == "ddp" and plan.workers > 1 and plan.model.quantize is None:
         return "set scale.strategy: fsdp"
     if plan.model.adapter is None and plan.strategy.name == "ddp":

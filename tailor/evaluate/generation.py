@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 import torch
 
 from tailor.errors import DataError
+from tailor.evaluate import beacon_answers
 from tailor.models.attention import stock_attention
+from tailor.models.beacon import beacons_of
 from tailor.models.causal import base_of
+from tailor.plan import beacon
 
 Ids = list[int]
 
@@ -42,8 +46,24 @@ def generate(
     numbers = range(len(prompts)) if numbers is None else numbers
     config = _config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
-        limit = positions_of(model)
-        for chosen in batches([len(prompt) for prompt in prompts], batch_size, max_new_tokens, limit):
+        limit, beacons = positions_of(model), beacons_of(base_of(model))
+        lengths = [len(prompt) for prompt in prompts]
+        if beacons is not None and not beacons.off:
+            # Up to one window the model is the plain one, and prompts may share a batch.
+            for i in (i for i, n in enumerate(lengths) if n and n + max_new_tokens > beacons.spec.window):
+                config.max_new_tokens = _room(limit, lengths[i], max_new_tokens)
+                draw = Draw([(seed, numbers[i])], temperature, top_p) if temperature > 0 else None
+                options = functools.partial(_options, draw, on_token)
+                found = beacon_answers.answer(
+                    base_of(model),
+                    beacons,
+                    prompts[i],
+                    config=config,
+                    stop_ids=stop_ids,
+                    make_options=options,
+                )
+                answers[i], lengths[i] = before_stop(found, stop_ids), 0
+        for chosen in batches(lengths, batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
             config.max_new_tokens = _room(limit, ids.shape[1], max_new_tokens)
             draw = Draw([(seed, numbers[i]) for i in chosen], temperature, top_p) if temperature > 0 else None
@@ -51,8 +71,7 @@ def generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=config,
-                logits_processor=[draw] if draw is not None else [],
-                streamer=_Streamer(on_token) if on_token is not None else None,
+                **_options(draw, on_token),
             )
             for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
                 answers[i] = before_stop(row, stop_ids)
@@ -80,9 +99,20 @@ def batches(
 
 
 def positions_of(model: Any) -> int | None:
-    """Positions that the model was made for, prompt and answer together; None where it says none."""
+    """Tokens that the model was made for, prompt and answer together; None where it says none."""
     limit = getattr(model.config, "max_position_embeddings", None)
-    return None if limit is None else int(limit)
+    beacons = beacons_of(base_of(model))
+    if limit is None or beacons is None or beacons.off:
+        return None if limit is None else int(limit)
+    return beacon.context(beacons.spec, int(limit))
+
+
+def _options(draw: Draw | None, on_token: Callable[[int], None] | None) -> dict[str, Any]:
+    """What transformers' `generate` is told beside the prompts and the configuration."""
+    return {
+        "logits_processor": [draw] if draw is not None else [],
+        "streamer": _Streamer(on_token) if on_token is not None else None,
+    }
 
 
 class Draw:

@@ -89,7 +89,7 @@ class Worker:
             self._loaded, self._url = load_run(ref.url), ref.url
             self._scoring = likelihood.scoring_model(self._loaded.model)
         loaded = self._loaded
-        with loaded.model.disable_adapter() if ref.without_adapter else nullcontext():
+        with loaded.without_adapter() if ref.without_adapter else nullcontext():
             if job.kind == "score":
                 found = likelihood.likelihoods(self._scoring, job.inputs)
                 if not all(math.isfinite(one.loss) for one in found):

@@ -11,6 +11,8 @@ import torch
 
 from tailor.evaluate.rows import Scored
 from tailor.models.attention import stock_attention
+from tailor.models.beacon import beacons_of
+from tailor.models.beacon_model import beacon_model
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Document, collate, targets_of
 from tailor.models.loss import summed_cross_entropy_and_hits
@@ -38,6 +40,8 @@ def scoring_model(network: Any) -> CausalModel:
     base = base_of(network)
     if base.config._attn_implementation not in ("sdpa", "eager"):
         base.set_attn_implementation(stock_attention(base))
+    if beacons_of(base) is not None:
+        return beacon_model(network.eval())
     model = CausalModel(network.eval(), layout="rows")
     model.splits_head = head_is_separate(model, next(network.parameters()).device)
     return model

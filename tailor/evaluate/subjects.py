@@ -6,11 +6,15 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.artifacts.load import ADAPTER, ARTIFACTS, find_artifact
+from tailor.artifacts.base import ADAPTER, BEACON
+from tailor.artifacts.load import ARTIFACTS, find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.jobs import ModelRef
+from tailor.models.held import FILE
+from tailor.plan import beacon
 from tailor.spec.load import load_recipe
+from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
 from tailor.store import COMMIT, Store
@@ -38,7 +42,12 @@ class Subject:
 
     @property
     def is_adapter(self) -> bool:
-        return self.artifact.exists(ADAPTER)
+        """Whether its base is beside it unchanged: it is an adapter, or beacons."""
+        return self.artifact.exists(ADAPTER) or self.artifact.exists(BEACON)
+
+    @property
+    def has_beacons(self) -> bool:
+        return self.artifact.exists(BEACON) and not self.ref.without_adapter
 
     @property
     def base_path(self) -> str | None:
@@ -51,13 +60,18 @@ class Subject:
 
     def positions(self) -> int | None:
         """Positions that the model was made for, where its config.json says them."""
-        path = self.artifact.read_json(ADAPTER)["base_model_name_or_path"] if self.is_adapter else None
+        beacons = self.artifact.exists(BEACON)
+        path = self.artifact.read_json(FILE)["path"] if beacons else None
+        if self.artifact.exists(ADAPTER):
+            path = self.artifact.read_json(ADAPTER)["base_model_name_or_path"]
         try:
             config = load_config(path or str(self.artifact.local_path()))
         except ModelError:  # loading says what is wrong with the base
             return None
         limit = config.get("max_position_embeddings")
-        return limit if isinstance(limit, int) else None
+        if not isinstance(limit, int) or not self.has_beacons:
+            return limit if isinstance(limit, int) else None
+        return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON)), limit)
 
     def identity(self) -> Any:
         """Changes with the model's files."""

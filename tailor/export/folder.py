@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tailor.artifacts import place
 from tailor.artifacts.consolidate import consolidate, is_checkpoint
+from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into, open_source
 from tailor.errors import ModelError, StoreError
@@ -76,6 +77,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
 
 def choose(request: Request, kind: str, run: Store) -> Weights:
     """Which weights to export. ModelError for those that the run has not."""
+    refuse_beacons(run.join(kind), "exported: no other tool reads them")
     possible: tuple[Weights, ...] = ("adapter", "merged") if kind == "adapter" else ("model",)
     chosen = request.weights or ("merged" if request.form == "ollama" and kind == "adapter" else possible[0])
     if chosen not in possible:

@@ -64,6 +64,8 @@ class TokenBatch:
     """float32[D]: log-probabilities of the documents under a reference model, where they were computed before."""
     mismatched: TokenBatch | None = None
     """The same prompts with answers to other ones, where the method asks for them."""
+    step: int | None = None
+    """The training step that reads it, from 0; None in evaluation."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -85,6 +87,7 @@ class TokenBatch:
             moved(self.wanted),
             None if self.reference is None else moved(self.reference),
             None if self.mismatched is None else self.mismatched.to(device),
+            self.step,
         )
 
 
@@ -104,7 +107,7 @@ class Collator:
     packs: whether a row's examples may lie in one row of the layout; where not, each is a row of its own (a
     model whose packed documents see each other still takes pairs). pad_to: fixes L of the rows layout, in
     tokens. max_length: longest document that may be made. reference: float32[n], a number of each example for
-    `TokenBatch.reference`.
+    `TokenBatch.reference`. step: the training step that reads.
     """
 
     split: Split
@@ -113,6 +116,7 @@ class Collator:
     packs: bool = True
     pad_to: int | None = None
     reference: np.ndarray | None = None
+    step: int | None = None
 
     def __call__(self, rows: Sequence[Row]) -> TokenBatch:
         """The rows' examples, in order."""
@@ -126,7 +130,7 @@ class Collator:
         """Documents that were made elsewhere, one row each list."""
         if not self.packs:
             packs = [[piece] for pack in packs for piece in pack]
-        return collate(packs, self.layout, pad_to=self.pad_to)
+        return replace(collate(packs, self.layout, pad_to=self.pad_to), step=self.step)
 
 
 def collate(packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None) -> TokenBatch:

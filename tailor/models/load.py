@@ -10,9 +10,11 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import attention, linear, probe
 from tailor.models.adapters import add_adapter
+from tailor.models.beacon import add_beacons
+from tailor.models.beacon_model import BeaconModel, beacon_model
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Layout
-from tailor.spec.model import Model, Quantize
+from tailor.spec.model import Beacon, Model, Quantize
 
 DTYPES = {
     "float32": torch.float32,
@@ -41,6 +43,8 @@ def load_for_training(
     """
     torch.manual_seed(seed)
     network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=device)
+    if spec.beacon is not None:
+        return _with_beacons(network, spec, spec.beacon, DTYPES[precision], activation_checkpointing, seed)
     network = adapt(
         network, spec, precision=precision, activation_checkpointing=activation_checkpointing, seed=seed
     )
@@ -49,7 +53,7 @@ def load_for_training(
 
 def held_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
     """What the base is loaded in: trained weights are float32."""
-    return DTYPES[frozen_dtype] if spec.adapter else torch.float32
+    return DTYPES[frozen_dtype] if spec.adapter or spec.beacon else torch.float32
 
 
 def adapt(network: Any, spec: Model, *, precision: str, activation_checkpointing: bool, seed: int) -> Any:
@@ -81,6 +85,21 @@ def prove(
                 mend="name other modules in model.adapter.target_modules",
             )
     return model
+
+
+def _with_beacons(
+    network: Any, spec: Model, settings: Beacon, compute: torch.dtype, checkpointing: bool, seed: int
+) -> BeaconModel:
+    """The base frozen, with beacons, under an attention that takes a cache."""
+    torch.manual_seed(seed)
+    add_beacons(network, settings)
+    if checkpointing:
+        network.activation_checkpointing_enable()
+    auto = attention.stock_attention(network)
+    network.set_attn_implementation(auto if spec.attention == "auto" else spec.attention)
+    network.eval()
+    with torch.autocast(network.device.type, dtype=compute, enabled=compute != torch.float32):
+        return beacon_model(network, seed=seed)
 
 
 def skeleton(

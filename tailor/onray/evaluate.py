@@ -14,7 +14,7 @@ import yaml
 
 from tailor import machine
 from tailor.artifacts import place
-from tailor.errors import DataError, GateError, StoreError
+from tailor.errors import DataError, GateError, ModelError, StoreError
 from tailor.evaluate import figures, harness, scores
 from tailor.evaluate.jobs import Job, Result, Runner, in_process, of_lm_eval
 from tailor.evaluate.material import Material, gather
@@ -154,7 +154,12 @@ def require(suite: Suite) -> None:
 
 
 def _jobs(suite: Suite, model: Subject, material: Material) -> list[Job]:
-    """A model's whole work, in a fixed order."""
+    """A model's whole work, in a fixed order. ModelError for a task that does not know the model's kind."""
+    if model.has_beacons and any(isinstance(task, LmEval) for task in suite.tasks):
+        raise ModelError(
+            f"{model.ref.url} has activation beacons, which lm-eval would leave out: it calls the plain model",
+            mend="leave the task lm_eval out",
+        )
     own = material.jobs(model.label, suite.decoding.batch_size)
     return own + [
         job for task in suite.tasks if isinstance(task, LmEval) for job in of_lm_eval(model.label, task)

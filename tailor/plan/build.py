@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
+from tailor.plan import beacon
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
 from tailor.plan.strategy import choose, deepspeed_config
 from tailor.spec.method import REFERENCE_FREE, Method, joins
-from tailor.spec.model import Model
+from tailor.spec.model import Beacon, Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
 from tailor.spec.scale import DeepSpeed, Fsdp, Strategy
@@ -42,7 +43,7 @@ def build(
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
-    _check(recipe, data, facts, hardware)
+    _check(recipe, data, facts, hardware, model_config)
 
     length = data.longest_row
 
@@ -54,7 +55,8 @@ def build(
             frozen_dtype=frozen_dtype,
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
-            tokens=rows * length,
+            rows=rows,
+            length=length,
             reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
             strategy=strategy,
             workers=recipe.scale.most,
@@ -172,7 +174,9 @@ def _with_absolute_path(model: Model) -> Model:
     return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
 
 
-def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware) -> None:
+def _check(
+    recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware, config: Mapping[str, Any]
+) -> None:
     if recipe.scale.gpu is True and hardware.device != "cuda":
         raise ScaleError(
             "scale.gpu is true, but no GPU was found",
@@ -189,7 +193,9 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
             "one tensor, so most of its weights would stay as they are",
             mend="leave model.quantize out",
         )
-    if facts.positions and data.longest > facts.positions:
+    if recipe.model.beacon is not None:
+        _check_beacons(recipe, recipe.model.beacon, data, facts, config)
+    elif facts.positions and data.longest > facts.positions:
         raise ModelError(
             f"the longest example has {data.longest} tokens, but {recipe.model.path} was made for "
             f"{facts.positions} positions",
@@ -205,4 +211,28 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
         raise DataError(
             "the recipe evaluates, but no evaluation example is left after preparation",
             mend="raise data.holdout, or look at `tailor data report` for why rows were lost",
+        )
+
+
+def _check_beacons(
+    recipe: Recipe, spec: Beacon, data: DataFacts, facts: ModelFacts, config: Mapping[str, Any]
+) -> None:
+    if why := beacon.refusal(config):
+        raise ModelError(
+            f"model.beacon: {recipe.model.path} cannot have beacons: {why}",
+            mend="leave model.beacon out, or take another base",
+        )
+    if data.longest <= spec.window:
+        raise DataError(
+            f"model.beacon: the longest example has {data.longest} tokens and fits into one window of {spec.window}, so "
+            "no beacon would be trained",
+            mend="give longer examples, or a smaller model.beacon.window",
+        )
+    coarse = (beacon.coarsest(spec),) * (beacon.windows_of(data.longest, spec.window) - 1)
+    reached = beacon.positions(spec, coarse)
+    if facts.positions and reached > facts.positions:
+        raise ModelError(
+            f"model.beacon: the longest example has {data.longest} tokens, which reach {reached} positions with a ratio of "
+            f"{coarse[0]}, but {recipe.model.path} was made for {facts.positions}",
+            mend=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a coarser ratio",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tailor.plan import beacon_memory
 from tailor.plan.facts import ModelFacts
 from tailor.spec.model import Model
 from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
@@ -56,14 +57,16 @@ def forecast(
     frozen_dtype: str,
     mixed_precision: bool,
     activation_checkpointing: bool,
-    tokens: int,
+    rows: int,
+    length: int,
     reference_copy: bool = False,
     strategy: Strategy | None = None,
     workers: int = 1,
 ) -> Memory:
-    """Peak of one worker whose micro-batch has `tokens` tokens. strategy: ddp where none is given."""
+    """Peak of one worker whose micro-batch has `rows` rows of `length` tokens. strategy: ddp where none is given."""
+    tokens = rows * length
     trained = trained_parameters(facts, model)
-    frozen = facts.linear_parameters + facts.embedding_parameters if model.adapter else 0
+    frozen = facts.linear_parameters + facts.embedding_parameters if model.adapter or model.beacon else 0
     weights = 4.0 * trained
     if frozen:
         per_linear = QUANTIZED_BYTES[model.quantize.type] if model.quantize else BYTES[frozen_dtype]
@@ -78,6 +81,10 @@ def forecast(
     else:
         kept = width * (16 * facts.hidden + 8 * facts.intermediate + 4.1 * facts.kv)
         activations = tokens * facts.layers * kept
+    if model.beacon is not None:
+        activations = beacon_memory.activations(
+            facts, model.beacon, rows=rows, length=length, width=width, checkpointing=activation_checkpointing
+        )
     logits = min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     whole = Memory(
         weights=int(weights),
@@ -127,6 +134,8 @@ def _shared(
 
 def trained_parameters(facts: ModelFacts, model: Model) -> int:
     """Estimate of the number of trained weights."""
+    if model.beacon is not None:
+        return beacon_memory.trained_parameters(facts, model.beacon)
     if model.adapter is None:
         return facts.linear_parameters + facts.embedding_parameters
     whole = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]

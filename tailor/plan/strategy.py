@@ -45,6 +45,8 @@ def _not_shared(recipe: Recipe, precision: str) -> str | None:
     """The key that keeps weights from being shared out."""
     if recipe.model.quantize is not None:
         return "model.quantize"
+    if recipe.model.beacon is not None:
+        return "model.beacon"
     if recipe.optim.optimizer not in SHARDED_OPTIMIZERS:
         return f"optim.optimizer: {recipe.optim.optimizer}"
     if recipe.train.compile:

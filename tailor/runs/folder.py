@@ -7,7 +7,7 @@ data.json        the data report
 status.json      state, step, error, timings
 metrics.jsonl    every metric record
 checkpoints/     step-00000050/ …, each with its COMMIT marker
-adapter/ model/  the final artefact, one of the two
+adapter/ model/ beacon/  the final artefact, one of the three
 evaluation/      before.jsonl, after.jsonl: generated answers; NAME/ per evaluation, with its COMMIT marker
 tensorboard/     event files
 logs/            tracebacks of failed workers
@@ -28,7 +28,7 @@ PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
 REPORT = "report.html"
-ARTIFACTS = ("adapter", "model")
+ARTIFACTS = ("adapter", "model", "beacon")
 
 
 def name(run: Store) -> str:

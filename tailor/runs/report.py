@@ -144,6 +144,9 @@ def method_words(plan: dict[str, Any]) -> str:
     adapter, quantize = plan["model"].get("adapter"), plan["model"].get("quantize")
     loss = plan["method"].get("loss")
     words = plan["method"]["name"] + (f" with the {loss} loss, " if loss else ", ")
+    if plan["model"].get("beacon"):
+        words += "activation beacons"
+        return words + (f" on a base in {quantize['type']}" if quantize else "")
     if adapter is None:
         return words + "all weights"
     kind = "DoRA" if adapter.get("dora") else "LoRA"

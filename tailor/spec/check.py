@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_strategy, check_suite, tree
+from tailor.spec import check_beacon, check_strategy, check_suite, tree
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -27,7 +27,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _folders):
+    for conflicts in (_pairs, _sizes, _model, check_beacon.conflicts, _pretrain, _answers, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -37,6 +37,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             )
     findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (
         _needs,
+        check_beacon.findings,
         _lists,
         _rows,
         check_strategy.findings,
@@ -127,7 +128,7 @@ def _most_workers(keys: Keys) -> int | None:
 
 def _model(keys: Keys) -> Iterator[Conflict]:
     if keys("model.init") == "random":
-        for key in ("model.adapter", "model.quantize"):
+        for key in ("model.adapter", "model.beacon", "model.quantize"):
             if keys(key) is not None:
                 yield key, "model.init", "new weights (init: random) must all be trained"
     saved, targets = keys("model.adapter.modules_to_save"), keys("model.adapter.target_modules")
@@ -215,7 +216,8 @@ def _inside(inner: str, outer: str) -> bool:
 
 def _needs(keys: Keys) -> Iterator[Finding]:
     """Keys that say nothing without another."""
-    if keys("model.quantize") is not None and keys.absent("model.adapter") and keys("model.init") != "random":
+    whole = keys.absent("model.adapter") and keys.absent("model.beacon")
+    if keys("model.quantize") is not None and whole and keys("model.init") != "random":
         yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
     no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
@@ -293,11 +295,13 @@ def _idle(keys: Keys) -> Iterator[Finding]:
                 yield key, f"has no effect on {optimizer}; it is for {whose}"
     if keys("model.quantize.type") == "int8" and keys("model.quantize.double") is not None:
         yield "model.quantize.double", "has no effect on int8; it is for nf4 and fp4"
-    if keys("model.dtype") not in (None, "auto") and keys.absent("model.adapter"):
+    whole = keys.absent("model.adapter") and keys.absent("model.beacon")
+    if keys("model.dtype") not in (None, "auto") and whole:
         yield (
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
+    yield from check_beacon.idle(keys)
     yield from _idle_of_dpo(keys)
     yield from check_strategy.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")

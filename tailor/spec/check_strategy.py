@@ -42,7 +42,7 @@ def _offload(keys: Keys) -> Iterator[Finding]:
 
 def _sharing(keys: Keys) -> Iterator[Finding]:
     """What a strategy that shares something out over the workers cannot do."""
-    name, stage = _strategy_name(keys), keys("scale.strategy.stage")
+    name, stage = strategy_name(keys), keys("scale.strategy.stage")
     if name not in ("fsdp", "deepspeed"):
         return
     shown = f"conflicts with scale.strategy {name}" + (f" stage {stage}" if stage else "")
@@ -97,7 +97,7 @@ def _sharing(keys: Keys) -> Iterator[Finding]:
         )
 
 
-def _strategy_name(keys: Keys) -> Any:
+def strategy_name(keys: Keys) -> Any:
     """`auto`, `ddp`, `fsdp` or `deepspeed`, however it is written."""
     value = keys("scale.strategy")
     return keys("scale.strategy.name") if isinstance(value, dict) else value

@@ -47,6 +47,35 @@ class Adapter(Section):
     """Rank-stabilised scaling (arXiv 2312.03732)."""
 
 
+class Beacon(Section):
+    """Activation beacons (arXiv 2401.03462): what was read is kept as a few keys per window, and the base stays frozen."""
+
+    window: int = Field(1024, ge=8)
+    """Tokens that are read at a time. After each window its tokens are forgotten, and its beacons stay in the memory."""
+
+    ratios: list[int] = Field([2, 4, 8, 16, 32], min_length=1)
+    """A beacon stands after so many tokens. 0 keeps all keys of a window. Each must divide `window`."""
+
+    draw: Literal["step-random", "adapt", "mixed"] = "step-random"
+    """How training chooses a ratio: for each window by chance, by the document's length, or a step the one, a step the other.
+
+    `adapt` takes the finest ratio with which a document's memory stays within `memory`. Evaluation and generation
+    always do so.
+    """
+
+    memory: int | None = Field(None, ge=1)
+    """Keys that the memory may hold before a coarser ratio is taken. Default: `window`."""
+
+    sink: int = Field(0, ge=0)
+    """First tokens of a document whose own keys stay in the memory."""
+
+    projections: list[Literal["q", "k", "v"]] = Field(["q", "k", "v"], min_length=1)
+    """Projections of each layer for which beacons have weights of their own."""
+
+    rank: int | None = Field(None, ge=1)
+    """Rank of a low-rank update in place of whole copies of the projections. A quantised base needs one."""
+
+
 class Model(Section):
     """The base model and what is trained of it."""
 
@@ -70,6 +99,9 @@ class Model(Section):
 
     adapter: Adapter | None = None
     """Train a low-rank adapter. Without one, every weight is trained."""
+
+    beacon: Beacon | None = None
+    """Train activation beacons: a memory of what was read, which makes long documents cheap. Not with an adapter."""
 
     warm_start: str | None = Field(None, min_length=1)
     """Start from what a run trained: the folder of a run, a checkpoint or an adapter. Optimizer and steps begin anew."""

@@ -1,7 +1,7 @@
 """Where the keys of other trainers' configurations belong in a recipe.
 
-The left side is a key of transformers' TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune or
-Unsloth; the right side is a recipe's key, with the value to write where the two differ.
+The left side is a key of transformers' TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune, Unsloth or
+FlagEmbedding; the right side is a recipe's key, with the value to write where the two differ.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ _BELONGS: dict[str, str] = {
     "model.adapter.modules_to_save": "lora_modules_to_save additional_target",
     "model.adapter.dora": "use_dora lora_use_dora peft_use_dora",
     "model.adapter.rslora": "use_rslora peft_use_rslora lora_use_rslora",
+    "model.beacon.window": "beacon_window beacon_stride",
+    "model.beacon.ratios": "beacon_ratio beacon_ratios",
+    "model.beacon.draw": "beacon_ratio_mix",
+    "model.beacon.sink": "beacon_sink_size",
+    "model.beacon.projections": "beacon_param",
     "data.train": "dataset datasets dataset_path dataset_name dataset_dir train_file train_data train_dataset sources",
     "data.evaluation": "eval_dataset eval_data validation validation_file test_datasets eval_file",
     "data.holdout": "val_set_size val_size eval_split validation_split",

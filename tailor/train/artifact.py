@@ -1,6 +1,6 @@
 """The final artefact, in the layout that plain peft and transformers read.
 
-RUN/adapter/ (PEFT) or RUN/model/ (Hugging Face), each with the tokenizer, the chat template that
+RUN/adapter/ (PEFT), RUN/model/ (Hugging Face) or RUN/beacon/ (the project's own), each with the tokenizer, the chat template that
 the data was rendered with, and a generation_config that stops at the end of a turn.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tailor.models import beacon_files
 from tailor.models.attention import stock_attention
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, skeleton
@@ -33,7 +34,7 @@ def write_artifact(session: Session) -> str:
     Where the weights are shared out, one at a time is gathered and put into a file.
     """
     strategy, plan = session.strategy, session.plan
-    name = "adapter" if plan.model.adapter is not None else "model"
+    name = "adapter" if plan.model.adapter else "beacon" if plan.model.beacon else "model"
     if session.host.rank != 0:
         for _ in strategy.whole_weights():
             pass
@@ -48,6 +49,9 @@ def write_artifact(session: Session) -> str:
         elif name == "adapter":
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
+        elif name == "beacon":
+            beacon_files.write(made.folder, session.model.base)
+            Held.of(plan.model, plan.frozen_dtype).write(made.folder)
         else:
             dtype = DTYPES[plan.precision]  # the one that they were trained in
             with _stock_attention(session):

@@ -168,11 +168,10 @@ class _Training:
 
 def _steps(session: Session, first: int) -> Iterator[tuple[int, list[Work], float]]:
     """Each remaining step with this worker's micro-batches, read ahead, and the seconds waited for them."""
-    collator = session.collator("train")
 
     def read() -> Iterator[tuple[int, list[Work]]]:
         for step in range(first, session.plan.steps):
-            batch = session.batches.batch(step)
+            batch, collator = session.batches.batch(step), session.collator("train", step)
             yield step, list(read_share(session, session.batches, collator, batch))
 
     source = prefetch(read())
@@ -197,7 +196,7 @@ def _report(session: Session, record: dict[str, Any]) -> None:
     utilisation = throughput.model_flops_utilisation(
         session.device,
         parameters=session.weights,
-        trained_fully=session.plan.model.adapter is None,
+        trained_fully=session.plan.model.adapter is None and session.plan.model.beacon is None,
         tokens=record["tokens"] // session.host.world,
         seconds=seconds,
     )

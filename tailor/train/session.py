@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -53,9 +53,10 @@ class Session:
         """The plan's arithmetic, as a context."""
         return autocast(self.plan, self.device)
 
-    def collator(self, name: Literal["train", "evaluation"]) -> Collator:
-        """Reads rows of a split for this model."""
-        return make_collator(self.plan, self.tokens, self.model, name, self.reference.get(name))
+    def collator(self, name: Literal["train", "evaluation"], step: int | None = None) -> Collator:
+        """Reads rows of a split for this model. step: the training step that reads them."""
+        collator = make_collator(self.plan, self.tokens, self.model, name, self.reference.get(name))
+        return replace(collator, step=step)
 
     def say(self, message: str) -> None:
         """One line for the user, from rank 0."""
@@ -79,6 +80,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         batch_tokens=plan.batch_tokens,
         weights=plan.weights,
         first_step=plan.first_step,
+        window=plan.model.beacon.window if plan.model.beacon else None,
     )
     started = time.perf_counter()
     strategy = make_strategy(plan, host)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
+from tailor.models import beacon_files
+from tailor.models.beacon import beacons_of
 from tailor.store import COMMIT, Store, verified
 from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
@@ -28,10 +30,11 @@ def find(url: str) -> Store:
     StoreError when there is none.
     """
     store = Store(url)
-    if store.exists(ADAPTER_WEIGHTS) or store.exists(checkpoint.STATE):
+    if any(store.exists(name) for name in (ADAPTER_WEIGHTS, beacon_files.WEIGHTS, checkpoint.STATE)):
         return store
-    if store.is_committed("adapter"):
-        return store.join("adapter")
+    for name in ("adapter", "beacon"):
+        if store.is_committed(name):
+            return store.join(name)
     if store.is_committed("model"):
         raise StoreError(
             f"model.warm_start: {store.url} trained a whole model",
@@ -48,7 +51,10 @@ def find(url: str) -> Store:
 def warm_start(url: str, strategy: Strategy) -> str:
     """Put the trained weights into the strategy's model; returns the URL that they came from. They must fit exactly."""
     found = find(url)
-    if found.exists(ADAPTER_WEIGHTS):
+    if found.exists(beacon_files.WEIGHTS):
+        with folder_of(found) as folder:
+            _put_beacons(folder, found.url, strategy)
+    elif found.exists(ADAPTER_WEIGHTS):
         with folder_of(found) as folder:
             _put_adapter(folder, found.url, strategy)
     else:
@@ -60,6 +66,15 @@ def folder_of(found: Store) -> AbstractContextManager[Path]:
     """A local path of an adapter or checkpoint; a committed one is compared with its checksums."""
     parent, name = posixpath.split(found.url.rstrip("/"))
     return verified(Store(parent), name) if found.exists(COMMIT) else found.borrowed_path()
+
+
+def _put_beacons(folder: Path, url: str, strategy: Strategy) -> None:
+    if beacons_of(strategy.model.base) is None:
+        raise StoreError(
+            f"model.warm_start: {url} holds beacons, and this recipe has none",
+            mend="set model.beacon as it was there",
+        )
+    beacon_files.put_weights(strategy.model.base, folder, url)
 
 
 def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:

@@ -18,6 +18,20 @@ BASES: dict[str, tuple[int, dict[str, Any]]] = {
             "max_position_embeddings": 131072,
         },
     ),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (
+        8_030_261_248,
+        {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
+        },
+    ),
     "meta-llama/Llama-2-7b-hf": (
         6_738_415_616,
         {

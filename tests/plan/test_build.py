@@ -192,6 +192,8 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     base = BASES.get(recipe.model.path)
     config = base[1] if base else LLAMA_8B
     length = min(recipe.data.max_length, 2048) if base else 64
+    if recipe.model.beacon is not None:
+        length = recipe.data.max_length
     row = recipe.data.max_length if recipe.data.pack or joins(recipe.method) else length
     rows = max(32, recipe.train.batch_size or 0)
     data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows)
