@@ -18,6 +18,7 @@ from tailor.errors import ModelError
 from tailor.models.files import find_folder
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
+from tailor.plan import rope
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, verify
 from tailor.train import checkpoint
@@ -61,8 +62,7 @@ class Loaded:
     @property
     def context(self) -> int | None:
         """Tokens that the model was made for, prompt and answer together."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        return rope.positions(self.model.config.get_text_config().to_dict())
 
 
 def load_run(url: str) -> Loaded:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from tailor.errors import DataError
+from tailor.models import rope as live_rope
 from tailor.models.attention import stock_attention
 from tailor.models.causal import base_of
+from tailor.plan import rope
 
 Ids = list[int]
 
@@ -43,6 +45,8 @@ def generate(
     config = _config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
         limit = positions_of(model)
+        if live_rope.follows_length(base_of(model)):
+            batch_size = 1  # rows of other lengths would change a row's frequencies
         for chosen in batches([len(prompt) for prompt in prompts], batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
             config.max_new_tokens = _room(limit, ids.shape[1], max_new_tokens)
@@ -81,8 +85,7 @@ def batches(
 
 def positions_of(model: Any) -> int | None:
     """Positions that the model was made for, prompt and answer together; None where it says none."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return None if limit is None else int(limit)
+    return rope.positions(model.config.get_text_config().to_dict())
 
 
 class Draw:

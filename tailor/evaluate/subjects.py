@@ -6,10 +6,12 @@ import posixpath
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.artifacts.base import held_of
 from tailor.artifacts.load import ADAPTER, ARTIFACTS, find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.jobs import ModelRef
+from tailor.plan import ModelFacts, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
@@ -51,13 +53,13 @@ class Subject:
 
     def positions(self) -> int | None:
         """Positions that the model was made for, where its config.json says them."""
-        path = self.artifact.read_json(ADAPTER)["base_model_name_or_path"] if self.is_adapter else None
+        folder = self.artifact.local_path()
+        held = held_of(folder, self.run or self.artifact) if self.is_adapter else None
         try:
-            config = load_config(path or str(self.artifact.local_path()))
+            config = load_config(held.path, held.revision) if held else load_config(str(folder))
+            return ModelFacts.from_config(rope.extended(config, held and held.rope, self.ref.url)).positions
         except ModelError:  # loading says what is wrong with the base
             return None
-        limit = config.get("max_position_embeddings")
-        return limit if isinstance(limit, int) else None
 
     def identity(self) -> Any:
         """Changes with the model's files."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
+from tailor.plan import rope
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
@@ -38,7 +39,7 @@ def build(
 
     `resume_from`: URL of another run's checkpoint to begin with.
     """
-    facts = ModelFacts.from_config(model_config)
+    facts = ModelFacts.from_config(rope.extended(model_config, recipe.model.rope, recipe.model.path))
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
@@ -193,7 +194,7 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
         raise ModelError(
             f"the longest example has {data.longest} tokens, but {recipe.model.path} was made for "
             f"{facts.positions} positions",
-            mend=f"set data.max_length: {facts.positions} or less",
+            mend=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
         )
     if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
         raise DataError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_strategy, check_suite, tree
+from tailor.spec import check_rope, check_strategy, check_suite, tree
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -27,7 +27,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _folders):
+    for conflicts in (_pairs, _sizes, _model, check_rope.conflicts, _pretrain, _answers, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -39,6 +39,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _needs,
         _lists,
         _rows,
+        check_rope.findings,
         check_strategy.findings,
         _idle,
         _final,
