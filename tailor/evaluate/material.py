@@ -115,6 +115,8 @@ def _tokens(
             evaluation=suite.data.evaluation,
             max_length=suite.data.max_length or own,
             on_long=suite.data.on_long,
+            chunk=suite.data.chunk,
+            retrieve=suite.data.retrieve,
             budget=suite.data.budget,
         )
         supervised = getattr(recipe.method, "train_on", "assistant") if recipe is not None else "assistant"

@@ -112,6 +112,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "data.max_length",
             f"a batch of {by_tokens} tokens cannot hold an example of {length}",
         )
+    yield from check_suite.long_rows(keys, "data.", length)
     fewest, most = keys("scale.workers.min"), keys("scale.workers.max")
     if fewest and most and fewest > most:
         yield "scale.workers.min", "scale.workers.max", f"at least {fewest} workers, but at most {most}"
@@ -188,6 +189,10 @@ def _rows(keys: Keys) -> Iterator[Finding]:
             yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
     if name in ANSWERS and keys("data.on_long") == "chunk":
         yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
+    if name in ANSWERS and keys("data.on_long") == "retrieve":
+        yield "data.on_long", f"method {name} keeps the end of a long prompt; write truncate"
+    if name == "pretrain" and keys("data.on_long") == "retrieve":
+        yield "data.on_long", "plain text has no question to choose passages by; write chunk"
     if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
         yield (
             "train.batch_size",
@@ -299,6 +304,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
         )
     yield from _idle_of_dpo(keys)
     yield from check_strategy.idle(keys)
+    yield from check_suite.idle_long_rows(keys, "data.")
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
@@ -307,7 +313,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             yield "data.template", "has no effect on pretrain: plain text has no turns"
         if not keys.is_wrong("method.documents") and keys("method.documents") in (None, "join"):
             why = "has no effect on joined documents: one stream is cut into rows, and nothing is too long"
-            for key in ("data.pack", "data.on_long"):
+            for key in ("data.pack", "data.on_long", "data.chunk", "data.retrieve"):
                 if keys(key) is not None:
                     yield key, f"{why}; it is for documents: isolate"
     if not keys.is_wrong("export.push_to_hub") and keys.absent("export.push_to_hub"):

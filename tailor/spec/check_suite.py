@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tailor.errors import Problem
+from tailor.spec.data import Retrieve
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.source import Document
 from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
@@ -30,6 +31,8 @@ def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
     """What is wrong with the evaluation below `prefix` (with its dot, or empty for a file of its own)."""
     for rules in (_tasks, _bounds, idle, _names):
         yield from rules(keys, prefix)
+    for key, other, why in long_rows(keys, f"{prefix}data.", keys(f"{prefix}data.max_length")):
+        yield key, f"conflicts with {other}: {why}"
 
 
 def task_names(keys: Keys, prefix: str) -> list[str] | None:
@@ -128,6 +131,7 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
         for key in ("top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
+    yield from idle_long_rows(keys, f"{prefix}data.")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row counts once"
@@ -139,6 +143,37 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
                         f"{key.removesuffix('.path')}.{name}",
                         "has no effect: it is for Hugging Face datasets (hf://…)",
                     )
+
+
+def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str, str, str]]:
+    """Conflicts of what `chunk` and `retrieve` say with the longest example, `length` tokens, of the rows at `prefix`."""
+    if length is None or keys.is_wrong(f"{prefix}max_length"):
+        return
+    for key, what in (
+        ("chunk.overlap", "a chunk must have new tokens"),
+        ("chunk.min_length", "no chunk is so long"),
+    ):
+        tokens = keys(f"{prefix}{key}")
+        if tokens and tokens >= length + (key == "chunk.min_length"):
+            yield f"{prefix}{key}", f"{prefix}max_length", f"{tokens} tokens of {length}: {what}"
+    passage, question = (
+        keys(f"{prefix}retrieve.{name}") or Retrieve.model_fields[name].default
+        for name in ("passage", "question")
+    )
+    if keys(f"{prefix}on_long") == "retrieve" and 2 * passage + question >= length:
+        yield (
+            f"{prefix}on_long",
+            f"{prefix}max_length",
+            f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length}",
+        )
+
+
+def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
+    """Settings for a way with long rows that is not taken."""
+    for way in ("chunk", "retrieve"):
+        other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")
+        if other and keys(f"{prefix}{way}") is not None:
+            yield f"{prefix}{way}", f"has no effect without {prefix}on_long: {way}"
 
 
 def _names(keys: Keys, prefix: str) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tailor.spec.base import Section
-from tailor.spec.data import Budget, Source
+from tailor.spec.data import Budget, Chunk, Retrieve, Source
 
 
 class Rows(Section):
@@ -19,8 +19,14 @@ class Rows(Section):
     max_length: int | None = Field(None, ge=8)
     """Longest example, in tokens. Default: `data.max_length` of the run's recipe; 2048 for a model without a run."""
 
-    on_long: Literal["drop", "truncate", "chunk"] = "drop"
-    """What happens to an example over `max_length`. `chunk` is for the perplexity of long texts."""
+    on_long: Literal["drop", "truncate", "chunk", "retrieve"] = "drop"
+    """What happens to an example over `max_length`. `chunk` is for the perplexity of long texts, `retrieve` for answers."""
+
+    chunk: Chunk | None = None
+    """How `on_long: chunk` cuts."""
+
+    retrieve: Retrieve | None = None
+    """How `on_long: retrieve` chooses."""
 
     budget: Budget = Budget()
     """What share of the rows may be lost."""

@@ -170,9 +170,9 @@ def test_models_that_cannot_be_scaled(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         config.save_pretrained(folder)
         text = json.loads((folder / "config.json").read_text())
-        with pytest.raises(ModelError, match="no rotary positions|of several kinds"):
+        with pytest.raises(ModelError, match=r"no rotary positions|of several kinds"):
             rope.plan.extended(text, Model.model_validate({"path": "x", "rope": KINDS["theta"]}).rope, "x")
-        with pytest.raises(ModelError, match="no rotary positions|of several kinds"):
+        with pytest.raises(ModelError, match=r"no rotary positions|of several kinds"):
             load(folder, KINDS["theta"])
 
 
