@@ -31,20 +31,24 @@ def generate(
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
+    beyond: bool = False,
+    prefill: int | None = None,
 ) -> list[Ids]:
     """Answers to prompts of token ids, in their order, without the stop token that ended them.
 
     model: a transformers model, or PEFT's wrapper of one. Temperature 0 takes the likeliest token; above, the
     draws of a prompt are decided by `seed` and its number (by default its place among the prompts), so that
     neither the batch nor its other rows change them. `on_token` is given each new token as it comes, stop tokens
-    too, for a batch of one prompt. The model's mode, attention and torch's random state are left as they were.
+    too, for a batch of one prompt. `beyond`: go on beyond the positions that the model was made for. `prefill`: read
+    the prompts in parts of so many tokens. The model's mode, attention and torch's random state are left as they were.
     """
     assert on_token is None or (len(prompts) == 1 and prompts[0])
     answers: list[Ids] = [[] for _ in prompts]
     numbers = range(len(prompts)) if numbers is None else numbers
     config = _config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
-        limit = positions_of(model)
+        limit = None if beyond else positions_of(model)
+        config.prefill_chunk_size = prefill
         if live_rope.follows_length(base_of(model)):
             batch_size = 1  # rows of other lengths would change a row's frequencies
         for chosen in batches([len(prompt) for prompt in prompts], batch_size, max_new_tokens, limit):

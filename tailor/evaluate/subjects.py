@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,11 +54,21 @@ class Subject:
 
     def positions(self) -> int | None:
         """Positions that the model was made for, where its config.json says them."""
+        config = self._config()
+        return None if config is None else ModelFacts.from_config(config).positions
+
+    @property
+    def goes_beyond(self) -> bool:
+        """Whether it takes longer texts than it was made for, well or not."""
+        config = self._config()
+        return config is None or config.get("model_type") not in rope.WITHOUT
+
+    def _config(self) -> Mapping[str, Any] | None:
         folder = self.artifact.local_path()
         held = held_of(folder, self.run or self.artifact) if self.is_adapter else None
         try:
             config = load_config(held.path, held.revision) if held else load_config(str(folder))
-            return ModelFacts.from_config(rope.extended(config, held and held.rope, self.ref.url)).positions
+            return rope.extended(config, held and held.rope, self.ref.url)
         except ModelError:  # loading says what is wrong with the base
             return None
 

@@ -8,14 +8,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from tailor.errors import Problem
+from tailor.spec import check_long
 from tailor.spec.data import Retrieve
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.source import Document
 from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
+from tailor.spec.suite import metrics as given_by
 
 BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 """A comparison and a number."""
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+FIELDS = {
+    "multiple_choice": ("question", "choices", "answer"),
+    "facts": ("question", "facts"),
+    "long_perplexity": ("text",),
+    "needle": ("text",),
+}
+"""Task with rows of its own -> what it reads of a row."""
 _DEFAULT_TASKS = [task.name for task in Suite().tasks]
 
 
@@ -54,13 +63,13 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield f"{prefix}tasks.{at}.name", f"{name} is there twice; its figures would have one name"
         seen.append(name)
         yield from _of_lm_eval(keys, f"{prefix}tasks.{at}") if name == "lm_eval" else ()
+        yield from check_long.findings(keys, f"{prefix}tasks.{at}", name)
         columns = keys(f"{prefix}tasks.{at}.data.columns")
-        fields = {"multiple_choice": ("question", "choices", "answer"), "facts": ("question", "facts")}
         for field in columns if isinstance(columns, dict) else ():
-            if name in fields and field not in fields[name]:
+            if name in FIELDS and field not in FIELDS[name]:
                 yield (
                     f"{prefix}tasks.{at}.data.columns.{field}",
-                    f"{name} has no field {field}; its fields are {', '.join(fields[name])}",
+                    f"{name} has no field {field}; its fields are {', '.join(FIELDS[name])}",
                 )
 
 
@@ -87,7 +96,9 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
     bounds, names = keys(f"{prefix}fail_if"), task_names(keys, prefix)
     if not isinstance(bounds, dict) or names is None:
         return
-    metrics = list(dict.fromkeys(metric for name in names for metric in METRICS.get(name, ())))
+    tasks = keys(f"{prefix}tasks")
+    tasks = tasks if isinstance(tasks, list) else [{"name": name} for name in names]
+    metrics = list(dict.fromkeys(metric for task in tasks for metric in given_by(task)))
     harness = _lm_eval_tasks(keys, prefix) if "lm_eval" in names else []
     for metric, bound in bounds.items():
         key = f"{prefix}fail_if.{metric}"

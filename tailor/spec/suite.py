@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tailor.spec.base import Section
 from tailor.spec.data import Budget, Chunk, Retrieve, Source
+from tailor.spec.long import GRIDS, LongPerplexity, Needle, Passkey, figures
 
 
 class Rows(Section):
@@ -128,7 +130,16 @@ class LmEval(Section):
 
 
 Task = Annotated[
-    Perplexity | ExactMatch | F1 | Rouge | MultipleChoice | Facts | LmEval,
+    Perplexity
+    | ExactMatch
+    | F1
+    | Rouge
+    | MultipleChoice
+    | Facts
+    | LmEval
+    | LongPerplexity
+    | Passkey
+    | Needle,
     Field(discriminator="name"),
 ]
 
@@ -141,11 +152,20 @@ METRICS: dict[str, tuple[str, ...]] = {
     "facts": ("facts",),
     "lm_eval": (),
 }
-"""Task -> the figures that it gives; those of lm_eval are known when it was made."""
+"""Task -> the figures that it gives; those of lm_eval are known when it was made, those of tasks at given lengths
+follow from the lengths (`metrics`)."""
 ON_ROWS = ("perplexity", "exact_match", "f1", "rouge")
 """Tasks on the evaluation rows; the others bring rows of their own."""
 GENERATED = ("exact_match", "f1", "rouge", "facts")
 """Tasks that judge generated answers."""
+
+
+def metrics(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """The figures that a task gives, from its plain values."""
+    name = task.get("name")
+    if name in (*GRIDS, "long_perplexity"):
+        return figures(task)
+    return METRICS.get(str(name), ())
 
 
 class Decoding(Section):
