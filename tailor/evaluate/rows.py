@@ -160,7 +160,7 @@ def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[
     """The texts of at least the longest length, and how many others there are. DataError when there is none."""
     found, short, longest = [], 0, max(task.lengths)
     for place, text in texts(task.data, where):
-        ids = tokenizer.encode_prompt(text)[: task.max_tokens]
+        ids = tokenizer.encode_prompt(text)[: task.tokens_per_text]
         if len(ids) < longest:
             short += 1
             continue

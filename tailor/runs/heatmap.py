@@ -47,7 +47,8 @@ def draw_grid(task: str, grid: dict[str, Any]) -> bytes:
         image = axes.imshow(across, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
         for y, row in enumerate(across):
             for x, share in enumerate(row):
-                axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=INK, fontsize=8)
+                ink = "white" if abs(share - 0.5) > 0.4 else INK  # the ends of the scale are dark
+                axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=8)
         axes.set_xticks(range(len(grid["lengths"])), [f"{length:,}" for length in grid["lengths"]])
         axes.set_yticks(range(len(grid["depths"])), [f"{depth:g}" for depth in grid["depths"]])
         axes.set_title(model, fontsize=9, color=INK)

@@ -11,6 +11,7 @@ from tailor.errors import Problem
 from tailor.spec import check_long
 from tailor.spec.data import Retrieve
 from tailor.spec.keys import Finding, Keys, path_of
+from tailor.spec.long import GRIDS
 from tailor.spec.source import Document
 from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
 from tailor.spec.suite import metrics as given_by
@@ -134,7 +135,8 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield (
                     f"{prefix}decoding.{key}",
-                    f"has no effect: the tasks ({', '.join(names)}) generate no answers",
+                    f"has no effect: the tasks ({', '.join(names)}) generate no answers"
+                    + (", or greedy ones of their own length" if set(names) & set(GRIDS) else ""),
                 )
     elif keys(f"{prefix}decoding.temperature") in (None, 0) and not keys.is_wrong(
         f"{prefix}decoding.temperature"

@@ -61,7 +61,7 @@ class LongPerplexity(LongTask):
     stride: int | None = Field(None, ge=1)
     """New tokens of each window after the first. Default: half of its length."""
 
-    max_tokens: int | None = Field(None, ge=2)
+    tokens_per_text: int | None = Field(None, ge=2)
     """Read only so many tokens of each text."""
 
 
