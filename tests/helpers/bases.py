@@ -47,6 +47,21 @@ BASES: dict[str, tuple[int, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (
+        8_030_261_248,
+        {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+            "max_position_embeddings": 8192,
+            "rope_theta": 500000.0,
+            "tie_word_embeddings": False,
+        },
+    ),
     "google/gemma-2b": (
         2_506_172_416,
         {
