@@ -212,12 +212,12 @@ def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
     data = dataclasses.replace(DATA, longest=81920, longest_row=81920)
     assert build(recipe, data, config, GPU, run_url="r").max_length == 81920
     short = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
-    with pytest.raises(ModelError, match="has 81920 tokens, but .* was made for 8192 positions") as caught:
+    with pytest.raises(ModelError, match=r"has 81920 tokens, but .* was made for 8192 positions") as caught:
         build(short, data, config, GPU, run_url="r")
     assert "model.rope" in str(caught.value.mend)
     yarn = YarnRope(name="yarn", factor=16, original_length=4096)
     wrong = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": yarn})})
-    with pytest.raises(ModelError, match="original_length is 4096, but .* was made for 8192 tokens"):
+    with pytest.raises(ModelError, match=r"original_length is 4096, but .* was made for 8192 tokens"):
         build(wrong, data, config, GPU, run_url="r")
 
 
