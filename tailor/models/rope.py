@@ -177,5 +177,7 @@ def _width(text: Any, parameters: Mapping[str, Any]) -> int:
 
 
 def _forget(module: Any, arguments: Any) -> None:
-    module.inv_freq = module.original_inv_freq
+    module.inv_freq = (
+        module.original_inv_freq.clone()
+    )  # two buffers: one would be lost where weights are handed out
     module.max_seq_len_cached = module.original_max_seq_len

@@ -17,6 +17,7 @@ from tailor.artifacts.merge import merge
 from tailor.errors import ModelError
 from tailor.models import rope
 from tailor.models.load import load_network
+from tailor.models.parts import load_in_parts
 from tailor.spec.model import Model
 from tests.helpers.finished import finished_run
 from tests.helpers.models import tiny_llama
@@ -144,6 +145,27 @@ def test_dynamic_frequencies_do_not_depend_on_what_came_before(base: Path) -> No
         changes[name] = float((first - second).norm() / first.norm())
     assert changes["tailor"] == 0
     assert changes["stock"] > 1e-3, "control: transformers keeps the longest sequence's"
+
+
+@pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope"])
+def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
+    """For the strategies that share weights out: the network is built empty, and filled from the loaded one."""
+    model, _ = load_in_parts(
+        Model.model_validate({"path": str(base), "rope": KINDS[kind]}),
+        lambda module: None,
+        rank=0,
+        world=1,
+        device=torch.device("cpu"),
+        precision="fp32",
+        frozen_dtype="float32",
+        pack=False,
+        activation_checkpointing=False,
+        seed=0,
+    )
+    model.base.set_attn_implementation("sdpa")
+    for tokens in (3 * L, L // 2):
+        frequencies, _ = live(model.base, tokens)
+        assert np.abs(frequencies / np.array(by_hand(kind, tokens)[0]) - 1).max() <= 1e-6
 
 
 @pytest.mark.parametrize(
