@@ -15,7 +15,10 @@ from tailor.artifacts.average import average
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
 from tailor.errors import ModelError
-from tailor.models import rope
+from tailor.export.folder import Request, export
+from tailor.models import attention, rope
+from tailor.models.causal import CausalModel
+from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
 from tailor.models.parts import load_in_parts
 from tailor.spec.model import Model
@@ -147,6 +150,22 @@ def test_dynamic_frequencies_do_not_depend_on_what_came_before(base: Path) -> No
     assert changes["stock"] > 1e-3, "control: transformers keeps the longest sequence's"
 
 
+@pytest.mark.parametrize(("kind", "apart"), [("yarn", True), ("dynamic", False), ("longrope", False)])
+def test_what_a_longer_document_does_to_others_of_its_pack(kind: str, apart: bool, base: Path) -> None:
+    """Why recipes that pack are refused for two kinds: the control of the rule."""
+    network = load(base, KINDS[kind])
+    attention.register()
+    network.set_attn_implementation(attention.NAME)
+    model = CausalModel(network, layout="stream")
+    ids = TOKENS[0].numpy()
+    short, long = (Document(ids[:size], ids[1 : size + 1]) for size in (L // 2, 3 * L))
+    with torch.no_grad():
+        alone = model.hidden(collate([[short]], "stream"))[0, : L // 2]
+        packed = model.hidden(collate([[short, long]], "stream"))[0, : L // 2]
+    off = float((alone - packed).norm() / alone.norm())
+    assert (off < 1e-5) if apart else (off > 1e-2)
+
+
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope"])
 def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
     """For the strategies that share weights out: the network is built empty, and filled from the loaded one."""
@@ -210,6 +229,22 @@ def test_a_partly_rotated_model_keeps_its_part(tmp_path: Path) -> None:
     module = network.gpt_neox.rotary_emb
     assert module.inv_freq.shape == (8,), "half of 32, in pairs"
     assert float(module.inv_freq[0]) == 0.5
+
+
+def test_the_card_of_an_adapter_loads_it_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The code in the exported card, run as it stands, is the model that was trained."""
+    run = finished_run(tmp_path, {"adapter": {"rank": 4}, "rope": KINDS["linear"]}, max_position_embeddings=L)
+    out = Path(export(str(run), str(tmp_path / "out"), Request()))
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "AutoPeftModel" not in code
+    code = code.replace('"PATH"', repr(str(out))).replace('"BASE"', repr(str(tmp_path / "base")))
+    found: dict[str, Any] = {}
+    exec(code, found)
+    with torch.no_grad():
+        expected = load_run(str(run)).model(TOKENS).logits
+        assert (found["model"].eval()(TOKENS).logits - expected).norm() < 1e-5 * expected.norm()
+    with pytest.raises(ModelError, match=r"without the rotary positions of model\.rope"):
+        export(str(run), str(tmp_path / "ollama"), Request(form="ollama", weights="adapter"))
 
 
 def test_an_adapter_carries_the_rope_of_its_base(tmp_path: Path) -> None:
