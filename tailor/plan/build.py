@@ -39,7 +39,9 @@ def build(
 
     `resume_from`: URL of another run's checkpoint to begin with.
     """
-    facts = ModelFacts.from_config(rope.extended(model_config, recipe.model.rope, recipe.model.path))
+    config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
+    rope.check_batches(config, data.longest, _not_apart(recipe), recipe.model.path)
+    facts = ModelFacts.from_config(config)
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
@@ -171,6 +173,14 @@ def _with_absolute_path(model: Model) -> Model:
     """Workers run in other folders, and an adapter must find its base from anywhere."""
     local = Path(model.path).expanduser()
     return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
+
+
+def _not_apart(recipe: Recipe) -> list[str]:
+    """Settings that would give each example a forward pass of its own, and that the recipe does not have."""
+    packs = recipe.data.pack and not joins(recipe.method)
+    wanted = ["data.pack: false"] * packs
+    wanted += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
+    return wanted + ["train.compile: false"] * recipe.train.compile
 
 
 def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware) -> None:

@@ -12,6 +12,8 @@ from tailor.spec.rope import Rope, ThetaRope
 Config = Mapping[str, Any]
 WITHOUT = frozenset(("bloom", "falcon_mamba", "gpt2", "gpt_neo", "jamba", "mamba", "mamba2", "mpt", "opt"))
 """Types of models whose positions are not rotary."""
+FOLLOWING = ("dynamic", "longrope", "su")
+"""Kinds whose frequencies depend on a sequence's length (`su` is an older name of longrope)."""
 NESTED = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers by which some configs give parameters of their own."""
 
@@ -74,6 +76,22 @@ def check(rope: Rope, config: Config, path: str) -> None:
             f"model.rope.original_length is {rope.original_length}, but {path} was made for {made_for} tokens "
             "before any scaling",
             mend=f"set model.rope.original_length: {made_for}",
+        )
+
+
+def check_batches(config: Config, longest: int, wanted: list[str], path: str) -> None:
+    """ModelError where examples of a forward pass would change each other's frequencies.
+
+    longest: tokens of the longest example. wanted: settings that part the examples and that the recipe does not have.
+    """
+    config = {**config, **(config.get("text_config") or {})}
+    own = parameters_of(config)
+    kind, made_for = own.get("rope_type", own.get("type")), original_length(config)
+    if kind in FOLLOWING and made_for is not None and longest > made_for and wanted:
+        raise ModelError(
+            f"{path} ({kind} rotary positions) takes its frequencies from the longest document of a forward pass once "
+            f"that is over {made_for} tokens, and the longest example has {longest}: examples would change each other",
+            mend=f"set {' and '.join(wanted)}, or data.max_length: {made_for} or less",
         )
 
 

@@ -221,6 +221,22 @@ def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
         build(wrong, data, config, GPU, run_url="r")
 
 
+def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() -> None:
+    phi = {**LLAMA_8B, "model_type": "phi3", "max_position_embeddings": 131072}
+    phi |= {"original_max_position_embeddings": 4096, "rope_scaling": {"type": "longrope"}}
+    recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
+    data = dataclasses.replace(DATA, longest=8000, longest_row=8000)
+    assert build(recipe, data, phi, GPU, run_url="r"), "one row a pass"
+    packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": True})})
+    with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
+        build(packed, data, phi, GPU, run_url="r")
+    assert caught.value.mend == "set data.pack: false, or data.max_length: 4096 or less"
+    assert build(packed, dataclasses.replace(data, longest=4096), phi, GPU, run_url="r"), (
+        "short ones never differ"
+    )
+
+
 @pytest.mark.parametrize(
     ("config", "made_for", "good_for"),
     [
