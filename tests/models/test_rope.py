@@ -284,3 +284,22 @@ def test_an_adapter_carries_the_rope_of_its_base(tmp_path: Path) -> None:
     (adapter / "base.json").write_text(json.dumps({**values, "rope": None}))
     with pytest.raises(ModelError, match="other rotary positions"):
         average([str(step), str(adapter)], str(tmp_path / "mean3"))
+
+
+def test_a_whole_model_carries_its_rope_and_averages_with_its_like(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    run = finished_run(tmp_path, {"rope": KINDS["llama3"]}, max_position_embeddings=L)
+    plain = AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.float32)
+    step = str(next((run / "checkpoints").iterdir()))
+    mean = AutoModelForCausalLM.from_pretrained(average([step, step], str(tmp_path / "mean")))
+    with torch.no_grad():
+        expected = load_run(str(run)).model(TOKENS).logits
+        for one in (plain, mean):
+            assert (one(TOKENS).logits - expected).norm() < 1e-5 * expected.norm()
+    assert plain.config.rope_parameters == mean.config.rope_parameters
+    assert plain.config.rope_parameters["rope_type"] == "llama3"
+    assert plain.config.max_position_embeddings == mean.config.max_position_embeddings == 4 * L
+    with pytest.raises(ModelError, match="other rotary positions"):
+        average([str(run / "model"), str(tmp_path / "base")], str(tmp_path / "mixed"))
+    assert average([str(run / "model"), str(tmp_path / "mean")], str(tmp_path / "alike")), "the control"
