@@ -29,6 +29,8 @@ class Outcome:
     prompt_lost: int = 0
     """Tokens cut away at the start of the prompts of answers."""
     chunked: bool = False
+    idle: int = 0
+    """Chunks that were left out, for nothing in them is supervised."""
     retrieved: bool = False
     passed_over: int = 0
     """Tokens of passages that suited the question less."""
@@ -135,7 +137,8 @@ class Encoder:
         kept = [example for example in outcome.examples if targets(example.spans)]
         if not kept:
             return RowError("nothing_supervised", "no token of it would be learned")
-        return replace(outcome, examples=kept)
+        idle = len(outcome.examples) - len(kept) if outcome.chunked else 0
+        return replace(outcome, examples=kept, idle=idle)
 
     def _fit_answers(self, group: list[Encoded], limits: Limits) -> Outcome | RowError:
         """The group as it is, cut, or left out: never a part of it."""

@@ -191,5 +191,6 @@ def _count(report: TaskReport, outcome: Outcome) -> None:
     report.chunked += outcome.chunked
     if outcome.chunked:
         report.pieces += len(outcome.examples)
+        report.idle_pieces += outcome.idle
     elif len(outcome.examples) > 1 and not outcome.examples[1].place:
         report.split += 1

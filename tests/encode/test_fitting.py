@@ -70,6 +70,14 @@ def test_control_pieces_that_do_not_overlap_lose_a_token_each() -> None:
     assert max(Counter(learned(twice)).values()) == 2, "overlap without context is learned twice"
 
 
+def test_chunks_with_nothing_to_learn_are_counted(tmp_path: Path) -> None:
+    made = encoder(tmp_path, 100, "chunk")
+    (outcome,) = made([Completion("x" * 350, "y" * 150)])
+    assert not isinstance(outcome, RowError)
+    assert (len(outcome.examples), outcome.idle) == (3, 3)
+    assert sum(fitting.targets(one.spans) for one in outcome.examples) == 151
+
+
 def naive(query: str, texts: list[str]) -> list[float]:
     """The formula term by term, over the query's words one after the other."""
     split = [text.lower().split() for text in texts]
