@@ -68,6 +68,26 @@ def test_unpacked_batches_hold_examples_of_like_length() -> None:
     assert padding(grouped) < 0.05 < 0.2 < padding(control)
 
 
+def test_long_rows_are_filled_and_of_like_length() -> None:
+    """Lengths as of long-context data: many short ones, some of 80 thousand tokens."""
+    capacity = 81_920
+    draw = np.random.default_rng(0)
+    lengths = np.exp(draw.uniform(np.log(1000), np.log(capacity), 400)).astype(int)
+    rows = [row for batch in make(lengths, max_length=capacity).epoch(0) for row in batch]
+    filled = [int(lengths[list(row)].sum()) for row in rows]
+    assert max(filled) <= capacity
+    assert sum(filled) / (capacity * len(rows)) > 0.97
+    naive = sum(lengths) / (capacity * len(lengths))
+    assert naive < 0.3, "control: a row for each example would be mostly empty"
+    spread = [
+        max(lengths[row[0]] for row in batch) / min(lengths[row[0]] for row in batch)
+        for batch in make(lengths, max_length=capacity, pack=False).epoch(0)
+    ]
+    shuffled = draw.permutation(lengths)
+    control = [max(part) / min(part) for part in np.split(shuffled, 50)]
+    assert np.median(spread) < 1.2 < 5 < np.median(control)
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_the_first_batch_is_the_largest(pack: bool) -> None:
     batches = make(pack=pack, max_length=100).epoch(0)

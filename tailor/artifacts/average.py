@@ -22,8 +22,9 @@ from tailor.artifacts.checkpoints import copy_tokenizer, in_one_file, write_adap
 from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
-from tailor.models import files
+from tailor.models import files, rope
 from tailor.models.held import Held
+from tailor.plan import rope as plan_rope
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.train import checkpoint
@@ -31,6 +32,7 @@ from tailor.train.warm_start import folder_of
 
 RECORD = "average.json"
 NOT_AVERAGED = "a low-rank update is a product of factors, and each was trained for windows of its own"
+_OTHER_ROPE = "{} and {} have other rotary positions, and weights made for one do not fit the other"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
     What is read lasts as long as the stack.
     """
     store = Store(url)
-    if store.exists(checkpoint.STATE):
+    if checkpoint.is_one(store):
         run = Store(store.url.rstrip("/").rsplit("/", 2)[0])
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
@@ -169,10 +171,27 @@ def require_same(readers: Sequence[Reader], urls: Sequence[str]) -> None:
             )
 
 
+def _require_same_rope(models: Sequence[Path]) -> None:
+    """ModelError when the models' config.json have other rotary parameters."""
+    ropes = []
+    for model in models:
+        config = json.loads((model / files.CONFIG).read_text())
+        config = {**config, **(config.get("text_config") or {})}
+        own = dict(plan_rope.parameters_of(config))
+        theta = own.pop("rope_theta", config.get("rope_theta"))
+        kind = own.pop("rope_type", own.pop("type", "default"))
+        ropes.append((kind, theta, own))
+        if ropes[-1] != ropes[0]:
+            raise ModelError(
+                _OTHER_ROPE.format(models[0], model), mend="average models of one rope_parameters"
+            )
+
+
 def _average_models(folder: Path, models: Sequence[Path], shares: Sequence[float]) -> None:
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader.of_model(model)) for model in models]
         require_same(readers, [str(model) for model in models])
+        _require_same_rope(models)
         total = 0
         for file, names in readers[0].layout.items():
             plan = {
@@ -188,6 +207,10 @@ def _average_models(folder: Path, models: Sequence[Path], shares: Sequence[float
 def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[float]) -> None:
     """Checkpoints of runs that trained every weight: the result is a model in the base's layout."""
     models = [_trained_model(part.url, part.run) for part in parts]
+    if any(model.rope != models[0].rope for model in models):
+        raise ModelError(
+            _OTHER_ROPE.format(parts[0].url, "others"), mend="average checkpoints of one model.rope"
+        )
     if any(model.path != models[0].path or model.revision != models[0].revision for model in models):
         raise ModelError(
             "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
@@ -211,7 +234,10 @@ def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[fl
             for name in frozen:
                 assert base_reader is not None
                 writer.write(name, base_reader.read(name))
-    config = {**json.loads((base / files.CONFIG).read_text()), "dtype": "float32"}
+    if models[0].rope is not None:
+        rope.save_config(folder, models[0])
+    source = folder if models[0].rope is not None else base
+    config = {**json.loads((source / files.CONFIG).read_text()), "dtype": "float32"}
     config.pop("torch_dtype", None)
     (folder / files.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     copy_tokenizer(folder, base, parts[0].run)
@@ -242,5 +268,9 @@ def same_base(parts: Sequence[Part]) -> list[Held]:
             raise ModelError(
                 f"{parts[0].url} and {part.url} belong to other bases: {helds[0].path} and {held.path}",
                 mend="average adapters of one base, or merge each and average the models",
+            )
+        if held.rope != helds[0].rope:
+            raise ModelError(
+                _OTHER_ROPE.format(parts[0].url, part.url), mend="average adapters of one model.rope"
             )
     return helds

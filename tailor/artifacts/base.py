@@ -34,14 +34,20 @@ def held_of(folder: Path, run: Store) -> Held:
     if plan is None:
         return Held(path, revision, _stored_dtype(Path(path)), None, None)
     model = Model.model_validate(plan["model"])
-    return Held(path, model.revision, plan["frozen_dtype"], model.quantize, None)
+    return Held(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
 
 
 def model_spec(held: Held, run: Store) -> Model:
     """What loads the base. Its own code runs only where the run's recipe allowed it."""
     plan = run.read_json("plan.json") if run.exists("plan.json") else {}
     trusted = bool((plan.get("model") or {}).get("trust_remote_code", False))
-    return Model(path=held.path, revision=held.revision, quantize=held.quantize, trust_remote_code=trusted)
+    return Model(
+        path=held.path,
+        revision=held.revision,
+        quantize=held.quantize,
+        rope=held.rope,
+        trust_remote_code=trusted,
+    )
 
 
 def _stored_dtype(folder: Path) -> str:

@@ -12,7 +12,7 @@ from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER
 from tailor.artifacts.lora import WEIGHTS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
-from tailor.models import files
+from tailor.models import files, rope
 from tailor.models.held import Held
 from tailor.spec.model import Model
 from tailor.store import Store
@@ -72,9 +72,11 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
     }
     (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
     base = files.find_folder(model.path, model.revision)
-    Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, files.fingerprint(base)).write(
-        folder
-    )
+    weights_of_base = files.fingerprint(base)
+    held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)
+    held.write(folder)
+    if model.rope is not None:
+        rope.save_config(folder, model)
     copy_tokenizer(folder, base, run)
 
 

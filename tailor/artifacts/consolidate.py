@@ -14,7 +14,7 @@ from tailor.train import checkpoint
 
 def is_checkpoint(url: str) -> bool:
     """Whether the folder is a checkpoint of a run."""
-    return Store(url).exists(checkpoint.STATE)
+    return checkpoint.is_one(Store(url))
 
 
 def consolidate(url: str, folder: Path) -> tuple[Literal["adapter", "model"], Store]:

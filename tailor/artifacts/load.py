@@ -21,7 +21,7 @@ from tailor.models.beacon import beacons_of
 from tailor.models.files import find_folder
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
-from tailor.plan import beacon
+from tailor.plan import beacon, rope
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, verify
 from tailor.train import checkpoint
@@ -73,10 +73,11 @@ class Loaded:
     @property
     def context(self) -> int | None:
         """Tokens that the model was made for, prompt and answer together."""
-        limit, beacons = getattr(self.model.config, "max_position_embeddings", None), beacons_of(self.model)
+        limit = rope.positions(self.model.config.get_text_config().to_dict())
+        beacons = beacons_of(self.model)
         if limit is None or beacons is None or beacons.off:
-            return None if limit is None else int(limit)
-        return beacon.context(beacons.spec, int(limit))
+            return limit
+        return beacon.context(beacons.spec, limit)
 
 
 def load_run(url: str) -> Loaded:
@@ -129,8 +130,8 @@ def _instead(store: Store) -> str:
     """What to name in place of a folder that holds nothing to load."""
     if store.is_file():
         return "name a folder: of a run (save.to of its recipe), an adapter or a model"
-    if store.exists(checkpoint.WEIGHTS):
-        return "it is a checkpoint, which `tailor average` and model.warm_start take; name its run"
+    if checkpoint.is_one(store):
+        return "it is a checkpoint, which `tailor export`, `tailor average` and model.warm_start take; name its run"
     parent, name = posixpath.split(store.url.rstrip("/"))
     near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
     if near and not store.exists():

@@ -21,6 +21,7 @@ from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
 from tailor.errors import ModelError
+from tailor.models import rope
 from tailor.models.held import Held
 from tailor.models.load import DTYPES
 from tailor.spec.model import Model
@@ -239,7 +240,9 @@ def write_model(
         total += writer.bytes
         layout[file] = list(plan)
     write_index(folder, layout, total)
-    _write_config(folder, source.base, dtype, untie=untie)
+    if source.spec.rope is not None:
+        rope.save_config(folder, source.spec)
+    _write_config(folder, folder if source.spec.rope else source.base, dtype, untie=untie)
     return names if untied is None or embedding is None else {**names, untied: embedding}
 
 

@@ -93,7 +93,15 @@ def _source(source: dict[str, Any]) -> Text:
             "yellow",
         )
     if source["chunked"]:
-        text.append(f"  chunked       {source['chunked']:,} rows into {source['pieces']:,} pieces\n")
+        left = source.get("pieces_left_out", 0)
+        text.append(
+            f"  chunked       {source['chunked']:,} rows into {source['pieces']:,} pieces"
+            + (f"; {left:,} more had nothing to supervise\n" if left else "\n")
+        )
+    if source.get("retrieved"):
+        over, lost = source["tokens_passed_over"], source["supervised_tokens_cut"]
+        text.append(f"  retrieved     passages of {source['retrieved']:,} rows, {over:,} tokens passed over")
+        text.append(f", {lost:,} supervised lost\n" if lost else "\n")
     if source["split_conversations"]:
         text.append(
             f"  split         {source['split_conversations']:,} conversations, for the template rewrites earlier turns\n"

@@ -94,10 +94,14 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     from rich.text import Text
 
     from tailor.cli.show import shown_path
+    from tailor.runs import heatmap
 
     console.print()
     console.print(figures(results))
     console.print(Text(results["intervals"], "dim"))
+    for task, grid in results.get("grids", {}).items():
+        console.print()
+        console.print(Text("\n".join(heatmap.lines(task, grid, unicode=console.encoding.startswith("utf")))))
     if samples:
         for part in (answers(folder, results, samples), facts(folder, results)):
             if part is not None:
@@ -110,6 +114,10 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         console.print(Text.assemble(("rows            ", "bold"), f"{used:,} of {rows['available']:,}"))
     if rows["cut"]:
         console.print(Text(f"{rows['cut']:,} rows were cut by on_long: chunk, and not answered", "yellow"))
+    if rows.get("short"):
+        console.print(
+            Text(f"{rows['short']:,} texts are shorter than the longest length, and not read", "yellow")
+        )
     console.print(Text.assemble(("results         ", "bold"), shown_path(folder.url)))
 
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode import answers
+from tailor.encode import answers, fitting
 from tailor.encode.answers import Limits
-from tailor.encode.masks import ChatEncoder, Encoded, Span
+from tailor.encode.fitting import targets
+from tailor.encode.masks import ChatEncoder, Encoded
 from tailor.encode.records import Chat, Completion, Pair, Rated, Record, RowError, Text
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import TurnRules
 from tailor.errors import ModelError
+from tailor.spec.data import Chunk, Retrieve
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Outcome:
     prompt_lost: int = 0
     """Tokens cut away at the start of the prompts of answers."""
     chunked: bool = False
+    idle: int = 0
+    """Chunks that were left out, for nothing in them is supervised."""
+    retrieved: bool = False
+    passed_over: int = 0
+    """Tokens of passages that suited the question less."""
 
 
 class Encoder:
@@ -40,6 +47,8 @@ class Encoder:
         train_on: str,
         max_length: int | None,
         on_long: str,
+        chunk: Chunk | None = None,
+        retrieve: Retrieve | None = None,
         limits: Limits | None = None,
     ) -> None:
         """`limits` are given when the records are answers, `Pair` or `Rated`; `max_length` is None where any length fits."""
@@ -47,6 +56,8 @@ class Encoder:
         self._train_on = train_on
         self._max_length = max_length
         self._on_long = on_long
+        self._chunk = chunk or Chunk()
+        self._retrieve = retrieve or Retrieve()
         self.limits = limits
         self._chats = ChatEncoder(tokenizer, rules, train_on) if rules is not None else None
 
@@ -120,12 +131,14 @@ class Encoder:
         if self._max_length is not None and longest > self._max_length:
             if self._on_long == "drop":
                 return RowError("too_long", f"{longest} tokens, max_length is {self._max_length}")
-            fitted = self._chunked if self._on_long == "chunk" else self._truncated
-            outcome = fitted(result, self._max_length)
+            outcome = self._fitted(result, self._max_length)
+            if isinstance(outcome, RowError):
+                return outcome
         kept = [example for example in outcome.examples if targets(example.spans)]
         if not kept:
             return RowError("nothing_supervised", "no token of it would be learned")
-        return replace(outcome, examples=kept)
+        idle = len(outcome.examples) - len(kept) if outcome.chunked else 0
+        return replace(outcome, examples=kept, idle=idle)
 
     def _fit_answers(self, group: list[Encoded], limits: Limits) -> Outcome | RowError:
         """The group as it is, cut, or left out: never a part of it."""
@@ -145,21 +158,25 @@ class Encoder:
         )
         return Outcome(pieces, truncated=True, lost=lost, prompt_lost=sum(begin for begin, _ in spans))
 
-    def _truncated(self, examples: list[Encoded], most: int) -> Outcome:
-        cut = [_piece(example, 0, most, 0) for example in examples]
-        lost = sum(targets(example.spans) for example in examples) - sum(
-            targets(piece.spans) for piece in cut
-        )
-        return Outcome(cut, truncated=True, lost=lost)
-
-    def _chunked(self, examples: list[Encoded], most: int) -> Outcome:
-        """Pieces that overlap by one token, so that the first token of a piece is still predicted once: in the piece before."""
-        pieces = []
+    def _fitted(self, examples: list[Encoded], most: int) -> Outcome | RowError:
+        if self._on_long == "chunk":
+            pieces = [piece for example in examples for piece in fitting.chunks(example, most, self._chunk)]
+            return Outcome(pieces, chunked=True)
+        if self._on_long == "truncate":
+            cut = [fitting.truncated(example, most) for example in examples]
+            return Outcome(cut, truncated=True, lost=_lost(examples, cut))
+        kept = []
         for example in examples:
-            length, step = len(example.input_ids), most - 1
-            starts = range(0, max(length - 1, 1), step)
-            pieces += [_piece(example, start, start + most, int(start > 0)) for start in starts]
-        return Outcome(pieces, chunked=True)
+            fits = len(example.input_ids) <= most
+            one = example if fits else fitting.retrieved(example, most, self._retrieve, self.tokenizer.decode)
+            if one is None:
+                return RowError(
+                    "too_long",
+                    f"{len(example.input_ids)} tokens, and what must stay leaves no room for two passages in {most}",
+                )
+            kept.append(one)
+        over = sum(map(_length, examples)) - sum(map(_length, kept))
+        return Outcome(kept, retrieved=True, passed_over=over, lost=_lost(examples, kept))
 
 
 _DOUBLE_BOS = RowError("double_bos", "the text begins with a BOS token, and the tokenizer adds another")
@@ -175,13 +192,11 @@ def require_eos(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_id
 
 
-def targets(spans: Sequence[Span]) -> int:
-    """Supervised targets: tokens in the spans, but never the token at position 0."""
-    return sum(max(stop - max(start, 1), 0) for start, stop in spans)
+def _lost(before: Sequence[Encoded], after: Sequence[Encoded]) -> int:
+    """Supervised targets that are no more."""
+    whole, left = (sum(targets(one.spans) for one in examples) for examples in (before, after))
+    return whole - left
 
 
-def _piece(example: Encoded, start: int, stop: int, context: int) -> Encoded:
-    """Tokens [start, stop) of an example; its first `context` tokens are not supervised."""
-    stop = min(stop, len(example.input_ids))
-    spans = [(max(begin, start + context) - start, min(end, stop) - start) for begin, end in example.spans]
-    return Encoded(example.input_ids[start:stop], [(begin, end) for begin, end in spans if begin < end])
+def _length(example: Encoded) -> int:
+    return len(example.input_ids)

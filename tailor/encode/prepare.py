@@ -19,7 +19,7 @@ from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.turns import TurnRules, turn_rules
-from tailor.spec.data import Budget, Data
+from tailor.spec.data import Budget, Chunk, Data, Retrieve
 from tailor.spec.method import Dpo, Kto, Method, joins
 from tailor.spec.model import Model
 from tailor.store import Store
@@ -123,7 +123,16 @@ def make_encoder(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRu
     """The encoder of a recipe's rows, as its method reads them. Documents that will be joined are kept whole."""
     train_on, limits = _reading(method)
     most = None if joins(method) else data.max_length
-    return Encoder(tokenizer, rules, train_on=train_on, max_length=most, on_long=data.on_long, limits=limits)
+    return Encoder(
+        tokenizer,
+        rules,
+        train_on=train_on,
+        max_length=most,
+        on_long=data.on_long,
+        chunk=data.chunk,
+        retrieve=data.retrieve,
+        limits=limits,
+    )
 
 
 def _reading(method: Method) -> tuple[str, Limits | None]:
@@ -307,4 +316,7 @@ def _fingerprint(
             if split in splits
         ],
     }
+    if not joins(method) and data.on_long in ("chunk", "retrieve"):
+        settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
+        facts[data.on_long] = settings.model_dump()
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

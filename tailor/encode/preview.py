@@ -99,6 +99,8 @@ def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list
         return f"{told}; dropped, {outcome.reason}: {outcome.detail}", everything
     if outcome.chunked:
         return f"{told}; cut into {len(outcome.examples)} pieces of at most {data.max_length}", everything
+    if outcome.retrieved:
+        return f"{told}; {outcome.passed_over} of passages that suit the question less left out", everything
     if outcome.truncated and encoder.limits is not None:
         told = f"{told}; truncated, {outcome.lost} supervised and {outcome.prompt_lost} of prompts lost"
         return told, kept(whole, encoder.limits, data.max_length)

@@ -49,6 +49,9 @@ class TaskReport:
     prompt_lost: int = 0
     chunked: int = 0
     pieces: int = 0
+    idle_pieces: int = 0
+    retrieved: int = 0
+    passed_over: int = 0
     split: int = 0
     lost_rows: dict[str, Loss] = field(default_factory=dict)
     shards: list[tuple[str, str, int]] = field(default_factory=list)
@@ -88,6 +91,9 @@ def source_report(
         "prompt_tokens_cut": sum(report.prompt_lost for report in reports),
         "chunked": sum(report.chunked for report in reports),
         "pieces": sum(report.pieces for report in reports),
+        "pieces_left_out": sum(report.idle_pieces for report in reports),
+        "retrieved": sum(report.retrieved for report in reports),
+        "tokens_passed_over": sum(report.passed_over for report in reports),
         "split_conversations": sum(report.split for report in reports),
         **measures(lengths, sum(sum(report.supervised.values()) for report in reports)),
     }

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tailor.encode.examples import Encoder, Outcome, targets
+from tailor.encode.examples import Encoder, Outcome
+from tailor.encode.fitting import targets
 from tailor.encode.formats import FORMATS
 from tailor.encode.masks import Encoded
 from tailor.encode.readers import Part, Reader
@@ -185,8 +186,11 @@ def _count(report: TaskReport, outcome: Outcome) -> None:
     report.truncated += outcome.truncated
     report.lost += outcome.lost
     report.prompt_lost += outcome.prompt_lost
+    report.retrieved += outcome.retrieved
+    report.passed_over += outcome.passed_over
     report.chunked += outcome.chunked
     if outcome.chunked:
         report.pieces += len(outcome.examples)
+        report.idle_pieces += outcome.idle
     elif len(outcome.examples) > 1 and not outcome.examples[1].place:
         report.split += 1

@@ -12,10 +12,11 @@ import torch
 
 from tailor.errors import DataError
 from tailor.evaluate import beacon_answers
+from tailor.models import rope as live_rope
 from tailor.models.attention import stock_attention
 from tailor.models.beacon import beacons_of
 from tailor.models.causal import base_of
-from tailor.plan import beacon
+from tailor.plan import beacon, rope
 
 Ids = list[int]
 
@@ -33,20 +34,26 @@ def generate(
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
+    beyond: bool = False,
+    prefill: int | None = None,
 ) -> list[Ids]:
     """Answers to prompts of token ids, in their order, without the stop token that ended them.
 
     model: a transformers model, or PEFT's wrapper of one. Temperature 0 takes the likeliest token; above, the
     draws of a prompt are decided by `seed` and its number (by default its place among the prompts), so that
     neither the batch nor its other rows change them. `on_token` is given each new token as it comes, stop tokens
-    too, for a batch of one prompt. The model's mode, attention and torch's random state are left as they were.
+    too, for a batch of one prompt. `beyond`: go on beyond the positions that the model was made for. `prefill`: read
+    the prompts in parts of so many tokens. The model's mode, attention and torch's random state are left as they were.
     """
     assert on_token is None or (len(prompts) == 1 and prompts[0])
     answers: list[Ids] = [[] for _ in prompts]
     numbers = range(len(prompts)) if numbers is None else numbers
     config = _config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
-        limit, beacons = positions_of(model), beacons_of(base_of(model))
+        limit, beacons = None if beyond else positions_of(model), beacons_of(base_of(model))
+        config.prefill_chunk_size = prefill
+        if live_rope.follows_length(base_of(model)):
+            batch_size = 1  # rows of other lengths would change a row's frequencies
         lengths = [len(prompt) for prompt in prompts]
         if beacons is not None and not beacons.off:
             # Up to one window the model is the plain one, and prompts may share a batch.
@@ -99,12 +106,12 @@ def batches(
 
 
 def positions_of(model: Any) -> int | None:
-    """Tokens that the model was made for, prompt and answer together; None where it says none."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    """Positions that the model was made for, prompt and answer together; None where it says none."""
+    limit = rope.positions(model.config.get_text_config().to_dict())
     beacons = beacons_of(base_of(model))
     if limit is None or beacons is None or beacons.off:
-        return None if limit is None else int(limit)
-    return beacon.context(beacons.spec, int(limit))
+        return limit
+    return beacon.context(beacons.spec, limit)
 
 
 def _options(draw: Draw | None, on_token: Callable[[int], None] | None) -> dict[str, Any]:

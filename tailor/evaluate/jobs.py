@@ -7,17 +7,19 @@ killed computes what it would have computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tailor.errors import ModelError
-from tailor.evaluate import generation, harness, likelihood
+from tailor.evaluate import generation, grid, harness, likelihood, windows
+from tailor.evaluate.grid import Hunt
 from tailor.evaluate.rows import Ids, Scored
+from tailor.evaluate.windows import Windows
 from tailor.spec.suite import Decoding, LmEval
 
-Kind = Literal["generate", "score", "lm_eval"]
+Kind = Literal["generate", "score", "read", "find", "lm_eval"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Job:
 
 
 Result = list[Any]
-"""Per item: the answer's token ids, a likelihood as a mapping, or what a task of lm-eval gave."""
+"""Per item: the answer's token ids, a likelihood or losses by position as a mapping, or what a task of lm-eval gave."""
 Runner = Callable[[Sequence[ModelRef], Decoding, Sequence[Job]], Iterator[tuple[int, Result]]]
 """Does jobs and gives (index among them, result), in the order in which they end."""
 
@@ -70,6 +72,19 @@ def of_lm_eval(model: str, task: LmEval) -> list[Job]:
     return [Job(model, harness.PART, "lm_eval", (at,), (one,)) for at, one in enumerate(asked)]
 
 
+def reading(model: str, part: str, texts: Sequence[Windows]) -> list[Job]:
+    """Jobs that read long texts, one each."""
+    return [Job(model, part, "read", (at,), (text,)) for at, text in enumerate(texts)]
+
+
+def finding(model: str, part: str, hunts: Sequence[Hunt], batch_size: int) -> list[Job]:
+    """Jobs that look for hidden values."""
+    return [
+        Job(model, part, "find", tuple(chosen), tuple(hunts[at] for at in chosen))
+        for chosen in grid.by_length(hunts, batch_size)
+    ]
+
+
 class Worker:
     """Does jobs in this process. It holds one model at a time; an adapter and its base are one."""
 
@@ -92,28 +107,44 @@ class Worker:
         with loaded.without_adapter() if ref.without_adapter else nullcontext():
             if job.kind == "score":
                 found = likelihood.likelihoods(self._scoring, job.inputs)
-                if not all(math.isfinite(one.loss) for one in found):
-                    raise ModelError(
-                        f"{ref.url}: its log-likelihoods are no numbers",
-                        mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
-                    )
+                _require_numbers((one.loss for one in found), ref)
                 return [asdict(one) for one in found]
             if job.kind == "lm_eval":
                 return [harness.run(loaded, asked, settings.batch_size) for asked in job.inputs]
-            return list(
-                generation.generate(
+            if job.kind == "read":
+                read = [windows.losses(self._scoring, text) for text in job.inputs]
+                _require_numbers((loss for one in read for loss in one.loss), ref)
+                return [asdict(one) for one in read]
+            stops = loaded.stop_ids if ref.stop_ids is None else ref.stop_ids
+            shared = {"stop_ids": stops, "batch_size": len(job.inputs), "pad_id": loaded.pad_id}
+            if job.kind == "find":
+                most = max(hunt.max_new_tokens for hunt in job.inputs)
+                return generation.generate(
                     loaded.model,
-                    job.inputs,
-                    max_new_tokens=settings.max_new_tokens,
-                    stop_ids=loaded.stop_ids if ref.stop_ids is None else ref.stop_ids,
-                    batch_size=len(job.inputs),
-                    pad_id=loaded.pad_id,
-                    temperature=settings.temperature,
-                    top_p=settings.top_p,
-                    seed=settings.seed,
-                    numbers=job.items,
+                    [hunt.prompt for hunt in job.inputs],
+                    max_new_tokens=most,
+                    beyond=True,
+                    prefill=job.inputs[0].prefill,
+                    **shared,
                 )
+            return generation.generate(
+                loaded.model,
+                job.inputs,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+                numbers=job.items,
+                **shared,
             )
+
+
+def _require_numbers(losses: Iterable[float], ref: ModelRef) -> None:
+    if not all(map(math.isfinite, losses)):
+        raise ModelError(
+            f"{ref.url}: its log-likelihoods are no numbers",
+            mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+        )
 
 
 def in_process(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tailor.evaluate.rows import Scored
+from tailor.models import rope
 from tailor.models.attention import stock_attention
 from tailor.models.beacon import beacons_of
 from tailor.models.beacon_model import beacon_model
@@ -49,7 +50,9 @@ def scoring_model(network: Any) -> CausalModel:
 
 @torch.no_grad()
 def likelihoods(model: CausalModel, sequences: Sequence[Scored]) -> list[Likelihood]:
-    """Of each sequence, in order, in one forward pass."""
+    """Of each sequence, in order, in one forward pass (one each where the lengths of others would change it)."""
+    if len(sequences) > 1 and rope.follows_length(model.base):
+        return [found for one in sequences for found in likelihoods(model, [one])]
     device = next(model.parameters()).device
     batch = collate([[_document(one)] for one in sequences], "rows").to(device)
     states, head, targets = model.at_predictions(batch)

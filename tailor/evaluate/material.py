@@ -8,11 +8,13 @@ from typing import Any
 
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
-from tailor.evaluate import rows
-from tailor.evaluate.jobs import Job, generating, scoring
-from tailor.evaluate.rows import Choice, Passage, Question
+from tailor.evaluate import grid, rows
+from tailor.evaluate.grid import Hunt
+from tailor.evaluate.jobs import Job, finding, generating, reading, scoring
+from tailor.evaluate.rows import Choice, LongText, Passage, Question
 from tailor.evaluate.subjects import Subject
 from tailor.spec.data import Data
+from tailor.spec.long import LongPerplexity, Needle, Passkey
 from tailor.spec.method import ANSWERS, Method, Sft
 from tailor.spec.model import Model
 from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Suite
@@ -33,6 +35,11 @@ class Material:
     questions: list[Question] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     facts: list[Question] = field(default_factory=list)
+    hunts: dict[str, list[Hunt]] = field(default_factory=dict)
+    """Task -> its prompts with a hidden value."""
+    texts: list[LongText] = field(default_factory=list)
+    short: int = 0
+    """Texts that were left out, for they are shorter than the longest length asked for."""
     available: int | None = None
     """Evaluation rows that there are, of which `limit` were taken."""
     cut: int = 0
@@ -47,11 +54,15 @@ class Material:
             *scoring(model, "choices", choices, batch_size),
             *generating(model, "questions", [one.prompt for one in self.questions], batch_size),
             *generating(model, "facts", [one.prompt for one in self.facts], batch_size),
+            *reading(model, "texts", [window for text in self.texts for window in text.windows]),
+            *(job for task, found in self.hunts.items() for job in finding(model, task, found, batch_size)),
         ]
 
     def places(self) -> list[Any]:
         """Where the rows stand: the same for all models that are compared."""
-        return [one.place for one in (*self.passages, *self.questions, *self.choices, *self.facts)]
+        hunts = [one.place for found in self.hunts.values() for one in found]
+        rows = (*self.passages, *self.questions, *self.choices, *self.facts, *self.texts)
+        return [*(one.place for one in rows), *hunts]
 
 
 def gather(suite: Suite, main: Subject, others: list[Subject], prepare: Prepare) -> dict[str, Material]:
@@ -77,7 +88,9 @@ def _of(suite: Suite, subject: Subject, main: Subject, prepare: Prepare) -> Mate
     questions: list[Question] = []
     choices: list[Choice] = []
     facts: list[Question] = []
-    available, cut = None, 0
+    texts: list[LongText] = []
+    hunts: dict[str, list[Hunt]] = {}
+    available, cut, short = None, 0, 0
     if names & set(ON_ROWS):
         tokens = _tokens(suite, subject, main, tokenizer, prepare)
         split = tokens.split("evaluation")
@@ -93,7 +106,15 @@ def _of(suite: Suite, subject: Subject, main: Subject, prepare: Prepare) -> Mate
             choices = rows.choices(task.data, f"tasks[{at}].data", tokenizer, plain=plain)
         if isinstance(task, Facts):
             facts = rows.fact_questions(task.data, f"tasks[{at}].data", tokenizer, plain=plain)
-    found = Material(tokenizer, passages, questions, choices, facts, available, cut)
+        where = f"tasks[{at}].data"
+        if isinstance(task, LongPerplexity):
+            texts, short = rows.long_texts(task, where, tokenizer)
+        if isinstance(task, Passkey):
+            hunts[task.name] = grid.hunts(task, [task.filler], tokenizer, plain=plain)
+        if isinstance(task, Needle):
+            hay = [text for _, text in rows.texts(task.data, where)]
+            hunts[task.name] = grid.hunts(task, hay, tokenizer, plain=plain)
+    found = Material(tokenizer, passages, questions, choices, facts, hunts, texts, short, available, cut)
     _check_room(found, subject)
     return found
 
@@ -115,6 +136,8 @@ def _tokens(
             evaluation=suite.data.evaluation,
             max_length=suite.data.max_length or own,
             on_long=suite.data.on_long,
+            chunk=suite.data.chunk,
+            retrieve=suite.data.retrieve,
             budget=suite.data.budget,
         )
         supervised = getattr(recipe.method, "train_on", "assistant") if recipe is not None else "assistant"
@@ -170,6 +193,14 @@ def _check_room(material: Material, subject: Subject) -> None:
     positions = subject.positions()
     if positions is None:
         return
+    if not subject.goes_beyond:
+        asked = [hunt.place["length"] for found in material.hunts.values() for hunt in found]
+        asked += [window.length for text in material.texts for window in text.windows]
+        if asked and max(asked) > positions:
+            raise DataError(
+                f"{subject.ref.url} was made for {positions} positions and has no others, and lengths has {max(asked)}",
+                mend=f"give lengths of at most {positions}",
+            )
     lengths = [(one.place, len(one.prompt) + 1) for one in (*material.questions, *material.facts)]
     lengths += [
         (one.place, len(sequence.ids))

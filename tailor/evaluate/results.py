@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tailor.evaluate import harness
 from tailor.evaluate.figures import PerRow, from_losses, mean
+from tailor.evaluate.grid import finds
 from tailor.evaluate.jobs import Job, Result
 from tailor.evaluate.material import Material
 from tailor.evaluate.scores import facts_found, scorer
+from tailor.evaluate.windows import BUCKETS
 from tailor.spec.suite import Suite
 
 Row = dict[str, Any]
@@ -18,7 +22,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Results:
-    """figures: model -> figure -> what it is made of. rows: file -> one entry per row, with each model's part."""
+    """figures: model -> figure -> what it is made of. rows: file -> one entry per row, with each model's part.
+
+    grids: task -> its lengths and depths, and per model the shares found, [length][depth]. positions: ends of the parts
+    of the longest window, and per model the mean loss in each (None where no token was scored); empty without texts.
+    """
 
     figures: dict[str, dict[str, PerRow]]
     rows: dict[str, list[Row]]
@@ -26,6 +34,8 @@ class Results:
     """What lm-eval itself reports, by task and model, with its tasks' versions; empty without such a task."""
     left_out: list[str]
     """Figures of lm-eval that are no figures here, in words."""
+    grids: dict[str, Any]
+    positions: dict[str, Any]
 
 
 def results(
@@ -38,8 +48,10 @@ def results(
     figures: dict[str, dict[str, PerRow]] = {}
     rows: dict[str, list[Row]] = {}
     told: dict[str, Any] = {}
+    grids: dict[str, Any] = {}
+    positions: dict[str, Any] = {}
     for model, own in material.items():
-        judged = _Judged(own, {part: given.get((model, part), {}) for part in PARTS})
+        judged = _Judged(own, {part: given.get((model, part), {}) for part in (*PARTS, *own.hunts)})
         found: dict[str, PerRow] = {}
         for task in suite.tasks:
             found.update(judged.of(task))
@@ -52,11 +64,18 @@ def results(
             values = {key: one["value"] for key, one in report["reported"].items()}
             task = told.setdefault(report["task"], {"versions": report["versions"], "reported": {}})
             task["reported"][model] = values
+        for grid_task in own.hunts:
+            entry = grids.setdefault(grid_task, judged.axes(grid_task))
+            entry.setdefault("models", {})[model] = judged.grid(grid_task)
+        if own.texts:
+            longest = own.texts[0].windows[-1].length
+            positions.setdefault("ends", [longest * (at + 1) // BUCKETS for at in range(BUCKETS)])
+            positions.setdefault("models", {})[model] = judged.by_position()
     left_out = [line for report in judged.reports for line in harness.left_out(report)]
-    return Results(figures, rows, told, left_out)
+    return Results(figures, rows, told, left_out, grids, positions)
 
 
-PARTS = ("passages", "questions", "choices", "facts", harness.PART)
+PARTS = ("passages", "questions", "choices", "facts", "texts", harness.PART)
 
 
 class _Judged:
@@ -69,10 +88,15 @@ class _Judged:
             part: [
                 decode(given[part].get(at, []), skip_special_tokens=True).strip() for at in range(len(asked))
             ]
-            for part, asked in (("questions", material.questions), ("facts", material.facts))
+            for part, asked in (
+                ("questions", material.questions),
+                ("facts", material.facts),
+                *material.hunts.items(),
+            )
         }
         self.reports = list(given[harness.PART].values())
         """Of lm-eval's tasks."""
+        self._texts = _grouped(given["texts"], [len(one.windows) for one in material.texts])
         self._losses = _grouped(given["passages"], [len(one.sequences) for one in material.passages])
         self._choices = _grouped(given["choices"], [len(one.sequences) for one in material.choices])
         self._scores: dict[str, list[dict[str, Any]]] = {
@@ -88,6 +112,10 @@ class _Judged:
         if task.name == "perplexity":
             sums = [{key: sum(one[key] for one in row) for key in _KEYS} for row in self._losses]
             return from_losses(*([row[key] for row in sums] for key in _KEYS))
+        if task.name == "long_perplexity":
+            return self._long_perplexity(task.lengths)
+        if task.name in self._material.hunts:
+            return self._hunt(task.name)
         judge = {"multiple_choice": self._judge_choices, "facts": self._judge_facts}.get(task.name)
         part = {"multiple_choice": "choices", "facts": "facts"}.get(task.name, "questions")
         scores = judge() if judge is not None else self._judge_answers(task)
@@ -119,6 +147,51 @@ class _Judged:
                 }
             )
         return scores
+
+    def _long_perplexity(self, lengths: Sequence[int]) -> dict[str, PerRow]:
+        found = {}
+        for at, length in enumerate(sorted(lengths)):
+            loss, tokens = (
+                np.array([sum(text[at][key]) for text in self._texts], np.float64)
+                for key in ("loss", "tokens")
+            )
+            found[f"perplexity_{length}"] = PerRow(loss, tokens, exponential=True, lower_is_better=True)
+        return found
+
+    def by_position(self) -> list[float | None]:
+        """Mean loss in each part of the longest window."""
+        loss, tokens = (np.sum([text[-1][key] for text in self._texts], axis=0) for key in ("loss", "tokens"))
+        return [
+            one / count if count else None for one, count in zip(loss.tolist(), tokens.tolist(), strict=True)
+        ]
+
+    def _found(self, task: str) -> list[float]:
+        pairs = zip(self._answers[task], self._material.hunts[task], strict=True)
+        return [float(finds(answer, hunt.value)) for answer, hunt in pairs]
+
+    def _hunt(self, task: str) -> dict[str, PerRow]:
+        scores, hunts = self._found(task), self._material.hunts[task]
+        found = {task: mean(scores)}
+        for length in self.axes(task)["lengths"]:
+            own = [score for score, hunt in zip(scores, hunts, strict=True) if hunt.place["length"] == length]
+            found[f"{task}_{length}"] = mean(own)
+        return found
+
+    def axes(self, task: str) -> dict[str, Any]:
+        """The lengths and depths of a grid."""
+        places = [hunt.place for hunt in self._material.hunts[task]]
+        return {f"{key}s": sorted({place[key] for place in places}) for key in ("length", "depth")}
+
+    def grid(self, task: str) -> list[list[float]]:
+        """Share of the values that were found, [length][depth]."""
+        cells: dict[tuple[int, float], list[float]] = {}
+        for score, hunt in zip(self._found(task), self._material.hunts[task], strict=True):
+            cells.setdefault((hunt.place["length"], hunt.place["depth"]), []).append(score)
+        axes = self.axes(task)
+        return [
+            [sum(own) / len(own) for depth in axes["depths"] for own in [cells[length, depth]]]
+            for length in axes["lengths"]
+        ]
 
     def rows(self) -> dict[str, list[tuple[Row, Row]]]:
         """File -> per row, what all models share of it and what is this one's."""
@@ -157,6 +230,22 @@ class _Judged:
                     self._scores["questions"],
                     strict=True,
                 )
+            ]
+        for task, hunts in material.hunts.items():
+            found[f"{task}.jsonl"] = [
+                ({**one.place, "value": one.value, "start": one.start}, {"answer": answer, "found": score})
+                for one, answer, score in zip(hunts, self._answers[task], self._found(task), strict=True)
+            ]
+        if material.texts:
+            found["texts.jsonl"] = [
+                (
+                    {**one.place},
+                    {
+                        str(window.length): {key: sum(own[key]) for key in ("loss", "tokens")}
+                        for window, own in zip(one.windows, read, strict=True)
+                    },
+                )
+                for one, read in zip(material.texts, self._texts, strict=True)
             ]
         if material.facts:
             found["facts.jsonl"] = [

@@ -19,7 +19,9 @@ from tailor.evaluate.answers import Questions as LastQuestion
 from tailor.evaluate.answers import stops
 from tailor.evaluate.generation import before_stop
 from tailor.evaluate.scores import Fact
+from tailor.evaluate.windows import Windows
 from tailor.evaluate.words import fact_words
+from tailor.spec.long import LongPerplexity, Texts
 from tailor.spec.suite import Questions
 from tailor.tokens import Split
 
@@ -67,6 +69,14 @@ class Choice:
     answer: int
     """Index of the right one, from 0."""
     sequences: list[Scored]
+
+
+@dataclass(frozen=True)
+class LongText:
+    """A text, read in windows of each length."""
+
+    place: dict[str, Any]
+    windows: list[Windows]
 
 
 def passages(split: Split, limit: int | None) -> list[Passage]:
@@ -140,6 +150,32 @@ def fact_questions(data: Questions, where: str, tokenizer: Tokenizer, *, plain: 
     return found
 
 
+def texts(data: Texts, where: str) -> Iterator[tuple[str, str]]:
+    """(file:row, text) of each row."""
+    for place, row in _read(data, where, ("text",)):
+        yield place, _text(row["text"], "text", place)
+
+
+def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[list[LongText], int]:
+    """The texts of at least the longest length, and how many others there are. DataError when there is none."""
+    found, short, longest = [], 0, max(task.lengths)
+    for place, text in texts(task.data, where):
+        ids = tokenizer.encode_prompt(text)[: task.tokens_per_text]
+        if len(ids) < longest:
+            short += 1
+            continue
+        windows = [
+            Windows(ids, length, task.stride or length // 2, task.prefill) for length in sorted(task.lengths)
+        ]
+        found.append(LongText(_place(place), windows))
+    if not found:
+        raise DataError(
+            f"{where}: none of {short} texts has the {longest} tokens that lengths asks for",
+            mend="give longer texts, or shorter lengths",
+        )
+    return found, short
+
+
 def choices(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -> list[Choice]:
     """The rows of a multiple-choice set, each answer tokenised as a trained answer would be, without its stop."""
     rules = None if plain else turn_rules(tokenizer)
@@ -168,7 +204,7 @@ def choices(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -
     return found
 
 
-def _read(data: Questions, where: str, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read(data: Questions | Texts, where: str, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:row, the fields) of each row. DataError names the first row that lacks one, or that cannot be read."""
     count = 0
     for part in find_files(data, where):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.artifacts.base import ADAPTER, BEACON
+from tailor.artifacts.base import ADAPTER, BEACON, held_of
 from tailor.artifacts.load import ARTIFACTS, find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.jobs import ModelRef
-from tailor.models.held import FILE
-from tailor.plan import beacon
+from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
@@ -60,18 +60,26 @@ class Subject:
 
     def positions(self) -> int | None:
         """Positions that the model was made for, where its config.json says them."""
-        beacons = self.artifact.exists(BEACON)
-        path = self.artifact.read_json(FILE)["path"] if beacons else None
-        if self.artifact.exists(ADAPTER):
-            path = self.artifact.read_json(ADAPTER)["base_model_name_or_path"]
+        config = self._config()
+        limit = None if config is None else ModelFacts.from_config(config).positions
+        if limit is None or not self.has_beacons:
+            return limit
+        return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON)), limit)
+
+    @property
+    def goes_beyond(self) -> bool:
+        """Whether it takes longer texts than it was made for, well or not."""
+        config = self._config()
+        return config is None or config.get("model_type") not in rope.WITHOUT
+
+    def _config(self) -> Mapping[str, Any] | None:
+        folder = self.artifact.local_path()
+        held = held_of(folder, self.run or self.artifact) if self.is_adapter else None
         try:
-            config = load_config(path or str(self.artifact.local_path()))
+            config = load_config(held.path, held.revision) if held else load_config(str(folder))
+            return rope.extended(config, held and held.rope, self.ref.url)
         except ModelError:  # loading says what is wrong with the base
             return None
-        limit = config.get("max_position_embeddings")
-        if not isinstance(limit, int) or not self.has_beacons:
-            return limit if isinstance(limit, int) else None
-        return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON)), limit)
 
     def identity(self) -> Any:
         """Changes with the model's files."""

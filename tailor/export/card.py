@@ -144,6 +144,20 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
             *config,
             f'model = AutoPeftModelForCausalLM.from_pretrained("PATH"{given})',
         ]
+        if model.get("rope"):
+            # AutoPeft… would take the base's own config.json, whose rotary positions are others.
+            names = (
+                f"AutoConfig, AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if quantize else ''}"
+            )
+            lines = [
+                "from peft import PeftModel",
+                f"from transformers import {names}",
+                "",
+                *config,
+                'own = AutoConfig.from_pretrained("PATH")  # the base\'s, with the rotary positions of the training',
+                f'model = AutoModelForCausalLM.from_pretrained("{base or "BASE"}", config=own{given})',
+                'model = PeftModel.from_pretrained(model, "PATH")',
+            ]
     else:
         lines = [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",

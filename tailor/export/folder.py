@@ -144,6 +144,11 @@ def _modelfile(folder: Path, run: Store, weights: Weights, request: Request) -> 
     plan = runs.read_json(run, runs.PLAN)
     if weights == "adapter":
         source = open_source(run.url, request.base)
+        if source.held.rope is not None:
+            raise ModelError(
+                "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
+                mend="export the merged model: --weights merged",
+            )
         config = json.loads((source.base / "config.json").read_text())
         base: str | None = str(source.base.absolute())
     else:

@@ -14,6 +14,7 @@ from typing import Any
 from tailor.errors import ModelError
 from tailor.models import files
 from tailor.spec.model import Model, Quantize
+from tailor.spec.rope import Rope
 
 FILE = "base.json"
 
@@ -29,9 +30,12 @@ class Held:
     quantize: Quantize | None
     weights: str | None
     """`models.files.fingerprint` of the base, where it is known."""
+    rope: Rope | None = None
+    """The rotary positions that it was given."""
 
     def write(self, folder: Path) -> None:
-        values = {**vars(self), "quantize": self.quantize and self.quantize.model_dump()}
+        parts = {"quantize": self.quantize, "rope": self.rope}
+        values = {**vars(self), **{name: part and part.model_dump() for name, part in parts.items()}}
         (folder / FILE).write_text(json.dumps(values, indent=1) + "\n")
 
     @classmethod
@@ -40,15 +44,16 @@ class Held:
         if not (folder / FILE).is_file():
             return None
         values: dict[str, Any] = json.loads((folder / FILE).read_text())
-        quantize = values.pop("quantize")
-        return cls(**values, quantize=Quantize.model_validate(quantize) if quantize else None)
+        # As a recipe has them, so that they are checked alike. Adapters of older versions have no rope.
+        model = Model.model_validate({key: values.pop(key, None) for key in ("path", "quantize", "rope")})
+        return cls(path=model.path, quantize=model.quantize, rope=model.rope, **values)
 
     @classmethod
     def of(cls, model: Model, frozen_dtype: str) -> Held:
         """Of a model that was loaded in this process."""
         found = files.cached_folder(model.path, model.revision)
         weights = files.fingerprint(found) if found else None
-        return cls(model.path, model.revision, frozen_dtype, model.quantize, weights)
+        return cls(model.path, model.revision, frozen_dtype, model.quantize, weights, model.rope)
 
     def check(self, folder: Path, url: str, *, mend: str) -> None:
         """ModelError, with `mend`, when the weights in `folder` are not those that the adapter at `url` was trained on."""

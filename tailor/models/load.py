@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import attention, linear, probe
+from tailor.models import attention, linear, probe, rope
 from tailor.models.adapters import add_adapter
 from tailor.models.beacon import add_beacons
 from tailor.models.beacon_model import BeaconModel, beacon_model
@@ -125,8 +125,10 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(spec.path, **common)
+        if spec.rope is not None:
+            rope.write(config, spec.rope, spec.path)
         if spec.init == "random" or empty:
-            return AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
+            return _ready(AutoModelForCausalLM.from_config(config, dtype=dtype).to(device), spec, empty=empty)
         network, loaded = AutoModelForCausalLM.from_pretrained(
             spec.path,
             config=config,
@@ -150,7 +152,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
                 f"{type(network).__name__}, for example {missing[0]}",
                 mend="name a complete causal language model",
             )
-        return without_repacking(network)
+        return _ready(without_repacking(network), spec)
     except SafetensorError as error:
         raise ModelError(
             f"model.path {spec.path}: its weights are damaged: {_first_line(error)}",
@@ -161,6 +163,13 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             f"model.path {spec.path}: the model could not be loaded: {_first_line(error)}",
             mend="check the path, the revision and config.json; weights must be safetensors",
         ) from error
+
+
+def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
+    if spec.rope is not None and not empty:
+        rope.prove(network, spec.rope)
+    rope.forget(network)
+    return network
 
 
 def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:

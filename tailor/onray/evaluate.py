@@ -24,7 +24,7 @@ from tailor.evaluate.subjects import Subject, find_subject, subjects
 from tailor.onray import cluster as clusters
 from tailor.onray.planning import tokens_root
 from tailor.onray.sharing import ray_runner
-from tailor.runs import environment, evaluations, report
+from tailor.runs import environment, evaluations, heatmap, report
 from tailor.runs.clock import now
 from tailor.runs.lock import lock
 from tailor.runs.words import duration
@@ -117,11 +117,14 @@ def evaluate(
             "rows": {
                 "available": material[main.label].available,
                 "cut": material[main.label].cut,
+                "short": material[main.label].short,
                 **{file.removesuffix(".jsonl"): len(rows) for file, rows in judged.rows.items()},
             },
             "intervals": METHOD.format(**suite.intervals.model_dump()),
             "decoding": suite.decoding.model_dump(),
             "figures": table,
+            "grids": judged.grids,
+            "positions": judged.positions,
             "fail_if": suite.fail_if,
             "failed": list(figures.broken_bounds(suite.fail_if, table)),
             "environment": environment.describe(),
@@ -138,6 +141,8 @@ def evaluate(
             text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
             (made.folder / evaluations.RESULTS).write_text(text + "\n", encoding="utf-8")
             (made.folder / evaluations.PLOT).write_bytes(evaluations.draw(found))
+            for file, png in heatmap.pictures(found).items():
+                (made.folder / file).write_bytes(png)
     parent.remove(f"{folder_name}.unfinished")
     if main.run is not None and to is None:
         report.write(main.run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon
+from tailor.plan import beacon, rope
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
@@ -39,11 +39,13 @@ def build(
 
     `resume_from`: URL of another run's checkpoint to begin with.
     """
-    facts = ModelFacts.from_config(model_config)
+    config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
+    rope.check_batches(config, data.longest, _not_apart(recipe), recipe.model.path)
+    facts = ModelFacts.from_config(config)
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
-    _check(recipe, data, facts, hardware, model_config)
+    _check(recipe, data, facts, hardware, config)
 
     length = data.longest_row
 
@@ -174,6 +176,14 @@ def _with_absolute_path(model: Model) -> Model:
     return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
 
 
+def _not_apart(recipe: Recipe) -> list[str]:
+    """Settings that would give each example a forward pass of its own, and that the recipe does not have."""
+    packs = recipe.data.pack and not joins(recipe.method)
+    wanted = ["data.pack: false"] * packs
+    wanted += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
+    return wanted + ["train.compile: false"] * recipe.train.compile
+
+
 def _check(
     recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware, config: Mapping[str, Any]
 ) -> None:
@@ -199,7 +209,7 @@ def _check(
         raise ModelError(
             f"the longest example has {data.longest} tokens, but {recipe.model.path} was made for "
             f"{facts.positions} positions",
-            mend=f"set data.max_length: {facts.positions} or less",
+            mend=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
         )
     if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
         raise DataError(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.plan import rope
+
 TIED = frozenset(
     [
         "bloom",
@@ -112,7 +114,6 @@ class ModelFacts:
         hidden = int(first("hidden_size", "n_embd", "n_embed", "d_model", default=0))
         heads = 0 if kind in STATE_SPACE else int(first("num_attention_heads", "n_head", default=1))
         wide = int(config.get("expand", 2)) * hidden if kind in STATE_SPACE else 4 * hidden
-        positions = first("max_position_embeddings", "n_positions")
         return cls(
             model_type=kind,
             hidden=hidden,
@@ -127,7 +128,7 @@ class ModelFacts:
             experts=int(first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
             embedding=int(first("word_embed_proj_dim", default=hidden)),
             tied=bool(config.get("tie_word_embeddings", kind in TIED)),
-            positions=None if positions is None else int(positions),
+            positions=rope.positions(config),
         )
 
     @property

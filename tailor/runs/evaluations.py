@@ -4,7 +4,8 @@ evaluation.yaml  what was evaluated, resolved
 results.json     figures with intervals, the models, the bounds that were passed
 answers.jsonl    each question with its reference, and each model's answer and scores
 facts.jsonl, choices.jsonl, passages.jsonl, lm_eval.jsonl   the same for the other tasks
-figures.png
+passkey.jsonl, needle.jsonl, texts.jsonl   values that were hidden and found; losses of long texts by length
+figures.png; passkey.png, needle.png, long_perplexity.png where these tasks are
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def draw(results: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     shares = [entry for entry in results["figures"] if entry["better"] == "higher"]
-    losses = [entry for entry in results["figures"] if entry["figure"] == "perplexity"]
+    losses = [entry for entry in results["figures"] if entry["figure"].startswith("perplexity")]
     panels = [(entries, what) for entries, what in ((shares, "share"), (losses, "perplexity")) if entries]
     if not panels:  # lm-eval's alone, none of which is a mean over rows
         panels = [([], "share")]

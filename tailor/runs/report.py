@@ -9,7 +9,7 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tailor.runs import evaluations, folder, plots
+from tailor.runs import evaluations, folder, heatmap, plots
 from tailor.runs.clock import seconds_between
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
@@ -53,14 +53,16 @@ def write(run: Store) -> None:
 def evaluation(run: Store, name: str) -> dict[str, Any]:
     """What the page shows of an evaluation: its table, plot, and first answers."""
     results = evaluations.read(run, name)
-    plot = run.read_bytes(f"{evaluations.FOLDER}/{name}/{evaluations.PLOT}")
+    at = f"{evaluations.FOLDER}/{name}"
+    files = [evaluations.PLOT, *(f"{task}.png" for task in results.get("grids", {}))]
+    files += [heatmap.PERPLEXITY] * bool(results.get("positions"))
     return {
         "name": name,
         "table": evaluations.table(results),
         "models": list(results["models"]),
         "intervals": results["intervals"],
         "failed": results["failed"],
-        "plot": base64.b64encode(plot).decode(),
+        "plots": [base64.b64encode(run.read_bytes(f"{at}/{file}")).decode() for file in files],
         "answers": evaluations.rows(run, name, evaluations.ANSWERS)[:SAMPLES],
         "facts": evaluations.rows(run, name, evaluations.FACTS)[:SAMPLES],
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_beacon, check_strategy, check_suite, tree
+from tailor.spec import check_beacon, check_rope, check_strategy, check_suite, tree
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -27,7 +27,17 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, check_beacon.conflicts, _pretrain, _answers, _folders):
+    rules = (
+        _pairs,
+        _sizes,
+        _model,
+        check_rope.conflicts,
+        check_beacon.conflicts,
+        _pretrain,
+        _answers,
+        _folders,
+    )
+    for conflicts in rules:
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -40,6 +50,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         check_beacon.findings,
         _lists,
         _rows,
+        check_rope.findings,
         check_strategy.findings,
         _idle,
         _final,
@@ -112,6 +123,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "data.max_length",
             f"a batch of {by_tokens} tokens cannot hold an example of {length}",
         )
+    yield from check_suite.long_rows(keys, "data.", length)
     fewest, most = keys("scale.workers.min"), keys("scale.workers.max")
     if fewest and most and fewest > most:
         yield "scale.workers.min", "scale.workers.max", f"at least {fewest} workers, but at most {most}"
@@ -190,6 +202,10 @@ def _rows(keys: Keys) -> Iterator[Finding]:
             yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
     if name in ANSWERS and keys("data.on_long") == "chunk":
         yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
+    if name in ANSWERS and keys("data.on_long") == "retrieve":
+        yield "data.on_long", f"method {name} keeps the end of a long prompt; write truncate"
+    if name == "pretrain" and keys("data.on_long") == "retrieve":
+        yield "data.on_long", "plain text has no question to choose passages by; write chunk"
     if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
         yield (
             "train.batch_size",
@@ -304,6 +320,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
     yield from check_beacon.idle(keys)
     yield from _idle_of_dpo(keys)
     yield from check_strategy.idle(keys)
+    yield from check_suite.idle_long_rows(keys, "data.")
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
@@ -312,7 +329,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             yield "data.template", "has no effect on pretrain: plain text has no turns"
         if not keys.is_wrong("method.documents") and keys("method.documents") in (None, "join"):
             why = "has no effect on joined documents: one stream is cut into rows, and nothing is too long"
-            for key in ("data.pack", "data.on_long"):
+            for key in ("data.pack", "data.on_long", "data.chunk", "data.retrieve"):
                 if keys(key) is not None:
                     yield key, f"{why}; it is for documents: isolate"
     if not keys.is_wrong("export.push_to_hub") and keys.absent("export.push_to_hub"):

@@ -27,6 +27,9 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         yield KEY, "model.attention", "beacons are proven with sdpa and eager"
     if keys("method.name") in ANSWERS:
         yield KEY, "method.name", "beacons learn from next tokens: they go with sft and pretrain"
+    if (rope := keys("model.rope.name")) in ("dynamic", "longrope"):
+        why = f"{rope} changes with the length of what is read, and keys in the memory were turned by an earlier one"
+        yield KEY, "model.rope", why
     if keys("train.compile"):
         yield KEY, "train.compile", "every window has another form, and each would be compiled"
     if keys("export.push_to_hub") is not None:

@@ -8,13 +8,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from tailor.errors import Problem
+from tailor.spec import check_long
+from tailor.spec.data import Retrieve
 from tailor.spec.keys import Finding, Keys, path_of
+from tailor.spec.long import GRIDS
 from tailor.spec.source import Document
 from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
+from tailor.spec.suite import metrics as given_by
 
 BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 """A comparison and a number."""
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+FIELDS = {
+    "multiple_choice": ("question", "choices", "answer"),
+    "facts": ("question", "facts"),
+    "long_perplexity": ("text",),
+    "needle": ("text",),
+}
+"""Task with rows of its own -> what it reads of a row."""
 _DEFAULT_TASKS = [task.name for task in Suite().tasks]
 
 
@@ -30,6 +41,8 @@ def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
     """What is wrong with the evaluation below `prefix` (with its dot, or empty for a file of its own)."""
     for rules in (_tasks, _bounds, idle, _names):
         yield from rules(keys, prefix)
+    for key, other, why in long_rows(keys, f"{prefix}data.", keys(f"{prefix}data.max_length")):
+        yield key, f"conflicts with {other}: {why}"
 
 
 def task_names(keys: Keys, prefix: str) -> list[str] | None:
@@ -51,13 +64,13 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield f"{prefix}tasks.{at}.name", f"{name} is there twice; its figures would have one name"
         seen.append(name)
         yield from _of_lm_eval(keys, f"{prefix}tasks.{at}") if name == "lm_eval" else ()
+        yield from check_long.findings(keys, f"{prefix}tasks.{at}", name)
         columns = keys(f"{prefix}tasks.{at}.data.columns")
-        fields = {"multiple_choice": ("question", "choices", "answer"), "facts": ("question", "facts")}
         for field in columns if isinstance(columns, dict) else ():
-            if name in fields and field not in fields[name]:
+            if name in FIELDS and field not in FIELDS[name]:
                 yield (
                     f"{prefix}tasks.{at}.data.columns.{field}",
-                    f"{name} has no field {field}; its fields are {', '.join(fields[name])}",
+                    f"{name} has no field {field}; its fields are {', '.join(FIELDS[name])}",
                 )
 
 
@@ -84,7 +97,9 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
     bounds, names = keys(f"{prefix}fail_if"), task_names(keys, prefix)
     if not isinstance(bounds, dict) or names is None:
         return
-    metrics = list(dict.fromkeys(metric for name in names for metric in METRICS.get(name, ())))
+    tasks = keys(f"{prefix}tasks")
+    tasks = tasks if isinstance(tasks, list) else [{"name": name} for name in names]
+    metrics = list(dict.fromkeys(metric for task in tasks for metric in given_by(task)))
     harness = _lm_eval_tasks(keys, prefix) if "lm_eval" in names else []
     for metric, bound in bounds.items():
         key = f"{prefix}fail_if.{metric}"
@@ -120,7 +135,8 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield (
                     f"{prefix}decoding.{key}",
-                    f"has no effect: the tasks ({', '.join(names)}) generate no answers",
+                    f"has no effect: the tasks ({', '.join(names)}) generate no answers"
+                    + (", or greedy ones of their own length" if set(names) & set(GRIDS) else ""),
                 )
     elif keys(f"{prefix}decoding.temperature") in (None, 0) and not keys.is_wrong(
         f"{prefix}decoding.temperature"
@@ -128,6 +144,7 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
         for key in ("top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
+    yield from idle_long_rows(keys, f"{prefix}data.")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row counts once"
@@ -139,6 +156,37 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
                         f"{key.removesuffix('.path')}.{name}",
                         "has no effect: it is for Hugging Face datasets (hf://…)",
                     )
+
+
+def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str, str, str]]:
+    """Conflicts of what `chunk` and `retrieve` say with the longest example, `length` tokens, of the rows at `prefix`."""
+    if length is None or keys.is_wrong(f"{prefix}max_length"):
+        return
+    for key, what in (
+        ("chunk.overlap", "a chunk must have new tokens"),
+        ("chunk.min_length", "no chunk is so long"),
+    ):
+        tokens = keys(f"{prefix}{key}")
+        if tokens and tokens >= length + (key == "chunk.min_length"):
+            yield f"{prefix}{key}", f"{prefix}max_length", f"{tokens} tokens of {length}: {what}"
+    passage, question = (
+        keys(f"{prefix}retrieve.{name}") or Retrieve.model_fields[name].default
+        for name in ("passage", "question")
+    )
+    if keys(f"{prefix}on_long") == "retrieve" and 2 * passage + question >= length:
+        yield (
+            f"{prefix}on_long",
+            f"{prefix}max_length",
+            f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length}",
+        )
+
+
+def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
+    """Settings for a way with long rows that is not taken."""
+    for way in ("chunk", "retrieve"):
+        other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")
+        if other and keys(f"{prefix}{way}") is not None:
+            yield f"{prefix}{way}", f"has no effect without {prefix}on_long: {way}"
 
 
 def _names(keys: Keys, prefix: str) -> Iterator[Finding]:

@@ -70,6 +70,30 @@ class Budget(Section):
     """Rows cut with `on_long: truncate`."""
 
 
+class Chunk(Section):
+    """How `on_long: chunk` cuts. Every token is learned once, in the first chunk that holds it."""
+
+    overlap: int = Field(1, ge=1)
+    """Tokens of the chunk before that a chunk begins with, as context. With one, a chunk begins where the other ends."""
+
+    min_length: int = Field(2, ge=2)
+    """Shortest chunk, in tokens: a shorter last one reaches further back into the one before."""
+
+
+class Retrieve(Section):
+    """How `on_long: retrieve` chooses among the passages of a long prompt.
+
+    The end of the prompt is the question. It stays with all that follows, and so does the first passage; of the
+    others those stay, in their order, that suit the question best by BM25 (k1 0.9, b 0.4) and fit.
+    """
+
+    passage: int = Field(128, ge=8)
+    """Tokens of a passage."""
+
+    question: int = Field(64, ge=1)
+    """Tokens before the answer that are the question."""
+
+
 class Data(Section):
     """Rows, and how they become token examples."""
 
@@ -88,11 +112,18 @@ class Data(Section):
     max_length: int = Field(2048, ge=8)
     """Longest example, and the length of a packed row, in tokens. A pair that is longer gets a row of its own."""
 
-    on_long: Literal["drop", "truncate", "chunk"] = "drop"
-    """What happens to an example over `max_length`. `chunk` cuts it into pieces and loses nothing.
+    on_long: Literal["drop", "truncate", "chunk", "retrieve"] = "drop"
+    """What happens to an example over `max_length`. `chunk` cuts it into pieces and loses nothing; `retrieve` keeps the
+    passages of a long prompt that suit its question.
 
     An answer of preference data is cut with its prompt's start and its own end, and can be no chunk.
     """
+
+    chunk: Chunk | None = None
+    """How `on_long: chunk` cuts."""
+
+    retrieve: Retrieve | None = None
+    """How `on_long: retrieve` chooses."""
 
     pack: bool = True
     """Put several examples into one row. Examples never see each other, and nothing is cut to fit."""

@@ -18,6 +18,7 @@ from tailor.spec import check_suite
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.source import Document
 
+ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -52,8 +53,14 @@ def _model(keys: Keys) -> Iterator[Finding]:
     if path is None:
         return
     if os.path.isdir(path):
-        if not os.path.isfile(path / "config.json"):
-            nested = sorted(found.parent.name for found in path.glob("*/config.json"))
+        if os.path.isfile(path / ADAPTER):  # beside some lies a config.json, for their base
+            yield (
+                "model.path",
+                f"{name} is an adapter; name its base here, and the adapter in model.warm_start",
+            )
+        elif not os.path.isfile(path / "config.json"):
+            found = (one.parent for one in path.glob("*/config.json"))
+            nested = sorted(one.name for one in found if not os.path.isfile(one / ADAPTER))
             mend = f"; did you mean {FilePath(name) / nested[0]}?" if nested else ""
             yield "model.path", f"{name} is no model folder: it has no config.json{mend}"
         if keys("model.revision") is not None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from tailor.spec.base import Section
+from tailor.spec.rope import Rope
 
 
 class Quantize(Section):
@@ -96,6 +97,12 @@ class Model(Section):
 
     quantize: Quantize | None = None
     """Store the frozen base in 4 or 8 bits. Needs an adapter."""
+
+    rope: Rope | None = None
+    """Make the rotary positions for other lengths than the base's. Written completely into the saved configuration.
+
+    Refused where the factor and the lengths disagree, or the original length is not the base's.
+    """
 
     adapter: Adapter | None = None
     """Train a low-rank adapter. Without one, every weight is trained."""

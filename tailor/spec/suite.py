@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tailor.spec.base import Section
-from tailor.spec.data import Budget, Source
+from tailor.spec.data import Budget, Chunk, Retrieve, Source
+from tailor.spec.long import GRIDS, LongPerplexity, Needle, Passkey, figures
 
 
 class Rows(Section):
@@ -19,8 +21,14 @@ class Rows(Section):
     max_length: int | None = Field(None, ge=8)
     """Longest example, in tokens. Default: `data.max_length` of the run's recipe; 2048 for a model without a run."""
 
-    on_long: Literal["drop", "truncate", "chunk"] = "drop"
-    """What happens to an example over `max_length`. `chunk` is for the perplexity of long texts."""
+    on_long: Literal["drop", "truncate", "chunk", "retrieve"] = "drop"
+    """What happens to an example over `max_length`. `chunk` is for the perplexity of long texts, `retrieve` for answers."""
+
+    chunk: Chunk | None = None
+    """How `on_long: chunk` cuts."""
+
+    retrieve: Retrieve | None = None
+    """How `on_long: retrieve` chooses."""
 
     budget: Budget = Budget()
     """What share of the rows may be lost."""
@@ -122,7 +130,16 @@ class LmEval(Section):
 
 
 Task = Annotated[
-    Perplexity | ExactMatch | F1 | Rouge | MultipleChoice | Facts | LmEval,
+    Perplexity
+    | ExactMatch
+    | F1
+    | Rouge
+    | MultipleChoice
+    | Facts
+    | LmEval
+    | LongPerplexity
+    | Passkey
+    | Needle,
     Field(discriminator="name"),
 ]
 
@@ -135,11 +152,20 @@ METRICS: dict[str, tuple[str, ...]] = {
     "facts": ("facts",),
     "lm_eval": (),
 }
-"""Task -> the figures that it gives; those of lm_eval are known when it was made."""
+"""Task -> the figures that it gives; those of lm_eval are known when it was made, those of tasks at given lengths
+follow from the lengths (`metrics`)."""
 ON_ROWS = ("perplexity", "exact_match", "f1", "rouge")
 """Tasks on the evaluation rows; the others bring rows of their own."""
 GENERATED = ("exact_match", "f1", "rouge", "facts")
 """Tasks that judge generated answers."""
+
+
+def metrics(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """The figures that a task gives, from its plain values."""
+    name = task.get("name")
+    if name in (*GRIDS, "long_perplexity"):
+        return figures(task)
+    return METRICS.get(str(name), ())
 
 
 class Decoding(Section):

@@ -67,6 +67,7 @@ def allowed(annotation: Any, metadata: tuple[Any, ...] = ()) -> Allowed:
             tuple(kind for member in members for kind in member.types),
             (*metadata, *(constraint for member in members for constraint in member.metadata)),
             any(member.optional for member in members),
+            any(member.tagged for member in members),
         )
     if annotation is NONE:
         return Allowed((), metadata, True)
@@ -79,7 +80,7 @@ def field(section: type[Section], key: str) -> FieldInfo | None:
 
 def of_field(info: FieldInfo) -> Allowed:
     found = allowed(info.annotation, tuple(info.metadata))
-    return replace(found, tagged=info.discriminator is not None)
+    return replace(found, tagged=found.tagged or info.discriminator is not None)
 
 
 def variant(sections: tuple[type[Section], ...], value: Any) -> type[Section] | None:

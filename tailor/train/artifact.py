@@ -1,7 +1,8 @@
 """The final artefact, in the layout that plain peft and transformers read.
 
-RUN/adapter/ (PEFT), RUN/model/ (Hugging Face) or RUN/beacon/ (the project's own), each with the tokenizer, the chat template that
-the data was rendered with, and a generation_config that stops at the end of a turn.
+RUN/adapter/ (PEFT), RUN/model/ (Hugging Face) or RUN/beacon/ (the project's own), each with the tokenizer, the chat
+template that the data was rendered with, and a generation_config that stops at the end of a turn. Beside an adapter on
+a base with a rope of its own lies the config.json to load that base with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tailor.models import beacon_files
+from tailor.models import beacon_files, rope
 from tailor.models.attention import stock_attention
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, skeleton
@@ -92,6 +93,8 @@ def _write_adapter(
     network.save_pretrained(folder, save_embedding_layers=False, **given)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, with nothing filled in
     Held.of(plan.model, plan.frozen_dtype).write(folder)
+    if plan.model.rope is not None:
+        rope.save_config(folder, plan.model)
 
 
 def _write_model(network: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> None:

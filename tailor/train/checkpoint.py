@@ -55,6 +55,11 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def is_one(folder: Store) -> bool:
+    """Whether a folder is a checkpoint, be it a damaged one."""
+    return any(folder.exists(name) for name in (STATE, WEIGHTS))
+
+
 def committed(run: Store) -> list[str]:
     """Names of the run's whole checkpoints, oldest first."""
     folder = run.join(FOLDER)

@@ -30,7 +30,8 @@ def find(url: str) -> Store:
     StoreError when there is none.
     """
     store = Store(url)
-    if any(store.exists(name) for name in (ADAPTER_WEIGHTS, beacon_files.WEIGHTS, checkpoint.STATE)):
+    artefact = store.exists(ADAPTER_WEIGHTS) or store.exists(beacon_files.WEIGHTS)
+    if artefact or checkpoint.is_one(store):
         return store
     for name in ("adapter", "beacon"):
         if store.is_committed(name):

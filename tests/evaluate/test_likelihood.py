@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from tailor.evaluate import likelihood
 from tailor.evaluate.likelihood import likelihoods, scoring_model
 from tailor.evaluate.rows import Scored
+from tailor.models.load import load_network
+from tailor.spec.model import Model
 from tests.helpers.models import tiny_llama
 
 LENGTHS = (5, 31, 12, 2, 18)
@@ -58,3 +61,19 @@ def test_batches_hold_every_sequence_once_by_length() -> None:
     assert sorted(at for batch in made for at in batch) == [0, 1, 2, 3, 4]
     assert [len(batch) for batch in made] == [2, 2, 1]
     assert [LENGTHS[at] for batch in made for at in batch] == sorted(LENGTHS)
+
+
+def test_frequencies_that_follow_the_length_are_those_of_each_sequence(tmp_path: Path) -> None:
+    from tailor.models.documents import collate
+    from tailor.models.loss import summed_cross_entropy
+
+    base = tiny_llama(tmp_path, max_position_embeddings=8)
+    spec = {"path": str(base), "rope": {"name": "dynamic", "factor": 4, "original_length": 8}}
+    dynamic = load_network(Model.model_validate(spec), dtype=torch.float32, device=torch.device("cpu"))
+    model = scoring_model(dynamic)
+    expected = [by_hand(dynamic, one)[0] for one in sequences()]
+    assert [one.loss for one in likelihoods(model, sequences())] == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        together = collate([[likelihood._document(one)] for one in sequences()], "rows")
+        loss = float(summed_cross_entropy(*model.at_predictions(together)))
+    assert loss != pytest.approx(sum(expected), rel=1e-3), "control: in one pass they change each other"

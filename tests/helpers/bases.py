@@ -29,6 +29,7 @@ BASES: dict[str, tuple[int, dict[str, Any]]] = {
             "num_key_value_heads": 8,
             "vocab_size": 128256,
             "max_position_embeddings": 8192,
+            "rope_theta": 500000.0,
             "tie_word_embeddings": False,
         },
     ),

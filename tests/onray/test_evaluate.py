@@ -19,6 +19,7 @@ from tailor.evaluate import jobs
 from tailor.onray.cluster import Cluster
 from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load_evaluation import load_evaluation, with_overrides
+from tailor.spec.suite import GENERATED
 from tailor.store import Store
 from tests.evaluate.test_scores import squad_f1
 from tests.helpers.evaluations import Shown, make_recipe, write_rows
@@ -52,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(place: Path, values: dict[str, Any], **settings: Any) -> Evaluated:
     asked = {task["name"] for task in values.get("tasks", [{"name": "f1"}])}
-    short = SHORT if asked - {"perplexity", "multiple_choice"} else {}
+    short = SHORT if asked & {*GENERATED} else {}
     suite = with_overrides({**short, **values}, "evaluation", ())
     target = str(settings.pop("target", place / "runs" / "tiny"))
     return evaluate(target, suite, settings.pop("display", Shown()), **{"name": "x", **settings})
@@ -375,6 +376,48 @@ def test_other_rows_and_a_model_without_a_run(place: Path, tmp_path: Path) -> No
     assert made(place, chunked, name="text").results["rows"]["passages"] == 1
     with pytest.raises(DataError, match="has a question before its answer"):
         made(place, {**chunked, "tasks": [{"name": "f1"}]})
+
+
+def test_long_tasks_beside_short_ones(place: Path, tmp_path: Path) -> None:
+    """Beyond the 256 positions of the base, in parts, and with figures, rows, plots and a report."""
+    rows = write_rows(tmp_path / "long.jsonl", [{"text": "word " * (90 + at)} for at in range(3)])
+    write_rows(rows.with_name("mixed.jsonl"), [{"text": "word " * 90}, {"text": "short"}])
+    grid = {"lengths": [200, 320], "depths": [0.0, 1.0], "samples": 2}
+    tasks = [
+        {"name": "perplexity"},
+        {"name": "passkey", **grid},
+        {"name": "needle", "data": {"path": str(rows)}, **grid},
+        {
+            "name": "long_perplexity",
+            "lengths": [64, 400],
+            "data": {"path": str(rows.with_name("mixed.jsonl"))},
+        },
+    ]
+    whole = made(place, {"tasks": tasks}, name="long")
+    results, folder = whole.results, place / "runs" / "tiny" / "evaluation" / "long"
+    names = [entry["figure"] for entry in results["figures"]]
+    assert names[3:] == [
+        *("passkey", "passkey_200", "passkey_320", "needle", "needle_200", "needle_320"),
+        *("perplexity_64", "perplexity_400"),
+    ]
+    assert {entry["better"] for entry in results["figures"][-2:]} == {"lower"}
+    assert results["rows"]["short"] == 1
+    assert results["grids"]["passkey"]["models"].keys() == {"tiny", "base"}
+    assert len(results["positions"]["models"]["tiny"]) == 16
+    texts = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+    tokens = {read["tokens"] for row in texts for one in row["models"].values() for read in one.values()}
+    assert tokens == {449}, "the same tokens at every length: all but the first"
+    pictures = ("passkey.png", "needle.png", "long_perplexity.png")
+    assert all((folder / file).read_bytes().startswith(b"\x89PNG") for file in pictures)
+    assert (place / "runs" / "tiny" / "report.html").read_text().count('alt="Figures of long"') == 4
+    parts = made(place, {"tasks": [{**task, "prefill": 50} for task in tasks[1:]]}, name="parts")
+    for figure in names[3:]:
+        assert value(parts, figure) == pytest.approx(value(whole, figure), rel=1e-4)
+    answers = [
+        [json.loads(line)["models"] for line in (place / f"runs/tiny/evaluation/{name}/passkey.jsonl").open()]
+        for name in ("long", "parts")
+    ]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build
+from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope
 from tailor.plan.build import choose_precision
 from tailor.spec.load import load_recipe
 from tailor.spec.method import joins
 from tailor.spec.recipe import Recipe
+from tailor.spec.rope import YarnRope
 from tests.helpers.bases import BASES
 
 ROOT = Path(__file__).parents[2]
@@ -190,10 +191,9 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     """Each names the memory that the plan forecasts on a large GPU, in its opening comment."""
     recipe = load_recipe(path, check_files=False)
     base = BASES.get(recipe.model.path)
-    config = base[1] if base else LLAMA_8B
-    length = min(recipe.data.max_length, 2048) if base else 64
-    if recipe.model.beacon is not None:
-        length = recipe.data.max_length
+    own = ROOT / recipe.model.path / "config.json"
+    config = base[1] if base else json.loads(own.read_text()) if own.exists() else LLAMA_8B
+    length = recipe.data.max_length if base else 64
     row = recipe.data.max_length if recipe.data.pack or joins(recipe.method) else length
     rows = max(32, recipe.train.batch_size or 0)
     data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows)
@@ -204,6 +204,71 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     assert (named is None) == (base is None), "the small model of the quickstart needs no word on memory"
     if named:
         assert float(named[1]) == pytest.approx(made.memory.peak / 2**30, abs=0.06)
+
+
+def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
+    config = BASES[recipe.model.path][1]
+    data = dataclasses.replace(DATA, longest=81920, longest_row=81920)
+    assert build(recipe, data, config, GPU, run_url="r").max_length == 81920
+    short = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
+    with pytest.raises(ModelError, match=r"has 81920 tokens, but .* was made for 8192 positions") as caught:
+        build(short, data, config, GPU, run_url="r")
+    assert "model.rope" in str(caught.value.mend)
+    yarn = YarnRope(name="yarn", factor=16, original_length=4096)
+    wrong = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": yarn})})
+    with pytest.raises(ModelError, match=r"original_length is 4096, but .* was made for 8192 tokens"):
+        build(wrong, data, config, GPU, run_url="r")
+
+
+def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() -> None:
+    phi = {**LLAMA_8B, "model_type": "phi3", "max_position_embeddings": 131072}
+    phi |= {"original_max_position_embeddings": 4096, "rope_scaling": {"type": "longrope"}}
+    recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
+    data = dataclasses.replace(DATA, longest=8000, longest_row=8000)
+    assert build(recipe, data, phi, GPU, run_url="r"), "one row a pass"
+    packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": True})})
+    with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
+        build(packed, data, phi, GPU, run_url="r")
+    assert caught.value.mend == "set data.pack: false, or data.max_length: 4096 or less"
+    assert build(packed, dataclasses.replace(data, longest=4096), phi, GPU, run_url="r"), (
+        "short ones never differ"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "made_for", "good_for"),
+    [
+        ({"max_position_embeddings": 4096}, 4096, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 4096, 8192),
+        (
+            {"max_position_embeddings": 8192, "rope_parameters": {"rope_type": "linear", "factor": 2}},
+            4096,
+            8192,
+        ),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            },
+            8192,
+            131072,
+        ),
+        ({"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}, 4096, 131072),
+        ({"n_positions": 1024}, 1024, 1024),
+        ({}, None, None),
+    ],
+)
+def test_lengths_are_read_from_any_config(
+    config: dict[str, Any], made_for: int | None, good_for: int | None
+) -> None:
+    assert rope.original_length(config) == made_for
+    assert rope.positions(config) == ModelFacts.from_config(config).positions == good_for
 
 
 def test_planning_imports_nothing_heavy() -> None:

@@ -17,11 +17,12 @@ from tailor.spec import tree
 from tailor.spec.evaluation import REFERENCE, Evaluation
 from tailor.spec.load import load_recipe, resolved_yaml
 from tailor.spec.load_evaluation import load_evaluation
+from tailor.spec.long import GRIDS
 from tailor.spec.recipe import Recipe
 from tailor.spec.reference import reference
 from tailor.spec.schema import schema, schema_text
 from tailor.spec.source import parse
-from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
+from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite, metrics
 from tests.spec.helpers import GOOD, problems, write
 
 ROOT = Path(__file__).parents[2]
@@ -85,8 +86,12 @@ def test_every_task_has_figures_and_rows() -> None:
         for section in tree.of_field(Suite.model_fields["tasks"]).item(0).sections
         for name in tree.names(section)
     }  # type: ignore[union-attr]
-    assert tasks == METRICS.keys()
-    assert set(GENERATED) | set(ON_ROWS) == tasks - {"multiple_choice", "lm_eval"}
+    at_lengths = {*GRIDS, "long_perplexity"}
+    assert tasks == METRICS.keys() | at_lengths
+    assert set(GENERATED) | set(ON_ROWS) == tasks - at_lengths - {"multiple_choice", "lm_eval"}
+    for name in at_lengths:
+        own = "perplexity" if name == "long_perplexity" else name
+        assert metrics({"name": name, "lengths": [64, 32]})[-2:] == (f"{own}_32", f"{own}_64")
 
 
 def test_other_tools_keys_belong_at_keys_that_exist() -> None:

@@ -21,7 +21,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for recipe in RECIPES:
         shutil.copy(recipe, root)
     shutil.copy(FIXTURES / "zero.json", root)
-    for name in ("base/config.json", "models/tiny/config.json", "rows/train.jsonl", "templates/own.jinja"):
+    for name in (
+        "base/config.json",
+        "run/adapter/config.json",
+        "run/adapter/adapter_config.json",
+        "models/tiny/config.json",
+        "rows/train.jsonl",
+        "templates/own.jinja",
+    ):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}\n")

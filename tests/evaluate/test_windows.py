@@ -1,0 +1,95 @@
+"""The losses of long texts: every token once, the same in parts, and weighted by token, against plain loops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailor.errors import ModelError
+from tailor.evaluate import windows
+from tailor.evaluate.figures import PerRow
+from tailor.evaluate.likelihood import scoring_model
+from tailor.evaluate.windows import BUCKETS, Windows, cut, losses, token_losses
+from tailor.models.load import load_network
+from tailor.spec.model import Model
+from tests.helpers.models import tiny_llama
+
+TEXT = torch.randint(5, 261, (150,), generator=torch.Generator().manual_seed(5)).tolist()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        tiny_llama(tmp_path_factory.mktemp("model")), dtype=torch.float32
+    )
+
+
+def by_hand(network: Any, before: list[int], token: int) -> float:
+    """The loss of one token after the ones before it, in a pass of its own."""
+    with torch.no_grad():
+        return -float(network(torch.tensor([before])).logits[0, -1].log_softmax(-1)[token])
+
+
+@pytest.mark.parametrize(("length", "stride"), [(32, 16), (32, 1), (64, 63), (150, 75), (200, 100), (7, 3)])
+def test_every_token_is_scored_once_with_enough_before_it(length: int, stride: int) -> None:
+    scored = []
+    for start, first, end in cut(len(TEXT), length, stride):
+        assert end - start <= length
+        assert start == 0 or first - start >= length - stride
+        scored += range(first, end)
+    assert scored == list(range(1, len(TEXT)))
+
+
+def test_the_losses_are_those_of_a_plain_loop(network: Any) -> None:
+    model, length, stride = scoring_model(network), 48, 16
+    loss, tokens = [0.0] * BUCKETS, [0] * BUCKETS
+    for start, first, end in cut(len(TEXT), length, stride):
+        for at in range(first, end):
+            part = (at - start) * BUCKETS // length
+            loss[part] += by_hand(network, TEXT[start:at], TEXT[at])
+            tokens[part] += 1
+    found = losses(model, Windows(TEXT, length, stride))
+    assert found.tokens == tokens
+    assert sum(tokens) == len(TEXT) - 1
+    assert found.loss == pytest.approx(loss, rel=1e-5)
+    other = losses(model, Windows(TEXT, length, stride + 1))
+    assert other.loss != pytest.approx(loss, rel=1e-3), "control: another stride gives other losses"
+
+
+@pytest.mark.parametrize("prefill", [1, 7, 64, 149])
+def test_a_text_read_in_parts_gives_the_same(
+    network: Any, prefill: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = scoring_model(network)
+    monkeypatch.setattr(windows, "TILE", 13)
+    whole = token_losses(model, TEXT, 40)
+    parts = token_losses(model, TEXT, 40, prefill)
+    assert whole.shape == parts.shape == (110,)
+    assert (whole - parts).abs().max() < 2e-5
+    alone = token_losses(model, TEXT[100:], 1)
+    assert (alone - whole[-49:]).abs().max() > 0.1, "control: a part that doesn't see what came before"
+
+
+def test_frequencies_that_follow_the_length_are_not_read_in_parts(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path, max_position_embeddings=64)
+    spec = {"path": str(base), "rope": {"name": "dynamic", "factor": 4, "original_length": 64}}
+    network = load_network(Model.model_validate(spec), dtype=torch.float32, device=torch.device("cpu"))
+    model = scoring_model(network)
+    with pytest.raises(ModelError, match="follow a text's whole length"):
+        token_losses(model, TEXT, 1, prefill=32)
+    whole = token_losses(model, TEXT, 1)
+    assert (token_losses(model, TEXT[:70], 1) - whole[:69]).abs().max() > 0.01, "control: they do follow it"
+
+
+def test_perplexity_is_weighted_by_token() -> None:
+    figure = PerRow(
+        torch.tensor([10.0, 900.0]).numpy(), torch.tensor([10.0, 300.0]).numpy(), exponential=True
+    )
+    assert figure.value == pytest.approx(math.exp(910 / 310))
+    assert figure.value != pytest.approx((math.exp(1) + math.exp(3)) / 2, rel=0.1), "no mean over texts"
