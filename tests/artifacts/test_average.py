@@ -179,7 +179,7 @@ def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "tailor: 2 things to average, and 1 weights\n  mend: give one weight for each\n"
     )
     for bad in ("-1", "nan", "inf"):
-        assert "weights must be finite and 0 or more" in error(str(a), str(a), "--weights", "1", bad)
+        assert "must be a number of at least 0, not" in error(str(a), str(a), "--weights", "1", bad)
     assert (
         error(str(base), str(base), "--rank", "2")
         == f"tailor: --rank is for adapters, and {base} is a model\n"
