@@ -40,12 +40,13 @@ def build(
     `resume_from`: URL of another run's checkpoint to begin with.
     """
     config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
-    rope.check_batches(config, data.longest, _not_apart(recipe), recipe.model.path)
+    if recipe.model.beacon is None:  # which refuses every rope that depends on lengths
+        rope.check_batches(config, data.longest, _not_apart(recipe), recipe.model.path)
     facts = ModelFacts.from_config(config)
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
-    _check(recipe, data, facts, hardware, config)
+    _check(recipe, data, facts, hardware, {**config, **(config.get("text_config") or {})})
 
     length = data.longest_row
 

@@ -205,7 +205,11 @@ def test_a_folder_made_by_save_to_disk(tmp_path):
             "the rows have chosen and rejected: preference data, which method sft does not read",
         ),
         ("x.parquet", b"PAR1 no", "not a readable Parquet file"),
-        ("x.jsonl.gz", gzip.compress(CONTENTS["a.jsonl"], mtime=0)[:10] + b"\xff" * 40, "x.jsonl.gz cannot be read"),
+        (
+            "x.jsonl.gz",
+            gzip.compress(CONTENTS["a.jsonl"], mtime=0)[:10] + b"\xff" * 40,
+            "x.jsonl.gz cannot be read",
+        ),
         ("x.jsonl.xz", b"no xz", "x.jsonl.xz cannot be read"),
         ("x.csv.gz", b"no gzip", "x.csv.gz"),
     ],
