@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_strategy, check_suite, tree
+from tailor.spec import check_sequences, check_strategy, check_suite, tree
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -27,7 +27,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _folders):
+    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _folders, check_sequences.conflicts):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -40,6 +40,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _lists,
         _rows,
         check_strategy.findings,
+        check_sequences.findings,
         _idle,
         _final,
     )
@@ -91,18 +92,21 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "train.batch_size",
             f"a forward pass of {micro} rows is more than the global batch of {batch}",
         )
-    if batch and workers and workers > batch:
+    parts = keys("scale.sequence_parallel") or 1
+    groups = workers // parts if workers else 0
+    named = f"{groups} groups of {parts} workers" if parts > 1 else f"{workers} workers"
+    if batch and groups > batch:
         yield (
             "scale.workers",
             "train.batch_size",
-            f"a global batch of {batch} rows leaves some of {workers} workers without any",
+            f"a global batch of {batch} rows leaves some of {named} without any",
         )
     default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
-    if workers and workers > DEFAULT_BATCH_SIZE and default:
+    if groups > DEFAULT_BATCH_SIZE and default:
         yield (
             "scale.workers",
             "train.batch_size",
-            f"its default of {DEFAULT_BATCH_SIZE} rows leaves some of {workers} workers without any",
+            f"its default of {DEFAULT_BATCH_SIZE} rows leaves some of {named} without any",
         )
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     if by_tokens and not keys.is_wrong("data.max_length") and by_tokens < length:
