@@ -12,15 +12,12 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.spec import check_sequences, check_strategy, check_suite, tree
 from tailor.spec.data import Data
-from tailor.spec.keys import Finding, Keys, path_of
+from tailor.spec.keys import Conflict, Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
 from tailor.spec.method import ANSWERS, METHODS, REFERENCE_FREE, SMOOTHED
 from tailor.spec.source import Document, Path
 from tailor.spec.suite import ON_ROWS
 from tailor.spec.train import DEFAULT_BATCH_SIZE
-
-Conflict = tuple[str, str, str]
-"""Two keys that do not go together, and why. The problem stands at the later one and names the other."""
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tailor.spec.keys import Finding, Keys
-
-Conflict = tuple[str, str, str]
+from tailor.spec.keys import Conflict, Finding, Keys
 
 CUT_METHODS = ("sft", "pretrain")
 """Methods whose loss is a sum over tokens, wherever they stand."""
