@@ -28,7 +28,7 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.stores import make_store
 from tests.models.test_isolation import sliding
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 LENGTHS = [150, 23, 17, 90, 9, 31]
 """More than a worker's part, and documents that end anywhere in it."""
