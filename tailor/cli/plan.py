@@ -64,8 +64,12 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     spent = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
     if memory.reference:
         spent += f", reference {memory.reference / GIB:.2f}"
+    if memory.host:
+        spent += f"; beside it {memory.host / GIB:.2f} GiB of host memory"
     share = memory.peak / hardware.memory_bytes
     workers = f"{plan.workers} worker" + ("s" if plan.workers > 1 else "")
+    if plan.sequence_parallel > 1:
+        workers += f", {plan.sequence_parallel} of them on each sequence"
     return [
         ("method", f"{plan.method.name}, {_trained(plan)}"),
         *([("reference", REFERENCES[plan.reference])] if plan.reference else []),
@@ -150,4 +154,8 @@ def _advice(plan: Plan) -> str:
         return "raise scale.workers, or set the strategy's offload"
     if plan.model.quantize is None:
         return "set model.quantize: {type: nf4}"
-    return "lower data.max_length"
+    if not plan.tiled_mlp:
+        return "set train.tiled_mlp: true"
+    if plan.gpu and not plan.activation_offloading:
+        return "set train.activation_offloading: true"
+    return "lower data.max_length, or raise scale.workers and scale.sequence_parallel"

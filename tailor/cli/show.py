@@ -55,12 +55,15 @@ def _more(run: Store) -> list[tuple[str, str]]:
         batch = (
             f"{plan['batch_tokens']} tokens" if plan["batch_tokens"] else f"{plan['batch_size']} sequences"
         )
+        together = plan.get("sequence_parallel", 1)
+        workers = "workers" if together == 1 else f"groups of {together} workers"
         rows.append(
             (
                 "Batch",
                 (
-                    f"{batch} of at most {plan['max_length']} tokens: {plan['workers']} × {plan['accumulation']} × "
-                    f"{plan['micro_batch_size']} (workers × passes × micro-batch), {plan['precision']}"
+                    f"{batch} of at most {plan['max_length']} tokens: {plan['workers'] // together} × "
+                    f"{plan['accumulation']} × {plan['micro_batch_size']} ({workers} × passes × micro-batch), "
+                    f"{plan['precision']}"
                 ),
             )
         )

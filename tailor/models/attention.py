@@ -3,17 +3,20 @@
 Registered with transformers as `tailor_documents`. It takes a stream [1, T] of documents and calls
 the causal kernel once per document (on a CPU) or once for all (CUDA's variable-length flash kernel),
 so no token sees another document and no T × T mask is ever made. transformers makes no mask for an
-attention that has no mask function, which is why none is registered.
+attention that has no mask function, which is why none is registered. A stream that is cut over several workers
+is exchanged for a part of the heads first.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from tailor.models import sequence
 from tailor.models.documents import Documents
 
 NAME = "tailor_documents"
@@ -44,7 +47,10 @@ def documents_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query: [1, heads, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, heads, d]."""
+    """query: [1, heads, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, heads, d].
+
+    Of a stream over N workers, T here is a worker's part of it; the documents' bounds are those of the whole.
+    """
     if documents is None or attention_mask is not None or softcap is not None:
         raise ValueError("this attention takes document bounds, and neither a mask nor a soft cap")
     kind = query.device.type
@@ -52,6 +58,11 @@ def documents_attention(
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if (group := documents.sequence) is not None:
+        whole = replace(documents, sequence=None)
+        parts = sequence.to_heads(group, query, key, value)
+        out, _ = documents_attention(module, *parts, None, dropout, scaling, whole, sliding_window)
+        return sequence.to_tokens(group, out), None
     sliding_window = sliding_window or getattr(module, "sliding_window", None)
     if query.shape[-1] == value.shape[-1] and dropout == 0.0 and _flash_is_right(query.device, query.dtype):
         return _flash(query, key, value, documents, scaling, sliding_window), None

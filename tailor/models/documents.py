@@ -4,7 +4,7 @@ Two layouts hold the same tokens:
 
     stream   [1, T]  every document of the micro-batch in one row, filled up to a multiple of 64 with a
                      document that predicts nothing. For attention that follows the documents'
-                     bounds, so its cost is that of the documents.
+                     bounds, so its cost is that of the documents. May be cut over several workers.
     rows     [B, L]  one row per pack, padded on the right. For stock attention, which masks a row
                      densely by its position ids.
 """
@@ -12,6 +12,7 @@ Two layouts hold the same tokens:
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,6 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from tailor.models.sequence import SequenceGroup
 from tailor.rows import Row, Stretch, examples_of
 from tailor.tokens import Split
 
@@ -36,6 +38,8 @@ class Documents:
     offsets: torch.Tensor
     """int32[documents + 1], the bounds as flash kernels take them."""
     longest: int
+    sequence: SequenceGroup | None = None
+    """The workers that the stream is cut over. The bounds are those of the whole stream."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class TokenBatch:
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
         if documents is not None:
-            documents = Documents(documents.bounds, documents.offsets.to(device), documents.longest)
+            documents = replace(documents, offsets=documents.offsets.to(device))
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, non_blocking=True)
@@ -90,6 +94,22 @@ class TokenBatch:
             self.step,
         )
 
+    def cut(self, sequence: SequenceGroup) -> TokenBatch:
+        """One worker's part of a stream of documents: its tokens, and what these predict."""
+        assert self.documents is not None
+        start, stop = sequence.span(self.input_ids.shape[1])
+        own = (self.predicting >= start) & (self.predicting < stop)
+        return replace(
+            self,
+            input_ids=self.input_ids[:, start:stop],
+            position_ids=self.position_ids[:, start:stop],
+            predicting=self.predicting[own] - start,
+            targets=self.targets[own],
+            rows=self.rows[:, start:stop],
+            documents=replace(self.documents, sequence=sequence),
+            document=self.document[own],
+        )
+
 
 @dataclass(frozen=True)
 class Document:
@@ -107,7 +127,7 @@ class Collator:
     packs: whether a row's examples may lie in one row of the layout; where not, each is a row of its own (a
     model whose packed documents see each other still takes pairs). pad_to: fixes L of the rows layout, in
     tokens. max_length: longest document that may be made. reference: float32[n], a number of each example for
-    `TokenBatch.reference`. step: the training step that reads.
+    `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is cut over.
     """
 
     split: Split
@@ -117,6 +137,7 @@ class Collator:
     pad_to: int | None = None
     reference: np.ndarray | None = None
     step: int | None = None
+    sequence: SequenceGroup | None = None
 
     def __call__(self, rows: Sequence[Row]) -> TokenBatch:
         """The rows' examples, in order."""
@@ -130,16 +151,20 @@ class Collator:
         """Documents that were made elsewhere, one row each list."""
         if not self.packs:
             packs = [[piece] for pack in packs for piece in pack]
-        return replace(collate(packs, self.layout, pad_to=self.pad_to), step=self.step)
+        if self.sequence is None:
+            return replace(collate(packs, self.layout, pad_to=self.pad_to), step=self.step)
+        return collate(packs, self.layout, parts=self.sequence.size).cut(self.sequence)
 
 
-def collate(packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None) -> TokenBatch:
-    """Lay documents out. `pad_to` fixes L of the rows layout, in tokens."""
+def collate(
+    packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None, parts: int = 1
+) -> TokenBatch:
+    """Lay documents out. `pad_to` fixes L of the rows layout, in tokens; `parts` divides T of the stream."""
     members = [piece for pack in packs for piece in pack]
     numbers = [np.full(sum(len(piece.ids) for piece in pack), at) for at, pack in enumerate(packs)]
     if layout == "stream":
         pieces = list(members)
-        if missing := -sum(len(piece.ids) for piece in pieces) % STREAM_MULTIPLE:
+        if missing := -sum(len(piece.ids) for piece in pieces) % math.lcm(STREAM_MULTIPLE, parts):
             nothing = np.full(missing, IGNORED, dtype=np.int64)
             pieces.append(Document(np.zeros(missing, dtype=np.int64), nothing))
             numbers.append(np.full(missing, -1))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import attention, linear, probe, rope
+from tailor.models import activations, attention, linear, probe, rope
 from tailor.models.adapters import add_adapter
 from tailor.models.beacon import add_beacons
 from tailor.models.beacon_model import BeaconModel, beacon_model
@@ -33,20 +33,29 @@ def load_for_training(
     precision: str,
     frozen_dtype: str,
     pack: bool,
-    activation_checkpointing: bool,
+    activation_checkpointing: int,
     static_shapes: bool,
     seed: int,
+    activation_offloading: bool = False,
+    tiled_mlp: bool = False,
 ) -> CausalModel:
     """Load, quantise, adapt and prove. Trained weights are float32, frozen ones `frozen_dtype`.
 
-    `static_shapes` (for compilation) takes stock attention over padded rows. Raises ModelError.
+    `activation_checkpointing`: of every how many layers one is computed again; 0 or False for none. `static_shapes`
+    (for compilation) takes stock attention over padded rows. Raises ModelError.
     """
     torch.manual_seed(seed)
     network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=device)
     if spec.beacon is not None:
         return _with_beacons(network, spec, spec.beacon, DTYPES[precision], activation_checkpointing, seed)
     network = adapt(
-        network, spec, precision=precision, activation_checkpointing=activation_checkpointing, seed=seed
+        network,
+        spec,
+        precision=precision,
+        activation_checkpointing=activation_checkpointing,
+        activation_offloading=activation_offloading,
+        tiled_mlp=tiled_mlp,
+        seed=seed,
     )
     return prove(network, spec, device=device, precision=precision, pack=pack, static_shapes=static_shapes)
 
@@ -56,15 +65,28 @@ def held_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
     return DTYPES[frozen_dtype] if spec.adapter or spec.beacon else torch.float32
 
 
-def adapt(network: Any, spec: Model, *, precision: str, activation_checkpointing: bool, seed: int) -> Any:
+def adapt(
+    network: Any,
+    spec: Model,
+    *,
+    precision: str,
+    activation_checkpointing: int,
+    seed: int,
+    activation_offloading: bool = False,
+    tiled_mlp: bool = False,
+) -> Any:
     """The network with its adapter, and with what it keeps for the backward pass chosen."""
     if spec.adapter is not None:
         torch.manual_seed(seed)  # the adapter's start doesn't depend on how the base was made
         network = add_adapter(network, spec.adapter, mixed_precision=precision != "fp32")
     if activation_checkpointing:
-        base_of(network).activation_checkpointing_enable()
+        activations.checkpoint_layers(
+            base_of(network), every=activation_checkpointing, offload=activation_offloading
+        )
         if spec.adapter is not None:
             base_of(network).enable_input_require_grads()
+    if tiled_mlp:
+        activations.tile_feed_forward(base_of(network))
     _freeze_unreached(network)
     return network.eval()
 
@@ -78,6 +100,8 @@ def prove(
     with torch.autocast(device.type, dtype=compute, enabled=precision != "fp32"):
         model = _with_attention(network, spec, device, compute, pack=pack, static_shapes=static_shapes)
         model.splits_head = probe.head_is_separate(model, device)
+        if not probe.tiles_are_the_whole(model, device, compute):
+            raise activations.no_tiles(model.base)
         if spec.adapter is not None and (idle := probe.adapters_passed_by(model, device)):
             raise ModelError(
                 f"model.adapter: {type(model.base).__name__} computes past the adapter on {idle[0]}, so it would "
@@ -102,16 +126,15 @@ def _with_beacons(
         return beacon_model(network, seed=seed)
 
 
-def skeleton(
-    spec: Model, *, precision: str, frozen_dtype: str, activation_checkpointing: bool, seed: int
-) -> Any:
-    """The network as it is trained, with its adapter, on the meta device: names and shapes, and no weights."""
+def skeleton(spec: Model, *, frozen_dtype: str, **settings: Any) -> Any:
+    """The network as it is trained, with its adapter, on the meta device: names and shapes, and no weights.
+
+    settings: as for `adapt`.
+    """
     meta = torch.device("meta")
     with meta:
         network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=meta, empty=True)
-        return adapt(
-            network, spec, precision=precision, activation_checkpointing=activation_checkpointing, seed=seed
-        )
+        return adapt(network, spec, **settings)
 
 
 def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty: bool = False) -> Any:

@@ -34,7 +34,9 @@ def load_in_parts(
     precision: str,
     frozen_dtype: str,
     pack: bool,
-    activation_checkpointing: bool,
+    activation_checkpointing: int,
+    activation_offloading: bool,
+    tiled_mlp: bool,
     seed: int,
 ) -> tuple[CausalModel, tuple[int, int]]:
     """The model in parts, and how many weights are trained and how many there are. Collective.
@@ -47,6 +49,8 @@ def load_in_parts(
     settings: dict[str, Any] = {
         "precision": precision,
         "activation_checkpointing": activation_checkpointing,
+        "activation_offloading": activation_offloading,
+        "tiled_mlp": tiled_mlp,
         "seed": seed,
     }
     if rank == 0:

@@ -3,7 +3,9 @@
 * isolation: in a pack, no token of one document changes another document;
 * agreement: documents in a pack give what the stock attention gives for each alone;
 * the head: logits are exactly `head(hidden)`, or else the loss must use the model's own logits;
-* the adapters: training passes through every one.
+* the adapters: training passes through every one;
+* the tiles: feed-forward blocks in tiles of tokens give what they give whole;
+* the cut: a stream over several workers gives what it gives on one.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from typing import Any
 
 import torch
 
+from tailor.models.activations import tiled_blocks
 from tailor.models.attention import stock_attention
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Documents, Layout, TokenBatch
+from tailor.models.sequence import SequenceGroup
 
 FIRST, SECOND = 9, 7
 """Lengths of the two probe documents, in tokens."""
@@ -80,6 +84,43 @@ def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
     return [name for name in adapted if name not in called and ".experts." not in name]
 
 
+@torch.no_grad()
+def tiles_are_the_whole(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether feed-forward blocks that are computed in tiles take each token by itself."""
+    blocks = tiled_blocks(model.base)
+    if not blocks:
+        return True
+    tiles = [block.tile for block in blocks]
+    batch = _alone(_ids(model, device), model.layout, device)
+    whole = model.hidden(batch)
+    for block in blocks:
+        block.tile = 3
+    cut = model.hidden(batch)
+    for block, tile in zip(blocks, tiles, strict=True):
+        block.tile = tile
+    return _close(cut, whole, _rounding(model, dtype))
+
+
+@torch.no_grad()
+def streams_can_be_cut(
+    model: CausalModel, sequence: SequenceGroup, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Whether two documents, cut over the group's workers, give what they give on one worker. All of them ask.
+
+    bool[], and not a bool: some strategies hand tensors on only.
+    """
+    first, second = 4 * sequence.size + 1, 4 * sequence.size - 1
+    positions = torch.cat([torch.arange(first), torch.arange(second)]).to(device)
+    batch = _batch(_ids(model, device, first + second), positions, (first, second), "stream")
+    start, stop = sequence.span(first + second)
+    whole = model.hidden(batch)[:, start:stop]
+    try:
+        agrees = _close(model.hidden(batch.cut(sequence)), whole, _rounding(model, dtype))
+    except (ValueError, TypeError, RuntimeError):
+        agrees = False
+    return torch.tensor(sequence.all_agree(agrees))
+
+
 def _agrees_with_stock(
     model: CausalModel, ids: torch.Tensor, packed: torch.Tensor, dtype: torch.dtype
 ) -> bool:
@@ -96,6 +137,11 @@ def _agrees_with_stock(
     return _close(packed, alone, dtype)
 
 
+def _rounding(model: CausalModel, dtype: torch.dtype) -> torch.dtype:
+    """Whose tolerance is right when other rows are computed together."""
+    return torch.float16 if getattr(model.base, "is_loaded_in_8bit", False) else dtype
+
+
 def _close(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> bool:
     return _distance(left, right) <= TOLERANCE[dtype]
 
@@ -106,10 +152,10 @@ def _distance(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).norm() / right.norm())
 
 
-def _ids(model: CausalModel, device: torch.device) -> torch.Tensor:
+def _ids(model: CausalModel, device: torch.device, count: int = FIRST + SECOND) -> torch.Tensor:
     vocabulary = int(model.base.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, vocabulary, (FIRST + SECOND,), generator=generator).to(device)
+    return torch.randint(0, vocabulary, (count,), generator=generator).to(device)
 
 
 def _pack(ids: torch.Tensor, layout: Layout, device: torch.device) -> TokenBatch:

@@ -86,6 +86,7 @@ class _Room:
     def __init__(self, scale: Scale, workers: int, resources: dict[str, float], *, pause: float) -> None:
         self._missing = scale.most - workers
         self._resources, self._pause = resources, pause
+        self._together = scale.sequence_parallel
         self._looked: float | None = None
 
     def begin(self) -> None:
@@ -95,7 +96,7 @@ class _Room:
     def for_more(self) -> bool:
         if not self._missing or self._looked is None or time.monotonic() - self._looked < self._pause:
             return False
-        fits = clusters.fits(1, self._resources)
+        fits = clusters.fits(self._together, self._resources)
         self._looked = time.monotonic()
         return fits
 
@@ -115,7 +116,7 @@ def _place(
         passed = time.monotonic() - began
         fewest = scale.most if again and passed < SETTLE_SECONDS else scale.fewest
         error: ScaleError | None = None
-        for workers in range(scale.most, fewest - 1, -1):
+        for workers in range(scale.most, fewest - 1, -scale.sequence_parallel):
             try:
                 resources = clusters.resources_per_worker(scale, cluster, workers, gpu=gpu)
             except ScaleError as found:

@@ -58,8 +58,11 @@ def build(
             frozen_dtype=frozen_dtype,
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
+            activation_offloading=recipe.train.activation_offloading,
+            tiled_mlp=recipe.train.tiled_mlp,
             rows=rows,
             length=length,
+            sequence_parallel=recipe.scale.sequence_parallel,
             reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
             strategy=strategy,
             workers=recipe.scale.most,
@@ -75,11 +78,12 @@ def build(
             mend="set train.precision: fp32, or scale.strategy: ddp",
         )
 
-    per_worker = -(-data.rows_per_batch // recipe.scale.most)
+    groups = recipe.scale.most // recipe.scale.sequence_parallel
+    per_worker = -(-data.rows_per_batch // groups)
     micro = recipe.train.micro_batch_size
     if micro is None:
         micro = per_worker
-        limit = max(1, MICRO_BATCH_TOKENS[hardware.device] // length)
+        limit = max(1, MICRO_BATCH_TOKENS[hardware.device] * recipe.scale.sequence_parallel // length)
         while micro > limit or (
             micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes
         ):
@@ -103,7 +107,10 @@ def build(
         deepspeed=deepspeed_config(strategy, recipe, facts, precision=precision, micro=micro),
         precision=precision,
         frozen_dtype=frozen_dtype,
-        activation_checkpointing=recipe.train.activation_checkpointing,
+        sequence_parallel=recipe.scale.sequence_parallel,
+        activation_checkpointing=int(recipe.train.activation_checkpointing),
+        activation_offloading=recipe.train.activation_offloading,
+        tiled_mlp=recipe.train.tiled_mlp,
         compile=recipe.train.compile,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
@@ -114,7 +121,7 @@ def build(
         batch_size=batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
         micro_batch_size=micro,
-        accumulation=-(-micro_batches // recipe.scale.most),
+        accumulation=-(-micro_batches // groups),
         first_step=data.first_step,
         resume_from=resume_from,
         steps=data.steps,
@@ -193,6 +200,12 @@ def _check(
             "scale.gpu is true, but no GPU was found",
             mend="set scale.gpu: auto, or run on a machine or cluster with GPUs",
         )
+    if recipe.train.activation_offloading and hardware.device != "cuda":
+        raise ScaleError(
+            "train.activation_offloading moves what a GPU holds to host memory, and no GPU was found",
+            mend="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
+        )
+    _check_sequences(recipe, facts)
     if recipe.data.pack and not joins(recipe.method) and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
             f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
@@ -246,4 +259,23 @@ def _check_beacons(
             f"model.beacon: the longest example has {data.longest} tokens, which reach {reached} positions with a ratio of "
             f"{coarse[0]}, but {recipe.model.path} was made for {facts.positions}",
             mend=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a coarser ratio",
+        )
+
+
+def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
+    """Can the model's sequences be held by several workers together?"""
+    parts, path = recipe.scale.sequence_parallel, recipe.model.path
+    if parts == 1:
+        return
+    why = CARRIES_OVER.get(facts.model_type) or facts.across
+    if why is not None:
+        raise ModelError(
+            f"scale.sequence_parallel: {path} ({facts.model_type}) cannot be cut between tokens: {why}",
+            mend="set scale.sequence_parallel: 1",
+        )
+    if facts.heads % parts:
+        fits = [str(n) for n in range(2, facts.heads + 1) if facts.heads % n == 0]
+        raise ModelError(
+            f"scale.sequence_parallel: {parts} workers cannot share the {facts.heads} attention heads of {path}",
+            mend=f"set it to one of {', '.join(fits)}" if fits else "set it to 1",
         )

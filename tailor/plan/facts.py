@@ -99,6 +99,8 @@ class ModelFacts:
     embedding: int
     """Width of an embedding."""
     tied: bool
+    across: str | None
+    """What of the model looks at a whole sequence outside its attention, where the config says so."""
     positions: int | None
     """Longest sequence the model was made for, in tokens, where the config says it."""
 
@@ -128,6 +130,7 @@ class ModelFacts:
             experts=int(first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
             embedding=int(first("word_embed_proj_dim", default=hidden)),
             tied=bool(config.get("tie_word_embeddings", kind in TIED)),
+            across=_across(config),
             positions=rope.positions(config),
         )
 
@@ -167,3 +170,14 @@ class ModelFacts:
     @property
     def _matrices(self) -> int:
         return 2 if self.model_type in UNGATED else 3
+
+
+def _across(config: Mapping[str, Any]) -> str | None:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    for part in (rope, *(each for each in rope.values() if isinstance(each, Mapping))):  # by kind of layer
+        kind = part.get("rope_type", part.get("type"))
+        if kind in ("dynamic", "longrope"):
+            return f"its rotations ({kind}) depend on the longest position that is seen"
+    if config.get("output_router_logits") and config.get("router_aux_loss_coef"):
+        return "the balance of its experts, which is in its loss, is a product of means over each row"
+    return None

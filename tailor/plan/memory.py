@@ -7,6 +7,7 @@ the run logs the measured peak beside it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from tailor.plan import beacon_memory
@@ -29,6 +30,7 @@ EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "
 LOSS_TILE_BYTES = 256 * 2**20
 BUCKET = 5e8
 """Elements that DeepSpeed reduces at once, by its default."""
+MLP_TILE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    """What the loss needs beyond that."""
     reference: int = 0
     """A frozen copy of the model."""
+    host: int = 0
+    """In host memory: the layers' inputs, with `train.activation_offloading`. No part of the peak."""
 
     @property
     def peak(self) -> int:
@@ -56,14 +61,20 @@ def forecast(
     optimizer: str,
     frozen_dtype: str,
     mixed_precision: bool,
-    activation_checkpointing: bool,
+    activation_checkpointing: int,
     rows: int,
     length: int,
     reference_copy: bool = False,
     strategy: Strategy | None = None,
     workers: int = 1,
+    activation_offloading: bool = False,
+    tiled_mlp: bool = False,
+    sequence_parallel: int = 1,
 ) -> Memory:
-    """Peak of one worker whose micro-batch has `rows` rows of `length` tokens. strategy: ddp where none is given."""
+    """Peak of one worker whose micro-batch has `rows` rows of `length` tokens, held with `sequence_parallel` - 1 others.
+
+    strategy: ddp where none is given.
+    """
     tokens = rows * length
     trained = trained_parameters(facts, model)
     frozen = facts.linear_parameters + facts.embedding_parameters if model.adapter or model.beacon else 0
@@ -74,25 +85,42 @@ def forecast(
         weights += per_linear * facts.quantized_parameters + BYTES[frozen_dtype] * plain
         if model.quantize:  # the largest matrix is dequantised for each product
             weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
+    own = tokens / sequence_parallel
     width = 1.0 if mixed_precision else 2.0
-    layer = width * (22.7 * facts.hidden + 11.9 * facts.intermediate + 4.5 * facts.kv)
-    if activation_checkpointing:
-        activations = tokens * (width * 2 * facts.hidden * facts.layers + layer)
-    else:
-        kept = width * (16 * facts.hidden + 8 * facts.intermediate + 4.1 * facts.kv)
-        activations = tokens * facts.layers * kept
+    inputs, kept, layer = _activations(
+        facts,
+        own,
+        mixed_precision=mixed_precision,
+        every=activation_checkpointing,
+        tiled=tiled_mlp,
+        parts=sequence_parallel,
+    )
+    # The loss and the layer that is computed again are never there at one time.
+    at_loss = (
+        kept + min(12.0 * facts.vocabulary * own, 3.0 * LOSS_TILE_BYTES) + width * 2 * facts.hidden * own
+    )
+    activations = max(kept, layer)
     if model.beacon is not None:
-        activations = beacon_memory.activations(
-            facts, model.beacon, rows=rows, length=length, width=width, checkpointing=activation_checkpointing
+        inputs, activations = (
+            0.0,
+            beacon_memory.activations(
+                facts,
+                model.beacon,
+                rows=rows,
+                length=length,
+                width=width,
+                checkpointing=bool(activation_checkpointing),
+            ),
         )
-    logits = min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
+        at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     whole = Memory(
         weights=int(weights),
         gradients=4 * trained,
         optimizer=OPTIMIZER_BYTES[optimizer] * trained,
-        activations=int(activations),
-        logits=int(logits),
+        activations=int(activations if activation_offloading else activations + inputs),
+        logits=int(max(0.0, at_loss - activations)),
         reference=4 * trained if reference_copy else 0,
+        host=int(inputs) if activation_offloading else 0,
     )
     if strategy is None or isinstance(strategy, Ddp):
         return whole
@@ -130,6 +158,31 @@ def _shared(
     if strategy.offload_optimizer is not None:
         masters, gradients = 0, low * min(trained, BUCKET)
     return replace(whole, weights=int(weights), gradients=int(gradients), optimizer=masters)
+
+
+def _activations(
+    facts: ModelFacts, tokens: float, *, mixed_precision: bool, every: int, tiled: bool, parts: int
+) -> tuple[float, float, float]:
+    """Bytes for a worker's `tokens` tokens: of the layers' inputs that checkpointing keeps, of what the other layers
+    keep, and of the layer that is computed again beside what is still kept then.
+
+    every: of so many layers one is computed again; 0 for none. parts: workers that hold a sequence together.
+    """
+    width = 1.0 if mixed_precision else 2.0
+    # Keys and values are copied where there are fewer heads of them than workers.
+    kv = facts.kv * (math.lcm(facts.kv_heads, parts) // facts.kv_heads if facts.kv_heads else 1)
+    layer = width * tokens * (22.7 * facts.hidden + 11.9 * facts.intermediate + 4.5 * kv)
+    if tiled:  # the rest of the layer has its peak elsewhere, where much is float32
+        rest = (41.0 if mixed_precision else 45.4) * facts.hidden + width * 4.5 * kv
+        layer = min(layer, tokens * rest + width * 11.9 * MLP_TILE_BYTES / 4)
+    kept = width * tokens * (16 * facts.hidden + 4.1 * kv + (0 if tiled else 8 * facts.intermediate))
+    if not every:
+        return 0.0, facts.layers * kept, 0.0
+    again = -(-facts.layers // every)
+    # The backward pass meets the last of these layers when what the layers after it kept is freed.
+    before = (again - 1) * (every - 1)
+    inputs = again * tokens * width * 2 * facts.hidden
+    return inputs, (facts.layers - again) * kept, before * kept + layer
 
 
 def trained_parameters(facts: ModelFacts, model: Model) -> int:

@@ -46,7 +46,12 @@ class Plan:
     """What DeepSpeed is given; None for other strategies."""
     precision: Precision
     frozen_dtype: Literal["float32", "bfloat16", "float16"]
-    activation_checkpointing: bool
+    sequence_parallel: int
+    """Workers that hold each sequence together."""
+    activation_checkpointing: int
+    """Of so many decoder layers one keeps its input only; 0 for none."""
+    activation_offloading: bool
+    tiled_mlp: bool
     compile: bool
     seed: int
 
@@ -61,7 +66,7 @@ class Plan:
     batch_tokens: int | None
     micro_batch_size: int
     accumulation: int
-    """Forward passes of one worker in one step, at most."""
+    """Forward passes of one worker (or of a group that holds sequences together) in one step, at most."""
 
     first_step: int
     """The step at which the data begin: 0, unless the run began with others."""

@@ -121,16 +121,21 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
         waiting = 100 * _share(train[1:], "data_seconds")
         rows.append(("Speed", f"{speed:,.0f} tokens/s in the median step, {waiting:.1f} % waiting for data"))
         rows.append(("Padding", f"{sum(record['padding'] for record in train) / len(train):.1%}"))
-        peak = max((record.get("peak_memory_bytes") or 0) for record in train)
-        rows.append(("Peak memory", f"{size(peak)} {_memory_words(plan)}"))
+        rows.append(("Peak memory", f"{size(_peak(train))} {_memory_words(plan)}"))
+        if _peak(evaluation):
+            rows.append(("Peak memory, evaluation", size(_peak(evaluation))))
     return rows
+
+
+def _peak(records: list[Record]) -> int:
+    return max((record.get("peak_memory_bytes") or 0 for record in records), default=0)
 
 
 def _memory_words(plan: dict[str, Any]) -> str:
     """On a CPU the figure is the process's, libraries and all, which no forecast of the model is like."""
     if not plan.get("gpu"):
         return "of the worker's process"
-    forecast = sum((plan.get("memory") or {}).values())
+    forecast = sum(value for name, value in (plan.get("memory") or {}).items() if name != "host")
     return f"of a worker; its model and activations were forecast at {size(forecast)}"
 
 

@@ -35,6 +35,8 @@ MAY_CHANGE = (
     "method.reference",
     "train.micro_batch_size",
     "train.activation_checkpointing",
+    "train.activation_offloading",
+    "train.tiled_mlp",
     "train.compile",
 )
 """Keys that leave the curve as it is. A section stands for all of its keys."""

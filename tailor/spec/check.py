@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_beacon, check_rope, check_strategy, check_suite, tree
+from tailor.spec import check_beacon, check_rope, check_sequences, check_strategy, check_suite, tree
 from tailor.spec.data import Data
-from tailor.spec.keys import Finding, Keys, path_of
+from tailor.spec.keys import Conflict, Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
 from tailor.spec.method import ANSWERS, METHODS, REFERENCE_FREE, SMOOTHED
 from tailor.spec.source import Document, Path
 from tailor.spec.suite import ON_ROWS
 from tailor.spec.train import DEFAULT_BATCH_SIZE
-
-Conflict = tuple[str, str, str]
-"""Two keys that do not go together, and why. The problem stands at the later one and names the other."""
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
@@ -36,6 +33,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _pretrain,
         _answers,
         _folders,
+        check_sequences.conflicts,
     )
     for conflicts in rules:
         for key, other, why in conflicts(keys):
@@ -52,6 +50,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _rows,
         check_rope.findings,
         check_strategy.findings,
+        check_sequences.findings,
         _idle,
         _final,
     )
@@ -103,18 +102,21 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "train.batch_size",
             f"a forward pass of {micro} rows is more than the global batch of {batch}",
         )
-    if batch and workers and workers > batch:
+    parts = keys("scale.sequence_parallel") or 1
+    groups = workers // parts if workers else 0
+    named = f"{groups} groups of {parts} workers" if parts > 1 else f"{workers} workers"
+    if batch and groups > batch:
         yield (
             "scale.workers",
             "train.batch_size",
-            f"a global batch of {batch} rows leaves some of {workers} workers without any",
+            f"a global batch of {batch} rows leaves some of {named} without any",
         )
     default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
-    if workers and workers > DEFAULT_BATCH_SIZE and default:
+    if groups > DEFAULT_BATCH_SIZE and default:
         yield (
             "scale.workers",
             "train.batch_size",
-            f"its default of {DEFAULT_BATCH_SIZE} rows leaves some of {workers} workers without any",
+            f"its default of {DEFAULT_BATCH_SIZE} rows leaves some of {named} without any",
         )
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     if by_tokens and not keys.is_wrong("data.max_length") and by_tokens < length:

@@ -30,6 +30,14 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
     if (rope := keys("model.rope.name")) in ("dynamic", "longrope"):
         why = f"{rope} changes with the length of what is read, and keys in the memory were turned by an earlier one"
         yield KEY, "model.rope", why
+    if (parts := keys("scale.sequence_parallel")) is not None and parts != 1:
+        yield KEY, "scale.sequence_parallel", "windows are read one after the other, by one worker"
+    every = keys("train.activation_checkpointing")
+    if every is not None and not isinstance(every, bool) and every > 1:
+        yield KEY, "train.activation_checkpointing", "every layer of a window is computed again, or none"
+    for key in ("train.activation_offloading", "train.tiled_mlp"):
+        if keys(key):
+            yield KEY, key, "it is proven on models that read a sequence at once"
     if keys("train.compile"):
         yield KEY, "train.compile", "every window has another form, and each would be compiled"
     if keys("export.push_to_hub") is not None:

@@ -11,6 +11,10 @@ Finding = tuple[str, str]
 """A key, and what is wrong with it beside the others."""
 
 
+Conflict = tuple[str, str, str]
+"""Two keys that do not go together, and why. The problem stands at the later one and names the other."""
+
+
 class Keys:
     """The plain values, without those that are wrong by themselves."""
 

@@ -65,7 +65,8 @@ STRATEGIES: tuple[type[Section], ...] = (Ddp, Fsdp, DeepSpeed)
 class Scale(Section):
     """How many workers, on what. The batch is global, so none of this changes the curve.
 
-    Dropout is drawn per micro-batch: with `model.adapter.dropout`, set `train.micro_batch_size` too.
+    Dropout is drawn per micro-batch, and per part of it: with `model.adapter.dropout`, set `train.micro_batch_size` too,
+    and keep `sequence_parallel`.
     """
 
     workers: Annotated[int, Field(ge=1)] | Range = 1
@@ -82,6 +83,12 @@ class Scale(Section):
 
     placement: Literal["pack", "spread"] = "pack"
     """Workers on few machines (`pack`), or on as many as there are (`spread`)."""
+
+    sequence_parallel: int = Field(1, ge=1)
+    """Workers that hold each sequence together, each a part of its tokens (Ulysses). It must divide the attention heads.
+
+    So a group of workers trains on sequences that fit none of them. Methods sft and pretrain.
+    """
 
     cpus_per_worker: int | None = Field(None, ge=1)
     """CPUs reserved per worker. Default: the machine's CPUs divided by the workers on it (by its GPUs, with GPUs)."""

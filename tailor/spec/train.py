@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -49,8 +49,14 @@ class Train(Section):
     micro_batch_size: int | None = Field(None, ge=1)
     """Sequences in one forward pass of one worker. Default: what fits, by the plan."""
 
-    activation_checkpointing: bool = False
-    """Keep only each layer's input and recompute the rest: less memory, about a third more time."""
+    activation_checkpointing: bool | Annotated[int, Field(ge=1)] = False
+    """Keep only each layer's input and recompute the rest: less memory, about a third more time. A number n: of every n-th layer."""
+
+    activation_offloading: bool = False
+    """Hold what activation checkpointing keeps in host memory: 2 bytes × hidden size per token and layer less on the GPU."""
+
+    tiled_mlp: bool = False
+    """Compute feed-forward blocks in tiles of tokens: their middle takes constant memory, and is computed once more."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic. `auto`: bf16 where the hardware has it (also CPUs with AMX or AVX512-BF16), else fp16 on a GPU, else fp32."""

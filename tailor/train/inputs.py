@@ -9,6 +9,7 @@ import torch
 
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
+from tailor.models.sequence import SequenceGroup
 from tailor.plan import Plan
 from tailor.tokens import TokenStore
 
@@ -25,8 +26,12 @@ def make_collator(
     model: CausalModel,
     name: Literal["train", "evaluation"],
     reference: np.ndarray | None = None,
+    sequence: SequenceGroup | None = None,
 ) -> Collator:
-    """Reads rows of a split for a model. reference: float32[n], a number of each example that comes with it."""
+    """Reads rows of a split for a model. reference: float32[n], a number of each example that comes with it.
+
+    sequence: the workers that hold each sequence together.
+    """
     return Collator(
         tokens.split(name),
         model.layout,
@@ -34,4 +39,5 @@ def make_collator(
         max_length=plan.max_length,
         pad_to=plan.row_length if plan.compile else None,
         reference=reference,
+        sequence=sequence,
     )

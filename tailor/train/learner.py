@@ -52,16 +52,18 @@ class Learner:
         surveyed = survey(session, work, units)
         totals = Totals(device)
         slots = real = 0
+        sequence = session.sequence
+        place = () if sequence is None else (sequence.rank,)
         for index, (number, micro_batch, counts) in enumerate(work):
-            # Dropout depends on the micro-batch, not on the worker that computes it.
-            torch.manual_seed(_seed(plan.seed, step, number))
+            # Dropout depends on the micro-batch (or the part of it), not on the worker that computes it.
+            torch.manual_seed(_seed(plan.seed, step, number, *place))
             last = index == len(work) - 1
             with self.strategy.micro_batch(last=last):
                 with session.autocast():
                     summed = self.strategy.loss(session.method, micro_batch.to(device), surveyed)
                 self.strategy.backward(summed.loss * float(counts), units)
             totals.add(summed, counts)
-            slots += micro_batch.input_ids.numel() * counts
+            slots += micro_batch.input_ids.numel() * plan.sequence_parallel * counts
             real += session.batches.tokens(_rows(batch, plan, number))
         totals.add_number(STOPPING, session.host.stopping())
         sums = totals.over_workers(session.host.world)

@@ -84,6 +84,7 @@ class _Training:
             return False
         for number, work, waited in _steps(self._session, state.step):
             started = time.perf_counter()
+            throughput.begin_peak(self._session.device)
             step = self._learner.step(number, work)
             seconds = {"data_seconds": waited, "step_seconds": time.perf_counter() - started + waited}
             state.step = number + 1
@@ -116,9 +117,13 @@ class _Training:
     def _evaluate(self) -> bool:
         """Evaluate and keep the best; False when a worker was asked to stop meanwhile."""
         state, session = self._state, self._session
+        throughput.release(session.device)
+        throughput.begin_peak(session.device)
         record = evaluate(session, state.step)
         if record is None:
             return False
+        record["peak_memory_bytes"] = throughput.peak_memory_bytes(session.device)
+        throughput.release(session.device)
         if session.host.rank == 0:
             session.host.report(record)
         better = math.isfinite(record["loss"]) and (

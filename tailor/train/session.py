@@ -11,9 +11,13 @@ import numpy as np
 import torch
 
 from tailor.batches import Batches, BatchSpec, of_split
+from tailor.errors import ModelError
 from tailor.methods import Method, load_method
+from tailor.models import attention, probe
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
+from tailor.models.load import DTYPES
+from tailor.models.sequence import SequenceGroup, join
 from tailor.plan import Plan
 from tailor.spec.method import ANSWERS, joins
 from tailor.store import Store
@@ -42,6 +46,8 @@ class Session:
     """To look at. It is computed with through the strategy."""
     weights: int
     """Of the whole model, trained and frozen."""
+    sequence: SequenceGroup | None = None
+    """The workers that hold each sequence together, where there are several."""
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Log-probability of each example of a split under the reference model, where they were computed before."""
 
@@ -55,7 +61,8 @@ class Session:
 
     def collator(self, name: Literal["train", "evaluation"], step: int | None = None) -> Collator:
         """Reads rows of a split for this model. step: the training step that reads them."""
-        collator = make_collator(self.plan, self.tokens, self.model, name, self.reference.get(name))
+        reference = self.reference.get(name)
+        collator = make_collator(self.plan, self.tokens, self.model, name, reference, self.sequence)
         return replace(collator, step=step)
 
     def say(self, message: str) -> None:
@@ -87,6 +94,7 @@ def open_session(plan: Plan, host: Host) -> Session:
     model = strategy.load()
     trained, total = strategy.weights()
     strategy.begin()
+    sequence = join(plan.sequence_parallel)
     batches, evaluation = (of_split(tokens.split(name), spec) for name in ("train", "evaluation"))
     reference, values = open_reference(
         plan, host, tokens, strategy, {"train": batches, "evaluation": evaluation}
@@ -102,8 +110,11 @@ def open_session(plan: Plan, host: Host) -> Session:
         strategy=strategy,
         model=model,
         weights=total,
+        sequence=sequence,
         reference=values,
     )
+    if sequence is not None:
+        prove_cut(session, sequence)
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
         f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
@@ -114,3 +125,18 @@ def open_session(plan: Plan, host: Host) -> Session:
             f"method {plan.method.name} compares answers alone: the balance of the experts is not in its loss"
         )
     return session
+
+
+def prove_cut(session: Session, sequence: SequenceGroup) -> None:
+    """Raises ModelError, on every worker, where the model's sequences cannot be held by several together."""
+    model, dtype = session.model, DTYPES[session.plan.precision]
+    taken = model.base.config._attn_implementation == attention.NAME
+    arguments = (sequence, session.device, dtype)
+    with torch.no_grad(), session.autocast():
+        if taken and session.strategy.forward(probe.streams_can_be_cut, *arguments):
+            return
+    raise ModelError(
+        f"scale.sequence_parallel: {type(model.base).__name__} does not compute of a part of a sequence what it "
+        "computes of the whole",
+        mend="set scale.sequence_parallel: 1",
+    )

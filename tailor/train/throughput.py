@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
+CLEAR = Path("/proc/self/clear_refs")
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -18,11 +21,26 @@ PEAK_FLOPS = {
 """Dense bf16 peaks from the makers' data sheets, in FLOP/s, by a part of the device's name."""
 
 
+def begin_peak(device: torch.device) -> None:
+    """Let `peak_memory_bytes` begin anew, from what is held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # not Linux, or not allowed: then the peak is that of the whole life
+            CLEAR.write_text("5")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the GPU, or of this process on a CPU."""
+    """Most memory held since `begin_peak`: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def release(device: torch.device) -> None:
+    """Give back what the allocator keeps for tensors of the sizes that were needed so far: others will be needed now."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def model_flops_utilisation(

@@ -20,13 +20,13 @@ STOPPING = "stopping"
 
 
 def read_share(session: Session, batches: Batches, collator: Collator, batch: Batch) -> Iterator[Work]:
-    """This worker's micro-batches of a batch. Every worker gets equally many.
+    """This worker's micro-batches of a batch, or its part of those of its group. Every worker gets equally many.
 
     A worker without one computes a small one that doesn't count, to stay in step.
     """
-    size, host = session.plan.micro_batch_size, session.host
+    size, host, parts = session.plan.micro_batch_size, session.host, session.plan.sequence_parallel
     smallest = min(range(len(batch)), key=lambda row: batches.length(batch[row]))
-    for number, rows in share(batch, size, host.rank, host.world):
+    for number, rows in share(batch, size, host.rank // parts, host.world // parts):
         part = slice(number * size, (number + 1) * size) if rows else slice(smallest, smallest + 1)
         yield number, session.method.read(collator, batch, part), bool(rows)
 

@@ -45,6 +45,13 @@ class PlainHost:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["kind"] == kind]
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Without the memory that they took, which differs between equal runs."""
+        return [
+            {key: value for key, value in record.items() if key != "peak_memory_bytes"}
+            for record in self.of("evaluation")
+        ]
+
     def losses(self) -> list[float]:
         return [record["loss"] for record in self.of("train")]
 

@@ -208,3 +208,12 @@ def test_room_that_was_none_is_looked_for_less_often(clock: Clock, monkeypatch: 
     watch = Watch(publish=lambda _: None)
     assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
     assert pauses == [20.0, 40.0, 80.0, 160.0]
+
+
+def test_workers_that_hold_sequences_together_come_and_go_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "describe", lambda own: Cluster(False, (Node(5, 0),)))
+    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= 5)
+    for together, sizes in ((1, [5]), (2, [4])):
+        group = Group((1, "finished"))
+        assert supervise(group, workers={"min": 2, "max": 6}, sequence_parallel=together)
+        assert group.sizes == sizes

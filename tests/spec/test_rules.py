@@ -10,6 +10,8 @@ from tests.spec.helpers import GOOD, problems, write
 
 EVALUATED = "data.holdout=0.1"
 ADAPTER = "model.adapter={}"
+TOGETHER = ["scale.workers=2", "scale.sequence_parallel=2"]
+OFFLOADED = ["train.activation_checkpointing=true", "train.activation_offloading=true"]
 DPO, KTO = "method={name: dpo}", "method={name: kto}"
 
 
@@ -25,6 +27,22 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             ["train.batch_size=4", "train.micro_batch_size=4"],
         ),
         (["scale.workers=9"], ["scale.workers=8"]),
+        (["scale.sequence_parallel=2", "scale.workers=3"], ["scale.sequence_parallel=2", "scale.workers=4"]),
+        (
+            ["scale.sequence_parallel=2", "scale.workers=18"],
+            ["scale.sequence_parallel=2", "scale.workers=16"],
+        ),
+        (["scale.sequence_parallel=2"], ["scale.sequence_parallel=1"]),
+        (
+            [*TOGETHER, DPO],
+            [*TOGETHER, "method={name: pretrain}", "data.train=[{path: hf://a/b, format: text}]"],
+        ),
+        ([*TOGETHER, "model.attention=sdpa"], [*TOGETHER, "model.attention=auto"]),
+        ([*TOGETHER, "train.compile=true"], ["scale.workers=2", "train.compile=true"]),
+        (["train.activation_offloading=true"], [*OFFLOADED]),
+        ([*OFFLOADED, "scale.gpu=false"], [*OFFLOADED, "scale.gpu=auto"]),
+        ([*OFFLOADED, "train.compile=true"], ["train.activation_checkpointing=2", "train.compile=true"]),
+        (["train.tiled_mlp=true", "train.compile=true"], ["train.tiled_mlp=true"]),
         (["scale.workers=9", "train.batch_size=8"], ["scale.workers=9", "train.batch_size=9"]),
         (["train.batch_tokens=2047"], ["train.batch_tokens=2048"]),
         (["train.batch_tokens=99", "data.max_length=100"], ["train.batch_tokens=100", "data.max_length=100"]),

@@ -80,7 +80,7 @@ def test_stopped_and_gone_on_equals_undisturbed(
     loop.run(plan, again)
     assert [record["step"] for record in again.of("train")] == [5, 6]
     assert again.losses() == whole.losses()[4:]
-    assert again.of("evaluation") == whole.of("evaluation")[1:]
+    assert again.evaluations() == whole.evaluations()[1:]
     file = "adapter/adapter_model.safetensors" if model else "model/model.safetensors"
     artefacts = [tmp_path / name / file for name in ("whole", "run")]
     assert artefacts[0].read_bytes() == artefacts[1].read_bytes()

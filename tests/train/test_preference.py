@@ -176,7 +176,7 @@ def test_stopped_and_gone_on_equals_undisturbed(
     again = PlainHost(resume_from=plan.run_url)
     loop.run(plan, again)
     assert again.losses() == whole.losses()[4:]
-    assert again.of("evaluation") == whole.of("evaluation")
+    assert again.evaluations() == whole.evaluations()
 
 
 def test_the_reference_is_the_same_by_all_three_ways(

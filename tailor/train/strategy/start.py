@@ -20,6 +20,8 @@ def load_whole(plan: Plan, device: torch.device) -> CausalModel:
         frozen_dtype=plan.frozen_dtype,
         pack=plan.pack,
         activation_checkpointing=plan.activation_checkpointing,
+        activation_offloading=plan.activation_offloading,
+        tiled_mlp=plan.tiled_mlp,
         static_shapes=plan.compile,
         seed=plan.seed,
     )
@@ -39,6 +41,8 @@ def load_in_parts(
         frozen_dtype=plan.frozen_dtype,
         pack=plan.pack,
         activation_checkpointing=plan.activation_checkpointing,
+        activation_offloading=plan.activation_offloading,
+        tiled_mlp=plan.tiled_mlp,
         seed=plan.seed,
     )
 

@@ -1,0 +1,35 @@
+"""Two Ray workers that hold sequences together give the curve of one process, and go on alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.onray import trainer
+from tailor.onray.cluster import Cluster
+from tests.helpers.plans import LORA
+from tests.onray.conftest import Make
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+TOGETHER = {"workers": 2, "sequence_parallel": 2}
+
+
+def losses(made: Any, cluster: Cluster | None) -> list[float]:
+    records: list[dict[str, Any]] = []
+    trainer.fit(*made, trainer.Watch(records.append), cluster=cluster)
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def test_ray_workers_hold_sequences_together(make: Make, cluster: Cluster, tmp_path: Path) -> None:
+    sections = {"model": {"adapter": LORA}, "save": {"every": 2}}
+    alone = losses(make(tmp_path / "one", **sections), None)
+    assert len(alone) == 7
+    both = make(tmp_path / "two", **sections, scale=TOGETHER)
+    assert (both[0].accumulation, both[0].micro_batch_size) == (4, 1), "every micro-batch is both workers'"
+    assert losses(both, cluster) == pytest.approx(alone, abs=1e-5)
+    longer = {**sections, "train": {"steps": 8}}
+    expected = losses(make(tmp_path / "longer", **longer), None)
+    assert losses(make(tmp_path / "two", **longer), None) == pytest.approx(expected[6:], abs=1e-5)

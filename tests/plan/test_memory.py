@@ -1,0 +1,165 @@
+"""The forecast of a long sequence's memory, beside the bytes of the tensors that a step really has.
+
+Bytes per token, from two lengths, so that weights and tiles of constant size drop out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tailor.models import activations
+from tailor.models.documents import Document, collate
+from tailor.models.load import load_for_training
+from tailor.plan import ModelFacts, memory
+from tailor.plan.memory import Memory, forecast
+from tailor.spec.model import Model
+from tests.helpers.live_bytes import LiveBytes, measured
+from tests.helpers.models import tiny_llama
+
+SHORT, LONG = 512, 1024
+TILE_BYTES = 4 * 512 * 128
+"""Of 128 tokens."""
+ADAPTER: dict[str, Any] = {"rank": 4}
+WAYS: dict[str, dict[str, Any]] = {
+    "kept": {"activation_checkpointing": 0},
+    "kept, tiled": {"activation_checkpointing": 0, "tiled_mlp": True},
+    "every layer": {"activation_checkpointing": 1},
+    "every second layer": {"activation_checkpointing": 2},
+    "every third layer": {"activation_checkpointing": 3},
+    "offloaded": {"activation_checkpointing": 1, "activation_offloading": True},
+    "tiled": {"activation_checkpointing": 1, "tiled_mlp": True},
+    "tiled and offloaded": {"activation_checkpointing": 1, "tiled_mlp": True, "activation_offloading": True},
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+    return tiny_llama(tmp_path_factory.mktemp("model"), **shape)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MLP_TILE_BYTES", TILE_BYTES)
+    monkeypatch.setattr(activations, "TILE_BYTES", TILE_BYTES)
+
+
+def forecasts(path: Path, tokens: int, *, mixed: bool = False, **way: Any) -> Memory:
+    return forecast(
+        ModelFacts.from_config(json.loads((path / "config.json").read_text())),
+        Model.model_validate({"path": str(path), "adapter": ADAPTER}),
+        optimizer="adamw",
+        frozen_dtype="bfloat16" if mixed else "float32",
+        mixed_precision=mixed,
+        rows=1,
+        length=tokens,
+        **way,
+    )
+
+
+def counts(path: Path, *, mixed: bool = False, **way: Any) -> list[LiveBytes]:
+    """Of a step at either length."""
+    model = load_for_training(
+        Model.model_validate({"path": str(path), "adapter": ADAPTER}),
+        device=torch.device("cpu"),
+        precision="bf16" if mixed else "fp32",
+        frozen_dtype="bfloat16" if mixed else "float32",
+        pack=True,
+        static_shapes=False,
+        seed=0,
+        **way,
+    ).train()
+    found = []
+    for tokens in (SHORT, LONG):
+        ids = np.random.default_rng(0).integers(5, 261, size=tokens + 1)
+        batch = collate([[Document(ids[:-1], ids[1:])]], "stream")
+
+        def step(batch: Any = batch) -> None:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+                loss = model.next_token_loss(batch)
+            loss.backward()
+
+        model.zero_grad()
+        found.append(measured(step))
+    return found
+
+
+def slope(values: list[int]) -> float:
+    return (values[1] - values[0]) / (LONG - SHORT)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_forecast_is_what_a_step_has(path: Path, way: str) -> None:
+    counted = counts(path, **WAYS[way])
+    made = [forecasts(path, tokens, **WAYS[way]) for tokens in (SHORT, LONG)]
+    found = slope([one.peak for one in counted])
+    assert slope([one.peak for one in made]) == pytest.approx(found, rel=0.2)
+    assert [one.host for one in made] == [one.host for one in counted]
+
+
+@pytest.mark.parametrize("way", ["every layer", "offloaded", "tiled and offloaded"])
+def test_in_mixed_precision(path: Path, way: str) -> None:
+    counted = counts(path, mixed=True, **WAYS[way])
+    made = [forecasts(path, tokens, mixed=True, **WAYS[way]) for tokens in (SHORT, LONG)]
+    assert slope([one.peak for one in made]) == pytest.approx(slope([one.peak for one in counted]), rel=0.2)
+    assert [one.host for one in made] == [one.host for one in counted]
+
+
+def test_control_each_way_has_another_slope(path: Path) -> None:
+    slopes = {
+        way: slope([forecasts(path, tokens, **options).peak for tokens in (SHORT, LONG)])
+        for way, options in WAYS.items()
+    }
+    assert slopes["kept"] > 1.5 * slopes["every second layer"] > 2 * slopes["every layer"]
+    assert slopes["every layer"] > 1.05 * slopes["offloaded"] > 1.5 * slopes["tiled and offloaded"]
+
+
+def test_workers_that_hold_a_sequence_together_share_its_memory(path: Path) -> None:
+    """Half the tokens each; keys and values are copied where there are fewer heads of them."""
+    way = WAYS["tiled"]
+    alone, two, four = (
+        slope([forecasts(path, tokens, **way, sequence_parallel=parts).peak for tokens in (SHORT, LONG)])
+        for parts in (1, 2, 4)
+    )
+    assert two == pytest.approx(alone / 2, rel=1e-3)
+    assert alone / 4 < four < alone / 3.5
+
+
+def test_llama_8b_at_eighty_thousand_tokens() -> None:
+    """2 · H · L bytes a token of layers' inputs in bf16: 20 GiB for 81 920 tokens, on the GPU or on the host."""
+    facts = ModelFacts.from_config(
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+        }
+    )
+
+    def made(**way: Any) -> Memory:
+        return forecast(
+            facts,
+            Model.model_validate({"path": "m", "adapter": {"rank": 32}, "quantize": {}}),
+            optimizer="adamw",
+            frozen_dtype="bfloat16",
+            mixed_precision=True,
+            activation_checkpointing=1,
+            rows=1,
+            length=81920,
+            **way,
+        )
+
+    inputs = 2 * 4096 * 32 * 81920
+    plain, away = made(), made(activation_offloading=True)
+    assert plain.peak - away.peak == pytest.approx(inputs, rel=1e-6)
+    assert (plain.host, away.host) == (0, inputs)
+    assert made(activation_offloading=True, sequence_parallel=8).host == inputs // 8
+    assert made(tiled_mlp=True).activations < plain.activations - 6 * 2**30
