@@ -39,6 +39,24 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Which tokens of a micro-batch become the embeddings of its D texts, and where these belong."""
+
+    positions: torch.Tensor
+    """int64[N]: flat positions (of B × T) of the pooled tokens, text by text. Instruction, BOS and format are left out."""
+    text: torch.Tensor
+    """int64[N]: the number of each one's text in the micro-batch."""
+    first: torch.Tensor
+    """int64[D]: flat positions of the texts' first tokens, whatever they are."""
+    places: torch.Tensor
+    """int64[D]: the place of each text among all texts of the batch."""
+
+    def to(self, device: torch.device) -> Pool:
+        parts = (self.positions, self.text, self.first, self.places)
+        return Pool(*(part.to(device, non_blocking=True) for part in parts))
+
+
+@dataclass(frozen=True)
 class TokenBatch:
     """B rows of T tokens (one row for a stream)."""
 
@@ -64,6 +82,8 @@ class TokenBatch:
     """float32[D]: log-probabilities of the documents under a reference model, where they were computed before."""
     mismatched: TokenBatch | None = None
     """The same prompts with answers to other ones, where the method asks for them."""
+    pool: Pool | None = None
+    """For texts to embed. They predict nothing, and each is a row of its own in the rows layout."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -85,6 +105,7 @@ class TokenBatch:
             moved(self.wanted),
             None if self.reference is None else moved(self.reference),
             None if self.mismatched is None else self.mismatched.to(device),
+            None if self.pool is None else self.pool.to(device),
         )
 
 
