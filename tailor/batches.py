@@ -37,8 +37,27 @@ GROUP_WINDOW = 64
 
 
 @dataclass(frozen=True)
+class Streams:
+    """Of a method with two streams: what a step takes of each, over all workers; 0 where it takes nothing."""
+
+    queries: int
+    examples: int
+    """Sequences to generate."""
+    group: int
+    """Passages of each query."""
+
+    @property
+    def embeds(self) -> bool:
+        return self.queries > 0
+
+    @property
+    def generates(self) -> bool:
+        return self.examples > 0
+
+
+@dataclass(frozen=True)
 class BatchSpec:
-    """What decides the batches, beside the lengths. Exactly one of `batch_size` and `batch_tokens` is set."""
+    """What decides the batches, beside the lengths. One of `batch_size`, `batch_tokens` and `streams` is set."""
 
     seed: int
     max_length: int
@@ -53,6 +72,8 @@ class BatchSpec:
     """How often an epoch shows the examples of each source; empty means once each."""
     first_step: int = 0
     """The step at which these batches begin: a run may have begun with others."""
+    streams: Streams | None = None
+    """Where set, batches are `two_streams.TwoStreams`, and none of the sizes above counts."""
 
 
 class Batches:
@@ -289,6 +310,10 @@ def share(batch: Batch, size: int, rank: int, world: int) -> list[tuple[int, Bat
 
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a prepared split."""
+    if spec.streams is not None:
+        from tailor.two_streams import TwoStreams  # it builds on this module
+
+        return TwoStreams(split, spec)
     return Batches(split.lengths, split.supervised, split.source, spec, split.place)
 
 

@@ -8,10 +8,12 @@ is ever cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tailor.encode.masks import Encoded
+from tailor.encode.records import Relevance, RowError
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 
@@ -24,7 +26,11 @@ class TextFormat:
     plain: str
 
     def before(self, instruction: str | None) -> str:
-        """The part before a text that has this instruction, or none."""
+        """The part before a text that has this instruction, or none.
+
+        Spaces and colons around an instruction are left out: published rows end theirs with a colon.
+        """
+        instruction = (instruction or "").strip("\t\n :")
         if not instruction:
             return self.plain
         head, _, tail = self.instructed.partition("{instruction}")
@@ -33,6 +39,15 @@ class TextFormat:
 
 GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n")
 """The published format; its tags are plain text."""
+
+
+@dataclass(frozen=True)
+class TextLimits:
+    """Longest query and longest passage, in tokens. negatives: whether a row must have passages that do not answer."""
+
+    query: int
+    passage: int
+    negatives: bool
 
 
 @dataclass(frozen=True)
@@ -78,3 +93,67 @@ class TextEncoder:
             ids = np.array(head + own[:room], np.int32)
             found.append(TextTokens(ids, len(head), max(0, len(own) - room)))
         return found
+
+
+def relevances(
+    encoder: TextEncoder, records: Sequence[Relevance], limits: TextLimits
+) -> list[list[Encoded] | RowError]:
+    """Per record its group at whole length: the query, the passages that answer it, and those that do not.
+
+    An example's span is the text's own tokens. `wanted` is False for passages that do not answer.
+    """
+    texts = [text for one in records for text in (one.query, *one.positives, *one.negatives)]
+    left = iter(encoder(texts))
+    groups: list[list[Encoded] | RowError] = []
+    for record in records:
+        wanted = 1 + len(record.positives)
+        group = []
+        for place in range(wanted + len(record.negatives)):
+            text = next(left)
+            span = (text.start, len(text.input_ids))
+            group.append(Encoded(text.input_ids, [span], place, place < wanted))
+        groups.append(_checked(group, record, limits))
+    return groups
+
+
+def _checked(group: list[Encoded], record: Relevance, limits: TextLimits) -> list[Encoded] | RowError:
+    for example in group:
+        if example.spans[0][0] == example.spans[0][1]:
+            return RowError("empty", f"{_name(example, record)} has no token")
+    if limits.negatives and not record.negatives:
+        return RowError(
+            "no_negatives", "the row has no passage that does not answer; method.group_size: 1 needs none"
+        )
+    return group
+
+
+def _name(example: Encoded, record: Relevance) -> str:
+    at = example.place - 1 - len(record.positives)
+    return (
+        "the query" if not example.place else f"positive {example.place}" if at < 0 else f"negative {at + 1}"
+    )
+
+
+def too_long(group: Sequence[Encoded], limits: TextLimits) -> str:
+    """Which limit the group exceeds, in words; empty when it fits."""
+    for example in group:
+        most = limits.passage if example.place else limits.query
+        if len(example.input_ids) > most:
+            what = "passage" if example.place else "query"
+            return f"a {what} of {len(example.input_ids)} tokens, and the longest may have {most}"
+    return ""
+
+
+def cut(group: Sequence[Encoded], limits: TextLimits) -> list[Encoded] | RowError:
+    """The group with the ends of its texts cut away, or why no text is left."""
+    pieces = []
+    for example in group:
+        most = limits.passage if example.place else limits.query
+        start, stop = example.spans[0]
+        if start >= most:
+            return RowError(
+                "too_long",
+                f"an instruction with its format has {start} tokens, which leaves no room in {most}",
+            )
+        pieces.append(replace(example, input_ids=example.input_ids[:most], spans=[(start, min(stop, most))]))
+    return pieces

@@ -17,6 +17,7 @@ from torch import nn
 from tailor.encode.texts import GRITLM, TextFormat
 from tailor.errors import ModelError
 from tailor.models.pooling import Pooling
+from tailor.spec.method import Gritlm
 
 FILE, PROJECTION = "embedding.json", "projection.safetensors"
 Attention = Literal["bidirectional", "causal"]
@@ -42,6 +43,20 @@ class Embedding:
     """Longest text in training, in tokens, with its instruction."""
     format: TextFormat = GRITLM
     """What stands before a text."""
+
+    @classmethod
+    def of(cls, spec: Gritlm, hidden: int = 0, max_length: int | None = None) -> Embedding:
+        """What a recipe declares. hidden: width of the model's states."""
+        return cls(
+            pooling=spec.pooling,
+            attention=spec.attention,
+            window=spec.window,
+            normalise=spec.normalise,
+            dimension=spec.projection or hidden,
+            projection=spec.projection is not None,
+            matryoshka=tuple(sorted(spec.matryoshka)),
+            max_length=max_length,
+        )
 
     def write(self, folder: Path, projection: nn.Linear | None) -> None:
         """Write both files; the projection in float32."""

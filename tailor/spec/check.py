@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_strategy, check_suite, tree
+from tailor.spec import check_gritlm, check_strategy, check_suite, tree
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -27,7 +27,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _folders):
+    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _gritlm, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -98,6 +98,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             f"a global batch of {batch} rows leaves some of {workers} workers without any",
         )
     default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
+    default &= not check_gritlm.applies(keys)
     if workers and workers > DEFAULT_BATCH_SIZE and default:
         yield (
             "scale.workers",
@@ -175,6 +176,11 @@ def _answers(keys: Keys) -> Iterator[Conflict]:
         )
 
 
+def _gritlm(keys: Keys) -> Iterator[Conflict]:
+    if check_gritlm.applies(keys):
+        yield from check_gritlm.conflicts(keys)
+
+
 def _rows(keys: Keys) -> Iterator[Finding]:
     """Do the rows suit the method?"""
     name = keys("method.name")
@@ -213,6 +219,8 @@ def _inside(inner: str, outer: str) -> bool:
 
 def _needs(keys: Keys) -> Iterator[Finding]:
     """Keys that say nothing without another."""
+    if check_gritlm.applies(keys):
+        yield from check_gritlm.findings(keys)
     if keys("model.quantize") is not None and keys.absent("model.adapter") and keys("model.init") != "random":
         yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
     no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
@@ -298,6 +306,8 @@ def _idle(keys: Keys) -> Iterator[Finding]:
         )
     yield from _idle_of_dpo(keys)
     yield from check_strategy.idle(keys)
+    if check_gritlm.applies(keys):
+        yield from check_gritlm.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
