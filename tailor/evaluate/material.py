@@ -13,7 +13,7 @@ from tailor.evaluate.jobs import Job, generating, scoring
 from tailor.evaluate.rows import Choice, Passage, Question
 from tailor.evaluate.subjects import Subject
 from tailor.spec.data import Data
-from tailor.spec.method import ANSWERS, Method, Sft
+from tailor.spec.method import ANSWERS, Gritlm, Method, Sft
 from tailor.spec.model import Model
 from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Suite
 from tailor.store import Store
@@ -133,6 +133,11 @@ def _tokens(
     if recipe.method.name in ANSWERS:
         raise DataError(
             f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
+            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+        )
+    if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
+        raise DataError(
+            f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
             mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
     url = main.run.read_json("data.json")["tokens"]

@@ -31,7 +31,7 @@ _GENERATIVE = ("generative_normalisation", "generative_weight", "generative_batc
 
 def applies(keys: Keys) -> bool:
     """Whether the recipe's method is gritlm."""
-    return keys("method.name") == "gritlm"
+    return bool(keys("method.name") == "gritlm")
 
 
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
@@ -61,10 +61,10 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         if keys("method.group_size") == 1:
             yield "method.negatives", "method.group_size", "a group of 1 has no negative"
     longest = keys("method.projection")
-    for at, length in enumerate(keys("method.matryoshka") or ()):
+    for length in keys("method.matryoshka") or ():
         if longest and isinstance(length, int) and length >= longest:
             yield (
-                f"method.matryoshka.{at}",
+                "method.matryoshka",
                 "method.projection",
                 f"{length} is not shorter than the whole embedding of {longest}",
             )
@@ -76,6 +76,12 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield (
             "method.generative_normalisation",
             "mixed needs train.micro_batch_size: its means are over so many sequences",
+        )
+    own_rows = isinstance(keys("evaluate.final.data"), dict)
+    if keys("evaluate.final") is not None and keys("method.mode") != "generative" and not own_rows:
+        yield (
+            "evaluate.final",
+            "needs evaluate.final.data: the recipe's own evaluation rows are texts to embed too",
         )
     lengths = keys("method.matryoshka") or []
     for length in sorted({length for length in lengths if lengths.count(length) > 1}):
