@@ -25,7 +25,7 @@ from tailor.errors import DataError
 from tailor.plan import DataFacts
 from tailor.plan.build import batch_size, source_weights
 from tailor.rows import Batch, Row, Stretch, join
-from tailor.spec.method import joins
+from tailor.spec.method import Gritlm, Method, joins
 from tailor.spec.recipe import Recipe
 from tailor.tokens import Split, TokenStore
 
@@ -156,6 +156,10 @@ class Batches:
     def groups(self, batch: Batch) -> int:
         """Groups of a batch: its examples, or its pairs."""
         return int(sum((self.places[list(row)] == 0).sum() for row in batch))
+
+    def evaluation(self) -> list[Batch]:
+        """Batches that show every group once, whose losses are taken one after another. Here one holds everything."""
+        return [self.rows()]
 
     def rows(self) -> list[Row]:
         """Every group once, in the order of the store: for evaluation."""
@@ -317,6 +321,17 @@ def of_split(split: Split, spec: BatchSpec) -> Batches:
     return Batches(split.lengths, split.supervised, split.source, spec, split.place)
 
 
+def streams_of(method: Method) -> Streams | None:
+    """What a step takes of two streams, for a method that has them."""
+    if not isinstance(method, Gritlm):
+        return None
+    return Streams(
+        queries=method.embedding_batch_size if method.embeds else 0,
+        examples=method.generative_batch_size if method.generates else 0,
+        group=method.group_size,
+    )
+
+
 def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
     """What the plan must know of the prepared data. `first_step`: the step at which they begin."""
     train, evaluation = tokens.split("train"), tokens.split("evaluation")
@@ -329,8 +344,10 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         batch_size=size,
         batch_tokens=recipe.train.batch_tokens,
         weights=source_weights(recipe),
+        streams=streams_of(recipe.method),
     )
     batches = of_split(train, spec)
+    texts = _text_facts(batches, of_split(evaluation, spec), recipe.method)
     epoch = batches.epoch(0) if len(train) else []
     if not epoch:
         raise DataError(
@@ -356,9 +373,29 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         supervised_tokens=sum(batches.units(batch) for batch in epoch),
         longest=longest,
         longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
-        rows_per_batch=size or max(len(batch) for batch in epoch),
+        rows_per_batch=size or _most_rows(epoch, spec),
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,
         run_tokens=read,
+        **texts,
     )
+
+
+def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
+    return max(1, spec.streams.examples) if spec.streams else max(len(batch) for batch in epoch)
+
+
+def _text_facts(batches: Batches, evaluation: Batches, method: Method) -> dict[str, int]:
+    """Of a method with two streams: how many texts a step embeds at most, and how long they are. DataError."""
+    if not isinstance(method, Gritlm):
+        return {}
+    from tailor.two_streams import TwoStreams
+
+    assert isinstance(batches, TwoStreams)
+    assert isinstance(evaluation, TwoStreams)
+    batches.check(method.mode, evaluation)
+    return {
+        "texts_per_batch": method.embedding_batch_size * (1 + method.group_size) if method.embeds else 0,
+        "longest_text": max(batches.longest_text(), evaluation.longest_text()),
+    }

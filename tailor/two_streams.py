@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from tailor.batches import Batches, BatchSpec
+from tailor.errors import DataError
 from tailor.rows import Batch, Row
 from tailor.tokens import Split
 
@@ -118,7 +119,25 @@ class TwoStreams(Batches):
         return int(self.lengths[self._starts[~self._texts]].max(initial=0))
 
     def longest_row(self) -> int:
-        return max(self.longest_text(), self.longest_example())
+        return self.longest_example()
+
+    def check(self, mode: str, evaluation: TwoStreams) -> None:
+        """DataError where the rows lack a stream that `mode` learns, or have one that it does not."""
+        texts, examples = "a query with passages", "a conversation or text to generate"
+        for learned, here, elsewhere, what in (
+            (self._streams.embeds, self.has_texts, evaluation.has_texts, texts),
+            (self._streams.generates, self.has_examples, evaluation.has_examples, examples),
+        ):
+            if learned and not here:
+                raise DataError(
+                    f"method gritlm with mode: {mode} needs such rows, and no training row is {what}",
+                    mend="add some to data.train, or set another method.mode",
+                )
+            if not learned and (here or elsewhere):
+                raise DataError(
+                    f"method gritlm with mode: {mode} learns nothing from rows that are {what}, and there are some",
+                    mend="leave their sources out, or set method.mode: unified",
+                )
 
     def evaluation(self) -> list[Batch]:
         """Every query and every example once, in the order of the store: queries with their first passages, then examples.

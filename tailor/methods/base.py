@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -52,7 +52,7 @@ class Passes(Protocol):
         ...
 
     def forward(self, number: int, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(model, *arguments)`, with the micro-batch's dropout, in the run's arithmetic.
+        """`function(model, *arguments)` on the device, with the micro-batch's dropout, in the run's arithmetic.
 
         Tensors must come back alone or in tuples, lists and dicts.
         """
@@ -124,7 +124,7 @@ class Method(Protocol):
             passes.add(summed, one.counts)
 
     def measure(
-        self, passes: Passes, batches: Batches, batch: Batch, work: Sequence[Work], surveyed: float
+        self, passes: Passes, batches: Batches, batch: Batch, work: Iterable[Work], surveyed: float
     ) -> None:
         """Add the sums of a batch of evaluation data to the totals."""
         for one in work:

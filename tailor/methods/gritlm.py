@@ -15,7 +15,7 @@ worker with the whole batch. The order of passes is texts first, for the last pa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class Gritlm(Method):
             passes.add(Summed(loss, {name: share * value for name, value in sums.items()}), one.counts)
 
     def measure(
-        self, passes: Passes, batches: Batches, batch: Batch, work: Sequence[Work], surveyed: float
+        self, passes: Passes, batches: Batches, batch: Batch, work: Iterable[Work], surveyed: float
     ) -> None:
         assert isinstance(batch, TwoStreamBatch)
         texts, examples = _kinds(work)
@@ -131,7 +131,9 @@ class Gritlm(Method):
             assert one.batch.pool is not None
             with passes.micro_batch(last=ends_the_step and index == len(texts) - 1):
                 own = passes.forward(one.number, embed, self.settings, one.batch)
-                slope = gradient[one.batch.pool.places] * (float(one.counts) * self._weight(batch))
+                slope = gradient[one.batch.pool.places.to(passes.device)] * (
+                    float(one.counts) * self._weight(batch)
+                )
                 passes.backward((own * slope).sum())
         return contrasted
 
@@ -188,9 +190,12 @@ def chunks(lengths: Sequence[int], size: int | None, tokens: int) -> list[slice]
     return [*found, slice(start, len(lengths))] if lengths else []
 
 
-def _kinds(work: Sequence[Work]) -> tuple[list[Work], list[Work]]:
-    texts = [one for one in work if one.batch.pool is not None]
-    return texts, [one for one in work if one.batch.pool is None]
+def _kinds(work: Iterable[Work]) -> tuple[list[Work], list[Work]]:
+    """Texts to embed, and sequences to generate."""
+    kinds: tuple[list[Work], list[Work]] = ([], [])
+    for one in work:
+        kinds[one.batch.pool is None].append(one)
+    return kinds
 
 
 def _placed(batch: TwoStreamBatch, texts: Sequence[Work], parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -198,7 +203,7 @@ def _placed(batch: TwoStreamBatch, texts: Sequence[Work], parts: Sequence[torch.
     own = [(one.batch.pool, part) for one, part in zip(texts, parts, strict=True) if one.counts]
     whole = parts[0].new_zeros(batch.texts, parts[0].shape[1])
     if own:
-        places = torch.cat([pool.places for pool, _ in own if pool is not None])
+        places = torch.cat([pool.places for pool, _ in own if pool is not None]).to(whole.device)
         whole = whole.index_copy(0, places, torch.cat([part for _, part in own]))
     return whole + 0.0 * sum(part.sum() for one, part in zip(texts, parts, strict=True) if not one.counts)
 

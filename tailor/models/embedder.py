@@ -10,15 +10,43 @@ import torch
 from tailor.encode.texts import TextEncoder
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
-from tailor.models.bidirectional import text_states
+from tailor.models.bidirectional import check_attention, text_states
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
 from tailor.models.embedding import Embedding
-from tailor.models.pooling import finish, pool, shorten
+from tailor.models.load import DTYPES
+from tailor.models.pooling import finish, new_projection, pool, shorten
 from tailor.models.texts import lay_out_texts
+from tailor.spec.method import Gritlm
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Of one forward pass. Larger ones are no faster, as in training."""
+
+
+def fit_to_embed(model: CausalModel, spec: Gritlm, *, seed: int) -> None:
+    """Give a model what the method trains beside it, and freeze what the method does not reach.
+
+    Data parallelism would wait for gradients of a head that nothing is generated with.
+    """
+    if spec.projection is not None:
+        model.projection = new_projection(states_width(model), spec.projection, seed=seed)
+        model.projection.to(model.device)
+    embedding = model.base.get_input_embeddings().weight
+    if not spec.generates and all(weight is not embedding for weight in model.head.parameters()):
+        model.head.requires_grad_(False)
+
+
+def prove_embedding(model: CausalModel, spec: Gritlm, precision: str) -> None:
+    """Prove that the model reads texts as declared, in the arithmetic of training. ModelError."""
+    dtype = DTYPES[precision]
+    with torch.autocast(model.device.type, dtype=dtype, enabled=precision != "fp32"):
+        check_attention(model, dtype, attention=spec.attention, window=spec.window)
+
+
+def states_width(model: CausalModel) -> int:
+    """Width of the model's last hidden states."""
+    config = model.base.config.get_text_config()
+    return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
 
 
 def embed(model: CausalModel, settings: Embedding, batch: TokenBatch) -> torch.Tensor:

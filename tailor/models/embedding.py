@@ -7,6 +7,7 @@ projection the same weights give other embeddings, so a folder whose embedding.j
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -58,14 +59,14 @@ class Embedding:
             max_length=max_length,
         )
 
-    def write(self, folder: Path, projection: nn.Linear | None) -> None:
-        """Write both files; the projection in float32."""
+    def write(self, folder: Path, projection: Mapping[str, torch.Tensor] | None) -> None:
+        """Write both files. projection: its weight and bias, which are written in float32."""
         from safetensors.torch import save_file
 
         assert self.projection == (projection is not None)
         (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
         if projection is not None:
-            weights = {name: value.detach().float().cpu() for name, value in projection.state_dict().items()}
+            weights = {name: value.detach().float().cpu().contiguous() for name, value in projection.items()}
             save_file(weights, folder / PROJECTION)
 
     @classmethod

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
+from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
 from tailor.plan.strategy import choose, deepspeed_config
-from tailor.spec.method import REFERENCE_FREE, Method, joins
+from tailor.spec.method import REFERENCE_FREE, Gritlm, Method, joins
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
@@ -33,10 +35,12 @@ def build(
     *,
     run_url: str,
     resume_from: str | None = None,
+    chunk_tokens: int | None = None,
 ) -> Plan:
     """Decide every number of a run. `model_config` is the base model's `config.json`.
 
-    `resume_from`: URL of another run's checkpoint to begin with.
+    `resume_from`: URL of another run's checkpoint to begin with. `chunk_tokens`: of texts to embed, as an earlier part of
+    the run took them.
     """
     facts = ModelFacts.from_config(model_config)
     precision = choose_precision(recipe.train.precision, hardware)
@@ -44,25 +48,27 @@ def build(
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware)
 
-    length = data.longest_row
+    length = max(1, data.longest_row)
+    embeddings = embedding_bytes(recipe.method, data, facts)
 
-    def memory(rows: int, strategy: Strategy) -> Memory:
-        return forecast(
+    def memory(tokens: int, strategy: Strategy) -> Memory:
+        found = forecast(
             facts,
             recipe.model,
             optimizer=recipe.optim.optimizer,
             frozen_dtype=frozen_dtype,
             mixed_precision=precision != "fp32",
             activation_checkpointing=recipe.train.activation_checkpointing,
-            tokens=rows * length,
+            tokens=tokens,
             reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
             strategy=strategy,
             workers=recipe.scale.most,
         )
+        return dataclasses.replace(found, embeddings=embeddings)
 
-    rows = recipe.train.micro_batch_size or 1
+    least = max((recipe.train.micro_batch_size or 1) * length, data.longest_text)
     strategy, reason = choose(
-        recipe, functools.partial(memory, rows), hardware, precision=precision, usable=USABLE_MEMORY
+        recipe, functools.partial(memory, least), hardware, precision=precision, usable=USABLE_MEMORY
     )
     if isinstance(strategy, DeepSpeed | Fsdp) and precision == "fp16":
         raise ModelError(
@@ -72,12 +78,19 @@ def build(
 
     per_worker = -(-data.rows_per_batch // recipe.scale.most)
     micro = recipe.train.micro_batch_size
+    room = USABLE_MEMORY * hardware.memory_bytes
+    chunked = chunks(
+        recipe.method,
+        data,
+        lambda tokens: memory(tokens, strategy),
+        tokens=MICRO_BATCH_TOKENS[hardware.device],
+        room=room,
+        kept=chunk_tokens,
+    )
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] // length)
-        while micro > limit or (
-            micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes
-        ):
+        while micro > limit or (micro > 1 and memory(micro * length, strategy).peak > room):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(
@@ -102,14 +115,16 @@ def build(
         compile=recipe.train.compile,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
-        pack=recipe.data.pack and not joins(recipe.method),
+        pack=packs(recipe),
         row_length=length,
         reference=reference_model(recipe.method, recipe.model, strategy),
         weights=source_weights(recipe),
-        batch_size=batch_size(recipe.train),
+        batch_size=None if isinstance(recipe.method, Gritlm) else batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
         micro_batch_size=micro,
         accumulation=-(-micro_batches // recipe.scale.most),
+        chunk_size=chunked.size,
+        chunk_tokens=chunked.most,
         first_step=data.first_step,
         resume_from=resume_from,
         steps=data.steps,
@@ -120,8 +135,13 @@ def build(
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
-        memory=memory(micro, strategy),
+        memory=memory(max(micro * length, chunked.longest), strategy),
     )
+
+
+def packs(recipe: Recipe) -> bool:
+    """Whether several examples share a row."""
+    return recipe.data.pack and not joins(recipe.method) and not isinstance(recipe.method, Gritlm)
 
 
 def reference_model(method: Method, model: Model, strategy: Strategy) -> Reference | None:
@@ -178,7 +198,7 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
             "scale.gpu is true, but no GPU was found",
             mend="set scale.gpu: auto, or run on a machine or cluster with GPUs",
         )
-    if recipe.data.pack and not joins(recipe.method) and (why := CARRIES_OVER.get(facts.model_type)):
+    if packs(recipe) and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
             f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
             mend="set data.pack: false",
@@ -195,6 +215,8 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
             f"{facts.positions} positions",
             mend=f"set data.max_length: {facts.positions} or less",
         )
+    if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
+        _check_embedding(recipe.method, data, facts)
     if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
         raise DataError(
             "method kto compares each prompt with another example's answer, and a split has only one example",
@@ -205,4 +227,18 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
         raise DataError(
             "the recipe evaluates, but no evaluation example is left after preparation",
             mend="raise data.holdout, or look at `tailor data report` for why rows were lost",
+        )
+
+
+def _check_embedding(method: Gritlm, data: DataFacts, facts: ModelFacts) -> None:
+    whole = method.projection or facts.hidden
+    if method.matryoshka and max(method.matryoshka) >= whole:
+        raise ModelError(
+            f"method.matryoshka: {max(method.matryoshka)} is not shorter than the whole embedding of {whole}",
+            mend="leave it out, or set a larger method.projection",
+        )
+    if facts.positions and data.longest_text > facts.positions:
+        raise ModelError(
+            f"the longest text to embed has {data.longest_text} tokens, but the model was made for {facts.positions} positions",
+            mend=f"set method.max_passage_length: {facts.positions} or less",
         )

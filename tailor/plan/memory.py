@@ -41,10 +41,12 @@ class Memory:
     logits: int
     reference: int = 0
     """A frozen copy of the model."""
+    embeddings: int = 0
+    """The embeddings of all texts of a batch, their gradients, and a tile of their similarities."""
 
     @property
     def peak(self) -> int:
-        kept = self.weights + self.gradients + self.optimizer + self.reference
+        kept = self.weights + self.gradients + self.optimizer + self.reference + self.embeddings
         return kept + self.activations + self.logits
 
 

@@ -33,6 +33,8 @@ MAY_CHANGE = (
     "evaluate.final",
     "model.attention",
     "method.reference",
+    "method.engine",
+    "method.chunk_size",
     "train.micro_batch_size",
     "train.activation_checkpointing",
     "train.compile",

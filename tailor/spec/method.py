@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -248,3 +249,14 @@ SMOOTHED = ("sigmoid", "robust", "simpo", "cpo")
 def joins(method: Section) -> bool:
     """Whether rows are cut from a stream of joined documents."""
     return isinstance(method, Pretrain) and method.documents == "join"
+
+
+def streams(method: Mapping[str, Any]) -> str:
+    """A step of gritlm in words. method: its plain values."""
+    parts = []
+    if method["mode"] != "generative":
+        passages = f"{method['group_size']} passage" + ("s" if method["group_size"] > 1 else "")
+        parts.append(f"{method['embedding_batch_size']} queries with {passages} each")
+    if method["mode"] != "embedding":
+        parts.append(f"{method['generative_batch_size']} sequences to generate")
+    return " and ".join(parts)

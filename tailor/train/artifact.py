@@ -16,9 +16,12 @@ from typing import Any
 import torch
 
 from tailor.models.attention import stock_attention
+from tailor.models.embedder import states_width
+from tailor.models.embedding import Embedding
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
+from tailor.spec.method import Gritlm
 from tailor.train import checkpoint
 from tailor.train.session import Session
 from tailor.train.spill import spilled
@@ -34,8 +37,10 @@ def write_artifact(session: Session) -> str:
     """
     strategy, plan = session.strategy, session.plan
     name = "adapter" if plan.model.adapter is not None else "model"
+    projection: dict[str, torch.Tensor] = {}
+    weights = _apart(strategy.whole_weights(), projection)
     if session.host.rank != 0:
-        for _ in strategy.whole_weights():
+        for _ in weights:
             pass
         return session.run.join(name).url
     tokenizer = _tokenizer(session)
@@ -44,18 +49,41 @@ def write_artifact(session: Session) -> str:
         checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
     ):
         if strategy.shares:
-            _write_gathered(session, made.folder, strategy.whole_weights())
+            _write_gathered(session, made.folder, weights)
         elif name == "adapter":
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
         else:
             dtype = DTYPES[plan.precision]  # the one that they were trained in
             with _stock_attention(session):
-                weights = _in_dtype(session.model.network.state_dict(), dtype)
-                _write_model(session.model.network, weights, dtype, made.folder)
+                own = _in_dtype(session.model.network.state_dict(), dtype)
+                _write_model(session.model.network, own, dtype, made.folder)
+        _write_embedding(session, made.folder, projection)
         _write_tokenizer(session, tokenizer, made.folder)
         session.host.flush()  # refuses when another process has the run by now
     return session.run.join(name).url
+
+
+def _apart(
+    weights: Iterable[tuple[str, torch.Tensor]], projection: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The network's weights; those of the projection beside it are put into `projection`."""
+    for name, value in weights:
+        if name.startswith("projection."):
+            projection[name.removeprefix("projection.")] = value
+        else:
+            yield name, value
+
+
+def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.Tensor]) -> None:
+    """How the model embeds, where it was trained to. gathered: the projection's weights, if they were shared out."""
+    plan, model = session.plan, session.model
+    if not isinstance(plan.method, Gritlm) or not plan.method.embeds:
+        return
+    lengths = (plan.method.max_query_length, plan.method.max_passage_length)
+    longest = max(length or plan.max_length for length in lengths)
+    weights = None if model.projection is None else gathered or model.projection.state_dict()
+    Embedding.of(plan.method, states_width(model), longest).write(folder, weights)
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from tailor.methods.base import Work
 from tailor.plan import Plan
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
@@ -20,7 +21,7 @@ from tailor.train.prefetch import prefetch
 from tailor.train.saving import Saver
 from tailor.train.session import Probe, Session, open_session
 from tailor.train.warm_start import warm_start
-from tailor.train.work import Work, read_share
+from tailor.train.work import read_share
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.batches import Batches, BatchSpec, of_split
+from tailor.batches import Batches, BatchSpec, of_split, streams_of
 from tailor.methods import Method, load_method
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
@@ -79,6 +79,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         batch_tokens=plan.batch_tokens,
         weights=plan.weights,
         first_step=plan.first_step,
+        streams=streams_of(plan.method),
     )
     started = time.perf_counter()
     strategy = make_strategy(plan, host)

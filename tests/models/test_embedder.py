@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved(folder: Path, **settings: Any) -> Path:
     projection = new_projection(64, 16, seed=3)
-    Embedding(dimension=16, projection=True, max_length=64, **settings).write(folder, projection)
+    Embedding(dimension=16, projection=True, max_length=64, **settings).write(folder, projection.state_dict())
     return folder
 
 
@@ -96,7 +96,9 @@ def test_without_its_projection_a_model_is_refused(folder: Path, tmp_path: Path)
     (tmp_path / "copy" / PROJECTION).unlink()
     with pytest.raises(ModelError, match="without it the embeddings are others"):
         load_embedder(str(tmp_path / "copy"))
-    Embedding(dimension=16, projection=True).write(tmp_path / "copy", new_projection(64, 16, seed=4))
+    Embedding(dimension=16, projection=True).write(
+        tmp_path / "copy", new_projection(64, 16, seed=4).state_dict()
+    )
     assert float(np.abs(before - load_embedder(str(tmp_path / "copy")).encode(TEXTS)).max()) > 0.05
     (tmp_path / "copy" / FILE).write_text("{}")
     with pytest.raises(ModelError, match="is damaged"):
