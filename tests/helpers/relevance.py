@@ -71,3 +71,32 @@ def make_two_streams(
         {"fingerprint": f"two-{seed}", "template": None, "shards": shards, "report": {"sources": []}},
     )
     return TokenStore.open(store.url)
+
+
+def write_groups(
+    folder: Path, splits: dict[str, list[list[tuple[Sequence[int], list[tuple[int, int]]]]]]
+) -> TokenStore:
+    """A store of groups [(input_ids, spans), …]; those named `sentences` follow those of `train` as another source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for source, (split, groups) in enumerate(splits.items()):
+        members = [member for group in groups for member in group]
+        name = f"{split}-00000.arrow"
+        writer = ShardWriter(folder / name)
+        writer.write(
+            ragged(np.concatenate([ids for ids, _ in members]), np.array([len(ids) for ids, _ in members])),
+            ragged(
+                np.array([spans for _, spans in members]).reshape(-1),
+                np.array([2 * len(s) for _, s in members]),
+            ),
+            source,
+            np.arange(1, len(members) + 1),
+            places=np.array([place for group in groups for place in range(len(group))]),
+        )
+        writer.close()
+        own = "train" if split == "sentences" else split
+        shards.append({"split": own, "name": name, "first_row": 0, "examples": len(members)})
+    store = Store(str(folder))
+    manifest = {"fingerprint": folder.name, "template": None, "shards": shards, "report": {"sources": []}}
+    store.write_json(MANIFEST, manifest)
+    return TokenStore.open(store.url)
