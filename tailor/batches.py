@@ -347,7 +347,11 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         streams=streams_of(recipe.method),
     )
     batches = of_split(train, spec)
-    texts = _text_facts(batches, of_split(evaluation, spec), recipe.method)
+    texts: dict[str, int] = {}
+    if isinstance(recipe.method, Gritlm):
+        from tailor.two_streams import text_facts
+
+        texts = text_facts(batches, of_split(evaluation, spec), recipe.method)
     epoch = batches.epoch(0) if len(train) else []
     if not epoch:
         raise DataError(
@@ -384,18 +388,3 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
 
 def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
     return max(1, spec.streams.examples) if spec.streams else max(len(batch) for batch in epoch)
-
-
-def _text_facts(batches: Batches, evaluation: Batches, method: Method) -> dict[str, int]:
-    """Of a method with two streams: how many texts a step embeds at most, and how long they are. DataError."""
-    if not isinstance(method, Gritlm):
-        return {}
-    from tailor.two_streams import TwoStreams
-
-    assert isinstance(batches, TwoStreams)
-    assert isinstance(evaluation, TwoStreams)
-    batches.check(method.mode, evaluation)
-    return {
-        "texts_per_batch": method.embedding_batch_size * (1 + method.group_size) if method.embeds else 0,
-        "longest_text": max(batches.longest_text(), evaluation.longest_text()),
-    }

@@ -18,6 +18,7 @@ import numpy as np
 from tailor.batches import Batches, BatchSpec
 from tailor.errors import DataError
 from tailor.rows import Batch, Row
+from tailor.spec.method import Gritlm
 from tailor.tokens import Split
 
 
@@ -239,3 +240,14 @@ class TwoStreams(Batches):
 def _cut(groups: np.ndarray, size: int) -> list[np.ndarray]:
     """As few parts of at most `size` as possible, of equal sizes as nearly as possible: a tiny last batch has few others to tell from."""
     return np.array_split(groups, -(-len(groups) // size)) if len(groups) else []
+
+
+def text_facts(batches: Batches, evaluation: Batches, method: Gritlm) -> dict[str, int]:
+    """What the plan must know of texts to embed: how many a step embeds at most, and how long they are. DataError."""
+    assert isinstance(batches, TwoStreams)
+    assert isinstance(evaluation, TwoStreams)
+    batches.check(method.mode, evaluation)
+    return {
+        "texts_per_batch": method.embedding_batch_size * (1 + method.group_size) if method.embeds else 0,
+        "longest_text": max(batches.longest_text(), evaluation.longest_text()),
+    }

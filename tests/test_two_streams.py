@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tailor.batches import BatchSpec, Streams, of_split
+from tailor.errors import DataError
 from tailor.tokens import Split
 from tailor.two_streams import TwoStreamBatch, TwoStreams
 from tests.helpers.relevance import make_two_streams
@@ -156,3 +157,16 @@ def test_who_is_not_told_from_whom(tmp_path: Path) -> None:
     assert batch.excluded.tolist() == [[0, 2], [1, 0], [3, 5]]
     other = make_two_streams(tmp_path / "other", queries=4).split("train")
     assert TwoStreamBatch(other, rows, []).excluded.tolist() == [], "the control: nothing is equal"
+
+
+@pytest.mark.parametrize(("mode", "queries", "examples"), [("embedding", 4, 0), ("generative", 0, 3)])
+def test_rows_that_are_not_learned_are_refused(mode: str, queries: int, examples: int, split: Split) -> None:
+    both = make(split, queries, examples)
+    with pytest.raises(DataError, match=f"mode: {mode} learns nothing from rows"):
+        both.check(mode, both)
+
+
+def test_rows_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+    texts = make(make_two_streams(tmp_path, queries=3).split("train"))
+    with pytest.raises(DataError, match="no training row is a conversation or text to generate"):
+        texts.check("unified", texts)

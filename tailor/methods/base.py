@@ -94,7 +94,7 @@ class Method(Protocol):
         Every worker gets equally many of each kind.
         """
         size = plan.micro_batch_size
-        return [[slice(start, start + size) for start in range(0, len(batch), size)]]
+        return [[slice(at, min(at + size, len(batch))) for at in range(0, len(batch), size)]]
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
         """The micro-batch of a part of a batch's rows."""
