@@ -1,7 +1,7 @@
 """Contrastive training in chunks: memory and time by batch, beside the whole batch at once and sentence-transformers.
 
     pip install sentence-transformers
-    python benchmarks/gritlm.py [--batches 64 128 256] [--rounds 2] [--without-peer]
+    python benchmarks/gritlm.py [--batches 64 128 256] [--rounds 2] [--contenders gradcache "peer cached"]
 
 A Llama of 8.7 million weights, fp32, full training, one thread. Samples of a query, its answer and one other passage,
 of 10 to 120 tokens (log-normal, median 40), the same token ids for everyone. Contenders, each in a process of its own,
@@ -200,23 +200,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--without-peer", action="store_true")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "FOLDER", "BATCH"))
     args = parser.parse_args()
     if args.one:
         contender, folder, batch = args.one
         print(json.dumps(measure(contender, Path(folder), int(batch))))
         return
-    contenders = [name for name in CONTENDERS if not (args.without_peer and name.startswith("peer"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder)
         for batch in args.batches:
-            found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
+            found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in args.contenders}
             for _ in range(args.rounds):
-                for contender in contenders:
+                for contender in args.contenders:
                     command = [sys.executable, __file__, "--one", contender, str(folder), str(batch)]
                     done = subprocess.run(
                         command, env=environment, capture_output=True, text=True, check=True

@@ -55,8 +55,10 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         yield (
             "scale.strategy.stage",
             "method.name",
-            "embedding in chunks was proven to give one worker's curve under ddp, fsdp and stages 1 and 2; not under 3, "
-            "where it was seen to differ",
+            (
+                "embedding in chunks was proven to give one worker's curve under ddp, fsdp and stages 1 and 2; not under 3, "
+                "where it was seen to differ"
+            ),
         )
     if keys("method.negatives") == "hard":
         if keys("method.symmetric"):
