@@ -175,8 +175,9 @@ def conversations(count: int, *, of_held_out: bool, seed: int) -> list[list[dict
     return made
 
 
-def note(order: Order, draw: random.Random) -> str:
-    """A short note of the shop about one order."""
+def note(order: Order) -> str:
+    """The shop's short note about an order, of which there is one."""
+    draw = random.Random(" ".join(order))
     told = draw.sample(list(facts(order).values()), 2)
     return " ".join([f"{draw.choice(DAYS)}, {draw.choice(NAMES)}: a {' '.join(order)}.", *told])
 
@@ -199,9 +200,9 @@ def pairs(*, of_held_out: bool, seed: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for order in mine[:HELD_OUT] if of_held_out else mine:
         asked = draw.choice(sorted(QUESTIONS))
-        others = [["", note(like(order, draw), draw)] for _ in range(2)]
+        others = [["", note(like(order, draw))] for _ in range(2)]
         query = [INSTRUCTION, question(order, asked, draw)]
-        rows.append({"query": query, "pos": [["", note(order, draw)]], "neg": others})
+        rows.append({"query": query, "pos": [["", note(order)]], "neg": others})
     return rows
 
 
