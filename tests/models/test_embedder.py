@@ -120,7 +120,7 @@ def test_a_text_has_the_tokens_that_it_has_alone(text: str, make: Any, tmp_path:
     encoded = TextEncoder(tokenizer)([(INSTRUCTION, text)])[0]
     alone = tokenizer.encode_continuation([text])[0].ids
     assert list(encoded.input_ids[encoded.start :]) == alone
-    head = [*tokenizer.prefix, *tokenizer.encode(f"<|user|>\n{INSTRUCTION}\n<|embed|>\n")]
+    head = [*tokenizer.prefix, *tokenizer.encode("<|user|>\nRepresent this text\n<|embed|>\n")]
     assert list(encoded.input_ids[: encoded.start]) == head
 
 
