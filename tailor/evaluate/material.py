@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
-from tailor.evaluate.jobs import Job, generating, scoring
+from tailor.evaluate.collection import Collection, read_collection
+from tailor.evaluate.jobs import Job, embedding, generating, scoring
 from tailor.evaluate.rows import Choice, Passage, Question
 from tailor.evaluate.subjects import Subject
 from tailor.spec.data import Data
 from tailor.spec.method import ANSWERS, Gritlm, Method, Sft
 from tailor.spec.model import Model
-from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Suite
+from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Retrieval, Suite
 from tailor.store import Store
 from tailor.tokens import MANIFEST, TokenStore
 
@@ -37,6 +38,9 @@ class Material:
     """Evaluation rows that there are, of which `limit` were taken."""
     cut: int = 0
     """Rows that were not answered, because `on_long: chunk` cut them."""
+    collection: Collection | None = None
+    dimension: int | None = None
+    """Of the collection's embeddings, where it is not the model's own."""
 
     def jobs(self, model: str, batch_size: int) -> list[Job]:
         """The work on these rows, in a fixed order."""
@@ -47,6 +51,15 @@ class Material:
             *scoring(model, "choices", choices, batch_size),
             *generating(model, "questions", [one.prompt for one in self.questions], batch_size),
             *generating(model, "facts", [one.prompt for one in self.facts], batch_size),
+            *self._embedding(model),
+        ]
+
+    def _embedding(self, model: str) -> list[Job]:
+        if self.collection is None:
+            return []
+        return [
+            *embedding(model, "queries", self.collection.queries, self.dimension),
+            *embedding(model, "corpus", self.collection.corpus, self.dimension),
         ]
 
     def places(self) -> list[Any]:
@@ -56,10 +69,24 @@ class Material:
 
 def gather(suite: Suite, main: Subject, others: list[Subject], prepare: Prepare) -> dict[str, Material]:
     """The rows of every model, by its label. Raises DataError and what preparation raises."""
-    first = _of(suite, main, main, prepare)
+    searched = next((task for task in suite.tasks if isinstance(task, Retrieval)), None)
+    collection = None
+    if searched is not None:
+        where = f"tasks[{suite.tasks.index(searched)}].data"
+        collection = read_collection(
+            searched.data, where, searched.query_instruction, searched.corpus_instruction
+        )
+
+    def of(subject: Subject) -> Material:
+        found = _of(suite, subject, main, prepare)
+        return (
+            found if searched is None else replace(found, collection=collection, dimension=searched.dimension)
+        )
+
+    first = of(main)
     found = {main.label: first}
     for other in others:
-        own = first if other.artifact.url == main.artifact.url else _of(suite, other, main, prepare)
+        own = first if other.artifact.url == main.artifact.url else of(other)
         if own is not first and own.places() != first.places():
             raise DataError(
                 f"compare: {other.ref.url} keeps other rows than {main.ref.url}, so that their figures could not "

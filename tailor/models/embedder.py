@@ -43,6 +43,12 @@ def prove_embedding(model: CausalModel, spec: Gritlm, precision: str) -> None:
         check_attention(model, dtype, attention=spec.attention, window=spec.window)
 
 
+def settings_of(model: CausalModel, spec: Gritlm, max_length: int) -> Embedding:
+    """How a model embeds that was trained by a recipe. max_length: of the recipe's data."""
+    longest = max(length or max_length for length in (spec.max_query_length, spec.max_passage_length))
+    return Embedding.of(spec, states_width(model), longest)
+
+
 def states_width(model: CausalModel) -> int:
     """Width of the model's last hidden states."""
     config = model.base.config.get_text_config()

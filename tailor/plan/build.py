@@ -222,7 +222,9 @@ def _check(recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardwar
             "method kto compares each prompt with another example's answer, and a split has only one example",
             mend="give more rows, or another data.holdout",
         )
-    needs_evaluation = recipe.evaluate.every or recipe.evaluate.generation or recipe.save.best
+    evaluate = recipe.evaluate
+    by_loss = evaluate.every and evaluate.retrieval is None
+    needs_evaluation = by_loss or evaluate.generation or recipe.save.best
     if needs_evaluation and not data.evaluation_examples:
         raise DataError(
             "the recipe evaluates, but no evaluation example is left after preparation",

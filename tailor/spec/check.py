@@ -27,7 +27,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     """Every broken rule. `wrong` are the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
-    for conflicts in (_pairs, _sizes, _model, _pretrain, _answers, _gritlm, _folders):
+    for conflicts in (_pairs, _sizes, _model, _pretrain, _retrieval, _answers, _gritlm, _folders):
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
             place = document.keys.get(path_of(early))
@@ -153,6 +153,22 @@ def _pretrain(keys: Keys) -> Iterator[Conflict]:
         yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
 
 
+def _retrieval(keys: Keys) -> Iterator[Conflict]:
+    """Searches need embeddings."""
+    name = keys("method.name")
+    if name is None or (name == "gritlm" and keys("method.mode") != "generative"):
+        return
+    searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
+    for at, task in enumerate(check_suite.task_names(keys, "evaluate.final.") or ()):
+        searches += [f"evaluate.final.tasks.{at}.name"] if task == "retrieval" else []
+    for key in searches:
+        yield (
+            key,
+            "method.mode" if name == "gritlm" else "method.name",
+            "it trains no embeddings to search with",
+        )
+
+
 def _answers(keys: Keys) -> Iterator[Conflict]:
     """Of the methods that compare answers."""
     if keys("method.name") not in ANSWERS:
@@ -225,7 +241,8 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
     no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
-        if keys(key) not in (None, False) and no_evaluation:
+        searched = key == "evaluate.every" and keys("evaluate.retrieval") is not None
+        if keys(key) not in (None, False) and no_evaluation and not searched:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
     if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
         yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
@@ -306,6 +323,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
         )
     yield from _idle_of_dpo(keys)
     yield from check_strategy.idle(keys)
+    yield from check_suite.idle_of_corpus(keys, "evaluate.retrieval.data")
     if check_gritlm.applies(keys):
         yield from check_gritlm.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")

@@ -14,6 +14,8 @@ from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite
 
 BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 """A comparison and a number."""
+ROWS = re.compile(r"\.(jsonl|ndjson|json|parquet|csv|tsv)(\.(gz|bz2|xz))?$", re.IGNORECASE)
+"""Ends the name of a file of rows."""
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _DEFAULT_TASKS = [task.name for task in Suite().tasks]
 
@@ -128,6 +130,14 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
         for key in ("top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
+    if all(name == "retrieval" for name in names) and keys(f"{prefix}decoding.batch_size") is not None:
+        yield (
+            f"{prefix}decoding.batch_size",
+            "has no effect: texts to embed go through the model by their tokens",
+        )
+    for at, name in enumerate(names):
+        if name == "retrieval":
+            yield from idle_of_corpus(keys, f"{prefix}tasks.{at}.data")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row counts once"
@@ -139,6 +149,18 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
                         f"{key.removesuffix('.path')}.{name}",
                         "has no effect: it is for Hugging Face datasets (hf://…)",
                     )
+
+
+def idle_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
+    """What a file of rows to search has no use for."""
+    path = keys(f"{key}.path")
+    if isinstance(path, str) and ROWS.search(path):
+        for name in ("qrels", "ignore_identical_ids"):
+            if keys(f"{key}.{name}") is not None:
+                yield (
+                    f"{key}.{name}",
+                    f"has no effect: {path} is a file of rows; it is for a folder in BEIR's layout",
+                )
 
 
 def _names(keys: Keys, prefix: str) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ FOLDER = "tensorboard"
 FLUSH_SECONDS = 10
 REMOTE_SHARE = 0.05
 """Of the time, what copying to a remote store may take: it is copied less often where it is slow."""
-NOT_SCALARS = ("kind", "step", "time", "count")
+NOT_SCALARS = ("kind", "step", "time", "count", "queries", "passages")
 
 
 class TensorBoard:
@@ -55,7 +55,7 @@ class TensorBoard:
         from tensorboardX.summary import scalar
 
         kind = record["kind"]
-        if kind not in ("train", "evaluation", "generation"):
+        if kind not in ("train", "evaluation", "generation", "retrieval"):
             return
         self._step = int(record.get("step", self._step))
         for key, value in record.items():

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from tailor.models.attention import stock_attention
-from tailor.models.embedder import states_width
-from tailor.models.embedding import Embedding
+from tailor.models.embedder import settings_of
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
@@ -80,10 +79,8 @@ def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.T
     plan, model = session.plan, session.model
     if not isinstance(plan.method, Gritlm) or not plan.method.embeds:
         return
-    lengths = (plan.method.max_query_length, plan.method.max_passage_length)
-    longest = max(length or plan.max_length for length in lengths)
     weights = None if model.projection is None else gathered or model.projection.state_dict()
-    Embedding.of(plan.method, states_width(model), longest).write(folder, weights)
+    settings_of(model, plan.method, plan.max_length).write(folder, weights)
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -63,8 +63,9 @@ class Session:
             self.host.report({"kind": "status", "message": message})
 
 
-Probe = Callable[[Session, Literal["start", "end"]], None]
-"""Called on every rank before the first step and after the last one."""
+When = Literal["start", "evaluation", "end"]
+Probe = Callable[[Session, When, int], None]
+"""Called on every rank with the number of steps made: before the first one, at each evaluation, and after the last one."""
 
 
 def open_session(plan: Plan, host: Host) -> Session:
