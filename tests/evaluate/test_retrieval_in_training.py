@@ -89,6 +89,7 @@ def _records(host: PlainHost, plan: Plan) -> list[dict[str, Any]]:
     return host.of("retrieval")
 
 
+@pytest.mark.slow
 def test_workers_share_the_texts(place: Path) -> None:
     plan = plan_of(place, "shared")
     first, second = run_distributed(_records, plan, world=2)
