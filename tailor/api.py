@@ -106,7 +106,7 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Every metric record so far, in order; `kind` is train, evaluation or generation."""
+        """Every metric record so far, in order; `kind` is train, evaluation, retrieval or generation."""
         from tailor.runs.log import read
 
         return read(self._store)

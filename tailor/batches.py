@@ -25,7 +25,7 @@ from tailor.errors import DataError
 from tailor.plan import DataFacts
 from tailor.plan.build import batch_size, source_weights
 from tailor.rows import Batch, Row, Stretch, join
-from tailor.spec.method import joins
+from tailor.spec.method import Gritlm, Method, joins
 from tailor.spec.recipe import Recipe
 from tailor.tokens import Split, TokenStore
 
@@ -37,8 +37,27 @@ GROUP_WINDOW = 64
 
 
 @dataclass(frozen=True)
+class Streams:
+    """Of a method with two streams: what a step takes of each, over all workers; 0 where it takes nothing."""
+
+    queries: int
+    examples: int
+    """Sequences to generate."""
+    group: int
+    """Passages of each query."""
+
+    @property
+    def embeds(self) -> bool:
+        return self.queries > 0
+
+    @property
+    def generates(self) -> bool:
+        return self.examples > 0
+
+
+@dataclass(frozen=True)
 class BatchSpec:
-    """What decides the batches, beside the lengths. Exactly one of `batch_size` and `batch_tokens` is set."""
+    """What decides the batches, beside the lengths. One of `batch_size`, `batch_tokens` and `streams` is set."""
 
     seed: int
     max_length: int
@@ -55,6 +74,8 @@ class BatchSpec:
     """The step at which these batches begin: a run may have begun with others."""
     window: int | None = None
     """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
+    streams: Streams | None = None
+    """Where set, batches are `two_streams.TwoStreams`, and none of the sizes above counts."""
 
 
 class Batches:
@@ -137,6 +158,10 @@ class Batches:
     def groups(self, batch: Batch) -> int:
         """Groups of a batch: its examples, or its pairs."""
         return int(sum((self.places[list(row)] == 0).sum() for row in batch))
+
+    def evaluation(self) -> list[Batch]:
+        """Batches that show every group once, whose losses are taken one after another. Here one holds everything."""
+        return [self.rows()]
 
     def rows(self) -> list[Row]:
         """Every group once, in the order of the store: for evaluation."""
@@ -310,7 +335,22 @@ def share(batch: Batch, size: int, rank: int, world: int) -> list[tuple[int, Bat
 
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a prepared split."""
+    if spec.streams is not None:
+        from tailor.two_streams import TwoStreams  # it builds on this module
+
+        return TwoStreams(split, spec)
     return Batches(split.lengths, split.supervised, split.source, spec, split.place)
+
+
+def streams_of(method: Method) -> Streams | None:
+    """What a step takes of two streams, for a method that has them."""
+    if not isinstance(method, Gritlm):
+        return None
+    return Streams(
+        queries=method.embedding_batch_size if method.embeds else 0,
+        examples=method.generative_batch_size if method.generates else 0,
+        group=method.group_size,
+    )
 
 
 def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
@@ -326,8 +366,14 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         batch_tokens=recipe.train.batch_tokens,
         weights=source_weights(recipe),
         window=recipe.model.beacon.window if recipe.model.beacon else None,
+        streams=streams_of(recipe.method),
     )
     batches = of_split(train, spec)
+    texts: dict[str, int] = {}
+    if isinstance(recipe.method, Gritlm):
+        from tailor.two_streams import text_facts
+
+        texts = text_facts(batches, of_split(evaluation, spec), recipe.method)
     epoch = batches.epoch(0) if len(train) else []
     if not epoch:
         raise DataError(
@@ -353,9 +399,14 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         supervised_tokens=sum(batches.units(batch) for batch in epoch),
         longest=longest,
         longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
-        rows_per_batch=size or max(len(batch) for batch in epoch),
+        rows_per_batch=size or _most_rows(epoch, spec),
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,
         run_tokens=read,
+        **texts,
     )
+
+
+def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
+    return max(1, spec.streams.examples) if spec.streams else max(len(batch) for batch in epoch)

@@ -35,9 +35,9 @@ def asked(conversations: list[list[dict[str, str]]]) -> set[str]:
 
 
 def test_the_data_is_what_the_generator_makes(tmp_path: Path) -> None:
-    command = [sys.executable, str(FOLDER / "make_data.py"), "conversations", str(tmp_path)]
-    subprocess.run(command, check=True)
-    for name in ("train.jsonl", "evaluation.jsonl"):
+    for what in ("conversations", "pairs"):
+        subprocess.run([sys.executable, str(FOLDER / "make_data.py"), what, str(tmp_path)], check=True)
+    for name in ("train.jsonl", "evaluation.jsonl", "pairs.jsonl", "pairs-evaluation.jsonl"):
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes()
 
 
@@ -50,6 +50,16 @@ def test_no_held_out_order_is_asked_about_in_training() -> None:
     shown = " ".join(training)
     assert not any(f"a {' '.join(order)}" in shown for order in held_out)
     assert any(f"a {' '.join(order)}" in shown for order in made.orders()), "the control: orders are found"
+
+
+def test_no_held_out_order_is_looked_for_in_training() -> None:
+    made = load_generator()
+    files = ("pairs.jsonl", "pairs-evaluation.jsonl")
+    training, evaluation = ((FOLDER / name).read_text() for name in files)
+    for order in made.orders():
+        named = f"a {' '.join(order)}."
+        assert named not in (training if made.held_out(order) else evaluation)
+    assert len(evaluation.splitlines()) == made.HELD_OUT
 
 
 @pytest.mark.slow

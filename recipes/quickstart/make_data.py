@@ -1,13 +1,15 @@
 """Writes what the quickstart's models learn from, the same bytes every time.
 
     python recipes/quickstart/make_data.py conversations FOLDER    train.jsonl and evaluation.jsonl
+    python recipes/quickstart/make_data.py pairs FOLDER            pairs.jsonl and pairs-evaluation.jsonl
     python recipes/quickstart/make_data.py ledger FOLDER           ledger.jsonl, the base model's reading
     python recipes/quickstart/make_data.py blank FOLDER            config.json and tokenizer of a base without weights
 
 A tailor's shop. Each cloth has its needle, thread, iron and seam, each garment its buttons and cloth
 length. The base model has read the shop's ledger: plain notes about every order. It has never seen a
 question or a chat. The conversations teach it to answer customers' questions; a fifth of all orders
-(colour, cloth and garment) is held out and asked about only in the evaluation.
+(colour, cloth and garment) is held out and asked about only in the evaluation. The pairs teach it to find
+the note about an order that a question is about, among notes about orders like it; the same orders are held out.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]
 
 LEDGER_NOTES, CONVERSATIONS, HELD_OUT = 24_000, 3000, 200
 VOCABULARY = 512
+
+INSTRUCTION = "Find the note about this order"
 
 Order = tuple[str, str, str]  # colour, cloth, garment
 
@@ -171,9 +175,44 @@ def conversations(count: int, *, of_held_out: bool, seed: int) -> list[list[dict
     return made
 
 
+def note(order: Order) -> str:
+    """The shop's short note about an order, of which there is one."""
+    draw = random.Random(" ".join(order))
+    told = draw.sample(list(facts(order).values()), 2)
+    return " ".join([f"{draw.choice(DAYS)}, {draw.choice(NAMES)}: a {' '.join(order)}.", *told])
+
+
+def like(order: Order, draw: random.Random) -> Order:
+    """An order that differs in one thing, and is held out where this one is."""
+    while True:
+        other = list(order)
+        at = draw.randrange(3)
+        other[at] = draw.choice((COLOURS, sorted(CLOTHS), sorted(GARMENTS))[at])
+        if other != list(order) and held_out(tuple(other)) == held_out(order):  # type: ignore[arg-type]
+            return tuple(other)  # type: ignore[return-value]
+
+
+def pairs(*, of_held_out: bool, seed: int) -> list[dict[str, object]]:
+    """A question about each order, the note about it, and notes about two orders like it, as GritLM's rows."""
+    draw = random.Random(seed)
+    mine = [order for order in orders() if held_out(order) == of_held_out]
+    draw.shuffle(mine)
+    rows: list[dict[str, object]] = []
+    for order in mine[:HELD_OUT] if of_held_out else mine:
+        asked = draw.choice(sorted(QUESTIONS))
+        others = [["", note(like(order, draw))] for _ in range(2)]
+        query = [INSTRUCTION, question(order, asked, draw)]
+        rows.append({"query": query, "pos": [["", note(order)]], "neg": others})
+    return rows
+
+
 def write_rows(path: Path, key: str, values: list[object]) -> None:
+    write_lines(path, [{key: value} for value in values])
+
+
+def write_lines(path: Path, rows: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({key: value}, ensure_ascii=False) + "\n" for value in values))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_blank(folder: Path) -> None:
@@ -241,6 +280,9 @@ def main() -> None:
             folder / "train.jsonl", "messages", conversations(CONVERSATIONS, of_held_out=False, seed=3)
         )
         write_rows(folder / "evaluation.jsonl", "messages", conversations(HELD_OUT, of_held_out=True, seed=4))
+    elif what == "pairs":
+        write_lines(folder / "pairs.jsonl", pairs(of_held_out=False, seed=5))
+        write_lines(folder / "pairs-evaluation.jsonl", pairs(of_held_out=True, seed=6))
     elif what == "ledger":
         write_rows(folder / "ledger.jsonl", "text", ledger())
     elif what == "blank":

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tailor.artifacts import place
+from tailor.artifacts.average_embeddings import average_embeddings
 from tailor.artifacts.base import ADAPTER, Structure, held_of
 from tailor.artifacts.checkpoints import copy_tokenizer, in_one_file, write_adapter
 from tailor.artifacts.load import find_artifact, refuse_beacons
@@ -102,6 +103,9 @@ def average(
             else:
                 _average_models(made.folder, [part.folder for part in parts], shares)
                 place.copy_texts(parts[0].folder, made.folder)
+            average_embeddings(
+                made.folder, [part.folder for part in parts], [part.url for part in parts], shares
+            )
             (made.folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     for part, share in zip(parts, shares, strict=True):
         say(f"{share:.3g} × {part.url}")

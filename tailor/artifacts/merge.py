@@ -22,6 +22,8 @@ from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.models import rope
+from tailor.models.embedding import FILE as EMBEDDING
+from tailor.models.embedding import PROJECTION
 from tailor.models.held import Held
 from tailor.models.load import DTYPES
 from tailor.spec.model import Model
@@ -287,8 +289,13 @@ def _copy_files(folder: Path, source: Source) -> None:
         for path in sorted(origin.iterdir()):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            if path.is_file() and text and not weights and path.name not in (*OWN, "config.json"):
+            left = (*OWN, "config.json", EMBEDDING)
+            if path.is_file() and text and not weights and path.name not in left:
                 shutil.copyfile(path, folder / path.name)
+    # What the base says of its embeddings says nothing of what the adapter made of them.
+    for name in (EMBEDDING, PROJECTION):
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, folder / name)
 
 
 def _record(

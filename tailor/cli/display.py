@@ -142,8 +142,15 @@ class Display:
 
     def evaluating(self, done: int, total: int, seconds_left: float | None) -> None:
         """How many rows of an evaluation are done; the time left is not known at first."""
+        self._counting("evaluating", done, total, seconds_left)
+
+    def embedding(self, done: int, total: int, seconds_left: float | None) -> None:
+        """The same of texts that are embedded."""
+        self._counting("embedding", done, total, seconds_left)
+
+    def _counting(self, what: str, done: int, total: int, seconds_left: float | None) -> None:
         left = f", {duration(seconds_left)} left" if seconds_left is not None else ""
-        self._now = f"evaluating: {done:,} of {total:,} rows{left}"
+        self._now = f"{what}: {done:,} of {total:,} rows{left}"
         if self._live is None and time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
             self.console.print(self._now)
@@ -164,6 +171,11 @@ class Display:
                     self._plain_step()
             case "evaluation":
                 self._evaluation(record)
+            case "retrieval":
+                figures = ", ".join(
+                    f"{name} {record[name]:.1%}" for name in ("recall@1", "recall@10", "ndcg@10")
+                )
+                self.line(f"step {record['step']}: {figures} of {record['queries']:,} queries")
             case "generation":
                 self.line(
                     f"exact match {record['when']} training: {record['exact_match']:.1%} of {record['count']} answers"

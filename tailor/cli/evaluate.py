@@ -103,7 +103,11 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         console.print()
         console.print(Text("\n".join(heatmap.lines(task, grid, unicode=console.encoding.startswith("utf")))))
     if samples:
-        for part in (answers(folder, results, samples), facts(folder, results)):
+        for part in (
+            answers(folder, results, samples),
+            facts(folder, results),
+            searches(folder, results, samples),
+        ):
             if part is not None:
                 console.print()
                 console.print(part)
@@ -118,6 +122,14 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         console.print(
             Text(f"{rows['short']:,} texts are shorter than the longest length, and not read", "yellow")
         )
+    if "corpus" in rows:
+        blank = f", {rows['blank']:,} of them without text" if rows["blank"] else ""
+        console.print(Text.assemble(("corpus          ", "bold"), f"{rows['corpus']:,} passages{blank}"))
+        for model, count in rows["truncated"].items():
+            if count:
+                console.print(
+                    Text(f"{model}: {count:,} texts were longer than it reads, and were cut", "yellow")
+                )
     console.print(Text.assemble(("results         ", "bold"), shown_path(folder.url)))
 
 
@@ -144,6 +156,33 @@ def answers(folder: Store, results: dict[str, Any], count: int) -> Any:
 def facts(folder: Store, results: dict[str, Any]) -> Any:
     """Every question of the fact set, with what its answer states and leaves out."""
     return _texts(folder, results, "facts.jsonl", "facts", None)
+
+
+def searches(folder: Store, results: dict[str, Any], count: int) -> Any:
+    """The first queries with the best passage that each model found; nothing where none was searched for."""
+    import json
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from tailor.cli.show import one_line
+    from tailor.runs import evaluations
+
+    if not folder.exists(evaluations.RETRIEVAL):
+        return None
+    models = list(results["models"])
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("query", *(f"best of {model}" for model in models)):
+        table.add_column(Text(head), overflow="fold", max_width=40)
+    for line in folder.read_text(evaluations.RETRIEVAL).splitlines()[:count]:
+        row = json.loads(line)
+        firsts = [next(iter(row["models"][model]["found"]), None) for model in models]
+        cells = [
+            Text(one_line(first["text"]), "green" if first["grade"] > 0 else "red") if first else Text("")
+            for first in firsts
+        ]
+        table.add_row(Text(one_line(row["query"])), *cells)
+    return table
 
 
 def _texts(folder: Store, results: dict[str, Any], file: str, wanted: str, count: int | None) -> Any:

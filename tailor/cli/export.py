@@ -1,4 +1,4 @@
-"""`tailor export`: a folder for Hugging Face or Ollama, with a model card."""
+"""`tailor export`: a folder for Hugging Face, sentence-transformers or Ollama, with a model card."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tailor.cli.merge import add_merge_options
+from tailor.errors import TailorError
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -18,9 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as",
         dest="form",
-        choices=("huggingface", "ollama"),
+        choices=("huggingface", "sentence-transformers", "ollama"),
         default="huggingface",
         help="the layout (default: huggingface)",
+    )
+    parser.add_argument(
+        "--query-instruction", metavar="TEXT", help="of the prompt `query`, for sentence-transformers"
     )
     add_export_options(parser)
 
@@ -30,7 +34,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=("adapter", "merged", "model"),
-        help="the adapter, merged into its base, or a whole model (default: as trained; for ollama merged)",
+        help="the adapter, merged into its base, or a whole model (default: as trained; merged for ollama and "
+        "sentence-transformers)",
     )
     parser.add_argument(
         "--base-id", metavar="ID", help="the base's id on the hub, where the run knows only a folder"
@@ -45,10 +50,15 @@ def request(args: argparse.Namespace, form: str) -> Request:
     from tailor.export.folder import Request
 
     merging = Settings(args.onto, args.dtype, args.tolerance, args.verify)
-    return Request(form, args.weights, args.base, args.base_id, merging, args.name)  # type: ignore[arg-type]
+    query = getattr(args, "query_instruction", None)  # of `export` alone
+    return Request(form, args.weights, args.base, args.base_id, merging, args.name, query)  # type: ignore[arg-type]
 
 
 def execute(args: argparse.Namespace) -> int:
+    if args.query_instruction is not None and args.form != "sentence-transformers":
+        raise TailorError(
+            "--query-instruction has no effect on this layout; it is for --as sentence-transformers"
+        )
     quiet()
     from tailor.export.folder import export
 

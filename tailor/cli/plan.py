@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tailor.plan import beacon
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
-from tailor.spec.method import joins
+from tailor.spec.method import Gritlm, joins, streams
 
 if TYPE_CHECKING:
     from tailor.plan import Hardware, Plan
@@ -52,15 +52,10 @@ def execute(args: argparse.Namespace) -> int:
 
 def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     """The plan for a reader: (what, value) in the order of a run."""
-    if plan.batch_size is not None:
-        rows = (
-            "rows of joined documents" if joins(plan.method) else "packed rows" if plan.pack else "examples"
-        )
-        batch = f"{plan.batch_size} {rows}"
-    else:
-        batch = f"{plan.batch_tokens:,} tokens"
     memory = plan.memory
     parts = ("weights", "gradients", "optimizer", "activations", "logits")
+    if memory.embeddings:
+        parts = (*parts, "embeddings")
     spent = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
     if memory.reference:
         spent += f", reference {memory.reference / GIB:.2f}"
@@ -78,13 +73,14 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
             "data",
             f"{plan.tokens_per_epoch:,} tokens an epoch, {plan.supervised_tokens_per_epoch:,} supervised",
         ),
-        ("batch", f"{batch}, over all workers"),
+        ("batch", f"{_batch(plan)}, over all workers"),
         (
             "per worker",
             f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} in a step",
         ),
         ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
         *([("windows", _windows(plan))] if plan.model.beacon else []),
+        *([("chunks", _chunks(plan))] if plan.chunk_size or plan.chunk_tokens else []),
         ("steps", f"{plan.steps} ({plan.steps_per_epoch} an epoch), warm-up {plan.warmup_steps}"),
         *(
             [("token budget", f"{plan.token_budget:,}, reached with {plan.run_tokens:,}")]
@@ -111,6 +107,21 @@ def _strategy(plan: Plan) -> str:
         f"{key.replace('_', ' ')} {value}".removesuffix(" True") for key, value in chosen.items() if value
     ]
     return ", ".join([plan.strategy.name, *settings])
+
+
+def _chunks(plan: Plan) -> str:
+    size = f"{plan.chunk_size} texts" if plan.chunk_size else f"at most {plan.chunk_tokens:,} tokens"
+    engine = plan.method.engine if isinstance(plan.method, Gritlm) else ""
+    return f"texts to embed in chunks of {size}, by {engine}"
+
+
+def _batch(plan: Plan) -> str:
+    if isinstance(plan.method, Gritlm):
+        return streams(plan.method.model_dump())
+    if plan.batch_size is None:
+        return f"{plan.batch_tokens:,} tokens"
+    rows = "rows of joined documents" if joins(plan.method) else "packed rows" if plan.pack else "examples"
+    return f"{plan.batch_size} {rows}"
 
 
 def _trained(plan: Plan) -> str:

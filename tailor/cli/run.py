@@ -25,6 +25,8 @@ RESULTS = (
     "Token accuracy",
     "Artefact from",
     "Exact match",
+    "Recall@1",
+    "NDCG@10",
     "Time",
     "Speed",
     "Peak memory",

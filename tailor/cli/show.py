@@ -11,6 +11,7 @@ from tailor.runs import folder
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
+from tailor.spec.method import streams
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -53,7 +54,11 @@ def _more(run: Store) -> list[tuple[str, str]]:
     rows = []
     if plan:
         batch = (
-            f"{plan['batch_tokens']} tokens" if plan["batch_tokens"] else f"{plan['batch_size']} sequences"
+            streams(plan["method"])
+            if plan["method"]["name"] == "gritlm"
+            else f"{plan['batch_tokens']} tokens"
+            if plan["batch_tokens"]
+            else f"{plan['batch_size']} sequences"
         )
         together = plan.get("sequence_parallel", 1)
         workers = "workers" if together == 1 else f"groups of {together} workers"

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode import answers, fitting
+from tailor.encode import answers, fitting, texts
 from tailor.encode.answers import Limits
 from tailor.encode.fitting import targets
 from tailor.encode.masks import ChatEncoder, Encoded
-from tailor.encode.records import Chat, Completion, Pair, Rated, Record, RowError, Text
+from tailor.encode.records import Chat, Completion, Pair, Rated, Record, Relevance, RowError, Text
+from tailor.encode.texts import TextEncoder, TextLimits
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import TurnRules
 from tailor.errors import ModelError
@@ -50,8 +51,12 @@ class Encoder:
         chunk: Chunk | None = None,
         retrieve: Retrieve | None = None,
         limits: Limits | None = None,
+        text_limits: TextLimits | None = None,
     ) -> None:
-        """`limits` are given when the records are answers, `Pair` or `Rated`; `max_length` is None where any length fits."""
+        """`limits` are given when the records are answers, `Pair` or `Rated`; `text_limits` when some may be `Relevance`.
+
+        `max_length` is None where any length fits.
+        """
         self.tokenizer = tokenizer
         self._train_on = train_on
         self._max_length = max_length
@@ -59,6 +64,7 @@ class Encoder:
         self._chunk = chunk or Chunk()
         self._retrieve = retrieve or Retrieve()
         self.limits = limits
+        self._text_limits = text_limits
         self._chats = ChatEncoder(tokenizer, rules, train_on) if rules is not None else None
 
     def __call__(self, records: Sequence[Record]) -> list[Outcome | RowError]:
@@ -84,6 +90,10 @@ class Encoder:
         if isinstance(records[0], Pair | Rated):
             rows = [record for record in records if isinstance(record, Pair | Rated)]
             return answers.grouped(rows, self.encode(answers.answers(rows)))
+        if isinstance(records[0], Relevance):
+            assert self._text_limits is not None
+            own = [record for record in records if isinstance(record, Relevance)]
+            return texts.relevances(TextEncoder(self.tokenizer), own, self._text_limits)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])
@@ -126,6 +136,8 @@ class Encoder:
             return result
         if self.limits is not None:
             return self._fit_answers(result, self.limits)
+        if self._text_limits is not None and len(result) > 1 and result[1].place:
+            return self._fit_texts(result, self._text_limits)
         outcome = Outcome(result)
         longest = max(len(example.input_ids) for example in result)
         if self._max_length is not None and longest > self._max_length:
@@ -157,6 +169,21 @@ class Encoder:
             targets(whole.spans) - targets(piece.spans) for whole, piece in zip(group, pieces, strict=True)
         )
         return Outcome(pieces, truncated=True, lost=lost, prompt_lost=sum(begin for begin, _ in spans))
+
+    def _fit_texts(self, group: list[Encoded], limits: TextLimits) -> Outcome | RowError:
+        """A query with its passages as they are, cut, or left out."""
+        over = texts.too_long(group, limits)
+        if not over:
+            return Outcome(group)
+        if self._on_long == "drop":
+            return RowError("too_long", over)
+        pieces = texts.cut(group, limits)
+        if isinstance(pieces, RowError):
+            return pieces
+        lost = sum(len(example.input_ids) for example in group) - sum(
+            len(example.input_ids) for example in pieces
+        )
+        return Outcome(pieces, truncated=True, lost=lost)
 
     def _fitted(self, examples: list[Encoded], most: int) -> Outcome | RowError:
         if self._on_long == "chunk":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.encode import preference
+from tailor.encode import preference, relevance
 from tailor.encode.fields import (
     kind_of,
     to_chat,
@@ -31,6 +31,8 @@ class Format:
     required: tuple[str, ...]
     convert: Callable[[Row], Record]
     is_chat: bool = False
+    numbered: str = ""
+    """A field that may stand in several columns, NAME_1, NAME_2, …: it is then a list."""
 
     def pick(self, row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
         """The format's fields out of a row. RowError when a required one is missing."""
@@ -43,13 +45,27 @@ class Format:
             else:
                 if field in self.required:
                     raise RowError("missing_key", f"missing key `{columns.get(field, names[0])}`")
+        if self.numbered:
+            self._pick_numbered(row, columns, picked)
         return picked
+
+    def _pick_numbered(self, row: Row, columns: Mapping[str, str], picked: dict[str, Any]) -> None:
+        head = f"{columns.get(self.numbered, self.numbered)}_"
+        numbers = sorted(int(name[len(head) :]) for name in row if _is_numbered(name, head))
+        several = [row[f"{head}{number}"] for number in numbers if row[f"{head}{number}"] is not None]
+        if several:
+            first = picked.get(self.numbered, [])
+            picked[self.numbered] = [*([first] if isinstance(first, str) else first), *several]
 
     def record(self, row: Any, columns: Mapping[str, str]) -> Record:
         """The record of a row. RowError when the row cannot be read."""
         if not isinstance(row, Mapping):
             raise RowError("wrong_type", f"a row must be an object, not {kind_of(row)}")
         return self.convert(self.pick(row, columns))
+
+
+def _is_numbered(name: Any, head: str) -> bool:
+    return isinstance(name, str) and name.startswith(head) and name[len(head) :].isdecimal()
 
 
 def _messages(row: Row) -> Record:
@@ -130,6 +146,7 @@ FORMATS: dict[str, Format] = {
             _completion,
         ),
         Format("text", {"text": ("text",)}, ("text",), _plain),
+        Format("turns", {"text": ("text",)}, ("text",), relevance.turns, True),
         Format(
             "preference",
             {name: (name,) for name in ("prompt", "chosen", "rejected", "tools", "system")},
@@ -177,6 +194,31 @@ FORMATS: dict[str, Format] = {
             ("prompt", "completion", "label"),
             preference.rated_text,
         ),
+        Format(
+            "gritlm",
+            {name: (name,) for name in ("query", "pos", "neg")},
+            ("query", "pos"),
+            relevance.gritlm,
+        ),
+        Format(
+            "flagembedding",
+            {name: (name,) for name in ("query", "pos", "neg", "prompt")},
+            ("query", "pos"),
+            relevance.flagembedding,
+        ),
+        Format(
+            "tevatron",
+            {name: (name,) for name in ("query", "positive_passages", "negative_passages")},
+            ("query", "positive_passages"),
+            relevance.tevatron,
+        ),
+        Format(
+            "sentence_transformers",
+            {name: (name,) for name in ("anchor", "positive", "negative")},
+            ("anchor", "positive"),
+            relevance.sentence_transformers,
+            numbered="negative",
+        ),
     )
 }
 
@@ -213,8 +255,20 @@ def _form(name: str, picked: Row) -> bool:
         return _first_keys(picked["conversations"]) >= {"from", "value"}
     if name == "firefly":
         return _first_keys(picked["conversation"]) >= {"human", "assistant"}
+    if name == "turns":
+        return _are_texts(picked["text"])
+    if name in ("gritlm", "flagembedding"):
+        plain = isinstance(picked["query"], str) and _are_texts(picked["pos"])
+        return plain == (name == "flagembedding")
+    if name == "tevatron":
+        return isinstance(picked["query"], str) and "text" in _first_keys(picked["positive_passages"])
     # A prompt or an answer that is a list of messages belongs to another format.
     return all(isinstance(picked[field], str) for field in FORMATS[name].required if field != "label")
+
+
+def _are_texts(value: Any) -> bool:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_list and all(isinstance(text, str) for text in value)
 
 
 def _first_keys(value: Any) -> set[str]:

@@ -17,10 +17,11 @@ from tailor.encode.formats import FORMATS
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
+from tailor.encode.texts import GRITLM, TextLimits
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Chunk, Data, Retrieve
-from tailor.spec.method import Dpo, Kto, Method, joins
+from tailor.spec.method import Dpo, Gritlm, Kto, Method, joins
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.tokens import MANIFEST, SPLITS, TokenStore
@@ -132,6 +133,18 @@ def make_encoder(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRu
         chunk=data.chunk,
         retrieve=data.retrieve,
         limits=limits,
+        text_limits=_text_limits(data, method),
+    )
+
+
+def _text_limits(data: Data, method: Method) -> TextLimits | None:
+    """The limits of texts to embed, for a method that embeds."""
+    if not isinstance(method, Gritlm):
+        return None
+    return TextLimits(
+        query=method.max_query_length or data.max_length,
+        passage=method.max_passage_length or data.max_length,
+        negatives=method.group_size > 1,
     )
 
 
@@ -301,6 +314,7 @@ def _fingerprint(
 
     template = tokenizer.require_template() if sources.chats else None
     train_on, limits = _reading(method)
+    texts = _text_limits(data, method)
     facts = {
         "encode_version": ENCODE_VERSION,
         "tokenizer": tokenizer.fingerprint,
@@ -319,4 +333,6 @@ def _fingerprint(
     if not joins(method) and data.on_long in ("chunk", "retrieve"):
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
         facts[data.on_long] = settings.model_dump()
+    if texts is not None:
+        facts["texts"] = [texts.query, texts.passage, texts.negatives, GRITLM.instructed, GRITLM.plain]
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

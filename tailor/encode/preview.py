@@ -92,6 +92,9 @@ def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list
     told = f"{tokens} tokens, {supervised} supervised"
     if encoder.limits is not None:
         told += ", " + " and ".join(_kind(example, whole) for example in whole)
+    elif _are_texts(whole):
+        answers = sum(example.wanted for example in whole) - 1
+        told = f"{tokens} tokens, {supervised} pooled, a query, {answers} answers, {len(whole) - 1 - answers} others"
     elif len(whole) > 1:
         told += f", in {len(whole)} examples, for the template rewrites earlier turns"
     outcome = encoder.fit(whole)
@@ -104,10 +107,18 @@ def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list
     if outcome.truncated and encoder.limits is not None:
         told = f"{told}; truncated, {outcome.lost} supervised and {outcome.prompt_lost} of prompts lost"
         return told, kept(whole, encoder.limits, data.max_length)
+    if outcome.truncated and _are_texts(whole):
+        ends = [(0, len(piece.input_ids)) for piece in outcome.examples]
+        return f"{told}; truncated, {outcome.lost} tokens lost", ends
     if outcome.truncated:
         told = f"{told}; truncated to {data.max_length}, {outcome.lost} supervised lost"
         return told, [(0, data.max_length)] * len(whole)
     return told, everything
+
+
+def _are_texts(whole: list[Encoded]) -> bool:
+    """Whether a row is a query with its passages."""
+    return len(whole) > 1 and whole[1].place > 0
 
 
 def _kind(example: Encoded, group: list[Encoded]) -> str:

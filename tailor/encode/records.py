@@ -1,4 +1,4 @@
-"""What a row becomes: a conversation, a completion, a text, answers to compare, or the reason why it cannot be read."""
+"""What a row becomes: a conversation, a completion, a text, things to compare, or the reason why it cannot be read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,20 @@ class Rated:
     desirable: bool
 
 
-Record = Chat | Completion | Text | Pair | Rated
+Instructed = tuple[str | None, str]
+"""A text to embed, behind its instruction, if it has one."""
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """A query, the passages that answer it (at least one), and passages that do not."""
+
+    query: Instructed
+    positives: tuple[Instructed, ...]
+    negatives: tuple[Instructed, ...]
+
+
+Record = Chat | Completion | Text | Pair | Rated | Relevance
 
 
 def content_hash(record: Record) -> int:
@@ -81,3 +94,5 @@ def _parts(record: Record) -> Any:
             return [_parts(record.chosen), _parts(record.rejected)]
         case Rated():
             return [_parts(record.answer), record.desirable]
+        case Relevance():  # rows of one query stay together, whatever passages they have
+            return list(record.query)

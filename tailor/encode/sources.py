@@ -43,7 +43,7 @@ def resolve(source: Source, key: str, method: Method) -> Resolved:
     files = find_files(source, key)
     with _naming(where, source.path):
         fmt, guessed = find_format(source, where, files, method)
-        contents = tuple((part.label, _content(part)) for part in files)
+        contents = tuple((part.label, content_of(part)) for part in files)
     return Resolved(source, where, tuple(files), contents, fmt, guessed)
 
 
@@ -206,7 +206,7 @@ def _looked_into(part: Part) -> Part:
     return part if is_wrapper else replace(part, kind="jsonl")
 
 
-def _content(part: Part) -> str:
+def content_of(part: Part) -> str:
     """What changes when the file changes: its bytes' hash, or what a remote store says of its version."""
     import xxhash
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
 from tailor.tokens import Split
-from tailor.train.session import Session
+from tailor.train.session import Session, When
 
 FILES = {"start": "evaluation/before.jsonl", "end": "evaluation/after.jsonl"}
 
@@ -50,8 +50,9 @@ def answer_rows(split: Split, stop_ids: Sequence[int], *, limit: int) -> list[An
     return rows
 
 
-def probe(session: Session, when: Literal["start", "end"]) -> None:
-    """Answer the evaluation questions and report the exact match; the answers go to `evaluation/` in the run.
+def probe(session: Session, when: When, step: int) -> None:
+    """Answer the evaluation questions and report the exact match, before and after training; the answers go to
+    `evaluation/` in the run.
 
     Every rank answers a share. A run that goes on from a checkpoint was measured before its first step.
     DataError when the evaluation data has no question.
@@ -59,7 +60,7 @@ def probe(session: Session, when: Literal["start", "end"]) -> None:
     host, plan = session.host, session.plan
     settings = plan.evaluate.generation
     assert settings is not None
-    if when == "start" and host.resume() is not None:
+    if when == "evaluation" or (when == "start" and host.resume() is not None):
         return
     tokenizer = load_tokenizer(plan.model.path, plan.model.revision)
     stop_ids = stops(tokenizer, session.tokens.template)

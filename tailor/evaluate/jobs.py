@@ -12,24 +12,33 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from tailor.errors import ModelError
 from tailor.evaluate import generation, grid, harness, likelihood, windows
+from tailor.evaluate.collection import Text
 from tailor.evaluate.grid import Hunt
 from tailor.evaluate.rows import Ids, Scored
 from tailor.evaluate.windows import Windows
 from tailor.spec.suite import Decoding, LmEval
 
-Kind = Literal["generate", "score", "read", "find", "lm_eval"]
+Kind = Literal["generate", "score", "read", "find", "embed", "lm_eval"]
+EMBEDDED = 512
+"""Texts in one job to embed."""
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model to load. without_adapter: its base alone. stop_ids: in place of the model's own."""
+    """A model to load. without_adapter: its base alone. stop_ids: in place of the model's own.
+
+    embeds_like: the folder whose embedding.json says how it embeds, where it has none itself.
+    """
 
     label: str
     url: str
     without_adapter: bool = False
     stop_ids: tuple[int, ...] | None = None
+    embeds_like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,23 @@ class Job:
     kind: Kind
     items: tuple[int, ...]
     inputs: tuple[Any, ...]
+    instruction: str | None = None
+    """Before every text to embed."""
+    dimension: int | None = None
+    """Of the embeddings, where it is not the model's own."""
 
 
-Result = list[Any]
+@dataclass(frozen=True)
+class Embedded:
+    """Texts embedded. vectors: float32[items, dimension]; truncated: how many texts were longer than the model reads."""
+
+    vectors: np.ndarray
+    truncated: int
+
+
+Result = list[Any] | Embedded
 """Per item: the answer's token ids, a likelihood or losses by position as a mapping, or what a task of lm-eval gave."""
-Runner = Callable[[Sequence[ModelRef], Decoding, Sequence[Job]], Iterator[tuple[int, Result]]]
+Runner = Callable[[Sequence[ModelRef], Decoding, Iterable[Job]], Iterator[tuple[int, Result]]]
 """Does jobs and gives (index among them, result), in the order in which they end."""
 
 
@@ -64,6 +85,22 @@ def scoring(model: str, part: str, sequences: Sequence[Scored], batch_size: int)
         Job(model, part, "score", tuple(chosen), tuple(sequences[i] for i in chosen))
         for chosen in likelihood.batches(sequences, batch_size)
     ]
+
+
+def embedding(model: str, part: str, texts: Sequence[Text], dimension: int | None = None) -> list[Job]:
+    """Jobs that embed texts, those of one instruction and of like length together. Blank ones are left out."""
+    groups: dict[str | None, list[int]] = {}
+    for number, one in enumerate(texts):
+        if one.text:
+            groups.setdefault(one.instruction, []).append(number)
+    jobs = []
+    for instruction, numbers in groups.items():
+        numbers.sort(key=lambda number: len(texts[number].text))
+        for start in range(0, len(numbers), EMBEDDED):
+            chosen = tuple(numbers[start : start + EMBEDDED])
+            inputs = tuple(texts[number].text for number in chosen)
+            jobs.append(Job(model, part, "embed", chosen, inputs, instruction, dimension))
+    return jobs
 
 
 def of_lm_eval(model: str, task: LmEval) -> list[Job]:
@@ -91,17 +128,40 @@ class Worker:
     def __init__(self, models: Sequence[ModelRef], decoding: Decoding) -> None:
         self._models = {model.label: model for model in models}
         self._decoding = decoding
-        self._url: str | None = None
+        self._held: tuple[str, str] | None = None
+        """What is in memory: a model's URL, and whether it writes or embeds."""
         self._loaded: Any = None
         self._scoring: Any = None
+        self._embedder: Any = None
 
     def __call__(self, job: Job) -> Result:
+        ref = self._models[job.model]
+        return self._embed(ref, job) if job.kind == "embed" else self._write(ref, job)
+
+    def _hold(self, url: str, use: str) -> bool:
+        """Make room for a model, unless it is there already."""
+        if self._held == (url, use):
+            return False
+        self._loaded = self._scoring = self._embedder = None  # free the memory first
+        self._held = (url, use)
+        return True
+
+    def _embed(self, ref: ModelRef, job: Job) -> Embedded:
+        from tailor.evaluate.embedders import TextEmbedder
+
+        if self._hold(ref.url, "embed"):
+            self._embedder = TextEmbedder(ref.url, ref.embeds_like)
+        vectors, truncated = self._embedder(
+            job.inputs, job.instruction, job.dimension, without_adapter=ref.without_adapter
+        )
+        return Embedded(vectors, truncated)
+
+    def _write(self, ref: ModelRef, job: Job) -> list[Any]:
         from tailor.artifacts.load import load_run
 
-        ref, settings = self._models[job.model], self._decoding
-        if self._url != ref.url:
-            self._loaded = self._scoring = None  # free the memory first
-            self._loaded, self._url = load_run(ref.url), ref.url
+        settings = self._decoding
+        if self._hold(ref.url, "write"):
+            self._loaded = load_run(ref.url)
             self._scoring = likelihood.scoring_model(self._loaded.model)
         loaded = self._loaded
         with loaded.without_adapter() if ref.without_adapter else nullcontext():
@@ -148,7 +208,7 @@ def _require_numbers(losses: Iterable[float], ref: ModelRef) -> None:
 
 
 def in_process(
-    models: Sequence[ModelRef], decoding: Decoding, jobs: Sequence[Job]
+    models: Sequence[ModelRef], decoding: Decoding, jobs: Iterable[Job]
 ) -> Iterator[tuple[int, Result]]:
     """Do the jobs here, one after the other."""
     worker = Worker(models, decoding)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import grid, rows
+from tailor.evaluate.collection import Collection, read_collection
 from tailor.evaluate.grid import Hunt
-from tailor.evaluate.jobs import Job, finding, generating, reading, scoring
+from tailor.evaluate.jobs import Job, embedding, finding, generating, reading, scoring
 from tailor.evaluate.rows import Choice, LongText, Passage, Question
 from tailor.evaluate.subjects import Subject
 from tailor.spec.data import Data
 from tailor.spec.long import LongPerplexity, Needle, Passkey
-from tailor.spec.method import ANSWERS, Method, Sft
+from tailor.spec.method import ANSWERS, Gritlm, Method, Sft
 from tailor.spec.model import Model
-from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Suite
+from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Retrieval, Suite
 from tailor.store import Store
 from tailor.tokens import MANIFEST, TokenStore
 
@@ -44,6 +45,9 @@ class Material:
     """Evaluation rows that there are, of which `limit` were taken."""
     cut: int = 0
     """Rows that were not answered, because `on_long: chunk` cut them."""
+    collection: Collection | None = None
+    dimension: int | None = None
+    """Of the collection's embeddings, where it is not the model's own."""
 
     def jobs(self, model: str, batch_size: int) -> list[Job]:
         """The work on these rows, in a fixed order."""
@@ -56,6 +60,15 @@ class Material:
             *generating(model, "facts", [one.prompt for one in self.facts], batch_size),
             *reading(model, "texts", [window for text in self.texts for window in text.windows]),
             *(job for task, found in self.hunts.items() for job in finding(model, task, found, batch_size)),
+            *self._embedding(model),
+        ]
+
+    def _embedding(self, model: str) -> list[Job]:
+        if self.collection is None:
+            return []
+        return [
+            *embedding(model, "queries", self.collection.queries, self.dimension),
+            *embedding(model, "corpus", self.collection.corpus, self.dimension),
         ]
 
     def places(self) -> list[Any]:
@@ -67,10 +80,24 @@ class Material:
 
 def gather(suite: Suite, main: Subject, others: list[Subject], prepare: Prepare) -> dict[str, Material]:
     """The rows of every model, by its label. Raises DataError and what preparation raises."""
-    first = _of(suite, main, main, prepare)
+    searched = next((task for task in suite.tasks if isinstance(task, Retrieval)), None)
+    collection = None
+    if searched is not None:
+        where = f"tasks[{suite.tasks.index(searched)}].data"
+        collection = read_collection(
+            searched.data, where, searched.query_instruction, searched.corpus_instruction
+        )
+
+    def of(subject: Subject) -> Material:
+        found = _of(suite, subject, main, prepare)
+        return (
+            found if searched is None else replace(found, collection=collection, dimension=searched.dimension)
+        )
+
+    first = of(main)
     found = {main.label: first}
     for other in others:
-        own = first if other.artifact.url == main.artifact.url else _of(suite, other, main, prepare)
+        own = first if other.artifact.url == main.artifact.url else of(other)
         if own is not first and own.places() != first.places():
             raise DataError(
                 f"compare: {other.ref.url} keeps other rows than {main.ref.url}, so that their figures could not "
@@ -156,6 +183,11 @@ def _tokens(
     if recipe.method.name in ANSWERS:
         raise DataError(
             f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
+            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+        )
+    if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
+        raise DataError(
+            f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
             mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
     url = main.run.read_json("data.json")["tokens"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tailor.evaluate.jobs import Job, Result
+import numpy as np
+
+from tailor.evaluate.jobs import Embedded, Job, Result
 from tailor.spec.suite import Decoding
 
 if TYPE_CHECKING:
@@ -35,22 +38,32 @@ class Parts:
         if folder.exists(STATE) and folder.read_json(STATE) != identity:
             self.others = True
             for name in folder.names():
-                if name.endswith(".json"):
+                if name.endswith((".json", ".npz")):
                     folder.remove(name)
         folder.write_json(STATE, identity)
         self._there = set(folder.names())
 
     def has(self, number: int) -> bool:
-        return _name(number) in self._there
+        return not self._there.isdisjoint((_name(number, "json"), _name(number, "npz")))
 
     def read(self, number: int) -> Result:
-        result: Result = self._folder.read_json(_name(number))
+        if (name := _name(number, "npz")) in self._there:
+            found = np.load(io.BytesIO(self._folder.read_bytes(name)), allow_pickle=False)
+            return Embedded(found["vectors"], int(found["truncated"]))
+        result: list[Any] = self._folder.read_json(_name(number, "json"))
         return result
 
     def write(self, number: int, result: Result) -> None:
         """Write one batch's result, the whole of it or nothing."""
-        self._folder.write_json(_name(number), result)
+        name = _name(number, "npz" if isinstance(result, Embedded) else "json")
+        if isinstance(result, Embedded):
+            content = io.BytesIO()
+            np.savez(content, vectors=result.vectors, truncated=np.int64(result.truncated))
+            self._folder.write_bytes(name, content.getvalue())
+        else:
+            self._folder.write_json(name, result)
+        self._there.add(name)
 
 
-def _name(number: int) -> str:
-    return f"part-{number:06d}.json"
+def _name(number: int, suffix: str) -> str:
+    return f"part-{number:06d}.{suffix}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tailor.evaluate import harness
+from tailor.evaluate.collection import Collection
 from tailor.evaluate.figures import PerRow, from_losses, mean
 from tailor.evaluate.grid import finds
-from tailor.evaluate.jobs import Job, Result
+from tailor.evaluate.jobs import Embedded, Job, Result
 from tailor.evaluate.material import Material
 from tailor.evaluate.scores import facts_found, scorer
+from tailor.evaluate.search import Found, Search
 from tailor.evaluate.windows import BUCKETS
-from tailor.spec.suite import Suite
+from tailor.spec.suite import Retrieval, Suite
 
 Row = dict[str, Any]
 
@@ -30,6 +32,8 @@ class Results:
 
     figures: dict[str, dict[str, PerRow]]
     rows: dict[str, list[Row]]
+    truncated: dict[str, int]
+    """Texts that a model embedded without their ends, by model."""
     harness: dict[str, Any]
     """What lm-eval itself reports, by task and model, with its tasks' versions; empty without such a task."""
     left_out: list[str]
@@ -39,19 +43,33 @@ class Results:
 
 
 def results(
-    suite: Suite, material: Mapping[str, Material], jobs: Sequence[Job], done: Sequence[Result]
+    suite: Suite, material: Mapping[str, Material], jobs: Sequence[Job], done: Iterable[Result]
 ) -> Results:
-    """Judge what the jobs gave."""
+    """Judge what the jobs gave. Embeddings are taken one job at a time, for all of them may be more than fit."""
     given: dict[tuple[str, str], dict[int, Any]] = {}
+    searched = next((task for task in suite.tasks if isinstance(task, Retrieval)), None)
+    searches = {
+        model: Search(own.collection, ignore_identical_ids=searched.data.ignore_identical_ids)
+        for model, own in material.items()
+        if searched is not None and own.collection is not None
+    }
+    truncated = dict.fromkeys(searches, 0)
     for job, result in zip(jobs, done, strict=True):
-        given.setdefault((job.model, job.part), {}).update(zip(job.items, result, strict=True))
+        if isinstance(result, Embedded):
+            search = searches[job.model]
+            (search.add_queries if job.part == "queries" else search.add_passages)(job.items, result.vectors)
+            truncated[job.model] += result.truncated
+        else:
+            given.setdefault((job.model, job.part), {}).update(zip(job.items, result, strict=True))
     figures: dict[str, dict[str, PerRow]] = {}
     rows: dict[str, list[Row]] = {}
     told: dict[str, Any] = {}
     grids: dict[str, Any] = {}
     positions: dict[str, Any] = {}
     for model, own in material.items():
-        judged = _Judged(own, {part: given.get((model, part), {}) for part in (*PARTS, *own.hunts)})
+        found_passages = searches[model].found() if model in searches else []
+        answered = {part: given.get((model, part), {}) for part in (*PARTS, *own.hunts)}
+        judged = _Judged(own, answered, found_passages)
         found: dict[str, PerRow] = {}
         for task in suite.tasks:
             found.update(judged.of(task))
@@ -72,17 +90,22 @@ def results(
             positions.setdefault("ends", [longest * (at + 1) // BUCKETS for at in range(BUCKETS)])
             positions.setdefault("models", {})[model] = judged.by_position()
     left_out = [line for report in judged.reports for line in harness.left_out(report)]
-    return Results(figures, rows, told, left_out, grids, positions)
+    return Results(figures, rows, truncated, told, left_out, grids, positions)
 
 
 PARTS = ("passages", "questions", "choices", "facts", "texts", harness.PART)
+SHOWN_PASSAGES, SHOWN_LETTERS = 10, 200
+"""What is kept of a query's best passages: how many, and how much of each text."""
 
 
 class _Judged:
     """One model's rows with what it made of them."""
 
-    def __init__(self, material: Material, given: Mapping[str, Mapping[int, Any]]) -> None:
+    def __init__(
+        self, material: Material, given: Mapping[str, Mapping[int, Any]], found: Sequence[Found]
+    ) -> None:
         self._material = material
+        self._found = found
         decode = material.tokenizer.decode
         self._answers = {
             part: [
@@ -116,6 +139,8 @@ class _Judged:
             return self._long_perplexity(task.lengths)
         if task.name in self._material.hunts:
             return self._hunt(task.name)
+        if task.name == "retrieval":
+            return {name: mean([one.figures[name] for one in self._found]) for name in self._found[0].figures}
         judge = {"multiple_choice": self._judge_choices, "facts": self._judge_facts}.get(task.name)
         part = {"multiple_choice": "choices", "facts": "facts"}.get(task.name, "questions")
         scores = judge() if judge is not None else self._judge_answers(task)
@@ -262,7 +287,32 @@ class _Judged:
                     material.facts, self._answers["facts"], self._scores["facts"], strict=True
                 )
             ]
+        if material.collection is not None:
+            found["retrieval.jsonl"] = list(_searched(material.collection, self._found))
         return found
+
+
+def _searched(collection: Collection, found: Sequence[Found]) -> Iterator[tuple[Row, Row]]:
+    """Per query what was judged, and what was found: the best passages with their scores and grades."""
+    for query, grades, own in zip(collection.queries, collection.grades, found, strict=True):
+        passages = [
+            {
+                "id": collection.corpus[at].id,
+                "score": score,
+                "grade": grades.get(at, 0),
+                "text": _short(collection.corpus[at].text),
+            }
+            for at, score in zip(own.passages[:SHOWN_PASSAGES], own.scores, strict=False)
+        ]
+        shared: Row = {"id": query.id, "query": query.text}
+        if query.instruction:
+            shared["instruction"] = query.instruction
+        shared["relevant"] = {collection.corpus[at].id: grade for at, grade in grades.items() if grade > 0}
+        yield shared, {"found": passages, **own.figures}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 1]}…"
 
 
 _KEYS = ("loss", "hits", "tokens")

@@ -149,5 +149,5 @@ def _base(main: Subject) -> Subject:
             f"{main.ref.url} is a whole model and no run, so its base is not known",
             mend="name it: compare: [PATH], or leave compare away",
         )
-    ref = ModelRef("base", main.base_path, stop_ids=main.stop_ids())
+    ref = ModelRef("base", main.base_path, stop_ids=main.stop_ids(), embeds_like=main.artifact.url)
     return Subject(ref, main.artifact, main.run, main.plan, main.recipe)

@@ -21,12 +21,18 @@ def card(run: Store, folder: Path, weights: str, *, base: str | None, name: str,
     """The text of README.md. `folder`: what is exported; `base`: the base's id on the hub, where it has one."""
     plan, data = runs.read_json(run, runs.PLAN), runs.read_json(run, runs.DATA)
     records = read(run)
+    embeds = (folder / "config_sentence_transformers.json").is_file()
     head = front_matter(plan, data, records, weights, base=base, name=name)
+    if embeds:
+        head |= {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+        head["tags"] = ["sentence-transformers", "feature-extraction", *head["tags"]]
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
         f"# {name}\n",
         _intro(plan, weights, base),
-        _use(plan["model"], weights, base, converses=(folder / "chat_template.jinja").is_file()),
+        _use_embeddings(folder)
+        if embeds
+        else _use(plan["model"], weights, base, converses=(folder / "chat_template.jinja").is_file()),
         "## Training\n",
         _table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
     ]
@@ -177,6 +183,24 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
     if weights == "adapter" and base is None:
         note = "\n`base_model_name_or_path` in `adapter_config.json` names the base's folder; set it to where it is on your machine.\n"
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```\n" + note
+
+
+def _use_embeddings(folder: Path) -> str:
+    prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
+    lines = [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("PATH")',
+        'queries = model.encode(["…"], prompt_name="query")',
+        'passages = model.encode(["…"])',
+        "print(model.similarity(queries, passages))",
+    ]
+    rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
+    note = (
+        "It needs transformers 5.2 or newer: its decoder reads in both directions, which older ones ignore.\n"
+    )
+    code = "```python\n" + "\n".join(lines) + "\n```\n"
+    return f"## Use\n\n{code}\n{_table(['prompt', 'what stands before a text'], rows)}\n{note}"
 
 
 def _quantization(quantize: dict[str, Any]) -> str:

@@ -16,13 +16,14 @@ from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into, open_source
 from tailor.errors import ModelError, StoreError
+from tailor.evaluate.embedders import require_embeddings
 from tailor.export.card import CURVE, card
 from tailor.runs import folder as runs
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
 
 RECORD = "export.json"
-Form = Literal["huggingface", "ollama"]
+Form = Literal["huggingface", "sentence-transformers", "ollama"]
 Weights = Literal["adapter", "merged", "model"]
 
 
@@ -32,7 +33,7 @@ class Request:
 
     form: Form = "huggingface"
     weights: Weights | None = None
-    """By default the run's artefact as it is; for Ollama an adapter is merged."""
+    """By default the run's artefact as it is; for Ollama and sentence-transformers an adapter is merged."""
     base: str | None = None
     """Where the base is now, when it has moved."""
     base_id: str | None = None
@@ -40,6 +41,8 @@ class Request:
     merging: Settings = field(default_factory=Settings)
     name: str | None = None
     """The model's name in its card; the run's by default."""
+    query_instruction: str | None = None
+    """Of the prompt `query` for sentence-transformers."""
 
 
 def finished(url: str) -> tuple[Store, str]:
@@ -62,7 +65,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         if is_checkpoint(url):
             source = Path(scratch) / "weights"
             kind, run = consolidate(url, source)
-            if request.weights == "merged" or request.form == "ollama":
+            if request.weights == "merged" or request.form != "huggingface":
                 raise ModelError(
                     f"{url} is a checkpoint, which is exported as it was trained",
                     mend="export it without --weights and --as, then `tailor merge` the folder",
@@ -70,6 +73,8 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         else:
             run, kind = finished(url)
         chosen = choose(request, kind, run)
+        if request.form == "sentence-transformers":
+            require_embeddings(run.join(kind).url)
         with place.publication(to, RECORD) as made:
             fill(made.folder, run, chosen, request, say, source)
     return made.url
@@ -79,7 +84,13 @@ def choose(request: Request, kind: str, run: Store) -> Weights:
     """Which weights to export. ModelError for those that the run has not."""
     refuse_beacons(run.join(kind), "exported: no other tool reads them")
     possible: tuple[Weights, ...] = ("adapter", "merged") if kind == "adapter" else ("model",)
-    chosen = request.weights or ("merged" if request.form == "ollama" and kind == "adapter" else possible[0])
+    whole = request.form != "huggingface" and kind == "adapter"
+    chosen = request.weights or ("merged" if whole else possible[0])
+    if request.form == "sentence-transformers" and chosen == "adapter":
+        raise ModelError(
+            "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say",
+            mend="leave --weights away",
+        )
     if chosen not in possible:
         raise ModelError(
             f"the run at {run.url} has no {chosen}: it trained {'an adapter' if kind == 'adapter' else 'every weight'}",
@@ -110,7 +121,7 @@ def fill(
     say: Callable[[str], None] = lambda _: None,
     source: Path | None = None,
 ) -> None:
-    """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and for Ollama a Modelfile.
+    """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and what the form needs.
 
     source: a folder of the weights; the run's artefact by default.
     """
@@ -121,6 +132,10 @@ def fill(
         for path in sorted(source.iterdir()):
             if path.is_file() and path.name not in (COMMIT, "README.md"):
                 shutil.copyfile(path, folder / path.name)
+    if request.form == "sentence-transformers":
+        from tailor.export import sentence_transformers
+
+        sentence_transformers.write(folder, query_instruction=request.query_instruction)
     base = _public_base(folder, run, request)
     if (folder / MERGE_RECORD).is_file():  # paths of this machine are nobody else's
         values = json.loads((folder / MERGE_RECORD).read_text())

@@ -42,6 +42,12 @@ TEMPLATES = {
         bos=False,
         strips=False,
     ),
+    "gritlm": GoTemplate(
+        "{{ range $i, $m := .Messages }}{{ if $i }}\n{{ end }}<|{{ $m.Role }}|>\n{{ $m.Content }}"
+        '{{ if eq $m.Role "assistant" }}EOS{{ end }}{{ end }}\n<|assistant|>\n',
+        bos=True,
+        strips=True,
+    ),
     "llama-3": GoTemplate(
         "{{ range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",

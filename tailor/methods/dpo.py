@@ -7,18 +7,16 @@ from collections.abc import Mapping
 import torch
 
 from tailor.batches import Batch, Batches
-from tailor.methods.base import Summed
+from tailor.methods.base import Method, Summed
 from tailor.methods.preference import Answers, pair_losses, sft_weight
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.documents import TokenBatch
 from tailor.spec.method import Dpo as DpoSpec
 
 
-class Dpo:
+class Dpo(Method):
     """The documents of a micro-batch are pairs: chosen, rejected, chosen, rejected, …"""
-
-    surveys = False
 
     def __init__(self, spec: DpoSpec, reference: Reference | None) -> None:
         self.spec = spec
@@ -26,12 +24,6 @@ class Dpo:
 
     def units(self, batches: Batches, batch: Batch) -> int:
         return batches.groups(batch)
-
-    def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
-        return collator(batch[part])
-
-    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        raise AssertionError("surveys is False")
 
     def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
         reference = torch.zeros_like(batch.supervised, dtype=torch.float32)
@@ -43,9 +35,6 @@ class Dpo:
         )
         losses = pair_losses(self.spec, chosen, rejected)
         return Summed(losses.sum(), self._statistics(chosen, rejected))
-
-    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
-        return self.loss(model, batch, surveyed)
 
     @torch.no_grad()
     def _statistics(self, chosen: Answers, rejected: Answers) -> dict[str, torch.Tensor]:

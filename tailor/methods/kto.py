@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tailor.batches import Batch, Batches
-from tailor.methods.base import Summed
+from tailor.methods.base import Method, Summed
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, Document, TokenBatch, targets_of
@@ -27,7 +27,7 @@ _SCATTER = 2654435761
 """An odd number near 2**32 divided by the golden ratio: its multiples lie scattered (Knuth's multiplicative hash)."""
 
 
-class Kto:
+class Kto(Method):
     """Every document of a micro-batch is one labelled answer."""
 
     surveys = True
@@ -67,9 +67,6 @@ class Kto:
         divergence = max(0.0, surveyed)
         losses = answer_losses(self.spec, ratio, batch.wanted, divergence)
         return Summed(losses.sum(), self._statistics(ratio.detach(), batch.wanted, divergence))
-
-    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
-        return self.loss(model, batch, surveyed)
 
     def _statistics(
         self, ratio: torch.Tensor, wanted: torch.Tensor, divergence: float

@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
-
 from tailor.batches import Batch, Batches
-from tailor.methods.base import Summed
+from tailor.methods.base import Method, Summed
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.documents import TokenBatch
 
 
-class NextToken:
+class NextToken(Method):
     """Which tokens are supervised, and how they lie in rows, was decided with the data and the batches."""
-
-    surveys = False
 
     def units(self, batches: Batches, batch: Batch) -> int:
         return batches.units(batch)
-
-    def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
-        return collator(batch[part])
-
-    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        raise AssertionError("surveys is False")
 
     def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
         return Summed(*model.training_loss(batch))

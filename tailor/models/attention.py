@@ -1,8 +1,9 @@
 """Attention whose cost follows the documents' lengths, not the pack's.
 
 Registered with transformers as `tailor_documents`. It takes a stream [1, T] of documents and calls
-the causal kernel once per document (on a CPU) or once for all (CUDA's variable-length flash kernel),
-so no token sees another document and no T × T mask is ever made. transformers makes no mask for an
+the kernel once per document (on a CPU) or once for all (CUDA's variable-length flash kernel),
+so no token sees another document and no T × T mask is ever made. It is causal unless the model is called
+with `is_causal=False`, as transformers' own attentions are. transformers makes no mask for an
 attention that has no mask function, which is why none is registered. A stream that is cut over several workers
 is exchanged for a part of the heads first.
 """
@@ -45,11 +46,14 @@ def documents_attention(
     documents: Documents | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    is_causal: bool | None = None,
+    widen_window: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """query: [1, heads, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, heads, d].
 
     Of a stream over N workers, T here is a worker's part of it; the documents' bounds are those of the whole.
+    widen_window: leaves a sliding window out, for bidirectional attention.
     """
     if documents is None or attention_mask is not None or softcap is not None:
         raise ValueError("this attention takes document bounds, and neither a mask nor a soft cap")
@@ -63,13 +67,14 @@ def documents_attention(
         parts = sequence.to_heads(group, query, key, value)
         out, _ = documents_attention(module, *parts, None, dropout, scaling, whole, sliding_window)
         return sequence.to_tokens(group, out), None
-    sliding_window = sliding_window or getattr(module, "sliding_window", None)
+    sliding_window = None if widen_window else sliding_window or getattr(module, "sliding_window", None)
+    causal = is_causal is not False
     if query.shape[-1] == value.shape[-1] and dropout == 0.0 and _flash_is_right(query.device, query.dtype):
-        return _flash(query, key, value, documents, scaling, sliding_window), None
+        return _flash(query, key, value, documents, scaling, sliding_window, causal), None
     # Split, and not sliced one by one: the backward pass of a slice is as long as the whole stream.
     lengths = [end - start for start, end in documents.bounds]
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    out = [_one_document(*part, dropout, scaling, sliding_window) for part in parts]
+    out = [_one_document(*part, dropout, scaling, sliding_window, causal) for part in parts]
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 
@@ -80,20 +85,22 @@ def _one_document(
     dropout: float,
     scaling: float | None,
     window: int | None,
+    causal: bool,
 ) -> torch.Tensor:
     length = query.shape[2]
     mask = None
     if window is not None and length > window:
         positions = torch.arange(length, device=query.device)
         distance = positions[:, None] - positions[None, :]
-        mask = (distance >= 0) & (distance < window)
+        # As transformers counts: a token's window has its own place when causal, and lies on both sides of it else.
+        mask = (distance >= 0) & (distance < window) if causal else distance.abs() <= window
     return functional.scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=mask is None,
+        is_causal=causal and mask is None,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -106,9 +113,11 @@ def _flash(
     documents: Documents,
     scaling: float | None,
     window: int | None,
+    causal: bool,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    left = -1 if window is None else window - 1 if causal else window
     out = varlen_attn(
         *(part[0].transpose(0, 1) for part in (query, key, value)),  # [T, heads, d]
         documents.offsets,
@@ -116,7 +125,7 @@ def _flash(
         documents.longest,
         documents.longest,
         scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
+        window_size=(left, 0 if causal else left),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(out, torch.Tensor)
@@ -134,11 +143,15 @@ def _flash_is_right(device: torch.device, dtype: torch.dtype) -> bool:
     )
     bounds = ((0, 40), (40, 96))
     documents = Documents(bounds, torch.tensor([0, 40, 96], dtype=torch.int32, device=device), 56)
-    try:
-        fast = _flash(query, key, value, documents, None, None)
-    except (RuntimeError, ImportError, TypeError):
-        return False
-    plain = [
-        _one_document(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], 0.0, None, None) for a, b in bounds
-    ]
-    return torch.allclose(fast, torch.cat(plain, dim=2).transpose(1, 2), atol=2e-2, rtol=2e-2)
+    for causal in (True, False):
+        try:
+            fast = _flash(query, key, value, documents, None, None, causal)
+        except (RuntimeError, ImportError, TypeError):
+            return False
+        plain = [
+            _one_document(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], 0.0, None, None, causal)
+            for a, b in bounds
+        ]
+        if not torch.allclose(fast, torch.cat(plain, dim=2).transpose(1, 2), atol=2e-2, rtol=2e-2):
+            return False
+    return True

@@ -34,9 +34,13 @@ class CausalModel(nn.Module):
     so (soft caps, scaled logits), the model's own forward gives the logits and nothing is tiled.
     """
 
+    projection: nn.Linear | None
+    """Between pooled states and embeddings, for a method that trains one."""
+
     def __init__(self, network: Any, *, layout: Layout, splits_head: bool = True) -> None:
         super().__init__()
         self.network = network
+        self.projection = None
         self.layout: Layout = layout
         self.splits_head = splits_head
 
@@ -44,6 +48,10 @@ class CausalModel(nn.Module):
     def base(self) -> Any:
         """The transformers model, inside PEFT's wrapper if there is one."""
         return base_of(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.get_input_embeddings().weight.device
 
     @property
     def head(self) -> nn.Module:
@@ -67,11 +75,11 @@ class CausalModel(nn.Module):
 
     def hidden(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states, [B, T, H]."""
-        return self.base.get_decoder()(**self._inputs(batch)).last_hidden_state
+        return self.base.get_decoder()(**self.inputs(batch)).last_hidden_state
 
     def logits(self, batch: TokenBatch) -> torch.Tensor:
         """Logits by the model's own forward, [B, T, V]."""
-        return self.base(**self._inputs(batch)).logits
+        return self.base(**self.inputs(batch)).logits
 
     def training_loss(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Sum of the supervised tokens' losses, a float32 scalar with a graph.
@@ -131,7 +139,7 @@ class CausalModel(nn.Module):
     def _outputs(self, batch: TokenBatch, **options: Any) -> Any:
         """What transformers returns, with hidden states or logits as `splits_head` says."""
         forward = self.base.get_decoder() if self.splits_head else self.base
-        return forward(**self._inputs(batch), **options)
+        return forward(**self.inputs(batch), **options)
 
     def _at_predictions(self, batch: TokenBatch, out: Any) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
         """What the head is given at the predicting positions, the head, and the targets."""
@@ -140,7 +148,8 @@ class CausalModel(nn.Module):
         logits = out.logits
         return logits.flatten(0, 1)[batch.predicting], _Logits(logits.shape[-1]), batch.targets
 
-    def _inputs(self, batch: TokenBatch) -> dict[str, Any]:
+    def inputs(self, batch: TokenBatch) -> dict[str, Any]:
+        """A micro-batch in the words of transformers."""
         # With a cache, transformers takes a pack for one document.
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
         if "position_ids" in inspect.signature(type(self.base.get_decoder()).forward).parameters:

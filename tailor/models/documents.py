@@ -43,6 +43,24 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Which tokens of a micro-batch become the embeddings of its D texts, and where these belong."""
+
+    positions: torch.Tensor
+    """int64[N]: flat positions (of B × T) of the pooled tokens, text by text. Instruction, BOS and format are left out."""
+    text: torch.Tensor
+    """int64[N]: the number of each one's text in the micro-batch."""
+    first: torch.Tensor
+    """int64[D]: flat positions of the texts' first tokens, whatever they are."""
+    places: torch.Tensor
+    """int64[D]: the place of each text among all texts of the batch."""
+
+    def to(self, device: torch.device) -> Pool:
+        parts = (self.positions, self.text, self.first, self.places)
+        return Pool(*(part.to(device, non_blocking=True) for part in parts))
+
+
+@dataclass(frozen=True)
 class TokenBatch:
     """B rows of T tokens (one row for a stream)."""
 
@@ -70,6 +88,8 @@ class TokenBatch:
     """The same prompts with answers to other ones, where the method asks for them."""
     step: int | None = None
     """The training step that reads it, from 0; None in evaluation."""
+    pool: Pool | None = None
+    """For texts to embed. They predict nothing, and each is a row of its own in the rows layout."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -92,6 +112,7 @@ class TokenBatch:
             None if self.reference is None else moved(self.reference),
             None if self.mismatched is None else self.mismatched.to(device),
             self.step,
+            None if self.pool is None else self.pool.to(device),
         )
 
     def cut(self, sequence: SequenceGroup) -> TokenBatch:

@@ -16,7 +16,9 @@ from torch import nn
 from tailor.errors import TailorError
 from tailor.models import attention
 from tailor.models.causal import CausalModel, base_of
+from tailor.models.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import adapt, held_dtype, load_network, prove, skeleton
+from tailor.spec.method import Gritlm
 from tailor.spec.model import Model
 
 HOST = torch.device("cpu")
@@ -38,9 +40,11 @@ def load_in_parts(
     activation_offloading: bool,
     tiled_mlp: bool,
     seed: int,
+    embeds: Gritlm | None = None,
 ) -> tuple[CausalModel, tuple[int, int]]:
     """The model in parts, and how many weights are trained and how many there are. Collective.
 
+    embeds: a method that embeds, whose projection is added and whose attention is proven.
     Host memory: the whole model once, by rank 0, in the dtype that it is held in. Raises a ModelError on every rank.
     """
     dtype = held_dtype(spec, frozen_dtype)
@@ -58,6 +62,9 @@ def load_in_parts(
             torch.manual_seed(seed)
             loaded = adapt(load_network(spec, dtype=dtype, device=HOST), spec, **settings)
             whole = prove(loaded, spec, device=HOST, precision=precision, pack=pack, static_shapes=False)
+            if embeds is not None:
+                fit_to_embed(whole, embeds, seed=seed)
+                prove_embedding(whole, embeds, precision)
         except TailorError as found:
             error = found
     proven = (
@@ -70,6 +77,8 @@ def load_in_parts(
     network = skeleton(spec, frozen_dtype=frozen_dtype, **settings)
     base_of(network).set_attn_implementation(implementation)
     model = CausalModel(network, layout=layout, splits_head=splits_head).eval()
+    if embeds is not None:
+        fit_to_embed(model, embeds, seed=seed)
     counts = model.weights()
     source = _Source(model, whole, device, world)
     for module in [*_layers(model), model]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,15 +15,14 @@ import yaml
 from tailor import machine
 from tailor.artifacts import place
 from tailor.errors import DataError, GateError, ModelError, StoreError
-from tailor.evaluate import figures, harness, scores
-from tailor.evaluate.jobs import Job, Result, Runner, in_process, of_lm_eval
+from tailor.evaluate import embedders, figures, harness, scores
+from tailor.evaluate.jobs import Job, Result, Runner, of_lm_eval
 from tailor.evaluate.material import Material, gather
 from tailor.evaluate.parts import Parts, fingerprint
 from tailor.evaluate.results import results
 from tailor.evaluate.subjects import Subject, find_subject, subjects
-from tailor.onray import cluster as clusters
 from tailor.onray.planning import tokens_root
-from tailor.onray.sharing import ray_runner
+from tailor.onray.sharing import choose_workers
 from tailor.runs import environment, evaluations, heatmap, report
 from tailor.runs.clock import now
 from tailor.runs.lock import lock
@@ -34,7 +33,6 @@ from tailor.spec.keys import Keys, path_of
 from tailor.spec.load import Dumper
 from tailor.spec.method import Method
 from tailor.spec.model import Model
-from tailor.spec.scale import Scale
 from tailor.spec.suite import LmEval, Suite
 from tailor.store import Store, cache_folder
 from tailor.tokens import TokenStore
@@ -98,13 +96,16 @@ def evaluate(
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
         models = subjects(main, suite)
+        if any(task.name == "retrieval" for task in suite.tasks):
+            for model in models:
+                embedders.require_embeddings(model.ref.embeds_like or model.artifact.url)
         material = gather(suite, main, models[1:], _preparation(main))
         jobs = [job for model in models for job in _jobs(suite, model, material[model.label])]
         identity = {model.label: model.identity() for model in models}
         parts = Parts(unfinished, fingerprint(jobs, suite.decoding, identity))
         if parts.others:
             display.line("an unfinished evaluation of other rows, models or settings was removed")
-        workers, runner = _workers(suite, address, display, stack, verbose)
+        workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
         done = _do(jobs, models, suite, runner, parts, display)
         judged = results(suite, material, jobs, done)
         table = figures.table(judged.figures, suite.intervals)
@@ -119,6 +120,7 @@ def evaluate(
                 "cut": material[main.label].cut,
                 "short": material[main.label].short,
                 **{file.removesuffix(".jsonl"): len(rows) for file, rows in judged.rows.items()},
+                **_corpus(material[main.label], judged.truncated),
             },
             "intervals": METHOD.format(**suite.intervals.model_dump()),
             "decoding": suite.decoding.model_dump(),
@@ -218,29 +220,6 @@ def _preparation(main: Subject) -> Any:
     return prepared
 
 
-def _workers(
-    suite: Suite, address: str | None, display: Display, stack: ExitStack, verbose: bool
-) -> tuple[int, Runner]:
-    """How many workers there are, and what runs the batches: this process, or Ray."""
-    scale = Scale(workers=suite.workers or 1, address=address)
-    joins = clusters.address(scale) is not None
-    wanted = suite.workers or 1
-    if suite.workers is None and not joins:
-        import torch
-
-        wanted = max(1, torch.cuda.device_count())
-    if wanted == 1 and not joins:
-        return 1, in_process
-    display.doing("joining the Ray cluster" if joins else "starting Ray")
-    starting = stack.enter_context(clusters.Starting(Scale(workers=wanted, address=address), verbose=verbose))
-    cluster = starting.wait()
-    if suite.workers is None and joins:
-        wanted = max(1, int(cluster.gpus))
-    gpu = cluster.gpus >= 1
-    display.line(f"{wanted} workers on Ray" if wanted > 1 else "one worker on Ray")
-    return wanted, ray_runner(cluster, wanted, gpu=gpu)
-
-
 def _do(
     jobs: Sequence[Job],
     models: Sequence[Subject],
@@ -248,8 +227,8 @@ def _do(
     runner: Runner,
     parts: Parts,
     display: Display,
-) -> list[Result]:
-    """The result of every job: read where it is there, else made and written at once."""
+) -> Iterator[Result]:
+    """The result of every job, one after the other: all are made and written before the first is read."""
     open_jobs = [number for number in range(len(jobs)) if not parts.has(number)]
     total, left = (sum(len(jobs[number].items) for number in some) for some in (range(len(jobs)), open_jobs))
     if left < total:
@@ -264,7 +243,15 @@ def _do(
         display.evaluating(total - left + mine, total, each * (left - mine) if mine < left else None)
     if mine:
         display.line(f"{mine:,} rows in {duration(time.monotonic() - began)}")
-    return [parts.read(number) for number in range(len(jobs))]
+    return map(parts.read, range(len(jobs)))
+
+
+def _corpus(material: Material, truncated: dict[str, int]) -> dict[str, Any]:
+    """What a search went through: passages in all and without text, and by model how many texts were too long."""
+    if material.collection is None:
+        return {}
+    collection = material.collection
+    return {"corpus": len(collection.corpus), "blank": collection.blank, "truncated": truncated}
 
 
 def _describe(model: Subject) -> dict[str, Any]:

@@ -50,4 +50,5 @@ def make_plan(
         clusters.hardware(recipe.scale, cluster),
         run_url=run.url,
         resume_from=history[0].checkpoint if history else None,
+        chunk_tokens=before.get("chunk_tokens") or None,
     )

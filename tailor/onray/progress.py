@@ -102,8 +102,9 @@ def publisher(
 def _mark(record: Record, expected: list[str], watch: Stopwatch) -> None:
     """Close the start-up part that a record ends."""
     ends = {"started": "workers", "status": "model", "train": "first_step"}.get(record["kind"])
-    if record["kind"] == "generation" and "first_step" in expected:
-        watch.mark("answers_before", record["time"])
+    before = {"generation": "answers_before", "retrieval": "retrieval_before"}.get(record["kind"])
+    if before is not None and "first_step" in expected:
+        watch.mark(before, record["time"])
     elif ends is not None and expected and ends == expected[0]:
         watch.mark(expected.pop(0), record["time"])
 

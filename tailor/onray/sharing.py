@@ -1,16 +1,52 @@
-"""An evaluation's batches on several Ray workers. Which worker does which batch changes no result."""
+"""Batches of an evaluation, or of texts to embed, on several Ray workers. Which worker does which batch changes no result."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
+from typing import Any, Protocol
 
 from tailor.errors import TailorError, WorkerError
-from tailor.evaluate.jobs import Job, ModelRef, Result, Runner, Worker
+from tailor.evaluate.jobs import Job, ModelRef, Result, Runner, Worker, in_process
 from tailor.onray import cluster as clusters
 from tailor.spec.scale import Scale
 from tailor.spec.suite import Decoding
+
+
+class Display(Protocol):
+    """What is told of the workers."""
+
+    def doing(self, what: str) -> None: ...
+
+    def line(self, text: str) -> None: ...
+
+
+def choose_workers(
+    workers: int | None, address: str | None, display: Display, stack: ExitStack, verbose: bool
+) -> tuple[int, Runner]:
+    """How many workers there are, and what runs the batches: this process, or Ray, which `stack` leaves at its end.
+
+    workers: by default one for each GPU of the machine or cluster, else one.
+    """
+    scale = Scale(workers=workers or 1, address=address)
+    joins = clusters.address(scale) is not None
+    wanted = workers or 1
+    if workers is None and not joins:
+        import torch
+
+        wanted = max(1, torch.cuda.device_count())
+    if wanted == 1 and not joins:
+        return 1, in_process
+    display.doing("joining the Ray cluster" if joins else "starting Ray")
+    starting = stack.enter_context(clusters.Starting(Scale(workers=wanted, address=address), verbose=verbose))
+    cluster = starting.wait()
+    if workers is None and joins:
+        wanted = max(1, int(cluster.gpus))
+    gpu = cluster.gpus >= 1
+    display.line(f"{wanted} workers on Ray" if wanted > 1 else "one worker on Ray")
+    return wanted, ray_runner(cluster, wanted, gpu=gpu)
 
 
 def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
@@ -18,7 +54,7 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
     resources = clusters.resources_per_worker(Scale(workers=workers), cluster, workers, gpu=gpu)
 
     def run(
-        models: Sequence[ModelRef], decoding: Decoding, jobs: Sequence[Job]
+        models: Sequence[ModelRef], decoding: Decoding, jobs: Iterable[Job]
     ) -> Iterator[tuple[int, Result]]:
         import ray
 
@@ -26,11 +62,10 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
             num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_concurrency=1
         )
         threads = clusters.threads(resources["CPU"])
-        actors = [
-            remote.remote(list(models), decoding, os.getcwd(), threads)
-            for _ in range(min(workers, len(jobs)))
-        ]
-        waiting = iter(enumerate(jobs))
+        source = iter(jobs)
+        first = list(islice(source, workers))
+        actors = [remote.remote(list(models), decoding, os.getcwd(), threads) for _ in first]
+        waiting = enumerate(chain(first, source))
         asked: dict[Any, tuple[int, Any]] = {}
 
         def ask(actor: Any) -> None:

@@ -161,12 +161,17 @@ def train(config: dict[str, Any]) -> str:
 
 
 def probes(plan: Plan) -> list[Probe]:
-    """What is measured before and after training."""
-    if plan.evaluate.generation is None:
-        return []
-    from tailor.evaluate.answers import probe
+    """What is measured beside the loss."""
+    found: list[Probe] = []
+    if plan.evaluate.generation is not None:
+        from tailor.evaluate.answers import probe
 
-    return [probe]
+        found.append(probe)
+    if plan.evaluate.retrieval is not None:
+        from tailor.evaluate.retrieval import Probe as RetrievalProbe
+
+        found.append(RetrievalProbe(plan.evaluate.retrieval))
+    return found
 
 
 def explained(error: Exception, rank: int, log: str) -> TrainingError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import beacon, rope
+from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
 from tailor.plan.strategy import choose, deepspeed_config
-from tailor.spec.method import REFERENCE_FREE, Method, joins
+from tailor.spec.method import REFERENCE_FREE, Gritlm, Method, joins
 from tailor.spec.model import Beacon, Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
@@ -34,24 +36,30 @@ def build(
     *,
     run_url: str,
     resume_from: str | None = None,
+    chunk_tokens: int | None = None,
 ) -> Plan:
     """Decide every number of a run. `model_config` is the base model's `config.json`.
 
-    `resume_from`: URL of another run's checkpoint to begin with.
+    `resume_from`: URL of another run's checkpoint to begin with. `chunk_tokens`: of texts to embed, as an earlier part of
+    the run took them.
     """
     config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
     if recipe.model.beacon is None:  # which refuses every rope that depends on lengths
-        rope.check_batches(config, data.longest, _not_apart(recipe), recipe.model.path)
+        rope.check_batches(
+            config, max(data.longest, data.longest_text), _not_apart(recipe), recipe.model.path
+        )
     facts = ModelFacts.from_config(config)
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware, {**config, **(config.get("text_config") or {})})
 
-    length = data.longest_row
+    length = max(1, data.longest_row)
+    embeddings = embedding_bytes(recipe.method, data, facts)
 
-    def memory(rows: int, strategy: Strategy) -> Memory:
-        return forecast(
+    def memory(tokens: int, strategy: Strategy) -> Memory:
+        rows = tokens // length if recipe.model.beacon else 1  # to beacons a row is a document
+        found = forecast(
             facts,
             recipe.model,
             optimizer=recipe.optim.optimizer,
@@ -61,16 +69,17 @@ def build(
             activation_offloading=recipe.train.activation_offloading,
             tiled_mlp=recipe.train.tiled_mlp,
             rows=rows,
-            length=length,
+            length=tokens // rows,
             sequence_parallel=recipe.scale.sequence_parallel,
             reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
             strategy=strategy,
             workers=recipe.scale.most,
         )
+        return dataclasses.replace(found, embeddings=embeddings)
 
-    rows = recipe.train.micro_batch_size or 1
+    least = max((recipe.train.micro_batch_size or 1) * length, data.longest_text)
     strategy, reason = choose(
-        recipe, functools.partial(memory, rows), hardware, precision=precision, usable=USABLE_MEMORY
+        recipe, functools.partial(memory, least), hardware, precision=precision, usable=USABLE_MEMORY
     )
     if isinstance(strategy, DeepSpeed | Fsdp) and precision == "fp16":
         raise ModelError(
@@ -81,12 +90,19 @@ def build(
     groups = recipe.scale.most // recipe.scale.sequence_parallel
     per_worker = -(-data.rows_per_batch // groups)
     micro = recipe.train.micro_batch_size
+    room = USABLE_MEMORY * hardware.memory_bytes
+    chunked = chunks(
+        recipe.method,
+        data,
+        lambda tokens: memory(tokens, strategy),
+        tokens=MICRO_BATCH_TOKENS[hardware.device],
+        room=room,
+        kept=chunk_tokens,
+    )
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] * recipe.scale.sequence_parallel // length)
-        while micro > limit or (
-            micro > 1 and memory(micro, strategy).peak > USABLE_MEMORY * hardware.memory_bytes
-        ):
+        while micro > limit or (micro > 1 and memory(micro * length, strategy).peak > room):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(
@@ -114,14 +130,16 @@ def build(
         compile=recipe.train.compile,
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,
-        pack=recipe.data.pack and not joins(recipe.method),
+        pack=packs(recipe),
         row_length=length,
         reference=reference_model(recipe.method, recipe.model, strategy),
         weights=source_weights(recipe),
-        batch_size=batch_size(recipe.train),
+        batch_size=None if isinstance(recipe.method, Gritlm) else batch_size(recipe.train),
         batch_tokens=recipe.train.batch_tokens,
         micro_batch_size=micro,
         accumulation=-(-micro_batches // groups),
+        chunk_size=chunked.size,
+        chunk_tokens=chunked.most,
         first_step=data.first_step,
         resume_from=resume_from,
         steps=data.steps,
@@ -132,8 +150,13 @@ def build(
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
-        memory=memory(micro, strategy),
+        memory=memory(max(micro * length, chunked.longest), strategy),
     )
+
+
+def packs(recipe: Recipe) -> bool:
+    """Whether several examples share a row."""
+    return recipe.data.pack and not joins(recipe.method) and not isinstance(recipe.method, Gritlm)
 
 
 def reference_model(method: Method, model: Model, strategy: Strategy) -> Reference | None:
@@ -186,8 +209,9 @@ def _with_absolute_path(model: Model) -> Model:
 
 def _not_apart(recipe: Recipe) -> list[str]:
     """Settings that would give each example a forward pass of its own, and that the recipe does not have."""
-    packs = recipe.data.pack and not joins(recipe.method)
-    wanted = ["data.pack: false"] * packs
+    if isinstance(recipe.method, Gritlm):
+        return ["another model.path"]  # texts to embed always share a pass
+    wanted = ["data.pack: false"] * packs(recipe)
     wanted += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
     return wanted + ["train.compile: false"] * recipe.train.compile
 
@@ -206,7 +230,7 @@ def _check(
             mend="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
         )
     _check_sequences(recipe, facts)
-    if recipe.data.pack and not joins(recipe.method) and (why := CARRIES_OVER.get(facts.model_type)):
+    if packs(recipe) and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
             f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
             mend="set data.pack: false",
@@ -225,12 +249,16 @@ def _check(
             f"{facts.positions} positions",
             mend=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
         )
+    if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
+        _check_embedding(recipe.method, data, facts)
     if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
         raise DataError(
             "method kto compares each prompt with another example's answer, and a split has only one example",
             mend="give more rows, or another data.holdout",
         )
-    needs_evaluation = recipe.evaluate.every or recipe.evaluate.generation or recipe.save.best
+    evaluate = recipe.evaluate
+    by_loss = evaluate.every and evaluate.retrieval is None
+    needs_evaluation = by_loss or evaluate.generation or recipe.save.best
     if needs_evaluation and not data.evaluation_examples:
         raise DataError(
             "the recipe evaluates, but no evaluation example is left after preparation",
@@ -278,4 +306,18 @@ def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
         raise ModelError(
             f"scale.sequence_parallel: {parts} workers cannot share the {facts.heads} attention heads of {path}",
             mend=f"set it to one of {', '.join(fits)}" if fits else "set it to 1",
+        )
+
+
+def _check_embedding(method: Gritlm, data: DataFacts, facts: ModelFacts) -> None:
+    whole = method.projection or facts.hidden
+    if method.matryoshka and max(method.matryoshka) >= whole:
+        raise ModelError(
+            f"method.matryoshka: {max(method.matryoshka)} is not shorter than the whole embedding of {whole}",
+            mend="leave it out, or set a larger method.projection",
+        )
+    if facts.positions and data.longest_text > facts.positions:
+        raise ModelError(
+            f"the longest text to embed has {data.longest_text} tokens, but the model was made for {facts.positions} positions",
+            mend=f"set method.max_passage_length: {facts.positions} or less",
         )

@@ -67,6 +67,10 @@ class DataFacts:
     """The step at which these data begin."""
     run_tokens: int | None = None
     """Tokens of the whole run, where the recipe declares it in tokens."""
+    texts_per_batch: int = 0
+    """Texts to embed in one batch, at most; they are none of its rows above."""
+    longest_text: int = 0
+    """Tokens of the longest text to embed."""
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,12 @@ class Memory:
     """A frozen copy of the model."""
     host: int = 0
     """In host memory: the layers' inputs, with `train.activation_offloading`. No part of the peak."""
+    embeddings: int = 0
+    """The embeddings of all texts of a batch, their gradients, and a tile of their similarities."""
 
     @property
     def peak(self) -> int:
-        kept = self.weights + self.gradients + self.optimizer + self.reference
+        kept = self.weights + self.gradients + self.optimizer + self.reference + self.embeddings
         return kept + self.activations + self.logits
 
 

@@ -63,10 +63,16 @@ class Plan:
     """Where a preference method's reference log-probabilities come from."""
     weights: tuple[float, ...]
     batch_size: int | None
+    """Rows. A method of two streams has sizes of its own."""
     batch_tokens: int | None
     micro_batch_size: int
     accumulation: int
-    """Forward passes of one worker (or of a group that holds sequences together) in one step, at most."""
+    """Forward passes of one worker (or of a group that holds sequences together) in one step, at most; of sequences,
+    where texts are embedded too."""
+    chunk_size: int | None
+    """Texts to embed in one forward pass, where the recipe says it."""
+    chunk_tokens: int
+    """Else their tokens, at most; 0 where nothing is embedded."""
 
     first_step: int
     """The step at which the data begin: 0, unless the run began with others."""

@@ -5,6 +5,7 @@ results.json     figures with intervals, the models, the bounds that were passed
 answers.jsonl    each question with its reference, and each model's answer and scores
 facts.jsonl, choices.jsonl, passages.jsonl, lm_eval.jsonl   the same for the other tasks
 passkey.jsonl, needle.jsonl, texts.jsonl   values that were hidden and found; losses of long texts by length
+retrieval.jsonl  each query with its relevant passages, and the best that each model found
 figures.png; passkey.png, needle.png, long_perplexity.png where these tasks are
 """
 
@@ -14,7 +15,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from tailor.runs.plots import GRID, INK, MAIN, SECOND
+from tailor.runs.plots import GRID, INK, MAIN, SECOND, THIRD
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -23,8 +24,8 @@ FOLDER = "evaluation"
 FINAL = "final"
 """Name of the evaluation of a finished run, where its recipe gives none."""
 RESULTS, SPEC, PLOT = "results.json", "evaluation.yaml", "figures.png"
-ANSWERS, FACTS = "answers.jsonl", "facts.jsonl"
-COLOURS = (MAIN, SECOND, "#0f7b45", "#9333ea", "#b42318", "#616e7c")
+ANSWERS, FACTS, RETRIEVAL = "answers.jsonl", "facts.jsonl", "retrieval.jsonl"
+COLOURS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
 
 
 def names(run: Store) -> list[str]:

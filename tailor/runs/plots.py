@@ -12,7 +12,7 @@ from tailor.runs.log import Record, of_kind
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, GRID, MAIN, SECOND, FAINT = "#1f2933", "#e4e7eb", "#2563eb", "#ea580c", "#bfd3fb"
+INK, GRID, MAIN, SECOND, THIRD = "#1f2933", "#e4e7eb", "#2563eb", "#ea580c", "#0f7b45"
 SMOOTHED_FROM = 40
 """Points from which a running mean is drawn over the faint raw curve."""
 
@@ -54,6 +54,13 @@ def draw(records: list[Record]) -> list[Plot]:
             train[1:],  # the first step holds the warm-up of the kernels
             ["tokens_per_second", "supervised_tokens_per_second"],
         ),
+        _plot(
+            "retrieval.png",
+            "Retrieval",
+            "share",
+            of_kind(records, "retrieval"),
+            ["recall@1", "recall@10", "ndcg@10"],
+        ),
     ]
     return [plot for plot in plots if plot is not None]
 
@@ -73,7 +80,7 @@ def _plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     drawn = 0
-    for key, colour in zip(keys, (MAIN, SECOND), strict=False):
+    for key, colour in zip(keys, (MAIN, SECOND, THIRD), strict=False):
         points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
         if len(points) < 2:
             continue

@@ -65,6 +65,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
         "plots": [base64.b64encode(run.read_bytes(f"{at}/{file}")).decode() for file in files],
         "answers": evaluations.rows(run, name, evaluations.ANSWERS)[:SAMPLES],
         "facts": evaluations.rows(run, name, evaluations.FACTS)[:SAMPLES],
+        "searches": evaluations.rows(run, name, evaluations.RETRIEVAL)[:SAMPLES],
     }
 
 
@@ -114,6 +115,11 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
     matches = exact_match(records)
     if matches:
         rows.append(("Exact match", " → ".join(f"{value:.1%} {when}" for when, value in matches.items())))
+    if searched := of_kind(records, "retrieval"):
+        ends = searched if len(searched) == 1 else (searched[0], searched[-1])
+        for name in ("recall@1", "ndcg@10"):
+            told = " → ".join(f"{record[name]:.1%}" for record in ends)
+            rows.append((name.upper() if name[0] == "n" else name.capitalize(), told))
     for name in evaluations.names(run):
         rows.append((f"Evaluation {name}", evaluations.in_a_line(evaluations.read(run, name))))
     if len(train) > 1:

@@ -33,6 +33,8 @@ MAY_CHANGE = (
     "evaluate.final",
     "model.attention",
     "method.reference",
+    "method.engine",
+    "method.chunk_size",
     "train.micro_batch_size",
     "train.activation_checkpointing",
     "train.activation_offloading",
@@ -218,8 +220,14 @@ def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     return [
         (key, old.get(key), new.get(key))
         for key in keys
-        if old.get(key) != new.get(key) and not _may_change(key)
+        if old.get(key) != new.get(key) and (not _may_change(key) or key in _counted(now))
     ]
+
+
+def _counted(recipe: Recipe) -> tuple[str, ...]:
+    """Keys that are free elsewhere, but decide this recipe's loss."""
+    mixed = getattr(recipe.method, "generative_normalisation", None) == "mixed"
+    return ("train.micro_batch_size",) if mixed else ()
 
 
 def _may_change(key: str) -> bool:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec import check_beacon, check_rope, check_sequences, check_strategy, check_suite, tree
+from tailor.spec import (
+    check_beacon,
+    check_gritlm,
+    check_rope,
+    check_sequences,
+    check_strategy,
+    check_suite,
+    tree,
+)
 from tailor.spec.data import Data
 from tailor.spec.keys import Conflict, Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
@@ -31,7 +39,9 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         check_rope.conflicts,
         check_beacon.conflicts,
         _pretrain,
+        _retrieval,
         _answers,
+        _gritlm,
         _folders,
         check_sequences.conflicts,
     )
@@ -112,6 +122,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             f"a global batch of {batch} rows leaves some of {named} without any",
         )
     default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
+    default &= not check_gritlm.applies(keys)
     if groups > DEFAULT_BATCH_SIZE and default:
         yield (
             "scale.workers",
@@ -169,6 +180,22 @@ def _pretrain(keys: Keys) -> Iterator[Conflict]:
         yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
 
 
+def _retrieval(keys: Keys) -> Iterator[Conflict]:
+    """Searches need embeddings."""
+    name = keys("method.name")
+    if name is None or (name == "gritlm" and keys("method.mode") != "generative"):
+        return
+    searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
+    for at, task in enumerate(check_suite.task_names(keys, "evaluate.final.") or ()):
+        searches += [f"evaluate.final.tasks.{at}.name"] if task == "retrieval" else []
+    for key in searches:
+        yield (
+            key,
+            "method.mode" if name == "gritlm" else "method.name",
+            "it trains no embeddings to search with",
+        )
+
+
 def _answers(keys: Keys) -> Iterator[Conflict]:
     """Of the methods that compare answers."""
     if keys("method.name") not in ANSWERS:
@@ -190,6 +217,11 @@ def _answers(keys: Keys) -> Iterator[Conflict]:
             "model.adapter",
             "the base under the adapter is the reference already; a copy of it would only take memory",
         )
+
+
+def _gritlm(keys: Keys) -> Iterator[Conflict]:
+    if check_gritlm.applies(keys):
+        yield from check_gritlm.conflicts(keys)
 
 
 def _rows(keys: Keys) -> Iterator[Finding]:
@@ -234,12 +266,15 @@ def _inside(inner: str, outer: str) -> bool:
 
 def _needs(keys: Keys) -> Iterator[Finding]:
     """Keys that say nothing without another."""
+    if check_gritlm.applies(keys):
+        yield from check_gritlm.findings(keys)
     whole = keys.absent("model.adapter") and keys.absent("model.beacon")
     if keys("model.quantize") is not None and whole and keys("model.init") != "random":
         yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
     no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
-        if keys(key) not in (None, False) and no_evaluation:
+        searched = key == "evaluate.every" and keys("evaluate.retrieval") is not None
+        if keys(key) not in (None, False) and no_evaluation and not searched:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
     if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
         yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
@@ -323,6 +358,9 @@ def _idle(keys: Keys) -> Iterator[Finding]:
     yield from _idle_of_dpo(keys)
     yield from check_strategy.idle(keys)
     yield from check_suite.idle_long_rows(keys, "data.")
+    yield from check_suite.idle_of_corpus(keys, "evaluate.retrieval.data")
+    if check_gritlm.applies(keys):
+        yield from check_gritlm.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from tailor.spec.check_strategy import strategy_name
 from tailor.spec.data import Data
 from tailor.spec.keys import Finding, Keys
-from tailor.spec.method import ANSWERS
 from tailor.spec.model import Beacon
 
 KEY = "model.beacon"
@@ -25,7 +24,7 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         )
     if keys("model.attention") == "flash_attention_2":
         yield KEY, "model.attention", "beacons are proven with sdpa and eager"
-    if keys("method.name") in ANSWERS:
+    if keys("method.name") not in (None, "sft", "pretrain"):
         yield KEY, "method.name", "beacons learn from next tokens: they go with sft and pretrain"
     if (rope := keys("model.rope.name")) in ("dynamic", "longrope"):
         why = f"{rope} changes with the length of what is read, and keys in the memory were turned by an earlier one"

@@ -53,6 +53,9 @@ def findings(keys: Keys) -> Iterator[Finding]:
     if method in ANSWERS:
         yield "model.rope", f"{why}, and method {method} gives several answers to one; choose another kind"
         return
+    if method == "gritlm":
+        yield "model.rope", f"{why}, and method gritlm reads many texts in one; choose another kind"
+        return
     joins = method == "pretrain" and keys("method.documents") in (None, "join")
     packs = not joins and keys("data.pack") is not False and not keys.is_wrong("data.pack")
     together = keys("train.micro_batch_size") != 1 and not keys.is_wrong("train.micro_batch_size")

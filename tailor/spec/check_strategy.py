@@ -95,6 +95,11 @@ def _sharing(keys: Keys) -> Iterator[Finding]:
                 "generate from the finished model"
             ),
         )
+    if keys("evaluate.retrieval") is not None:
+        yield (
+            "evaluate.retrieval",
+            f"{shown}: workers that embed unlike numbers of texts would wait for each other; search with evaluate.final",
+        )
 
 
 def strategy_name(keys: Keys) -> Any:

@@ -18,6 +18,8 @@ from tailor.spec.suite import metrics as given_by
 
 BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 """A comparison and a number."""
+ROWS = re.compile(r"\.(jsonl|ndjson|json|parquet|csv|tsv)(\.(gz|bz2|xz))?$", re.IGNORECASE)
+"""Ends the name of a file of rows."""
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 FIELDS = {
     "multiple_choice": ("question", "choices", "answer"),
@@ -145,6 +147,14 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
     yield from idle_long_rows(keys, f"{prefix}data.")
+    if all(name == "retrieval" for name in names) and keys(f"{prefix}decoding.batch_size") is not None:
+        yield (
+            f"{prefix}decoding.batch_size",
+            "has no effect: texts to embed go through the model by their tokens",
+        )
+    for at, name in enumerate(names):
+        if name == "retrieval":
+            yield from idle_of_corpus(keys, f"{prefix}tasks.{at}.data")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row counts once"
@@ -187,6 +197,18 @@ def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
         other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")
         if other and keys(f"{prefix}{way}") is not None:
             yield f"{prefix}{way}", f"has no effect without {prefix}on_long: {way}"
+
+
+def idle_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
+    """What a file of rows to search has no use for."""
+    path = keys(f"{key}.path")
+    if isinstance(path, str) and ROWS.search(path):
+        for name in ("qrels", "ignore_identical_ids"):
+            if keys(f"{key}.{name}") is not None:
+                yield (
+                    f"{key}.{name}",
+                    f"has no effect: {path} is a file of rows; it is for a folder in BEIR's layout",
+                )
 
 
 def _names(keys: Keys, prefix: str) -> Iterator[Finding]:

@@ -8,12 +8,14 @@ from pydantic import Field
 
 from tailor.spec.base import Section
 
-EXAMPLES = ("messages", "sharegpt", "firefly", "alpaca", "completion", "text")
+EXAMPLES = ("messages", "sharegpt", "firefly", "alpaca", "completion", "text", "turns")
 """Formats whose rows are examples to learn."""
 PAIRS = ("preference", "preference_text", "preference_sharegpt", "preference_alpaca")
 """Formats whose rows have a chosen and a rejected answer."""
 RATED = ("unpaired", "unpaired_text")
 """Formats whose rows have an answer and a label."""
+RELEVANCE = ("gritlm", "flagembedding", "tevatron", "sentence_transformers")
+"""Formats whose rows have a query, texts that answer it, and texts that do not."""
 
 Format = Literal[
     "auto",
@@ -23,12 +25,17 @@ Format = Literal[
     "alpaca",
     "completion",
     "text",
+    "turns",
     "preference",
     "preference_text",
     "preference_sharegpt",
     "preference_alpaca",
     "unpaired",
     "unpaired_text",
+    "gritlm",
+    "flagembedding",
+    "tevatron",
+    "sentence_transformers",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tailor.spec.base import Section
-from tailor.spec.suite import Suite
+from tailor.spec.suite import Searched, Suite
 
 
 class Generation(Section):
@@ -25,13 +25,16 @@ class Generation(Section):
 
 
 class Evaluate(Section):
-    """Loss, perplexity and token accuracy on the evaluation data, and generated answers if asked for."""
+    """Loss, perplexity and token accuracy on the evaluation data; generated answers and retrieval if asked for."""
 
     every: int | None = Field(None, ge=1)
-    """Steps between evaluations. Default: only at the end. Needs `data.evaluation` or `data.holdout`."""
+    """Steps between evaluations. Default: only at the end. Needs `data.evaluation`, `data.holdout` or `evaluate.retrieval`."""
 
     generation: Generation | None = None
     """Exact match of generated answers, before and after training."""
+
+    retrieval: Searched | None = None
+    """A small collection that is searched before training and at every evaluation, for methods that train embeddings."""
 
     final: Suite | None = None
     """What the finished run is evaluated by, beside its base; the keys are those of an evaluation file."""

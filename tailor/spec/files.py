@@ -91,6 +91,7 @@ def _data(keys: Keys) -> Iterator[Finding]:
 
 
 def _final(keys: Keys) -> Iterator[Finding]:
+    yield from _rows("evaluate.retrieval.data", keys("evaluate.retrieval.data.path"), {})
     if keys("evaluate.final") is not None:
         yield from _evaluated(keys, "evaluate.final.")
 

@@ -107,6 +107,45 @@ class Facts(Section):
     """Rows with `question` and `facts`: a list of texts, or of lists of texts of which one is enough."""
 
 
+class Corpus(Section):
+    """Queries, the passages that they search, and which of these are relevant."""
+
+    path: str = Field(min_length=1)
+    """A folder in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/`), or a file of rows with queries and their passages, all of which are the corpus. Local, or any fsspec URL."""
+
+    qrels: str = Field("test", min_length=1)
+    """The judgements of a folder: `qrels/NAME.tsv`."""
+
+    limit: int | None = Field(None, ge=1)
+    """Ask only this many queries, from the start. The corpus stays whole."""
+
+    ignore_identical_ids: bool = False
+    """A passage with the query's own id cannot be found, for collections whose queries are passages too (ArguAna, Quora)."""
+
+
+class Searched(Section):
+    """What is searched, and the instructions before the texts."""
+
+    data: Corpus
+    """Queries, corpus and judgements."""
+
+    query_instruction: str | None = None
+    """Instruction of every query. Default: that of its row, where the rows have any."""
+
+    corpus_instruction: str | None = None
+    """Instruction of every passage. Default: that of its row, where the rows have any."""
+
+    dimension: int | None = Field(None, ge=1)
+    """Take the first so many numbers of each embedding, for models trained with `method.matryoshka`. Default: all."""
+
+
+class Retrieval(Searched):
+    """Whether a query's relevant passages are the nearest to it, for models that make embeddings; as trec_eval counts."""
+
+    name: Literal["retrieval"]
+    """Gives `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""
+
+
 class LmEval(Section):
     """Tasks of lm-eval (EleutherAI's harness), with their own data and prompts. Needs the extra `lm-eval`."""
 
@@ -136,6 +175,7 @@ Task = Annotated[
     | Rouge
     | MultipleChoice
     | Facts
+    | Retrieval
     | LmEval
     | LongPerplexity
     | Passkey
@@ -150,6 +190,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "rouge": ("rouge1", "rouge2", "rougeL"),
     "multiple_choice": ("accuracy", "accuracy_norm"),
     "facts": ("facts",),
+    "retrieval": ("recall@1", "recall@5", "recall@10", "recall@100", "ndcg@10", "mrr@10", "map@100"),
     "lm_eval": (),
 }
 """Task -> the figures that it gives; those of lm_eval are known when it was made, those of tasks at given lengths

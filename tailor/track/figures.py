@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-KINDS = ("train", "evaluation", "generation")
-NOT_FIGURES = ("kind", "step", "time", "count")
+KINDS = ("train", "evaluation", "generation", "retrieval")
+NOT_FIGURES = ("kind", "step", "time", "count", "queries", "passages")
 
 
 def curves(record: dict[str, Any]) -> Iterator[tuple[str, str, float]]:

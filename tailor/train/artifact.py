@@ -18,9 +18,11 @@ import torch
 
 from tailor.models import beacon_files, rope
 from tailor.models.attention import stock_attention
+from tailor.models.embedder import settings_of
 from tailor.models.held import Held
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
+from tailor.spec.method import Gritlm
 from tailor.train import checkpoint
 from tailor.train.session import Session
 from tailor.train.spill import spilled
@@ -36,8 +38,10 @@ def write_artifact(session: Session) -> str:
     """
     strategy, plan = session.strategy, session.plan
     name = "adapter" if plan.model.adapter else "beacon" if plan.model.beacon else "model"
+    projection: dict[str, torch.Tensor] = {}
+    weights = _apart(strategy.whole_weights(), projection)
     if session.host.rank != 0:
-        for _ in strategy.whole_weights():
+        for _ in weights:
             pass
         return session.run.join(name).url
     tokenizer = _tokenizer(session)
@@ -46,7 +50,7 @@ def write_artifact(session: Session) -> str:
         checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
     ):
         if strategy.shares:
-            _write_gathered(session, made.folder, strategy.whole_weights())
+            _write_gathered(session, made.folder, weights)
         elif name == "adapter":
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
@@ -56,11 +60,32 @@ def write_artifact(session: Session) -> str:
         else:
             dtype = DTYPES[plan.precision]  # the one that they were trained in
             with _stock_attention(session):
-                weights = _in_dtype(session.model.network.state_dict(), dtype)
-                _write_model(session.model.network, weights, dtype, made.folder)
+                own = _in_dtype(session.model.network.state_dict(), dtype)
+                _write_model(session.model.network, own, dtype, made.folder)
+        _write_embedding(session, made.folder, projection)
         _write_tokenizer(session, tokenizer, made.folder)
         session.host.flush()  # refuses when another process has the run by now
     return session.run.join(name).url
+
+
+def _apart(
+    weights: Iterable[tuple[str, torch.Tensor]], projection: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The network's weights; those of the projection beside it are put into `projection`."""
+    for name, value in weights:
+        if name.startswith("projection."):
+            projection[name.removeprefix("projection.")] = value
+        else:
+            yield name, value
+
+
+def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.Tensor]) -> None:
+    """How the model embeds, where it was trained to. gathered: the projection's weights, if they were shared out."""
+    plan, model = session.plan, session.model
+    if not isinstance(plan.method, Gritlm) or not plan.method.embeds:
+        return
+    weights = None if model.projection is None else gathered or model.projection.state_dict()
+    settings_of(model, plan.method, plan.max_length).write(folder, weights)
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

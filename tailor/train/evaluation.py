@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from tailor.train.passes import Passes, Stopping
 from tailor.train.session import Session
-from tailor.train.work import Totals, asked_to_stop, read_share, survey
+from tailor.train.work import read_share, survey
 
 
 @torch.no_grad()
@@ -17,28 +18,26 @@ def evaluate(session: Session, step: int) -> dict[str, Any] | None:
     None, on every rank, when one of them was asked to stop meanwhile.
     """
     model, method, batches = session.model, session.method, session.evaluation
-    collator, rows = session.collator("evaluation"), batches.rows()
-    units = method.units(batches, rows)
+    collator, passes = session.collator("evaluation"), Passes(session, None)
+    units = supervised = 0
     was_training = model.training
     model.eval()
     try:
-        surveyed = survey(session, read_share(session, batches, collator, rows), units)
-        totals = Totals(session.device)
-        for _, micro_batch, counts in read_share(session, batches, collator, rows):
-            if asked_to_stop(
-                session
-            ):  # all workers or none: a strategy may need every one for each micro-batch
-                return None
-            with session.autocast():
-                summed = session.strategy.evaluate(method, micro_batch.to(session.device), surveyed)
-            totals.add(summed, counts)
+        for batch in batches.evaluation():
+            own = method.units(batches, batch)
+            surveyed = survey(session, read_share(session, batches, collator, batch), own)
+            work = read_share(session, batches, collator, batch)
+            method.measure(passes, batches, batch, work, surveyed)
+            units, supervised = units + own, supervised + batches.units(batch)
+    except Stopping:
+        return None
     finally:
         model.train(was_training)
-    sums = totals.over_workers(session.host.world)
+    sums = passes.totals.over_workers(session.host.world)
     return {
         "kind": "evaluation",
         "step": step,
         "loss": sums["loss"] / units,
         **method.metrics(sums, units),
-        "supervised_tokens": batches.units(rows),
+        "supervised_tokens": supervised,
     }

@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from tailor.errors import TrainingError
-from tailor.plan import Plan
+from tailor.methods.base import Work
 from tailor.rows import Batch, examples_of
 from tailor.train.checkpoint import State
 from tailor.train.optimizer import learning_rate
+from tailor.train.passes import Passes
 from tailor.train.session import Session
-from tailor.train.work import STOPPING, Totals, Work, survey
+from tailor.train.work import STOPPING, survey
 
 
 @dataclass(frozen=True)
@@ -46,27 +44,16 @@ class Learner:
 
     def step(self, step: int, work: list[Work]) -> Step:
         """The loss is summed over the micro-batches of all workers, then divided by the units of the whole batch."""
-        session, plan, device = self.session, self.session.plan, self.session.device
+        session, plan = self.session, self.session.plan
         batch = session.batches.batch(step)
         units = max(1, session.method.units(session.batches, batch))
         surveyed = survey(session, work, units)
-        totals = Totals(device)
-        slots = real = 0
-        sequence = session.sequence
-        place = () if sequence is None else (sequence.rank,)
-        for index, (number, micro_batch, counts) in enumerate(work):
-            # Dropout depends on the micro-batch (or the part of it), not on the worker that computes it.
-            torch.manual_seed(_seed(plan.seed, step, number, *place))
-            last = index == len(work) - 1
-            with self.strategy.micro_batch(last=last):
-                with session.autocast():
-                    summed = self.strategy.loss(session.method, micro_batch.to(device), surveyed)
-                self.strategy.backward(summed.loss * float(counts), units)
-            totals.add(summed, counts)
-            slots += micro_batch.input_ids.numel() * plan.sequence_parallel * counts
-            real += session.batches.tokens(_rows(batch, plan, number))
-        totals.add_number(STOPPING, session.host.stopping())
-        sums = totals.over_workers(session.host.world)
+        passes = Passes(session, step)
+        session.method.backward(passes, session.batches, batch, work, surveyed)
+        slots = sum(one.batch.input_ids.numel() * one.counts for one in work) * plan.sequence_parallel
+        real = sum(one.tokens for one in work)
+        passes.totals.add_number(STOPPING, session.host.stopping())
+        sums = passes.totals.over_workers(session.host.world)
         stopping = sums.pop(STOPPING)
         mean = sums["loss"] / units
         norm = self.strategy.gradient_norm()
@@ -117,11 +104,3 @@ def describe_rows(session: Session, batch: Batch, limit: int = 8) -> str:
     named = [f"source {split.source[i]} row {split.row[i]}" for i in examples[:limit]]
     more = len(examples) - limit
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def _rows(batch: Batch, plan: Plan, number: int) -> Batch:
-    return batch[number * plan.micro_batch_size : (number + 1) * plan.micro_batch_size]

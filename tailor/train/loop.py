@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from tailor.methods.base import Work
 from tailor.plan import Plan
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
@@ -20,7 +21,7 @@ from tailor.train.prefetch import prefetch
 from tailor.train.saving import Saver
 from tailor.train.session import Probe, Session, open_session
 from tailor.train.warm_start import warm_start
-from tailor.train.work import Work, read_share
+from tailor.train.work import read_share
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:
@@ -43,10 +44,10 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
             state.best_step = state.best_loss = state.reload_from = None
         session.say(f"going on from step {state.step}")
     for probe in probes:
-        probe(session, "start")
+        probe(session, "start", state.step)
 
     with Saver(session.run, keep=plan.save.keep, durable=host.flush) as saver:
-        training = _Training(session, learner, saver, state, start)
+        training = _Training(session, learner, saver, state, start, probes)
         if not training.to_the_end():
             return "stopped"
         saver.wait()
@@ -59,7 +60,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
         checkpoint.load_weights(_url(session, chosen), session.strategy)
         session.say(f"the artefact is made from step {chosen}, the best by evaluation loss")
     for probe in probes:
-        probe(session, "end")
+        probe(session, "end", state.step)
     url = write_artifact(session)
     if host.rank == 0:
         host.report({"kind": "artifact", "url": url, "made_from": chosen})
@@ -71,10 +72,16 @@ class _Training:
     """The steps of a run from `state` on, which is that of the checkpoint `start` where there is one."""
 
     def __init__(
-        self, session: Session, learner: Learner, saver: Saver, state: checkpoint.State, start: str | None
+        self,
+        session: Session,
+        learner: Learner,
+        saver: Saver,
+        state: checkpoint.State,
+        start: str | None,
+        probes: Sequence[Probe],
     ) -> None:
         self._session, self._learner, self._saver = session, learner, saver
-        self._state, self._start = state, start
+        self._state, self._start, self._probes = state, start, probes
 
     def to_the_end(self) -> bool:
         """Make the remaining steps; False when a worker was asked to stop before the last one."""
@@ -104,9 +111,9 @@ class _Training:
         return True
 
     def _evaluation_is_due(self) -> bool:
-        if not len(self._session.tokens.split("evaluation")):
-            return False
         step, plan = self._state.step, self._session.plan
+        if not len(self._session.tokens.split("evaluation")) and plan.evaluate.retrieval is None:
+            return False
         return step == plan.steps or _due(step, plan.evaluate.every)
 
     def _checkpoint_is_due(self) -> bool:
@@ -115,7 +122,16 @@ class _Training:
         return step == plan.steps or _due(step, plan.save.every) or improved
 
     def _evaluate(self) -> bool:
-        """Evaluate and keep the best; False when a worker was asked to stop meanwhile."""
+        """Evaluate, keep the best, and let the probes measure; False when a worker was asked to stop meanwhile."""
+        state, session = self._state, self._session
+        if len(session.tokens.split("evaluation")) and not self._evaluate_loss():
+            return False
+        for probe in self._probes:
+            probe(session, "evaluation", state.step)
+        state.evaluated = True
+        return True
+
+    def _evaluate_loss(self) -> bool:
         state, session = self._state, self._session
         throughput.release(session.device)
         throughput.begin_peak(session.device)
@@ -131,7 +147,6 @@ class _Training:
         )
         if session.plan.save.best and better:
             state.best_step, state.best_loss = state.step, record["loss"]
-        state.evaluated = True
         return True
 
     def _save(self) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.batches import Batches, BatchSpec, of_split
+from tailor.batches import Batches, BatchSpec, of_split, streams_of
 from tailor.errors import ModelError
 from tailor.methods import Method, load_method
 from tailor.models import attention, probe
@@ -71,8 +71,9 @@ class Session:
             self.host.report({"kind": "status", "message": message})
 
 
-Probe = Callable[[Session, Literal["start", "end"]], None]
-"""Called on every rank before the first step and after the last one."""
+When = Literal["start", "evaluation", "end"]
+Probe = Callable[[Session, When, int], None]
+"""Called on every rank with the number of steps made: before the first one, at each evaluation, and after the last one."""
 
 
 def open_session(plan: Plan, host: Host) -> Session:
@@ -88,6 +89,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         weights=plan.weights,
         first_step=plan.first_step,
         window=plan.model.beacon.window if plan.model.beacon else None,
+        streams=streams_of(plan.method),
     )
     started = time.perf_counter()
     strategy = make_strategy(plan, host)

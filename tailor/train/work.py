@@ -7,28 +7,33 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.distributed as dist
 
-from tailor.batches import Batch, Batches, share
+from tailor.batches import Batch, Batches
 from tailor.methods import Summed
-from tailor.models.documents import Collator, TokenBatch
+from tailor.methods.base import Work
+from tailor.models.documents import Collator
 from tailor.train.session import Session
-
-Work = tuple[int, TokenBatch, bool]
-"""(global number of the micro-batch, the micro-batch, whether it counts)"""
 
 STOPPING = "stopping"
 """Name of a sum: how many workers were asked to stop."""
 
 
 def read_share(session: Session, batches: Batches, collator: Collator, batch: Batch) -> Iterator[Work]:
-    """This worker's micro-batches of a batch, or its part of those of its group. Every worker gets equally many.
+    """This worker's micro-batches of a batch, or its part of those of its group. Every worker gets equally many of each kind.
 
     A worker without one computes a small one that doesn't count, to stay in step.
     """
-    size, host, parts = session.plan.micro_batch_size, session.host, session.plan.sequence_parallel
-    smallest = min(range(len(batch)), key=lambda row: batches.length(batch[row]))
-    for number, rows in share(batch, size, host.rank // parts, host.world // parts):
-        part = slice(number * size, (number + 1) * size) if rows else slice(smallest, smallest + 1)
-        yield number, session.method.read(collator, batch, part), bool(rows)
+    method, before, together = session.method, 0, session.plan.sequence_parallel
+    rank, world = session.host.rank // together, session.host.world // together
+    for parts in method.parts(batches, batch, session.plan):
+        if not parts:
+            continue
+        smallest = min(range(parts[0].start, parts[-1].stop), key=lambda row: batches.length(batch[row]))
+        for at in range(rank, -(-len(parts) // world) * world, world):
+            counts = at < len(parts)
+            part = parts[at] if counts else slice(smallest, smallest + 1)
+            read = method.read(collator, batch, part)
+            yield Work(before + at, read, counts, batches.tokens(batch[part]) if counts else 0)
+        before += len(parts)
 
 
 def survey(session: Session, work: Iterable[Work], units: int) -> float:
@@ -36,10 +41,10 @@ def survey(session: Session, work: Iterable[Work], units: int) -> float:
     if not session.method.surveys:
         return 0.0
     totals = Totals(session.device)
-    for _, micro_batch, counts in work:
+    for one in work:
         with torch.no_grad(), session.autocast():
-            part = session.strategy.forward(session.method.survey, micro_batch.to(session.device))
-            totals.add(Summed(part), counts)
+            part = session.strategy.forward(session.method.survey, one.batch.to(session.device))
+            totals.add(Summed(part), one.counts)
     return totals.over_workers(session.host.world)["loss"] / units
 
 

@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tailor.artifacts.average import average
+from tailor.artifacts.embedder import load_embedder
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.cli.main import main
+from tailor.errors import ModelError
 from tailor.store import Store
 from tailor.train import loop
 from tests.helpers.adapters import random_adapter
+from tests.helpers.collections import embedding_model
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -179,7 +182,7 @@ def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "tailor: 2 things to average, and 1 weights\n  mend: give one weight for each\n"
     )
     for bad in ("-1", "nan", "inf"):
-        assert "must be a number of at least 0, not" in error(str(a), str(a), "--weights", "1", bad)
+        assert f"must be a number of at least 0, not {bad}" in error(str(a), str(a), "--weights", "1", bad)
     assert (
         error(str(base), str(base), "--rank", "2")
         == f"tailor: --rank is for adapters, and {base} is a model\n"
@@ -209,3 +212,17 @@ def test_checkpoints_of_an_adapter_are_averaged(tmp_path: Path, options: dict[st
     assert all(torch.allclose(files[0][name], files[1][name], atol=1e-6) for name in files[1])
     mixed = updates(average([first, last], str(tmp_path / "mixed")))
     assert not close(mixed, updates(same), 1e-3), "control"
+
+
+def test_projections_are_averaged_too(tmp_path: Path) -> None:
+    parts = [embedding_model(tmp_path / name, seed=at, projection=16) for at, name in enumerate("ab")]
+    folder = Path(average([str(part) for part in parts], str(tmp_path / "mean"), weights=[1, 3]))
+    own, *others = (load_file(place / "projection.safetensors")["weight"] for place in (folder, *parts))
+    assert torch.allclose(own, 0.25 * others[0] + 0.75 * others[1], atol=1e-7)
+    assert not torch.allclose(own, others[0], atol=1e-2), "the control: they differ"
+    assert load_embedder(str(folder)).encode(["a text"]).shape == (1, 16)
+    other = embedding_model(tmp_path / "c", projection=16, pooling="cls")
+    with pytest.raises(ModelError, match=r"embed in different ways: their embedding\.json differ"):
+        average([str(parts[0]), str(other)], str(tmp_path / "x"))
+    with pytest.raises(ModelError, match=r".*/a makes embeddings, and .*/d does not"):
+        average([str(parts[0]), str(tiny_llama(tmp_path / "d"))], str(tmp_path / "x"))

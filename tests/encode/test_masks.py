@@ -279,7 +279,7 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
         turn_rules(tokenizer_of(folder, "chatml"))
     assert "`<|im_end|>`, which is no single token" in caught.value.message
     assert caught.value.mend == (
-        "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
+        "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, gritlm, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
     )
 
 

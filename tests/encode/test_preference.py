@@ -15,7 +15,7 @@ from tailor.encode.preview import preview
 from tailor.encode.records import Chat, Completion, Pair, Rated, RowError, content_hash
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
-from tailor.spec.data import EXAMPLES, PAIRS, RATED, Data, Format
+from tailor.spec.data import EXAMPLES, PAIRS, RATED, RELEVANCE, Data, Format
 from tailor.spec.method import Dpo, Kto, Sft
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
@@ -97,7 +97,7 @@ def test_every_kind_of_row_is_recognised_and_means_the_same_pair(kind: str) -> N
 
 def test_every_format_is_in_the_recipe_and_belongs_to_one_kind() -> None:
     named = [name for name in get_args(Format) if name != "auto"]
-    assert named == [*EXAMPLES, *PAIRS, *RATED] == list(FORMATS)
+    assert named == [*EXAMPLES, *PAIRS, *RATED, *RELEVANCE] == list(FORMATS)
 
 
 def test_texts_have_no_template() -> None:

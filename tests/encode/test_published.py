@@ -40,6 +40,10 @@ DEPARTURES: dict[str, tuple[tuple[str, ...], str]] = {
         "It leaves out the end of text that stands behind a whole conversation.",
     ),
 }
+DEPARTURES["gritlm"] = (
+    ("system, prompt", "system, one exchange", "system", "spaces"),
+    "It takes system text, for which the published format has no place.",
+)
 DEPARTURES["phi-3.5"] = DEPARTURES["phi-3"]
 DEPARTURES["mistral-v3-tekken"] = DEPARTURES["mistral"]
 WITHOUT_TOOLS = ("deepseek-v2", "llama-2", "llama-3", "phi-3", "phi-3.5", "phi-4", "vicuna", "zephyr")

@@ -147,7 +147,7 @@ def test_plain_text_has_no_question(folder: Path) -> None:
 
 def _probe_on_a_rank(host: PlainHost, plan: Plan) -> list[dict[str, Any]]:
     session = loop.open_session(plan, host)
-    probe(session, "end")
+    probe(session, "end", 0)
     return host.of("generation")
 
 
@@ -186,5 +186,5 @@ def test_answers_go_to_any_store(folder: Path) -> None:
         folder / "model", tokens, folder / "unused", evaluate={"generation": {}}, data={"max_length": 256}
     )
     plan = dataclasses.replace(plan, run_url="memory://answers/run")
-    probe(loop.open_session(plan, PlainHost()), "end")
+    probe(loop.open_session(plan, PlainHost()), "end", 0)
     assert len(Store("memory://answers/run").read_text("evaluation/after.jsonl").splitlines()) == 4

@@ -5,6 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 BASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "mistralai/Mistral-7B-v0.1": (
+        7_241_732_096,
+        {
+            "model_type": "mistral",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 32000,
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": False,
+        },
+    ),
     "meta-llama/Llama-3.1-8B": (
         8_030_261_248,
         {

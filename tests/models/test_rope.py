@@ -178,7 +178,9 @@ def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
         precision="fp32",
         frozen_dtype="float32",
         pack=False,
-        activation_checkpointing=False,
+        activation_checkpointing=0,
+        activation_offloading=False,
+        tiled_mlp=False,
         seed=0,
     )
     model.base.set_attn_implementation("sdpa")

@@ -318,7 +318,7 @@ def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pyte
     torch.set_num_threads(1)
     alone = made(place, {**values, "decoding": decoding}, name="one")
     address = ray.get_runtime_context().gcs_address
-    monkeypatch.setattr("tailor.onray.evaluate.clusters.Starting", _Joined(cluster))
+    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", _Joined(cluster))
     shared = made(place, {**values, "decoding": decoding, "workers": 2}, name="two", address=address)
     assert shared.results["workers"] == 2
     assert shared.results["figures"] == alone.results["figures"]

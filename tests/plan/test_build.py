@@ -16,7 +16,7 @@ from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope
 from tailor.plan.build import choose_precision
 from tailor.spec.load import load_recipe
-from tailor.spec.method import joins
+from tailor.spec.method import Gritlm, joins
 from tailor.spec.recipe import Recipe
 from tailor.spec.rope import YarnRope
 from tests.helpers.bases import BASES
@@ -183,6 +183,36 @@ def test_only_the_input_projection_of_a_mamba_is_quantised_and_adapted() -> None
     assert facts.lora_parameters(64) == 64 * 64 * (2560 + 2 * 5120)
 
 
+GRITLM = {"method": {"name": "gritlm", "embedding_batch_size": 1024, "group_size": 3}}
+TEXTS = dataclasses.replace(DATA, rows_per_batch=32, texts_per_batch=4096, longest_text=512, longest_row=512)
+
+
+def test_chunks_of_texts_are_what_fits() -> None:
+    large, small = plan(data=TEXTS, **GRITLM), plan(Hardware("cuda", 16 * 2**30, bf16=True), TEXTS, **GRITLM)
+    assert large.chunk_size is None
+    assert 512 <= small.chunk_tokens < large.chunk_tokens <= 32768
+    assert small.memory.peak < 0.8 * 16 * 2**30
+    four = plan(data=TEXTS, **GRITLM, scale={"workers": 4})
+    assert four.chunk_tokens == large.chunk_tokens, "the cut doesn't depend on the workers"
+    doubled = dataclasses.replace(TEXTS, texts_per_batch=8192)
+    grown = plan(data=doubled, **GRITLM).memory
+    assert grown == dataclasses.replace(large.memory, embeddings=grown.embeddings), "nothing else grows"
+    assert grown.embeddings > large.memory.embeddings
+    declared = plan(data=TEXTS, method={**GRITLM["method"], "chunk_size": 16})
+    assert (declared.chunk_size, declared.chunk_tokens) == (16, 0)
+    assert plan().chunk_tokens == 0
+
+
+def test_chunks_stay_when_a_run_goes_on() -> None:
+    made = build(recipe(**GRITLM), TEXTS, LLAMA_8B, CPU, run_url="runs/x", chunk_tokens=777)
+    assert made.chunk_tokens == 777
+
+
+def test_a_shorter_embedding_is_shorter() -> None:
+    with pytest.raises(ModelError, match="4096 is not shorter than the whole embedding of 4096"):
+        plan(data=TEXTS, method={**GRITLM["method"], "matryoshka": [4096]})
+
+
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
@@ -197,6 +227,11 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     row = recipe.data.max_length if recipe.data.pack or joins(recipe.method) else length
     rows = max(32, recipe.train.batch_size or 0)
     data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows)
+    if isinstance(recipe.method, Gritlm):
+        method = recipe.method
+        texts = method.embedding_batch_size * (1 + method.group_size)
+        rows = method.generative_batch_size
+        data = dataclasses.replace(data, rows_per_batch=rows, texts_per_batch=texts, longest_text=length)
     made = build(recipe, data, config, GPU, run_url=recipe.save.to)
     assert made.steps == 90
     assert made.micro_batch_size * made.accumulation * made.workers >= data.rows_per_batch

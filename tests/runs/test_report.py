@@ -121,3 +121,35 @@ def test_losses_that_are_not_finite_leave_a_gap_and_are_said(tmp_path: Path) -> 
     log.close()
     assert next(plot.file for plot in plots.draw(read(run))) == "loss.png"
     assert ("Training loss", "1.0000 → not finite") in report.summary(run, read(run))
+
+
+def test_retrieval_has_a_curve_and_its_best_passages(tmp_path: Path) -> None:
+    run = make_run(str(tmp_path / "run"))
+    log = MetricsLog(run, after_step=60)
+    names = ("recall@1", "recall@10", "ndcg@10")
+    for step, value in ((0, 0.1), (60, 0.9)):
+        log.write({"kind": "retrieval", "step": step, **dict.fromkeys(names, value), "queries": 4})
+    log.close()
+    found = [{"id": "d1", "score": 0.5, "grade": 1, "text": HOSTILE}]
+    row = {"id": "q1", "query": "a question", "relevant": {"d1": 1}}
+    rows = [{**row, "models": {"tiny": {"found": found}}}, {**row, "models": {"tiny": {"found": []}}}]
+    entry = {"figure": "ndcg@10", "rows": 2, "better": "higher", "differences": {}}
+    entry["models"] = {"tiny": {"value": 0.5, "interval": [0.2, 0.8]}}
+    results = {"models": {"tiny": {}}, "figures": [entry], "intervals": "", "failed": []}
+    with run.join("evaluation").publication("search") as made:
+        (made.folder / "results.json").write_text(json.dumps(results))
+        (made.folder / "retrieval.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        (made.folder / "figures.png").write_bytes(b"")
+    report.write(run)
+    page = run.read_text("report.html")
+    assert "Best of tiny" in page
+    assert '<td class="right">&lt;script&gt;' in page
+    assert figures(run) == figures(run) | {
+        "Recall@1": "10.0% → 90.0%",
+        "NDCG@10": "10.0% → 90.0%",
+        "Evaluation search": "ndcg@10 50.0%",
+    }
+    assert run.exists("retrieval.png")
+    assert not Store(str(tmp_path / "run")).exists("reward_accuracy.png"), (
+        "the control: only what was measured"
+    )

@@ -11,9 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as dist
 
-from tailor.methods import Method, Summed
 from tailor.models.causal import CausalModel
-from tailor.models.documents import TokenBatch
 from tailor.plan import Plan
 from tailor.train.host import Host
 from tailor.train.optimizer import shape_of
@@ -61,14 +59,6 @@ class Strategy(ABC):
 
         Tensors must come back alone or in tuples, lists and dicts, where the strategies look for them.
         """
-
-    def loss(self, method: Method, batch: TokenBatch, surveyed: float) -> Summed:
-        """The method's loss of a micro-batch."""
-        return Summed(*self.forward(_plain, method.loss, batch, surveyed))
-
-    def evaluate(self, method: Method, batch: TokenBatch, surveyed: float) -> Summed:
-        """The method's figures of a micro-batch of evaluation data."""
-        return Summed(*self.forward(_plain, method.evaluate, batch, surveyed))
 
     @abstractmethod
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -181,10 +171,3 @@ class Shared(Strategy):
         if self.world > 1:
             dist.reduce(whole, dst=0)  # the parts are disjoint, so nothing is rounded
         return whole
-
-
-def _plain(
-    model: CausalModel, of: Callable[..., Summed], batch: TokenBatch, surveyed: float
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    summed = of(model, batch, surveyed)
-    return summed.loss, summed.statistics

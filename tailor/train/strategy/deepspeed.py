@@ -66,8 +66,9 @@ class Zero(Shared):
         assert self._engine.zero_optimization_stage() == self._stage
         assert self._engine.gradient_accumulation_steps() == 1
         if self._stage == 3:
-            # The loss takes the head's weight without calling the head.
-            for parameter in self.model.head.parameters():
+            # The loss takes the head's weight without calling the head, and embeddings that of the projection.
+            modules = (self.model.head, self.model.projection)
+            for parameter in (p for module in modules if module is not None for p in module.parameters()):
                 deepspeed.zero.register_external_parameter(self.model, parameter)
         self._parts: Parts = parts_of(self._engine, self._stage)
 

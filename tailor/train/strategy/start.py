@@ -7,13 +7,15 @@ import torch.distributed as dist
 
 from tailor.models import parts
 from tailor.models.causal import CausalModel
+from tailor.models.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
+from tailor.spec.method import Gritlm
 
 
 def load_whole(plan: Plan, device: torch.device) -> CausalModel:
     """The whole model, on this worker's device."""
-    return load_for_training(
+    model = load_for_training(
         plan.model,
         device=device,
         precision=plan.precision,
@@ -25,6 +27,10 @@ def load_whole(plan: Plan, device: torch.device) -> CausalModel:
         static_shapes=plan.compile,
         seed=plan.seed,
     )
+    if (method := _embeds(plan)) is not None:
+        fit_to_embed(model, method, seed=plan.seed)
+        prove_embedding(model, method, plan.precision)
+    return model
 
 
 def load_in_parts(
@@ -44,7 +50,13 @@ def load_in_parts(
         activation_offloading=plan.activation_offloading,
         tiled_mlp=plan.tiled_mlp,
         seed=plan.seed,
+        embeds=_embeds(plan),
     )
+
+
+def _embeds(plan: Plan) -> Gritlm | None:
+    method = plan.method
+    return method if isinstance(method, Gritlm) and method.embeds else None
 
 
 def join_group(device: torch.device) -> None:

@@ -1,0 +1,183 @@
+"""The file of `tailor embed`: rows of the input with their embeddings, in Parquet, made of one part per batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailor.encode.readers import Part, Reader
+from tailor.encode.records import RowError
+from tailor.encode.sources import content_of, find_files
+from tailor.errors import DataError
+from tailor.evaluate.jobs import EMBEDDED, Embedded
+from tailor.spec.suite import Questions
+from tailor.store import Store
+
+STATE, TRUNCATED, ABOUT = "state.json", b"truncated", b"tailor"
+ROW, EMBEDDING = "row", "embedding"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is embedded of each row, and what else of it is kept."""
+
+    source: str
+    columns: tuple[str, ...] = ("text",)
+    """Their texts are joined by a space, as BEIR joins title and text; an absent or empty one but the last is left out."""
+    keep: tuple[str, ...] = ()
+    instruction: str | None = None
+    dimension: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """EMBEDDED rows one after the other. first: number of the first, from 1 through all files."""
+
+    first: int
+    texts: tuple[str, ...]
+    kept: tuple[Mapping[str, Any], ...]
+
+
+def find_input(request: Request) -> list[Part]:
+    """The input's files. DataError when there are none."""
+    return find_files(Questions(path=request.source), "input")
+
+
+def read_batches(parts: Sequence[Part], request: Request) -> Iterator[Batch]:
+    """The rows, cut by their number alone. DataError for the first row that cannot be embedded."""
+    texts: list[str] = []
+    kept: list[Mapping[str, Any]] = []
+    first = 1
+    for text, other in _rows(parts, request):
+        texts.append(text)
+        kept.append(other)
+        if len(texts) == EMBEDDED:
+            yield Batch(first, tuple(texts), tuple(kept))
+            first, texts, kept = first + len(texts), [], []
+    if texts:
+        yield Batch(first, tuple(texts), tuple(kept))
+
+
+def survey(parts: Sequence[Part], request: Request) -> tuple[list[int], pa.Schema]:
+    """Rows of each batch, and the types of the columns that are kept. DataError for what cannot be embedded or kept."""
+    sizes, schema = [], pa.schema([])
+    for batch in read_batches(parts, request):
+        sizes.append(len(batch.texts))
+        for name in request.keep:
+            try:
+                values = pa.array([row[name] for row in batch.kept])
+                column = pa.schema([(name, values.type)])
+                schema = pa.unify_schemas([schema, column], promote_options="permissive")
+            except pa.ArrowException as error:
+                raise DataError(
+                    f"--keep {name}: the column has values of several kinds, in the rows from {batch.first} on at the "
+                    f"latest ({error})"
+                ) from None
+    if not sizes:
+        raise DataError(f"input {request.source}: no rows")
+    return sizes, schema
+
+
+def _rows(parts: Sequence[Part], request: Request) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for part in parts:
+        for number, row in Reader(part):
+            place = f"{part.label}:{number}"
+            if isinstance(row, RowError):
+                raise DataError(f"{place}: {row.detail or row.reason}")
+            if not isinstance(row, Mapping):
+                raise DataError(f"{place}: a row must be an object")
+            *before, last = request.columns
+            if row.get(last) is None:
+                raise DataError(
+                    f"{place}: missing key `{last}`", mend="name the column of the text with --column"
+                )
+            values = [*(row.get(column) or "" for column in before), row[last]]
+            if not all(isinstance(value, str) for value in values):
+                raise DataError(
+                    f"{place}: {' and '.join(f'`{one}`' for one in request.columns)} must be text"
+                )
+            text = " ".join(value for value in values if value)
+            if not text.strip():
+                raise DataError(f"{place}: there is no text to embed", mend="leave the row out")
+            yield text, {name: row.get(name) for name in request.keep}
+
+
+def is_own(folder: Store, name: str) -> bool:
+    """Whether a file was written by `Parts.join`."""
+    try:
+        with folder.open(name) as stream:
+            return ABOUT in (pq.read_schema(stream).metadata or {})
+    except pa.ArrowException:
+        return False
+
+
+def fingerprint(parts: Sequence[Part], request: Request, model: Any) -> str:
+    """Changes with the input, with what is asked for, and with the model."""
+    content = [(part.label, content_of(part)) for part in parts]
+    text = json.dumps([content, asdict(request), model, EMBEDDED], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Parts:
+    """The batches that are done, each a Parquet file, in a folder beside the result."""
+
+    def __init__(self, folder: Store, identity: str, kept: pa.Schema) -> None:
+        """kept: the types of the columns that are kept."""
+        self._folder, self._kept = folder, kept
+        self.others = False
+        """The folder held what belongs to another input, model or setting, which was removed."""
+        if folder.exists(STATE) and folder.read_json(STATE) != identity:
+            self.others = True
+            for name in folder.names():
+                if name.endswith(".parquet"):
+                    folder.remove(name)
+        folder.write_json(STATE, identity)
+        self._there = set(folder.names())
+
+    def has(self, number: int) -> bool:
+        return _name(number) in self._there
+
+    def write(self, number: int, batch: Batch, result: Embedded) -> None:
+        """Write a batch, the whole of it or nothing."""
+        with self._folder.open(_name(number), "wb") as stream:
+            pq.write_table(self._table(batch, result), stream, compression="zstd")
+        self._there.add(_name(number))
+
+    def _table(self, batch: Batch, result: Embedded) -> pa.Table:
+        rows = pa.array(range(batch.first, batch.first + len(batch.texts)), pa.int64())
+        kept = {
+            field.name: pa.array([row[field.name] for row in batch.kept]).cast(field.type)
+            for field in self._kept
+        }
+        flat = pa.array(np.ascontiguousarray(result.vectors).reshape(-1), pa.float32())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, result.vectors.shape[1])
+        table = pa.table({ROW: rows, **kept, EMBEDDING: vectors})
+        return table.replace_schema_metadata({TRUNCATED: str(result.truncated)})
+
+    def join(self, to: Store, name: str, count: int, about: dict[str, Any]) -> int:
+        """All batches as one file, in the input's order; it appears when it is whole.
+
+        Returns how many texts were longer than the model reads.
+        """
+        schemas = []
+        for number in range(count):
+            with self._folder.open(_name(number)) as part:
+                schemas.append(pq.read_schema(part))
+        truncated = sum(int(schema.metadata[TRUNCATED]) for schema in schemas)
+        schema = schemas[0].with_metadata({ABOUT: json.dumps({**about, "truncated": truncated})})
+        with to.open(name, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for number in range(count):
+                with self._folder.open(_name(number)) as part:
+                    writer.write_table(pq.read_table(part).cast(schema))
+        return truncated
+
+
+def _name(number: int) -> str:
+    return f"part-{number:06d}.parquet"

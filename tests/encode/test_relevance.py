@@ -1,0 +1,198 @@
+"""Rows of queries with passages: what they mean, how they are recognised, and what is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.encode.formats import FORMATS, recognise
+from tailor.encode.prepare import Prepared, prepare_all
+from tailor.encode.records import Chat, Relevance, RowError, content_hash
+from tailor.encode.template import load_template, render, render_marked
+from tailor.encode.tokenizer import load_tokenizer
+from tailor.errors import DataError
+from tailor.spec.data import Data
+from tailor.spec.method import Gritlm, Sft
+from tailor.spec.model import Model
+from tests.helpers.models import byte_tokenizer
+
+PLAIN = Relevance((None, "q"), ((None, "a"),), ((None, "b"), (None, "c")))
+ROWS: dict[str, tuple[str, dict[str, Any], Relevance]] = {
+    "instructions": (
+        "gritlm",
+        {"query": ["I", "q"], "pos": [["J", "a"]], "neg": [["J", "b"], "c"]},
+        Relevance(("I", "q"), (("J", "a"),), (("J", "b"), (None, "c"))),
+    ),
+    "an empty instruction": (
+        "gritlm",
+        {"query": ["", "q"], "pos": [["", "a"]], "neg": [["", "b"], ["", "c"]]},
+        PLAIN,
+    ),
+    "strings": ("flagembedding", {"query": "q", "pos": ["a"], "neg": ["b", "c"]}, PLAIN),
+    "scores and a prompt": (
+        "flagembedding",
+        {"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1.0], "neg_scores": [0.1], "prompt": "I"},
+        Relevance(("I", "q"), ((None, "a"),), ((None, "b"),)),
+    ),
+    "titles": (
+        "tevatron",
+        {
+            "query_id": "7",
+            "query": "q",
+            "positive_passages": [{"docid": "1", "title": "", "text": "a"}],
+            "negative_passages": [{"docid": "2", "text": "b"}, {"docid": "3", "title": "T", "text": "c"}],
+        },
+        Relevance((None, "q"), ((None, "a"),), ((None, "b"), (None, "T c"))),
+    ),
+    "a pair": (
+        "sentence_transformers",
+        {"anchor": "q", "positive": "a"},
+        Relevance((None, "q"), ((None, "a"),), ()),
+    ),
+    "a triplet": (
+        "sentence_transformers",
+        {"anchor": "q", "positive": "a", "negative": "b"},
+        Relevance((None, "q"), ((None, "a"),), ((None, "b"),)),
+    ),
+    "numbered columns": (
+        "sentence_transformers",
+        {"anchor": "q", "positive": "a", "negative_2": "c", "negative_1": "b", "negative_10": None},
+        PLAIN,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_row_is_recognised_and_read(case: str) -> None:
+    name, row, expected = ROWS[case]
+    assert recognise([row], {}, Gritlm.reads) == [name]
+    assert FORMATS[name].record(row, {}) == expected
+
+
+def test_columns_can_be_named() -> None:
+    row = {"question": "q", "positive": "a", "wrong_1": "b", "wrong_2": "c"}
+    columns = {"anchor": "question", "negative": "wrong"}
+    assert recognise([row], columns, Gritlm.reads) == ["sentence_transformers"]
+    assert FORMATS["sentence_transformers"].record(row, columns) == PLAIN
+
+
+def test_a_list_of_turns_is_a_conversation() -> None:
+    row = {"text": ["Go?", "Yes.", "Sure?", "No."]}
+    assert recognise([row], {}, Gritlm.reads) == ["turns"]
+    chat = FORMATS["turns"].record(row, {})
+    assert isinstance(chat, Chat)
+    assert [turn["role"] for turn in chat.messages] == ["user", "assistant"] * 2
+    assert recognise([{"text": "Go?"}], {}, Gritlm.reads) == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "reason"),
+    [
+        ("gritlm", {"query": "q", "pos": []}, "empty"),
+        ("gritlm", {"query": ["I", " "], "pos": ["a"]}, "empty"),
+        ("gritlm", {"query": "q", "pos": ["a"], "neg": [""]}, "empty"),
+        ("gritlm", {"query": ["I", "q", "r"], "pos": ["a"]}, "wrong_type"),
+        ("gritlm", {"query": "q", "pos": "a"}, "wrong_type"),
+        ("tevatron", {"query": "q", "positive_passages": [{"title": "T"}]}, "missing_key"),
+        ("turns", {"text": ["Go?", "Yes.", "And?"]}, "no_answer"),
+        ("turns", {"text": []}, "empty"),
+    ],
+)
+def test_a_row_that_cannot_be_read_says_why(name: str, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RowError) as caught:
+        FORMATS[name].record(row, {})
+    assert caught.value.reason == reason
+
+
+def test_rows_of_one_query_are_held_out_together() -> None:
+    other = Relevance((None, "q"), ((None, "x"),), ())
+    assert content_hash(PLAIN) == content_hash(other)
+    assert content_hash(PLAIN) != content_hash(Relevance((None, "r"), ((None, "a"),), ()))
+
+
+def prepared(folder: Path, rows: list[dict[str, Any]], method: Any = None, **data: Any) -> Prepared:
+    byte_tokenizer(folder / "model", bos=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"train": [{"path": str(folder / "rows.jsonl")}], "template": "gritlm", **data}
+    method = method or Gritlm(name="gritlm", max_query_length=32)
+    return prepare_all(
+        Data.model_validate(values), Model(path=str(folder / "model")), method, str(folder / "tokens")
+    )
+
+
+def test_a_row_becomes_a_group_whose_spans_are_the_texts(tmp_path: Path) -> None:
+    split = prepared(tmp_path, [ROWS["instructions"][1]]).tokens.split("train")
+    tokenizer = load_tokenizer(str(tmp_path / "model"))
+    shown = []
+    for number in range(len(split)):
+        example = split.example(number)
+        ((start, stop),) = example.spans
+        assert example.input_ids[0] == tokenizer.bos_id
+        shown.append(
+            (
+                int(split.place[number]),
+                bool(split.wanted[number]),
+                tokenizer.decode(example.input_ids[1:start]),
+                tokenizer.decode(example.input_ids[start:stop]),
+            )
+        )
+        assert stop == len(example.input_ids)
+    assert shown == [
+        (0, True, "<|user|>\nI\n<|embed|>\n", "q"),
+        (1, True, "<|user|>\nJ\n<|embed|>\n", "a"),
+        (2, False, "<|user|>\nJ\n<|embed|>\n", "b"),
+        (3, False, "<|embed|>\n", "c"),
+    ]
+
+
+def test_a_colon_behind_an_instruction_is_left_out(tmp_path: Path) -> None:
+    """As in the published training; the embedder does the same."""
+    split = prepared(tmp_path, [{"query": ["I:\n", "q"], "pos": [["J", "a"]], "neg": ["b"]}]).tokens.split(
+        "train"
+    )
+    text = load_tokenizer(str(tmp_path / "model")).decode(split.example(0).input_ids[1:])
+    assert text == "<|user|>\nI\n<|embed|>\nq"
+
+
+def test_long_texts_are_cut_at_their_ends_or_their_rows_dropped(tmp_path: Path) -> None:
+    row = {"query": ["I", "q" * 50], "pos": [["J", "a" * 50]], "neg": ["b"]}
+    cut = prepared(tmp_path, [row], on_long="truncate")
+    split = cut.tokens.split("train")
+    assert list(split.lengths[:2]) == [32, 72]
+    assert tuple(split.example(0).spans[0]) == (22, 32)
+    report = cut.tokens.manifest["report"]["sources"][0]
+    assert (report["truncated"], report["supervised_tokens_cut"]) == (1, 40)
+    with pytest.raises(DataError, match="a query of 72 tokens, and the longest may have 32"):
+        prepared(tmp_path, [row], on_long="drop")
+    row["query"] = ["I" * 40, "q"]
+    with pytest.raises(DataError, match="an instruction with its format has 61 tokens"):
+        prepared(tmp_path, [row], on_long="truncate")
+
+
+def test_a_row_without_others_is_refused_where_a_group_needs_some(tmp_path: Path) -> None:
+    row = {"query": ["", "q"], "pos": [["", "a"]]}
+    with pytest.raises(DataError, match="no passage that does not answer"):
+        prepared(tmp_path, [row])
+    alone = prepared(tmp_path, [row], Gritlm(name="gritlm", group_size=1))
+    assert len(alone.tokens.split("train")) == 2
+
+
+def test_other_methods_say_whose_rows_these_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="look like gritlm, which method sft does not read") as caught:
+        prepared(tmp_path, [ROWS["instructions"][1]], Sft(name="sft"))
+    assert "set method.name: gritlm" in str(caught.value.mend)
+
+
+def test_the_template_writes_what_the_published_one_does() -> None:
+    turns = [("user", "A"), ("assistant", " B "), ("user", "C"), ("assistant", "D")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    template, specials = load_template("gritlm"), {"bos_token": "<s>", "eos_token": "</s>"}
+    text, ranges = render_marked(template, messages, None, specials)
+    assert text == "<s><|user|>\nA\n<|assistant|>\nB</s>\n<|user|>\nC\n<|assistant|>\nD</s>"
+    assert [text[start:stop] for start, stop in ranges] == ["B</s>", "D</s>"]
+    prompt = render(template, messages[:1], None, specials, add_generation_prompt=True)
+    assert text.startswith(prompt)
+    assert prompt.endswith("\n<|assistant|>\n")

@@ -1,0 +1,172 @@
+"""Collections in BEIR's layout and as rows, and the exact texts of what is wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tailor.errors import DataError
+from tailor.evaluate.collection import Text, read_collection
+from tailor.spec.suite import Corpus
+from tailor.store import Store
+from tests.helpers.collections import beir_folder, pair_rows, passages, write_jsonl
+
+
+def read(path: Path | str, **settings: object) -> object:
+    return read_collection(Corpus(path=str(path), **settings), "tasks[0].data")  # type: ignore[arg-type]
+
+
+def test_beirs_layout(tmp_path: Path) -> None:
+    found = read_collection(Corpus(path=str(beir_folder(tmp_path))), "data", query_instruction="Find it.")
+    assert [query.id for query in found.queries] == ["q1", "q2", "q3", "q4"]
+    assert found.queries[1] == Text("q2", "a needle for linen", "Find it.")
+    assert len(found.corpus) == 40
+    titled, plain = passages()[1], passages()[3]
+    assert found.corpus[1] == Text("d1", f"{titled['title']} {titled['text']}")
+    assert found.corpus[3] == Text("d3", plain["text"])
+    assert found.grades == [{1: 2, 5: 1}, {7: 1}, {3: 0, 11: 1}, {2: 1}]
+    assert [query.id for query in read(tmp_path, limit=2).queries] == ["q1", "q2"]  # type: ignore[attr-defined]
+
+
+def test_only_judged_queries_are_asked(tmp_path: Path) -> None:
+    found = read(beir_folder(tmp_path, [("q3", "d1", 1)], split="dev"), qrels="dev")
+    assert [query.id for query in found.queries] == ["q3"]  # type: ignore[attr-defined]
+
+
+def test_any_kind_of_file_and_any_store(tmp_path: Path) -> None:
+    folder = beir_folder(tmp_path)
+    expected = read(folder)
+    text = (folder / "corpus.jsonl").read_bytes()
+    remote = Store("memory://collections/beir")
+    for name in ("queries.jsonl", "qrels/test.tsv"):
+        remote.write_bytes(name, (folder / name).read_bytes())
+    remote.write_bytes("corpus.jsonl.gz", gzip.compress(text))
+    assert read("memory://collections/beir") == expected
+
+
+def test_rows_make_a_corpus(tmp_path: Path) -> None:
+    found = read_collection(
+        Corpus(path=str(write_jsonl(tmp_path / "rows.jsonl", pair_rows("Represent:")))), "data"
+    )
+    assert len(found.queries) == 12
+    assert found.queries[2].text == "coat?"
+    assert {one.instruction for one in (*found.queries, *found.corpus)} == {"Represent:"}
+    texts = [one.text for one in found.corpus]
+    assert len(set(texts)) == len(texts) == 12 * 2 + 1, "each passage is there once"
+    relevant = [{texts[at] for at, grade in grades.items() if grade} for grades in found.grades]
+    assert relevant[2] == {"of coat", "coat!"}
+    assert found.grades[2][texts.index("of wind")] == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": "wool?", "pos": ["of wool"], "neg": ["of linen"], "prompt": "Represent:"},
+        {"query_id": "1", "query": "wool?", "positive_passages": [{"docid": "2", "title": "of", "text": "wool"}],
+         "negative_passages": [{"docid": "3", "title": "", "text": "of linen"}]},
+        {"anchor": "wool?", "positive": "of wool", "negative": "of linen"},
+    ],
+)  # fmt: skip
+def test_rows_of_other_programs(tmp_path: Path, row: dict[str, object]) -> None:
+    found = read_collection(Corpus(path=str(write_jsonl(tmp_path / "rows.jsonl", [row]))), "data")
+    assert [one.text for one in found.queries] == ["wool?"]
+    assert [one.text for one in found.corpus] == ["of wool", "of linen"]
+    assert found.grades == [{0: 1, 1: 0}]
+    assert found.queries[0].instruction == row.get("prompt")
+
+
+def test_a_blank_passage_is_counted(tmp_path: Path) -> None:
+    folder = beir_folder(tmp_path)
+    write_jsonl(folder / "corpus.jsonl", [*passages(), {"_id": "blank", "title": " ", "text": ""}])
+    assert read(folder).blank == 1  # type: ignore[attr-defined]
+
+
+def _qrels(*rows: str) -> Callable[[Path], object]:
+    return lambda place: (place / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
+
+
+HEAD = "query-id\tcorpus-id\tscore"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (
+            _qrels(HEAD, "q1\td1\t1", "q9\td1\t1"),
+            "PLACE/qrels/test.tsv:2: no query 'q9' in the queries of PLACE; qrels, queries and corpus must be of one collection",
+        ),
+        (
+            _qrels(HEAD, "q1\tx\t1"),
+            "PLACE/qrels/test.tsv:1: no passage 'x' in the corpus of PLACE; qrels, queries and corpus must be of one collection",
+        ),
+        (_qrels(HEAD, "q1\td1\t0.5"), "PLACE/qrels/test.tsv:1: the score '0.5' is no whole number"),
+        (
+            _qrels("q1\td1\t1", "q1\td2\t1"),
+            (
+                "PLACE/qrels/test.tsv:1: no judgement: its columns are q1, d1, 1; the file's first line must be `query-id`, "
+                "`corpus-id` and `score`, with tabs between them"
+            ),
+        ),
+        (_qrels(HEAD), "PLACE/qrels/test.tsv: no rows"),
+        (
+            lambda place: (place / "corpus.jsonl").write_text(""),
+            "tasks[0].data PLACE/corpus.jsonl: no file with rows in it; readable are: ",
+        ),
+        (
+            lambda place: write_jsonl(place / "corpus.jsonl", [{"_id": "d1", "text": " "}]),
+            "PLACE/qrels/test.tsv:2: no passage 'd5'",
+        ),
+        (
+            lambda place: write_jsonl(
+                place / "corpus.jsonl", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]
+            ),
+            "PLACE/corpus.jsonl:2: the id 'd1' is there twice",
+        ),
+        (
+            lambda place: write_jsonl(place / "corpus.jsonl", [{"_id": "d1"}]),
+            "PLACE/corpus.jsonl:1: a row must have `_id` and `text`, and may have `title`",
+        ),
+        (
+            lambda place: (place / "corpus.jsonl").unlink(),
+            (
+                "tasks[0].data PLACE: no corpus.jsonl in it; the folder must hold corpus.jsonl, queries.jsonl and qrels/, "
+                "or name a file of rows"
+            ),
+        ),
+        (
+            lambda place: (place / "qrels/test.tsv").rename(place / "qrels/dev.tsv"),
+            "tasks[0].data PLACE: no qrels/test.tsv in it; there are dev; name one of them as tasks[0].data.qrels",
+        ),
+    ],
+)
+def test_mistakes(tmp_path: Path, spoil: Callable[[Path], object], text: str) -> None:
+    folder = beir_folder(tmp_path)
+    spoil(folder)
+    with pytest.raises(DataError) as caught:
+        read(folder)
+    assert str(caught.value).replace(str(tmp_path), "PLACE").startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([{"query": "a", "pos": ["b"]}, {"query": "a"}], "PLACE:2: missing key `pos`"),
+        ([{"query": "a", "pos": ["b"]}, {"query": " ", "pos": ["b"]}], "PLACE:2: the query is empty"),
+        ([{"query": "a"}], "tasks[0].data PLACE: format auto recognises none: the rows have the keys query"),
+        (
+            [{"prompt": "a", "response": "b"}],
+            (
+                "tasks[0].data PLACE: the rows are completion, and have no passages; give rows of one of the formats gritlm, "
+                "flagembedding, tevatron, sentence_transformers, or a folder in BEIR's layout"
+            ),
+        ),
+    ],
+)
+def test_mistakes_of_rows(tmp_path: Path, rows: list[object], text: str) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert str(caught.value).replace(str(path), "PLACE").startswith(text)

@@ -1,0 +1,163 @@
+"""The export for sentence-transformers: reloaded there, every text has the embedding that it has here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from tailor.artifacts.embedder import load_embedder
+from tailor.cli.main import main
+from tailor.errors import ModelError
+from tailor.export import sentence_transformers
+from tailor.models.embedding import Embedding
+from tailor.models.pooling import new_projection
+from tailor.store import Store
+from tests.helpers.collections import embedding_model
+from tests.helpers.finished import finished_run
+from tests.helpers.models import CHATML, byte_tokenizer
+from tests.helpers.plans import LORA
+from tests.helpers.tokenizers import bpe_tokenizer, sentencepiece_tokenizer
+
+ASK = "Find the passage:"
+TEXTS = [*sentence_transformers.PROBES, "one of many words " * 20]
+
+
+@pytest.fixture(scope="module")
+def embedding_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run whose adapter makes embeddings."""
+    run = finished_run(tmp_path_factory.mktemp("embedding"), {"adapter": LORA})
+    with Store(str(run)).publication("adapter") as made:
+        for path in (run / "adapter").iterdir():
+            if path.name != "COMMIT":
+                shutil.copy(path, made.folder)
+        settings = Embedding(dimension=16, projection=True, max_length=128)
+        settings.write(made.folder, new_projection(64, 16, seed=3).state_dict())
+    return run
+
+
+def theirs(folder: Path, **prompt: str) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    found: np.ndarray = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, **prompt)
+    return found
+
+
+def test_it_reloads_with_the_same_embeddings(embedding_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    words = ["--as", "sentence-transformers", "--query-instruction", ASK, "--name", "shop"]
+    assert main(["export", str(embedding_run), "--to", str(folder), *words]) == 0
+    ours = load_embedder(str(embedding_run))
+    queries, passages = ours.encode(TEXTS, ASK), ours.encode(TEXTS)
+    assert np.abs(theirs(folder, prompt_name="query") - queries).max() <= 1e-6
+    assert np.abs(theirs(folder) - passages).max() <= 1e-6
+    assert np.abs(queries - passages).max() > 0.05, "the control: the instruction matters"
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("is_causal") is False
+    (folder / "config.json").write_text(json.dumps(config))
+    assert np.abs(theirs(folder) - passages).max() > 0.05, (
+        "the control: with causal attention they are others"
+    )
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == (
+        "sentence-transformers",
+        "sentence-similarity",
+    )
+    assert 'SentenceTransformer("PATH")' in card.text
+    assert not (folder / "embedding.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "pooling", "melts"),
+    [
+        (byte_tokenizer, "cls", False),
+        (partial(bpe_tokenizer, pattern=None), "lasttoken", True),
+        (sentencepiece_tokenizer, "mean", True),
+    ],
+)
+def test_every_kind_of_tokenizer(
+    tmp_path: Path, make: Callable[..., Path], pooling: str, melts: bool
+) -> None:
+    """A text behind its prompt has the tokens that it has alone, also where the two would melt."""
+    from tokenizers import Tokenizer
+
+    folder = embedding_model(tmp_path / "model", pooling=pooling, model={"vocab_size": 800}, normalise=False)
+    make(folder, chat_template=CHATML)
+    shutil.copytree(folder, tmp_path / "out")
+    sentence_transformers.write(tmp_path / "out", query_instruction=ASK)
+    ours = load_embedder(str(folder))
+    for prompt, instruction in (("document", None), ("query", ASK)):
+        expected = ours.encode(TEXTS, instruction)
+        assert (
+            np.abs(theirs(tmp_path / "out", prompt_name=prompt) - expected).max()
+            <= 1e-6 * np.abs(expected).max()
+        )
+    before, after = (
+        [
+            one.ids
+            for one in Tokenizer.from_file(str(tmp_path / name / "tokenizer.json")).encode_batch(
+                [f"<|embed|>\n{text}" for text in TEXTS]
+            )
+        ]
+        for name in ("model", "out")
+    )
+    assert (before != after) == melts, "the control: untouched, it would give other tokens"
+
+
+def test_what_cannot_be_said_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weighted = embedding_model(tmp_path / "weighted", pooling="weightedmean")
+    with pytest.raises(ModelError, match="counts the places of the prompt in its weighted mean"):
+        sentence_transformers.write(weighted, query_instruction=None)
+    monkeypatch.setattr(sentence_transformers, "_configure", lambda *_: None)
+    with pytest.raises(
+        ModelError, match=r"read back by plain transformers, the embeddings of .* differ by 0\."
+    ):
+        sentence_transformers.write(embedding_model(tmp_path / "model"), query_instruction=None)
+
+
+def test_mistakes_are_told(
+    run: Path, embedding_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ["--to", str(tmp_path / "out")]
+    for made, words, code, text in (
+        (
+            run,
+            ["--as", "sentence-transformers"],
+            2,
+            (
+                f"{run}/adapter makes no embeddings: it has no embedding.json\n"
+                "  mend: name a run that was trained with gritlm"
+            ),
+        ),
+        (
+            embedding_run,
+            ["--as", "sentence-transformers", "--weights", "adapter"],
+            2,
+            (
+                "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say\n"
+                "  mend: leave --weights away"
+            ),
+        ),
+        (
+            run,
+            ["--query-instruction", "x"],
+            1,
+            "--query-instruction has no effect on this layout; it is for --as sentence-transformers",
+        ),
+    ):
+        assert main(["export", str(made), *to, *words]) == code
+        assert capsys.readouterr().err.endswith(f"tailor: {text}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_exports_keep_the_projection(embedding_run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(embedding_run), "--to", str(tmp_path / "out"), "--weights", "merged"]) == 0
+    ours: Any = load_embedder(str(embedding_run)).encode(TEXTS, ASK)
+    assert np.abs(load_embedder(str(tmp_path / "out")).encode(TEXTS, ASK) - ours).max() < 1e-5

@@ -1,0 +1,227 @@
+"""Batches in chunks give the gradient of the whole batch at once, in the memory of a chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from tailor.batches import BatchSpec, Streams, of_split
+from tailor.methods.gritlm import Gritlm, chunks
+from tailor.models.causal import CausalModel
+from tailor.models.embedder import embed
+from tailor.models.load import load_for_training
+from tailor.models.pooling import new_projection
+from tailor.models.texts import lay_out_texts
+from tailor.spec.method import Gritlm as Spec
+from tailor.spec.model import Model
+from tailor.tokens import Split
+from tailor.two_streams import TwoStreamBatch
+from tests.helpers.models import tiny_llama
+from tests.helpers.passes import LiveBytes, OneWorker, gradient, relative, work_of
+from tests.helpers.relevance import make_two_streams
+
+LORA = {"rank": 4, "alpha": 64, "dropout": 0.0}
+ENGINES = ("gradcache", "chunk_checkpoint")
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    tokens = make_two_streams(tmp_path_factory.mktemp("tokens"), queries=16, examples=12)
+    return tokens.split("train")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+def load(
+    path: Path, *, checkpointing: bool = False, projection: int | None = None, **keys: Any
+) -> CausalModel:
+    model = load_for_training(
+        Model.model_validate({"path": str(path), **keys}),
+        device=torch.device("cpu"),
+        precision="fp32",
+        frozen_dtype="float32",
+        pack=False,
+        activation_checkpointing=checkpointing,
+        static_shapes=False,
+        seed=0,
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # it starts at zero, where nothing below it has a gradient
+            torch.nn.init.normal_(parameter, std=0.05)
+    if projection is not None:
+        model.projection = new_projection(64, projection, seed=0)
+    model.train()
+    return model
+
+
+def spec(**keys: Any) -> Spec:
+    return Spec(name="gritlm", temperature=0.05, **keys)
+
+
+def batches_of(split: Split, group: int = 2, queries: int = 5, examples: int = 0) -> Any:
+    streams = Streams(queries, examples, group)
+    return of_split(split, BatchSpec(seed=0, max_length=64, pack=False, streams=streams))
+
+
+def chunked(
+    model: CausalModel, split: Split, keys: dict[str, Any], *, replays: bool = True, **plan: Any
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The gradient and the sums of the first step, by a method with these keys."""
+    method, passes = Gritlm(spec(**keys)), OneWorker(model, replays=replays, **plan)
+    examples = 0 if keys.get("mode") == "embedding" else 5
+    batches = batches_of(split, keys.get("group_size", 2), examples=examples)
+    work = work_of(method, passes, batches, split)
+    if keys.get("mode") == "generative":  # the same sequences as beside texts
+        work = [one for one in work if one.batch.pool is None]
+    method.backward(passes, batches, batches.batch(0), work, 0.0)
+    return gradient(model), passes.sums
+
+
+def texts_of(split: Split, batch: TwoStreamBatch) -> list[tuple[np.ndarray, np.ndarray]]:
+    examples = [split.example(int(index)) for index in batch.text_examples()]
+    return [(example.input_ids, example.spans) for example in examples]
+
+
+def plain(vectors: torch.Tensor, batch: TwoStreamBatch, temperature: float = 0.05) -> torch.Tensor:
+    """The mean loss by PyTorch's own functions."""
+    unit = normalize(vectors, dim=-1)
+    scores = unit[: batch.queries] @ unit[batch.queries :].T / temperature
+    return cross_entropy(scores, torch.arange(batch.queries) * batch.group)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("how", ["full", "lora", "checkpointing", "projection"])
+def test_chunks_give_the_gradient_of_the_whole_batch(
+    path: Path, split: Split, engine: str, group: int, how: str
+) -> None:
+    """5 queries with 1 or 4 passages: the last of the chunks of 3 is ragged."""
+    keys = {"lora": {"adapter": LORA}, "checkpointing": {"adapter": LORA}}.get(how, {})
+    projection = 16 if how == "projection" else None
+    model = load(path, checkpointing=how == "checkpointing", projection=projection, **keys)
+    method = {"mode": "embedding", "group_size": group, "engine": engine, "projection": projection}
+    batch = batches_of(split, group).batch(0)
+    assert batch.texts % 3
+    whole = embed(model, Gritlm(spec(**method)).settings, lay_out_texts(texts_of(split, batch), model.layout))
+    loss = plain(whole, batch)
+    loss.backward()
+    expected = gradient(model)
+    found, sums = chunked(model, split, method)
+    assert sums["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_dropout_is_the_same_when_a_chunk_is_computed_again(path: Path, split: Split, engine: str) -> None:
+    model = load(path, adapter={**LORA, "dropout": 0.5})
+    method = Gritlm(spec(mode="embedding", engine=engine))
+    batches = batches_of(split)
+    batch, passes = batches.batch(0), OneWorker(model)
+    vectors = torch.zeros(batch.texts, 64)
+    for one in work_of(method, passes, batches, split):
+        own = passes.forward(one.number, embed, method.settings, one.batch)
+        vectors = vectors.index_copy(0, one.batch.pool.places, own)
+    plain(vectors, batch).backward()
+    expected = gradient(model)
+    keys = {"mode": "embedding", "engine": engine}
+    assert relative(chunked(model, split, keys)[0], expected) < 1e-6
+    if engine == "gradcache":  # the other one seeds within each chunk, so there is nothing to leave out
+        other, _ = chunked(model, split, keys, replays=False)
+        cosine = torch.nn.functional.cosine_similarity(other, expected, dim=0)
+        assert float(cosine) < 0.9, "the control: without replay the gradient is of another loss"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_memory_is_that_of_a_chunk(path: Path, engine: str, tmp_path: Path) -> None:
+    """Saved activations don't grow with the batch; those of the plain loss do."""
+    split = make_two_streams(tmp_path, queries=32, lengths=(20, 21)).split("train")
+    model = load(path, adapter=LORA)
+
+    def peak(queries: int, *, whole: bool) -> int:
+        method, passes = Gritlm(spec(mode="embedding", engine=engine)), OneWorker(model, chunk_size=8)
+        batches = batches_of(split, 1, queries)
+        batch, work = batches.batch(0), work_of(method, passes, batches, split)
+        with LiveBytes() as live:
+            if whole:
+                plain(
+                    embed(model, method.settings, lay_out_texts(texts_of(split, batch), model.layout)), batch
+                ).backward()
+            else:
+                method.backward(passes, batches, batch, work, 0.0)
+        gradient(model)
+        return live.peak
+
+    peak(8, whole=False)  # the gradients are made
+    small, large = peak(16, whole=False), peak(32, whole=False)
+    assert large == pytest.approx(small, rel=0.1)
+    assert peak(32, whole=True) / peak(16, whole=True) == pytest.approx(2, rel=0.1), "the control"
+
+
+def test_generation_is_the_same_however_it_is_cut(path: Path, split: Split) -> None:
+    model = load(path, adapter=LORA)
+    keys = {"mode": "generative"}
+    results = {size: chunked(model, split, keys, micro_batch_size=size) for size in (1, 2, 5)}
+    for size in (2, 5):
+        assert results[size][1]["loss"] == pytest.approx(results[1][1]["loss"], rel=1e-6)
+        assert relative(results[size][0], results[1][0]) < 1e-5
+    mixed = {"mode": "generative", "generative_normalisation": "mixed"}
+    losses = [chunked(model, split, mixed, micro_batch_size=size)[1]["loss"] for size in (1, 5)]
+    assert abs(losses[0] - losses[1]) > 1e-3, "the control: a mean of means depends on the cut"
+
+
+def test_mixed_is_the_mean_of_the_means(path: Path, split: Split) -> None:
+    model = load(path, adapter=LORA)
+    method = Gritlm(spec(mode="generative", generative_normalisation="mixed"))
+    passes = OneWorker(model)
+    batches = batches_of(split, queries=0, examples=5)
+    work = work_of(method, passes, batches, split)
+    method.backward(passes, batches, batches.batch(0), work, 0.0)
+    gradient(model)
+    means = [float(model.next_token_loss(one.batch)) / len(one.batch.targets) for one in work]
+    assert len(means) == 3
+    assert passes.sums["loss"] == pytest.approx(sum(means) / 3, rel=1e-6)
+    assert method.metrics(passes.sums, 1)["loss"] == pytest.approx(passes.sums["loss"], rel=1e-6)
+
+
+def test_the_loss_is_the_weighted_sum_of_both(path: Path, split: Split) -> None:
+    model = load(path, adapter=LORA, projection=8)
+    weights = {"embedding_weight": 0.5, "generative_weight": 3.0}
+    both, sums = chunked(model, split, {"projection": 8, **weights})
+    embedding, one = chunked(model, split, {"projection": 8, "mode": "embedding"})
+    model.projection = None
+    generative, other = chunked(model, split, {"mode": "generative"})
+    assert sums["loss"] == pytest.approx(0.5 * one["loss"] + 3 * other["loss"], rel=1e-5)
+    generative = torch.cat([generative, torch.zeros(len(both) - len(generative)).double()])
+    assert relative(both, 0.5 * embedding + 3 * generative) < 1e-5
+
+
+def test_equal_answers_are_not_told_from_each_other(path: Path, tmp_path: Path) -> None:
+    same = {1: [9, 9, 9], 2: [9, 9, 9], 4: [9, 9, 9], 5: [9, 9, 9]}
+    split = make_two_streams(tmp_path, queries=2, answers=2, others=0, texts=same).split("train")
+    model = load(path, adapter=LORA)
+
+    def loss(**keys: Any) -> float:
+        method, passes = Gritlm(spec(mode="embedding", group_size=1, **keys)), OneWorker(model)
+        batches = batches_of(split, 1, 2)
+        method.backward(passes, batches, batches.batch(0), work_of(method, passes, batches, split), 0.0)
+        gradient(model)
+        return passes.sums["loss"]
+
+    assert loss() == 0.0
+    assert loss(mask_duplicates=False) == pytest.approx(np.log(2), rel=1e-4)
+
+
+def test_chunks_by_number_and_by_tokens() -> None:
+    lengths = [9, 7, 7, 4, 2, 1]
+    assert chunks(lengths, 4, 0) == [slice(0, 4), slice(4, 6)]
+    assert chunks(lengths, None, 14) == [slice(0, 1), slice(1, 3), slice(3, 6)]
+    assert chunks(lengths, None, 5) == [slice(i, i + 1) for i in range(3)] + [slice(3, 4), slice(4, 6)]
+    assert chunks([], None, 5) == []

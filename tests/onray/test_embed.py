@@ -1,0 +1,226 @@
+"""`tailor embed`: the rows' embeddings whatever the workers and the cut, after a kill, from and to any store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tailor.artifacts.embedder import load_embedder
+from tailor.cli.main import main
+from tailor.evaluate import embedded, jobs
+from tailor.onray.cluster import Cluster
+from tailor.store import Store
+from tests.helpers.collections import embedding_model, passages, write_jsonl
+from tests.helpers.models import tiny_llama
+
+ASK = "Represent this text:"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embed")
+    embedding_model(folder / "model", projection=16)
+    write_jsonl(folder / "rows.jsonl", passages())
+    return folder
+
+
+def texts() -> list[str]:
+    return [row["text"] for row in passages()]
+
+
+def run(place: Path, to: str | Path, *options: str, source: str | Path | None = None, code: int = 0) -> None:
+    words = [str(place / "model"), str(source or place / "rows.jsonl"), str(to), *options]
+    assert main(["embed", *words]) == code
+
+
+def vectors(path: Path) -> np.ndarray:
+    return np.array(pq.read_table(path)["embedding"].to_pylist(), np.float32)
+
+
+def test_rows_keep_their_order_and_columns(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    run(place, tmp_path / "out.parquet", "--keep", "_id", "--keep", "title", "--instruction", ASK)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column_names == ["row", "_id", "title", "embedding"]
+    assert table["row"].to_pylist() == list(range(1, 41))
+    assert table["_id"].to_pylist() == [row["_id"] for row in passages()]
+    expected = load_embedder(str(place / "model")).encode(texts(), ASK)
+    assert np.abs(vectors(tmp_path / "out.parquet") - expected).max() < 1e-5
+    plain = load_embedder(str(place / "model")).encode(texts())
+    assert np.abs(vectors(tmp_path / "out.parquet") - plain).max() > 0.01, (
+        "the control: the instruction is read"
+    )
+    assert json.loads(table.schema.metadata[b"tailor"])["instruction"] == ASK
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet"]
+    assert capsys.readouterr().out.endswith(f"40 embeddings in {tmp_path}/out.parquet\n")
+
+
+def test_columns_are_joined_and_embeddings_shortened(place: Path, tmp_path: Path) -> None:
+    run(place, tmp_path / "out.parquet", "--column", "title", "--column", "text", "--dimension", "4")
+    joined = [f"{row['title']} {row['text']}".strip() for row in passages()]
+    expected = load_embedder(str(place / "model"), dimension=4).encode(joined)
+    assert np.abs(vectors(tmp_path / "out.parquet") - expected).max() < 1e-5
+
+
+def test_a_killed_command_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    run(place, tmp_path / "whole.parquet")
+    real, done = jobs.Worker.__call__, []
+
+    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(job)
+        return real(self, job)
+
+    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    run(place, tmp_path / "out.parquet", code=130)
+    assert not (tmp_path / "out.parquet").exists()
+    assert len(list((tmp_path / "out.parquet.unfinished").glob("part-*"))) == 3
+    assert "the same command goes on" in capsys.readouterr().err
+
+    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
+        done.append(job)
+        return real(self, job)
+
+    monkeypatch.setattr(jobs.Worker, "__call__", counts)
+    run(place, tmp_path / "out.parquet")
+    assert "going on: 21 of 40 rows were done before" in capsys.readouterr().out
+    assert [job.inputs[0] for job in done] == texts()[::7], "no text was embedded twice"
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    run(place, tmp_path / "other.parquet", "--instruction", ASK)
+    assert (tmp_path / "other.parquet").read_bytes() != (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_another_model_begins_anew(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Control of going on: what was done with another instruction is not taken."""
+    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    real = jobs.Worker.__call__
+    calls: list[Any] = []
+
+    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+        calls.append(job)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, job)
+
+    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    run(place, tmp_path / "out.parquet", "--instruction", "Another one:", code=130)
+    monkeypatch.setattr(jobs.Worker, "__call__", real)
+    run(place, tmp_path / "out.parquet")
+    assert "of another input, model or setting was removed" in capsys.readouterr().out
+    run(place, tmp_path / "alone.parquet")
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
+
+
+def test_from_and_to_any_store(place: Path, tmp_path: Path) -> None:
+    remote = Store("memory://embed")
+    remote.write_bytes("in/rows.jsonl", (place / "rows.jsonl").read_bytes())
+    run(place, "memory://embed/out.parquet", source="memory://embed/in/rows.jsonl")
+    run(place, tmp_path / "out.parquet")
+    with remote.open("out.parquet") as stream:
+        there = np.array(pq.read_table(stream)["embedding"].to_pylist(), np.float32)
+    assert np.array_equal(there, vectors(tmp_path / "out.parquet"))
+    assert remote.names() == ["in", "out.parquet"]
+
+
+def test_long_texts_are_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = write_jsonl(tmp_path / "long.jsonl", [{"text": "wool " * 60}, {"text": "linen"}])
+    run(place, tmp_path / "out.parquet", source=long)
+    assert "1 texts were longer than the model reads; their ends were left out\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_change_nothing(
+    place: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from tests.onray.test_evaluate import _Joined
+
+    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", _Joined(cluster))
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    run(place, tmp_path / "two.parquet", "--workers", "2")
+    monkeypatch.delenv("RAY_ADDRESS")
+    torch.set_num_threads(1)
+    run(place, tmp_path / "one.parquet")
+    assert np.array_equal(vectors(tmp_path / "two.parquet"), vectors(tmp_path / "one.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "text"),
+    [
+        (
+            [{"text": "a"}, {"txt": "b"}],
+            [],
+            "in.jsonl:2: missing key `text`\n  mend: name the column of the text with --column",
+        ),
+        (
+            [{"text": "a"}, {"text": " "}],
+            [],
+            "in.jsonl:2: there is no text to embed\n  mend: leave the row out",
+        ),
+        ([{"text": 3}], [], "in.jsonl:1: `text` must be text"),
+        (
+            [{"text": "a", "id": 1}, {"text": "b", "id": "x"}],
+            ["--keep", "id"],
+            "--keep id: the column has values of several kinds",
+        ),
+        ([{"text": "a"}], ["--keep", "row"], "--keep: the file has columns row and embedding of its own"),
+        (
+            [{"text": "a"}],
+            ["--dimension", "99"],
+            "dimension: the embeddings of PLACE/model have 16 numbers, not 99",
+        ),
+    ],
+)
+def test_mistakes(
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: list[dict[str, Any]],
+    options: list[str],
+    text: str,
+) -> None:
+    run(place, tmp_path / "out.parquet", *options, source=write_jsonl(tmp_path / "in.jsonl", rows), code=2)
+    told = capsys.readouterr().err.replace(f"{tmp_path}/", "").replace(str(place), "PLACE")
+    assert f"tailor: {text}" in told
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_model_that_makes_no_embeddings(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tiny_llama(tmp_path / "plain")
+    capsys.readouterr()
+    assert main(["embed", str(plain), str(place / "rows.jsonl"), str(tmp_path / "out.parquet")]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: {plain} makes no embeddings: it has no embedding.json\n"
+        "  mend: name a run that was trained with gritlm\n"
+    )
+    run(place, tmp_path / "out.csv", code=2)
+    assert capsys.readouterr().err == (
+        f"tailor: {tmp_path}/out.csv is no Parquet file\n  mend: give the output a name that ends in .parquet\n"
+    )
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), other)
+    run(place, other, code=2)
+    assert capsys.readouterr().err == (
+        f"tailor: {other} is there already, and is no file of `tailor embed`\n"
+        "  mend: name a file that is not there yet\n"
+    )

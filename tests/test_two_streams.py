@@ -1,0 +1,172 @@
+"""Batches of queries with passages beside examples to generate: a pure function of seed and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tailor.batches import BatchSpec, Streams, of_split
+from tailor.errors import DataError
+from tailor.tokens import Split
+from tailor.two_streams import TwoStreamBatch, TwoStreams
+from tests.helpers.relevance import make_two_streams
+
+SOURCES = [0] * 11 + [1] * 6
+MEMBERS = 6  # a query, two answers, three others
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    folder = tmp_path_factory.mktemp("tokens")
+    return make_two_streams(folder, queries=17, examples=10, sources=SOURCES).split("train")
+
+
+def make(split: Split, queries: int = 4, examples: int = 3, group: int = 3, **spec: Any) -> TwoStreams:
+    streams = Streams(queries, examples, group)
+    batches = of_split(split, BatchSpec(seed=1, max_length=64, pack=False, streams=streams, **spec))
+    assert isinstance(batches, TwoStreams)
+    return batches
+
+
+def texts(batch: Any) -> np.ndarray:
+    """int[queries, 1 + group] examples."""
+    assert isinstance(batch, TwoStreamBatch)
+    found = batch.text_examples()
+    return np.concatenate(
+        [found[: batch.queries, None], found[batch.queries :].reshape(batch.queries, -1)], 1
+    )
+
+
+def generated(batch: Any) -> list[int]:
+    return [row[0] for row in batch[batch.texts :]]
+
+
+def test_an_epoch_shows_every_query_once(split: Split) -> None:
+    for epoch in (0, 3):
+        shown = Counter(int(row[0]) for batch in make(split).epoch(epoch) for row in texts(batch))
+        assert shown == Counter(range(0, 17 * MEMBERS, MEMBERS))
+
+
+def test_a_batch_has_queries_of_one_source_and_of_like_number(split: Split) -> None:
+    batches = make(split).epoch(0)
+    assert sorted(batch.queries for batch in batches) == [3, 3, 3, 4, 4]
+    for batch in batches:
+        assert len({int(split.source[row[0]]) for row in texts(batch)}) == 1
+    assert len({int(split.source[texts(batch)[0, 0]]) for batch in batches}) == 2
+
+
+def test_a_query_has_an_answer_and_others_of_its_own(split: Split) -> None:
+    drawn: dict[int, set[int]] = {}
+    for epoch in range(6):
+        for batch in make(split).epoch(epoch):
+            for query, answer, *others in texts(batch).tolist():
+                assert answer in (query + 1, query + 2)
+                assert len(set(others)) == 2
+                assert set(others) <= {query + 3, query + 4, query + 5}
+                drawn.setdefault(query, set()).add(answer)
+    assert sum(len(answers) == 2 for answers in drawn.values()) > 10, "epochs draw anew"
+
+
+def test_too_few_others_are_repeated(split: Split) -> None:
+    for row in texts(make(split, group=6).epoch(0)[0]).tolist():
+        assert len(row) == 7
+        assert set(row[2:]) == {row[0] + 3, row[0] + 4, row[0] + 5}
+
+
+def test_the_examples_go_round_beside_the_texts(split: Split) -> None:
+    batches = make(split)
+    per_epoch = len(batches.epoch(0))
+    seen: Counter[int] = Counter(dict.fromkeys(range(17 * MEMBERS, 17 * MEMBERS + 10), 0))
+    for step in range(10):
+        seen.update(generated(batches.batch(step)))
+        assert max(seen.values()) - min(seen.values()) <= 1
+    assert seen.total() == 30
+    rounds = [list(batches._round(number)) for number in (0, 1)]
+    assert rounds[0] != rounds[1], "each is shuffled anew"
+    assert per_epoch * 3 % 10, "the rounds don't end with the epochs"
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for(split: Split) -> None:
+    forward, jumping = make(split), make(split)
+    steps = [(texts(batch), generated(batch)) for batch in map(forward.batch, range(17))]
+    for step in (16, 2, 9, 0):
+        rows, examples = texts(jumping.batch(step)), generated(jumping.batch(step))
+        assert np.array_equal(rows, steps[step][0])
+        assert examples == steps[step][1]
+    other = of_split(split, BatchSpec(seed=2, max_length=64, pack=False, streams=Streams(4, 3, 3)))
+    assert not np.array_equal(texts(other.batch(2)), steps[2][0])
+
+
+def test_the_first_step_takes_the_longest(split: Split) -> None:
+    batches = make(split)
+    longest = max(range(len(split)), key=lambda i: int(split.lengths[i]) if split.source[i] < 2 else 0)
+    first = batches.batch(0)
+    queries = texts(first)[:, 0]
+    assert max(int(split.lengths[q : q + MEMBERS].sum()) for q in queries) == max(
+        int(split.lengths[q : q + MEMBERS].sum()) for q in range(0, 17 * MEMBERS, MEMBERS)
+    )
+    assert split.lengths[generated(first)].max() == batches.longest_example()
+    assert batches.longest_text() == split.lengths[longest]
+
+
+def test_texts_stand_longest_first_and_know_their_places(split: Split) -> None:
+    batch = make(split).batch(3)
+    lengths = [int(split.lengths[row[0]]) for row in batch[: batch.texts]]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(batch.places) == list(range(batch.texts))
+    assert batch.texts == batch.queries * 4
+
+
+def test_one_stream_alone(split: Split) -> None:
+    embedding, generating = make(split, examples=0), make(split, queries=0)
+    assert all(not generated(batch) for batch in embedding.epoch(0))
+    shown = Counter(example for batch in generating.epoch(0) for example in generated(batch))
+    assert shown == Counter(range(17 * MEMBERS, 17 * MEMBERS + 10))
+    assert generating.units(generating.batch(0)) == sum(
+        int(split.supervised[i]) for i in generated(generating.batch(0))
+    )
+    assert embedding.units(embedding.batch(0)) == 0
+
+
+def test_evaluation_shows_everything_once_in_order(split: Split) -> None:
+    found = make(split).evaluation()
+    queries = [int(row[0]) for batch in found if batch.queries for row in texts(batch)]
+    assert queries == list(range(0, 17 * MEMBERS, MEMBERS))
+    parts = [sorted(generated(batch)) for batch in found]
+    assert [example for part in parts for example in part] == list(range(17 * MEMBERS, 17 * MEMBERS + 10))
+    assert all(row[1] == row[0] + 1 for batch in found if batch.queries for row in texts(batch).tolist())
+
+
+def test_weights_show_sources_more_often(split: Split) -> None:
+    batches = make(split, weights=(2.0, 0.5, 1.0))
+    shown = Counter(int(split.source[row[0]]) for batch in batches.epoch(0) for row in texts(batch))
+    assert shown == {0: 22, 1: 3}
+    assert len(batches.epoch(0)) == len(batches.epoch(1))
+
+
+def test_who_is_not_told_from_whom(tmp_path: Path) -> None:
+    """Query 1 is query 0 again; query 2's other passage is an answer of query 3, by its row."""
+    same = {0: [9, 9], MEMBERS: [9, 9], 2 * MEMBERS + 3: [8, 8, 8], 3 * MEMBERS + 2: [8, 8, 8]}
+    split = make_two_streams(tmp_path, queries=4, texts=same).split("train")
+    rows = np.array([[q * MEMBERS, q * MEMBERS + 1, q * MEMBERS + 3] for q in range(4)])
+    batch = TwoStreamBatch(split, rows, [])
+    assert batch.excluded.tolist() == [[0, 2], [1, 0], [3, 5]]
+    other = make_two_streams(tmp_path / "other", queries=4).split("train")
+    assert TwoStreamBatch(other, rows, []).excluded.tolist() == [], "the control: nothing is equal"
+
+
+@pytest.mark.parametrize(("mode", "queries", "examples"), [("embedding", 4, 0), ("generative", 0, 3)])
+def test_rows_that_are_not_learned_are_refused(mode: str, queries: int, examples: int, split: Split) -> None:
+    both = make(split, queries, examples)
+    with pytest.raises(DataError, match=f"mode: {mode} learns nothing from rows"):
+        both.check(mode, both)
+
+
+def test_rows_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+    texts = make(make_two_streams(tmp_path, queries=3).split("train"))
+    with pytest.raises(DataError, match="no training row is a conversation or text to generate"):
+        texts.check("unified", texts)
