@@ -1,0 +1,59 @@
+"""Methods and models of their own kind on a GPU: the curve is the CPU's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.hosts import PlainHost
+from tests.helpers.models import tiny_llama
+from tests.helpers.plans import make_plan
+from tests.helpers.relevance import make_two_streams
+from tests.helpers.stores import make_store
+from tests.helpers.strategies import curve
+from tests.train.test_gritlm import METHOD, TRAIN
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+"""A GPU's matrix products add in another order; in bf16 they also round elsewhere."""
+
+
+def same_as_on_a_cpu(base: Path, tokens: Any, folder: Path, precision: str, /, **sections: Any) -> None:
+    sections["train"] = {**sections.get("train", {}), "precision": precision}
+    curves = []
+    for device in (torch.device("cpu"), torch.device("cuda", 0)):
+        curves.append(
+            curve(PlainHost(device=device), make_plan(base, tokens, folder / device.type, **sections))
+        )
+    for figure in ("losses", "evaluations"):
+        assert curves[1][figure] == pytest.approx(curves[0][figure], abs=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("engine", ["gradcache", "chunk_checkpoint"])
+def test_gritlm(tmp_path: Path, engine: str, precision: str) -> None:
+    tokens = make_two_streams(tmp_path / "tokens", queries=13, examples=7, evaluation=5)
+    method = {**METHOD, "engine": engine}
+    same_as_on_a_cpu(tiny_llama(tmp_path / "model"), tokens, tmp_path, precision, method=method, train=TRAIN)
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_activation_beacons(tmp_path: Path, precision: str) -> None:
+    tokens = make_store(tmp_path / "tokens", [40, 55, 60, 48] * 6, evaluation=[50, 60])
+    beacon = {"beacon": {"window": 16, "ratios": [2, 4]}}
+    sections = {"model": beacon, "data": {"pack": False}, "train": {"activation_checkpointing": True}}
+    same_as_on_a_cpu(tiny_llama(tmp_path / "model"), tokens, tmp_path, precision, **sections)
+
+
+@pytest.mark.parametrize("rope", ["yarn", "llama3"])
+def test_a_stretched_model(tmp_path: Path, rope: str) -> None:
+    lengths = {"length": 256, "original_length": 64, "factor": 4}
+    bounds = {"low_freq_factor": 1, "high_freq_factor": 4} if rope == "llama3" else {}
+    model = {"rope": {"name": rope, **lengths, **bounds}, "adapter": {"rank": 4}}
+    base = tiny_llama(tmp_path / "model", max_position_embeddings=64)
+    tokens = make_store(tmp_path / "tokens", [40, 155, 200, 48] * 6, evaluation=[50, 160])
+    same_as_on_a_cpu(base, tokens, tmp_path, "bf16", model=model, data={"max_length": 256})
