@@ -66,7 +66,8 @@ class Totals:
         """Add a micro-batch, as zeros where it does not count."""
         for name, value in {"loss": summed.loss, **summed.statistics}.items():
             # Some accelerators have no float64.
-            own = value.detach().to(torch.float64 if self._device.type == "cpu" else torch.float32)
+            dtype = torch.float64 if self._device.type == "cpu" else torch.float32
+            own = value.detach().to(self._device, dtype)
             self._sums[name] = self._sums.get(name, torch.zeros_like(own)) + own * float(counts)
 
     def add_number(self, name: str, value: float) -> None:
