@@ -110,3 +110,19 @@ def test_large_similarities_stay_finite() -> None:
     found = contrast(vectors, Contrast(QUERIES, 2, NOTHING, 4), spec(normalise=False), range(QUERIES))
     assert torch.isfinite(found.loss)
     assert torch.isfinite(found.gradient).all()
+
+
+@pytest.mark.parametrize(("negatives", "moves"), [("global", True), ("local", False)])
+def test_a_passage_of_another_worker_counts_for_global_negatives_alone(negatives: str, moves: bool) -> None:
+    """Worker 0 of two scores its own queries; the passages of worker 1's queries are negatives of it, or are not."""
+    own = spec(negatives=negatives)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(6 * (1 + own.group_size), 8, generator=generator)
+    how = Contrast(6, own.group_size, NOTHING, block=3)
+    first, second = share_of(6, 0, 2), share_of(6, 1, 2)
+    before = [contrast(vectors, how, own, share) for share in (first, second)]
+    vectors[6 + second.start * own.group_size] *= -1.0  # an answer of worker 1
+    after = [contrast(vectors, how, own, share) for share in (first, second)]
+    assert (float((after[0].loss - before[0].loss).abs()) > 1e-3) == moves
+    assert (float((after[0].gradient - before[0].gradient).abs().max()) > 1e-4) == moves
+    assert float((after[1].loss - before[1].loss).abs()) > 1e-3
