@@ -98,7 +98,7 @@ def train_by_tailor(
     """The loop itself, on a host that does nothing but meter."""
     import torch
 
-    from tailor.batches import data_facts
+    from tailor.data_facts import data_facts
     from tailor.plan import Hardware, build
     from tailor.spec.recipe import Recipe
     from tailor.tokens import TokenStore

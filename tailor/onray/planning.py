@@ -33,7 +33,7 @@ def make_plan(
     A run that goes on keeps its micro-batches, unless the recipe gives their size: dropout is drawn per micro-batch.
     """
     from tailor import plan as planning
-    from tailor.batches import data_facts
+    from tailor.data_facts import data_facts
     from tailor.encode.tokenizer import load_config
 
     source = run if origin is None else Store(origin.run)

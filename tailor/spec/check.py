@@ -13,6 +13,7 @@ from tailor.errors import Problem
 from tailor.spec import (
     check_beacon,
     check_gritlm,
+    check_preference,
     check_rope,
     check_sequences,
     check_strategy,
@@ -22,7 +23,7 @@ from tailor.spec import (
 from tailor.spec.data import Data
 from tailor.spec.keys import Conflict, Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
-from tailor.spec.method import ANSWERS, METHODS, REFERENCE_FREE, SMOOTHED
+from tailor.spec.method import ANSWERS, METHODS
 from tailor.spec.source import Document, Path
 from tailor.spec.suite import ON_ROWS
 from tailor.spec.train import DEFAULT_BATCH_SIZE
@@ -40,7 +41,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         check_beacon.conflicts,
         _pretrain,
         _retrieval,
-        _answers,
+        check_preference.conflicts,
         _gritlm,
         _folders,
         check_sequences.conflicts,
@@ -196,29 +197,6 @@ def _retrieval(keys: Keys) -> Iterator[Conflict]:
         )
 
 
-def _answers(keys: Keys) -> Iterator[Conflict]:
-    """Of the methods that compare answers."""
-    if keys("method.name") not in ANSWERS:
-        return
-    length = keys("data.max_length") or Data.model_fields["max_length"].default
-    for key in ("method.max_prompt_length", "method.max_completion_length"):
-        limit = keys(key)
-        if limit and not keys.is_wrong("data.max_length") and limit >= length:
-            yield key, "data.max_length", f"{limit} tokens leave none of {length} for the rest"
-    if keys("model.warm_start") is not None and keys("method.loss") not in REFERENCE_FREE:
-        yield (
-            "model.warm_start",
-            "method.name",
-            "the reference would be the base without what the other run trained, not the model that this run begins with",
-        )
-    if keys("method.reference") == "copy" and keys("model.adapter") is not None:
-        yield (
-            "method.reference",
-            "model.adapter",
-            "the base under the adapter is the reference already; a copy of it would only take memory",
-        )
-
-
 def _gritlm(keys: Keys) -> Iterator[Conflict]:
     if check_gritlm.applies(keys):
         yield from check_gritlm.conflicts(keys)
@@ -355,7 +333,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
     yield from check_beacon.idle(keys)
-    yield from _idle_of_dpo(keys)
+    yield from check_preference.idle(keys)
     yield from check_strategy.idle(keys)
     yield from check_suite.idle_long_rows(keys, "data.")
     yield from check_suite.idle_of_corpus(keys, "evaluate.retrieval.data")
@@ -386,16 +364,3 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             for name in ("subset", "split"):
                 if source.get(name) is not None:
                     yield f"{key}.{name}", "has no effect: it is for Hugging Face datasets (hf://…)"
-
-
-def _idle_of_dpo(keys: Keys) -> Iterator[Finding]:
-    if keys("method.name") != "dpo" or keys.is_wrong("method.loss"):
-        return
-    loss = keys("method.loss") or "sigmoid"
-    for key, used, whose in (
-        ("method.label_smoothing", loss in SMOOTHED, ", ".join(SMOOTHED)),
-        ("method.gamma", loss == "simpo", "simpo"),
-        ("method.reference", loss not in REFERENCE_FREE, "losses with a reference model"),
-    ):
-        if keys(key) is not None and not used:
-            yield key, f"has no effect on {loss}; it is for {whose}"

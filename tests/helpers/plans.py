@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tailor.batches import data_facts
+from tailor.data_facts import data_facts
 from tailor.plan import Hardware, Plan, build
 from tailor.spec.recipe import Recipe
 from tailor.tokens import TokenStore
