@@ -86,7 +86,7 @@ def worker(rank: int, port: int, plan: Any, out: Path) -> None:
     forget_peak()
     found: dict[str, Any] = {}
 
-    def probe(session: Any, when: str) -> None:
+    def probe(session: Any, when: str, step: int) -> None:
         if when == "start":
             found["load"] = round(status("VmHWM") - before)
         else:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.helpers import s3 as protocol
-
-ROOT = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,14 +26,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Processes that share the tests take whole files, and one of them all of those that share a Ray."""
-    if item.config.pluginmanager.hasplugin("xdist"):
-        shared = ROOT / "onray"
-        item.add_marker(pytest.mark.xdist_group("onray" if shared in item.path.parents else str(item.path)))
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,11 @@ def test_it_appears_when_every_share_is_there(store: Store) -> None:
         assert not store.is_committed("made")
         share.commit()
     thread.join(timeout=10)
-    assert before == [False]
+    assert before == [False, False]  # before anything is handed over, and before the marker
     assert store.is_committed("made")
-    folder = verified(store, "made")
-    assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "part-0", "part-1", "part-2"]
-    assert [(folder / f"part-{rank}").read_text() for rank in range(3)] == ["of 0", "of 1", "of 2"]
+    with verified(store, "made") as folder:
+        assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "part-0", "part-1", "part-2"]
+        assert [(folder / f"part-{rank}").read_text() for rank in range(3)] == ["of 0", "of 1", "of 2"]
     assert sorted(store.read_json("made/COMMIT")) == ["part-0", "part-1", "part-2"]
     assert store.names() == ["made"]
 

@@ -190,12 +190,12 @@ class _Judged:
             one / count if count else None for one, count in zip(loss.tolist(), tokens.tolist(), strict=True)
         ]
 
-    def _found(self, task: str) -> list[float]:
+    def _shares_found(self, task: str) -> list[float]:
         pairs = zip(self._answers[task], self._material.hunts[task], strict=True)
         return [float(finds(answer, hunt.value)) for answer, hunt in pairs]
 
     def _hunt(self, task: str) -> dict[str, PerRow]:
-        scores, hunts = self._found(task), self._material.hunts[task]
+        scores, hunts = self._shares_found(task), self._material.hunts[task]
         found = {task: mean(scores)}
         for length in self.axes(task)["lengths"]:
             own = [score for score, hunt in zip(scores, hunts, strict=True) if hunt.place["length"] == length]
@@ -210,7 +210,7 @@ class _Judged:
     def grid(self, task: str) -> list[list[float]]:
         """Share of the values that were found, [length][depth]."""
         cells: dict[tuple[int, float], list[float]] = {}
-        for score, hunt in zip(self._found(task), self._material.hunts[task], strict=True):
+        for score, hunt in zip(self._shares_found(task), self._material.hunts[task], strict=True):
             cells.setdefault((hunt.place["length"], hunt.place["depth"]), []).append(score)
         axes = self.axes(task)
         return [
@@ -259,7 +259,9 @@ class _Judged:
         for task, hunts in material.hunts.items():
             found[f"{task}.jsonl"] = [
                 ({**one.place, "value": one.value, "start": one.start}, {"answer": answer, "found": score})
-                for one, answer, score in zip(hunts, self._answers[task], self._found(task), strict=True)
+                for one, answer, score in zip(
+                    hunts, self._answers[task], self._shares_found(task), strict=True
+                )
             ]
         if material.texts:
             found["texts.jsonl"] = [

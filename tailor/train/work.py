@@ -22,8 +22,8 @@ def read_share(session: Session, batches: Batches, collator: Collator, batch: Ba
 
     A worker without one computes a small one that doesn't count, to stay in step.
     """
-    method, before, together = session.method, 0, session.plan.sequence_parallel
-    rank, world = session.host.rank // together, session.host.world // together
+    method, before = session.method, 0
+    rank, world = group_of(session)
     for parts in method.parts(batches, batch, session.plan):
         if not parts:
             continue
@@ -34,6 +34,12 @@ def read_share(session: Session, batches: Batches, collator: Collator, batch: Ba
             read = method.read(collator, batch, part)
             yield Work(before + at, read, counts, batches.tokens(batch[part]) if counts else 0)
         before += len(parts)
+
+
+def group_of(session: Session) -> tuple[int, int]:
+    """Which of the groups that share a batch this worker is in, and how many there are. Mostly it is alone in one."""
+    together = session.plan.sequence_parallel
+    return session.host.rank // together, session.host.world // together
 
 
 def survey(session: Session, work: Iterable[Work], units: int) -> float:

@@ -40,7 +40,7 @@ def trained(folder: Path, model: dict[str, Any]) -> tuple[Plan, torch.Tensor]:
     plan = make_plan(base, make_tokens(folder / "tokens"), run, model=model, optim={"learning_rate": 2e-2})
     kept: list[torch.Tensor] = []
 
-    def keep(session: Session, when: str) -> None:
+    def keep(session: Session, when: str, step: int) -> None:
         session.model.eval()
         session.model.base.set_attn_implementation("sdpa")
         with torch.no_grad():

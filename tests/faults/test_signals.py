@@ -111,7 +111,7 @@ def test_a_second_signal_stops_at_once(place: Path) -> None:
     ("where", "when"),
     [
         ({"module": "tailor.encode.prepare", "name": "_publish"}, "before training began"),
-        ({"module": "tailor.train.session", "name": "load_for_training"}, "at step 0 of 12"),
+        ({"module": "tailor.train.strategy.start", "name": "load_for_training"}, "at step 0 of 12"),
     ],
     ids=["in preparation", "while the model is loaded"],
 )

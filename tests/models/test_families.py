@@ -61,7 +61,7 @@ class Watch:
         self.adapters: set[str] = set()
 
     @torch.no_grad()
-    def __call__(self, session: Session, when: str) -> None:
+    def __call__(self, session: Session, when: str, step: int) -> None:
         model, split = session.model, session.tokens.split("train")
         was_training = model.training
         model.eval()

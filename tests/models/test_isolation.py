@@ -103,13 +103,13 @@ def test_control_the_window_matters(tmp_path: Path, split: Any) -> None:
 def test_control_a_contaminated_pack_differs(path: Path, split: Any) -> None:
     model = load(path, attention="sdpa")
     alone = document_losses(model, split, packed=False)
-    inputs = model._inputs
+    inputs = model.inputs
 
     def contaminated(batch: Any) -> dict[str, Any]:
         # What a plain call does: with a cache the reset positions are not taken for documents.
         return {**inputs(batch), "use_cache": True}
 
-    model._inputs = contaminated  # type: ignore[method-assign]
+    model.inputs = contaminated  # type: ignore[method-assign]
     together = document_losses(model, split, packed=True)
     assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) > 1
     assert not probe.packs_in_isolation(model, CPU, torch.float32)

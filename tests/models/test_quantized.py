@@ -29,7 +29,7 @@ class Watch:
         self.frozen: dict[str, dict[str, torch.Tensor]] = {}
         self.logits: dict[str, torch.Tensor] = {}
 
-    def __call__(self, session: Session, when: str) -> None:
+    def __call__(self, session: Session, when: str, step: int) -> None:
         self.frozen[when] = {
             name: p.detach().clone() for name, p in session.model.named_parameters() if not p.requires_grad
         }

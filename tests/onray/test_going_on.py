@@ -242,9 +242,9 @@ def test_changed_rows_are_refused_and_gone_on_with_on_purpose(place: Path) -> No
 def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     write = checkpoint.write
 
-    def signalled(folder: Path, model: Any, optimizer: Any, state: checkpoint.State) -> None:
+    def signalled(folder: Path, strategy: Any, state: checkpoint.State) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        write(folder, model, optimizer, state)
+        write(folder, strategy, state)
 
     monkeypatch.setattr(checkpoint, "write", signalled)
     outcome, told = train("save.to=runs/signalled", "save.every=null")

@@ -196,7 +196,9 @@ def test_save_and_reload_change_nothing(made: tuple[Path, Any, Path]) -> None:
     before = {path.name: path.read_bytes() for path in made[0].iterdir()}
 
     @torch.no_grad()
-    def look(session: Any, when: str) -> None:
+    def look(session: Any, when: str, step: int) -> None:
+        if when == "evaluation":
+            return
         model = session.model.eval()
         kept.append(model.read(ids, (2, 4, 2)))
         plain = {name: w for name, w in model.network.named_parameters() if not w.requires_grad}
@@ -286,7 +288,9 @@ def test_it_begins_with_the_beacons_of_another_run(made: tuple[Path, Any, Path])
     model = {"beacon": BEACON, "warm_start": first.run_url}
     seen: list[torch.Tensor] = []
 
-    def look(session: Any, when: str) -> None:
+    def look(session: Any, when: str, step: int) -> None:
+        if when == "evaluation":
+            return
         seen.append(session.model.beacons.embedding.detach().clone())
 
     loop.run(plan_of(made, "second", model=model), PlainHost(), [look])
@@ -314,7 +318,9 @@ def test_a_quantised_base_is_trained_with_low_rank_updates(made: tuple[Path, Any
     seen: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def look(session: Any, when: str) -> None:
+    def look(session: Any, when: str, step: int) -> None:
+        if when == "evaluation":
+            return
         with session.autocast():
             seen.append(session.model.eval().read(ids, (2, 4, 2)).float())
 

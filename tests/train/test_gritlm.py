@@ -186,7 +186,9 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(made: Made, engine: str) -> No
 def test_what_is_saved_embeds_and_generates_as_what_was_trained(made: Made) -> None:
     plan, kept = made.plan("saved"), {}
 
-    def probe(session: Session, when: str) -> None:
+    def probe(session: Session, when: str, step: int) -> None:
+        if when == "evaluation":
+            return
         settings = Embedding.of(session.plan.method, 64, 64)  # type: ignore[arg-type]
         one = Embedder(session.model, load_tokenizer(str(made.model)), settings)
         kept[when] = one.encode(TEXTS, "Find it")
@@ -234,7 +236,9 @@ def test_a_quantised_base_stays_as_it_is(made: Made) -> None:
     frozen: dict[str, list[torch.Tensor]] = {}
     trained: dict[str, list[torch.Tensor]] = {}
 
-    def probe(session: Session, when: str) -> None:
+    def probe(session: Session, when: str, step: int) -> None:
+        if when == "evaluation":
+            return
         for name, parameter in session.model.named_parameters():
             (trained if parameter.requires_grad else frozen).setdefault(name, []).append(
                 parameter.detach().clone()

@@ -55,11 +55,11 @@ def curves(
     host: PlainHost, plans: dict[str, Plan], control: Plan, refused: Plan, stopped: Plan
 ) -> dict[str, Any]:
     result: dict[str, Any] = {name: curve(host, plan) for name, plan in plans.items()}
-    share = work.share
+    group_of = work.group_of
     # The mistake: each worker of a group takes a micro-batch of its own.
-    work.share = lambda batch, size, rank, world: share(batch, size, host.rank % 2, world)  # type: ignore[assignment]
+    work.group_of = lambda session: (host.rank % 2, group_of(session)[1])  # type: ignore[assignment]
     result["control"] = curve(host, control)
-    work.share = share
+    work.group_of = group_of
     try:
         loop.run(refused, host)
     except ModelError as error:
