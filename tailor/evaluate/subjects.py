@@ -12,6 +12,7 @@ from tailor.artifacts.load import ARTIFACTS, find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.jobs import ModelRef
+from tailor.models.held import Held
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.model import Beacon
@@ -73,8 +74,11 @@ class Subject:
         return config is None or config.get("model_type") not in rope.WITHOUT
 
     def _config(self) -> Mapping[str, Any] | None:
-        folder = self.artifact.local_path()
-        held = held_of(folder, self.run or self.artifact) if self.is_adapter else None
+        folder, held = self.artifact.local_path(), None
+        if self.artifact.exists(ADAPTER):
+            held = held_of(folder, self.run or self.artifact)
+        elif self.artifact.exists(BEACON):
+            held = Held.read(folder)
         try:
             config = load_config(held.path, held.revision) if held else load_config(str(folder))
             return rope.extended(config, held and held.rope, self.ref.url)
