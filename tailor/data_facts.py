@@ -18,7 +18,7 @@ from tailor.two_streams import text_facts
 def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
     """What the plan must know of the prepared data. `first_step`: the step at which they begin."""
     train, evaluation = tokens.split("train"), tokens.split("evaluation")
-    size = batch_size(recipe.train)
+    size = None if isinstance(recipe.method, Gritlm) else batch_size(recipe.train)
     spec = BatchSpec(
         seed=recipe.train.seed,
         max_length=recipe.data.max_length,

@@ -58,6 +58,12 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
         model = _trained_model(store.url, run)
+        method = run.read_json("plan.json")["method"]
+        if method["name"] == "gritlm" and method["mode"] != "generative":
+            raise ModelError(
+                f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artefact alone",
+                mend="name the finished run",
+            )
         if model.beacon is not None:
             raise ModelError(
                 f"{store.url} holds activation beacons, which cannot be averaged: {NOT_AVERAGED}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tailor.plan import beacon
 from tailor.quiet import quiet
+from tailor.spec.check_sequences import CUT_METHODS
 from tailor.spec.load import load_recipe
 from tailor.spec.method import Gritlm, joins, streams
 
@@ -157,7 +158,8 @@ def _advice(plan: Plan) -> str:
         return "set method.reference: precomputed"
     if plan.model.beacon is not None:
         return "lower data.max_length" if plan.model.beacon.rank else "set model.beacon.rank"
-    if plan.strategy.name == "ddp" and plan.workers > 1 and plan.model.quantize is None:
+    asks = plan.evaluate.generation is not None or plan.evaluate.retrieval is not None
+    if plan.strategy.name == "ddp" and plan.workers > 1 and plan.model.quantize is None and not asks:
         return "set scale.strategy: fsdp"
     if plan.model.adapter is None and plan.strategy.name == "ddp":
         return "set model.adapter, or optim.optimizer: adamw_8bit"
@@ -169,4 +171,6 @@ def _advice(plan: Plan) -> str:
         return "set train.tiled_mlp: true"
     if plan.gpu and not plan.activation_offloading:
         return "set train.activation_offloading: true"
+    if plan.method.name not in CUT_METHODS:
+        return "lower data.max_length"
     return "lower data.max_length, or raise scale.workers and scale.sequence_parallel"

@@ -12,7 +12,10 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.models import rope
+from tailor.models.beacon import Beacons
+from tailor.models.beacon_model import BeaconModel
 from tailor.models.causal import CausalModel
+from tailor.plan import beacon
 
 BUCKETS = 16
 """Parts of a window by which the loss is told."""
@@ -70,6 +73,11 @@ def token_losses(
     """The loss of each of the tokens from `first` (at least 1) on, given all before it. float32[len(ids) - first]."""
     device = next(model.parameters()).device
     tokens = torch.tensor([list(ids)], device=device)
+    if isinstance(model, BeaconModel) and not model.beacons.off:
+        states = model.read(tokens, _ratios(model.beacons, len(ids)))[
+            0, first - 1 : -1
+        ]  # by windows, which are parts
+        return torch.cat(list(_tiles(model.head, states, tokens[0, first:])))
     forward = model.base.get_decoder() if model.splits_head else model.base
     part = len(ids) if prefill is None else prefill
     if part < len(ids):
@@ -86,6 +94,11 @@ def token_losses(
             head = model.head if model.splits_head else nn.Identity()
             found += list(_tiles(head, states[begin - start : end - start], tokens[0, begin + 1 : end + 1]))
     return torch.cat(found)
+
+
+def _ratios(beacons: Beacons, length: int) -> tuple[int, ...]:
+    """Of a document's windows, as in every evaluation."""
+    return beacon.ratios(beacons.spec, beacon.windows_of(length, beacons.spec.window), beacons.limit)
 
 
 def _tiles(head: nn.Module, states: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:

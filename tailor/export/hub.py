@@ -14,11 +14,14 @@ from typing import Any
 
 from tailor.errors import StoreError
 from tailor.export.folder import RECORD, Request, choose, fill, finished
+from tailor.models.embedding import FILE as EMBEDDING
+from tailor.models.embedding import PROJECTION
 from tailor.spec.secrets import is_secret
 
 BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
     *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
+    *(EMBEDDING, PROJECTION),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *(
         "tokenizer.json",

@@ -10,6 +10,7 @@ import torch
 from tailor.encode.texts import TextEncoder
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
+from tailor.models import rope
 from tailor.models.bidirectional import check_attention, text_states
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
@@ -98,6 +99,8 @@ class Embedder:
         lengths = np.array([len(text.input_ids) for text in encoded])
         order = np.argsort(-lengths, kind="stable")
         most = BATCH_TOKENS.get(self.model.device.type, 32768)
+        if rope.follows_length(self.model.base):
+            most = 1  # a longer text would change the frequencies of those beside it
         for part in _parts(order, lengths, most):
             pieces = [(encoded[i].input_ids, np.array([[encoded[i].start, lengths[i]]])) for i in part]
             found[part] = self._batch(lay_out_texts(pieces, self.model.layout)).cpu().numpy()

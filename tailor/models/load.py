@@ -118,7 +118,13 @@ def _with_beacons(
     torch.manual_seed(seed)
     add_beacons(network, settings)
     if checkpointing:
-        network.activation_checkpointing_enable()
+        layers = activations.decoder_layers(network)
+        if not all(hasattr(type(layer), "_can_checkpoint_with_cache") for layer in layers):
+            raise ModelError(
+                "model.beacon: this transformers takes the memory away from layers that are computed again",
+                mend="set train.activation_checkpointing: false, or install transformers 5.23",
+            )
+        activations.checkpoint_layers(network, every=1, offload=False)
     auto = attention.stock_attention(network)
     network.set_attn_implementation(auto if spec.attention == "auto" else spec.attention)
     network.eval()

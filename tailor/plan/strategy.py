@@ -55,6 +55,8 @@ def _not_shared(recipe: Recipe, precision: str) -> str | None:
         return "method.reference: copy"
     if recipe.method.name == "kto" and recipe.model.adapter is None:
         return "method.name: kto without an adapter"
+    if recipe.evaluate.retrieval is not None:
+        return "evaluate.retrieval"
     if recipe.evaluate.generation is not None:
         return "evaluate.generation"
     if recipe.model.attention == "flash_attention_2":

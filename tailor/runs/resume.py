@@ -226,8 +226,12 @@ def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
 
 def _counted(recipe: Recipe) -> tuple[str, ...]:
     """Keys that are free elsewhere, but decide this recipe's loss."""
-    mixed = getattr(recipe.method, "generative_normalisation", None) == "mixed"
-    return ("train.micro_batch_size",) if mixed else ()
+    keys: tuple[str, ...] = ()
+    if getattr(recipe.method, "generative_normalisation", None) == "mixed":
+        keys += ("train.micro_batch_size",)
+    if getattr(recipe.method, "negatives", None) == "local":
+        keys += ("scale.workers", "scale.workers.min", "scale.workers.max")
+    return keys
 
 
 def _may_change(key: str) -> bool:

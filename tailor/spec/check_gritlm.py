@@ -45,6 +45,8 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "method.name",
             "a text to embed has one embedding, so it cannot be cut into chunks",
         )
+    if keys("method.negatives") == "local" and isinstance(keys("scale.workers"), dict):
+        yield "method.negatives", "scale.workers", "the loss would change when workers come and go"
     if keys("train.compile"):
         yield "train.compile", "method.name", "texts have many lengths, and each would be compiled"
     if keys("evaluate.generation") is not None:

@@ -16,9 +16,10 @@ from tailor.spec import files, load
 from tailor.spec.data import Source
 from tailor.spec.deepspeed import KEY as DEEPSPEED_KEY
 from tailor.spec.keys import Finding, path_of
+from tailor.spec.long import Texts
 from tailor.spec.recipe import Recipe
 from tailor.spec.scale import DeepSpeed
-from tailor.spec.suite import Facts, MultipleChoice, Questions
+from tailor.spec.suite import Corpus, LmEval, Questions
 
 RECIPE = "recipe.yaml"
 TEMPLATE = "template.jinja"
@@ -171,7 +172,7 @@ def _deepspeed_file(recipe: Recipe, reach: Reach) -> str | None:
     return None if name is None or reach.sees(name) else name
 
 
-def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions]]:
+def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions | Corpus | Texts]]:
     """(key, source) of all rows that are read, to train on and to evaluate on."""
     final = recipe.evaluate.final
     evaluated = final.data.evaluation if final is not None and final.data is not None else []
@@ -183,8 +184,10 @@ def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions]]:
         for index, source in enumerate(some):
             yield f"{key}.{index}.path", source
     for index, task in enumerate(final.tasks if final is not None else ()):
-        if isinstance(task, MultipleChoice | Facts):
-            yield f"evaluate.final.tasks.{index}.data.path", task.data
+        if (data := getattr(task, "data", None)) is not None:
+            yield f"evaluate.final.tasks.{index}.data.path", data
+    if recipe.evaluate.retrieval is not None:
+        yield "evaluate.retrieval.data.path", recipe.evaluate.retrieval.data
 
 
 def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -197,6 +200,9 @@ def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for index, other in enumerate(compare if isinstance(compare, list) else ()):
         if other != "base":
             yield f"evaluate.final.compare.{index}", other
+    for index, task in enumerate(recipe.evaluate.final.tasks if recipe.evaluate.final is not None else ()):
+        if isinstance(task, LmEval) and task.include is not None:
+            yield f"evaluate.final.tasks.{index}.include", task.include
 
 
 def _is_hub_id(model: str) -> bool:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,11 @@ from tailor.evaluate import windows
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.likelihood import scoring_model
 from tailor.evaluate.windows import BUCKETS, Windows, cut, losses, token_losses
+from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
 from tailor.spec.model import Model
+from tests.helpers.beacons import network as beacon_network
+from tests.helpers.beacons import with_beacons
 from tests.helpers.models import tiny_llama
 
 TEXT = torch.randint(5, 261, (150,), generator=torch.Generator().manual_seed(5)).tolist()
@@ -93,3 +97,17 @@ def test_perplexity_is_weighted_by_token() -> None:
     )
     assert figure.value == pytest.approx(math.exp(910 / 310))
     assert figure.value != pytest.approx((math.exp(1) + math.exp(3)) / 2, rel=0.1), "no mean over texts"
+
+
+def test_beacons_read_a_long_text_by_their_windows() -> None:
+    """The losses are those of the documents that training reads; without beacons the plain base would answer."""
+    made = with_beacons(beacon_network())
+    found = token_losses(made, TEXT, 1)
+    ids = np.array(TEXT)
+    logits = made.logits(collate([[Document(ids[:-1], ids[1:])]], "rows"))[0, : len(TEXT) - 1]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TEXT[1:]), reduction="none")
+    assert (found - expected).abs().max() < 1e-4
+    assert (token_losses(made, TEXT, 100) - found[99:]).abs().max() < 1e-5
+    with made.beacons.disabled():
+        base = token_losses(made, TEXT, 1)
+    assert (found - base).abs().max() > 0.1, "control: the plain base"

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tailor.cli.main import main
+from tailor.export.hub import files_of
+from tests.helpers.collections import embedding_model
 from tests.helpers.hub import Hub, Repository, hub
 
 FILES = {
@@ -154,3 +156,11 @@ def test_a_secret_is_not_uploaded(
         "  mend: take it out of the run's files\n"
     )
     assert server.repositories == {}
+
+
+def test_what_makes_embeddings_goes_too(tmp_path: Path) -> None:
+    folder = embedding_model(tmp_path / "model", projection=16)
+    (folder / "optimizer.pt").write_bytes(b"no")
+    names = {upload.name for upload in files_of(folder)}
+    assert {"embedding.json", "projection.safetensors", "model.safetensors"} <= names
+    assert "optimizer.pt" not in names

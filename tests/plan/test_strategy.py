@@ -37,6 +37,7 @@ def test_auto_takes_ddp_where_it_fits_and_fsdp_where_it_does_not() -> None:
         ({"optim": {"learning_rate": 1e-4, "optimizer": "lion"}}, "optim.optimizer: lion"),
         ({"train": {"micro_batch_size": 1, "compile": True}}, "train.compile"),
         ({"evaluate": {"generation": {}}}, "evaluate.generation"),
+        ({"evaluate": {"retrieval": {"data": {"path": "beir"}}}}, "evaluate.retrieval"),
     ],
 )
 def test_auto_keeps_ddp_where_a_key_rules_sharing_out(sections: dict[str, Any], named: str) -> None:
