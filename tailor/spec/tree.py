@@ -67,7 +67,7 @@ def allowed(annotation: Any, metadata: tuple[Any, ...] = ()) -> Allowed:
             tuple(kind for member in members for kind in member.types),
             (*metadata, *(constraint for member in members for constraint in member.metadata)),
             any(member.optional for member in members),
-            any(member.tagged for member in members),
+            all(member.tagged for member in members if member.types),
         )
     if annotation is NONE:
         return Allowed((), metadata, True)
