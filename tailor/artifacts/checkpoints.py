@@ -13,18 +13,13 @@ from tailor.artifacts.base import ADAPTER
 from tailor.artifacts.lora import WEIGHTS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.models import files, rope
+from tailor.models.adapters import adapter_name
 from tailor.models.held import Held
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.train import checkpoint, parts
 
 _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
-
-
-def adapter_name(trained: str) -> str:
-    """PEFT's name in a file of a trained weight of the wrapped model."""
-    name = trained.removeprefix("network.").replace(".modules_to_save.default.", ".").replace(".default", "")
-    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
 
 
 def in_one_file(weights: Path, scratch: Path) -> Path:

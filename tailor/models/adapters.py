@@ -54,6 +54,12 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
     return adapted
 
 
+def adapter_name(trained: str) -> str:
+    """PEFT's name in a file of a trained weight of the wrapped model."""
+    name = trained.removeprefix("network.").replace(".modules_to_save.default.", ".").replace(".default", "")
+    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
+
+
 def _named(network: nn.Module, names: list[str]) -> list[str]:
     """Full names of the modules whose name ends with one of `names`, as PEFT matches them."""
     return [

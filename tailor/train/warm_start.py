@@ -13,6 +13,7 @@ import torch
 
 from tailor.errors import StoreError
 from tailor.models import beacon_files
+from tailor.models.adapters import adapter_name
 from tailor.models.beacon import beacons_of
 from tailor.store import COMMIT, Store, verified
 from tailor.train import checkpoint
@@ -101,19 +102,11 @@ def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
 def _put_adapter_parts(weights: dict[str, torch.Tensor], url: str, strategy: Shared) -> None:
     """Each worker takes its part of every weight."""
     parameters = dict(trained_parameters(strategy.model))
-    shapes = {_in_file(name): shape_of(parameter) for name, parameter in parameters.items()}
+    shapes = {adapter_name(name): shape_of(parameter) for name, parameter in parameters.items()}
     _check_form(shapes, weights, url)
     for part in strategy.parts():
-        strategy.write(part, weights[_in_file(part.name)].reshape(-1)[part.start : part.stop].float())
+        strategy.write(part, weights[adapter_name(part.name)].reshape(-1)[part.start : part.stop].float())
     strategy.written()
-
-
-def _in_file(name: str) -> str:
-    """PEFT's name in an adapter's file, of a weight by its name in the model."""
-    name = name.removeprefix("network.").replace(
-        "lora_magnitude_vector.default.weight", "lora_magnitude_vector"
-    )
-    return name.replace(".modules_to_save.default", "").replace(".default", "")
 
 
 def _check_form(own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str) -> None:
