@@ -15,6 +15,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-fixtures", action="store_true", help="Write the expected texts anew.")
 
 
+def pytest_configure() -> None:
+    """One thread of arithmetic: those of two processes wait for each other, and took 2.8 times as long on two cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `gpu` run only where there is one, those marked `soak` only when SOAK says how long."""
     absent = [

@@ -232,9 +232,22 @@ def _fill(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     elif where == "marker":
         fill_when(monkeypatch, Path, "write_text", lambda file, _: step in str(file) and file.name == COMMIT)
     elif where == "metrics":
+        _commit_at_once(monkeypatch)
         fill_when(monkeypatch, store, "_write_all", lambda _, content: b'"step":5,' in content)
     else:
         fill_when(monkeypatch, PeftModel, "save_pretrained", lambda *_: True)
+
+
+def _commit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of step 4 is committed before step 5 begins: a commit writes lines that wait, too."""
+    inner = Saver.save
+
+    def save(saver: Saver, *arguments: Any) -> float:
+        seconds = inner(saver, *arguments)
+        saver.wait()
+        return seconds
+
+    monkeypatch.setattr(Saver, "save", save)
 
 
 @pytest.mark.parametrize(
