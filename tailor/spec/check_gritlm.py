@@ -55,15 +55,6 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "method.name",
             "it would look for conversations among texts to embed; tailor evaluate RUN --with FILE asks rows of its own",
         )
-    if keys("scale.strategy.stage") == 3 and mode != "generative":
-        yield (
-            "scale.strategy.stage",
-            "method.name",
-            (
-                "embedding in chunks was proven to give one worker's curve under ddp, fsdp and stages 1 and 2; not under 3, "
-                "where it was seen to differ"
-            ),
-        )
     if keys("method.negatives") == "hard":
         if keys("method.symmetric"):
             yield (

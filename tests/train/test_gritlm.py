@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from tailor.train import loop
 from tailor.train.optimizer import trained_parameters
 from tailor.train.passes import Passes
 from tailor.train.session import Session, open_session
+from tailor.train.strategy import internals
 from tailor.train.work import read_share
 from tailor.two_streams import TwoStreamBatch
 from tests.helpers.hosts import PlainHost, run_distributed
@@ -118,6 +120,10 @@ Results = tuple[dict[str, list[float]], dict[str, np.ndarray]]
 
 def two_workers(host: PlainHost, plans: dict[str, Plan], balance: dict[str, Plan]) -> Results:
     curves = {case: curve(host, plan) for case, plan in plans.items()}
+    stepped, internals._Partitioned.stepped = internals._Partitioned.stepped, lambda self: None  # type: ignore[method-assign]
+    plan = plans["zero-3, full"]
+    curves["zero-3, not cleared"] = curve(host, dataclasses.replace(plan, run_url=f"{plan.run_url}-control"))
+    internals._Partitioned.stepped = stepped  # type: ignore[method-assign]
     found = {case: gradients(host, plan) for case, plan in balance.items()}
     right, gritlm.Gritlm._weight = gritlm.Gritlm._weight, by_world  # type: ignore[method-assign]
     found |= {f"{case}, divided": gradients(host, plan) for case, plan in balance.items()}
@@ -137,6 +143,15 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp, full": {**FSDP, "adapted": False},
     "fsdp, full, chunk_checkpoint": {**FSDP, "adapted": False, "engine": "chunk_checkpoint"},
 }
+CASES |= {
+    f"zero-{stage}, {name}": {"strategy": {"name": "deepspeed", "stage": stage}, **keys}
+    for stage in (1, 2, 3)
+    for name, keys in {
+        "lora": {},
+        "full": {"adapted": False},
+        "full, chunk_checkpoint": {"adapted": False, "engine": "chunk_checkpoint"},
+    }.items()
+}
 BALANCE: dict[str, dict[str, Any]] = {"equal": {}, "more embedding": {"embedding_weight": 2.0}}
 
 
@@ -150,11 +165,18 @@ def distributed(made: Made) -> Results:
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_worker_equals_two(made: Made, distributed: Results, case: str) -> None:
-    """Also under fsdp: the same curve as that of one worker that holds everything."""
+    """Under every strategy: the same curve as that of one worker that holds everything."""
     keys = {name: value for name, value in CASES[case].items() if name != "strategy"}
     alone = curve(PlainHost(), made.plan(f"one/{case}", **keys))
     assert len(alone) >= 8
     assert distributed[0][case] == pytest.approx(alone, abs=1e-5)
+
+
+def test_control_gradients_left_from_the_last_step_change_the_curve(distributed: Results) -> None:
+    """The texts reach no head, so under ZeRO 3 the generation's gradient would be added to the last step's."""
+    right, wrong = (np.array(distributed[0][f"zero-3, {case}"]) for case in ("full", "not cleared"))
+    assert right[:6] == pytest.approx(wrong[:6], abs=1e-5), "the first two losses see one gradient"
+    assert abs(right - wrong).max() > 1e-3
 
 
 def test_gradients_and_their_balance_are_those_of_one_worker(made: Made, distributed: Results) -> None:

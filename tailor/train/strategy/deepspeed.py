@@ -92,6 +92,7 @@ class Zero(Shared):
     def update(self, learning_rate: float) -> None:
         set_learning_rate(self.optimizer, learning_rate)
         self._engine.step()
+        self._parts.stepped()
 
     def skip(self) -> None:
         self._parts.forget_gradients()

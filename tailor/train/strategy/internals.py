@@ -34,6 +34,10 @@ class Parts(ABC):
         """What DeepSpeed itself does when a step overflows."""
 
     @abstractmethod
+    def stepped(self) -> None:
+        """After a step of the engine: nothing of this step's gradients reaches the next."""
+
+    @abstractmethod
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
         """Which elements of a weight this worker has, flattened."""
 
@@ -73,6 +77,9 @@ class _Replicated(Parts):
                 zero.averaged_gradients[group] = None
                 zero.all_grad_tensors[group] = None
 
+    def stepped(self) -> None:
+        pass  # the sums begin anew by themselves
+
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
         mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
@@ -111,6 +118,12 @@ class _Partitioned(Parts):
         self._zero._partition_all_parameters()
         self._zero._overflow_clean_up(1.0)
         self._gather_persistent()
+        self.stepped()
+
+    def stepped(self) -> None:
+        # A step's first micro-batch overwrites the sums, for the weights that it reaches, and the others add to them:
+        # a weight that only later ones reach, as the head beside texts to embed, would add to the last step's.
+        self._zero.grad_partitions_flat_buffer.zero_()
 
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
         held: Any = parameter
