@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/tailor run recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.installed-dev
 	SOAK=$(SOAK) $(BIN)/python -m pytest -s -m soak

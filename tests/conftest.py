@@ -16,12 +16,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """One thread of arithmetic: those of two processes wait for each other, and took 2.8 times as long on two cores."""
+    """One thread of arithmetic: those of several processes on the same cores mostly wait for each other."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` run only where there is one, those marked `soak` only when SOAK says how long."""
+    """Tests marked `gpu` run only where there is one, those marked `soak` only when SOAK says how long.
+
+    Files with long tests come first, so that no process is left with one when the others have ended.
+    """
     absent = [
         marker
         for marker, there in (("gpu", shutil.which("nvidia-smi")), ("soak", os.environ.get("SOAK")))
@@ -31,6 +34,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    long = {
+        marker: {item.path for item in items if item.get_closest_marker(marker)} for marker in ("ray", "slow")
+    }
+    items.sort(key=lambda item: (item.path not in long["ray"], item.path not in long["slow"]))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ import pytest
 
 from tests.helpers.models import tiny_llama
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """\
 model: {path: base, adapter: {rank: 4}}
 data: {train: [{path: rows.jsonl}], holdout: 0.2, max_length: 128}

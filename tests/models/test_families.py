@@ -29,6 +29,8 @@ from tests.helpers.hosts import PlainHost
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families -->\n", "<!-- /families -->"

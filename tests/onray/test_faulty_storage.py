@@ -24,7 +24,7 @@ from tests.helpers.curves import adapter, curve
 from tests.helpers.faults import Fault, faults, run
 from tests.helpers.models import tiny_llama
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def recipe(material: Path, to: str) -> dict[str, Any]:

@@ -16,10 +16,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 CASES: dict[str, dict[str, Any]] = {
     "full, packed": {},
-    "full, unpacked": {"data": {"pack": False}},
-    "lora, packed": {"model": {"adapter": {**LORA, "dropout": 0.1}}},
     "lora, unpacked": {"model": {"adapter": {**LORA, "dropout": 0.1}}, "data": {"pack": False}},
 }
+"""The other two are compared in processes without Ray (`tests/train/test_parity.py`)."""
 
 
 def losses(made: Any, cluster: Cluster | None) -> list[float]:

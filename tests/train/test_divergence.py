@@ -14,6 +14,8 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:

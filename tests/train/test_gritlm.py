@@ -34,6 +34,8 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.relevance import make_two_streams, write_groups
 
+pytestmark = pytest.mark.slow
+
 METHOD = {
     "name": "gritlm",
     "temperature": 0.1,

@@ -17,6 +17,8 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = [int(10 + (37 * i) % 50) for i in range(60)]
 ADAPTED = {"adapter": {**LORA, "dropout": 0.1}}
 CASES: dict[str, dict[str, Any]] = {

@@ -23,6 +23,8 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.strategies import under
 
+pytestmark = pytest.mark.slow
+
 ADAPTED = {"adapter": {**LORA, "dropout": 0.1, "modules_to_save": ["lm_head"]}}
 DPO, KTO = {"name": "dpo"}, {"name": "kto"}
 CASES: dict[str, dict[str, Any]] = {

@@ -15,6 +15,8 @@ from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import make_store
 
+pytestmark = pytest.mark.slow
+
 SECTIONS: dict[str, dict[str, Any]] = {
     "model": {"adapter": {**LORA, "dropout": 0.1}},
     "save": {"every": 4, "keep": 9, "best": True},
