@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from tailor.artifacts.embedder import load_embedder
 from tailor.artifacts.load import load_run
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.methods import gritlm
+from tailor.methods.base import Work
 from tailor.models.causal import base_of
 from tailor.models.embedder import Embedder
 from tailor.models.embedding import Embedding
@@ -117,10 +118,43 @@ def by_world(self: gritlm.Gritlm, batch: TwoStreamBatch) -> float:
     return self.spec.embedding_weight / batch.queries / torch.distributed.get_world_size()
 
 
-Results = tuple[dict[str, list[float]], dict[str, np.ndarray]]
+def moved(host: PlainHost, plan: Plan) -> float:
+    """How far this worker's part of the loss moves when the last query's answer becomes another text."""
+    session = open_session(plan, host)
+    batch = session.batches.batch(0)
+    assert isinstance(batch, TwoStreamBatch)
+    work = list(read_share(session, session.batches, session.collator("train"), batch))
+    place = batch.queries + (batch.queries - 1) * batch.group
+
+    def own_loss(work: list[Work]) -> float:
+        passes = Passes(session, 0)
+        with torch.no_grad():
+            session.method.measure(passes, session.batches, batch, work, 0.0)
+        return float(passes.totals._sums["embedding_loss"])
+
+    def changed(one: Work) -> Work:
+        pool = one.batch.pool
+        if pool is None or place not in pool.places.tolist():
+            return one
+        ids = one.batch.input_ids.clone()
+        at = pool.positions[pool.text == pool.places.tolist().index(place)]
+        ids.view(-1)[at] = 5 + (ids.view(-1)[at] + 7) % 40
+        return one._replace(batch=dataclasses.replace(one.batch, input_ids=ids))
+
+    return abs(own_loss([changed(one) for one in work]) - own_loss(work))
 
 
-def two_workers(host: PlainHost, plans: dict[str, Plan], balance: dict[str, Plan]) -> Results:
+class Results(NamedTuple):
+    """Of one of two workers."""
+
+    curves: dict[str, list[float]]
+    gradients: dict[str, np.ndarray]
+    moved: dict[str, float]
+
+
+def two_workers(
+    host: PlainHost, plans: dict[str, Plan], balance: dict[str, Plan], negatives: dict[str, Plan]
+) -> Results:
     curves = {case: curve(host, plan) for case, plan in plans.items()}
     stepped, internals._Partitioned.stepped = internals._Partitioned.stepped, lambda self: None  # type: ignore[method-assign]
     plan = plans["zero-3, full"]
@@ -130,7 +164,7 @@ def two_workers(host: PlainHost, plans: dict[str, Plan], balance: dict[str, Plan
     right, gritlm.Gritlm._weight = gritlm.Gritlm._weight, by_world  # type: ignore[method-assign]
     found |= {f"{case}, divided": gradients(host, plan) for case, plan in balance.items()}
     gritlm.Gritlm._weight = right  # type: ignore[method-assign]
-    return curves, found
+    return Results(curves, found, {kind: moved(host, plan) for kind, plan in negatives.items()})
 
 
 FSDP = {"strategy": {"name": "fsdp"}}
@@ -158,32 +192,36 @@ BALANCE: dict[str, dict[str, Any]] = {"equal": {}, "more embedding": {"embedding
 
 
 @pytest.fixture(scope="module")
-def distributed(made: Made) -> Results:
+def distributed(made: Made) -> list[Results]:
+    """Of both workers."""
     plans = {case: made.plan(f"two/{case}", workers=2, **keys) for case, keys in CASES.items()}
     balance = {case: made.plan(f"two/{case}", workers=2, **keys) for case, keys in BALANCE.items()}
-    results: list[Results] = run_distributed(two_workers, plans, balance, world=2)
-    return results[0]
+    negatives = {
+        kind: made.plan(f"two/{kind}", workers=2, mode="embedding", negatives=kind)
+        for kind in ("global", "local")
+    }
+    return run_distributed(two_workers, plans, balance, negatives, world=2)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_worker_equals_two(made: Made, distributed: Results, case: str) -> None:
+def test_one_worker_equals_two(made: Made, distributed: list[Results], case: str) -> None:
     """Under every strategy: the same curve as that of one worker that holds everything."""
     keys = {name: value for name, value in CASES[case].items() if name != "strategy"}
     alone = curve(PlainHost(), made.plan(f"one/{case}", **keys))
     assert len(alone) >= 8
-    assert distributed[0][case] == pytest.approx(alone, abs=1e-5)
+    assert distributed[0].curves[case] == pytest.approx(alone, abs=1e-5)
 
 
-def test_control_gradients_left_from_the_last_step_change_the_curve(distributed: Results) -> None:
+def test_control_gradients_left_from_the_last_step_change_the_curve(distributed: list[Results]) -> None:
     """The texts reach no head, so under ZeRO 3 the generation's gradient would be added to the last step's."""
-    right, wrong = (np.array(distributed[0][f"zero-3, {case}"]) for case in ("full", "not cleared"))
+    right, wrong = (np.array(distributed[0].curves[f"zero-3, {case}"]) for case in ("full", "not cleared"))
     assert right[:6] == pytest.approx(wrong[:6], abs=1e-5), "the first two losses see one gradient"
     assert abs(right - wrong).max() > 1e-3
 
 
-def test_gradients_and_their_balance_are_those_of_one_worker(made: Made, distributed: Results) -> None:
+def test_gradients_and_their_balance_are_those_of_one_worker(made: Made, distributed: list[Results]) -> None:
     one = {case: gradients(PlainHost(), made.plan(f"one/{case}", **keys)) for case, keys in BALANCE.items()}
-    two = distributed[1]
+    two = distributed[0].gradients
     for case in BALANCE:
         assert np.linalg.norm(two[case] - one[case]) < 1e-5 * np.linalg.norm(one[case])
 
@@ -194,6 +232,14 @@ def test_gradients_and_their_balance_are_those_of_one_worker(made: Made, distrib
 
     assert ratio(two) == pytest.approx(ratio(one), rel=1e-4)
     assert ratio(two, ", divided") == pytest.approx(ratio(one) / 2, rel=1e-4), "the control"
+
+
+def test_a_passage_of_another_worker_counts_with_global_negatives_alone(distributed: list[Results]) -> None:
+    """The text that changes answers a query of the second worker."""
+    first, second = (of.moved for of in distributed)
+    assert first["global"] > 1e-3
+    assert first["local"] == 0.0
+    assert min(second.values()) > 1e-3, "the control: the passage itself moves its own query's loss"
 
 
 @pytest.mark.parametrize("engine", ["gradcache", "chunk_checkpoint"])
