@@ -136,6 +136,47 @@ def train_by_tailor(
     loop.run(build(recipe, facts, config, hardware, run_url=str(work / "run")), Host())
 
 
+def train_by_trl(
+    trainer: Any,
+    config: Any,
+    work: Path,
+    method: str,
+    steps: int,
+    records: list[Any],
+    meter: Meter,
+    **own: Any,
+) -> None:
+    """One of TRL's trainers with its configuration, on records. own: settings of the configuration beside the shared ones."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            meter.step()
+
+    model, _ = hand_loaded(work, method)
+    settings = config(
+        output_dir=str(work / "trl"),
+        max_steps=steps,
+        max_length=LENGTH,
+        bf16=True,
+        use_cpu=True,
+        learning_rate=1e-4,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        **own,
+    )
+    trainer(
+        model=model,
+        args=settings,
+        train_dataset=Dataset.from_list(records),
+        processing_class=tokenizer(),
+        callbacks=[Steps()],
+    ).train()
+
+
 def tokenizer() -> Any:
     """A word-level one whose words are the ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers

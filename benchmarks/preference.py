@@ -32,8 +32,8 @@ from common import (
     hand_loaded,
     in_a_process,
     make_model,
-    tokenizer,
     train_by_tailor,
+    train_by_trl,
     write_store,
 )
 
@@ -108,15 +108,8 @@ def bare(work: Path, steps: int, meter: Meter, _: int) -> None:
 
 def trl(work: Path, steps: int, meter: Meter, at_once: int) -> None:
     """TRL's DPOTrainer on the same pairs: padded in the pass, for its padding-free way needs a GPU."""
-    from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
-    class Steps(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            meter.step()
-
-    model, _ = hand_loaded(work, "lora")
     split, packed = batches(work / "tokens")
     records = []
     for step in range(steps):
@@ -130,28 +123,18 @@ def trl(work: Path, steps: int, meter: Meter, at_once: int) -> None:
                 answers = [" " + " ".join(one[border:]) for one in words]
                 prompt = " ".join(words[0][:border])
                 records.append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
-    config = DPOConfig(
-        output_dir=str(work / "trl"),
-        max_steps=steps,
+    train_by_trl(
+        DPOTrainer,
+        DPOConfig,
+        work,
+        "lora",
+        steps,
+        records,
+        meter,
         per_device_train_batch_size=at_once,
         gradient_accumulation_steps=trl_pairs(packed, steps, at_once) // at_once,
-        max_length=LENGTH,
         beta=BETA,
-        bf16=True,
-        use_cpu=True,
-        learning_rate=1e-4,
-        lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        report_to=[],
-        save_strategy="no",
     )
-    DPOTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(records),
-        processing_class=tokenizer(),
-        callbacks=[Steps()],
-    ).train()
 
 
 def trl_pairs(packed: Any, steps: int, at_once: int) -> int:

@@ -16,7 +16,6 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from common import (
     LENGTH,
@@ -30,8 +29,8 @@ from common import (
     hand_loaded,
     in_a_process,
     make_model,
-    tokenizer,
     train_by_tailor,
+    train_by_trl,
     write_store,
 )
 
@@ -83,15 +82,8 @@ def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
 
 def trl(work: Path, method: str, steps: int, meter: Meter) -> None:
     """TRL's SFTTrainer on the same documents, packed its best way (best-fit, padding-free off on a CPU)."""
-    from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    class Steps(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            meter.step()
-
-    model, _ = hand_loaded(work, method)
     split, packed = batches(work / "tokens")
     records = []
     for step in range(steps):
@@ -102,31 +94,21 @@ def trl(work: Path, method: str, steps: int, meter: Meter) -> None:
                 for start, end in example.spans:
                     mask[start:end] = [1] * (end - start)
                 records.append({"input_ids": example.input_ids.tolist(), "completion_mask": mask})
-    config = SFTConfig(
-        output_dir=str(work / "trl"),
-        max_steps=steps,
+    train_by_trl(
+        SFTTrainer,
+        SFTConfig,
+        work,
+        method,
+        steps,
+        records,
+        meter,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=ROWS,
-        max_length=LENGTH,
         packing=True,
         packing_strategy="bfd",
-        bf16=True,
-        use_cpu=True,
-        learning_rate=1e-4,
-        lr_scheduler_type="constant",
         completion_only_loss=True,
-        gradient_checkpointing=False,
-        report_to=[],
-        save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": False},
     )
-    SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(records),
-        processing_class=tokenizer(),
-        callbacks=[Steps()],
-    ).train()
 
 
 CONTENDERS = {"bare": bare, "tailor": tailor, "trl": trl}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -15,18 +17,7 @@ from tailor.spec.method import Gritlm
 
 def load_whole(plan: Plan, device: torch.device) -> CausalModel:
     """The whole model, on this worker's device."""
-    model = load_for_training(
-        plan.model,
-        device=device,
-        precision=plan.precision,
-        frozen_dtype=plan.frozen_dtype,
-        pack=plan.pack,
-        activation_checkpointing=plan.activation_checkpointing,
-        activation_offloading=plan.activation_offloading,
-        tiled_mlp=plan.tiled_mlp,
-        static_shapes=plan.compile,
-        seed=plan.seed,
-    )
+    model = load_for_training(plan.model, device=device, static_shapes=plan.compile, **_settings(plan))
     if (method := _embeds(plan)) is not None:
         fit_to_embed(model, method, seed=plan.seed)
         prove_embedding(model, method, plan.precision)
@@ -43,15 +34,21 @@ def load_in_parts(
         rank=rank,
         world=world,
         device=device,
-        precision=plan.precision,
-        frozen_dtype=plan.frozen_dtype,
-        pack=plan.pack,
-        activation_checkpointing=plan.activation_checkpointing,
-        activation_offloading=plan.activation_offloading,
-        tiled_mlp=plan.tiled_mlp,
-        seed=plan.seed,
         embeds=_embeds(plan),
+        **_settings(plan),
     )
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    return {
+        "precision": plan.precision,
+        "frozen_dtype": plan.frozen_dtype,
+        "pack": plan.pack,
+        "activation_checkpointing": plan.activation_checkpointing,
+        "activation_offloading": plan.activation_offloading,
+        "tiled_mlp": plan.tiled_mlp,
+        "seed": plan.seed,
+    }
 
 
 def _embeds(plan: Plan) -> Gritlm | None:
