@@ -3,8 +3,9 @@
 The contrastive loss depends on all texts of the batch at once, and their activations need not be kept: the loss gives a
 gradient by each embedding, and an embedding depends on its own text alone. So texts are taken in chunks.
 
-gradcache          (Gao et al. 2021, arXiv 2101.06983) All chunks are embedded without a graph; the loss is taken on the
-                   embeddings; each chunk is embedded again, with the same dropout, and its part of the gradient goes back.
+gradcache          (Gao et al. 2021, arXiv 2101.06983) All chunks but the first are embedded without a graph; the loss is
+                   taken on the embeddings; each of these chunks is embedded again, with the same dropout, and its part of
+                   the gradient goes back. So one chunk costs no more than the plain loss.
 chunk_checkpoint   One forward pass over all chunks and one backward pass, which computes each chunk again.
 
 Chunks are dealt to the workers whatever their queries are. Each worker holds the embeddings of all, takes the losses of a
@@ -123,18 +124,18 @@ class Gritlm(Method):
     def _gradcache(
         self, passes: Passes, batch: TwoStreamBatch, texts: Sequence[Work], *, ends_the_step: bool
     ) -> Contrasted:
-        with torch.no_grad():
-            vectors = self._embedded(passes, batch, texts)
-        contrasted = self._contrast(passes, batch, vectors)
-        gradient = passes.over_workers(contrasted.gradient)
-        for index, one in enumerate(texts):
-            assert one.batch.pool is not None
-            with passes.micro_batch(last=ends_the_step and index == len(texts) - 1):
+        first, *others = texts
+        with passes.micro_batch(last=ends_the_step and not others):
+            own = passes.forward(first.number, embed, self.settings, first.batch)  # its graph is kept
+            with torch.no_grad():
+                vectors = self._embedded(passes, batch, texts, [own.detach()])
+                contrasted = self._contrast(passes, batch, vectors)
+                gradient = passes.over_workers(contrasted.gradient) * self._weight(batch)
+            passes.backward((own * _slope(first, gradient)).sum())
+        for index, one in enumerate(others, 1):
+            with passes.micro_batch(last=ends_the_step and index == len(others)):
                 own = passes.forward(one.number, embed, self.settings, one.batch)
-                slope = gradient[one.batch.pool.places.to(passes.device)] * (
-                    float(one.counts) * self._weight(batch)
-                )
-                passes.backward((own * slope).sum())
+                passes.backward((own * _slope(one, gradient)).sum())
         return contrasted
 
     def _chunk_checkpoint(
@@ -152,9 +153,19 @@ class Gritlm(Method):
             passes.backward((own * gradient).sum())
         return contrasted
 
-    def _embedded(self, passes: Passes, batch: TwoStreamBatch, texts: Sequence[Work]) -> torch.Tensor:
-        """The vectors of all texts of the batch, float32[texts, dimension], on every worker. Without a graph."""
-        parts = [passes.forward(one.number, embed, self.settings, one.batch) for one in texts]
+    def _embedded(
+        self,
+        passes: Passes,
+        batch: TwoStreamBatch,
+        texts: Sequence[Work],
+        known: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
+        """The vectors of all texts of the batch, float32[texts, dimension], on every worker. Without a graph.
+
+        known: those of the first micro-batches.
+        """
+        rest = texts[len(known) :]
+        parts = [*known, *(passes.forward(one.number, embed, self.settings, one.batch) for one in rest)]
         return passes.over_workers(_placed(batch, texts, parts))
 
     def _contrast(self, passes: Passes, batch: TwoStreamBatch, vectors: torch.Tensor) -> Contrasted:
@@ -206,6 +217,12 @@ def _placed(batch: TwoStreamBatch, texts: Sequence[Work], parts: Sequence[torch.
         places = torch.cat([pool.places for pool, _ in own if pool is not None]).to(whole.device)
         whole = whole.index_copy(0, places, torch.cat([part for _, part in own]))
     return whole + 0.0 * sum(part.sum() for one, part in zip(texts, parts, strict=True) if not one.counts)
+
+
+def _slope(one: Work, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient by a micro-batch's vectors, of that by all of the batch; zeros where it does not count."""
+    assert one.batch.pool is not None
+    return gradient[one.batch.pool.places.to(gradient.device)] * float(one.counts)
 
 
 def _embed_chunks(
