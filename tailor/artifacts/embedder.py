@@ -14,14 +14,16 @@ from tailor.models.embedding import Embedding
 from tailor.store import Store
 
 
-def load_embedder(url: str, *, dimension: int | None = None, max_length: int | None = None) -> Embedder:
+def load_embedder(
+    url: str, *, dimension: int | None = None, max_length: int | None = None, device: str | None = None
+) -> Embedder:
     """Load what embeds: a finished run, or the folder of its adapter or model. ModelError, StoreError.
 
-    The attention is proven as at the start of training.
+    device: by default a GPU where there is one. The attention is proven as at the start of training.
     """
     store, _ = find_artifact(Store(url))
     settings, projection = Embedding.read(store.local_path(), store.url)
-    loaded = load_run(url)
+    loaded = load_run(url, device)
     model = causal_model(loaded.model)
     model.projection = None if projection is None else projection.to(model.device)
     check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)

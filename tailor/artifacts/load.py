@@ -80,10 +80,11 @@ class Loaded:
         return beacon.context(beacons.spec, limit)
 
 
-def load_run(url: str) -> Loaded:
+def load_run(url: str, device: str | None = None) -> Loaded:
     """Load what `url` holds: a finished run, a folder with an adapter, or a folder with a model.
 
-    An adapter is put onto its base as it was trained: quantised where the run declares it. Raises
+    device: by default a GPU where there is one. An adapter is put onto its base as it was trained: quantised where the
+    run declares it. Raises
     ModelError when there is no artefact, and when an adapter's base is not there or does not fit, StoreError
     when a file of the artefact is missing or is not the one that the run wrote.
     """
@@ -92,9 +93,9 @@ def load_run(url: str) -> Loaded:
     if store.exists(COMMIT):
         parent, name = posixpath.split(store.url.rstrip("/"))
         verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     load = _adapted if store.exists(ADAPTER) else _with_beacons if store.exists(BEACON) else _whole
-    model = load(folder, store.url, run, device)
+    model = load(folder, store.url, run, place)
     tokenizer = load_tokenizer(str(folder))
     ends = model.generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])

@@ -45,6 +45,7 @@ def execute(args: argparse.Namespace) -> int:
 def _report(recipe: Any, console: Console) -> int:
     from rich.text import Text
 
+    from tailor.artifacts.dense import scorer_of
     from tailor.cli.display import Display
     from tailor.encode.prepare import prepare_all
     from tailor.encode.report import check_budget, notes
@@ -54,7 +55,14 @@ def _report(recipe: Any, console: Console) -> int:
     root = tokens_root(recipe, Store(recipe.save.to))
     with Display() as display:
         display.doing("preparing data")
-        prepared = prepare_all(recipe.data, recipe.model, recipe.method, root, progress=display.preparing)
+        prepared = prepare_all(
+            recipe.data,
+            recipe.model,
+            recipe.method,
+            root,
+            scorer=scorer_of(recipe.data),
+            progress=display.preparing,
+        )
     report = prepared.tokens.manifest["report"]
     for source in report["sources"]:
         console.print(_source(source))
@@ -136,6 +144,7 @@ def _tokens(counts: dict[str, Any]) -> str:
 def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
     from rich.text import Text
 
+    from tailor.artifacts.dense import scorer_of
     from tailor.encode.preview import preview
 
     legend = (
@@ -150,7 +159,10 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
         else Text("«supervised»  not supervised  ~~cut~~")
     )
     console.print(legend)
-    for shown in preview(recipe.data, recipe.model, recipe.method, split=args.split, rows=args.rows):
+    scorer = scorer_of(recipe.data)
+    for shown in preview(
+        recipe.data, recipe.model, recipe.method, split=args.split, rows=args.rows, scorer=scorer
+    ):
         console.print(Text.assemble("\n", (shown.name, "bold"), f"  {shown.note}"))
         for pieces in shown.examples:
             console.print(_coloured(pieces) if console.color_system else Text(_marked(pieces)))

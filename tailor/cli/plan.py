@@ -34,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     quiet()
+    from tailor.artifacts.dense import scorer_of
     from tailor.encode.prepare import prepare
     from tailor.onray import cluster
     from tailor.onray.planning import make_plan, tokens_root
@@ -41,7 +42,8 @@ def execute(args: argparse.Namespace) -> int:
 
     run = Store(recipe.save.to)
     # The data is prepared (and kept for the run), because steps follow from the examples' lengths.
-    prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run))
+    scorer = scorer_of(recipe.data)
+    prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), scorer=scorer)
     plan = make_plan(recipe, prepared.tokens, run, None)
     if args.json:
         print(json.dumps(plan.as_dict(), indent=2))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode import answers, fitting, texts
+from tailor.encode import answers, bm25, fitting, texts
 from tailor.encode.answers import Limits
-from tailor.encode.fitting import targets
+from tailor.encode.fitting import Scorer, targets
 from tailor.encode.masks import ChatEncoder, Encoded
 from tailor.encode.records import Chat, Completion, Pair, Rated, Record, Relevance, RowError, Text
 from tailor.encode.texts import TextEncoder, TextLimits
@@ -35,6 +35,8 @@ class Outcome:
     retrieved: bool = False
     passed_over: int = 0
     """Tokens of passages that suited the question less."""
+    partly_read: int = 0
+    """Passages and questions that were longer than the embedder reads, so that their ends had no part in the score."""
 
 
 class Encoder:
@@ -50,12 +52,13 @@ class Encoder:
         on_long: str,
         chunk: Chunk | None = None,
         retrieve: Retrieve | None = None,
+        scorer: Scorer | None = None,
         limits: Limits | None = None,
         text_limits: TextLimits | None = None,
     ) -> None:
         """`limits` are given when the records are answers, `Pair` or `Rated`; `text_limits` when some may be `Relevance`.
 
-        `max_length` is None where any length fits.
+        `max_length` is None where any length fits. scorer: of the passages of long prompts, in BM25's place.
         """
         self.tokenizer = tokenizer
         self._train_on = train_on
@@ -63,6 +66,7 @@ class Encoder:
         self._on_long = on_long
         self._chunk = chunk or Chunk()
         self._retrieve = retrieve or Retrieve()
+        self.scorer = scorer
         self.limits = limits
         self._text_limits = text_limits
         self._chats = ChatEncoder(tokenizer, rules, train_on) if rules is not None else None
@@ -192,10 +196,15 @@ class Encoder:
         if self._on_long == "truncate":
             cut = [fitting.truncated(example, most) for example in examples]
             return Outcome(cut, truncated=True, lost=_lost(examples, cut))
-        kept = []
+        return self._with_passages(examples, most)
+
+    def _with_passages(self, examples: list[Encoded], most: int) -> Outcome | RowError:
+        """Every example with those passages of its prompt that suit its question."""
+        kept, score, before = [], self.scorer or bm25.scores, self._partly_read
         for example in examples:
-            fits = len(example.input_ids) <= most
-            one = example if fits else fitting.retrieved(example, most, self._retrieve, self.tokenizer.decode)
+            one: Encoded | None = example
+            if len(example.input_ids) > most:
+                one = fitting.retrieved(example, most, self._retrieve, self.tokenizer.decode, score)
             if one is None:
                 return RowError(
                     "too_long",
@@ -203,7 +212,12 @@ class Encoder:
                 )
             kept.append(one)
         over = sum(map(_length, examples)) - sum(map(_length, kept))
-        return Outcome(kept, retrieved=True, passed_over=over, lost=_lost(examples, kept))
+        cut = self._partly_read - before
+        return Outcome(kept, retrieved=True, passed_over=over, lost=_lost(examples, kept), partly_read=cut)
+
+    @property
+    def _partly_read(self) -> int:
+        return self.scorer.truncated if self.scorer is not None else 0
 
 
 _DOUBLE_BOS = RowError("double_bos", "the text begins with a BOS token, and the tokenizer adds another")

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from tailor.encode import bm25
 from tailor.encode.masks import Encoded, Span
 from tailor.spec.data import Chunk, Retrieve
 
 Decode = Callable[[Sequence[int]], str]
+Score = Callable[[str, Sequence[str]], Sequence[float]]
+"""How well each text answers a question."""
+
+
+class Scorer(Protocol):
+    """A `Score` by a model. Picklable. Its scores follow from the texts alone, whatever the process and the calls before."""
+
+    identity: str
+    """Changes with all that changes its scores."""
+    memory: int
+    """Bytes of a process that scores, at most."""
+    truncated: int
+    """Texts that were longer than the model reads, so far."""
+
+    def __call__(self, question: str, texts: Sequence[str]) -> Sequence[float]: ...
 
 
 def targets(spans: Sequence[Span]) -> int:
@@ -37,7 +52,9 @@ def chunks(example: Encoded, most: int, settings: Chunk) -> list[Encoded]:
     return found
 
 
-def retrieved(example: Encoded, most: int, settings: Retrieve, decode: Decode) -> Encoded | None:
+def retrieved(
+    example: Encoded, most: int, settings: Retrieve, decode: Decode, score: Score
+) -> Encoded | None:
     """The example with the passages of its prompt that suit the question best, in their order; at most `most` tokens.
 
     The question is the end of the prompt, before the last supervised span. It stays, and so does what comes after it,
@@ -51,7 +68,7 @@ def retrieved(example: Encoded, most: int, settings: Retrieve, decode: Decode) -
     if len(passages) < 2 or passages[0][1] + size > room:
         return None
     text = [decode(ids[start:stop].tolist()) for start, stop in passages]
-    found = bm25.scores(decode(ids[tail:answer].tolist()), text)
+    found = score(decode(ids[tail:answer].tolist()), text)
     chosen, used = {0}, passages[0][1]
     for at in sorted(range(1, len(passages)), key=lambda at: (-found[at], at)):
         start, stop = passages[at]

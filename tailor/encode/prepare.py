@@ -13,6 +13,7 @@ from typing import Any
 
 from tailor.encode.answers import Limits
 from tailor.encode.examples import Encoder
+from tailor.encode.fitting import Scorer
 from tailor.encode.formats import FORMATS
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
@@ -85,14 +86,15 @@ def prepare(
     method: Method,
     store_url: str,
     *,
+    scorer: Scorer | None = None,
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
     """Tokens of the recipe's sources in the store at `store_url`, made now or reused, within the budget.
 
-    Raises DataError (missing or empty sources, rows lost over budget), TemplateError, ModelError, StoreError.
+    scorer: that which `data.retrieve.embedder` names (`artifacts.dense.scorer_of`). Raises DataError (missing or empty sources, rows lost over budget), TemplateError, ModelError, StoreError.
     """
-    prepared = prepare_all(data, model, method, store_url, runner=runner, progress=progress)
+    prepared = prepare_all(data, model, method, store_url, scorer=scorer, runner=runner, progress=progress)
     check_budget(prepared.tokens.manifest["report"], data.budget)
     return prepared
 
@@ -103,6 +105,7 @@ def prepare_all(
     method: Method,
     store_url: str,
     *,
+    scorer: Scorer | None = None,
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
@@ -110,18 +113,26 @@ def prepare_all(
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     rules = turn_rules(tokenizer) if sources.chats else None
-    fingerprint = _fingerprint(data, method, tokenizer, sources)
+    fingerprint = _fingerprint(data, method, tokenizer, sources, scorer)
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
-        train = _fingerprint(data, method, tokenizer, sources, splits=("train",))
-        encoder = make_encoder(data, method, tokenizer, rules)
+        train = _fingerprint(data, method, tokenizer, sources, scorer, splits=("train",))
+        encoder = make_encoder(data, method, tokenizer, rules, scorer)
         _write(root, fingerprint, train, data.holdout, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
 
 
-def make_encoder(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRules | None) -> Encoder:
+def make_encoder(
+    data: Data,
+    method: Method,
+    tokenizer: Tokenizer,
+    rules: TurnRules | None,
+    scorer: Scorer | None = None,
+) -> Encoder:
     """The encoder of a recipe's rows, as its method reads them. Documents that will be joined are kept whole."""
+    named = data.retrieve.embedder if data.on_long == "retrieve" and data.retrieve is not None else None
+    assert (named is None) == (scorer is None)
     train_on, limits = _reading(method)
     most = None if joins(method) else data.max_length
     return Encoder(
@@ -132,6 +143,7 @@ def make_encoder(data: Data, method: Method, tokenizer: Tokenizer, rules: TurnRu
         on_long=data.on_long,
         chunk=data.chunk,
         retrieve=data.retrieve,
+        scorer=scorer,
         limits=limits,
         text_limits=_text_limits(data, method),
     )
@@ -170,7 +182,7 @@ def _write(
     _sweep(root)
     name = f".staging-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     staging = root.join(name)
-    tasks = _tasks(sources)
+    tasks = _tasks(sources, scored=encoder.scorer is not None)
     try:
         reports = _run(runner, Work(encoder, holdout, staging.url), tasks, progress)
         manifest = _manifest(
@@ -215,11 +227,11 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _tasks(sources: Sources) -> list[Task]:
+def _tasks(sources: Sources, *, scored: bool) -> list[Task]:
     tasks: list[Task] = []
     for split, index, resolved in sources:
         source = resolved.source
-        for parts in cut(resolved):
+        for parts in cut(resolved, scored=scored):
             tasks.append(Task(len(tasks), split, index, parts, resolved.format, source.columns, source.limit))
     return tasks
 
@@ -304,9 +316,14 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
 
 
 def _fingerprint(
-    data: Data, method: Method, tokenizer: Tokenizer, sources: Sources, splits: Sequence[str] = SPLITS
+    data: Data,
+    method: Method,
+    tokenizer: Tokenizer,
+    sources: Sources,
+    scorer: Scorer | None,
+    splits: Sequence[str] = SPLITS,
 ) -> str:
-    """Changes with all that changes tokens: rows, tokenizer, template, the code's version and these settings.
+    """Changes with all that changes tokens: rows, tokenizer, template, embedder, the code's version and these settings.
 
     splits: whose sources count.
     """
@@ -332,7 +349,10 @@ def _fingerprint(
     }
     if not joins(method) and data.on_long in ("chunk", "retrieve"):
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
-        facts[data.on_long] = settings.model_dump()
+        # Not the embedder's path: what lies there decides.
+        facts[data.on_long] = settings.model_dump(exclude={"embedder", "query_instruction"})
+    if scorer is not None:
+        facts["scorer"] = scorer.identity
     if texts is not None:
         facts["texts"] = [texts.query, texts.passage, texts.negatives, GRITLM.instructed, GRITLM.plain]
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tailor.encode.answers import kept
 from tailor.encode.examples import Encoder
+from tailor.encode.fitting import Scorer
 from tailor.encode.formats import FORMATS
 from tailor.encode.masks import Encoded, Span
 from tailor.encode.prepare import Sources, make_encoder
@@ -43,13 +44,19 @@ class Shown:
 
 
 def preview(
-    data: Data, model: Model, method: Method, *, split: Literal["train", "evaluation"], rows: int
+    data: Data,
+    model: Model,
+    method: Method,
+    *,
+    split: Literal["train", "evaluation"],
+    rows: int,
+    scorer: Scorer | None = None,
 ) -> Iterator[Shown]:
-    """The first rows of each source of a split, encoded anew at their whole length."""
+    """The first rows of each source of a split, encoded anew at their whole length. scorer: as in `prepare`."""
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     rules = turn_rules(tokenizer) if sources.chats else None
-    encoder = make_encoder(data, method, tokenizer, rules)
+    encoder = make_encoder(data, method, tokenizer, rules, scorer)
     for own, _, resolved in sources:
         if own == split or (own == "train" and data.holdout is not None):
             yield from _of_source(resolved, own, split, rows, encoder, data)

@@ -52,6 +52,7 @@ class TaskReport:
     idle_pieces: int = 0
     retrieved: int = 0
     passed_over: int = 0
+    partly_read: int = 0
     split: int = 0
     lost_rows: dict[str, Loss] = field(default_factory=dict)
     shards: list[tuple[str, str, int]] = field(default_factory=list)
@@ -94,6 +95,7 @@ def source_report(
         "pieces_left_out": sum(report.idle_pieces for report in reports),
         "retrieved": sum(report.retrieved for report in reports),
         "tokens_passed_over": sum(report.passed_over for report in reports),
+        "passages_partly_read": sum(report.partly_read for report in reports),
         "split_conversations": sum(report.split for report in reports),
         **measures(lengths, sum(sum(report.supervised.values()) for report in reports)),
     }
@@ -121,10 +123,16 @@ def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
 
 def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
     """What the user should know of the prepared data although nothing is wrong with its rows."""
+    told = []
     kept = sum(source["kept"] for source in report["sources"] if source["split"] == "train")
-    if holdout is None or not kept or report["evaluation"]["examples"]:
-        return []
-    return [f"holdout {holdout:g} of {kept:,} rows left no evaluation row; raise data.holdout"]
+    if holdout is not None and kept and not report["evaluation"]["examples"]:
+        told.append(f"holdout {holdout:g} of {kept:,} rows left no evaluation row; raise data.holdout")
+    if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
+        told.append(
+            f"{cut:,} passages and questions were longer than the embedder reads, which scored them by their "
+            "beginnings; lower data.retrieve.passage or data.retrieve.question"
+        )
+    return told
 
 
 def measures(lengths: Sequence[np.ndarray], supervised: int) -> dict[str, Any]:

@@ -42,14 +42,6 @@ class Task:
         return sum(part.size for part in self.parts)
 
 
-Runner = Callable[[Callable[[Task], TaskReport], Sequence[Task]], Iterator[TaskReport]]
-
-
-def in_process(work: Callable[[Task], TaskReport], tasks: Sequence[Task]) -> Iterator[TaskReport]:
-    """Run tasks one after the other here. The tokenizer itself uses all cores."""
-    return map(work, tasks)
-
-
 @dataclass(frozen=True)
 class Work:
     """What every task shares. Called with a task, it does the task; sent once to every process.
@@ -81,6 +73,14 @@ class Work:
                 if not staging.is_local:
                     staging.put_file(path, path.name)
         return report
+
+
+Runner = Callable[[Work, Sequence[Task]], Iterator[TaskReport]]
+
+
+def in_process(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
+    """Run tasks one after the other here. The tokenizer itself uses all cores, a scorer of passages one."""
+    return map(work, tasks)
 
 
 def goes_to(split: str, holdout: float | None, record: Record) -> str:
@@ -188,6 +188,7 @@ def _count(report: TaskReport, outcome: Outcome) -> None:
     report.prompt_lost += outcome.prompt_lost
     report.retrieved += outcome.retrieved
     report.passed_over += outcome.passed_over
+    report.partly_read += outcome.partly_read
     report.chunked += outcome.chunked
     if outcome.chunked:
         report.pieces += len(outcome.examples)

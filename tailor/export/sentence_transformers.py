@@ -23,8 +23,8 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.models.embedder import states_width
 from tailor.models.embedding import FILE, PROJECTION, Embedding
+from tailor.spec.files import MODULES
 
-MODULES = "modules.json"
 PROBES = (
     "hello there",
     " hello",

@@ -18,9 +18,10 @@ from torch import nn
 from tailor.encode.texts import GRITLM, TextFormat
 from tailor.errors import ModelError
 from tailor.models.pooling import Pooling
+from tailor.spec.files import EMBEDDING
 from tailor.spec.method import Gritlm
 
-FILE, PROJECTION = "embedding.json", "projection.safetensors"
+FILE, PROJECTION = EMBEDDING, "projection.safetensors"
 Attention = Literal["bidirectional", "causal"]
 Window = Literal["keep", "widen"]
 

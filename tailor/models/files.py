@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +15,8 @@ from tailor.errors import ModelError
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 BLOCKS, BLOCK = 64, 1 << 16
 """Of each file, so many blocks of so many bytes decide the fingerprint, spread evenly."""
+PARTS = (".json", ".jinja", ".model", ".safetensors", ".txt")
+"""Endings of the files that decide what a model computes."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +115,54 @@ def fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in weight_files(folder):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header = 8 + int.from_bytes(file.read(8), "little")
-            file.seek(0)
-            digest.update(file.read(header))
-            rest = max(0, size - header - BLOCK)
-            places = sorted({header + rest * number // (BLOCKS - 1) for number in range(BLOCKS)})
-            for place in places:
-                file.seek(place)
-                digest.update(file.read(BLOCK))
+        _sample(digest, path)
     return digest.hexdigest()
+
+
+def contents(folder: Path) -> str:
+    """Changes with all that a model or adapter is: its weights as in `fingerprint`, and every small file beside them.
+
+    Names count, the folder's own does not.
+    """
+    digest = hashlib.sha256()
+    for name, path in _parts(folder):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        if path.suffix == ".safetensors":
+            _sample(digest, path)
+        else:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def numbers(folder: Path) -> Iterator[int]:
+    """How many numbers each safetensors file of a model or adapter holds."""
+    for name, path in _parts(folder):
+        if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                yield sum(tensor.numel for tensor in read_header(file, name)[0].values())
+
+
+def _parts(folder: Path) -> list[tuple[str, Path]]:
+    """Name and path of the files that decide what a model computes, sorted by name."""
+    named = ((path.relative_to(folder), path) for path in folder.rglob("*"))
+    return sorted(
+        (str(name.as_posix()), path)
+        for name, path in named
+        if path.suffix in PARTS and path.is_file() and not any(part.startswith(".") for part in name.parts)
+    )
+
+
+def _sample(digest: Any, path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        digest.update(file.read(header))
+        rest = max(0, size - header - BLOCK)
+        places = sorted({header + rest * number // (BLOCKS - 1) for number in range(BLOCKS)})
+        for place in places:
+            file.seek(place)
+            digest.update(file.read(BLOCK))
 
 
 def _first_line(error: BaseException) -> str:

@@ -210,9 +210,10 @@ def _preparation(main: Subject) -> Any:
         root = tokens_root(main.recipe, main.run)
 
     def prepared(data: Data, model: Model, method: Method) -> TokenStore:
+        from tailor.artifacts.dense import scorer_of
         from tailor.encode.prepare import prepare
 
-        tokens = prepare(data, model, method, root).tokens
+        tokens = prepare(data, model, method, root, scorer=scorer_of(data)).tokens
         if not len(tokens.split("evaluation")):
             raise DataError("no evaluation row is left after preparation", mend="name other rows")
         return tokens

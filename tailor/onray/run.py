@@ -146,6 +146,7 @@ def _prepare(
     interrupts: Interrupts,
     verbose: bool,
 ) -> TokenStore:
+    from tailor.artifacts.dense import scorer_of
     from tailor.encode.prepare import prepare
     from tailor.encode.report import notes
     from tailor.onray.prepare import runner_by_size
@@ -167,6 +168,7 @@ def _prepare(
             recipe.model,
             recipe.method,
             tokens_root(recipe, run),
+            scorer=scorer_of(recipe.data),
             runner=runner_by_size(connect, on_cluster=starting is not None),
             progress=preparing,
         )

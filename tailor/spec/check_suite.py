@@ -197,6 +197,9 @@ def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
         other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")
         if other and keys(f"{prefix}{way}") is not None:
             yield f"{prefix}{way}", f"has no effect without {prefix}on_long: {way}"
+    asked = f"{prefix}retrieve.query_instruction"
+    if keys(asked) is not None and keys.absent(f"{prefix}retrieve.embedder"):
+        yield asked, f"has no effect without {prefix}retrieve.embedder: BM25 takes the question's words"
 
 
 def idle_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:

@@ -91,7 +91,8 @@ class Retrieve(Section):
     """How `on_long: retrieve` chooses among the passages of a long prompt.
 
     The end of the prompt is the question. It stays with all that follows, and so does the first passage; of the
-    others those stay, in their order, that suit the question best by BM25 (k1 0.9, b 0.4) and fit.
+    others those stay, in their order, that suit the question best and fit: by BM25 (k1 0.9, b 0.4), which counts the
+    words that they share, or by the cosine of an embedder's embeddings.
     """
 
     passage: int = Field(128, ge=8)
@@ -99,6 +100,13 @@ class Retrieve(Section):
 
     question: int = Field(64, ge=1)
     """Tokens before the answer that are the question."""
+
+    embedder: str | None = Field(None, min_length=1)
+    """What scores passages in BM25's place: a run that was trained with gritlm, its adapter or model folder, or a
+    sentence-transformers model, by a folder, a URL or an id of the hub. It computes on CPUs: take a small one."""
+
+    query_instruction: str | None = Field(None, min_length=1)
+    """Instruction of the question, for an embedder of gritlm. A sentence-transformers model declares its own prompts."""
 
 
 class Data(Section):

@@ -19,7 +19,10 @@ from tailor.spec.keys import Finding, Keys, path_of
 from tailor.spec.source import Document
 
 ADAPTER = "adapter_config.json"
+EMBEDDING, MODULES = "embedding.json", "modules.json"
+"""What a folder that makes embeddings has: one that gritlm trained, and one in the layout of sentence-transformers."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_EMBEDS = (EMBEDDING, f"adapter/{EMBEDDING}", f"model/{EMBEDDING}", MODULES)
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
@@ -45,6 +48,11 @@ def templates() -> dict[str, FilePath]:
     """The built-in chat templates: name -> file."""
     folder = FilePath(tailor.__file__).parent / "encode" / "templates"
     return {path.stem: path for path in sorted(folder.glob("*.jinja"))}
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether a model's name is an id of the hub, and no folder here."""
+    return "://" not in model and bool(_HUB_ID.fullmatch(model)) and not os.path.isdir(model)
 
 
 def _model(keys: Keys) -> Iterator[Finding]:
@@ -88,6 +96,23 @@ def _data(keys: Keys) -> Iterator[Finding]:
     for section in ("data.train", "data.evaluation"):
         for key, source in keys.sources(section):
             yield from _rows(key, keys(f"{key}.path"), source)
+    yield from _embedder(keys, "data.retrieve.embedder")
+
+
+def _embedder(keys: Keys, key: str) -> Iterator[Finding]:
+    """The model that scores passages. A run that is not finished yet may be so when it is needed."""
+    path = _local(name := keys(key))
+    if path is None:
+        return
+    if not os.path.isdir(path):
+        if not _HUB_ID.fullmatch(name):
+            yield key, f"no such folder, and no model id of the hub: {name}{_looked_for(name)}"
+        return
+    ended = any(os.path.isdir(path / one) for one in ("adapter", "model", "beacon"))
+    begun = os.path.isfile(path / "recipe.yaml") and not ended
+    if not begun and not any(os.path.isfile(path / one) for one in _EMBEDS):
+        names = "a run of gritlm, the folder of its adapter or model, or a model of sentence-transformers"
+        yield key, f"{name} makes no embeddings; name {names}"
 
 
 def _final(keys: Keys) -> Iterator[Finding]:
@@ -101,6 +126,7 @@ def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
     for key, name in check_suite.paths(keys, prefix):
         source = key.removesuffix(".path")
         yield from _rows(source, name, {one: keys(f"{source}.{one}") for one in ("subset", "split")})
+    yield from _embedder(keys, f"{prefix}data.retrieve.embedder")
     tasks = keys(f"{prefix}tasks")
     for at in range(len(tasks) if isinstance(tasks, list) else 0):
         path = _local(name := keys(f"{prefix}tasks.{at}.include"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os.path
 import posixpath
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +24,6 @@ RECIPE = "recipe.yaml"
 TEMPLATE = "template.jinja"
 DEEPSPEED = "deepspeed.json"
 """The names under which a recipe and what it names of this machine travel."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def read(recipe: Recipe, reach: Reach, *, carried: bool) -> Iterator[Finding]:
         elif not reach.sees(source.path):
             yield key, f"{source.path} {unseen}"
     model = recipe.model.path
-    if not _is_hub_id(model) and not reach.sees(model):
+    if not files.is_hub_id(model) and not reach.sees(model):
         yield "model.path", f"{model} {unseen}"
     for key, run in _runs(recipe):
         if not reach.sees(run):
@@ -123,7 +120,7 @@ def absolute(recipe: Recipe, reach: Reach) -> Recipe:
     names = [("save.to", recipe.save.to), *_runs(recipe)]
     names += [(key, source.path) for key, source in sources(recipe)]
     names += [("data.store", recipe.data.store)] if recipe.data.store is not None else []
-    names += [("model.path", model)] if not _is_hub_id(model) else []
+    names += [("model.path", model)] if not files.is_hub_id(model) else []
     if recipe.data.template is not None and reach.sees(recipe.data.template):
         names.append(("data.template", recipe.data.template))
     strategy = recipe.scale.strategy
@@ -191,7 +188,15 @@ def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions | Corpus |
 
 
 def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(key, folder) of the runs and models that this run begins with or is compared with."""
+    """(key, folder) of the runs and models that this run begins with, is compared with, or chooses passages by."""
+    final = recipe.evaluate.final
+    for key, data in (
+        ("data", recipe.data),
+        ("evaluate.final.data", final.data if final is not None else None),
+    ):
+        embedder = data.retrieve.embedder if data is not None and data.retrieve is not None else None
+        if embedder is not None and not files.is_hub_id(embedder):
+            yield f"{key}.retrieve.embedder", embedder
     if recipe.save.resume not in ("auto", "never"):
         yield "save.resume", recipe.save.resume
     if recipe.model.warm_start is not None:
@@ -203,10 +208,6 @@ def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for index, task in enumerate(recipe.evaluate.final.tasks if recipe.evaluate.final is not None else ()):
         if isinstance(task, LmEval) and task.include is not None:
             yield f"evaluate.final.tasks.{index}.include", task.include
-
-
-def _is_hub_id(model: str) -> bool:
-    return "://" not in model and bool(_HUB_ID.fullmatch(model)) and not os.path.isdir(model)
 
 
 def _text_of(template: str) -> str:

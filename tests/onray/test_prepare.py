@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+import torch
 
+from tailor.artifacts import dense
+from tailor.artifacts.dense import scorer_of
 from tailor.encode import sources
+from tailor.encode.examples import Encoder
 from tailor.encode.prepare import prepare
-from tailor.encode.tasks import Runner, in_process
-from tailor.errors import DataError
-from tailor.onray.prepare import SMALL_ALONE, SMALL_ON_CLUSTER, choose_runner, ray_runner, runner_by_size
+from tailor.encode.tasks import Runner, Work, in_process
+from tailor.encode.tokenizer import load_tokenizer
+from tailor.errors import DataError, ScaleError
+from tailor.onray.prepare import (
+    SMALL_ALONE,
+    SMALL_ON_CLUSTER,
+    SMALL_SCORED,
+    choose_runner,
+    ray_runner,
+    runner_by_size,
+)
 from tailor.spec.data import Data
 from tailor.spec.method import Sft
 from tailor.spec.model import Model
 from tailor.tokens import TokenStore
+from tests.helpers.collections import embedding_model
 from tests.helpers.models import byte_tokenizer
+from tests.helpers.synonyms import ASKED, DEEP, FILL
 
 
 def shards(tokens: TokenStore) -> dict[str, bytes]:
@@ -71,12 +86,55 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
         )
 
 
-def test_small_inputs_stay_here():
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_scores_passages_as_this_process_does(cluster, tmp_path, monkeypatch):
+    """Actors that hold the model, beside one process that has two threads."""
+    monkeypatch.setattr(sources, "SCORED_PART_BYTES", 3000)
+    model = Model(path=str(byte_tokenizer(tmp_path / "model")))
+    draw = random.Random(0)
+    rows = [
+        {"prompt": " ".join(draw.choices(FILL.split() + DEEP.split(), k=150)) + ASKED, "response": " yes"}
+        for _ in range(12)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    embedding_model(tmp_path / "embedder")
+
+    def made(name: str, runner: Runner, **settings: str) -> TokenStore:
+        data = Data(
+            train=[{"path": str(tmp_path / "rows.jsonl")}],
+            max_length=400,
+            on_long="retrieve",
+            retrieve={"passage": 64, "question": len(ASKED), **settings},
+        )
+        where, scorer = str(tmp_path / name), scorer_of(data)
+        return prepare(data, model, Sft(name="sft"), where, scorer=scorer, runner=runner).tokens
+
+    embedder = str(tmp_path / "embedder")
+    torch.set_num_threads(2)
+    here = made("here", in_process, embedder=embedder)
+    torch.set_num_threads(1)
+    assert len(shards(here)) > 4
+    assert shards(made("there", ray_runner, embedder=embedder)) == shards(here)
+    found, words = here.split("train"), made("words", in_process).split("train")
+    same = [found.example(at).input_ids.tolist() == words.example(at).input_ids.tolist() for at in range(12)]
+    assert not all(same), "the control: BM25 chooses others"
+
+    monkeypatch.setattr(dense, "PROCESS_BYTES", 1 << 60)
+    with pytest.raises(ScaleError, match=r"^data.retrieve.embedder: a process that holds it takes"):
+        made("large", ray_runner, embedder=embedder)
+
+
+def test_small_inputs_stay_here(tmp_path):
     assert choose_runner(SMALL_ON_CLUSTER - 1, on_cluster=True) is in_process
     assert choose_runner(SMALL_ON_CLUSTER, on_cluster=True) is ray_runner
     assert choose_runner(SMALL_ON_CLUSTER, on_cluster=False) is in_process
     assert choose_runner(SMALL_ALONE, on_cluster=False) is ray_runner
+    assert choose_runner(SMALL_SCORED - 1, on_cluster=True, scored=True) is in_process
+    assert choose_runner(SMALL_SCORED, on_cluster=False, scored=True) is ray_runner
     connected = []
     runner = runner_by_size(lambda: connected.append(True), on_cluster=True)
-    assert list(runner(lambda task: task, [])) == []
+    tokenizer = load_tokenizer(str(byte_tokenizer(tmp_path)))
+    encoder = Encoder(tokenizer, None, train_on="assistant", max_length=8, on_long="drop")
+    assert list(runner(Work(encoder, None, ""), [])) == []
     assert not connected

@@ -16,21 +16,50 @@ TASKS: list[dict[str, Any]] = [
 ]
 
 
+def test_an_embedder_of_the_hub_is_seen_everywhere() -> None:
+    """And a local one is named by its absolute path."""
+    values: dict[str, Any] = {
+        "model": {"path": "org/base"},
+        "data": {"train": [{"path": "/shared/rows.jsonl"}], "on_long": "retrieve"},
+        "method": {"name": "sft"},
+        "optim": {"learning_rate": 1e-4},
+        "save": {"to": "runs/x"},
+    }
+    machines = reach.Reach(
+        "pods", "in a pod", "/shared/job", ("/shared",), "share it", "is its own", "copy it"
+    )
+    for name, there in (("org/embedder", "org/embedder"), ("./embedder", "/shared/job/embedder")):
+        values["data"]["retrieve"] = {"embedder": name}
+        recipe = Recipe.model_validate(values)
+        assert not list(reach.read(recipe, machines, carried=False))
+        retrieve = reach.absolute(recipe, machines).data.retrieve
+        assert retrieve is not None
+        assert retrieve.embedder == there
+
+
 def test_files_of_every_task_are_looked_at() -> None:
+    searched = {"evaluation": [{"path": "s3://b/q.jsonl"}], "retrieve": {"embedder": "runs/old/model"}}
+    final = {"tasks": TASKS, "data": {**searched, "on_long": "retrieve"}}
     recipe = Recipe.model_validate(
         {
             "model": {"path": "org/base"},
-            "data": {"train": [{"path": "rows.jsonl"}]},
+            "data": {
+                "train": [{"path": "rows.jsonl"}],
+                "on_long": "retrieve",
+                "retrieve": {"embedder": "./embedder"},
+            },
             "method": {"name": "sft"},
             "optim": {"learning_rate": 1e-4},
             "save": {"to": "runs/x"},
-            "evaluate": {"retrieval": {"data": {"path": "queries.jsonl"}}, "final": {"tasks": TASKS}},
+            "evaluate": {"retrieval": {"data": {"path": "queries.jsonl"}}, "final": final},
         }
     )
     machines = reach.Reach("pods", "in a pod", "/job", ("/shared",), "share it", "is its own", "copy it")
     found = dict(reach.read(recipe, machines, carried=False))
     assert found.keys() == {
         "data.train.0.path",
+        "data.retrieve.embedder",
+        "evaluate.final.data.retrieve.embedder",
         "evaluate.final.tasks.0.data.path",
         "evaluate.final.tasks.1.data.path",
         "evaluate.final.tasks.2.data.path",

@@ -26,6 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run/adapter/config.json",
         "run/adapter/adapter_config.json",
         "models/tiny/config.json",
+        "embedder/model/embedding.json",
         "rows/train.jsonl",
         "templates/own.jinja",
     ):
