@@ -1,4 +1,4 @@
-"""Two Ray workers that hold sequences together give the curve of one process, and go on alone."""
+"""Two and four Ray workers that hold sequences together give the curve of one process, and go on alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from tailor.onray.cluster import Cluster
 from tests.helpers.plans import LORA
 from tests.onray.conftest import Make
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
-
-TOGETHER = {"workers": 2, "sequence_parallel": 2}
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 def losses(made: Any, cluster: Cluster | None) -> list[float]:
@@ -27,9 +25,12 @@ def test_ray_workers_hold_sequences_together(make: Make, cluster: Cluster, tmp_p
     sections = {"model": {"adapter": LORA}, "save": {"every": 2}}
     alone = losses(make(tmp_path / "one", **sections), None)
     assert len(alone) == 7
-    both = make(tmp_path / "two", **sections, scale=TOGETHER)
-    assert (both[0].accumulation, both[0].micro_batch_size) == (4, 1), "every micro-batch is both workers'"
-    assert losses(both, cluster) == pytest.approx(alone, abs=1e-5)
+    for count in (2, 4):  # four share the two CPUs
+        scale = {"workers": count, "sequence_parallel": count}
+        together = make(tmp_path / str(count), **sections, scale=scale)
+        plan = together[0]
+        assert (plan.accumulation, plan.micro_batch_size) == (4, 1), "every micro-batch is all workers'"
+        assert losses(together, cluster) == pytest.approx(alone, abs=1e-5)
     longer = {**sections, "train": {"steps": 8}}
     expected = losses(make(tmp_path / "longer", **longer), None)
-    assert losses(make(tmp_path / "two", **longer), None) == pytest.approx(expected[6:], abs=1e-5)
+    assert losses(make(tmp_path / "4", **longer), None) == pytest.approx(expected[6:], abs=1e-5)
