@@ -166,9 +166,10 @@ class TwoStreams(Batches):
         order = order[generator.permutation(len(order))]
         streams = self._streams
         if not streams.embeds:
-            examples = self._starts[order[~self._texts[order]]]
-            parts = [examples[at : at + streams.examples] for at in range(0, len(examples), streams.examples)]
-            return [self._joined([], part, None) for part in parts]
+            groups = order[~self._texts[order]]
+            parts = [groups[at : at + streams.examples] for at in range(0, len(groups), streams.examples)]
+            self._largest_first(parts, epoch)
+            return [self._joined([], self._starts[part], None) for part in parts]
         queries = order[self._texts[order]]
         parts = [
             part
@@ -176,15 +177,18 @@ class TwoStreams(Batches):
             for part in _cut(queries[self.sources[self._starts[queries]] == source], streams.queries)
         ]
         parts = [parts[at] for at in generator.permutation(len(parts))]
-        if epoch == 0 and parts:  # what takes the most memory fails at once
-            sizes = [int(self._sizes[part].max()) for part in parts]
-            first = int(np.argmax(sizes))
-            parts[0], parts[first] = parts[first], parts[0]
+        self._largest_first(parts, epoch)
         before = epoch * len(parts)  # every epoch draws equally many
         return [
             self._joined(part, self._examples_of(before + at) if streams.generates else [], generator)
             for at, part in enumerate(parts)
         ]
+
+    def _largest_first(self, parts: list[np.ndarray], epoch: int) -> None:
+        """Move the first epoch's part with the largest group to its front: what takes the most memory fails at once."""
+        if epoch == 0 and parts:
+            first = int(np.argmax([self._sizes[part].max() for part in parts]))
+            parts[0], parts[first] = parts[first], parts[0]
 
     def _embedding(self, groups: np.ndarray, generator: np.random.Generator | None) -> TwoStreamBatch:
         return self._joined(groups, [], generator)

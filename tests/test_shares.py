@@ -74,3 +74,17 @@ def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
         StoreError, match=r"worker 1 does not see .*set save.to to a folder that every worker sees"
     ):
         SharedPublication(store, "made", token=".tmp-made-elsewhere", rank=1, world=2)
+
+
+def test_a_worker_of_an_earlier_attempt_hands_nothing_over(store: Store) -> None:
+    _, late = shares(store, 2)
+    first, second = shares(store, 2)
+    (late.folder / "of-before").write_text("stale")
+    late.commit()
+    thread = threading.Thread(target=first.commit)
+    thread.start()
+    time.sleep(0.3)
+    assert thread.is_alive(), "it waits for the worker of its own attempt"
+    second.commit()
+    thread.join(timeout=10)
+    assert sorted(store.read_json("made/COMMIT")) == ["part-0", "part-1"]

@@ -150,6 +150,21 @@ def test_local_path(store, tmp_path):
         assert store.local_path("a/b.txt").read_text() == "22"
 
 
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
+def test_a_borrowed_copy_that_is_damaged_is_copied_again(store):
+    store.write_text("a/b.txt", "1")
+
+    def read() -> None:
+        with store.borrowed_path("a") as folder:
+            (folder / "b.txt").write_text("2")
+            raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        read()
+    with store.borrowed_path("a") as folder:
+        assert (folder / "b.txt").read_text() == "1"
+
+
 def test_rename(store):
     store.write_text("a/f", "1")
     assert store.rename("a", "b")

@@ -113,6 +113,21 @@ def test_the_first_step_takes_the_longest(split: Split) -> None:
     assert batches.longest_text() == split.lengths[longest]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_step_takes_the_longest_example_where_nothing_is_embedded(
+    tmp_path: Path, seed: int
+) -> None:
+    alone = make_two_streams(tmp_path, queries=0, examples=30).split("train")
+    streams = Streams(0, 3, 1)
+    batches = of_split(alone, BatchSpec(seed=seed, max_length=64, pack=False, streams=streams))
+    longest = [max(alone.lengths[generated(batch)]) for batch in batches.epoch(0)]
+    assert longest[0] == max(longest) == max(alone.lengths)
+    later = [max(alone.lengths[generated(batch)]) for batch in batches.epoch(1)]
+    assert sorted(later) != later[::-1], (
+        "the control: only the first epoch begins with it, and the rest is drawn"
+    )
+
+
 def test_texts_stand_longest_first_and_know_their_places(split: Split) -> None:
     batch = make(split).batch(3)
     lengths = [int(split.lengths[row[0]]) for row in batch[: batch.texts]]

@@ -81,6 +81,7 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
             "per worker",
             f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} in a step",
         ),
+        *(("note", note) for note in plan.notes()),
         ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
         *([("windows", _windows(plan))] if plan.model.beacon else []),
         *([("chunks", _chunks(plan))] if plan.chunk_size or plan.chunk_tokens else []),

@@ -109,7 +109,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
                 return Outcome(run, earlier, read(run), before=True)
         plan = make_plan(recipe, tokens, run, cluster, origin)
         resume.check_plan(plan, run, origin)
-        for line in _tell_changes(run, origin):
+        for line in [*_tell_changes(run, origin), *plan.notes()]:
             display.line(line)
         if origin is not None:
             begin(run, Store(origin.run), origin)

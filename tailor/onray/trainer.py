@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 
+PATIENCE_SECONDS = 6 * 3600
+"""How long workers wait for one another: while the first writes, hashes and uploads a large artefact, the others have nothing
+to do, and Ray's half an hour would end the run there, at every try. Workers that die are found by other means."""
+
 
 @dataclass
 class Watch:
@@ -126,6 +130,7 @@ def _fit_on_workers(
     """One group of workers, from its start to its end; returns how its loop ended."""
     import ray
     from ray.train import ControllerError, FailureConfig, RunConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig
 
     run = Store(job.plan.run_url)
     storage, filesystem = _storage(run)
@@ -134,6 +139,7 @@ def _fit_on_workers(
         worker.train,
         train_loop_config={"job": job, "line": monitor.Remote(mailbox)},
         scaling_config=scaling,
+        torch_config=TorchConfig(timeout_s=PATIENCE_SECONDS),
         run_config=RunConfig(
             name="checkpoints",
             storage_path=storage,

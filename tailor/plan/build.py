@@ -138,6 +138,7 @@ def build(
         batch_tokens=recipe.train.batch_tokens,
         micro_batch_size=micro,
         accumulation=-(-micro_batches // groups),
+        idle=0 if isinstance(recipe.method, Gritlm) else max(0, groups - micro_batches),
         chunk_size=chunked.size,
         chunk_tokens=chunked.most,
         first_step=data.first_step,
@@ -197,7 +198,12 @@ def _frozen_dtype(model: Model, precision: Precision) -> Literal["float32", "bfl
 
 def _warmup(optim: Optim, steps: int) -> int:
     if optim.warmup_steps is not None:
-        return min(optim.warmup_steps, steps - 1)
+        if optim.warmup_steps and optim.warmup_steps >= steps:
+            raise DataError(
+                f"optim.warmup_steps: the warm-up of {optim.warmup_steps} steps never ends, for the data make {steps}",
+                mend="lower it, set optim.warmup_ratio, or train longer (train.epochs, train.steps)",
+            )
+        return optim.warmup_steps
     return round((optim.warmup_ratio or 0.0) * steps)
 
 

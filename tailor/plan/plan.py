@@ -69,6 +69,8 @@ class Plan:
     accumulation: int
     """Forward passes of one worker (or of a group that holds sequences together) in one step, at most; of sequences,
     where texts are embedded too."""
+    idle: int
+    """Workers (or groups) that have no micro-batch of their own in any step, and compute one that does not count."""
     chunk_size: int | None
     """Texts to embed in one forward pass, where the recipe says it."""
     chunk_tokens: int
@@ -90,6 +92,17 @@ class Plan:
     trained_parameters: int
     """Estimated from the config; the run logs the exact number."""
     memory: Memory
+
+    def notes(self) -> list[str]:
+        """What a user may not have meant."""
+        if not self.idle:
+            return []
+        who = "worker" if self.sequence_parallel == 1 else "group"
+        without = f"{self.idle} {who} has" if self.idle == 1 else f"{self.idle} {who}s have"
+        each = f"{self.accumulation} × {self.micro_batch_size}"
+        return [
+            f"{without} no micro-batch in any step: {each} for each other one; lower train.micro_batch_size"
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for plan.json."""

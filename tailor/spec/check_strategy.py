@@ -10,6 +10,8 @@ from tailor.spec.keys import Finding, Keys
 SHARDED_OPTIMIZERS = ("adamw", "sgd")
 """Those that change each element by itself, in PyTorch's own code."""
 
+_TYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
 
 def findings(keys: Keys) -> Iterator[Finding]:
     """Every key that the strategy, or its stage, rules out."""
@@ -72,6 +74,12 @@ def _sharing(keys: Keys) -> Iterator[Finding]:
         yield "train.precision", f"{shown}, which computes in bf16 or fp32"
     if keys("train.compile"):
         yield "train.compile", f"{shown}, whose hooks would break the compiled graph at every layer"
+    dtype, precision = keys("model.dtype"), keys("train.precision")
+    if stage in (2, 3) and dtype not in (None, "auto") and dtype != _TYPES.get(precision):
+        yield (
+            "model.dtype",
+            f"{shown}, which holds all weights in the type of train.precision; leave it at auto",
+        )
     if name == "deepspeed" and stage != 3:
         return
     if not keys.absent("model.quantize"):

@@ -13,7 +13,10 @@ DEFAULT_BATCH_SIZE = 8
 
 
 class Divergence(Section):
-    """What is done when a step's loss or gradient norm is no finite number, or the norm is over a limit."""
+    """What is done when a step's loss or gradient norm is no finite number, or the norm is over a limit.
+
+    In fp16 a norm that is none is first the gradient scaler's to mend: it leaves the step out and scales by less.
+    """
 
     action: Literal["stop", "skip", "reload"] = "stop"
     """`stop` ends the run, `skip` leaves the step's update out, `reload` leaves out all updates since the last checkpoint."""

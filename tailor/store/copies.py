@@ -30,10 +30,12 @@ def borrowed(fs: Any, root: str, name: str) -> Iterator[Path]:
     found, target = _found(fs, root)
     with open(f"{target}.borrowed", "w") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
-        yield _copied(fs, root, name, found, target)
-        with contextlib.suppress(BlockingIOError):  # another process reads it
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(target, ignore_errors=True)
+        try:
+            yield _copied(fs, root, name, found, target)
+        finally:  # also of one that is damaged: the next try copies it again
+            with contextlib.suppress(BlockingIOError):  # another process reads it
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(target, ignore_errors=True)
 
 
 def _found(fs: Any, root: str) -> tuple[dict[str, Any], Path]:

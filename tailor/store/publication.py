@@ -63,6 +63,7 @@ class Publication:
         with self._writing():
             marker = {name: _describe(self.folder / name, sync=True) for name in _files(self.folder)}
             (self.folder / COMMIT).write_text(json.dumps(marker, indent=1) + "\n")
+            _sync(self.folder / COMMIT)
         guard()
         if self._store.is_local:
             with self._writing():

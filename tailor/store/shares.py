@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError
-from tailor.store.publication import COMMIT, TEMPORARY, Publication, _describe, _files, uploads
+from tailor.store.publication import COMMIT, TEMPORARY, Publication, _describe, _files, _sync, uploads
 
 if TYPE_CHECKING:
     from tailor.store.store import Store
@@ -82,14 +82,15 @@ class SharedPublication(Publication):
         if self._store.is_local:
             with self._writing():
                 for rank in range(1, self._world):
-                    os.unlink(self._together / _share(rank))
+                    os.unlink(self._together / self._share(rank))
                 (self._together / COMMIT).write_text(text)
+                _sync(self._together / COMMIT)
                 self.folder = self._together
                 self._take_the_name()
             return
         self._store.write_text(f"{self._name}/{COMMIT}", text)
         for rank in range(1, self._world):
-            self._store.remove(f"{self._name}/{_share(rank)}")
+            self._store.remove(f"{self._name}/{self._share(rank)}")
         self.discard()
 
     def _hand_over(self) -> dict[str, Any]:
@@ -110,15 +111,15 @@ class SharedPublication(Publication):
         text = json.dumps(message)
         if self._store.is_local:
             with self._writing():
-                temporary = self._together / f"{_share(self._rank)}.tmp"
+                temporary = self._together / f"{self._share(self._rank)}.tmp"
                 temporary.write_text(text)
-                os.replace(temporary, self._together / _share(self._rank))
+                os.replace(temporary, self._together / self._share(self._rank))
         else:
-            self._store.write_text(f"{self._name}/{_share(self._rank)}", text)
+            self._store.write_text(f"{self._name}/{self._share(self._rank)}", text)
             self.discard()
 
     def _collect(self, rank: int) -> dict[str, Any]:
-        place = f"{self._token if self._store.is_local else self._name}/{_share(rank)}"
+        place = f"{self._token if self._store.is_local else self._name}/{self._share(rank)}"
         patience: float | None = None
         while not self._store.exists(place):
             if patience is None and self._hurried.is_set():
@@ -132,6 +133,6 @@ class SharedPublication(Publication):
         files: dict[str, Any] = message["files"]
         return files
 
-
-def _share(rank: int) -> str:
-    return f"{SHARE}{rank:05d}"
+    def _share(self, rank: int) -> str:
+        """Of this attempt: a worker of an earlier one that lives on does not hand over its files to it."""
+        return f"{SHARE}{rank:05d}-{self._token.rpartition('-')[2]}"

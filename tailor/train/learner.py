@@ -22,7 +22,7 @@ class Step:
 
     record: dict[str, Any]
     diverged: bool
-    """The optimizer made no update: the loss or the gradient norm was out of bounds."""
+    """The update was left out: the loss or the gradient norm was out of bounds."""
     stop: bool
     """A worker was asked to stop."""
 
@@ -77,14 +77,18 @@ class Learner:
         }
         if diverged:
             record["diverged"] = True
+        elif not math.isfinite(norm):
+            record["overflowed"] = True  # in fp16: the scaler left the update out
         return Step(record, diverged, stopping)
 
     def _diverged(self, loss: float, norm: float) -> bool:
         limit = self.session.plan.divergence.grad_norm
-        if limit is not None and math.isfinite(norm) and norm > limit:
+        if not math.isfinite(loss):
             return True
-        # In fp16 an overflow of the scaled gradients is the scaler's to mend.
-        return not math.isfinite(loss) or (self.session.plan.precision != "fp16" and not math.isfinite(norm))
+        if not math.isfinite(norm):
+            # In fp16 an overflow of the scaled gradients is the scaler's to mend; below 1 it no longer scales them up.
+            return self.session.plan.precision != "fp16" or self.strategy.scaler.get_scale() < 1
+        return limit is not None and norm > limit
 
 
 def divergence_error(session: Session, step: Step, why: str = "") -> TrainingError:

@@ -107,6 +107,24 @@ def test_warmup(optim: dict[str, float], steps: int) -> None:
     assert plan(optim={"learning_rate": 1e-4, **optim}).warmup_steps == steps
 
 
+def test_a_warmup_that_never_ends_is_refused() -> None:
+    assert plan(optim={"learning_rate": 1e-4, "warmup_steps": 89}).warmup_steps == 89
+    with pytest.raises(DataError, match="the warm-up of 90 steps never ends, for the data make 90"):
+        plan(optim={"learning_rate": 1e-4, "warmup_steps": 90})
+
+
+def test_workers_without_work_are_told() -> None:
+    """The batch has 32 rows."""
+    declared = {"train": {"micro_batch_size": 16}}
+    assert [plan(**declared, scale={"workers": workers}).idle for workers in (1, 2, 4)] == [0, 0, 2]
+    assert plan(scale={"workers": 4}).idle == 0, "what the plan chooses leaves none without"
+    (note,) = plan(**declared, scale={"workers": 4}).notes()
+    assert note == (
+        "2 workers have no micro-batch in any step: 1 × 16 for each other one; lower train.micro_batch_size"
+    )
+    assert plan(**declared).notes() == []
+
+
 def test_the_reference_of_a_preference_method_and_its_memory() -> None:
     assert plan().reference is None
     assert plan(method={"name": "dpo", "loss": "orpo"}).reference is None

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tailor.errors import TrainingError
 from tailor.train import loop
+from tailor.train.passes import Passes
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -172,3 +174,40 @@ def test_two_workers_reload_together(
     two = run_distributed(on_two, make_plan(*made, tmp_path / "two", **options, scale={"workers": 2}))
     one = on_two(PlainHost(), make_plan(*made, tmp_path / "one", **options))
     assert two[0] == pytest.approx(one, abs=1e-5)
+
+
+class Infinite(torch.autograd.Function):
+    """Passes a loss on, and sends infinity back."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize("overflows", [3, 40])
+def test_in_fp16_overflows_are_the_scalers_to_mend_while_it_can(
+    made: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overflows: int
+) -> None:
+    """After 17 of them the scale, at first 2^16, is under 1, and no smaller one would help."""
+    right = Passes.backward
+
+    def backward(self: Passes, loss: torch.Tensor, units: int = 1) -> None:
+        assert self._step is not None
+        right(self, Infinite.apply(loss) if self._step < overflows else loss, units)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(Passes, "backward", backward)
+    host = Norms()
+    train = {"steps": 24, "precision": "fp16"}
+    plan = make_plan(*made, tmp_path, model={"adapter": LORA}, train=train)
+    if overflows == 3:
+        loop.run(plan, host)
+    else:
+        with pytest.raises(TrainingError, match=r"^step 18: the loss is \d.*, the gradient norm (inf|nan);"):
+            loop.run(plan, host)
+    left_out = [record["step"] for record in host.of("train") if record.get("overflowed")]
+    assert left_out == list(range(1, min(overflows, 17) + 1))
+    assert not host.diverged()
