@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--kind",
         choices=("RayJob", "RayCluster"),
         default="RayJob",
-        help="a job with its own pods (RayJob), or pods of the same size that stay",
+        help="a job with its own pods (RayJob), or a cluster of the same size that stays",
     )
 
 
@@ -34,7 +34,7 @@ def execute(args: argparse.Namespace) -> int:
         raise StoreError(f"no cluster file was named, and there is no {path}", mend="name one with --cluster")
     cluster = manifest.load_cluster(path)
     recipe = manifest.load_recipe(args.recipe, cluster, args.overrides)
-    for note in fit.notes(recipe, cluster):
+    for note in fit.notes(recipe, cluster, stays=args.kind == "RayCluster"):
         print(f"tailor: note: {note}", file=sys.stderr)
     objects = manifest.documents(
         recipe, cluster, kind=args.kind, stem=Path(args.recipe).stem, overrides=args.overrides

@@ -44,11 +44,12 @@ def execute(args: argparse.Namespace) -> int:
     # The data is prepared (and kept for the run), because steps follow from the examples' lengths.
     scorer = scorer_of(recipe.data)
     prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), scorer=scorer)
-    plan = make_plan(recipe, prepared.tokens, run, None)
+    hardware = cluster.hardware(recipe.scale, None)
+    plan = make_plan(recipe, prepared.tokens, run, hardware)
     if args.json:
         print(json.dumps(plan.as_dict(), indent=2))
         return 0
-    for what, value in lines(plan, cluster.hardware(recipe.scale, None)):
+    for what, value in lines(plan, hardware):
         print(f"{what:<14}{value}")
     return 0
 

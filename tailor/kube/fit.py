@@ -41,9 +41,9 @@ def problems(recipe: Recipe, cluster: Cluster, document: Document) -> list[Probl
     return found
 
 
-def notes(recipe: Recipe, cluster: Cluster) -> list[str]:
-    """What is worth knowing and may be meant."""
-    found = []
+def notes(recipe: Recipe, cluster: Cluster, *, stays: bool = False) -> list[str]:
+    """What is worth knowing and may be meant. `stays`: of a RayCluster, on which runs ask for pods."""
+    found = _asking(recipe, cluster) if stays else []
     named = [recipe.save.to, recipe.data.store or "", recipe.model.path]
     named += [source.path for _, source in reach.sources(recipe)]
     credentials = any(name.startswith("AWS_") for name in cluster.secret_env)
@@ -63,6 +63,29 @@ def notes(recipe: Recipe, cluster: Cluster) -> list[str]:
             )
     if cluster.job.backoff_limit and recipe.save.every is None:
         found.append("without save.every the only checkpoint is the last step's: a retry starts over")
+    return found
+
+
+def _asking(recipe: Recipe, cluster: Cluster) -> list[str]:
+    """What a run should know before it asks the autoscaler for pods."""
+    scaler, pod, scale = cluster.autoscaler, cluster.worker, recipe.scale
+    if scaler is None or pod is None or scaler.min_pods >= size(recipe, cluster).pods:
+        return []
+    if scaler.version == "v1":
+        return [
+            "autoscaler.version v1 does not say what it can bring, so a run that lacks pods is refused; v2 does"
+        ]
+    found = []
+    if pod.gpu and scale.gpu == "auto":
+        found.append(
+            "with scale.gpu: auto a run that finds no pod asks for one before it knows that it has a GPU; "
+            "with scale.gpu: true it asks for all at once"
+        )
+    if scale.accelerator is not None:
+        found.append(
+            "Ray's autoscaler learns the kind of a GPU from pods that are there, so a run that lacks pods with "
+            f"scale.accelerator: {scale.accelerator} is refused; choose the kind by worker.node_selector"
+        )
     return found
 
 

@@ -37,7 +37,7 @@ def worker_group(
     least = max(scaler.min_pods, least) if scaler else pods
     return {
         "groupName": "worker",
-        "replicas": max(pods, least) if scaler else pods,
+        "replicas": least,  # the autoscaler brings the others
         "minReplicas": least,
         "maxReplicas": scaler.max_pods if scaler else pods,
         "rayStartParams": _ray_start(pod),

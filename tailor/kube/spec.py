@@ -119,7 +119,7 @@ class Cache(Section):
 
 
 class Autoscaler(Section):
-    """Ray's autoscaler. A run counts the workers that are there at its start, so a RayJob keeps at least those."""
+    """Ray's autoscaler. A RayJob keeps the pods of its recipe; on a RayCluster a run asks for those that it lacks."""
 
     min_pods: int = Field(0, ge=0)
     """Worker pods that are always there."""
@@ -134,7 +134,7 @@ class Autoscaler(Section):
     """`Conservative`: never more pods pending than there are."""
 
     version: Literal["v1", "v2"] = "v2"
-    """Which of Ray's autoscalers."""
+    """Which of Ray's autoscalers. `v1` doesn't say what it can bring, so a run that lacks pods is refused."""
 
 
 class Gang(Section):

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +26,20 @@ OWN = "local"
 
 KNOCK_SECONDS = 10.0
 
-PLACEMENT_SECONDS = 120
-"""How long a run waits for its place on a cluster."""
+DETECT_SECONDS = 60
+"""How long a machine may take to start a process and look at its GPU."""
+
+START_SECONDS = 60
+"""How long a group of workers may take to get its place, once there was room for it."""
 
 KIND = "accelerator_type:"
 """Ray's name of the resource that tells a machine's kind of GPU."""
-
-FIT_SECONDS = 1.5
-"""A reservation for which there is room is made in less."""
 
 TUNED = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll: 2 s by default, and each report waits for it
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it doubles what workers print
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(PLACEMENT_SECONDS),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a worker as in the driver
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run tailor` builds an environment per worker
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -72,6 +72,20 @@ class Cluster:
     @property
     def gpus(self) -> float:
         return sum(node.gpus for node in self.nodes)
+
+    @property
+    def has(self) -> str:
+        """What it has, in words: the cluster's 2 machines have 16 CPUs and 8 GPUs (8 A100)."""
+        machines = "this machine has" if self.own else "the cluster's machine has"
+        if not self.own and len(self.nodes) != 1:
+            machines = f"the cluster's {count(len(self.nodes), 'machine')} have"
+        kinds: dict[str, float] = {}
+        for node in self.nodes:
+            if node.accelerator and node.gpus:
+                kinds[node.accelerator] = kinds.get(node.accelerator, 0) + node.gpus
+        which = ", ".join(f"{number:g} {kind}" for kind, number in sorted(kinds.items()))
+        has = f"{machines} {count(self.cpus, 'CPU')} and {count(self.gpus, 'GPU')}"
+        return f"{has} ({which})" if which else has
 
     def of_kind(self, accelerator: str | None) -> tuple[Node, ...]:
         """The machines that a recipe may train on: those with such GPUs, or all of them."""
@@ -168,22 +182,29 @@ def describe(*, own: bool) -> Cluster:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return Cluster(own, tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0), _accelerator(n)) for n in nodes))
+    return Cluster(own, tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0), accelerator(n)) for n in nodes))
 
 
-def _accelerator(resources: dict[str, float]) -> str:
+def accelerator(resources: dict[str, float]) -> str:
+    """The kind of GPU among a machine's or a worker's resources."""
     return next((name.removeprefix(KIND) for name in resources if name.startswith(KIND)), "")
 
 
-def hardware(scale: Scale, cluster: Cluster | None) -> Hardware:
+def kind(accelerator: str | None) -> dict[str, float]:
+    """What keeps a worker to such GPUs. A machine offers 1 of it, whatever number it has."""
+    return {f"{KIND}{accelerator}": 0.001} if accelerator is not None else {}
+
+
+def hardware(scale: Scale, cluster: Cluster | None, tell: Callable[[str], None] = lambda _: None) -> Hardware:
     """What one worker will run on: of this process when `cluster` is None, else of a machine of the cluster.
 
-    ScaleError when there is no GPU of the kind that is asked for.
+    Waits for others to leave one, and tells so. ScaleError when none does, or there is no GPU of the kind that
+    is asked for.
     """
     if scale.accelerator is not None and (cluster is None or not cluster.of_kind(scale.accelerator)):
         raise ScaleError(
             f"a GPU of kind {scale.accelerator} was asked for, but "
-            + (_has(cluster) if cluster is not None else "the run joins no cluster"),
+            + (cluster.has if cluster is not None else "the run joins no cluster"),
             mend="set scale.accelerator to a kind that is there, or leave it away"
             if cluster is not None
             else "leave scale.accelerator away, or run on a cluster",
@@ -197,17 +218,20 @@ def hardware(scale: Scale, cluster: Cluster | None) -> Hardware:
     # A head often has no CPUs to give.
     usable = sum(1 for node in nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
     workers_per_node = math.ceil(scale.most / max(1, usable))
+    resource = "GPU" if gpus else "CPU"
     detect = ray.remote(
-        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, resources=_kind(scale.accelerator)
+        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, resources=kind(scale.accelerator)
     )(_detect)
     asked = detect.remote(bool(gpus), workers_per_node)
     try:
-        found: Hardware = ray.get(asked, timeout=PLACEMENT_SECONDS)
+        if not ray.wait([asked], timeout=DETECT_SECONDS)[0]:
+            tell(f"waiting for a {resource} that no other job uses: {cluster.has}")
+        found: Hardware = ray.get(asked, timeout=scale.placement_timeout + DETECT_SECONDS)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(asked)
         raise ScaleError(
-            f"no {'GPU' if gpus else 'CPU'} was free within {PLACEMENT_SECONDS} s; {_has(cluster)}, all in use",
-            mend="wait for the cluster's other jobs to end",
+            f"no {resource} was free within {scale.placement_timeout} s; {cluster.has}, all in use",
+            mend="wait for the cluster's other jobs to end, or raise scale.placement_timeout",
         ) from None
     return found
 
@@ -222,82 +246,6 @@ def _detect(gpu: bool, workers: int) -> Hardware:
     return Hardware("cpu", machine.memory_bytes() // workers, machine.has_fast_bf16())
 
 
-def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: bool) -> dict[str, float]:
-    """What Ray reserves for each of so many workers. ScaleError, with what was asked for and what there is, when it cannot be.
-
-    On a Ray of this machine's own, more workers than CPUs share them. On a cluster they are refused.
-    """
-    nodes = cluster.of_kind(scale.accelerator if gpu else None)
-    gpus = sum(node.gpus for node in nodes)
-    if gpu and workers > gpus:
-        one = f"one {scale.accelerator}" if scale.accelerator else "one GPU"
-        raise ScaleError(
-            f"{_count(workers, 'worker')} with {one} each {_were(workers)} asked for, but {_has(cluster)}",
-            mend=f"set scale.workers: {int(gpus)} or less, or scale.gpu: false"
-            if gpus
-            else "set scale.gpu: auto, or run where there are GPUs",
-        )
-    usable = [node for node in nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
-    cpus = _cpus_per_worker(scale, cluster, usable, gpu)
-    room = sum(int(min(node.cpus // cpus, node.gpus if gpu else math.inf)) for node in usable)
-    if room < workers:
-        raise ScaleError(
-            f"{_count(workers, 'worker')} with {_count(cpus, 'CPU')} each {_were(workers)} asked for, "
-            f"but {_has(cluster)}, which is room for {room}",
-            mend="lower scale.workers or scale.cpus_per_worker",
-        )
-    return {"CPU": cpus, "GPU": 1.0, **_kind(scale.accelerator)} if gpu else {"CPU": cpus}
-
-
-def _kind(accelerator: str | None) -> dict[str, float]:
-    """What keeps a worker to such GPUs. A machine offers 1 of it, whatever number it has."""
-    return {f"{KIND}{accelerator}": 0.001} if accelerator is not None else {}
-
-
-class TakenError(ScaleError):
-    """There are the CPUs and GPUs that workers need, but others use them now."""
-
-
-def taken(cluster: Cluster, workers: int, resources: dict[str, float]) -> TakenError:
-    """The error of workers that found no room in time."""
-    kind = _accelerator(resources) or "GPU"
-    wanted = _count(resources["CPU"], "CPU") + (f" and 1 {kind}" if "GPU" in resources else "")
-    return TakenError(
-        f"{_count(workers, 'worker')} with {wanted} each found no room: {_has(cluster)}, and others use them",
-        mend="wait for the cluster's other jobs to end, or lower scale.workers",
-    )
-
-
-def fits(workers: int, resources: dict[str, float]) -> bool:
-    """Whether there is room for so many workers now, on machines that answer.
-
-    It is tried with a reservation: sums of what is free don't tell that it lies on one machine, and a machine
-    that is lost counts as alive for another 15 s.
-    """
-    from ray.util import placement_group, remove_placement_group
-
-    reservation = placement_group([resources] * workers)
-    try:
-        return bool(reservation.wait(FIT_SECONDS))
-    finally:
-        remove_placement_group(reservation)
-
-
-def _cpus_per_worker(scale: Scale, cluster: Cluster, usable: list[Node], gpu: bool) -> float:
-    if scale.cpus_per_worker is not None:
-        return float(scale.cpus_per_worker)
-    if not usable:
-        return 1.0
-    if gpu:
-        return max(1.0, float(min(node.cpus // node.gpus for node in usable)))
-    # The same for every size that a range allows, so that workers that are there leave room for more.
-    share = min(node.cpus for node in usable) / math.ceil(scale.most / len(usable))
-    if share >= 1:
-        return float(int(share))
-    # Ray counts CPUs in ten-thousandths; rounding down leaves room for all.
-    return math.floor(share * 1e4) / 1e4 if cluster.own else 1.0
-
-
 def threads(cpus: float) -> int:
     """Arithmetic threads of a worker with so many CPUs. What the user set in OMP_NUM_THREADS stands."""
     chosen = os.environ.get("OMP_NUM_THREADS", "")
@@ -307,7 +255,8 @@ def threads(cpus: float) -> int:
 def import_ray(scale: Scale, *, verbose: bool = False) -> None:
     """Import Ray as a run needs it. What the user set in the environment stands."""
     if "ray" not in sys.modules:  # it reads its environment once, at import
-        for name, value in TUNED.items():
+        start = max(START_SECONDS, scale.placement_timeout)
+        for name, value in {**TUNED, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start)}.items():
             os.environ.setdefault(name, value)
         # A secret of this process alone, so that nobody else on the machine can run code through its Ray.
         if address(scale) in (None, OWN) and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
@@ -319,27 +268,9 @@ def import_ray(scale: Scale, *, verbose: bool = False) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _has(cluster: Cluster) -> str:
-    where = (
-        "this machine has" if cluster.own else f"the cluster's {_count(len(cluster.nodes), 'machine')} have"
-    )
-    if not cluster.own and len(cluster.nodes) == 1:
-        where = "the cluster's machine has"
-    kinds: dict[str, float] = {}
-    for node in cluster.nodes:
-        if node.accelerator and node.gpus:
-            kinds[node.accelerator] = kinds.get(node.accelerator, 0) + node.gpus
-    which = ", ".join(f"{number:g} {kind}" for kind, number in sorted(kinds.items()))
-    has = f"{where} {_count(cluster.cpus, 'CPU')} and {_count(cluster.gpus, 'GPU')}"
-    return f"{has} ({which})" if which else has
-
-
-def _count(number: float, noun: str) -> str:
+def count(number: float, noun: str) -> str:
+    """1 CPU, 2 CPUs."""
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
-
-
-def _were(number: int) -> str:
-    return "was" if number == 1 else "were"
 
 
 def _first_line(error: BaseException) -> str:

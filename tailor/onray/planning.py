@@ -5,13 +5,12 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from tailor.onray import cluster as clusters
 from tailor.runs import folder
 from tailor.runs.origin import Origin, origins
 from tailor.store import Store
 
 if TYPE_CHECKING:
-    from tailor.plan import Plan
+    from tailor.plan import Hardware, Plan
     from tailor.spec.recipe import Recipe
     from tailor.tokens import TokenStore
 
@@ -25,10 +24,10 @@ def make_plan(
     recipe: Recipe,
     tokens: TokenStore,
     run: Store,
-    cluster: clusters.Cluster | None,
+    hardware: Hardware,
     origin: Origin | None = None,
 ) -> Plan:
-    """Everything that workers are told. `origin`: the change of recipe that the run begins with.
+    """Everything that workers are told. `hardware`: of one of them. `origin`: the change of recipe that the run begins with.
 
     A run that goes on keeps its micro-batches, unless the recipe gives their size: dropout is drawn per micro-batch.
     """
@@ -47,7 +46,7 @@ def make_plan(
         sized,
         data_facts(tokens, recipe, history[0].first_step if history else 0),
         load_config(recipe.model.path, recipe.model.revision),
-        clusters.hardware(recipe.scale, cluster),
+        hardware,
         run_url=run.url,
         resume_from=history[0].checkpoint if history else None,
         chunk_tokens=before.get("chunk_tokens") or None,

@@ -13,6 +13,7 @@ from tailor.onray import trainer
 from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
+from tailor.onray.placement import await_machines
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Display, Stopwatch, publisher, recorded
 from tailor.runs import environment, evaluations, folder, report, resume
@@ -88,6 +89,10 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         status = Status(state="running", started=now())
         watch = Stopwatch(status.timings)
 
+        def waiting(text: str) -> None:
+            display.line(text)
+            display.doing("waiting for machines")
+
         starting = None
         if not clusters.in_process(recipe.scale):
             starting = stack.enter_context(clusters.Starting(recipe.scale, verbose=verbose))
@@ -107,7 +112,12 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             origin = resume.with_data(origin, run, tokens)
             if origin is None and earlier is not None and earlier.state == "finished":
                 return Outcome(run, earlier, read(run), before=True)
-        plan = make_plan(recipe, tokens, run, cluster, origin)
+        if cluster is not None:
+            cluster = await_machines(recipe.scale, cluster, waiting)
+            watch.mark("machines")
+            display.doing("looking at a machine")
+        hardware = clusters.hardware(recipe.scale, cluster, waiting)
+        plan = make_plan(recipe, tokens, run, hardware, origin)
         resume.check_plan(plan, run, origin)
         for line in [*_tell_changes(run, origin), *plan.notes()]:
             display.line(line)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from tailor.errors import TailorError, WorkerError
 from tailor.evaluate.jobs import Job, ModelRef, Result, Runner, Worker, in_process
 from tailor.onray import cluster as clusters
+from tailor.onray.placement import await_machines, resources_per_worker
 from tailor.spec.scale import Scale
 from tailor.spec.suite import Decoding
 
@@ -41,7 +42,7 @@ def choose_workers(
         return 1, in_process
     display.doing("joining the Ray cluster" if joins else "starting Ray")
     starting = stack.enter_context(clusters.Starting(Scale(workers=wanted, address=address), verbose=verbose))
-    cluster = starting.wait()
+    cluster = await_machines(Scale(workers=wanted, address=address), starting.wait(), display.line)
     if workers is None and joins:
         wanted = max(1, int(cluster.gpus))
     gpu = cluster.gpus >= 1
@@ -51,7 +52,7 @@ def choose_workers(
 
 def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
     """A runner with so many workers on the Ray that this process is connected to. ScaleError when there is no room."""
-    resources = clusters.resources_per_worker(Scale(workers=workers), cluster, workers, gpu=gpu)
+    resources = resources_per_worker(Scale(workers=workers), cluster, workers, gpu=gpu)
 
     def run(
         models: Sequence[ModelRef], decoding: Decoding, jobs: Iterable[Job]

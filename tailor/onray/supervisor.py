@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tailor.errors import ScaleError, WorkerError
-from tailor.onray import cluster as clusters
+from tailor.errors import WorkerError
+from tailor.onray import placement
 from tailor.onray.failures import DeadWorker
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ Once = Callable[[int, dict[str, float], "Publish", Callable[[], bool]], str]
 
 GROW_SECONDS = 20.0
 """How often a run with fewer workers than it may have looks for room; half as often after each time in vain."""
-
-SETTLE_SECONDS = 10.0
-"""After so long, what the workers of the group before held is free again, where their machines still are there."""
 
 
 def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: bool) -> bool:
@@ -45,7 +42,7 @@ def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: 
         watch.interrupts.saves = False  # until the first step of the new group, there is nothing to save
         if watch.interrupts.asked is not None:
             return False
-        workers, resources = _place(scale, own=cluster.own, gpu=gpu, again=groups > 0, tell=tell)
+        workers, resources = placement.find_room(scale, own=cluster.own, gpu=gpu, again=groups > 0, tell=tell)
         groups += 1
         in_vain = in_vain + 1 if stopped_to_grow and workers <= before else 0
         before, stopped_to_grow = workers, False
@@ -96,40 +93,6 @@ class _Room:
     def for_more(self) -> bool:
         if not self._missing or self._looked is None or time.monotonic() - self._looked < self._pause:
             return False
-        fits = clusters.fits(self._together, self._resources)
+        fits = placement.fits(self._together, self._resources)
         self._looked = time.monotonic()
         return fits
-
-
-def _place(
-    scale: Scale, *, own: bool, gpu: bool, again: bool, tell: Callable[[str], None]
-) -> tuple[int, dict[str, float]]:
-    """How many workers to start, and what each reserves. With a range: as many as there is room for.
-
-    `again`: after another group, when machines may come back and what its workers held may still be taken.
-    Waits for other jobs to end. ScaleError when there is no room in time, or can never be.
-    """
-    began = time.monotonic()
-    waiting = False
-    while True:
-        cluster = clusters.describe(own=own)
-        passed = time.monotonic() - began
-        fewest = scale.most if again and passed < SETTLE_SECONDS else scale.fewest
-        error: ScaleError | None = None
-        for workers in range(scale.most, fewest - 1, -scale.sequence_parallel):
-            try:
-                resources = clusters.resources_per_worker(scale, cluster, workers, gpu=gpu)
-            except ScaleError as found:
-                error = found
-                continue
-            if own or clusters.fits(workers, resources):
-                return workers, resources
-            error = clusters.taken(cluster, workers, resources)
-        assert error is not None
-        never = not again and fewest == scale.fewest and not isinstance(error, clusters.TakenError)
-        if never or passed > clusters.PLACEMENT_SECONDS:
-            raise error
-        if not waiting and passed > SETTLE_SECONDS:
-            waiting = True
-            tell(f"waiting for room: {error.message}")
-        time.sleep(1.0)

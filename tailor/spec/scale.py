@@ -93,6 +93,12 @@ class Scale(Section):
     cpus_per_worker: int | None = Field(None, ge=1)
     """CPUs reserved per worker. Default: the machine's CPUs divided by the workers on it (by its GPUs, with GPUs)."""
 
+    placement_timeout: int = Field(900, ge=0)
+    """Seconds that a run waits for machines on a cluster: those that its autoscaler brings, that others use, that were lost.
+
+    The default is what Kubernetes gives a node to come. What the cluster lacks and no autoscaler brings is refused at once.
+    """
+
     max_failures: int = Field(3, ge=0)
     """How often workers that died or raised are started again, from the last checkpoint. A mistake is never tried again."""
 

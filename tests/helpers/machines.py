@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -128,3 +129,104 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+HEAD_ID = "f" * 51 + "0" * 5
+"""The node of the head, as Ray's provider of fake machines counts them."""
+
+
+@contextmanager
+def autoscaled(**groups: dict[str, float]) -> Iterator[dict[str, str]]:
+    """A head without CPUs, whose autoscaler brings one machine at most of each group, with such resources.
+
+    Gives the environment with which commands reach it. (Ray's own AutoscalingCluster ends every Ray of the machine.)
+    """
+    from ray.util import get_node_ip_address
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    port = _free_port()
+    address = f"{get_node_ip_address()}:{port}"
+    machines = {
+        name: {"resources": {"object_store_memory": MEMORY, **resources}, "max_workers": 1, "node_config": {}}
+        for name, resources in groups.items()
+    }
+    commands = ("setup_commands", "initialization_commands", "head_setup_commands", "worker_setup_commands")
+    commands += ("head_start_ray_commands", "worker_start_ray_commands")
+    config = {
+        **{name: [] for name in commands},
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "cluster_name": "fake",
+        "max_workers": len(groups),
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": address,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "max_workers": 0, "node_config": {}},
+            **machines,
+        },
+    }
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        Path(folder, "config.json").write_text(json.dumps(config))
+        words = [
+            "start",
+            "--head",
+            "--block",
+            f"--port={port}",
+            "--disable-usage-stats",
+            "--num-cpus=0",
+        ]
+        words += ["--include-dashboard=false", f"--object-store-memory={MEMORY}"]
+        words += [f"--autoscaling-config={folder}/config.json"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            env={
+                **os.environ,
+                **token,
+                "RAY_TMPDIR": folder,
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_enable_autoscaler_v2": "1",
+                "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "PYTHONPATH": PATHS,
+                "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1",
+                "RAY_USAGE_STATS_ENABLED": "0",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            _await_port(process, port)
+            yield {**token, "RAY_ADDRESS": address}
+        finally:
+            _kill_all_with(token["RAY_AUTH_TOKEN"])
+            process.wait()
+
+
+def _await_port(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the cluster did not start"
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.2)
+    raise AssertionError("the cluster did not start")
+
+
+def _kill_all_with(token: str) -> None:
+    """The machines that an autoscaler made are in no process group of ours."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(folder.name) != os.getpid() and token.encode() in (folder / "environ").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)

@@ -148,7 +148,7 @@ def test_pods_follow_from_the_recipe(tmp_path: Path) -> None:
 def test_a_cluster_that_stays_may_shrink(tmp_path: Path) -> None:
     (cluster,) = objects(tmp_path, RECIPES["four"], CLUSTERS["scaled"], kind="RayCluster")
     (group,) = cluster["spec"]["workerGroupSpecs"]
-    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (4, 0, 32)
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, 32)
 
 
 def test_without_workers_the_head_trains(tmp_path: Path) -> None:

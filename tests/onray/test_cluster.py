@@ -1,4 +1,4 @@
-"""What is reserved per worker, what is refused, and with which words."""
+"""Which machines there are: where a run goes, and what it finds there."""
 
 from __future__ import annotations
 
@@ -6,115 +6,23 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from tailor.errors import ScaleError
 from tailor.onray.cluster import (
+    DETECT_SECONDS,
     Cluster,
     Node,
     connect,
     hardware,
     in_process,
-    resources_per_worker,
-    taken,
     threads,
 )
 from tailor.spec.scale import Scale
 
-HERE = Cluster(own=True, nodes=(Node(2, 0),))
-CPUS = Cluster(own=False, nodes=(Node(8, 0), Node(8, 0)))
 KINDS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4, "A100"), Node(16, 2, "H100")))
-GPUS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4), Node(32, 4)))
-
-
-@pytest.mark.parametrize(
-    ("cluster", "scale", "gpu", "expected"),
-    [
-        (HERE, {"workers": 1}, False, {"CPU": 2.0}),
-        (HERE, {"workers": 2}, False, {"CPU": 1.0}),
-        (HERE, {"workers": 4}, False, {"CPU": 0.5}),
-        (HERE, {"workers": 3}, False, {"CPU": 0.6666}),
-        (CPUS, {"workers": 2}, False, {"CPU": 8.0}),
-        (CPUS, {"workers": 3}, False, {"CPU": 4.0}),
-        (CPUS, {"workers": 16}, False, {"CPU": 1.0}),
-        (CPUS, {"workers": 4, "cpus_per_worker": 3}, False, {"CPU": 3.0}),
-        (GPUS, {"workers": 8}, True, {"CPU": 8.0, "GPU": 1.0}),
-        (GPUS, {"workers": 8, "cpus_per_worker": 2}, True, {"CPU": 2.0, "GPU": 1.0}),
-        (KINDS, {"workers": 6}, True, {"CPU": 8.0, "GPU": 1.0}),
-        (
-            KINDS,
-            {"workers": 2, "accelerator": "H100"},
-            True,
-            {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 0.001},
-        ),
-    ],
-)
-def test_reserved_per_worker(
-    cluster: Cluster, scale: dict[str, Any], gpu: bool, expected: dict[str, float]
-) -> None:
-    resources = resources_per_worker(Scale(**scale), cluster, scale.get("workers", 1), gpu=gpu)
-    assert resources == expected
-    assert resources["CPU"] * scale["workers"] <= cluster.cpus
-
-
-@pytest.mark.parametrize(
-    ("cluster", "scale", "gpu", "message"),
-    [
-        (
-            CPUS,
-            {"workers": 17},
-            False,
-            (
-                "17 workers with 1 CPU each were asked for, but the cluster's 2 machines have 16 CPUs and 0 GPUs, "
-                "which is room for 16; lower scale.workers or scale.cpus_per_worker"
-            ),
-        ),
-        (
-            HERE,
-            {"workers": 2, "cpus_per_worker": 2},
-            False,
-            (
-                "2 workers with 2 CPUs each were asked for, but this machine has 2 CPUs and 0 GPUs, "
-                "which is room for 1; lower scale.workers or scale.cpus_per_worker"
-            ),
-        ),
-        (
-            GPUS,
-            {"workers": 9},
-            True,
-            (
-                "9 workers with one GPU each were asked for, but the cluster's 3 machines have 66 CPUs and 8 GPUs; "
-                "set scale.workers: 8 or less, or scale.gpu: false"
-            ),
-        ),
-        (
-            KINDS,
-            {"workers": 3, "accelerator": "H100"},
-            True,
-            (
-                "3 workers with one H100 each were asked for, but the cluster's 3 machines have 50 CPUs and 6 GPUs "
-                "(4 A100, 2 H100); set scale.workers: 2 or less, or scale.gpu: false"
-            ),
-        ),
-        (
-            HERE,
-            {"workers": 1},
-            True,
-            (
-                "1 worker with one GPU each was asked for, but this machine has 2 CPUs and 0 GPUs; "
-                "set scale.gpu: auto, or run where there are GPUs"
-            ),
-        ),
-    ],
-)
-def test_what_cannot_be_placed_is_refused(
-    cluster: Cluster, scale: dict[str, Any], gpu: bool, message: str
-) -> None:
-    with pytest.raises(ScaleError) as caught:
-        resources_per_worker(Scale(**scale), cluster, scale.get("workers", 1), gpu=gpu)
-    assert str(caught.value) == message
 
 
 def test_a_kind_of_gpu_that_is_not_there_is_told() -> None:
@@ -129,11 +37,49 @@ def test_a_kind_of_gpu_that_is_not_there_is_told() -> None:
         hardware(Scale(accelerator="B200"), None)
 
 
-def test_workers_that_find_no_room_are_told_with_what_there_is() -> None:
-    asked = resources_per_worker(Scale(workers=2, accelerator="H100"), KINDS, 2, gpu=True)
-    assert str(taken(KINDS, 2, asked)) == (
-        "2 workers with 8 CPUs and 1 H100 each found no room: the cluster's 3 machines have 50 CPUs and 6 GPUs "
-        "(4 A100, 2 H100), and others use them; wait for the cluster's other jobs to end, or lower scale.workers"
+class Busy:
+    """A Ray on which nothing is free."""
+
+    class exceptions:
+        GetTimeoutError = TimeoutError
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+        self.cancelled = 0
+
+    def remote(self, **_: object) -> Callable[[object], Busy]:
+        self.remote = lambda *_: self  # type: ignore[method-assign, assignment]
+        return lambda _: self
+
+    def wait(self, _: object, timeout: float) -> tuple[list[object], list[object]]:
+        self.waited.append(timeout)
+        return [], []
+
+    def get(self, _: object, timeout: float) -> object:
+        self.waited.append(timeout)
+        raise TimeoutError
+
+    def cancel(self, _: object) -> None:
+        self.cancelled += 1
+
+
+def test_a_machine_that_others_use_is_waited_for_as_long_as_the_recipe_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray, told = Busy(), list[str]()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ScaleError) as caught:
+        hardware(Scale(placement_timeout=30), KINDS, told.append)
+    assert (ray.waited, ray.cancelled) == ([DETECT_SECONDS, 30 + DETECT_SECONDS], 1)
+    assert told == [
+        (
+            "waiting for a GPU that no other job uses: the cluster's 3 machines have 50 CPUs and 6 GPUs "
+            "(4 A100, 2 H100)"
+        )
+    ]
+    assert str(caught.value) == (
+        "no GPU was free within 30 s; the cluster's 3 machines have 50 CPUs and 6 GPUs (4 A100, 2 H100), all in use; "
+        "wait for the cluster's other jobs to end, or raise scale.placement_timeout"
     )
 
 
@@ -168,5 +114,5 @@ def test_threads_follow_the_reserved_cpus_unless_the_user_chose(monkeypatch: pyt
 
 
 def test_placing_imports_no_ray() -> None:
-    code = "import sys, tailor.onray.cluster; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, tailor.onray.placement; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -255,16 +255,18 @@ def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch
 def test_workers_of_another_number_keep_the_micro_batches() -> None:
     """The default of the micro-batch's size depends on the workers, and dropout on the micro-batches."""
     from tailor.encode.prepare import prepare
+    from tailor.onray.cluster import hardware
     from tailor.onray.planning import make_plan, tokens_root
 
     first = Store("runs/first")
     assert first.read_json("plan.json")["micro_batch_size"] == 4
     recipe = load_recipe("recipe.yaml", ["scale.workers=4"])
     tokens = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, first)).tokens
-    assert make_plan(recipe, tokens, first, None).micro_batch_size == 4
-    assert make_plan(recipe, tokens, Store("runs/new"), None).micro_batch_size == 1, "the control"
+    here = hardware(recipe.scale, None)
+    assert make_plan(recipe, tokens, first, here).micro_batch_size == 4
+    assert make_plan(recipe, tokens, Store("runs/new"), here).micro_batch_size == 1, "the control"
     declared = load_recipe("recipe.yaml", ["scale.workers=4", "train.micro_batch_size=2"])
-    assert make_plan(declared, tokens, first, None).micro_batch_size == 2
+    assert make_plan(declared, tokens, first, here).micro_batch_size == 2
 
 
 def test_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

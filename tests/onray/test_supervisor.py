@@ -9,32 +9,16 @@ from typing import Any
 import pytest
 
 from tailor.errors import DataError, ScaleError, TrainingError, WorkerError
-from tailor.onray import cluster as clusters
-from tailor.onray import supervisor
+from tailor.onray import placement, supervisor
 from tailor.onray.cluster import Cluster, Node
 from tailor.onray.failures import DeadWorker
 from tailor.onray.monitor import Publish
 from tailor.onray.trainer import Watch
 from tailor.spec.scale import Scale
+from tests.helpers.clock import Clock
 
 TWO = Cluster(False, (Node(1, 0), Node(1, 0)))
 ONE = Cluster(False, (Node(1, 0),))
-
-
-class Clock:
-    """Time passes when it is slept."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Group:
@@ -58,9 +42,11 @@ class Group:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(supervisor, "time", clock)
-    monkeypatch.setattr(clusters, "describe", lambda own: TWO)
-    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= 2)
+    for module in (supervisor, placement):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(placement, "describe", lambda own: TWO)
+    monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= 2)
+    monkeypatch.setattr(placement.autoscaler, "can_bring", lambda *_: False)
     return clock
 
 
@@ -128,7 +114,7 @@ def test_a_range_goes_on_with_the_workers_there_is_room_for(monkeypatch: pytest.
     def once(*arguments: Any) -> str:
         room = rooms.pop(0)
         assert arguments[0] == room
-        monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= (rooms or [2])[0])
+        monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= (rooms or [2])[0])
         return group(*arguments)
 
     watch = Watch(publish=lambda _: None)
@@ -138,7 +124,7 @@ def test_a_range_goes_on_with_the_workers_there_is_room_for(monkeypatch: pytest.
 
 def test_a_range_looks_for_room_while_it_trains(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"workers": 1}
-    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= free["workers"])
+    monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= free["workers"])
     answers = []
 
     def once(workers: int, _: Any, publish: Publish, stop: Callable[[], bool]) -> str:
@@ -167,16 +153,16 @@ def test_a_fixed_size_waits_for_lost_machines_and_then_gives_up(
 ) -> None:
     records: list[dict[str, Any]] = []
     group = Group((3, WorkerError("lost")), (9, "finished"))
-    back = 1000.0 + clusters.PLACEMENT_SECONDS / 2
-    monkeypatch.setattr(clusters, "describe", lambda own: ONE if group.sizes and clock.now < back else TWO)
+    back = 1000.0 + Scale().placement_timeout / 2
+    monkeypatch.setattr(placement, "describe", lambda own: ONE if group.sizes and clock.now < back else TWO)
     assert supervise(group, records)
     assert any("waiting for room" in record.get("message", "") for record in records)
 
     group = Group((3, WorkerError("lost")), (9, "finished"))
-    monkeypatch.setattr(clusters, "describe", lambda own: ONE if group.sizes else TWO)
+    monkeypatch.setattr(placement, "describe", lambda own: ONE if group.sizes else TWO)
     with pytest.raises(ScaleError, match="2 workers with 1 CPU each were asked for"):
         supervise(group)
-    assert clock.now - back >= clusters.PLACEMENT_SECONDS - 5
+    assert clock.now - back >= Scale().placement_timeout - 5
 
 
 def test_what_the_cluster_can_never_have_is_refused_at_once(
@@ -185,15 +171,15 @@ def test_what_the_cluster_can_never_have_is_refused_at_once(
     with pytest.raises(ScaleError, match="room for 2"):
         supervise(Group(), workers=3)
     assert clock.now == 1000.0
-    monkeypatch.setattr(clusters, "fits", lambda *_: False)
+    monkeypatch.setattr(placement, "fits", lambda *_: False)
     with pytest.raises(ScaleError, match="others use them"):
         supervise(Group())
-    assert clock.now >= 1000.0 + clusters.PLACEMENT_SECONDS
+    assert clock.now >= 1000.0 + Scale().placement_timeout
 
 
 def test_room_that_was_none_is_looked_for_less_often(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more worker has room, but two together never have."""
-    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= 1)
+    monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= 1)
     pauses: list[float] = []
 
     def once(workers: int, _: Any, publish: Publish, stop: Callable[[], bool]) -> str:
@@ -211,8 +197,8 @@ def test_room_that_was_none_is_looked_for_less_often(clock: Clock, monkeypatch: 
 
 
 def test_workers_that_hold_sequences_together_come_and_go_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "describe", lambda own: Cluster(False, (Node(5, 0),)))
-    monkeypatch.setattr(clusters, "fits", lambda workers, _: workers <= 5)
+    monkeypatch.setattr(placement, "describe", lambda own: Cluster(False, (Node(5, 0),)))
+    monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= 5)
     for together, sizes in ((1, [5]), (2, [4])):
         group = Group((1, "finished"))
         assert supervise(group, workers={"min": 2, "max": 6}, sequence_parallel=together)
