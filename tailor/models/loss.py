@@ -118,9 +118,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         trains_hidden, trains_weight = ctx.needs_input_grad[:2]
         again = trains_weight and documents > 1
         hidden_gradient = torch.empty_like(hidden) if trains_hidden and not again else None
-        weight_gradient = (
-            torch.zeros_like(weight, dtype=torch.float32) if trains_weight and not again else None
-        )
+        takes_weight = trains_weight and not again
+        weight_gradient: torch.Tensor | None = None
         losses = hidden.new_zeros(documents, dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
@@ -135,13 +134,13 @@ class _TiledCrossEntropy(torch.autograd.Function):
                     losses += own.sum()
                 else:
                     losses.index_add_(0, document[here], own)
-                if hidden_gradient is None and weight_gradient is None:
+                if hidden_gradient is None and not takes_weight:
                     continue
                 gradient = _logit_gradient(logits, normaliser, target).to(dtype)
                 if hidden_gradient is not None:
                     hidden_gradient[here] = gradient @ matrix
-                if weight_gradient is not None:
-                    weight_gradient += gradient.T @ part
+                if takes_weight:
+                    weight_gradient = _added(weight_gradient, gradient.T @ part)
         ctx.again = again
         if again:
             ctx.save_for_backward(hidden, weight, targets, document)
@@ -162,7 +161,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
             scales = scale[0] if len(scale) == 1 else scale[document, None]
             hidden_gradient = hidden_gradient * scales.to(hidden_gradient.dtype)
         if weight_gradient is not None:
-            weight_gradient = (weight_gradient * scale[0]).to(weight_dtype)
+            # In place: it is as large as the head. A second backward pass through this would raise, as PyTorch sees to.
+            weight_gradient = weight_gradient.mul_(scale[0]).to(weight_dtype)
         return hidden_gradient, weight_gradient, *nothing
 
 
@@ -177,7 +177,7 @@ def _recomputed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of hidden states and head, each token scaled by its document's number."""
     hidden_gradient = torch.empty_like(hidden)
-    weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+    weight_gradient: torch.Tensor | None = None
     with torch.autocast(hidden.device.type, enabled=False):
         matrix = weight.to(dtype)
         for start in range(0, len(targets), tile):
@@ -188,8 +188,14 @@ def _recomputed(
             gradient = _logit_gradient(logits, normaliser, targets[here, None])
             gradient = (gradient * scale[document[here], None]).to(dtype)
             hidden_gradient[here] = gradient @ matrix
-            weight_gradient += gradient.T @ part
+            weight_gradient = _added(weight_gradient, gradient.T @ part)
+    assert weight_gradient is not None  # there are targets
     return hidden_gradient, weight_gradient
+
+
+def _added(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
+    """A sum in float32. Its first part is taken as it is, since a second matrix of this size would count."""
+    return part.float() if total is None else total.add_(part)
 
 
 def _logit_gradient(logits: torch.Tensor, normaliser: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
