@@ -36,8 +36,22 @@ class DataParallel(Strategy):
             self._training = nn.parallel.DistributedDataParallel(
                 self.model, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+            self._make_buckets()
         self.optimizer = build_optimizer(self.plan.optim, self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
+
+    def _make_buckets(self) -> None:
+        """Make every gradient a view of the reducer's buckets, from the first micro-batch on.
+
+        The reducer makes its buckets anew once, after the first pass that it reduces, and only what it reduced stands in
+        them: without these two passes of zeros, gradients of the micro-batches before a step's last one would be held a
+        second time, beside the buckets.
+        """
+        for _ in range(2):
+            for _, parameter in trained_parameters(self.model):
+                parameter.grad = None  # keeps no bucket alive that is being replaced
+            one_each = self._training(_one_element_each)
+            one_each.backward(torch.zeros_like(one_each))
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         called = self._training if torch.is_grad_enabled() else self.model
@@ -56,13 +70,17 @@ class DataParallel(Strategy):
     def update(self, learning_rate: float) -> None:
         set_learning_rate(self.optimizer, learning_rate)
         self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.skip()
 
     def skip(self) -> None:
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        # Where there are buckets, gradients stay views of them, and the next ones are added up in place.
+        self.optimizer.zero_grad(set_to_none=self.world == 1)
 
     def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         if self.rank == 0:
             yield from self.model.network.state_dict().items()
+
+
+def _one_element_each(model: CausalModel) -> torch.Tensor:
+    return torch.stack([parameter.flatten()[0].float() for _, parameter in trained_parameters(model)])

@@ -74,7 +74,8 @@ class Zero(Shared):
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         self._engine.train(self.model.training)
-        result: T = self._engine(function, *arguments)
+        with self._letting_go():
+            result: T = self._engine(function, *arguments)
         return result
 
     @contextmanager
@@ -83,7 +84,23 @@ class Zero(Shared):
         yield
 
     def backward(self, loss: torch.Tensor, units: int) -> None:
-        self._engine.backward(self.scale(loss, units), scale_wrt_gas=False)
+        with self._letting_go():  # activation checkpointing computes layers again
+            self._engine.backward(self.scale(loss, units), scale_wrt_gas=False)
+
+    @contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        """In stage 3, linear layers keep no weight for the backward pass but gather it again: PyTorch's own would keep a
+        transposed view of each, and with it all gathered weights of the model.
+        """
+        own = nn.functional.linear
+        if self._stage == 3:
+            from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+            nn.functional.linear = zero3_linear_wrap
+        try:
+            yield
+        finally:
+            nn.functional.linear = own
 
     def gradient_norm(self) -> float:
         norm = float(self._parts.gradient_norm())
