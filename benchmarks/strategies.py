@@ -1,17 +1,19 @@
 """Strategies beside each other: tokens per CPU second against ddp, and memory per worker against the plan's forecast.
 
-    python benchmarks/strategies.py [--steps 6] [--strategies ddp fsdp zero-1 zero-2 zero-3]
+    python benchmarks/strategies.py [--steps 6] [--strategies ddp fsdp zero-1 zero-2 zero-3] [--lora] [--precision fp32]
 
-Two gloo workers with one thread each train a Llama of 69 million weights in float32, every weight, AdamW, four rows of
-256 tokens a step. Every strategy runs in processes of its own. CPU seconds are user + system time of both workers
-between the end of the second step and the end of the last; memory is what a worker holds beyond what it held before
-the model was loaded: at most while loading, training, saving, and writing the artefact. `forecast` is what the plan says of weights,
-gradients and optimizer state. One JSON line per strategy.
+Two gloo workers with one thread each train a Llama of 69 million weights, every weight or an adapter of rank 16, AdamW,
+four rows of 256 tokens a step. Every strategy runs in processes of its own, where a tiny model is trained first, so that
+libraries have loaded what they need. CPU seconds are user + system time of both workers between the end of the second step
+and the end of the last; memory is what a worker holds beyond what it held before the large model was loaded: at most while
+loading, training, saving, and writing the artefact. `forecast` is the plan's: weights, gradients and optimizer state, and
+the peak, also as a ratio to the larger worker's peak in training. One JSON line per strategy.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import socket
@@ -69,7 +71,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def worker(rank: int, port: int, plan: Any, out: Path) -> None:
+def worker(rank: int, port: int, plan: Any, tiny: Any, out: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
     import deepspeed  # noqa: F401 — so that every strategy starts from the same memory
@@ -81,6 +83,8 @@ def worker(rank: int, port: int, plan: Any, out: Path) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=WORKERS)
+    loop.run(tiny, Host(rank, WORKERS))
+    gc.collect()
     host = Host(rank, WORKERS)
     before = status("VmRSS")
     forget_peak()
@@ -101,7 +105,8 @@ def worker(rank: int, port: int, plan: Any, out: Path) -> None:
     dist.barrier()
 
 
-def material(folder: Path) -> tuple[Path, Any]:
+def material(folder: Path, **shape: int) -> tuple[Path, Any]:
+    """A model and a token store. shape: what the large model has otherwise."""
     import numpy as np
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -111,15 +116,16 @@ def material(folder: Path) -> tuple[Path, Any]:
     from tests.helpers.stores import make_store
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        num_attention_heads=12,
-        num_key_value_heads=12,
-        max_position_embeddings=1024,
-    )
+    large = {
+        "vocab_size": 8192,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 12,
+        "max_position_embeddings": 1024,
+    }
+    config = LlamaConfig(**{**large, **shape})
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     byte_tokenizer(folder / "model")
     lengths = [int(n) for n in np.full(200, LENGTH)]
@@ -132,6 +138,8 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     args = parser.parse_args()
     import torch.multiprocessing as mp
 
@@ -140,28 +148,36 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model, tokens = material(folder)
+        large = material(folder / "large")
+        small = material(folder / "small", hidden_size=48, intermediate_size=64, num_hidden_layers=2)
         from tests.helpers.plans import make_plan
+
+        own = {"model": {"adapter": {"rank": 16}}} if args.lora else {}
 
         speed: dict[str, float] = {}
         for name in args.strategies:
-            plan = make_plan(
-                model,
-                tokens,
-                folder / name,
-                data={"max_length": LENGTH},
-                train={"steps": args.steps, "batch_size": ROWS},
-                scale={"workers": WORKERS, "strategy": STRATEGIES[name]},
+            plan, tiny = (
+                make_plan(
+                    model,
+                    tokens,
+                    folder / name / model.parent.name,
+                    data={"max_length": LENGTH},
+                    train={"steps": steps, "batch_size": ROWS, "precision": args.precision},
+                    scale={"workers": WORKERS, "strategy": STRATEGIES[name]},
+                    **own,
+                )
+                for (model, tokens), steps in ((large, args.steps), (small, WARM))
             )
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
             out = folder / f"{name}-out"
             out.mkdir()
-            mp.spawn(worker, (port, plan, out), nprocs=WORKERS)
+            mp.spawn(worker, (port, plan, tiny, out), nprocs=WORKERS)
             ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(WORKERS)]
             seconds = sum(rank["cpu_seconds"] for rank in ranks)
             speed[name] = (args.steps - WARM) * ROWS * LENGTH / seconds
+            trained = max(rank["train"] for rank in ranks)
             held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer
             line = {
                 "strategy": name,
@@ -175,6 +191,7 @@ def main() -> None:
                     "weights, gradients, optimizer": round(held / MIB),
                     "peak": round(plan.memory.peak / MIB),
                 },
+                "forecast_to_peak": round(plan.memory.peak / MIB / trained, 3),
             }
             print(json.dumps(line), flush=True)
 

@@ -58,8 +58,7 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     """The plan for a reader: (what, value) in the order of a run."""
     memory = plan.memory
     parts = ("weights", "gradients", "optimizer", "activations", "logits")
-    if memory.embeddings:
-        parts = (*parts, "embeddings")
+    parts += tuple(name for name in ("embeddings", "exchange") if getattr(memory, name))
     spent = ", ".join(f"{name} {getattr(memory, name) / GIB:.2f}" for name in parts)
     if memory.reference:
         spent += f", reference {memory.reference / GIB:.2f}"

@@ -14,7 +14,7 @@ from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
-from tailor.plan.strategy import choose, deepspeed_config
+from tailor.plan.strategy import choose, deepspeed_config, zero_sizes
 from tailor.spec.method import REFERENCE_FREE, Gritlm, Method, joins
 from tailor.spec.model import Beacon, Model
 from tailor.spec.optim import Optim
@@ -56,6 +56,8 @@ def build(
 
     length = max(1, data.longest_row)
     embeddings = embedding_bytes(recipe.method, data, facts)
+    asked = recipe.scale.strategy
+    sizes = zero_sizes(asked, recipe, facts) if isinstance(asked, DeepSpeed) else None
 
     def memory(tokens: int, strategy: Strategy) -> Memory:
         rows = tokens // length if recipe.model.beacon else 1  # to beacons a row is a document
@@ -74,6 +76,8 @@ def build(
             reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
             strategy=strategy,
             workers=recipe.scale.most,
+            on_host=hardware.device == "cpu",
+            zero_sizes=sizes,
         )
         return dataclasses.replace(found, embeddings=embeddings)
 

@@ -8,12 +8,14 @@ the run logs the measured peak beside it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tailor.plan import beacon_memory
 from tailor.plan.facts import ModelFacts
+from tailor.plan.strategy_memory import Held, share
 from tailor.spec.model import Model
-from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
+from tailor.spec.scale import Strategy
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED_BYTES = {"nf4": 0.516, "fp4": 0.516, "int8": 1.03}
@@ -28,8 +30,6 @@ OPTIMIZER_BYTES = {
 }
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 LOSS_TILE_BYTES = 256 * 2**20
-BUCKET = 5e8
-"""Elements that DeepSpeed reduces at once, by its default."""
 MLP_TILE_BYTES = 64 * 2**20
 
 
@@ -49,11 +49,13 @@ class Memory:
     """In host memory: the layers' inputs, with `train.activation_offloading`. No part of the peak."""
     embeddings: int = 0
     """The embeddings of all texts of a batch, their gradients, and a tile of their similarities."""
+    exchange: int = 0
+    """What gradients and the strategy add to the largest moment of a step: buckets, and weights that are gathered."""
 
     @property
     def peak(self) -> int:
         kept = self.weights + self.gradients + self.optimizer + self.reference + self.embeddings
-        return kept + self.activations + self.logits
+        return kept + self.activations + self.logits + self.exchange
 
 
 def forecast(
@@ -72,10 +74,12 @@ def forecast(
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
     sequence_parallel: int = 1,
+    on_host: bool = False,
+    zero_sizes: Mapping[str, int] | None = None,
 ) -> Memory:
     """Peak of one worker whose micro-batch has `rows` rows of `length` tokens, held with `sequence_parallel` - 1 others.
 
-    strategy: ddp where none is given.
+    strategy: ddp where none is given. on_host: the device is a CPU. zero_sizes: those of DeepSpeed's buckets.
     """
     tokens = rows * length
     trained = trained_parameters(facts, model)
@@ -115,51 +119,41 @@ def forecast(
             ),
         )
         at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
-    whole = Memory(
-        weights=int(weights),
-        gradients=4 * trained,
-        optimizer=OPTIMIZER_BYTES[optimizer] * trained,
-        activations=int(activations if activation_offloading else activations + inputs),
+    tables = _trained_tables(facts, model)
+    held = Held(
+        facts,
+        weights=weights,
+        optimizer=float(OPTIMIZER_BYTES[optimizer] * trained),
+        trained=trained,
+        tables=tables,
+        low=2 if mixed_precision else 4,
+        head=_head_gradient(facts, own, mixed_precision=mixed_precision) if tables else 0.0,
+        on_host=on_host,
+    )
+    own_share = share(strategy, workers, held, zero_sizes or {})
+    kept_inputs = 0.0 if activation_offloading else inputs
+    without = max(at_loss, activations) + kept_inputs
+    passes = max(at_loss + own_share.loss, activations + own_share.backward) + kept_inputs
+    between = own_share.weights + own_share.gradients + own_share.optimizer
+    most = max(passes, own_share.later, own_share.start - between)
+    return Memory(
+        weights=int(own_share.weights),
+        gradients=int(own_share.gradients),
+        optimizer=int(own_share.optimizer),
+        activations=int(activations + kept_inputs),
         logits=int(max(0.0, at_loss - activations)),
         reference=4 * trained if reference_copy else 0,
         host=int(inputs) if activation_offloading else 0,
+        exchange=int(most - without),
     )
-    if strategy is None or isinstance(strategy, Ddp):
-        return whole
-    held = 2.0 if mixed_precision else 4.0
-    return _shared(whole, facts, strategy, workers, trained=trained, held=held)
 
 
-def _shared(
-    whole: Memory, facts: ModelFacts, strategy: Strategy, workers: int, *, trained: int, held: float
-) -> Memory:
-    """What of `whole` one of the workers holds. held: bytes of a weight that is computed with."""
-    layer = held * facts.linear_parameters / facts.layers
-    ends = held * facts.embedding_parameters
-    if isinstance(strategy, Fsdp):
-        # Beside its part: the layer that is computed and the next one, whose weights are on their way, the
-        # embedding and the head, and in the backward pass the float32 gradient of the larger of the two.
-        gathered = 2 * layer + ends
-        largest = max(facts.linear_parameters / facts.layers, facts.embedding_parameters)
-        reduced = 4.0 * min(largest, trained)
-        device = 0 if strategy.offload else 1
-        return replace(
-            whole,
-            weights=int(device * whole.weights / workers + gathered),
-            gradients=int(device * whole.gradients / workers + reduced),
-            optimizer=device * whole.optimizer // workers,
-        )
-    assert isinstance(strategy, DeepSpeed)
-    # DeepSpeed keeps the float32 weights that the optimizer changes beside those that are computed with.
-    masters = (whole.optimizer + 4 * trained) // workers
-    low = 4.0 if strategy.stage == 1 else held
-    weights = whole.weights + (low - 4.0) * trained
-    gradients = 4.0 * trained if strategy.stage == 1 else 4.0 * trained / workers + low * min(trained, BUCKET)
-    if strategy.stage == 3:
-        weights = weights / workers * (strategy.offload_parameters is None) + 2 * layer + ends
-    if strategy.offload_optimizer is not None:
-        masters, gradients = 0, low * min(trained, BUCKET)
-    return replace(whole, weights=int(weights), gradients=int(gradients), optimizer=masters)
+def _head_gradient(facts: ModelFacts, tokens: float, *, mixed_precision: bool) -> float:
+    """Bytes of a trained head's gradient while the loss is taken: the sum in float32, and a tile's product beside it."""
+    table = float(facts.vocabulary * facts.embedding)
+    one_tile = 4 * facts.vocabulary * tokens <= LOSS_TILE_BYTES
+    product = 2 if mixed_precision else 0 if one_tile else 4
+    return (4 + product) * table
 
 
 def _activations(
@@ -193,6 +187,15 @@ def trained_parameters(facts: ModelFacts, model: Model) -> int:
         return beacon_memory.trained_parameters(facts, model.beacon)
     if model.adapter is None:
         return facts.linear_parameters + facts.embedding_parameters
-    whole = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
-    tables = sum(name in EMBEDDINGS for name in whole)
+    tables = _trained_tables(facts, model)
     return facts.lora_parameters(model.adapter.rank) + tables * facts.vocabulary * facts.hidden
+
+
+def _trained_tables(facts: ModelFacts, model: Model) -> int:
+    """Of the embedding and the head, how many matrices are trained."""
+    if model.beacon is not None:
+        return 0
+    if model.adapter is None:
+        return 1 if facts.tied else 2
+    whole = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
+    return sum(name in EMBEDDINGS for name in whole)

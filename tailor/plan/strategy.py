@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from tailor.plan.facts import Hardware, ModelFacts
-from tailor.plan.memory import Memory
+from tailor.plan.memory import Memory, trained_parameters
 from tailor.spec.check_strategy import SHARDED_OPTIMIZERS
 from tailor.spec.deepspeed import AUTO, PASSED_ON, read
 from tailor.spec.recipe import Recipe
 from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
 
 GIB = 2**30
+LEAST_BUCKET = 2**23
+"""Elements, 32 MiB of float32: about what PyTorch's data parallelism reduces at once."""
+MOST_AHEAD = 50_000_000
+"""Elements that ZeRO 3 fetches ahead by its default."""
 
 
 def choose(
@@ -73,22 +77,19 @@ def deepspeed_config(
     """
     if not isinstance(strategy, DeepSpeed):
         return None
-    own: dict[str, Any] = read(strategy.config).values if strategy.config else {}
-    passed: dict[str, Any] = {key: value for key, value in own.items() if key in PASSED_ON}
-    sizes = _sizes(facts)
-    zero: dict[str, Any] = {
-        key: value if value != AUTO else sizes[key]
-        for key, value in (passed.pop("zero_optimization", None) or {}).items()
-        if value != AUTO or key in sizes
-    }
-    zero["stage"] = strategy.stage
+    json: dict[str, Any] = read(strategy.config).values if strategy.config else {}
+    passed: dict[str, Any] = {key: value for key, value in json.items() if key in PASSED_ON}
+    given = passed.pop("zero_optimization", None) or {}
+    # What the recipe says stands below, and DeepSpeed knows what else may be `auto`.
+    zero: dict[str, Any] = {key: value for key, value in given.items() if value != AUTO}
+    zero |= {"stage": strategy.stage, **zero_sizes(strategy, recipe, facts)}
     for key, device in (
         ("offload_optimizer", strategy.offload_optimizer),
         ("offload_param", strategy.offload_parameters),
     ):
-        given = zero.pop(key, None) or {}
+        own = zero.pop(key, None) or {}
         if device is not None:
-            zero[key] = {**given, "device": device}
+            zero[key] = {**own, "device": device}
             if device == "nvme":
                 zero[key]["nvme_path"] = strategy.nvme_path
     # In stage 1, DeepSpeed's own bf16 would hold as much, and round the weights besides.
@@ -109,12 +110,22 @@ def deepspeed_config(
     return settings | ({"torch_autocast": autocast} if precision == "bf16" and not bf16 else {})
 
 
-def _sizes(facts: ModelFacts) -> dict[str, int]:
-    """What `auto` means, in elements, as DeepSpeed's makers advise for a hidden size."""
-    square = facts.hidden * facts.hidden
-    return {
-        "reduce_bucket_size": square,
-        "allgather_bucket_size": square,
-        "stage3_prefetch_bucket_size": int(0.9 * square),
-        "stage3_param_persistence_threshold": 10 * facts.hidden,
-    }
+def zero_sizes(strategy: DeepSpeed, recipe: Recipe, facts: ModelFacts) -> dict[str, int]:
+    """How many elements DeepSpeed reduces, gathers, fetches ahead and keeps at once: as the user's JSON says, else by the
+    model's size, because a buffer of DeepSpeed's default of 500 million is made whole for the smallest model too.
+    """
+    json: dict[str, Any] = read(strategy.config).values if strategy.config else {}
+    given = json.get("zero_optimization") or {}
+    trained = trained_parameters(facts, recipe.model)
+    bucket = min(max(facts.hidden**2, LEAST_BUCKET), trained + trained % 2)
+    sizes = {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if strategy.stage == 3:
+        layer = facts.linear_parameters // facts.layers
+        sizes |= {
+            "stage3_prefetch_bucket_size": min(layer, MOST_AHEAD),
+            "stage3_param_persistence_threshold": 10 * facts.hidden,
+            # A weight that is used again only after more than a layer is let go, as FSDP does.
+            "stage3_max_reuse_distance": layer,
+            "stage3_max_live_parameters": 2 * layer + facts.embedding_parameters,
+        }
+    return {key: size if given.get(key, AUTO) == AUTO else int(given[key]) for key, size in sizes.items()}
