@@ -120,6 +120,11 @@ def forecast(
         )
         at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     tables = _trained_tables(facts, model)
+    table = facts.vocabulary * facts.embedding
+    # Autocast computes with copies of float32 weights, made in the forward pass and kept for the backward pass, but for
+    # layers that are computed again; the head's is needed for the loss alone.
+    copies = 2.0 * (trained - tables * table) if mixed_precision else 0.0
+    again = -(-facts.layers // activation_checkpointing) if activation_checkpointing else 0
     held = Held(
         facts,
         weights=weights,
@@ -128,6 +133,8 @@ def forecast(
         tables=tables,
         low=2 if mixed_precision else 4,
         head=_head_gradient(facts, own, mixed_precision=mixed_precision) if tables else 0.0,
+        copies_at_loss=copies + (2.0 * table if mixed_precision and tables else 0.0),
+        copies=copies * (1 - again / facts.layers),
         on_host=on_host,
     )
     own_share = share(strategy, workers, held, zero_sizes or {})

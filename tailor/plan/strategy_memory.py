@@ -29,6 +29,10 @@ class Held:
     """Bytes of a weight that is computed with."""
     head: float
     """The gradient of a trained head, which is taken together with the loss: all that is there of it at once."""
+    copies_at_loss: float
+    """Copies of float32 weights that mixed precision makes where a strategy holds no low weights: while the loss is taken,"""
+    copies: float
+    """and in the backward pass."""
     on_host: bool
     """Workers compute on CPUs and exchange through gloo, which copies what it gathers and scatters."""
 
@@ -78,8 +82,8 @@ def share(strategy: Strategy | None, workers: int, held: Held, sizes: Mapping[st
         weights=held.weights,
         gradients=4.0 * held.trained,  # the reducer's buckets, of which gradients are views
         optimizer=held.optimizer,
-        loss=held.head,
-        backward=0.0,
+        loss=held.head + held.copies_at_loss,
+        backward=held.copies,
         later=4.0
         * held.table
         * min(held.tables, 1),  # the embedding's gradient, before it is added to its bucket
@@ -115,8 +119,10 @@ def _stage_1_and_2(strategy: DeepSpeed, workers: int, held: Held, bucket: int) -
     # The bucket is flattened to be reduced, in float32. What is larger than it is reduced alone.
     flattened = low * bucket + (4 * bucket if low < 4 else 0)
     alone = (low + (4 if low < 4 else 0)) * held.table if held.tables and held.table > bucket else 0
+    at_loss = copies = 0.0
     if strategy.stage == 1:
         gradients, newest = 4 * trained, 0.0
+        at_loss, copies = held.copies_at_loss, held.copies
     else:  # those of the micro-batches before, and of this one
         gradients, newest = 4 * part, low * part
     offloads = strategy.offload_optimizer is not None
@@ -126,8 +132,8 @@ def _stage_1_and_2(strategy: DeepSpeed, workers: int, held: Held, bucket: int) -
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        loss=held.head + low * bucket,  # the last one that was flattened is kept
-        backward=low * bucket + max(flattened, alone) + newest,
+        loss=held.head + at_loss + low * bucket,  # the last one that was flattened is kept
+        backward=copies + low * bucket + max(flattened, alone) + newest,
         # Stage 1 reduces when the backward pass is over, into a copy of its part; in the update the part is made flat.
         later=4 * part + low * bucket + flattened if strategy.stage == 1 else 0.0 if offloads else 4 * part,
         # The weights as they were loaded; DeepSpeed lays them end to end, beside themselves where the host is the device.

@@ -136,14 +136,25 @@ def test_more_workers_never_hold_more_and_loading_bounds_it() -> None:
     assert gpu < many / 2, "the control: it does so in host memory"
 
 
-def test_the_head_of_a_large_vocabulary_counts() -> None:
-    """Its gradient in float32 and a tile's product, beside 12 bytes for each logit; tied weights have it too."""
+def test_mixed_precision_makes_copies_of_float32_weights_and_a_heads_gradient_counts() -> None:
+    """The gradient in float32 and a tile's product; a copy of the head and of all layers, 12 bytes for each logit.
+
+    Weights that are held in bf16 need no copy.
+    """
     table, logits = 4096 * 128256, 12 * 128256 * 256
+    layers = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     for tied in (False, True):
         config = {**LLAMA_8B, "tie_word_embeddings": tied}
         found = memory("ddp", 8, GPU, "bf16", config=config)
-        assert found.logits + found.exchange == pytest.approx(6 * table + logits, rel=0.02)
-    assert memory("ddp", 8, GPU, "bf16", model=LORA, config=LLAMA_8B).exchange == 0, "the control"
+        assert found.logits + found.exchange == pytest.approx((6 + 2) * table + 2 * layers + logits, rel=0.01)
+    adapter = memory("ddp", 8, GPU, "bf16", model=LORA, config=LLAMA_8B)
+    assert adapter.exchange == 2 * made("ddp", 8, GPU, "bf16", LORA, LLAMA_8B).trained_parameters
+    assert memory("ddp", 8, GPU, "fp32", model=LORA, config=LLAMA_8B).exchange == 0, "the control"
+    low, own = (
+        memory("zero-2", 8, GPU, "bf16", config=LLAMA_8B),
+        memory("zero-1", 8, GPU, "bf16", config=LLAMA_8B),
+    )
+    assert low.exchange < own.exchange - layers
 
 
 def test_buckets_follow_the_model_and_the_users_json_comes_first(tmp_path: Path) -> None:
