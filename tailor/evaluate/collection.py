@@ -65,6 +65,18 @@ def read_collection(
     )
 
 
+def check_collection(data: Corpus, where: str, rows: int) -> None:
+    """DataError for what `read_collection` would refuse at the files' names and their first `rows` rows."""
+    folder = _folder(data, where)
+    if folder is None:
+        _from_rows(data, where, rows)
+        return
+    for name in ("corpus", "queries"):
+        _texts(_file(folder, data, where, name), where, rows)
+    for place, row in _rows(_file(folder, data, where, f"qrels/{data.qrels}"), where, rows):
+        _judgement(row, place)
+
+
 def _with(text: Text, instruction: str | None) -> Text:
     return text if instruction is None else Text(text.id, text.text, instruction or None)
 
@@ -111,7 +123,7 @@ def _from_beir(folder: Store, data: Corpus, where: str) -> Collection:
     return Collection([known[at] for at in asked], corpus, [grades[at] for at in asked])
 
 
-def _from_rows(data: Corpus, where: str) -> Collection:
+def _from_rows(data: Corpus, where: str, most: int | None = None) -> Collection:
     """Every row is a query; the passages of all rows are the corpus, each once. A row's positives are relevant to it."""
     found = resolve(Source(path=data.path), where, Gritlm(name="gritlm"))
     if found.format not in RELEVANCE:
@@ -123,7 +135,7 @@ def _from_rows(data: Corpus, where: str) -> Collection:
     corpus: list[Text] = []
     queries: list[Text] = []
     grades: list[dict[int, int]] = []
-    for place, row in _rows(data.path, where):
+    for place, row in _rows(data.path, where, most):
         try:
             record = FORMATS[found.format].record(row, {})
         except RowError as error:
@@ -141,10 +153,10 @@ def _from_rows(data: Corpus, where: str) -> Collection:
     return Collection(queries[: data.limit], corpus, grades[: data.limit])
 
 
-def _texts(file: str, where: str) -> tuple[list[Text], dict[str, int]]:
+def _texts(file: str, where: str, most: int | None = None) -> tuple[list[Text], dict[str, int]]:
     """The texts of a file, and the number of each by its id."""
     texts, numbers = [], {}
-    for place, row in _rows(file, where):
+    for place, row in _rows(file, where, most):
         name, text, title = row.get("_id", row.get("id")), row.get("text"), row.get("title") or ""
         if not isinstance(name, (str, int)) or not isinstance(text, str) or not isinstance(title, str):
             raise DataError(f"{place}: a row must have `_id` and `text`, and may have `title`")
@@ -195,11 +207,13 @@ def _stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
-def _rows(path: str, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file:row, row) of each row. DataError for the first one that cannot be read, and for a file without any."""
+def _rows(path: str, where: str, most: int | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(file:row, row) of each row, or of the first `most`. DataError for the first one that cannot be read, and for a file without any."""
     count = 0
     for part in find_files(Questions(path=path), where):
         for number, row in Reader(part):
+            if count == most:
+                return
             place = f"{part.label}:{number}"
             if isinstance(row, RowError):
                 raise DataError(f"{place}: {row.detail or row.reason}")

@@ -167,9 +167,9 @@ def _tokens(
             retrieve=suite.data.retrieve,
             budget=suite.data.budget,
         )
-        supervised = getattr(recipe.method, "train_on", "assistant") if recipe is not None else "assistant"
-        method = Sft(name="sft", train_on=supervised)
-        return prepare(data, Model(path=str(subject.artifact.local_path())), method)
+        return prepare(
+            data, Model(path=str(subject.artifact.local_path())), rows_read_by(recipe and recipe.method)
+        )
     if main.run is None or recipe is None:
         raise DataError(
             f"{main.ref.url} is no run, so it has no evaluation rows of its own",
@@ -199,6 +199,12 @@ def _tokens(
         return tokens
     data = recipe.data.model_copy(update={"template": None})
     return prepare(data, Model(path=str(subject.artifact.local_path())), recipe.method)
+
+
+def rows_read_by(method: Method | None) -> Sft:
+    """How the suite's own rows are read, for a model that `method` made. Without one, answers are supervised; so they are
+    after pretrain, which has no answers of its own."""
+    return Sft(name="sft", train_on=method.train_on if isinstance(method, Sft | Gritlm) else "assistant")
 
 
 def _on_long(suite: Suite, main: Subject) -> str:

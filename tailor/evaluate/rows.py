@@ -23,7 +23,7 @@ from tailor.evaluate.windows import Windows
 from tailor.evaluate.words import fact_words
 from tailor.spec.long import LongPerplexity, Texts
 from tailor.spec.suite import Questions
-from tailor.tokens import Split
+from tailor.tokens import Example, Split
 
 Ids = list[int]
 Spans = list[tuple[int, int]]
@@ -112,9 +112,9 @@ def questions(
             continue
         for index in indexes:
             example = split.example(index)
-            start, stop = (int(bound) for bound in example.spans[-1])
-            if start <= 1:  # nothing, or the token that begins every text
+            if not _asks(example):
                 continue
+            start, stop = (int(bound) for bound in example.spans[-1])
             ids = example.input_ids.tolist()
             reference = tokenizer.decode(before_stop(ids[start:stop], ends), skip_special_tokens=True)
             rendered = tokenizer.decode(ids[:start])
@@ -123,11 +123,26 @@ def questions(
                 Question(place, ids[:start], shown.last(rendered), rendered, reference=reference.strip())
             )
     if not found:
-        raise DataError(
-            "no evaluation row has a question before its answer, so there is nothing to generate",
-            mend="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
-        )
+        raise no_question()
     return found, left_out
+
+
+def has_question(split: Split, limit: int | None, *, chunked: bool) -> bool:
+    """Whether `questions` would find any."""
+    kept = (indexes for _, indexes in _rows(split, limit) if not chunked or len(indexes) == 1)
+    return any(_asks(split.example(index)) for indexes in kept for index in indexes)
+
+
+def _asks(example: Example) -> bool:
+    """Whether more stands before the last answer than the token that begins every text."""
+    return int(example.spans[-1][0]) > 1
+
+
+def no_question(key: str = "") -> DataError:
+    return DataError(
+        f"{key}no evaluation row has a question before its answer, so there is nothing to generate",
+        mend="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
+    )
 
 
 def _rows(split: Split, limit: int | None) -> Iterator[tuple[tuple[int, int], list[int]]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailor import machine
+from tailor.evaluate import early
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
 from tailor.onray.evaluate import Evaluated, evaluate, require
@@ -98,6 +99,8 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             starting = stack.enter_context(clusters.Starting(recipe.scale, verbose=verbose))
             watch.mark("import_ray")
         tokens = _prepare(recipe, run, starting, display, interrupts, verbose)
+        if recipe.evaluate.final is not None:
+            early.check(recipe.evaluate.final, recipe, tokens)
         watch.mark("prepare")
         cluster = None
         if starting is not None:

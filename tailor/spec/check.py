@@ -12,6 +12,7 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.spec import (
     check_beacon,
+    check_final,
     check_gritlm,
     check_preference,
     check_rope,
@@ -25,7 +26,6 @@ from tailor.spec.keys import Conflict, Finding, Keys, path_of
 from tailor.spec.layers import COMMAND_LINE
 from tailor.spec.method import ANSWERS, METHODS
 from tailor.spec.source import Document, Path
-from tailor.spec.suite import ON_ROWS
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 
@@ -63,7 +63,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         check_strategy.findings,
         check_sequences.findings,
         _idle,
-        _final,
+        check_final.findings,
     )
     for finding in findings:
         for key, message in finding(keys):
@@ -263,16 +263,6 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
     if keys("export.weights") is not None and keys.absent("model.adapter"):
         yield "export.weights", "needs model.adapter: without one, the whole model is pushed"
-    own_rows = isinstance(keys("evaluate.final.data"), dict)
-    names = check_suite.task_names(keys, "evaluate.final.") or ()
-    if keys("evaluate.final") is not None and no_evaluation and not own_rows:
-        for at, name in enumerate(names):
-            if name in ON_ROWS:
-                yield (
-                    f"evaluate.final.tasks.{at}" if keys("evaluate.final.tasks") else "evaluate.final",
-                    f"{name} needs rows: give evaluate.final.data, data.holdout or data.evaluation",
-                )
-                break
     if keys("train.divergence.action") == "reload" and keys.absent("save.every") and keys.absent("save.best"):
         yield (
             "train.divergence.action",
@@ -280,12 +270,6 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         )
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
-
-
-def _final(keys: Keys) -> Iterator[Finding]:
-    """The rules of an evaluation of the finished run."""
-    if keys("evaluate.final") is not None:
-        yield from check_suite.findings(keys, "evaluate.final.")
 
 
 def _lists(keys: Keys) -> Iterator[Finding]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tailor.spec import check_suite
 from tailor.spec.keys import Finding, Keys
-from tailor.spec.suite import ON_ROWS
 
 _EMBEDDING = (
     "pooling",
@@ -80,14 +78,6 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield (
             "method.generative_normalisation",
             "mixed needs train.micro_batch_size: its means are over so many sequences",
-        )
-    own_rows = isinstance(keys("evaluate.final.data"), dict)
-    names = check_suite.task_names(keys, "evaluate.final.") or ()
-    on_rows = keys("evaluate.final") is not None and any(name in ON_ROWS for name in names)
-    if on_rows and keys("method.mode") != "generative" and not own_rows:
-        yield (
-            "evaluate.final",
-            "needs evaluate.final.data: the recipe's own evaluation rows are texts to embed too",
         )
     lengths = keys("method.matryoshka") or []
     for length in sorted({length for length in lengths if lengths.count(length) > 1}):
