@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
 
 from tailor.errors import StoreError
-from tailor.store import COMMIT, Store, verified
+from tailor.store import COMMIT, Store, stamp_of, verified
 from tests.helpers.s3 import forget_clients
 from tests.helpers.stores import commit
+from tests.helpers.web import web
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -241,3 +244,40 @@ def test_plain_paths_are_relative_to_the_working_directory(tmp_path, monkeypatch
     assert store.url == str(tmp_path / "here")
     store.write_json("x.json", 1)
     assert json.loads(Path("here/x.json").read_text()) == 1
+
+
+COPY = """
+import sys
+from tailor.store import Store
+path = Store(sys.argv[1]).local_path()
+assert path == Store(sys.argv[1]).local_path(), "a process keeps its copy"
+print(path.read_text())
+"""
+
+
+@pytest.mark.parametrize("etags", [False, True])
+def test_a_copy_is_kept_where_versions_are_told(etags, tmp_path, monkeypatch):
+    """Of a web server without ETags, each process has its own: with one of the same size, the old one would stay."""
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
+    with web() as served:
+        served.etags = etags
+        kept = []
+        for content in (b"one", b"two", b"two"):
+            served.files["/a.txt"] = content
+            said = subprocess.run([sys.executable, "-c", COPY, f"{served.url}/a.txt"], capture_output=True)
+            assert said.stdout.strip() == content, said.stderr.decode()
+            kept.append(len(list((tmp_path / "files").glob("*/a.txt"))))
+        assert kept == ([1, 2, 2] if etags else [0, 0, 0])
+        assert etags or not list((tmp_path / "files").iterdir())
+
+
+def test_the_hub_tells_a_files_version():
+    from huggingface_hub import RepoFile
+    from huggingface_hub.hf_file_system import _cache_info_from_path_info
+
+    infos = [
+        _cache_info_from_path_info(RepoFile(path="a.jsonl", size=3, oid=oid, lastCommit=None), "a.jsonl")
+        for oid in ("1" * 40, "2" * 40)
+    ]
+    assert [stamp_of(info) for info in infos] == ["1" * 40, "2" * 40]
+    assert stamp_of({"name": "a.jsonl", "size": 3}) is None  # the control

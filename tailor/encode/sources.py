@@ -15,7 +15,7 @@ from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
 from tailor.spec.method import Method
 from tailor.spec.suite import Questions
-from tailor.store import filesystem, mend_of, opened
+from tailor.store import filesystem, mend_of, opened, stamp_of
 
 PART_BYTES = 16 << 20
 SCORED_PART_BYTES = 1 << 16
@@ -211,20 +211,22 @@ def _looked_into(part: Part) -> Part:
 
 
 def content_of(part: Part) -> str:
-    """What changes when the file changes: its bytes' hash, or what a remote store says of its version."""
-    import xxhash
-
+    """What changes when the file changes: what a remote store says of its version, or else its bytes' hash."""
     if part.kind == "dataset":
         return str(load_dataset(part)._fingerprint)
-    if "://" not in part.url:
-        digest = xxhash.xxh3_128()
-        with open(part.url, "rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-        return digest.hexdigest()
-    fs, path = filesystem(part.url, fresh=False)
-    info = fs.info(path)
-    version = next(
-        (info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), ""
-    )
-    return f"{info.get('size')} {version}"
+    if "://" in part.url:
+        fs, path = filesystem(part.url, fresh=False)
+        info = fs.info(path)
+        if (stamp := stamp_of(info)) is not None:
+            return f"{info.get('size')} {stamp}"
+    return _hashed(part.url)
+
+
+def _hashed(url: str) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    with opened(url) as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tailor.store.cache import cache_folder
+from tailor.store.copies import stamp_of
 from tailor.store.failures import mend_of
 from tailor.store.filesystem import filesystem, opened
 from tailor.store.periodic import Periodic
@@ -18,6 +19,7 @@ __all__ = [
     "filesystem",
     "mend_of",
     "opened",
+    "stamp_of",
     "verified",
     "verify",
 ]

@@ -22,6 +22,7 @@ from tailor.encode.sources import Resolved, cut
 from tailor.errors import DataError
 from tailor.spec.data import Source
 from tailor.spec.method import Sft
+from tests.helpers.web import web
 
 
 def resolve(source: Source, key: str) -> Resolved:
@@ -305,3 +306,19 @@ def test_the_hub_without_network(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="hf://nobody/nothing cannot be loaded as a dataset"):
         resolve(Source(path="hf://nobody/nothing"), "x")
+
+
+def test_a_change_of_the_same_size_is_seen_without_etags() -> None:
+    first, second = jsonl(ROWS[:9]), jsonl(ROWS[:9]).replace(b"question 3", b"question X")
+    assert len(first) == len(second)
+    with web() as served:
+
+        def contents(content: bytes) -> tuple[tuple[str, str], ...]:
+            served.files["/a.jsonl"] = content
+            return resolve(Source(path=f"{served.url}/a.jsonl"), "data.train[0]").contents
+
+        assert contents(first) == contents(first) != contents(second)
+        served.etags = True
+        told = contents(first)
+        assert told != contents(second)
+        assert told == contents(first)
