@@ -21,6 +21,7 @@ from tailor.export.card import CURVE, card
 from tailor.runs import folder as runs
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
+from tailor.train import checkpoint
 
 RECORD = "export.json"
 Form = Literal["huggingface", "sentence-transformers", "ollama"]
@@ -62,9 +63,11 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
     place.check(to, RECORD)
     with tempfile.TemporaryDirectory() as scratch:
         source: Path | None = None
+        step: int | None = None
         if is_checkpoint(url):
             source = Path(scratch) / "weights"
             kind, run = consolidate(url, source)
+            step = int(Store(url).read_json(checkpoint.STATE)["step"])
             if request.weights == "merged" or request.form != "huggingface":
                 raise ModelError(
                     f"{url} is a checkpoint, which is exported as it was trained",
@@ -76,7 +79,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         if request.form == "sentence-transformers":
             require_embeddings(run.join(kind).url)
         with place.publication(to, RECORD) as made:
-            fill(made.folder, run, chosen, request, say, source)
+            fill(made.folder, run, chosen, request, say, source, step)
     return made.url
 
 
@@ -120,10 +123,11 @@ def fill(
     request: Request,
     say: Callable[[str], None] = lambda _: None,
     source: Path | None = None,
+    step: int | None = None,
 ) -> None:
     """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and what the form needs.
 
-    source: a folder of the weights; the run's artefact by default.
+    source, step: a folder of the weights of a checkpoint, and its step; the run's artefact by default.
     """
     if weights == "merged":
         merge_into(folder, open_source(run.url, request.base), request.merging, say)
@@ -149,7 +153,8 @@ def fill(
     curve = _curve(run)
     if curve is not None:
         (folder / CURVE).write_bytes(curve)
-    text = card(run, folder, weights, base=base, name=request.name or runs.name(run), curve=curve is not None)
+    name = request.name or runs.name(run)
+    text = card(run, folder, weights, base=base, name=name, curve=curve is not None, step=step)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tailor.cli.main import main
 from tailor.errors import ModelError
 from tailor.export.ollama import write_modelfile
 from tailor.models.load import without_repacking
+from tailor.runs import folder as runs
 from tailor.store import Store
 from tests.helpers.finished import finished_run, read_json
 
@@ -174,3 +177,34 @@ def test_a_checkpoint_is_not_merged_on_the_way(
         "  mend: export it without --weights and --as, then `tailor merge` the folder\n"
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_the_card_tells_the_figures_of_the_weights(run: Path, tmp_path: Path) -> None:
+    """Those of the step that `save.best` chose, or of the checkpoint that is exported; else of the last step."""
+    best = Path(shutil.copytree(run, tmp_path / "best"))
+    plan = read_json(best / "plan.json")
+    (best / "plan.json").write_text(json.dumps(plan | {"save": plan["save"] | {"best": True}}))
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    last = next(line for line in reversed(lines) if json.loads(line)["kind"] == "evaluation")
+    assert json.loads(last)["step"] == 6
+
+    def told(what: Path, name: str) -> float | None:
+        card = ModelCard.load(export(what, tmp_path / name) / "README.md")
+        found = {one.metric_type: one.metric_value for one in card.data.eval_results or ()}
+        return found.get("loss")
+
+    earlier = {**json.loads(last), "step": 4, "loss": 1.25}
+    artifact = {"kind": "artifact", "url": "adapter", "made_from": 4}
+    log = [*(line for line in lines if json.loads(line)["kind"] != "artifact")]
+    log = [json.dumps(earlier), *log, json.dumps(artifact)]
+    (best / "metrics.jsonl").write_text("".join(f"{line}\n" for line in log))
+    assert told(best, "chosen") == 1.25
+    assert told(run, "last") == pytest.approx(json.loads(last)["loss"], abs=1e-6)
+    checkpoint = max((best / "checkpoints").iterdir())
+    assert runs.step_of(checkpoint.name) == 6
+    assert told(checkpoint, "at") == told(run, "again")
+    without = [
+        line for line in log if json.loads(line) == earlier or json.loads(line)["kind"] != "evaluation"
+    ]
+    (best / "metrics.jsonl").write_text("".join(f"{line}\n" for line in without))
+    assert told(checkpoint, "unknown") is None, "nothing was measured at its step"
