@@ -23,6 +23,8 @@ class Probe:
 
     def __init__(self, settings: Searched) -> None:
         self._settings = settings
+        self._told = False
+        """That texts are cut, which is the same at every evaluation."""
 
     @cached_property
     def _collection(self) -> Collection:
@@ -49,8 +51,15 @@ class Probe:
             search.add_queries(*_embedded(embedder, collection.queries, session))
             search.add_passages(*_embedded(embedder, collection.corpus, session))
         session.model.train(was_training)
+        truncated = _summed(embedder.truncated, session)
         if host.rank != 0:
             return
+        if truncated and not self._told:
+            session.say(
+                f"evaluate.retrieval: {truncated:,} texts are longer than the {embedder.max_length:,} tokens that the "
+                "model reads (data.max_length); their ends are left out"
+            )
+            self._told = True
         figures = [one.figures for one in search.found()]
         host.report(
             {
@@ -59,8 +68,18 @@ class Probe:
                 **{name: float(np.mean([one[name] for one in figures])) for name in figures[0]},
                 "queries": len(collection.queries),
                 "passages": len(collection.corpus),
+                "truncated": truncated,
             }
         )
+
+
+def _summed(count: int, session: Session) -> int:
+    """The sum over the ranks."""
+    if session.host.world == 1:
+        return count
+    counts = [0] * session.host.world
+    dist.all_gather_object(counts, count)
+    return sum(counts)
 
 
 def _embedded(embedder: Embedder, texts: list[Text], session: Session) -> tuple[list[int], np.ndarray]:

@@ -89,11 +89,33 @@ def _records(host: PlainHost, plan: Plan) -> list[dict[str, Any]]:
     return host.of("retrieval")
 
 
+def cut_rows(place: Path) -> dict[str, Any]:
+    """Rows of which two queries are longer than the model reads."""
+    rows = pair_rows("Represent:")
+    for at, row in enumerate(rows[:2]):
+        row["query"][1] = f"{at} " * 300
+    write_jsonl(place / "cut.jsonl", rows)
+    return {"path": str(place / "cut.jsonl")}
+
+
+def test_cut_texts_are_counted_and_told_once(place: Path) -> None:
+    plan, host = plan_of(place, "cut", data=cut_rows(place)), PlainHost()
+    loop.run(plan, host, probes(plan))
+    assert [record["truncated"] for record in host.of("retrieval")] == [2, 2, 2]
+    (said,) = [one["message"] for one in host.of("status") if "evaluate.retrieval" in one["message"]]
+    assert said.startswith("evaluate.retrieval: 2 texts are longer than the 64 tokens that the model reads")
+    whole = PlainHost()  # the control
+    (record,) = _records(whole, plan_of(place, "whole"))
+    assert record["truncated"] == 0
+    assert not whole.of("status")
+
+
 @pytest.mark.slow
 def test_workers_share_the_texts(place: Path) -> None:
-    plan = plan_of(place, "shared")
+    plan = plan_of(place, "shared", data=cut_rows(place))
     first, second = run_distributed(_records, plan, world=2)
     (alone,) = _records(PlainHost(), plan)
+    assert alone["truncated"] == 2
     assert (first, second) == ([pytest.approx(alone)], [])
 
 
