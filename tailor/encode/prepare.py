@@ -351,6 +351,8 @@ def _fingerprint(
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
         # Not the embedder's path: what lies there decides.
         facts[data.on_long] = settings.model_dump(exclude={"embedder", "query_instruction"})
+    if limits is not None and data.holdout is not None:
+        facts["held_out_by"] = "prompt"  # answers were held out one by one before
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:

@@ -76,7 +76,10 @@ Record = Chat | Completion | Text | Pair | Rated | Relevance
 
 
 def content_hash(record: Record) -> int:
-    """64 bits of the record's content, the same wherever and in whatever order the row stands."""
+    """64 bits of the content that a row is held out by, the same wherever and in whatever order the row stands.
+
+    Rows of one prompt or one query have one hash, whatever answers or passages they have.
+    """
     import xxhash
 
     return int(xxhash.xxh3_64_intdigest(json.dumps(_parts(record), sort_keys=True).encode()))
@@ -91,8 +94,17 @@ def _parts(record: Record) -> Any:
         case Chat():
             return [record.messages, record.tools]
         case Pair():
-            return [_parts(record.chosen), _parts(record.rejected)]
+            return _prompt(record.chosen) or [_parts(record.chosen), _parts(record.rejected)]
         case Rated():
-            return [_parts(record.answer), record.desirable]
-        case Relevance():  # rows of one query stay together, whatever passages they have
+            return _prompt(record.answer) or [_parts(record.answer), record.desirable]
+        case Relevance():
             return list(record.query)
+
+
+def _prompt(answer: Answer) -> Any:
+    """What comes before the answer; empty where nothing does, which would put all such rows on one side."""
+    if isinstance(answer, Completion):
+        return answer.prompt
+    learned = (turn["role"] == "assistant" and turn.get("weight") != 0 for turn in answer.messages)
+    before = answer.messages[: next((at for at, is_one in enumerate(learned) if is_one), -1)]
+    return [before, answer.tools] if before else []

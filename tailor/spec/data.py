@@ -119,7 +119,8 @@ class Data(Section):
     """Sources to evaluate on."""
 
     holdout: float | None = Field(None, gt=0, lt=1)
-    """Share of the training rows kept for evaluation, chosen by a hash of the row's content, so that it is stable."""
+    """Share of the training rows kept for evaluation, chosen by a hash of the row's content, so that it is stable.
+    Answers to one prompt, and passages of one query, stay together."""
 
     template: str | None = Field(None, min_length=1)
     """Chat template: a built-in name (`tailor init --templates` lists them), a Jinja file, or none for the model's own."""

@@ -175,9 +175,9 @@ def test_rows_that_cannot_be_compared(name: str, row: dict[str, Any], reason: st
     assert caught.value.reason == reason
 
 
-def test_content_decides_the_hash() -> None:
+def test_the_prompt_decides_the_hash() -> None:
     pair = FORMATS["preference_text"].record({"prompt": "a", "chosen": "b", "rejected": "c"}, {})
-    other = FORMATS["preference_text"].record({"prompt": "a", "chosen": "c", "rejected": "b"}, {})
+    other = FORMATS["preference_text"].record({"prompt": "d", "chosen": "b", "rejected": "c"}, {})
     same = FORMATS["preference_text"].record({"prompt": "a", "chosen": "b", "rejected": "c", "id": 3}, {})
     assert content_hash(pair) == content_hash(same) != content_hash(other)
 
@@ -249,6 +249,35 @@ def test_a_holdout_keeps_groups_whole(bench: Any) -> None:
     assert not set(train.row) & set(evaluation.row)
     for split in (train, evaluation):
         assert split.place.tolist() == [0, 1] * (len(split) // 2)
+
+
+@pytest.mark.parametrize("method", [Dpo(name="dpo"), Kto(name="kto")])
+def test_answers_to_one_prompt_are_held_out_together(bench: Any, method: Dpo | Kto) -> None:
+    """Three answers to each of fifty prompts; without prompts, rows are held out one by one."""
+
+    def row(prompt: str, n: int) -> dict[str, Any]:
+        if method.name == "kto":
+            return {"prompt": prompt, "completion": f"a{n}", "label": n % 2 == 0}
+        return {"prompt": [user(prompt)], "chosen": [says(f"a{n}")], "rejected": [says(f"b{n}")]}
+
+    tokens = bench([row(f"q{n % 50}", n) for n in range(150)], method, holdout=0.3).tokens
+    held, kept = ({int(at - 1) % 50 for at in tokens.split(name).row} for name in ("evaluation", "train"))
+    assert 5 < len(held) < 25
+    assert not held & kept
+    if method.name == "kto":
+        alone = bench([row("", n) for n in range(150)], method, holdout=0.3).tokens
+        assert 20 < len(alone.split("evaluation")) < 70, "the control"
+
+
+def test_the_prompt_of_a_conversation_is_what_is_not_learned() -> None:
+    before = [user("Go?"), says("Where?")]
+    first, second, other = (
+        FORMATS["preference"].record(
+            {"prompt": [*before, user(asked)], "chosen": [says(yes)], "rejected": [says("No.")]}, {}
+        )
+        for asked, yes in (("Home.", "Yes."), ("Home.", "Of course."), ("Away.", "Yes."))
+    )
+    assert content_hash(first) == content_hash(second) != content_hash(other)
 
 
 LONG = {"prompt": [user("p" * 80)], "chosen": [says("c" * 60)], "rejected": [says("r" * 20)]}
