@@ -32,6 +32,10 @@ SHOWN_STEPS = 300
 """Newest steps in the line of losses."""
 SPEED_STEPS = 20
 """Steps over which the remaining time is averaged."""
+TOLD_FROM_NONE = (
+    "no query had a passage to be told from, so it learned nothing of them: the texts may be cut to equal ones "
+    "(data.max_length), or method.mask_duplicates or false_negative_margin leave all others out"
+)
 
 
 class Progress:
@@ -107,6 +111,7 @@ class Display:
         self._printed = time.monotonic()
         self._printed_step = 0
         self._evaluated = -EVALUATION_SECONDS
+        self._told_from_none = False
 
     def __enter__(self) -> Display:
         if self.console.is_terminal and not self.console.is_dumb_terminal:
@@ -169,6 +174,9 @@ class Display:
                 self._now = ""
                 if self._live is None:
                     self._plain_step()
+                if record.get("told_from_none") == 1 and not self._told_from_none:
+                    self._told_from_none = True
+                    self.line(f"step {record['step']}: {TOLD_FROM_NONE}")
             case "evaluation":
                 self._evaluation(record)
             case "retrieval":

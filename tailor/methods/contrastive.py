@@ -41,11 +41,13 @@ def share_of(queries: int, rank: int, world: int) -> range:
 
 @dataclass(frozen=True)
 class Contrasted:
-    """Of a share of the queries: the summed loss, its gradient by all vectors, and how many answers are the most similar."""
+    """Of a share of the queries: the summed loss, its gradient by all vectors, how many answers are the most similar, and how
+    many queries are told from no passage at all, so that they teach nothing."""
 
     loss: torch.Tensor
     gradient: torch.Tensor
     hits: torch.Tensor
+    alone: torch.Tensor
 
 
 def contrast(vectors: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -> Contrasted:
@@ -54,7 +56,7 @@ def contrast(vectors: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -
     vectors: float32[queries + queries · group, dimension], before they are cut and normalised.
     """
     lengths = [*spec.matryoshka, None]
-    total, hits = vectors.new_zeros(()), vectors.new_zeros(())
+    total, hits, alone = (vectors.new_zeros(()) for _ in range(3))
     gradient = torch.zeros_like(vectors)
     for length in lengths:
         with torch.enable_grad():
@@ -63,8 +65,8 @@ def contrast(vectors: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -
         part = _all_ways(embeddings.detach(), how, spec, share)
         embeddings.backward(part.gradient)
         assert own.grad is not None
-        total, gradient, hits = total + part.loss, gradient.add_(own.grad), part.hits
-    return Contrasted(total / len(lengths), gradient / len(lengths), hits)
+        total, gradient, hits, alone = total + part.loss, gradient.add_(own.grad), part.hits, part.alone
+    return Contrasted(total / len(lengths), gradient / len(lengths), hits, alone)
 
 
 def _all_ways(embeddings: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -> Contrasted:
@@ -73,7 +75,8 @@ def _all_ways(embeddings: torch.Tensor, how: Contrast, spec: Gritlm, share: rang
     if not spec.symmetric:
         return forth
     back = _one_way(embeddings, how, spec, share, back=True)
-    return Contrasted((forth.loss + back.loss) / 2, (forth.gradient + back.gradient) / 2, forth.hits)
+    loss, gradient = (forth.loss + back.loss) / 2, (forth.gradient + back.gradient) / 2
+    return Contrasted(loss, gradient, forth.hits, forth.alone)
 
 
 def _one_way(
@@ -86,7 +89,7 @@ def _one_way(
     excluded = _excluded(how, targets, back=back)
     gradient = torch.zeros_like(embeddings)
     by_asking, by_asked = torch.zeros_like(asking), torch.zeros_like(asked)
-    loss, hits = embeddings.new_zeros(()), embeddings.new_zeros(())
+    loss, hits, alone = (embeddings.new_zeros(()) for _ in range(3))
     step = max(1, TILE_BYTES // (4 * max(1, len(asked))))
     for start in range(share.start, share.stop, step):
         rows = torch.arange(start, min(start + step, share.stop), device=embeddings.device)
@@ -99,6 +102,7 @@ def _one_way(
         if spec.false_negative_margin is not None:
             left_out |= similar > answer + spec.false_negative_margin
         left_out.scatter_(1, target, False)
+        alone += (left_out.sum(1) == len(asked) - 1).sum()
         similar = similar.masked_fill_(left_out, -torch.inf).div_(spec.temperature)
         hits += (similar.argmax(1, keepdim=True) == target).sum()
         normaliser = similar.logsumexp(1, keepdim=True)
@@ -113,7 +117,7 @@ def _one_way(
     else:
         gradient[: how.queries] += by_asking
         gradient[how.queries :] += by_asked
-    return Contrasted(loss, gradient, hits)
+    return Contrasted(loss, gradient, hits, alone)
 
 
 def _excluded(how: Contrast, targets: torch.Tensor, *, back: bool) -> torch.Tensor:

@@ -105,11 +105,14 @@ class Gritlm(Method):
             passes.add(Summed(nothing, statistics), one.counts)
 
     def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
-        """The means of both losses and their weighted sum, and how often the most similar passage is the answer."""
+        """The means of both losses and their weighted sum, how often the most similar passage is the answer, and what share
+        of the queries had no other passage beside it, where any had none."""
         found: dict[str, float] = {"loss": 0.0}
         if queries := sums.get("queries"):
             found["embedding_loss"] = sums["embedding_loss"] / queries
             found["embedding_accuracy"] = sums["answers_found"] / queries
+            if alone := sums["told_from_none"]:
+                found["told_from_none"] = alone / queries
             found["loss"] += self.spec.embedding_weight * found["embedding_loss"]
         if over := sums.get("generative_units"):
             found["generative_loss"] = sums["generative_loss"] / over
@@ -183,6 +186,7 @@ class Gritlm(Method):
         return {
             "embedding_loss": of.loss,
             "answers_found": of.hits,
+            "told_from_none": of.alone,
             "queries": torch.tensor(float(len(share))),
         }
 

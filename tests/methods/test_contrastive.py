@@ -83,6 +83,22 @@ def test_loss_and_gradient_by_the_formula(
     assert torch.allclose(sum(share.loss for share in shares), found.loss, rtol=1e-5)
     assert torch.allclose(sum(share.gradient for share in shares), found.gradient, atol=1e-5)
     assert sum(int(share.hits) for share in shares) == int(found.hits)
+    assert sum(int(share.alone) for share in shares) == int(found.alone)
+
+
+def test_queries_that_are_told_from_nothing_are_counted() -> None:
+    """Those of which every other passage is left out; their loss is 0."""
+    vectors = torch.randn(QUERIES * 2, 8, generator=torch.Generator().manual_seed(0))
+
+    def found(excluded: list[list[int]]) -> contrastive.Contrasted:
+        how = Contrast(QUERIES, 1, torch.tensor(excluded, dtype=torch.int64).reshape(-1, 2), block=QUERIES)
+        return contrast(vectors, how, spec(group_size=1), range(QUERIES))
+
+    others = [[query, passage] for query in range(QUERIES) for passage in range(QUERIES) if query != passage]
+    assert int(found([]).alone) == 0
+    assert int(found(others[:-1]).alone) == QUERIES - 1
+    assert int(found(others).alone) == QUERIES
+    assert float(found(others).loss) == 0.0 < float(found(others[:-1]).loss)
 
 
 def test_every_key_changes_the_loss() -> None:
