@@ -226,7 +226,9 @@ def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[fl
             "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
             mend="average checkpoints of one model",
         )
-    base = files.find_folder(models[0].path, models[0].revision)
+    base = files.find_folder(
+        models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code
+    )
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader([part.folder / checkpoint.WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])

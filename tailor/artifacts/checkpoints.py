@@ -66,7 +66,7 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
         "inference_mode": True,
     }
     (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
-    base = files.find_folder(model.path, model.revision)
+    base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)
     held.write(folder)

@@ -17,7 +17,7 @@ from tailor.tokens import TokenStore
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import tiny_llama, with_own_code
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import commit
 from tests.helpers.tokens import write_tokens
@@ -33,9 +33,9 @@ def make_tokens(folder: Path) -> TokenStore:
     return write_tokens(str(folder), {"train": rows}, template=template)
 
 
-def trained(folder: Path, model: dict[str, Any]) -> tuple[Plan, torch.Tensor]:
-    """A finished run, and the logits of its model at the end."""
-    base = tiny_llama(folder / "base")
+def trained(folder: Path, model: dict[str, Any], base: Path | None = None) -> tuple[Plan, torch.Tensor]:
+    """A finished run, and the logits of its model at the end. base: a tiny Llama by default."""
+    base = base or tiny_llama(folder / "base")
     run = folder / "run"
     plan = make_plan(base, make_tokens(folder / "tokens"), run, model=model, optim={"learning_rate": 2e-2})
     kept: list[torch.Tensor] = []
@@ -70,6 +70,19 @@ def test_a_run_is_loaded_as_it_was_trained(tmp_path: Path, model: dict[str, Any]
         assert loaded.tokenizer.decode(loaded.prompt_ids([{"role": "user", "content": "Hello"}])) == (
             "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
         )
+
+
+def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
+    base = with_own_code(tiny_llama(tmp_path / "base"))
+    plan, expected = trained(tmp_path, {"trust_remote_code": True}, base)
+    loaded = load_run(plan.run_url)
+    assert type(loaded.model).__name__ == "OwnForCausalLM"
+    with torch.no_grad():
+        assert (loaded.model(IDS).logits - expected).norm() <= 1e-5 * expected.norm()
+    bare = Path(plan.run_url, "model").rename(tmp_path / "model")
+    with pytest.raises(ModelError, match="runs only where it is trusted") as caught:
+        load_run(str(bare))
+    assert "from within the run's folder" in str(caught.value.mend)
 
 
 def test_a_remote_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
