@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,25 @@ def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="runs only where it is trusted") as caught:
         load_run(str(bare))
     assert "from within the run's folder" in str(caught.value.mend)
+
+
+def test_the_tokenizer_is_the_bases_own_file(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    path = base / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))  # as transformers would not write it
+    plan, _ = trained(tmp_path, {"adapter": LORA}, base)
+    assert (Path(plan.run_url) / "adapter" / "tokenizer.json").read_bytes() == path.read_bytes()
+
+
+def test_a_tokenizer_that_cannot_be_saved_costs_no_step(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    path = base / "tokenizer_config.json"
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    plan, host = make_plan(base, make_tokens(tmp_path / "tokens"), tmp_path / "run"), PlainHost()
+    with pytest.raises(ModelError, match="transformers cannot open its tokenizer"):
+        loop.run(plan, host)
+    assert host.records == []
 
 
 def test_a_remote_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
