@@ -58,16 +58,16 @@ class Original:
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
                 mend="if it has code of its own that you trust, set model.trust_remote_code: true"
                 if "trust_remote_code" in str(error)
-                else "check tokenizer_config.json, and that the packages that it needs are installed",
+                else "install what it needs, or set tokenizer_class: PreTrainedTokenizerFast in its tokenizer_config.json",
             ) from error
-        defaults: dict[str, Any] = {"tokenizer_class": type(known).__name__}
-        for (
-            role,
-            token,
-        ) in known.special_tokens_map.items():  # some classes have them, and their files do not say so
+        settings = dict(
+            tokenizer.config
+        )  # in its order, which decides on the ids of tokens that the file lacks
+        settings.setdefault("tokenizer_class", type(known).__name__)
+        # Some classes have special tokens that no file names.
+        for role, token in known.special_tokens_map.items():
             if isinstance(token, str) and tokenizer.knows(token):
-                defaults[role] = token
-        settings = {**defaults, **tokenizer.config}
+                settings.setdefault(role, token)
         settings.pop("auto_map", None)  # code that does not lie here
         return cls(Tokenizer(tokenizer.name, tokenizer.content, settings, tokenizer.template), settings)
 
@@ -121,8 +121,8 @@ def settle(folder: Path, texts: Iterable[str] = ()) -> str | None:
     if wrong is None:
         return None
     return (
-        f"AutoTokenizer of transformers does not read {folder.name}/tokenizer.json as training did ({wrong}): outside of "
-        f"tailor, open it with {PLAIN}.from_pretrained"
+        f"AutoTokenizer of transformers does not read the tokenizer as training did ({wrong}): outside of tailor, open "
+        f"it with {PLAIN}.from_pretrained"
     )
 
 
@@ -141,5 +141,5 @@ def _cut_otherwise(folder: Path, own: Tokenizer, texts: Sequence[str]) -> str | 
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    text = json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
