@@ -128,7 +128,7 @@ class TokenStore:
 
     @property
     def template(self) -> dict[str, Any] | None:
-        """The chat template that the examples were rendered with: name, text and end_of_turn_ids. None without chats."""
+        """The chat template that the examples were rendered with: name, text, tool_use and end_of_turn_ids. None without chats."""
         template: dict[str, Any] | None = self.manifest["template"]
         return template
 

@@ -19,9 +19,10 @@ import torch
 from tailor.artifacts import place
 from tailor.artifacts.average_embeddings import average_embeddings
 from tailor.artifacts.base import ADAPTER, Structure, held_of
-from tailor.artifacts.checkpoints import copy_tokenizer, in_one_file, write_adapter
+from tailor.artifacts.checkpoints import in_one_file, write_adapter, write_tokenizer
 from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
+from tailor.encode.saved import settle
 from tailor.errors import ModelError
 from tailor.models import files, rope
 from tailor.models.held import Held
@@ -112,6 +113,8 @@ def average(
             average_embeddings(
                 made.folder, [part.folder for part in parts], [part.url for part in parts], shares
             )
+            if (warning := settle(made.folder)) is not None:
+                say(f"warning: {warning}")
             (made.folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     for part, share in zip(parts, shares, strict=True):
         say(f"{share:.3g} × {part.url}")
@@ -226,7 +229,10 @@ def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[fl
             "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
             mend="average checkpoints of one model",
         )
-    base = files.find_folder(models[0].path, models[0].revision)
+    base = files.find_folder(
+        models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code
+    )
+    write_tokenizer(folder, base, parts[0].run)  # first, since it may refuse
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader([part.folder / checkpoint.WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])
@@ -250,7 +256,6 @@ def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[fl
     config = {**json.loads((source / files.CONFIG).read_text()), "dtype": "float32"}
     config.pop("torch_dtype", None)
     (folder / files.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    copy_tokenizer(folder, base, parts[0].run)
 
 
 def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:

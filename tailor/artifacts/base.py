@@ -38,16 +38,20 @@ def held_of(folder: Path, run: Store) -> Held:
 
 
 def model_spec(held: Held, run: Store) -> Model:
-    """What loads the base. Its own code runs only where the run's recipe allowed it."""
-    plan = run.read_json("plan.json") if run.exists("plan.json") else {}
-    trusted = bool((plan.get("model") or {}).get("trust_remote_code", False))
+    """What loads the base."""
     return Model(
         path=held.path,
         revision=held.revision,
         quantize=held.quantize,
         rope=held.rope,
-        trust_remote_code=trusted,
+        trust_remote_code=is_trusted(run),
     )
+
+
+def is_trusted(run: Store) -> bool:
+    """Whether the model's own code may run: only where the recipe of the run at `run` allowed it."""
+    plan = run.read_json("plan.json") if run.exists("plan.json") else {}
+    return bool((plan.get("model") or {}).get("trust_remote_code", False))
 
 
 def _stored_dtype(folder: Path) -> str:

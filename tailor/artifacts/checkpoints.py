@@ -12,11 +12,14 @@ from tailor.artifacts import place
 from tailor.artifacts.base import ADAPTER
 from tailor.artifacts.lora import WEIGHTS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
+from tailor.encode.saved import Original, own_files
+from tailor.errors import ModelError
 from tailor.models import files, rope
 from tailor.models.adapters import adapter_name
 from tailor.models.held import Held
 from tailor.spec.model import Model
 from tailor.store import Store
+from tailor.tokens import MANIFEST, TokenStore
 from tailor.train import checkpoint, parts
 
 _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
@@ -66,18 +69,31 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
         "inference_mode": True,
     }
     (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
-    base = files.find_folder(model.path, model.revision)
+    base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)
     held.write(folder)
     if model.rope is not None:
         rope.save_config(folder, model)
-    copy_tokenizer(folder, base, run)
+    write_tokenizer(folder, base, run)
 
 
-def copy_tokenizer(folder: Path, base: Path, run: Store) -> None:
-    """Tokenizer, template and stop tokens: those of the run's artefact where it has one, else its base's."""
+def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
+    """Tokenizer, template and stop tokens as in the run's artefact, which may not be there yet.
+
+    ModelError when it is not, and the run's tokens, which say the template, are gone.
+    """
     made = next((kind for kind in ("adapter", "model") if run.is_committed(kind)), None)
-    if made is not None:  # with the template that the data was rendered with
+    if made is not None:
         place.copy_texts(run.join(made).local_path(), folder, but=("base.json", files.CONFIG))
-    place.copy_texts(base, folder, but=(files.CONFIG,))
+    else:
+        plan = run.read_json("plan.json")
+        if not Store(plan["tokens_url"]).exists(MANIFEST):
+            raise ModelError(
+                f"the run at {run.url} is not finished, and its tokens at {plan['tokens_url']} are gone, which say the "
+                "chat template and what ends an answer",
+                mend=f"prepare them again: tailor data report {run.url}/recipe.yaml",
+            )
+        template = TokenStore.open(plan["tokens_url"]).template
+        Original.open(Model.model_validate(plan["model"])).write(folder, template)
+    place.copy_texts(base, folder, but=(files.CONFIG, *own_files(folder)))

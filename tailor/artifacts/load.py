@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts.base import ADAPTER, BEACON, WHOLE, held_of, model_spec, saved_dtype
+from tailor.artifacts.base import ADAPTER, BEACON, WHOLE, held_of, is_trusted, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
@@ -141,7 +141,8 @@ def _instead(store: Store) -> str:
 
 
 def _whole(folder: Path, url: str, run: Store, device: torch.device) -> Any:
-    return load_network(Model(path=str(folder)), dtype=saved_dtype(folder), device=device)
+    spec = Model(path=str(folder), trust_remote_code=is_trusted(run))
+    return load_network(spec, dtype=saved_dtype(folder), device=device)
 
 
 def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> Any:

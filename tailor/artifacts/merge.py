@@ -20,6 +20,7 @@ from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
+from tailor.encode.saved import own_files, settle
 from tailor.errors import ModelError
 from tailor.models import rope
 from tailor.models.embedding import FILE as EMBEDDING
@@ -141,6 +142,8 @@ def merge_into(
             raise ModelError(
                 f"the merge of {source.url} is refused: {reason}", mend=_mend(source, onto, settings.dtype)
             )
+        if (warning := settle(folder)) is not None:
+            say(f"warning: {warning}")
         _record(folder, source, onto, settings, figures, adapter)
     return figures
 
@@ -285,11 +288,12 @@ def _copy_files(folder: Path, source: Source) -> None:
     for pattern in ("*.py", "LICENSE*", "NOTICE*"):
         for path in sorted(source.base.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
-    for origin in (source.base, source.folder):
+    of_adapter = own_files(source.folder)
+    for origin, but in ((source.base, of_adapter), (source.folder, ())):
         for path in sorted(origin.iterdir()):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            left = (*OWN, "config.json", EMBEDDING)
+            left = (*OWN, "config.json", EMBEDDING, *but)
             if path.is_file() and text and not weights and path.name not in left:
                 shutil.copyfile(path, folder / path.name)
     # What the base says of its embeddings says nothing of what the adapter made of them.

@@ -284,6 +284,7 @@ def _manifest(
         else {
             "name": template.name,
             "text": template.text,
+            "tool_use": template.tool_use,
             "end_of_turn_ids": list(rules.end_ids),
             "end_of_turn": list(rules.end_texts),
         },

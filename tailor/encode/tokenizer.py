@@ -16,7 +16,15 @@ from tailor.encode.template import Message, Template, load_template, model_templ
 from tailor.errors import ModelError, TemplateError
 from tailor.store import Store
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_TOOL_USE = "additional_chat_templates/tool_use.jinja"
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    _TOOL_USE,
+)
+"""All that is read of a model folder."""
 
 
 class Tokenizer:
@@ -29,6 +37,8 @@ class Tokenizer:
     def __init__(self, name: str, content: str, config: dict[str, Any], template: Template | None) -> None:
         self.name = name
         self.template = template
+        self.content, self.config = content, config
+        """tokenizer.json as it was read, and the settings beside it, without the template."""
         self._state = (name, content, json.dumps(config), template)
         self._content = _without_side_effects(json.loads(content))
         self._backend = _with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(self._content)), config)
@@ -122,14 +132,16 @@ class Tokenizer:
             )
         return self.template
 
+    def knows(self, token: str) -> bool:
+        """Whether it stands in the vocabulary."""
+        return self._backend.token_to_id(token) is not None
+
     @cached_property
     def _continuation(self) -> tokenizers.Tokenizer:
         changed = _without_leading_space(self._content)
         if changed == self._content:
             return self._backend
-        return _with_named_tokens(
-            tokenizers.Tokenizer.from_str(json.dumps(changed)), json.loads(self._state[2])
-        )
+        return _with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(changed)), self.config)
 
     def _id(self, key: str) -> int | None:
         return self._backend.token_to_id(self.specials[key]) if key in self.specials else None
@@ -151,14 +163,16 @@ def _rebuilt(name: str, content: str, config: str, template: Template | None) ->
 def load_tokenizer(path: str, revision: str | None = None, template: str | None = None) -> Tokenizer:
     """The tokenizer of a local folder, an fsspec URL or a hub model, with `template` in place of its own if given."""
     read = _reader(path, revision)
-    texts = {name: read(name) for name in _FILES}
+    texts = {name: read(name) for name in FILES}
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         config.update(_parse(path, name, texts[name]) if texts[name] else {})
     content = texts["tokenizer.json"]
     if content is None:
         content = _converted(path, revision)
-    own = model_template(texts["chat_template.jinja"] or config.get("chat_template"))
+    main, tool_use = texts["chat_template.jinja"], texts[_TOOL_USE]
+    files = {"default": main, "tool_use": tool_use} if main and tool_use else main
+    own = model_template(files or config.get("chat_template"))
     config = {key: value for key, value in config.items() if key != "chat_template"}
     try:
         return Tokenizer(path, content, config, load_template(template) if template else own)
@@ -182,7 +196,7 @@ def _reader(path: str, revision: str | None) -> Callable[[str], str | None]:
         return lambda name: store.read_text(name) if store.exists(name) else None
     folder = Path(path)
     if folder.is_dir():
-        return lambda name: (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else None
+        return lambda name: (folder / name).read_bytes().decode() if (folder / name).is_file() else None
     return lambda name: _from_hub(path, revision, name)
 
 
@@ -196,7 +210,7 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
     )
 
     try:
-        return Path(hf_hub_download(path, name, revision=revision)).read_text(encoding="utf-8")
+        return Path(hf_hub_download(path, name, revision=revision)).read_bytes().decode()
     except LocalEntryNotFoundError:
         problem = "is no local folder, and the hub cannot be reached"
     except EntryNotFoundError:

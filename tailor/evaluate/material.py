@@ -214,9 +214,10 @@ def _on_long(suite: Suite, main: Subject) -> str:
 
 
 def _rendered_alike(tokens: TokenStore, tokenizer: Tokenizer) -> bool:
-    template = tokens.template
+    template, own = tokens.template, tokenizer.template
     return tokens.manifest["tokenizer"] == tokenizer.fingerprint and (
-        template is None or (tokenizer.template is not None and template["text"] == tokenizer.template.text)
+        template is None
+        or (own is not None and (template["text"], template.get("tool_use")) == (own.text, own.tool_use))
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.runs import folder as runs
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.report import best_step, data_table, exact_match, lost_rows, paired_answers, summary
@@ -43,7 +44,7 @@ def card(
         _intro(plan, weights, base),
         _use_embeddings(folder)
         if embeds
-        else _use(plan["model"], weights, base, converses=(folder / "chat_template.jinja").is_file()),
+        else _use(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
         "## Training\n",
         _table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
     ]

@@ -15,6 +15,7 @@ from tailor.artifacts.consolidate import consolidate, is_checkpoint
 from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into, open_source
+from tailor.encode.saved import settle
 from tailor.errors import ModelError, StoreError
 from tailor.evaluate.embedders import require_embeddings
 from tailor.export.card import CURVE, card
@@ -136,6 +137,8 @@ def fill(
         for path in sorted(source.iterdir()):
             if path.is_file() and path.name not in (COMMIT, "README.md"):
                 shutil.copyfile(path, folder / path.name)
+        if (warning := settle(folder)) is not None:
+            say(f"warning: {warning}")
     if request.form == "sentence-transformers":
         from tailor.export import sentence_transformers
 

@@ -18,6 +18,7 @@ import torch
 
 from tailor.artifacts.base import saved_dtype
 from tailor.artifacts.embedder import load_embedder
+from tailor.encode.saved import settle
 from tailor.encode.texts import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
@@ -154,6 +155,7 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
     after = then["pretokenizers"] if then and then["type"] == "Sequence" else [then] if then else []
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *after]}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    settle(folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES])
     if _first_difference(folder, format, query_instruction, wanted) is not None:
         raise ModelError(
             f"sentence-transformers encodes prompt and text as one, and behind the prompt this tokenizer gives {first!r} "

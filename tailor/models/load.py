@@ -157,7 +157,10 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
         if spec.rope is not None:
             rope.write(config, spec.rope, spec.path)
         if spec.init == "random" or empty:
-            return _ready(AutoModelForCausalLM.from_config(config, dtype=dtype).to(device), spec, empty=empty)
+            network = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=spec.trust_remote_code
+            )
+            return _ready(network.to(device), spec, empty=empty)
         network, loaded = AutoModelForCausalLM.from_pretrained(
             spec.path,
             config=config,
@@ -188,6 +191,12 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             mend="copy the model again",
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if not spec.trust_remote_code and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model.path {spec.path}: the model has code of its own, which runs only where it is trusted",
+                mend="if you trust it, set model.trust_remote_code: true in the recipe; what a run trained on such a "
+                "model is loaded from within the run's folder",
+            ) from error
         raise ModelError(
             f"model.path {spec.path}: the model could not be loaded: {_first_line(error)}",
             mend="check the path, the revision and config.json; weights must be safetensors",

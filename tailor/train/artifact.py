@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tailor.encode.saved import settle
 from tailor.models import beacon_files, rope
 from tailor.models.attention import stock_attention
 from tailor.models.embedder import settings_of
@@ -44,7 +45,7 @@ def write_artifact(session: Session) -> str:
         for _ in weights:
             pass
         return session.run.join(name).url
-    tokenizer = _tokenizer(session)
+    assert session.tokenizer is not None
     with (
         session.run.publication(name) as made,
         checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
@@ -63,7 +64,9 @@ def write_artifact(session: Session) -> str:
                 own = _in_dtype(session.model.network.state_dict(), dtype)
                 _write_model(session.model.network, own, dtype, made.folder)
         _write_embedding(session, made.folder, projection)
-        _write_tokenizer(session, tokenizer, made.folder)
+        session.tokenizer.write(made.folder, session.tokens.template)
+        if (warning := settle(made.folder)) is not None:
+            session.say(f"warning: {warning}")
         session.host.flush()  # refuses when another process has the run by now
     return session.run.join(name).url
 
@@ -152,28 +155,3 @@ def _declare_dtype(config: Path, dtype: torch.dtype) -> None:
     """transformers writes the dtype of the weights in memory, not of those that it was given to save."""
     values = {**json.loads(config.read_text()), "dtype": str(dtype).removeprefix("torch.")}
     config.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def _tokenizer(session: Session) -> Any:
-    from transformers import AutoTokenizer
-
-    spec = session.plan.model
-    return AutoTokenizer.from_pretrained(
-        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
-
-
-def _write_tokenizer(session: Session, tokenizer: Any, folder: Path) -> None:
-    from transformers import GenerationConfig
-
-    template = session.tokens.template
-    stops = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    if template is not None:
-        tokenizer.chat_template = template["text"]
-        stops += [token for token in template["end_of_turn_ids"] if token not in stops]
-    tokenizer.save_pretrained(folder)
-    GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=stops or None,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-    ).save_pretrained(folder)

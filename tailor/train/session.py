@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tailor.batches import Batches, BatchSpec, of_split, streams_of
+from tailor.encode.saved import Original
 from tailor.errors import ModelError
 from tailor.methods import Method, load_method
 from tailor.models import attention, probe
@@ -48,6 +49,8 @@ class Session:
     """Of the whole model, trained and frozen."""
     sequence: SequenceGroup | None = None
     """The workers that hold each sequence together, where there are several."""
+    tokenizer: Original | None = None
+    """To be written beside the artefact. On rank 0 alone."""
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Log-probability of each example of a split under the reference model, where they were computed before."""
 
@@ -78,6 +81,8 @@ Probe = Callable[[Session, When, int], None]
 
 def open_session(plan: Plan, host: Host) -> Session:
     """Open the data and load the model, ready to train."""
+    # Before anything dear: at the end, a tokenizer that cannot be opened would cost the whole training.
+    tokenizer = Original.open(plan.model) if host.rank == 0 else None
     tokens = TokenStore.open(plan.tokens_url)
     spec = BatchSpec(
         seed=plan.seed,
@@ -113,6 +118,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         model=model,
         weights=total,
         sequence=sequence,
+        tokenizer=tokenizer,
         reference=values,
     )
     if sequence is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tailor.tokens import TokenStore
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import tiny_llama, with_own_code
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import commit
 from tests.helpers.tokens import write_tokens
@@ -33,9 +34,9 @@ def make_tokens(folder: Path) -> TokenStore:
     return write_tokens(str(folder), {"train": rows}, template=template)
 
 
-def trained(folder: Path, model: dict[str, Any]) -> tuple[Plan, torch.Tensor]:
-    """A finished run, and the logits of its model at the end."""
-    base = tiny_llama(folder / "base")
+def trained(folder: Path, model: dict[str, Any], base: Path | None = None) -> tuple[Plan, torch.Tensor]:
+    """A finished run, and the logits of its model at the end. base: a tiny Llama by default."""
+    base = base or tiny_llama(folder / "base")
     run = folder / "run"
     plan = make_plan(base, make_tokens(folder / "tokens"), run, model=model, optim={"learning_rate": 2e-2})
     kept: list[torch.Tensor] = []
@@ -70,6 +71,38 @@ def test_a_run_is_loaded_as_it_was_trained(tmp_path: Path, model: dict[str, Any]
         assert loaded.tokenizer.decode(loaded.prompt_ids([{"role": "user", "content": "Hello"}])) == (
             "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
         )
+
+
+def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
+    base = with_own_code(tiny_llama(tmp_path / "base"))
+    plan, expected = trained(tmp_path, {"trust_remote_code": True}, base)
+    loaded = load_run(plan.run_url)
+    assert type(loaded.model).__name__ == "OwnForCausalLM"
+    with torch.no_grad():
+        assert (loaded.model(IDS).logits - expected).norm() <= 1e-5 * expected.norm()
+    bare = Path(plan.run_url, "model").rename(tmp_path / "model")
+    with pytest.raises(ModelError, match="runs only where it is trusted") as caught:
+        load_run(str(bare))
+    assert "from within the run's folder" in str(caught.value.mend)
+
+
+def test_the_tokenizer_is_the_bases_own_file(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    path = base / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))  # as transformers would not write it
+    plan, _ = trained(tmp_path, {"adapter": LORA}, base)
+    assert (Path(plan.run_url) / "adapter" / "tokenizer.json").read_bytes() == path.read_bytes()
+
+
+def test_a_tokenizer_that_cannot_be_saved_costs_no_step(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    path = base / "tokenizer_config.json"
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    plan, host = make_plan(base, make_tokens(tmp_path / "tokens"), tmp_path / "run"), PlainHost()
+    with pytest.raises(ModelError, match="transformers cannot open its tokenizer"):
+        loop.run(plan, host)
+    assert host.records == []
 
 
 def test_a_remote_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,15 @@ from safetensors.torch import load_file, save_file
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.cli.main import main
+from tailor.encode.saved import Original
+from tailor.encode.template import Template
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError, StoreError
-from tailor.spec.model import Quantize
+from tailor.spec.model import Model, Quantize
 from tailor.store import Store
 from tests.helpers.adapters import random_adapter
 from tests.helpers.models import tiny_llama
+from tests.helpers.tokenizers import split_tokenizer
 
 IDS = torch.tensor([[9, 41, 77, 130, 12, 200, 33, 8]])
 NF4 = Quantize(type="nf4")
@@ -133,6 +137,27 @@ def test_layers_alone_are_compared(tmp_path: Path) -> None:
         assert merged.figures.layer_error < 1e-5, name
     with pytest.raises(ModelError, match="a layer's output differs by"):
         merge(str(adapter), str(tmp_path / "full"), check="layers", onto="full")
+
+
+def test_the_tokenizer_is_the_adapters_alone(tmp_path: Path) -> None:
+    """With its two templates, whatever lies beside the base, and with its ids in plain transformers too."""
+    from transformers import AutoTokenizer
+
+    base = tiny_llama(tmp_path / "base")
+    adapter = random_adapter(tmp_path / "adapter", base)
+    trained = split_tokenizer(tmp_path / "trained", kind="GPT2Tokenizer")
+    template = {"name": "model", "text": "D", "tool_use": "T", "end_of_turn_ids": []}
+    Original.open(Model(path=str(trained))).write(adapter, template)
+    (base / "chat_template.jinja").write_text("of the base")
+    text = "1234 and 12,345"
+    ids = load_tokenizer(str(trained)).encode(text)
+    assert AutoTokenizer.from_pretrained(trained)(text, add_special_tokens=False)["input_ids"] != ids, (
+        "control"
+    )
+    folder = Path(merge(str(adapter), str(tmp_path / "merged"), check="layers").url)
+    assert (folder / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()
+    assert load_tokenizer(str(folder)).require_template() == Template("model", "D", "T")
+    assert AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"] == ids
 
 
 def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

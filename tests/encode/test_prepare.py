@@ -235,6 +235,25 @@ def test_limit_and_several_files(bench):
     assert len(bench(train=[{"path": str(folder)}]).tokens.split("train")) == 30
 
 
+def test_both_templates_of_a_model_are_kept(bench):
+    """Rows with tools are rendered with the second one, so an artefact without it would read them otherwise."""
+    path = bench.model / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    both = {
+        "default": config["chat_template"],
+        "tool_use": "tools: {{ tools | tojson }} " + config["chat_template"],
+    }
+    config["chat_template"] = [{"name": name, "template": text} for name, text in both.items()]
+    path.write_text(json.dumps(config))
+    row = {**talk(1), "tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}]}
+    tokens = bench(train=[{"path": write(bench.folder / "tools.jsonl", [row])}], template=None).tokens
+    ids = tokens.split("train").example(0).input_ids.tolist()
+    tokenizer = load_tokenizer(str(bench.model))
+    assert tokenizer.decode(ids).startswith("tools: "), "the control: the row is rendered with it"
+    assert tokens.template["text"] == both["default"]
+    assert tokens.template["tool_use"] == both["tool_use"]
+
+
 def test_reused_until_something_that_matters_changes(bench):
     first = bench()
     assert bench().reused

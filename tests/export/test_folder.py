@@ -18,8 +18,9 @@ from tailor.export.ollama import write_modelfile
 from tailor.models.load import without_repacking
 from tailor.runs import folder as runs
 from tailor.store import Store
-from tests.helpers.finished import finished_run, read_json
+from tests.helpers.finished import IM_END, finished_run, read_json
 
+EOS = 2
 IDS = torch.tensor([[9, 41, 77, 130, 12, 200]])
 
 
@@ -165,6 +166,28 @@ def test_a_checkpoint_is_exported_as_its_run_would_have_ended(run: Path, tmp_pat
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert (folders[0] / "README.md").is_file()
     assert (folders[0] / "tokenizer.json").is_file()
+
+
+def test_a_checkpoint_of_an_unfinished_run_speaks_as_the_run_would(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("adapter"))
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
+    made = export(checkpoint, tmp_path / "made")
+    for name in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        assert (made / name).read_bytes() == (run / "adapter" / name).read_bytes(), name
+    base = run.parent / "base"
+    ends = [read_json(folder / "generation_config.json")["eos_token_id"] for folder in (base, made)]
+    assert ends == [EOS, [EOS, IM_END]], "the control: the base's are others"
+
+    plan = read_json(tmp_path / "run" / "plan.json") | {"tokens_url": str(tmp_path / "gone")}
+    Store(str(tmp_path / "run")).write_json("plan.json", plan)
+    assert main(["export", str(checkpoint), "--to", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err == (
+        f"tailor: the run at {tmp_path}/run is not finished, and its tokens at {tmp_path}/gone are gone, which say the "
+        "chat template and what ends an answer\n"
+        f"  mend: prepare them again: tailor data report {tmp_path}/run/recipe.yaml\n"
+    )
 
 
 def test_a_checkpoint_is_not_merged_on_the_way(

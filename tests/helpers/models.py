@@ -70,3 +70,25 @@ def tiny_llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)
     return byte_tokenizer(folder)
+
+
+OWN_CODE = """from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def with_own_code(folder: Path) -> Path:
+    """Make the Llama in `folder` one that transformers loads by code beside it. No other folder's code serves for it."""
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    config |= {"model_type": "own_llama", "architectures": ["OwnForCausalLM"], "auto_map": classes}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_own.py").write_text(f"# {folder}\n{OWN_CODE}")
+    return folder
