@@ -118,7 +118,9 @@ def test_the_resolved_recipe_repeats_the_run(first: tuple[int, str, str], place:
     assert len(again) == 6
 
 
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("stop", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)]
+)
 def test_an_interrupted_run_is_one_line_and_goes_on_later(place: Path, stop: int, code: int) -> None:
     name = f"cut-{code}"
     arguments = ("run", "recipe.yaml", f"save.to=runs/{name}", "train.steps=60", "evaluate.generation=null")

@@ -44,7 +44,7 @@ POINTS: dict[str, dict[str, Any]] = {
         "does": "half",
     },
     "in the last evaluation": {"module": "tailor.train.loop", "name": "evaluate", "if": ", 12)"},
-    "in the artefact": {"module": "tailor.train.artifact", "name": "_write_tokenizer"},
+    "in the artefact": {"module": "tailor.encode.saved", "name": "Original.write"},
     "after the artefact": {"module": "tailor.train.artifact", "name": "write_artifact", "after": True},
     "while the artefact is replaced": {
         "module": "os",

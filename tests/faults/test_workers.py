@@ -65,6 +65,7 @@ def test_a_run_goes_on_by_itself_when_a_worker_is_killed(place: Path, whole: Com
     assert_equal_runs(cut.run, whole.run)
 
 
+@pytest.mark.soak
 def test_two_workers_then_one_then_four_give_one_curve(place: Path, whole: Command) -> None:
     """The command is killed, then its whole group; no process of either is left to write into the folder."""
     for number, workers in enumerate((2, 1)):

@@ -21,16 +21,19 @@ def losses(made: Any, cluster: Cluster | None) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-def test_ray_workers_hold_sequences_together(make: Make, cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_ray_workers_hold_sequences_together(
+    make: Make, cluster: Cluster, tmp_path: Path, count: int
+) -> None:
+    """Four share the two CPUs."""
     sections = {"model": {"adapter": LORA}, "save": {"every": 2}}
     alone = losses(make(tmp_path / "one", **sections), None)
     assert len(alone) == 7
-    for count in (2, 4):  # four share the two CPUs
-        scale = {"workers": count, "sequence_parallel": count}
-        together = make(tmp_path / str(count), **sections, scale=scale)
-        plan = together[0]
-        assert (plan.accumulation, plan.micro_batch_size) == (4, 1), "every micro-batch is all workers'"
-        assert losses(together, cluster) == pytest.approx(alone, abs=1e-5)
+    scale = {"workers": count, "sequence_parallel": count}
+    together = make(tmp_path / "together", **sections, scale=scale)
+    plan = together[0]
+    assert (plan.accumulation, plan.micro_batch_size) == (4, 1), "every micro-batch is all workers'"
+    assert losses(together, cluster) == pytest.approx(alone, abs=1e-5)
     longer = {**sections, "train": {"steps": 8}}
     expected = losses(make(tmp_path / "longer", **longer), None)
-    assert losses(make(tmp_path / "4", **longer), None) == pytest.approx(expected[6:], abs=1e-5)
+    assert losses(make(tmp_path / "together", **longer), None) == pytest.approx(expected[6:], abs=1e-5)
