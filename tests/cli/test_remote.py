@@ -201,6 +201,7 @@ def test_a_second_command_on_s3_is_told_who_works_there(place: Place) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 def test_two_ray_workers_on_s3(place: Place, local: Path) -> None:
     code, _, err = place.tailor(
         "run", "recipe.yaml", *place.at("two"), "scale.workers=2", "scale.cpus_per_worker=1"
