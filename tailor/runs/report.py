@@ -129,7 +129,7 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
         rows.append(("Padding", f"{sum(record['padding'] for record in train) / len(train):.1%}"))
         rows.append(("Peak memory", f"{size(_peak(train))} {_memory_words(plan)}"))
         if _peak(evaluation):
-            rows.append(("Peak memory, evaluation", size(_peak(evaluation))))
+            rows.append(("Peak, evaluation", size(_peak(evaluation))))
     return rows
 
 
