@@ -14,6 +14,7 @@ from tailor.models.embedder import Embedder, settings_of
 from tailor.spec.method import Gritlm
 from tailor.spec.suite import Searched
 from tailor.train.session import Session, When
+from tailor.train.work import Totals
 
 KEY = "evaluate.retrieval.data"
 
@@ -51,7 +52,9 @@ class Probe:
             search.add_queries(*_embedded(embedder, collection.queries, session))
             search.add_passages(*_embedded(embedder, collection.corpus, session))
         session.model.train(was_training)
-        truncated = _summed(embedder.truncated, session)
+        totals = Totals(session.device)
+        totals.add_number("truncated", embedder.truncated)
+        truncated = int(totals.over_workers(session.host.world)["truncated"])
         if host.rank != 0:
             return
         if truncated and not self._told:
@@ -71,15 +74,6 @@ class Probe:
                 "truncated": truncated,
             }
         )
-
-
-def _summed(count: int, session: Session) -> int:
-    """The sum over the ranks."""
-    if session.host.world == 1:
-        return count
-    counts = [0] * session.host.world
-    dist.all_gather_object(counts, count)
-    return sum(counts)
 
 
 def _embedded(embedder: Embedder, texts: list[Text], session: Session) -> tuple[list[int], np.ndarray]:
