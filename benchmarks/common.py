@@ -70,8 +70,8 @@ def write_store(folder: Path, ids: Any, lengths: Any, spans: Any, rows: Any, **c
     """A token store of one training split. ids: all examples' in a row; spans: two bounds an example; rows: their numbers."""
     import numpy as np
 
+    from tailor.data.token_store import MANIFEST, ShardWriter, ragged
     from tailor.store import Store
-    from tailor.tokens import MANIFEST, ShardWriter, ragged
 
     folder.mkdir()
     writer = ShardWriter(folder / "train-00000.arrow")
@@ -85,8 +85,9 @@ def write_store(folder: Path, ids: Any, lengths: Any, spans: Any, rows: Any, **c
 
 def batches(tokens: Path) -> Any:
     """The split and its packed batches, as every contender reads them."""
-    from tailor.batches import BatchSpec, of_split
-    from tailor.tokens import TokenStore
+    from tailor.data.batches import BatchSpec
+    from tailor.data.facts import of_split
+    from tailor.data.token_store import TokenStore
 
     split = TokenStore.open(str(tokens)).split("train")
     return split, of_split(split, BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS))
@@ -98,10 +99,10 @@ def train_by_tailor(
     """The loop itself, on a host that does nothing but meter."""
     import torch
 
-    from tailor.data_facts import data_facts
+    from tailor.data.facts import data_facts
+    from tailor.data.token_store import TokenStore
     from tailor.plan import Hardware, build
     from tailor.spec.recipe import Recipe
-    from tailor.tokens import TokenStore
     from tailor.train import loop
 
     class Host:

@@ -82,9 +82,9 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
     from tailor.methods.base import Work
     from tailor.methods.contrastive import Contrast, contrast
     from tailor.methods.gritlm import Gritlm, chunks
-    from tailor.models.embedder import embed
+    from tailor.models.embedding.embedder import embed
+    from tailor.models.embedding.layout import lay_out_texts
     from tailor.models.load import load_for_training
-    from tailor.models.texts import lay_out_texts
     from tailor.spec.method import Gritlm as Spec
     from tailor.spec.model import Model
     from tests.helpers.passes import OneWorker

@@ -76,9 +76,9 @@ class Run:
     """A run's folder, finished or not. StoreError when there is none at `path`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from tailor.runs import folder
+        from tailor.store import run_folder
 
-        self._store = folder.find(os.fspath(path))
+        self._store = run_folder.find(os.fspath(path))
         self._loaded: Loaded | None = None
 
     def __repr__(self) -> str:
@@ -99,9 +99,9 @@ class Run:
     @property
     def artifact(self) -> str | None:
         """The folder of the adapter or model; None before it is made."""
-        from tailor.runs import folder
+        from tailor.store import run_folder
 
-        kind = folder.artifact(self._store)
+        kind = run_folder.artifact(self._store)
         return None if kind is None else self._store.join(kind).url
 
     @property
@@ -119,7 +119,7 @@ class Run:
 
     def summary(self) -> dict[str, str]:
         """What `tailor show` tells first, by name."""
-        from tailor.runs.report import summary
+        from tailor.runs.report.page import summary
 
         return dict(summary(self._store, self.metrics))
 
@@ -151,7 +151,7 @@ class Run:
         what `tailor evaluate` takes without `--with`. Raises GateError after the results are written.
         """
         from tailor.cli.evaluate import DEFAULT_NAME, chosen
-        from tailor.spec.load_evaluation import with_overrides
+        from tailor.spec.load import with_overrides
 
         found: Suite
         if isinstance(suite, Mapping):

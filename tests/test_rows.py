@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.batches import Batches, BatchSpec, share
+from tailor.data.batches import Batches, BatchSpec, share
+from tailor.data.rows import Row, Stretch, join
 from tailor.models.documents import Collator
-from tailor.rows import Row, Stretch, join
 from tests.helpers.stores import make_store
 
 LENGTHS = np.random.default_rng(0).integers(2, 90, size=300)

@@ -12,6 +12,7 @@ import pytest
 
 from tailor.errors import StoreError
 from tailor.store import COMMIT, Store, stamp_of, verified
+from tailor.store.publication import Publication
 from tests.helpers.s3 import forget_clients
 from tests.helpers.stores import commit
 from tests.helpers.web import web
@@ -69,7 +70,7 @@ def test_a_folder_is_there_when_it_is_whole(store):
     assert {name: entry["bytes"] for name, entry in marker.items()} == {"a.bin": 3, "sub/b.bin": 4}
     assert {name: store.read_bytes(f"out/{name}") for name in marker} == files
     # One that fails half-way leaves the one before; a new one replaces it.
-    made = store.publication("out")
+    made = Publication(store, "out")
     (made.folder / "a.bin").write_bytes(b"half")
     made.__exit__(RuntimeError)
     assert store.read_bytes("out/a.bin") == b"123"
@@ -80,7 +81,7 @@ def test_a_folder_is_there_when_it_is_whole(store):
 
 def test_the_marker_comes_last(store):
     seen = []
-    made = store.publication("out")
+    made = Publication(store, "out")
     (made.folder / "a.bin").write_bytes(b"123")
     made.commit(lambda: seen.append(store.is_committed("out")))
     assert set(seen) == {False}
@@ -89,7 +90,7 @@ def test_the_marker_comes_last(store):
 
 def test_what_a_dead_writer_left_is_swept(store, tmp_path):
     commit(store, "whole", {"a": b"1"})
-    half = store.publication("half")
+    half = Publication(store, "half")
     (half.folder / "a").write_bytes(b"1")
     store.write_text("other/a", "no marker")
     store.sweep()
@@ -208,7 +209,7 @@ def test_writing_where_nothing_can_be_written_names_the_folder(folder, why, tmp_
     for write in (
         lambda: store.write_text(".lock", "x"),
         lambda: store.append_text("log", "x"),
-        lambda: store.publication("out"),
+        lambda: Publication(store, "out"),
         store.make,
     ):
         with pytest.raises(StoreError) as caught:

@@ -7,8 +7,8 @@ import uuid
 import numpy as np
 import pytest
 
+from tailor.data.token_store import TokenStore
 from tailor.errors import StoreError
-from tailor.tokens import TokenStore
 from tests.helpers.tokens import write_tokens
 
 EXAMPLES = [([1, 2, 3], [(0, 2)]), ([4, 5], []), ([6, 7, 8, 9], [(1, 2), (3, 4)]), ([10], [(0, 1)])]

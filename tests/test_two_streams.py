@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.batches import BatchSpec, Streams, of_split
+from tailor.data.batches import BatchSpec, Streams
+from tailor.data.facts import of_split
+from tailor.data.grit_batches import TwoStreamBatch, TwoStreams
+from tailor.data.token_store import Split
 from tailor.errors import DataError
-from tailor.tokens import Split
-from tailor.two_streams import TwoStreamBatch, TwoStreams
 from tests.helpers.relevance import make_two_streams
 
 SOURCES = [0] * 11 + [1] * 6

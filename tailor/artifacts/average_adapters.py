@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts import place
-from tailor.artifacts.average import Part, same_base
-from tailor.artifacts.base import ADAPTER
+from tailor.artifacts import output
+from tailor.artifacts.base_model import ADAPTER
+from tailor.artifacts.inputs import Part, same_base
 from tailor.artifacts.lora import WEIGHTS, LoraAdapter
 from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
@@ -55,7 +55,7 @@ def average_adapters(
                 writer.write(name, tensor)
         _write_config(folder, adapters, ranks)
     helds[0].write(folder)
-    place.copy_texts(parts[0].folder, folder)
+    output.copy_texts(parts[0].folder, folder)
     record: dict[str, Any] = {"rank": max(ranks.values())}
     if rank is not None:
         whole = kept_squares + lost_squares

@@ -8,31 +8,31 @@ from pathlib import Path
 
 import torch
 
-from tailor.artifacts import place
-from tailor.artifacts.base import ADAPTER
+from tailor.artifacts import output
+from tailor.artifacts.base_model import ADAPTER
 from tailor.artifacts.lora import WEIGHTS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
-from tailor.encode.saved import Original, own_files
+from tailor.data.token_store import MANIFEST, TokenStore
+from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
 from tailor.models import files, rope
 from tailor.models.adapters import adapter_name
-from tailor.models.held import Held
+from tailor.models.base_record import Held
 from tailor.spec.model import Model
-from tailor.store import Store
-from tailor.tokens import MANIFEST, TokenStore
-from tailor.train import checkpoint, parts
+from tailor.store import Store, run_folder
+from tailor.train import sharded_checkpoint
 
 _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
 
 
 def in_one_file(weights: Path, scratch: Path) -> Path:
     """A checkpoint's folder (`weights`), or `scratch` with its weights in one file where each worker wrote a part."""
-    if not parts.in_parts(weights):
+    if not sharded_checkpoint.in_parts(weights):
         return weights
     scratch.mkdir(parents=True)
-    with parts.Saved(weights) as saved:
+    with sharded_checkpoint.Saved(weights) as saved:
         layout = {name: (torch.float32, shape) for name, shape in saved.shapes.items()}
-        with Writer(scratch / checkpoint.WEIGHTS, layout) as writer:
+        with Writer(scratch / run_folder.WEIGHTS, layout) as writer:
             for name, tensor in saved.weights():
                 writer.write(name, tensor)
     return scratch
@@ -45,7 +45,7 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
     spec = model.adapter
     assert spec is not None
     folder.mkdir(parents=True)
-    with Reader([weights / checkpoint.WEIGHTS]) as reader:
+    with Reader([weights / run_folder.WEIGHTS]) as reader:
         names = {adapter_name(name): name for name in reader}
         layout = {n: (DTYPES[reader.about(own).dtype], reader.about(own).shape) for n, own in names.items()}
         with Writer(folder / WEIGHTS, layout) as writer:
@@ -85,7 +85,7 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
     """
     made = next((kind for kind in ("adapter", "model") if run.is_committed(kind)), None)
     if made is not None:
-        place.copy_texts(run.join(made).local_path(), folder, but=("base.json", files.CONFIG))
+        output.copy_texts(run.join(made).local_path(), folder, but=("base.json", files.CONFIG))
     else:
         plan = run.read_json("plan.json")
         if not Store(plan["tokens_url"]).exists(MANIFEST):
@@ -96,4 +96,4 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
             )
         template = TokenStore.open(plan["tokens_url"]).template
         Original.open(Model.model_validate(plan["model"])).write(folder, template)
-    place.copy_texts(base, folder, but=(files.CONFIG, *own_files(folder)))
+    output.copy_texts(base, folder, but=(files.CONFIG, *own_files(folder)))

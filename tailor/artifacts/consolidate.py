@@ -7,14 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from tailor.artifacts.average import average_checkpoints, open_part
+from tailor.artifacts.average_models import average_checkpoints
+from tailor.artifacts.inputs import open_part
 from tailor.store import Store
-from tailor.train import checkpoint
-
-
-def is_checkpoint(url: str) -> bool:
-    """Whether the folder is a checkpoint of a run."""
-    return checkpoint.is_one(Store(url))
 
 
 def consolidate(url: str, folder: Path) -> tuple[Literal["adapter", "model"], Store]:

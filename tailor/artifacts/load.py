@@ -12,21 +12,24 @@ from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts.base import ADAPTER, BEACON, WHOLE, held_of, is_trusted, model_spec, saved_dtype
+from tailor.artifacts.base_model import ADAPTER, BEACON, WHOLE, held_of, is_trusted, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
-from tailor.models import beacon_files
-from tailor.models.beacon import beacons_of
+from tailor.models import attention
+from tailor.models.base_record import Held
+from tailor.models.beacon import files as beacon_files
+from tailor.models.beacon.modules import beacons_of
+from tailor.models.causal import CausalModel, base_of
+from tailor.models.embedding.attention import check_attention
+from tailor.models.embedding.embedder import Embedder
+from tailor.models.embedding.settings import Embedding
 from tailor.models.files import find_folder
-from tailor.models.held import Held
 from tailor.models.load import DTYPES, load_network
 from tailor.plan import beacon, rope
 from tailor.spec.model import Model
-from tailor.store import COMMIT, Store, verify
-from tailor.train import checkpoint
+from tailor.store import COMMIT, Store, run_folder, verify
 
-ARTIFACTS = ("adapter", "model", "beacon")
 """Folders of what a run trained."""
 HASHED_BYTES = 1 << 30
 """An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
@@ -105,7 +108,7 @@ def load_run(url: str, device: str | None = None) -> Loaded:
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
     """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
-    for below in ARTIFACTS:
+    for below in run_folder.ARTIFACTS:
         if store.is_committed(below):
             return store.join(below), store
     if any(store.exists(name) for name in (ADAPTER, WHOLE, BEACON)):
@@ -131,7 +134,7 @@ def _instead(store: Store) -> str:
     """What to name in place of a folder that holds nothing to load."""
     if store.is_file():
         return "name a folder: of a run (save.to of its recipe), an adapter or a model"
-    if checkpoint.is_one(store):
+    if run_folder.is_checkpoint(store):
         return "it is a checkpoint, which `tailor export`, `tailor average` and model.warm_start take; name its run"
     parent, name = posixpath.split(store.url.rstrip("/"))
     near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
@@ -206,3 +209,33 @@ def _base_of(
             f"{needs} base model {base}, which could not be loaded: {error.message}",
             mend=f"the base must be the model that the {what} {'was' if what == 'adapter' else 'were'} trained on",
         ) from error
+
+
+def load_embedder(
+    url: str, *, dimension: int | None = None, max_length: int | None = None, device: str | None = None
+) -> Embedder:
+    """Load what embeds: a finished run, or the folder of its adapter or model. ModelError, StoreError.
+
+    device: by default a GPU where there is one. The attention is proven as at the start of training.
+    """
+    store, _ = find_artifact(Store(url))
+    settings, projection = Embedding.read(store.local_path(), store.url)
+    loaded = load_run(url, device)
+    model = causal_model(loaded.model)
+    model.projection = None if projection is None else projection.to(model.device)
+    check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)
+    return Embedder(model, loaded.tokenizer, settings, dimension=dimension, max_length=max_length)
+
+
+def causal_model(network: torch.nn.Module) -> CausalModel:
+    """A loaded network with the attention that embeds without padding, where it takes that one, else with its own."""
+    attention.register()
+    base = base_of(network)
+    try:
+        base.set_attn_implementation(attention.NAME)
+        model = CausalModel(network, layout="stream")
+        check_attention(model, base.dtype, attention="causal")
+    except (ValueError, ImportError, ModelError):
+        base.set_attn_implementation(attention.stock_attention(base))
+        model = CausalModel(network, layout="rows")
+    return model

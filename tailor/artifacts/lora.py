@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts.base import ADAPTER
+from tailor.artifacts.base_model import ADAPTER
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
 

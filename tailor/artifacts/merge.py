@@ -8,27 +8,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts import place, verify
-from tailor.artifacts.base import Structure, as_quantized, base_folder, held_of, model_spec
-from tailor.artifacts.load import find_artifact, refuse_beacons
+from tailor.artifacts import output, verify
+from tailor.artifacts.base_model import Structure, as_quantized
+from tailor.artifacts.inputs import Source, open_source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
-from tailor.encode.saved import own_files, settle
+from tailor.encode.tokenizer_files import own_files, settle
 from tailor.errors import ModelError
 from tailor.models import rope
-from tailor.models.embedding import FILE as EMBEDDING
-from tailor.models.embedding import PROJECTION
-from tailor.models.held import Held
+from tailor.models.base_record import Held
+from tailor.models.embedding.settings import FILE as EMBEDDING
+from tailor.models.embedding.settings import PROJECTION
 from tailor.models.load import DTYPES
-from tailor.spec.model import Model
-from tailor.store import Store
 
 RECORD = "merge.json"
 Onto = Literal["full", "dequantized"]
@@ -54,46 +52,6 @@ class Merged:
     figures: verify.Figures
 
 
-@dataclass(frozen=True)
-class Source:
-    """An adapter with its base, ready to merge."""
-
-    url: str
-    folder: Path
-    run: Store
-    held: Held
-    spec: Model
-    base: Path
-
-
-def open_source(url: str, base: str | None = None) -> Source:
-    """The adapter of a run, or an adapter folder. `base` says where its base is now. ModelError."""
-    store, run = find_artifact(Store(url))
-    refuse_beacons(store, "merged: the base beside them answers as before")
-    if not store.exists("adapter_config.json"):
-        raise ModelError(
-            f"{store.url} is a whole model: there is no adapter to merge",
-            mend="use it as it is, or name a run that trained an adapter",
-        )
-    folder = store.local_path()
-    trained = held_of(folder, run)
-    held = trained if base is None else replace(trained, path=base, revision=None)
-    spec = model_spec(held, run)
-    try:
-        found = base_folder(held, store.url, spec)
-    except ModelError as error:
-        if base is None:
-            raise
-        raise ModelError(
-            f"--base {base}: {error.message.removeprefix(f'the adapter at {store.url} needs its base model {base}: ')}",
-            mend=f"name the folder that {trained.path} is in now",
-        ) from error
-    trained.check(
-        found, store.url, mend=f"bring back the weights of {trained.path}, or name their folder with --base"
-    )
-    return Source(store.url, folder, run, held, spec, found)
-
-
 def merge(
     url: str,
     to: str | None = None,
@@ -115,9 +73,9 @@ def merge(
     if to is None and not source.run.exists("recipe.yaml"):
         raise ModelError(f"{source.url} belongs to no run", mend="say with --to where the model goes")
     target = source.run.join("merged").url if to is None else to
-    place.check(target, RECORD)
+    output.check(target, RECORD)
     settings = Settings(onto, dtype, tolerance, check)
-    with place.publication(target, RECORD) as made:
+    with output.publication(target, RECORD) as made:
         figures = merge_into(made.folder, source, settings, say)
     return Merged(made.url, figures)
 

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from tailor import machine
+from tailor.artifacts.inputs import Source
+from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
-
-if TYPE_CHECKING:
-    from tailor.artifacts.lora import LoraAdapter
-    from tailor.artifacts.merge import Source
+from tailor.models.load import DTYPES
 
 Check = Literal["logits", "layers"]
 TOLERANCE = 0.001
@@ -206,9 +207,9 @@ def _logits(model: Any, rows: list[list[int]], device: torch.device) -> Iterator
 
 def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
     """Token ids to read: of the run's own data where it is there."""
+    from tailor.data.token_store import MANIFEST, TokenStore
     from tailor.encode.tokenizer import load_tokenizer
     from tailor.store import Store
-    from tailor.tokens import MANIFEST, TokenStore
 
     plan = source.run.read_json("plan.json") if source.run.exists("plan.json") else {}
     if plan and Store(plan["tokens_url"]).exists(MANIFEST):
@@ -231,7 +232,6 @@ def by_layers(
     folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
 ) -> Figures:
     """Compare sampled layers alone: PEFT's output of base layer and update beside the merged weight's."""
-    from tailor.artifacts.layers import output_error
 
     modules = sorted(adapter.updates)
     step = max(1, len(modules) // LAYERS)
@@ -243,3 +243,89 @@ def by_layers(
         rows=f"{len(chosen)} of {len(modules)} layers",
         layer_error=max(errors) if finite else math.inf,
     )
+
+
+INPUTS = 64
+
+
+@torch.no_grad()
+def output_error(
+    folder: Path,
+    source: Source,
+    adapter: LoraAdapter,
+    module: str,
+    names: dict[str, str],
+    device: torch.device,
+) -> float:
+    """‖merged − trained‖ / ‖trained‖ of a linear layer's output for random inputs, the trained one by PEFT.
+
+    `folder`: the merged model; `names`: the stored name of each weight that has an update.
+    """
+    name = f"{module}.weight"
+    with Reader.of_model(source.base) as reader:
+        weight = reader.read(names[name])
+    with Reader.of_model(folder) as reader:
+        merged = reader.read(name if name in reader else names[name]).float()
+    if name in adapter.replaced:
+        weight = adapter.reader.read(adapter.replaced[name])
+    product = adapter.product(module)
+    if product.shape != weight.shape:  # [in, out], or an embedding
+        weight, merged = weight.T.contiguous(), merged.T
+    layer = trained_layer(source, adapter, module, weight, device)
+    inputs = torch.randn(INPUTS, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = layer(inputs.to(device)).float().cpu()
+    found = inputs @ merged.T
+    return float((found - expected).norm() / expected.norm())
+
+
+def trained_layer(
+    source: Source, adapter: LoraAdapter, module: str, weight: torch.Tensor, device: torch.device
+) -> Any:
+    """PEFT's layer with the base's weight [out, in], held as in training, and the adapter's update of `module`."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    update = adapter.updates[module]
+    alone = nn.Module()
+    alone.layer = _linear(source, weight.to(DTYPES[source.held.dtype]), device)
+    config = LoraConfig(
+        r=adapter.rank(module),
+        lora_alpha=update.scale * adapter.rank(module),  # type: ignore[arg-type]
+        target_modules=["layer"],
+        use_dora=update.magnitude is not None,
+    )
+    inject_adapter_in_model(config, alone)
+    in_float32(alone)
+    layer: Any = alone.layer
+    layer.lora_A["default"].weight.copy_(adapter.reader.read(update.down))
+    layer.lora_B["default"].weight.copy_(adapter.reader.read(update.up))
+    if update.magnitude is not None:
+        layer.lora_magnitude_vector["default"].weight.copy_(adapter.reader.read(update.magnitude).flatten())
+    return layer
+
+
+def _linear(source: Source, weight: torch.Tensor, device: torch.device) -> nn.Module:
+    """A frozen linear layer without bias, in 4 or 8 bits where training held it so."""
+    quantize = source.held.quantize
+    if quantize is None:
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
+        plain.weight.copy_(weight)
+        return plain.to(device)
+    import bitsandbytes as bnb
+
+    layer: Any
+    if quantize.type == "int8":
+        layer = bnb.nn.Linear8bitLt(weight.shape[1], weight.shape[0], bias=False, has_fp16_weights=False)
+        layer.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    else:
+        layer = bnb.nn.Linear4bit(
+            weight.shape[1],
+            weight.shape[0],
+            bias=False,
+            compress_statistics=quantize.double,
+            quant_type=quantize.type,
+        )
+        layer.weight = bnb.nn.Params4bit(
+            weight, requires_grad=False, compress_statistics=quantize.double, quant_type=quantize.type
+        )
+        layer.support_avx512bf16_for_cpu = False  # it would round the constants
+    return layer.to(device)

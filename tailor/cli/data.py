@@ -45,7 +45,7 @@ def execute(args: argparse.Namespace) -> int:
 def _report(recipe: Any, console: Console) -> int:
     from rich.text import Text
 
-    from tailor.artifacts.dense import scorer_of
+    from tailor.artifacts.passage_scorer import scorer_of
     from tailor.cli.display import Display
     from tailor.encode.prepare import prepare_all
     from tailor.encode.report import check_budget, notes
@@ -144,7 +144,7 @@ def _tokens(counts: dict[str, Any]) -> str:
 def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
     from rich.text import Text
 
-    from tailor.artifacts.dense import scorer_of
+    from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.preview import preview
 
     legend = (

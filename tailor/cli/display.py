@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tailor.runs.textplot import sparkline
+from tailor.runs.report.textplot import sparkline
 from tailor.runs.words import duration, measured, number, size
 
 if TYPE_CHECKING:

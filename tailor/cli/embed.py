@@ -52,7 +52,7 @@ def execute(args: argparse.Namespace) -> int:
         quiet()
     from tailor.cli.display import Display
     from tailor.cli.show import shown_path
-    from tailor.evaluate.embedded import Request
+    from tailor.evaluate.embed_file import Request
     from tailor.onray.embed import embed
 
     request = Request(

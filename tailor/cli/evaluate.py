@@ -63,8 +63,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation, str]:
     """The evaluation to make, and its name where it gives none."""
-    from tailor.spec.load import load_recipe
-    from tailor.spec.load_evaluation import load_evaluation, with_overrides
+    from tailor.spec.load import load_evaluation, load_recipe, with_overrides
     from tailor.store import Store
 
     if file is not None:
@@ -94,7 +93,7 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     from rich.text import Text
 
     from tailor.cli.show import shown_path
-    from tailor.runs import heatmap
+    from tailor.runs.report import heatmap
 
     console.print()
     console.print(figures(results))

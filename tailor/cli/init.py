@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tailor.errors import StoreError
-from tailor.spec.source import scalar
+from tailor.spec.reading.source import scalar
 
 STARTER = """\
 # A LoRA fine-tuning run. Check it with `tailor validate {file}`, start it with `tailor run {file}`.

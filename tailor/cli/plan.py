@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from tailor.plan import beacon
 from tailor.quiet import quiet
-from tailor.spec.check_sequences import CUT_METHODS
 from tailor.spec.load import load_recipe
 from tailor.spec.method import Gritlm, joins, streams
+from tailor.spec.rules.sequence_parallel import CUT_METHODS
 
 if TYPE_CHECKING:
     from tailor.plan import Hardware, Plan
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     quiet()
-    from tailor.artifacts.dense import scorer_of
+    from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.prepare import prepare
     from tailor.onray import cluster
     from tailor.onray.planning import make_plan, tokens_root

@@ -92,29 +92,29 @@ def execute(args: argparse.Namespace) -> int:
 
 def _environment_beside(recipe: str) -> dict[str, Any]:
     """The environment of the run whose resolved recipe is run again; empty for any other recipe."""
-    from tailor.runs import folder
-    from tailor.store import Store
+    from tailor.store import Store, run_folder
 
     beside = Store(posixpath.dirname(recipe) or ".")
-    of_a_run = posixpath.basename(recipe) == folder.RECIPE and beside.exists(folder.PLAN)
-    return folder.read_json(beside, folder.ENVIRONMENT) if of_a_run else {}
+    of_a_run = posixpath.basename(recipe) == run_folder.RECIPE and beside.exists(run_folder.PLAN)
+    return run_folder.read_json(beside, run_folder.ENVIRONMENT) if of_a_run else {}
 
 
 def stopped(recipe: Recipe, progress: Progress) -> str:
     """Where an interrupted run stopped, and what the same command does next."""
-    from tailor.runs import folder
     from tailor.runs.log import of_kind, read
-    from tailor.store import Store
+    from tailor.store import Store, run_folder
 
     run = Store(recipe.save.to)
-    saved = folder.checkpoints(run)
+    saved = run_folder.checkpoints(run)
     train = of_kind(read(run), "train")  # workers of their own are ahead of what was shown
     step = train[-1]["step"] if train else progress.step
     where = f"at step {step} of {progress.steps}" if progress.steps else "before training began"
     if not saved:
         return f"interrupted {where}; there is no checkpoint yet, so the same command starts over"
     how = "the same command" if recipe.save.resume != "never" else "with save.resume=auto, the same command"
-    return f"interrupted {where}; {how} goes on from step {folder.step_of(saved[-1])}, the last checkpoint"
+    return (
+        f"interrupted {where}; {how} goes on from step {run_folder.step_of(saved[-1])}, the last checkpoint"
+    )
 
 
 def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
@@ -122,8 +122,8 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
     from rich.text import Text
 
     from tailor.cli.show import curve, next_commands, sample_answers, shown_path
-    from tailor.runs import folder
-    from tailor.runs.report import summary
+    from tailor.runs.report.page import summary
+    from tailor.store import run_folder
 
     run, here = outcome.run, shown_path(outcome.run.url)
     console.print()
@@ -142,7 +142,7 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
     console.print()
     console.print(Text.assemble(("run folder      ", "bold"), here))
     console.print(
-        Text.assemble(("report, plots   ", "bold"), posixpath.join(here, folder.REPORT), ", loss.png …")
+        Text.assemble(("report, plots   ", "bold"), posixpath.join(here, run_folder.REPORT), ", loss.png …")
     )
     for command in next_commands(run):
         console.print(Text.assemble(("next            ", "bold"), (command, "cyan")))

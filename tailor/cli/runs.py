@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tailor.errors import StoreError
-from tailor.runs import folder
 from tailor.runs.log import of_kind, read
 from tailor.runs.status import Status, state_of, step_of
-from tailor.store import Store
+from tailor.store import Store, run_folder
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -35,7 +34,7 @@ def execute(args: argparse.Namespace) -> int:
     store = Store(args.folder)
     if not store.exists():
         raise StoreError(f"no folder {store.url}", mend="name the folder that save.to of your runs lies in")
-    found = [store] if folder.holds_run(store) else folder.below(store)
+    found = [store] if run_folder.holds_run(store) else run_folder.below(store)
     console = Console(highlight=False, markup=False)
     if not found:
         console.print(f"no runs below {store.url}")
@@ -56,14 +55,14 @@ def execute(args: argparse.Namespace) -> int:
 def _row(run: Store, below: Store) -> list[str | Text]:
     from rich.text import Text
 
-    from tailor.runs.report import method_words
+    from tailor.runs.report.page import method_words
 
-    status, plan, records = Status.read(run), folder.read_json(run, folder.PLAN), read(run)
+    status, plan, records = Status.read(run), run_folder.read_json(run, run_folder.PLAN), read(run)
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     state = state_of(run, status)
     name = run.url.removeprefix(below.url.rstrip("/") + "/")
     return [
-        name if name != run.url else folder.name(run),
+        name if name != run.url else run_folder.name(run),
         Text(state, COLOURS.get(state, "")),
         f"{step_of(status, records)}/{status.steps}" if status else "",
         _loss(train[-1]["loss"]) if train else "",

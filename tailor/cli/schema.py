@@ -21,9 +21,9 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.kube import spec as kube
     from tailor.spec import evaluation
     from tailor.spec.base import File
+    from tailor.spec.reading.json_schema import schema_text
+    from tailor.spec.reading.reference import RECIPES, reference
     from tailor.spec.recipe import Recipe
-    from tailor.spec.reference import RECIPES, reference
-    from tailor.spec.schema import schema_text
 
     root: type[File] = Recipe
     head = RECIPES

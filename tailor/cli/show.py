@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
-from tailor.runs import folder
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
 from tailor.spec.method import streams
+from tailor.store import run_folder
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -28,9 +28,9 @@ def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from tailor.runs.report import summary
+    from tailor.runs.report.page import summary
 
-    run = folder.find(args.run)
+    run = run_folder.find(args.run)
     records, status = read(run), Status.read(run)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(Text(shown_path(run.url), "bold"))
@@ -44,13 +44,13 @@ def execute(args: argparse.Namespace) -> int:
     console.print(curve(records, console))
     if args.samples:
         console.print(sample_answers(run, args.samples))
-    for command in next_commands(run)[:1] if folder.artifact(run) else []:
+    for command in next_commands(run)[:1] if run_folder.artifact(run) else []:
         console.print(Text.assemble(("next  ", "dim"), (command, "cyan")))
     return 0
 
 
 def _more(run: Store) -> list[tuple[str, str]]:
-    plan, data = folder.read_json(run, folder.PLAN), folder.read_json(run, folder.DATA)
+    plan, data = run_folder.read_json(run, run_folder.PLAN), run_folder.read_json(run, run_folder.DATA)
     rows = []
     if plan:
         batch = (
@@ -83,9 +83,9 @@ def _more(run: Store) -> list[tuple[str, str]]:
         )
     if data:
         rows.append(("Tokens", data["tokens"]))
-    steps = [str(folder.step_of(name)) for name in folder.checkpoints(run)]
+    steps = [str(run_folder.step_of(name)) for name in run_folder.checkpoints(run)]
     rows.append(("Checkpoints", "steps " + ", ".join(steps) if steps else "none"))
-    if (kind := folder.artifact(run)) is not None:
+    if (kind := run_folder.artifact(run)) is not None:
         rows.append(("Artefact", run.join(kind).url))
     files = [name for name in run.names() if name.endswith((".png", ".html"))]
     if files:
@@ -97,7 +97,7 @@ def curve(records: list[Record], console: Console) -> RenderableType:
     """The loss curve as text, and the evaluation losses in a line below."""
     from rich.text import Text
 
-    from tailor.runs.textplot import curve as text_curve
+    from tailor.runs.report.textplot import curve as text_curve
 
     train = of_kind(records, "train")
     points = [(record["step"], record["loss"]) for record in train if record["loss"] is not None]
@@ -114,7 +114,7 @@ def sample_answers(run: Store, count: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from tailor.runs.report import paired_answers
+    from tailor.runs.report.page import paired_answers
 
     answers = paired_answers(run)[:count]
     if not answers:
@@ -142,7 +142,7 @@ def next_commands(run: Store) -> list[str]:
     """What to try on a run with an artefact, the best first."""
     here = shown_path(run.url)
     trying = (
-        f"tailor chat {here}" if folder.converses(run) else f'tailor generate {here} --plain --prompt "…"'
+        f"tailor chat {here}" if run_folder.converses(run) else f'tailor generate {here} --plain --prompt "…"'
     )
     return [trying, f"tailor show {here}"]
 

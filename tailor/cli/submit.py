@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from tailor.cli.jobs import add_address, followed
 from tailor.errors import Problem, RecipeError
-from tailor.spec import load, reach
-from tailor.spec.keys import path_of
+from tailor.spec import load, visibility
 from tailor.spec.recipe import Recipe
+from tailor.spec.rules.keys import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailor.spec.keys import Finding
+    from tailor.spec.rules.keys import Finding
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +54,11 @@ def execute(args: argparse.Namespace) -> int:
     return followed(jobs, name)
 
 
-def seen(shared: Sequence[str]) -> reach.Reach:
+def seen(shared: Sequence[str]) -> visibility.Reach:
     """What the machines of a cluster see: URLs, and the folders that they are said to share."""
     folders = tuple(os.path.abspath(folder) for folder in shared)
     named = "a folder below one that all machines of the cluster see, which --shared names"
-    return reach.Reach(
+    return visibility.Reach(
         machines="the cluster's machines",
         there="there",
         working_dir=os.getcwd(),
@@ -69,7 +69,7 @@ def seen(shared: Sequence[str]) -> reach.Reach:
     )
 
 
-def load_recipe(path: str, overrides: Sequence[str], view: reach.Reach) -> Recipe:
+def load_recipe(path: str, overrides: Sequence[str], view: visibility.Reach) -> Recipe:
     """A recipe, judged as one that runs on a cluster. Its local names are absolute, for the job runs elsewhere."""
     document = load.read(path, Recipe, overrides)
     recipe = load.judge(document, Recipe, load.RULES[:1])
@@ -77,8 +77,8 @@ def load_recipe(path: str, overrides: Sequence[str], view: reach.Reach) -> Recip
         document.at_value(path_of(key)).problem(path_of(key), message)
         for findings in (
             _address(recipe),
-            reach.written(recipe, view),
-            reach.read(recipe, view, carried=True),
+            visibility.written(recipe, view),
+            visibility.read(recipe, view, carried=True),
         )
         for key, message in findings
     ]
@@ -88,7 +88,7 @@ def load_recipe(path: str, overrides: Sequence[str], view: reach.Reach) -> Recip
         os.path.isdir(folder) for folder in view.shared
     ):  # else its files are not this machine's to look for
         load.judge(document, Recipe)
-    return reach.absolute(recipe, view)
+    return visibility.absolute(recipe, view)
 
 
 def _address(recipe: Recipe) -> Iterator[Finding]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode import answers, bm25, fitting, texts
-from tailor.encode.answers import Limits
-from tailor.encode.fitting import Scorer, targets
+from tailor.encode import bm25, embedding_examples, preference_examples, truncation
+from tailor.encode.embedding_examples import TextEncoder, TextLimits
 from tailor.encode.masks import ChatEncoder, Encoded
+from tailor.encode.preference_examples import Limits
 from tailor.encode.records import Chat, Completion, Pair, Rated, Record, Relevance, RowError, Text
-from tailor.encode.texts import TextEncoder, TextLimits
 from tailor.encode.tokenizer import Tokenizer
+from tailor.encode.truncation import Scorer, targets
 from tailor.encode.turns import TurnRules
 from tailor.errors import ModelError
 from tailor.spec.data import Chunk, Retrieve
@@ -93,11 +93,11 @@ class Encoder:
             return self._chats([record for record in records if isinstance(record, Chat)])
         if isinstance(records[0], Pair | Rated):
             rows = [record for record in records if isinstance(record, Pair | Rated)]
-            return answers.grouped(rows, self.encode(answers.answers(rows)))
+            return preference_examples.grouped(rows, self.encode(preference_examples.answers(rows)))
         if isinstance(records[0], Relevance):
             assert self._text_limits is not None
             own = [record for record in records if isinstance(record, Relevance)]
-            return texts.relevances(TextEncoder(self.tokenizer), own, self._text_limits)
+            return embedding_examples.relevances(TextEncoder(self.tokenizer), own, self._text_limits)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])
@@ -158,13 +158,13 @@ class Encoder:
 
     def _fit_answers(self, group: list[Encoded], limits: Limits) -> Outcome | RowError:
         """The group as it is, cut, or left out: never a part of it."""
-        over = answers.too_long(group, limits, self._max_length)
+        over = preference_examples.too_long(group, limits, self._max_length)
         if not over:
             return Outcome(group)
         if self._on_long == "drop":
             return RowError("too_long", over)
-        spans = answers.kept(group, limits, self._max_length)
-        pieces = answers.cut(group, spans)
+        spans = preference_examples.kept(group, limits, self._max_length)
+        pieces = preference_examples.cut(group, spans)
         if isinstance(pieces, RowError):
             return pieces
         if not all(targets(piece.spans) for piece in pieces):
@@ -176,12 +176,12 @@ class Encoder:
 
     def _fit_texts(self, group: list[Encoded], limits: TextLimits) -> Outcome | RowError:
         """A query with its passages as they are, cut, or left out."""
-        over = texts.too_long(group, limits)
+        over = embedding_examples.too_long(group, limits)
         if not over:
             return Outcome(group)
         if self._on_long == "drop":
             return RowError("too_long", over)
-        pieces = texts.cut(group, limits)
+        pieces = embedding_examples.cut(group, limits)
         if isinstance(pieces, RowError):
             return pieces
         lost = sum(len(example.input_ids) for example in group) - sum(
@@ -191,10 +191,12 @@ class Encoder:
 
     def _fitted(self, examples: list[Encoded], most: int) -> Outcome | RowError:
         if self._on_long == "chunk":
-            pieces = [piece for example in examples for piece in fitting.chunks(example, most, self._chunk)]
+            pieces = [
+                piece for example in examples for piece in truncation.chunks(example, most, self._chunk)
+            ]
             return Outcome(pieces, chunked=True)
         if self._on_long == "truncate":
-            cut = [fitting.truncated(example, most) for example in examples]
+            cut = [truncation.truncated(example, most) for example in examples]
             return Outcome(cut, truncated=True, lost=_lost(examples, cut))
         return self._with_passages(examples, most)
 
@@ -204,7 +206,7 @@ class Encoder:
         for example in examples:
             one: Encoded | None = example
             if len(example.input_ids) > most:
-                one = fitting.retrieved(example, most, self._retrieve, self.tokenizer.decode, score)
+                one = truncation.retrieved(example, most, self._retrieve, self.tokenizer.decode, score)
             if one is None:
                 return RowError(
                     "too_long",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.encode import preference, relevance
+from tailor.encode import preference_rows, retrieval_rows
 from tailor.encode.fields import (
     kind_of,
     to_chat,
@@ -146,19 +146,19 @@ FORMATS: dict[str, Format] = {
             _completion,
         ),
         Format("text", {"text": ("text",)}, ("text",), _plain),
-        Format("turns", {"text": ("text",)}, ("text",), relevance.turns, True),
+        Format("turns", {"text": ("text",)}, ("text",), retrieval_rows.turns, True),
         Format(
             "preference",
             {name: (name,) for name in ("prompt", "chosen", "rejected", "tools", "system")},
             ("chosen", "rejected"),
-            preference.messages,
+            preference_rows.messages,
             True,
         ),
         Format(
             "preference_text",
             {name: (name,) for name in ("prompt", "chosen", "rejected")},
             ("prompt", "chosen", "rejected"),
-            preference.texts,
+            preference_rows.texts,
         ),
         Format(
             "preference_sharegpt",
@@ -167,14 +167,14 @@ FORMATS: dict[str, Format] = {
                 **{name: (name,) for name in ("chosen", "rejected", "tools", "system")},
             },
             ("chosen", "rejected"),
-            preference.sharegpt,
+            preference_rows.sharegpt,
             True,
         ),
         Format(
             "preference_alpaca",
             {name: (name,) for name in ("instruction", "input", "chosen", "rejected", "system", "history")},
             ("instruction", "chosen", "rejected"),
-            preference.alpaca,
+            preference_rows.alpaca,
             True,
         ),
         Format(
@@ -185,38 +185,38 @@ FORMATS: dict[str, Format] = {
                 **{name: (name,) for name in ("label", "tools", "system")},
             },
             ("completion", "label"),
-            preference.rated_messages,
+            preference_rows.rated_messages,
             True,
         ),
         Format(
             "unpaired_text",
             {"prompt": ("prompt",), "completion": ("completion", "response"), "label": ("label",)},
             ("prompt", "completion", "label"),
-            preference.rated_text,
+            preference_rows.rated_text,
         ),
         Format(
             "gritlm",
             {name: (name,) for name in ("query", "pos", "neg")},
             ("query", "pos"),
-            relevance.gritlm,
+            retrieval_rows.gritlm,
         ),
         Format(
             "flagembedding",
             {name: (name,) for name in ("query", "pos", "neg", "prompt")},
             ("query", "pos"),
-            relevance.flagembedding,
+            retrieval_rows.flagembedding,
         ),
         Format(
             "tevatron",
             {name: (name,) for name in ("query", "positive_passages", "negative_passages")},
             ("query", "positive_passages"),
-            relevance.tevatron,
+            retrieval_rows.tevatron,
         ),
         Format(
             "sentence_transformers",
             {name: (name,) for name in ("anchor", "positive", "negative")},
             ("anchor", "positive"),
-            relevance.sentence_transformers,
+            retrieval_rows.sentence_transformers,
             numbered="negative",
         ),
     )
@@ -242,7 +242,7 @@ def _fits(fmt: Format, rows: Sequence[Any], columns: Mapping[str, str]) -> bool:
 
 
 def _form(name: str, picked: Row) -> bool:
-    if "label" in picked and not preference.is_label(picked["label"]):
+    if "label" in picked and not preference_rows.is_label(picked["label"]):
         return False
     for field in ("chosen", "completion") if name in ("preference", "unpaired") else ():
         if field in picked:

@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.encode.answers import Limits
+from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
+from tailor.encode.embedding_examples import GRITLM, TextLimits
 from tailor.encode.examples import Encoder
-from tailor.encode.fitting import Scorer
 from tailor.encode.formats import FORMATS
+from tailor.encode.preference_examples import Limits
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
-from tailor.encode.texts import GRITLM, TextLimits
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Chunk, Data, Retrieve
 from tailor.spec.method import Dpo, Gritlm, Kto, Method, joins
 from tailor.spec.model import Model
 from tailor.store import Store
-from tailor.tokens import MANIFEST, SPLITS, TokenStore
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
 ENCODE_VERSION = 2

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from tailor.encode.answers import kept
 from tailor.encode.examples import Encoder
-from tailor.encode.fitting import Scorer
 from tailor.encode.formats import FORMATS
 from tailor.encode.masks import Encoded, Span
+from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved
 from tailor.encode.tasks import goes_to
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.encode.truncation import Scorer
 from tailor.encode.turns import turn_rules
 from tailor.spec.data import Data
 from tailor.spec.method import Method

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailor.encode.guess import find_format
+from tailor.encode.format_detection import find_format
 from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, Part, load_dataset
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source

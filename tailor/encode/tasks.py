@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.examples import Encoder, Outcome
-from tailor.encode.fitting import targets
 from tailor.encode.formats import FORMATS
 from tailor.encode.masks import Encoded
 from tailor.encode.readers import Part, Reader
 from tailor.encode.records import Record, RowError, content_hash
 from tailor.encode.report import TaskReport
+from tailor.encode.truncation import targets
 from tailor.store import Store
-from tailor.tokens import ShardWriter, ragged
 
 _BATCH_ROWS = 512
 _BATCH_CHARACTERS = 1 << 21

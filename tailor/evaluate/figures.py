@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tailor.errors import DataError
-from tailor.spec.check_suite import BOUND
+from tailor.spec.rules.suite import BOUND
 from tailor.spec.suite import Intervals
 
 _CHUNK = 1 << 22

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from tailor.errors import DataError
-from tailor.evaluate import beacon_answers
 from tailor.models import rope as live_rope
 from tailor.models.attention import stock_attention
-from tailor.models.beacon import beacons_of
+from tailor.models.beacon import generation
+from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import base_of
 from tailor.plan import beacon, rope
 
@@ -61,7 +61,7 @@ def generate(
                 config.max_new_tokens = _room(limit, lengths[i], max_new_tokens)
                 draw = Draw([(seed, numbers[i])], temperature, top_p) if temperature > 0 else None
                 options = functools.partial(_options, draw, on_token)
-                found = beacon_answers.answer(
+                found = generation.answer(
                     base_of(model),
                     beacons,
                     prompts[i],

@@ -16,8 +16,8 @@ import numpy as np
 
 from tailor.errors import ModelError
 from tailor.evaluate import generation, grid, harness, likelihood, windows
-from tailor.evaluate.collection import Text
 from tailor.evaluate.grid import Hunt
+from tailor.evaluate.retrieval.collection import Text
 from tailor.evaluate.rows import Ids, Scored
 from tailor.evaluate.windows import Windows
 from tailor.spec.suite import Decoding, LmEval
@@ -147,7 +147,7 @@ class Worker:
         return True
 
     def _embed(self, ref: ModelRef, job: Job) -> Embedded:
-        from tailor.evaluate.embedders import TextEmbedder
+        from tailor.evaluate.retrieval.embedders import TextEmbedder
 
         if self._hold(ref.url, "embed"):
             self._embedder = TextEmbedder(ref.url, ref.embeds_like)

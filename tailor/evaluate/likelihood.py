@@ -12,8 +12,8 @@ import torch
 from tailor.evaluate.rows import Scored
 from tailor.models import rope
 from tailor.models.attention import stock_attention
-from tailor.models.beacon import beacons_of
-from tailor.models.beacon_model import beacon_model
+from tailor.models.beacon.model import beacon_model
+from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Document, collate, targets_of
 from tailor.models.loss import summed_cross_entropy_and_hits

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from tailor.evaluate import harness
-from tailor.evaluate.collection import Collection
 from tailor.evaluate.figures import PerRow, from_losses, mean
 from tailor.evaluate.grid import finds
+from tailor.evaluate.inputs import Material
 from tailor.evaluate.jobs import Embedded, Job, Result
-from tailor.evaluate.material import Material
+from tailor.evaluate.retrieval.collection import Collection
+from tailor.evaluate.retrieval.search import Found, Search
 from tailor.evaluate.scores import facts_found, scorer
-from tailor.evaluate.search import Found, Search
 from tailor.evaluate.windows import BUCKETS
 from tailor.spec.suite import Retrieval, Suite
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.data.token_store import Example, Split
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import FORMATS
 from tailor.encode.readers import Reader
@@ -15,15 +16,14 @@ from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import turn_rules
 from tailor.errors import DataError
-from tailor.evaluate.answers import Questions as LastQuestion
-from tailor.evaluate.answers import stops
 from tailor.evaluate.generation import before_stop
+from tailor.evaluate.in_training.exact_match import Questions as LastQuestion
+from tailor.evaluate.in_training.exact_match import stops
 from tailor.evaluate.scores import Fact
 from tailor.evaluate.windows import Windows
 from tailor.evaluate.words import fact_words
 from tailor.spec.long import LongPerplexity, Texts
 from tailor.spec.suite import Questions
-from tailor.tokens import Example, Split
 
 Ids = list[int]
 Spans = list[tuple[int, int]]

@@ -12,8 +12,8 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.models import rope
-from tailor.models.beacon import Beacons
-from tailor.models.beacon_model import BeaconModel
+from tailor.models.beacon.model import BeaconModel
+from tailor.models.beacon.modules import Beacons
 from tailor.models.causal import CausalModel
 from tailor.plan import beacon
 

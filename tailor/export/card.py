@@ -9,10 +9,17 @@ from typing import Any
 import yaml
 
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.runs import folder as runs
 from tailor.runs.log import Record, of_kind, read
-from tailor.runs.report import best_step, data_table, exact_match, lost_rows, paired_answers, summary
+from tailor.runs.report.page import (
+    best_step,
+    data_table,
+    exact_match,
+    lost_rows,
+    paired_answers,
+    summary,
+)
 from tailor.store import Store
+from tailor.store import run_folder as runs
 
 CURVE = "loss.png"
 SAMPLES = 3

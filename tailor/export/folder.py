@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tailor.artifacts import place
-from tailor.artifacts.consolidate import consolidate, is_checkpoint
+from tailor.artifacts import output
+from tailor.artifacts.consolidate import consolidate
+from tailor.artifacts.inputs import open_source
 from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import RECORD as MERGE_RECORD
-from tailor.artifacts.merge import Settings, merge_into, open_source
-from tailor.encode.saved import settle
+from tailor.artifacts.merge import Settings, merge_into
+from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError, StoreError
-from tailor.evaluate.embedders import require_embeddings
+from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.export.card import CURVE, card
-from tailor.runs import folder as runs
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
-from tailor.train import checkpoint
+from tailor.store import run_folder as runs
 
 RECORD = "export.json"
 Form = Literal["huggingface", "sentence-transformers", "ollama"]
@@ -61,14 +61,14 @@ def finished(url: str) -> tuple[Store, str]:
 
 def export(url: str, to: str, request: Request, say: Callable[[str], None] = lambda _: None) -> str:
     """Write the folder and publish it at `to`; returns its URL. Raises ModelError and StoreError."""
-    place.check(to, RECORD)
+    output.check(to, RECORD)
     with tempfile.TemporaryDirectory() as scratch:
         source: Path | None = None
         step: int | None = None
-        if is_checkpoint(url):
+        if runs.is_checkpoint(Store(url)):
             source = Path(scratch) / "weights"
             kind, run = consolidate(url, source)
-            step = int(Store(url).read_json(checkpoint.STATE)["step"])
+            step = int(Store(url).read_json(runs.STATE)["step"])
             if request.weights == "merged" or request.form != "huggingface":
                 raise ModelError(
                     f"{url} is a checkpoint, which is exported as it was trained",
@@ -79,7 +79,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         chosen = choose(request, kind, run)
         if request.form == "sentence-transformers":
             require_embeddings(run.join(kind).url)
-        with place.publication(to, RECORD) as made:
+        with output.publication(to, RECORD) as made:
             fill(made.folder, run, chosen, request, say, source, step)
     return made.url
 
@@ -196,6 +196,6 @@ def _public_base(folder: Path, run: Store, request: Request) -> str | None:
 def _curve(run: Store) -> bytes | None:
     if run.exists("loss.png"):
         return run.read_bytes("loss.png")
-    from tailor.runs.plots import draw
+    from tailor.runs.report.plots import draw
 
     return next((plot.png for plot in draw(read(run)) if plot.file == "loss.png"), None)

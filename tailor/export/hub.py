@@ -14,9 +14,9 @@ from typing import Any
 
 from tailor.errors import StoreError
 from tailor.export.folder import RECORD, Request, choose, fill, finished
-from tailor.models.embedding import FILE as EMBEDDING
-from tailor.models.embedding import PROJECTION
-from tailor.spec.secrets import is_secret
+from tailor.models.embedding.settings import FILE as EMBEDDING
+from tailor.models.embedding.settings import PROJECTION
+from tailor.spec.reading.secrets import is_secret
 
 BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tailor.artifacts.base import saved_dtype
-from tailor.artifacts.embedder import load_embedder
-from tailor.encode.saved import settle
-from tailor.encode.texts import TextEncoder, TextFormat
+from tailor.artifacts.base_model import saved_dtype
+from tailor.artifacts.load import load_embedder
+from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError
-from tailor.models.embedder import states_width
-from tailor.models.embedding import FILE, PROJECTION, Embedding
-from tailor.spec.files import MODULES
+from tailor.models.embedding.embedder import states_width
+from tailor.models.embedding.settings import FILE, PROJECTION, Embedding
+from tailor.spec.rules.files import MODULES
 
 PROBES = (
     "hello there",

@@ -9,9 +9,9 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.kube import names
 from tailor.kube.spec import Cache, Head
-from tailor.spec.keys import Finding, Keys, path_of
-from tailor.spec.reach import below
-from tailor.spec.source import Document, Path
+from tailor.spec.reading.source import Document, Path
+from tailor.spec.rules.keys import Finding, Keys, path_of
+from tailor.spec.visibility import below
 
 RECIPE_FOLDER = "/etc/tailor"
 """Where pods see the recipe."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from tailor.errors import Problem
 from tailor.kube.spec import Cluster, Head
-from tailor.spec import reach
-from tailor.spec.keys import Finding, path_of
-from tailor.spec.reach import Reach
+from tailor.spec import visibility
+from tailor.spec.reading.source import Document
 from tailor.spec.recipe import Recipe
-from tailor.spec.source import Document
+from tailor.spec.rules.keys import Finding, path_of
+from tailor.spec.visibility import Reach
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def notes(recipe: Recipe, cluster: Cluster, *, stays: bool = False) -> list[str]
     """What is worth knowing and may be meant. `stays`: of a RayCluster, on which runs ask for pods."""
     found = _asking(recipe, cluster) if stays else []
     named = [recipe.save.to, recipe.data.store or "", recipe.model.path]
-    named += [source.path for _, source in reach.sources(recipe)]
+    named += [source.path for _, source in visibility.sources(recipe)]
     credentials = any(name.startswith("AWS_") for name in cluster.secret_env)
     if any("s3://" in name for name in named) and not (
         credentials or cluster.env_from or cluster.service_account
@@ -133,8 +133,8 @@ def _job(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
 
 def _names(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     view = seen(cluster)
-    yield from reach.written(recipe, view)
-    yield from reach.read(recipe, view, carried=cluster.recipe_path is None)
+    yield from visibility.written(recipe, view)
+    yield from visibility.read(recipe, view, carried=cluster.recipe_path is None)
 
 
 def seen(cluster: Cluster) -> Reach:

@@ -13,7 +13,7 @@ from tailor.errors import RecipeError
 from tailor.kube import check, fit, names, pods
 from tailor.kube.check import RECIPE_FOLDER
 from tailor.kube.spec import Cluster
-from tailor.spec import load, reach
+from tailor.spec import load, visibility
 from tailor.spec.recipe import Recipe
 
 Kind = Literal["RayJob", "RayCluster"]
@@ -106,7 +106,7 @@ def _queue(cluster: Cluster) -> Values:
 
 def _entrypoint(cluster: Cluster, overrides: Sequence[str]) -> str:
     if cluster.recipe_path is None:
-        return f"tailor run {RECIPE_FOLDER}/{reach.RECIPE}"
+        return f"tailor run {RECIPE_FOLDER}/{visibility.RECIPE}"
     return shlex.join(["tailor", "run", cluster.recipe_path, *overrides])
 
 
@@ -147,7 +147,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
 
     Its name holds a hash of its content and it never changes, so that a retry runs what ran before.
     """
-    data = reach.parcel(recipe, fit.seen(cluster), RECIPE_FOLDER)
+    data = visibility.parcel(recipe, fit.seen(cluster), RECIPE_FOLDER)
     digest = hashlib.sha256("\0".join(data.values()).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",

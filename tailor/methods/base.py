@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
-from tailor.batches import Batch, Batches
+from tailor.data.batches import Batch, Batches
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, TokenBatch
 from tailor.plan import Plan

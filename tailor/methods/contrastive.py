@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tailor.models.pooling import shorten
+from tailor.models.embedding.pooling import shorten
 from tailor.spec.method import Gritlm
 
 TILE_BYTES = 64 * 2**20

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from tailor.batches import Batch, Batches
+from tailor.data.batches import Batch, Batches
 from tailor.methods.base import Method, Summed
 from tailor.methods.preference import Answers, pair_losses, sft_weight
 from tailor.methods.reference import Reference

@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from tailor.batches import Batch, Batches
+from tailor.data.batches import Batch, Batches
+from tailor.data.grit_batches import TwoStreamBatch
 from tailor.methods.base import Method, Passes, Summed, Work
 from tailor.methods.contrastive import Contrast, Contrasted, contrast, share_of
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, TokenBatch
-from tailor.models.embedder import embed
-from tailor.models.embedding import Embedding
-from tailor.models.texts import lay_out_texts
+from tailor.models.embedding.embedder import embed
+from tailor.models.embedding.layout import lay_out_texts
+from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
 from tailor.spec.method import Gritlm as GritlmSpec
-from tailor.two_streams import TwoStreamBatch
 
 
 class Gritlm(Method):

@@ -15,13 +15,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tailor.batches import Batch, Batches
+from tailor.data.batches import Batch, Batches
+from tailor.data.token_store import Split
 from tailor.methods.base import Method, Summed
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, Document, TokenBatch, targets_of
 from tailor.spec.method import Kto as KtoSpec
-from tailor.tokens import Split
 
 _SCATTER = 2654435761
 """An odd number near 2**32 divided by the golden ratio: its multiples lie scattered (Knuth's multiplicative hash)."""

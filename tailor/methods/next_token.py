@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tailor.batches import Batch, Batches
+from tailor.data.batches import Batch, Batches
 from tailor.methods.base import Method, Summed
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from tailor.data.rows import Row, Stretch, examples_of
+from tailor.data.token_store import Split
 from tailor.models.sequence import SequenceGroup
-from tailor.rows import Row, Stretch, examples_of
-from tailor.tokens import Split
 
 Layout = Literal["stream", "rows"]
 IGNORED = -100

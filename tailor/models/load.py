@@ -10,8 +10,8 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import activations, attention, linear, probe, rope
 from tailor.models.adapters import add_adapter
-from tailor.models.beacon import add_beacons
-from tailor.models.beacon_model import BeaconModel, beacon_model
+from tailor.models.beacon.model import BeaconModel, beacon_model
+from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Layout
 from tailor.spec.model import Beacon, Model, Quantize

@@ -12,7 +12,7 @@ from typing import Protocol
 from tailor import machine
 from tailor.encode.readers import Part
 from tailor.errors import DataError, StoreError
-from tailor.evaluate.embedded import (
+from tailor.evaluate.embed_file import (
     EMBEDDING,
     ROW,
     Batch,
@@ -24,9 +24,9 @@ from tailor.evaluate.embedded import (
     read_batches,
     survey,
 )
-from tailor.evaluate.embedders import require_embeddings
 from tailor.evaluate.jobs import Embedded, Job
-from tailor.evaluate.subjects import find_subject
+from tailor.evaluate.models import find_subject
+from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.onray.sharing import choose_workers
 from tailor.runs.lock import lock
 from tailor.runs.words import duration

@@ -13,29 +13,31 @@ from typing import Any, Protocol
 import yaml
 
 from tailor import machine
-from tailor.artifacts import place
+from tailor.artifacts import output
+from tailor.data.token_store import TokenStore
 from tailor.errors import DataError, GateError, ModelError, StoreError
-from tailor.evaluate import embedders, figures, harness, scores
+from tailor.evaluate import figures, harness, scores
+from tailor.evaluate.inputs import Material, gather
 from tailor.evaluate.jobs import Job, Result, Runner, of_lm_eval
-from tailor.evaluate.material import Material, gather
-from tailor.evaluate.parts import Parts, fingerprint
+from tailor.evaluate.models import Subject, find_subject, subjects
+from tailor.evaluate.progress import Parts, fingerprint
 from tailor.evaluate.results import results
-from tailor.evaluate.subjects import Subject, find_subject, subjects
+from tailor.evaluate.retrieval import embedders
 from tailor.onray.planning import tokens_root
 from tailor.onray.sharing import choose_workers
-from tailor.runs import environment, evaluations, heatmap, report
-from tailor.runs.clock import now
+from tailor.runs import environment, evaluations
 from tailor.runs.lock import lock
-from tailor.runs.words import duration
-from tailor.spec import check_suite
+from tailor.runs.report import heatmap, page
+from tailor.runs.words import duration, now
 from tailor.spec.data import Data
-from tailor.spec.keys import Keys, path_of
 from tailor.spec.load import Dumper
 from tailor.spec.method import Method
 from tailor.spec.model import Model
+from tailor.spec.rules import suite as suite_rules
+from tailor.spec.rules.keys import Keys, path_of
 from tailor.spec.suite import LmEval, Suite
 from tailor.store import Store, cache_folder
-from tailor.tokens import TokenStore
+from tailor.store.publication import Publication
 
 METHOD = (
     "percentiles of a paired bootstrap over rows: {samples} draws with replacement, the same for all models, "
@@ -135,7 +137,7 @@ def evaluate(
             display.line(line)
         if judged.harness:
             found["lm_eval"] = {"version": harness.require_lm_eval().__version__, "tasks": judged.harness}
-        with parent.publication(folder_name) as made:
+        with Publication(parent, folder_name) as made:
             for file, rows in judged.rows.items():
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (made.folder / file).write_text("".join(lines), encoding="utf-8")
@@ -147,7 +149,7 @@ def evaluate(
                 (made.folder / file).write_bytes(png)
     parent.remove(f"{folder_name}.unfinished")
     if main.run is not None and to is None:
-        report.write(main.run)
+        page.write(main.run)
     return Evaluated(parent.join(folder_name), found)
 
 
@@ -176,7 +178,7 @@ def _jobs(suite: Suite, model: Subject, material: Material) -> list[Job]:
 def resolved(suite: Suite, name: str) -> str:
     """The evaluation file that repeats it, defaults written out."""
     values = {**suite.model_dump(mode="json"), "name": name}
-    for key, _ in list(check_suite.idle(Keys(values, set()), "")):
+    for key, _ in list(suite_rules.idle(Keys(values, set()), "")):
         *above, last = path_of(key)
         section: Any = values
         for step in above:
@@ -195,7 +197,7 @@ def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
                 f"--to {to} is there already, and is no evaluation",
                 mend="name a folder that is not there yet",
             )
-        return place.parent_of(to), posixpath.basename(whole.url.rstrip("/"))
+        return output.parent_of(to), posixpath.basename(whole.url.rstrip("/"))
     if main.run is None:
         raise StoreError(
             f"{main.ref.url} is no run, so there is no place for the results",
@@ -210,7 +212,7 @@ def _preparation(main: Subject) -> Any:
         root = tokens_root(main.recipe, main.run)
 
     def prepared(data: Data, model: Model, method: Method) -> TokenStore:
-        from tailor.artifacts.dense import scorer_of
+        from tailor.artifacts.passage_scorer import scorer_of
         from tailor.encode.prepare import prepare
 
         tokens = prepare(data, model, method, root, scorer=scorer_of(data)).tokens

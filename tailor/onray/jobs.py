@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tailor.errors import ScaleError, StoreError, TrainingError
 from tailor.onray.cluster import knock
-from tailor.spec import reach
+from tailor.spec import visibility
 from tailor.store import Store
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ START_SECONDS = 30.0
 LOST_SECONDS = 60.0
 """A cluster that answers no more is asked again for so long."""
 
-ENTRYPOINT = f"tailor run {reach.RECIPE}"
+ENTRYPOINT = f"tailor run {visibility.RECIPE}"
 RUN = "tailor.run"
 """The name under which a job's metadata hold its run's folder."""
 
@@ -87,11 +87,11 @@ class Jobs:
         self.address = _url(address)
         self._client = _connect(self.address)
 
-    def submit(self, recipe: Recipe, view: reach.Reach, name: str) -> str:
+    def submit(self, recipe: Recipe, view: visibility.Reach, name: str) -> str:
         """Send a recipe whose names the cluster's machines see; gives the job's name."""
         job = f"{name}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory() as folder, _asking(self.address):
-            for file, text in reach.parcel(recipe, view, ".").items():
+            for file, text in visibility.parcel(recipe, view, ".").items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             self._send(
                 entrypoint=ENTRYPOINT,

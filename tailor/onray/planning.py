@@ -5,14 +5,13 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from tailor.runs import folder
 from tailor.runs.origin import Origin, origins
-from tailor.store import Store
+from tailor.store import Store, run_folder
 
 if TYPE_CHECKING:
+    from tailor.data.token_store import TokenStore
     from tailor.plan import Hardware, Plan
     from tailor.spec.recipe import Recipe
-    from tailor.tokens import TokenStore
 
 
 def tokens_root(recipe: Recipe, run: Store) -> str:
@@ -32,11 +31,11 @@ def make_plan(
     A run that goes on keeps its micro-batches, unless the recipe gives their size: dropout is drawn per micro-batch.
     """
     from tailor import plan as planning
-    from tailor.data_facts import data_facts
+    from tailor.data.facts import data_facts
     from tailor.encode.tokenizer import load_config
 
     source = run if origin is None else Store(origin.run)
-    before = folder.read_json(source, folder.PLAN) if folder.checkpoints(source) else {}
+    before = run_folder.read_json(source, run_folder.PLAN) if run_folder.checkpoints(source) else {}
     history = [origin] if origin is not None else origins(run)[-1:]
     sized = recipe
     if before and recipe.train.micro_batch_size is None:

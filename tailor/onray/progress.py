@@ -10,12 +10,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from tailor.errors import StoreError, TailorError
-from tailor.runs import folder
-from tailor.runs.clock import now
 from tailor.runs.lock import is_held_by
 from tailor.runs.log import Record, read
 from tailor.runs.status import Status, step_of
-from tailor.store import Store
+from tailor.runs.words import now
+from tailor.store import Store, run_folder
 
 if TYPE_CHECKING:
     from tailor.encode.prepare import Progress
@@ -67,9 +66,9 @@ def publisher(
     update: Callable[[], None],
 ) -> Publish:
     """What takes the records of the run to the display and to status.json, which `update` brings up to date."""
-    existing = folder.checkpoints(run)
+    existing = run_folder.checkpoints(run)
     newest = existing[-1] if existing else plan.resume_from
-    status.resumed_from = folder.step_of(newest) if newest else None
+    status.resumed_from = run_folder.step_of(newest) if newest else None
     status.step, status.steps = status.resumed_from or 0, plan.steps
     status.write(run)
     display.training(status.steps, status.step)

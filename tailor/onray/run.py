@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailor import machine
-from tailor.evaluate import early
+from tailor.evaluate import preflight
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
 from tailor.onray.evaluate import Evaluated, evaluate, require
@@ -17,20 +17,22 @@ from tailor.onray.jobs import require_lasting
 from tailor.onray.placement import await_machines
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Display, Stopwatch, publisher, recorded
-from tailor.runs import environment, evaluations, folder, report, resume
-from tailor.runs.clock import now
+from tailor.onray.supervisor import Watch
+from tailor.runs import environment, evaluations, resume
 from tailor.runs.lock import lock
 from tailor.runs.log import Record, read
 from tailor.runs.origin import Origin, begin, changed
+from tailor.runs.report import page
 from tailor.runs.status import Status
+from tailor.runs.words import now
 from tailor.spec.load import resolved_yaml
-from tailor.store import Store
+from tailor.store import Store, run_folder
 
 if TYPE_CHECKING:
+    from tailor.data.token_store import TokenStore
     from tailor.encode.prepare import Progress
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
-    from tailor.tokens import TokenStore
 
 STOPPING = "stopping after this step, with a checkpoint; a second signal stops at once"
 
@@ -83,9 +85,9 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         origin = resume.check(recipe, run)
         earlier = Status.read(run)
         if earlier is not None and earlier.state == "finished" and origin is None:
-            if not run.exists(folder.REPORT):
+            if not run.exists(run_folder.REPORT):
                 trainer.clear(run)
-                report.write(run)
+                page.write(run)
             return Outcome(run, earlier, read(run), before=True)
         status = Status(state="running", started=now())
         watch = Stopwatch(status.timings)
@@ -100,7 +102,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             watch.mark("import_ray")
         tokens = _prepare(recipe, run, starting, display, interrupts, verbose)
         if recipe.evaluate.final is not None:
-            early.check(recipe.evaluate.final, recipe, tokens)
+            preflight.check(recipe.evaluate.final, recipe, tokens)
         watch.mark("prepare")
         cluster = None
         if starting is not None:
@@ -127,15 +129,15 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         if origin is not None:
             begin(run, Store(origin.run), origin)
             status.write(run)  # a run that was finished is so no more
-            run.remove(folder.REPORT)  # of the run before the change; its absence says that one is due
+            run.remove(run_folder.REPORT)  # of the run before the change; its absence says that one is due
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
         with recorded(run, status, plan, attempt) as update:
             publish = publisher(plan, run, status, watch, display, interrupts, update)
-            training = trainer.Watch(publish, interrupts, attempt, verbose)
+            training = Watch(publish, interrupts, attempt, verbose)
             if not trainer.fit(plan, recipe, training, cluster=cluster):
                 raise interrupts.error()
-        report.write(run)
+        page.write(run)
     return Outcome(run, status, read(run))
 
 
@@ -147,7 +149,7 @@ def _tell_changes(run: Store, origin: Origin | None) -> list[str]:
         lines += [f"  {change}" for change in changed(origin)]
         if origin.first_step == origin.step:
             lines.append("  the training data are begun from their start")
-    before = folder.read_json(run, folder.ENVIRONMENT) if folder.checkpoints(run) else {}
+    before = run_folder.read_json(run, run_folder.ENVIRONMENT) if run_folder.checkpoints(run) else {}
     return lines + environment.told_differences(before)
 
 
@@ -159,7 +161,7 @@ def _prepare(
     interrupts: Interrupts,
     verbose: bool,
 ) -> TokenStore:
-    from tailor.artifacts.dense import scorer_of
+    from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.prepare import prepare
     from tailor.encode.report import notes
     from tailor.onray.prepare import runner_by_size
@@ -220,12 +222,14 @@ def _ray_line(cluster: clusters.Cluster, seconds: float) -> str:
 
 
 def _write_inputs(run: Store, recipe: Recipe, plan: Plan, tokens: TokenStore) -> None:
-    run.write_json(folder.PLAN, plan.as_dict())  # the recipe after it: together they make the folder a run's
-    run.write_text(folder.RECIPE, resolved_yaml(recipe))
+    run.write_json(
+        run_folder.PLAN, plan.as_dict()
+    )  # the recipe after it: together they make the folder a run's
+    run.write_text(run_folder.RECIPE, resolved_yaml(recipe))
     data: dict[str, Any] = {
         "fingerprint": tokens.fingerprint,
         "tokens": tokens.url,
         "template": tokens.template and tokens.template["name"],
     }
-    run.write_json(folder.DATA, {**data, **tokens.manifest["report"]})
-    run.write_json(folder.ENVIRONMENT, environment.describe())
+    run.write_json(run_folder.DATA, {**data, **tokens.manifest["report"]})
+    run.write_json(run_folder.ENVIRONMENT, environment.describe())

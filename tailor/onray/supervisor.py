@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tailor.errors import WorkerError
 from tailor.onray import placement
 from tailor.onray.failures import DeadWorker
+from tailor.onray.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from tailor.onray.cluster import Cluster
     from tailor.onray.monitor import Publish, Record
-    from tailor.onray.trainer import Watch
     from tailor.spec.scale import Scale
 
 Once = Callable[[int, dict[str, float], "Publish", Callable[[], bool]], str]
@@ -96,3 +97,14 @@ class _Room:
         fits = placement.fits(self._together, self._resources)
         self._looked = time.monotonic()
         return fits
+
+
+@dataclass
+class Watch:
+    """The driver's side of a run."""
+
+    publish: Publish
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    attempt: str = ""
+    """The name under which this process holds the run's folder."""
+    verbose: bool = False

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.errors import StoreError
 from tailor.onray import cluster as clusters
 from tailor.onray import failures, monitor, supervisor, worker
-from tailor.onray.interrupts import Interrupts
+from tailor.onray.supervisor import Watch
 from tailor.store import Store, filesystem
 
 if TYPE_CHECKING:
@@ -30,17 +29,6 @@ POLL_SECONDS = 0.2
 PATIENCE_SECONDS = 6 * 3600
 """How long workers wait for one another: while the first writes, hashes and uploads a large artefact, the others have nothing
 to do, and Ray's half an hour would end the run there, at every try. Workers that die are found by other means."""
-
-
-@dataclass
-class Watch:
-    """The driver's side of a run."""
-
-    publish: Publish
-    interrupts: Interrupts = field(default_factory=Interrupts)
-    attempt: str = ""
-    """The name under which this process holds the run's folder."""
-    verbose: bool = False
 
 
 def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) -> bool:

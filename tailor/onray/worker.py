@@ -15,10 +15,10 @@ from tailor.onray.failures import PeerError
 from tailor.onray.gauges import Gauges
 from tailor.onray.monitor import Line, Record
 from tailor.quiet import quiet
-from tailor.runs.folder import step_of
 from tailor.runs.lock import is_held_by
 from tailor.runs.log import MetricsLog
-from tailor.store import Store
+from tailor.store import Store, run_folder
+from tailor.store.run_folder import step_of
 from tailor.track import Tracker, open_trackers
 
 if TYPE_CHECKING:
@@ -91,14 +91,12 @@ class RayHost:
     def __init__(self, job: Job, line: Line) -> None:
         import ray.train
 
-        from tailor.train import checkpoint
-
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
         self.device = _device(job.plan)
         self._line = line
-        self._checkpoint = checkpoint.latest(Store(job.plan.run_url)) or job.plan.resume_from
+        self._checkpoint = run_folder.latest_checkpoint(Store(job.plan.run_url)) or job.plan.resume_from
         step = step_of(self._checkpoint) if self._checkpoint else 0
         self._recorder = Recorder(job, line, after_step=step) if self.rank == 0 else None
 
@@ -164,11 +162,11 @@ def probes(plan: Plan) -> list[Probe]:
     """What is measured beside the loss."""
     found: list[Probe] = []
     if plan.evaluate.generation is not None:
-        from tailor.evaluate.answers import probe
+        from tailor.evaluate.in_training.exact_match import probe
 
         found.append(probe)
     if plan.evaluate.retrieval is not None:
-        from tailor.evaluate.retrieval import Probe as RetrievalProbe
+        from tailor.evaluate.in_training.retrieval import Probe as RetrievalProbe
 
         found.append(RetrievalProbe(plan.evaluate.retrieval))
     return found

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tailor.plan import beacon_memory
+from tailor.plan import beacon
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy_memory import Held, share
 from tailor.spec.model import Model
@@ -109,7 +109,7 @@ def forecast(
     if model.beacon is not None:
         inputs, activations = (
             0.0,
-            beacon_memory.activations(
+            beacon.activations(
                 facts,
                 model.beacon,
                 rows=rows,
@@ -191,7 +191,7 @@ def _activations(
 def trained_parameters(facts: ModelFacts, model: Model) -> int:
     """Estimate of the number of trained weights."""
     if model.beacon is not None:
-        return beacon_memory.trained_parameters(facts, model.beacon)
+        return beacon.trained_parameters(facts, model.beacon)
     if model.adapter is None:
         return facts.linear_parameters + facts.embedding_parameters
     tables = _trained_tables(facts, model)

@@ -7,9 +7,9 @@ from typing import Any
 
 from tailor.plan.facts import Hardware, ModelFacts
 from tailor.plan.memory import Memory, trained_parameters
-from tailor.spec.check_strategy import SHARDED_OPTIMIZERS
-from tailor.spec.deepspeed import AUTO, PASSED_ON, read
 from tailor.spec.recipe import Recipe
+from tailor.spec.rules.deepspeed import AUTO, PASSED_ON, read
+from tailor.spec.rules.strategy import SHARDED_OPTIMIZERS
 from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
 
 GIB = 2**30

@@ -15,7 +15,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from tailor.runs.plots import GRID, INK, MAIN, SECOND, THIRD
+from tailor.runs.report.plots import GRID, INK, MAIN, SECOND, THIRD
 
 if TYPE_CHECKING:
     from tailor.store import Store

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tailor.errors import StoreError
-from tailor.runs.clock import now
+from tailor.runs.words import now
 from tailor.store import Periodic
 
 if TYPE_CHECKING:

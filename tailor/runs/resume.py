@@ -6,18 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
-from tailor.runs import folder
 from tailor.runs.lock import LOCK
 from tailor.runs.log import METRICS
 from tailor.runs.origin import ORIGIN, Origin, origins, short
 from tailor.runs.status import STATUS
 from tailor.spec.load import load_recipe
-from tailor.store import Store
+from tailor.store import Store, run_folder
 
 if TYPE_CHECKING:
+    from tailor.data.token_store import TokenStore
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
-    from tailor.tokens import TokenStore
 
 MAY_CHANGE = (
     "scale",
@@ -77,13 +76,13 @@ BATCHES = (
 )
 """Keys that make other batches: with new values the data are begun from their start, as with other rows."""
 
-LEFT_OVER = (LOCK, folder.PLAN, STATUS, ORIGIN, METRICS, "logs", "tokens")
+LEFT_OVER = (LOCK, run_folder.PLAN, STATUS, ORIGIN, METRICS, "logs", "tokens")
 """What a run may leave that ended before its recipe was written."""
 
 
 def check_place(recipe: Recipe, run: Store) -> None:
     """Raises StoreError when a folder without a run holds anything else: a run would mix with it, or replace it."""
-    if folder.holds_run(run) and run.exists(folder.PLAN):
+    if run_folder.holds_run(run) and run.exists(run_folder.PLAN):
         return
     expected = {*LEFT_OVER}
     if recipe.data.store is not None and (inside := Store(recipe.data.store).url).startswith(run.url + "/"):
@@ -106,9 +105,9 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
     if recipe.save.resume not in ("auto", "never"):
         # A run with checkpoints of its own needs the other one no more.
         is_other = Store(recipe.save.resume).url != run.url
-        source = run if is_other and begun(run) else folder.find(recipe.save.resume)
+        source = run if is_other and begun(run) else run_folder.find(recipe.save.resume)
         return _on_purpose(recipe, run, source, made_before=is_other and begun(run))
-    if not folder.holds_run(run):
+    if not run_folder.holds_run(run):
         return None
     if recipe.save.resume == "never":
         raise StoreError(
@@ -129,7 +128,7 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
 
 def begun(run: Store) -> bool:
     """Whether the run has something of its own to go on from."""
-    return bool(folder.checkpoints(run)) or folder.artifact(run) is not None
+    return bool(run_folder.checkpoints(run)) or run_folder.artifact(run) is not None
 
 
 def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool) -> Origin | None:
@@ -140,7 +139,7 @@ def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool)
                 mend=f"set another save.to, or save.resume: {run.url} to go on from this run",
             )
         return None
-    saved = folder.checkpoints(source)
+    saved = run_folder.checkpoints(source)
     if not saved:
         raise StoreError(
             f"save.resume names {source.url}, which has no checkpoint to go on from",
@@ -153,7 +152,7 @@ def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool)
             "its weights and its optimizer's state belong to them",
             mend="put them back, or begin anew from its weights with model.warm_start",
         )
-    step = folder.step_of(saved[-1])
+    step = run_folder.step_of(saved[-1])
     new_batches = any(_is_of(key, BATCHES) for key, _, _ in found)
     earlier = origins(source)
     return Origin(
@@ -170,7 +169,7 @@ def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
 
     None where nothing at all is other than before.
     """
-    before = Store(origin.run).read_json(folder.PLAN)
+    before = Store(origin.run).read_json(run_folder.PLAN)
     if before["train_fingerprint"] != tokens.train_fingerprint:
         return replace(origin, first_step=origin.step)
     same = not origin.changes and origin.run == run.url and before["fingerprint"] == tokens.fingerprint
@@ -178,7 +177,7 @@ def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
 
 
 def _recipe_of(run: Store) -> Recipe:
-    return load_recipe(run.local_path(folder.RECIPE), check_files=False)
+    return load_recipe(run.local_path(run_folder.RECIPE), check_files=False)
 
 
 def _lines(found: list[tuple[str, Any, Any]]) -> str:
@@ -191,9 +190,9 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     Other data are right where the change was asked for.
     """
     source = run if origin is None else Store(origin.run)
-    if not folder.checkpoints(source):
+    if not run_folder.checkpoints(source):
         return
-    before, now = source.read_json(folder.PLAN), plan.as_dict()
+    before, now = source.read_json(run_folder.PLAN), plan.as_dict()
     if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
             f"{run.url} holds checkpoints of other data: its rows, the tokenizer or the template have changed since",

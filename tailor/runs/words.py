@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 
@@ -53,3 +54,11 @@ _MEASURED = {
 def measured(record: Mapping[str, Any]) -> list[str]:
     """What a record says of its method's figures, such as `token accuracy 93.1%`."""
     return [words.format(record[name]) for name, words in _MEASURED.items() if record.get(name) is not None]
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def seconds_between(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

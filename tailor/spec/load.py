@@ -11,17 +11,23 @@ import yaml
 from pydantic import ValidationError
 
 from tailor.errors import Problem, RecipeError
-from tailor.spec import check, deepspeed, files, layers, secrets
 from tailor.spec.base import File
-from tailor.spec.explain import explain
+from tailor.spec.evaluation import Evaluation
+from tailor.spec.reading import secrets
+from tailor.spec.reading.explain import explain
+from tailor.spec.reading.overrides import override, read_layers
+from tailor.spec.reading.source import Document, Position, scalar
 from tailor.spec.recipe import Recipe
-from tailor.spec.source import Document, scalar
+from tailor.spec.rules import deepspeed, files
+from tailor.spec.rules import recipe as recipe_rules
+from tailor.spec.rules import suite as suite_rules
+from tailor.spec.suite import Suite
 
 FileT = TypeVar("FileT", bound=File)
 
 Rule = Callable[[Document, set[str]], list[Problem]]
 """What is wrong with a document, beside the keys that have a problem already."""
-RULES: tuple[Rule, ...] = (check.problems, files.problems, deepspeed.problems)
+RULES: tuple[Rule, ...] = (recipe_rules.problems, files.problems, deepspeed.problems)
 """Those of recipes. All but the first ask for files."""
 
 
@@ -38,8 +44,8 @@ def load_recipe(
 
 def read(path: str | os.PathLike[str], root: type[File], overrides: Sequence[str] = ()) -> Document:
     """A file's values on top of its base's, with the overrides, and not judged yet."""
-    document = layers.read(os.fspath(path), root)
-    layers.override(document, overrides)
+    document = read_layers(os.fspath(path), root)
+    override(document, overrides)
     return document
 
 
@@ -68,7 +74,7 @@ def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) 
 def resolved_yaml(recipe: Recipe) -> str:
     """The complete recipe, every default that has an effect written out; it loads back to an equal Recipe."""
     values = recipe.model_dump(mode="json")
-    for path in check.idle_keys(values):
+    for path in recipe_rules.idle_keys(values):
         *above, key = path
         section: Any = values
         for step in above:
@@ -96,3 +102,23 @@ def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 
 
 Dumper.add_representer(str, represent_text)
+
+
+EVALUATION_RULES = (suite_rules.problems, files.problems_of_evaluation)
+
+
+def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Evaluation:
+    """Reads an evaluation file. Raises RecipeError with every problem."""
+    return judge(read(path, Evaluation, overrides), Evaluation, EVALUATION_RULES)
+
+
+def with_overrides(suite: Suite | dict[str, Any] | None, where: str, overrides: Sequence[str]) -> Evaluation:
+    """An evaluation that stands in no file of its own. `where`: what messages call it."""
+    values: dict[str, Any] = {}
+    if isinstance(suite, Suite):
+        values = suite.model_dump(mode="json", exclude_unset=True)
+    elif suite is not None:
+        values = suite
+    document = Document(where, values, places={(): Position(where)})
+    override(document, overrides)
+    return judge(document, Evaluation, EVALUATION_RULES)

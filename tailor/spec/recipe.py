@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tailor.spec import peers
+from tailor.spec import aliases
 from tailor.spec.base import File
 from tailor.spec.data import Data
 from tailor.spec.evaluate import Evaluate
@@ -27,8 +27,8 @@ class Recipe(File):
     example: ClassVar[str] = "`model:` and `data:`"
     start: ClassVar[str] = "`tailor init` writes a first recipe"
     where_secrets_stand: ClassVar[str] = "the environment (HF_TOKEN, AWS_…)"
-    belongs: ClassVar[Mapping[str, str]] = peers.BELONGS
-    says: ClassVar[Mapping[str, str]] = peers.SAYS
+    belongs: ClassVar[Mapping[str, str]] = aliases.BELONGS
+    says: ClassVar[Mapping[str, str]] = aliases.SAYS
 
     model: Model
     data: Data

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from tailor.store.cache import cache_folder
 from tailor.store.copies import stamp_of
 from tailor.store.failures import mend_of
-from tailor.store.filesystem import filesystem, opened
+from tailor.store.filesystem import cache_folder, filesystem, opened
 from tailor.store.periodic import Periodic
-from tailor.store.publication import COMMIT, Publication, verified, verify
-from tailor.store.store import Store
+from tailor.store.publication import Publication, verified, verify
+from tailor.store.store import COMMIT, Store
 
 __all__ = [
     "COMMIT",

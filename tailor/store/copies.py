@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tailor.store.cache import cache_folder
 from tailor.store.failures import writing
+from tailor.store.filesystem import cache_folder
 
 # The first that a store tells of a file names its version. The hub tells the last two.
 _STAMPS = (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from tailor.errors import StoreError
-from tailor.store.cache import cache_folder
+from tailor.store.filesystem import cache_folder
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
@@ -28,3 +29,10 @@ def _patience(url: str) -> dict[str, Any]:
         return {}
     own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
     return {"config_kwargs": {"retries": {"total_max_attempts": 1}, **own}}
+
+
+def cache_folder() -> Path:
+    """This machine's cache of remote files: `TAILOR_CACHE`, else `tailor` in the user's cache folder."""
+    if chosen := os.environ.get("TAILOR_CACHE"):
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailor"

@@ -10,17 +10,12 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tailor.errors import StoreError
-from tailor.store.cache import cache_folder
 from tailor.store.failures import writing
+from tailor.store.store import COMMIT, TEMPORARY, Store, uploads
 
-if TYPE_CHECKING:
-    from tailor.store.store import Store
-
-COMMIT = "COMMIT"
-TEMPORARY = ".tmp-"
 _BLOCK = 1 << 22
 
 
@@ -100,11 +95,6 @@ class Publication:
         else:
             os.rename(self.folder, target)
         _sync(target.parent)
-
-
-def uploads(url: str) -> Path:
-    """Where this machine keeps what goes to the remote folder `url`, until it is there."""
-    return cache_folder() / "uploads" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

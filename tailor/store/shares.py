@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError
-from tailor.store.publication import COMMIT, TEMPORARY, Publication, _describe, _files, _sync, uploads
+from tailor.store.publication import Publication, _describe, _files, _sync
+from tailor.store.store import COMMIT, TEMPORARY, uploads
 
 if TYPE_CHECKING:
     from tailor.store.store import Store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -18,9 +19,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tailor.errors import StoreError
 from tailor.store.copies import borrowed, copied
 from tailor.store.failures import naming, retried, writing
-from tailor.store.filesystem import filesystem
-from tailor.store.publication import COMMIT, TEMPORARY, Publication, uploads
+from tailor.store.filesystem import cache_folder, filesystem
 
+COMMIT = "COMMIT"
+"""Marker of a whole folder. It lists the files with their sizes and checksums."""
+TEMPORARY = ".tmp-"
 _BLOCK = 1 << 22
 _T = TypeVar("_T")
 _answered: set[str] = set()
@@ -203,10 +206,6 @@ class Store:
         else:
             self._ask(name, lambda: self._fs.put_file(str(path), self._path(name)))
 
-    def publication(self, name: str) -> Publication:
-        """A folder to fill and then commit under `name`."""
-        return Publication(self, name)
-
     def is_committed(self, name: str) -> bool:
         """Whether a folder was published completely."""
         return self.exists(f"{name}/{COMMIT}")
@@ -317,3 +316,8 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def uploads(url: str) -> Path:
+    """Where this machine keeps what goes to the remote folder `url`, until it is there."""
+    return cache_folder() / "uploads" / hashlib.sha256(url.encode()).hexdigest()[:16]

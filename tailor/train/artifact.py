@@ -8,6 +8,7 @@ a base with a rope of its own lies the config.json to load that base with.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,17 +17,18 @@ from typing import Any
 
 import torch
 
-from tailor.encode.saved import settle
-from tailor.models import beacon_files, rope
+from tailor.encode.tokenizer_files import settle
+from tailor.models import rope
 from tailor.models.attention import stock_attention
-from tailor.models.embedder import settings_of
-from tailor.models.held import Held
+from tailor.models.base_record import Held
+from tailor.models.beacon import files
+from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
 from tailor.spec.method import Gritlm
+from tailor.store.publication import Publication
 from tailor.train import checkpoint
 from tailor.train.session import Session
-from tailor.train.spill import spilled
 
 MAX_SHARD = "5GB"
 """Largest file of a model's weights."""
@@ -47,7 +49,7 @@ def write_artifact(session: Session) -> str:
         return session.run.join(name).url
     assert session.tokenizer is not None
     with (
-        session.run.publication(name) as made,
+        Publication(session.run, name) as made,
         checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
     ):
         if strategy.shares:
@@ -56,7 +58,7 @@ def write_artifact(session: Session) -> str:
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
         elif name == "beacon":
-            beacon_files.write(made.folder, session.model.base)
+            files.write(made.folder, session.model.base)
             Held.of(plan.model, plan.frozen_dtype).write(made.folder)
         else:
             dtype = DTYPES[plan.precision]  # the one that they were trained in
@@ -155,3 +157,26 @@ def _declare_dtype(config: Path, dtype: torch.dtype) -> None:
     """transformers writes the dtype of the weights in memory, not of those that it was given to save."""
     values = {**json.loads(config.read_text()), "dtype": str(dtype).removeprefix("torch.")}
     config.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def spilled(
+    tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
+    """The same tensors, each backed by a file in `folder` that goes with it. Floating ones in `dtype`, if given.
+
+    They take room on the disk, not in memory: the system writes them out as it needs the memory.
+    """
+    return {
+        name: _in_file(tensor, folder, dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in tensors
+    }
+
+
+def _in_file(tensor: torch.Tensor, folder: Path, dtype: torch.dtype) -> torch.Tensor:
+    if tensor.numel() == 0:
+        return tensor.to(dtype)
+    handle, path = tempfile.mkstemp(prefix=".spill-", dir=folder)
+    os.close(handle)
+    file = torch.from_file(path, shared=True, size=tensor.numel(), dtype=dtype)
+    os.unlink(path)  # the mapping keeps it until the tensor goes
+    return file.view(tensor.shape).copy_(tensor)

@@ -24,12 +24,10 @@ from torch import nn
 
 from tailor.errors import StoreError
 from tailor.store import Store, verified
-from tailor.train import parts
+from tailor.store.run_folder import CHECKPOINTS, STATE, WEIGHTS, checkpoint_name, checkpoints
+from tailor.train import sharded_checkpoint
 from tailor.train.optimizer import decayed_first, trained_parameters
 from tailor.train.strategy import Shared, Strategy
-
-FOLDER = "checkpoints"
-WEIGHTS, STATE = "weights.safetensors", "state.json"
 
 
 @dataclass
@@ -51,34 +49,13 @@ class State:
     """The fp16 gradient scaler's state."""
 
 
-def name_of(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def is_one(folder: Store) -> bool:
-    """Whether a folder is a checkpoint, be it a damaged one."""
-    return any(folder.exists(name) for name in (STATE, WEIGHTS))
-
-
-def committed(run: Store) -> list[str]:
-    """Names of the run's whole checkpoints, oldest first."""
-    folder = run.join(FOLDER)
-    return [name for name in folder.names() if name.startswith("step-") and folder.is_committed(name)]
-
-
-def latest(run: Store) -> str | None:
-    """URL of the newest whole checkpoint."""
-    names = committed(run)
-    return run.join(FOLDER, names[-1]).url if names else None
-
-
 def write(folder: Path, strategy: Strategy, state: State) -> None:
     """Write this worker's files of a checkpoint. StoreError when the disk does not take them."""
     from safetensors.torch import save_file
 
     with writing(f"the checkpoint of step {state.step}", folder, "the checkpoint before"):
         if isinstance(strategy, Shared):
-            parts.write(folder, strategy)
+            sharded_checkpoint.write(folder, strategy)
         else:
             weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(strategy.model)}
             save_file(weights, folder / WEIGHTS)
@@ -112,8 +89,8 @@ def load(url: str, strategy: Strategy) -> State:
     """
     with _files(url) as folder:
         if isinstance(strategy, Shared):
-            parts.restore(folder, strategy)
-        elif parts.in_parts(folder):
+            sharded_checkpoint.restore(folder, strategy)
+        elif sharded_checkpoint.in_parts(folder):
             _put_parts(folder, strategy)
         else:
             _put_weights(folder / WEIGHTS, url, strategy.model)
@@ -126,7 +103,7 @@ def load(url: str, strategy: Strategy) -> State:
 
 def _put_parts(folder: Path, strategy: Strategy) -> None:
     shapes = {name: tuple(p.shape) for name, p in trained_parameters(strategy.model)}
-    with parts.Saved(folder, shapes) as saved:
+    with sharded_checkpoint.Saved(folder, shapes) as saved:
         _copy_weights(saved, strategy.model)
         states: dict[int, dict[str, torch.Tensor]] = {}
         for number, name in enumerate(decayed_first(shapes)):
@@ -147,16 +124,16 @@ def load_weights(url: str, strategy: Strategy) -> None:
     """Put a checkpoint's weights into the model; their names must be exactly those that are trained."""
     with _files(url) as folder:
         if isinstance(strategy, Shared):
-            parts.restore(folder, strategy, optimizer=False)
-        elif parts.in_parts(folder):
+            sharded_checkpoint.restore(folder, strategy, optimizer=False)
+        elif sharded_checkpoint.in_parts(folder):
             shapes = {name: tuple(p.shape) for name, p in trained_parameters(strategy.model)}
-            with parts.Saved(folder, shapes) as saved:
+            with sharded_checkpoint.Saved(folder, shapes) as saved:
                 _copy_weights(saved, strategy.model)
         else:
             _put_weights(folder / WEIGHTS, url, strategy.model)
 
 
-def _copy_weights(saved: parts.Saved, model: nn.Module) -> None:
+def _copy_weights(saved: sharded_checkpoint.Saved, model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in trained_parameters(model):
             parameter.copy_(saved.whole(name))
@@ -208,11 +185,11 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
 
 def remove_old(run: Store, *, keep: int, needed: Iterable[int | None]) -> None:
     """Delete whole checkpoints but the newest `keep` and those of the steps that are `needed`."""
-    names = committed(run)
-    kept = set(names[-keep:]) | {name_of(step) for step in needed if step is not None}
+    names = checkpoints(run)
+    kept = set(names[-keep:]) | {checkpoint_name(step) for step in needed if step is not None}
     for name in names:
         if name not in kept:
-            run.join(FOLDER).remove(name)
+            run.join(CHECKPOINTS).remove(name)
 
 
 def _first_line(error: BaseException) -> str:

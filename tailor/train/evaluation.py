@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from tailor.train.passes import Passes, Stopping
 from tailor.train.session import Session
-from tailor.train.work import read_share, survey
+from tailor.train.step import Passes, Stopping, read_share, survey
 
 
 @torch.no_grad()

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from tailor.data.token_store import TokenStore
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
 from tailor.models.sequence import SequenceGroup
 from tailor.plan import Plan
-from tailor.tokens import TokenStore
 
 
 def autocast(plan: Plan, device: torch.device) -> torch.autocast:

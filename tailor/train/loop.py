@@ -12,16 +12,16 @@ import torch.distributed as dist
 
 from tailor.methods.base import Work
 from tailor.plan import Plan
+from tailor.store import run_folder
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
 from tailor.train.evaluation import evaluate
 from tailor.train.host import Host
-from tailor.train.learner import Learner, Step, describe_rows, divergence_error
 from tailor.train.prefetch import prefetch
 from tailor.train.saving import Saver
 from tailor.train.session import Probe, Session, open_session
+from tailor.train.step import Learner, Step, describe_rows, divergence_error, read_share
 from tailor.train.warm_start import warm_start
-from tailor.train.work import read_share
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:
@@ -226,7 +226,7 @@ def _report(session: Session, record: dict[str, Any]) -> None:
 
 
 def _url(session: Session, step: int) -> str:
-    return session.run.join(checkpoint.FOLDER, checkpoint.name_of(step)).url
+    return session.run.join(run_folder.CHECKPOINTS, run_folder.checkpoint_name(step)).url
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tailor.batches import Batches, share
+from tailor.data.batches import Batches, share
+from tailor.data.token_store import SPLITS, TokenStore
 from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
 from tailor.models.causal import CausalModel
 from tailor.plan import Plan
 from tailor.store import Store, verified
-from tailor.tokens import SPLITS, TokenStore
+from tailor.store.publication import Publication
 from tailor.train.host import Host
 from tailor.train.inputs import autocast, make_collator
 from tailor.train.strategy import Strategy
@@ -72,7 +73,7 @@ def _values(
     started = time.perf_counter()
     values = {split: _computed(plan, host, tokens, strategy, split, batches[split]) for split in SPLITS}
     if host.rank == 0:
-        with store.publication(name) as made:
+        with Publication(store, name) as made:
             for split, numbers in values.items():
                 np.save(made.folder / f"{split}.npy", numbers)
         count, seconds = sum(map(len, values.values())), time.perf_counter() - started

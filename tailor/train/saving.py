@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch.distributed as dist
 
 from tailor.errors import StoreError, TailorError
-from tailor.store import Publication, Store
+from tailor.store import Publication, Store, run_folder
 from tailor.store.shares import SharedPublication, begin
 from tailor.train import checkpoint
 from tailor.train.checkpoint import State
@@ -33,7 +33,7 @@ class Saver:
         self._error: BaseException | None = None
 
     def __enter__(self) -> Saver:
-        self._run.join(checkpoint.FOLDER).sweep_uploads()  # those of a worker that died on this machine
+        self._run.join(run_folder.CHECKPOINTS).sweep_uploads()  # those of a worker that died on this machine
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -52,7 +52,7 @@ class Saver:
         """
         began = time.perf_counter()
         self.wait()
-        made = self._publication(strategy, checkpoint.name_of(state.step))
+        made = self._publication(strategy, run_folder.checkpoint_name(state.step))
         if made is None:
             return time.perf_counter() - began
         self._made = made
@@ -84,9 +84,9 @@ class Saver:
 
     def _publication(self, strategy: Strategy, name: str) -> Publication | None:
         """Where this worker writes; None where it has nothing to write."""
-        folder = self._run.join(checkpoint.FOLDER)
+        folder = self._run.join(run_folder.CHECKPOINTS)
         if not strategy.shares:
-            return folder.publication(name) if strategy.rank == 0 else None
+            return Publication(folder, name) if strategy.rank == 0 else None
         told = [begin(folder, name) if strategy.rank == 0 else ""]
         if strategy.world > 1:
             dist.broadcast_object_list(told, src=0, device=strategy.device)

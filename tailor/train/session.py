@@ -10,8 +10,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.batches import Batches, BatchSpec, of_split, streams_of
-from tailor.encode.saved import Original
+from tailor.data.batches import Batches, BatchSpec
+from tailor.data.facts import of_split, streams_of
+from tailor.data.token_store import TokenStore
+from tailor.encode.tokenizer_files import Original
 from tailor.errors import ModelError
 from tailor.methods import Method, load_method
 from tailor.models import attention, probe
@@ -22,7 +24,6 @@ from tailor.models.sequence import SequenceGroup, join
 from tailor.plan import Plan
 from tailor.spec.method import ANSWERS, joins
 from tailor.store import Store
-from tailor.tokens import TokenStore
 from tailor.train.host import Host
 from tailor.train.inputs import autocast, make_collator
 from tailor.train.reference import open_reference

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
-from tailor.models import beacon_files
 from tailor.models.adapters import adapter_name
-from tailor.models.beacon import beacons_of
-from tailor.store import COMMIT, Store, verified
+from tailor.models.beacon import files
+from tailor.models.beacon.modules import beacons_of
+from tailor.store import COMMIT, Store, run_folder, verified
 from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
 from tailor.train.strategy import Shared, Strategy
@@ -31,8 +31,8 @@ def find(url: str) -> Store:
     StoreError when there is none.
     """
     store = Store(url)
-    artefact = store.exists(ADAPTER_WEIGHTS) or store.exists(beacon_files.WEIGHTS)
-    if artefact or checkpoint.is_one(store):
+    artefact = store.exists(ADAPTER_WEIGHTS) or store.exists(files.WEIGHTS)
+    if artefact or run_folder.is_checkpoint(store):
         return store
     for name in ("adapter", "beacon"):
         if store.is_committed(name):
@@ -42,7 +42,7 @@ def find(url: str) -> Store:
             f"model.warm_start: {store.url} trained a whole model",
             mend=f"set model.path: {store.join('model').url} instead",
         )
-    if (newest := checkpoint.latest(store)) is not None:
+    if (newest := run_folder.latest_checkpoint(store)) is not None:
         return Store(newest)
     raise StoreError(
         f"model.warm_start: {store.url} has neither an adapter nor a checkpoint",
@@ -53,7 +53,7 @@ def find(url: str) -> Store:
 def warm_start(url: str, strategy: Strategy) -> str:
     """Put the trained weights into the strategy's model; returns the URL that they came from. They must fit exactly."""
     found = find(url)
-    if found.exists(beacon_files.WEIGHTS):
+    if found.exists(files.WEIGHTS):
         with folder_of(found) as folder:
             _put_beacons(folder, found.url, strategy)
     elif found.exists(ADAPTER_WEIGHTS):
@@ -76,7 +76,7 @@ def _put_beacons(folder: Path, url: str, strategy: Strategy) -> None:
             f"model.warm_start: {url} holds beacons, and this recipe has none",
             mend="set model.beacon as it was there",
         )
-    beacon_files.put_weights(strategy.model.base, folder, url)
+    files.put_weights(strategy.model.base, folder, url)
 
 
 def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from tailor.artifacts import dense, embedder
-from tailor.artifacts.dense import Dense, scorer_of
+from tailor.artifacts import load, passage_scorer
+from tailor.artifacts.passage_scorer import Dense, scorer_of
 from tailor.encode import bm25
 from tailor.encode.examples import Encoder
-from tailor.encode.fitting import Score
 from tailor.encode.prepare import prepare_all
 from tailor.encode.records import Completion, RowError
 from tailor.encode.report import notes
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.truncation import Score
 from tailor.errors import ModelError
 from tailor.export import sentence_transformers
 from tailor.spec.data import Data, Retrieve
@@ -93,7 +93,7 @@ def test_a_score_depends_on_nothing_beside_it(place: Path, kind: str) -> None:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dense, "DIGITS", 17)
+        patch.setattr(passage_scorer, "DIGITS", 17)
         together = scores(texts)
         assert len(set(together)) > 5
         assert scores(texts[::-1])[::-1] == together
@@ -116,14 +116,14 @@ def test_near_ties_fall_to_the_earlier_passage(place: Path, monkeypatch: pytest.
     words = FILL.split()
     texts = [" ".join(words[at:] + words[:at]) for at in range(len(words))]
     assert len(set(Dense(str(place / "trained"), None)("sea wind", texts))) == 1
-    monkeypatch.setattr(dense, "DIGITS", 17)
+    monkeypatch.setattr(passage_scorer, "DIGITS", 17)
     raw = Dense(str(place / "trained"), None)("sea wind", texts)
     assert len(set(raw)) > 1, "the control: rounding is needed"
     assert max(raw) - min(raw) < 1e-6
 
 
 def test_scores_are_cosines(place: Path) -> None:
-    loaded = embedder.load_embedder(str(place / "random"))
+    loaded = load.load_embedder(str(place / "random"))
     expected = loaded.encode(TEXTS) @ loaded.encode(["wool coat"], ASK)[0]
     assert Dense(str(place / "random"), ASK)("wool coat", TEXTS) == pytest.approx(expected.tolist(), abs=1e-4)
     plain = Dense(str(place / "random"), None)("wool coat", TEXTS)
@@ -201,10 +201,8 @@ def test_another_model_gives_another_store(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    real = embedder.load_embedder
-    monkeypatch.setattr(
-        embedder, "load_embedder", lambda *args, **more: loads.append(1) or real(*args, **more)
-    )
+    real = load.load_embedder
+    monkeypatch.setattr(load, "load_embedder", lambda *args, **more: loads.append(1) or real(*args, **more))
     first = prepared(place, place / "trained", tmp_path / "store")
     assert len(loads) == 1, "once for all rows"
     shutil.copytree(place / "trained", tmp_path / "moved")

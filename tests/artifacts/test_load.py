@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tailor.artifacts.load import load_run
+from tailor.data.token_store import TokenStore
 from tailor.encode.template import load_template
 from tailor.errors import ModelError
 from tailor.plan import Plan
 from tailor.store import Store
-from tailor.tokens import TokenStore
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.cli.main import main
-from tailor.encode.saved import Original
 from tailor.encode.template import Template
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer_files import Original
 from tailor.errors import ModelError, StoreError
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store

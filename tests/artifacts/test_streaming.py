@@ -12,15 +12,16 @@ import torch
 
 from tailor.artifacts.tensors import Writer
 from tailor.models import files
-from tailor.models.held import Held
+from tailor.models.base_record import Held
 
 LAYERS, WIDTH, INNER, RANK = 24, 512, 2048, 4
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from tailor.artifacts.base import Structure
+from tailor.artifacts.base_model import Structure
 from tailor.artifacts.lora import LoraAdapter
-from tailor.artifacts.merge import open_source, write_model
+from tailor.artifacts.inputs import open_source
+from tailor.artifacts.merge import write_model
 from tailor.artifacts.tensors import Reader
 import bitsandbytes, peft
 adapter, target = sys.argv[1:]

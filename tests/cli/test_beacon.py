@@ -13,8 +13,8 @@ import pytest
 import tailor
 from tailor.cli.main import main
 from tailor.errors import ModelError
-from tailor.evaluate.material import Material
-from tailor.evaluate.subjects import find_subject
+from tailor.evaluate.inputs import Material
+from tailor.evaluate.models import find_subject
 from tailor.onray.evaluate import _jobs
 from tailor.spec.suite import Suite
 from tests.helpers.models import tiny_llama

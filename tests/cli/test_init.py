@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tailor.cli.main import main
-from tailor.spec.files import templates
 from tailor.spec.load import load_recipe
+from tailor.spec.rules.files import templates
 
 
 @pytest.fixture

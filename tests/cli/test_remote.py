@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tailor.cli.main import main
-from tailor.store import Store
-from tailor.train import checkpoint
+from tailor.store import Store, run_folder
 from tests.helpers.curves import adapter, curve
 from tests.helpers.models import tiny_llama
 from tests.helpers.s3 import checking_credentials
@@ -110,7 +109,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     assert f"tailor chat {run}" in out
     assert curve(run) == curve(str(local / "runs/local"))
     assert adapter(run) == adapter(str(local / "runs/local"))
-    assert checkpoint.committed(Store(run)) == ["step-00000055", "step-00000060"]
+    assert run_folder.checkpoints(Store(run)) == ["step-00000055", "step-00000060"]
     leftovers = {"checkpoints", "adapter", "tensorboard"}
     expected = {path.name for path in (local / "runs/local").iterdir()} - {".lock"}
     assert {*Store(run).names()} == expected >= leftovers
@@ -160,7 +159,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
 
 def wait_for(checkpoints: int, run: Store, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 90
-    while len(run.join("checkpoints").names()) < checkpoints or not checkpoint.committed(run):
+    while len(run.join("checkpoints").names()) < checkpoints or not run_folder.checkpoints(run):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -173,7 +172,7 @@ def test_killed_on_s3_and_started_again_equals_undisturbed(place: Place, local: 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert run.exists(".lock"), "the control: it was killed while it held the lease"
-    before = checkpoint.committed(run)
+    before = run_folder.checkpoints(run)
     assert before
     assert not run.exists("adapter/COMMIT"), "the control: it was not finished"
 
@@ -211,7 +210,7 @@ def test_two_ray_workers_on_s3(place: Place, local: Path) -> None:
     assert [record["kind"] for record in ours] == [record["kind"] for record in theirs]
     losses = [[record["loss"] for record in records if "loss" in record] for records in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert checkpoint.committed(Store(f"{place.bucket}/runs/two")) == ["step-00000055", "step-00000060"]
+    assert run_folder.checkpoints(Store(f"{place.bucket}/runs/two")) == ["step-00000055", "step-00000060"]
 
 
 @pytest.mark.parametrize("fault", ["address", "bucket", "credentials", "source"])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tailor.cli.main import main
-from tailor.spec.reference import reference
-from tailor.spec.schema import schema_text
+from tailor.spec.reading.json_schema import schema_text
+from tailor.spec.reading.reference import reference
 
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:

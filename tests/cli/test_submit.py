@@ -11,7 +11,7 @@ import pytest
 from tailor.cli.main import main
 from tailor.cli.submit import load_recipe, seen
 from tailor.errors import RecipeError
-from tailor.spec import reach
+from tailor.spec import visibility
 from tailor.spec.load import load_recipe as load
 
 RECIPE = """\
@@ -93,7 +93,7 @@ def test_a_shared_folder_that_is_not_on_this_machine_is_believed() -> None:
 def test_what_is_sent_means_the_same_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job runs in another folder, and perhaps on another machine, so local names are absolute there."""
     view = seen(["runs", "base", "rows.jsonl"])
-    texts = reach.parcel(load_recipe("recipe.yaml", (), view), view, ".")
+    texts = visibility.parcel(load_recipe("recipe.yaml", (), view), view, ".")
     assert texts["template.jinja"] == "{{ messages }}"
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
@@ -115,11 +115,13 @@ def test_a_deepspeed_json_travels_too(place: Path) -> None:
     (place / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
     strategy = "scale={workers: 2, strategy: {name: deepspeed, stage: 2, config: %s}}"
     view = seen(["runs", "base", "rows.jsonl"])
-    texts = reach.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
+    texts = visibility.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
     assert texts["deepspeed.json"] == (place / "zero.json").read_text()
     assert "config: ./deepspeed.json" in texts["recipe.yaml"]
     everything = seen(["."])
-    texts = reach.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], everything), everything, ".")
+    texts = visibility.parcel(
+        load_recipe("recipe.yaml", [strategy % "zero.json"], everything), everything, "."
+    )
     assert "deepspeed.json" not in texts
     assert f"config: {place}/zero.json" in texts["recipe.yaml"]
     (found,) = problems(strategy % "none.json", shared=("runs", "base", "rows.jsonl"))

@@ -15,11 +15,12 @@ import yaml
 from tailor.cli.main import COMMANDS
 from tailor.errors import RecipeError
 from tailor.kube.spec import Cluster
-from tailor.spec import check_suite, tree
 from tailor.spec.evaluation import Evaluation
 from tailor.spec.load import judge, load_recipe, read
+from tailor.spec.reading import schema_tree
+from tailor.spec.reading.source import dotted
 from tailor.spec.recipe import Recipe
-from tailor.spec.source import dotted
+from tailor.spec.rules import suite
 from tests.kube import kuberay
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ OWN_OPTIONS = ("--help", "--version", "--debug")
 KEYS = {
     dotted(place)
     for root in (Recipe, Cluster, Evaluation)
-    for places in tree.key_index(root).values()
+    for places in schema_tree.key_index(root).values()
     for place in places
 }
 OBJECT = "apiVersion:"
@@ -88,7 +89,7 @@ def evaluation_problems(block: str, folder: Path) -> str:
     """What is wrong with an evaluation file, but for the files that it names."""
     (folder / "evaluation.yaml").write_text(block)
     try:
-        judge(read(folder / "evaluation.yaml", Evaluation), Evaluation, (check_suite.problems,))
+        judge(read(folder / "evaluation.yaml", Evaluation), Evaluation, (suite.problems,))
     except RecipeError as error:
         return str(error)
     return ""

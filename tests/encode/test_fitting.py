@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.encode import bm25, fitting
+from tailor.encode import bm25, truncation
 from tailor.encode.examples import Encoder
 from tailor.encode.masks import Encoded, Span
 from tailor.encode.records import Chat, Completion, RowError
@@ -55,7 +55,7 @@ def test_chunks_hold_the_row_and_learn_each_token_once(
 ) -> None:
     spans = [(0, 3), (20, 70), (100, length)] if length > 100 else [(5, length)]
     whole = example(length, spans)
-    pieces = fitting.chunks(whole, most, Chunk(overlap=overlap, min_length=shortest))
+    pieces = truncation.chunks(whole, most, Chunk(overlap=overlap, min_length=shortest))
     assert all(shortest <= len(piece.input_ids) <= most for piece in pieces)
     assert rebuilt(pieces, overlap) == whole.input_ids.tolist()
     assert learned(pieces) == learned([whole])
@@ -63,10 +63,10 @@ def test_chunks_hold_the_row_and_learn_each_token_once(
 
 def test_control_pieces_that_do_not_overlap_lose_a_token_each() -> None:
     whole = example(300, [(0, 300)])
-    cut = [fitting.piece(whole, start, start + 100, 0) for start in (0, 100, 200)]
+    cut = [truncation.piece(whole, start, start + 100, 0) for start in (0, 100, 200)]
     assert [token for piece in cut for token in piece.input_ids.tolist()] == whole.input_ids.tolist()
     assert sorted(set(learned([whole])) - set(learned(cut))) == [100, 200]
-    twice = [fitting.piece(whole, start, start + 100, 0) for start in (0, 80, 160, 240)]
+    twice = [truncation.piece(whole, start, start + 100, 0) for start in (0, 80, 160, 240)]
     assert max(Counter(learned(twice)).values()) == 2, "overlap without context is learned twice"
 
 
@@ -75,7 +75,7 @@ def test_chunks_with_nothing_to_learn_are_counted(tmp_path: Path) -> None:
     (outcome,) = made([Completion("x" * 350, "y" * 150)])
     assert not isinstance(outcome, RowError)
     assert (len(outcome.examples), outcome.idle) == (3, 3)
-    assert sum(fitting.targets(one.spans) for one in outcome.examples) == 151
+    assert sum(truncation.targets(one.spans) for one in outcome.examples) == 151
 
 
 def naive(query: str, texts: list[str]) -> list[float]:
@@ -174,7 +174,7 @@ def test_a_supervised_turn_in_a_passage_that_is_left_out_is_counted(tmp_path: Pa
     ]
     (outcome,) = encoder(tmp_path, 400, "retrieve")([Chat(turns)])
     assert not isinstance(outcome, RowError)
-    kept = fitting.targets(outcome.examples[0].spans)
+    kept = truncation.targets(outcome.examples[0].spans)
     (whole,) = encoder(tmp_path, 400, "retrieve").encode([Chat(turns)])
     assert not isinstance(whole, RowError)
-    assert kept + outcome.lost == fitting.targets(whole[0].spans)
+    assert kept + outcome.lost == truncation.targets(whole[0].spans)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tailor.data.token_store import TokenStore
 from tailor.encode import prepare as prepare_module
 from tailor.encode import sources
 from tailor.encode.prepare import Prepared, Progress, prepare
@@ -25,7 +26,6 @@ from tailor.spec.data import Data
 from tailor.spec.method import Method, Pretrain, Sft
 from tailor.spec.model import Model
 from tailor.store import Store
-from tailor.tokens import TokenStore
 from tests.helpers.models import byte_tokenizer
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tailor.encode.saved import PLAIN, Original, own_files, settle
 from tailor.encode.template import load_template
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer_files import PLAIN, Original, own_files, settle
 from tailor.errors import ModelError
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from tailor.data.token_store import TokenStore
 from tailor.encode.prepare import prepare
 from tailor.encode.template import builtin_templates
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, TemplateError
-from tailor.evaluate.answers import Questions, answer_rows, probe, stops
+from tailor.evaluate.in_training.exact_match import Questions, answer_rows, probe, stops
 from tailor.plan import Plan
 from tailor.spec.data import Data
 from tailor.spec.method import Sft
 from tailor.spec.model import Model
 from tailor.store import Store
-from tailor.tokens import TokenStore
 from tailor.train import loop
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import byte_tokenizer, tiny_llama

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tailor.errors import DataError
-from tailor.evaluate.collection import Text, read_collection
+from tailor.evaluate.retrieval.collection import Text, read_collection
 from tailor.spec.suite import Corpus
 from tailor.store import Store
 from tests.helpers.collections import beir_folder, pair_rows, passages, write_jsonl

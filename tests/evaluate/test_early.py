@@ -10,8 +10,8 @@ import pytest
 import tailor
 from tailor.encode.prepare import prepare
 from tailor.errors import TailorError
-from tailor.evaluate import early
-from tailor.evaluate.material import rows_read_by
+from tailor.evaluate import preflight
+from tailor.evaluate.inputs import rows_read_by
 from tailor.evaluate.rows import has_question
 from tailor.spec.data import Data, Source
 from tailor.spec.method import Pretrain, Sft
@@ -52,7 +52,7 @@ def check(place: Path, final: dict[str, Any], **sections: Any) -> None:
     recipe = Recipe.model_validate({**values, **sections})
     tokens = prepare(recipe.data, recipe.model, recipe.method, str(place / "tokens")).tokens
     assert recipe.evaluate.final is not None
-    early.check(recipe.evaluate.final, recipe, tokens)
+    preflight.check(recipe.evaluate.final, recipe, tokens)
 
 
 def task(place: Path, name: str, file: str, **columns: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_a_collection_in_beirs_layout(place: Path, gone: str) -> None:
 
 
 def test_only_the_first_rows_are_read(place: Path) -> None:
-    rows = [CHOICE] * early.PEEK
+    rows = [CHOICE] * preflight.PEEK
     write_rows(place / "many.jsonl", [*rows, {"question": "no choices"}])
     check(place, task(place, "multiple_choice", "many.jsonl"))
     write_rows(place / "many.jsonl", [*rows[1:], {"question": "no choices"}])

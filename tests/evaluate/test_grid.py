@@ -9,10 +9,10 @@ import pytest
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import grid
+from tailor.evaluate.inputs import Material
 from tailor.evaluate.jobs import finding
-from tailor.evaluate.material import Material
 from tailor.evaluate.results import results
-from tailor.runs import heatmap
+from tailor.runs.report import heatmap
 from tailor.spec.long import FILLER, Needle, Passkey
 from tailor.spec.suite import Suite
 from tests.helpers.models import byte_tokenizer

@@ -19,7 +19,7 @@ pytest.importorskip(
 
 from tailor.errors import DataError, TailorError
 from tailor.onray.evaluate import Evaluated, evaluate
-from tailor.spec.load_evaluation import with_overrides
+from tailor.spec.load import with_overrides
 from tests.helpers.adapters import random_adapter
 from tests.helpers.evaluations import Shown, write_rows
 from tests.helpers.models import tiny_llama

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from tailor.evaluate import ranking
-from tailor.evaluate.ranking import Best, places
-from tailor.evaluate.relevance import relevance
+from tailor.evaluate.retrieval import ranking
+from tailor.evaluate.retrieval.metrics import relevance
+from tailor.evaluate.retrieval.ranking import Best, places
 
 THEIRS = {
     "recall@1": "recall_1",

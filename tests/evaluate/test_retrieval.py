@@ -12,12 +12,13 @@ import pytest
 import pytrec_eval
 import yaml
 
-from tailor.artifacts.embedder import load_embedder
+from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
 from tailor.errors import GateError, ModelError, TailorError
-from tailor.evaluate import jobs, ranking
+from tailor.evaluate import jobs
+from tailor.evaluate.retrieval import ranking
 from tailor.onray.evaluate import Evaluated, evaluate
-from tailor.spec.load_evaluation import with_overrides
+from tailor.spec.load import with_overrides
 from tests.helpers.collections import (
     JUDGED,
     QUERIES,

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from tailor.data.token_store import TokenStore
 from tailor.errors import DataError
-from tailor.evaluate.retrieval import Probe
+from tailor.evaluate.in_training.retrieval import Probe
 from tailor.onray.evaluate import evaluate
 from tailor.onray.worker import probes
 from tailor.plan import Plan
-from tailor.spec.load_evaluation import with_overrides
-from tailor.tokens import TokenStore
+from tailor.spec.load import with_overrides
 from tailor.train import loop
 from tests.helpers.collections import pair_rows, write_jsonl
 from tests.helpers.evaluations import Shown

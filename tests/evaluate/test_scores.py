@@ -14,7 +14,7 @@ from tailor.errors import TailorError
 from tailor.evaluate.scores import f1, facts_found, scorer
 from tailor.evaluate.words import squad_words, words
 from tailor.onray.evaluate import require
-from tailor.spec.load_evaluation import with_overrides
+from tailor.spec.load import with_overrides
 from tailor.spec.suite import ExactMatch, Rouge
 
 WORDS = [

@@ -16,8 +16,8 @@ from tailor.cli.main import main
 from tailor.errors import ModelError
 from tailor.export.ollama import write_modelfile
 from tailor.models.load import without_repacking
-from tailor.runs import folder as runs
 from tailor.store import Store
+from tailor.store import run_folder as runs
 from tests.helpers.finished import IM_END, finished_run, read_json
 
 EOS = 2

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from tailor.artifacts.embedder import load_embedder
+from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
 from tailor.errors import ModelError
 from tailor.export import sentence_transformers
-from tailor.models.embedding import Embedding
-from tailor.models.pooling import new_projection
+from tailor.models.embedding.pooling import new_projection
+from tailor.models.embedding.settings import Embedding
 from tailor.store import Store
+from tailor.store.publication import Publication
 from tests.helpers.collections import embedding_model
 from tests.helpers.finished import finished_run
 from tests.helpers.models import CHATML, byte_tokenizer
@@ -34,7 +35,7 @@ TEXTS = [*sentence_transformers.PROBES, "one of many words " * 20]
 def embedding_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA run whose adapter makes embeddings."""
     run = finished_run(tmp_path_factory.mktemp("embedding"), {"adapter": LORA})
-    with Store(str(run)).publication("adapter") as made:
+    with Publication(Store(str(run)), "adapter") as made:
         for path in (run / "adapter").iterdir():
             if path.name != "COMMIT":
                 shutil.copy(path, made.folder)

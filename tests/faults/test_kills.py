@@ -18,7 +18,7 @@ CHECKPOINT = "checkpoints/step-"
 POINTS: dict[str, dict[str, Any]] = {
     "in preparation": {"module": "tailor.encode.prepare", "name": "_publish"},
     "between plan and recipe": {"module": "tailor.onray.run", "name": "resolved_yaml"},
-    "before the first step": {"module": "tailor.train.learner", "name": "Learner.step"},
+    "before the first step": {"module": "tailor.train.step", "name": "Learner.step"},
     "between weights and optimizer": {"module": "torch", "name": "save"},
     "between the files and the marker": {"module": "tailor.store.publication", "name": "Publication.commit"},
     "between the marker and the name": {
@@ -44,7 +44,7 @@ POINTS: dict[str, dict[str, Any]] = {
         "does": "half",
     },
     "in the last evaluation": {"module": "tailor.train.loop", "name": "evaluate", "if": ", 12)"},
-    "in the artefact": {"module": "tailor.encode.saved", "name": "Original.write"},
+    "in the artefact": {"module": "tailor.encode.tokenizer_files", "name": "Original.write"},
     "after the artefact": {"module": "tailor.train.artifact", "name": "write_artifact", "after": True},
     "while the artefact is replaced": {
         "module": "os",
@@ -52,7 +52,7 @@ POINTS: dict[str, dict[str, Any]] = {
         "if": "-before'",
         "after": True,
     },
-    "before the report": {"module": "tailor.runs.report", "name": "write"},
+    "before the report": {"module": "tailor.runs.report.page", "name": "write"},
 }
 
 

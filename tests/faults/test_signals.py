@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tailor.runs import folder
+from tailor.store import run_folder
 from tests.helpers.killing import Command, ended, make_place, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SLOW_STEPS = {"module": "tailor.train.learner", "name": "Learner.step", "does": "wait", "call": 0}
+SLOW_STEPS = {"module": "tailor.train.step", "name": "Learner.step", "does": "wait", "call": 0}
 SLOW_EVALUATION = {
     "module": "tailor.methods.next_token",
     "name": "NextToken.evaluate",
@@ -52,7 +52,7 @@ def assert_stopped_at(command: Command, code: int, err: str, number: int) -> int
     assert match[1] == match[2]
     status = json.loads(command.run.read_text("status.json"))
     assert (status["state"], status["step"]) == ("interrupted", int(match[1]))
-    assert folder.step_of(folder.checkpoints(command.run)[-1]) == int(match[1])
+    assert run_folder.step_of(run_folder.checkpoints(command.run)[-1]) == int(match[1])
     return int(match[1])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tailor.models import files
-from tailor.models.held import Held
+from tailor.models.base_record import Held
 from tailor.spec.model import Quantize
 from tests.helpers.models import byte_tokenizer
 

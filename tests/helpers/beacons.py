@@ -16,8 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tailor.models.beacon import add_beacons
-from tailor.models.beacon_model import BeaconModel
+from tailor.models.beacon.model import BeaconModel
+from tailor.models.beacon.modules import add_beacons
 from tailor.spec.model import Beacon
 
 FAMILIES = {

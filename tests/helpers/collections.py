@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tailor.models.embedding import Embedding
-from tailor.models.pooling import new_projection
+from tailor.models.embedding.pooling import new_projection
+from tailor.models.embedding.settings import Embedding
 from tests.helpers.models import tiny_llama
 
 WORDS = [

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from tailor.data.token_store import TokenStore
 from tailor.encode.template import load_template
-from tailor.runs import environment, report
+from tailor.runs import environment
 from tailor.runs.log import MetricsLog
+from tailor.runs.report import page
 from tailor.runs.status import Status
 from tailor.store import Store
-from tailor.tokens import TokenStore
 from tailor.train import loop
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
@@ -58,7 +59,7 @@ def finished_run(folder: Path, model: dict[str, Any], *, template: str = "chatml
         log.write(record)
     log.close()
     Status("finished", "2026-01-02T10:00:00.000+00:00", "2026-01-02T10:01:00.000+00:00", 6, 6).write(store)
-    report.write(store)
+    page.write(store)
     (run / "logs").mkdir()
     (run / "logs" / "worker-0.log").write_text("a traceback")
     return run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tailor.data.token_store import MANIFEST, ShardWriter, TokenStore, ragged
 from tailor.store import Store
-from tailor.tokens import MANIFEST, ShardWriter, TokenStore, ragged
 
 Answer = tuple[np.ndarray, int, bool]
 """(token ids, length of the prompt, whether it is wanted)"""

@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tailor.store import Store
-from tailor.train import checkpoint
+from tailor.store import Store, run_folder
 
 
 @dataclass
@@ -40,7 +39,7 @@ class PlainHost:
         return self.stop_after is not None and bool(train) and train[-1]["step"] >= self.stop_after
 
     def resume(self) -> str | None:
-        return checkpoint.latest(Store(self.resume_from)) if self.resume_from else None
+        return run_folder.latest_checkpoint(Store(self.resume_from)) if self.resume_from else None
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["kind"] == kind]

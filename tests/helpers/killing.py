@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tailor.runs.folder import read_json
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
+from tailor.store.run_folder import read_json
 from tests.helpers.models import tiny_llama
 
 ROOT = Path(__file__).parents[2]

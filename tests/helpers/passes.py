@@ -11,12 +11,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tailor.batches import Batches
+from tailor.data.batches import Batches
+from tailor.data.token_store import Split
 from tailor.methods import Method, Summed
 from tailor.methods.base import Work
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
-from tailor.tokens import Split
 
 
 class OneWorker:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tailor.data_facts import data_facts
+from tailor.data.facts import data_facts
+from tailor.data.token_store import TokenStore
 from tailor.plan import Hardware, Plan, build
 from tailor.spec.recipe import Recipe
-from tailor.tokens import TokenStore
 
 CPU = Hardware(device="cpu", memory_bytes=8 * 2**30, bf16=False)
 LORA = {"rank": 4, "alpha": 8}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tailor.data.token_store import MANIFEST, ShardWriter, TokenStore, ragged
 from tailor.store import Store
-from tailor.tokens import MANIFEST, ShardWriter, TokenStore, ragged
 
 FORMAT = 3
 """Tokens of a text that are not its own."""

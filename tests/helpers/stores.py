@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from tailor.data.token_store import MANIFEST, ShardWriter, TokenStore, ragged
 from tailor.store import Store
-from tailor.tokens import MANIFEST, ShardWriter, TokenStore, ragged
+from tailor.store.publication import Publication
 
 VOCABULARY = 261
 
 
 def commit(store: Store, name: str, files: dict[str, str | bytes]) -> None:
     """Publish a folder of these files."""
-    with store.publication(name) as made:
+    with Publication(store, name) as made:
         for file, content in files.items():
             (made.folder / file).parent.mkdir(parents=True, exist_ok=True)
             (made.folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())

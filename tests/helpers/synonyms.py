@@ -81,7 +81,7 @@ def trained_embedder(folder: Path, *, seed: int = 0, **settings: Any) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tailor.models.embedding import Embedding
+    from tailor.models.embedding.settings import Embedding
 
     config = LlamaConfig(
         vocab_size=len(_ids()),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tailor.data.token_store import MANIFEST, ShardWriter, TokenStore, ragged
 from tailor.store import Store
-from tailor.tokens import MANIFEST, ShardWriter, TokenStore, ragged
 
 Spans = Sequence[tuple[int, int]]
 

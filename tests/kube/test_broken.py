@@ -9,7 +9,7 @@ from tailor.errors import RecipeError
 from tailor.kube import check
 from tailor.kube.spec import Cluster
 from tailor.spec.load import judge
-from tailor.spec.source import parse
+from tailor.spec.reading.source import parse
 from tests.helpers.broken import broken
 
 FULL = """\

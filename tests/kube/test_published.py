@@ -16,9 +16,9 @@ import yaml
 from tailor.cli.main import main
 from tailor.kube.manifest import load_cluster
 from tailor.kube.spec import RAY_VERSION, REFERENCE, Cluster
-from tailor.spec.reference import reference
-from tailor.spec.schema import schema, schema_text
-from tailor.spec.source import parse
+from tailor.spec.reading.json_schema import schema, schema_text
+from tailor.spec.reading.reference import reference
+from tailor.spec.reading.source import parse
 from tests.kube.helpers import CLUSTER
 from tests.kube.kuberay import KINDS, problems
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from tailor.batches import BatchSpec, Streams, of_split
+from tailor.data.batches import BatchSpec, Streams
+from tailor.data.facts import of_split
+from tailor.data.grit_batches import TwoStreamBatch
+from tailor.data.token_store import Split
 from tailor.methods.gritlm import Gritlm, chunks
 from tailor.models.causal import CausalModel
-from tailor.models.embedder import embed
+from tailor.models.embedding.embedder import embed
+from tailor.models.embedding.layout import lay_out_texts
+from tailor.models.embedding.pooling import new_projection
 from tailor.models.load import load_for_training
-from tailor.models.pooling import new_projection
-from tailor.models.texts import lay_out_texts
 from tailor.spec.method import Gritlm as Spec
 from tailor.spec.model import Model
-from tailor.tokens import Split
-from tailor.two_streams import TwoStreamBatch
 from tests.helpers.models import tiny_llama
 from tests.helpers.passes import LiveBytes, OneWorker, gradient, relative, work_of
 from tests.helpers.relevance import make_two_streams

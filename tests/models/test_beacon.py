@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tailor.errors import ModelError
-from tailor.models.beacon import BeaconLinear, add_beacons
-from tailor.models.beacon_model import BeaconModel
-from tailor.models.beacon_windows import Memory, Window, WindowCache
+from tailor.models.beacon.model import BeaconModel
+from tailor.models.beacon.modules import BeaconLinear, add_beacons
+from tailor.models.beacon.windows import Memory, Window, WindowCache
 from tailor.models.documents import Document, collate
 from tailor.plan import beacon
 from tailor.spec.model import Beacon
@@ -68,7 +68,7 @@ def test_the_reimplementation_would_see_a_key_that_is_not_turned(monkeypatch: py
     made = network(rope_parameters=YARN)
     model, tokens = with_beacons(made), ids(1, 40)
     expected = literal_beacon.read(made, tokens[0], 16, [4, 4], 0)
-    monkeypatch.setattr("tailor.models.beacon.turning", lambda decoder: lambda keys, by: keys)
+    monkeypatch.setattr("tailor.models.beacon.modules.turning", lambda decoder: lambda keys, by: keys)
     assert apart(model.read(tokens, (4, 4))[0], expected) > 0.1
 
 

@@ -11,10 +11,10 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.models import attention as own
-from tailor.models.bidirectional import check_attention, text_states
 from tailor.models.causal import CausalModel
+from tailor.models.embedding.attention import check_attention, text_states
+from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.load import load_for_training
-from tailor.models.texts import lay_out_texts
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import byte_tokenizer, tiny_llama

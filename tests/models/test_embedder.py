@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from tailor.artifacts.embedder import load_embedder
-from tailor.encode.texts import TextEncoder, TextFormat
+from tailor.artifacts.load import load_embedder
+from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError
-from tailor.models import embedder
-from tailor.models.embedding import FILE, PROJECTION, Embedding
-from tailor.models.pooling import finish, new_projection, pool, shorten
-from tailor.models.texts import lay_out_texts
+from tailor.models.embedding import embedder
+from tailor.models.embedding.layout import lay_out_texts
+from tailor.models.embedding.pooling import finish, new_projection, pool, shorten
+from tailor.models.embedding.settings import FILE, PROJECTION, Embedding
 from tests.helpers.models import byte_tokenizer, tiny_llama
 from tests.helpers.tokenizers import bpe_tokenizer, sentencepiece_tokenizer
 

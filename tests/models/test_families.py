@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tailor.artifacts.load import load_run
+from tailor.data.token_store import TokenStore
 from tailor.errors import ModelError
 from tailor.evaluate.generation import generate
 from tailor.models import linear
@@ -21,7 +22,6 @@ from tailor.models.load import load_for_training
 from tailor.plan.facts import CARRIES_OVER
 from tailor.spec.model import Model
 from tailor.store import Store
-from tailor.tokens import TokenStore
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.families import FAMILIES, Family

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from tailor.data.token_store import TokenStore
 from tailor.models.documents import Collator
 from tailor.models.load import load_network
 from tailor.plan import Plan
 from tailor.spec.model import Model, Quantize
-from tailor.store import Store
-from tailor.tokens import TokenStore
-from tailor.train import checkpoint, loop
+from tailor.store import Store, run_folder
+from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
@@ -105,7 +105,7 @@ def test_control_a_trained_base_does_change(tmp_path: Path) -> None:
     tokens = make_store(tmp_path / "tokens", [20, 30, 40, 25] * 4)
     plan = make_plan(model, tokens, tmp_path / "run")
     loop.run(plan, PlainHost())
-    saved = checkpoint.latest(Store(str(tmp_path / "run")))
+    saved = run_folder.latest_checkpoint(Store(str(tmp_path / "run")))
     assert saved is not None
     from safetensors.torch import load_file
 

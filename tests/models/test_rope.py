@@ -20,7 +20,7 @@ from tailor.models import attention, rope
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
-from tailor.models.parts import load_in_parts
+from tailor.models.sharded_load import load_in_parts
 from tailor.spec.model import Model
 from tests.helpers.finished import finished_run
 from tests.helpers.models import tiny_llama

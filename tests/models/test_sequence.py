@@ -107,7 +107,7 @@ def cut_proven(model: CausalModel, group: SequenceGroup, device: torch.device, d
 
 
 def everything(host: PlainHost, models: dict[Any, Path], tokens: Path) -> dict[Any, Any]:
-    from tailor.tokens import TokenStore
+    from tailor.data.token_store import TokenStore
 
     split = TokenStore.open(str(tokens)).split("train")
     groups = {size: sequence.join(size) for size in SIZES}

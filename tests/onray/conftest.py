@@ -35,7 +35,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make(material: Path) -> Make:
     """(plan, recipe) of a run in a folder; sections as in a recipe."""
-    from tailor.tokens import TokenStore
+    from tailor.data.token_store import TokenStore
 
     def made(run: str | Path, **sections: Any) -> tuple[Plan, Recipe]:
         tokens = TokenStore.open(str(material / "tokens"))

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tailor.artifacts.embedder import load_embedder
+from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
-from tailor.evaluate import embedded, jobs
+from tailor.evaluate import embed_file, jobs
 from tailor.onray.cluster import Cluster
 from tailor.store import Store
 from tests.helpers.collections import embedding_model, passages, write_jsonl
@@ -47,7 +47,7 @@ def vectors(path: Path) -> np.ndarray:
 def test_rows_keep_their_order_and_columns(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     run(place, tmp_path / "out.parquet", "--keep", "_id", "--keep", "title", "--instruction", ASK)
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names == ["row", "_id", "title", "embedding"]
@@ -74,7 +74,7 @@ def test_columns_are_joined_and_embeddings_shortened(place: Path, tmp_path: Path
 def test_a_killed_command_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     run(place, tmp_path / "whole.parquet")
     real, done = jobs.Worker.__call__, []
 
@@ -107,7 +107,7 @@ def test_another_model_begins_anew(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Control of going on: what was done with another instruction is not taken."""
-    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     real = jobs.Worker.__call__
     calls: list[Any] = []
 
@@ -152,7 +152,7 @@ def test_workers_change_nothing(
 
     from tests.onray.test_evaluate import _Joined
 
-    monkeypatch.setattr(embedded, "EMBEDDED", 7)
+    monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", _Joined(cluster))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     run(place, tmp_path / "two.parquet", "--workers", "2")

@@ -18,7 +18,7 @@ from tailor.errors import DataError, GateError, ModelError, StoreError, TailorEr
 from tailor.evaluate import jobs
 from tailor.onray.cluster import Cluster
 from tailor.onray.evaluate import Evaluated, evaluate
-from tailor.spec.load_evaluation import load_evaluation, with_overrides
+from tailor.spec.load import load_evaluation, with_overrides
 from tailor.spec.suite import GENERATED
 from tailor.store import Store
 from tests.evaluate.test_scores import squad_f1

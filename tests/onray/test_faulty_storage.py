@@ -17,8 +17,7 @@ from tailor.errors import StoreError
 from tailor.runs import lock as locking
 from tailor.runs import log
 from tailor.runs.status import Status
-from tailor.store import COMMIT, Store, failures, publication, store
-from tailor.train import checkpoint
+from tailor.store import COMMIT, Store, failures, publication, run_folder, store
 from tailor.train.saving import Saver
 from tests.helpers.curves import adapter, curve
 from tests.helpers.faults import Fault, faults, run
@@ -73,7 +72,7 @@ def to() -> str:
 def equals_undisturbed(material: Path, to: str) -> None:
     assert curve(to) == curve(str(material / "undisturbed"))
     assert adapter(to) == adapter(str(material / "undisturbed"))
-    assert checkpoint.committed(Store(to)) == ["step-00000006", "step-00000008"]
+    assert run_folder.checkpoints(Store(to)) == ["step-00000006", "step-00000008"]
 
 
 def copies(cache: Path) -> list[Path]:
@@ -132,7 +131,7 @@ def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
     status = Status.read(Store(to))
     assert status is not None
     assert (status.state, status.error) == ("failed", str(caught.value))
-    assert checkpoint.committed(Store(to)) == ["step-00000002"]
+    assert run_folder.checkpoints(Store(to)) == ["step-00000002"]
 
     _, lines = run(recipe(material, to))
     assert "going on from step 2" in lines
@@ -150,7 +149,7 @@ def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(material: Pa
     with faults(Fault("list", COMMIT, lambda: OSError("no answer"))):
         for ask in (
             Store(to).join("checkpoints").sweep,
-            lambda: checkpoint.latest(Store(to)),
+            lambda: run_folder.latest_checkpoint(Store(to)),
             lambda: run({**recipe(material, to), "train": {"steps": 9, "batch_size": 2}}),
         ):
             with pytest.raises(StoreError, match="no answer"):
@@ -186,7 +185,7 @@ def test_a_log_that_cannot_be_written_keeps_the_checkpoint_from_counting(materia
         pytest.raises(StoreError, match=r"metrics\.jsonl"),
     ):
         run(recipe(material, to))
-    assert checkpoint.committed(Store(to)) == []
+    assert run_folder.checkpoints(Store(to)) == []
     run(recipe(material, to))
     equals_undisturbed(material, to)
 
@@ -271,8 +270,8 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_works(
             run(recipe(material, to))
     assert caught.value.mend is not None
     assert "room" in caught.value.mend
-    assert checkpoint.committed(Store(to))[-1] == checkpoint.name_of(last)
-    assert Store(to).join("checkpoints").names() == checkpoint.committed(Store(to)), "no half checkpoint"
+    assert run_folder.checkpoints(Store(to))[-1] == run_folder.checkpoint_name(last)
+    assert Store(to).join("checkpoints").names() == run_folder.checkpoints(Store(to)), "no half checkpoint"
     status = Status.read(Store(to))
     assert status is not None
     assert (status.state, status.error) == ("failed", str(caught.value))

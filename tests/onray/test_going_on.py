@@ -12,11 +12,12 @@ import pytest
 
 from tailor.errors import RecipeError, StoreError
 from tailor.onray import run as running
-from tailor.runs import environment, folder, report
+from tailor.runs import environment
 from tailor.runs.log import of_kind
 from tailor.runs.origin import origins
+from tailor.runs.report import page
 from tailor.spec.load import load_recipe
-from tailor.store import Store
+from tailor.store import Store, run_folder
 from tailor.train import checkpoint
 from tests.helpers.models import tiny_llama
 
@@ -96,7 +97,7 @@ def test_more_steps_are_the_curve_of_the_longer_run() -> None:
     assert (origin.run, origin.step, origin.changes) == (first.url, 4, {"train.steps": [4, 7]})
     adapters = [Path(name) / "adapter" / "adapter_model.safetensors" for name in ("runs/whole", "runs/more")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
-    assert folder.step_of(folder.checkpoints(first)[-1]) == 4, "the first run is as it was"
+    assert run_folder.step_of(run_folder.checkpoints(first)[-1]) == 4, "the first run is as it was"
     again, _ = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
     assert again.before, "the same command once more finds it finished"
 
@@ -122,7 +123,7 @@ def test_another_learning_rate_in_the_same_folder() -> None:
     again, told = train(*change)
     assert again.before
     assert len(origins(again.run)) == 1
-    figures = dict(report.summary(again.run, again.records))
+    figures = dict(page.summary(again.run, again.records))
     assert figures["From step 5"].startswith(
         "its own steps before; optim.learning_rate: 0.003 → 1e-05, train.steps"
     )
@@ -167,7 +168,7 @@ def test_the_best_of_another_recipe_is_not_this_ones() -> None:
     train(*best, "save.to=runs/best")
     wild = ("train.steps=6", "optim.learning_rate=10", "save.to=runs/best-on", "save.resume=runs/best")
     outcome, _ = train(*best, *wild)
-    assert folder.artifact(outcome.run) == "adapter"
+    assert run_folder.artifact(outcome.run) == "adapter"
     evaluated = {r["step"]: r["loss"] for r in of_kind(outcome.records, "evaluation")}
     (said,) = [
         r["message"]
@@ -249,7 +250,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch
     monkeypatch.setattr(checkpoint, "write", signalled)
     outcome, told = train("save.to=runs/signalled", "save.every=null")
     assert running.STOPPING in told
-    assert folder.checkpoints(outcome.run) == ["step-00000004"]
+    assert run_folder.checkpoints(outcome.run) == ["step-00000004"]
 
 
 def test_workers_of_another_number_keep_the_micro_batches() -> None:
@@ -274,7 +275,7 @@ def test_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.told_differences(environment.describe()) == []
     train("save.to=runs/moved")
     run = Store("runs/moved")
-    run.write_json(folder.ENVIRONMENT, {**run.read_json(folder.ENVIRONMENT), "python": "3.9.1"})
+    run.write_json(run_folder.ENVIRONMENT, {**run.read_json(run_folder.ENVIRONMENT), "python": "3.9.1"})
     _, told = train("save.to=runs/moved", "train.steps=6", "save.resume=runs/moved")
     at = told.index("the environment is another than the run began in:")
     assert told[at + 1].startswith("  python: 3.9.1 → 3.")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tailor.artifacts import dense
-from tailor.artifacts.dense import scorer_of
+from tailor.artifacts import passage_scorer
+from tailor.artifacts.passage_scorer import scorer_of
+from tailor.data.token_store import TokenStore
 from tailor.encode import sources
 from tailor.encode.examples import Encoder
 from tailor.encode.prepare import prepare
@@ -28,7 +29,6 @@ from tailor.onray.prepare import (
 from tailor.spec.data import Data
 from tailor.spec.method import Sft
 from tailor.spec.model import Model
-from tailor.tokens import TokenStore
 from tests.helpers.collections import embedding_model
 from tests.helpers.models import byte_tokenizer
 from tests.helpers.synonyms import ASKED, DEEP, FILL
@@ -120,7 +120,7 @@ def test_ray_scores_passages_as_this_process_does(cluster, tmp_path, monkeypatch
     same = [found.example(at).input_ids.tolist() == words.example(at).input_ids.tolist() for at in range(12)]
     assert not all(same), "the control: BM25 chooses others"
 
-    monkeypatch.setattr(dense, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(passage_scorer, "PROCESS_BYTES", 1 << 60)
     with pytest.raises(ScaleError, match=r"^data.retrieve.embedder: a process that holds it takes"):
         made("large", ray_runner, embedder=embedder)
 

@@ -9,6 +9,7 @@ import pytest
 
 from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
+from tailor.onray.supervisor import Watch
 from tests.helpers.strategies import under
 from tests.onray.conftest import Make
 
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 def losses(made: Any, cluster: Cluster | None) -> list[float]:
     records: list[dict[str, Any]] = []
-    trainer.fit(*made, trainer.Watch(records.append), cluster=cluster)
+    trainer.fit(*made, Watch(records.append), cluster=cluster)
     return [record["loss"] for record in records if "loss" in record]
 
 

@@ -13,7 +13,7 @@ from tailor.onray import placement, supervisor
 from tailor.onray.cluster import Cluster, Node
 from tailor.onray.failures import DeadWorker
 from tailor.onray.monitor import Publish
-from tailor.onray.trainer import Watch
+from tailor.onray.supervisor import Watch
 from tailor.spec.scale import Scale
 from tests.helpers.clock import Clock
 

@@ -12,9 +12,9 @@ import torch
 from tailor.errors import DataError, TrainingError, WorkerError
 from tailor.onray import trainer, worker
 from tailor.onray.failures import cause
-from tailor.runs import folder
+from tailor.onray.supervisor import Watch
 from tailor.runs.log import of_kind, read
-from tailor.store import Store
+from tailor.store import Store, run_folder
 from tailor.train import loop
 from tests.onray.conftest import Make
 
@@ -28,7 +28,7 @@ def fit(plan: Any, recipe: Any, until: int | None = None) -> list[dict[str, Any]
         if record["kind"] == "train" and record["step"] == until:
             raise KeyboardInterrupt
 
-    trainer.fit(plan, recipe, trainer.Watch(publish), cluster=None)
+    trainer.fit(plan, recipe, Watch(publish), cluster=None)
     return records
 
 
@@ -46,8 +46,8 @@ def test_everything_lies_in_the_run_folder(
     assert [record for record in published if record["kind"] != "started"] == read(run)
     assert [record["step"] for record in of_kind(read(run), "train")] == [1, 2, 3, 4, 5, 6]
     assert all(record["time"] > 1e9 for record in read(run))
-    assert folder.checkpoints(run) == ["step-00000004", "step-00000006"]
-    assert folder.artifact(run) == "model"
+    assert run_folder.checkpoints(run) == ["step-00000004", "step-00000006"]
+    assert run_folder.artifact(run) == "model"
     assert run.names("tensorboard")
 
 

@@ -11,9 +11,9 @@ import pytest
 from tailor.errors import ModelError, StoreError
 from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
-from tailor.runs import folder
+from tailor.onray.supervisor import Watch
 from tailor.runs.log import of_kind, read
-from tailor.store import Store
+from tailor.store import Store, run_folder
 from tests.onray.conftest import Make
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 def fit(plan: Any, recipe: Any, cluster: Cluster | None) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    trainer.fit(plan, recipe, trainer.Watch(records.append), cluster=cluster)
+    trainer.fit(plan, recipe, Watch(records.append), cluster=cluster)
     return records
 
 
@@ -63,4 +63,4 @@ def test_a_users_mistake_in_a_worker_is_that_error(make: Make, cluster: Cluster,
 def test_a_folder_that_workers_cannot_see_is_refused(make: Make, cluster: Cluster) -> None:
     with pytest.raises(StoreError, match="one process only"):
         fit(*make("memory://somewhere/run", scale={"workers": 2}), cluster)
-    assert folder.checkpoints(Store("memory://somewhere/run")) == []
+    assert run_folder.checkpoints(Store("memory://somewhere/run")) == []

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tailor.errors import DataError, ModelError
-from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, beacon_memory, build
+from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, beacon, build
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
 from tests.helpers.beacons import network, with_beacons
@@ -121,9 +121,7 @@ def test_the_forecast_follows_what_a_step_holds(checkpointing: bool) -> None:
         gradients = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
         measured.append(live.peak - gradients)
         forecast.append(
-            beacon_memory.activations(
-                facts, spec, rows=1, length=length, width=2.0, checkpointing=checkpointing
-            )
+            beacon.activations(facts, spec, rows=1, length=length, width=2.0, checkpointing=checkpointing)
         )
     for seen, said in zip(measured, forecast, strict=True):
         assert 0.7 <= said / seen <= 1.6, (seen, said)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tailor.runs import plots, report
 from tailor.runs.lock import lock
 from tailor.runs.log import MetricsLog, read
+from tailor.runs.report import page as report
+from tailor.runs.report import plots
 from tailor.runs.status import Status
 from tailor.store import Store
+from tailor.store.publication import Publication
 from tests.helpers.runs import make_run, train_record
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
@@ -136,7 +138,7 @@ def test_retrieval_has_a_curve_and_its_best_passages(tmp_path: Path) -> None:
     entry = {"figure": "ndcg@10", "rows": 2, "better": "higher", "differences": {}}
     entry["models"] = {"tiny": {"value": 0.5, "interval": [0.2, 0.8]}}
     results = {"models": {"tiny": {}}, "figures": [entry], "intervals": "", "failed": []}
-    with run.join("evaluation").publication("search") as made:
+    with Publication(run.join("evaluation"), "search") as made:
         (made.folder / "results.json").write_text(json.dumps(results))
         (made.folder / "retrieval.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
         (made.folder / "figures.png").write_bytes(b"")

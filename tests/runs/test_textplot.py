@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tailor.runs.textplot import curve, sparkline
+from tailor.runs.report.textplot import curve, sparkline
 
 FALLING = [(step, 100 - step) for step in range(101)]
 

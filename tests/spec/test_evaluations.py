@@ -13,15 +13,14 @@ import pytest
 
 from tailor.cli.main import main
 from tailor.errors import RecipeError
-from tailor.spec import tree
 from tailor.spec.evaluation import REFERENCE, Evaluation
-from tailor.spec.load import load_recipe, resolved_yaml
-from tailor.spec.load_evaluation import load_evaluation
+from tailor.spec.load import load_evaluation, load_recipe, resolved_yaml
 from tailor.spec.long import GRIDS
+from tailor.spec.reading import schema_tree
+from tailor.spec.reading.json_schema import schema, schema_text
+from tailor.spec.reading.reference import reference
+from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
-from tailor.spec.reference import reference
-from tailor.spec.schema import schema, schema_text
-from tailor.spec.source import parse
 from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite, metrics
 from tests.spec.helpers import GOOD, problems, write
 
@@ -83,8 +82,8 @@ def test_schema_agrees_with_the_spec() -> None:
 def test_every_task_has_figures_and_rows() -> None:
     tasks = {
         str(name)
-        for section in tree.of_field(Suite.model_fields["tasks"]).item(0).sections
-        for name in tree.names(section)
+        for section in schema_tree.of_field(Suite.model_fields["tasks"]).item(0).sections
+        for name in schema_tree.names(section)
     }  # type: ignore[union-attr]
     at_lengths = {*GRIDS, "long_perplexity"}
     assert tasks == METRICS.keys() | at_lengths
@@ -95,9 +94,9 @@ def test_every_task_has_figures_and_rows() -> None:
 
 
 def test_other_tools_keys_belong_at_keys_that_exist() -> None:
-    known = {".".join(place) for places in tree.key_index(Evaluation).values() for place in places}
+    known = {".".join(place) for places in schema_tree.key_index(Evaluation).values() for place in places}
     assert set(Evaluation.belongs.values()) <= known
-    assert not (Evaluation.belongs.keys() | Evaluation.says.keys()) & tree.key_index(Evaluation).keys()
+    assert not (Evaluation.belongs.keys() | Evaluation.says.keys()) & schema_tree.key_index(Evaluation).keys()
 
 
 FINAL = "evaluate: {final: {tasks: [{name: rouge}, {name: perplexity}], fail_if: {rougeL: '< 0.2'}}}\n"

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from tailor.errors import Problem, RecipeError
-from tailor.spec.layers import override
 from tailor.spec.load import judge, load_recipe, resolved_yaml
+from tailor.spec.reading.overrides import override
+from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
-from tailor.spec.source import parse
 from tests.helpers.broken import broken
 from tests.spec.helpers import GOOD, write
 

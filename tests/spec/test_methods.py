@@ -12,8 +12,8 @@ from tailor.errors import RecipeError
 from tailor.spec.base import Section
 from tailor.spec.load import judge
 from tailor.spec.method import METHODS, Method, Sft
+from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
-from tailor.spec.source import parse
 from tests.spec.helpers import GOOD
 
 

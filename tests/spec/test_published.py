@@ -7,12 +7,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tailor.spec import peers, tree
+from tailor.spec import aliases
 from tailor.spec.load import load_recipe
+from tailor.spec.reading import schema_tree
+from tailor.spec.reading.json_schema import schema, schema_text
+from tailor.spec.reading.reference import reference
+from tailor.spec.reading.source import dotted, parse
 from tailor.spec.recipe import Recipe
-from tailor.spec.reference import reference
-from tailor.spec.schema import schema, schema_text
-from tailor.spec.source import dotted, parse
 from tests.spec.helpers import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def test_shipped_recipes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_peers_keys_belong_at_keys_that_exist() -> None:
-    known = {dotted(place) for places in tree.key_index(Recipe).values() for place in places}
-    assert set(peers.BELONGS.values()) <= known
-    assert not peers.BELONGS.keys() & peers.SAYS.keys()
-    assert not (peers.BELONGS.keys() | peers.SAYS.keys()) & tree.key_index(Recipe).keys()
+    known = {dotted(place) for places in schema_tree.key_index(Recipe).values() for place in places}
+    assert set(aliases.BELONGS.values()) <= known
+    assert not aliases.BELONGS.keys() & aliases.SAYS.keys()
+    assert not (aliases.BELONGS.keys() | aliases.SAYS.keys()) & schema_tree.key_index(Recipe).keys()

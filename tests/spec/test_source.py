@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tailor.spec.source import Position, parse, scalar
+from tailor.spec.reading.source import Position, parse, scalar
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tailor.errors import ModelError, StoreError
 from tailor.evaluate.generation import generate
 from tailor.evaluate.likelihood import likelihoods, scoring_model
 from tailor.evaluate.rows import Scored
-from tailor.models.beacon_model import BeaconModel
+from tailor.models.beacon.model import BeaconModel
 from tailor.plan import Plan
 from tailor.train import loop
 from tests.helpers.hosts import PlainHost, run_distributed
@@ -302,7 +302,7 @@ def test_it_begins_with_the_beacons_of_another_run(made: tuple[Path, Any, Path])
 
 def test_what_cannot_be_done_with_beacons_is_refused(made: tuple[Path, Any, Path]) -> None:
     from tailor.artifacts.average import average
-    from tailor.artifacts.merge import open_source
+    from tailor.artifacts.inputs import open_source
 
     plan = plan_of(made, "refused")
     loop.run(plan, PlainHost())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tailor.errors import StoreError, TrainingError
-from tailor.store import Store
+from tailor.store import Store, run_folder
 from tailor.train import checkpoint, loop
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
@@ -104,9 +104,9 @@ def test_newest_are_kept_and_a_half_one_does_not_count(made: tuple[Path, Any], t
     plan = make_plan(*made, tmp_path / "run", **SECTIONS)
     loop.run(plan, PlainHost())
     run = Store(plan.run_url)
-    assert checkpoint.committed(run) == ["step-00000004", "step-00000006"]
+    assert run_folder.checkpoints(run) == ["step-00000004", "step-00000006"]
     (tmp_path / "run" / "checkpoints" / "step-00000006" / "COMMIT").unlink()
-    latest = checkpoint.latest(run)
+    latest = run_folder.latest_checkpoint(run)
     assert latest is not None
     assert latest.endswith("step-00000004")
 
@@ -128,10 +128,12 @@ def test_best_by_evaluation_loss_is_kept_and_becomes_the_artefact(
     best = min(evaluations, key=lambda record: record["loss"])["step"]
     assert best != 6, "the control: the last is not the best"
     run = Store(plan.run_url)
-    assert checkpoint.committed(run) == [checkpoint.name_of(best), checkpoint.name_of(6)]
+    assert run_folder.checkpoints(run) == [run_folder.checkpoint_name(best), run_folder.checkpoint_name(6)]
     from safetensors.torch import load_file
 
-    kept = load_file(tmp_path / "run" / "checkpoints" / checkpoint.name_of(best) / "weights.safetensors")
+    kept = load_file(
+        tmp_path / "run" / "checkpoints" / run_folder.checkpoint_name(best) / "weights.safetensors"
+    )
     artefact = load_file(tmp_path / "run" / "model" / "model.safetensors")
     ours = {name.removeprefix("network."): value for name, value in kept.items()}
     assert ours.keys() == artefact.keys()
@@ -154,7 +156,7 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (marker,))
 
-    latest = checkpoint.latest(Store(plan.run_url))
+    latest = run_folder.latest_checkpoint(Store(plan.run_url))
     assert latest is not None
     file = Path(latest) / "optimizer.pt"
     torch.save({"state": Bomb()}, file)

@@ -10,7 +10,7 @@ import torch
 
 from tailor.errors import TrainingError
 from tailor.train import loop
-from tailor.train.passes import Passes
+from tailor.train.step import Passes
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -48,7 +48,7 @@ def calm(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> No
 
 def only_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the gradient of this step (from 1) huge."""
-    from tailor.train.learner import Learner
+    from tailor.train.step import Learner
     from tailor.train.strategy.ddp import DataParallel
 
     measured = DataParallel.gradient_norm
@@ -100,7 +100,7 @@ def test_a_reload_is_as_if_the_steps_since_the_checkpoint_were_skipped(
     reloaded = Norms()
     loop.run(make_plan(*made, tmp_path / "a", **sections(action="reload", grad_norm=1e6)), reloaded)
     monkeypatch.undo()
-    from tailor.train.learner import Learner
+    from tailor.train.step import Learner
 
     monkeypatch.setattr(Learner, "_diverged", lambda self, loss, norm: self.now in (5, 6))
     only_at(0, monkeypatch)

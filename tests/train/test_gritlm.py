@@ -13,23 +13,21 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from tailor.artifacts.embedder import load_embedder
-from tailor.artifacts.load import load_run
+from tailor.artifacts.load import load_embedder, load_run
+from tailor.data.grit_batches import TwoStreamBatch
+from tailor.data.token_store import TokenStore
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.methods import gritlm
 from tailor.methods.base import Work
 from tailor.models.causal import base_of
-from tailor.models.embedder import Embedder
-from tailor.models.embedding import Embedding
+from tailor.models.embedding.embedder import Embedder
+from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
-from tailor.tokens import TokenStore
 from tailor.train import loop
 from tailor.train.optimizer import trained_parameters
-from tailor.train.passes import Passes
 from tailor.train.session import Session, open_session
+from tailor.train.step import Passes, read_share
 from tailor.train.strategy import internals
-from tailor.train.work import read_share
-from tailor.two_streams import TwoStreamBatch
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from tailor.data.token_store import TokenStore
 from tailor.methods import reference as references
 from tailor.methods.kto import Kto
 from tailor.plan import Plan
 from tailor.store import Store
-from tailor.tokens import TokenStore
-from tailor.train import loop, work
+from tailor.train import loop, step
 from tailor.train.reference import open_reference
 from tests.helpers.groups import pairs, rated, write_groups
 from tests.helpers.hosts import PlainHost, run_distributed
@@ -82,11 +82,11 @@ def curve(host: PlainHost, plan: Plan) -> list[list[float]]:
 
 def curves(host: PlainHost, plans: dict[str, Plan]) -> dict[str, list[list[float]]]:
     result = {case: curve(host, plan) for case, plan in plans.items()}
-    work.Totals.over_workers = _of_this_worker  # type: ignore[method-assign]
+    step.Totals.over_workers = _of_this_worker  # type: ignore[method-assign]
     return {**result, "control": curve(host, plans["kto, full"])}
 
 
-def _of_this_worker(self: work.Totals, world: int) -> dict[str, float]:
+def _of_this_worker(self: step.Totals, world: int) -> dict[str, float]:
     """The mistake: each worker's own sums, taken for those of all."""
     return {name: float(value) * world for name, value in self._sums.items()}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tailor.errors import ModelError
 from tailor.plan import Plan
-from tailor.train import loop, work
+from tailor.train import loop, step
 from tests.helpers.families import FAMILIES
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
@@ -55,11 +55,11 @@ def curves(
     host: PlainHost, plans: dict[str, Plan], control: Plan, refused: Plan, stopped: Plan
 ) -> dict[str, Any]:
     result: dict[str, Any] = {name: curve(host, plan) for name, plan in plans.items()}
-    group_of = work.group_of
+    group_of = step.group_of
     # The mistake: each worker of a group takes a micro-batch of its own.
-    work.group_of = lambda session: (host.rank % 2, group_of(session)[1])  # type: ignore[assignment]
+    step.group_of = lambda session: (host.rank % 2, group_of(session)[1])  # type: ignore[assignment]
     result["control"] = curve(host, control)
-    work.group_of = group_of
+    step.group_of = group_of
     try:
         loop.run(refused, host)
     except ModelError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tailor.runs.log import before
-from tailor.store import Store
+from tailor.store import Store, run_folder
 from tailor.train import checkpoint, loop
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
@@ -64,7 +64,7 @@ def test_it_goes_on_from_the_step_after_which_it_stopped(
     plan = make_plan(*made, tmp_path, **SECTIONS)
     first = PlainHost(stop_after=asked)
     assert loop.run(plan, first) == "stopped"
-    assert checkpoint.committed(Store(plan.run_url))[-1] == checkpoint.name_of(stops)
+    assert run_folder.checkpoints(Store(plan.run_url))[-1] == run_folder.checkpoint_name(stops)
     assert first.records[-1]["kind"] == "checkpoint", "nothing is reported after the checkpoint"
     assert before(first.records, stops) == first.records
     again = PlainHost(resume_from=plan.run_url)
@@ -119,4 +119,4 @@ def test_all_workers_stop_when_one_is_asked(made: tuple[Path, Any], tmp_path: Pa
     plan = make_plan(*made, tmp_path, **SECTIONS, scale={"workers": 2})
     ended = run_distributed(stopped_on_one, plan)
     assert ended == [("stopped", [1]), ("stopped", [])]
-    assert checkpoint.committed(Store(plan.run_url)) == [checkpoint.name_of(1)]
+    assert run_folder.checkpoints(Store(plan.run_url)) == [run_folder.checkpoint_name(1)]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tailor.errors import StoreError
-from tailor.store import Store
-from tailor.train import checkpoint, loop
+from tailor.store import Store, run_folder
+from tailor.train import loop
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -54,7 +54,7 @@ def test_an_unfinished_run_gives_its_last_checkpoint(
     host = PlainHost()
     model = {"adapter": LORA, "warm_start": str(tmp_path / "cut")}
     loop.run(make_plan(*made, tmp_path / "b", model=model, optim=RATE), host)
-    newest = checkpoint.latest(Store(str(tmp_path / "cut")))
+    newest = run_folder.latest_checkpoint(Store(str(tmp_path / "cut")))
     assert any(f"beginning with the weights of {newest}" in r["message"] for r in host.of("status"))
 
 

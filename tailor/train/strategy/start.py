@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tailor.models import parts
+from tailor.models import sharded_load
 from tailor.models.causal import CausalModel
-from tailor.models.embedder import fit_to_embed, prove_embedding
+from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
 from tailor.spec.method import Gritlm
@@ -25,10 +25,10 @@ def load_whole(plan: Plan, device: torch.device) -> CausalModel:
 
 
 def load_in_parts(
-    plan: Plan, rank: int, world: int, device: torch.device, place: parts.Place
+    plan: Plan, rank: int, world: int, device: torch.device, place: sharded_load.Place
 ) -> tuple[CausalModel, tuple[int, int]]:
     """The model in the parts that `place` keeps, and its (trained, all) weights."""
-    return parts.load_in_parts(
+    return sharded_load.load_in_parts(
         plan.model,
         place,
         rank=rank,

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from tailor.artifacts.consolidate import consolidate
 from tailor.plan import Plan
-from tailor.store import Store
-from tailor.train import checkpoint, loop, parts
+from tailor.store import Store, run_folder
+from tailor.train import loop, sharded_checkpoint
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -76,7 +76,7 @@ def _runs(host: PlainHost, pairs: dict[str, tuple[Plan, Plan]]) -> dict[str, Any
             pass
         torch.distributed.barrier()
         host.resume_from = broken.run_url
-        at = checkpoint.latest(Store(broken.run_url))
+        at = run_folder.latest_checkpoint(Store(broken.run_url))
         loop.run(broken, host)
         records.append(_numbers(host))
         host.resume_from = None
@@ -122,7 +122,7 @@ def test_a_checkpoint_in_parts_is_consolidated(
     Store(str(run)).write_json("plan.json", plan_of(made, run, strategy, model).as_dict())
     for step, same in ((6, True), (4, False)):
         url = str(run / "checkpoints" / f"step-{step:08d}")
-        assert parts.in_parts(Path(url))
+        assert sharded_checkpoint.in_parts(Path(url))
         kind, of = consolidate(url, tmp_path / str(step))
         assert (kind, of.url) == ("model" if model == "full" else "adapter", str(run))
         file = "model.safetensors" if model == "full" else "adapter_model.safetensors"
@@ -177,13 +177,13 @@ def test_two_one_and_two_workers_give_the_curve_of_one(elastic: Any, made: Made,
 
 def _forgetful(host: PlainHost, plan: Plan) -> list[tuple[int, float, float]]:
     """The control: the optimizer's state is not read."""
-    parts.Saved.read = _zeros  # type: ignore[method-assign]
+    sharded_checkpoint.Saved.read = _zeros  # type: ignore[method-assign]
     host.resume_from = plan.run_url
     loop.run(plan, host)
     return _numbers(host)
 
 
-_read = parts.Saved.read
+_read = sharded_checkpoint.Saved.read
 
 
 def _zeros(self: Any, name: str, start: int, stop: int, key: str | None = None) -> torch.Tensor:

@@ -1,0 +1,130 @@
+"""Weighted averages of whole models and of checkpoints, tensor by tensor in float32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from tailor.artifacts.base_model import Structure
+from tailor.artifacts.checkpoints import write_tokenizer
+from tailor.artifacts.inputs import OTHER_ROPE, Part, trained_model
+from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
+from tailor.errors import ModelError
+from tailor.models import files, rope
+from tailor.plan import rope as plan_rope
+from tailor.spec.model import Model
+from tailor.store import run_folder
+
+
+def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch.Tensor:
+    """The weighted mean of one tensor, in float32. Whole numbers must be equal: they are no weights."""
+    tensors = [reader.read(name) for reader in readers]
+    if not tensors[0].is_floating_point():
+        if any(not torch.equal(tensors[0], other) for other in tensors[1:]):
+            raise ModelError(f"{name} holds whole numbers that differ, which have no average")
+        return tensors[0]
+    total = torch.zeros(tensors[0].shape)
+    for tensor, share in zip(tensors, shares, strict=True):
+        total += tensor.float() * share
+    return total
+
+
+def require_same(readers: Sequence[Reader], urls: Sequence[str]) -> None:
+    """ModelError when the files hold other tensors, or tensors of other shapes."""
+    first = readers[0]
+    for reader, url in zip(readers[1:], urls[1:], strict=True):
+        odd = sorted(set(first) ^ set(reader))
+        odd += [
+            name for name in first if name in reader and first.about(name).shape != reader.about(name).shape
+        ]
+        if odd:
+            shapes = [r.about(odd[0]).shape if odd[0] in r else "missing" for r in (first, reader)]
+            raise ModelError(
+                f"{urls[0]} and {url} are not of one form: {odd[0]} is {shapes[0]} and {shapes[1]}",
+                mend="average models of the same architecture and size",
+            )
+
+
+def _require_same_rope(models: Sequence[Path]) -> None:
+    """ModelError when the models' config.json have other rotary parameters."""
+    ropes = []
+    for model in models:
+        config = json.loads((model / files.CONFIG).read_text())
+        config = {**config, **(config.get("text_config") or {})}
+        own = dict(plan_rope.parameters_of(config))
+        theta = own.pop("rope_theta", config.get("rope_theta"))
+        kind = own.pop("rope_type", own.pop("type", "default"))
+        ropes.append((kind, theta, own))
+        if ropes[-1] != ropes[0]:
+            raise ModelError(
+                OTHER_ROPE.format(models[0], model), mend="average models of one rope_parameters"
+            )
+
+
+def average_models(folder: Path, models: Sequence[Path], shares: Sequence[float]) -> None:
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Reader.of_model(model)) for model in models]
+        require_same(readers, [str(model) for model in models])
+        _require_same_rope(models)
+        total = 0
+        for file, names in readers[0].layout.items():
+            plan = {
+                name: (DTYPES[readers[0].about(name).dtype], readers[0].about(name).shape) for name in names
+            }
+            with Writer(folder / file, plan) as writer:
+                for name in names:
+                    writer.write(name, mean(readers, name, shares).to(plan[name][0]))
+            total += writer.bytes
+        write_index(folder, readers[0].layout, total)
+
+
+def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[float]) -> None:
+    """Checkpoints of runs that trained every weight: the result is a model in the base's layout."""
+    models = [trained_model(part.url, part.run) for part in parts]
+    if any(model.rope != models[0].rope for model in models):
+        raise ModelError(
+            OTHER_ROPE.format(parts[0].url, "others"), mend="average checkpoints of one model.rope"
+        )
+    if any(model.path != models[0].path or model.revision != models[0].revision for model in models):
+        raise ModelError(
+            "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
+            mend="average checkpoints of one model",
+        )
+    base = files.find_folder(
+        models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code
+    )
+    write_tokenizer(folder, base, parts[0].run)  # first, since it may refuse
+    with ExitStack() as stack:
+        readers = [stack.enter_context(Reader([part.folder / run_folder.WEIGHTS])) for part in parts]
+        require_same(readers, [part.url for part in parts])
+        trained = {name.removeprefix("network."): name for name in readers[0]}
+        frozen, base_reader = _frozen(base, models[0], trained), None
+        if frozen:
+            base_reader = stack.enter_context(Reader.of_model(base))
+        plan = {name: (torch.float32, readers[0].about(own).shape) for name, own in trained.items()}
+        for name in frozen:
+            assert base_reader is not None
+            plan[name] = (DTYPES[base_reader.about(name).dtype], base_reader.about(name).shape)
+        with Writer(folder / files.SINGLE, plan) as writer:
+            for name, own in trained.items():
+                writer.write(name, mean(readers, own, shares))
+            for name in frozen:
+                assert base_reader is not None
+                writer.write(name, base_reader.read(name))
+    if models[0].rope is not None:
+        rope.save_config(folder, models[0])
+    source = folder if models[0].rope is not None else base
+    config = {**json.loads((source / files.CONFIG).read_text()), "dtype": "float32"}
+    config.pop("torch_dtype", None)
+    (folder / files.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:
+    """Tensors of the model that its checkpoints leave out, since no text token reaches them."""
+    structure = Structure.of(base, trust_remote_code=model.trust_remote_code)
+    tied = structure.tied or ()
+    return [name for name in structure.model.state_dict() if name not in trained and name not in tied]

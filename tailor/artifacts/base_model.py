@@ -1,0 +1,154 @@
+"""The base of an adapter: how training held it, where its files are, and which of them the adapter changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailor.errors import ModelError
+from tailor.models import files
+from tailor.models.base_record import Held
+from tailor.models.beacon import files as beacon_files
+from tailor.models.load import DTYPES, quantization
+from tailor.spec.model import Model, Quantize
+from tailor.store import Store
+
+ADAPTER, WHOLE, BEACON = "adapter_config.json", "config.json", beacon_files.FILE
+
+
+def held_of(folder: Path, run: Store) -> Held:
+    """How training held the base of the adapter in `folder`, which the run at `run` may have made.
+
+    The base's path is the one in the adapter's own configuration, which may be edited when a base moves.
+    """
+    config = json.loads((folder / ADAPTER).read_text())
+    path, revision = str(config["base_model_name_or_path"]), config.get("revision")
+    held = Held.read(folder)
+    if held is not None:
+        return replace(held, path=path)
+    plan = run.read_json("plan.json") if run.exists("plan.json") else None
+    if plan is None:
+        return Held(path, revision, _stored_dtype(Path(path)), None, None)
+    model = Model.model_validate(plan["model"])
+    return Held(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
+
+
+def model_spec(held: Held, run: Store) -> Model:
+    """What loads the base."""
+    return Model(
+        path=held.path,
+        revision=held.revision,
+        quantize=held.quantize,
+        rope=held.rope,
+        trust_remote_code=is_trusted(run),
+    )
+
+
+def is_trusted(run: Store) -> bool:
+    """Whether the model's own code may run: only where the recipe of the run at `run` allowed it."""
+    plan = run.read_json("plan.json") if run.exists("plan.json") else {}
+    return bool((plan.get("model") or {}).get("trust_remote_code", False))
+
+
+def _stored_dtype(folder: Path) -> str:
+    return str(saved_dtype(folder)).removeprefix("torch.")
+
+
+def saved_dtype(folder: Path) -> torch.dtype:
+    """The dtype that a model folder's config.json names (older ones say `torch_dtype`)."""
+    config = json.loads((folder / WHOLE).read_text()) if (folder / WHOLE).is_file() else {}
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A model's modules without their weights: what a tensor in the files is in the model."""
+
+    model: Any
+    """On the meta device."""
+
+    @classmethod
+    def of(cls, folder: Path, *, trust_remote_code: bool) -> Structure:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(
+                f"{folder} is no causal language model that transformers knows: {str(error).splitlines()[0]}"
+            ) from error
+        model.tie_weights()
+        return cls(model)
+
+    def stored_name(self, name: str, stored: Any) -> str | None:
+        """The name in the files (`stored` knows them) of the model's tensor `name`; None where it is not in them.
+
+        Files of a model without its head leave the first part away.
+        """
+        prefix = f"{self.model.base_model_prefix}."
+        for candidate in (name, name.removeprefix(prefix), prefix + name):
+            if candidate in stored:
+                return candidate
+        return None
+
+    @cached_property
+    def tied(self) -> tuple[str, str] | None:
+        """Names of the embedding's and the head's weight where they are one."""
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        if head is None or embedding.weight is not head.weight:
+            return None
+        names = {id(module): name for name, module in self.model.named_modules()}
+        return f"{names[id(embedding)]}.weight", f"{names[id(head)]}.weight"
+
+    def is_transposed(self, module: str) -> bool:
+        """Whether a module's weight stands as [in, out] (GPT-2's Conv1D), or as [rows, width] of an embedding."""
+        from transformers.pytorch_utils import Conv1D
+
+        return isinstance(self.model.get_submodule(module), Conv1D | torch.nn.Embedding)
+
+    def has_module(self, module: str) -> bool:
+        return any(name == module for name, _ in self.model.named_modules())
+
+    def quantized(self, spec: Quantize, dtype: torch.dtype) -> set[str]:
+        """The weights that bitsandbytes stores in 4 or 8 bits when the model is loaded so."""
+        from transformers.quantizers import AutoHfQuantizer
+
+        before = {name: type(module) for name, module in self.model.named_modules()}
+        quantizer = AutoHfQuantizer.from_config(quantization(spec, dtype), pre_quantized=False)
+        quantizer._process_model_before_weight_loading(self.model, device_map=None)
+        return {
+            f"{name}.weight"
+            for name, module in self.model.named_modules()
+            if type(module) is not before[name]
+        }
+
+
+def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> torch.Tensor:
+    """What a weight becomes when it is stored in 4 or 8 bits and read again. [out, in] in its own dtype."""
+    import bitsandbytes as bnb
+
+    if spec.type == "int8":
+        packed = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(device)
+        return bnb.functional.int8_vectorwise_dequant(packed.data, packed.SCB).to(weight.dtype)
+    packed = bnb.nn.Params4bit(
+        weight.to(device), requires_grad=False, quant_type=spec.type, compress_statistics=spec.double
+    ).to(device)
+    return bnb.functional.dequantize_4bit(packed.data, packed.quant_state)
+
+
+def base_folder(held: Held, url: str, spec: Model) -> Path:
+    """The local folder with the base's files. ModelError."""
+    try:
+        return files.find_folder(held.path, held.revision, trust_remote_code=spec.trust_remote_code)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter at {url} needs its base model {held.path}: {error.message}",
+            mend=f"bring it back to {Path(held.path).absolute()}, or say with --base where it is now",
+        ) from error

@@ -1,0 +1,132 @@
+"""What merge, average and export take: a run, the folder of an adapter or a model, or a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tailor.artifacts.base_model import ADAPTER, base_folder, held_of, model_spec
+from tailor.artifacts.checkpoints import in_one_file, write_adapter
+from tailor.artifacts.load import find_artifact, refuse_beacons
+from tailor.errors import ModelError
+from tailor.models.base_record import Held
+from tailor.spec.model import Model
+from tailor.store import Store, run_folder
+from tailor.train.warm_start import folder_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter with its base, ready to merge."""
+
+    url: str
+    folder: Path
+    run: Store
+    held: Held
+    spec: Model
+    base: Path
+
+
+def open_source(url: str, base: str | None = None) -> Source:
+    """The adapter of a run, or an adapter folder. `base` says where its base is now. ModelError."""
+    store, run = find_artifact(Store(url))
+    refuse_beacons(store, "merged: the base beside them answers as before")
+    if not store.exists("adapter_config.json"):
+        raise ModelError(
+            f"{store.url} is a whole model: there is no adapter to merge",
+            mend="use it as it is, or name a run that trained an adapter",
+        )
+    folder = store.local_path()
+    trained = held_of(folder, run)
+    held = trained if base is None else replace(trained, path=base, revision=None)
+    spec = model_spec(held, run)
+    try:
+        found = base_folder(held, store.url, spec)
+    except ModelError as error:
+        if base is None:
+            raise
+        raise ModelError(
+            f"--base {base}: {error.message.removeprefix(f'the adapter at {store.url} needs its base model {base}: ')}",
+            mend=f"name the folder that {trained.path} is in now",
+        ) from error
+    trained.check(
+        found, store.url, mend=f"bring back the weights of {trained.path}, or name their folder with --base"
+    )
+    return Source(store.url, folder, run, held, spec, found)
+
+
+NOT_AVERAGED = "a low-rank update is a product of factors, and each was trained for windows of its own"
+
+
+OTHER_ROPE = "{} and {} have other rotary positions, and weights made for one do not fit the other"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the things to average."""
+
+    url: str
+    kind: str
+    """adapter, model or checkpoint."""
+    folder: Path
+    run: Store
+
+
+def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
+    """A run, a model or adapter folder, or a checkpoint of a run. ModelError. `scratch`: a folder that may be made.
+
+    What is read lasts as long as the stack.
+    """
+    store = Store(url)
+    if run_folder.is_checkpoint(store):
+        run = Store(store.url.rstrip("/").rsplit("/", 2)[0])
+        joined = scratch.with_name(f"{scratch.name}-joined")
+        weights = in_one_file(stack.enter_context(folder_of(store)), joined)
+        model = trained_model(store.url, run)
+        method = run.read_json("plan.json")["method"]
+        if method["name"] == "gritlm" and method["mode"] != "generative":
+            raise ModelError(
+                f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artefact alone",
+                mend="name the finished run",
+            )
+        if model.beacon is not None:
+            raise ModelError(
+                f"{store.url} holds activation beacons, which cannot be averaged: {NOT_AVERAGED}",
+                mend="average adapters, or models that were trained whole",
+            )
+        if model.adapter is None:
+            return Part(store.url, "checkpoint", weights, run)
+        write_adapter(scratch, weights, run)
+        return Part(store.url, "adapter", scratch, run)
+    found, run = find_artifact(store)
+    refuse_beacons(found, f"averaged: {NOT_AVERAGED}")
+    kind = "adapter" if found.exists(ADAPTER) else "model"
+    return Part(found.url, kind, found.local_path(), run)
+
+
+def trained_model(url: str, run: Store) -> Model:
+    if not run.exists("plan.json"):
+        raise ModelError(
+            f"{url} lies in no run's folder",
+            mend="name it as RUN/checkpoints/step-…, with the run around it",
+        )
+    return Model.model_validate(run.read_json("plan.json")["model"])
+
+
+def same_base(parts: Sequence[Part]) -> list[Held]:
+    """How each adapter's base was held. ModelError when they belong to other bases."""
+    helds = [held_of(part.folder, part.run) for part in parts]
+    for part, held in zip(parts[1:], helds[1:], strict=True):
+        known = helds[0].weights is not None and held.weights is not None
+        if held.weights != helds[0].weights if known else held.path != helds[0].path:
+            raise ModelError(
+                f"{parts[0].url} and {part.url} belong to other bases: {helds[0].path} and {held.path}",
+                mend="average adapters of one base, or merge each and average the models",
+            )
+        if held.rope != helds[0].rope:
+            raise ModelError(
+                OTHER_ROPE.format(parts[0].url, part.url), mend="average adapters of one model.rope"
+            )
+    return helds

@@ -1,0 +1,79 @@
+"""Embedding models as they are published: folders in the layout of sentence-transformers, read by that package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailor.errors import ModelError
+from tailor.models import files
+from tailor.spec.rules.files import MODULES
+
+_PACKAGE = "sentence_transformers."
+_PASSAGES = ("document", "passage", "corpus")
+"""Names of the prompt of passages, the first that is declared, as the package has them."""
+
+
+def require_sentence_transformers(path: str) -> Any:
+    """The package. ModelError when it is not installed."""
+    try:
+        import sentence_transformers
+    except ImportError:
+        raise ModelError(
+            f"{path} is a model of sentence-transformers, which is not installed",
+            mend="pip install 'tailor[sentence-transformers]' wherever data are prepared, or name a run of gritlm",
+        ) from None
+    return sentence_transformers
+
+
+class Published:
+    """Embeds one text at a time, on the CPU in float32, with the prompts that the model declares."""
+
+    def __init__(self, folder: Path, path: str) -> None:
+        """path: for messages. ModelError."""
+        import torch
+
+        package = require_sentence_transformers(path)
+        _require_own_modules(folder, path)
+        files.weight_files(folder)
+        try:
+            self._model = package.SentenceTransformer(
+                str(folder),
+                device="cpu",
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            )
+        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"sentence-transformers cannot load {path}: {' '.join(str(error).split())[:200]}"
+            ) from error
+
+    def __call__(self, text: str, *, asks: bool) -> tuple[np.ndarray, bool]:
+        encode = self._model.encode_query if asks else self._model.encode_document
+        (vector,) = encode([text], batch_size=1, show_progress_bar=False, convert_to_numpy=True)
+        return vector, self._cuts(text, ("query",) if asks else _PASSAGES)
+
+    def _cuts(self, text: str, names: tuple[str, ...]) -> bool:
+        most = self._model.max_seq_length
+        if most is None:
+            return False
+        prompt = next((self._model.prompts[name] for name in names if name in self._model.prompts), "")
+        ids = self._model.tokenizer((prompt or "") + text, truncation=False, verbose=False)["input_ids"]
+        return len(ids) > most
+
+
+def _require_own_modules(folder: Path, path: str) -> None:
+    """ModelError for modules that are not the package's own: their code would be the folder's, or anything installed."""
+    try:
+        kinds = [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path}/{MODULES} is damaged", mend="copy the model again") from None
+    for kind in kinds:
+        if not kind.startswith(_PACKAGE):
+            raise ModelError(
+                f"{path} has a module of code of its own, {kind}, which is not run", mend="take another model"
+            )

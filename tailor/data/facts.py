@@ -1,0 +1,92 @@
+"""What a plan must know of the prepared data: sizes and numbers of steps, from the batches that training will see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tailor.data.batches import Batches, BatchSpec, Streams
+from tailor.data.grit_batches import text_facts
+from tailor.data.rows import Batch
+from tailor.data.token_store import Split, TokenStore
+from tailor.errors import DataError
+from tailor.plan import DataFacts
+from tailor.plan.build import batch_size, source_weights
+from tailor.spec.method import Gritlm, Method, joins
+from tailor.spec.recipe import Recipe
+
+
+def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
+    """What the plan must know of the prepared data. `first_step`: the step at which they begin."""
+    train, evaluation = tokens.split("train"), tokens.split("evaluation")
+    size = None if isinstance(recipe.method, Gritlm) else batch_size(recipe.train)
+    spec = BatchSpec(
+        seed=recipe.train.seed,
+        max_length=recipe.data.max_length,
+        pack=recipe.data.pack,
+        join=joins(recipe.method),
+        batch_size=size,
+        batch_tokens=recipe.train.batch_tokens,
+        weights=source_weights(recipe),
+        window=recipe.model.beacon.window if recipe.model.beacon else None,
+        streams=streams_of(recipe.method),
+    )
+    batches = of_split(train, spec)
+    texts: dict[str, int] = {}
+    if isinstance(recipe.method, Gritlm):
+        texts = text_facts(batches, of_split(evaluation, spec), recipe.method)
+    epoch = batches.epoch(0) if len(train) else []
+    if not epoch:
+        raise DataError(
+            "an epoch shows no training example",
+            mend="raise data.train.N.weight, or look at `tailor data report` for why rows were lost",
+        )
+    read = None
+    if recipe.train.tokens is not None:
+        steps, read = batches.steps_to(recipe.train.tokens)
+        steps += first_step
+    else:
+        steps = recipe.train.steps or first_step + batches.steps(recipe.train.epochs or 1.0)
+    longest = max(int(split.lengths.max(initial=0)) for split in (train, evaluation))
+    if spec.join:
+        longest = max(batches.length(row) for batch in epoch for row in batch)
+    return DataFacts(
+        tokens_url=tokens.url,
+        fingerprint=tokens.fingerprint,
+        train_fingerprint=tokens.train_fingerprint,
+        examples=len(train),
+        evaluation_examples=len(evaluation),
+        tokens=sum(batches.tokens(batch) for batch in epoch),
+        supervised_tokens=sum(batches.units(batch) for batch in epoch),
+        longest=longest,
+        longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
+        rows_per_batch=size or _most_rows(epoch, spec),
+        steps_per_epoch=len(epoch),
+        steps=steps,
+        first_step=first_step,
+        run_tokens=read,
+        **texts,
+    )
+
+
+def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
+    return max(1, spec.streams.examples) if spec.streams else max(len(batch) for batch in epoch)
+
+
+def of_split(split: Split, spec: BatchSpec) -> Batches:
+    """The batches of a prepared split."""
+    if spec.streams is not None:
+        from tailor.data.grit_batches import TwoStreams  # it builds on this module
+
+        return TwoStreams(split, spec)
+    return Batches(split.lengths, split.supervised, split.source, spec, split.place)
+
+
+def streams_of(method: Method) -> Streams | None:
+    """What a step takes of two streams, for a method that has them."""
+    if not isinstance(method, Gritlm):
+        return None
+    return Streams(
+        queries=method.embedding_batch_size if method.embeds else 0,
+        examples=method.generative_batch_size if method.generates else 0,
+        group=method.group_size,
+    )

@@ -1,0 +1,194 @@
+"""Which format a source's rows have, from its first rows, and why it is unclear."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any
+
+from tailor.encode.formats import FORMATS, recognise
+from tailor.encode.readers import Part, Reader
+from tailor.encode.records import RowError
+from tailor.errors import DataError
+from tailor.spec.data import PAIRS, RATED, Source
+from tailor.spec.method import METHODS, Method
+from tailor.spec.reading import schema_tree
+
+_PEEK = 20
+_PREFERENCE = ("chosen", "rejected")
+
+Rows = list[tuple[str, Any]]
+"""Rows with their names, such as `rows.jsonl:3`."""
+
+
+def find_format(source: Source, where: str, files: list[Part], method: Method) -> tuple[str, bool]:
+    """The format's name, and whether it was recognised. DataError for columns or rows that fit no format."""
+    among = method.reads
+    _check_fields(source, where, among)
+    if source.format != "auto" and not source.columns:
+        return source.format, False
+    rows, refused = _first_rows(files)
+    _check_columns(source, where, rows, among)
+    if source.format != "auto":
+        return source.format, False
+    readable = [row for _, row in rows]
+    _refuse_answers(source, where, readable, method)
+    found = recognise(readable, source.columns, among)
+    if len(found) == 1:
+        return found[0], True
+    if found:
+        raise DataError(
+            f"{where}: format auto: the rows may be {' or '.join(found)}{_stray(rows, source.columns, among)}",
+            mend=f"say which: format: {found[0]}, for example",
+        )
+    for other in METHODS:
+        if fitting := recognise(
+            readable, source.columns, [name for name in other.reads if name not in among]
+        ):
+            raise DataError(
+                f"{where}: the rows look like {' or '.join(fitting)}, which method {method.name} does not read",
+                mend="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything"
+                if method.name == "pretrain"
+                else f"set method.name: {schema_tree.names(other)[0]}, or choose other rows",
+            )
+    raise _riddle(source, where, files, rows, refused, among)
+
+
+def _refuse_answers(source: Source, where: str, rows: list[Any], method: Method) -> None:
+    """Rows with answers to avoid would pass for examples to learn, if nothing but their columns were looked at."""
+    named = set(source.columns.values())
+    pairs = any(isinstance(row, Mapping) and set(_PREFERENCE) <= set(row) for row in rows)
+    if pairs and not set(_PREFERENCE) & named and not set(PAIRS) & set(method.reads):
+        raise DataError(
+            f"{where}: the rows have chosen and rejected: preference data, which method {method.name} does not read",
+            mend="set method.name: dpo; to learn the chosen texts alone, say so with format and columns",
+        )
+    if set(RATED) & set(method.reads):
+        return
+    if recognise(rows, source.columns, RATED) and (fitting := recognise(rows, source.columns, method.reads)):
+        raise DataError(
+            f"{where}: the rows have answers and a label: rated answers, which method {method.name} does not read",
+            mend=f"set method.name: kto; to learn every answer, set format: {fitting[0]}",
+        )
+
+
+def _first_rows(files: list[Part]) -> tuple[Rows, tuple[str, RowError] | None]:
+    """Some readable rows from the start, and the first unreadable one."""
+    rows: Rows = []
+    refused: tuple[str, RowError] | None = None
+    numbered = ((f"{part.label}:{number}", row) for part in files for number, row in Reader(_beginning(part)))
+    for name, row in islice(numbered, 50 * _PEEK):
+        if isinstance(row, RowError):
+            refused = refused or (name, row)
+        else:
+            rows.append((name, row))
+            if len(rows) == _PEEK:
+                break
+    return rows, refused
+
+
+def _beginning(part: Part) -> Part:
+    return replace(part, stop=_PEEK) if part.kind == "dataset" else part
+
+
+def _fields(among: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(FORMATS[name].fields for name in among)))
+
+
+def _check_fields(source: Source, where: str, among: Sequence[str]) -> None:
+    """The keys of `columns` are fields of the format."""
+    known = _fields(among) if source.format == "auto" else tuple(FORMATS[source.format].fields)
+    unknown = sorted(set(source.columns) - set(known))
+    if not unknown:
+        return
+    named = ", ".join(f"`{name}`" for name in unknown)
+    of = "any format" if source.format == "auto" else f"the format {source.format}"
+    mend = f"its fields: {', '.join(known)}"
+    if all(source.columns[name] in known for name in unknown):
+        turned = ", ".join(f"{column}: {field}" for field, column in source.columns.items())
+        mend = f"it is written field: column, so {{{turned}}}"
+    raise DataError(f"{where}: columns names {named}, no field of {of}", mend=mend)
+
+
+def _check_columns(source: Source, where: str, rows: Rows, among: Sequence[str]) -> None:
+    """Some row has each column that stands for a required field."""
+    required = {field for name in among for field in FORMATS[name].required}
+    if source.format != "auto":
+        required = set(FORMATS[source.format].required)
+    keys = [
+        str(key)
+        for key in dict.fromkeys(chain.from_iterable(row for _, row in rows if isinstance(row, Mapping)))
+    ]
+    for field, column in source.columns.items():
+        if field not in required or column in keys or not keys:
+            continue
+        close = difflib.get_close_matches(column, keys, n=1)
+        if field in keys and column in _fields(among):
+            mend = f"it is written field: column, so {{{column}: {field}}}"
+        elif close:
+            mend = f"did you mean {close[0]}?"
+        else:
+            mend = "name one of these columns"
+        raise DataError(
+            f"{where}: columns: the rows have no column `{column}` for {field}; they have {', '.join(keys)}",
+            mend=mend,
+        )
+
+
+def _stray(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:
+    """The first row that looks like another format than the rows before it."""
+    before: list[str] = []
+    for name, row in rows:
+        fits = recognise([row], columns, among)
+        if before and fits and fits != before:
+            return f"; {name} looks like {' or '.join(fits)}, those before it like {' or '.join(before)}"
+        before = before or fits
+    return ""
+
+
+def _riddle(
+    source: Source,
+    where: str,
+    files: list[Part],
+    rows: Rows,
+    refused: tuple[str, RowError] | None,
+    among: Sequence[str],
+) -> DataError:
+    """What stands in the way of recognising a format."""
+    keys = next((list(map(str, row)) for _, row in rows if isinstance(row, Mapping)), [])
+    seen = f"the rows have the keys {', '.join(keys)}" if keys else "no readable row among the first ones"
+    mend = "set format to one of " + ", ".join(among) + ", and columns to say where its fields stand"
+    if files[0].kind == "csv" and len(keys) == 1:
+        for mark, cure in (("\t", "name the file .tsv"), (";", "write it with commas")):
+            if mark in keys[0]:
+                seen = f"its columns are separated by {mark!r}, and a .csv file's by ','"
+                mend = cure
+    elif not rows and refused:
+        seen += f"; {refused[0]} {refused[1].detail}"
+        mend = "mend these rows" + (
+            ", or save the file as UTF-8" if "utf" in refused[1].detail.lower() else ""
+        )
+    elif reason := _reason(rows, source.columns, among):
+        seen += f"; {reason}"
+    return DataError(f"{where}: format auto recognises none: {seen}", mend=mend)
+
+
+def _reason(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:
+    """Why the first row that has a format's required fields cannot be read."""
+    for name, row in rows:
+        if not isinstance(row, Mapping):
+            return f"{name} is no object"
+        for fmt in (FORMATS[name] for name in among):
+            if not set(columns) <= set(fmt.fields):
+                continue
+            try:
+                picked = fmt.pick(row, columns)
+            except RowError:
+                continue
+            try:
+                fmt.convert(picked)
+            except RowError as error:
+                return f"{name} as {fmt.name}: {error.detail}"
+    return ""

@@ -1,0 +1,165 @@
+"""Exact match: the answers to held-out questions, generated before and after training, against the references."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import torch.distributed as dist
+
+from tailor.data.token_store import Split
+from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.errors import DataError, TailorError
+from tailor.evaluate.generation import before_stop, generate
+from tailor.train.session import Session, When
+
+FILES = {"start": "evaluation/before.jsonl", "end": "evaluation/after.jsonl"}
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One question: everything before an example's last supervised span. The reference is that span, without its stop."""
+
+    source: int
+    row: int
+    """Row number in its file, from 1."""
+    prompt: list[int]
+    reference: list[int]
+
+
+def answer_rows(split: Split, stop_ids: Sequence[int], *, limit: int) -> list[AnswerRow]:
+    """The first `limit` examples with something before the answer. Plain text has nothing before it.
+
+    An answer to avoid (rejected, undesirable) is no reference.
+    """
+    rows: list[AnswerRow] = []
+    for index in range(len(split)):
+        if len(rows) == limit:
+            break
+        if not split.wanted[index]:
+            continue
+        example = split.example(index)
+        start, stop = (int(bound) for bound in example.spans[-1])
+        if start > 0:
+            ids = example.input_ids.tolist()
+            reference = before_stop(ids[start:stop], stop_ids)
+            rows.append(AnswerRow(int(split.source[index]), int(split.row[index]), ids[:start], reference))
+    return rows
+
+
+def probe(session: Session, when: When, step: int) -> None:
+    """Answer the evaluation questions and report the exact match, before and after training; the answers go to
+    `evaluation/` in the run.
+
+    Every rank answers a share. A run that goes on from a checkpoint was measured before its first step.
+    DataError when the evaluation data has no question.
+    """
+    host, plan = session.host, session.plan
+    settings = plan.evaluate.generation
+    assert settings is not None
+    if when == "evaluation" or (when == "start" and host.resume() is not None):
+        return
+    tokenizer = load_tokenizer(plan.model.path, plan.model.revision)
+    stop_ids = stops(tokenizer, session.tokens.template)
+    rows = answer_rows(session.tokens.split("evaluation"), stop_ids, limit=settings.limit)
+    if not rows:
+        raise DataError(
+            "evaluate.generation: no row of the evaluation data has a question before its answer",
+            mend="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
+        )
+    mine = rows[host.rank :: host.world]
+    with session.autocast():
+        answers = generate(
+            session.model.network,
+            [row.prompt for row in mine],
+            max_new_tokens=settings.max_new_tokens,
+            stop_ids=stop_ids,
+            batch_size=settings.batch_size,
+            pad_id=pad(tokenizer),
+        )
+    shares: list[list[list[int]]] = [answers]
+    if host.world > 1:
+        shares = [[] for _ in range(host.world)]
+        dist.all_gather_object(shares, answers)
+    if host.rank != 0:
+        return
+    questions = Questions(tokenizer, session.tokens.template)
+    records = [
+        _record(tokenizer, questions, row, shares[i % host.world][i // host.world])
+        for i, row in enumerate(rows)
+    ]
+    session.run.write_text(
+        FILES[when], "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    )
+    host.report(
+        {
+            "kind": "generation",
+            "when": "before" if when == "start" else "after",
+            "exact_match": sum(record["exact"] for record in records) / len(records),
+            "count": len(records),
+        }
+    )
+
+
+def stops(tokenizer: Tokenizer, template: dict[str, Any] | None) -> list[int]:
+    """What ends an answer: the template's end-of-turn tokens and the end of the text."""
+    ends = list(template["end_of_turn_ids"]) if template is not None else []
+    return ends + [token for token in (tokenizer.eos_id,) if token is not None and token not in ends]
+
+
+def pad(tokenizer: Tokenizer) -> int:
+    """What fills a batch. The mask hides it, so any token serves where the tokenizer names none."""
+    return next((token for token in (tokenizer.pad_id, tokenizer.eos_id) if token is not None), 0)
+
+
+def _record(tokenizer: Tokenizer, questions: Questions, row: AnswerRow, answer: list[int]) -> dict[str, Any]:
+    prompt = tokenizer.decode(row.prompt)
+    reference, given = (
+        tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (row.reference, answer)
+    )
+    return {
+        "source": row.source,
+        "row": row.row,
+        "prompt": questions.last(prompt),
+        "rendered": prompt,
+        "reference": reference,
+        "answer": given,
+        "exact": given == reference,
+    }
+
+
+class Questions:
+    """Finds the last user turn in a rendered prompt, by what the template puts before and after one."""
+
+    def __init__(self, tokenizer: Tokenizer, template: dict[str, Any] | None) -> None:
+        self._before = self._after = ""
+        if template is None:
+            return
+        from tailor.encode.template import Template
+
+        mark = "QUESTION"
+        turns = [
+            {"role": "user", "content": "One."},
+            {"role": "assistant", "content": "Two ¤"},  # ends like no system text does
+            {"role": "user", "content": mark},
+        ]
+        renderer = tokenizer.with_template(Template(template["name"], template["text"]))
+        try:
+            first, later = (renderer.render(part, add_generation_prompt=True) for part in (turns[2:], turns))
+        except (TailorError, jinja2.TemplateError):
+            return
+        (head, _, self._after), (longer, _, _) = first.partition(mark), later.partition(mark)
+        common = 0
+        while common < min(len(head), len(longer)) and head[-1 - common] == longer[-1 - common]:
+            common += 1
+        self._before = head[len(head) - common :]
+
+    def last(self, prompt: str) -> str:
+        """The last question of a rendered prompt, or the whole prompt where the template hides it."""
+        if not self._before or not self._after or not prompt.endswith(self._after):
+            return prompt
+        _, found, question = prompt.removesuffix(self._after).rpartition(self._before)
+        return question if found else prompt

@@ -1,0 +1,93 @@
+"""Pictures of an evaluation at given lengths: a heat map of values found, and the loss by position."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from tailor.runs.evaluations import COLOURS
+from tailor.runs.report.plots import GRID, INK
+
+PERPLEXITY = "long_perplexity.png"
+SHADES = " ░▒▓█"
+"""From nothing found to everything."""
+
+
+def pictures(results: dict[str, Any]) -> dict[str, bytes]:
+    """File name -> PNG, for each such task of an evaluation's results.json."""
+    found = {f"{task}.png": draw_grid(task, grid) for task, grid in results.get("grids", {}).items()}
+    if results.get("positions"):
+        found[PERPLEXITY] = draw_positions(results["positions"])
+    return found
+
+
+def lines(task: str, grid: dict[str, Any], *, unicode: bool = True) -> list[str]:
+    """The heat map as text: a block per model, a line per length, a cell per depth with its share in per cent."""
+    depths, lengths = grid["depths"], grid["lengths"]
+    gutter = max(len(f"{length:,}") for length in (*lengths, 100_000)) + 1
+    told = []
+    for model, shares in grid["models"].items():
+        told.append(f"{task} found by {model}, in % (lengths in tokens down, depth across)")
+        told.append(" " * gutter + "".join(f"{depth:>8g}" for depth in depths))
+        for length, row in zip(lengths, shares, strict=True):
+            cells = (f"{_shade(share) if unicode else '':>4}{100 * share:>4.0f}" for share in row)
+            told.append(f"{length:>{gutter},}" + "".join(cells))
+    return told
+
+
+def _shade(share: float) -> str:
+    return SHADES[round(share * (len(SHADES) - 1))] * 2
+
+
+def draw_grid(task: str, grid: dict[str, Any]) -> bytes:
+    """Lengths across, depths down, a panel per model; green is found, red is not."""
+    figure, panels = _figure(len(grid["models"]), height=1.6 + 0.36 * len(grid["depths"]))
+    for axes, (model, shares) in zip(panels, grid["models"].items(), strict=True):
+        across = [[row[at] for row in shares] for at in range(len(grid["depths"]))]
+        image = axes.imshow(across, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        for y, row in enumerate(across):
+            for x, share in enumerate(row):
+                ink = "white" if abs(share - 0.5) > 0.4 else INK  # the ends of the scale are dark
+                axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=8)
+        axes.set_xticks(range(len(grid["lengths"])), [f"{length:,}" for length in grid["lengths"]])
+        axes.set_yticks(range(len(grid["depths"])), [f"{depth:g}" for depth in grid["depths"]])
+        axes.set_title(model, fontsize=9, color=INK)
+        axes.set_xlabel("length in tokens", color=INK)
+        axes.tick_params(colors=INK, labelsize=8)
+    panels[0].set_ylabel("depth", color=INK)
+    figure.colorbar(image, ax=list(panels), label=f"{task} found", shrink=0.9)
+    return _png(figure)
+
+
+def draw_positions(positions: dict[str, Any]) -> bytes:
+    """The mean loss of the tokens in each part of the longest window, a curve per model."""
+    figure, (axes,) = _figure(1, height=3.6)
+    for number, (model, loss) in enumerate(positions["models"].items()):
+        points = [(end, one) for end, one in zip(positions["ends"], loss, strict=True) if one is not None]
+        axes.plot(
+            *zip(*points, strict=True), marker="o", markersize=4, label=model, color=COLOURS[number % 6]
+        )
+    axes.set_xlabel("tokens before, at most", color=INK)
+    axes.set_ylabel("loss", color=INK)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return _png(figure)
+
+
+def _figure(panels: int, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(8, 4 * panels), height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()

@@ -1,0 +1,236 @@
+"""`report.html`: a run on one page that needs no other file. The plots stand beside it as PNG files too."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime
+from importlib import resources
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tailor.runs import evaluations
+from tailor.runs.log import Record, of_kind, read
+from tailor.runs.origin import changed, origins
+from tailor.runs.report import heatmap, plots
+from tailor.runs.status import Status, state_of, step_of
+from tailor.runs.words import duration, seconds_between, size
+from tailor.store import run_folder
+
+if TYPE_CHECKING:
+    from tailor.store import Store
+
+TEMPLATE = "report.html.jinja"
+SAMPLES = 8
+
+
+def write(run: Store) -> None:
+    """Draw the plots and write the page, from what stands in the run's folder."""
+    from jinja2 import Environment
+
+    records, data = read(run), run_folder.read_json(run, run_folder.DATA)
+    drawn = plots.draw(records)
+    for plot in drawn:
+        run.write_bytes(plot.file, plot.png)
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        resources.files("tailor.runs.report").joinpath(TEMPLATE).read_text()
+    )
+    page = template.render(
+        name=run_folder.name(run),
+        url=run.url,
+        status=Status.read(run),
+        summary=summary(run, records),
+        plots=[(plot.title, base64.b64encode(plot.png).decode()) for plot in drawn],
+        data=data_table(data),
+        lost=lost_rows(data),
+        answers=paired_answers(run)[:SAMPLES],
+        evaluations=[evaluation(run, name) for name in evaluations.names(run)],
+        recipe=run.read_text(run_folder.RECIPE) if run.exists(run_folder.RECIPE) else "",
+        environment=json.dumps(
+            run_folder.read_json(run, run_folder.ENVIRONMENT), indent=2, ensure_ascii=False
+        ),
+    )
+    run.write_text(run_folder.REPORT, page)
+
+
+def evaluation(run: Store, name: str) -> dict[str, Any]:
+    """What the page shows of an evaluation: its table, plot, and first answers."""
+    results = evaluations.read(run, name)
+    at = f"{evaluations.FOLDER}/{name}"
+    files = [evaluations.PLOT, *(f"{task}.png" for task in results.get("grids", {}))]
+    files += [heatmap.PERPLEXITY] * bool(results.get("positions"))
+    return {
+        "name": name,
+        "table": evaluations.table(results),
+        "models": list(results["models"]),
+        "intervals": results["intervals"],
+        "failed": results["failed"],
+        "plots": [base64.b64encode(run.read_bytes(f"{at}/{file}")).decode() for file in files],
+        "answers": evaluations.rows(run, name, evaluations.ANSWERS)[:SAMPLES],
+        "facts": evaluations.rows(run, name, evaluations.FACTS)[:SAMPLES],
+        "searches": evaluations.rows(run, name, evaluations.RETRIEVAL)[:SAMPLES],
+    }
+
+
+def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
+    """(what, figure) of everything worth knowing first."""
+    status, plan = Status.read(run), run_folder.read_json(run, run_folder.PLAN)
+    train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
+    rows: list[tuple[str, str]] = []
+    if plan:
+        rows += [("Model", plan["model"]["path"]), ("Method", method_words(plan))]
+    if status is not None:
+        rows.append(("State", f"{state_of(run, status)}, step {step_of(status, records)} of {status.steps}"))
+        if status.ended:
+            rows.append(
+                (
+                    "Time",
+                    f"{duration(seconds_between(status.started, status.ended))}, from {_day(status.started)}",
+                )
+            )
+        if status.failures:
+            times = f"{len(status.failures)} time" + ("s" if len(status.failures) > 1 else "")
+            rows.append(("Workers failed", f"{times}, the last: {status.failures[-1]['error']}"))
+    for origin in origins(run):
+        source = "its own" if origin.run == run.url else f"{origin.run}'s"
+        rows.append((f"From step {origin.step + 1}", f"{source} steps before; {', '.join(changed(origin))}"))
+    if left_out := sum(bool(record.get("diverged")) for record in train):
+        rows.append(("Diverged", f"{left_out} of {len(train)} steps, left out"))
+    if train:
+        rows.append(("Training loss", f"{_loss(train[0])} → {_loss(train[-1])}"))
+    if evaluation:
+        last = evaluation[-1]
+        first = f"{_loss(evaluation[0])} → " if len(evaluation) > 1 else ""
+        rows.append(("Evaluation loss", f"{first}{_loss(last)}"))
+        if "token_accuracy" in last:
+            rows.append(
+                ("Token accuracy", f"{last['token_accuracy']:.1%} of {last['supervised_tokens']:,} tokens")
+            )
+        if "reward_accuracy" in last:
+            accuracies = [f"{record['reward_accuracy']:.1%}" for record in (evaluation[0], last)]
+            rows.append(
+                ("Reward accuracy", " → ".join(accuracies if len(evaluation) > 1 else accuracies[-1:]))
+            )
+            if last.get("reward_margin") is not None:
+                rows.append(("Reward margin", f"{last['reward_margin']:.4g}"))
+    if (best := best_step(records, plan)) is not None:
+        rows.append(("Artefact from", f"step {best}, the best by evaluation loss"))
+    matches = exact_match(records)
+    if matches:
+        rows.append(("Exact match", " → ".join(f"{value:.1%} {when}" for when, value in matches.items())))
+    if searched := of_kind(records, "retrieval"):
+        ends = searched if len(searched) == 1 else (searched[0], searched[-1])
+        for name in ("recall@1", "ndcg@10"):
+            told = " → ".join(f"{record[name]:.1%}" for record in ends)
+            rows.append((name.upper() if name[0] == "n" else name.capitalize(), told))
+    for name in evaluations.names(run):
+        rows.append((f"Evaluation {name}", evaluations.in_a_line(evaluations.read(run, name))))
+    if len(train) > 1:
+        speed = median(record["tokens_per_second"] for record in train[1:])
+        waiting = 100 * _share(train[1:], "data_seconds")
+        rows.append(("Speed", f"{speed:,.0f} tokens/s in the median step, {waiting:.1f} % waiting for data"))
+        rows.append(("Padding", f"{sum(record['padding'] for record in train) / len(train):.1%}"))
+        rows.append(("Peak memory", f"{size(_peak(train))} {_memory_words(plan)}"))
+        if _peak(evaluation):
+            rows.append(("Peak, evaluation", size(_peak(evaluation))))
+    return rows
+
+
+def _peak(records: list[Record]) -> int:
+    return max((record.get("peak_memory_bytes") or 0 for record in records), default=0)
+
+
+def _memory_words(plan: dict[str, Any]) -> str:
+    """On a CPU the figure is the process's, libraries and all, which no forecast of the model is like."""
+    if not plan.get("gpu"):
+        return "of the worker's process"
+    forecast = sum(value for name, value in (plan.get("memory") or {}).items() if name != "host")
+    return f"of a worker; its model and activations were forecast at {size(forecast)}"
+
+
+def best_step(records: list[Record], plan: dict[str, Any]) -> int | None:
+    """Step that the artefact was made from, where `save.best` chose it."""
+    if not (plan.get("save") or {}).get("best"):
+        return None
+    return next((int(record["made_from"]) for record in reversed(of_kind(records, "artifact"))), None)
+
+
+def method_words(plan: dict[str, Any]) -> str:
+    """Such as `sft, LoRA of rank 16 on an nf4 base`."""
+    adapter, quantize = plan["model"].get("adapter"), plan["model"].get("quantize")
+    loss = plan["method"].get("loss")
+    words = plan["method"]["name"] + (f" with the {loss} loss, " if loss else ", ")
+    if plan["model"].get("beacon"):
+        words += "activation beacons"
+        return words + (f" on a base in {quantize['type']}" if quantize else "")
+    if adapter is None:
+        return words + "all weights"
+    kind = "DoRA" if adapter.get("dora") else "LoRA"
+    words += f"{kind} of rank {adapter['rank']}"
+    return words + (f" on a base in {quantize['type']}" if quantize else "")
+
+
+def exact_match(records: list[Record]) -> dict[str, float]:
+    """Share of exact answers before and after training, as far as it was measured."""
+    found = {record["when"]: record["exact_match"] for record in of_kind(records, "generation")}
+    return {when: found[when] for when in ("before", "after") if when in found}
+
+
+def paired_answers(run: Store) -> list[dict[str, Any]]:
+    """Each generated answer, with the one before training as `before`."""
+    earlier = run_folder.answers(run, "before")
+    after = run_folder.answers(run, "after")
+    return [
+        {**answer, "before": earlier[index]["answer"] if index < len(earlier) else None}
+        for index, answer in enumerate(after)
+    ]
+
+
+def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the data report, one row per source."""
+    head = ["Source", "Format", "Rows", "Kept", "Unreadable", "Dropped", "Truncated", "Chunked"]
+    head += ["Tokens", "Supervised", "Median length", "Longest"]
+    rows = []
+    for source in report.get("sources", []):
+        lengths = source["lengths"]
+        counts = [
+            source["rows"],
+            source["kept"],
+            _lost(source["unreadable"]),
+            _lost(source["dropped"]),
+            source["truncated"],
+            source["chunked"],
+            source["tokens"],
+            source["supervised_tokens"],
+            lengths.get("p50", 0),
+            lengths.get("max", 0),
+        ]
+        rows.append([source["path"], source["format"], *(f"{count:,}" for count in counts)])
+    return head, rows
+
+
+def lost_rows(report: dict[str, Any]) -> list[str]:
+    """Why rows were left out, with the first of them, one line per source and reason."""
+    return [
+        f"{loss['count']:,} {reason.replace('_', ' ')}: "
+        + "; ".join(f"{where} {detail}".strip() for where, detail in loss["first"])
+        for source in report.get("sources", [])
+        for reason, loss in {**source["unreadable"], **source["dropped"]}.items()
+    ]
+
+
+def _lost(reasons: dict[str, Any]) -> int:
+    return sum(loss["count"] for loss in reasons.values())
+
+
+def _share(records: list[Record], key: str) -> float:
+    whole: float = sum(record["step_seconds"] for record in records)
+    return float(sum(record[key] for record in records)) / whole
+
+
+def _loss(record: Record) -> str:
+    return "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
+
+
+def _day(moment: str) -> str:
+    return datetime.fromisoformat(moment).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,1 @@
+"""From YAML text to values with positions, and back: source, overrides, explanations, schemas, the reference."""

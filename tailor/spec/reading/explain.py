@@ -1,0 +1,278 @@
+"""pydantic's validation error + positions -> problems a reader can act on.
+
+pydantic says only where a value failed. What is needed there is described from the specs, so that
+a message and the reference cannot disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+from pydantic import ValidationError
+
+from tailor.errors import Problem
+from tailor.spec import aliases
+from tailor.spec.base import File, Section
+from tailor.spec.reading import schema_tree
+from tailor.spec.reading.overrides import EXTENDS
+from tailor.spec.reading.source import Document, Path, dotted, scalar
+
+_TAG = ("union_tag_not_found", "union_tag_invalid")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """One of pydantic's errors, with the path in the file and what is allowed there."""
+
+    kind: str
+    path: Path
+    allowed: schema_tree.Allowed | None
+    union: Path | None
+    """The path at which a plain union (`Literal | list`) was tried, if there was one."""
+
+
+def explain(error: ValidationError, document: Document, root: type[File]) -> tuple[list[Problem], set[str]]:
+    """Every problem, and the keys that unknown keys were probably meant to be."""
+    failures = [
+        _locate(entry["type"], entry["loc"], document, root) for entry in error.errors(include_url=False)
+    ]
+    problems: list[Problem] = []
+    meant: set[Path] = set()
+    unknown = [failure.path for failure in failures if failure.kind == "extra_forbidden"]
+    for failure in failures:
+        if failure.kind in _TAG and failure.allowed:  # pydantic looks no further into these
+            known = {key for section in failure.allowed.sections for key in section.model_fields}
+            unknown += [(*failure.path, key) for key in document.get(failure.path) if key not in known]
+    for path in unknown:
+        message, suggestion = _unknown(path, document, root)
+        if suggestion:
+            meant.add(suggestion)
+        problems.append(document.at_key(path).problem(path, message))
+    for failure in _one_per_union(failures):
+        path, needed = failure.path, failure.allowed
+        if failure.kind == "extra_forbidden" or needed is None:
+            continue
+        if failure.kind in _TAG:
+            path, needed = (*path, "name"), _names(needed)
+        if failure.kind in ("missing", "union_tag_not_found"):
+            if path not in meant:
+                problems.append(document.at_key(path).problem(path, _missing(needed)))
+            continue
+        problems.append(document.at_value(path).problem(path, _wrong(path, needed, document)))
+    return problems, {dotted(path) for path in meant}
+
+
+def _locate(kind: str, location: Iterable[str | int], document: Document, root: type[Section]) -> _Failure:
+    """pydantic's location also names union members; this finds the path in the file."""
+    needed: schema_tree.Allowed | None = schema_tree.allowed(root)
+    path: Path = ()
+    union: Path | None = None
+    inside = False
+    for step in location:
+        if needed is None:
+            break
+        if isinstance(step, int):
+            path, needed = (*path, step), needed.item(step)
+        elif needed.tagged and not inside:
+            inside = True  # the step is the tag
+        elif needed.sections and len(needed.types) > 1 and not needed.tagged:
+            union = path  # the step is the member of a plain union that was tried
+            if str(step).startswith("tagged-union["):
+                needed = schema_tree.Allowed(needed.sections, (), False, tagged=True)
+                continue
+            needed = next(
+                (schema_tree.allowed(one) for one in needed.sections if one.__name__ == step), needed
+            )
+        elif needed.sections:
+            section = schema_tree.variant(needed.sections, document.get(path))
+            info = schema_tree.field(section, step) if section else None
+            path, needed, inside = (*path, step), schema_tree.of_field(info) if info else None, False
+        elif needed.mappings:
+            path, needed = (*path, step), schema_tree.allowed(str)
+        else:
+            union = path
+    return _Failure(kind, path, needed, union)
+
+
+def _one_per_union(failures: list[_Failure]) -> list[_Failure]:
+    """A value that fits no member of a union fails once: inside the member it was meant for, else as a whole."""
+    kept: list[_Failure] = []
+    deeper = {
+        failure.union
+        for failure in failures
+        if failure.union is not None and (failure.path != failure.union or failure.kind in _TAG)
+    }
+    whole: set[Path] = set()
+    for failure in failures:
+        if failure.union is not None and failure.path == failure.union and failure.kind not in _TAG:
+            if failure.union in deeper or failure.union in whole:
+                continue
+            whole.add(failure.union)
+        kept.append(failure)
+    return kept
+
+
+def _names(needed: schema_tree.Allowed) -> schema_tree.Allowed:
+    """What `name` may be in a tagged union of sections."""
+    literals: list[Any] = []
+    for section in needed.sections:
+        info = schema_tree.field(section, "name")
+        if info:
+            literals += schema_tree.of_field(info).types
+    return schema_tree.Allowed(tuple(literals), (), False)
+
+
+def _missing(needed: schema_tree.Allowed) -> str:
+    if not needed.sections:
+        return f"missing key; it must be {schema_tree.describe(needed)}"
+    (section, *others) = needed.sections
+    required = (
+        ["name"] if others else [key for key, info in section.model_fields.items() if info.is_required()]
+    )
+    return f"missing section; it needs {', '.join(required)}"
+
+
+def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Path | None]:
+    """The message for an unknown key, and the key that was probably meant."""
+    *above, key = path
+    section, siblings = _section_at(tuple(above), document, root)
+    own = [*section.model_fields, *([EXTENDS] if section is root else [])]
+    start = "unknown section" if not above and isinstance(document.get(path), dict) else "unknown key"
+    if key in aliases.SECRETS:
+        return (
+            f"{start}; secrets do not stand in a {root.noun} but in {root.where_secrets_stand}",
+            None,
+        )
+    owners = [
+        name for sibling in siblings if key in sibling.model_fields for name in schema_tree.names(sibling)
+    ]
+    if owners:
+        (name, *_) = schema_tree.names(section)
+        return f"unknown key of {name}; it is a key of {', '.join(map(str, owners))}", None
+    index = schema_tree.key_index(root)
+    steps = tuple(str(key).split("."))
+    if len(steps) > 1 and (*above, *steps) in index.get(steps[-1], ()):
+        return f"{start}; dots are for the command line, in a file write {steps[-1]} below {steps[-2]}:", None
+    elsewhere = _nearest(index.get(str(key), ()), above)
+    if elsewhere:
+        return f"{start}; it belongs at {' or '.join(map(dotted, elsewhere))}", _exact(elsewhere)
+    if key in root.says:
+        return f"{start}; {root.says[str(key)]}", None
+    if key in root.belongs:
+        target = tuple(root.belongs[str(key)].split("."))
+        if target[:-1] == tuple(above):
+            return f"{start}; did you mean {target[-1]}?", target
+        return f"{start}; it belongs at {dotted(target)}", target
+    near = difflib.get_close_matches(str(key), own, n=1, cutoff=0.7)
+    if near:
+        return f"{start}; did you mean {near[0]}?", (*above, near[0])
+    far = difflib.get_close_matches(str(key), index, n=1, cutoff=0.8)
+    if far:
+        places = _nearest(index[far[0]], above)
+        return f"{start}; did you mean {' or '.join(map(dotted, places))}?", _exact(places)
+    what = "sections" if not above else "keys here"
+    return f"{start}; the {what} are {', '.join(own)}", None
+
+
+def _section_at(
+    path: Path, document: Document, root: type[Section]
+) -> tuple[type[Section], list[type[Section]]]:
+    """The class of the section at a path, and the other classes of its union."""
+    needed: schema_tree.Allowed | None = schema_tree.allowed(root)
+    section, others = root, []
+    for depth, step in enumerate(path, start=1):
+        if isinstance(step, int):
+            needed = needed.item(step) if needed else None
+        else:
+            info = schema_tree.field(section, step)
+            needed = schema_tree.of_field(info) if info else None
+        if needed and needed.sections:
+            found = schema_tree.variant(needed.sections, document.get(path[:depth])) or needed.sections[0]
+            section, others = found, [other for other in needed.sections if other is not found]
+    return section, others
+
+
+def _nearest(places: tuple[tuple[str, ...], ...], above: list[str | int]) -> list[tuple[str, ...]]:
+    """The places below this section if there are any, else the shallowest ones."""
+    here = tuple("N" if isinstance(step, int) else step for step in above)
+    below = [place for place in places if here and place[: len(here)] == here]
+    pool = below or list(places)
+    depth = min((len(place) for place in pool), default=0)
+    return [place for place in pool if len(place) == depth][:2]
+
+
+def _exact(places: list[tuple[str, ...]]) -> Path | None:
+    return places[0] if len(places) == 1 and "N" not in places[0] else None
+
+
+def _wrong(path: Path, needed: schema_tree.Allowed, document: Document) -> str:
+    value = document.get(path)
+    if needed.sections and value is None:
+        return "empty section; give it keys, or leave it out"
+    if value in ("", []):
+        return f"empty; it must be {schema_tree.describe(needed)}"
+    mend = _mend(path, value, needed, document)
+    return f"{given(path, document)} is not {schema_tree.describe(needed)}" + (f"; {mend}" if mend else "")
+
+
+def given(path: Path, document: Document) -> str:
+    """A value as its writer would recognise it."""
+    value = document.get(path)
+    if isinstance(value, (dict, list)):
+        kind = "mapping" if isinstance(value, dict) else "list"
+        return f"a {kind}" if value else f"an empty {kind}"
+    if path in document.written:
+        text = document.written[path] or "nothing"
+    else:
+        text = json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _mend(path: Path, value: Any, needed: schema_tree.Allowed, document: Document) -> str | None:
+    """How to write what was probably meant."""
+    if isinstance(value, str):
+        return _mend_text(path, value, needed, document)
+    plain = isinstance(value, (bool, int, float))
+    if plain and str in needed.types and path in document.written:
+        return f'put it in quotes: "{document.written[path]}"'
+    if plain and any(get_origin(kind) is list for kind in needed.types):
+        return f"write it as a list: [{given(path, document)}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "it must be finite"
+    if isinstance(value, float) and int in needed.types and value.is_integer():
+        return f"write {int(value)}"
+    if isinstance(value, dict) and needed.lists:
+        return "put `- ` before its first key"
+    return None
+
+
+def _mend_text(path: Path, value: str, needed: schema_tree.Allowed, document: Document) -> str | None:
+    for section in needed.sections:
+        for key, info in section.model_fields.items():
+            if value in schema_tree.of_field(info).choices:
+                start = "- " if isinstance(path[-1], int) else f"{path[-1]}: "
+                return f"write {start}{{{key}: {value}}}"
+    item = needed.item(0)
+    if item and item.sections:
+        return f"write {path[-1]}: [{{path: {value}}}]" if "path" in item.sections[0].model_fields else None
+    choices = [str(choice) for choice in needed.choices]
+    near = difflib.get_close_matches(value.lower(), choices, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    if any(get_origin(kind) is list for kind in needed.types):
+        return f"write it as a list: [{value}]"
+    if needed.optional and value.lower() in ("off", "no", "none", "never", "false"):
+        return "write null"
+    if bool in needed.types and value.lower() in ("on", "yes", "off", "no", "y", "n", "true", "false"):
+        return f"write {'true' if value.lower() in ('on', 'yes', 'y', 'true') else 'false'}"
+    if int in needed.types or float in needed.types:
+        number = scalar(value.replace("_", "").replace(",", "").strip())
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            return "leave the quotes out" if path not in document.written else f"write {number}"
+    return None

@@ -1,0 +1,350 @@
+"""The rules between keys.
+
+They look at plain values, not at a validated Recipe, so that they speak up beside other mistakes.
+A rule never judges a key that is wrong by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tailor.errors import Problem
+from tailor.spec.data import Data
+from tailor.spec.method import ANSWERS, METHODS
+from tailor.spec.reading import schema_tree
+from tailor.spec.reading.overrides import COMMAND_LINE
+from tailor.spec.reading.source import Document, Path
+from tailor.spec.rules import (
+    beacon,
+    final_evaluation,
+    gritlm,
+    preference,
+    rope,
+    sequence_parallel,
+    strategy,
+    suite,
+)
+from tailor.spec.rules.keys import Conflict, Finding, Keys, path_of
+from tailor.spec.train import DEFAULT_BATCH_SIZE
+
+
+def problems(document: Document, wrong: set[str]) -> list[Problem]:
+    """Every broken rule. `wrong` are the keys that have a problem already."""
+    keys = Keys(document.values, wrong)
+    found: list[Problem] = []
+    rules = (
+        _pairs,
+        _sizes,
+        _model,
+        rope.conflicts,
+        beacon.conflicts,
+        _pretrain,
+        _retrieval,
+        preference.conflicts,
+        _gritlm,
+        _folders,
+        sequence_parallel.conflicts,
+    )
+    for conflicts in rules:
+        for key, other, why in conflicts(keys):
+            early, late = sorted((key, other), key=lambda name: _order(document, name))
+            place = document.keys.get(path_of(early))
+            named = f"{early} ({place})" if place else early
+            found.append(
+                document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
+            )
+    findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (
+        _needs,
+        beacon.findings,
+        _lists,
+        _rows,
+        rope.findings,
+        strategy.findings,
+        sequence_parallel.findings,
+        _idle,
+        final_evaluation.findings,
+    )
+    for finding in findings:
+        for key, message in finding(keys):
+            found.append(document.at_key(path_of(key)).problem(path_of(key), message))
+    return found
+
+
+def idle_keys(values: dict[str, Any]) -> list[Path]:
+    """The keys of a complete recipe that have no effect beside its other keys."""
+    keys = Keys(values, set())
+    final = suite.idle(keys, "evaluate.final.") if keys("evaluate.final") is not None else ()
+    return [path_of(key) for key, _ in (*_idle(keys), *final)]
+
+
+def _order(document: Document, key: str) -> tuple[int, int, int]:
+    """Where a key stands: nowhere, in the base, in the file, or on the command line."""
+    place = document.keys.get(path_of(key))
+    if place is None:
+        return 0, 0, 0
+    return (
+        3 if place.file == COMMAND_LINE else 2 if place.file == document.file else 1,
+        place.line,
+        place.column,
+    )
+
+
+def _pairs(keys: Keys) -> Iterator[Conflict]:
+    """Two ways to say one thing."""
+    for key, other in (
+        ("train.epochs", "train.steps"),
+        ("train.epochs", "train.tokens"),
+        ("train.steps", "train.tokens"),
+        ("train.batch_size", "train.batch_tokens"),
+        ("optim.warmup_ratio", "optim.warmup_steps"),
+        ("data.holdout", "data.evaluation"),
+    ):
+        if keys(key) is not None and keys(other) not in (None, []):
+            yield key, other, f"give one of them ({other}=null takes that one away)"
+
+
+def _sizes(keys: Keys) -> Iterator[Conflict]:
+    batch, micro = keys("train.batch_size"), keys("train.micro_batch_size")
+    by_tokens, workers = keys("train.batch_tokens"), _most_workers(keys)
+    if batch and micro and micro > batch:
+        yield (
+            "train.micro_batch_size",
+            "train.batch_size",
+            f"a forward pass of {micro} rows is more than the global batch of {batch}",
+        )
+    parts = keys("scale.sequence_parallel") or 1
+    groups = workers // parts if workers else 0
+    named = f"{groups} groups of {parts} workers" if parts > 1 else f"{workers} workers"
+    if batch and groups > batch:
+        yield (
+            "scale.workers",
+            "train.batch_size",
+            f"a global batch of {batch} rows leaves some of {named} without any",
+        )
+    default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
+    default &= not gritlm.applies(keys)
+    if groups > DEFAULT_BATCH_SIZE and default:
+        yield (
+            "scale.workers",
+            "train.batch_size",
+            f"its default of {DEFAULT_BATCH_SIZE} rows leaves some of {named} without any",
+        )
+    length = keys("data.max_length") or Data.model_fields["max_length"].default
+    if by_tokens and not keys.is_wrong("data.max_length") and by_tokens < length:
+        yield (
+            "train.batch_tokens",
+            "data.max_length",
+            f"a batch of {by_tokens} tokens cannot hold an example of {length}",
+        )
+    yield from suite.long_rows(keys, "data.", length)
+    fewest, most = keys("scale.workers.min"), keys("scale.workers.max")
+    if fewest and most and fewest > most:
+        yield "scale.workers.min", "scale.workers.max", f"at least {fewest} workers, but at most {most}"
+    steps, warmup = keys("train.steps"), keys("optim.warmup_steps")
+    if steps and warmup and warmup >= steps:
+        yield "optim.warmup_steps", "train.steps", f"the warm-up of {warmup} steps never ends in {steps}"
+
+
+def _most_workers(keys: Keys) -> int | None:
+    workers = keys("scale.workers")
+    most: int | None = workers if isinstance(workers, int) else keys("scale.workers.max")
+    return most
+
+
+def _model(keys: Keys) -> Iterator[Conflict]:
+    if keys("model.init") == "random":
+        for key in ("model.adapter", "model.beacon", "model.quantize"):
+            if keys(key) is not None:
+                yield key, "model.init", "new weights (init: random) must all be trained"
+    saved, targets = keys("model.adapter.modules_to_save"), keys("model.adapter.target_modules")
+    if isinstance(targets, list) and isinstance(saved, list):
+        both = [name for name in saved if name in targets]
+        if both:
+            yield (
+                "model.adapter.modules_to_save",
+                "model.adapter.target_modules",
+                f"{both[0]} is in both; a module is trained in full or through the adapter",
+            )
+    if keys("scale.accelerator") is not None and keys("scale.gpu") is False:
+        yield "scale.accelerator", "scale.gpu", "no GPU is used, of whatever kind"
+    if keys("model.attention") == "flash_attention_2":
+        if keys("train.precision") == "fp32":
+            yield "model.attention", "train.precision", "flash_attention_2 computes in bf16 and fp16 only"
+        if keys("scale.gpu") is False:
+            yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
+
+
+def _pretrain(keys: Keys) -> Iterator[Conflict]:
+    """What a method that learns plain texts cannot do."""
+    if keys("method.name") == "pretrain" and keys("evaluate.generation") is not None:
+        yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
+
+
+def _retrieval(keys: Keys) -> Iterator[Conflict]:
+    """Searches need embeddings."""
+    name = keys("method.name")
+    if name is None or (name == "gritlm" and keys("method.mode") != "generative"):
+        return
+    searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
+    for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
+        searches += [f"evaluate.final.tasks.{at}.name"] if task == "retrieval" else []
+    for key in searches:
+        yield (
+            key,
+            "method.mode" if name == "gritlm" else "method.name",
+            "it trains no embeddings to search with",
+        )
+
+
+def _gritlm(keys: Keys) -> Iterator[Conflict]:
+    if gritlm.applies(keys):
+        yield from gritlm.conflicts(keys)
+
+
+def _rows(keys: Keys) -> Iterator[Finding]:
+    """Do the rows suit the method?"""
+    name = keys("method.name")
+    method = next((spec for spec in METHODS if name in schema_tree.names(spec)), None)
+    if method is None:
+        return
+    for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+        fmt = keys(f"{key}.format")
+        if fmt not in (None, "auto", *method.reads):
+            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
+    if name in ANSWERS and keys("data.on_long") == "chunk":
+        yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
+    if name in ANSWERS and keys("data.on_long") == "retrieve":
+        yield "data.on_long", f"method {name} keeps the end of a long prompt; write truncate"
+    if name == "pretrain" and keys("data.on_long") == "retrieve":
+        yield "data.on_long", "plain text has no question to choose passages by; write chunk"
+    if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
+        yield (
+            "train.batch_size",
+            "method kto compares each prompt with another example's answer: a batch needs two examples",
+        )
+
+
+def _folders(keys: Keys) -> Iterator[Conflict]:
+    to, store, model = keys("save.to"), keys("data.store"), keys("model.path")
+    if to and store and (_inside(store, to) or _inside(to, store)):
+        yield (
+            "data.store",
+            "save.to",
+            "prepared tokens serve many runs; keep them beside the run's folder, not in one another",
+        )
+    if to and model and _inside(to, model):
+        yield "save.to", "model.path", "the run's folder would lie in the base model's"
+
+
+def _inside(inner: str, outer: str) -> bool:
+    parts = [[part for part in name.split("/") if part not in ("", ".")] for name in (inner, outer)]
+    return inner.startswith("/") == outer.startswith("/") and parts[0][: len(parts[1])] == parts[1]
+
+
+def _needs(keys: Keys) -> Iterator[Finding]:
+    """Keys that say nothing without another."""
+    if gritlm.applies(keys):
+        yield from gritlm.findings(keys)
+    whole = keys.absent("model.adapter") and keys.absent("model.beacon")
+    if keys("model.quantize") is not None and whole and keys("model.init") != "random":
+        yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
+    no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
+    for key in ("evaluate.every", "evaluate.generation", "save.best"):
+        searched = key == "evaluate.every" and keys("evaluate.retrieval") is not None
+        if keys(key) not in (None, False) and no_evaluation and not searched:
+            yield key, "needs evaluation data: give data.holdout or data.evaluation"
+    if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
+        yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
+    if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
+        yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
+    repository = keys("export.push_to_hub")
+    if isinstance(repository, str) and [bool(part) for part in repository.split("/")] != [True, True]:
+        yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
+    if keys("export.weights") is not None and keys.absent("model.adapter"):
+        yield "export.weights", "needs model.adapter: without one, the whole model is pushed"
+    if keys("train.divergence.action") == "reload" and keys.absent("save.every") and keys.absent("save.best"):
+        yield (
+            "train.divergence.action",
+            "reload needs save.every: without it there is no checkpoint to go back to",
+        )
+    if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
+        yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
+
+
+def _lists(keys: Keys) -> Iterator[Finding]:
+    targets = keys("model.adapter.target_modules")
+    if targets == []:
+        yield (
+            "model.adapter.target_modules",
+            "an empty list trains nothing; name modules, or write all-linear",
+        )
+    for key in ("model.adapter.target_modules", "model.adapter.modules_to_save"):
+        names = keys(key)
+        for name in (
+            sorted({name for name in names if names.count(name) > 1}) if isinstance(names, list) else []
+        ):
+            yield key, f"names {name} twice"
+    for section in ("data.train", "data.evaluation"):
+        seen: list[tuple[str, Any]] = []
+        for key, source in keys.sources(section):
+            first = next((other for other, known in seen if known == source), None)
+            if first:
+                mend = "weight shows rows more often" if section == "data.train" else "leave one out"
+                yield key, f"is the same source as {first}; {mend}"
+            seen.append((key, source))
+
+
+def _idle(keys: Keys) -> Iterator[Finding]:
+    """Keys that would be ignored. The text is complete recipes' too: a resolved recipe leaves these keys out."""
+    optimizer = keys("optim.optimizer") or "adamw"
+    adamw, lion = "adamw" in optimizer, optimizer == "lion"
+    if not keys.is_wrong("optim.optimizer"):
+        for key, used, whose in (
+            ("optim.betas", adamw or lion, "the adamw optimizers and lion"),
+            ("optim.eps", adamw, "the adamw optimizers"),
+            ("optim.momentum", optimizer == "sgd", "sgd"),
+            ("optim.weight_decay", optimizer != "sgd", "the other optimizers"),
+        ):
+            if keys(key) is not None and not used:
+                yield key, f"has no effect on {optimizer}; it is for {whose}"
+    if keys("model.quantize.type") == "int8" and keys("model.quantize.double") is not None:
+        yield "model.quantize.double", "has no effect on int8; it is for nf4 and fp4"
+    whole = keys.absent("model.adapter") and keys.absent("model.beacon")
+    if keys("model.dtype") not in (None, "auto") and whole:
+        yield (
+            "model.dtype",
+            "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
+        )
+    yield from beacon.idle(keys)
+    yield from preference.idle(keys)
+    yield from strategy.idle(keys)
+    yield from suite.idle_long_rows(keys, "data.")
+    yield from suite.idle_of_corpus(keys, "evaluate.retrieval.data")
+    if gritlm.applies(keys):
+        yield from gritlm.idle(keys)
+    stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
+    if stops and keys("train.divergence.limit") is not None:
+        yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
+    if keys("method.name") == "pretrain":
+        if keys("data.template") is not None:
+            yield "data.template", "has no effect on pretrain: plain text has no turns"
+        if not keys.is_wrong("method.documents") and keys("method.documents") in (None, "join"):
+            why = "has no effect on joined documents: one stream is cut into rows, and nothing is too long"
+            for key in ("data.pack", "data.on_long", "data.chunk", "data.retrieve"):
+                if keys(key) is not None:
+                    yield key, f"{why}; it is for documents: isolate"
+    if not keys.is_wrong("export.push_to_hub") and keys.absent("export.push_to_hub"):
+        for key in ("export.weights", "export.private"):
+            if keys(key) is not None:
+                yield key, "has no effect without export.push_to_hub"
+    if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
+        yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
+    for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+        if keys(f"{key}.weight") is not None and key.startswith("data.evaluation"):
+            yield f"{key}.weight", "has no effect: every evaluation row counts once"
+        path = keys(f"{key}.path")
+        if isinstance(path, str) and "://" in path and not path.startswith("hf://"):
+            for name in ("subset", "split"):
+                if source.get(name) is not None:
+                    yield f"{key}.{name}", "has no effect: it is for Hugging Face datasets (hf://…)"

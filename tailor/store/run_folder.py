@@ -1,0 +1,136 @@
+"""A run's folder.
+
+recipe.yaml      the resolved recipe: loads back to the same run
+plan.json        every derived number
+environment.json versions, hardware, git commit
+data.json        the data report
+status.json      state, step, error, timings
+metrics.jsonl    every metric record
+checkpoints/     step-00000050/ …, each with its COMMIT marker
+adapter/ model/ beacon/  the final artefact, one of the three
+evaluation/      before.jsonl, after.jsonl: generated answers; NAME/ per evaluation, with its COMMIT marker
+tensorboard/     event files
+logs/            tracebacks of failed workers
+report.html, loss.png …
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import posixpath
+from typing import Any
+
+from tailor.errors import StoreError
+from tailor.store import Store
+
+RECIPE = "recipe.yaml"
+PLAN = "plan.json"
+ENVIRONMENT = "environment.json"
+DATA = "data.json"
+REPORT = "report.html"
+ARTIFACTS = ("adapter", "model", "beacon")
+CHECKPOINTS = "checkpoints"
+WEIGHTS, STATE = "weights.safetensors", "state.json"
+"""Of a checkpoint."""
+
+
+def name(run: Store) -> str:
+    """Last part of the folder's path."""
+    return posixpath.basename(run.url.rstrip("/"))
+
+
+def holds_run(run: Store) -> bool:
+    return run.exists(RECIPE)
+
+
+def read_json(run: Store, file: str) -> dict[str, Any]:
+    """The file's content, or an empty dict where the run ended before writing it."""
+    value: dict[str, Any] = run.read_json(file) if run.exists(file) else {}
+    return value
+
+
+def checkpoints(run: Store) -> list[str]:
+    """Names of the committed checkpoints, oldest first."""
+    folder = run.join(CHECKPOINTS)
+    return [step for step in folder.names() if step.startswith("step-") and folder.is_committed(step)]
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def is_checkpoint(folder: Store) -> bool:
+    """Whether a folder is a checkpoint, be it a damaged one."""
+    return any(folder.exists(name) for name in (STATE, WEIGHTS))
+
+
+def latest_checkpoint(run: Store) -> str | None:
+    """URL of the newest whole checkpoint."""
+    names = checkpoints(run)
+    return run.join(CHECKPOINTS, names[-1]).url if names else None
+
+
+def step_of(checkpoint: str) -> int:
+    """Step of a checkpoint, from its name or URL."""
+    return int(checkpoint.rstrip("/").rpartition("step-")[2])
+
+
+def artifact(run: Store) -> str | None:
+    """Name of the final artefact's folder, when the run has made it."""
+    return next((kind for kind in ARTIFACTS if run.is_committed(kind) or run.names(kind)), None)
+
+
+def converses(run: Store) -> bool:
+    """Whether the run was trained on conversations, so that its artefact can be talked to."""
+    kind = artifact(run)
+    if read_json(run, DATA).get("template", "") is None or kind is None:
+        return False
+    if run.exists(f"{kind}/chat_template.jinja"):
+        return True
+    return bool(read_json(run, f"{kind}/tokenizer_config.json").get("chat_template"))
+
+
+def answers(run: Store, when: str) -> list[dict[str, Any]]:
+    """Generated answers `before` or `after` training, one record each; empty when none were asked for."""
+
+    file = f"evaluation/{when}.jsonl"
+    if not run.exists(file):
+        return []
+    return [json.loads(line) for line in run.read_text(file).split("\n") if line]
+
+
+def find(url: str) -> Store:
+    """The run at a folder. Raises StoreError, with the near names, when there is none."""
+    run = Store(url)
+    if holds_run(run):
+        return run
+    raise StoreError(f"no run at {url}: it has no {RECIPE}", mend=_instead(url, run))
+
+
+def _instead(url: str, there: Store) -> str:
+    """What to name in place of a folder that holds no run."""
+    if there.is_file():
+        return "name a run's folder: save.to of its recipe"
+    parent, last = posixpath.split(there.url.rstrip("/"))
+    above = posixpath.dirname(url.rstrip("/"))
+    if above and holds_run(Store(parent)):
+        return f"it lies in a run's folder: name {above}"
+    near = difflib.get_close_matches(last, [name(other) for other in below(Store(parent))], n=3, cutoff=0.5)
+    if near and not there.exists():
+        return "did you mean " + " or ".join(posixpath.join(above, other) for other in near) + "?"
+    return "`tailor runs` lists the runs below a folder"
+
+
+def below(folder: Store, *, depth: int = 3) -> list[Store]:
+    """The runs in a folder and in its sub-folders, sorted by path."""
+    runs: list[Store] = []
+    for child in folder.names():
+        if child.startswith(".") or posixpath.splitext(child)[1]:
+            continue
+        run = folder.join(child)
+        if holds_run(run):
+            runs.append(run)
+        elif depth > 1 and child != "tokens":
+            runs.extend(below(run, depth=depth - 1))
+    return runs
