@@ -1,6 +1,6 @@
 """Print every loss of the parity cases and of the quickstart to the last bit, to compare two versions.
 
-    OMP_NUM_THREADS=1 python benchmarks/losses.py > after.txt
+OMP_NUM_THREADS=1 python benchmarks/losses.py > after.txt
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@
     ├── ModelError         2   a model that cannot be found, loaded or trained as asked
     ├── ScaleError         2   workers or GPUs that the machine or cluster does not have
     ├── StoreError         2   a path that cannot be read or written
+    ├── ExtensionError     2   code that another package registers and that cannot be loaded
     ├── GateError          3   an evaluation's figure passes a bound of `fail_if`
     └── TrainingError      1   training started and could not go on
         └── WorkerError    1   a worker died or raised; another try from the last checkpoint may go well
@@ -88,6 +89,10 @@ class ScaleError(TailorError):
 
 
 class StoreError(TailorError):
+    exit_code = 2
+
+
+class ExtensionError(TailorError):
     exit_code = 2
 
 

@@ -1,0 +1,77 @@
+"""Names that a recipe may use, and the code behind each: built in, or registered by another package.
+
+A package adds a name with an entry point (docs/extending.md):
+
+    [project.entry-points."tailor.formats"]
+    toy = "toy_package.formats:TOY"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from tailor.errors import ExtensionError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """One kind of extension. Nothing is imported before `get` asks for it."""
+
+    def __init__(self, group: str, builtin: Mapping[str, str]) -> None:
+        """group: of the entry points, such as `tailor.formats`. builtin: name -> `module:attribute`."""
+        self.group = group
+        self.builtin = dict(builtin)
+
+    def names(self) -> tuple[str, ...]:
+        """The built-in names, then those of other packages in alphabetical order."""
+        return (*self.builtin, *sorted(self._registered))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.builtin or name in self._registered
+
+    def __iter__(self) -> Iterator[T]:
+        return (self.get(name) for name in self.names())
+
+    def get(self, name: str) -> T:
+        """The code behind a name. KeyError for an unknown name, ExtensionError for one that cannot be loaded."""
+        if name in self.builtin:
+            module, _, attribute = self.builtin[name].partition(":")
+            return cast("T", getattr(import_module(module), attribute))
+        entry = self._registered[name]
+        try:
+            return cast("T", entry.load())
+        except Exception as error:  # the code of another package may raise anything
+            raise ExtensionError(
+                f"{self.group}: {name} of {_package(entry)} cannot be loaded from {entry.value}: "
+                f"{type(error).__name__}: {error}",
+                mend=f"install a version of {_package(entry)} that works with this one, or uninstall it",
+            ) from error
+
+    @cached_property
+    def _registered(self) -> dict[str, EntryPoint]:
+        # Imported here: it takes tens of milliseconds, which `tailor --help` need not wait for.
+        from importlib.metadata import entry_points
+
+        found: dict[str, EntryPoint] = {}
+        for entry in entry_points(group=self.group):
+            taken = "tailor itself" if entry.name in self.builtin else None
+            if entry.name in found and found[entry.name].value != entry.value:
+                taken = _package(found[entry.name])
+            if taken is not None:
+                raise ExtensionError(
+                    f"{self.group}: {_package(entry)} registers {entry.name}, a name of {taken}",
+                    mend="rename the entry point, or uninstall one of the packages",
+                )
+            found[entry.name] = entry
+        return found
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value.partition(":")[0]
