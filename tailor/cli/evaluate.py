@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
+from tailor.layout import ANSWERS, FACTS, RECIPE, RETRIEVAL
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation
     if file is not None:
         return load_evaluation(file, overrides), Path(file).stem
     store = Store(run)
-    if store.exists("recipe.yaml"):
-        own = load_recipe(store.local_path("recipe.yaml"), check_files=False).evaluate
+    if store.exists(RECIPE):
+        own = load_recipe(store.local_path(RECIPE), check_files=False).evaluate
         if own.final is not None:
-            return with_overrides(own.final, f"{run}/recipe.yaml", overrides), "final"
+            return with_overrides(own.final, f"{run}/{RECIPE}", overrides), "final"
         if own.generation is not None:
             return _as_long_as(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
     return with_overrides(None, "evaluation", overrides), DEFAULT_NAME
@@ -149,12 +150,12 @@ def figures(results: dict[str, Any]) -> Any:
 
 def answers(folder: Store, results: dict[str, Any], count: int) -> Any:
     """The first questions with every model's answer; nothing where none was generated."""
-    return _texts(folder, results, "answers.jsonl", "reference", count)
+    return _texts(folder, results, ANSWERS, "reference", count)
 
 
 def facts(folder: Store, results: dict[str, Any]) -> Any:
     """Every question of the fact set, with what its answer states and leaves out."""
-    return _texts(folder, results, "facts.jsonl", "facts", None)
+    return _texts(folder, results, FACTS, "facts", None)
 
 
 def searches(folder: Store, results: dict[str, Any], count: int) -> Any:
@@ -165,15 +166,14 @@ def searches(folder: Store, results: dict[str, Any], count: int) -> Any:
     from rich.text import Text
 
     from tailor.cli.show import one_line
-    from tailor.runs import evaluations
 
-    if not folder.exists(evaluations.RETRIEVAL):
+    if not folder.exists(RETRIEVAL):
         return None
     models = list(results["models"])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("query", *(f"best of {model}" for model in models)):
         table.add_column(Text(head), overflow="fold", max_width=40)
-    for line in folder.read_text(evaluations.RETRIEVAL).splitlines()[:count]:
+    for line in folder.read_text(RETRIEVAL).splitlines()[:count]:
         row = json.loads(line)
         firsts = [next(iter(row["models"][model]["found"]), None) for model in models]
         cells = [

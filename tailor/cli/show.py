@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
+from tailor.layout import DATA_REPORT, PLAN
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
@@ -50,7 +51,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _more(run: Store) -> list[tuple[str, str]]:
-    plan, data = run_folder.read_json(run, run_folder.PLAN), run_folder.read_json(run, run_folder.DATA)
+    plan, data = run_folder.read_json(run, PLAN), run_folder.read_json(run, DATA_REPORT)
     rows = []
     if plan:
         batch = (

@@ -17,10 +17,11 @@ from tailor.encode.records import RowError
 from tailor.encode.sources import content_of, find_files
 from tailor.errors import DataError
 from tailor.evaluate.jobs import EMBEDDED, Embedded
+from tailor.layout import STATE
 from tailor.spec.suite import Questions
 from tailor.store import Store
 
-STATE, TRUNCATED, ABOUT = "state.json", b"truncated", b"tailor"
+TRUNCATED, ABOUT = b"truncated", b"tailor"
 ROW, EMBEDDING = "row", "embedding"
 
 

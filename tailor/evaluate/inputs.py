@@ -15,6 +15,7 @@ from tailor.evaluate.jobs import Job, embedding, finding, generating, reading, s
 from tailor.evaluate.models import Subject
 from tailor.evaluate.retrieval.collection import Collection, read_collection
 from tailor.evaluate.rows import Choice, LongText, Passage, Question
+from tailor.layout import DATA_REPORT
 from tailor.spec.data import Data
 from tailor.spec.long import LongPerplexity, Needle, Passkey
 from tailor.spec.method import ANSWERS, Gritlm, Method, Sft
@@ -190,7 +191,7 @@ def _tokens(
             f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
             mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
-    url = main.run.read_json("data.json")["tokens"]
+    url = main.run.read_json(DATA_REPORT)["tokens"]
     if Store(url).exists(MANIFEST):
         tokens = TokenStore.open(url)
     else:
@@ -223,8 +224,8 @@ def _rendered_alike(tokens: TokenStore, tokenizer: Tokenizer) -> bool:
 
 def _converses(subject: Subject, tokenizer: Tokenizer) -> bool:
     """Whether questions go through the chat template: it has one, and was not trained on plain text."""
-    if subject.run is not None and subject.run.exists("data.json"):
-        return tokenizer.template is not None and subject.run.read_json("data.json")["template"] is not None
+    if subject.run is not None and subject.run.exists(DATA_REPORT):
+        return tokenizer.template is not None and subject.run.read_json(DATA_REPORT)["template"] is not None
     return tokenizer.template is not None
 
 

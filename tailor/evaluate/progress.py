@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tailor.evaluate.jobs import Embedded, Job, Result
+from tailor.layout import STATE
 from tailor.spec.suite import Decoding
 
 if TYPE_CHECKING:
     from tailor.store import Store
-
-STATE = "state.json"
 
 
 def fingerprint(jobs: Sequence[Job], decoding: Decoding, models: dict[str, Any]) -> str:

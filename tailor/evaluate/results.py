@@ -17,6 +17,7 @@ from tailor.evaluate.retrieval.collection import Collection
 from tailor.evaluate.retrieval.search import Found, Search
 from tailor.evaluate.scores import facts_found, scorer
 from tailor.evaluate.windows import BUCKETS
+from tailor.layout import ANSWERS, FACTS, RETRIEVAL
 from tailor.spec.suite import Retrieval, Suite
 
 Row = dict[str, Any]
@@ -239,7 +240,7 @@ class _Judged:
                 )
             ]
         if material.questions:
-            found["answers.jsonl"] = [
+            found[ANSWERS] = [
                 (
                     {
                         **one.place,
@@ -275,7 +276,7 @@ class _Judged:
                 for one, read in zip(material.texts, self._texts, strict=True)
             ]
         if material.facts:
-            found["facts.jsonl"] = [
+            found[FACTS] = [
                 (
                     {
                         **one.place,
@@ -290,7 +291,7 @@ class _Judged:
                 )
             ]
         if material.collection is not None:
-            found["retrieval.jsonl"] = list(_searched(material.collection, self._found))
+            found[RETRIEVAL] = list(_searched(material.collection, self._found))
         return found
 
 

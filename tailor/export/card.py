@@ -9,6 +9,16 @@ from typing import Any
 import yaml
 
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.layout import (
+    DATA_REPORT,
+    ENVIRONMENT,
+    LOSS_PLOT,
+    MERGE_RECORD,
+    MODEL_CONFIG,
+    PLAN,
+    RECIPE,
+    SENTENCE_TRANSFORMERS,
+)
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.report.page import (
     best_step,
@@ -21,7 +31,6 @@ from tailor.runs.report.page import (
 from tailor.store import Store
 from tailor.store import run_folder as runs
 
-CURVE = "loss.png"
 SAMPLES = 3
 
 
@@ -37,10 +46,10 @@ def card(
 ) -> str:
     """The text of README.md. `folder`: what is exported; `base`: the base's id on the hub, where it has one; `step`: that
     of a checkpoint, where it is not the run's artefact that is exported."""
-    plan, data = runs.read_json(run, runs.PLAN), runs.read_json(run, runs.DATA)
+    plan, data = runs.read_json(run, PLAN), runs.read_json(run, DATA_REPORT)
     records = read(run)
     measured = _measured(records, plan, step)
-    embeds = (folder / "config_sentence_transformers.json").is_file()
+    embeds = (folder / SENTENCE_TRANSFORMERS).is_file()
     head = front_matter(plan, data, measured, weights, base=base, name=name)
     if embeds:
         head |= {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
@@ -56,16 +65,16 @@ def card(
         _table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
     ]
     if curve:
-        parts.append(f"![loss by step]({CURVE})\n")
-    if (folder / "merge.json").is_file():
-        parts.append(_merge(json.loads((folder / "merge.json").read_text())))
+        parts.append(f"![loss by step]({LOSS_PLOT})\n")
+    if (folder / MERGE_RECORD).is_file():
+        parts.append(_merge(json.loads((folder / MERGE_RECORD).read_text())))
     if data:
         parts += ["## Data\n", _table(*data_table(data))]
         parts += [f"- left out: {line}\n" for line in lost_rows(data)]
     parts += _evaluation(measured, paired_answers(run)[:SAMPLES] if step is None else [])
-    if run.exists(runs.RECIPE):
-        parts.append(_folded("Recipe", "yaml", run.read_text(runs.RECIPE)))
-    environment = runs.read_json(run, runs.ENVIRONMENT)
+    if run.exists(RECIPE):
+        parts.append(_folded("Recipe", "yaml", run.read_text(RECIPE)))
+    environment = runs.read_json(run, ENVIRONMENT)
     versions = {"tailor": environment.get("tailor"), "python": environment.get("python")}
     versions |= environment.get("packages", {})
     known = [[package, version] for package, version in versions.items() if version]
@@ -130,8 +139,8 @@ def base_licence(folder: Path) -> str | None:
                 values = None
             if isinstance(values, dict) and isinstance(values.get("license"), str):
                 return str(values["license"])
-    if (folder / "config.json").is_file():
-        licence = json.loads((folder / "config.json").read_text()).get("license")
+    if (folder / MODEL_CONFIG).is_file():
+        licence = json.loads((folder / MODEL_CONFIG).read_text()).get("license")
         return licence if isinstance(licence, str) else None
     return None
 
@@ -219,7 +228,7 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
 
 
 def _use_embeddings(folder: Path) -> str:
-    prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
+    prompts = json.loads((folder / SENTENCE_TRANSFORMERS).read_text())["prompts"]
     lines = [
         "from sentence_transformers import SentenceTransformer",
         "",

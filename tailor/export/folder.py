@@ -14,17 +14,27 @@ from tailor.artifacts import output
 from tailor.artifacts.consolidate import consolidate
 from tailor.artifacts.inputs import open_source
 from tailor.artifacts.load import refuse_beacons
-from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError, StoreError
 from tailor.evaluate.retrieval.embedders import require_embeddings
-from tailor.export.card import CURVE, card
+from tailor.export.card import card
+from tailor.layout import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ARTIFACTS,
+    BASE_RECORD,
+    EXPORT_RECORD,
+    LOSS_PLOT,
+    MERGE_RECORD,
+    MODEL_CONFIG,
+    PLAN,
+    STATE,
+)
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
 from tailor.store import run_folder as runs
 
-RECORD = "export.json"
 Form = Literal["huggingface", "sentence-transformers", "ollama"]
 Weights = Literal["adapter", "merged", "model"]
 
@@ -50,7 +60,7 @@ class Request:
 def finished(url: str) -> tuple[Store, str]:
     """A run with its artefact, and the artefact's name. StoreError for another folder or an unfinished run."""
     run = runs.find(url)
-    kind = next((kind for kind in runs.ARTIFACTS if run.is_committed(kind)), None)
+    kind = next((kind for kind in ARTIFACTS if run.is_committed(kind)), None)
     if kind is None:
         raise StoreError(
             f"the run at {run.url} is not finished: it has neither adapter/ nor model/",
@@ -61,14 +71,14 @@ def finished(url: str) -> tuple[Store, str]:
 
 def export(url: str, to: str, request: Request, say: Callable[[str], None] = lambda _: None) -> str:
     """Write the folder and publish it at `to`; returns its URL. Raises ModelError and StoreError."""
-    output.check(to, RECORD)
+    output.check(to, EXPORT_RECORD)
     with tempfile.TemporaryDirectory() as scratch:
         source: Path | None = None
         step: int | None = None
         if runs.is_checkpoint(Store(url)):
             source = Path(scratch) / "weights"
             kind, run = consolidate(url, source)
-            step = int(Store(url).read_json(runs.STATE)["step"])
+            step = int(Store(url).read_json(STATE)["step"])
             if request.weights == "merged" or request.form != "huggingface":
                 raise ModelError(
                     f"{url} is a checkpoint, which is exported as it was trained",
@@ -79,7 +89,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         chosen = choose(request, kind, run)
         if request.form == "sentence-transformers":
             require_embeddings(run.join(kind).url)
-        with output.publication(to, RECORD) as made:
+        with output.publication(to, EXPORT_RECORD) as made:
             fill(made.folder, run, chosen, request, say, source, step)
     return made.url
 
@@ -146,16 +156,16 @@ def fill(
     base = _public_base(folder, run, request)
     if (folder / MERGE_RECORD).is_file():  # paths of this machine are nobody else's
         values = json.loads((folder / MERGE_RECORD).read_text())
-        values |= {"adapter": f"{runs.name(run)}/adapter", "base": base or Path(values["base"]).name}
+        values |= {"adapter": f"{runs.name(run)}/{ADAPTER}", "base": base or Path(values["base"]).name}
         (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
     record: dict[str, Any] = {"run": runs.name(run), "as": request.form, "weights": weights, "base": base}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / EXPORT_RECORD).write_text(json.dumps(record, indent=1) + "\n")
     if request.form == "ollama":
         for note in _modelfile(folder, run, weights, request):
             say(f"note: {note}")
     curve = _curve(run)
     if curve is not None:
-        (folder / CURVE).write_bytes(curve)
+        (folder / LOSS_PLOT).write_bytes(curve)
     name = request.name or runs.name(run)
     text = card(run, folder, weights, base=base, name=name, curve=curve is not None, step=step)
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -164,7 +174,7 @@ def fill(
 def _modelfile(folder: Path, run: Store, weights: Weights, request: Request) -> list[str]:
     from tailor.export.ollama import write_modelfile
 
-    plan = runs.read_json(run, runs.PLAN)
+    plan = runs.read_json(run, PLAN)
     if weights == "adapter":
         source = open_source(run.url, request.base)
         if source.held.rope is not None:
@@ -172,21 +182,21 @@ def _modelfile(folder: Path, run: Store, weights: Weights, request: Request) -> 
                 "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
                 mend="export the merged model: --weights merged",
             )
-        config = json.loads((source.base / "config.json").read_text())
+        config = json.loads((source.base / MODEL_CONFIG).read_text())
         base: str | None = str(source.base.absolute())
     else:
-        config, base = json.loads((folder / "config.json").read_text()), None
+        config, base = json.loads((folder / MODEL_CONFIG).read_text()), None
     return write_modelfile(folder, base=base, config=config, max_length=int(plan["max_length"]))
 
 
 def _public_base(folder: Path, run: Store, request: Request) -> str | None:
     """The base's id on the hub, written into the adapter's configuration; None where it is known only as a folder."""
-    path = str(runs.read_json(run, runs.PLAN)["model"]["path"])
+    path = str(runs.read_json(run, PLAN)["model"]["path"])
     public = request.base_id or (
         None if "://" in path or Path(path).exists() or path.startswith("/") else path
     )
     if public is not None:
-        for name, key in (("adapter_config.json", "base_model_name_or_path"), ("base.json", "path")):
+        for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), (BASE_RECORD, "path")):
             if (folder / name).is_file():
                 values = {**json.loads((folder / name).read_text()), key: public}
                 (folder / name).write_text(json.dumps(values, indent=2) + "\n")
@@ -194,8 +204,8 @@ def _public_base(folder: Path, run: Store, request: Request) -> str | None:
 
 
 def _curve(run: Store) -> bytes | None:
-    if run.exists("loss.png"):
-        return run.read_bytes("loss.png")
+    if run.exists(LOSS_PLOT):
+        return run.read_bytes(LOSS_PLOT)
     from tailor.runs.report.plots import draw
 
-    return next((plot.png for plot in draw(read(run)) if plot.file == "loss.png"), None)
+    return next((plot.png for plot in draw(read(run)) if plot.file == LOSS_PLOT), None)

@@ -13,24 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from tailor.errors import StoreError
-from tailor.export.folder import RECORD, Request, choose, fill, finished
-from tailor.models.embedding.settings import FILE as EMBEDDING
-from tailor.models.embedding.settings import PROJECTION
+from tailor.export.folder import Request, choose, fill, finished
+from tailor.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_RECORD,
+    CHAT_TEMPLATE,
+    EMBEDDING,
+    EXPORT_RECORD,
+    GENERATION_CONFIG,
+    LOSS_PLOT,
+    MERGE_RECORD,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+    PROJECTION,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from tailor.spec.reading.secrets import is_secret
 
-BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+BESIDE = ("README.md", LOSS_PLOT, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
-    *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
+    *(ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, MERGE_RECORD, EXPORT_RECORD),
     *(EMBEDDING, PROJECTION),
-    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    *(MODEL_CONFIG, GENERATION_CONFIG, MODEL_WEIGHTS, MODEL_INDEX),
     *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
+        TOKENIZER,
+        TOKENIZER_CONFIG,
+        SPECIAL_TOKENS,
         "added_tokens.json",
         "vocab.json",
     ),
-    *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "preprocessor_config.json"),
+    *("merges.txt", "vocab.txt", "tokenizer.model", CHAT_TEMPLATE, "preprocessor_config.json"),
 )
 """With `BESIDE` the only files that leave this machine, and with a model's shards and the Python files that it needs.
 
@@ -125,7 +141,7 @@ def files_of(folder: Path) -> list[Upload]:
             continue
         if (
             path.suffix in TEXTS
-            and path.name != "tokenizer.json"
+            and path.name != TOKENIZER
             and is_secret(path.read_text(encoding="utf-8", errors="replace"))
         ):
             raise StoreError(
@@ -138,7 +154,7 @@ def files_of(folder: Path) -> list[Upload]:
 
 def folder_of_base(folder: Path) -> str:
     """Where an exported adapter looks for its base."""
-    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+    return str(json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
 
 
 def _is_of_a_model(name: str) -> bool:
@@ -166,7 +182,7 @@ class _Hub:
                 mend="give --public to push to it, or name another repository",
             )
         foreign = [name for name in held if name != ".gitattributes"]
-        if foreign and RECORD not in foreign and not self._push.replace:
+        if foreign and EXPORT_RECORD not in foreign and not self._push.replace:
             raise StoreError(
                 f"the repository {self._push.repo} holds other files already, such as {foreign[0]}",
                 mend="name another repository, or give --replace to put this model into it",

@@ -10,6 +10,7 @@ from typing import Any
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export.gotemplates import translated
+from tailor.layout import ADAPTER_CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 
 ARCHITECTURES = (
     *(
@@ -53,7 +54,7 @@ def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], m
             )
     _settle_bos(folder, bos)
     context = config.get("max_position_embeddings")
-    generation = json.loads((folder / "generation_config.json").read_text())
+    generation = json.loads((folder / GENERATION_CONFIG).read_text())
     ends = generation.get("eos_token_id")
     lines = ["FROM ." if base is None else f"FROM {base}\nADAPTER ."]
     lines.append(f'TEMPLATE """{template}"""')
@@ -80,7 +81,7 @@ def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
 
 def _settle_adapter(folder: Path) -> None:
     """Ollama reads alpha as a whole number, and knows neither rsLoRA nor DoRA nor modules trained in full."""
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_CONFIG
     config = json.loads(path.read_text())
     reasons = {
         "rsLoRA": config.get("use_rslora"),
@@ -98,7 +99,7 @@ def _settle_adapter(folder: Path) -> None:
 
 
 def _check_tokenizer(folder: Path) -> list[str]:
-    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
     if content["model"].get("byte_fallback") and not (folder / "tokenizer.model").is_file():
         raise ModelError(
             "Ollama reads a SentencePiece tokenizer from tokenizer.model, and the base has none",
@@ -119,7 +120,7 @@ def _check_tokenizer(folder: Path) -> list[str]:
 
 def _settle_bos(folder: Path, bos: bool) -> None:
     """Say whether a text begins with the BOS: Ollama takes it from there, and the template leaves it out."""
-    path = folder / "tokenizer_config.json"
+    path = folder / TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(
         json.dumps({**config, "add_bos_token": bos}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -22,9 +22,18 @@ from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError
+from tailor.layout import (
+    EMBEDDING,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    MODULES,
+    PROJECTION,
+    SENTENCE_TRANSFORMERS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from tailor.models.embedding.embedder import states_width
-from tailor.models.embedding.settings import FILE, PROJECTION, Embedding
-from tailor.spec.rules.files import MODULES
+from tailor.models.embedding.settings import Embedding
 
 PROBES = (
     "hello there",
@@ -92,17 +101,17 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
     for path, _, config in modules[1:]:
         (folder / path).mkdir()
         if config:
-            _write_json(folder / path / "config.json", config)
+            _write_json(folder / path / MODEL_CONFIG, config)
     if projection is not None:
         from safetensors.torch import save_file
 
         weights = {f"linear.{name}": value.contiguous() for name, value in projection.state_dict().items()}
-        save_file(weights, folder / "2_Dense" / "model.safetensors")
+        save_file(weights, folder / "2_Dense" / MODEL_WEIGHTS)
         (folder / PROJECTION).unlink()
-    (folder / FILE).unlink()
+    (folder / EMBEDDING).unlink()
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
     _write_json(
-        folder / "config_sentence_transformers.json",
+        folder / SENTENCE_TRANSFORMERS,
         {
             "prompts": prompts,
             "default_prompt_name": "document",
@@ -120,30 +129,30 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
 
 
 def _positions(folder: Path) -> int | None:
-    limit: int | None = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+    limit: int | None = json.loads((folder / MODEL_CONFIG).read_text()).get("max_position_embeddings")
     return limit
 
 
 def _configure(folder: Path, settings: Embedding) -> None:
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / MODEL_CONFIG).read_text())
     if settings.attention == "bidirectional":
         config["is_causal"] = False
         if settings.window == "widen" and config.get("sliding_window"):
             config["sliding_window"] = None
             config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
-    _write_json(folder / "config.json", config)
+    _write_json(folder / MODEL_CONFIG, config)
 
 
 def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) -> None:
     """Make the tokenizer give a text behind its prompt the tokens that it has here, and fill batches on the right."""
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = json.loads((folder / TOKENIZER_CONFIG).read_text())
     settings["padding_side"] = "right"
     settings.setdefault("pad_token", settings.get("eos_token"))
-    _write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / TOKENIZER_CONFIG, settings)
     wanted = _tokens(folder, format, query_instruction)
     if (first := _first_difference(folder, format, query_instruction, wanted)) is None:
         return
-    file = folder / "tokenizer.json"
+    file = folder / TOKENIZER
     content = json.loads(file.read_text(encoding="utf-8"))
     split = {
         "type": "Split",

@@ -15,34 +15,32 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from tailor.layout import EVALUATION, RESULTS
 from tailor.runs.report.plots import GRID, INK, MAIN, SECOND, THIRD
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
-FOLDER = "evaluation"
 FINAL = "final"
 """Name of the evaluation of a finished run, where its recipe gives none."""
-RESULTS, SPEC, PLOT = "results.json", "evaluation.yaml", "figures.png"
-ANSWERS, FACTS, RETRIEVAL = "answers.jsonl", "facts.jsonl", "retrieval.jsonl"
 COLOURS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
 
 
 def names(run: Store) -> list[str]:
     """The evaluations of a run, by name."""
-    folder = run.join(FOLDER)
+    folder = run.join(EVALUATION)
     return [name for name in folder.names() if folder.is_committed(name)]
 
 
 def read(run: Store, name: str) -> dict[str, Any]:
     """An evaluation's results.json."""
-    results: dict[str, Any] = run.read_json(f"{FOLDER}/{name}/{RESULTS}")
+    results: dict[str, Any] = run.read_json(f"{EVALUATION}/{name}/{RESULTS}")
     return results
 
 
 def rows(run: Store, name: str, file: str) -> list[dict[str, Any]]:
     """Rows of one of an evaluation's JSONL files; none where it has no such task."""
-    path = f"{FOLDER}/{name}/{file}"
+    path = f"{EVALUATION}/{name}/{file}"
     if not run.exists(path):
         return []
     return [json.loads(line) for line in run.read_text(path).split("\n") if line]

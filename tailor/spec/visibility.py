@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tailor.errors import TemplateError
+from tailor.layout import RECIPE
 from tailor.spec import load
 from tailor.spec.data import Source
 from tailor.spec.long import Texts
@@ -21,7 +22,6 @@ from tailor.spec.rules.keys import Finding, path_of
 from tailor.spec.scale import DeepSpeed
 from tailor.spec.suite import Corpus, LmEval, Questions
 
-RECIPE = "recipe.yaml"
 TEMPLATE = "template.jinja"
 DEEPSPEED = "deepspeed.json"
 """The names under which a recipe and what it names of this machine travel."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tailor.encode.tokenizer_files import settle
+from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
 from tailor.models import rope
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import Held
@@ -40,7 +41,7 @@ def write_artifact(session: Session) -> str:
     Where the weights are shared out, one at a time is gathered and put into a file.
     """
     strategy, plan = session.strategy, session.plan
-    name = "adapter" if plan.model.adapter else "beacon" if plan.model.beacon else "model"
+    name = ADAPTER if plan.model.adapter else BEACON if plan.model.beacon else MODEL
     projection: dict[str, torch.Tensor] = {}
     weights = _apart(strategy.whole_weights(), projection)
     if session.host.rank != 0:
@@ -54,10 +55,10 @@ def write_artifact(session: Session) -> str:
     ):
         if strategy.shares:
             _write_gathered(session, made.folder, weights)
-        elif name == "adapter":
+        elif name == ADAPTER:
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
-        elif name == "beacon":
+        elif name == BEACON:
             files.write(made.folder, session.model.base)
             Held.of(plan.model, plan.frozen_dtype).write(made.folder)
         else:
@@ -129,7 +130,7 @@ def _write_adapter(
 
 def _write_model(network: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> None:
     network.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD)
-    _declare_dtype(folder / "config.json", dtype)
+    _declare_dtype(folder / MODEL_CONFIG, dtype)
 
 
 @contextmanager

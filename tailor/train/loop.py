@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
+from tailor.layout import CHECKPOINTS
 from tailor.methods.base import Work
 from tailor.plan import Plan
 from tailor.store import run_folder
@@ -226,7 +227,7 @@ def _report(session: Session, record: dict[str, Any]) -> None:
 
 
 def _url(session: Session, step: int) -> str:
-    return session.run.join(run_folder.CHECKPOINTS, run_folder.checkpoint_name(step)).url
+    return session.run.join(CHECKPOINTS, run_folder.checkpoint_name(step)).url
 
 
 def _due(step: int, every: int | None) -> bool:

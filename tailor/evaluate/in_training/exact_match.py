@@ -14,9 +14,10 @@ from tailor.data.token_store import Split
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
+from tailor.layout import GENERATED
 from tailor.train.session import Session, When
 
-FILES = {"start": "evaluation/before.jsonl", "end": "evaluation/after.jsonl"}
+FILES = {"start": GENERATED["before"], "end": GENERATED["after"]}
 
 
 @dataclass(frozen=True)
