@@ -7,10 +7,12 @@ import json
 from typing import TYPE_CHECKING
 
 from tailor.plan import beacon
+from tailor.plan.strategy import ruled_out
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
 from tailor.spec.method import Gritlm, joins, streams
 from tailor.spec.rules.sequence_parallel import CUT_METHODS
+from tailor.spec.strategy import Fsdp
 
 if TYPE_CHECKING:
     from tailor.plan import Hardware, Plan
@@ -161,12 +163,13 @@ def _advice(plan: Plan) -> str:
         return "set method.reference: precomputed"
     if plan.model.beacon is not None:
         return "lower data.max_length" if plan.model.beacon.rank else "set model.beacon.rank"
-    asks = plan.evaluate.generation is not None or plan.evaluate.retrieval is not None
-    if plan.strategy.name == "ddp" and plan.workers > 1 and plan.model.quantize is None and not asks:
-        return "set scale.strategy: fsdp"
-    if plan.model.adapter is None and plan.strategy.name == "ddp":
+    if not plan.strategy.shards_optimizer and plan.workers > 1:
+        fsdp = Fsdp(name="fsdp")
+        if ruled_out(fsdp, plan, compile=plan.compile, precision=plan.precision) is None:
+            return "set scale.strategy: fsdp"
+    if plan.model.adapter is None and not plan.strategy.shards_optimizer:
         return "set model.adapter, or optim.optimizer: adamw_8bit"
-    if plan.strategy.name != "ddp":
+    if plan.strategy.shards_optimizer:
         return "raise scale.workers, or set the strategy's offload"
     if plan.model.quantize is None:
         return "set model.quantize: {type: nf4}"

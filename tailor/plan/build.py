@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, rope
+from tailor.plan import beacon, deepspeed, rope
 from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
-from tailor.plan.strategy import choose, deepspeed_config, zero_sizes
+from tailor.plan.strategy import choose
 from tailor.spec.method import REFERENCE_FREE, Gritlm, Method, joins
 from tailor.spec.model import Beacon, Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
-from tailor.spec.scale import DeepSpeed, Fsdp, Strategy
+from tailor.spec.strategy import Strategy
 from tailor.spec.train import DEFAULT_BATCH_SIZE, Train
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
@@ -56,8 +56,7 @@ def build(
 
     length = max(1, data.longest_row)
     embeddings = embedding_bytes(recipe.method, data, facts)
-    asked = recipe.scale.strategy
-    sizes = zero_sizes(asked, recipe, facts) if isinstance(asked, DeepSpeed) else None
+    sizes = deepspeed.zero_sizes(recipe.scale.strategy, recipe, facts)
 
     def memory(tokens: int, strategy: Strategy) -> Memory:
         rows = tokens // length if recipe.model.beacon else 1  # to beacons a row is a document
@@ -85,9 +84,10 @@ def build(
     strategy, reason = choose(
         recipe, functools.partial(memory, least), hardware, precision=precision, usable=USABLE_MEMORY
     )
-    if isinstance(strategy, DeepSpeed | Fsdp) and precision == "fp16":
+    if precision not in strategy.precisions:
         raise ModelError(
-            f"train.precision: auto is fp16 on these GPUs, and scale.strategy {strategy.name} computes in bf16 or fp32",
+            f"train.precision: auto is {precision} on these GPUs, and scale.strategy {strategy.name} computes in "
+            f"{' or '.join(strategy.precisions)}",
             mend="set train.precision: fp32, or scale.strategy: ddp",
         )
 
@@ -124,7 +124,7 @@ def build(
         gpu=gpu,
         strategy=strategy,
         strategy_reason=reason,
-        deepspeed=deepspeed_config(strategy, recipe, facts, precision=precision, micro=micro),
+        deepspeed=deepspeed.settings(strategy, recipe, facts, precision=precision, micro=micro),
         precision=precision,
         frozen_dtype=frozen_dtype,
         sequence_parallel=recipe.scale.sequence_parallel,
@@ -172,7 +172,7 @@ def reference_model(method: Method, model: Model, strategy: Strategy) -> Referen
     if asked == "auto":
         if model.adapter is not None:
             return "adapter_off"
-        return "copy" if strategy.name == "ddp" else "precomputed"
+        return "precomputed" if strategy.shards_optimizer else "copy"
     return asked  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ from tailor.spec.method import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save
-from tailor.spec.scale import Strategy
+from tailor.spec.strategy import Strategy
 from tailor.spec.train import Divergence
 
 Precision = Literal["fp32", "bf16", "fp16"]

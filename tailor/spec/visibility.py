@@ -19,7 +19,7 @@ from tailor.spec.recipe import Recipe
 from tailor.spec.rules import files
 from tailor.spec.rules.deepspeed import KEY as DEEPSPEED_KEY
 from tailor.spec.rules.keys import Finding, path_of
-from tailor.spec.scale import DeepSpeed
+from tailor.spec.strategy import DeepSpeed
 from tailor.spec.suite import Corpus, LmEval, Questions
 
 TEMPLATE = "template.jinja"

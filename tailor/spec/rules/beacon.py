@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from tailor.spec.data import Data
 from tailor.spec.model import Beacon
 from tailor.spec.rules.keys import Finding, Keys
-from tailor.spec.rules.strategy import strategy_name
 
 KEY = "model.beacon"
 
@@ -44,12 +43,6 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
     tasks = keys("evaluate.final.tasks")
     if any(isinstance(t, dict) and t.get("name") == "lm_eval" for t in tasks or ()):
         yield KEY, "evaluate.final.tasks", "lm-eval calls the plain model and would leave beacons out"
-    if (name := strategy_name(keys)) in ("fsdp", "deepspeed"):
-        yield (
-            KEY,
-            "scale.strategy",
-            f"beacons are proven with ddp, and {name} shares weights or their states out",
-        )
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     window = _window(keys)
     if window and not keys.is_wrong("data.max_length") and length <= window:

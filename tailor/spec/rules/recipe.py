@@ -39,6 +39,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _model,
         rope.conflicts,
         beacon.conflicts,
+        strategy.conflicts,
         _pretrain,
         _retrieval,
         preference.conflicts,

@@ -19,7 +19,7 @@ from torch import nn
 
 from tailor.errors import ScaleError
 from tailor.models.causal import CausalModel
-from tailor.spec.scale import DeepSpeed
+from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Part, Shared
 from tailor.train.strategy.internals import Parts, parts_of

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tailor.models.causal import CausalModel
-from tailor.spec.scale import Fsdp
+from tailor.spec.strategy import Fsdp
 from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from tailor.train.strategy.base import Part, Shared
 from tailor.train.strategy.start import join_group, load_in_parts
