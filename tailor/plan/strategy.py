@@ -57,8 +57,8 @@ def _not_shared(recipe: Recipe, precision: str) -> str | None:
         return "train.compile"
     if getattr(recipe.method, "reference", None) == "copy":
         return "method.reference: copy"
-    if recipe.method.name == "kto" and recipe.model.adapter is None:
-        return "method.name: kto without an adapter"
+    if not recipe.method.can_precompute_reference and recipe.model.adapter is None:
+        return f"method.name: {recipe.method.name} without an adapter"
     if recipe.evaluate.retrieval is not None:
         return "evaluate.retrieval"
     if recipe.evaluate.generation is not None:
