@@ -205,7 +205,10 @@ def test_the_pages_show_something() -> None:
         assert page.count(f"{SECTION}\n```yaml") == sum(section for _, _, section in blocks(page, "yaml"))
     assert sum(section for page in pages for _, _, section in blocks(page, "yaml")) > 15
     shown = [
-        tailor_words(line) for page in pages for _, block, _ in blocks(page, "sh") for line in block.splitlines()
+        tailor_words(line)
+        for page in pages
+        for _, block, _ in blocks(page, "sh")
+        for line in block.splitlines()
     ]
     named = {words[0] for words in shown if words}
     assert named >= COMMANDS.keys() - {"schema", "runs", "show", "push"}, COMMANDS.keys() - named
