@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tailor.errors import RecipeError
@@ -70,7 +69,6 @@ def problems(method: str, column: str, strategy: str, folder: Path) -> str:
     return ""
 
 
-@pytest.mark.slow
 def test_the_table_is_what_the_rules_say(tmp_path: Path) -> None:
     cells = table()
     assert len(cells) == 5 * 5
