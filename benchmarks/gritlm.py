@@ -85,7 +85,7 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
     from tailor.models.embedding.embedder import embed
     from tailor.models.embedding.layout import lay_out_texts
     from tailor.models.load import load_for_training
-    from tailor.spec.method import Gritlm as Spec
+    from tailor.spec.methods.gritlm import Gritlm as Spec
     from tailor.spec.model import Model
     from tests.helpers.passes import OneWorker
 

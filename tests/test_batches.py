@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import Batches, BatchSpec, micro_batches, pack, share
+from tailor.data.batches import Batches, micro_batches, pack, share
+from tailor.plan.batches import BatchSpec
 
 LENGTHS = np.random.default_rng(0).integers(5, 100, size=500)
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import BatchSpec, Streams
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import TwoStreamBatch, TwoStreams
 from tailor.data.token_store import Split
 from tailor.errors import DataError
+from tailor.plan.batches import BatchSpec
+from tailor.spec.methods.base import StreamSizes
 from tests.helpers.relevance import make_two_streams
 
 SOURCES = [0] * 11 + [1] * 6
@@ -27,7 +28,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def make(split: Split, queries: int = 4, examples: int = 3, group: int = 3, **spec: Any) -> TwoStreams:
-    streams = Streams(queries, examples, group)
+    streams = StreamSizes(queries, examples, group)
     batches = of_split(split, BatchSpec(seed=1, max_length=64, pack=False, streams=streams, **spec))
     assert isinstance(batches, TwoStreams)
     return batches
@@ -98,7 +99,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(split: Split) -> None:
         rows, examples = texts(jumping.batch(step)), generated(jumping.batch(step))
         assert np.array_equal(rows, steps[step][0])
         assert examples == steps[step][1]
-    other = of_split(split, BatchSpec(seed=2, max_length=64, pack=False, streams=Streams(4, 3, 3)))
+    other = of_split(split, BatchSpec(seed=2, max_length=64, pack=False, streams=StreamSizes(4, 3, 3)))
     assert not np.array_equal(texts(other.batch(2)), steps[2][0])
 
 
@@ -119,7 +120,7 @@ def test_the_first_step_takes_the_longest_example_where_nothing_is_embedded(
     tmp_path: Path, seed: int
 ) -> None:
     alone = make_two_streams(tmp_path, queries=0, examples=30).split("train")
-    streams = Streams(0, 3, 1)
+    streams = StreamSizes(0, 3, 1)
     batches = of_split(alone, BatchSpec(seed=seed, max_length=64, pack=False, streams=streams))
     longest = [max(alone.lengths[generated(batch)]) for batch in batches.epoch(0)]
     assert longest[0] == max(longest) == max(alone.lengths)
@@ -179,10 +180,10 @@ def test_who_is_not_told_from_whom(tmp_path: Path) -> None:
 def test_rows_that_are_not_learned_are_refused(mode: str, queries: int, examples: int, split: Split) -> None:
     both = make(split, queries, examples)
     with pytest.raises(DataError, match=f"mode: {mode} learns nothing from rows"):
-        both.check(mode, both)
+        both.check(both)
 
 
 def test_rows_that_are_missing_are_asked_for(tmp_path: Path) -> None:
     texts = make(make_two_streams(tmp_path, queries=3).split("train"))
     with pytest.raises(DataError, match="no training row is a conversation or text to generate"):
-        texts.check("unified", texts)
+        texts.check(texts)

@@ -13,6 +13,7 @@ from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, PLAN
 from tailor.models.base_record import Held
+from tailor.spec.methods import method_of
 from tailor.spec.model import Model
 from tailor.store import Store, run_folder
 from tailor.train.warm_start import folder_of
@@ -86,8 +87,7 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
         model = trained_model(store.url, run)
-        method = run.read_json(PLAN)["method"]
-        if method["name"] == "gritlm" and method["mode"] != "generative":
+        if method_of(run.read_json(PLAN)["method"]).embedding is not None:
             raise ModelError(
                 f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artefact alone",
                 mend="name the finished run",

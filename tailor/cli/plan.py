@@ -10,8 +10,6 @@ from tailor.plan import beacon
 from tailor.plan.strategy import ruled_out
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
-from tailor.spec.method import Gritlm, joins, streams
-from tailor.spec.rules.sequence_parallel import CUT_METHODS
 from tailor.spec.strategy import Fsdp
 
 if TYPE_CHECKING:
@@ -117,17 +115,23 @@ def _strategy(plan: Plan) -> str:
 
 def _chunks(plan: Plan) -> str:
     size = f"{plan.chunk_size} texts" if plan.chunk_size else f"at most {plan.chunk_tokens:,} tokens"
-    engine = plan.method.engine if isinstance(plan.method, Gritlm) else ""
+    engine = plan.method.embedding.engine if plan.method.embedding is not None else ""
     return f"texts to embed in chunks of {size}, by {engine}"
 
 
 def _batch(plan: Plan) -> str:
-    if isinstance(plan.method, Gritlm):
-        return streams(plan.method.model_dump())
-    if plan.batch_size is None:
-        return f"{plan.batch_tokens:,} tokens"
-    rows = "rows of joined documents" if joins(plan.method) else "packed rows" if plan.pack else "examples"
-    return f"{plan.batch_size} {rows}"
+    if plan.batches.streams is not None:
+        return plan.batches.streams.describe()
+    if plan.batches.batch_size is None:
+        return f"{plan.batches.batch_tokens:,} tokens"
+    rows = (
+        "rows of joined documents"
+        if plan.batches.join
+        else "packed rows"
+        if plan.batches.pack
+        else "examples"
+    )
+    return f"{plan.batches.batch_size} {rows}"
 
 
 def _trained(plan: Plan) -> str:
@@ -177,6 +181,6 @@ def _advice(plan: Plan) -> str:
         return "set train.tiled_mlp: true"
     if plan.gpu and not plan.activation_offloading:
         return "set train.activation_offloading: true"
-    if plan.method.name not in CUT_METHODS:
+    if not plan.method.token_loss:
         return "lower data.max_length"
     return "lower data.max_length, or raise scale.workers and scale.sequence_parallel"

@@ -11,7 +11,7 @@ from tailor.layout import DATA_REPORT, PLAN
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
-from tailor.spec.method import streams
+from tailor.spec.methods import method_of
 from tailor.store import run_folder
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ def _more(run: Store) -> list[tuple[str, str]]:
     plan, data = run_folder.read_json(run, PLAN), run_folder.read_json(run, DATA_REPORT)
     rows = []
     if plan:
+        streams = method_of(plan["method"]).streams
         batch = (
-            streams(plan["method"])
-            if plan["method"]["name"] == "gritlm"
+            streams.describe()
+            if streams is not None
             else f"{plan['batch_tokens']} tokens"
             if plan["batch_tokens"]
             else f"{plan['batch_size']} sequences"

@@ -16,60 +16,18 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from tailor.data.rows import Batch, Row, Stretch, join
+from tailor.plan.batches import BatchSpec
 
 PACK_WINDOW = 4096
 """Examples considered together when packing: larger fills rows better, smaller reads more in order."""
 
 GROUP_WINDOW = 64
 """Batches whose examples are sorted by length together when rows are not packed."""
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Of a method with two streams: what a step takes of each, over all workers; 0 where it takes nothing."""
-
-    queries: int
-    examples: int
-    """Sequences to generate."""
-    group: int
-    """Passages of each query."""
-
-    @property
-    def embeds(self) -> bool:
-        return self.queries > 0
-
-    @property
-    def generates(self) -> bool:
-        return self.examples > 0
-
-
-@dataclass(frozen=True)
-class BatchSpec:
-    """What decides the batches, beside the lengths. One of `batch_size`, `batch_tokens` and `streams` is set."""
-
-    seed: int
-    max_length: int
-    pack: bool
-    join: bool = False
-    """Rows are stretches of one stream of examples, and not whole examples."""
-    batch_size: int | None = None
-    """Rows per batch."""
-    batch_tokens: int | None = None
-    """Tokens per batch."""
-    weights: tuple[float, ...] = ()
-    """How often an epoch shows the examples of each source; empty means once each."""
-    first_step: int = 0
-    """The step at which these batches begin: a run may have begun with others."""
-    window: int | None = None
-    """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
-    streams: Streams | None = None
-    """Where set, batches are `two_streams.TwoStreams`, and none of the sizes above counts."""
 
 
 class Batches:

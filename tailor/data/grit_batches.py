@@ -19,7 +19,6 @@ from tailor.data.batches import Batches, BatchSpec
 from tailor.data.rows import Batch, Row
 from tailor.data.token_store import Split
 from tailor.errors import DataError
-from tailor.spec.method import Gritlm
 
 
 class TwoStreamBatch(list[Row]):
@@ -122,8 +121,9 @@ class TwoStreams(Batches):
     def longest_row(self) -> int:
         return self.longest_example()
 
-    def check(self, mode: str, evaluation: TwoStreams) -> None:
-        """DataError where the rows lack a stream that `mode` learns, or have one that it does not."""
+    def check(self, evaluation: TwoStreams) -> None:
+        """DataError where the rows lack a stream that the method learns, or have one that it does not."""
+        mode = self._streams.mode
         texts, examples = "a query with passages", "a conversation or text to generate"
         for learned, here, elsewhere, what in (
             (self._streams.embeds, self.has_texts, evaluation.has_texts, texts),
@@ -246,12 +246,14 @@ def _cut(groups: np.ndarray, size: int) -> list[np.ndarray]:
     return np.array_split(groups, -(-len(groups) // size)) if len(groups) else []
 
 
-def text_facts(batches: Batches, evaluation: Batches, method: Gritlm) -> dict[str, int]:
+def text_facts(batches: Batches, evaluation: Batches) -> dict[str, int]:
     """What the plan must know of texts to embed: how many a step embeds at most, and how long they are. DataError."""
     assert isinstance(batches, TwoStreams)
     assert isinstance(evaluation, TwoStreams)
-    batches.check(method.mode, evaluation)
+    sizes = batches.spec.streams
+    assert sizes is not None
+    batches.check(evaluation)
     return {
-        "texts_per_batch": method.embedding_batch_size * (1 + method.group_size) if method.embeds else 0,
+        "texts_per_batch": sizes.queries * (1 + sizes.group),
         "longest_text": max(batches.longest_text(), evaluation.longest_text()),
     }

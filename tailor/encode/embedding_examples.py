@@ -16,6 +16,7 @@ from tailor.encode.masks import Encoded
 from tailor.encode.records import Relevance, RowError
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
+from tailor.spec.methods.base import TextLimits
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,6 @@ class TextFormat:
 
 GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n")
 """The published format; its tags are plain text."""
-
-
-@dataclass(frozen=True)
-class TextLimits:
-    """Longest query and longest passage, in tokens. negatives: whether a row must have passages that do not answer."""
-
-    query: int
-    passage: int
-    negatives: bool
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from tailor.encode.readers import Part, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
 from tailor.spec.data import PAIRS, RATED, Source
-from tailor.spec.method import METHODS, Method
-from tailor.spec.reading import schema_tree
+from tailor.spec.methods import METHODS, Method
 
 _PEEK = 20
 _PREFERENCE = ("chosen", "rejected")
@@ -43,15 +42,15 @@ def find_format(source: Source, where: str, files: list[Part], method: Method) -
             f"{where}: format auto: the rows may be {' or '.join(found)}{_stray(rows, source.columns, among)}",
             mend=f"say which: format: {found[0]}, for example",
         )
-    for other in METHODS:
+    for other_name in METHODS.names():
         if fitting := recognise(
-            readable, source.columns, [name for name in other.reads if name not in among]
+            readable, source.columns, [name for name in METHODS.get(other_name).reads if name not in among]
         ):
             raise DataError(
                 f"{where}: the rows look like {' or '.join(fitting)}, which method {method.name} does not read",
                 mend="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything"
-                if method.name == "pretrain"
-                else f"set method.name: {schema_tree.names(other)[0]}, or choose other rows",
+                if not method.reads_conversations
+                else f"set method.name: {other_name}, or choose other rows",
             )
     raise _riddle(source, where, files, rows, refused, among)
 

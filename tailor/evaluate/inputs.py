@@ -18,7 +18,8 @@ from tailor.evaluate.rows import Choice, LongText, Passage, Question
 from tailor.layout import DATA_REPORT
 from tailor.spec.data import Data
 from tailor.spec.long import LongPerplexity, Needle, Passkey
-from tailor.spec.method import ANSWERS, Gritlm, Method, Sft
+from tailor.spec.methods import Method
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Retrieval, Suite
 from tailor.store import Store
@@ -181,12 +182,12 @@ def _tokens(
             f"the run at {main.run.url} has no evaluation rows: its recipe has neither data.evaluation nor data.holdout",
             mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
-    if recipe.method.name in ANSWERS:
+    if recipe.method.compares_answers:
         raise DataError(
             f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
             mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
-    if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
+    if recipe.method.embedding is not None:
         raise DataError(
             f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
             mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
@@ -205,7 +206,7 @@ def _tokens(
 def rows_read_by(method: Method | None) -> Sft:
     """How the suite's own rows are read, for a model that `method` made. Without one, answers are supervised; so they are
     after pretrain, which has no answers of its own."""
-    return Sft(name="sft", train_on=method.train_on if isinstance(method, Sft | Gritlm) else "assistant")
+    return Sft(name="sft", train_on="assistant" if method is None else method.supervised_turns)
 
 
 def _on_long(suite: Suite, main: Subject) -> str:

@@ -12,7 +12,7 @@ from tailor.methods.preference import Answers, pair_losses, sft_weight
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
-from tailor.spec.method import Dpo as DpoSpec
+from tailor.spec.methods.dpo import Dpo as DpoSpec
 
 
 class Dpo(Method):

@@ -33,7 +33,7 @@ from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
-from tailor.spec.method import Gritlm as GritlmSpec
+from tailor.spec.methods.gritlm import Gritlm as GritlmSpec
 
 
 class Gritlm(Method):

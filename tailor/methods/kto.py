@@ -21,7 +21,7 @@ from tailor.methods.base import Method, Summed
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, Document, TokenBatch, targets_of
-from tailor.spec.method import Kto as KtoSpec
+from tailor.spec.methods.kto import Kto as KtoSpec
 
 _SCATTER = 2654435761
 """An odd number near 2**32 divided by the golden ratio: its multiples lie scattered (Knuth's multiplicative hash)."""

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from tailor.data.batches import Batch, Batches
 from tailor.methods.base import Method, Summed
+from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
+from tailor.spec.methods import MethodSection
 
 
 class NextToken(Method):
@@ -29,3 +31,7 @@ class NextToken(Method):
             return {name: total / units for name, total in sums.items() if name != "loss"}
         perplexity = math.exp(min(sums["loss"] / units, 700.0))
         return {"perplexity": perplexity, "token_accuracy": sums["hits"] / units}
+
+
+def build(spec: MethodSection, reference: Reference | None) -> NextToken:
+    return NextToken()

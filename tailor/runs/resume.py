@@ -217,18 +217,8 @@ def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     return [
         (key, old.get(key), new.get(key))
         for key in keys
-        if old.get(key) != new.get(key) and (not _may_change(key) or key in _counted(now))
+        if old.get(key) != new.get(key) and (not _may_change(key) or key in now.method.loss_keys)
     ]
-
-
-def _counted(recipe: Recipe) -> tuple[str, ...]:
-    """Keys that are free elsewhere, but decide this recipe's loss."""
-    keys: tuple[str, ...] = ()
-    if getattr(recipe.method, "generative_normalisation", None) == "mixed":
-        keys += ("train.micro_batch_size",)
-    if getattr(recipe.method, "negatives", None) == "local":
-        keys += ("scale.workers", "scale.workers.min", "scale.workers.max")
-    return keys
 
 
 def _may_change(key: str) -> bool:

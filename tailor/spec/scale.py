@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     AnyStrategy = Strategy
     ShortStrategy = str
 else:
-    AnyStrategy = Annotated[Union[tuple(STRATEGIES)], Field(discriminator="name")]  # noqa: UP007
+    AnyStrategy = Annotated[reduce(or_, STRATEGIES), Field(discriminator="name")]
     """What a recipe may say: one of the registered classes, told apart by `name`."""
     ShortStrategy = Literal[_SHORT]
 

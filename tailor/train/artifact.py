@@ -26,7 +26,6 @@ from tailor.models.beacon import files
 from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
-from tailor.spec.method import Gritlm
 from tailor.store.publication import Publication
 from tailor.train import checkpoint
 from tailor.train.session import Session
@@ -88,10 +87,10 @@ def _apart(
 def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.Tensor]) -> None:
     """How the model embeds, where it was trained to. gathered: the projection's weights, if they were shared out."""
     plan, model = session.plan, session.model
-    if not isinstance(plan.method, Gritlm) or not plan.method.embeds:
+    if plan.method.embedding is None:
         return
     weights = None if model.projection is None else gathered or model.projection.state_dict()
-    settings_of(model, plan.method, plan.max_length).write(folder, weights)
+    settings_of(model, plan.method.embedding, plan.batches.max_length).write(folder, weights)
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -102,7 +101,7 @@ def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str,
         precision=plan.precision,
         frozen_dtype=plan.frozen_dtype,
         activation_checkpointing=False,
-        seed=plan.seed,
+        seed=plan.batches.seed,
     )
     with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder.parent) as room:
         if plan.model.adapter is not None:

@@ -216,7 +216,9 @@ class Passes:
         sequence = self._session.sequence
         place = () if sequence is None else (sequence.rank,)  # its part of the micro-batch
         return int(
-            np.random.SeedSequence((self.plan.seed, self._step or 0, number, *place)).generate_state(1)[0]
+            np.random.SeedSequence((self.plan.batches.seed, self._step or 0, number, *place)).generate_state(
+                1
+            )[0]
         )
 
     def forward(self, number: int, function: Callable[..., T], *arguments: Any) -> T:

@@ -16,7 +16,9 @@ from tailor.encode.records import Chat, Completion, Pair, Rated, RowError, conte
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
 from tailor.spec.data import EXAMPLES, PAIRS, RATED, RELEVANCE, Data, Format
-from tailor.spec.method import Dpo, Kto, Sft
+from tailor.spec.methods.dpo import Dpo
+from tailor.spec.methods.kto import Kto
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
 

@@ -15,7 +15,8 @@ from tailor.encode.template import load_template, render, render_marked
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
 from tailor.spec.data import Data
-from tailor.spec.method import Gritlm, Sft
+from tailor.spec.methods.gritlm import Gritlm
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from tailor.data.batches import BatchSpec, Streams
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import TwoStreamBatch
 from tailor.data.token_store import Split
@@ -20,7 +19,9 @@ from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import new_projection
 from tailor.models.load import load_for_training
-from tailor.spec.method import Gritlm as Spec
+from tailor.plan.batches import BatchSpec
+from tailor.spec.methods.base import StreamSizes
+from tailor.spec.methods.gritlm import Gritlm as Spec
 from tailor.spec.model import Model
 from tests.helpers.models import tiny_llama
 from tests.helpers.passes import LiveBytes, OneWorker, gradient, relative, work_of
@@ -68,7 +69,7 @@ def spec(**keys: Any) -> Spec:
 
 
 def batches_of(split: Split, group: int = 2, queries: int = 5, examples: int = 0) -> Any:
-    streams = Streams(queries, examples, group)
+    streams = StreamSizes(queries, examples, group)
     return of_split(split, BatchSpec(seed=0, max_length=64, pack=False, streams=streams))
 
 

@@ -14,7 +14,8 @@ from tailor.methods.dpo import Dpo
 from tailor.methods.kto import answer_losses, mismatched, mismatches
 from tailor.methods.preference import Answers, pair_losses
 from tailor.models.documents import Collator
-from tailor.spec import method as specs
+from tailor.spec.methods import dpo as dpo_spec
+from tailor.spec.methods import kto as kto_spec
 from tests.helpers.groups import rated, write_groups
 
 BETA, EPSILON, GAMMA = 0.3, 0.1, 0.7
@@ -88,14 +89,14 @@ def by_hand(loss: str, chosen: Answers, rejected: Answers) -> torch.Tensor:
 @pytest.mark.parametrize("loss", CASES)
 def test_every_loss_is_its_published_formula(loss: str) -> None:
     chosen, rejected = made()
-    found = pair_losses(specs.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
+    found = pair_losses(dpo_spec.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
     assert torch.allclose(found, by_hand(loss, chosen, rejected), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", CASES)
 def test_control_swapped_answers_have_another_loss(loss: str) -> None:
     chosen, rejected = made()
-    found = pair_losses(specs.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
+    found = pair_losses(dpo_spec.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
     assert not torch.allclose(found, by_hand(loss, rejected, chosen), rtol=0.1, atol=0.1)
 
 
@@ -108,10 +109,10 @@ def test_no_two_losses_are_the_same() -> None:
 def test_the_chosen_answers_own_loss_has_a_weight() -> None:
     chosen, rejected = made()
     plain, with_own = (
-        pair_losses(specs.Dpo(name="dpo", sft_weight=weight), chosen, rejected) for weight in (None, 0.5)
+        pair_losses(dpo_spec.Dpo(name="dpo", sft_weight=weight), chosen, rejected) for weight in (None, 0.5)
     )
     assert torch.allclose(with_own - plain, -0.5 * chosen.policy / chosen.tokens, atol=1e-6)
-    without = pair_losses(specs.Dpo(name="dpo", loss="orpo", sft_weight=0.0), chosen, rejected)
+    without = pair_losses(dpo_spec.Dpo(name="dpo", loss="orpo", sft_weight=0.0), chosen, rejected)
     assert torch.allclose(
         by_hand("orpo", chosen, rejected) - without * BETA / 0.1, -chosen.policy / chosen.tokens, atol=1e-5
     )
@@ -125,14 +126,14 @@ def test_odds_are_finite_at_both_ends(mean: float) -> None:
         Answers(torch.tensor([-1.0]), *[torch.ones(1)] * 2),
     )
     for pair in ((one, other), (other, one)):
-        loss = pair_losses(specs.Dpo(name="dpo", loss="orpo"), *pair).sum()
+        loss = pair_losses(dpo_spec.Dpo(name="dpo", loss="orpo"), *pair).sum()
         (gradient,) = torch.autograd.grad(loss, policy)
         assert math.isfinite(loss.item())
         assert math.isfinite(gradient.item())
 
 
 def test_figures_are_means_over_all_pairs() -> None:
-    method = Dpo(specs.Dpo(name="dpo", beta=BETA), None)
+    method = Dpo(dpo_spec.Dpo(name="dpo", beta=BETA), None)
     chosen, rejected = made()
     sums = {name: float(value) for name, value in method._statistics(chosen, rejected).items()}
     found = method.metrics({**sums, "loss": 1.0}, PAIRS)
@@ -154,7 +155,7 @@ def test_kto_is_its_published_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     ratio = 5 * torch.randn(PAIRS, generator=generator)
     wanted = torch.rand(PAIRS, generator=generator) < 0.5
-    spec = specs.Kto(name="kto", beta=BETA, desirable_weight=1.3, undesirable_weight=0.4)
+    spec = kto_spec.Kto(name="kto", beta=BETA, desirable_weight=1.3, undesirable_weight=0.4)
     found = answer_losses(spec, ratio, wanted, 0.8)
     for loss, r, is_wanted in zip(found.tolist(), ratio.tolist(), wanted.tolist(), strict=True):
         weight, sign = (1.3, 1) if is_wanted else (0.4, -1)
@@ -185,7 +186,7 @@ def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
 
     monkeypatch.setattr(kto, "mismatches", counted)
     collator = Collator(write_groups(tmp_path / "tokens", rated(6)).split("train"), "rows", max_length=64)
-    method = kto.Kto(specs.Kto(name="kto"), None)  # type: ignore[arg-type]
+    method = kto.Kto(kto_spec.Kto(name="kto"), None)  # type: ignore[arg-type]
     whole, other = [(at,) for at in range(6)], [(0,), (5,), (3,)]
     alone = {at: method.read(collator, whole, slice(at, at + 1)) for at in range(6)}
     assert asked == [6]

@@ -17,7 +17,7 @@ from tailor.encode.records import Instructed, Relevance, RowError
 from tailor.encode.sources import find_files, resolve
 from tailor.errors import DataError
 from tailor.spec.data import RELEVANCE, Source
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.suite import Corpus, Questions
 from tailor.store import Store
 

@@ -19,7 +19,7 @@ from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.errors import ModelError
 from tailor.layout import EMBEDDING, PROJECTION
 from tailor.models.embedding.pooling import Pooling
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.base import EmbeddingMethod
 
 Attention = Literal["bidirectional", "causal"]
 Window = Literal["keep", "widen"]
@@ -46,7 +46,7 @@ class Embedding:
     """What stands before a text."""
 
     @classmethod
-    def of(cls, spec: Gritlm, hidden: int = 0, max_length: int | None = None) -> Embedding:
+    def of(cls, spec: EmbeddingMethod, hidden: int = 0, max_length: int | None = None) -> Embedding:
         """What a recipe declares. hidden: width of the model's states."""
         return cls(
             pooling=spec.pooling,

@@ -116,11 +116,12 @@ def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
             "method.reference: copy",
             ": a frozen copy would be whole on every worker; take precomputed",
         )
-    if keys("method.name") == "kto" and keys.absent("model.adapter"):
+    method = keys.method
+    if method is not None and not method.can_precompute_reference and keys.absent("model.adapter"):
         yield Exclusion(
             "method.name",
-            "method.name: kto without an adapter",
-            ": kto without an adapter compares with a frozen copy, which would be whole on every worker; "
+            f"method.name: {method.name} without an adapter",
+            f": {method.name} without an adapter compares with a frozen copy, which would be whole on every worker; "
             "set model.adapter",
         )
 

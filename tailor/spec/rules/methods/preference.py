@@ -1,24 +1,22 @@
-"""The rules of methods that compare answers: dpo and kto."""
+"""The rules that the methods that compare answers share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tailor.spec.data import Data
-from tailor.spec.method import ANSWERS, REFERENCE_FREE, SMOOTHED
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
-    """Of the methods that compare answers."""
-    if keys("method.name") not in ANSWERS:
-        return
+    """Pairs of keys that do not go together, and why."""
+    assert keys.method is not None
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     for key in ("method.max_prompt_length", "method.max_completion_length"):
         limit = keys(key)
         if limit and not keys.is_wrong("data.max_length") and limit >= length:
             yield key, "data.max_length", f"{limit} tokens leave none of {length} for the rest"
-    if keys("model.warm_start") is not None and keys("method.loss") not in REFERENCE_FREE:
+    if keys("model.warm_start") is not None and keys.method.reference_source is not None:
         yield (
             "model.warm_start",
             "method.name",
@@ -32,15 +30,12 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
         )
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
-    """Keys of dpo that its loss does not use."""
-    if keys("method.name") != "dpo" or keys.is_wrong("method.loss"):
-        return
-    loss = keys("method.loss") or "sigmoid"
-    for key, used, whose in (
-        ("method.label_smoothing", loss in SMOOTHED, ", ".join(SMOOTHED)),
-        ("method.gamma", loss == "simpo", "simpo"),
-        ("method.reference", loss not in REFERENCE_FREE, "losses with a reference model"),
-    ):
-        if keys(key) is not None and not used:
-            yield key, f"has no effect on {loss}; it is for {whose}"
+def findings(keys: Keys) -> Iterator[Finding]:
+    """Keys that need others, and what cannot be done with whole answers."""
+    name = keys("method.name")
+    if keys("data.on_long") == "chunk":
+        yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
+    if keys("data.on_long") == "retrieve":
+        yield "data.on_long", f"method {name} keeps the end of a long prompt; write truncate"
+    if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
+        yield "method.reference", "needs model.adapter: without one there is nothing to turn off"

@@ -197,15 +197,24 @@ def test_keys_exist(path: Path) -> None:
             assert key in KEYS or key.removesuffix(".N") in KEYS, f"{path.name}: `{span}` is no key"
 
 
-def test_the_guides_show_something() -> None:
-    """Control: extraction finds the blocks, sections, commands and spans that are there."""
-    guide = (ROOT / "docs" / "guide.md").read_text()
-    assert guide.count("```yaml") == len(list(blocks(guide, "yaml"))) > 2
-    assert guide.count(SECTION) == sum(section for _, _, section in blocks(guide, "yaml")) > 0
-    shown = [tailor_words(line) for _, block, _ in blocks(guide, "sh") for line in block.splitlines()]
-    assert {words[0] for words in shown if words} >= {"run", "plan", "data", "chat", "generate"}
-    assert "data.on_long" in spans(guide)
-    moving = (ROOT / "docs" / "moving-over.md").read_text()
+def test_the_pages_show_something() -> None:
+    """Control: extraction finds the blocks, sections, commands and spans of all pages together."""
+    pages = [path.read_text() for path in DOCUMENTS if path.parent == ROOT / "docs"]
+    assert len(pages) > 15
+    for page in pages:
+        assert page.count("```yaml\n") == len(list(blocks(page, "yaml")))
+        assert page.count(f"{SECTION}\n```yaml") == sum(section for _, _, section in blocks(page, "yaml"))
+    assert sum(section for page in pages for _, _, section in blocks(page, "yaml")) > 15
+    shown = [
+        tailor_words(line)
+        for page in pages
+        for _, block, _ in blocks(page, "sh")
+        for line in block.splitlines()
+    ]
+    named = {words[0] for words in shown if words}
+    assert named >= COMMANDS.keys() - {"schema", "runs", "show", "push"}, COMMANDS.keys() - named
+    assert "data.on_long" in spans((ROOT / "docs" / "data.md").read_text())
+    moving = (ROOT / "docs" / "migration.md").read_text()
     assert [section for _, _, section in blocks(moving, "yaml")] == [False] * 3
 
 
@@ -215,7 +224,7 @@ def test_mistakes_are_seen(tmp_path: Path) -> None:
     assert "rnak" in recipe_problems("model: {adapter: {rnak: 8}}\n", tmp_path, section=True)
     assert "missing section" in recipe_problems("train: {epochs: 2}\n", tmp_path, section=False)
     assert "model.quantize" in recipe_problems("model: {quantize: {type: nf4}}\n", tmp_path, section=True)
-    assert command_problem(["mend", "runs/a"], whole=True) == "mend is no command"
+    assert command_problem(["fix", "runs/a"], whole=True) == "fix is no command"
     assert command_problem(["run", "r.yaml", "--fast"], whole=False) == "run has no option --fast"
     assert command_problem(["chat"], whole=True) == "chat does not take these arguments"
     assert not command_problem(["--debug", "run", "r.yaml", "train.epochs=2"], whole=True)

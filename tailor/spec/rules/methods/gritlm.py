@@ -29,11 +29,6 @@ _EMBEDDING = (
 _GENERATIVE = ("generative_normalisation", "generative_weight", "generative_batch_size", "train_on")
 
 
-def applies(keys: Keys) -> bool:
-    """Whether the recipe's method is gritlm."""
-    return bool(keys("method.name") == "gritlm")
-
-
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
     """Pairs of keys that cannot stand together, and why."""
     mode = keys("method.mode") or "unified"
