@@ -8,20 +8,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from tailor.spec.base import Section
-from tailor.spec.data import EXAMPLES, PAIRS, RATED, RELEVANCE
+from tailor.spec.data import EXAMPLES, PAIRS, RATED, RELEVANCE, TEXTS, Kind
 
 
 class MethodSection(Section):
     """What all methods have."""
 
-    reads: ClassVar[tuple[str, ...]]
-    """Formats of the rows that it learns from."""
+    reads: ClassVar[tuple[Kind, ...]]
+    """Kinds of the rows that it learns from."""
 
 
 class Sft(MethodSection):
     """Supervised fine-tuning: next-token loss on the supervised tokens."""
 
-    reads = EXAMPLES
+    reads = (EXAMPLES,)
 
     name: Literal["sft"]
     """The method."""
@@ -36,7 +36,7 @@ class Sft(MethodSection):
 class Pretrain(MethodSection):
     """Pretraining, from new weights or going on: next-token loss on every token of plain texts."""
 
-    reads = ("text",)
+    reads = (TEXTS,)
 
     name: Literal["pretrain"]
     """The method."""
@@ -61,7 +61,7 @@ class Dpo(MethodSection):
     The loss is the mean over the pairs of the global batch.
     """
 
-    reads = PAIRS
+    reads = (PAIRS,)
 
     name: Literal["dpo"]
     """The method."""
@@ -105,7 +105,7 @@ class Kto(MethodSection):
     The loss is the mean over the examples of the global batch.
     """
 
-    reads = RATED
+    reads = (RATED,)
 
     name: Literal["kto"]
     """The method."""
@@ -141,7 +141,7 @@ class Gritlm(MethodSection):
     the mean over its supervised tokens.
     """
 
-    reads = (*RELEVANCE, *EXAMPLES)
+    reads = (RELEVANCE, EXAMPLES)
 
     name: Literal["gritlm"]
     """The method."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec.data import Data
+from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
 from tailor.spec.method import ANSWERS, METHODS
 from tailor.spec.reading import schema_tree
 from tailor.spec.reading.overrides import COMMAND_LINE
@@ -210,8 +210,11 @@ def _rows(keys: Keys) -> Iterator[Finding]:
         return
     for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
         fmt = keys(f"{key}.format")
-        if fmt not in (None, "auto", *method.reads):
-            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
+        # The kind of another package's format is known once it is loaded, in preparation.
+        kind = FORMAT_KINDS.get(fmt)
+        if kind is not None and not is_read(kind, method.reads):
+            formats = ", ".join(builtin_formats(method.reads))
+            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {formats}"
     if name in ANSWERS and keys("data.on_long") == "chunk":
         yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
     if name in ANSWERS and keys("data.on_long") == "retrieve":
