@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from tailor.encode.examples import Encoder
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats import get_format
 from tailor.encode.masks import Encoded, Span
 from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
@@ -65,7 +65,7 @@ def preview(
 def _of_source(
     resolved: Resolved, own: str, split: str, rows: int, encoder: Encoder, data: Data
 ) -> Iterator[Shown]:
-    fmt, shown = FORMATS[resolved.format], 0
+    fmt, shown = get_format(resolved.format), 0
     for part in resolved.files:
         for number, row in Reader(part):
             if shown == rows:

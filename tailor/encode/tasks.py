@@ -12,7 +12,7 @@ import numpy as np
 
 from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.examples import Encoder, Outcome
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats import get_format
 from tailor.encode.masks import Encoded
 from tailor.encode.readers import Part, Reader
 from tailor.encode.records import Record, RowError, content_hash
@@ -139,7 +139,7 @@ class _Shards:
 
 def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Record]]]:
     """Readable records of a task as (file label, row, record), in batches that fit into memory."""
-    fmt = FORMATS[task.format]
+    fmt = get_format(task.format)
     batch: list[tuple[str, int, Record]] = []
     characters = 0
     for label, number, row in _rows(task, report):
