@@ -174,7 +174,7 @@ class Display:
                 self._now = ""
                 if self._live is None:
                     self._plain_step()
-                if record.get("told_from_none") == 1 and not self._told_from_none:
+                if record.get("without_negatives") == 1 and not self._told_from_none:
                     self._told_from_none = True
                     self.line(f"step {record['step']}: {TOLD_FROM_NONE}")
             case "evaluation":

@@ -27,7 +27,7 @@ from tailor.spec.model import Model
 from tailor.store import Store
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 2
+ENCODE_VERSION = 3
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 

@@ -115,8 +115,8 @@ class _Shards:
                 ragged(edges, np.array([2 * len(group) for group in spans], np.int32)),
                 self._task.source,
                 np.array([row for row, _ in waiting], np.int64),
-                places=np.array([example.place for _, example in waiting]),
-                wanted=np.array([example.wanted for _, example in waiting]),
+                positions=np.array([example.position for _, example in waiting]),
+                is_positive=np.array([example.is_positive for _, example in waiting]),
             )
             self._lengths.setdefault(split, []).append(lengths)
             self._report.supervised[split] += sum(targets(group) for group in spans)
@@ -193,5 +193,5 @@ def _count(report: TaskReport, outcome: Outcome) -> None:
     if outcome.chunked:
         report.pieces += len(outcome.examples)
         report.idle_pieces += outcome.idle
-    elif len(outcome.examples) > 1 and not outcome.examples[1].place:
+    elif len(outcome.examples) > 1 and not outcome.examples[1].position:
         report.split += 1

@@ -211,8 +211,8 @@ def test_the_answer_and_its_end_of_turn_are_supervised(bench: Any) -> None:
     prepared = bench(many(3))
     tokenizer = load_tokenizer(str(bench.folder / "model"))
     split = prepared.tokens.split("train")
-    assert split.place.tolist() == [0, 1] * 3
-    assert split.wanted.tolist() == [True, False] * 3
+    assert split.position.tolist() == [0, 1] * 3
+    assert split.is_positive.tolist() == [True, False] * 3
     assert split.row.tolist() == [1, 1, 2, 2, 3, 3]
     for index, answer in enumerate(["Yes 0.", "Never 0!", "Yes 1.", "Never 1!"]):
         example = split.example(index)
@@ -235,8 +235,8 @@ def test_the_answer_and_its_end_of_turn_are_supervised(bench: Any) -> None:
 def test_labels_are_kept(bench: Any) -> None:
     rows = [{"prompt": f"q{n}", "completion": f"a{n}", "label": n % 3 == 0} for n in range(6)]
     split = bench(rows, Kto(name="kto")).tokens.split("train")
-    assert split.wanted.tolist() == [n % 3 == 0 for n in range(6)]
-    assert split.place.tolist() == [0] * 6
+    assert split.is_positive.tolist() == [n % 3 == 0 for n in range(6)]
+    assert split.position.tolist() == [0] * 6
 
 
 def test_a_holdout_keeps_groups_whole(bench: Any) -> None:
@@ -245,7 +245,7 @@ def test_a_holdout_keeps_groups_whole(bench: Any) -> None:
     assert 20 < len(set(evaluation.row)) < 60
     assert not set(train.row) & set(evaluation.row)
     for split in (train, evaluation):
-        assert split.place.tolist() == [0, 1] * (len(split) // 2)
+        assert split.position.tolist() == [0, 1] * (len(split) // 2)
 
 
 @pytest.mark.parametrize("method", [Dpo(name="dpo"), Kto(name="kto")])

@@ -134,8 +134,8 @@ def test_a_row_becomes_a_group_whose_spans_are_the_texts(tmp_path: Path) -> None
         assert example.input_ids[0] == tokenizer.bos_id
         shown.append(
             (
-                int(split.place[number]),
-                bool(split.wanted[number]),
+                int(split.position[number]),
+                bool(split.is_positive[number]),
                 tokenizer.decode(example.input_ids[1:start]),
                 tokenizer.decode(example.input_ids[start:stop]),
             )
