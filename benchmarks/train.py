@@ -73,7 +73,7 @@ def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
             loss = functional.cross_entropy(
                 out.logits[0].float(), labels, ignore_index=IGNORED, reduction="sum"
             )
-            (loss / units).backward()
+            (loss / denominator).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
