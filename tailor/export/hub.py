@@ -8,12 +8,13 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailor.errors import StoreError
-from tailor.export.folder import RECORD, Request, choose, fill, finished
+from tailor.export.folder import RECORD, fill, finished, select
+from tailor.export.request import Request
 from tailor.models.embedding.settings import FILE as EMBEDDING
 from tailor.models.embedding.settings import PROJECTION
 from tailor.spec.reading.secrets import is_secret
@@ -74,7 +75,7 @@ def push(
     Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
     """
     run, kind = finished(url)
-    weights = choose(request, kind, run)
+    selection = select(request, kind, run)
     hub = None
     if dry_run:
         _check_name(push.repo)
@@ -83,9 +84,13 @@ def push(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / push.repo.split("/")[1]
         folder.mkdir()
-        named = request if request.name else Request(**{**vars(request), "name": push.repo.split("/")[1]})
-        fill(folder, run, weights, named, say)
-        if named.base_id is None and weights == "adapter" and folder_of_base(folder).startswith("/"):
+        named = replace(request, name=request.name or push.repo.split("/")[1])
+        fill(folder, replace(selection, request=named), say)
+        if (
+            request.base_id is None
+            and selection.weights == "adapter"
+            and folder_of_base(folder).startswith("/")
+        ):
             say(
                 "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
             )
@@ -98,7 +103,7 @@ def push(
             say(f"dry run: {total} would go to the {seen} repository {push.repo}")
             return None
         return hub.upload(
-            uploads, push.message or f"Upload {weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
+            uploads, push.message or f"Upload {selection.weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
         )
 
 
