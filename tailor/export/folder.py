@@ -20,6 +20,7 @@ from tailor.errors import ModelError, StoreError
 from tailor.export.card import CURVE, card
 from tailor.export.forms import check_options, find_form
 from tailor.export.request import Request, Selection, Weights
+from tailor.models import adapter_files
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
 from tailor.store import run_folder as runs
@@ -169,10 +170,7 @@ def _public_base(folder: Path, run: Store, request: Request) -> str | None:
         None if "://" in path or Path(path).exists() or path.startswith("/") else path
     )
     if public is not None:
-        for name, key in (("adapter_config.json", "base_model_name_or_path"), ("base.json", "path")):
-            if (folder / name).is_file():
-                values = {**json.loads((folder / name).read_text()), key: public}
-                (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+        adapter_files.set_base(folder, public)
     return public
 
 

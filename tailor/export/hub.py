@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -15,13 +14,14 @@ from typing import Any
 from tailor.errors import StoreError
 from tailor.export.folder import RECORD, fill, finished, select
 from tailor.export.request import Request
+from tailor.models import adapter_files
 from tailor.models.embedding.settings import FILE as EMBEDDING
 from tailor.models.embedding.settings import PROJECTION
 from tailor.spec.reading.secrets import is_secret
 
 BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
-    *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
+    *(adapter_files.CONFIG, adapter_files.WEIGHTS, adapter_files.BASE, "merge.json", RECORD),
     *(EMBEDDING, PROJECTION),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *(
@@ -143,7 +143,7 @@ def files_of(folder: Path) -> list[Upload]:
 
 def folder_of_base(folder: Path) -> str:
     """Where an exported adapter looks for its base."""
-    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+    return str(adapter_files.read_config(folder)["base_model_name_or_path"])
 
 
 def _is_of_a_model(name: str) -> bool:

@@ -12,6 +12,7 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export.forms.base import ExportForm
 from tailor.export.forms.gotemplates import translated
+from tailor.models.adapter_files import change_config, read_config
 from tailor.store import run_folder as runs
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
 
 def _settle_adapter(folder: Path) -> None:
     """Ollama reads alpha as a whole number, and knows neither rsLoRA nor DoRA nor modules trained in full."""
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
+    config = read_config(folder)
     reasons = {
         "rsLoRA": config.get("use_rslora"),
         "DoRA": config.get("use_dora"),
@@ -130,7 +130,7 @@ def _settle_adapter(folder: Path) -> None:
             f"Ollama does not import this adapter: it has {', '.join(found)}",
             mend="export the merged model: --weights merged",
         )
-    path.write_text(json.dumps({**config, "lora_alpha": int(config["lora_alpha"])}, indent=2) + "\n")
+    change_config(folder, lora_alpha=int(config["lora_alpha"]))
 
 
 def _check_tokenizer(folder: Path) -> list[str]:
