@@ -25,9 +25,9 @@ EXPORT_FORMS: Registry[type[ExportForm]] = Registry(
 def find_form(name: str) -> ExportForm:
     """The form of a name. ModelError for an unknown one, ExtensionError for one that cannot be loaded."""
     if name not in EXPORT_FORMS:
-        near = difflib.get_close_matches(name, EXPORT_FORMS.names(), n=1)
+        near = difflib.get_close_matches(name, EXPORT_FORMS.names(), n=1, cutoff=0.7)
         raise ModelError(
-            f"{name}: unknown export form" + (f"; did you mean {near[0]}?" if near else ""),
+            f"--as {name}: unknown export form" + (f"; did you mean {near[0]}?" if near else ""),
             mend=f"the forms are {', '.join(EXPORT_FORMS.names())}; a package that registers another must be installed",
         )
     return EXPORT_FORMS.get(name)()
