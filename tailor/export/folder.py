@@ -69,7 +69,8 @@ def select(request: Request, kind: str, run: Store) -> Selection:
     refuse_beacons(run.join(kind), "exported: no other tool reads them")
     form = find_form(request.form)
     possible: tuple[Weights, ...] = ("adapter", "merged") if kind == "adapter" else ("model",)
-    chosen: Weights = request.weights or next((one for one in form.weights if one in possible), possible[0])
+    default = next((one for one in form.weights if one in possible), possible[0])
+    chosen = request.weights or default
     if chosen not in form.weights:
         raise ModelError(
             form.refusal(chosen),
