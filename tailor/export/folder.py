@@ -58,17 +58,22 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
                 )
         else:
             run, kind = finished(url)
-        selection = select(request, kind, run)
+        selection = select(request, kind, run, merges=source is None)
         with output.publication(to, RECORD) as made:
             fill(made.folder, selection, say, source, step)
     return made.url
 
 
-def select(request: Request, kind: str, run: Store) -> Selection:
-    """Which weights to export, checked by the form. ModelError for those that the run has not."""
+def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> Selection:
+    """Which weights to export, checked by the form. ModelError for those that the run has not.
+
+    kind: `adapter` or `model`, what was trained. merges: whether an adapter can be merged; not that of a checkpoint.
+    """
     refuse_beacons(run.join(kind), "exported: no other tool reads them")
     form = find_form(request.form)
-    possible: tuple[Weights, ...] = ("adapter", "merged") if kind == "adapter" else ("model",)
+    possible: tuple[Weights, ...] = (
+        ("model",) if kind == "model" else ("adapter", "merged") if merges else ("adapter",)
+    )
     default = next((one for one in form.weights if one in possible), possible[0])
     chosen = request.weights or default
     if chosen not in form.weights:

@@ -56,7 +56,7 @@ def notes(recipe: Recipe, cluster: Cluster, *, stays: bool = False) -> list[str]
         )
     environment = (*cluster.env, *cluster.secret_env)
     for tracker, section in recipe.track.chosen():
-        prefix = section.environment
+        prefix = section.environment_prefix
         if prefix and not cluster.env_from and not any(name.startswith(prefix) for name in environment):
             found.append(
                 f"track.{tracker}, but the cluster file has no {prefix}… in env or secret_env, and no env_from"

@@ -35,7 +35,7 @@ def with_trackers(section: type[Track]) -> type[Track]:
         if tracker.model_fields:
             fields[name] = (tracker | None, Field(None, description=tracker.help))
         else:
-            fields[name] = (bool, Field(tracker.on, description=tracker.help))
+            fields[name] = (bool, Field(tracker.on_by_default, description=tracker.help))
     return create_model(
         section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **fields
     )

@@ -16,10 +16,10 @@ class TrackerSection(Section):
     """`module:attribute` of what opens the tracker (`tailor.track.base.Opener`), imported by the worker that writes."""
     help: ClassVar[str]
     """Of the key `track.NAME`, for the reference and the JSON schema."""
-    on: ClassVar[bool] = False
-    """Whether a tracker without keys is on by default."""
-    environment: ClassVar[str | None] = None
-    """Prefix of the environment variables that it needs, which a cluster file then has to set."""
+    on_by_default: ClassVar[bool] = False
+    """Of a tracker without keys."""
+    environment_prefix: ClassVar[str | None] = None
+    """Of the environment variables that it needs, which a cluster file then has to set."""
 
 
 class TensorBoard(TrackerSection):
@@ -27,7 +27,7 @@ class TensorBoard(TrackerSection):
 
     implementation: ClassVar[str] = "tailor.track.tensorboard:TensorBoard"
     help: ClassVar[str] = "Write TensorBoard event files into the run's folder."
-    on: ClassVar[bool] = True
+    on_by_default: ClassVar[bool] = True
 
 
 class Wandb(TrackerSection):
@@ -35,7 +35,7 @@ class Wandb(TrackerSection):
 
     implementation: ClassVar[str] = "tailor.track.wandb:WeightsAndBiases"
     help: ClassVar[str] = "Send the curves to Weights & Biases too. Needs the extra `wandb`."
-    environment: ClassVar[str | None] = "WANDB_"
+    environment_prefix: ClassVar[str | None] = "WANDB_"
 
     project: str = Field(min_length=1)
     """The project of W&B."""
@@ -52,7 +52,7 @@ class Mlflow(TrackerSection):
 
     implementation: ClassVar[str] = "tailor.track.mlflow:MlflowTracker"
     help: ClassVar[str] = "Send the curves to MLflow too. Needs the extra `mlflow`."
-    environment: ClassVar[str | None] = "MLFLOW_"
+    environment_prefix: ClassVar[str | None] = "MLFLOW_"
 
     experiment: str = Field(min_length=1)
     """The experiment, which is made when there is none."""

@@ -32,9 +32,9 @@ def _opener(name: str, section: TrackerSection) -> Opener:
     module, _, attribute = section.implementation.partition(":")
     try:
         opener: Opener = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the code of another package may raise anything
         raise ExtensionError(
-            f"track.{name}: {section.implementation} cannot be loaded: {error}",
+            f"track.{name}: {section.implementation} cannot be loaded: {type(error).__name__}: {error}",
             mend="install a version of its package that works with this one, or leave the key out",
         ) from error
     return opener

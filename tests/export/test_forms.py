@@ -9,7 +9,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tailor.cli.main import main
-from tailor.export.forms import EXPORT_FORMS
+from tailor.export.folder import select
+from tailor.export.forms import EXPORT_FORMS, ExportForm
+from tailor.export.request import Request
+from tailor.store import Store
 from tests.helpers.extensions import documented, installed
 from tests.helpers.finished import read_json
 
@@ -73,3 +76,18 @@ def test_an_option_of_another_form(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == (
         "tailor: --query-instruction has no effect on this layout; it is for --as sentence-transformers\n"
     )
+
+
+class WholeModels(ExportForm):
+    """Takes checkpoints, and prefers merged weights."""
+
+    weights = ("merged", "adapter", "model")
+    takes_checkpoints = True
+
+
+def test_a_checkpoint_is_never_the_merged_artifact(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EXPORT_FORMS, "get", lambda _: WholeModels)
+    chosen = [
+        select(Request(), "adapter", Store(str(run)), merges=merges).weights for merges in (False, True)
+    ]
+    assert chosen == ["adapter", "merged"], "the second is the control: the run's own artifact is merged"

@@ -102,6 +102,25 @@ class OneTracker:
 
 def test_an_implementation_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ExtensionError, match=r"track\.broken: no_such_module:Tracker cannot be loaded: No module"
+        ExtensionError, match=r"track\.broken: no_such_module:Tracker cannot be loaded: ModuleNotFoundError"
     ):
         open_trackers(OneTracker(), Store(str(tmp_path)))  # type: ignore[arg-type]
+
+
+def test_the_example_replaces_the_steps_that_are_trained_again(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(package))
+    from csv_tracker.section import Csv  # type: ignore[import-not-found]
+    from csv_tracker.tracker import CsvTracker  # type: ignore[import-not-found]
+
+    run, section = Store(str(tmp_path)), Csv(file="curves.csv")
+    steps = []
+    for after_step, last in ((0, 4), (2, 5), (0, 2)):
+        tracker = CsvTracker(section, run, after_step=after_step, tell=print)
+        for step in range(after_step + 1, last + 1):
+            tracker.write({"kind": "train", "step": step, "loss": 1.0})
+        tracker.close(finished=True)
+        with (tmp_path / "curves.csv").open(newline="") as file:
+            steps.append([int(row[0]) for row in csv.reader(file)])
+    assert steps == [[1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2]]

@@ -36,7 +36,8 @@ class ExportForm:
     reads_base: ClassVar[bool] = False
     """Whether it reads the base of an adapter that is not merged, so that `--base` has an effect."""
     takes_checkpoints: ClassVar[bool] = False
-    """Whether a checkpoint can be exported in it; its weights are as they were trained, never merged."""
+    """Whether a checkpoint can be exported in it. Its weights are as they were trained, never merged, and the artifact of
+    an unfinished run is missing in `check`."""
     options: ClassVar[tuple[str, ...]] = ()
     """Those that it reads of the options for single forms: `query_instruction`."""
 
