@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 import torch
 
 from tailor.artifacts import output
-from tailor.artifacts.base_model import ADAPTER
 from tailor.artifacts.inputs import Part, same_base
-from tailor.artifacts.lora import WEIGHTS, LoraAdapter
+from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
+from tailor.models.adapter_files import WEIGHTS, write_config
 
 
 def average_adapters(
@@ -131,4 +130,4 @@ def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str
         "use_rslora": False,
         "target_modules": sorted(ranks),  # whole names: an adapter may have left some layers out
     }
-    (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import files
+from tailor.models import adapter_files, files
 from tailor.models.base_record import Held
 from tailor.models.beacon import files as beacon_files
 from tailor.models.load import DTYPES, quantization
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
 
-ADAPTER, WHOLE, BEACON = "adapter_config.json", "config.json", beacon_files.FILE
+ADAPTER, WHOLE, BEACON = adapter_files.CONFIG, "config.json", beacon_files.FILE
 
 
 def held_of(folder: Path, run: Store) -> Held:
@@ -26,7 +26,7 @@ def held_of(folder: Path, run: Store) -> Held:
 
     The base's path is the one in the adapter's own configuration, which may be edited when a base moves.
     """
-    config = json.loads((folder / ADAPTER).read_text())
+    config = adapter_files.read_config(folder)
     path, revision = str(config["base_model_name_or_path"]), config.get("revision")
     held = Held.read(folder)
     if held is not None:

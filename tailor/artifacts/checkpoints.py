@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import torch
 
 from tailor.artifacts import output
-from tailor.artifacts.base_model import ADAPTER
-from tailor.artifacts.lora import WEIGHTS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
 from tailor.models import files, rope
+from tailor.models.adapter_files import WEIGHTS, write_config
 from tailor.models.adapters import adapter_name
 from tailor.models.base_record import Held
 from tailor.spec.model import Model
@@ -68,7 +66,7 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
         "bias": "none",
         "inference_mode": True,
     }
-    (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)

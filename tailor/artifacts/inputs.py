@@ -34,7 +34,7 @@ def open_source(url: str, base: str | None = None) -> Source:
     """The adapter of a run, or an adapter folder. `base` says where its base is now. ModelError."""
     store, run = find_artifact(Store(url))
     refuse_beacons(store, "merged: the base beside them answers as before")
-    if not store.exists("adapter_config.json"):
+    if not store.exists(ADAPTER):
         raise ModelError(
             f"{store.url} is a whole model: there is no adapter to merge",
             mend="use it as it is, or name a run that trained an adapter",

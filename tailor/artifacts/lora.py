@@ -6,7 +6,6 @@ An update of rank r is W' = W + s·B·A with A [r, in], B [out, r] and s = alpha
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -17,11 +16,10 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts.base_model import ADAPTER
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
+from tailor.models.adapter_files import WEIGHTS, read_config
 
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _A, _B = (".lora_A.weight", ".lora_embedding_A"), (".lora_B.weight", ".lora_embedding_B")
 _MAGNITUDE = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
@@ -42,7 +40,7 @@ class LoraAdapter:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
-        self.config: dict[str, Any] = json.loads((folder / ADAPTER).read_text())
+        self.config: dict[str, Any] = read_config(folder)
         if self.config.get("peft_type") != "LORA":
             raise ModelError(
                 f"the adapter at {url} is of type {self.config.get('peft_type')}; only LoRA adapters can be merged or averaged"

@@ -22,7 +22,7 @@ from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
 from tailor.encode.tokenizer_files import own_files, settle
 from tailor.errors import ModelError
-from tailor.models import rope
+from tailor.models import adapter_files, rope
 from tailor.models.base_record import Held
 from tailor.models.embedding.settings import FILE as EMBEDDING
 from tailor.models.embedding.settings import PROJECTION
@@ -30,7 +30,7 @@ from tailor.models.load import DTYPES
 
 RECORD = "merge.json"
 Onto = Literal["full", "dequantized"]
-OWN = ("adapter_config.json", "adapter_model.safetensors", "base.json", "COMMIT", "README.md")
+OWN = (adapter_files.CONFIG, adapter_files.WEIGHTS, adapter_files.BASE, "COMMIT", "README.md")
 """Of the adapter alone; everything else beside it (tokenizer, template, generation) goes into the model."""
 
 

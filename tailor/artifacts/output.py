@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from tailor.errors import StoreError
+from tailor.models.adapter_files import CONFIG as ADAPTER_CONFIG
 from tailor.store import Publication, Store
 
 RECORDS = ("merge.json", "average.json", "export.json")
@@ -47,6 +48,6 @@ def copy_texts(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
     """Configuration, tokenizer and template into a folder that has others of its own: no weights, no records."""
     for path in sorted(source.iterdir()):
         text = path.suffix in (".json", ".jinja", ".model", ".txt", ".py") or path.name.startswith("LICENSE")
-        own = path.name in (*RECORDS, "model.safetensors.index.json", "adapter_config.json", *but)
+        own = path.name in (*RECORDS, "model.safetensors.index.json", ADAPTER_CONFIG, *but)
         if path.is_file() and text and not own and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)

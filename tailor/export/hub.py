@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailor.errors import StoreError
-from tailor.export.folder import RECORD, Request, choose, fill, finished
+from tailor.export.folder import RECORD, fill, finished, select
+from tailor.export.request import Request
+from tailor.models import adapter_files
 from tailor.models.embedding.settings import FILE as EMBEDDING
 from tailor.models.embedding.settings import PROJECTION
 from tailor.spec.reading.secrets import is_secret
 
 BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
-    *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
+    *(adapter_files.CONFIG, adapter_files.WEIGHTS, adapter_files.BASE, "merge.json", RECORD),
     *(EMBEDDING, PROJECTION),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *(
@@ -74,7 +75,7 @@ def push(
     Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
     """
     run, kind = finished(url)
-    weights = choose(request, kind, run)
+    selection = select(request, kind, run)
     hub = None
     if dry_run:
         _check_name(push.repo)
@@ -83,9 +84,13 @@ def push(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / push.repo.split("/")[1]
         folder.mkdir()
-        named = request if request.name else Request(**{**vars(request), "name": push.repo.split("/")[1]})
-        fill(folder, run, weights, named, say)
-        if named.base_id is None and weights == "adapter" and folder_of_base(folder).startswith("/"):
+        named = replace(request, name=request.name or push.repo.split("/")[1])
+        fill(folder, replace(selection, request=named), say)
+        if (
+            request.base_id is None
+            and selection.weights == "adapter"
+            and folder_of_base(folder).startswith("/")
+        ):
             say(
                 "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
             )
@@ -98,7 +103,7 @@ def push(
             say(f"dry run: {total} would go to the {seen} repository {push.repo}")
             return None
         return hub.upload(
-            uploads, push.message or f"Upload {weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
+            uploads, push.message or f"Upload {selection.weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
         )
 
 
@@ -138,7 +143,7 @@ def files_of(folder: Path) -> list[Upload]:
 
 def folder_of_base(folder: Path) -> str:
     """Where an exported adapter looks for its base."""
-    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+    return str(adapter_files.read_config(folder)["base_model_name_or_path"])
 
 
 def _is_of_a_model(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
+from tailor.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
+from tailor.models.adapter_files import read_config
 from tailor.models.adapters import adapter_name
 from tailor.models.beacon import files
 from tailor.models.beacon.modules import beacons_of
@@ -20,7 +21,6 @@ from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
 from tailor.train.strategy import Shared, Strategy
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
 """PEFT's settings that scale an adapter, by their keys in a recipe."""
 
@@ -90,7 +90,7 @@ def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
             f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
             mend="set model.adapter, or merge the adapter into its base and set model.path to that",
         )
-    _check_scale(json.loads((folder / "adapter_config.json").read_text()), url, model.network)
+    _check_scale(read_config(folder), url, model.network)
     if isinstance(strategy, Shared):
         return _put_adapter_parts(weights, url, strategy)
     own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
