@@ -153,7 +153,7 @@ def test_steps_and_progress() -> None:
     assert batches.progress(0) == 0
     assert batches.progress(per_epoch[0]) == 1
     assert batches.epoch_of(per_epoch[0]) == 1
-    assert batches.units(batches.batch(5)) == batches.tokens(batches.batch(5)) - sum(
+    assert batches.supervised_tokens(batches.batch(5)) == batches.tokens(batches.batch(5)) - sum(
         map(len, batches.batch(5))
     )
 

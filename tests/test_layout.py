@@ -11,7 +11,7 @@ from tailor import layout
 
 ROOT = Path(tailor.__file__).parent
 NAMES = {value for key, value in vars(layout).items() if key.isupper() and isinstance(value, str)}
-WORDS = {name for name in NAMES if "." not in name} - {layout.CHECKPOINTS, layout.TENSORBOARD}
+WORDS = {name for name in NAMES if "." not in name} - {layout.CHECKPOINTS}
 """Folders whose names are words of a recipe, too: names only where they are part of a path."""
 OTHER_FILES = {
     ("cli/init.py", layout.MODEL): "of a path in a new recipe",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,8 @@ from tailor.artifacts.inputs import Part, same_base
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tailor.layout import ADAPTER_WEIGHTS
+from tailor.models.adapter_files import write_config
 
 
 def average_adapters(
@@ -133,4 +133,4 @@ def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str
         "use_rslora": False,
         "target_modules": sorted(ranks),  # whole names: an adapter may have left some layers out
     }
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)

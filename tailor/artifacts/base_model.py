@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER_CONFIG, MODEL_CONFIG, PLAN
-from tailor.models import files
+from tailor.layout import MODEL_CONFIG, PLAN
+from tailor.models import adapter_files, files
 from tailor.models.base_record import Held
 from tailor.models.load import DTYPES, quantization
 from tailor.spec.model import Model, Quantize
@@ -24,7 +24,7 @@ def held_of(folder: Path, run: Store) -> Held:
 
     The base's path is the one in the adapter's own configuration, which may be edited when a base moves.
     """
-    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    config = adapter_files.read_config(folder)
     path, revision = str(config["base_model_name_or_path"]), config.get("revision")
     held = Held.read(folder)
     if held is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -13,18 +12,9 @@ from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
-from tailor.layout import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    BASE_RECORD,
-    MODEL,
-    MODEL_CONFIG,
-    PLAN,
-    RECIPE,
-    WEIGHTS,
-)
+from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, PLAN, RECIPE, WEIGHTS
 from tailor.models import files, rope
+from tailor.models.adapter_files import write_config
 from tailor.models.adapters import adapter_name
 from tailor.models.base_record import Held
 from tailor.spec.model import Model
@@ -77,7 +67,7 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
         "bias": "none",
         "inference_mode": True,
     }
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)

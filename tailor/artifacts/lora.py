@@ -6,7 +6,6 @@ An update of rank r is W' = W + s·B·A with A [r, in], B [out, r] and s = alpha
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ import torch
 
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tailor.layout import ADAPTER_WEIGHTS
+from tailor.models.adapter_files import read_config
 
 PREFIX = "base_model.model."
 _A, _B = (".lora_A.weight", ".lora_embedding_A"), (".lora_B.weight", ".lora_embedding_B")
@@ -41,7 +41,7 @@ class LoraAdapter:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
-        self.config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
+        self.config: dict[str, Any] = read_config(folder)
         if self.config.get("peft_type") != "LORA":
             raise ModelError(
                 f"the adapter at {url} is of type {self.config.get('peft_type')}; only LoRA adapters can be merged or averaged"

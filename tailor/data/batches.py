@@ -34,7 +34,7 @@ class Batches:
     """The batches of a run.
 
     lengths: int[n] tokens of each example; supervised: int[n] supervised targets of each example;
-    sources: int[n] index of each example's source; places: int[n] place of each example in its group,
+    sources: int[n] index of each example's source; positions: int[n] position of each example in its group,
     by default 0 for all. A group is never divided: it lies in one row of one batch.
     """
 
@@ -44,13 +44,13 @@ class Batches:
         supervised: np.ndarray,
         sources: np.ndarray,
         spec: BatchSpec,
-        places: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.supervised = np.asarray(supervised, dtype=np.int64)
         self.sources = np.asarray(sources)
-        self.places = np.zeros(len(self.lengths), np.int16) if places is None else np.asarray(places)
-        self._starts = np.flatnonzero(self.places == 0)
+        self.positions = np.zeros(len(self.lengths), np.int16) if positions is None else np.asarray(positions)
+        self._starts = np.flatnonzero(self.positions == 0)
         """First example of each group."""
         self._ends = np.append(self._starts[1:], len(self.lengths))
         whole = np.concatenate([[0], np.cumsum(self.lengths)])
@@ -103,13 +103,13 @@ class Batches:
                     return steps, read
             epoch += 1
 
-    def units(self, batch: Batch) -> int:
+    def supervised_tokens(self, batch: Batch) -> int:
         """Supervised targets of a batch: what its loss is divided by."""
         return sum(self._targets(row) for row in batch)
 
     def groups(self, batch: Batch) -> int:
         """Groups of a batch: its examples, or its pairs."""
-        return int(sum((self.places[list(row)] == 0).sum() for row in batch))
+        return int(sum((self.positions[list(row)] == 0).sum() for row in batch))
 
     def evaluation(self) -> list[Batch]:
         """Batches that show every group once, whose losses are taken one after another. Here one holds everything."""

@@ -44,7 +44,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         examples=len(train),
         evaluation_examples=len(evaluation),
         tokens=sum(batches.tokens(batch) for batch in epoch),
-        supervised_tokens=sum(batches.units(batch) for batch in epoch),
+        supervised_tokens=sum(batches.supervised_tokens(batch) for batch in epoch),
         longest=longest,
         longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
         rows_per_batch=spec.batch_size or _most_rows(epoch, spec),
@@ -63,7 +63,7 @@ def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a prepared split."""
     if spec.streams is not None:
-        from tailor.data.grit_batches import TwoStreams  # it builds on this module
+        from tailor.data.grit_batches import GritBatches  # it builds on this module
 
-        return TwoStreams(split, spec)
-    return Batches(split.lengths, split.supervised, split.source, spec, split.place)
+        return GritBatches(split, spec)
+    return Batches(split.lengths, split.supervised, split.source, spec, split.position)

@@ -140,7 +140,7 @@ class Encoder:
             return result
         if self.limits is not None:
             return self._fit_answers(result, self.limits)
-        if self._text_limits is not None and len(result) > 1 and result[1].place:
+        if self._text_limits is not None and len(result) > 1 and result[1].position:
             return self._fit_texts(result, self._text_limits)
         outcome = Outcome(result)
         longest = max(len(example.input_ids) for example in result)

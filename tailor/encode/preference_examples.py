@@ -39,10 +39,10 @@ def grouped(
 
 
 def _group(
-    results: Sequence[list[Encoded] | RowError], wanted: Sequence[bool], names: Sequence[str]
+    results: Sequence[list[Encoded] | RowError], is_positive: Sequence[bool], names: Sequence[str]
 ) -> list[Encoded] | RowError:
     group: list[Encoded] = []
-    for place, (result, name) in enumerate(zip(results, names, strict=True)):
+    for position, (result, name) in enumerate(zip(results, names, strict=True)):
         if isinstance(result, RowError):
             return RowError(result.reason, name + result.detail)
         if len(result) != 1:
@@ -50,7 +50,7 @@ def _group(
             return RowError("template", name + detail)
         if not result[0].spans:
             return RowError("nothing_supervised", name + "no token of it would be learned")
-        group.append(replace(result[0], place=place, wanted=wanted[place]))
+        group.append(replace(result[0], position=position, is_positive=is_positive[position]))
     return group
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
 from tailor.encode.embedding_examples import GRITLM
 from tailor.encode.examples import Encoder
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats import code_of, get_format
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
@@ -27,7 +27,7 @@ from tailor.spec.model import Model
 from tailor.store import Store
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 2
+ENCODE_VERSION = 3
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -76,7 +76,7 @@ class Sources:
     @property
     def chats(self) -> bool:
         """Whether any source has conversations, so that a chat template is needed."""
-        return any(FORMATS[resolved.format].is_chat for _, _, resolved in self)
+        return any(get_format(resolved.format).is_chat for _, _, resolved in self)
 
 
 def prepare(
@@ -333,6 +333,9 @@ def _fingerprint(
         facts[data.on_long] = settings.model_dump(exclude={"embedder", "query_instruction"})
     if limits is not None and data.holdout is not None:
         facts["held_out_by"] = "prompt"  # answers were held out one by one before
+    formats = {resolved.format for split, _, resolved in sources if split in splits}
+    if registered := {name: code for name in formats if (code := code_of(name)) is not None}:
+        facts["formats"] = registered
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tailor.data.token_store import TokenStore
 from tailor.encode.format_detection import find_format
+from tailor.encode.formats import get_format
 from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
@@ -12,6 +13,7 @@ from tailor.evaluate.inputs import rows_read_by
 from tailor.evaluate.models import find_subject
 from tailor.evaluate.retrieval.collection import check_collection
 from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.spec.data import TEXTS
 from tailor.spec.long import LongPerplexity, Needle
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Retrieval, Suite
@@ -42,14 +44,14 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
 def _check_sources(suite: Suite, recipe: Recipe, *, asks: bool) -> None:
     """The files and columns of rows of the suite's own."""
     assert suite.data is not None
-    formats = set()
+    kinds = set()
     for at, source in enumerate(suite.data.evaluation):
         key = f"evaluate.final.data.evaluation[{at}]"
         found, _ = find_format(
             source, f"{key} {source.path}", find_files(source, key), rows_read_by(recipe.method)
         )
-        formats.add(found)
-    if asks and formats == {"text"}:
+        kinds.add(get_format(found).rows)
+    if asks and kinds == {TEXTS}:
         raise rows.no_question("evaluate.final: ")
 
 

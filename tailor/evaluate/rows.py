@@ -9,7 +9,7 @@ from typing import Any
 
 from tailor.data.token_store import Example, Split
 from tailor.encode.examples import Encoder
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.readers import Reader
 from tailor.encode.records import Chat, Completion, RowError
 from tailor.encode.sources import find_files
@@ -251,7 +251,7 @@ def _conversation(value: Any, place: str) -> list[dict[str, Any]]:
             raise DataError(f"{place}: the question is empty")
         return [{"role": "user", "content": value}]
     try:
-        record = FORMATS["messages"].record({"messages": value}, {})
+        record = MESSAGES.record({"messages": value}, {})
     except RowError as error:
         raise DataError(f"{place}: {error.detail or error.reason}") from None
     assert isinstance(record, Chat)

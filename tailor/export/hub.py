@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailor.errors import StoreError
-from tailor.export.folder import Request, choose, fill, finished
+from tailor.export.folder import fill, finished, select
+from tailor.export.request import Request
 from tailor.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -32,6 +32,7 @@ from tailor.layout import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
+from tailor.models import adapter_files
 from tailor.spec.reading.secrets import is_secret
 
 BESIDE = ("README.md", LOSS_PLOT, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
@@ -90,7 +91,7 @@ def push(
     Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
     """
     run, kind = finished(url)
-    weights = choose(request, kind, run)
+    selection = select(request, kind, run)
     hub = None
     if dry_run:
         _check_name(push.repo)
@@ -99,9 +100,13 @@ def push(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / push.repo.split("/")[1]
         folder.mkdir()
-        named = request if request.name else Request(**{**vars(request), "name": push.repo.split("/")[1]})
-        fill(folder, run, weights, named, say)
-        if named.base_id is None and weights == "adapter" and folder_of_base(folder).startswith("/"):
+        named = replace(request, name=request.name or push.repo.split("/")[1])
+        fill(folder, replace(selection, request=named), say)
+        if (
+            request.base_id is None
+            and selection.weights == "adapter"
+            and folder_of_base(folder).startswith("/")
+        ):
             say(
                 "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
             )
@@ -114,7 +119,7 @@ def push(
             say(f"dry run: {total} would go to the {seen} repository {push.repo}")
             return None
         return hub.upload(
-            uploads, push.message or f"Upload {weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
+            uploads, push.message or f"Upload {selection.weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
         )
 
 
@@ -154,7 +159,7 @@ def files_of(folder: Path) -> list[Upload]:
 
 def folder_of_base(folder: Path) -> str:
     """Where an exported adapter looks for its base."""
-    return str(json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"])
+    return str(adapter_files.read_config(folder)["base_model_name_or_path"])
 
 
 def _is_of_a_model(name: str) -> bool:

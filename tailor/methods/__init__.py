@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from tailor.methods.base import Method, Summed
+from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
 from tailor.spec.methods import MethodSection
 
@@ -16,4 +16,4 @@ def load_method(spec: MethodSection, reference: Reference | None = None) -> Meth
     return method
 
 
-__all__ = ["Method", "Reference", "Summed", "load_method"]
+__all__ = ["LossSum", "Method", "Reference", "load_method"]

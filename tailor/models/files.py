@@ -49,10 +49,12 @@ def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bo
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
+    is_positive = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
     try:
         return Path(
-            snapshot_download(path, revision=revision, allow_patterns=wanted + ["*.py"] * trust_remote_code)
+            snapshot_download(
+                path, revision=revision, allow_patterns=is_positive + ["*.py"] * trust_remote_code
+            )
         )
     except HFValidationError:
         problem = "is neither a local folder nor an id of a hub model"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -24,6 +24,7 @@ from tailor.evaluate.progress import Parts, fingerprint
 from tailor.evaluate.results import results
 from tailor.evaluate.retrieval import embedders
 from tailor.layout import EVALUATION, FIGURES, RESULTS, SUITE, TOKENS
+from tailor.onray.display import Display
 from tailor.onray.planning import tokens_root
 from tailor.onray.sharing import choose_workers
 from tailor.runs import environment, evaluations
@@ -44,16 +45,6 @@ METHOD = (
     "percentiles of a paired bootstrap over rows: {samples} draws with replacement, the same for all models, "
     "{confidence:.0%} of them inside, seed {seed}"
 )
-
-
-class Display(Protocol):
-    """What an evaluation is shown on."""
-
-    def doing(self, what: str) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-    def evaluating(self, done: int, total: int, seconds_left: float | None) -> None: ...
 
 
 @dataclass(frozen=True)

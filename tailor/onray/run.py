@@ -12,12 +12,13 @@ from tailor.evaluate import preflight
 from tailor.layout import DATA_REPORT, ENVIRONMENT, PLAN, RECIPE, REPORT
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
+from tailor.onray.display import Display
 from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
 from tailor.onray.placement import await_machines
 from tailor.onray.planning import make_plan, tokens_root
-from tailor.onray.progress import Display, Stopwatch, publisher, recorded
+from tailor.onray.progress import Stopwatch, publisher, recorded
 from tailor.onray.supervisor import Watch
 from tailor.runs import environment, evaluations, resume
 from tailor.runs.lock import lock

@@ -29,7 +29,7 @@ class BatchSpec:
     window: int | None = None
     """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
     streams: StreamSizes | None = None
-    """Where set, batches are `tailor.data.grit_batches.TwoStreams`, and none of the sizes above counts."""
+    """Where set, batches are `tailor.data.grit_batches.GritBatches`, and none of the sizes above counts."""
 
 
 def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class TensorBoard:
     written by the caller: tensorboardX's own thread, once it met a full disk, would let training wait for ever.
     """
 
-    def __init__(self, run: Store, *, after_step: int = 0) -> None:
+    def __init__(self, section: object, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 

@@ -19,7 +19,7 @@ import torch
 
 from tailor.encode.tokenizer_files import settle
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
-from tailor.models import rope
+from tailor.models import adapter_files, rope
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import Held
 from tailor.models.beacon import files
@@ -115,12 +115,12 @@ def _write_adapter(
     network: Any, plan: Plan, folder: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
     """weights: by name in `network`; None for its own."""
-    config = network.peft_config["default"]
-    config.base_model_name_or_path = plan.model.path
-    if isinstance(config.target_modules, set):  # else written in another order by every process
-        config.target_modules = sorted(config.target_modules)
     given = {"state_dict": weights} if weights else {}
     network.save_pretrained(folder, save_embedding_layers=False, **given)
+    adapter_files.set_base(folder, plan.model.path)
+    if isinstance(targets := network.peft_config["default"].target_modules, set):
+        # PEFT writes a set, in another order in every process.
+        adapter_files.change_config(folder, target_modules=sorted(targets))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, with nothing filled in
     Held.of(plan.model, plan.frozen_dtype).write(folder)
     if plan.model.rope is not None:

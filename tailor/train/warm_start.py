@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
-from tailor.layout import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, BEACON, BEACON_WEIGHTS, MODEL
+from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BEACON, BEACON_WEIGHTS, MODEL
+from tailor.models.adapter_files import read_config
 from tailor.models.adapters import adapter_name
 from tailor.models.beacon import files
 from tailor.models.beacon.modules import beacons_of
@@ -90,7 +90,7 @@ def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
             f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
             mend="set model.adapter, or merge the adapter into its base and set model.path to that",
         )
-    _check_scale(json.loads((folder / ADAPTER_CONFIG).read_text()), url, model.network)
+    _check_scale(read_config(folder), url, model.network)
     if isinstance(strategy, Shared):
         return _put_adapter_parts(weights, url, strategy)
     own = get_peft_model_state_dict(model.network, save_embedding_layers=False)

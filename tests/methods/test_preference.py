@@ -11,7 +11,7 @@ import torch
 
 from tailor.methods import kto
 from tailor.methods.dpo import Dpo
-from tailor.methods.kto import answer_losses, mismatched, mismatches
+from tailor.methods.kto import answer_losses, kl_document, kl_partners
 from tailor.methods.preference import Answers, pair_losses
 from tailor.models.documents import Collator
 from tailor.spec.methods import dpo as dpo_spec
@@ -163,14 +163,14 @@ def test_kto_is_its_published_formula() -> None:
     assert not torch.allclose(found, answer_losses(spec, ratio, wanted, 0.0), atol=1e-2)
 
 
-def test_mismatches_follow_from_the_batch_and_not_from_its_rows() -> None:
+def test_kl_partners_follow_from_the_batch_and_not_from_its_rows() -> None:
     batch = [(3, 9), (4,), (3, 7, 1)]  # a source of weight 2 may show an example twice
-    found = mismatches(batch, 20)
+    found = kl_partners(batch, 20)
     assert set(found) == set(found.values()) == {1, 3, 4, 7, 9}
     assert all(prompt != answer for prompt, answer in found.items())
-    assert mismatches([(1,), (7, 9, 3), (4, 3)], 20) == found
-    assert mismatches([(19,)], 20) == {19: 0}
-    neighbours = mismatches([tuple(range(100))], 100)
+    assert kl_partners([(1,), (7, 9, 3), (4, 3)], 20) == found
+    assert kl_partners([(19,)], 20) == {19: 0}
+    neighbours = kl_partners([tuple(range(100))], 100)
     assert sum(abs(prompt - answer) == 1 for prompt, answer in neighbours.items()) < 5
 
 
@@ -182,9 +182,9 @@ def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
 
     def counted(batch: Any, examples: int) -> dict[int, int]:
         asked.append(len(batch))
-        return mismatches(batch, examples)
+        return kl_partners(batch, examples)
 
-    monkeypatch.setattr(kto, "mismatches", counted)
+    monkeypatch.setattr(kto, "kl_partners", counted)
     collator = Collator(write_groups(tmp_path / "tokens", rated(6)).split("train"), "rows", max_length=64)
     method = kto.Kto(kto_spec.Kto(name="kto"), None)  # type: ignore[arg-type]
     whole, other = [(at,) for at in range(6)], [(0,), (5,), (3,)]
@@ -193,21 +193,21 @@ def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
     method.read(collator, other, slice(0, 1))
     assert asked == [6, 3], "the control: another batch is matched anew"
     for at, read in alone.items():
-        expected = mismatched(collator.split, at, mismatches(whole, 6)[at], 64)
-        assert read.mismatched is not None
-        assert read.mismatched.input_ids[0, : len(expected.ids)].tolist() == expected.ids.tolist()
+        expected = kl_document(collator.split, at, kl_partners(whole, 6)[at], 64)
+        assert read.kl_batch is not None
+        assert read.kl_batch.input_ids[0, : len(expected.ids)].tolist() == expected.ids.tolist()
 
 
-def test_a_mismatched_document_is_one_prompt_and_another_answer(tmp_path) -> None:
+def test_a_kl_document_is_one_prompt_and_another_answer(tmp_path) -> None:
     groups = rated(5)
     split = write_groups(tmp_path / "tokens", groups).split("train")
     (asked, border, _), (given, start, _) = groups[1][0], groups[3][0]
-    document = mismatched(split, 1, 3, 64)
+    document = kl_document(split, 1, 3, 64)
     assert document.ids.tolist() == [*asked[:border], *given[start:]]
     assert document.targets[document.targets >= 0].tolist() == given[start:].tolist()
     assert document.targets[border - 1] == given[start]
-    short = mismatched(split, 1, 3, len(given) - start + 2)
+    short = kl_document(split, 1, 3, len(given) - start + 2)
     assert short.ids.tolist() == [*asked[border - 2 : border], *given[start:]]
-    shorter = mismatched(split, 1, 3, 3)
+    shorter = kl_document(split, 1, 3, 3)
     assert shorter.ids.tolist() == [asked[border - 1], *given[start : start + 2]]
     assert shorter.targets[shorter.targets >= 0].tolist() == given[start : start + 2].tolist()

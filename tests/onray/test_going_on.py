@@ -13,6 +13,7 @@ import pytest
 from tailor.errors import RecipeError, StoreError
 from tailor.layout import ENVIRONMENT
 from tailor.onray import run as running
+from tailor.onray.display import Display
 from tailor.runs import environment
 from tailor.runs.log import of_kind
 from tailor.runs.origin import origins
@@ -33,22 +34,14 @@ save: {to: runs/first, every: 2}
 """
 
 
-class Shown:
+class Shown(Display):
     """A display that keeps its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def doing(self, what: str) -> None: ...
-
     def line(self, text: str) -> None:
         self.lines.append(text)
-
-    def preparing(self, progress: Any) -> None: ...
-
-    def training(self, steps: int, step: int) -> None: ...
-
-    def record(self, record: dict[str, Any]) -> None: ...
 
 
 def rows(file: Path, count: int) -> None:

@@ -40,7 +40,7 @@ def answer_rows(split: Split, stop_ids: Sequence[int], *, limit: int) -> list[An
     for index in range(len(split)):
         if len(rows) == limit:
             break
-        if not split.wanted[index]:
+        if not split.is_positive[index]:
             continue
         example = split.example(index)
         start, stop = (int(bound) for bound in example.spans[-1])

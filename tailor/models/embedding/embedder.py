@@ -107,7 +107,7 @@ class Embedder:
         return found
 
     def _batch(self, batch: TokenBatch) -> torch.Tensor:
-        with self.model.still():
+        with self.model.inference_mode():
             vectors = embed(self.model, self.settings, batch.to(self.model.device))
         return shorten(vectors, self.dimension, normalise=self.settings.normalise)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 from tailor.spec.base import Section
+from tailor.spec.data import TEXTS, Kind
 
 Turns = Literal["assistant", "last_assistant", "everything"]
 """Which tokens of a conversation are supervised."""
@@ -104,10 +105,8 @@ class MethodSection(Section):
     """`module:function` that builds the loss: (section, reference) -> `tailor.methods.base.Method`."""
     rules: ClassVar[str | None] = None
     """Module of the rules between its keys, with any of `conflicts`, `findings` and `idle`."""
-    reads: ClassVar[tuple[str, ...]]
-    """Formats of the rows that it learns from."""
-    reads_conversations: ClassVar[bool] = True
-    """False for a method of plain texts, which needs no chat template."""
+    reads: ClassVar[tuple[Kind, ...]]
+    """Kinds of the rows that it learns from."""
     compares_answers: ClassVar[bool] = False
     """Its rows are whole answers to compare, none of them right or wrong by itself."""
     token_loss: ClassVar[bool] = False
@@ -124,6 +123,11 @@ class MethodSection(Section):
     """Whether its reference log-probabilities can be computed before training."""
 
     name: str
+
+    @property
+    def reads_conversations(self) -> bool:
+        """False for a method of plain texts, which needs no chat template."""
+        return self.reads != (TEXTS,)
 
     @property
     def supervised_turns(self) -> Turns:

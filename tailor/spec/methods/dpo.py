@@ -24,7 +24,7 @@ class Dpo(MethodSection):
 
     implementation = "tailor.methods.dpo:build"
     rules = "tailor.spec.rules.methods.dpo"
-    reads = PAIRS
+    reads = (PAIRS,)
     compares_answers = True
     documents_per_pass = "gives several answers to one"
 

@@ -20,7 +20,7 @@ class Gritlm(MethodSection):
 
     implementation = "tailor.methods.gritlm:build"
     rules = "tailor.spec.rules.methods.gritlm"
-    reads = (*RELEVANCE, *EXAMPLES)
+    reads = (RELEVANCE, EXAMPLES)
     documents_per_pass = "reads many texts in one"
     embedding_key = "method.mode"
 

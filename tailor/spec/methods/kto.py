@@ -18,7 +18,7 @@ class Kto(MethodSection):
 
     implementation = "tailor.methods.kto:build"
     rules = "tailor.spec.rules.methods.kto"
-    reads = RATED
+    reads = (RATED,)
     compares_answers = True
     documents_per_pass = "gives several answers to one"
     min_examples = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tailor.spec.data import TEXTS
 from tailor.spec.methods.base import MethodSection, Turns
 
 
@@ -12,8 +13,7 @@ class Pretrain(MethodSection):
 
     implementation = "tailor.methods.next_token:build"
     rules = "tailor.spec.rules.methods.pretrain"
-    reads = ("text",)
-    reads_conversations = False
+    reads = (TEXTS,)
     token_loss = True
 
     name: Literal["pretrain"]

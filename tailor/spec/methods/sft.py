@@ -12,7 +12,7 @@ class Sft(MethodSection):
     """Supervised fine-tuning: next-token loss on the supervised tokens."""
 
     implementation = "tailor.methods.next_token:build"
-    reads = EXAMPLES
+    reads = (EXAMPLES,)
     token_loss = True
 
     name: Literal["sft"]

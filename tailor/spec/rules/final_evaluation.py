@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tailor.spec.data import FORMAT_KINDS, TEXTS
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Finding, Keys
 from tailor.spec.suite import GENERATED, ON_ROWS
@@ -53,10 +54,10 @@ def _no_questions(keys: Keys, own_rows: bool) -> str | None:
         )
     section = "data.evaluation" if keys.absent("data.holdout") else "data.train"
     section = f"{KEY}.data.evaluation" if own_rows else section
-    formats = [keys(f"{key}.format") for key, _ in keys.sources(section)]
-    if own_rows and formats and set(formats) == {"text"}:
+    kinds = {FORMAT_KINDS.get(keys(f"{key}.format")) for key, _ in keys.sources(section)}
+    if own_rows and kinds == {TEXTS}:
         return "needs questions, and plain text has none; give other rows, or take perplexity alone"
     plain = keys.method is not None and not keys.method.reads_conversations
-    if not own_rows and (plain or set(formats) == {"text"}):
+    if not own_rows and (plain or kinds == {TEXTS}):
         return "needs evaluate.final.data with questions: plain text has none; or take perplexity alone"
     return None

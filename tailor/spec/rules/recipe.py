@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec.data import Data
+from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
 from tailor.spec.methods import METHODS
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
@@ -193,8 +193,11 @@ def _rows(keys: Keys) -> Iterator[Finding]:
     reads = METHODS.get(name).reads
     for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
         fmt = keys(f"{key}.format")
-        if fmt not in (None, "auto", *reads):
-            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(reads)}"
+        # The kind of another package's format is known once it is loaded, in preparation.
+        kind = FORMAT_KINDS.get(fmt)
+        if kind is not None and not is_read(kind, reads):
+            formats = ", ".join(builtin_formats(reads))
+            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {formats}"
 
 
 def _folders(keys: Keys) -> Iterator[Conflict]:

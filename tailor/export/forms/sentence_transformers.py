@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError
+from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.export.forms.base import CardSection, ExportForm
+from tailor.export.markdown import table
 from tailor.layout import (
     EMBEDDING,
     MODEL_CONFIG,
@@ -34,6 +37,9 @@ from tailor.layout import (
 )
 from tailor.models.embedding.embedder import states_width
 from tailor.models.embedding.settings import Embedding
+
+if TYPE_CHECKING:
+    from tailor.export.request import Selection, Weights
 
 PROBES = (
     "hello there",
@@ -54,6 +60,46 @@ PROBES = (
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 """Largest difference of two embeddings' numbers that rounding explains. There, everything is in the model's own precision."""
 _PACKAGE = "sentence_transformers.models"
+_SETTINGS = SENTENCE_TRANSFORMERS
+_USE = """\
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH")
+queries = model.encode(["…"], prompt_name="query")
+passages = model.encode(["…"])
+print(model.similarity(queries, passages))
+```
+
+{prompts}
+It needs transformers 5.2 or newer: its decoder reads in both directions, which older ones ignore.
+"""
+
+
+class SentenceTransformers(ExportForm):
+    """A whole model with its pooling and its prompts."""
+
+    weights = ("merged", "model")
+    options = ("query_instruction",)
+
+    def refusal(self, weights: Weights) -> str:
+        return "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say"
+
+    def check(self, selection: Selection) -> None:
+        require_embeddings(selection.artifact.url)
+
+    def write(self, folder: Path, selection: Selection) -> tuple[str, ...]:
+        write(folder, query_instruction=selection.request.query_instruction)
+        return ()
+
+    def card(self, folder: Path) -> CardSection:
+        prompts = json.loads((folder / _SETTINGS).read_text())["prompts"]
+        rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
+        return CardSection(
+            _USE.format(prompts=table(["prompt", "what stands before a text"], rows)),
+            {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},
+            ["sentence-transformers", "feature-extraction"],
+        )
 
 
 def write(folder: Path, *, query_instruction: str | None) -> None:
@@ -111,7 +157,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
     (folder / EMBEDDING).unlink()
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
     _write_json(
-        folder / SENTENCE_TRANSFORMERS,
+        folder / _SETTINGS,
         {
             "prompts": prompts,
             "default_prompt_name": "document",

@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tailor.artifacts.inputs import Source, open_source
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
-from tailor.export.gotemplates import translated
-from tailor.layout import ADAPTER_CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from tailor.export.forms.base import ExportForm
+from tailor.export.forms.gotemplates import translated
+from tailor.layout import GENERATION_CONFIG, MODEL_CONFIG, PLAN, TOKENIZER, TOKENIZER_CONFIG
+from tailor.models.adapter_files import change_config, read_config
+from tailor.store import run_folder as runs
+
+if TYPE_CHECKING:
+    from tailor.export.request import Selection
 
 ARCHITECTURES = (
     *(
@@ -31,6 +38,36 @@ SPLITS = (
     "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e",
 )
 """SHA-256 of the splitting patterns that Ollama knows: Llama 3's, DeepSeek's two, Qwen 2's."""
+
+
+class Ollama(ExportForm):
+    """A Modelfile beside a whole model, or beside an adapter that names the folder of its base."""
+
+    weights = ("merged", "adapter", "model")
+    reads_base = True
+
+    def check(self, selection: Selection) -> None:
+        if selection.weights == "adapter" and _source(selection).held.rope is not None:
+            raise ModelError(
+                "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
+                mend="export the merged model: --weights merged",
+            )
+
+    def write(self, folder: Path, selection: Selection) -> list[str]:
+        base = _source(selection).base if selection.weights == "adapter" else None
+        return write_modelfile(
+            folder,
+            base=str(base.absolute()) if base else None,
+            config=json.loads(((base or folder) / MODEL_CONFIG).read_text()),
+            max_length=int(runs.read_json(selection.run, PLAN)["max_length"]),
+        )
+
+    def next_step(self, url: str) -> str:
+        return f"ollama create NAME -f {url}/Modelfile"
+
+
+def _source(selection: Selection) -> Source:
+    return open_source(selection.run.url, selection.request.base)
 
 
 def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], max_length: int) -> list[str]:
@@ -81,8 +118,7 @@ def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
 
 def _settle_adapter(folder: Path) -> None:
     """Ollama reads alpha as a whole number, and knows neither rsLoRA nor DoRA nor modules trained in full."""
-    path = folder / ADAPTER_CONFIG
-    config = json.loads(path.read_text())
+    config = read_config(folder)
     reasons = {
         "rsLoRA": config.get("use_rslora"),
         "DoRA": config.get("use_dora"),
@@ -95,7 +131,7 @@ def _settle_adapter(folder: Path) -> None:
             f"Ollama does not import this adapter: it has {', '.join(found)}",
             mend="export the merged model: --weights merged",
         )
-    path.write_text(json.dumps({**config, "lora_alpha": int(config["lora_alpha"])}, indent=2) + "\n")
+    change_config(folder, lora_alpha=int(config["lora_alpha"]))
 
 
 def _check_tokenizer(folder: Path) -> list[str]:
