@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.extending.conftest import Tailor
-from tests.extending.documented import install
+from tests.helpers.extensions import documented
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install("A method", tmp_path_factory.mktemp("package"))
+    return documented(tmp_path_factory.mktemp("package"), "A method")
 
 
 def losses(run: Path) -> list[float]:

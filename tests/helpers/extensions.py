@@ -46,9 +46,7 @@ def installed(folder: Path, registry: Registry[Any]) -> Iterator[None]:
 
 def documented(folder: Path, heading: str) -> Path:
     """The package that a section of docs/extending.md shows, installed in `folder`."""
-    docs = Path(__file__).parents[2] / "docs"
-    files = [docs / "extending.md", *sorted((docs / "extending.d").glob("*.md"))]
-    text = "\n".join(file.read_text() for file in files if file.exists())
+    text = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
     (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     blocks = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", section, re.M | re.S))
     about = blocks.pop("pyproject.toml")
