@@ -22,9 +22,9 @@ from tailor.models.embedding.pooling import new_projection
 from tailor.models.load import load_for_training
 from tailor.spec.method import Gritlm as Spec
 from tailor.spec.model import Model
+from tests.helpers.embedding_stores import make_two_streams
 from tests.helpers.models import tiny_llama
 from tests.helpers.passes import LiveBytes, OneWorker, gradient, relative, work_of
-from tests.helpers.relevance import make_two_streams
 
 LORA = {"rank": 4, "alpha": 64, "dropout": 0.0}
 ENGINES = ("gradcache", "chunk_checkpoint")

@@ -15,7 +15,7 @@ from tailor.methods.kto import answer_losses, mismatched, mismatches
 from tailor.methods.preference import Answers, pair_losses
 from tailor.models.documents import Collator
 from tailor.spec import method as specs
-from tests.helpers.groups import rated, write_groups
+from tests.helpers.preference_stores import rated, write_groups
 
 BETA, EPSILON, GAMMA = 0.3, 0.1, 0.7
 PAIRS = 64

@@ -19,7 +19,7 @@ from tailor.spec.load import load_recipe
 from tailor.spec.method import Gritlm, joins
 from tailor.spec.recipe import Recipe
 from tailor.spec.rope import YarnRope
-from tests.helpers.bases import BASES
+from tests.helpers.public_configs import BASES
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from tailor.errors import StoreError
 from tailor.runs.log import METRICS, MetricsLog, read, to_json
 from tailor.store import Store, store
-from tests.helpers.runs import train_record
+from tests.helpers.run_folders import train_record
 
 
 @pytest.fixture(params=["local", "memory"])

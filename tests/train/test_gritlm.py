@@ -28,10 +28,10 @@ from tailor.train.optimizer import trained_parameters
 from tailor.train.session import Session, open_session
 from tailor.train.step import Passes, read_share
 from tailor.train.strategy import internals
+from tests.helpers.embedding_stores import make_two_streams, write_groups
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
-from tests.helpers.relevance import make_two_streams, write_groups
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from tailor.data.facts import of_split
 from tailor.data.grit_batches import TwoStreamBatch, TwoStreams
 from tailor.data.token_store import Split
 from tailor.errors import DataError
-from tests.helpers.relevance import make_two_streams
+from tests.helpers.embedding_stores import make_two_streams
 
 SOURCES = [0] * 11 + [1] * 6
 MEMBERS = 6  # a query, two answers, three others
