@@ -33,7 +33,7 @@ WARM = 3
 
 def throttle(rate: float, latency: float) -> None:
     """Make `faulty://` slow."""
-    from tests.helpers.faults import Faulty
+    from tests.helpers.faulty_storage import Faulty
 
     link = threading.Lock()
     pipe, put = Faulty.pipe_file, Faulty.put_file
@@ -87,7 +87,7 @@ class Meter:
 
 
 def measure(recipe: dict[str, Any], *, synchronous: bool) -> dict[str, Any]:
-    from tests.helpers.faults import run
+    from tests.helpers.faulty_storage import run
 
     meter = Meter(synchronous=synchronous)
     try:

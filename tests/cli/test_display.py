@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tailor.cli import display as displays
 from tailor.cli.display import Display, Progress
-from tests.helpers.runs import train_record
+from tests.helpers.run_folders import train_record
 
 
 def shown(steps: int, **values: float) -> str:

@@ -112,7 +112,7 @@ def imported(code: str, cwd: Path) -> set[str]:
 
 
 def test_validate_imports_nothing_heavy(tmp_path: Path) -> None:
-    recipe = Path(__file__).parents[1] / "spec" / "fixtures" / "base_good.yaml"
+    recipe = Path(__file__).parents[1] / "spec" / "fixtures" / "recipe" / "base_good.yaml"
     code = f"from tailor.cli.main import main\nassert main(['validate', {str(recipe)!r}]) == 0"
     assert not imported(code, tmp_path) & {*HEAVY, "numpy", "pyarrow", "rich", "jinja2", "fsspec"}
 
@@ -149,4 +149,4 @@ def processor_seconds(arguments: list[str], cwd: Path) -> float:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_start_is_quick(arguments: list[str], limit: float) -> None:
-    assert processor_seconds(arguments, Path(__file__).parents[1] / "spec" / "fixtures") < limit
+    assert processor_seconds(arguments, Path(__file__).parents[1] / "spec" / "fixtures" / "recipe") < limit

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tailor.cli.main import main
-from tests.helpers.finished import finished_run
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA
+from tests.helpers.trained_runs import finished_run
 
 TEXTS = Path(__file__).parent / "mistakes"
 LOADING = (

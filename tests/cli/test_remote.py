@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 
 from tailor.cli.main import main
 from tailor.store import Store, run_folder
+from tests.helpers.commands import ForkedCommand
 from tests.helpers.curves import adapter, curve
 from tests.helpers.models import tiny_llama
 from tests.helpers.s3 import checking_credentials
@@ -48,21 +47,15 @@ class Place:
             f"save.to={self.bucket}/runs/{name}",
         ]
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> ForkedCommand:
         environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
         environment |= {"PYTHONPATH": ROOT, "TAILOR_CACHE": str(self.folder / "cache")}
-        return subprocess.Popen(
-            [sys.executable, "-m", "tailor", *arguments],
-            cwd=self.folder,
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return ForkedCommand(arguments, cwd=self.folder, env={**os.environ, **environment})
 
     def tailor(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=150)
+        assert process.returncode is not None
         return process.returncode, out, err
 
 
@@ -157,7 +150,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     assert f"{run}/adapter/adapter_model.safetensors has " in err
 
 
-def wait_for(checkpoints: int, run: Store, process: subprocess.Popen[str]) -> None:
+def wait_for(checkpoints: int, run: Store, process: ForkedCommand) -> None:
     deadline = time.monotonic() + 90
     while len(run.join("checkpoints").names()) < checkpoints or not run_folder.checkpoints(run):
         assert process.poll() is None, process.communicate()

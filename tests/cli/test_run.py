@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import ForkedCommand
 from tests.helpers.models import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -43,28 +44,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tailor", *arguments],
-        cwd=place,
-        env={**environment, "PYTHONPATH": os.getcwd()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def environment() -> dict[str, str]:
+    own = {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.getcwd()}
+    return {**os.environ, **own}
+
+
+def start(place: Path, *arguments: str) -> ForkedCommand:
+    return ForkedCommand(arguments, cwd=place, env=environment())
 
 
 def tailor(place: Path, *arguments: str) -> tuple[int, str, str]:
     process = start(place, *arguments)
     out, err = process.communicate(timeout=120)
+    assert process.returncode is not None
     return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
 def first(place: Path) -> tuple[int, str, str]:
-    """The run that most tests look at."""
-    return tailor(place, "run", "recipe.yaml")
+    """The run that most tests look at, in an interpreter of its own."""
+    command = [sys.executable, "-m", "tailor", "run", "recipe.yaml"]
+    done = subprocess.run(
+        command, cwd=place, env=environment(), capture_output=True, text=True, check=False, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_it_says_what_it_did_and_nothing_else(first: tuple[int, str, str], place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers that the tests of encode share."""
+"""Tokenizers and a prepared data file that the tests of encode share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.preparation import Bench
 from tests.helpers.tokenizers import STRIPPING_TAGS, TAGS, bpe_tokenizer, sentencepiece_tokenizer
 
 
@@ -19,3 +20,8 @@ def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         "sentencepiece": sentencepiece_tokenizer(folder / "sentencepiece", tags=(*TAGS, "<|end|>")),
         "stripping": sentencepiece_tokenizer(folder / "stripping", tags=(*TAGS, *STRIPPING_TAGS)),
     }
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)

@@ -22,7 +22,7 @@ from tailor.encode.sources import Resolved, cut
 from tailor.errors import DataError
 from tailor.spec.data import Source
 from tailor.spec.methods.sft import Sft
-from tests.helpers.web import web
+from tests.helpers.http_server import web
 
 
 def resolve(source: Source, key: str) -> Resolved:

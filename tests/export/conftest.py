@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.finished import finished_run
 from tests.helpers.plans import LORA
+from tests.helpers.trained_runs import finished_run
 
 
 @pytest.fixture(scope="session")

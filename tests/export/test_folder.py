@@ -18,7 +18,7 @@ from tailor.export.forms.ollama import write_modelfile
 from tailor.models.load import without_repacking
 from tailor.store import Store
 from tailor.store import run_folder as runs
-from tests.helpers.finished import IM_END, finished_run, read_json
+from tests.helpers.trained_runs import IM_END, finished_run, read_json
 
 EOS = 2
 IDS = torch.tensor([[9, 41, 77, 130, 12, 200]])

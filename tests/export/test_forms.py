@@ -14,7 +14,7 @@ from tailor.export.forms import EXPORT_FORMS, ExportForm
 from tailor.export.request import Request
 from tailor.store import Store
 from tests.helpers.extensions import documented, installed
-from tests.helpers.finished import read_json
+from tests.helpers.trained_runs import read_json
 
 
 def test_a_form_of_another_package_exports_a_run(

@@ -22,10 +22,10 @@ from tailor.models.embedding.settings import Embedding
 from tailor.store import Store
 from tailor.store.publication import Publication
 from tests.helpers.collections import embedding_model
-from tests.helpers.finished import finished_run
 from tests.helpers.models import CHATML, byte_tokenizer
 from tests.helpers.plans import LORA
 from tests.helpers.tokenizers import bpe_tokenizer, sentencepiece_tokenizer
+from tests.helpers.trained_runs import finished_run
 
 ASK = "Find the passage:"
 TEXTS = [*sentence_transformers.PROBES, "one of many words " * 20]

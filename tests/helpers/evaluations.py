@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tailor
+from tailor.onray.cluster import Cluster
 from tailor.onray.display import Display
+from tailor.onray.evaluate import Evaluated, evaluate
+from tailor.spec.load import with_overrides
+from tailor.spec.suite import GENERATED
 from tests.helpers.models import tiny_llama
 
 RECIPE = """\
@@ -58,3 +63,70 @@ def make_recipe(folder: Path, *, steps: int = 4, more: str = "") -> Path:
     )
     recipe.write_text(text + more)
     return recipe
+
+
+SHORT = {"decoding": {"max_new_tokens": 8, "batch_size": 4}}
+
+
+def make_place(folder: Path) -> Path:
+    """A folder with a finished run, `runs/tiny`, and question sets."""
+    tailor.load(make_recipe(folder)).run()
+    choices = [
+        {
+            "question": f"{at}?",
+            "choices": ["It is 0.", "It is 1.", "Something much longer, say."],
+            "answer": at % 2,
+        }
+        for at in range(5)
+    ]
+    write_rows(folder / "choices.jsonl", choices)
+    facts = [
+        {"question": "What?", "facts": ["nothing of this", ["t", "e", "a", "o", "i", "It"]]},
+        {"question": "Which?", "facts": ["that is not said"]},
+    ]
+    write_rows(folder / "facts.jsonl", facts)
+    return folder
+
+
+def made(place: Path, values: dict[str, Any], **settings: Any) -> Evaluated:
+    asked = {task["name"] for task in values.get("tasks", [{"name": "f1"}])}
+    short = SHORT if asked & {*GENERATED} else {}
+    suite = with_overrides({**short, **values}, "evaluation", ())
+    target = str(settings.pop("target", place / "runs" / "tiny"))
+    return evaluate(target, suite, settings.pop("display", Shown()), **{"name": "x", **settings})
+
+
+def value(outcome: Evaluated, figure: str, model: str = "tiny") -> float:
+    (found,) = (
+        entry["models"][model]["value"] for entry in outcome.results["figures"] if entry["figure"] == figure
+    )
+    return float(found)
+
+
+def all_tasks(place: Path) -> list[dict[str, Any]]:
+    return [
+        {"name": "perplexity"},
+        {"name": "exact_match"},
+        {"name": "f1"},
+        {"name": "rouge"},
+        {"name": "multiple_choice", "data": {"path": str(place / "choices.jsonl")}},
+        {"name": "facts", "data": {"path": str(place / "facts.jsonl")}},
+    ]
+
+
+class Joined:
+    """The Ray that the tests share, in the place of one that is started."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __call__(self, *_: Any, **__: Any) -> Joined:
+        return self
+
+    def __enter__(self) -> Joined:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def wait(self) -> Cluster:
+        return self._cluster

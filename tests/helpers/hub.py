@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tests.helpers.web import served
+from tests.helpers.http_server import served
 
 LARGE = (".safetensors", ".png", ".model")
 

@@ -18,8 +18,10 @@ from typing import Any
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
 from tailor.store.run_folder import read_json
+from tests.helpers.commands import ForkedCommand
 from tests.helpers.models import tiny_llama
 
+Process = subprocess.Popen[str] | ForkedCommand
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join(map(str, (ROOT / "tests/helpers/disturbance", ROOT)))
 RECIPE = """\
@@ -78,21 +80,27 @@ class Command:
     def run(self) -> Store:
         return Store(str(self.place / "runs" / self.name))
 
-    def start(self, *points: dict[str, Any]) -> subprocess.Popen[str]:
-        """Start it in a process group of its own, disturbed at `points`."""
+    def start(self, *points: dict[str, Any]) -> Process:
+        """Start it in a process group of its own, disturbed at `points`.
+
+        By `python -m tailor` in the soak, or when it has an environment of its own, which Ray may read on its import.
+        """
         words = ["run", "recipe.yaml", f"save.to=runs/{self.name}", *self.overrides]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "100",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": PATHS,
+            "DISTURB": json.dumps(points),
+            **self.environment,
+        }
+        if not self.environment and not os.environ.get("SOAK"):
+            return ForkedCommand(words, cwd=self.place, env=environment, start_new_session=True)
         return subprocess.Popen(
             [sys.executable, "-m", "tailor", *words],
             cwd=self.place,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "COLUMNS": "100",
-                "HF_HUB_OFFLINE": "1",
-                "PYTHONPATH": PATHS,
-                "DISTURB": json.dumps(points),
-                **self.environment,
-            },
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,7 +135,7 @@ class Command:
         assert result.code in (0, -signal.SIGKILL), result.err + result.out
         return result.code != 0
 
-    def wait_for(self, process: subprocess.Popen[str], step: int) -> None:
+    def wait_for(self, process: Process, step: int) -> None:
         """Until the log has the training record of this step."""
         self.wait_until(process, lambda: self.step() >= step)
 
@@ -135,7 +143,7 @@ class Command:
         """The newest step of the log."""
         return max((record["step"] for record in read(self.run) if record["kind"] == "train"), default=0)
 
-    def wait_until(self, process: subprocess.Popen[str], there: Callable[[], bool]) -> None:
+    def wait_until(self, process: Process, there: Callable[[], bool]) -> None:
         """While the command is at work."""
         deadline = time.monotonic() + PATIENCE
         while not there():
@@ -145,7 +153,7 @@ class Command:
             time.sleep(0.02)
 
 
-def ended(process: subprocess.Popen[str]) -> Ended:
+def ended(process: Process) -> Ended:
     try:
         out, err = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:

@@ -10,7 +10,7 @@ from tailor.kube import check
 from tailor.kube.spec import Cluster
 from tailor.spec.load import judge
 from tailor.spec.reading.source import parse
-from tests.helpers.broken import broken
+from tests.helpers.fuzzing import broken
 
 FULL = """\
 image: registry.example.org/tailor:1.0

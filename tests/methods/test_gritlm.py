@@ -23,9 +23,9 @@ from tailor.plan.batches import BatchSpec
 from tailor.spec.methods.base import StreamSizes
 from tailor.spec.methods.gritlm import Gritlm as Spec
 from tailor.spec.model import Model
+from tests.helpers.embedding_stores import make_grit_store
 from tests.helpers.models import tiny_llama
 from tests.helpers.passes import LiveBytes, OneWorker, gradient, micro_batches_of, relative
-from tests.helpers.relevance import make_grit_store
 
 LORA = {"rank": 4, "alpha": 64, "dropout": 0.0}
 ENGINES = ("gradcache", "chunk_checkpoint")

@@ -16,7 +16,7 @@ from tailor.methods.preference import Answers, pair_losses
 from tailor.models.documents import Collator
 from tailor.spec.methods import dpo as dpo_spec
 from tailor.spec.methods import kto as kto_spec
-from tests.helpers.groups import rated, write_groups
+from tests.helpers.preference_stores import rated, write_groups
 
 BETA, EPSILON, GAMMA = 0.3, 0.1, 0.7
 PAIRS = 64

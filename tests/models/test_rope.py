@@ -23,8 +23,8 @@ from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
 from tailor.models.sharded_load import load_in_parts
 from tailor.spec.model import Model
-from tests.helpers.finished import finished_run
 from tests.helpers.models import tiny_llama
+from tests.helpers.trained_runs import finished_run
 
 L, WIDTH = 64, 16
 KINDS: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from tailor.onray.cluster import Cluster, connect
 from tailor.plan import Plan
 from tailor.spec.recipe import Recipe
 from tailor.spec.scale import Scale
+from tests.helpers.evaluations import make_place
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
@@ -63,3 +64,9 @@ def cluster() -> Iterator[Cluster]:
         patch.setattr(machine, "cpus", lambda: 2)
         yield connect(Scale(workers=2))
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, `runs/tiny`, and question sets, for the tests of evaluations."""
+    return make_place(tmp_path_factory.mktemp("place"))

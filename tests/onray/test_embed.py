@@ -150,10 +150,10 @@ def test_workers_change_nothing(
 ) -> None:
     import ray
 
-    from tests.onray.test_evaluate import _Joined
+    from tests.helpers.evaluations import Joined
 
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
-    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", _Joined(cluster))
+    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", Joined(cluster))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     run(place, tmp_path / "two.parquet", "--workers", "2")
     monkeypatch.delenv("RAY_ADDRESS")

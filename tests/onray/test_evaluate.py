@@ -1,4 +1,4 @@
-"""Whole evaluations of a trained run: the figures, the base, what is written, killed and shared by workers."""
+"""Whole evaluations of a trained run: the figures, the base, and what is written."""
 
 from __future__ import annotations
 
@@ -7,74 +7,18 @@ import math
 import re
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 import torch
 
 import tailor
 from tailor.artifacts.load import load_run
-from tailor.errors import DataError, GateError, ModelError, StoreError, TailorError
-from tailor.evaluate import jobs
-from tailor.onray.cluster import Cluster
-from tailor.onray.evaluate import Evaluated, evaluate
+from tailor.errors import DataError, GateError, ModelError
 from tailor.spec.load import load_evaluation, with_overrides
-from tailor.spec.suite import GENERATED
-from tailor.store import Store
 from tests.evaluate.test_scores import squad_f1
-from tests.helpers.evaluations import Shown, make_recipe, write_rows
-from tests.helpers.models import tiny_llama
+from tests.helpers.evaluations import all_tasks, made, make_recipe, value, write_rows
 
 pytestmark = pytest.mark.timeout(240)
-SHORT = {"decoding": {"max_new_tokens": 8, "batch_size": 4}}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run, `runs/tiny`, and question sets."""
-    folder = tmp_path_factory.mktemp("place")
-    tailor.load(make_recipe(folder)).run()
-    choices = [
-        {
-            "question": f"{at}?",
-            "choices": ["It is 0.", "It is 1.", "Something much longer, say."],
-            "answer": at % 2,
-        }
-        for at in range(5)
-    ]
-    write_rows(folder / "choices.jsonl", choices)
-    facts = [
-        {"question": "What?", "facts": ["nothing of this", ["t", "e", "a", "o", "i", "It"]]},
-        {"question": "Which?", "facts": ["that is not said"]},
-    ]
-    write_rows(folder / "facts.jsonl", facts)
-    return folder
-
-
-def made(place: Path, values: dict[str, Any], **settings: Any) -> Evaluated:
-    asked = {task["name"] for task in values.get("tasks", [{"name": "f1"}])}
-    short = SHORT if asked & {*GENERATED} else {}
-    suite = with_overrides({**short, **values}, "evaluation", ())
-    target = str(settings.pop("target", place / "runs" / "tiny"))
-    return evaluate(target, suite, settings.pop("display", Shown()), **{"name": "x", **settings})
-
-
-def value(outcome: Evaluated, figure: str, model: str = "tiny") -> float:
-    (found,) = (
-        entry["models"][model]["value"] for entry in outcome.results["figures"] if entry["figure"] == figure
-    )
-    return float(found)
-
-
-def all_tasks(place: Path) -> list[dict[str, Any]]:
-    return [
-        {"name": "perplexity"},
-        {"name": "exact_match"},
-        {"name": "f1"},
-        {"name": "rouge"},
-        {"name": "multiple_choice", "data": {"path": str(place / "choices.jsonl")}},
-        {"name": "facts", "data": {"path": str(place / "facts.jsonl")}},
-    ]
 
 
 def test_every_task_beside_the_base(place: Path) -> None:
@@ -219,29 +163,6 @@ def test_another_run_answers_through_its_own_template(place: Path) -> None:
         made(place, {**values, "compare": [str(place / "runs/tiny")]})
 
 
-def test_rows_are_prepared_again_where_the_tokens_are_gone(place: Path) -> None:
-    values = {"tasks": [{"name": "perplexity"}], "limit": 6, "compare": "none"}
-    before = made(place, values)
-    (place / "runs" / "tokens").rename(place / "runs" / "gone")
-    assert made(place, values).results["figures"] == before.results["figures"]
-
-
-@pytest.mark.parametrize("gone", [True, False])
-def test_an_adapter_without_its_base_says_so(tmp_path: Path, place: Path, gone: bool) -> None:
-    run = tailor.load(make_recipe(tmp_path, steps=1)).run()
-    base = tmp_path / "base"
-    if gone:
-        base.rename(tmp_path / "elsewhere")
-    else:
-        tiny_llama(base, hidden_size=128, max_position_embeddings=256)
-    with pytest.raises(ModelError) as caught:
-        made(place, {"tasks": [{"name": "perplexity"}], "limit": 3}, target=run.path)
-    said = f"the adapter at {run.artifact} needs its base model {base}"
-    if not gone:
-        said = f"{base} is not the base of the adapter at {run.artifact}"
-    assert said in str(caught.value)
-
-
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_the_batch_size_changes_nothing(place: Path, temperature: float) -> None:
     def answers(batch_size: int) -> list[str]:
@@ -250,113 +171,6 @@ def test_the_batch_size_changes_nothing(place: Path, temperature: float) -> None
         return outcome.folder.read_text("answers.jsonl").splitlines()
 
     assert answers(1) == answers(4) == answers(64)
-
-
-def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"tasks": all_tasks(place), "limit": 9}
-    expected = made(place, values, name="whole").results["figures"]
-    done: list[Any] = []
-    real = jobs.Worker.__call__
-
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(job)
-        return real(self, job)
-
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
-    with pytest.raises(KeyboardInterrupt):
-        made(place, values, name="killed")
-    unfinished = Store(str(place / "runs/tiny/evaluation/killed.unfinished"))
-    assert len([name for name in unfinished.names() if name.startswith("part-")]) == 5
-    assert not (place / "runs/tiny/evaluation/killed").exists()
-
-    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
-        done.append(job)
-        return real(self, job)
-
-    monkeypatch.setattr(jobs.Worker, "__call__", counts)
-    shown = Shown()
-    outcome = made(place, values, name="killed", display=shown)
-    assert outcome.results["figures"] == expected
-    assert len(done) == len(set(map(repr, done))), "no batch was done twice"
-    assert shown.lines[0].startswith("going on: ")
-    assert shown.progress[-1][0] == shown.progress[-1][1]
-
-
-def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control of going on: answers of another seed are not taken for these."""
-    real = jobs.Worker.__call__
-    calls: list[Any] = []
-
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(job)
-        return real(self, job)
-
-    decoding = {**SHORT["decoding"], "temperature": 1}
-    values = {"tasks": [{"name": "f1"}], "limit": 9, "decoding": {**decoding, "seed": 1}}
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
-    with pytest.raises(KeyboardInterrupt):
-        made(place, values, name="seeds")
-    monkeypatch.setattr(jobs.Worker, "__call__", real)
-    shown = Shown()
-    found = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="seeds", display=shown)
-    assert "was removed" in shown.lines[0]
-    alone = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="alone")
-    assert found.folder.read_text("answers.jsonl") == alone.folder.read_text("answers.jsonl")
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    values = {"tasks": all_tasks(place), "limit": 12}
-    decoding = {**SHORT["decoding"], "temperature": 1}
-    torch.set_num_threads(1)
-    alone = made(place, {**values, "decoding": decoding}, name="one")
-    address = ray.get_runtime_context().gcs_address
-    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", _Joined(cluster))
-    shared = made(place, {**values, "decoding": decoding, "workers": 2}, name="two", address=address)
-    assert shared.results["workers"] == 2
-    assert shared.results["figures"] == alone.results["figures"]
-    for file in ("answers.jsonl", "facts.jsonl", "choices.jsonl", "passages.jsonl"):
-        assert shared.folder.read_text(file) == alone.folder.read_text(file)
-
-
-class _Joined:
-    """The Ray that the tests share, in the place of one that is started."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    def __call__(self, *_: Any, **__: Any) -> _Joined:
-        return self
-
-    def __enter__(self) -> _Joined:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def wait(self) -> Cluster:
-        return self._cluster
-
-
-def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
-    outcome = made(
-        place, {"tasks": [{"name": "rouge"}], "fail_if": {"rougeL": "< 1.1"}, "limit": 3}, name="gate"
-    )
-    rouge = value(outcome, "rougeL")
-    with pytest.raises(GateError) as caught:
-        outcome.require()
-    assert str(caught.value) == (
-        f"gate: rougeL is {rouge:.4g}, and fail_if says < 1.1; the figures and answers are in "
-        f"{place}/runs/tiny/evaluation/gate"
-    )
-    assert caught.value.exit_code == 3
-    made(place, {"tasks": [{"name": "rouge"}], "fail_if": {"rougeL": "< 0"}, "limit": 3}).require()
 
 
 def test_other_rows_and_a_model_without_a_run(place: Path, tmp_path: Path) -> None:
@@ -418,54 +232,6 @@ def test_long_tasks_beside_short_ones(place: Path, tmp_path: Path) -> None:
         for name in ("long", "parts")
     ]
     assert answers[0] == answers[1]
-
-
-@pytest.mark.parametrize(
-    ("values", "settings", "error", "text"),
-    [
-        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny holds no run, no adapter and no model"),
-        ({}, {"target": "base"}, StoreError, "base is no run, so there is no place for the results"),
-        (
-            {},
-            {"target": "base", "to": "new"},
-            DataError,
-            "base is no run, so it has no evaluation rows of its own",
-        ),
-        ({}, {"to": "runs"}, StoreError, "--to runs is there already, and is no evaluation"),
-        (
-            {"tasks": [{"name": "facts", "data": {"path": "bad.jsonl"}}]},
-            {},
-            DataError,
-            "bad.jsonl:2: the fact '!' has no letter and no digit",
-        ),
-        (
-            {
-                "tasks": [
-                    {
-                        "name": "multiple_choice",
-                        "data": {"path": "choices.jsonl", "columns": {"answer": "key"}},
-                    }
-                ]
-            },
-            {},
-            DataError,
-            "choices.jsonl:1: missing key `key`; name the column in tasks[0].data.columns: {answer: …}",
-        ),
-    ],
-)
-def test_mistakes(
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    values: dict[str, Any],
-    settings: dict[str, Any],
-    error: type[TailorError],
-    text: str,
-) -> None:
-    monkeypatch.chdir(place)
-    write_rows(place / "bad.jsonl", [{"question": "a", "facts": ["b"]}, {"question": "a", "facts": ["!"]}])
-    with pytest.raises(error) as caught:
-        made(place, values, **settings)
-    assert text in str(caught.value).replace(f"{place}/", "")
 
 
 def test_a_recipe_evaluates_its_finished_run(tmp_path: Path, place: Path) -> None:

@@ -20,7 +20,7 @@ from tailor.runs.status import Status
 from tailor.store import COMMIT, Store, failures, publication, run_folder, store
 from tailor.train.saving import Saver
 from tests.helpers.curves import adapter, curve
-from tests.helpers.faults import Fault, faults, run
+from tests.helpers.faulty_storage import Fault, faults, run
 from tests.helpers.models import tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tailor.onray.gauges import PREFIX, figure
 from tailor.track.figures import curves
-from tests.helpers.runs import train_record
+from tests.helpers.run_folders import train_record
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 EVALUATION = {"kind": "evaluation", "step": 3, "loss": 0.75, "perplexity": 2.1, "token_accuracy": 0.9}

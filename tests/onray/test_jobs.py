@@ -18,7 +18,7 @@ from tailor.onray.jobs import STOPPED_CODE
 from tailor.runs.log import read
 from tailor.store import Store
 from tests.helpers.killing import PATHS, PATIENCE, Command, Ended, ended, make_place, told
-from tests.helpers.machines import Machines, cluster
+from tests.helpers.ray_clusters import Machines, cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tailor.store import Store
 from tests.helpers.killing import PATHS, Command, ended, make_place
-from tests.helpers.machines import Machines, cluster
+from tests.helpers.ray_clusters import Machines, cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 

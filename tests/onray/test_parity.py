@@ -28,7 +28,8 @@ def losses(made: Any, cluster: Cluster | None) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-@pytest.mark.parametrize("case", CASES)
+# Of a full model, packed: tests/onray/test_workers.py.
+@pytest.mark.parametrize("case", [pytest.param("full, packed", marks=pytest.mark.soak), "lora, unpacked"])
 def test_two_ray_workers_equal_one_process(make: Make, cluster: Cluster, tmp_path: Path, case: str) -> None:
     one = make(tmp_path / "one", **CASES[case])
     two = make(tmp_path / "two", **CASES[case], scale={"workers": 2})

@@ -20,7 +20,7 @@ from tailor.spec.methods.dpo import Dpo
 from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.recipe import Recipe
 from tailor.spec.rope import YarnRope
-from tests.helpers.bases import BASES
+from tests.helpers.public_configs import BASES
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tailor.errors import StoreError
 from tailor.store import Store, run_folder
-from tests.helpers.runs import make_run
+from tests.helpers.run_folders import make_run
 from tests.helpers.stores import commit
 
 

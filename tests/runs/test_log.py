@@ -14,7 +14,7 @@ from tailor.errors import StoreError
 from tailor.layout import METRICS
 from tailor.runs.log import MetricsLog, read, to_json
 from tailor.store import Store, store
-from tests.helpers.runs import train_record
+from tests.helpers.run_folders import train_record
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -14,7 +14,7 @@ from tailor.spec.load import judge, load_recipe, resolved_yaml
 from tailor.spec.reading.overrides import override
 from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
-from tests.helpers.broken import broken
+from tests.helpers.fuzzing import broken
 from tests.spec.helpers import GOOD, write
 
 FULL = """\

@@ -11,7 +11,7 @@ from tailor.errors import StoreError
 from tailor.spec.track import Track
 from tailor.store import Store
 from tailor.track import open_trackers
-from tests.helpers.runs import RECIPE, train_record
+from tests.helpers.run_folders import RECIPE, train_record
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tailor.spec.track import Track
 from tailor.store import Store
 from tailor.track import open_trackers
-from tests.helpers.runs import train_record
+from tests.helpers.run_folders import train_record
 
 
 def write(run: Store, steps: range, *, after_step: int = 0, loss: float | None = None) -> None:

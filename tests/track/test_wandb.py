@@ -15,7 +15,7 @@ from tailor.errors import StoreError
 from tailor.spec.track import Track
 from tailor.store import Store
 from tailor.track import open_trackers
-from tests.helpers.runs import RECIPE, train_record
+from tests.helpers.run_folders import RECIPE, train_record
 
 TRACK = Track.model_validate({"tensorboard": False, "wandb": {"project": "stitches"}})
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.embedding_stores import make_grit_store
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import make_plan
-from tests.helpers.relevance import make_grit_store
 from tests.helpers.stores import make_store
 from tests.helpers.strategies import curve
 from tests.train.test_gritlm import METHOD, TRAIN

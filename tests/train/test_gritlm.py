@@ -29,10 +29,10 @@ from tailor.train.optimizer import trained_parameters
 from tailor.train.session import Session, open_session
 from tailor.train.step import SessionContext, read_micro_batches
 from tailor.train.strategy import internals
+from tests.helpers.embedding_stores import make_grit_store, write_groups
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
-from tests.helpers.relevance import make_grit_store, write_groups
 
 pytestmark = pytest.mark.slow
 

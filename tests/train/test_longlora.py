@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
-from tests.helpers.finished import finished_run
+from tests.helpers.trained_runs import finished_run
 
 WHOLE = ["embed_tokens", "input_layernorm", "post_attention_layernorm", "norm"]
 TOKENS = torch.tensor([[9, 41, 77, 130, 12, 200, 33, 8]])

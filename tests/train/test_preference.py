@@ -17,10 +17,10 @@ from tailor.plan import Plan
 from tailor.store import Store
 from tailor.train import loop, step
 from tailor.train.reference import open_reference
-from tests.helpers.groups import pairs, rated, write_groups
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
+from tests.helpers.preference_stores import pairs, rated, write_groups
 from tests.helpers.strategies import under
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from tailor.data.token_store import Split
 from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 from tailor.spec.methods.base import StreamSizes
-from tests.helpers.relevance import make_grit_store
+from tests.helpers.embedding_stores import make_grit_store
 
 SOURCES = [0] * 11 + [1] * 6
 MEMBERS = 6  # a query, two answers, three others

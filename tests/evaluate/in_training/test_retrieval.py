@@ -16,11 +16,11 @@ from tailor.plan import Plan
 from tailor.spec.load import with_overrides
 from tailor.train import loop
 from tests.helpers.collections import pair_rows, write_jsonl
+from tests.helpers.embedding_stores import make_grit_store
 from tests.helpers.evaluations import Shown
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
-from tests.helpers.relevance import make_grit_store
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tailor.runs.report import plots
 from tailor.runs.status import Status
 from tailor.store import Store
 from tailor.store.publication import Publication
-from tests.helpers.runs import make_run, train_record
+from tests.helpers.run_folders import make_run, train_record
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 

@@ -13,9 +13,9 @@ import pytest
 from tailor.errors import StoreError
 from tailor.store import COMMIT, Store, stamp_of, verified
 from tailor.store.publication import Publication
+from tests.helpers.http_server import web
 from tests.helpers.s3 import forget_clients
 from tests.helpers.stores import commit
-from tests.helpers.web import web
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

@@ -19,7 +19,7 @@ from tailor.train import loop
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import make_plan
-from tests.helpers.runs import RECIPE
+from tests.helpers.run_folders import RECIPE
 from tests.helpers.tokens import write_tokens
 
 IM_END = 4

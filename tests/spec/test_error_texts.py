@@ -11,7 +11,8 @@ from tailor.errors import RecipeError
 from tailor.spec.load import load_recipe
 
 FIXTURES = Path(__file__).parent / "fixtures"
-RECIPES = sorted(FIXTURES.glob("*.yaml"))
+"""In folders by subject; no two files have one name, because a recipe may extend that of another folder."""
+RECIPES = sorted(FIXTURES.rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("place")
     for recipe in RECIPES:
         shutil.copy(recipe, root)
-    shutil.copy(FIXTURES / "zero.json", root)
+    shutil.copy(FIXTURES / "scale" / "zero.json", root)
     for name in (
         "base/config.json",
         "run/adapter/config.json",
@@ -36,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(FIXTURES).with_suffix("")))
 def test_text(
     recipe: Path, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -54,12 +55,13 @@ def test_text(
 
 
 def test_every_expected_text_has_its_recipe() -> None:
-    texts = {path.name.removesuffix(".expected.txt") for path in FIXTURES.glob("*.expected.txt")}
+    texts = {path.name.removesuffix(".expected.txt") for path in FIXTURES.rglob("*.expected.txt")}
     assert texts == {path.stem for path in RECIPES}
+    assert len(texts) == len(RECIPES)
 
 
 def test_problems_stand_in_file_order_once() -> None:
-    for expected in FIXTURES.glob("*.expected.txt"):
+    for expected in FIXTURES.rglob("*.expected.txt"):
         places = []
         for line in expected.read_text().splitlines():
             if line.startswith(expected.name.removesuffix(".expected.txt") + ".yaml:"):

@@ -11,7 +11,7 @@ import pytest
 
 from tailor.runs.status import Status
 from tests.helpers.killing import PATHS, Command, make_place
-from tests.helpers.machines import autoscaled
+from tests.helpers.ray_clusters import autoscaled
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -10,12 +10,12 @@ from tailor.errors import RecipeError
 from tailor.kube.manifest import load_cluster
 
 FIXTURES = Path(__file__).parent / "fixtures"
-CLUSTERS = sorted(FIXTURES.glob("*.yaml"))
+CLUSTERS = sorted(FIXTURES.rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: str(path.relative_to(FIXTURES).with_suffix("")))
 def test_text(path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.chdir(FIXTURES)
+    monkeypatch.chdir(path.parent)
     try:
         load_cluster(path.name)
         text = "ok\n"
@@ -28,13 +28,13 @@ def test_text(path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 
 def test_every_expected_text_has_its_cluster_file() -> None:
-    texts = {path.name.removesuffix(".expected.txt") for path in FIXTURES.glob("*.expected.txt")}
+    texts = {path.name.removesuffix(".expected.txt") for path in FIXTURES.rglob("*.expected.txt")}
     assert texts == {path.stem for path in CLUSTERS}
 
 
 def test_no_secret_is_shown() -> None:
-    written = (FIXTURES / "secrets.yaml").read_text()
-    shown = (FIXTURES / "secrets.expected.txt").read_text()
+    written = (FIXTURES / "keys" / "secrets.yaml").read_text()
+    shown = (FIXTURES / "keys" / "secrets.expected.txt").read_text()
     for secret in ("hf_abcdefghijklmnopqrstuvwxyz0123", "not-to-be-shown", "user:word"):
         assert secret in written
         assert secret not in shown

@@ -15,7 +15,7 @@ from tailor.models.beacon.windows import Memory, Window, WindowCache
 from tailor.models.documents import Document, collate
 from tailor.plan import beacon
 from tailor.spec.model import Beacon
-from tests.helpers import literal_beacon
+from tests.helpers import reference_beacon
 from tests.helpers.beacons import FAMILIES, YARN, ids, network, with_beacons
 
 
@@ -59,7 +59,7 @@ def test_it_agrees_with_a_literal_reimplementation(family: str, rope: dict[str, 
     for ratios in ((2,) * 4, (4,) * 4, (8,) * 4, (8, 2, 0, 4)):
         for sinks in (0, 1, 5):
             made.beacons.spec = made.beacons.spec.model_copy(update={"sink": sinks})
-            expected = literal_beacon.read(made, tokens[0], 16, list(ratios), sinks)
+            expected = reference_beacon.read(made, tokens[0], 16, list(ratios), sinks)
             assert apart(model.read(tokens, ratios)[0], expected) <= 1e-5, (ratios, sinks)
 
 
@@ -67,7 +67,7 @@ def test_it_agrees_with_a_literal_reimplementation(family: str, rope: dict[str, 
 def test_the_reimplementation_would_see_a_key_that_is_not_turned(monkeypatch: pytest.MonkeyPatch) -> None:
     made = network(rope_parameters=YARN)
     model, tokens = with_beacons(made), ids(1, 40)
-    expected = literal_beacon.read(made, tokens[0], 16, [4, 4], 0)
+    expected = reference_beacon.read(made, tokens[0], 16, [4, 4], 0)
     monkeypatch.setattr("tailor.models.beacon.modules.turning", lambda decoder: lambda keys, by: keys)
     assert apart(model.read(tokens, (4, 4))[0], expected) > 0.1
 
@@ -82,7 +82,7 @@ def test_low_rank_and_single_projections_agree_with_the_reimplementation() -> No
         }
         assert wrapped == {f"{letter}_proj" for letter in model.beacons.spec.projections}
         tokens = ids(1, 45)
-        expected = literal_beacon.read(made, tokens[0], 16, [2, 8], 0)
+        expected = reference_beacon.read(made, tokens[0], 16, [2, 8], 0)
         assert apart(model.read(tokens, (2, 8))[0], expected) <= 1e-5
 
 

@@ -1,0 +1,152 @@
+"""What preparation refuses, with which message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tailor.encode import sources
+from tailor.encode.prepare import prepare
+from tailor.errors import DataError, ModelError, TailorError, TemplateError
+from tailor.spec.data import Data
+from tailor.spec.methods.pretrain import Pretrain
+from tailor.spec.methods.sft import Sft
+from tailor.spec.model import Model
+from tailor.store import Store
+from tests.helpers.models import byte_tokenizer
+from tests.helpers.preparation import contents, talk, write
+
+
+def test_broken_rows_are_counted_named_and_refused(bench, monkeypatch):
+    rows: list[Any] = [talk(n) for n in range(100)]
+    rows[2] = '{"messages": [{"role": "user"'
+    rows[50] = {"talk": []}
+    rows[51] = {"messages": []}
+    rows[70] = {"messages": "hello"}
+    rows[80] = {"messages": [{"role": "assistant", "content": "x"}]}
+    rows[90] = {"messages": [{"role": "user", "content": "no answer"}]}
+    rows[95] = {"messages": [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "x"}]}
+    path = write(bench.folder / "broken.jsonl", rows)
+    for size in (sources.PART_BYTES, 700):
+        monkeypatch.setattr(sources, "PART_BYTES", size)
+        with pytest.raises(DataError) as caught:
+            bench(train=[{"path": path}], store=f"{bench.store}{size}")
+        message = caught.value.message
+        assert message.startswith(
+            f"data.train[0] {path}: 6 of 100 rows cannot be read, and the budget allows none\n"
+        )
+        for name in (
+            "3 not JSON",
+            "51 missing key `messages`",
+            "52 the conversation is empty",
+            "71 `messages` must be a list",
+        ):
+            assert f"{path}:{name}" in message
+        assert f"{path}:81 the conversation has no user turn" in message
+        assert f"{path}:96 the text has a character that is not valid Unicode" in message
+        assert caught.value.mend == "mend these rows, or allow it with data.budget.unreadable: 0.06"
+        # With that budget the rest is trained on, from the tokens that are there already.
+        prepared = bench(train=[{"path": path}], store=f"{bench.store}{size}", budget={"unreadable": 0.06})
+        assert prepared.reused
+        (report,) = prepared.tokens.manifest["report"]["sources"]
+        assert report["kept"] == 93
+        assert report["unreadable"]["bad_json"]["count"] == 1
+        assert report["dropped"]["nothing_supervised"] == {
+            "count": 1,
+            "first": [[f"{path}:91", "no token of it would be learned"]],
+        }
+        assert [row for _, row, _, _ in contents(prepared.tokens)][:4] == [1, 2, 4, 5]
+
+
+def test_budgets_are_checked_per_source_and_on_reuse(bench):
+    bench(max_length=47, budget={"dropped": 1.0})
+    with pytest.raises(DataError, match=r"of 200 rows would be dropped, and the budget allows 5 %") as caught:
+        bench(max_length=47)
+    assert caught.value.mend is not None
+    assert (
+        "data.max_length or set data.on_long, or allow it with data.budget.dropped: 0." in caught.value.mend
+    )
+    with pytest.raises(DataError, match="rows would be truncated"):
+        bench(max_length=47, on_long="truncate", budget={"truncated": 0.0})
+
+
+def test_no_usable_row_is_refused_and_not_kept(bench):
+    path = write(bench.folder / "none.jsonl", [{"messages": [{"role": "user", "content": "x"}]}] * 3)
+    with pytest.raises(DataError, match="none of its 3 rows can be used\n  3 nothing_supervised"):
+        bench(train=[{"path": path}], budget={"unreadable": 1.0, "dropped": 1.0})
+    assert Store(bench.store).names() == []
+
+
+def test_pretraining_takes_plain_texts_only(bench, tmp_path):
+    join = Pretrain(name="pretrain")
+    with pytest.raises(DataError, match=r"the rows look like messages, which method pretrain does not read"):
+        bench(method=join)
+    rows = [{"text": f"A text {n}.", "prompt": "p", "response": "r"} for n in range(9)]
+    both = [{"path": write(tmp_path / "both.jsonl", rows)}]
+    assert (
+        bench(train=both, template=None, method=join).tokens.manifest["report"]["sources"][0]["format"]
+        == "text"
+    )
+    with pytest.raises(DataError, match="may be completion or text"):
+        bench(train=both, template=None)
+
+
+def test_a_failing_task_leaves_nothing(bench):
+    def failing(work, tasks):
+        yield work(tasks[0])
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        prepare(
+            Data(train=[{"path": bench.rows}], template="chatml"),
+            Model(path=str(bench.model)),
+            Sft(name="sft"),
+            bench.store,
+            runner=failing,
+        )
+    assert Store(bench.store).names() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"template": "chatmll"},
+            TemplateError,
+            "`chatmll` is neither a built-in template nor a file; did you mean chatml?",
+        ),
+        (
+            {"template": "gemma"},
+            TemplateError,
+            "choose a template whose end of turn the tokenizer has: data.template: alpaca, chatml",
+        ),
+    ],
+)
+def test_mistakes(bench, change, error, message):
+    with pytest.raises(error) as caught:
+        bench(**change)
+    assert message in str(caught.value)
+
+
+def test_a_model_without_tokenizer_or_template(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    byte_tokenizer(bench.model, chat_template=None)
+    with pytest.raises(TemplateError, match=r"has no chat template; choose one with data.template"):
+        bench(template=None)
+    bench.model = tmp_path / "nowhere"
+    with pytest.raises(ModelError, match=f"model.path: {tmp_path}/nowhere is no local folder"):
+        bench()
+    (tmp_path / "nowhere").mkdir()
+    with pytest.raises(ModelError, match=r"has no tokenizer.json"):
+        bench()
+
+
+def test_errors_survive_pickling(bench):
+    import pickle
+
+    with pytest.raises(TailorError) as caught:
+        bench(max_length=30)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert type(again) is DataError

@@ -1,0 +1,94 @@
+"""What an evaluation refuses or fails with, and with which message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tailor
+from tailor.errors import DataError, GateError, ModelError, StoreError, TailorError
+from tests.helpers.evaluations import made, make_recipe, value, write_rows
+from tests.helpers.models import tiny_llama
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_adapter_without_its_base_says_so(tmp_path: Path, place: Path, gone: bool) -> None:
+    run = tailor.load(make_recipe(tmp_path, steps=1)).run()
+    base = tmp_path / "base"
+    if gone:
+        base.rename(tmp_path / "elsewhere")
+    else:
+        tiny_llama(base, hidden_size=128, max_position_embeddings=256)
+    with pytest.raises(ModelError) as caught:
+        made(place, {"tasks": [{"name": "perplexity"}], "limit": 3}, target=run.path)
+    said = f"the adapter at {run.artifact} needs its base model {base}"
+    if not gone:
+        said = f"{base} is not the base of the adapter at {run.artifact}"
+    assert said in str(caught.value)
+
+
+def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
+    outcome = made(
+        place, {"tasks": [{"name": "rouge"}], "fail_if": {"rougeL": "< 1.1"}, "limit": 3}, name="gate"
+    )
+    rouge = value(outcome, "rougeL")
+    with pytest.raises(GateError) as caught:
+        outcome.require()
+    assert str(caught.value) == (
+        f"gate: rougeL is {rouge:.4g}, and fail_if says < 1.1; the figures and answers are in "
+        f"{place}/runs/tiny/evaluation/gate"
+    )
+    assert caught.value.exit_code == 3
+    made(place, {"tasks": [{"name": "rouge"}], "fail_if": {"rougeL": "< 0"}, "limit": 3}).require()
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "error", "text"),
+    [
+        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny holds no run, no adapter and no model"),
+        ({}, {"target": "base"}, StoreError, "base is no run, so there is no place for the results"),
+        (
+            {},
+            {"target": "base", "to": "new"},
+            DataError,
+            "base is no run, so it has no evaluation rows of its own",
+        ),
+        ({}, {"to": "runs"}, StoreError, "--to runs is there already, and is no evaluation"),
+        (
+            {"tasks": [{"name": "facts", "data": {"path": "bad.jsonl"}}]},
+            {},
+            DataError,
+            "bad.jsonl:2: the fact '!' has no letter and no digit",
+        ),
+        (
+            {
+                "tasks": [
+                    {
+                        "name": "multiple_choice",
+                        "data": {"path": "choices.jsonl", "columns": {"answer": "key"}},
+                    }
+                ]
+            },
+            {},
+            DataError,
+            "choices.jsonl:1: missing key `key`; name the column in tasks[0].data.columns: {answer: …}",
+        ),
+    ],
+)
+def test_mistakes(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    settings: dict[str, Any],
+    error: type[TailorError],
+    text: str,
+) -> None:
+    monkeypatch.chdir(place)
+    write_rows(place / "bad.jsonl", [{"question": "a", "facts": ["b"]}, {"question": "a", "facts": ["!"]}])
+    with pytest.raises(error) as caught:
+        made(place, values, **settings)
+    assert text in str(caught.value).replace(f"{place}/", "")

@@ -1,0 +1,97 @@
+"""An evaluation that was killed, whose tokens are gone, or whose work several workers share, has the same figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailor.evaluate import jobs
+from tailor.onray.cluster import Cluster
+from tailor.store import Store
+from tests.helpers.evaluations import SHORT, Joined, Shown, all_tasks, made
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_rows_are_prepared_again_where_the_tokens_are_gone(place: Path) -> None:
+    values = {"tasks": [{"name": "perplexity"}], "limit": 6, "compare": "none"}
+    before = made(place, values)
+    (place / "runs" / "tokens").rename(place / "runs" / "gone")
+    assert made(place, values).results["figures"] == before.results["figures"]
+
+
+def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"tasks": all_tasks(place), "limit": 9}
+    expected = made(place, values, name="whole").results["figures"]
+    done: list[Any] = []
+    real = jobs.Worker.__call__
+
+    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(job)
+        return real(self, job)
+
+    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    with pytest.raises(KeyboardInterrupt):
+        made(place, values, name="killed")
+    unfinished = Store(str(place / "runs/tiny/evaluation/killed.unfinished"))
+    assert len([name for name in unfinished.names() if name.startswith("part-")]) == 5
+    assert not (place / "runs/tiny/evaluation/killed").exists()
+
+    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
+        done.append(job)
+        return real(self, job)
+
+    monkeypatch.setattr(jobs.Worker, "__call__", counts)
+    shown = Shown()
+    outcome = made(place, values, name="killed", display=shown)
+    assert outcome.results["figures"] == expected
+    assert len(done) == len(set(map(repr, done))), "no batch was done twice"
+    assert shown.lines[0].startswith("going on: ")
+    assert shown.progress[-1][0] == shown.progress[-1][1]
+
+
+def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control of going on: answers of another seed are not taken for these."""
+    real = jobs.Worker.__call__
+    calls: list[Any] = []
+
+    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(job)
+        return real(self, job)
+
+    decoding = {**SHORT["decoding"], "temperature": 1}
+    values = {"tasks": [{"name": "f1"}], "limit": 9, "decoding": {**decoding, "seed": 1}}
+    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    with pytest.raises(KeyboardInterrupt):
+        made(place, values, name="seeds")
+    monkeypatch.setattr(jobs.Worker, "__call__", real)
+    shown = Shown()
+    found = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="seeds", display=shown)
+    assert "was removed" in shown.lines[0]
+    alone = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="alone")
+    assert found.folder.read_text("answers.jsonl") == alone.folder.read_text("answers.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    values = {"tasks": all_tasks(place), "limit": 12}
+    decoding = {**SHORT["decoding"], "temperature": 1}
+    torch.set_num_threads(1)
+    alone = made(place, {**values, "decoding": decoding}, name="one")
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", Joined(cluster))
+    shared = made(place, {**values, "decoding": decoding, "workers": 2}, name="two", address=address)
+    assert shared.results["workers"] == 2
+    assert shared.results["figures"] == alone.results["figures"]
+    for file in ("answers.jsonl", "facts.jsonl", "choices.jsonl", "passages.jsonl"):
+        assert shared.folder.read_text(file) == alone.folder.read_text(file)
