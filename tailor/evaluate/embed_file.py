@@ -97,7 +97,7 @@ def _rows(parts: Sequence[Part], request: Request) -> Iterator[tuple[str, Mappin
             *before, last = request.columns
             if row.get(last) is None:
                 raise DataError(
-                    f"{place}: missing key `{last}`", mend="name the column of the text with --column"
+                    f"{place}: missing key `{last}`", hint="name the column of the text with --column"
                 )
             values = [*(row.get(column) or "" for column in before), row[last]]
             if not all(isinstance(value, str) for value in values):
@@ -106,7 +106,7 @@ def _rows(parts: Sequence[Part], request: Request) -> Iterator[tuple[str, Mappin
                 )
             text = " ".join(value for value in values if value)
             if not text.strip():
-                raise DataError(f"{place}: there is no text to embed", mend="leave the row out")
+                raise DataError(f"{place}: there is no text to embed", hint="leave the row out")
             yield text, {name: row.get(name) for name in request.keep}
 
 

@@ -52,7 +52,7 @@ def hunts(
                     raise DataError(
                         f"{task.name}: {length} tokens have no room for the sentence that hides the value and the "
                         f"question, which take {length - room}",
-                        mend="give longer lengths, or a shorter needle and question",
+                        hint="give longer lengths, or a shorter needle and question",
                     )
                 around = _stretch(hay, room, task, draw)
                 at = round(depth * room)
@@ -88,7 +88,7 @@ def _stretch(hay: Ids, room: int, task: Passkey | Needle, draw: random.Random) -
     if len(hay) < room:
         raise DataError(
             f"needle: the texts have {len(hay):,} tokens together, and {max(task.lengths):,} are asked for",
-            mend="give more texts in data, or shorter lengths",
+            hint="give more texts in data, or shorter lengths",
         )
     start = draw.randrange(len(hay) - room + 1)
     return hay[start : start + room]

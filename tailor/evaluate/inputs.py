@@ -104,7 +104,7 @@ def gather(suite: Suite, main: Subject, others: list[Subject], prepare: Prepare)
             raise DataError(
                 f"compare: {other.ref.url} keeps other rows than {main.ref.url}, so that their figures could not "
                 f"be compared ({_first_difference(first.places(), own.places())})",
-                mend="raise max_length, or evaluate the two by themselves",
+                hint="raise max_length, or evaluate the two by themselves",
             )
         found[other.label] = own
     return found
@@ -175,22 +175,22 @@ def _tokens(
     if main.run is None or recipe is None:
         raise DataError(
             f"{main.ref.url} is no run, so it has no evaluation rows of its own",
-            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+            hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
     if not recipe.data.evaluation and recipe.data.holdout is None:
         raise DataError(
             f"the run at {main.run.url} has no evaluation rows: its recipe has neither data.evaluation nor data.holdout",
-            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+            hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
     if recipe.method.compares_answers:
         raise DataError(
             f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
-            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+            hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
     if recipe.method.embedding is not None:
         raise DataError(
             f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
-            mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+            hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
         )
     url = main.run.read_json(DATA_REPORT)["tokens"]
     if Store(url).exists(MANIFEST):
@@ -240,7 +240,7 @@ def _check_room(material: Material, subject: Subject) -> None:
         if asked and max(asked) > positions:
             raise DataError(
                 f"{subject.ref.url} was made for {positions} positions and has no others, and lengths has {max(asked)}",
-                mend=f"give lengths of at most {positions}",
+                hint=f"give lengths of at most {positions}",
             )
     lengths = [(one.place, len(one.prompt) + 1) for one in (*material.questions, *material.facts)]
     lengths += [
@@ -253,7 +253,7 @@ def _check_room(material: Material, subject: Subject) -> None:
             raise DataError(
                 f"row {place['row']} of source {place['source']} needs {length} tokens, and {subject.ref.url} was "
                 f"made for {positions} positions",
-                mend="shorten the row, or lower data.max_length",
+                hint="shorten the row, or lower data.max_length",
             )
 
 

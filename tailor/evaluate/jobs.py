@@ -203,7 +203,7 @@ def _require_numbers(losses: Iterable[float], ref: ModelRef) -> None:
     if not all(map(math.isfinite, losses)):
         raise ModelError(
             f"{ref.url}: its log-likelihoods are no numbers",
-            mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+            hint="the model's weights or its precision are broken; `tailor show` tells how it was trained",
         )
 
 

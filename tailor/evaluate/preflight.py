@@ -61,7 +61,7 @@ def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, asks: bool
     if not len(split):
         raise DataError(
             "evaluate.final: no evaluation row is left after preparation",
-            mend="raise data.holdout, or name rows in data.evaluation or evaluate.final.data",
+            hint="raise data.holdout, or name rows in data.evaluation or evaluate.final.data",
         )
     if asks and not rows.has_question(split, suite.limit, chunked=recipe.data.on_long == "chunk"):
         raise rows.no_question("evaluate.final: ")

@@ -141,7 +141,7 @@ def _asks(example: Example) -> bool:
 def no_question(key: str = "") -> DataError:
     return DataError(
         f"{key}no evaluation row has a question before its answer, so there is nothing to generate",
-        mend="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
+        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
     )
 
 
@@ -186,13 +186,13 @@ def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[
     if not found:
         raise DataError(
             f"{where}: none of {short} texts has the {longest} tokens that lengths asks for",
-            mend="give longer texts, or shorter lengths",
+            hint="give longer texts, or shorter lengths",
         )
     return found, short
 
 
 def choices(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -> list[Choice]:
-    """The rows of a multiple-choice set, each answer tokenised as a trained answer would be, without its stop."""
+    """The rows of a multiple-choice set, each answer tokenized as a trained answer would be, without its stop."""
     rules = None if plain else turn_rules(tokenizer)
     encoder = Encoder(tokenizer, rules, train_on="last_assistant", max_length=1 << 30, on_long="drop")
     ends = [*(rules.end_ids if rules else ()), *([tokenizer.eos_id] if tokenizer.eos_id is not None else [])]
@@ -236,7 +236,7 @@ def _read(data: Questions | Texts, where: str, fields: Sequence[str]) -> Iterato
                 if value is None:
                     raise DataError(
                         f"{place}: missing key `{data.columns.get(field, field)}`",
-                        mend=f"name the column in {where}.columns: {{{field}: …}}",
+                        hint=f"name the column in {where}.columns: {{{field}: …}}",
                     )
             count += 1
             yield place, picked
@@ -282,7 +282,7 @@ def _plain_text(turns: list[dict[str, Any]], place: str) -> str:
     if len(turns) > 1:
         raise DataError(
             f"{place}: a conversation needs a chat template, which this model was trained without",
-            mend="give the question as a text",
+            hint="give the question as a text",
         )
     return str(turns[0]["content"])
 

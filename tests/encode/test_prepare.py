@@ -116,7 +116,7 @@ def test_limit_and_several_files(bench):
 
 
 def test_both_templates_of_a_model_are_kept(bench):
-    """Rows with tools are rendered with the second one, so an artefact without it would read them otherwise."""
+    """Rows with tools are rendered with the second one, so an artifact without it would read them otherwise."""
     path = bench.model / "tokenizer_config.json"
     config = json.loads(path.read_text())
     both = {

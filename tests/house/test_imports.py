@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RAY_IN_TESTS = ("tests/onray/", "tests/faults/", "tests/helpers/ray_clusters.py", "tests/kube/test_autoscaled.py")
+RAY_IN_TESTS = (
+    "tests/onray/",
+    "tests/faults/",
+    "tests/helpers/ray_clusters.py",
+    "tests/kube/test_autoscaled.py",
+)
 """Tests that start Ray, or compare with its own code."""
 
 Graph = Mapping[str, set[str]]

@@ -40,7 +40,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
     """What is wrong with the evaluation below `prefix` (with its dot, or empty for a file of its own)."""
-    for rules in (_tasks, _bounds, idle, _names):
+    for rules in (_tasks, _bounds, unused, _names):
         yield from rules(keys, prefix)
     for key, other, why in long_rows(keys, f"{prefix}data.", keys(f"{prefix}data.max_length")):
         yield key, f"conflicts with {other}: {why}"
@@ -118,7 +118,7 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield key, f'{bound} is no bound; write a comparison and a number, such as "< 0.3"'
 
 
-def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
+def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
     """Keys that would be ignored."""
     names = task_names(keys, prefix)
     if names is None:
@@ -145,7 +145,7 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
         for key in ("top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
-    yield from idle_long_rows(keys, f"{prefix}data.")
+    yield from unused_long_rows(keys, f"{prefix}data.")
     if all(name == "retrieval" for name in names) and keys(f"{prefix}decoding.batch_size") is not None:
         yield (
             f"{prefix}decoding.batch_size",
@@ -153,7 +153,7 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
         )
     for at, name in enumerate(names):
         if name == "retrieval":
-            yield from idle_of_corpus(keys, f"{prefix}tasks.{at}.data")
+            yield from unused_of_corpus(keys, f"{prefix}tasks.{at}.data")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row counts once"
@@ -190,7 +190,7 @@ def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str
         )
 
 
-def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
+def unused_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
     """Settings for a way with long rows that is not taken."""
     for way in ("chunk", "retrieve"):
         other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")
@@ -201,7 +201,7 @@ def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
         yield asked, f"has no effect without {prefix}retrieve.embedder: BM25 takes the question's words"
 
 
-def idle_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
+def unused_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
     """What a file of rows to search has no use for."""
     path = keys(f"{key}.path")
     if isinstance(path, str) and ROWS.search(path):

@@ -12,7 +12,7 @@ import pytest
 
 from tailor.errors import StoreError
 from tailor.store import Store, verified
-from tailor.store.shares import SharedPublication, begin
+from tailor.store.sharded_publication import ShardedPublication, begin
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -21,9 +21,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return Store(tmp_path / "run" if request.param == "local" else f"memory://{uuid.uuid4().hex}/run")
 
 
-def shares(store: Store, world: int = 3) -> list[SharedPublication]:
+def shares(store: Store, world: int = 3) -> list[ShardedPublication]:
     token = begin(store, "made")
-    made = [SharedPublication(store, "made", token=token, rank=rank, world=world) for rank in range(world)]
+    made = [ShardedPublication(store, "made", token=token, rank=rank, world=world) for rank in range(world)]
     for rank, share in enumerate(made):
         (share.folder / f"part-{rank}").write_text(f"of {rank}")
     return made
@@ -57,7 +57,7 @@ def test_a_share_that_fails_keeps_the_folder_from_appearing(
     def full(*_: Any) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(SharedPublication, "_hand_over", full)
+    monkeypatch.setattr(ShardedPublication, "_hand_over", full)
     with pytest.raises(StoreError, match="the disk is full"):
         second.commit()
     monkeypatch.undo()
@@ -73,7 +73,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match=r"worker 1 does not see .*set save.to to a folder that every worker sees"
     ):
-        SharedPublication(store, "made", token=".tmp-made-elsewhere", rank=1, world=2)
+        ShardedPublication(store, "made", token=".tmp-made-elsewhere", rank=1, world=2)
 
 
 def test_a_worker_of_an_earlier_attempt_hands_nothing_over(store: Store) -> None:
