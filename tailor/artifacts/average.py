@@ -17,7 +17,7 @@ import torch
 
 from tailor.artifacts import output
 from tailor.artifacts.average_models import average_checkpoints, average_models
-from tailor.artifacts.inputs import Part, open_part
+from tailor.artifacts.inputs import AverageInput, open_input
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError
 from tailor.models.embedding.settings import FILE, Embedding
@@ -41,7 +41,7 @@ def average(
     shares = _shares(urls, weights)
     output.check(to, RECORD)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        parts = [open_part(url, Path(scratch) / str(number), stack) for number, url in enumerate(urls)]
+        parts = [open_input(url, Path(scratch) / str(number), stack) for number, url in enumerate(urls)]
         kind = _kind(parts, rank)
         with output.publication(to, RECORD) as made:
             averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
@@ -66,7 +66,7 @@ def average(
     return made.url
 
 
-def _kind(parts: Sequence[Part], rank: int | None) -> str:
+def _kind(parts: Sequence[AverageInput], rank: int | None) -> str:
     """What all the parts are. ModelError when they are not of one kind, or a rank is no use for them."""
     first = parts[0]
     for part in parts:

@@ -64,7 +64,7 @@ OTHER_ROPE = "{} and {} have other rotary positions, and weights made for one do
 
 
 @dataclass(frozen=True)
-class Part:
+class AverageInput:
     """One of the things to average."""
 
     url: str
@@ -74,7 +74,7 @@ class Part:
     run: Store
 
 
-def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
+def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
     """A run, a model or adapter folder, or a checkpoint of a run. ModelError. `scratch`: a folder that may be made.
 
     What is read lasts as long as the stack.
@@ -97,13 +97,13 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
                 mend="average adapters, or models that were trained whole",
             )
         if model.adapter is None:
-            return Part(store.url, "checkpoint", weights, run)
+            return AverageInput(store.url, "checkpoint", weights, run)
         write_adapter(scratch, weights, run)
-        return Part(store.url, "adapter", scratch, run)
+        return AverageInput(store.url, "adapter", scratch, run)
     found, run = find_artifact(store)
     refuse_beacons(found, f"averaged: {NOT_AVERAGED}")
     kind = "adapter" if found.exists(ADAPTER) else "model"
-    return Part(found.url, kind, found.local_path(), run)
+    return AverageInput(found.url, kind, found.local_path(), run)
 
 
 def trained_model(url: str, run: Store) -> Model:
@@ -115,7 +115,7 @@ def trained_model(url: str, run: Store) -> Model:
     return Model.model_validate(run.read_json("plan.json")["model"])
 
 
-def same_base(parts: Sequence[Part]) -> list[Held]:
+def same_base(parts: Sequence[AverageInput]) -> list[Held]:
     """How each adapter's base was held. ModelError when they belong to other bases."""
     helds = [held_of(part.folder, part.run) for part in parts]
     for part, held in zip(parts[1:], helds[1:], strict=True):

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from tailor.encode.formats import FORMATS, recognise
-from tailor.encode.readers import Part, Reader
+from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
 from tailor.spec.data import PAIRS, RATED, Source
@@ -23,7 +23,7 @@ Rows = list[tuple[str, Any]]
 """Rows with their names, such as `rows.jsonl:3`."""
 
 
-def find_format(source: Source, where: str, files: list[Part], method: Method) -> tuple[str, bool]:
+def find_format(source: Source, where: str, files: list[FileRange], method: Method) -> tuple[str, bool]:
     """The format's name, and whether it was recognised. DataError for columns or rows that fit no format."""
     among = method.reads
     _check_fields(source, where, among)
@@ -74,7 +74,7 @@ def _refuse_answers(source: Source, where: str, rows: list[Any], method: Method)
         )
 
 
-def _first_rows(files: list[Part]) -> tuple[Rows, tuple[str, RowError] | None]:
+def _first_rows(files: list[FileRange]) -> tuple[Rows, tuple[str, RowError] | None]:
     """Some readable rows from the start, and the first unreadable one."""
     rows: Rows = []
     refused: tuple[str, RowError] | None = None
@@ -89,7 +89,7 @@ def _first_rows(files: list[Part]) -> tuple[Rows, tuple[str, RowError] | None]:
     return rows, refused
 
 
-def _beginning(part: Part) -> Part:
+def _beginning(part: FileRange) -> FileRange:
     return replace(part, stop=_PEEK) if part.kind == "dataset" else part
 
 
@@ -151,7 +151,7 @@ def _stray(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:
 def _riddle(
     source: Source,
     where: str,
-    files: list[Part],
+    files: list[FileRange],
     rows: Rows,
     refused: tuple[str, RowError] | None,
     among: Sequence[str],

@@ -11,7 +11,7 @@ from tailor.artifacts.base_model import ADAPTER, BEACON, held_of
 from tailor.artifacts.load import find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
-from tailor.evaluate.jobs import ModelRef
+from tailor.evaluate.batches import ModelRef
 from tailor.models.base_record import Held
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe

@@ -92,15 +92,15 @@ def saved(folder: Path, when: str, run: str = "run") -> list[dict[str, Any]]:
 def test_the_last_answer_is_asked_for(folder: Path) -> None:
     tokens = prepared(folder, [{"messages": TURNS}], held_out=1)
     tokenizer = load_tokenizer(str(folder / "model"))
-    (row,) = answer_rows(tokens.split("evaluation"), stops(tokenizer, tokens.template), limit=9)
+    (row,) = answer_rows(tokens.split("evaluation"), tokenizer, stops(tokenizer, tokens.template), limit=9)
     assert tokenizer.decode(row.prompt) == tokenizer.render(TURNS[:-1], add_generation_prompt=True)
     assert tokenizer.decode(row.reference) == " 61 cm"
     assert (row.source, row.row) == (0, 1)
 
 
 def test_a_limit_takes_the_first_rows(folder: Path) -> None:
-    tokens = prepared(folder, chats())
-    assert [row.row for row in answer_rows(tokens.split("evaluation"), [4], limit=3)] == [1, 2, 3]
+    tokens, tokenizer = prepared(folder, chats()), load_tokenizer(str(folder / "model"))
+    assert [row.row for row in answer_rows(tokens.split("evaluation"), tokenizer, [4], limit=3)] == [1, 2, 3]
 
 
 def test_a_run_reports_what_it_learned_and_writes_every_answer(folder: Path) -> None:

@@ -15,11 +15,11 @@ import torch
 import tailor
 from tailor.artifacts.load import load_run
 from tailor.errors import DataError, GateError, ModelError, StoreError, TailorError
-from tailor.evaluate import jobs
+from tailor.evaluate import batches
 from tailor.onray.cluster import Cluster
 from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load import load_evaluation, with_overrides
-from tailor.spec.suite import GENERATED
+from tailor.spec.tasks.registry import task_class
 from tailor.store import Store
 from tests.evaluate.test_scores import squad_f1
 from tests.helpers.evaluations import Shown, make_recipe, write_rows
@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(place: Path, values: dict[str, Any], **settings: Any) -> Evaluated:
     asked = {task["name"] for task in values.get("tasks", [{"name": "f1"}])}
-    short = SHORT if asked & {*GENERATED} else {}
+    short = SHORT if any(task_class(name).generates for name in asked) else {}
     suite = with_overrides({**short, **values}, "evaluation", ())
     target = str(settings.pop("target", place / "runs" / "tiny"))
     return evaluate(target, suite, settings.pop("display", Shown()), **{"name": "x", **settings})
@@ -256,26 +256,26 @@ def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatc
     values = {"tasks": all_tasks(place), "limit": 9}
     expected = made(place, values, name="whole").results["figures"]
     done: list[Any] = []
-    real = jobs.Worker.__call__
+    real = batches.Worker.__call__
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+    def dies(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
         if len(done) == 5:
             raise KeyboardInterrupt
-        done.append(job)
-        return real(self, job)
+        done.append(batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         made(place, values, name="killed")
     unfinished = Store(str(place / "runs/tiny/evaluation/killed.unfinished"))
     assert len([name for name in unfinished.names() if name.startswith("part-")]) == 5
     assert not (place / "runs/tiny/evaluation/killed").exists()
 
-    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
-        done.append(job)
-        return real(self, job)
+    def counts(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
+        done.append(batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", counts)
+    monkeypatch.setattr(batches.Worker, "__call__", counts)
     shown = Shown()
     outcome = made(place, values, name="killed", display=shown)
     assert outcome.results["figures"] == expected
@@ -286,21 +286,21 @@ def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control of going on: answers of another seed are not taken for these."""
-    real = jobs.Worker.__call__
+    real = batches.Worker.__call__
     calls: list[Any] = []
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+    def dies(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
         if len(calls) == 2:
             raise KeyboardInterrupt
-        calls.append(job)
-        return real(self, job)
+        calls.append(batch)
+        return real(self, batch)
 
     decoding = {**SHORT["decoding"], "temperature": 1}
     values = {"tasks": [{"name": "f1"}], "limit": 9, "decoding": {**decoding, "seed": 1}}
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         made(place, values, name="seeds")
-    monkeypatch.setattr(jobs.Worker, "__call__", real)
+    monkeypatch.setattr(batches.Worker, "__call__", real)
     shown = Shown()
     found = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="seeds", display=shown)
     assert "was removed" in shown.lines[0]

@@ -26,6 +26,8 @@ from tailor.spec.rules import (
     suite,
 )
 from tailor.spec.rules.keys import Conflict, Finding, Keys, path_of
+from tailor.spec.tasks.registry import task_class
+from tailor.spec.tasks.retrieval import unused_of_corpus
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 
@@ -188,7 +190,7 @@ def _retrieval(keys: Keys) -> Iterator[Conflict]:
         return
     searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
     for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
-        searches += [f"evaluate.final.tasks.{at}.name"] if task == "retrieval" else []
+        searches += [f"evaluate.final.tasks.{at}.name"] if task_class(task).embeds else []
     for key in searches:
         yield (
             key,
@@ -320,7 +322,7 @@ def _idle(keys: Keys) -> Iterator[Finding]:
     yield from preference.idle(keys)
     yield from strategy.idle(keys)
     yield from suite.idle_long_rows(keys, "data.")
-    yield from suite.idle_of_corpus(keys, "evaluate.retrieval.data")
+    yield from unused_of_corpus(keys, "evaluate.retrieval.data")
     if gritlm.applies(keys):
         yield from gritlm.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")

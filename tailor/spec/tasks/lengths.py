@@ -1,13 +1,19 @@
-"""Evaluations at given lengths: perplexity, and a value to find in a long text."""
+"""Tasks at given lengths: perplexity of long texts, and a value to find in a long text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tailor.spec.base import Section
+from tailor.spec.rules.keys import Finding, Keys
+from tailor.spec.tasks.base import EvaluationTask
+from tailor.spec.tasks.rows import Texts
+
+SHORTEST = 8
+"""Tokens of the shortest length."""
+
 
 FILLER = (
     "The kettle is on the stove. The street is quiet this morning. A cart goes by, and then another one. "
@@ -16,26 +22,7 @@ FILLER = (
 """What a passkey is hidden in, over and over."""
 
 
-class Texts(Section):
-    """Rows with a text: JSONL, JSON, Parquet, CSV, plain text or a Hugging Face dataset."""
-
-    path: str = Field(min_length=1)
-    """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
-
-    columns: dict[str, str] = {}
-    """Where the text stands in these rows, as `text: column`."""
-
-    subset: str | None = Field(None, min_length=1)
-    """Configuration name of a Hugging Face dataset."""
-
-    split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
-
-    limit: int | None = Field(None, ge=1)
-    """Read only this many rows, from the start."""
-
-
-class LongTask(Section):
+class LongTask(EvaluationTask):
     """What tasks at given lengths have. A model with rotary positions is measured beyond its own length too."""
 
     lengths: list[int] = Field(min_length=1)
@@ -44,6 +31,28 @@ class LongTask(Section):
     prefill: int | None = Field(None, ge=1)
     """Read a text in parts of so many tokens, with a cache of those before: less memory, the same figures."""
 
+    @classmethod
+    def findings(cls, keys: Keys, key: str) -> Iterator[Finding]:
+        lengths, depths = keys(f"{key}.lengths"), keys(f"{key}.depths")
+        lengths = lengths if isinstance(lengths, list) else []
+        depths = depths if isinstance(depths, list) else []
+        for what, values in (("lengths", lengths), ("depths", depths)):
+            for value in sorted({value for value in values if values.count(value) > 1}):
+                yield f"{key}.{what}", f"names {value:g} twice"
+        if short := [length for length in lengths if length < SHORTEST]:
+            yield f"{key}.lengths", f"{short[0]} tokens are no text; give at least {SHORTEST}"
+        if odd := [depth for depth in depths if not 0 <= depth <= 1]:
+            yield f"{key}.depths", f"{odd[0]:g} is no share of a text; write a number from 0 to 1"
+        stride = keys(f"{key}.stride")
+        if stride and lengths and stride >= min(lengths):
+            yield (
+                f"{key}.stride",
+                f"{stride} new tokens leave a window of {min(lengths)} no tokens before them",
+            )
+        needle = keys(f"{key}.needle")
+        if isinstance(needle, str) and "{value}" not in needle:
+            yield f"{key}.needle", "hides nothing: write {value} where the value stands"
+
 
 class LongPerplexity(LongTask):
     """Perplexity of long texts at each length, weighted by token, over the same tokens at every length.
@@ -51,6 +60,9 @@ class LongPerplexity(LongTask):
     A window slides over each text; every token is scored once, in the first window that holds it. Texts shorter than
     the longest length are left out and counted.
     """
+
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.long_perplexity:LongPerplexityEvaluator"
+    fields: ClassVar[tuple[str, ...] | None] = ("text",)
 
     name: Literal["long_perplexity"]
     """Gives `perplexity_N` for each length N, and a plot of the loss by a token's position in the longest window."""
@@ -64,12 +76,18 @@ class LongPerplexity(LongTask):
     tokens_per_text: int | None = Field(None, ge=2)
     """Read only so many tokens of each text."""
 
+    @classmethod
+    def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(f"perplexity_{length}" for length in _lengths(task))
+
 
 class Grid(LongTask):
     """A value to find, hidden at each depth in texts of each length.
 
     Built from token ids, so that a prompt has exactly its length and the hiding sentence lies exactly at its depth.
     """
+
+    greedy: ClassVar[bool] = True
 
     depths: list[float] = Field([0.0, 0.25, 0.5, 0.75, 1.0], min_length=1)
     """Share of the text before the hidden sentence: 0 is the start, 1 right before the question."""
@@ -89,9 +107,15 @@ class Grid(LongTask):
     seed: int = Field(0, ge=0)
     """Decides the values, and where in the haystack a text begins."""
 
+    @classmethod
+    def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
+        return (task["name"], *(f"{task['name']}_{length}" for length in _lengths(task)))
+
 
 class Passkey(Grid):
     """The value hidden in a few sentences that are repeated (Mohtashami and Jaggi, arXiv 2305.16300)."""
+
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.passkey:PasskeyEvaluator"
 
     name: Literal["passkey"]
     """Gives `passkey`, the share of values that the answer's first number is, and `passkey_N` for each length N."""
@@ -103,6 +127,9 @@ class Passkey(Grid):
 class Needle(Grid):
     """The value hidden in texts of one's own (needle in a haystack)."""
 
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.needle:NeedleEvaluator"
+    fields: ClassVar[tuple[str, ...] | None] = ("text",)
+
     name: Literal["needle"]
     """Gives `needle`, the share of values that the answer's first number is, and `needle_N` for each length N."""
 
@@ -110,17 +137,8 @@ class Needle(Grid):
     """Rows with `text`, joined into the haystack."""
 
 
-GRIDS = ("passkey", "needle")
-
-
-def figures(task: Mapping[str, Any]) -> tuple[str, ...]:
-    """The figures of one of these tasks, from its plain values."""
+def _lengths(task: Mapping[str, Any]) -> list[int]:
+    """The lengths in order, from plain values that may be wrong."""
     lengths = task.get("lengths")
-    by_length = sorted(set(lengths)) if isinstance(lengths, list) and all(map(_whole, lengths)) else []
-    if task["name"] == "long_perplexity":
-        return tuple(f"perplexity_{length}" for length in by_length)
-    return (task["name"], *(f"{task['name']}_{length}" for length in by_length))
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int)
+    whole = isinstance(lengths, list) and all(isinstance(length, int) for length in lengths)
+    return sorted(set(lengths)) if whole and isinstance(lengths, list) else []

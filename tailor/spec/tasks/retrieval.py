@@ -1,0 +1,62 @@
+"""Retrieval by the model's embeddings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tailor.spec.base import Section
+from tailor.spec.rules.keys import Finding, Keys
+from tailor.spec.tasks.base import EvaluationTask
+from tailor.spec.tasks.rows import Corpus
+
+ROWS = re.compile(r"\.(jsonl|ndjson|json|parquet|csv|tsv)(\.(gz|bz2|xz))?$", re.IGNORECASE)
+"""Ends the name of a file of rows."""
+
+
+class Searched(Section):
+    """What is searched, and the instructions before the texts."""
+
+    data: Corpus
+    """Queries, corpus and judgements."""
+
+    query_instruction: str | None = None
+    """Instruction of every query. Default: that of its row, where the rows have any."""
+
+    corpus_instruction: str | None = None
+    """Instruction of every passage. Default: that of its row, where the rows have any."""
+
+    dimension: int | None = Field(None, ge=1)
+    """Take the first so many numbers of each embedding, for models trained with `method.matryoshka`. Default: all."""
+
+
+class Retrieval(Searched, EvaluationTask):
+    """Whether a query's relevant passages are the nearest to it, for models that make embeddings; as trec_eval counts."""
+
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.retrieval:RetrievalEvaluator"
+    figures: ClassVar[tuple[str, ...]] = (
+        "recall@1", "recall@5", "recall@10", "recall@100", "ndcg@10", "mrr@10", "map@100",
+    )  # fmt: skip
+    embeds: ClassVar[bool] = True
+
+    name: Literal["retrieval"]
+    """Gives `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""
+
+    @classmethod
+    def unused(cls, keys: Keys, key: str) -> Iterator[Finding]:
+        return unused_of_corpus(keys, f"{key}.data")
+
+
+def unused_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
+    """Keys of a `Corpus` that have no effect on a file of rows."""
+    path = keys(f"{key}.path")
+    if isinstance(path, str) and ROWS.search(path):
+        for name in ("qrels", "ignore_identical_ids"):
+            if keys(f"{key}.{name}") is not None:
+                yield (
+                    f"{key}.{name}",
+                    f"has no effect: {path} is a file of rows; it is for a folder in BEIR's layout",
+                )
