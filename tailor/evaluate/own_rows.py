@@ -11,7 +11,7 @@ from tailor.encode.records import Chat, RowError
 from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
-from tailor.evaluate.rows import Ids
+from tailor.evaluate.rows import Ids, Question
 from tailor.spec.tasks.rows import Questions, Texts
 
 
@@ -40,6 +40,15 @@ def read_rows(
             yield place, picked
     if not count:
         raise DataError(f"{where} {data.path}: no rows")
+
+
+def questions_of(
+    data: Questions, where: str, tokenizer: Tokenizer, fields: Sequence[str], *, plain: bool
+) -> Iterator[tuple[Question, dict[str, Any], str]]:
+    """(the question with its prompt, the row's `fields`, file:row) of each row. `plain`: without a chat template."""
+    for place, row in read_rows(data, where, ("question", *fields)):
+        ids, text, rendered = prompt_of(conversation(row["question"], place), tokenizer, plain, place)
+        yield Question(location(place), ids, text, rendered), row, place
 
 
 def texts(data: Texts, where: str) -> Iterator[tuple[str, str]]:

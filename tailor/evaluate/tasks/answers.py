@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from tailor.evaluate.figures import mean
 from tailor.evaluate.model_rows import ModelRows
@@ -15,7 +15,13 @@ S = TypeVar("S", bound=EvaluationTask)
 
 
 class AnswerEvaluator(TaskEvaluator[S]):
-    """Scores each answer against its reference. A subclass has `score`; all of them share the answers."""
+    """Scores each answer against its reference. A subclass has `score`; those on the evaluation rows share the answers.
+
+    A task with rows of its own has another `part`, another `file`, and `inputs` that read its rows.
+    """
+
+    part: ClassVar[str] = "questions"
+    file: ClassVar[str] = "answers.jsonl"
 
     @abstractmethod
     def score(self, answer: str, reference: str) -> dict[str, float]:
@@ -25,7 +31,7 @@ class AnswerEvaluator(TaskEvaluator[S]):
         return rows.questions
 
     def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        answers = found.answers("questions", len(inputs.rows), inputs.tokenizer)
+        answers = found.answers(self.part, len(inputs.rows), inputs.tokenizer)
         scores = [
             self.score(answer, str(question.reference))
             for answer, question in zip(answers, inputs.rows, strict=True)
@@ -42,6 +48,4 @@ class AnswerEvaluator(TaskEvaluator[S]):
             )
             for one, answer, score in zip(inputs.rows, answers, scores, strict=True)
         ]
-        return Outcome(
-            {name: mean([score[name] for score in scores]) for name in scores[0]}, "answers.jsonl", rows
-        )
+        return Outcome({name: mean([score[name] for score in scores]) for name in scores[0]}, self.file, rows)

@@ -10,7 +10,7 @@ from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate.figures import mean
 from tailor.evaluate.model_rows import ModelRows
-from tailor.evaluate.own_rows import conversation, list_of, location, prompt_of, read_rows, text_of
+from tailor.evaluate.own_rows import list_of, questions_of, text_of
 from tailor.evaluate.rows import Question
 from tailor.evaluate.task_inputs import Collected, TaskInputs, question_inputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
@@ -63,11 +63,9 @@ def facts_found(answer: str, facts: Sequence[Fact]) -> list[bool]:
 def fact_questions(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -> list[FactQuestion]:
     """The rows of a question set with facts. `plain`: the question goes without a chat template."""
     found = []
-    for place, row in read_rows(data, where, ("question", "facts")):
-        chat = conversation(row["question"], place)
+    for one, row, place in questions_of(data, where, tokenizer, ("facts",), plain=plain):
         facts = tuple(_fact(value, place) for value in list_of(row["facts"], "facts", place))
-        ids, text, rendered = prompt_of(chat, tokenizer, plain, place)
-        found.append(FactQuestion(location(place), ids, text, rendered, facts=facts))
+        found.append(FactQuestion(one.place, one.prompt, one.question, one.rendered, facts=facts))
     return found
 
 
