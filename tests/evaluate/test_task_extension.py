@@ -67,6 +67,7 @@ def test_its_figure_is_in_the_results(place: Path) -> None:
     rows = [json.loads(line) for line in (folder / "matches.jsonl").read_text().splitlines()]
     assert [row["models"]["tiny"]["matches"] for row in rows] == [1.0, 0.0]
     assert re.search(r"^matches % +50\.0", done.stdout, re.MULTILINE)
+    assert re.search(r"^2\? .* no such answer", done.stdout, re.MULTILINE), "the answers are shown"
 
 
 def test_its_keys_are_checked_like_those_of_any_task(place: Path) -> None:

@@ -56,7 +56,7 @@ def write(run: Store) -> None:
 def evaluation(run: Store, name: str) -> dict[str, Any]:
     """What the page shows of an evaluation: its table, plot, and first answers."""
     results = evaluations.read(run, name)
-    at = f"{evaluations.FOLDER}/{name}"
+    folder = run.join(f"{evaluations.FOLDER}/{name}")
     files = [evaluations.PLOT, *(f"{task}.png" for task in results.get("grids", {}))]
     files += [heatmap.PERPLEXITY] * bool(results.get("positions"))
     return {
@@ -65,10 +65,11 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
         "models": list(results["models"]),
         "intervals": results["intervals"],
         "failed": results["failed"],
-        "plots": [base64.b64encode(run.read_bytes(f"{at}/{file}")).decode() for file in files],
-        "answers": evaluations.rows(run, name, evaluations.ANSWERS)[:SAMPLES],
-        "facts": evaluations.rows(run, name, evaluations.FACTS)[:SAMPLES],
-        "searches": evaluations.rows(run, name, evaluations.RETRIEVAL)[:SAMPLES],
+        "plots": [base64.b64encode(folder.read_bytes(file)).decode() for file in files],
+        "samples": [
+            (kind, evaluations.rows(folder, file, SAMPLES))
+            for kind, file in evaluations.rows_to_show(folder, results)
+        ],
     }
 
 
