@@ -46,23 +46,18 @@ class ModelRows:
             return template is None or run.read_json("data.json")["template"] is None
         return template is None
 
-    @property
-    def split(self) -> Split:
-        """The evaluation rows as tokens, as training would read them. DataError when there are none."""
-        return self._split
-
     @cached_property
     def questions(self) -> TaskInputs:
         """The evaluation rows with a question, each a `Question` with its reference answer; their answers are
         `Collected.answers("questions", …)`. DataError when no row has a question."""
-        split = self._split
         found, cut = rows.questions(
-            split, self.limit, self.tokenizer, self._tokens.template, chunked=self._on_long == "chunk"
+            self.split, self.limit, self.tokenizer, self._tokens.template, chunked=self._on_long == "chunk"
         )
         return question_inputs("questions", found, self.tokenizer, cut=cut)
 
     @cached_property
-    def _split(self) -> Split:
+    def split(self) -> Split:
+        """The evaluation rows as tokens, as training would read them. DataError when there are none."""
         split = self._tokens.split("evaluation")
         self.available = len({*zip(split.source.tolist(), split.row.tolist(), strict=True)})
         return split
