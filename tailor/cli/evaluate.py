@@ -103,7 +103,7 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         console.print()
         console.print(Text("\n".join(heatmap.lines(task, grid, unicode=console.encoding.startswith("utf")))))
     if samples:
-        for kind, file in evaluations.rows_to_show(folder, results):
+        for kind, file in evaluations.rows_to_show(folder):
             console.print()
             console.print(sample_table(folder, results, kind, file, samples))
     console.print()

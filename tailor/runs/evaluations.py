@@ -41,15 +41,15 @@ def read(run: Store, name: str) -> dict[str, Any]:
     return results
 
 
-def rows_to_show(folder: Store, results: dict[str, Any]) -> list[tuple[str, str]]:
+def rows_to_show(folder: Store) -> list[tuple[str, str]]:
     """(kind, file) of those of an evaluation's JSONL files whose rows can be shown, by what a row has."""
     found = []
-    for part in results["rows"]:
-        if folder.exists(file := f"{part}.jsonl"):
+    for file in folder.names():
+        if file.endswith(".jsonl"):
             with folder.open(file) as stream:
                 kind = _kind(json.loads(stream.readline() or "{}"))
             found += [(kind, file)] if kind is not None else []
-    return sorted(found, key=lambda pair: KINDS.index(pair[0]))
+    return sorted(found, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
 
 
 def _kind(row: dict[str, Any]) -> str | None:

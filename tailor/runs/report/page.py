@@ -67,8 +67,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
         "failed": results["failed"],
         "plots": [base64.b64encode(folder.read_bytes(file)).decode() for file in files],
         "samples": [
-            (kind, evaluations.rows(folder, file, SAMPLES))
-            for kind, file in evaluations.rows_to_show(folder, results)
+            (kind, evaluations.rows(folder, file, SAMPLES)) for kind, file in evaluations.rows_to_show(folder)
         ],
     }
 
