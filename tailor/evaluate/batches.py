@@ -76,7 +76,9 @@ class EvaluationBatch:
             "part": self.part,
             "kind": self.computation.kind,
             "items": self.items,
-            "inputs": [asdict(one) if is_dataclass(one) else one for one in self.inputs],
+            "inputs": [
+                asdict(one) if is_dataclass(one) and not isinstance(one, type) else one for one in self.inputs
+            ],
             "instruction": self.instruction,
             "dimension": self.dimension,
         }

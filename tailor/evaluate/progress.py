@@ -33,7 +33,7 @@ class ResumableParts:
         if folder.exists(STATE) and folder.read_json(STATE) != identity:
             self.others = True
             for name in folder.names():
-                if name.endswith((".json", *self.suffixes)):
+                if name != STATE and name.endswith(self.suffixes):
                     folder.remove(name)
         folder.write_json(STATE, identity)
         self._there = set(folder.names())
