@@ -3,7 +3,8 @@
 #   make test         run the tests, in JOBS (2) processes
 #   make soak         kill runs at random SOAK times (20) and at exact points; takes ten minutes and more
 #   make lint         ruff, mypy, import-linter
-#   make docs         write the references and the JSON schemas anew
+#   make docs         write the references and the JSON schemas
+#   make site         build the documentation into site/; a broken link is an error
 #   make format       format the code
 #   make clean        remove the environment
 # PYTHON is the interpreter to build with (3.10 or newer), VENV the environment's folder,
@@ -18,7 +19,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: quickstart test soak lint docs format clean
+.PHONY: quickstart test soak lint docs site format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/tailor run recipes/quickstart.yaml
@@ -42,6 +43,9 @@ docs: $(VENV)/.installed
 	$(BIN)/tailor schema --cluster --reference > docs/cluster-reference.md
 	$(BIN)/tailor schema --evaluation > recipes/evaluation.schema.json
 	$(BIN)/tailor schema --evaluation --reference > docs/evaluation-reference.md
+
+site: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

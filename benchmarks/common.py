@@ -85,9 +85,9 @@ def write_store(folder: Path, ids: Any, lengths: Any, spans: Any, rows: Any, **c
 
 def batches(tokens: Path) -> Any:
     """The split and its packed batches, as every contender reads them."""
-    from tailor.data.batches import BatchSpec
     from tailor.data.facts import of_split
     from tailor.data.token_store import TokenStore
+    from tailor.plan.batches import BatchSpec
 
     split = TokenStore.open(str(tokens)).split("train")
     return split, of_split(split, BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS))

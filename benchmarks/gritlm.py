@@ -79,13 +79,13 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
     import numpy as np
     import torch
 
-    from tailor.methods.base import Work
+    from tailor.methods.base import MicroBatch
     from tailor.methods.contrastive import Contrast, contrast
     from tailor.methods.gritlm import Gritlm, chunks
     from tailor.models.embedding.embedder import embed
     from tailor.models.embedding.layout import lay_out_texts
     from tailor.models.load import load_for_training
-    from tailor.spec.method import Gritlm as Spec
+    from tailor.spec.methods.gritlm import Gritlm as Spec
     from tailor.spec.model import Model
     from tests.helpers.passes import OneWorker
 
@@ -109,8 +109,10 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
     places = np.argsort([-len(one) for one in ordered], kind="stable")
     spans = [(ordered[at], np.array([[0, len(ordered[at])]])) for at in places]
     nothing = np.zeros((0, 2), np.int64)
-    passes = OneWorker(model)
-    one_batch: Any = SimpleNamespace(queries=batch, group=2, texts=3 * batch, excluded=nothing, places=places)
+    context = OneWorker(model)
+    one_batch: Any = SimpleNamespace(
+        queries=batch, group=2, texts=3 * batch, excluded=nothing, positions=places
+    )
     real = sum(len(one) for one in ordered)
     if contender == "plain":
         whole = lay_out_texts(spans, model.layout, list(places))
@@ -119,19 +121,19 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
         def step() -> None:
             own = embed(model, method.settings, whole)
             assert whole.pool is not None
-            vectors = torch.zeros_like(own).index_copy(0, whole.pool.places, own)
+            vectors = torch.zeros_like(own).index_copy(0, whole.pool.text_index, own)
             how = Contrast(batch, 2, torch.from_numpy(nothing), batch)
             found = contrast(vectors.detach(), how, spec, range(batch))
             (vectors * found.gradient / batch).sum().backward()
     else:
         parts = chunks([len(ids) for ids, _ in spans], None, CHUNK_TOKENS)
         read = [lay_out_texts(spans[part], model.layout, list(places[part])) for part in parts]
-        work = [Work(number, one, True, 0) for number, one in enumerate(read)]
+        work = [MicroBatch(number, one, True, 0) for number, one in enumerate(read)]
         computed = sum(one.input_ids.numel() for one in read)
         engine_of = method._gradcache if engine == "gradcache" else method._chunk_checkpoint
 
         def step() -> None:
-            engine_of(passes, one_batch, work, ends_the_step=True)
+            engine_of(context, one_batch, work, ends_the_step=True)
 
     return model, step, computed / real
 

@@ -63,8 +63,8 @@ def make_pairs(folder: Path, steps: int) -> None:
         [len(one) for one in ids],
         spans,
         np.repeat(np.arange(count), 2) + 1,
-        places=np.tile([0, 1], count),
-        wanted=np.tile([True, False], count),
+        positions=np.tile([0, 1], count),
+        is_positive=np.tile([True, False], count),
     )
 
 

@@ -169,7 +169,7 @@ def tailor(folder: Path, threads: int, through_ray: bool = False) -> Callable[[]
     from tailor.encode.tasks import in_process
     from tailor.onray.prepare import ray_runner
     from tailor.spec.data import Data
-    from tailor.spec.method import Sft
+    from tailor.spec.methods.sft import Sft
     from tailor.spec.model import Model
 
     data = Data(train=[{"path": str(folder / "rows.jsonl")}], max_length=4096)

@@ -63,7 +63,7 @@ def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     for step in range(steps):
         rows = packed.batch(step)
-        units = packed.units(rows)
+        denominator = packed.supervised_tokens(rows)
         for row in rows:
             batch = collator([row])
             labels = torch.full((LENGTH,), IGNORED)
@@ -73,7 +73,7 @@ def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
             loss = functional.cross_entropy(
                 out.logits[0].float(), labels, ignore_index=IGNORED, reduction="sum"
             )
-            (loss / units).backward()
+            (loss / denominator).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -128,7 +128,7 @@ def one(work: Path, contender: str, method: str, steps: int) -> None:
             {
                 "cpu_seconds": meter.seconds(),
                 "tokens": sum(packed.tokens(batch) for batch in measured),
-                "supervised_tokens": sum(packed.units(batch) for batch in measured),
+                "supervised_tokens": sum(packed.supervised_tokens(batch) for batch in measured),
             }
         )
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailor.layout import EVALUATION, RECIPE, RESULTS
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Run:
         """The resolved recipe that it ran by."""
         from tailor.spec.load import load_recipe
 
-        return LoadedRecipe(load_recipe(self._store.local_path("recipe.yaml"), check_files=False))
+        return LoadedRecipe(load_recipe(self._store.local_path(RECIPE), check_files=False))
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -135,7 +136,7 @@ class Run:
         from tailor.runs import evaluations
 
         return {
-            name: Evaluation(self._store.join(evaluations.FOLDER, name).url)
+            name: Evaluation(self._store.join(EVALUATION, name).url)
             for name in evaluations.names(self._store)
         }
 
@@ -226,7 +227,7 @@ class Evaluation:
         from tailor.store import Store
 
         self._store = Store(path)
-        self.results: dict[str, Any] = self._store.read_json("results.json")
+        self.results: dict[str, Any] = self._store.read_json(RESULTS)
 
     def __repr__(self) -> str:
         from tailor.runs.evaluations import in_a_line

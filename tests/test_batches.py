@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import Batches, BatchSpec, micro_batches, pack, share
+from tailor.data.batches import Batches, micro_batches, pack, share
+from tailor.plan.batches import BatchSpec
 
 LENGTHS = np.random.default_rng(0).integers(5, 100, size=500)
 
@@ -152,7 +153,7 @@ def test_steps_and_progress() -> None:
     assert batches.progress(0) == 0
     assert batches.progress(per_epoch[0]) == 1
     assert batches.epoch_of(per_epoch[0]) == 1
-    assert batches.units(batches.batch(5)) == batches.tokens(batches.batch(5)) - sum(
+    assert batches.supervised_tokens(batches.batch(5)) == batches.tokens(batches.batch(5)) - sum(
         map(len, batches.batch(5))
     )
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import Batches, BatchSpec, share
+from tailor.data.batches import Batches, share
 from tailor.data.rows import Row, Stretch, join
 from tailor.models.documents import Collator
+from tailor.plan.batches import BatchSpec
 from tests.helpers.stores import make_store
 
 LENGTHS = np.random.default_rng(0).integers(2, 90, size=300)

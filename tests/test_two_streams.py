@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import BatchSpec, Streams
 from tailor.data.facts import of_split
-from tailor.data.grit_batches import TwoStreamBatch, TwoStreams
+from tailor.data.grit_batches import GritBatch, GritBatches
 from tailor.data.token_store import Split
 from tailor.errors import DataError
-from tests.helpers.relevance import make_two_streams
+from tailor.plan.batches import BatchSpec
+from tailor.spec.methods.base import StreamSizes
+from tests.helpers.relevance import make_grit_store
 
 SOURCES = [0] * 11 + [1] * 6
 MEMBERS = 6  # a query, two answers, three others
@@ -23,19 +24,19 @@ MEMBERS = 6  # a query, two answers, three others
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     folder = tmp_path_factory.mktemp("tokens")
-    return make_two_streams(folder, queries=17, examples=10, sources=SOURCES).split("train")
+    return make_grit_store(folder, queries=17, examples=10, sources=SOURCES).split("train")
 
 
-def make(split: Split, queries: int = 4, examples: int = 3, group: int = 3, **spec: Any) -> TwoStreams:
-    streams = Streams(queries, examples, group)
+def make(split: Split, queries: int = 4, examples: int = 3, group: int = 3, **spec: Any) -> GritBatches:
+    streams = StreamSizes(queries, examples, group)
     batches = of_split(split, BatchSpec(seed=1, max_length=64, pack=False, streams=streams, **spec))
-    assert isinstance(batches, TwoStreams)
+    assert isinstance(batches, GritBatches)
     return batches
 
 
 def texts(batch: Any) -> np.ndarray:
     """int[queries, 1 + group] examples."""
-    assert isinstance(batch, TwoStreamBatch)
+    assert isinstance(batch, GritBatch)
     found = batch.text_examples()
     return np.concatenate(
         [found[: batch.queries, None], found[batch.queries :].reshape(batch.queries, -1)], 1
@@ -98,7 +99,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(split: Split) -> None:
         rows, examples = texts(jumping.batch(step)), generated(jumping.batch(step))
         assert np.array_equal(rows, steps[step][0])
         assert examples == steps[step][1]
-    other = of_split(split, BatchSpec(seed=2, max_length=64, pack=False, streams=Streams(4, 3, 3)))
+    other = of_split(split, BatchSpec(seed=2, max_length=64, pack=False, streams=StreamSizes(4, 3, 3)))
     assert not np.array_equal(texts(other.batch(2)), steps[2][0])
 
 
@@ -118,8 +119,8 @@ def test_the_first_step_takes_the_longest(split: Split) -> None:
 def test_the_first_step_takes_the_longest_example_where_nothing_is_embedded(
     tmp_path: Path, seed: int
 ) -> None:
-    alone = make_two_streams(tmp_path, queries=0, examples=30).split("train")
-    streams = Streams(0, 3, 1)
+    alone = make_grit_store(tmp_path, queries=0, examples=30).split("train")
+    streams = StreamSizes(0, 3, 1)
     batches = of_split(alone, BatchSpec(seed=seed, max_length=64, pack=False, streams=streams))
     longest = [max(alone.lengths[generated(batch)]) for batch in batches.epoch(0)]
     assert longest[0] == max(longest) == max(alone.lengths)
@@ -133,7 +134,7 @@ def test_texts_stand_longest_first_and_know_their_places(split: Split) -> None:
     batch = make(split).batch(3)
     lengths = [int(split.lengths[row[0]]) for row in batch[: batch.texts]]
     assert lengths == sorted(lengths, reverse=True)
-    assert sorted(batch.places) == list(range(batch.texts))
+    assert sorted(batch.text_index) == list(range(batch.texts))
     assert batch.texts == batch.queries * 4
 
 
@@ -142,10 +143,10 @@ def test_one_stream_alone(split: Split) -> None:
     assert all(not generated(batch) for batch in embedding.epoch(0))
     shown = Counter(example for batch in generating.epoch(0) for example in generated(batch))
     assert shown == Counter(range(17 * MEMBERS, 17 * MEMBERS + 10))
-    assert generating.units(generating.batch(0)) == sum(
+    assert generating.supervised_tokens(generating.batch(0)) == sum(
         int(split.supervised[i]) for i in generated(generating.batch(0))
     )
-    assert embedding.units(embedding.batch(0)) == 0
+    assert embedding.supervised_tokens(embedding.batch(0)) == 0
 
 
 def test_evaluation_shows_everything_once_in_order(split: Split) -> None:
@@ -167,22 +168,22 @@ def test_weights_show_sources_more_often(split: Split) -> None:
 def test_who_is_not_told_from_whom(tmp_path: Path) -> None:
     """Query 1 is query 0 again; query 2's other passage is an answer of query 3, by its row."""
     same = {0: [9, 9], MEMBERS: [9, 9], 2 * MEMBERS + 3: [8, 8, 8], 3 * MEMBERS + 2: [8, 8, 8]}
-    split = make_two_streams(tmp_path, queries=4, texts=same).split("train")
+    split = make_grit_store(tmp_path, queries=4, texts=same).split("train")
     rows = np.array([[q * MEMBERS, q * MEMBERS + 1, q * MEMBERS + 3] for q in range(4)])
-    batch = TwoStreamBatch(split, rows, [])
+    batch = GritBatch(split, rows, [])
     assert batch.excluded.tolist() == [[0, 2], [1, 0], [3, 5]]
-    other = make_two_streams(tmp_path / "other", queries=4).split("train")
-    assert TwoStreamBatch(other, rows, []).excluded.tolist() == [], "the control: nothing is equal"
+    other = make_grit_store(tmp_path / "other", queries=4).split("train")
+    assert GritBatch(other, rows, []).excluded.tolist() == [], "the control: nothing is equal"
 
 
 @pytest.mark.parametrize(("mode", "queries", "examples"), [("embedding", 4, 0), ("generative", 0, 3)])
 def test_rows_that_are_not_learned_are_refused(mode: str, queries: int, examples: int, split: Split) -> None:
     both = make(split, queries, examples)
     with pytest.raises(DataError, match=f"mode: {mode} learns nothing from rows"):
-        both.check(mode, both)
+        both.check(both)
 
 
 def test_rows_that_are_missing_are_asked_for(tmp_path: Path) -> None:
-    texts = make(make_two_streams(tmp_path, queries=3).split("train"))
+    texts = make(make_grit_store(tmp_path, queries=3).split("train"))
     with pytest.raises(DataError, match="no training row is a conversation or text to generate"):
-        texts.check("unified", texts)
+        texts.check(texts)

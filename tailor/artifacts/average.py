@@ -20,9 +20,8 @@ from tailor.artifacts.average_models import average_checkpoints, average_models
 from tailor.artifacts.inputs import AverageInput, open_input
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError
-from tailor.models.embedding.settings import FILE, Embedding
-
-RECORD = "average.json"
+from tailor.layout import AVERAGE_RECORD, EMBEDDING
+from tailor.models.embedding.settings import Embedding
 
 
 def average(
@@ -39,11 +38,11 @@ def average(
     the error is told. Raises ModelError and StoreError.
     """
     shares = _shares(urls, weights)
-    output.check(to, RECORD)
+    output.check(to, AVERAGE_RECORD)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         parts = [open_input(url, Path(scratch) / str(number), stack) for number, url in enumerate(urls)]
         kind = _kind(parts, rank)
-        with output.publication(to, RECORD) as made:
+        with output.publication(to, AVERAGE_RECORD) as made:
             averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
             record: dict[str, Any] = {"averaged": averaged, "kind": kind}
             if kind == "adapter":
@@ -60,7 +59,7 @@ def average(
             )
             if (warning := settle(made.folder)) is not None:
                 say(f"warning: {warning}")
-            (made.folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            (made.folder / AVERAGE_RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     for part, share in zip(parts, shares, strict=True):
         say(f"{share:.3g} × {part.url}")
     return made.url
@@ -107,7 +106,7 @@ def average_embeddings(
 
     ModelError when only some of them make embeddings, or make them in another way.
     """
-    made = [(part / FILE).is_file() for part in parts]
+    made = [(part / EMBEDDING).is_file() for part in parts]
     if not any(made):
         return
     if not all(made):
@@ -120,7 +119,7 @@ def average_embeddings(
     for (other, _), url in zip(read[1:], urls[1:], strict=True):
         if other != settings:
             raise ModelError(
-                f"{urls[0]} and {url} embed in different ways: their {FILE} differ",
+                f"{urls[0]} and {url} embed in different ways: their {EMBEDDING} differ",
                 mend="average models that were trained alike",
             )
     weights: dict[str, torch.Tensor] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 
 from tailor.artifacts import output
-from tailor.artifacts.base_model import ADAPTER
 from tailor.artifacts.inputs import AverageInput, same_base
-from tailor.artifacts.lora import WEIGHTS, LoraAdapter
+from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
+from tailor.layout import ADAPTER_WEIGHTS
+from tailor.models.adapter_files import write_config
 
 
 def average_adapters(
@@ -50,7 +50,9 @@ def average_adapters(
             )
             assert isinstance(total, torch.Tensor)
             tensors[names_of[0]] = total
-        with Writer(folder / WEIGHTS, {n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()}) as writer:
+        with Writer(
+            folder / ADAPTER_WEIGHTS, {n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()}
+        ) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
         _write_config(folder, adapters, ranks)
@@ -131,4 +133,4 @@ def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str
         "use_rslora": False,
         "target_modules": sorted(ranks),  # whole names: an adapter may have left some layers out
     }
-    (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)

@@ -14,10 +14,10 @@ from tailor.artifacts.checkpoints import write_tokenizer
 from tailor.artifacts.inputs import OTHER_ROPE, AverageInput, trained_model
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
+from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
 from tailor.models import files, rope
 from tailor.plan import rope as plan_rope
 from tailor.spec.model import Model
-from tailor.store import run_folder
 
 
 def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch.Tensor:
@@ -53,7 +53,7 @@ def _require_same_rope(models: Sequence[Path]) -> None:
     """ModelError when the models' config.json have other rotary parameters."""
     ropes = []
     for model in models:
-        config = json.loads((model / files.CONFIG).read_text())
+        config = json.loads((model / MODEL_CONFIG).read_text())
         config = {**config, **(config.get("text_config") or {})}
         own = dict(plan_rope.parameters_of(config))
         theta = own.pop("rope_theta", config.get("rope_theta"))
@@ -99,7 +99,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     )
     write_tokenizer(folder, base, parts[0].run)  # first, since it may refuse
     with ExitStack() as stack:
-        readers = [stack.enter_context(Reader([part.folder / run_folder.WEIGHTS])) for part in parts]
+        readers = [stack.enter_context(Reader([part.folder / WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])
         trained = {name.removeprefix("network."): name for name in readers[0]}
         frozen, base_reader = _frozen(base, models[0], trained), None
@@ -109,7 +109,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
         for name in frozen:
             assert base_reader is not None
             plan[name] = (DTYPES[base_reader.about(name).dtype], base_reader.about(name).shape)
-        with Writer(folder / files.SINGLE, plan) as writer:
+        with Writer(folder / MODEL_WEIGHTS, plan) as writer:
             for name, own in trained.items():
                 writer.write(name, mean(readers, own, shares))
             for name in frozen:
@@ -118,9 +118,9 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     if models[0].rope is not None:
         rope.save_config(folder, models[0])
     source = folder if models[0].rope is not None else base
-    config = {**json.loads((source / files.CONFIG).read_text()), "dtype": "float32"}
+    config = {**json.loads((source / MODEL_CONFIG).read_text()), "dtype": "float32"}
     config.pop("torch_dtype", None)
-    (folder / files.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:

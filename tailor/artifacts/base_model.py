@@ -11,14 +11,12 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import files
+from tailor.layout import MODEL_CONFIG, PLAN
+from tailor.models import adapter_files, files
 from tailor.models.base_record import Held
-from tailor.models.beacon import files as beacon_files
 from tailor.models.load import DTYPES, quantization
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
-
-ADAPTER, WHOLE, BEACON = "adapter_config.json", "config.json", beacon_files.FILE
 
 
 def held_of(folder: Path, run: Store) -> Held:
@@ -26,12 +24,12 @@ def held_of(folder: Path, run: Store) -> Held:
 
     The base's path is the one in the adapter's own configuration, which may be edited when a base moves.
     """
-    config = json.loads((folder / ADAPTER).read_text())
+    config = adapter_files.read_config(folder)
     path, revision = str(config["base_model_name_or_path"]), config.get("revision")
     held = Held.read(folder)
     if held is not None:
         return replace(held, path=path)
-    plan = run.read_json("plan.json") if run.exists("plan.json") else None
+    plan = run.read_json(PLAN) if run.exists(PLAN) else None
     if plan is None:
         return Held(path, revision, _stored_dtype(Path(path)), None, None)
     model = Model.model_validate(plan["model"])
@@ -51,7 +49,7 @@ def model_spec(held: Held, run: Store) -> Model:
 
 def is_trusted(run: Store) -> bool:
     """Whether the model's own code may run: only where the recipe of the run at `run` allowed it."""
-    plan = run.read_json("plan.json") if run.exists("plan.json") else {}
+    plan = run.read_json(PLAN) if run.exists(PLAN) else {}
     return bool((plan.get("model") or {}).get("trust_remote_code", False))
 
 
@@ -61,7 +59,7 @@ def _stored_dtype(folder: Path) -> str:
 
 def saved_dtype(folder: Path) -> torch.dtype:
     """The dtype that a model folder's config.json names (older ones say `torch_dtype`)."""
-    config = json.loads((folder / WHOLE).read_text()) if (folder / WHOLE).is_file() else {}
+    config = json.loads((folder / MODEL_CONFIG).read_text()) if (folder / MODEL_CONFIG).is_file() else {}
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import torch
 
 from tailor.artifacts import output
-from tailor.artifacts.base_model import ADAPTER
-from tailor.artifacts.lora import WEIGHTS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
+from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, PLAN, RECIPE, WEIGHTS
 from tailor.models import files, rope
+from tailor.models.adapter_files import write_config
 from tailor.models.adapters import adapter_name
 from tailor.models.base_record import Held
 from tailor.spec.model import Model
-from tailor.store import Store, run_folder
+from tailor.store import Store
 from tailor.train import sharded_checkpoint
 
 _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
@@ -32,7 +31,7 @@ def in_one_file(weights: Path, scratch: Path) -> Path:
     scratch.mkdir(parents=True)
     with sharded_checkpoint.Saved(weights) as saved:
         layout = {name: (torch.float32, shape) for name, shape in saved.shapes.items()}
-        with Writer(scratch / run_folder.WEIGHTS, layout) as writer:
+        with Writer(scratch / WEIGHTS, layout) as writer:
             for name, tensor in saved.weights():
                 writer.write(name, tensor)
     return scratch
@@ -40,15 +39,15 @@ def in_one_file(weights: Path, scratch: Path) -> Path:
 
 def write_adapter(folder: Path, weights: Path, run: Store) -> None:
     """Write the adapter of a checkpoint's `weights` (a folder) of `run` into `folder`."""
-    plan = run.read_json("plan.json")
+    plan = run.read_json(PLAN)
     model = Model.model_validate(plan["model"])
     spec = model.adapter
     assert spec is not None
     folder.mkdir(parents=True)
-    with Reader([weights / run_folder.WEIGHTS]) as reader:
+    with Reader([weights / WEIGHTS]) as reader:
         names = {adapter_name(name): name for name in reader}
         layout = {n: (DTYPES[reader.about(own).dtype], reader.about(own).shape) for n, own in names.items()}
-        with Writer(folder / WEIGHTS, layout) as writer:
+        with Writer(folder / ADAPTER_WEIGHTS, layout) as writer:
             for name, own in names.items():
                 writer.write(name, reader.read(own))
     modules = {
@@ -68,7 +67,7 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
         "bias": "none",
         "inference_mode": True,
     }
-    (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)
@@ -83,17 +82,17 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
 
     ModelError when it is not, and the run's tokens, which say the template, are gone.
     """
-    made = next((kind for kind in ("adapter", "model") if run.is_committed(kind)), None)
+    made = next((kind for kind in (ADAPTER, MODEL) if run.is_committed(kind)), None)
     if made is not None:
-        output.copy_texts(run.join(made).local_path(), folder, but=("base.json", files.CONFIG))
+        output.copy_texts(run.join(made).local_path(), folder, but=(BASE_RECORD, MODEL_CONFIG))
     else:
-        plan = run.read_json("plan.json")
+        plan = run.read_json(PLAN)
         if not Store(plan["tokens_url"]).exists(MANIFEST):
             raise ModelError(
                 f"the run at {run.url} is not finished, and its tokens at {plan['tokens_url']} are gone, which say the "
                 "chat template and what ends an answer",
-                mend=f"prepare them again: tailor data report {run.url}/recipe.yaml",
+                mend=f"prepare them again: tailor data report {run.url}/{RECIPE}",
             )
         template = TokenStore.open(plan["tokens_url"]).template
         Original.open(Model.model_validate(plan["model"])).write(folder, template)
-    output.copy_texts(base, folder, but=(files.CONFIG, *own_files(folder)))
+    output.copy_texts(base, folder, but=(MODEL_CONFIG, *own_files(folder)))

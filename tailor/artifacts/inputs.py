@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailor.artifacts.base_model import ADAPTER, base_folder, held_of, model_spec
+from tailor.artifacts.base_model import base_folder, held_of, model_spec
 from tailor.artifacts.checkpoints import in_one_file, write_adapter
 from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
+from tailor.layout import ADAPTER_CONFIG, PLAN
 from tailor.models.base_record import Held
+from tailor.spec.methods import method_of
 from tailor.spec.model import Model
 from tailor.store import Store, run_folder
 from tailor.train.warm_start import folder_of
@@ -33,7 +35,7 @@ def open_source(url: str, base: str | None = None) -> Source:
     """The adapter of a run, or an adapter folder. `base` says where its base is now. ModelError."""
     store, run = find_artifact(Store(url))
     refuse_beacons(store, "merged: the base beside them answers as before")
-    if not store.exists("adapter_config.json"):
+    if not store.exists(ADAPTER_CONFIG):
         raise ModelError(
             f"{store.url} is a whole model: there is no adapter to merge",
             mend="use it as it is, or name a run that trained an adapter",
@@ -85,8 +87,7 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
         model = trained_model(store.url, run)
-        method = run.read_json("plan.json")["method"]
-        if method["name"] == "gritlm" and method["mode"] != "generative":
+        if method_of(run.read_json(PLAN)["method"]).embedding is not None:
             raise ModelError(
                 f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artefact alone",
                 mend="name the finished run",
@@ -102,17 +103,17 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
         return AverageInput(store.url, "adapter", scratch, run)
     found, run = find_artifact(store)
     refuse_beacons(found, f"averaged: {NOT_AVERAGED}")
-    kind = "adapter" if found.exists(ADAPTER) else "model"
+    kind = "adapter" if found.exists(ADAPTER_CONFIG) else "model"
     return AverageInput(found.url, kind, found.local_path(), run)
 
 
 def trained_model(url: str, run: Store) -> Model:
-    if not run.exists("plan.json"):
+    if not run.exists(PLAN):
         raise ModelError(
             f"{url} lies in no run's folder",
             mend="name it as RUN/checkpoints/step-…, with the run around it",
         )
-    return Model.model_validate(run.read_json("plan.json")["model"])
+    return Model.model_validate(run.read_json(PLAN)["model"])
 
 
 def same_base(parts: Sequence[AverageInput]) -> list[Held]:

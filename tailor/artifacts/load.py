@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts.base_model import ADAPTER, BEACON, WHOLE, held_of, is_trusted, model_spec, saved_dtype
+from tailor.artifacts.base_model import held_of, is_trusted, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
+from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, RECIPE
 from tailor.models import attention
 from tailor.models.base_record import Held
 from tailor.models.beacon import files as beacon_files
@@ -30,7 +31,6 @@ from tailor.plan import beacon, rope
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, run_folder, verify
 
-"""Folders of what a run trained."""
 HASHED_BYTES = 1 << 30
 """An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
 
@@ -97,7 +97,9 @@ def load_run(url: str, device: str | None = None) -> Loaded:
         parent, name = posixpath.split(store.url.rstrip("/"))
         verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    load = _adapted if store.exists(ADAPTER) else _with_beacons if store.exists(BEACON) else _whole
+    load = (
+        _adapted if store.exists(ADAPTER_CONFIG) else _with_beacons if store.exists(BEACON_CONFIG) else _whole
+    )
     model = load(folder, store.url, run, place)
     tokenizer = load_tokenizer(str(folder))
     ends = model.generation_config.eos_token_id
@@ -108,12 +110,12 @@ def load_run(url: str, device: str | None = None) -> Loaded:
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
     """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
-    for below in run_folder.ARTIFACTS:
+    for below in ARTIFACTS:
         if store.is_committed(below):
             return store.join(below), store
-    if any(store.exists(name) for name in (ADAPTER, WHOLE, BEACON)):
+    if any(store.exists(name) for name in (ADAPTER_CONFIG, MODEL_CONFIG, BEACON_CONFIG)):
         return store, Store(posixpath.dirname(store.url.rstrip("/")))
-    if store.exists("recipe.yaml"):
+    if store.exists(RECIPE):
         raise ModelError(
             f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
             mend="run its recipe again, which goes on from the last checkpoint",
@@ -123,7 +125,7 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
 
 def refuse_beacons(store: Store, done: str) -> None:
     """ModelError when `store` holds beacons, which cannot be `done`."""
-    if store.exists(BEACON):
+    if store.exists(BEACON_CONFIG):
         raise ModelError(
             f"{store.url} holds activation beacons, which cannot be {done}",
             mend="use them with `tailor chat`, `generate` and `evaluate`",
@@ -183,7 +185,7 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
             mend="the base must be the model that the adapter was trained on",
         ) from error
     # Written by a run; PEFT's own folders have none, and then the base model's counts.
-    declared = (folder / "generation_config.json").is_file()
+    declared = (folder / GENERATION_CONFIG).is_file()
     model.generation_config = (
         GenerationConfig.from_pretrained(str(folder)) if declared else network.generation_config
     )

@@ -6,7 +6,6 @@ An update of rank r is W' = W + s·B·A with A [r, in], B [out, r] and s = alpha
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts.base_model import ADAPTER
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
+from tailor.layout import ADAPTER_WEIGHTS
+from tailor.models.adapter_files import read_config
 
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _A, _B = (".lora_A.weight", ".lora_embedding_A"), (".lora_B.weight", ".lora_embedding_B")
 _MAGNITUDE = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
@@ -42,14 +41,16 @@ class LoraAdapter:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
-        self.config: dict[str, Any] = json.loads((folder / ADAPTER).read_text())
+        self.config: dict[str, Any] = read_config(folder)
         if self.config.get("peft_type") != "LORA":
             raise ModelError(
                 f"the adapter at {url} is of type {self.config.get('peft_type')}; only LoRA adapters can be merged or averaged"
             )
-        if not (folder / WEIGHTS).is_file():
-            raise ModelError(f"the adapter at {url} has no {WEIGHTS}", mend="weights must be safetensors")
-        self.reader = Reader([folder / WEIGHTS])
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise ModelError(
+                f"the adapter at {url} has no {ADAPTER_WEIGHTS}", mend="weights must be safetensors"
+            )
+        self.reader = Reader([folder / ADAPTER_WEIGHTS])
         self.updates: dict[str, Update] = {}
         """Module of the base -> its update."""
         self.replaced: dict[str, str] = {}

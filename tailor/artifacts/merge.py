@@ -22,15 +22,23 @@ from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
 from tailor.encode.tokenizer_files import own_files, settle
 from tailor.errors import ModelError
+from tailor.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_RECORD,
+    EMBEDDING,
+    MERGE_RECORD,
+    MERGED,
+    MODEL_CONFIG,
+    PROJECTION,
+    RECIPE,
+)
 from tailor.models import rope
 from tailor.models.base_record import Held
-from tailor.models.embedding.settings import FILE as EMBEDDING
-from tailor.models.embedding.settings import PROJECTION
 from tailor.models.load import DTYPES
 
-RECORD = "merge.json"
 Onto = Literal["full", "dequantized"]
-OWN = ("adapter_config.json", "adapter_model.safetensors", "base.json", "COMMIT", "README.md")
+OWN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, "COMMIT", "README.md")
 """Of the adapter alone; everything else beside it (tokenizer, template, generation) goes into the model."""
 
 
@@ -70,12 +78,12 @@ def merge(
     dtype: of the result; `auto` keeps each tensor's own. Raises ModelError and StoreError.
     """
     source = open_source(url, base)
-    if to is None and not source.run.exists("recipe.yaml"):
+    if to is None and not source.run.exists(RECIPE):
         raise ModelError(f"{source.url} belongs to no run", mend="say with --to where the model goes")
-    target = source.run.join("merged").url if to is None else to
-    output.check(target, RECORD)
+    target = source.run.join(MERGED).url if to is None else to
+    output.check(target, MERGE_RECORD)
     settings = Settings(onto, dtype, tolerance, check)
-    with output.publication(target, RECORD) as made:
+    with output.publication(target, MERGE_RECORD) as made:
         figures = merge_into(made.folder, source, settings, say)
     return Merged(made.url, figures)
 
@@ -229,7 +237,7 @@ def _dtype(reader: Reader, name: str, wanted: str) -> torch.dtype:
 
 
 def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
-    config: dict[str, Any] = json.loads((base / "config.json").read_text())
+    config: dict[str, Any] = json.loads((base / MODEL_CONFIG).read_text())
     for part in (config, config.get("text_config")):
         if not isinstance(part, dict):
             continue
@@ -238,7 +246,7 @@ def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
         if dtype != "auto":
             part.pop("torch_dtype", None)
             part["dtype"] = dtype
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _copy_files(folder: Path, source: Source) -> None:
@@ -251,7 +259,7 @@ def _copy_files(folder: Path, source: Source) -> None:
         for path in sorted(origin.iterdir()):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            left = (*OWN, "config.json", EMBEDDING, *but)
+            left = (*OWN, MODEL_CONFIG, EMBEDDING, *but)
             if path.is_file() and text and not weights and path.name not in left:
                 shutil.copyfile(path, folder / path.name)
     # What the base says of its embeddings says nothing of what the adapter made of them.
@@ -280,4 +288,4 @@ def _record(
         "replaced": sorted(adapter.replaced),
         "verification": {**figures.as_dict(), "tolerance": figures.limit(settings.tolerance)},
     }
-    (folder / RECORD).write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 from tailor.errors import StoreError
+from tailor.layout import ADAPTER_CONFIG, AVERAGE_RECORD, EXPORT_RECORD, MERGE_RECORD, MODEL_INDEX
 from tailor.store import Publication, Store
 
-RECORDS = ("merge.json", "average.json", "export.json")
+RECORDS = (MERGE_RECORD, AVERAGE_RECORD, EXPORT_RECORD)
 
 
 def publication(to: str, record: str) -> Publication:
@@ -47,6 +48,6 @@ def copy_texts(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
     """Configuration, tokenizer and template into a folder that has others of its own: no weights, no records."""
     for path in sorted(source.iterdir()):
         text = path.suffix in (".json", ".jinja", ".model", ".txt", ".py") or path.name.startswith("LICENSE")
-        own = path.name in (*RECORDS, "model.safetensors.index.json", "adapter_config.json", *but)
+        own = path.name in (*RECORDS, MODEL_INDEX, ADAPTER_CONFIG, *but)
         if path.is_file() and text and not own and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)

@@ -14,9 +14,10 @@ import numpy as np
 
 from tailor.encode.truncation import Scorer
 from tailor.errors import ModelError, TailorError
+from tailor.layout import ADAPTER_CONFIG, EMBEDDING, MODULES
 from tailor.models import files
 from tailor.spec.data import Data
-from tailor.spec.rules.files import EMBEDDING, MODULES, is_hub_id
+from tailor.spec.rules.files import is_hub_id
 from tailor.store import Store
 
 KEY = "data.retrieve.embedder"
@@ -149,7 +150,7 @@ class _Found:
 
 def _find(path: str) -> _Found:
     """ModelError when there is nothing that embeds."""
-    from tailor.artifacts.base_model import ADAPTER, held_of
+    from tailor.artifacts.base_model import held_of
     from tailor.artifacts.load import find_artifact
     from tailor.artifacts.sentence_transformers import require_sentence_transformers
     from tailor.models.embedding.settings import Embedding
@@ -169,7 +170,7 @@ def _find(path: str) -> _Found:
         )
     Embedding.read(folder, artifact.url)
     folders = [folder]
-    if artifact.exists(ADAPTER):
+    if artifact.exists(ADAPTER_CONFIG):
         held = held_of(folder, run)
         folders.append(files.find_folder(held.path, held.revision))
     return _Found(url, folders, published=False)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tailor.errors import ModelError
+from tailor.layout import MODULES
 from tailor.models import files
-from tailor.spec.rules.files import MODULES
 
 _PACKAGE = "sentence_transformers."
 _PASSAGES = ("document", "passage", "corpus")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models.files import INDEX, Stored, read_header, weight_files
+from tailor.layout import MODEL_INDEX
+from tailor.models.files import Stored, read_header, weight_files
 
 DTYPES = {
     "F64": torch.float64,
@@ -130,4 +131,4 @@ def write_index(folder: Path, layout: dict[str, list[str]], total: int) -> None:
     if len(layout) > 1:
         weight_map = {name: file for file, names in layout.items() for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")

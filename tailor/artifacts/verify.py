@@ -21,6 +21,7 @@ from tailor.artifacts.inputs import Source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
+from tailor.layout import PLAN
 from tailor.models.load import DTYPES
 
 Check = Literal["logits", "layers"]
@@ -211,7 +212,7 @@ def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
     from tailor.encode.tokenizer import load_tokenizer
     from tailor.store import Store
 
-    plan = source.run.read_json("plan.json") if source.run.exists("plan.json") else {}
+    plan = source.run.read_json(PLAN) if source.run.exists(PLAN) else {}
     if plan and Store(plan["tokens_url"]).exists(MANIFEST):
         tokens = TokenStore.open(plan["tokens_url"])
         for name in ("evaluation", "train"):

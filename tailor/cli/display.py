@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tailor.onray import display
 from tailor.runs.report.textplot import sparkline
 from tailor.runs.words import duration, measured, number, size
 
@@ -91,7 +92,7 @@ class _Console(Console):
         self.file = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
 
 
-class Display:
+class Display(display.Display):
     """Shows a run. Use it as a context; its methods are called from one thread at a time."""
 
     def __init__(self, *, stream: Any = None, plain: bool = False) -> None:
@@ -174,7 +175,7 @@ class Display:
                 self._now = ""
                 if self._live is None:
                     self._plain_step()
-                if record.get("told_from_none") == 1 and not self._told_from_none:
+                if record.get("without_negatives") == 1 and not self._told_from_none:
                     self._told_from_none = True
                     self.line(f"step {record['step']}: {TOLD_FROM_NONE}")
             case "evaluation":

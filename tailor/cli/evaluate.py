@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
+from tailor.layout import RECIPE
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation
     if file is not None:
         return load_evaluation(file, overrides), Path(file).stem
     store = Store(run)
-    if store.exists("recipe.yaml"):
-        own = load_recipe(store.local_path("recipe.yaml"), check_files=False).evaluate
+    if store.exists(RECIPE):
+        own = load_recipe(store.local_path(RECIPE), check_files=False).evaluate
         if own.final is not None:
-            return with_overrides(own.final, f"{run}/recipe.yaml", overrides), "final"
+            return with_overrides(own.final, f"{run}/{RECIPE}", overrides), "final"
         if own.generation is not None:
             return _as_long_as(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
     return with_overrides(None, "evaluation", overrides), DEFAULT_NAME

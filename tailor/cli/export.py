@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tailor.cli.merge import add_merge_options
-from tailor.errors import TailorError
+from tailor.export.forms import EXPORT_FORMS, find_form
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
-    from tailor.export.folder import Request
+    from tailor.export.request import Request
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as",
         dest="form",
-        choices=("huggingface", "sentence-transformers", "ollama"),
+        metavar="FORM",
         default="huggingface",
-        help="the layout (default: huggingface)",
+        help=f"the layout: {', '.join(EXPORT_FORMS.names())} (default: huggingface)",
     )
     parser.add_argument(
         "--query-instruction", metavar="TEXT", help="of the prompt `query`, for sentence-transformers"
@@ -34,8 +34,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=("adapter", "merged", "model"),
-        help="the adapter, merged into its base, or a whole model (default: as trained; merged for ollama and "
-        "sentence-transformers)",
+        help="the adapter, merged into its base, or a whole model (default: as trained; merged for "
+        "a layout of whole models)",
     )
     parser.add_argument(
         "--base-id", metavar="ID", help="the base's id on the hub, where the run knows only a folder"
@@ -47,23 +47,20 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 def request(args: argparse.Namespace, form: str) -> Request:
     """What the options ask for."""
     from tailor.artifacts.merge import Settings
-    from tailor.export.folder import Request
+    from tailor.export.request import Request
 
     merging = Settings(args.onto, args.dtype, args.tolerance, args.verify)
     query = getattr(args, "query_instruction", None)  # of `export` alone
-    return Request(form, args.weights, args.base, args.base_id, merging, args.name, query)  # type: ignore[arg-type]
+    return Request(form, args.weights, args.base, args.base_id, merging, args.name, query)
 
 
 def execute(args: argparse.Namespace) -> int:
-    if args.query_instruction is not None and args.form != "sentence-transformers":
-        raise TailorError(
-            "--query-instruction has no effect on this layout; it is for --as sentence-transformers"
-        )
     quiet()
+    form = find_form(args.form)
     from tailor.export.folder import export
 
     url = export(args.run, args.to, request(args, args.form), say=lambda line: print(line, flush=True))
     print(f"{args.form} folder in {url}")
-    if args.form == "ollama":
-        print(f"next            ollama create NAME -f {url}/Modelfile")
+    if (next_step := form.next_step(url)) is not None:
+        print(f"next            {next_step}")
     return 0

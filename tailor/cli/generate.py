@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import number, whole
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
 from tailor.errors import DataError, StoreError
 from tailor.quiet import quiet
@@ -125,7 +125,7 @@ def conversation(row: Any) -> Chat:
     """A row's conversation up to where the model answers. RowError when it has none."""
     if isinstance(row, dict) and isinstance(row.get("prompt"), str):
         return Chat([{"role": "user", "content": row["prompt"]}], None)
-    chat = FORMATS["messages"].record(row, {})
+    chat = MESSAGES.record(row, {})
     assert isinstance(chat, Chat)
     turns = list(chat.messages)
     while turns[-1]["role"] == "assistant":  # the reference answer, in training data

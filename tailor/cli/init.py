@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from tailor.errors import StoreError
+from tailor.layout import RECIPE
 from tailor.spec.reading.source import scalar
 
 STARTER = """\
@@ -56,7 +57,7 @@ evaluate:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", default="recipe.yaml", help="file to write (recipe.yaml)")
+    parser.add_argument("path", nargs="?", default=RECIPE, help="file to write (recipe.yaml)")
     parser.add_argument("--model", default="path/to/model", help="the base model's folder or hub id")
     parser.add_argument("--data", default="path/to/rows.jsonl", help="rows to train on")
     parser.add_argument("--templates", action="store_true", help="list the built-in chat templates")

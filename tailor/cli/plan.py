@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 from tailor.plan import beacon
+from tailor.plan.strategy import ruled_out
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
-from tailor.spec.method import Gritlm, joins, streams
-from tailor.spec.rules.sequence_parallel import CUT_METHODS
+from tailor.spec.strategy import Fsdp
 
 if TYPE_CHECKING:
     from tailor.plan import Hardware, Plan
@@ -115,17 +115,23 @@ def _strategy(plan: Plan) -> str:
 
 def _chunks(plan: Plan) -> str:
     size = f"{plan.chunk_size} texts" if plan.chunk_size else f"at most {plan.chunk_tokens:,} tokens"
-    engine = plan.method.engine if isinstance(plan.method, Gritlm) else ""
+    engine = plan.method.embedding.engine if plan.method.embedding is not None else ""
     return f"texts to embed in chunks of {size}, by {engine}"
 
 
 def _batch(plan: Plan) -> str:
-    if isinstance(plan.method, Gritlm):
-        return streams(plan.method.model_dump())
-    if plan.batch_size is None:
-        return f"{plan.batch_tokens:,} tokens"
-    rows = "rows of joined documents" if joins(plan.method) else "packed rows" if plan.pack else "examples"
-    return f"{plan.batch_size} {rows}"
+    if plan.batches.streams is not None:
+        return plan.batches.streams.describe()
+    if plan.batches.batch_size is None:
+        return f"{plan.batches.batch_tokens:,} tokens"
+    rows = (
+        "rows of joined documents"
+        if plan.batches.join
+        else "packed rows"
+        if plan.batches.pack
+        else "examples"
+    )
+    return f"{plan.batches.batch_size} {rows}"
 
 
 def _trained(plan: Plan) -> str:
@@ -161,12 +167,13 @@ def _advice(plan: Plan) -> str:
         return "set method.reference: precomputed"
     if plan.model.beacon is not None:
         return "lower data.max_length" if plan.model.beacon.rank else "set model.beacon.rank"
-    asks = plan.evaluate.generation is not None or plan.evaluate.retrieval is not None
-    if plan.strategy.name == "ddp" and plan.workers > 1 and plan.model.quantize is None and not asks:
-        return "set scale.strategy: fsdp"
-    if plan.model.adapter is None and plan.strategy.name == "ddp":
+    if not plan.strategy.shards_optimizer and plan.workers > 1:
+        fsdp = Fsdp(name="fsdp")
+        if ruled_out(fsdp, plan, compile=plan.compile, precision=plan.precision) is None:
+            return "set scale.strategy: fsdp"
+    if plan.model.adapter is None and not plan.strategy.shards_optimizer:
         return "set model.adapter, or optim.optimizer: adamw_8bit"
-    if plan.strategy.name != "ddp":
+    if plan.strategy.shards_optimizer:
         return "raise scale.workers, or set the strategy's offload"
     if plan.model.quantize is None:
         return "set model.quantize: {type: nf4}"
@@ -174,6 +181,6 @@ def _advice(plan: Plan) -> str:
         return "set train.tiled_mlp: true"
     if plan.gpu and not plan.activation_offloading:
         return "set train.activation_offloading: true"
-    if plan.method.name not in CUT_METHODS:
+    if not plan.method.token_loss:
         return "lower data.max_length"
     return "lower data.max_length, or raise scale.workers and scale.sequence_parallel"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.errors import StoreError
+from tailor.layout import ENVIRONMENT, PLAN, RECIPE, REPORT
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
 
@@ -95,8 +96,8 @@ def _environment_beside(recipe: str) -> dict[str, Any]:
     from tailor.store import Store, run_folder
 
     beside = Store(posixpath.dirname(recipe) or ".")
-    of_a_run = posixpath.basename(recipe) == run_folder.RECIPE and beside.exists(run_folder.PLAN)
-    return run_folder.read_json(beside, run_folder.ENVIRONMENT) if of_a_run else {}
+    of_a_run = posixpath.basename(recipe) == RECIPE and beside.exists(PLAN)
+    return run_folder.read_json(beside, ENVIRONMENT) if of_a_run else {}
 
 
 def stopped(recipe: Recipe, progress: Progress) -> str:
@@ -123,7 +124,6 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
 
     from tailor.cli.show import curve, next_commands, sample_answers, shown_path
     from tailor.runs.report.page import summary
-    from tailor.store import run_folder
 
     run, here = outcome.run, shown_path(outcome.run.url)
     console.print()
@@ -141,8 +141,6 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
         console.print(sample_answers(run, samples))
     console.print()
     console.print(Text.assemble(("run folder      ", "bold"), here))
-    console.print(
-        Text.assemble(("report, plots   ", "bold"), posixpath.join(here, run_folder.REPORT), ", loss.png …")
-    )
+    console.print(Text.assemble(("report, plots   ", "bold"), posixpath.join(here, REPORT), ", loss.png …"))
     for command in next_commands(run):
         console.print(Text.assemble(("next            ", "bold"), (command, "cyan")))

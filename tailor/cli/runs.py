@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tailor.errors import StoreError
+from tailor.layout import PLAN
 from tailor.runs.log import of_kind, read
 from tailor.runs.status import Status, state_of, step_of
 from tailor.store import Store, run_folder
@@ -57,7 +58,7 @@ def _row(run: Store, below: Store) -> list[str | Text]:
 
     from tailor.runs.report.page import method_words
 
-    status, plan, records = Status.read(run), run_folder.read_json(run, run_folder.PLAN), read(run)
+    status, plan, records = Status.read(run), run_folder.read_json(run, PLAN), read(run)
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     state = state_of(run, status)
     name = run.url.removeprefix(below.url.rstrip("/") + "/")

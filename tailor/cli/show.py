@@ -7,10 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
+from tailor.layout import DATA_REPORT, PLAN
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
-from tailor.spec.method import streams
+from tailor.spec.methods import method_of
 from tailor.store import run_folder
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _more(run: Store) -> list[tuple[str, str]]:
-    plan, data = run_folder.read_json(run, run_folder.PLAN), run_folder.read_json(run, run_folder.DATA)
+    plan, data = run_folder.read_json(run, PLAN), run_folder.read_json(run, DATA_REPORT)
     rows = []
     if plan:
+        streams = method_of(plan["method"]).streams
         batch = (
-            streams(plan["method"])
-            if plan["method"]["name"] == "gritlm"
+            streams.describe()
+            if streams is not None
             else f"{plan['batch_tokens']} tokens"
             if plan["batch_tokens"]
             else f"{plan['batch_size']} sequences"

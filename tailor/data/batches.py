@@ -16,12 +16,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from tailor.data.rows import Batch, Row, Stretch, join
+from tailor.plan.batches import BatchSpec
 
 PACK_WINDOW = 4096
 """Examples considered together when packing: larger fills rows better, smaller reads more in order."""
@@ -30,53 +30,11 @@ GROUP_WINDOW = 64
 """Batches whose examples are sorted by length together when rows are not packed."""
 
 
-@dataclass(frozen=True)
-class Streams:
-    """Of a method with two streams: what a step takes of each, over all workers; 0 where it takes nothing."""
-
-    queries: int
-    examples: int
-    """Sequences to generate."""
-    group: int
-    """Passages of each query."""
-
-    @property
-    def embeds(self) -> bool:
-        return self.queries > 0
-
-    @property
-    def generates(self) -> bool:
-        return self.examples > 0
-
-
-@dataclass(frozen=True)
-class BatchSpec:
-    """What decides the batches, beside the lengths. One of `batch_size`, `batch_tokens` and `streams` is set."""
-
-    seed: int
-    max_length: int
-    pack: bool
-    join: bool = False
-    """Rows are stretches of one stream of examples, and not whole examples."""
-    batch_size: int | None = None
-    """Rows per batch."""
-    batch_tokens: int | None = None
-    """Tokens per batch."""
-    weights: tuple[float, ...] = ()
-    """How often an epoch shows the examples of each source; empty means once each."""
-    first_step: int = 0
-    """The step at which these batches begin: a run may have begun with others."""
-    window: int | None = None
-    """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
-    streams: Streams | None = None
-    """Where set, batches are `two_streams.TwoStreams`, and none of the sizes above counts."""
-
-
 class Batches:
     """The batches of a run.
 
     lengths: int[n] tokens of each example; supervised: int[n] supervised targets of each example;
-    sources: int[n] index of each example's source; places: int[n] place of each example in its group,
+    sources: int[n] index of each example's source; positions: int[n] position of each example in its group,
     by default 0 for all. A group is never divided: it lies in one row of one batch.
     """
 
@@ -86,13 +44,13 @@ class Batches:
         supervised: np.ndarray,
         sources: np.ndarray,
         spec: BatchSpec,
-        places: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.supervised = np.asarray(supervised, dtype=np.int64)
         self.sources = np.asarray(sources)
-        self.places = np.zeros(len(self.lengths), np.int16) if places is None else np.asarray(places)
-        self._starts = np.flatnonzero(self.places == 0)
+        self.positions = np.zeros(len(self.lengths), np.int16) if positions is None else np.asarray(positions)
+        self._starts = np.flatnonzero(self.positions == 0)
         """First example of each group."""
         self._ends = np.append(self._starts[1:], len(self.lengths))
         whole = np.concatenate([[0], np.cumsum(self.lengths)])
@@ -145,13 +103,13 @@ class Batches:
                     return steps, read
             epoch += 1
 
-    def units(self, batch: Batch) -> int:
+    def supervised_tokens(self, batch: Batch) -> int:
         """Supervised targets of a batch: what its loss is divided by."""
         return sum(self._targets(row) for row in batch)
 
     def groups(self, batch: Batch) -> int:
         """Groups of a batch: its examples, or its pairs."""
-        return int(sum((self.places[list(row)] == 0).sum() for row in batch))
+        return int(sum((self.positions[list(row)] == 0).sum() for row in batch))
 
     def evaluation(self) -> list[Batch]:
         """Batches that show every group once, whose losses are taken one after another. Here one holds everything."""

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailor.data.batches import Batches, BatchSpec, Streams
+from tailor.data.batches import Batches, BatchSpec
 from tailor.data.grit_batches import text_facts
 from tailor.data.rows import Batch
 from tailor.data.token_store import Split, TokenStore
 from tailor.errors import DataError
 from tailor.plan import DataFacts
-from tailor.plan.build import batch_size, source_weights
-from tailor.spec.method import Gritlm, Method, joins
+from tailor.plan.batches import batch_spec
 from tailor.spec.recipe import Recipe
 
 
 def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
     """What the plan must know of the prepared data. `first_step`: the step at which they begin."""
     train, evaluation = tokens.split("train"), tokens.split("evaluation")
-    size = None if isinstance(recipe.method, Gritlm) else batch_size(recipe.train)
-    spec = BatchSpec(
-        seed=recipe.train.seed,
-        max_length=recipe.data.max_length,
-        pack=recipe.data.pack,
-        join=joins(recipe.method),
-        batch_size=size,
-        batch_tokens=recipe.train.batch_tokens,
-        weights=source_weights(recipe),
-        window=recipe.model.beacon.window if recipe.model.beacon else None,
-        streams=streams_of(recipe.method),
-    )
+    spec = batch_spec(recipe, first_step)
     batches = of_split(train, spec)
     texts: dict[str, int] = {}
-    if isinstance(recipe.method, Gritlm):
-        texts = text_facts(batches, of_split(evaluation, spec), recipe.method)
+    if spec.streams is not None:
+        texts = text_facts(batches, of_split(evaluation, spec))
     epoch = batches.epoch(0) if len(train) else []
     if not epoch:
         raise DataError(
@@ -56,10 +44,10 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         examples=len(train),
         evaluation_examples=len(evaluation),
         tokens=sum(batches.tokens(batch) for batch in epoch),
-        supervised_tokens=sum(batches.units(batch) for batch in epoch),
+        supervised_tokens=sum(batches.supervised_tokens(batch) for batch in epoch),
         longest=longest,
         longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
-        rows_per_batch=size or _most_rows(epoch, spec),
+        rows_per_batch=spec.batch_size or _most_rows(epoch, spec),
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,
@@ -75,18 +63,7 @@ def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a prepared split."""
     if spec.streams is not None:
-        from tailor.data.grit_batches import TwoStreams  # it builds on this module
+        from tailor.data.grit_batches import GritBatches  # it builds on this module
 
-        return TwoStreams(split, spec)
-    return Batches(split.lengths, split.supervised, split.source, spec, split.place)
-
-
-def streams_of(method: Method) -> Streams | None:
-    """What a step takes of two streams, for a method that has them."""
-    if not isinstance(method, Gritlm):
-        return None
-    return Streams(
-        queries=method.embedding_batch_size if method.embeds else 0,
-        examples=method.generative_batch_size if method.generates else 0,
-        group=method.group_size,
-    )
+        return GritBatches(split, spec)
+    return Batches(split.lengths, split.supervised, split.source, spec, split.position)

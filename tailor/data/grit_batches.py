@@ -3,7 +3,7 @@
 A step's queries are of one source, so that passages are told from others of the same task. Both streams are a pure
 function of (seed, step), as all batches are: an epoch shows every query once, and the other stream goes round beside it.
 
-    stream of texts      a group of the store with several examples: a query, passages that answer it (`wanted`), and
+    stream of texts      a group of the store with several examples: a query, passages that answer it (`is_positive`), and
                          others. A step draws one that answers and `group_size - 1` others, anew in every epoch.
     stream of examples   the groups of one example
 """
@@ -19,13 +19,12 @@ from tailor.data.batches import Batches, BatchSpec
 from tailor.data.rows import Batch, Row
 from tailor.data.token_store import Split
 from tailor.errors import DataError
-from tailor.spec.method import Gritlm
 
 
-class TwoStreamBatch(list[Row]):
+class GritBatch(list[Row]):
     """The texts of a step, longest first, each a row of its own, and then the examples to generate.
 
-    places: int[texts], where each text row stands among the batch's texts: queries first, then the passages of the first
+    text_index: int[texts], where each text row stands among the batch's texts: queries first, then the passages of the first
     query with the one that answers it leading, of the second, and so on. queries, group: how many there are, and of each
     how many passages.
     """
@@ -34,19 +33,19 @@ class TwoStreamBatch(list[Row]):
         """texts: int[queries, 1 + group] examples of the split; examples: of it, to generate."""
         self._split, lengths = split, split.lengths
         ordered = np.concatenate([texts[:, 0], texts[:, 1:].reshape(-1)]).astype(np.int64)
-        self.places = np.argsort(-lengths[ordered], kind="stable")
+        self.text_index = np.argsort(-lengths[ordered], kind="stable")
         self.queries, self.group = len(texts), texts.shape[1] - 1
-        super().__init__([(int(example),) for example in [*ordered[self.places], *examples]])
+        super().__init__([(int(example),) for example in [*ordered[self.text_index], *examples]])
 
     @property
     def texts(self) -> int:
         """How many of the rows are texts to embed."""
-        return len(self.places)
+        return len(self.text_index)
 
     def text_examples(self) -> np.ndarray:
-        """int[texts]: the example of the split at each place."""
+        """int[texts]: the example of the split at each index."""
         found = np.zeros(self.texts, np.int64)
-        found[self.places] = [row[0] for row in self[: self.texts] if isinstance(row, tuple)]
+        found[self.text_index] = [row[0] for row in self[: self.texts] if isinstance(row, tuple)]
         return found
 
     @cached_property
@@ -54,7 +53,7 @@ class TwoStreamBatch(list[Row]):
         """int64[k, 2]: (query, passage) that no loss may tell from each other, but never a query and its own answer.
 
         A passage with the text of one that answers the query by its row, and the answer of an equal query. Passages count
-        from 0, as in `places`.
+        from 0, as in `text_index`.
         """
         examples = self.text_examples()
         queries, passages = examples[: self.queries], examples[self.queries :]
@@ -80,17 +79,17 @@ class TwoStreamBatch(list[Row]):
     def _answers(self, query: int) -> Iterator[int]:
         """All passages that answer a query by its row, drawn or not."""
         member = query + 1
-        while member < len(self._split) and self._split.place[member]:
-            if self._split.wanted[member]:
+        while member < len(self._split) and self._split.position[member]:
+            if self._split.is_positive[member]:
                 yield member
             member += 1
 
 
-class TwoStreams(Batches):
+class GritBatches(Batches):
     """The batches of a method that embeds, generates, or both. `spec.streams` says which."""
 
     def __init__(self, split: Split, spec: BatchSpec) -> None:
-        super().__init__(split.lengths, split.supervised, split.source, spec, split.place)
+        super().__init__(split.lengths, split.supervised, split.source, spec, split.position)
         assert spec.streams is not None
         self._split = split
         self._streams = spec.streams
@@ -107,9 +106,11 @@ class TwoStreams(Batches):
     def has_examples(self) -> bool:
         return bool((~self._texts).any())
 
-    def units(self, batch: Batch) -> int:
+    def supervised_tokens(self, batch: Batch) -> int:
         """Supervised targets of the examples to generate. Texts have none."""
-        return super().units(list(batch)[batch.texts :] if isinstance(batch, TwoStreamBatch) else batch)
+        return super().supervised_tokens(
+            list(batch)[batch.texts :] if isinstance(batch, GritBatch) else batch
+        )
 
     def longest_text(self) -> int:
         """Tokens of the longest text to embed."""
@@ -122,8 +123,9 @@ class TwoStreams(Batches):
     def longest_row(self) -> int:
         return self.longest_example()
 
-    def check(self, mode: str, evaluation: TwoStreams) -> None:
-        """DataError where the rows lack a stream that `mode` learns, or have one that it does not."""
+    def check(self, evaluation: GritBatches) -> None:
+        """DataError where the rows lack a stream that the method learns, or have one that it does not."""
+        mode = self._streams.mode
         texts, examples = "a query with passages", "a conversation or text to generate"
         for learned, here, elsewhere, what in (
             (self._streams.embeds, self.has_texts, evaluation.has_texts, texts),
@@ -190,7 +192,7 @@ class TwoStreams(Batches):
             first = int(np.argmax([self._sizes[part].max() for part in parts]))
             parts[0], parts[first] = parts[first], parts[0]
 
-    def _embedding(self, groups: np.ndarray, generator: np.random.Generator | None) -> TwoStreamBatch:
+    def _embedding(self, groups: np.ndarray, generator: np.random.Generator | None) -> GritBatch:
         return self._joined(groups, [], generator)
 
     def _joined(
@@ -198,20 +200,20 @@ class TwoStreams(Batches):
         groups: Sequence[int] | np.ndarray,
         examples: Sequence[int] | np.ndarray,
         generator: np.random.Generator | None,
-    ) -> TwoStreamBatch:
+    ) -> GritBatch:
         size = self._streams.group
         texts = np.array([self._drawn(int(group), size, generator) for group in groups], np.int64)
         ids = [int(example) for example in examples]
         ids.sort(key=lambda example: -int(self.lengths[example]))
-        return TwoStreamBatch(self._split, texts.reshape(-1, 1 + size), ids)
+        return GritBatch(self._split, texts.reshape(-1, 1 + size), ids)
 
     def _drawn(self, group: int, size: int, generator: np.random.Generator | None) -> list[int]:
         """A query, a passage that answers it, and `size - 1` that do not, each as often as needed; without a generator the first."""
         start, end = int(self._starts[group]), int(self._ends[group])
         passages = np.arange(start + 1, end)
         good, bad = (
-            passages[self._split.wanted[start + 1 : end]],
-            passages[~self._split.wanted[start + 1 : end]],
+            passages[self._split.is_positive[start + 1 : end]],
+            passages[~self._split.is_positive[start + 1 : end]],
         )
         if generator is not None:
             good, bad = good[generator.permutation(len(good))], bad[generator.permutation(len(bad))]
@@ -246,12 +248,14 @@ def _cut(groups: np.ndarray, size: int) -> list[np.ndarray]:
     return np.array_split(groups, -(-len(groups) // size)) if len(groups) else []
 
 
-def text_facts(batches: Batches, evaluation: Batches, method: Gritlm) -> dict[str, int]:
+def text_facts(batches: Batches, evaluation: Batches) -> dict[str, int]:
     """What the plan must know of texts to embed: how many a step embeds at most, and how long they are. DataError."""
-    assert isinstance(batches, TwoStreams)
-    assert isinstance(evaluation, TwoStreams)
-    batches.check(method.mode, evaluation)
+    assert isinstance(batches, GritBatches)
+    assert isinstance(evaluation, GritBatches)
+    sizes = batches.spec.streams
+    assert sizes is not None
+    batches.check(evaluation)
     return {
-        "texts_per_batch": method.embedding_batch_size * (1 + method.group_size) if method.embeds else 0,
+        "texts_per_batch": sizes.queries * (1 + sizes.group),
         "longest_text": max(batches.longest_text(), evaluation.longest_text()),
     }

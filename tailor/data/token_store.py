@@ -2,11 +2,11 @@
 
 ROOT/FINGERPRINT/train-00000.arrow       columns input_ids list<int32>, spans list<int32>
 ROOT/FINGERPRINT/evaluation-00003.arrow  (flattened half-open pairs), source int16, row int64,
-                                         place int16, wanted bool
+                                         position int16, is_positive bool
 ROOT/FINGERPRINT/manifest.json           written last: a folder without it does not exist for readers
 
 Examples that belong together (the chosen and the rejected answer of a pair) are a group: they follow
-one another, and `place` counts them from 0. An example of its own is a group of one, with place 0.
+one another, and `position` counts them from 0. An example of its own is a group of one, with position 0.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SCHEMA = pa.schema(
         ("spans", pa.list_(pa.int32())),
         ("source", pa.int16()),
         ("row", pa.int64()),
-        ("place", pa.int16()),
-        ("wanted", pa.bool_()),
+        ("position", pa.int16()),
+        ("is_positive", pa.bool_()),
     ]
 )
 SPLITS = ("train", "evaluation")
@@ -56,8 +56,8 @@ class _Block:
     span_offsets: np.ndarray
     source: np.ndarray
     row: np.ndarray
-    place: np.ndarray
-    wanted: np.ndarray
+    position: np.ndarray
+    is_positive: np.ndarray
 
 
 class Split:
@@ -66,7 +66,7 @@ class Split:
     lengths: int32 [n] tokens. supervised: int32 [n] supervised targets (a token at position 0 is
     supervised by nothing, so it does not count). source: int16 [n] index in the recipe's `train`
     list, or `evaluation` list for rows of an evaluation source. row: int64 [n] row number in the
-    source's file, from 1. place: int16 [n] place in the example's group, from 0. wanted: bool [n]
+    source's file, from 1. position: int16 [n] position in the example's group, from 0. is_positive: bool [n]
     False for an answer that the model shall rather not give (rejected, undesirable).
     """
 
@@ -82,8 +82,8 @@ class Split:
         self.supervised = _join([_supervised(block) for block in blocks], np.int32)
         self.source = _join([block.source for block in blocks], np.int16)
         self.row = _join([block.row for block in blocks], np.int64)
-        self.place = _join([block.place for block in blocks], np.int16)
-        self.wanted = _join([block.wanted for block in blocks], np.bool_)
+        self.position = _join([block.position for block in blocks], np.int16)
+        self.is_positive = _join([block.is_positive for block in blocks], np.bool_)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -159,12 +159,12 @@ class ShardWriter:
         source: int,
         rows: np.ndarray,
         *,
-        places: np.ndarray | None = None,
-        wanted: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+        is_positive: np.ndarray | None = None,
     ) -> None:
         """Write examples. input_ids, spans: list<int32> [n]; rows: int64 [n], counted from 1 in the task's part.
 
-        places: int [n], default all 0: every example is a group of its own. wanted: bool [n], default all True.
+        positions: int [n], default all 0: every example is a group of its own. is_positive: bool [n], default all True.
         """
         count = len(rows)
         columns = [
@@ -172,8 +172,8 @@ class ShardWriter:
             spans,
             pa.array(np.full(count, source, np.int16)),
             pa.array(rows, pa.int64()),
-            pa.array(np.zeros(count) if places is None else places).cast(pa.int16()),
-            pa.array(np.ones(count, np.bool_) if wanted is None else wanted),
+            pa.array(np.zeros(count) if positions is None else positions).cast(pa.int16()),
+            pa.array(np.ones(count, np.bool_) if is_positive is None else is_positive),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.examples += count
@@ -205,8 +205,8 @@ def _block(batch: pa.RecordBatch, first_row: int) -> _Block:
         span_offsets=spans.offsets.to_numpy(),
         source=batch.column("source").to_numpy(),
         row=batch.column("row").to_numpy() + first_row,
-        place=batch.column("place").to_numpy(),
-        wanted=batch.column("wanted").to_numpy(zero_copy_only=False),
+        position=batch.column("position").to_numpy(),
+        is_positive=batch.column("is_positive").to_numpy(zero_copy_only=False),
     )
 
 

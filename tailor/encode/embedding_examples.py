@@ -16,6 +16,7 @@ from tailor.encode.masks import Encoded
 from tailor.encode.records import Relevance, RowError
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
+from tailor.spec.methods.base import TextLimits
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,6 @@ class TextFormat:
 
 GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n")
 """The published format; its tags are plain text."""
-
-
-@dataclass(frozen=True)
-class TextLimits:
-    """Longest query and longest passage, in tokens. negatives: whether a row must have passages that do not answer."""
-
-    query: int
-    passage: int
-    negatives: bool
 
 
 @dataclass(frozen=True)
@@ -100,18 +92,18 @@ def relevances(
 ) -> list[list[Encoded] | RowError]:
     """Per record its group at whole length: the query, the passages that answer it, and those that do not.
 
-    An example's span is the text's own tokens. `wanted` is False for passages that do not answer.
+    An example's span is the text's own tokens. `is_positive` is False for passages that do not answer.
     """
     texts = [text for one in records for text in (one.query, *one.positives, *one.negatives)]
     left = iter(encoder(texts))
     groups: list[list[Encoded] | RowError] = []
     for record in records:
-        wanted = 1 + len(record.positives)
+        positives = 1 + len(record.positives)
         group = []
-        for place in range(wanted + len(record.negatives)):
+        for position in range(positives + len(record.negatives)):
             text = next(left)
             span = (text.start, len(text.input_ids))
-            group.append(Encoded(text.input_ids, [span], place, place < wanted))
+            group.append(Encoded(text.input_ids, [span], position, position < positives))
         groups.append(_checked(group, record, limits))
     return groups
 
@@ -128,18 +120,22 @@ def _checked(group: list[Encoded], record: Relevance, limits: TextLimits) -> lis
 
 
 def _name(example: Encoded, record: Relevance) -> str:
-    at = example.place - 1 - len(record.positives)
+    at = example.position - 1 - len(record.positives)
     return (
-        "the query" if not example.place else f"positive {example.place}" if at < 0 else f"negative {at + 1}"
+        "the query"
+        if not example.position
+        else f"positive {example.position}"
+        if at < 0
+        else f"negative {at + 1}"
     )
 
 
 def too_long(group: Sequence[Encoded], limits: TextLimits) -> str:
     """Which limit the group exceeds, in words; empty when it fits."""
     for example in group:
-        most = limits.passage if example.place else limits.query
+        most = limits.passage if example.position else limits.query
         if len(example.input_ids) > most:
-            what = "passage" if example.place else "query"
+            what = "passage" if example.position else "query"
             return f"a {what} of {len(example.input_ids)} tokens, and the longest may have {most}"
     return ""
 
@@ -148,7 +144,7 @@ def cut(group: Sequence[Encoded], limits: TextLimits) -> list[Encoded] | RowErro
     """The group with the ends of its texts cut away, or why no text is left."""
     pieces = []
     for example in group:
-        most = limits.passage if example.place else limits.query
+        most = limits.passage if example.position else limits.query
         start, stop = example.spans[0]
         if start >= most:
             return RowError(

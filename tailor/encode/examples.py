@@ -10,7 +10,7 @@ import numpy as np
 from tailor.encode import bm25, embedding_examples, preference_examples, truncation
 from tailor.encode.embedding_examples import TextEncoder, TextLimits
 from tailor.encode.masks import ChatEncoder, Encoded
-from tailor.encode.preference_examples import Limits
+from tailor.encode.preference_examples import AnswerLimits
 from tailor.encode.records import Chat, Completion, Pair, Rated, Record, Relevance, RowError, Text
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.truncation import Scorer, targets
@@ -53,7 +53,7 @@ class Encoder:
         chunk: Chunk | None = None,
         retrieve: Retrieve | None = None,
         scorer: Scorer | None = None,
-        limits: Limits | None = None,
+        limits: AnswerLimits | None = None,
         text_limits: TextLimits | None = None,
     ) -> None:
         """`limits` are given when the records are answers, `Pair` or `Rated`; `text_limits` when some may be `Relevance`.
@@ -140,7 +140,7 @@ class Encoder:
             return result
         if self.limits is not None:
             return self._fit_answers(result, self.limits)
-        if self._text_limits is not None and len(result) > 1 and result[1].place:
+        if self._text_limits is not None and len(result) > 1 and result[1].position:
             return self._fit_texts(result, self._text_limits)
         outcome = Outcome(result)
         longest = max(len(example.input_ids) for example in result)
@@ -156,7 +156,7 @@ class Encoder:
         idle = len(outcome.examples) - len(kept) if outcome.chunked else 0
         return replace(outcome, examples=kept, idle=idle)
 
-    def _fit_answers(self, group: list[Encoded], limits: Limits) -> Outcome | RowError:
+    def _fit_answers(self, group: list[Encoded], limits: AnswerLimits) -> Outcome | RowError:
         """The group as it is, cut, or left out: never a part of it."""
         over = preference_examples.too_long(group, limits, self._max_length)
         if not over:

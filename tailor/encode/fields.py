@@ -146,6 +146,21 @@ def to_list(value: Any, field: str) -> Sequence[Any]:
     raise RowError("wrong_type", f"`{field}` must be a list, not {kind_of(value)}")
 
 
+def are_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_list and all(isinstance(text, str) for text in value)
+
+
+def first_keys(value: Any) -> set[str]:
+    """The keys of an object, or of the first object of a list."""
+    if isinstance(value, Mapping):
+        return set(value)
+    if isinstance(value, Sequence) and not isinstance(value, str) and value and isinstance(value[0], Mapping):
+        return set(value[0])
+    return set()
+
+
 def _loads(value: str, field: str) -> Any:
     try:
         return json.loads(value)

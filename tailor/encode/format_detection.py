@@ -8,13 +8,12 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from tailor.encode.formats import FORMATS, recognise
+from tailor.encode.formats import formats_of, get_format, recognize
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
-from tailor.spec.data import PAIRS, RATED, Source
-from tailor.spec.method import METHODS, Method
-from tailor.spec.reading import schema_tree
+from tailor.spec.data import PAIRS, RATED, Source, is_read
+from tailor.spec.methods import METHODS, Method
 
 _PEEK = 20
 _PREFERENCE = ("chosen", "rejected")
@@ -25,7 +24,8 @@ Rows = list[tuple[str, Any]]
 
 def find_format(source: Source, where: str, files: list[FileRange], method: Method) -> tuple[str, bool]:
     """The format's name, and whether it was recognised. DataError for columns or rows that fit no format."""
-    among = method.reads
+    among = formats_of(method.reads)
+    _check_kind(source, where, method, among)
     _check_fields(source, where, among)
     if source.format != "auto" and not source.columns:
         return source.format, False
@@ -35,7 +35,7 @@ def find_format(source: Source, where: str, files: list[FileRange], method: Meth
         return source.format, False
     readable = [row for _, row in rows]
     _refuse_answers(source, where, readable, method)
-    found = recognise(readable, source.columns, among)
+    found = recognize(readable, source.columns, among)
     if len(found) == 1:
         return found[0], True
     if found:
@@ -43,31 +43,43 @@ def find_format(source: Source, where: str, files: list[FileRange], method: Meth
             f"{where}: format auto: the rows may be {' or '.join(found)}{_stray(rows, source.columns, among)}",
             mend=f"say which: format: {found[0]}, for example",
         )
-    for other in METHODS:
-        if fitting := recognise(
-            readable, source.columns, [name for name in other.reads if name not in among]
-        ):
+    for other in METHODS.names():
+        others = [name for name in formats_of(METHODS.get(other).reads) if name not in among]
+        if fitting := recognize(readable, source.columns, others):
             raise DataError(
                 f"{where}: the rows look like {' or '.join(fitting)}, which method {method.name} does not read",
                 mend="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything"
-                if method.name == "pretrain"
-                else f"set method.name: {schema_tree.names(other)[0]}, or choose other rows",
+                if not method.reads_conversations
+                else f"set method.name: {other}, or choose other rows",
             )
     raise _riddle(source, where, files, rows, refused, among)
+
+
+def _check_kind(source: Source, where: str, method: Method, among: Sequence[str]) -> None:
+    """The named format gives rows of a kind that the method reads."""
+    if source.format == "auto":
+        return
+    kind = get_format(source.format).rows
+    if not is_read(kind, method.reads):
+        raise DataError(
+            f"{where}: format {source.format} gives rows of the kind `{kind}`, and method {method.name} reads "
+            + " and ".join(f"`{one}`" for one in method.reads),
+            mend=f"set format to one of {', '.join(among)}, or choose a method that reads `{kind}`",
+        )
 
 
 def _refuse_answers(source: Source, where: str, rows: list[Any], method: Method) -> None:
     """Rows with answers to avoid would pass for examples to learn, if nothing but their columns were looked at."""
     named = set(source.columns.values())
     pairs = any(isinstance(row, Mapping) and set(_PREFERENCE) <= set(row) for row in rows)
-    if pairs and not set(_PREFERENCE) & named and not set(PAIRS) & set(method.reads):
+    if pairs and not set(_PREFERENCE) & named and PAIRS not in method.reads:
         raise DataError(
             f"{where}: the rows have chosen and rejected: preference data, which method {method.name} does not read",
             mend="set method.name: dpo; to learn the chosen texts alone, say so with format and columns",
         )
-    if set(RATED) & set(method.reads):
+    if RATED in method.reads or not recognize(rows, source.columns, formats_of((RATED,))):
         return
-    if recognise(rows, source.columns, RATED) and (fitting := recognise(rows, source.columns, method.reads)):
+    if fitting := recognize(rows, source.columns, formats_of(method.reads)):
         raise DataError(
             f"{where}: the rows have answers and a label: rated answers, which method {method.name} does not read",
             mend=f"set method.name: kto; to learn every answer, set format: {fitting[0]}",
@@ -94,12 +106,12 @@ def _beginning(part: FileRange) -> FileRange:
 
 
 def _fields(among: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(chain.from_iterable(FORMATS[name].fields for name in among)))
+    return tuple(dict.fromkeys(chain.from_iterable(get_format(name).fields for name in among)))
 
 
 def _check_fields(source: Source, where: str, among: Sequence[str]) -> None:
     """The keys of `columns` are fields of the format."""
-    known = _fields(among) if source.format == "auto" else tuple(FORMATS[source.format].fields)
+    known = _fields(among) if source.format == "auto" else tuple(get_format(source.format).fields)
     unknown = sorted(set(source.columns) - set(known))
     if not unknown:
         return
@@ -114,9 +126,9 @@ def _check_fields(source: Source, where: str, among: Sequence[str]) -> None:
 
 def _check_columns(source: Source, where: str, rows: Rows, among: Sequence[str]) -> None:
     """Some row has each column that stands for a required field."""
-    required = {field for name in among for field in FORMATS[name].required}
+    required = {field for name in among for field in get_format(name).required}
     if source.format != "auto":
-        required = set(FORMATS[source.format].required)
+        required = set(get_format(source.format).required)
     keys = [
         str(key)
         for key in dict.fromkeys(chain.from_iterable(row for _, row in rows if isinstance(row, Mapping)))
@@ -141,7 +153,7 @@ def _stray(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:
     """The first row that looks like another format than the rows before it."""
     before: list[str] = []
     for name, row in rows:
-        fits = recognise([row], columns, among)
+        fits = recognize([row], columns, among)
         if before and fits and fits != before:
             return f"; {name} looks like {' or '.join(fits)}, those before it like {' or '.join(before)}"
         before = before or fits
@@ -180,7 +192,7 @@ def _reason(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str
     for name, row in rows:
         if not isinstance(row, Mapping):
             return f"{name} is no object"
-        for fmt in (FORMATS[name] for name in among):
+        for fmt in (get_format(name) for name in among):
             if not set(columns) <= set(fmt.fields):
                 continue
             try:

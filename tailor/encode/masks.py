@@ -36,13 +36,13 @@ Span = tuple[int, int]
 class Encoded:
     """One example: token ids [length] and half-open spans of supervised tokens.
 
-    place: its place in a group of examples that belong together. wanted: False for an answer to avoid.
+    position: its position in a group of examples that belong together. is_positive: False for an answer to avoid.
     """
 
     input_ids: np.ndarray
     spans: list[Span]
-    place: int = 0
-    wanted: bool = True
+    position: int = 0
+    is_positive: bool = True
 
 
 @dataclass
@@ -85,13 +85,13 @@ class ChatEncoder:
         if self._train_on == "everything":
             return [Layout(self._render(chat.messages, chat.tools), [(0, -1)])]
         turns = [at for at, message in enumerate(chat.messages) if message["role"] == "assistant"]
-        wanted = turns[-1:] if self._train_on == "last_assistant" else turns
-        wanted = [turn for turn in wanted if chat.messages[turn].get("weight", 1)]
+        supervised = turns[-1:] if self._train_on == "last_assistant" else turns
+        supervised = [turn for turn in supervised if chat.messages[turn].get("weight", 1)]
         if self._rules.markers:
-            return [self._marked(chat, turns, wanted)]
-        return self._by_prefix(chat, wanted) or [Layout(self._render(chat.messages, chat.tools))]
+            return [self._marked(chat, turns, supervised)]
+        return self._by_prefix(chat, supervised) or [Layout(self._render(chat.messages, chat.tools))]
 
-    def _marked(self, chat: Chat, turns: list[int], wanted: list[int]) -> Layout:
+    def _marked(self, chat: Chat, turns: list[int], supervised: list[int]) -> Layout:
         tokenizer = self._tokenizer
         text, ranges = render_marked(
             tokenizer.require_template(), chat.messages, chat.tools, tokenizer.specials
@@ -100,17 +100,17 @@ class ChatEncoder:
             raise RowError(
                 "template", f"the template marks {len(ranges)} turns of {len(turns)} assistant messages"
             )
-        chosen = [range_ for turn, range_ in zip(turns, ranges, strict=True) if turn in wanted]
+        chosen = [range_ for turn, range_ in zip(turns, ranges, strict=True) if turn in supervised]
         return Layout(text, [(start, self._rules.end(text, start, stop)) for start, stop in chosen])
 
-    def _by_prefix(self, chat: Chat, wanted: list[int]) -> list[Layout]:
-        """Layouts that together supervise every wanted turn once, each in the context that generation sees.
+    def _by_prefix(self, chat: Chat, supervised: list[int]) -> list[Layout]:
+        """Layouts that together supervise every supervised turn once, each in the context that generation sees.
 
         A template may rewrite earlier turns when later ones come (drop their reasoning, say). A turn
         whose own rendering is not a prefix of the whole text then stands in an example of its own.
         """
         alone: dict[int, tuple[str, Span]] = {}
-        for turn in wanted:
+        for turn in supervised:
             prompt = self._render(chat.messages[:turn], chat.tools, add_generation_prompt=True)
             text = self._render(chat.messages[: turn + 1], chat.tools)
             if not text.startswith(prompt):

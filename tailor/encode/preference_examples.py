@@ -6,22 +6,15 @@ An example's prompt is what comes before its first supervised span, its completi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from tailor.encode.masks import Encoded, Span
 from tailor.encode.records import Answer, Pair, Rated, RowError
+from tailor.spec.methods.base import AnswerLimits
 
 SAME = "same_answers"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Longest prompt and longest completion, in tokens."""
-
-    prompt: int | None = None
-    completion: int | None = None
 
 
 def answers(records: Sequence[Pair | Rated]) -> list[Answer]:
@@ -46,10 +39,10 @@ def grouped(
 
 
 def _group(
-    results: Sequence[list[Encoded] | RowError], wanted: Sequence[bool], names: Sequence[str]
+    results: Sequence[list[Encoded] | RowError], is_positive: Sequence[bool], names: Sequence[str]
 ) -> list[Encoded] | RowError:
     group: list[Encoded] = []
-    for place, (result, name) in enumerate(zip(results, names, strict=True)):
+    for position, (result, name) in enumerate(zip(results, names, strict=True)):
         if isinstance(result, RowError):
             return RowError(result.reason, name + result.detail)
         if len(result) != 1:
@@ -57,11 +50,11 @@ def _group(
             return RowError("template", name + detail)
         if not result[0].spans:
             return RowError("nothing_supervised", name + "no token of it would be learned")
-        group.append(replace(result[0], place=place, wanted=wanted[place]))
+        group.append(replace(result[0], position=position, is_positive=is_positive[position]))
     return group
 
 
-def too_long(group: Sequence[Encoded], limits: Limits, max_length: int) -> str:
+def too_long(group: Sequence[Encoded], limits: AnswerLimits, max_length: int) -> str:
     """Which limit the group exceeds, in words; empty when it fits."""
     prompt = max(example.spans[0][0] for example in group)
     completion = max(example.spans[-1][1] - example.spans[0][0] for example in group)
@@ -73,7 +66,7 @@ def too_long(group: Sequence[Encoded], limits: Limits, max_length: int) -> str:
     return f"{longest} tokens, max_length is {max_length}" if longest > max_length else ""
 
 
-def kept(group: Sequence[Encoded], limits: Limits, max_length: int) -> list[Span]:
+def kept(group: Sequence[Encoded], limits: AnswerLimits, max_length: int) -> list[Span]:
     """Which tokens of each answer are kept: the end of the prompt and the start of the completion.
 
     The prompt keeps what the longest completion leaves of `max_length`, and at least half of it.

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
-from tailor.encode.embedding_examples import GRITLM, TextLimits
+from tailor.encode.embedding_examples import GRITLM
 from tailor.encode.examples import Encoder
-from tailor.encode.formats import FORMATS
-from tailor.encode.preference_examples import Limits
+from tailor.encode.formats import code_of, get_format
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
@@ -23,12 +22,12 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Chunk, Data, Retrieve
-from tailor.spec.method import Dpo, Gritlm, Kto, Method, joins
+from tailor.spec.methods import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 2
+ENCODE_VERSION = 3
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -77,7 +76,7 @@ class Sources:
     @property
     def chats(self) -> bool:
         """Whether any source has conversations, so that a chat template is needed."""
-        return any(FORMATS[resolved.format].is_chat for _, _, resolved in self)
+        return any(get_format(resolved.format).is_chat for _, _, resolved in self)
 
 
 def prepare(
@@ -133,38 +132,19 @@ def make_encoder(
     """The encoder of a recipe's rows, as its method reads them. Documents that will be joined are kept whole."""
     named = data.retrieve.embedder if data.on_long == "retrieve" and data.retrieve is not None else None
     assert (named is None) == (scorer is None)
-    train_on, limits = _reading(method)
-    most = None if joins(method) else data.max_length
+    most = None if method.joins else data.max_length
     return Encoder(
         tokenizer,
         rules,
-        train_on=train_on,
+        train_on=method.encoded_turns,
         max_length=most,
         on_long=data.on_long,
         chunk=data.chunk,
         retrieve=data.retrieve,
         scorer=scorer,
-        limits=limits,
-        text_limits=_text_limits(data, method),
+        limits=method.answer_limits,
+        text_limits=method.text_limits(data.max_length),
     )
-
-
-def _text_limits(data: Data, method: Method) -> TextLimits | None:
-    """The limits of texts to embed, for a method that embeds."""
-    if not isinstance(method, Gritlm):
-        return None
-    return TextLimits(
-        query=method.max_query_length or data.max_length,
-        passage=method.max_passage_length or data.max_length,
-        negatives=method.group_size > 1,
-    )
-
-
-def _reading(method: Method) -> tuple[str, Limits | None]:
-    """What of a row is supervised, and the limits of answers. Answers are what the assistant says."""
-    if isinstance(method, Dpo | Kto):
-        return "assistant", Limits(method.max_prompt_length, method.max_completion_length)
-    return method.train_on, None
 
 
 def _write(
@@ -331,29 +311,31 @@ def _fingerprint(
     import xxhash
 
     template = tokenizer.require_template() if sources.chats else None
-    train_on, limits = _reading(method)
-    texts = _text_limits(data, method)
+    limits, texts = method.answer_limits, method.text_limits(data.max_length)
     facts = {
         "encode_version": ENCODE_VERSION,
         "tokenizer": tokenizer.fingerprint,
         "template": None if template is None else [template.name, template.text, template.tool_use],
-        "train_on": train_on,
+        "train_on": method.encoded_turns,
         "limits": None if limits is None else [limits.prompt, limits.completion],
         "holdout": data.holdout,
-        "max_length": None if joins(method) else data.max_length,
-        "on_long": None if joins(method) else data.on_long,
+        "max_length": None if method.joins else data.max_length,
+        "on_long": None if method.joins else data.on_long,
         "sources": [
             [split, resolved.source.model_dump(exclude={"weight"}), resolved.format, resolved.contents]
             for split, _, resolved in sources
             if split in splits
         ],
     }
-    if not joins(method) and data.on_long in ("chunk", "retrieve"):
+    if not method.joins and data.on_long in ("chunk", "retrieve"):
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
         # Not the embedder's path: what lies there decides.
         facts[data.on_long] = settings.model_dump(exclude={"embedder", "query_instruction"})
     if limits is not None and data.holdout is not None:
         facts["held_out_by"] = "prompt"  # answers were held out one by one before
+    formats = {resolved.format for split, _, resolved in sources if split in splits}
+    if registered := {name: code for name in formats if (code := code_of(name)) is not None}:
+        facts["formats"] = registered
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from tailor.encode.examples import Encoder
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats import get_format
 from tailor.encode.masks import Encoded, Span
 from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
@@ -20,7 +20,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import turn_rules
 from tailor.spec.data import Data
-from tailor.spec.method import Method
+from tailor.spec.methods import Method
 from tailor.spec.model import Model
 
 
@@ -65,7 +65,7 @@ def preview(
 def _of_source(
     resolved: Resolved, own: str, split: str, rows: int, encoder: Encoder, data: Data
 ) -> Iterator[Shown]:
-    fmt, shown = FORMATS[resolved.format], 0
+    fmt, shown = get_format(resolved.format), 0
     for part in resolved.files:
         for number, row in Reader(part):
             if shown == rows:
@@ -100,7 +100,7 @@ def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list
     if encoder.limits is not None:
         told += ", " + " and ".join(_kind(example, whole) for example in whole)
     elif _are_texts(whole):
-        answers = sum(example.wanted for example in whole) - 1
+        answers = sum(example.is_positive for example in whole) - 1
         told = f"{tokens} tokens, {supervised} pooled, a query, {answers} answers, {len(whole) - 1 - answers} others"
     elif len(whole) > 1:
         told += f", in {len(whole)} examples, for the template rewrites earlier turns"
@@ -125,13 +125,13 @@ def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list
 
 def _are_texts(whole: list[Encoded]) -> bool:
     """Whether a row is a query with its passages."""
-    return len(whole) > 1 and whole[1].place > 0
+    return len(whole) > 1 and whole[1].position > 0
 
 
 def _kind(example: Encoded, group: list[Encoded]) -> str:
     if len(group) == 2:
-        return "chosen" if example.wanted else "rejected"
-    return "desirable" if example.wanted else "undesirable"
+        return "chosen" if example.is_positive else "rejected"
+    return "desirable" if example.is_positive else "undesirable"
 
 
 def _pieces(tokenizer: Tokenizer, example: Encoded, kept: Span) -> list[Piece]:

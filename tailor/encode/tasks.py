@@ -12,7 +12,7 @@ import numpy as np
 
 from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.examples import Encoder, Outcome
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats import get_format
 from tailor.encode.masks import Encoded
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
@@ -115,8 +115,8 @@ class _Shards:
                 ragged(edges, np.array([2 * len(group) for group in spans], np.int32)),
                 self._task.source,
                 np.array([row for row, _ in waiting], np.int64),
-                places=np.array([example.place for _, example in waiting]),
-                wanted=np.array([example.wanted for _, example in waiting]),
+                positions=np.array([example.position for _, example in waiting]),
+                is_positive=np.array([example.is_positive for _, example in waiting]),
             )
             self._lengths.setdefault(split, []).append(lengths)
             self._report.supervised[split] += sum(targets(group) for group in spans)
@@ -139,7 +139,7 @@ class _Shards:
 
 def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Record]]]:
     """Readable records of a task as (file label, row, record), in batches that fit into memory."""
-    fmt = FORMATS[task.format]
+    fmt = get_format(task.format)
     batch: list[tuple[str, int, Record]] = []
     characters = 0
     for label, number, row in _rows(task, report):
@@ -193,5 +193,5 @@ def _count(report: TaskReport, outcome: Outcome) -> None:
     if outcome.chunked:
         report.pieces += len(outcome.examples)
         report.idle_pieces += outcome.idle
-    elif len(outcome.examples) > 1 and not outcome.examples[1].place:
+    elif len(outcome.examples) > 1 and not outcome.examples[1].position:
         report.split += 1

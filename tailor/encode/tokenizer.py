@@ -14,14 +14,15 @@ from tokenizers import AddedToken
 
 from tailor.encode.template import Message, Template, load_template, model_template, render
 from tailor.errors import ModelError, TemplateError
+from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
 from tailor.store import Store
 
 _TOOL_USE = "additional_chat_templates/tool_use.jinja"
 FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS,
+    CHAT_TEMPLATE,
     _TOOL_USE,
 )
 """All that is read of a model folder."""
@@ -165,12 +166,12 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
     read = _reader(path, revision)
     texts = {name: read(name) for name in FILES}
     config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
         config.update(_parse(path, name, texts[name]) if texts[name] else {})
-    content = texts["tokenizer.json"]
+    content = texts[TOKENIZER]
     if content is None:
         content = _converted(path, revision)
-    main, tool_use = texts["chat_template.jinja"], texts[_TOOL_USE]
+    main, tool_use = texts[CHAT_TEMPLATE], texts[_TOOL_USE]
     files = {"default": main, "tool_use": tool_use} if main and tool_use else main
     own = model_template(files or config.get("chat_template"))
     config = {key: value for key, value in config.items() if key != "chat_template"}
@@ -182,10 +183,10 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
 
 def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
     """The model's `config.json`, read from where its tokenizer is read. ModelError when there is none."""
-    text = _reader(path, revision)("config.json")
+    text = _reader(path, revision)(MODEL_CONFIG)
     if text is None:
         raise ModelError(f"model.path: {path} has no config.json", mend="name a model's folder or hub id")
-    return _parse(path, "config.json", text)
+    return _parse(path, MODEL_CONFIG, text)
 
 
 def _reader(path: str, revision: str | None) -> Callable[[str], str | None]:

@@ -11,6 +11,7 @@ from typing import Any
 from tailor.encode.template import Template
 from tailor.encode.tokenizer import FILES, Tokenizer, load_tokenizer
 from tailor.errors import ModelError
+from tailor.layout import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from tailor.spec.model import Model
 
 PLAIN = "PreTrainedTokenizerFast"
@@ -84,8 +85,8 @@ class Original:
             named = {"default": own.text, "tool_use": own.tool_use}
             settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
         elif own is not None:
-            (folder / "chat_template.jinja").write_text(own.text, encoding="utf-8", newline="")
-        (folder / "tokenizer.json").write_bytes(self.tokenizer.content.encode())
+            (folder / CHAT_TEMPLATE).write_text(own.text, encoding="utf-8", newline="")
+        (folder / TOKENIZER).write_bytes(self.tokenizer.content.encode())
         _write_settings(folder, settings)
         eos = self.tokenizer.eos_id
         stops = ([] if eos is None else [eos]) + [token for token in ends if token != eos]
@@ -107,14 +108,14 @@ def settle(folder: Path, texts: Iterable[str] = ()) -> str | None:
     Call it when the folder is whole: config.json decides on the class too. texts: to compare beside the probes. Returns
     what to tell the user where transformers cuts them otherwise even so.
     """
-    if not (folder / "tokenizer.json").is_file():
+    if not (folder / TOKENIZER).is_file():
         return None
     own = load_tokenizer(str(folder))
     marked = [f"a {own.added[at].content} b" for at in sorted(own.added)[:MARKED]]
     probes = [*PROBES, *marked, *texts]
     if _cut_otherwise(folder, own, probes) is None:
         return None
-    path = folder / "tokenizer_config.json"
+    path = folder / TOKENIZER_CONFIG
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     _write_settings(folder, {**settings, "tokenizer_class": PLAIN})
     wrong = _cut_otherwise(folder, own, probes)
@@ -142,4 +143,4 @@ def _cut_otherwise(folder: Path, own: Tokenizer, texts: Sequence[str]) -> str | 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")

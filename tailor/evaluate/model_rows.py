@@ -11,8 +11,10 @@ from tailor.errors import DataError
 from tailor.evaluate import rows
 from tailor.evaluate.models import Subject
 from tailor.evaluate.task_inputs import TaskInputs, question_inputs
+from tailor.layout import DATA_REPORT
 from tailor.spec.data import Data
-from tailor.spec.method import ANSWERS, Gritlm, Method, Sft
+from tailor.spec.methods import Method
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tailor.spec.suite import Suite
 from tailor.store import Store
@@ -42,8 +44,8 @@ class ModelRows:
     def plain(self) -> bool:
         """Whether questions go without a chat template: there is none, or the model was trained on plain text."""
         run, template = self.model.run, self.tokenizer.template
-        if run is not None and run.exists("data.json"):
-            return template is None or run.read_json("data.json")["template"] is None
+        if run is not None and run.exists(DATA_REPORT):
+            return template is None or run.read_json(DATA_REPORT)["template"] is None
         return template is None
 
     @cached_property
@@ -102,17 +104,17 @@ class ModelRows:
                 f"the run at {main.run.url} has no evaluation rows: its recipe has neither data.evaluation nor data.holdout",
                 mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
-        if recipe.method.name in ANSWERS:
+        if recipe.method.compares_answers:
             raise DataError(
                 f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
                 mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
-        if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
+        if recipe.method.embedding is not None:
             raise DataError(
                 f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
                 mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
-        url = main.run.read_json("data.json")["tokens"]
+        url = main.run.read_json(DATA_REPORT)["tokens"]
         if Store(url).exists(MANIFEST):
             tokens = TokenStore.open(url)
         else:
@@ -126,7 +128,7 @@ class ModelRows:
 def rows_read_by(method: Method | None) -> Sft:
     """How the suite's own rows are read, for a model that `method` made. Without one, answers are supervised; so they are
     after pretrain, which has no answers of its own."""
-    return Sft(name="sft", train_on=method.train_on if isinstance(method, Sft | Gritlm) else "assistant")
+    return Sft(name="sft", train_on="assistant" if method is None else method.supervised_turns)
 
 
 def _rendered_alike(tokens: TokenStore, tokenizer: Tokenizer) -> bool:

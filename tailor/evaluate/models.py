@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.artifacts.base_model import ADAPTER, BEACON, held_of
+from tailor.artifacts.base_model import held_of
 from tailor.artifacts.load import find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.batches import ModelRef
+from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
 from tailor.models.base_record import Held
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
@@ -19,7 +20,6 @@ from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
 from tailor.store import COMMIT, Store
-from tailor.store.run_folder import ARTIFACTS
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Subject:
     @property
     def is_adapter(self) -> bool:
         """Whether its base is beside it unchanged: it is an adapter, or beacons."""
-        return self.artifact.exists(ADAPTER) or self.artifact.exists(BEACON)
+        return self.artifact.exists(ADAPTER_CONFIG) or self.artifact.exists(BEACON_CONFIG)
 
     @property
     def has_beacons(self) -> bool:
-        return self.artifact.exists(BEACON) and not self.ref.without_adapter
+        return self.artifact.exists(BEACON_CONFIG) and not self.ref.without_adapter
 
     @property
     def base_path(self) -> str | None:
@@ -66,7 +66,7 @@ class Subject:
         limit = None if config is None else ModelFacts.from_config(config).positions
         if limit is None or not self.has_beacons:
             return limit
-        return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON)), limit)
+        return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON_CONFIG)), limit)
 
     @property
     def goes_beyond(self) -> bool:
@@ -76,9 +76,9 @@ class Subject:
 
     def _config(self) -> Mapping[str, Any] | None:
         folder, held = self.artifact.local_path(), None
-        if self.artifact.exists(ADAPTER):
+        if self.artifact.exists(ADAPTER_CONFIG):
             held = held_of(folder, self.run or self.artifact)
-        elif self.artifact.exists(BEACON):
+        elif self.artifact.exists(BEACON_CONFIG):
             held = Held.read(folder)
         try:
             config = load_config(held.path, held.revision) if held else load_config(str(folder))
@@ -99,14 +99,14 @@ class Subject:
 
     def stop_ids(self) -> tuple[int, ...]:
         """What ends its answers, from its generation_config.json."""
-        ends = self.artifact.read_json("generation_config.json").get("eos_token_id")
+        ends = self.artifact.read_json(GENERATION_CONFIG).get("eos_token_id")
         return (ends,) if isinstance(ends, int) else tuple(ends or ())
 
 
 def find_subject(url: str) -> Subject:
     """A run, an adapter folder or a model folder. ModelError when it is none."""
     artifact, around = find_artifact(Store(url))
-    made_by_run = around.exists("recipe.yaml") and around.exists("plan.json")
+    made_by_run = around.exists(RECIPE) and around.exists(PLAN)
     run = around if made_by_run else None
     label, target = posixpath.basename((run or artifact).url.rstrip("/")), (run or artifact).url
     if run is not None and (name := posixpath.basename(artifact.url)) not in ARTIFACTS:
@@ -115,8 +115,8 @@ def find_subject(url: str) -> Subject:
         ModelRef(label, target),
         artifact,
         run,
-        run.read_json("plan.json") if run is not None else {},
-        load_recipe(run.local_path("recipe.yaml"), check_files=False) if run is not None else None,
+        run.read_json(PLAN) if run is not None else {},
+        load_recipe(run.local_path(RECIPE), check_files=False) if run is not None else None,
     )
 
 

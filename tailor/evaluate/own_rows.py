@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.readers import Reader
 from tailor.encode.records import Chat, RowError
 from tailor.encode.sources import find_files
@@ -64,7 +64,7 @@ def conversation(value: Any, place: str) -> list[dict[str, Any]]:
             raise DataError(f"{place}: the question is empty")
         return [{"role": "user", "content": value}]
     try:
-        record = FORMATS["messages"].record({"messages": value}, {})
+        record = MESSAGES.record({"messages": value}, {})
     except RowError as error:
         raise DataError(f"{place}: {error.detail or error.reason}") from None
     assert isinstance(record, Chat)

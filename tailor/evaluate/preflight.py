@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tailor.data.token_store import TokenStore
 from tailor.encode.format_detection import find_format
+from tailor.encode.formats import get_format
 from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
@@ -11,6 +12,7 @@ from tailor.evaluate import rows
 from tailor.evaluate.model_rows import rows_read_by
 from tailor.evaluate.models import find_subject
 from tailor.evaluate.tasks.base import FirstRows, make_evaluators
+from tailor.spec.data import TEXTS
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
 
@@ -44,14 +46,14 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
 def _check_sources(suite: Suite, recipe: Recipe, *, asks: bool) -> None:
     """The files and columns of rows of the suite's own."""
     assert suite.data is not None
-    formats = set()
+    kinds = set()
     for at, source in enumerate(suite.data.evaluation):
         key = f"evaluate.final.data.evaluation[{at}]"
         found, _ = find_format(
             source, f"{key} {source.path}", find_files(source, key), rows_read_by(recipe.method)
         )
-        formats.add(found)
-    if asks and formats == {"text"}:
+        kinds.add(get_format(found).rows)
+    if asks and kinds == {TEXTS}:
         raise rows.no_question("evaluate.final: ")
 
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tailor.evaluate.batches import Embedded, EvaluationBatch, Result
+from tailor.layout import STATE
 from tailor.spec.suite import Decoding
 
 if TYPE_CHECKING:
     from tailor.store import Store
-
-STATE = "state.json"
 
 
 class ResumableParts:

@@ -9,6 +9,9 @@ from typing import Any
 import yaml
 
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.export.forms.base import CardSection
+from tailor.export.markdown import folded, table
+from tailor.layout import DATA_REPORT, ENVIRONMENT, LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, PLAN, RECIPE
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.report.page import (
     best_step,
@@ -21,7 +24,6 @@ from tailor.runs.report.page import (
 from tailor.store import Store
 from tailor.store import run_folder as runs
 
-CURVE = "loss.png"
 SAMPLES = 3
 
 
@@ -34,42 +36,41 @@ def card(
     name: str,
     curve: bool,
     step: int | None = None,
+    section: CardSection | None = None,
 ) -> str:
     """The text of README.md. `folder`: what is exported; `base`: the base's id on the hub, where it has one; `step`: that
-    of a checkpoint, where it is not the run's artefact that is exported."""
-    plan, data = runs.read_json(run, runs.PLAN), runs.read_json(run, runs.DATA)
+    of a checkpoint, where it is not the run's artefact that is exported; `section`: the form's own part of the card."""
+    plan, data = runs.read_json(run, PLAN), runs.read_json(run, DATA_REPORT)
     records = read(run)
     measured = _measured(records, plan, step)
-    embeds = (folder / "config_sentence_transformers.json").is_file()
     head = front_matter(plan, data, measured, weights, base=base, name=name)
-    if embeds:
-        head |= {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
-        head["tags"] = ["sentence-transformers", "feature-extraction", *head["tags"]]
+    if section is not None:
+        head |= {**section.metadata, "tags": [*section.tags, *head["tags"]]}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
         f"# {name}\n",
         _intro(plan, weights, base),
-        _use_embeddings(folder)
-        if embeds
+        f"## Use\n\n{section.use}"
+        if section is not None
         else _use(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
         "## Training\n",
-        _table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
+        table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
     ]
     if curve:
-        parts.append(f"![loss by step]({CURVE})\n")
-    if (folder / "merge.json").is_file():
-        parts.append(_merge(json.loads((folder / "merge.json").read_text())))
+        parts.append(f"![loss by step]({LOSS_PLOT})\n")
+    if (folder / MERGE_RECORD).is_file():
+        parts.append(_merge(json.loads((folder / MERGE_RECORD).read_text())))
     if data:
-        parts += ["## Data\n", _table(*data_table(data))]
+        parts += ["## Data\n", table(*data_table(data))]
         parts += [f"- left out: {line}\n" for line in lost_rows(data)]
     parts += _evaluation(measured, paired_answers(run)[:SAMPLES] if step is None else [])
-    if run.exists(runs.RECIPE):
-        parts.append(_folded("Recipe", "yaml", run.read_text(runs.RECIPE)))
-    environment = runs.read_json(run, runs.ENVIRONMENT)
+    if run.exists(RECIPE):
+        parts.append(folded("Recipe", "yaml", run.read_text(RECIPE)))
+    environment = runs.read_json(run, ENVIRONMENT)
     versions = {"tailor": environment.get("tailor"), "python": environment.get("python")}
     versions |= environment.get("packages", {})
     known = [[package, version] for package, version in versions.items() if version]
-    parts += ["## Versions\n", _table(["package", "version"], known)]
+    parts += ["## Versions\n", table(["package", "version"], known)]
     parts.append(_licence_words(head.get("license"), base))
     return "\n".join(parts)
 
@@ -130,8 +131,8 @@ def base_licence(folder: Path) -> str | None:
                 values = None
             if isinstance(values, dict) and isinstance(values.get("license"), str):
                 return str(values["license"])
-    if (folder / "config.json").is_file():
-        licence = json.loads((folder / "config.json").read_text()).get("license")
+    if (folder / MODEL_CONFIG).is_file():
+        licence = json.loads((folder / MODEL_CONFIG).read_text()).get("license")
         return licence if isinstance(licence, str) else None
     return None
 
@@ -218,24 +219,6 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```\n" + note
 
 
-def _use_embeddings(folder: Path) -> str:
-    prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
-    lines = [
-        "from sentence_transformers import SentenceTransformer",
-        "",
-        'model = SentenceTransformer("PATH")',
-        'queries = model.encode(["…"], prompt_name="query")',
-        'passages = model.encode(["…"])',
-        "print(model.similarity(queries, passages))",
-    ]
-    rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
-    note = (
-        "It needs transformers 5.2 or newer: its decoder reads in both directions, which older ones ignore.\n"
-    )
-    code = "```python\n" + "\n".join(lines) + "\n```\n"
-    return f"## Use\n\n{code}\n{_table(['prompt', 'what stands before a text'], rows)}\n{note}"
-
-
 def _quantization(quantize: dict[str, Any]) -> str:
     if quantize["type"] == "int8":
         return "BitsAndBytesConfig(load_in_8bit=True)"
@@ -267,14 +250,14 @@ def _evaluation(measured: list[Record], answers: list[dict[str, Any]]) -> list[s
         return []
     parts = ["## Evaluation\n", "On rows that were held out of training:\n"]
     parts.append(
-        _table(["metric", "value"], [[metric["name"], f"{metric['value']:.4g}"] for metric in metrics])
+        table(["metric", "value"], [[metric["name"], f"{metric['value']:.4g}"] for metric in metrics])
     )
     if answers:
         rows = [
             [str(answer[key] or "") for key in ("prompt", "before", "answer", "reference")]
             for answer in answers
         ]
-        parts.append(_table(["question", "before training", "after", "reference"], rows))
+        parts.append(table(["question", "before training", "after", "reference"], rows))
     return parts
 
 
@@ -287,16 +270,3 @@ def _licence_words(licence: str | None, base: str | None) -> str:
     return (
         f"## Licence\n\nNot known: the files of {of} name none. The base's and the data's licences apply.\n"
     )
-
-
-def _folded(title: str, language: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n```{language}\n{text.rstrip()}\n```\n\n</details>\n"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
-
-
-def _cell(text: Any) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

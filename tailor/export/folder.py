@@ -6,51 +6,30 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tailor.artifacts import output
 from tailor.artifacts.consolidate import consolidate
 from tailor.artifacts.inputs import open_source
 from tailor.artifacts.load import refuse_beacons
-from tailor.artifacts.merge import RECORD as MERGE_RECORD
 from tailor.artifacts.merge import Settings, merge_into
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError, StoreError
-from tailor.evaluate.retrieval.embedders import require_embeddings
-from tailor.export.card import CURVE, card
+from tailor.export.card import card
+from tailor.export.forms import check_options, find_form
+from tailor.export.request import Request, Selection, Weights
+from tailor.layout import ADAPTER, ARTIFACTS, EXPORT_RECORD, LOSS_PLOT, MERGE_RECORD, PLAN, STATE
+from tailor.models import adapter_files
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
 from tailor.store import run_folder as runs
-
-RECORD = "export.json"
-Form = Literal["huggingface", "sentence-transformers", "ollama"]
-Weights = Literal["adapter", "merged", "model"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to export of a run."""
-
-    form: Form = "huggingface"
-    weights: Weights | None = None
-    """By default the run's artefact as it is; for Ollama and sentence-transformers an adapter is merged."""
-    base: str | None = None
-    """Where the base is now, when it has moved."""
-    base_id: str | None = None
-    """The base's id on the hub, for the card and for those who load the adapter."""
-    merging: Settings = field(default_factory=Settings)
-    name: str | None = None
-    """The model's name in its card; the run's by default."""
-    query_instruction: str | None = None
-    """Of the prompt `query` for sentence-transformers."""
 
 
 def finished(url: str) -> tuple[Store, str]:
     """A run with its artefact, and the artefact's name. StoreError for another folder or an unfinished run."""
     run = runs.find(url)
-    kind = next((kind for kind in runs.ARTIFACTS if run.is_committed(kind)), None)
+    kind = next((kind for kind in ARTIFACTS if run.is_committed(kind)), None)
     if kind is None:
         raise StoreError(
             f"the run at {run.url} is not finished: it has neither adapter/ nor model/",
@@ -61,52 +40,59 @@ def finished(url: str) -> tuple[Store, str]:
 
 def export(url: str, to: str, request: Request, say: Callable[[str], None] = lambda _: None) -> str:
     """Write the folder and publish it at `to`; returns its URL. Raises ModelError and StoreError."""
-    output.check(to, RECORD)
+    check_options(request.form, request.form_options)
+    output.check(to, EXPORT_RECORD)
     with tempfile.TemporaryDirectory() as scratch:
         source: Path | None = None
         step: int | None = None
         if runs.is_checkpoint(Store(url)):
             source = Path(scratch) / "weights"
             kind, run = consolidate(url, source)
-            step = int(Store(url).read_json(runs.STATE)["step"])
-            if request.weights == "merged" or request.form != "huggingface":
+            step = int(Store(url).read_json(STATE)["step"])
+            if request.weights == "merged" or not find_form(request.form).takes_checkpoints:
                 raise ModelError(
                     f"{url} is a checkpoint, which is exported as it was trained",
                     mend="export it without --weights and --as, then `tailor merge` the folder",
                 )
         else:
             run, kind = finished(url)
-        chosen = choose(request, kind, run)
-        if request.form == "sentence-transformers":
-            require_embeddings(run.join(kind).url)
-        with output.publication(to, RECORD) as made:
-            fill(made.folder, run, chosen, request, say, source, step)
+        selection = select(request, kind, run, merges=source is None)
+        with output.publication(to, EXPORT_RECORD) as made:
+            fill(made.folder, selection, say, source, step)
     return made.url
 
 
-def choose(request: Request, kind: str, run: Store) -> Weights:
-    """Which weights to export. ModelError for those that the run has not."""
+def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> Selection:
+    """Which weights to export, checked by the form. ModelError for those that the run has not.
+
+    kind: `adapter` or `model`, what was trained. merges: whether an adapter can be merged; not that of a checkpoint.
+    """
     refuse_beacons(run.join(kind), "exported: no other tool reads them")
-    possible: tuple[Weights, ...] = ("adapter", "merged") if kind == "adapter" else ("model",)
-    whole = request.form != "huggingface" and kind == "adapter"
-    chosen = request.weights or ("merged" if whole else possible[0])
-    if request.form == "sentence-transformers" and chosen == "adapter":
+    form = find_form(request.form)
+    possible: tuple[Weights, ...] = (
+        ("model",) if kind == "model" else ("adapter", "merged") if merges else ("adapter",)
+    )
+    default = next((one for one in form.weights if one in possible), possible[0])
+    chosen = request.weights or default
+    if chosen not in form.weights:
         raise ModelError(
-            "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say",
-            mend="leave --weights away",
+            form.refusal(chosen),
+            mend="leave --weights away" if request.weights else "choose another form with --as",
         )
     if chosen not in possible:
         raise ModelError(
             f"the run at {run.url} has no {chosen}: it trained {'an adapter' if kind == 'adapter' else 'every weight'}",
             mend=f"give --weights {' or '.join(possible)}",
         )
-    if chosen != "merged" and (idle := _of_a_merge(request, reads_base=request.form == "ollama")):
+    if chosen != "merged" and (idle := _of_a_merge(request, reads_base=form.reads_base)):
         raise ModelError(
             f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect: the {chosen} goes out as it is",
             mend=f"leave {'it' if len(idle) == 1 else 'them'} out"
             + (", or give --weights merged" if kind == "adapter" else ""),
         )
-    return chosen
+    selection = Selection(run, chosen, request)
+    form.check(selection)
+    return selection
 
 
 def _of_a_merge(request: Request, *, reads_base: bool) -> list[str]:
@@ -119,83 +105,82 @@ def _of_a_merge(request: Request, *, reads_base: bool) -> list[str]:
 
 def fill(
     folder: Path,
-    run: Store,
-    weights: Weights,
-    request: Request,
+    selection: Selection,
     say: Callable[[str], None] = lambda _: None,
     source: Path | None = None,
     step: int | None = None,
 ) -> None:
-    """Write everything that is exported into an empty folder: weights, tokenizer, card, curve, and what the form needs.
+    """Write everything that is exported into an empty folder: weights, tokenizer, what the form needs, curve, card.
 
     source, step: a folder of the weights of a checkpoint, and its step; the run's artefact by default.
     """
-    if weights == "merged":
-        merge_into(folder, open_source(run.url, request.base), request.merging, say)
-    else:
-        source = source or run.join(weights).local_path()
-        for path in sorted(source.iterdir()):
-            if path.is_file() and path.name not in (COMMIT, "README.md"):
-                shutil.copyfile(path, folder / path.name)
-        if (warning := settle(folder)) is not None:
-            say(f"warning: {warning}")
-    if request.form == "sentence-transformers":
-        from tailor.export import sentence_transformers
-
-        sentence_transformers.write(folder, query_instruction=request.query_instruction)
+    run, request, form = selection.run, selection.request, find_form(selection.request.form)
+    _write_weights(folder, selection, say, source)
     base = _public_base(folder, run, request)
-    if (folder / MERGE_RECORD).is_file():  # paths of this machine are nobody else's
-        values = json.loads((folder / MERGE_RECORD).read_text())
-        values |= {"adapter": f"{runs.name(run)}/adapter", "base": base or Path(values["base"]).name}
-        (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
-    record: dict[str, Any] = {"run": runs.name(run), "as": request.form, "weights": weights, "base": base}
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    if request.form == "ollama":
-        for note in _modelfile(folder, run, weights, request):
-            say(f"note: {note}")
+    _record(folder, selection, base)
+    for note in form.write(folder, selection):
+        say(f"note: {note}")
     curve = _curve(run)
     if curve is not None:
-        (folder / CURVE).write_bytes(curve)
-    name = request.name or runs.name(run)
-    text = card(run, folder, weights, base=base, name=name, curve=curve is not None, step=step)
+        (folder / LOSS_PLOT).write_bytes(curve)
+    text = card(
+        run,
+        folder,
+        selection.weights,
+        base=base,
+        name=request.name or runs.name(run),
+        curve=curve is not None,
+        step=step,
+        section=form.card(folder),
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _modelfile(folder: Path, run: Store, weights: Weights, request: Request) -> list[str]:
-    from tailor.export.ollama import write_modelfile
+def _write_weights(
+    folder: Path, selection: Selection, say: Callable[[str], None], source: Path | None
+) -> None:
+    """The weights and the tokenizer, merged or copied."""
+    if selection.weights == "merged":
+        base = selection.request.base
+        merge_into(folder, open_source(selection.run.url, base), selection.request.merging, say)
+        return
+    for path in sorted((source or selection.artifact.local_path()).iterdir()):
+        if path.is_file() and path.name not in (COMMIT, "README.md"):
+            shutil.copyfile(path, folder / path.name)
+    if (warning := settle(folder)) is not None:
+        say(f"warning: {warning}")
 
-    plan = runs.read_json(run, runs.PLAN)
-    if weights == "adapter":
-        source = open_source(run.url, request.base)
-        if source.held.rope is not None:
-            raise ModelError(
-                "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
-                mend="export the merged model: --weights merged",
-            )
-        config = json.loads((source.base / "config.json").read_text())
-        base: str | None = str(source.base.absolute())
-    else:
-        config, base = json.loads((folder / "config.json").read_text()), None
-    return write_modelfile(folder, base=base, config=config, max_length=int(plan["max_length"]))
+
+def _record(folder: Path, selection: Selection, base: str | None) -> None:
+    """Write export.json. The record of a merge gets public names in place of the paths of this machine."""
+    name = runs.name(selection.run)
+    if (folder / MERGE_RECORD).is_file():
+        values = json.loads((folder / MERGE_RECORD).read_text())
+        values |= {"adapter": f"{name}/{ADAPTER}", "base": base or Path(values["base"]).name}
+        (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
+    record: dict[str, Any] = {
+        "run": name,
+        "as": selection.request.form,
+        "weights": selection.weights,
+        "base": base,
+    }
+    (folder / EXPORT_RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _public_base(folder: Path, run: Store, request: Request) -> str | None:
     """The base's id on the hub, written into the adapter's configuration; None where it is known only as a folder."""
-    path = str(runs.read_json(run, runs.PLAN)["model"]["path"])
+    path = str(runs.read_json(run, PLAN)["model"]["path"])
     public = request.base_id or (
         None if "://" in path or Path(path).exists() or path.startswith("/") else path
     )
     if public is not None:
-        for name, key in (("adapter_config.json", "base_model_name_or_path"), ("base.json", "path")):
-            if (folder / name).is_file():
-                values = {**json.loads((folder / name).read_text()), key: public}
-                (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+        adapter_files.set_base(folder, public)
     return public
 
 
 def _curve(run: Store) -> bytes | None:
-    if run.exists("loss.png"):
-        return run.read_bytes("loss.png")
+    if run.exists(LOSS_PLOT):
+        return run.read_bytes(LOSS_PLOT)
     from tailor.runs.report.plots import draw
 
-    return next((plot.png for plot in draw(read(run)) if plot.file == "loss.png"), None)
+    return next((plot.png for plot in draw(read(run)) if plot.file == LOSS_PLOT), None)

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tailor.errors import StoreError
-from tailor.export.folder import RECORD, Request, choose, fill, finished
-from tailor.models.embedding.settings import FILE as EMBEDDING
-from tailor.models.embedding.settings import PROJECTION
+from tailor.export.folder import fill, finished, select
+from tailor.export.request import Request
+from tailor.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_RECORD,
+    CHAT_TEMPLATE,
+    EMBEDDING,
+    EXPORT_RECORD,
+    GENERATION_CONFIG,
+    LOSS_PLOT,
+    MERGE_RECORD,
+    MODEL_CONFIG,
+    MODEL_INDEX,
+    MODEL_WEIGHTS,
+    PROJECTION,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
+from tailor.models import adapter_files
 from tailor.spec.reading.secrets import is_secret
 
-BESIDE = ("README.md", "loss.png", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+BESIDE = ("README.md", LOSS_PLOT, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
-    *("adapter_config.json", "adapter_model.safetensors", "base.json", "merge.json", RECORD),
+    *(ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, MERGE_RECORD, EXPORT_RECORD),
     *(EMBEDDING, PROJECTION),
-    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    *(MODEL_CONFIG, GENERATION_CONFIG, MODEL_WEIGHTS, MODEL_INDEX),
     *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
+        TOKENIZER,
+        TOKENIZER_CONFIG,
+        SPECIAL_TOKENS,
         "added_tokens.json",
         "vocab.json",
     ),
-    *("merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "preprocessor_config.json"),
+    *("merges.txt", "vocab.txt", "tokenizer.model", CHAT_TEMPLATE, "preprocessor_config.json"),
 )
 """With `BESIDE` the only files that leave this machine, and with a model's shards and the Python files that it needs.
 
@@ -74,7 +91,7 @@ def push(
     Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
     """
     run, kind = finished(url)
-    weights = choose(request, kind, run)
+    selection = select(request, kind, run)
     hub = None
     if dry_run:
         _check_name(push.repo)
@@ -83,9 +100,13 @@ def push(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / push.repo.split("/")[1]
         folder.mkdir()
-        named = request if request.name else Request(**{**vars(request), "name": push.repo.split("/")[1]})
-        fill(folder, run, weights, named, say)
-        if named.base_id is None and weights == "adapter" and folder_of_base(folder).startswith("/"):
+        named = replace(request, name=request.name or push.repo.split("/")[1])
+        fill(folder, replace(selection, request=named), say)
+        if (
+            request.base_id is None
+            and selection.weights == "adapter"
+            and folder_of_base(folder).startswith("/")
+        ):
             say(
                 "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
             )
@@ -98,7 +119,7 @@ def push(
             say(f"dry run: {total} would go to the {seen} repository {push.repo}")
             return None
         return hub.upload(
-            uploads, push.message or f"Upload {weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
+            uploads, push.message or f"Upload {selection.weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
         )
 
 
@@ -125,7 +146,7 @@ def files_of(folder: Path) -> list[Upload]:
             continue
         if (
             path.suffix in TEXTS
-            and path.name != "tokenizer.json"
+            and path.name != TOKENIZER
             and is_secret(path.read_text(encoding="utf-8", errors="replace"))
         ):
             raise StoreError(
@@ -138,7 +159,7 @@ def files_of(folder: Path) -> list[Upload]:
 
 def folder_of_base(folder: Path) -> str:
     """Where an exported adapter looks for its base."""
-    return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+    return str(adapter_files.read_config(folder)["base_model_name_or_path"])
 
 
 def _is_of_a_model(name: str) -> bool:
@@ -166,7 +187,7 @@ class _Hub:
                 mend="give --public to push to it, or name another repository",
             )
         foreign = [name for name in held if name != ".gitattributes"]
-        if foreign and RECORD not in foreign and not self._push.replace:
+        if foreign and EXPORT_RECORD not in foreign and not self._push.replace:
             raise StoreError(
                 f"the repository {self._push.repo} holds other files already, such as {foreign[0]}",
                 mend="name another repository, or give --replace to put this model into it",

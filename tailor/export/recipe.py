@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tailor.errors import GateError
 from tailor.export import hub
-from tailor.export.folder import Request
+from tailor.export.request import Request
 from tailor.runs import evaluations
 from tailor.spec.recipe import Recipe
 from tailor.store import Store

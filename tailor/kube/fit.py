@@ -54,10 +54,10 @@ def notes(recipe: Recipe, cluster: Cluster, *, stays: bool = False) -> list[str]
             "the recipe names s3://, but the cluster file has no AWS_… in secret_env, no env_from and no "
             "service_account: the nodes themselves must have access"
         )
-    for tracker, prefix in (("wandb", "WANDB_"), ("mlflow", "MLFLOW_")):
-        environment = (*cluster.env, *cluster.secret_env)
-        asked = getattr(recipe.track, tracker) is not None and not cluster.env_from
-        if asked and not any(name.startswith(prefix) for name in environment):
+    environment = (*cluster.env, *cluster.secret_env)
+    for tracker, section in recipe.track.chosen():
+        prefix = section.environment_prefix
+        if prefix and not cluster.env_from and not any(name.startswith(prefix) for name in environment):
             found.append(
                 f"track.{tracker}, but the cluster file has no {prefix}… in env or secret_env, and no env_from"
             )

@@ -13,6 +13,7 @@ from tailor.errors import RecipeError
 from tailor.kube import check, fit, names, pods
 from tailor.kube.check import RECIPE_FOLDER
 from tailor.kube.spec import Cluster
+from tailor.layout import RECIPE
 from tailor.spec import load, visibility
 from tailor.spec.recipe import Recipe
 
@@ -106,7 +107,7 @@ def _queue(cluster: Cluster) -> Values:
 
 def _entrypoint(cluster: Cluster, overrides: Sequence[str]) -> str:
     if cluster.recipe_path is None:
-        return f"tailor run {RECIPE_FOLDER}/{visibility.RECIPE}"
+        return f"tailor run {RECIPE_FOLDER}/{RECIPE}"
     return shlex.join(["tailor", "run", cluster.recipe_path, *overrides])
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from tailor.methods.base import Method, Summed
+from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
-from tailor.spec.base import Section
+from tailor.spec.methods import MethodSection
 
 
-def load_method(spec: Section, reference: Reference | None = None) -> Method:
-    """The method of a spec: `spec.name` is its module, which has a `build(spec, reference)`."""
-    module = import_module(f"tailor.methods.{spec.name}")  # type: ignore[attr-defined]
-    method: Method = module.build(spec, reference)
+def load_method(spec: MethodSection, reference: Reference | None = None) -> Method:
+    """The loss of a method's section, built by its `implementation`."""
+    module, _, build = spec.implementation.partition(":")
+    method: Method = getattr(import_module(module), build)(spec, reference)
     return method
 
 
-__all__ = ["Method", "Reference", "Summed", "load_method"]
+__all__ = ["LossSum", "Method", "Reference", "load_method"]

@@ -18,29 +18,30 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Summed:
-    """What one micro-batch adds to its batch."""
+class LossSum:
+    """What one micro-batch adds to the sums of its batch."""
 
     loss: torch.Tensor
-    """Summed over the units, a float32 scalar; with a graph in training."""
+    """Sum over what `Method.denominator` counts, a float32 scalar; with a graph in training."""
     statistics: dict[str, torch.Tensor] = field(default_factory=dict)
     """Other sums, scalars without a graph. The same names for every micro-batch."""
 
 
-class Work(NamedTuple):
-    """A micro-batch of this worker."""
+class MicroBatch(NamedTuple):
+    """The rows of one forward pass of this worker."""
 
     number: int
-    """Among all of the batch, whichever worker it is for."""
+    """Number among all micro-batches of the batch, those of other workers included."""
     batch: TokenBatch
-    counts: bool
-    """False for one that is computed only to stay in step with the other workers."""
+    is_padding: bool
+    """True for one that adds nothing: a worker without rows computes it, because every worker must make equally many
+    passes (the collective operations inside them would wait for it)."""
     tokens: int
-    """Read by the model, without padding."""
+    """Tokens that the model reads, without padding; 0 for a padding micro-batch."""
 
 
-class Passes(Protocol):
-    """Forward and backward passes in one step or one evaluation. All workers make them in the same order."""
+class StepContext(Protocol):
+    """Forward and backward passes of one step or one evaluation. All workers make them in the same order."""
 
     plan: Plan
     rank: int
@@ -48,48 +49,48 @@ class Passes(Protocol):
     device: torch.device
 
     def seed(self, number: int) -> int:
-        """What dropout is seeded with in a micro-batch: its number decides, not the worker."""
+        """Seed of the dropout of a micro-batch. It depends on the micro-batch's number, not on the worker."""
         ...
 
     def forward(self, number: int, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(model, *arguments)` on the device, with the micro-batch's dropout, in the run's arithmetic.
+        """`function(model, *arguments)` on the device, seeded for the micro-batch and in the run's precision.
 
-        Tensors must come back alone or in tuples, lists and dicts.
+        The function returns tensors, alone or in tuples, lists and dicts.
         """
         ...
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Around a forward pass and its backward pass. The last one of a step must reach every trained weight."""
+        """Context of a forward pass and its backward pass. The last one of a step must reach every trained weight."""
         ...
 
-    def backward(self, loss: torch.Tensor, units: int = 1) -> None:
-        """Add the gradient of `loss / units`, summed over the workers."""
+    def backward(self, loss: torch.Tensor, denominator: int = 1) -> None:
+        """Add the gradient of `loss / denominator`, summed over the workers."""
         ...
 
     def over_workers(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of the workers' tensors, in place. Without a graph."""
+        """All-reduce (sum) of the workers' tensors, in place and without a graph."""
         ...
 
-    def add(self, summed: Summed, counts: bool = True) -> None:
-        """Add to the totals of all passes and workers, or add zeros."""
+    def add(self, sums: LossSum, *, is_padding: bool = False) -> None:
+        """Add to the totals of the step, which are those of all micro-batches and workers. Padding adds zeros."""
         ...
 
 
 class Method(Protocol):
-    """A loss that is summed over units; the loop divides by the units of the whole batch.
+    """A loss that is summed over micro-batches and workers; the loop divides it by the denominator of the whole batch.
 
-    Every sum is over all micro-batches and workers, so that no number depends on how a batch is cut.
+    So no number depends on how a batch is cut, or on how many workers share it.
     """
 
-    surveys: bool = False
-    """Whether `survey` is asked before the losses of a batch."""
+    has_prepass: bool = False
+    """Whether `prepass` runs over the whole batch before its losses."""
 
-    def units(self, batches: Batches, batch: Batch) -> int:
+    def denominator(self, batches: Batches, batch: Batch) -> int:
         """What the loss of a batch is averaged over, counted from lengths alone."""
         ...
 
-    def parts(self, batches: Batches, batch: Batch, plan: Plan) -> list[list[slice]]:
-        """How a batch's rows are cut into micro-batches, whatever the number of workers: one list for each kind of them.
+    def cut(self, batches: Batches, batch: Batch, plan: Plan) -> list[list[slice]]:
+        """The rows of each micro-batch, for any number of workers: one list for each kind of micro-batch.
 
         Every worker gets equally many of each kind.
         """
@@ -100,44 +101,57 @@ class Method(Protocol):
         """The micro-batch of a part of a batch's rows."""
         return collator(batch[part])
 
-    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
+    def prepass(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
         """A sum over a micro-batch, without a graph, whose total the losses of the whole batch depend on."""
-        raise AssertionError("surveys is False")
+        raise AssertionError("has_prepass is False")
 
-    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
-        """Loss and statistics of a micro-batch. surveyed: total of the surveys, divided by the batch's units."""
+    def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
+        """Loss and statistics of a micro-batch.
+
+        prepass_mean: the total of `prepass` over the batch, divided by its denominator; 0 without one.
+        """
         ...
 
-    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+    def evaluate(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         """The same on evaluation data."""
-        return self.loss(model, batch, surveyed)
+        return self.loss(model, batch, prepass_mean)
 
     def backward(
-        self, passes: Passes, batches: Batches, batch: Batch, work: Sequence[Work], surveyed: float
+        self,
+        context: StepContext,
+        batches: Batches,
+        batch: Batch,
+        micro_batches: Sequence[MicroBatch],
+        prepass_mean: float,
     ) -> None:
         """Add the gradient of the batch's loss, and its sums to the totals: here one micro-batch after the other."""
-        units = max(1, self.units(batches, batch))
-        for index, one in enumerate(work):
-            with passes.micro_batch(last=index == len(work) - 1):
-                summed = Summed(*passes.forward(one.number, _plain, self.loss, one.batch, surveyed))
-                passes.backward(summed.loss * float(one.counts), units)
-            passes.add(summed, one.counts)
+        denominator = max(1, self.denominator(batches, batch))
+        for index, one in enumerate(micro_batches):
+            with context.micro_batch(last=index == len(micro_batches) - 1):
+                sums = LossSum(*context.forward(one.number, _as_tuple, self.loss, one.batch, prepass_mean))
+                context.backward(sums.loss * float(not one.is_padding), denominator)
+            context.add(sums, is_padding=one.is_padding)
 
     def measure(
-        self, passes: Passes, batches: Batches, batch: Batch, work: Iterable[Work], surveyed: float
+        self,
+        context: StepContext,
+        batches: Batches,
+        batch: Batch,
+        micro_batches: Iterable[MicroBatch],
+        prepass_mean: float,
     ) -> None:
         """Add the sums of a batch of evaluation data to the totals."""
-        for one in work:
-            summed = Summed(*passes.forward(one.number, _plain, self.evaluate, one.batch, surveyed))
-            passes.add(summed, one.counts)
+        for one in micro_batches:
+            sums = LossSum(*context.forward(one.number, _as_tuple, self.evaluate, one.batch, prepass_mean))
+            context.add(sums, is_padding=one.is_padding)
 
-    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         """Figures for the record from the statistics' totals and from the `loss`, summed too."""
         ...
 
 
-def _plain(
-    model: CausalModel, of: Callable[..., Summed], batch: TokenBatch, surveyed: float
+def _as_tuple(
+    model: CausalModel, of: Callable[..., LossSum], batch: TokenBatch, prepass_mean: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    summed = of(model, batch, surveyed)
-    return summed.loss, summed.statistics
+    sums = of(model, batch, prepass_mean)  # strategies pass tensors through, and know no LossSum
+    return sums.loss, sums.statistics

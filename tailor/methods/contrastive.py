@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from tailor.models.embedding.pooling import shorten
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.gritlm import Gritlm
 
 TILE_BYTES = 64 * 2**20
 """Most bytes of similarities that exist at one time."""

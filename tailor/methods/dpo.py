@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 
 from tailor.data.batches import Batch, Batches
-from tailor.methods.base import Method, Summed
+from tailor.methods.base import LossSum, Method
 from tailor.methods.preference import Answers, pair_losses, sft_weight
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
-from tailor.spec.method import Dpo as DpoSpec
+from tailor.spec.methods.dpo import Dpo as DpoSpec
 
 
 class Dpo(Method):
@@ -22,10 +22,10 @@ class Dpo(Method):
         self.spec = spec
         self.reference = reference
 
-    def units(self, batches: Batches, batch: Batch) -> int:
+    def denominator(self, batches: Batches, batch: Batch) -> int:
         return batches.groups(batch)
 
-    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+    def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         reference = torch.zeros_like(batch.supervised, dtype=torch.float32)
         if self.reference is not None:
             reference = self.reference.log_probabilities(model, batch)
@@ -34,7 +34,7 @@ class Dpo(Method):
             Answers(policy[side::2], reference[side::2], batch.supervised[side::2]) for side in (0, 1)
         )
         losses = pair_losses(self.spec, chosen, rejected)
-        return Summed(losses.sum(), self._statistics(chosen, rejected))
+        return LossSum(losses.sum(), self._statistics(chosen, rejected))
 
     @torch.no_grad()
     def _statistics(self, chosen: Answers, rejected: Answers) -> dict[str, torch.Tensor]:
@@ -48,9 +48,9 @@ class Dpo(Method):
             sums["sft_loss"] = -(chosen.policy / chosen.tokens).sum()
         return sums
 
-    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         """Means over the pairs. A reward is beta times what the loss compares of an answer."""
-        means = {name: total / units for name, total in sums.items() if name != "loss"}
+        means = {name: total / denominator for name, total in sums.items() if name != "loss"}
         margin = means["reward_chosen"] - means["reward_rejected"]
         return {**means, "reward_margin": margin}
 

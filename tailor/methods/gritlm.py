@@ -24,8 +24,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tailor.data.batches import Batch, Batches
-from tailor.data.grit_batches import TwoStreamBatch
-from tailor.methods.base import Method, Passes, Summed, Work
+from tailor.data.grit_batches import GritBatch
+from tailor.methods.base import LossSum, Method, MicroBatch, StepContext
 from tailor.methods.contrastive import Contrast, Contrasted, contrast, share_of
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, TokenBatch
@@ -33,7 +33,7 @@ from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
-from tailor.spec.method import Gritlm as GritlmSpec
+from tailor.spec.methods.gritlm import Gritlm as GritlmSpec
 
 
 class Gritlm(Method):
@@ -43,76 +43,89 @@ class Gritlm(Method):
         self.spec = spec
         self.settings = Embedding.of(spec)
 
-    def units(self, batches: Batches, batch: Batch) -> int:
+    def denominator(self, batches: Batches, batch: Batch) -> int:
         return 1  # the losses are means already
 
-    def parts(self, batches: Batches, batch: Batch, plan: Plan) -> list[list[slice]]:
-        assert isinstance(batch, TwoStreamBatch)
+    def cut(self, batches: Batches, batch: Batch, plan: Plan) -> list[list[slice]]:
+        assert isinstance(batch, GritBatch)
         lengths = [batches.length(row) for row in batch[: batch.texts]]
         size = plan.micro_batch_size
         examples = [slice(at, min(at + size, len(batch))) for at in range(batch.texts, len(batch), size)]
         return [chunks(lengths, plan.chunk_size, plan.chunk_tokens), examples]
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
-        assert isinstance(batch, TwoStreamBatch)
+        assert isinstance(batch, GritBatch)
         if part.start >= batch.texts:
             return collator(batch[part])
         examples = [collator.split.example(row[0]) for row in batch[part] if isinstance(row, tuple)]
         texts = [(example.input_ids, example.spans) for example in examples]
-        return lay_out_texts(texts, collator.layout, [int(place) for place in batch.places[part]])
+        return lay_out_texts(texts, collator.layout, [int(index) for index in batch.text_index[part]])
 
-    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+    def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         raise AssertionError("the texts of a batch have no losses of their own")
 
     def backward(
-        self, passes: Passes, batches: Batches, batch: Batch, work: Sequence[Work], surveyed: float
+        self,
+        context: StepContext,
+        batches: Batches,
+        batch: Batch,
+        micro_batches: Sequence[MicroBatch],
+        prepass_mean: float,
     ) -> None:
-        assert isinstance(batch, TwoStreamBatch)
-        texts, examples = _kinds(work)
+        assert isinstance(batch, GritBatch)
+        texts, examples = _kinds(micro_batches)
         if texts:
             engine = self._gradcache if self.spec.engine == "gradcache" else self._chunk_checkpoint
-            contrasted = engine(passes, batch, texts, ends_the_step=not examples)
+            contrasted = engine(context, batch, texts, ends_the_step=not examples)
             loss = self.spec.embedding_weight * contrasted.loss / batch.queries
-            passes.add(Summed(loss, self._contrasted(passes, batch, contrasted)))
-        tokens = batches.units(batch)
-        cuts = -(-(len(batch) - batch.texts) // passes.plan.micro_batch_size)
+            context.add(LossSum(loss, self._contrasted(context, batch, contrasted)))
+        tokens = batches.supervised_tokens(batch)
+        cuts = -(-(len(batch) - batch.texts) // context.plan.micro_batch_size)
         for index, one in enumerate(examples):
             own = len(one.batch.targets)
             # token: over all tokens of the batch. mixed: over this micro-batch's, then over the micro-batches.
             whole = tokens if self.spec.generative_normalisation == "token" else own * cuts
             share = 1 / max(1, whole)
-            with passes.micro_batch(last=index == len(examples) - 1):
-                summed, statistics = passes.forward(one.number, _generated, one.batch)
+            with context.micro_batch(last=index == len(examples) - 1):
+                summed, statistics = context.forward(one.number, _generated, one.batch)
                 loss = self.spec.generative_weight * share * summed
-                passes.backward(loss * float(one.counts))
+                context.backward(loss * float(not one.is_padding))
             sums = {**statistics, "generative_loss": summed, "generative_units": torch.tensor(float(own))}
-            passes.add(Summed(loss, {name: share * value for name, value in sums.items()}), one.counts)
+            context.add(
+                LossSum(loss, {name: share * value for name, value in sums.items()}),
+                is_padding=one.is_padding,
+            )
 
     def measure(
-        self, passes: Passes, batches: Batches, batch: Batch, work: Iterable[Work], surveyed: float
+        self,
+        context: StepContext,
+        batches: Batches,
+        batch: Batch,
+        micro_batches: Iterable[MicroBatch],
+        prepass_mean: float,
     ) -> None:
-        assert isinstance(batch, TwoStreamBatch)
-        texts, examples = _kinds(work)
-        nothing = torch.zeros((), device=passes.device)
+        assert isinstance(batch, GritBatch)
+        texts, examples = _kinds(micro_batches)
+        nothing = torch.zeros((), device=context.device)
         if texts:
-            vectors = self._embedded(passes, batch, texts)
-            contrasted = self._contrast(passes, batch, vectors)
-            passes.add(Summed(nothing, self._contrasted(passes, batch, contrasted)))
+            vectors = self._embedded(context, batch, texts)
+            contrasted = self._contrast(context, batch, vectors)
+            context.add(LossSum(nothing, self._contrasted(context, batch, contrasted)))
         for one in examples:
-            loss, hits = passes.forward(one.number, CausalModel.next_token_loss_and_hits, one.batch)
+            loss, hits = context.forward(one.number, CausalModel.next_token_loss_and_hits, one.batch)
             statistics = {"token_hits": hits, "generative_loss": loss}
             statistics["generative_units"] = torch.tensor(float(len(one.batch.targets)))
-            passes.add(Summed(nothing, statistics), one.counts)
+            context.add(LossSum(nothing, statistics), is_padding=one.is_padding)
 
-    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         """The means of both losses and their weighted sum, how often the most similar passage is the answer, and what share
         of the queries had no other passage beside it, where any had none."""
         found: dict[str, float] = {"loss": 0.0}
         if queries := sums.get("queries"):
             found["embedding_loss"] = sums["embedding_loss"] / queries
             found["embedding_accuracy"] = sums["answers_found"] / queries
-            if alone := sums["told_from_none"]:
-                found["told_from_none"] = alone / queries
+            if alone := sums["without_negatives"]:
+                found["without_negatives"] = alone / queries
             found["loss"] += self.spec.embedding_weight * found["embedding_loss"]
         if over := sums.get("generative_units"):
             found["generative_loss"] = sums["generative_loss"] / over
@@ -125,42 +138,42 @@ class Gritlm(Method):
         return found
 
     def _gradcache(
-        self, passes: Passes, batch: TwoStreamBatch, texts: Sequence[Work], *, ends_the_step: bool
+        self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
     ) -> Contrasted:
         first, *others = texts
-        with passes.micro_batch(last=ends_the_step and not others):
-            own = passes.forward(first.number, embed, self.settings, first.batch)  # its graph is kept
+        with context.micro_batch(last=ends_the_step and not others):
+            own = context.forward(first.number, embed, self.settings, first.batch)  # its graph is kept
             with torch.no_grad():
-                vectors = self._embedded(passes, batch, texts, [own.detach()])
-                contrasted = self._contrast(passes, batch, vectors)
-                gradient = passes.over_workers(contrasted.gradient) * self._weight(batch)
-            passes.backward((own * _slope(first, gradient)).sum())
+                vectors = self._embedded(context, batch, texts, [own.detach()])
+                contrasted = self._contrast(context, batch, vectors)
+                gradient = context.over_workers(contrasted.gradient) * self._weight(batch)
+            context.backward((own * _slope(first, gradient)).sum())
         for index, one in enumerate(others, 1):
-            with passes.micro_batch(last=ends_the_step and index == len(others)):
-                own = passes.forward(one.number, embed, self.settings, one.batch)
-                passes.backward((own * _slope(one, gradient)).sum())
+            with context.micro_batch(last=ends_the_step and index == len(others)):
+                own = context.forward(one.number, embed, self.settings, one.batch)
+                context.backward((own * _slope(one, gradient)).sum())
         return contrasted
 
     def _chunk_checkpoint(
-        self, passes: Passes, batch: TwoStreamBatch, texts: Sequence[Work], *, ends_the_step: bool
+        self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
     ) -> Contrasted:
-        seeds = [passes.seed(one.number) for one in texts]
-        with passes.micro_batch(last=ends_the_step):
+        seeds = [context.seed(one.number) for one in texts]
+        with context.micro_batch(last=ends_the_step):
             chunked = [one.batch for one in texts]
-            parts = passes.forward(texts[0].number, _embed_chunks, self.settings, chunked, seeds)
+            parts = context.forward(texts[0].number, _embed_chunks, self.settings, chunked, seeds)
             own = _placed(batch, texts, parts)
             with torch.no_grad():
-                vectors = passes.over_workers(own.detach().clone())
-            contrasted = self._contrast(passes, batch, vectors)
-            gradient = passes.over_workers(contrasted.gradient) * self._weight(batch)
-            passes.backward((own * gradient).sum())
+                vectors = context.over_workers(own.detach().clone())
+            contrasted = self._contrast(context, batch, vectors)
+            gradient = context.over_workers(contrasted.gradient) * self._weight(batch)
+            context.backward((own * gradient).sum())
         return contrasted
 
     def _embedded(
         self,
-        passes: Passes,
-        batch: TwoStreamBatch,
-        texts: Sequence[Work],
+        context: StepContext,
+        batch: GritBatch,
+        texts: Sequence[MicroBatch],
         known: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
         """The vectors of all texts of the batch, float32[texts, dimension], on every worker. Without a graph.
@@ -168,25 +181,25 @@ class Gritlm(Method):
         known: those of the first micro-batches.
         """
         rest = texts[len(known) :]
-        parts = [*known, *(passes.forward(one.number, embed, self.settings, one.batch) for one in rest)]
-        return passes.over_workers(_placed(batch, texts, parts))
+        parts = [*known, *(context.forward(one.number, embed, self.settings, one.batch) for one in rest)]
+        return context.over_workers(_placed(batch, texts, parts))
 
-    def _contrast(self, passes: Passes, batch: TwoStreamBatch, vectors: torch.Tensor) -> Contrasted:
+    def _contrast(self, context: StepContext, batch: GritBatch, vectors: torch.Tensor) -> Contrasted:
         """The losses of this worker's share of the queries."""
         excluded = batch.excluded if self.spec.mask_duplicates else np.zeros((0, 2), np.int64)
-        block = -(-batch.queries // passes.world)
-        how = Contrast(batch.queries, batch.group, torch.from_numpy(excluded), block).to(passes.device)
-        return contrast(vectors, how, self.spec, share_of(batch.queries, passes.rank, passes.world))
+        block = -(-batch.queries // context.world)
+        how = Contrast(batch.queries, batch.group, torch.from_numpy(excluded), block).to(context.device)
+        return contrast(vectors, how, self.spec, share_of(batch.queries, context.rank, context.world))
 
-    def _weight(self, batch: TwoStreamBatch) -> float:
+    def _weight(self, batch: GritBatch) -> float:
         return self.spec.embedding_weight / batch.queries
 
-    def _contrasted(self, passes: Passes, batch: TwoStreamBatch, of: Contrasted) -> dict[str, torch.Tensor]:
-        share = share_of(batch.queries, passes.rank, passes.world)
+    def _contrasted(self, context: StepContext, batch: GritBatch, of: Contrasted) -> dict[str, torch.Tensor]:
+        share = share_of(batch.queries, context.rank, context.world)
         return {
             "embedding_loss": of.loss,
             "answers_found": of.hits,
-            "told_from_none": of.alone,
+            "without_negatives": of.alone,
             "queries": torch.tensor(float(len(share))),
         }
 
@@ -205,28 +218,28 @@ def chunks(lengths: Sequence[int], size: int | None, tokens: int) -> list[slice]
     return [*found, slice(start, len(lengths))] if lengths else []
 
 
-def _kinds(work: Iterable[Work]) -> tuple[list[Work], list[Work]]:
+def _kinds(micro_batches: Iterable[MicroBatch]) -> tuple[list[MicroBatch], list[MicroBatch]]:
     """Texts to embed, and sequences to generate."""
-    kinds: tuple[list[Work], list[Work]] = ([], [])
-    for one in work:
+    kinds: tuple[list[MicroBatch], list[MicroBatch]] = ([], [])
+    for one in micro_batches:
         kinds[one.batch.pool is None].append(one)
     return kinds
 
 
-def _placed(batch: TwoStreamBatch, texts: Sequence[Work], parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """This worker's vectors at their places among all texts of the batch, and zeros at the others'."""
-    own = [(one.batch.pool, part) for one, part in zip(texts, parts, strict=True) if one.counts]
+def _placed(batch: GritBatch, texts: Sequence[MicroBatch], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """This worker's vectors at their index among all texts of the batch, and zeros at the others'."""
+    own = [(one.batch.pool, part) for one, part in zip(texts, parts, strict=True) if not one.is_padding]
     whole = parts[0].new_zeros(batch.texts, parts[0].shape[1])
     if own:
-        places = torch.cat([pool.places for pool, _ in own if pool is not None]).to(whole.device)
-        whole = whole.index_copy(0, places, torch.cat([part for _, part in own]))
-    return whole + 0.0 * sum(part.sum() for one, part in zip(texts, parts, strict=True) if not one.counts)
+        index = torch.cat([pool.text_index for pool, _ in own if pool is not None]).to(whole.device)
+        whole = whole.index_copy(0, index, torch.cat([part for _, part in own]))
+    return whole + 0.0 * sum(part.sum() for one, part in zip(texts, parts, strict=True) if one.is_padding)
 
 
-def _slope(one: Work, gradient: torch.Tensor) -> torch.Tensor:
+def _slope(one: MicroBatch, gradient: torch.Tensor) -> torch.Tensor:
     """The gradient by a micro-batch's vectors, of that by all of the batch; zeros where it does not count."""
     assert one.batch.pool is not None
-    return gradient[one.batch.pool.places.to(gradient.device)] * float(one.counts)
+    return gradient[one.batch.pool.text_index.to(gradient.device)] * float(not one.is_padding)
 
 
 def _embed_chunks(

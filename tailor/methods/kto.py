@@ -1,7 +1,7 @@
 """Kahneman-Tversky optimisation of labelled answers (Ethayarajh et al. 2024, arXiv 2402.01306).
 
 Each answer's log-ratio to the reference is compared with z0, an estimate of the divergence of the model from the
-reference: the mean log-ratio of mismatched pairs, the prompt of one example with the answer of the next, over the
+reference: the mean log-ratio of kl_batch pairs, the prompt of one example with the answer of the next, over the
 whole global batch and not under 0. It is computed before the losses and takes no gradient. Which example is the
 next one follows from the examples of the batch alone, so z0 is the same for any number of workers, micro-batches
 and packs. An example that is alone in its batch takes the next one's answer of the store.
@@ -17,11 +17,11 @@ import torch
 
 from tailor.data.batches import Batch, Batches
 from tailor.data.token_store import Split
-from tailor.methods.base import Method, Summed
+from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, Document, TokenBatch, targets_of
-from tailor.spec.method import Kto as KtoSpec
+from tailor.spec.methods.kto import Kto as KtoSpec
 
 _SCATTER = 2654435761
 """An odd number near 2**32 divided by the golden ratio: its multiples lie scattered (Knuth's multiplicative hash)."""
@@ -30,43 +30,43 @@ _SCATTER = 2654435761
 class Kto(Method):
     """Every document of a micro-batch is one labelled answer."""
 
-    surveys = True
+    has_prepass = True
 
     def __init__(self, spec: KtoSpec, reference: Reference) -> None:
         self.spec = spec
         self.reference = reference
         self._others: tuple[Batch, dict[int, int]] | None = None
 
-    def units(self, batches: Batches, batch: Batch) -> int:
+    def denominator(self, batches: Batches, batch: Batch) -> int:
         return batches.groups(batch)
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
-        other = self._mismatches(batch, len(collator.split))
+        other = self._kl_partners(batch, len(collator.split))
         packs = [
-            [mismatched(collator.split, prompt, other[prompt], collator.max_length) for prompt in row]
+            [kl_document(collator.split, prompt, other[prompt], collator.max_length) for prompt in row]
             for row in batch[part]
         ]
-        return replace(collator(batch[part]), mismatched=collator.lay_out(packs))
+        return replace(collator(batch[part]), kl_batch=collator.lay_out(packs))
 
-    def _mismatches(self, batch: Batch, examples: int) -> dict[int, int]:
+    def _kl_partners(self, batch: Batch, examples: int) -> dict[int, int]:
         """Of the batch that is read: once for its micro-batches, of which an evaluation of all rows has many."""
         found = self._others
         if found is None or found[0] is not batch:
-            self._others = found = batch, mismatches(batch, examples)
+            self._others = found = batch, kl_partners(batch, examples)
         return found[1]
 
-    def survey(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        assert batch.mismatched is not None
-        with model.still():
-            policy = model.log_probabilities(batch.mismatched)
-        return (policy - self.reference.log_probabilities(model, batch.mismatched)).sum()
+    def prepass(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
+        assert batch.kl_batch is not None
+        with model.inference_mode():
+            policy = model.log_probabilities(batch.kl_batch)
+        return (policy - self.reference.log_probabilities(model, batch.kl_batch)).sum()
 
-    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+    def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         reference = self.reference.log_probabilities(model, batch)
         ratio = model.log_probabilities(batch) - reference
-        divergence = max(0.0, surveyed)
-        losses = answer_losses(self.spec, ratio, batch.wanted, divergence)
-        return Summed(losses.sum(), self._statistics(ratio.detach(), batch.wanted, divergence))
+        divergence = max(0.0, prepass_mean)
+        losses = answer_losses(self.spec, ratio, batch.is_positive, divergence)
+        return LossSum(losses.sum(), self._statistics(ratio.detach(), batch.is_positive, divergence))
 
     def _statistics(
         self, ratio: torch.Tensor, wanted: torch.Tensor, divergence: float
@@ -81,9 +81,9 @@ class Kto(Method):
             "divergence": torch.full_like(ratio, divergence).sum(),
         }
 
-    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         """Means. A reward is right when it is on its label's side of beta · z0 (`divergence` is z0)."""
-        found = {name: sums[name] / units for name in ("reward_accuracy", "divergence")}
+        found = {name: sums[name] / denominator for name in ("reward_accuracy", "divergence")}
         for label in ("desirable", "undesirable"):
             if sums[label]:
                 found[f"reward_{label}"] = sums[f"reward_{label}"] / sums[label]
@@ -104,7 +104,7 @@ def answer_losses(
     )
 
 
-def mismatches(batch: Batch, examples: int) -> dict[int, int]:
+def kl_partners(batch: Batch, examples: int) -> dict[int, int]:
     """Whose answer the prompt of each example of a batch gets. examples: how many the split has."""
     # In a scattered order, because neighbours in a file are often answers to one prompt.
     members = sorted({example for row in batch for example in row}, key=lambda at: at * _SCATTER % 2**32)
@@ -113,7 +113,7 @@ def mismatches(batch: Batch, examples: int) -> dict[int, int]:
     return dict(zip(members, [*members[1:], members[0]], strict=True))
 
 
-def mismatched(split: Split, prompt: int, answer: int, max_length: int) -> Document:
+def kl_document(split: Split, prompt: int, answer: int, max_length: int) -> Document:
     """The prompt of one example with the answer of another. Over `max_length`, the prompt loses its start."""
     asked, given = split.example(prompt), split.example(answer)
     start = int(given.spans[0, 0])

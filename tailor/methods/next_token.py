@@ -6,26 +6,32 @@ import math
 from collections.abc import Mapping
 
 from tailor.data.batches import Batch, Batches
-from tailor.methods.base import Method, Summed
+from tailor.methods.base import LossSum, Method
+from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
+from tailor.spec.methods import MethodSection
 
 
 class NextToken(Method):
     """Which tokens are supervised, and how they lie in rows, was decided with the data and the batches."""
 
-    def units(self, batches: Batches, batch: Batch) -> int:
-        return batches.units(batch)
+    def denominator(self, batches: Batches, batch: Batch) -> int:
+        return batches.supervised_tokens(batch)
 
-    def loss(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
-        return Summed(*model.training_loss(batch))
+    def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
+        return LossSum(*model.training_loss(batch))
 
-    def evaluate(self, model: CausalModel, batch: TokenBatch, surveyed: float) -> Summed:
+    def evaluate(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         loss, hits = model.next_token_loss_and_hits(batch)
-        return Summed(loss, {"hits": hits})
+        return LossSum(loss, {"hits": hits})
 
-    def metrics(self, sums: Mapping[str, float], units: int) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         if "hits" not in sums:
-            return {name: total / units for name, total in sums.items() if name != "loss"}
-        perplexity = math.exp(min(sums["loss"] / units, 700.0))
-        return {"perplexity": perplexity, "token_accuracy": sums["hits"] / units}
+            return {name: total / denominator for name, total in sums.items() if name != "loss"}
+        perplexity = math.exp(min(sums["loss"] / denominator, 700.0))
+        return {"perplexity": perplexity, "token_accuracy": sums["hits"] / denominator}
+
+
+def build(spec: MethodSection, reference: Reference | None) -> NextToken:
+    return NextToken()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
-from tailor.spec.method import REFERENCE_FREE, Dpo
+from tailor.spec.methods.dpo import REFERENCE_FREE, Dpo
 
 AVERAGED = ("ipo", "simpo", "orpo")
 """Losses of log-probabilities that are means over an answer's tokens, not sums."""

@@ -25,7 +25,7 @@ class AdapterOff:
     """The base under the adapter."""
 
     def log_probabilities(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        with model.still(), model.without_adapter():
+        with model.inference_mode(), model.without_adapter():
             return model.log_probabilities(batch)
 
 
@@ -36,7 +36,7 @@ class Copy:
         self.model = model
 
     def log_probabilities(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        with self.model.still():
+        with self.model.inference_mode():
             return self.model.log_probabilities(batch)
 
 

@@ -17,14 +17,14 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
     if spec.target_modules == "all-linear":
-        wanted = linear.adaptable(network)
+        is_positive = linear.adaptable(network)
     else:
         _check_names(network, spec.target_modules, "model.adapter.target_modules")
-        wanted = _named(network, spec.target_modules)
-        _check_called(network, wanted)
+        is_positive = _named(network, spec.target_modules)
+        _check_called(network, is_positive)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
     _check_saved(network, spec.modules_to_save)
-    targets = _shortest(network, wanted)
+    targets = _shortest(network, is_positive)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
             f"model.adapter: {' '.join(str(error).split())}",
             mend="name the modules in model.adapter.target_modules",
         ) from error
-    _check_placed(adapted, wanted)
+    _check_placed(adapted, is_positive)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
@@ -67,14 +67,14 @@ def _named(network: nn.Module, names: list[str]) -> list[str]:
     ]
 
 
-def _shortest(network: nn.Module, wanted: list[str]) -> list[str]:
+def _shortest(network: nn.Module, is_positive: list[str]) -> list[str]:
     """The modules by their last names where these mean no other module, so that the saved adapter reads well."""
-    last = sorted({name.rsplit(".", 1)[-1] for name in wanted})
-    return last if set(_named(network, last)) == set(wanted) else wanted
+    last = sorted({name.rsplit(".", 1)[-1] for name in is_positive})
+    return last if set(_named(network, last)) == set(is_positive) else is_positive
 
 
-def _check_called(network: Any, wanted: list[str]) -> None:
-    past = sorted(set(linear.read_directly(network)) & set(wanted))
+def _check_called(network: Any, is_positive: list[str]) -> None:
+    past = sorted(set(linear.read_directly(network)) & set(is_positive))
     if past:
         raise ModelError(
             f"model.adapter.target_modules names {past[0].rsplit('.', 1)[-1]}, but the training kernel of "
@@ -83,13 +83,13 @@ def _check_called(network: Any, wanted: list[str]) -> None:
         )
 
 
-def _check_placed(adapted: Any, wanted: list[str]) -> None:
+def _check_placed(adapted: Any, is_positive: list[str]) -> None:
     """PEFT renames what older checkpoints call otherwise; the adapters must be on the modules that were meant."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     named = adapted.get_base_model().named_modules()
     placed = {name for name, module in named if isinstance(module, BaseTunerLayer)}
-    if odd := sorted(placed ^ set(wanted)):
+    if odd := sorted(placed ^ set(is_positive)):
         raise ModelError(
             f"model.adapter: PEFT puts adapters on other modules of {type(adapted.get_base_model()).__name__} than "
             f"were meant, for example {odd[0]}",
@@ -117,9 +117,9 @@ def _check_saved(network: Any, names: list[str]) -> None:
                 )
 
 
-def _check_names(network: nn.Module, wanted: list[str], key: str) -> None:
+def _check_names(network: nn.Module, is_positive: list[str], key: str) -> None:
     named = [name for name, _ in network.named_modules() if name]
-    missing = [name for name in wanted if not any(f".{full}".endswith(f".{name}") for full in named)]
+    missing = [name for name in is_positive if not any(f".{full}".endswith(f".{name}") for full in named)]
     if missing:
         known = {
             name.rsplit(".", 1)[-1]

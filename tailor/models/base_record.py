@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tailor.errors import ModelError
+from tailor.layout import BASE_RECORD
 from tailor.models import files
 from tailor.spec.model import Model, Quantize
 from tailor.spec.rope import Rope
-
-FILE = "base.json"
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,14 @@ class Held:
     def write(self, folder: Path) -> None:
         parts = {"quantize": self.quantize, "rope": self.rope}
         values = {**vars(self), **{name: part and part.model_dump() for name, part in parts.items()}}
-        (folder / FILE).write_text(json.dumps(values, indent=1) + "\n")
+        (folder / BASE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Held | None:
         """What stands beside the adapter in `folder`; None for PEFT's own folders."""
-        if not (folder / FILE).is_file():
+        if not (folder / BASE_RECORD).is_file():
             return None
-        values: dict[str, Any] = json.loads((folder / FILE).read_text())
+        values: dict[str, Any] = json.loads((folder / BASE_RECORD).read_text())
         # As a recipe has them, so that they are checked alike. Adapters of older versions have no rope.
         model = Model.model_validate({key: values.pop(key, None) for key in ("path", "quantize", "rope")})
         return cls(path=model.path, quantize=model.quantize, rope=model.rope, **values)

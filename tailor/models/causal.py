@@ -112,7 +112,7 @@ class CausalModel(nn.Module):
         return -document_cross_entropy(*self.at_predictions(batch), batch.document, len(batch.supervised))
 
     @contextmanager
-    def still(self) -> Iterator[None]:
+    def inference_mode(self) -> Iterator[None]:
         """Without gradients and dropout, for numbers that the training only looks at."""
         was_training = self.network.training
         self.network.eval()

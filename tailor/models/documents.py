@@ -52,11 +52,11 @@ class Pool:
     """int64[N]: the number of each one's text in the micro-batch."""
     first: torch.Tensor
     """int64[D]: flat positions of the texts' first tokens, whatever they are."""
-    places: torch.Tensor
-    """int64[D]: the place of each text among all texts of the batch."""
+    text_index: torch.Tensor
+    """int64[D]: the number of each text among all texts of the batch."""
 
     def to(self, device: torch.device) -> Pool:
-        parts = (self.positions, self.text, self.first, self.places)
+        parts = (self.positions, self.text, self.first, self.text_index)
         return Pool(*(part.to(device, non_blocking=True) for part in parts))
 
 
@@ -80,11 +80,11 @@ class TokenBatch:
     """int64[N]: the number, from 0, of the document that each target stands in."""
     supervised: torch.Tensor
     """int64[D]: targets of each document."""
-    wanted: torch.Tensor
+    is_positive: torch.Tensor
     """bool[D]: False for an answer to avoid."""
     reference: torch.Tensor | None = None
     """float32[D]: log-probabilities of the documents under a reference model, where they were computed before."""
-    mismatched: TokenBatch | None = None
+    kl_batch: TokenBatch | None = None
     """The same prompts with answers to other ones, where the method asks for them."""
     step: int | None = None
     """The training step that reads it, from 0; None in evaluation."""
@@ -108,9 +108,9 @@ class TokenBatch:
             documents,
             moved(self.document),
             moved(self.supervised),
-            moved(self.wanted),
+            moved(self.is_positive),
             None if self.reference is None else moved(self.reference),
-            None if self.mismatched is None else self.mismatched.to(device),
+            None if self.kl_batch is None else self.kl_batch.to(device),
             self.step,
             None if self.pool is None else self.pool.to(device),
         )
@@ -138,7 +138,7 @@ class Document:
 
     ids: np.ndarray
     targets: np.ndarray
-    wanted: bool = True
+    is_positive: bool = True
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def document(split: Split, index: int) -> Document:
     """An example of the store, with the token that each of its tokens must predict."""
     example = split.example(index)
     ids = np.asarray(example.input_ids, dtype=np.int64)
-    return Document(ids, targets_of(ids, example.spans), bool(split.wanted[index]))
+    return Document(ids, targets_of(ids, example.spans), bool(split.is_positive[index]))
 
 
 def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
@@ -254,8 +254,8 @@ def _batch(
     predicting = np.flatnonzero(targets != IGNORED)
     supervised = np.array([(piece.targets != IGNORED).sum() for piece in members], dtype=np.int64)
     number = np.repeat(np.arange(len(members)), supervised)
-    wanted = np.array([piece.wanted for piece in members], dtype=np.bool_)
-    ids, positions, predicting, targets, rows, number, supervised, wanted = (
+    is_positive = np.array([piece.is_positive for piece in members], dtype=np.bool_)
+    ids, positions, predicting, targets, rows, number, supervised, is_positive = (
         torch.from_numpy(np.ascontiguousarray(array))
         for array in (
             ids,
@@ -265,7 +265,7 @@ def _batch(
             rows,
             number,
             supervised,
-            wanted,
+            is_positive,
         )
     )
-    return TokenBatch(ids, positions, predicting, targets, rows, documents, number, supervised, wanted)
+    return TokenBatch(ids, positions, predicting, targets, rows, documents, number, supervised, is_positive)

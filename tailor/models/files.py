@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tailor.errors import ModelError
+from tailor.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 
-INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 BLOCKS, BLOCK = 64, 1 << 16
 """Of each file, so many blocks of so many bytes decide the fingerprint, spread evenly."""
 PARTS = (".json", ".jinja", ".model", ".safetensors", ".txt")
@@ -42,17 +42,19 @@ def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bo
     ModelError when there is none.
     """
     folder = Path(path)
-    if (folder / CONFIG).is_file():
+    if (folder / MODEL_CONFIG).is_file():
         return folder
     if folder.is_dir():
-        raise ModelError(f"{path} holds no model: it has no {CONFIG}")
+        raise ModelError(f"{path} holds no model: it has no {MODEL_CONFIG}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
+    is_positive = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
     try:
         return Path(
-            snapshot_download(path, revision=revision, allow_patterns=wanted + ["*.py"] * trust_remote_code)
+            snapshot_download(
+                path, revision=revision, allow_patterns=is_positive + ["*.py"] * trust_remote_code
+            )
         )
     except HFValidationError:
         problem = "is neither a local folder nor an id of a hub model"
@@ -68,17 +70,21 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
     from transformers.utils import cached_file
 
     found = cached_file(
-        path, CONFIG, revision=revision, local_files_only=True, _raise_exceptions_for_missing_entries=False
+        path,
+        MODEL_CONFIG,
+        revision=revision,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
     )
     return Path(found).parent if found else None
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, sorted. ModelError when there are none, or one is missing."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    if (folder / MODEL_INDEX).is_file():
+        names = sorted(set(json.loads((folder / MODEL_INDEX).read_text())["weight_map"].values()))
     else:
-        names = [SINGLE]
+        names = [MODEL_WEIGHTS]
     for name in names:
         if not (folder / name).is_file():
             raise ModelError(

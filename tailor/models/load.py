@@ -173,9 +173,9 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             **common,
         )
         if wrong := sorted(loaded["mismatched_keys"]):
-            name, stored, wanted = wrong[0]
+            name, stored, is_positive = wrong[0]
             raise ModelError(
-                f"model.path {spec.path}: {name} has the shape {tuple(stored)}, and config.json wants {tuple(wanted)}",
+                f"model.path {spec.path}: {name} has the shape {tuple(stored)}, and config.json wants {tuple(is_positive)}",
                 mend="config.json and the weights must be of the same model",
             )
         if missing := sorted(loaded["missing_keys"]):  # transformers would fill them with random numbers

@@ -37,12 +37,12 @@ def write(config: Any, rope: Rope, path: str) -> None:
         rope, own.get("rope_theta") or text.default_theta, own.get("partial_rotary_factor")
     )
     if rope.name == "longrope":
-        wanted = _width(text, entries["rope_parameters"]) // 2
+        is_positive = _width(text, entries["rope_parameters"]) // 2
         for key in ("short_factor", "long_factor"):
-            if len(getattr(rope, key)) != wanted:
+            if len(getattr(rope, key)) != is_positive:
                 raise ModelError(
-                    f"model.rope.{key} has {len(getattr(rope, key))} numbers, and {path} has {wanted} frequencies",
-                    mend=f"give {wanted} numbers",
+                    f"model.rope.{key} has {len(getattr(rope, key))} numbers, and {path} has {is_positive} frequencies",
+                    mend=f"give {is_positive} numbers",
                 )
     text.rope_parameters = entries["rope_parameters"]
     text.max_position_embeddings = entries["max_position_embeddings"]
@@ -75,10 +75,10 @@ def prove(network: Any, rope: Rope) -> None:
     for name, module in modules.items():
         for tokens in (1, whole):
             found = _live(module, tokens)
-            wanted = closed_form(
+            is_positive = closed_form(
                 text.rope_parameters, _width(text, text.rope_parameters), tokens, text.max_position_embeddings
             )
-            off = difference(found, wanted)
+            off = difference(found, is_positive)
             if not off <= TOLERANCE:
                 raise ModelError(
                     f"model.rope: {name} of {type(network).__name__} has other frequencies than {rope.name} gives "
@@ -135,11 +135,11 @@ def closed_form(
     return plain, 1.0
 
 
-def difference(found: tuple[np.ndarray, float], wanted: tuple[np.ndarray, float]) -> float:
+def difference(found: tuple[np.ndarray, float], is_positive: tuple[np.ndarray, float]) -> float:
     """Largest relative difference of a frequency or of the attention factor; infinite for other shapes."""
-    if found[0].shape != wanted[0].shape:
+    if found[0].shape != is_positive[0].shape:
         return math.inf
-    return max(float(np.abs(found[0] / wanted[0] - 1).max()), abs(found[1] / wanted[1] - 1))
+    return max(float(np.abs(found[0] / is_positive[0] - 1).max()), abs(found[1] / is_positive[1] - 1))
 
 
 def _ramp(width: int, theta: float, made_for: int, parameters: Mapping[str, Any]) -> np.ndarray:

@@ -39,13 +39,13 @@ class Router:
         count = int(rows.max()) + 1
         experts = logits[0].shape[-1]
         used = torch.zeros(count, experts, device=rows.device)
-        wanted = torch.zeros(count, experts, device=rows.device)
+        is_positive = torch.zeros(count, experts, device=rows.device)
         for layer in logits:
             shares = layer[real].float().softmax(dim=-1)
             chosen = torch.zeros_like(shares).scatter_(1, shares.topk(self.top_k, dim=-1).indices, 1.0)
             used = used.index_add(0, rows, chosen.detach())
-            wanted = wanted.index_add(0, rows, shares)
+            is_positive = is_positive.index_add(0, rows, shares)
         tokens = len(logits) * torch.bincount(rows, minlength=count)[:, None]
-        balance = experts * (used / tokens * (wanted / tokens)).sum(dim=-1)
+        balance = experts * (used / tokens * (is_positive / tokens)).sum(dim=-1)
         supervised = torch.bincount(batch.rows.flatten()[batch.predicting], minlength=count)
         return (balance * supervised).sum()

@@ -18,7 +18,7 @@ from tailor.models import attention
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import adapt, held_dtype, load_network, prove, skeleton
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Model
 
 HOST = torch.device("cpu")
@@ -40,7 +40,7 @@ def load_in_parts(
     activation_offloading: bool,
     tiled_mlp: bool,
     seed: int,
-    embeds: Gritlm | None = None,
+    embeds: EmbeddingMethod | None = None,
 ) -> tuple[CausalModel, tuple[int, int]]:
     """The model in parts, and how many weights are trained and how many there are. Collective.
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
 
 from tailor import machine
 from tailor.encode.readers import FileRange
@@ -28,21 +27,12 @@ from tailor.evaluate.embed_file import (
 from tailor.evaluate.models import find_subject
 from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.onray.display import Display
 from tailor.onray.sharing import choose_workers
 from tailor.runs.lock import lock
 from tailor.runs.words import duration
 from tailor.spec.suite import Decoding
 from tailor.store import Store
-
-
-class Display(Protocol):
-    """What the work is shown on."""
-
-    def doing(self, what: str) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-    def embedding(self, done: int, total: int, seconds_left: float | None) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -23,6 +23,8 @@ from tailor.evaluate.models import Subject, find_subject, subjects
 from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
 from tailor.evaluate.results import join, results
 from tailor.evaluate.tasks.base import make_evaluators
+from tailor.layout import EVALUATION, FIGURES, RESULTS, SUITE, TOKENS
+from tailor.onray.display import Display
 from tailor.onray.planning import tokens_root
 from tailor.onray.sharing import choose_workers
 from tailor.runs import environment, evaluations
@@ -31,7 +33,7 @@ from tailor.runs.report import heatmap, page
 from tailor.runs.words import duration, now
 from tailor.spec.data import Data
 from tailor.spec.load import Dumper
-from tailor.spec.method import Method
+from tailor.spec.methods import Method
 from tailor.spec.model import Model
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Keys, path_of
@@ -43,16 +45,6 @@ METHOD = (
     "percentiles of a paired bootstrap over rows: {samples} draws with replacement, the same for all models, "
     "{confidence:.0%} of them inside, seed {seed}"
 )
-
-
-class Display(Protocol):
-    """What an evaluation is shown on."""
-
-    def doing(self, what: str) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-    def evaluating(self, done: int, total: int, seconds_left: float | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -143,10 +135,10 @@ def evaluate(
             for file, rows in judged.rows.items():
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (made.folder / file).write_text("".join(lines), encoding="utf-8")
-            (made.folder / evaluations.SPEC).write_text(resolved(suite, name), encoding="utf-8")
+            (made.folder / SUITE).write_text(resolved(suite, name), encoding="utf-8")
             text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-            (made.folder / evaluations.RESULTS).write_text(text + "\n", encoding="utf-8")
-            (made.folder / evaluations.PLOT).write_bytes(evaluations.draw(found))
+            (made.folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+            (made.folder / FIGURES).write_bytes(evaluations.draw(found))
             for file, png in heatmap.pictures(found).items():
                 (made.folder / file).write_bytes(png)
     parent.remove(f"{folder_name}.unfinished")
@@ -178,7 +170,7 @@ def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
     """The folder around the results, and their name in it."""
     if to is not None:
         whole = Store(to)
-        if whole.is_file() or (whole.names() and not whole.exists(evaluations.RESULTS)):
+        if whole.is_file() or (whole.names() and not whole.exists(RESULTS)):
             raise StoreError(
                 f"--to {to} is there already, and is no evaluation",
                 mend="name a folder that is not there yet",
@@ -189,11 +181,11 @@ def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
             f"{main.ref.url} is no run, so there is no place for the results",
             mend="name a folder for them with --to",
         )
-    return main.run.join(evaluations.FOLDER), name
+    return main.run.join(EVALUATION), name
 
 
 def _preparation(main: Subject) -> Any:
-    root = str(cache_folder() / "tokens")
+    root = str(cache_folder() / TOKENS)
     if main.run is not None and main.recipe is not None:
         root = tokens_root(main.recipe, main.run)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tailor.errors import ScaleError, StoreError, TrainingError
+from tailor.layout import RECIPE
 from tailor.onray.cluster import knock
 from tailor.spec import visibility
 from tailor.store import Store
@@ -34,7 +35,7 @@ START_SECONDS = 30.0
 LOST_SECONDS = 60.0
 """A cluster that answers no more is asked again for so long."""
 
-ENTRYPOINT = f"tailor run {visibility.RECIPE}"
+ENTRYPOINT = f"tailor run {RECIPE}"
 RUN = "tailor.run"
 """The name under which a job's metadata hold its run's folder."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
+from tailor.layout import PLAN, TOKENS
 from tailor.runs.origin import Origin, origins
 from tailor.store import Store, run_folder
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def tokens_root(recipe: Recipe, run: Store) -> str:
     """Where prepared tokens are kept: `data.store`, else `tokens` beside the run's folder."""
-    return recipe.data.store or posixpath.join(posixpath.dirname(run.url.rstrip("/")), "tokens")
+    return recipe.data.store or posixpath.join(posixpath.dirname(run.url.rstrip("/")), TOKENS)
 
 
 def make_plan(
@@ -35,7 +36,7 @@ def make_plan(
     from tailor.encode.tokenizer import load_config
 
     source = run if origin is None else Store(origin.run)
-    before = run_folder.read_json(source, run_folder.PLAN) if run_folder.checkpoints(source) else {}
+    before = run_folder.read_json(source, PLAN) if run_folder.checkpoints(source) else {}
     history = [origin] if origin is not None else origins(run)[-1:]
     sized = recipe
     if before and recipe.train.micro_batch_size is None:

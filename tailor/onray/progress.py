@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tailor.errors import StoreError, TailorError
 from tailor.runs.lock import is_held_by
@@ -17,29 +17,13 @@ from tailor.runs.words import now
 from tailor.store import Store, run_folder
 
 if TYPE_CHECKING:
-    from tailor.encode.prepare import Progress
+    from tailor.onray.display import Display
     from tailor.onray.interrupts import Interrupts
     from tailor.onray.monitor import Publish
     from tailor.plan import Plan
 
 STATUS_SECONDS = 2.0
 REMOTE_STATUS_SECONDS = 15.0
-
-
-class Display(Protocol):
-    """What a run is shown on."""
-
-    def doing(self, what: str) -> None: ...
-
-    def line(self, text: str) -> None: ...
-
-    def preparing(self, progress: Progress) -> None: ...
-
-    def evaluating(self, done: int, total: int, seconds_left: float | None) -> None: ...
-
-    def training(self, steps: int, step: int) -> None: ...
-
-    def record(self, record: Record) -> None: ...
 
 
 class Stopwatch:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.evaluate import preflight
+from tailor.layout import DATA_REPORT, ENVIRONMENT, PLAN, RECIPE, REPORT
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
+from tailor.onray.display import Display
 from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
 from tailor.onray.placement import await_machines
 from tailor.onray.planning import make_plan, tokens_root
-from tailor.onray.progress import Display, Stopwatch, publisher, recorded
+from tailor.onray.progress import Stopwatch, publisher, recorded
 from tailor.onray.supervisor import Watch
 from tailor.runs import environment, evaluations, resume
 from tailor.runs.lock import lock
@@ -85,7 +87,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         origin = resume.check(recipe, run)
         earlier = Status.read(run)
         if earlier is not None and earlier.state == "finished" and origin is None:
-            if not run.exists(run_folder.REPORT):
+            if not run.exists(REPORT):
                 trainer.clear(run)
                 page.write(run)
             return Outcome(run, earlier, read(run), before=True)
@@ -129,7 +131,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         if origin is not None:
             begin(run, Store(origin.run), origin)
             status.write(run)  # a run that was finished is so no more
-            run.remove(run_folder.REPORT)  # of the run before the change; its absence says that one is due
+            run.remove(REPORT)  # of the run before the change; its absence says that one is due
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
         with recorded(run, status, plan, attempt) as update:
@@ -149,7 +151,7 @@ def _tell_changes(run: Store, origin: Origin | None) -> list[str]:
         lines += [f"  {change}" for change in changed(origin)]
         if origin.first_step == origin.step:
             lines.append("  the training data are begun from their start")
-    before = run_folder.read_json(run, run_folder.ENVIRONMENT) if run_folder.checkpoints(run) else {}
+    before = run_folder.read_json(run, ENVIRONMENT) if run_folder.checkpoints(run) else {}
     return lines + environment.told_differences(before)
 
 
@@ -222,14 +224,12 @@ def _ray_line(cluster: clusters.Cluster, seconds: float) -> str:
 
 
 def _write_inputs(run: Store, recipe: Recipe, plan: Plan, tokens: TokenStore) -> None:
-    run.write_json(
-        run_folder.PLAN, plan.as_dict()
-    )  # the recipe after it: together they make the folder a run's
-    run.write_text(run_folder.RECIPE, resolved_yaml(recipe))
+    run.write_json(PLAN, plan.as_dict())  # the recipe after it: together they make the folder a run's
+    run.write_text(RECIPE, resolved_yaml(recipe))
     data: dict[str, Any] = {
         "fingerprint": tokens.fingerprint,
         "tokens": tokens.url,
         "template": tokens.template and tokens.template["name"],
     }
-    run.write_json(run_folder.DATA, {**data, **tokens.manifest["report"]})
-    run.write_json(run_folder.ENVIRONMENT, environment.describe())
+    run.write_json(DATA_REPORT, {**data, **tokens.manifest["report"]})
+    run.write_json(ENVIRONMENT, environment.describe())

@@ -6,22 +6,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Any
 
 from tailor.errors import TailorError, WorkerError
 from tailor.evaluate.batches import EvaluationBatch, ModelRef, Result, Runner, Worker, in_process
 from tailor.onray import cluster as clusters
+from tailor.onray.display import Display
 from tailor.onray.placement import await_machines, resources_per_worker
 from tailor.spec.scale import Scale
 from tailor.spec.suite import Decoding
-
-
-class Display(Protocol):
-    """What is told of the workers."""
-
-    def doing(self, what: str) -> None: ...
-
-    def line(self, text: str) -> None: ...
 
 
 def choose_workers(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.errors import StoreError
+from tailor.layout import CHECKPOINTS, EVALUATION, LOGS
 from tailor.onray import cluster as clusters
 from tailor.onray import failures, monitor, supervisor, worker
 from tailor.onray.supervisor import Watch
@@ -71,11 +72,11 @@ def clear(run: Store) -> None:
 
     Which checkpoint to go on from is the folder's to say, not that of a snapshot of Ray's.
     """
-    for folder in (run, run.join("logs"), run.join("evaluation")):
+    for folder in (run, run.join(LOGS), run.join(EVALUATION)):
         folder.tidy()
-    run.join("checkpoints").sweep()
+    run.join(CHECKPOINTS).sweep()
     for file in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
-        run.remove(f"checkpoints/{file}")
+        run.remove(f"{CHECKPOINTS}/{file}")
 
 
 def _job(
@@ -129,7 +130,7 @@ def _fit_on_workers(
         scaling_config=scaling,
         torch_config=TorchConfig(timeout_s=PATIENCE_SECONDS),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS,
             storage_path=storage,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]

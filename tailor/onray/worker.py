@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError, TrainingError, WorkerError
+from tailor.layout import LOGS
 from tailor.onray.failures import PeerError
 from tailor.onray.gauges import Gauges
 from tailor.onray.monitor import Line, Record
@@ -142,7 +143,7 @@ def train(config: dict[str, Any]) -> str:
         host.close(finished=ended == "finished")
         return ended
     except BaseException as error:
-        log = f"logs/worker-{rank}.log"
+        log = f"{LOGS}/worker-{rank}.log"
         with suppress(StoreError):  # the error itself matters more
             if isinstance(error, Exception):
                 Store(job.plan.run_url).write_text(log, traceback.format_exc())

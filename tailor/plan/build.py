@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, rope
+from tailor.plan import beacon, deepspeed, rope
+from tailor.plan.batches import batch_spec
 from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
-from tailor.plan.strategy import choose, deepspeed_config, zero_sizes
-from tailor.spec.method import REFERENCE_FREE, Gritlm, Method, joins
+from tailor.plan.strategy import choose
+from tailor.spec.methods import Method
+from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Beacon, Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
-from tailor.spec.scale import DeepSpeed, Fsdp, Strategy
-from tailor.spec.train import DEFAULT_BATCH_SIZE, Train
+from tailor.spec.strategy import Strategy
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Above this many tokens a forward pass gains no more speed (on a CPU it loses some, once activations leave
@@ -43,6 +44,7 @@ def build(
     `resume_from`: URL of another run's checkpoint to begin with. `chunk_tokens`: of texts to embed, as an earlier part of
     the run took them.
     """
+    batches = batch_spec(recipe, data.first_step)
     config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
     if recipe.model.beacon is None:  # which refuses every rope that depends on lengths
         rope.check_batches(
@@ -56,8 +58,7 @@ def build(
 
     length = max(1, data.longest_row)
     embeddings = embedding_bytes(recipe.method, data, facts)
-    asked = recipe.scale.strategy
-    sizes = zero_sizes(asked, recipe, facts) if isinstance(asked, DeepSpeed) else None
+    sizes = deepspeed.zero_sizes(recipe.scale.strategy, recipe, facts)
 
     def memory(tokens: int, strategy: Strategy) -> Memory:
         rows = tokens // length if recipe.model.beacon else 1  # to beacons a row is a document
@@ -85,9 +86,10 @@ def build(
     strategy, reason = choose(
         recipe, functools.partial(memory, least), hardware, precision=precision, usable=USABLE_MEMORY
     )
-    if isinstance(strategy, DeepSpeed | Fsdp) and precision == "fp16":
+    if precision not in strategy.precisions:
         raise ModelError(
-            f"train.precision: auto is fp16 on these GPUs, and scale.strategy {strategy.name} computes in bf16 or fp32",
+            f"train.precision: auto is {precision} on these GPUs, and scale.strategy {strategy.name} computes in "
+            f"{' or '.join(strategy.precisions)}",
             mend="set train.precision: fp32, or scale.strategy: ddp",
         )
 
@@ -124,7 +126,7 @@ def build(
         gpu=gpu,
         strategy=strategy,
         strategy_reason=reason,
-        deepspeed=deepspeed_config(strategy, recipe, facts, precision=precision, micro=micro),
+        deepspeed=deepspeed.settings(strategy, recipe, facts, precision=precision, micro=micro),
         precision=precision,
         frozen_dtype=frozen_dtype,
         sequence_parallel=recipe.scale.sequence_parallel,
@@ -132,20 +134,14 @@ def build(
         activation_offloading=recipe.train.activation_offloading,
         tiled_mlp=recipe.train.tiled_mlp,
         compile=recipe.train.compile,
-        seed=recipe.train.seed,
-        max_length=recipe.data.max_length,
-        pack=packs(recipe),
+        batches=batches,
         row_length=length,
         reference=reference_model(recipe.method, recipe.model, strategy),
-        weights=source_weights(recipe),
-        batch_size=None if isinstance(recipe.method, Gritlm) else batch_size(recipe.train),
-        batch_tokens=recipe.train.batch_tokens,
         micro_batch_size=micro,
         accumulation=-(-micro_batches // groups),
-        idle=0 if isinstance(recipe.method, Gritlm) else max(0, groups - micro_batches),
+        idle=max(0, groups - micro_batches) if batches.streams is None else 0,
         chunk_size=chunked.size,
         chunk_tokens=chunked.most,
-        first_step=data.first_step,
         resume_from=resume_from,
         steps=data.steps,
         steps_per_epoch=data.steps_per_epoch,
@@ -159,32 +155,16 @@ def build(
     )
 
 
-def packs(recipe: Recipe) -> bool:
-    """Whether several examples share a row."""
-    return recipe.data.pack and not joins(recipe.method) and not isinstance(recipe.method, Gritlm)
-
-
 def reference_model(method: Method, model: Model, strategy: Strategy) -> Reference | None:
     """Where the reference log-probabilities come from, for a method that has some."""
-    asked = getattr(method, "reference", None)
-    if asked is None or (method.name == "dpo" and method.loss in REFERENCE_FREE):
+    asked = method.reference_source
+    if asked is None:
         return None
     if asked == "auto":
         if model.adapter is not None:
             return "adapter_off"
-        return "copy" if strategy.name == "ddp" else "precomputed"
-    return asked  # type: ignore[no-any-return]
-
-
-def batch_size(train: Train) -> int | None:
-    """Rows of the global batch, or None when it is declared in tokens."""
-    return None if train.batch_tokens else train.batch_size or DEFAULT_BATCH_SIZE
-
-
-def source_weights(recipe: Recipe) -> tuple[float, ...]:
-    """Weights of the training sources, or empty when each is shown once."""
-    weights = tuple(source.weight for source in recipe.data.train)
-    return () if all(weight == 1.0 for weight in weights) else weights
+        return "precomputed" if strategy.shards_optimizer else "copy"
+    return asked
 
 
 def choose_precision(asked: str, hardware: Hardware) -> Precision:
@@ -219,9 +199,9 @@ def _with_absolute_path(model: Model) -> Model:
 
 def _not_apart(recipe: Recipe) -> list[str]:
     """Settings that would give each example a forward pass of its own, and that the recipe does not have."""
-    if isinstance(recipe.method, Gritlm):
-        return ["another model.path"]  # texts to embed always share a pass
-    wanted = ["data.pack: false"] * packs(recipe)
+    if recipe.method.documents_per_pass is not None:
+        return ["another model.path"]
+    wanted = ["data.pack: false"] * batch_spec(recipe).pack
     wanted += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
     return wanted + ["train.compile: false"] * recipe.train.compile
 
@@ -240,7 +220,7 @@ def _check(
             mend="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
         )
     _check_sequences(recipe, facts)
-    if packs(recipe) and (why := CARRIES_OVER.get(facts.model_type)):
+    if batch_spec(recipe).pack and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
             f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
             mend="set data.pack: false",
@@ -259,11 +239,12 @@ def _check(
             f"{facts.positions} positions",
             mend=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
         )
-    if isinstance(recipe.method, Gritlm) and recipe.method.embeds:
-        _check_embedding(recipe.method, data, facts)
-    if recipe.method.name == "kto" and 1 in (data.examples, data.evaluation_examples):
+    if recipe.method.embedding is not None:
+        _check_embedding(recipe.method.embedding, data, facts)
+    method = recipe.method
+    if any(0 < number < method.min_examples for number in (data.examples, data.evaluation_examples)):
         raise DataError(
-            "method kto compares each prompt with another example's answer, and a split has only one example",
+            f"method {method.name} {method.too_few_examples}, and a split has only one example",
             mend="give more rows, or another data.holdout",
         )
     evaluate = recipe.evaluate
@@ -319,7 +300,7 @@ def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
         )
 
 
-def _check_embedding(method: Gritlm, data: DataFacts, facts: ModelFacts) -> None:
+def _check_embedding(method: EmbeddingMethod, data: DataFacts, facts: ModelFacts) -> None:
     whole = method.projection or facts.hidden
     if method.matryoshka and max(method.matryoshka) >= whole:
         raise ModelError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tailor.plan.facts import DataFacts, ModelFacts
 from tailor.plan.memory import Memory
-from tailor.spec.method import Gritlm, Method
+from tailor.spec.methods import Method
 
 SCORE_TILE_BYTES = 64 * 2**20
 """Of similarities; their gradients and masks take about as much again."""
@@ -35,11 +35,12 @@ def chunks(
 
     memory: the forecast for a pass of so many tokens. kept: what an earlier part of the run took.
     """
-    if not isinstance(method, Gritlm) or not method.embeds:
+    embedding = method.embedding
+    if embedding is None:
         return Chunks(None, 0, 0)
-    if method.chunk_size is not None:
-        texts = min(method.chunk_size, data.texts_per_batch)
-        return Chunks(method.chunk_size, 0, texts * data.longest_text)
+    if embedding.chunk_size is not None:
+        texts = min(embedding.chunk_size, data.texts_per_batch)
+        return Chunks(embedding.chunk_size, 0, texts * data.longest_text)
     most = kept or max(tokens, data.longest_text)
     while kept is None and most > data.longest_text and memory(most).peak > room:
         most = max(data.longest_text, most // 2)
@@ -48,8 +49,9 @@ def chunks(
 
 def embedding_bytes(method: Method, data: DataFacts, facts: ModelFacts) -> int:
     """Embeddings of all texts of a batch with their gradients, and tiles of similarities."""
-    if not isinstance(method, Gritlm) or not method.embeds:
+    embedding = method.embedding
+    if embedding is None:
         return 0
-    dimension = method.projection or facts.hidden
-    scores = 4 * data.texts_per_batch**2 // (1 + method.group_size)
+    dimension = embedding.projection or facts.hidden
+    scores = 4 * data.texts_per_batch**2 // (1 + embedding.group_size)
     return 4 * 4 * data.texts_per_batch * dimension + 3 * min(SCORE_TILE_BYTES, scores)

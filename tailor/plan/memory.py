@@ -15,7 +15,7 @@ from tailor.plan import beacon
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy_memory import Held, share
 from tailor.spec.model import Model
-from tailor.spec.scale import Strategy
+from tailor.spec.strategy import Strategy
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED_BYTES = {"nf4": 0.516, "fp4": 0.516, "int8": 1.03}

@@ -6,13 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tailor.plan.batches import BatchSpec
 from tailor.plan.memory import Memory
 from tailor.spec.evaluate import Evaluate
-from tailor.spec.method import Method
+from tailor.spec.methods import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save
-from tailor.spec.scale import Strategy
+from tailor.spec.strategy import Strategy
 from tailor.spec.train import Divergence
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -53,18 +54,12 @@ class Plan:
     activation_offloading: bool
     tiled_mlp: bool
     compile: bool
-    seed: int
 
-    max_length: int
-    pack: bool
+    batches: BatchSpec
     row_length: int
-    """Most tokens in one row: `max_length`, or more where a pair is longer."""
+    """Most tokens in one row: `batches.max_length`, or more where a pair is longer."""
     reference: Reference | None
     """Where a preference method's reference log-probabilities come from."""
-    weights: tuple[float, ...]
-    batch_size: int | None
-    """Rows. A method of two streams has sizes of its own."""
-    batch_tokens: int | None
     micro_batch_size: int
     accumulation: int
     """Forward passes of one worker (or of a group that holds sequences together) in one step, at most; of sequences,
@@ -76,8 +71,6 @@ class Plan:
     chunk_tokens: int
     """Else their tokens, at most; 0 where nothing is embedded."""
 
-    first_step: int
-    """The step at which the data begin: 0, unless the run began with others."""
     resume_from: str | None
     """URL of the checkpoint of another recipe that this one went on from: another run's, or an earlier one of its own."""
     steps: int
@@ -105,8 +98,9 @@ class Plan:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for plan.json."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        """Plain values, for plan.json. Those of `batches` are not nested."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {**values, **values.pop("batches")}
 
 
 def _plain(value: Any) -> Any:

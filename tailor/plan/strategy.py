@@ -1,22 +1,20 @@
-"""Which strategy a run takes where the recipe leaves it open, and DeepSpeed's settings."""
+"""Which strategy a run takes where the recipe leaves it open."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from tailor.plan.facts import Hardware, ModelFacts
-from tailor.plan.memory import Memory, trained_parameters
+from tailor.plan.facts import Hardware
+from tailor.plan.memory import Memory
+from tailor.plan.plan import Plan
 from tailor.spec.recipe import Recipe
-from tailor.spec.rules.deepspeed import AUTO, PASSED_ON, read
-from tailor.spec.rules.strategy import SHARDED_OPTIMIZERS
-from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
+from tailor.spec.rules.keys import Keys
+from tailor.spec.rules.strategy import exclusions
+from tailor.spec.scale import STRATEGIES
+from tailor.spec.strategy import Ddp, Fsdp, Strategy
 
 GIB = 2**30
-LEAST_BUCKET = 2**23
-"""Elements, 32 MiB of float32: about what PyTorch's data parallelism reduces at once."""
-MOST_AHEAD = 50_000_000
-"""Elements that ZeRO 3 fetches ahead by its default."""
 
 
 def choose(
@@ -24,12 +22,9 @@ def choose(
 ) -> tuple[Strategy, str]:
     """The strategy and why. memory: the forecast under a strategy, with the smallest micro-batch."""
     asked = recipe.scale.strategy
-    if asked == "ddp":
-        return Ddp(name="ddp"), "as the recipe says"
-    if asked == "fsdp":
-        return Fsdp(name="fsdp"), "as the recipe says"
-    if not isinstance(asked, str):
-        return asked, "as the recipe says"
+    if asked != "auto":
+        named = STRATEGIES.get(asked)(name=asked) if isinstance(asked, str) else asked
+        return named, "as the recipe says"
     ddp, fsdp = Ddp(name="ddp"), Fsdp(name="fsdp")
     if recipe.scale.most == 1:
         return ddp, "one worker has nobody to share with"
@@ -40,92 +35,15 @@ def choose(
             f"all weights fit each worker: {needed / GIB:.1f} of {hardware.memory_bytes / GIB:.1f} GiB",
         )
     too_much = f"ddp would need {needed / GIB:.1f} of each worker's {hardware.memory_bytes / GIB:.1f} GiB"
-    if (reason := _not_shared(recipe, precision)) is not None:
+    if (reason := ruled_out(fsdp, recipe, compile=recipe.train.compile, precision=precision)) is not None:
         return ddp, f"{too_much}, and {reason} rules fsdp out"
     return fsdp, too_much
 
 
-def _not_shared(recipe: Recipe, precision: str) -> str | None:
-    """The key that keeps weights from being shared out."""
-    if recipe.model.quantize is not None:
-        return "model.quantize"
-    if recipe.model.beacon is not None:
-        return "model.beacon"
-    if recipe.optim.optimizer not in SHARDED_OPTIMIZERS:
-        return f"optim.optimizer: {recipe.optim.optimizer}"
-    if recipe.train.compile:
-        return "train.compile"
-    if getattr(recipe.method, "reference", None) == "copy":
-        return "method.reference: copy"
-    if recipe.method.name == "kto" and recipe.model.adapter is None:
-        return "method.name: kto without an adapter"
-    if recipe.evaluate.retrieval is not None:
-        return "evaluate.retrieval"
-    if recipe.evaluate.generation is not None:
-        return "evaluate.generation"
-    if recipe.model.attention == "flash_attention_2":
-        return "model.attention: flash_attention_2"
-    return "fp16 arithmetic" if precision == "fp16" else None
-
-
-def deepspeed_config(
-    strategy: Strategy, recipe: Recipe, facts: ModelFacts, *, precision: str, micro: int
-) -> dict[str, Any] | None:
-    """What `deepspeed.initialize` is given: the user's JSON with the recipe's facts in it. None for other strategies.
-
-    Steps accumulate as the loop says, so DeepSpeed itself is told of no accumulation.
-    """
-    if not isinstance(strategy, DeepSpeed):
-        return None
-    json: dict[str, Any] = read(strategy.config).values if strategy.config else {}
-    passed: dict[str, Any] = {key: value for key, value in json.items() if key in PASSED_ON}
-    given = passed.pop("zero_optimization", None) or {}
-    # What the recipe says stands below, and DeepSpeed knows what else may be `auto`.
-    zero: dict[str, Any] = {key: value for key, value in given.items() if value != AUTO}
-    zero |= {"stage": strategy.stage, **zero_sizes(strategy, recipe, facts)}
-    for key, device in (
-        ("offload_optimizer", strategy.offload_optimizer),
-        ("offload_param", strategy.offload_parameters),
-    ):
-        own = zero.pop(key, None) or {}
-        if device is not None:
-            zero[key] = {**own, "device": device}
-            if device == "nvme":
-                zero[key]["nvme_path"] = strategy.nvme_path
-    # In stage 1, DeepSpeed's own bf16 would hold as much, and round the weights besides.
-    bf16 = precision == "bf16" and strategy.stage > 1
-    autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    settings: dict[str, Any] = {
-        "communication_data_type": "fp32",
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        **{key: value for key, value in passed.items() if value != AUTO},
-        "zero_optimization": zero,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": recipe.optim.max_grad_norm or 0.0,
-        "bf16": {"enabled": bf16},
-        "data_types": {"grad_accum_dtype": "fp32"},
+def ruled_out(strategy: Strategy, of: Recipe | Plan, *, compile: bool, precision: str) -> str | None:
+    """The first key that rules the strategy out, by the rules of a recipe. None where it can be used."""
+    values: dict[str, Any] = {
+        name: getattr(of, name).model_dump(mode="json") for name in ("model", "method", "optim", "evaluate")
     }
-    return settings | ({"torch_autocast": autocast} if precision == "bf16" and not bf16 else {})
-
-
-def zero_sizes(strategy: DeepSpeed, recipe: Recipe, facts: ModelFacts) -> dict[str, int]:
-    """How many elements DeepSpeed reduces, gathers, fetches ahead and keeps at once: as the user's JSON says, else by the
-    model's size, because a buffer of DeepSpeed's default of 500 million is made whole for the smallest model too.
-    """
-    json: dict[str, Any] = read(strategy.config).values if strategy.config else {}
-    given = json.get("zero_optimization") or {}
-    trained = trained_parameters(facts, recipe.model)
-    bucket = min(max(facts.hidden**2, LEAST_BUCKET), trained + trained % 2)
-    sizes = {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
-    if strategy.stage == 3:
-        layer = facts.linear_parameters // facts.layers
-        sizes |= {
-            "stage3_prefetch_bucket_size": min(layer, MOST_AHEAD),
-            "stage3_param_persistence_threshold": 10 * facts.hidden,
-            # A weight that is used again only after more than a layer is let go, as FSDP does.
-            "stage3_max_reuse_distance": layer,
-            "stage3_max_live_parameters": 2 * layer + facts.embedding_parameters,
-        }
-    return {key: size if given.get(key, AUTO) == AUTO else int(given[key]) for key, size in sizes.items()}
+    values["train"] = {"compile": compile, "precision": precision}
+    return next((found.said for found in exclusions(Keys(values, set()), strategy)), None)

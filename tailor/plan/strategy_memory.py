@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 
 from tailor.plan.facts import ModelFacts
-from tailor.spec.scale import Ddp, DeepSpeed, Fsdp, Strategy
+from tailor.spec.strategy import DeepSpeed, Fsdp, Strategy
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ class Share:
 
 
 def share(strategy: Strategy | None, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
-    """sizes: `zero_sizes` of DeepSpeed."""
-    if isinstance(strategy, Fsdp):
-        return _fsdp(strategy, workers, held)
-    if isinstance(strategy, DeepSpeed):
-        if strategy.stage == 3:
-            return _stage_3(strategy, workers, held, sizes)
-        return _stage_1_and_2(strategy, workers, held, sizes["reduce_bucket_size"])
-    assert strategy is None or isinstance(strategy, Ddp)
+    """What the strategy's own function says; `unsharded` where there is none. sizes: `zero_sizes` of DeepSpeed."""
+    own = unsharded if strategy is None else resolve_name(strategy.memory)
+    found: Share = own(strategy, workers, held, sizes)
+    return found
+
+
+def unsharded(strategy: Strategy | None, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+    """Every worker holds everything."""
     return Share(
         weights=held.weights,
         gradients=4.0 * held.trained,  # the reducer's buckets, of which gradients are views
@@ -90,7 +91,8 @@ def share(strategy: Strategy | None, workers: int, held: Held, sizes: Mapping[st
     )
 
 
-def _fsdp(strategy: Fsdp, workers: int, held: Held) -> Share:
+def fsdp(strategy: Fsdp, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+    """Parts of everything; layers are gathered while they are computed."""
     low, layer, trained = held.low, held.layer, held.trained_layer
     ends = low * held.facts.embedding_parameters  # of FSDP's root, whole from the first layer to the last
     tables = float(held.tables * held.table)
@@ -109,6 +111,13 @@ def _fsdp(strategy: Fsdp, workers: int, held: Held) -> Share:
         later=ends + (low + 4 + 4 * held.on_host) * tables,
         start=held.weights * (1 + 1 / workers) if held.on_host else 0.0,  # rank 0 loads it whole
     )
+
+
+def deepspeed(strategy: DeepSpeed, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+    """Parts of what the stage shares out."""
+    if strategy.stage == 3:
+        return _stage_3(strategy, workers, held, sizes)
+    return _stage_1_and_2(strategy, workers, held, sizes["reduce_bucket_size"])
 
 
 def _stage_1_and_2(strategy: DeepSpeed, workers: int, held: Held, bucket: int) -> Share:

@@ -15,15 +15,14 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from tailor.layout import EVALUATION, RESULTS
 from tailor.runs.report.plots import GRID, INK, MAIN, SECOND, THIRD
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
-FOLDER = "evaluation"
 FINAL = "final"
 """Name of the evaluation of a finished run, where its recipe gives none."""
-RESULTS, SPEC, PLOT = "results.json", "evaluation.yaml", "figures.png"
 KINDS = ("answers", "facts", "searches")
 """Rows that are shown: answers with a reference, answers with the facts that they state, queries with passages found."""
 COLOURS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
@@ -31,13 +30,13 @@ COLOURS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
 
 def names(run: Store) -> list[str]:
     """The evaluations of a run, by name."""
-    folder = run.join(FOLDER)
+    folder = run.join(EVALUATION)
     return [name for name in folder.names() if folder.is_committed(name)]
 
 
 def read(run: Store, name: str) -> dict[str, Any]:
     """An evaluation's results.json."""
-    results: dict[str, Any] = run.read_json(f"{FOLDER}/{name}/{RESULTS}")
+    results: dict[str, Any] = run.read_json(f"{EVALUATION}/{name}/{RESULTS}")
     return results
 
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tailor.errors import StoreError
+from tailor.layout import LOCK
 from tailor.runs.words import now
 from tailor.store import Periodic
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
-LOCK = ".lock"
 RENEW_SECONDS = 10.0
 LEASE_SECONDS = 45.0
 """A lease that was not renewed for so long is nobody's."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
+from tailor.layout import METRICS
 from tailor.store import Periodic
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-METRICS = "metrics.jsonl"
 REMOTE_FLUSH_SECONDS = 10.0
 """An object store rewrites the whole object for each append, so lines are gathered there."""
 REMOTE_SHARE = 0.05

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tailor.runs.log import METRICS, before, read, to_json
+from tailor.layout import METRICS, ORIGIN
+from tailor.runs.log import before, read, to_json
 
 if TYPE_CHECKING:
     from tailor.store import Store
-
-ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
-from tailor.runs.lock import LOCK
-from tailor.runs.log import METRICS
-from tailor.runs.origin import ORIGIN, Origin, origins, short
-from tailor.runs.status import STATUS
+from tailor.layout import CHECKPOINTS, LOCK, LOGS, METRICS, ORIGIN, PLAN, RECIPE, STATUS, TOKENS
+from tailor.runs.origin import Origin, origins, short
 from tailor.spec.load import load_recipe
 from tailor.store import Store, run_folder
 
@@ -76,13 +74,13 @@ BATCHES = (
 )
 """Keys that make other batches: with new values the data are begun from their start, as with other rows."""
 
-LEFT_OVER = (LOCK, run_folder.PLAN, STATUS, ORIGIN, METRICS, "logs", "tokens")
+LEFT_OVER = (LOCK, PLAN, STATUS, ORIGIN, METRICS, LOGS, TOKENS)
 """What a run may leave that ended before its recipe was written."""
 
 
 def check_place(recipe: Recipe, run: Store) -> None:
     """Raises StoreError when a folder without a run holds anything else: a run would mix with it, or replace it."""
-    if run_folder.holds_run(run) and run.exists(run_folder.PLAN):
+    if run_folder.holds_run(run) and run.exists(PLAN):
         return
     expected = {*LEFT_OVER}
     if recipe.data.store is not None and (inside := Store(recipe.data.store).url).startswith(run.url + "/"):
@@ -158,7 +156,7 @@ def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool)
     return Origin(
         run=source.url,
         step=step,
-        checkpoint=source.join("checkpoints", saved[-1]).url,
+        checkpoint=source.join(CHECKPOINTS, saved[-1]).url,
         changes={key: [old, new] for key, old, new in found},
         first_step=step if new_batches else earlier[-1].first_step if earlier else 0,
     )
@@ -169,7 +167,7 @@ def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
 
     None where nothing at all is other than before.
     """
-    before = Store(origin.run).read_json(run_folder.PLAN)
+    before = Store(origin.run).read_json(PLAN)
     if before["train_fingerprint"] != tokens.train_fingerprint:
         return replace(origin, first_step=origin.step)
     same = not origin.changes and origin.run == run.url and before["fingerprint"] == tokens.fingerprint
@@ -177,7 +175,7 @@ def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
 
 
 def _recipe_of(run: Store) -> Recipe:
-    return load_recipe(run.local_path(run_folder.RECIPE), check_files=False)
+    return load_recipe(run.local_path(RECIPE), check_files=False)
 
 
 def _lines(found: list[tuple[str, Any, Any]]) -> str:
@@ -192,7 +190,7 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     source = run if origin is None else Store(origin.run)
     if not run_folder.checkpoints(source):
         return
-    before, now = source.read_json(run_folder.PLAN), plan.as_dict()
+    before, now = source.read_json(PLAN), plan.as_dict()
     if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
             f"{run.url} holds checkpoints of other data: its rows, the tokenizer or the template have changed since",
@@ -219,18 +217,8 @@ def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
     return [
         (key, old.get(key), new.get(key))
         for key in keys
-        if old.get(key) != new.get(key) and (not _may_change(key) or key in _counted(now))
+        if old.get(key) != new.get(key) and (not _may_change(key) or key in now.method.loss_keys)
     ]
-
-
-def _counted(recipe: Recipe) -> tuple[str, ...]:
-    """Keys that are free elsewhere, but decide this recipe's loss."""
-    keys: tuple[str, ...] = ()
-    if getattr(recipe.method, "generative_normalisation", None) == "mixed":
-        keys += ("train.micro_batch_size",)
-    if getattr(recipe.method, "negatives", None) == "local":
-        keys += ("scale.workers", "scale.workers.min", "scale.workers.max")
-    return keys
 
 
 def _may_change(key: str) -> bool:

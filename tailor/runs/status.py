@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from tailor.layout import STATUS
 from tailor.runs.lock import holder
 from tailor.runs.log import Record, of_kind
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
-STATUS = "status.json"
 State = Literal["running", "finished", "failed", "interrupted"]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from tailor.registry import Registry
 
 
 class Section(BaseModel):
@@ -36,3 +39,33 @@ class File(Section):
     """Another tool's key -> the key here."""
     says: ClassVar[Mapping[str, str]]
     """Another tool's key -> what to write, where the key alone does not say it."""
+
+
+class NameOf:
+    """Annotation of a key whose value is a name of a registry: built in, or registered by another package.
+
+    The names are asked for when a value is checked, not when the class is made.
+    """
+
+    def __init__(self, registry: Registry[Any], *others: str) -> None:
+        """others: what the key may be besides."""
+        self._registry = registry
+        self._others = others
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self._others, *self._registry.names())
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.names)}
+
+    def _check(self, value: str) -> str:
+        # Built-in names first: those of other packages take tens of milliseconds to find.
+        if value not in self._others and value not in self._registry:
+            raise ValueError(f"not one of {', '.join(self.names)}")
+        return value

@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from tailor.spec.base import Section
+from tailor.registry import Registry
+from tailor.spec.base import NameOf, Section
 
-EXAMPLES = ("messages", "sharegpt", "firefly", "alpaca", "completion", "text", "turns")
-"""Formats whose rows are examples to learn."""
-PAIRS = ("preference", "preference_text", "preference_sharegpt", "preference_alpaca")
-"""Formats whose rows have a chosen and a rejected answer."""
-RATED = ("unpaired", "unpaired_text")
-"""Formats whose rows have an answer and a label."""
-RELEVANCE = ("gritlm", "flagembedding", "tevatron", "sentence_transformers")
-"""Formats whose rows have a query, texts that answer it, and texts that do not."""
+Kind = Literal["examples", "texts", "pairs", "rated", "relevance"]
+"""A kind of rows. A format gives rows of one kind, and a method names the kinds that it reads."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-Format = Literal[
-    "auto",
-    "messages",
-    "sharegpt",
-    "firefly",
-    "alpaca",
-    "completion",
-    "text",
-    "turns",
-    "preference",
-    "preference_text",
-    "preference_sharegpt",
-    "preference_alpaca",
-    "unpaired",
-    "unpaired_text",
-    "gritlm",
-    "flagembedding",
-    "tevatron",
-    "sentence_transformers",
-]
+EXAMPLES: Kind = "examples"
+"""Examples to learn: a conversation, or a prompt with its response."""
+TEXTS: Kind = "texts"
+"""Plain texts. They are examples too: a method that reads examples reads them."""
+PAIRS: Kind = "pairs"
+"""A chosen and a rejected answer to a prompt."""
+RATED: Kind = "rated"
+"""An answer to a prompt, and a label."""
+RELEVANCE: Kind = "relevance"
+"""A query, texts that answer it, and texts that do not."""
+
+_BUILTIN: dict[str, tuple[Kind, str]] = {
+    "messages": (EXAMPLES, "messages:MESSAGES"),
+    "sharegpt": (EXAMPLES, "sharegpt:SHAREGPT"),
+    "firefly": (EXAMPLES, "firefly:FIREFLY"),
+    "alpaca": (EXAMPLES, "alpaca:ALPACA"),
+    "completion": (EXAMPLES, "completion:COMPLETION"),
+    "text": (TEXTS, "text:TEXT"),
+    "turns": (EXAMPLES, "turns:TURNS"),
+    "preference": (PAIRS, "preference:PREFERENCE"),
+    "preference_text": (PAIRS, "preference:PREFERENCE_TEXT"),
+    "preference_sharegpt": (PAIRS, "preference:PREFERENCE_SHAREGPT"),
+    "preference_alpaca": (PAIRS, "preference:PREFERENCE_ALPACA"),
+    "unpaired": (RATED, "unpaired:UNPAIRED"),
+    "unpaired_text": (RATED, "unpaired:UNPAIRED_TEXT"),
+    "gritlm": (RELEVANCE, "gritlm:GRITLM"),
+    "flagembedding": (RELEVANCE, "flagembedding:FLAGEMBEDDING"),
+    "tevatron": (RELEVANCE, "tevatron:TEVATRON"),
+    "sentence_transformers": (RELEVANCE, "sentence_transformers:SENTENCE_TRANSFORMERS"),
+}
+
+FORMAT_KINDS: dict[str, Kind] = {name: kind for name, (kind, _) in _BUILTIN.items()}
+"""Built-in format -> the kind of its rows, so that a recipe is checked without loading a format."""
+
+FORMATS: Registry[Any] = Registry(
+    "tailor.formats", {name: f"tailor.encode.formats.{code}" for name, (_, code) in _BUILTIN.items()}
+)
+"""All formats by name. Here only names are asked for; `tailor.encode.formats` loads them."""
+
+
+def is_read(kind: Kind, kinds: Sequence[Kind]) -> bool:
+    """Whether a method that reads `kinds` reads rows of this kind."""
+    return kind in kinds or (kind == TEXTS and EXAMPLES in kinds)
+
+
+def builtin_formats(kinds: Sequence[Kind]) -> tuple[str, ...]:
+    """The built-in formats of these kinds, those of the first kind first."""
+    return tuple(
+        name
+        for wanted in dict.fromkeys(kinds)
+        for name, kind in FORMAT_KINDS.items()
+        if is_read(kind, (wanted,))
+    )
 
 
 class Source(Section):
@@ -45,7 +75,7 @@ class Source(Section):
     path: str = Field(min_length=1)
     """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
 
-    format: Format = "auto"
+    format: Annotated[str, NameOf(FORMATS, "auto")] = "auto"
     """What a row means. `auto` looks at the first rows and says which it took."""
 
     columns: dict[str, str] = {}

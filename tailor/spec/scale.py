@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from tailor.registry import Registry
 from tailor.spec.base import Section
+from tailor.spec.strategy import Strategy
+
+STRATEGIES: Registry[type[Strategy]] = Registry(
+    "tailor.strategies",
+    {
+        "ddp": "tailor.spec.strategy:Ddp",
+        "fsdp": "tailor.spec.strategy:Fsdp",
+        "deepspeed": "tailor.spec.strategy:DeepSpeed",
+    },
+)
+
+_SHORT = (
+    "auto",
+    *(
+        name
+        for name in STRATEGIES.names()
+        if {key for key, field in STRATEGIES.get(name).model_fields.items() if field.is_required()}
+        == {"name"}
+    ),
+)
+"""Names that may stand alone, because they require no other key."""
+
+if TYPE_CHECKING:
+    AnyStrategy = Strategy
+    ShortStrategy = str
+else:
+    AnyStrategy = Annotated[reduce(or_, STRATEGIES), Field(discriminator="name")]
+    """What a recipe may say: one of the registered classes, told apart by `name`."""
+    ShortStrategy = Literal[_SHORT]
 
 
 class Range(Section):
@@ -17,49 +49,6 @@ class Range(Section):
 
     max: int = Field(ge=1)
     """Most workers to train with."""
-
-
-class Ddp(Section):
-    """Every worker holds all weights, gradients and optimizer state (DistributedDataParallel)."""
-
-    name: Literal["ddp"]
-    """The strategy."""
-
-
-class Fsdp(Section):
-    """Weights, gradients and optimizer state are shared out over the workers (PyTorch's FSDP2)."""
-
-    name: Literal["fsdp"]
-    """The strategy."""
-
-    offload: bool = False
-    """Keep each worker's share in host memory, and make the optimizer's step there."""
-
-
-class DeepSpeed(Section):
-    """DeepSpeed's ZeRO (arXiv 1910.02054): what is shared out over the workers depends on the stage."""
-
-    name: Literal["deepspeed"]
-    """The strategy."""
-
-    stage: Literal[1, 2, 3]
-    """1 shares the optimizer's state out, 2 also the gradients, 3 also the weights."""
-
-    offload_optimizer: Literal["cpu", "nvme"] | None = None
-    """Keep the optimizer's state (and make its step) in host memory, or on a disk (stage 3)."""
-
-    offload_parameters: Literal["cpu", "nvme"] | None = None
-    """Keep the weights in host memory, or on a disk, while they are not computed with (stage 3)."""
-
-    nvme_path: str | None = Field(None, min_length=1)
-    """Folder on each worker's disk for `nvme`."""
-
-    config: str | None = Field(None, min_length=1)
-    """Your own DeepSpeed JSON: `auto` values are filled, a value that says otherwise than this recipe is refused."""
-
-
-Strategy = Ddp | Fsdp | DeepSpeed
-STRATEGIES: tuple[type[Section], ...] = (Ddp, Fsdp, DeepSpeed)
 
 
 class Scale(Section):
@@ -75,7 +64,7 @@ class Scale(Section):
     gpu: Literal["auto"] | bool = "auto"
     """One GPU per worker; `auto` uses GPUs when the machine or cluster has them."""
 
-    strategy: Literal["auto", "ddp", "fsdp"] | Annotated[Strategy, Field(discriminator="name")] = "auto"
+    strategy: ShortStrategy | AnyStrategy = "auto"
     """What each worker holds: all of it (ddp) or a share (fsdp, deepspeed). `auto`: ddp where that fits, else fsdp."""
 
     accelerator: str | None = Field(None, min_length=1)

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Iterator
+from typing import Any
 
+from pydantic import Field, create_model
+
+from tailor.errors import ExtensionError
+from tailor.registry import Registry
 from tailor.spec.base import Section
+from tailor.spec.trackers import TrackerSection
+
+TRACKERS: Registry[type[TrackerSection]] = Registry(
+    "tailor.trackers",
+    {
+        "tensorboard": "tailor.spec.trackers:TensorBoard",
+        "wandb": "tailor.spec.trackers:Wandb",
+        "mlflow": "tailor.spec.trackers:Mlflow",
+    },
+)
 
 
-class Wandb(Section):
-    """Weights & Biases. `WANDB_API_KEY` stands in the environment; `WANDB_MODE=offline` writes files for `wandb sync`."""
-
-    project: str = Field(min_length=1)
-    """The project of W&B."""
-
-    entity: str | None = Field(None, min_length=1)
-    """The team or user. Default: that of the key."""
-
-    name: str | None = Field(None, min_length=1)
-    """The run's name there. Default: that of its folder."""
-
-
-class Mlflow(Section):
-    """MLflow. Credentials (`MLFLOW_TRACKING_TOKEN` and others) stand in the environment."""
-
-    experiment: str = Field(min_length=1)
-    """The experiment, which is made when there is none."""
-
-    tracking_uri: str | None = Field(None, min_length=1)
-    """The tracking server. Default: `MLFLOW_TRACKING_URI`."""
-
-    name: str | None = Field(None, min_length=1)
-    """The run's name there. Default: that of its folder."""
+def with_trackers(section: type[Track]) -> type[Track]:
+    """The section with a key for each tracker of the registry."""
+    fields: dict[str, Any] = {}
+    for name in TRACKERS.names():
+        tracker = TRACKERS.get(name)
+        if not (isinstance(tracker, type) and issubclass(tracker, TrackerSection)):
+            raise ExtensionError(
+                f"tailor.trackers: {name} is {tracker!r}, not a subclass of tailor.spec.trackers.TrackerSection",
+                mend="correct the entry point, or uninstall its package",
+            )
+        if tracker.model_fields:
+            fields[name] = (tracker | None, Field(None, description=tracker.help))
+        else:
+            fields[name] = (bool, Field(tracker.on_by_default, description=tracker.help))
+    return create_model(
+        section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **fields
+    )
 
 
+@with_trackers
 class Track(Section):
     """Where the curves can be watched. The run's own `metrics.jsonl` and `report.html` are always written."""
 
-    tensorboard: bool = True
-    """Write TensorBoard event files into the run's folder."""
-
-    wandb: Wandb | None = None
-    """Send the curves to Weights & Biases too. Needs the extra `wandb`."""
-
-    mlflow: Mlflow | None = None
-    """Send the curves to MLflow too. Needs the extra `mlflow`."""
+    def chosen(self) -> Iterator[tuple[str, TrackerSection]]:
+        """The trackers that are on, by name, each with its section."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, TrackerSection):
+                yield name, value
+            elif value:
+                yield name, TRACKERS.get(name)()

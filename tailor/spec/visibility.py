@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from tailor.errors import TemplateError
+from tailor.layout import RECIPE
 from tailor.spec import load
 from tailor.spec.data import Source
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules import files
 from tailor.spec.rules.deepspeed import KEY as DEEPSPEED_KEY
 from tailor.spec.rules.keys import Finding, path_of
-from tailor.spec.scale import DeepSpeed
+from tailor.spec.strategy import DeepSpeed
 from tailor.spec.tasks.rows import Corpus, Questions, Texts
 
-RECIPE = "recipe.yaml"
 TEMPLATE = "template.jinja"
 DEEPSPEED = "deepspeed.json"
 """The names under which a recipe and what it names of this machine travel."""

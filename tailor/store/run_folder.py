@@ -1,18 +1,4 @@
-"""A run's folder.
-
-recipe.yaml      the resolved recipe: loads back to the same run
-plan.json        every derived number
-environment.json versions, hardware, git commit
-data.json        the data report
-status.json      state, step, error, timings
-metrics.jsonl    every metric record
-checkpoints/     step-00000050/ …, each with its COMMIT marker
-adapter/ model/ beacon/  the final artefact, one of the three
-evaluation/      before.jsonl, after.jsonl: generated answers; NAME/ per evaluation, with its COMMIT marker
-tensorboard/     event files
-logs/            tracebacks of failed workers
-report.html, loss.png …
-"""
+"""What a run's folder holds. `tailor.layout` names and explains its files."""
 
 from __future__ import annotations
 
@@ -22,17 +8,19 @@ import posixpath
 from typing import Any
 
 from tailor.errors import StoreError
+from tailor.layout import (
+    ARTIFACTS,
+    CHAT_TEMPLATE,
+    CHECKPOINTS,
+    DATA_REPORT,
+    GENERATED,
+    RECIPE,
+    STATE,
+    TOKENIZER_CONFIG,
+    TOKENS,
+    WEIGHTS,
+)
 from tailor.store import Store
-
-RECIPE = "recipe.yaml"
-PLAN = "plan.json"
-ENVIRONMENT = "environment.json"
-DATA = "data.json"
-REPORT = "report.html"
-ARTIFACTS = ("adapter", "model", "beacon")
-CHECKPOINTS = "checkpoints"
-WEIGHTS, STATE = "weights.safetensors", "state.json"
-"""Of a checkpoint."""
 
 
 def name(run: Store) -> str:
@@ -84,17 +72,17 @@ def artifact(run: Store) -> str | None:
 def converses(run: Store) -> bool:
     """Whether the run was trained on conversations, so that its artefact can be talked to."""
     kind = artifact(run)
-    if read_json(run, DATA).get("template", "") is None or kind is None:
+    if read_json(run, DATA_REPORT).get("template", "") is None or kind is None:
         return False
-    if run.exists(f"{kind}/chat_template.jinja"):
+    if run.exists(f"{kind}/{CHAT_TEMPLATE}"):
         return True
-    return bool(read_json(run, f"{kind}/tokenizer_config.json").get("chat_template"))
+    return bool(read_json(run, f"{kind}/{TOKENIZER_CONFIG}").get("chat_template"))
 
 
 def answers(run: Store, when: str) -> list[dict[str, Any]]:
     """Generated answers `before` or `after` training, one record each; empty when none were asked for."""
 
-    file = f"evaluation/{when}.jsonl"
+    file = GENERATED[when]
     if not run.exists(file):
         return []
     return [json.loads(line) for line in run.read_text(file).split("\n") if line]
@@ -131,6 +119,6 @@ def below(folder: Store, *, depth: int = 3) -> list[Store]:
         run = folder.join(child)
         if holds_run(run):
             runs.append(run)
-        elif depth > 1 and child != "tokens":
+        elif depth > 1 and child != TOKENS:
             runs.extend(below(run, depth=depth - 1))
     return runs

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tailor.errors import ExtensionError
+from tailor.track.base import Tracker
 
 if TYPE_CHECKING:
     from tailor.spec.track import Track
+    from tailor.spec.trackers import TrackerSection
     from tailor.store import Store
+    from tailor.track.base import Opener
 
-
-class Tracker(Protocol):
-    """Takes every metric record of rank 0, in order."""
-
-    def write(self, record: dict[str, Any]) -> None: ...
-
-    def close(self, *, finished: bool) -> None:
-        """No record comes any more. finished: the run came to its end, and did not stop before."""
-        ...
+__all__ = ["Tracker", "open_trackers"]
 
 
 def open_trackers(
     track: Track, run: Store, *, after_step: int = 0, tell: Callable[[str], None] = print
 ) -> list[Tracker]:
-    """The trackers that a recipe asks for.
+    """The trackers that a recipe asks for; see `tailor.track.base.Opener` for the arguments."""
+    return [
+        _opener(name, section)(section, run, after_step=after_step, tell=tell)
+        for name, section in track.chosen()
+    ]
 
-    after_step: the step that the run goes on from; tell: takes what the user must know and ends no run.
-    """
-    trackers: list[Tracker] = []
-    if track.tensorboard:
-        from tailor.track.tensorboard import TensorBoard
 
-        trackers.append(TensorBoard(run, after_step=after_step))
-    if track.wandb is not None:
-        from tailor.track.wandb import WeightsAndBiases
-
-        trackers.append(WeightsAndBiases(track.wandb, run, after_step=after_step))
-    if track.mlflow is not None:
-        from tailor.track.mlflow import MlflowTracker
-
-        trackers.append(MlflowTracker(track.mlflow, run, after_step=after_step, tell=tell))
-    return trackers
+def _opener(name: str, section: TrackerSection) -> Opener:
+    module, _, attribute = section.implementation.partition(":")
+    try:
+        opener: Opener = getattr(import_module(module), attribute)
+    except Exception as error:  # the code of another package may raise anything
+        raise ExtensionError(
+            f"track.{name}: {section.implementation} cannot be loaded: {type(error).__name__}: {error}",
+            mend="install a version of its package that works with this one, or leave the key out",
+        ) from error
+    return opener

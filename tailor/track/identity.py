@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tailor.layout import RECIPE, TRACKERS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailor.store import Store
-
-FILE = "trackers.json"
-RECIPE = "recipe.yaml"
 
 
 def name_of(run: Store) -> str:
@@ -25,10 +24,10 @@ def identity(
     run: Store, service: str, after_step: int, make: Callable[[], str] = lambda: secrets.token_hex(8)
 ) -> str:
     """The run's name at a service: what it was, when the run goes on from a step, else a new one."""
-    known: dict[str, str] = run.read_json(FILE) if run.exists(FILE) else {}
+    known: dict[str, str] = run.read_json(TRACKERS) if run.exists(TRACKERS) else {}
     if not after_step or service not in known:
         known[service] = make()
-        run.write_json(FILE, known)
+        run.write_json(TRACKERS, known)
     return known[service]
 
 

@@ -15,7 +15,7 @@ from tailor.track.figures import curves
 from tailor.track.identity import identity, name_of, settings
 
 if TYPE_CHECKING:
-    from tailor.spec.track import Mlflow
+    from tailor.spec.trackers import Mlflow
     from tailor.store import Store
 
 SEND_SECONDS = 5.0
@@ -33,9 +33,7 @@ class MlflowTracker:
     They are sent from a thread. Those that a server did not take are sent again; a run does not end for them.
     """
 
-    def __init__(
-        self, spec: Mlflow, run: Store, *, after_step: int = 0, tell: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, section: Mlflow, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
         self._tell = tell
         for name, value in PATIENT.items():
             os.environ.setdefault(name, value)
@@ -52,12 +50,12 @@ class MlflowTracker:
         self._mutex = threading.Lock()
         self._step = after_step
         try:
-            self._client = client = MlflowClient(tracking_uri=spec.tracking_uri)
+            self._client = client = MlflowClient(tracking_uri=section.tracking_uri)
 
             def make() -> str:
-                found = client.get_experiment_by_name(spec.experiment)
-                experiment = found.experiment_id if found else client.create_experiment(spec.experiment)
-                made = client.create_run(experiment, run_name=spec.name or name_of(run))
+                found = client.get_experiment_by_name(section.experiment)
+                experiment = found.experiment_id if found else client.create_experiment(section.experiment)
+                made = client.create_run(experiment, run_name=section.name or name_of(run))
                 params = [Param(key, str(value)[:500]) for key, value in settings(run).items()]
                 for at in range(0, len(params), PARAMETERS):
                     client.log_batch(made.info.run_id, params=params[at : at + PARAMETERS])

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
+from tailor.layout import TENSORBOARD
 from tailor.store import Periodic
 from tailor.track.figures import curves
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
-FOLDER = "tensorboard"
 FLUSH_SECONDS = 10
 REMOTE_SHARE = 0.05
 """Of the time, what copying to a remote store may take: it is copied less often where it is slow."""
@@ -28,15 +29,15 @@ class TensorBoard:
     written by the caller: tensorboardX's own thread, once it met a full disk, would let training wait for ever.
     """
 
-    def __init__(self, run: Store, *, after_step: int = 0) -> None:
+    def __init__(self, section: object, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._remote = None if run.is_local else run.join(FOLDER)
+        self._remote = None if run.is_local else run.join(TENSORBOARD)
         self._scratch = None if run.is_local else tempfile.TemporaryDirectory()
         if not after_step:
-            run.remove(FOLDER)
-        self._folder = Path(self._scratch.name) if self._scratch else run.local_path(FOLDER)
+            run.remove(TENSORBOARD)
+        self._folder = Path(self._scratch.name) if self._scratch else run.local_path(TENSORBOARD)
         self._step = after_step
         self._event = Event
         try:

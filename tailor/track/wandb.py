@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
@@ -11,7 +12,7 @@ from tailor.track.figures import curves
 from tailor.track.identity import identity, name_of, settings
 
 if TYPE_CHECKING:
-    from tailor.spec.track import Wandb
+    from tailor.spec.trackers import Wandb
     from tailor.store import Store
 
 
@@ -21,7 +22,7 @@ class WeightsAndBiases:
     What is sent, or kept when offline, lies in the run's folder, or in this machine's cache for a remote one.
     """
 
-    def __init__(self, spec: Wandb, run: Store, *, after_step: int = 0) -> None:
+    def __init__(self, section: Wandb, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -31,9 +32,9 @@ class WeightsAndBiases:
         folder = run.local_path() if run.is_local else cache_folder()
         try:
             self._run = wandb.init(
-                project=spec.project,
-                entity=spec.entity,
-                name=spec.name or name_of(run),
+                project=section.project,
+                entity=section.entity,
+                name=section.name or name_of(run),
                 id=identity(run, "wandb", after_step),
                 resume="allow",
                 dir=str(folder),

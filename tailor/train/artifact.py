@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from tailor.encode.tokenizer_files import settle
-from tailor.models import rope
+from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
+from tailor.models import adapter_files, rope
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import Held
 from tailor.models.beacon import files
 from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
-from tailor.spec.method import Gritlm
 from tailor.store.publication import Publication
 from tailor.train import checkpoint
 from tailor.train.session import Session
@@ -40,7 +40,7 @@ def write_artifact(session: Session) -> str:
     Where the weights are shared out, one at a time is gathered and put into a file.
     """
     strategy, plan = session.strategy, session.plan
-    name = "adapter" if plan.model.adapter else "beacon" if plan.model.beacon else "model"
+    name = ADAPTER if plan.model.adapter else BEACON if plan.model.beacon else MODEL
     projection: dict[str, torch.Tensor] = {}
     weights = _apart(strategy.whole_weights(), projection)
     if session.host.rank != 0:
@@ -54,10 +54,10 @@ def write_artifact(session: Session) -> str:
     ):
         if strategy.shares:
             _write_gathered(session, made.folder, weights)
-        elif name == "adapter":
+        elif name == ADAPTER:
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
-        elif name == "beacon":
+        elif name == BEACON:
             files.write(made.folder, session.model.base)
             Held.of(plan.model, plan.frozen_dtype).write(made.folder)
         else:
@@ -87,10 +87,10 @@ def _apart(
 def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.Tensor]) -> None:
     """How the model embeds, where it was trained to. gathered: the projection's weights, if they were shared out."""
     plan, model = session.plan, session.model
-    if not isinstance(plan.method, Gritlm) or not plan.method.embeds:
+    if plan.method.embedding is None:
         return
     weights = None if model.projection is None else gathered or model.projection.state_dict()
-    settings_of(model, plan.method, plan.max_length).write(folder, weights)
+    settings_of(model, plan.method.embedding, plan.batches.max_length).write(folder, weights)
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -101,7 +101,7 @@ def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str,
         precision=plan.precision,
         frozen_dtype=plan.frozen_dtype,
         activation_checkpointing=False,
-        seed=plan.seed,
+        seed=plan.batches.seed,
     )
     with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder.parent) as room:
         if plan.model.adapter is not None:
@@ -115,12 +115,12 @@ def _write_adapter(
     network: Any, plan: Plan, folder: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
     """weights: by name in `network`; None for its own."""
-    config = network.peft_config["default"]
-    config.base_model_name_or_path = plan.model.path
-    if isinstance(config.target_modules, set):  # else written in another order by every process
-        config.target_modules = sorted(config.target_modules)
     given = {"state_dict": weights} if weights else {}
     network.save_pretrained(folder, save_embedding_layers=False, **given)
+    adapter_files.set_base(folder, plan.model.path)
+    if isinstance(targets := network.peft_config["default"].target_modules, set):
+        # PEFT writes a set, in another order in every process.
+        adapter_files.change_config(folder, target_modules=sorted(targets))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, with nothing filled in
     Held.of(plan.model, plan.frozen_dtype).write(folder)
     if plan.model.rope is not None:
@@ -129,7 +129,7 @@ def _write_adapter(
 
 def _write_model(network: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> None:
     network.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD)
-    _declare_dtype(folder / "config.json", dtype)
+    _declare_dtype(folder / MODEL_CONFIG, dtype)
 
 
 @contextmanager

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 
 from tailor.errors import StoreError
+from tailor.layout import CHECKPOINTS, OPTIMIZER, STATE, WEIGHTS
 from tailor.store import Store, verified
-from tailor.store.run_folder import CHECKPOINTS, STATE, WEIGHTS, checkpoint_name, checkpoints
+from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
 from tailor.train.optimizer import decayed_first, trained_parameters
 from tailor.train.strategy import Shared, Strategy
@@ -59,7 +60,7 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
         else:
             weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(strategy.model)}
             save_file(weights, folder / WEIGHTS)
-            torch.save(strategy.optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(strategy.optimizer.state_dict(), folder / OPTIMIZER)
         if strategy.rank == 0:
             (folder / STATE).write_text(json.dumps(asdict(state)))
 
@@ -94,8 +95,8 @@ def load(url: str, strategy: Strategy) -> State:
             _put_parts(folder, strategy)
         else:
             _put_weights(folder / WEIGHTS, url, strategy.model)
-            with _reading(f"{url}/optimizer.pt", "optimizer state"):
-                state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            with _reading(f"{url}/{OPTIMIZER}", "optimizer state"):
+                state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
                 _put_state(strategy.optimizer, state)
         with _reading(f"{url}/{STATE}", "state of a run"):
             return State(**json.loads((folder / STATE).read_text()))

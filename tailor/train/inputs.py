@@ -35,8 +35,8 @@ def make_collator(
     return Collator(
         tokens.split(name),
         model.layout,
-        packs=plan.pack,
-        max_length=plan.max_length,
+        packs=plan.batches.pack,
+        max_length=plan.batches.max_length,
         pad_to=plan.row_length if plan.compile else None,
         reference=reference,
         sequence=sequence,

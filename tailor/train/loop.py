@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from tailor.methods.base import Work
+from tailor.layout import CHECKPOINTS
+from tailor.methods.base import MicroBatch
 from tailor.plan import Plan
 from tailor.store import run_folder
 from tailor.train import checkpoint, throughput
@@ -20,7 +21,7 @@ from tailor.train.host import Host
 from tailor.train.prefetch import prefetch
 from tailor.train.saving import Saver
 from tailor.train.session import Probe, Session, open_session
-from tailor.train.step import Learner, Step, describe_rows, divergence_error, read_share
+from tailor.train.step import StepResult, StepRunner, describe_rows, divergence_error, read_micro_batches
 from tailor.train.warm_start import warm_start
 
 
@@ -33,13 +34,13 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     start = _agreed(host)
     if plan.compile:
         session.model.base.get_decoder().compile()
-    learner = Learner(session)
+    runner = StepRunner(session)
     if start is None and plan.model.warm_start is not None:
         session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.strategy)}")
     state = checkpoint.State()
     if start is not None:
         state = checkpoint.load(start, session.strategy)
-        learner.restore(state)
+        runner.restore(state)
         if start == plan.resume_from:  # of another recipe: its evaluations are not to be compared with these
             state.best_step = state.best_loss = state.reload_from = None
         session.say(f"going on from step {state.step}")
@@ -47,7 +48,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
         probe(session, "start", state.step)
 
     with Saver(session.run, keep=plan.save.keep, durable=host.flush) as saver:
-        training = _Training(session, learner, saver, state, start, probes)
+        training = _Training(session, runner, saver, state, start, probes)
         if not training.to_the_end():
             return "stopped"
         saver.wait()
@@ -74,13 +75,13 @@ class _Training:
     def __init__(
         self,
         session: Session,
-        learner: Learner,
+        runner: StepRunner,
         saver: Saver,
         state: checkpoint.State,
         start: str | None,
         probes: Sequence[Probe],
     ) -> None:
-        self._session, self._learner, self._saver = session, learner, saver
+        self._session, self._runner, self._saver = session, runner, saver
         self._state, self._start, self._probes = state, start, probes
 
     def to_the_end(self) -> bool:
@@ -89,10 +90,10 @@ class _Training:
         self._session.model.train()
         if not state.evaluated and self._evaluation_is_due() and not self._evaluate():
             return False
-        for number, work, waited in _steps(self._session, state.step):
+        for number, micro_batches, waited in _steps(self._session, state.step):
             started = time.perf_counter()
             throughput.begin_peak(self._session.device)
-            step = self._learner.step(number, work)
+            step = self._runner.step(number, micro_batches)
             seconds = {"data_seconds": waited, "step_seconds": time.perf_counter() - started + waited}
             state.step = number + 1
             state.diverged = state.diverged + 1 if step.diverged else 0
@@ -154,13 +155,13 @@ class _Training:
         if session.plan.divergence.action == "reload" and self._checkpoint_is_due():
             # Not those of a signal: where a reload goes back to must not depend on when a run was stopped.
             state.reload_from = state.step
-        self._learner.remember(state)
+        self._runner.remember(state)
         if session.host.rank == 0:
             url = _url(session, state.step)
             session.host.report({"kind": "checkpoint", "step": state.step, "url": url})
         self._saver.save(session.strategy, state)
 
-    def _recover(self, step: Step) -> None:
+    def _recover(self, step: StepResult) -> None:
         """Do what the recipe says of a step that diverged. TrainingError when that is to stop."""
         session, state, policy = self._session, self._state, self._session.plan.divergence
         if policy.action == "stop":
@@ -178,7 +179,7 @@ class _Training:
             self._saver.wait()
             _barrier(session.host)
             before = checkpoint.load(back, session.strategy)
-            self._learner.restore(before)
+            self._runner.restore(before)
         session.say(
             f"step {state.step} diverged (loss {step.record['loss']:.4g}, gradient norm "
             f"{step.record['grad_norm']:.4g}), so {done}; its rows: "
@@ -186,22 +187,22 @@ class _Training:
         )
 
 
-def _steps(session: Session, first: int) -> Iterator[tuple[int, list[Work], float]]:
+def _steps(session: Session, first: int) -> Iterator[tuple[int, list[MicroBatch], float]]:
     """Each remaining step with this worker's micro-batches, read ahead, and the seconds waited for them."""
 
-    def read() -> Iterator[tuple[int, list[Work]]]:
+    def read() -> Iterator[tuple[int, list[MicroBatch]]]:
         for step in range(first, session.plan.steps):
             batch, collator = session.batches.batch(step), session.collator("train", step)
-            yield step, list(read_share(session, session.batches, collator, batch))
+            yield step, list(read_micro_batches(session, session.batches, collator, batch))
 
     source = prefetch(read())
     while True:
         waiting = time.perf_counter()
         try:
-            step, work = next(source)
+            step, micro_batches = next(source)
         except StopIteration:
             return
-        yield step, work, time.perf_counter() - waiting
+        yield step, micro_batches, time.perf_counter() - waiting
 
 
 def _report(session: Session, record: dict[str, Any]) -> None:
@@ -226,7 +227,7 @@ def _report(session: Session, record: dict[str, Any]) -> None:
 
 
 def _url(session: Session, step: int) -> str:
-    return session.run.join(run_folder.CHECKPOINTS, run_folder.checkpoint_name(step)).url
+    return session.run.join(CHECKPOINTS, run_folder.checkpoint_name(step)).url
 
 
 def _due(step: int, every: int | None) -> bool:

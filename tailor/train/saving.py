@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch.distributed as dist
 
 from tailor.errors import StoreError, TailorError
+from tailor.layout import CHECKPOINTS
 from tailor.store import Publication, Store, run_folder
 from tailor.store.shares import SharedPublication, begin
 from tailor.train import checkpoint
@@ -33,7 +34,7 @@ class Saver:
         self._error: BaseException | None = None
 
     def __enter__(self) -> Saver:
-        self._run.join(run_folder.CHECKPOINTS).sweep_uploads()  # those of a worker that died on this machine
+        self._run.join(CHECKPOINTS).sweep_uploads()  # those of a worker that died on this machine
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -84,7 +85,7 @@ class Saver:
 
     def _publication(self, strategy: Strategy, name: str) -> Publication | None:
         """Where this worker writes; None where it has nothing to write."""
-        folder = self._run.join(run_folder.CHECKPOINTS)
+        folder = self._run.join(CHECKPOINTS)
         if not strategy.shares:
             return Publication(folder, name) if strategy.rank == 0 else None
         told = [begin(folder, name) if strategy.rank == 0 else ""]

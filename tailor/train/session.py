@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.data.batches import Batches, BatchSpec
-from tailor.data.facts import of_split, streams_of
+from tailor.data.batches import Batches
+from tailor.data.facts import of_split
 from tailor.data.token_store import TokenStore
 from tailor.encode.tokenizer_files import Original
 from tailor.errors import ModelError
@@ -22,7 +22,6 @@ from tailor.models.documents import Collator
 from tailor.models.load import DTYPES
 from tailor.models.sequence import SequenceGroup, join
 from tailor.plan import Plan
-from tailor.spec.method import ANSWERS, joins
 from tailor.store import Store
 from tailor.train.host import Host
 from tailor.train.inputs import autocast, make_collator
@@ -85,25 +84,13 @@ def open_session(plan: Plan, host: Host) -> Session:
     # Before anything dear: at the end, a tokenizer that cannot be opened would cost the whole training.
     tokenizer = Original.open(plan.model) if host.rank == 0 else None
     tokens = TokenStore.open(plan.tokens_url)
-    spec = BatchSpec(
-        seed=plan.seed,
-        max_length=plan.max_length,
-        pack=plan.pack,
-        join=joins(plan.method),
-        batch_size=plan.batch_size,
-        batch_tokens=plan.batch_tokens,
-        weights=plan.weights,
-        first_step=plan.first_step,
-        window=plan.model.beacon.window if plan.model.beacon else None,
-        streams=streams_of(plan.method),
-    )
     started = time.perf_counter()
     strategy = make_strategy(plan, host)
     model = strategy.load()
     trained, total = strategy.weights()
     strategy.begin()
     sequence = join(plan.sequence_parallel)
-    batches, evaluation = (of_split(tokens.split(name), spec) for name in ("train", "evaluation"))
+    batches, evaluation = (of_split(tokens.split(name), plan.batches) for name in ("train", "evaluation"))
     reference, values = open_reference(
         plan, host, tokens, strategy, {"train": batches, "evaluation": evaluation}
     )
@@ -129,7 +116,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
         f"{model.base.config._attn_implementation} attention"
     )
-    if model.router is not None and plan.method.name in ANSWERS:
+    if model.router is not None and plan.method.compares_answers:
         session.say(
             f"method {plan.method.name} compares answers alone: the balance of the experts is not in its loss"
         )

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
+from tailor.layout import OPTIMIZER, WEIGHTS
 from tailor.train.optimizer import decayed_first, shape_of, trained_parameters
 from tailor.train.strategy.base import Shared
 
-WEIGHTS, OPTIMIZER = "weights", "optimizer"
-WHOLE_WEIGHTS, WHOLE_OPTIMIZER = "weights.safetensors", "optimizer.pt"
+WEIGHTS_STEM, OPTIMIZER_STEM = (name.partition(".")[0] for name in (WEIGHTS, OPTIMIZER))
+"""How the names of the workers' files begin."""
 
 
 def write(folder: Path, strategy: Shared) -> None:
@@ -36,11 +37,11 @@ def write(folder: Path, strategy: Shared) -> None:
     parts, keys = strategy.parts(), strategy.state_keys()
     about = {part.name: {"shape": part.shape, "start": part.start} for part in parts}
     weights = {part.name: _on_host(strategy.read(part)) for part in parts}
-    save_file(weights, folder / f"{WEIGHTS}-{suffix}", metadata={"parts": json.dumps(about)})
+    save_file(weights, folder / f"{WEIGHTS_STEM}-{suffix}", metadata={"parts": json.dumps(about)})
     del weights
     states = {f"{part.name}/{key}": _on_host(strategy.read(part, key)) for part in parts for key in keys}
     told = {"keys": json.dumps(keys), "updates": str(strategy.updates)}
-    save_file(states, folder / f"{OPTIMIZER}-{suffix}", metadata=told)
+    save_file(states, folder / f"{OPTIMIZER_STEM}-{suffix}", metadata=told)
 
 
 def _on_host(values: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,7 @@ class Saved:
         """Steps that the optimizer had made."""
 
     def __enter__(self) -> Saved:
-        whole = (self._folder / WHOLE_WEIGHTS).is_file()
+        whole = (self._folder / WEIGHTS).is_file()
         if whole:
             self._index_whole()
         else:
@@ -118,12 +119,12 @@ class Saved:
     def _index_parts(self) -> None:
         from safetensors import safe_open
 
-        for path in sorted(self._folder.glob(f"{WEIGHTS}-*.safetensors")):
+        for path in sorted(self._folder.glob(f"{WEIGHTS_STEM}-*.safetensors")):
             file = self._open.enter_context(safe_open(path, "pt"))
             for name, about in json.loads(file.metadata()["parts"]).items():
                 self.shapes[name] = tuple(about["shape"])
                 self._add(name, about["start"], file, name)
-            path = path.with_name(path.name.replace(WEIGHTS, OPTIMIZER))
+            path = path.with_name(path.name.replace(WEIGHTS_STEM, OPTIMIZER_STEM))
             states = self._open.enter_context(safe_open(path, "pt"))
             self.keys = json.loads(states.metadata()["keys"])
             self.updates = int(states.metadata()["updates"])
@@ -139,13 +140,13 @@ class Saved:
     def _index_whole(self) -> None:
         from safetensors import safe_open
 
-        file = self._open.enter_context(safe_open(self._folder / WHOLE_WEIGHTS, "pt"))
+        file = self._open.enter_context(safe_open(self._folder / WEIGHTS, "pt"))
         for name in file.keys():  # noqa: SIM118 — no mapping
             self.shapes[name] = tuple(file.get_slice(name).get_shape())
             self._add(name, 0, file, name, count=math.prod(self.shapes[name]))
         self._check()
         if self._expected is not None:
-            self._index_whole_optimizer(self._folder / WHOLE_OPTIMIZER, decayed_first(self._expected))
+            self._index_whole_optimizer(self._folder / OPTIMIZER, decayed_first(self._expected))
 
     def _index_whole_optimizer(self, path: Path, names: list[str]) -> None:
         try:
@@ -195,7 +196,7 @@ def restore(folder: Path, strategy: Shared, *, optimizer: bool = True) -> None:
 
 def in_parts(folder: Path) -> bool:
     """Whether a checkpoint was written in parts."""
-    return not (folder / WHOLE_WEIGHTS).is_file()
+    return not (folder / WEIGHTS).is_file()
 
 
 def _elements(piece: _Piece, first: int, last: int) -> torch.Tensor:

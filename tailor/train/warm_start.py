@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
+from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BEACON, BEACON_WEIGHTS, MODEL
+from tailor.models.adapter_files import read_config
 from tailor.models.adapters import adapter_name
 from tailor.models.beacon import files
 from tailor.models.beacon.modules import beacons_of
@@ -20,7 +21,6 @@ from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
 from tailor.train.strategy import Shared, Strategy
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
 """PEFT's settings that scale an adapter, by their keys in a recipe."""
 
@@ -31,13 +31,13 @@ def find(url: str) -> Store:
     StoreError when there is none.
     """
     store = Store(url)
-    artefact = store.exists(ADAPTER_WEIGHTS) or store.exists(files.WEIGHTS)
+    artefact = store.exists(ADAPTER_WEIGHTS) or store.exists(BEACON_WEIGHTS)
     if artefact or run_folder.is_checkpoint(store):
         return store
-    for name in ("adapter", "beacon"):
+    for name in (ADAPTER, BEACON):
         if store.is_committed(name):
             return store.join(name)
-    if store.is_committed("model"):
+    if store.is_committed(MODEL):
         raise StoreError(
             f"model.warm_start: {store.url} trained a whole model",
             mend=f"set model.path: {store.join('model').url} instead",
@@ -53,7 +53,7 @@ def find(url: str) -> Store:
 def warm_start(url: str, strategy: Strategy) -> str:
     """Put the trained weights into the strategy's model; returns the URL that they came from. They must fit exactly."""
     found = find(url)
-    if found.exists(files.WEIGHTS):
+    if found.exists(BEACON_WEIGHTS):
         with folder_of(found) as folder:
             _put_beacons(folder, found.url, strategy)
     elif found.exists(ADAPTER_WEIGHTS):
@@ -90,7 +90,7 @@ def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
             f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
             mend="set model.adapter, or merge the adapter into its base and set model.path to that",
         )
-    _check_scale(json.loads((folder / "adapter_config.json").read_text()), url, model.network)
+    _check_scale(read_config(folder), url, model.network)
     if isinstance(strategy, Shared):
         return _put_adapter_parts(weights, url, strategy)
     own = get_peft_model_state_dict(model.network, save_embedding_layers=False)

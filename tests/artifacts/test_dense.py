@@ -24,9 +24,9 @@ from tailor.encode.report import notes
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.truncation import Score
 from tailor.errors import ModelError
-from tailor.export import sentence_transformers
+from tailor.export.forms import sentence_transformers
 from tailor.spec.data import Data, Retrieve
-from tailor.spec.method import Sft
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.adapters import random_adapter
 from tests.helpers.collections import embedding_model, passages

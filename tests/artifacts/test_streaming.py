@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tailor.artifacts.tensors import Writer
+from tailor.layout import MODEL_INDEX
 from tailor.models import files
 from tailor.models.base_record import Held
 
@@ -69,7 +70,7 @@ def write_base(folder: Path) -> int:
             for name in part:
                 writer.write(name, torch.full(shapes[name], 0.01))
         total += writer.bytes
-    (folder / files.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / MODEL_INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return total
 
 

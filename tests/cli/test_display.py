@@ -58,8 +58,8 @@ def test_frequent_evaluations_are_not_all_printed_but_the_last_one_is() -> None:
 
 
 def test_steps_without_any_negative_are_told_once() -> None:
-    assert shown(200, told_from_none=1.0).count(displays.TOLD_FROM_NONE) == 1
-    assert displays.TOLD_FROM_NONE not in shown(200, told_from_none=0.5)
+    assert shown(200, without_negatives=1.0).count(displays.TOLD_FROM_NONE) == 1
+    assert displays.TOLD_FROM_NONE not in shown(200, without_negatives=0.5)
 
 
 def test_the_remaining_time_leaves_the_first_step_out() -> None:

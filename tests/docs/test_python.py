@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_guide import ROOT, blocks
+from tests.docs.test_pages import ROOT, blocks
 from tests.helpers.evaluations import make_recipe
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tailor.encode.formats import FORMATS, recognise
+from tailor.encode.formats import formats_of, get_format, recognize
 from tailor.encode.records import Chat, Completion, RowError, Text, content_hash
 from tailor.spec.data import EXAMPLES
 
@@ -26,7 +26,7 @@ CHAT = Chat(
 
 
 def read(name: str, row: object, **columns: str) -> object:
-    return FORMATS[name].record(row, columns)
+    return get_format(name).record(row, columns)
 
 
 def test_messages_in_all_their_forms():
@@ -59,7 +59,7 @@ def test_firefly():
         ("user", "Bye"),
         ("assistant", "See you"),
     ]
-    assert recognise([row], {}, EXAMPLES) == ["firefly"]
+    assert recognize([row], {}, formats_of((EXAMPLES,))) == ["firefly"]
     with pytest.raises(RowError, match="`human` and `assistant`"):
         read("firefly", {"conversation": [{"human": "Hi"}]})
 
@@ -192,7 +192,7 @@ def test_rows_that_cannot_be_read(name, row, reason, detail):
     ],
 )
 def test_recognise(row, columns, found):
-    assert recognise([{"broken": 1}, 3, row], columns, EXAMPLES) == found
+    assert recognize([{"broken": 1}, 3, row], columns, formats_of((EXAMPLES,))) == found
 
 
 def test_content_hash_is_of_the_content():

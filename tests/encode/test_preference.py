@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tailor.encode.formats import FORMATS, recognise
+from tailor.encode.formats import formats_of, get_format, recognize
 from tailor.encode.prepare import Prepared, prepare, prepare_all
 from tailor.encode.preview import preview
 from tailor.encode.records import Chat, Completion, Pair, Rated, RowError, content_hash
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
-from tailor.spec.data import EXAMPLES, PAIRS, RATED, RELEVANCE, Data, Format
-from tailor.spec.method import Dpo, Kto, Sft
+from tailor.spec.data import EXAMPLES, PAIRS, RATED, Data
+from tailor.spec.methods.dpo import Dpo
+from tailor.spec.methods.kto import Kto
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
 
@@ -90,25 +92,20 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_kind_of_row_is_recognised_and_means_the_same_pair(kind: str) -> None:
     name, row = ROWS[kind]
-    assert recognise([row], {}, PAIRS) == [name]
-    record = FORMATS[name].record(row, {})
+    assert recognize([row], {}, formats_of((PAIRS,))) == [name]
+    record = get_format(name).record(row, {})
     assert record == Pair(Chat([user("Go?"), says("Yes.")]), Chat([user("Go?"), says("No.")]))
-
-
-def test_every_format_is_in_the_recipe_and_belongs_to_one_kind() -> None:
-    named = [name for name in get_args(Format) if name != "auto"]
-    assert named == [*EXAMPLES, *PAIRS, *RATED, *RELEVANCE] == list(FORMATS)
 
 
 def test_texts_have_no_template() -> None:
     row = {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
-    assert recognise([row], {}, PAIRS) == ["preference_text"]
-    record = FORMATS["preference_text"].record(row, {})
+    assert recognize([row], {}, formats_of((PAIRS,))) == ["preference_text"]
+    record = get_format("preference_text").record(row, {})
     assert record == Pair(Completion("2 + 2 =", " 4"), Completion("2 + 2 =", " 5"))
     mapped = {"question": "2 + 2 =", "good": " 4", "bad": " 5"}
     columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
-    assert recognise([mapped], columns, PAIRS) == ["preference_text"]
-    assert FORMATS["preference_text"].record(mapped, columns) == record
+    assert recognize([mapped], columns, formats_of((PAIRS,))) == ["preference_text"]
+    assert get_format("preference_text").record(mapped, columns) == record
 
 
 @pytest.mark.parametrize("label", [True, 1, "true", "True", "1"])
@@ -123,21 +120,21 @@ def test_labelled_answers(label: Any) -> None:
     }
     for name, kinds in rows.items():
         for row in kinds:
-            assert recognise([row], {}, RATED) == [name]
-            record = FORMATS[name].record(row, {})
+            assert recognize([row], {}, formats_of((RATED,))) == [name]
+            record = get_format(name).record(row, {})
             answer = Chat([user("Go?"), says("Yes.")]) if name == "unpaired" else Completion("Go?", "Yes.")
             assert record == Rated(answer, True)
-            assert FORMATS[name].record({**row, "label": 0}, {}) == Rated(answer, False)
+            assert get_format(name).record({**row, "label": 0}, {}) == Rated(answer, False)
 
 
 def test_only_what_follows_the_shared_start_has_weight() -> None:
     start = [{"role": "system", "content": "Be brief."}, user("Hi"), says("Hello"), user("Go?")]
     row = {"chosen": [*start, says("Yes."), user("Sure?"), says("Yes!")], "rejected": [*start, says("No.")]}
-    record = FORMATS["preference"].record(row, {})
+    record = get_format("preference").record(row, {})
     assert [m.get("weight", 1) for m in record.chosen.messages if m["role"] == "assistant"] == [0, 1, 1]
     assert [m.get("weight", 1) for m in record.rejected.messages if m["role"] == "assistant"] == [0, 1]
     rated = {"messages": [*start, says("Yes.")], "label": True}
-    record = FORMATS["unpaired"].record(rated, {})
+    record = get_format("unpaired").record(rated, {})
     assert [m.get("weight", 1) for m in record.answer.messages if m["role"] == "assistant"] == [0, 1]
 
 
@@ -171,14 +168,14 @@ def test_only_what_follows_the_shared_start_has_weight() -> None:
 )
 def test_rows_that_cannot_be_compared(name: str, row: dict[str, Any], reason: str) -> None:
     with pytest.raises(RowError) as caught:
-        FORMATS[name].record(row, {})
+        get_format(name).record(row, {})
     assert caught.value.reason == reason
 
 
 def test_the_prompt_decides_the_hash() -> None:
-    pair = FORMATS["preference_text"].record({"prompt": "a", "chosen": "b", "rejected": "c"}, {})
-    other = FORMATS["preference_text"].record({"prompt": "d", "chosen": "b", "rejected": "c"}, {})
-    same = FORMATS["preference_text"].record({"prompt": "a", "chosen": "b", "rejected": "c", "id": 3}, {})
+    pair = get_format("preference_text").record({"prompt": "a", "chosen": "b", "rejected": "c"}, {})
+    other = get_format("preference_text").record({"prompt": "d", "chosen": "b", "rejected": "c"}, {})
+    same = get_format("preference_text").record({"prompt": "a", "chosen": "b", "rejected": "c", "id": 3}, {})
     assert content_hash(pair) == content_hash(same) != content_hash(other)
 
 
@@ -214,8 +211,8 @@ def test_the_answer_and_its_end_of_turn_are_supervised(bench: Any) -> None:
     prepared = bench(many(3))
     tokenizer = load_tokenizer(str(bench.folder / "model"))
     split = prepared.tokens.split("train")
-    assert split.place.tolist() == [0, 1] * 3
-    assert split.wanted.tolist() == [True, False] * 3
+    assert split.position.tolist() == [0, 1] * 3
+    assert split.is_positive.tolist() == [True, False] * 3
     assert split.row.tolist() == [1, 1, 2, 2, 3, 3]
     for index, answer in enumerate(["Yes 0.", "Never 0!", "Yes 1.", "Never 1!"]):
         example = split.example(index)
@@ -238,8 +235,8 @@ def test_the_answer_and_its_end_of_turn_are_supervised(bench: Any) -> None:
 def test_labels_are_kept(bench: Any) -> None:
     rows = [{"prompt": f"q{n}", "completion": f"a{n}", "label": n % 3 == 0} for n in range(6)]
     split = bench(rows, Kto(name="kto")).tokens.split("train")
-    assert split.wanted.tolist() == [n % 3 == 0 for n in range(6)]
-    assert split.place.tolist() == [0] * 6
+    assert split.is_positive.tolist() == [n % 3 == 0 for n in range(6)]
+    assert split.position.tolist() == [0] * 6
 
 
 def test_a_holdout_keeps_groups_whole(bench: Any) -> None:
@@ -248,7 +245,7 @@ def test_a_holdout_keeps_groups_whole(bench: Any) -> None:
     assert 20 < len(set(evaluation.row)) < 60
     assert not set(train.row) & set(evaluation.row)
     for split in (train, evaluation):
-        assert split.place.tolist() == [0, 1] * (len(split) // 2)
+        assert split.position.tolist() == [0, 1] * (len(split) // 2)
 
 
 @pytest.mark.parametrize("method", [Dpo(name="dpo"), Kto(name="kto")])
@@ -272,7 +269,7 @@ def test_answers_to_one_prompt_are_held_out_together(bench: Any, method: Dpo | K
 def test_the_prompt_of_a_conversation_is_what_is_not_learned() -> None:
     before = [user("Go?"), says("Where?")]
     first, second, other = (
-        FORMATS["preference"].record(
+        get_format("preference").record(
             {"prompt": [*before, user(asked)], "chosen": [says(yes)], "rejected": [says("No.")]}, {}
         )
         for asked, yes in (("Home.", "Yes."), ("Home.", "Of course."), ("Away.", "Yes."))
@@ -378,7 +375,7 @@ def test_rows_of_another_method_are_refused(
 def test_labelled_rows_may_be_learned_on_demand(bench: Any) -> None:
     rows = [{"prompt": "a", "completion": "b", "label": True}]
     assert len(bench(rows, Sft(name="sft"), source={"format": "completion"}).tokens.split("train")) == 1
-    assert recognise(rows, {}, EXAMPLES) == ["completion"]
+    assert recognize(rows, {}, formats_of((EXAMPLES,))) == ["completion"]
 
 
 def test_the_preview_shows_both_answers_and_what_is_cut(bench: Any) -> None:

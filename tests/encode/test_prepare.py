@@ -23,7 +23,9 @@ from tailor.encode.prepare import Prepared, Progress, prepare
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError, TailorError, TemplateError
 from tailor.spec.data import Data
-from tailor.spec.method import Method, Pretrain, Sft
+from tailor.spec.methods import Method
+from tailor.spec.methods.pretrain import Pretrain
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tests.helpers.models import byte_tokenizer
@@ -368,7 +370,7 @@ KILLED = """
 import sys, time
 from tailor.encode import prepare, sources, tasks
 from tailor.spec.data import Data
-from tailor.spec.method import Sft
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 sources.PART_BYTES = 2000
 def slow(work, tasks):

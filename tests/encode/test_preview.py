@@ -11,7 +11,7 @@ import pytest
 from tailor.encode.preview import preview
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.spec.data import Data
-from tailor.spec.method import Sft
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 
 ANSWER = "It is sunny, naïve 日本 🙂."

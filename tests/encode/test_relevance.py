@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from tailor.encode.formats import FORMATS, recognise
+from tailor.encode.formats import formats_of, get_format, recognize
 from tailor.encode.prepare import Prepared, prepare_all
 from tailor.encode.records import Chat, Relevance, RowError, content_hash
 from tailor.encode.template import load_template, render, render_marked
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
 from tailor.spec.data import Data
-from tailor.spec.method import Gritlm, Sft
+from tailor.spec.methods.gritlm import Gritlm
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
 
@@ -68,24 +69,24 @@ ROWS: dict[str, tuple[str, dict[str, Any], Relevance]] = {
 @pytest.mark.parametrize("case", ROWS)
 def test_a_row_is_recognised_and_read(case: str) -> None:
     name, row, expected = ROWS[case]
-    assert recognise([row], {}, Gritlm.reads) == [name]
-    assert FORMATS[name].record(row, {}) == expected
+    assert recognize([row], {}, formats_of(Gritlm.reads)) == [name]
+    assert get_format(name).record(row, {}) == expected
 
 
 def test_columns_can_be_named() -> None:
     row = {"question": "q", "positive": "a", "wrong_1": "b", "wrong_2": "c"}
     columns = {"anchor": "question", "negative": "wrong"}
-    assert recognise([row], columns, Gritlm.reads) == ["sentence_transformers"]
-    assert FORMATS["sentence_transformers"].record(row, columns) == PLAIN
+    assert recognize([row], columns, formats_of(Gritlm.reads)) == ["sentence_transformers"]
+    assert get_format("sentence_transformers").record(row, columns) == PLAIN
 
 
 def test_a_list_of_turns_is_a_conversation() -> None:
     row = {"text": ["Go?", "Yes.", "Sure?", "No."]}
-    assert recognise([row], {}, Gritlm.reads) == ["turns"]
-    chat = FORMATS["turns"].record(row, {})
+    assert recognize([row], {}, formats_of(Gritlm.reads)) == ["turns"]
+    chat = get_format("turns").record(row, {})
     assert isinstance(chat, Chat)
     assert [turn["role"] for turn in chat.messages] == ["user", "assistant"] * 2
-    assert recognise([{"text": "Go?"}], {}, Gritlm.reads) == ["text"]
+    assert recognize([{"text": "Go?"}], {}, formats_of(Gritlm.reads)) == ["text"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_list_of_turns_is_a_conversation() -> None:
 )
 def test_a_row_that_cannot_be_read_says_why(name: str, row: dict[str, Any], reason: str) -> None:
     with pytest.raises(RowError) as caught:
-        FORMATS[name].record(row, {})
+        get_format(name).record(row, {})
     assert caught.value.reason == reason
 
 
@@ -133,8 +134,8 @@ def test_a_row_becomes_a_group_whose_spans_are_the_texts(tmp_path: Path) -> None
         assert example.input_ids[0] == tokenizer.bos_id
         shown.append(
             (
-                int(split.place[number]),
-                bool(split.wanted[number]),
+                int(split.position[number]),
+                bool(split.is_positive[number]),
                 tokenizer.decode(example.input_ids[1:start]),
                 tokenizer.decode(example.input_ids[start:stop]),
             )

@@ -21,7 +21,7 @@ from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved, cut
 from tailor.errors import DataError
 from tailor.spec.data import Source
-from tailor.spec.method import Sft
+from tailor.spec.methods.sft import Sft
 from tests.helpers.web import web
 
 

@@ -18,7 +18,7 @@ from tailor.evaluate.in_training.exact_match import Questions, answer_rows, prob
 from tailor.evaluate.rows import any_question, questions
 from tailor.plan import Plan
 from tailor.spec.data import Data
-from tailor.spec.method import Sft
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.train import loop

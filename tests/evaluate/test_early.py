@@ -15,7 +15,8 @@ from tailor.evaluate import preflight
 from tailor.evaluate.model_rows import rows_read_by
 from tailor.evaluate.rows import any_question
 from tailor.spec.data import Data, Source
-from tailor.spec.method import Pretrain, Sft
+from tailor.spec.methods.pretrain import Pretrain
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tailor.spec.recipe import Recipe
 from tests.helpers.evaluations import make_recipe, write_rows

@@ -20,14 +20,14 @@ from tests.helpers.evaluations import Shown
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
-from tests.helpers.relevance import make_two_streams
+from tests.helpers.relevance import make_grit_store
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     tiny_llama(folder / "model", num_hidden_layers=1)
-    make_two_streams(folder / "tokens", queries=12)
+    make_grit_store(folder / "tokens", queries=12)
     write_jsonl(folder / "rows.jsonl", pair_rows("Represent:"))
     return folder
 

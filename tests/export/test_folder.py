@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tailor.artifacts.load import load_run
 from tailor.cli.main import main
 from tailor.errors import ModelError
-from tailor.export.ollama import write_modelfile
+from tailor.export.forms.ollama import write_modelfile
 from tailor.models.load import without_repacking
 from tailor.store import Store
 from tailor.store import run_folder as runs

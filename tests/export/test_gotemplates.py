@@ -6,7 +6,7 @@ import pytest
 
 from tailor.encode.template import builtin_templates, load_template, render
 from tailor.errors import ModelError
-from tailor.export.gotemplates import TEMPLATES, translated
+from tailor.export.forms.gotemplates import TEMPLATES, translated
 from tests.helpers.gotemplate import execute, ollama
 
 SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
 from tailor.errors import ModelError
-from tailor.export import sentence_transformers
+from tailor.export.forms import sentence_transformers
 from tailor.models.embedding.pooling import new_projection
 from tailor.models.embedding.settings import Embedding
 from tailor.store import Store

@@ -15,7 +15,7 @@ from tests.helpers.killing import PATHS, Command, ended, make_place, told
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 
 STEPS = ("train.steps=150", "train.micro_batch_size=2", "evaluate.every=50")
-SLOW_STEPS = {"module": "tailor.train.step", "name": "Learner.step", "does": "wait", "call": 0}
+SLOW_STEPS = {"module": "tailor.train.step", "name": "StepRunner.step", "does": "wait", "call": 0}
 IMPATIENT = {"module": "tailor.onray.supervisor", "name": "GROW_SECONDS", "does": "set", "value": 3.0}
 
 

@@ -18,7 +18,7 @@ CHECKPOINT = "checkpoints/step-"
 POINTS: dict[str, dict[str, Any]] = {
     "in preparation": {"module": "tailor.encode.prepare", "name": "_publish"},
     "between plan and recipe": {"module": "tailor.onray.run", "name": "resolved_yaml"},
-    "before the first step": {"module": "tailor.train.step", "name": "Learner.step"},
+    "before the first step": {"module": "tailor.train.step", "name": "StepRunner.step"},
     "between weights and optimizer": {"module": "torch", "name": "save"},
     "between the files and the marker": {"module": "tailor.store.publication", "name": "Publication.commit"},
     "between the marker and the name": {

@@ -16,7 +16,7 @@ from tests.helpers.killing import Command, ended, make_place, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SLOW_STEPS = {"module": "tailor.train.step", "name": "Learner.step", "does": "wait", "call": 0}
+SLOW_STEPS = {"module": "tailor.train.step", "name": "StepRunner.step", "does": "wait", "call": 0}
 SLOW_EVALUATION = {
     "module": "tailor.methods.next_token",
     "name": "NextToken.evaluate",

@@ -27,7 +27,7 @@ from tests.helpers.killing import (
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TWO = ("scale.workers=2",)
-STEP = {"module": "tailor.train.step", "name": "Learner.step"}
+STEP = {"module": "tailor.train.step", "name": "StepRunner.step"}
 SLOW_STEPS = {**STEP, "does": "wait", "call": 0}
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tailor.onray.display import Display
 from tests.helpers.models import tiny_llama
 
 RECIPE = """\
@@ -18,15 +19,12 @@ save: {{to: {run}}}
 """
 
 
-class Shown:
+class Shown(Display):
     """Takes the place of the display."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.progress: list[tuple[int, int]] = []
-
-    def doing(self, what: str) -> None:
-        pass
 
     def line(self, text: str) -> None:
         self.lines.append(text)

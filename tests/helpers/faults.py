@@ -14,6 +14,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from tailor.onray.display import Display
 from tailor.onray.run import Outcome, execute
 from tailor.spec.recipe import Recipe
 
@@ -120,7 +121,7 @@ class Faulty(AbstractFileSystem):  # type: ignore[misc]
 fsspec.register_implementation("faulty", Faulty, clobber=True)
 
 
-class Lines:
+class Lines(Display):
     """A display that keeps the lines that it was given."""
 
     def __init__(self) -> None:
@@ -132,15 +133,6 @@ class Lines:
     def record(self, record: dict[str, Any]) -> None:
         if record["kind"] == "status":
             self.lines.append(record["message"])
-
-    def doing(self, what: str) -> None:
-        pass
-
-    def preparing(self, progress: Any) -> None:
-        pass
-
-    def training(self, steps: int, step: int) -> None:
-        pass
 
 
 def run(recipe: dict[str, Any]) -> tuple[Outcome, list[str]]:

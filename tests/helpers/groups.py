@@ -11,7 +11,7 @@ from tailor.data.token_store import MANIFEST, ShardWriter, TokenStore, ragged
 from tailor.store import Store
 
 Answer = tuple[np.ndarray, int, bool]
-"""(token ids, length of the prompt, whether it is wanted)"""
+"""(token ids, length of the prompt, whether it is is_positive)"""
 
 
 def pairs(count: int, *, seed: int = 0, shuffled: bool = False) -> list[list[Answer]]:
@@ -46,7 +46,7 @@ def write_groups(
         ]
         if not members:
             continue
-        rows, places, ids, starts, wanted = zip(*members, strict=True)
+        rows, places, ids, starts, is_positive = zip(*members, strict=True)
         lengths = np.array([len(one) for one in ids])
         writer = ShardWriter(folder / f"{split}-00000.arrow")
         writer.write(
@@ -54,8 +54,8 @@ def write_groups(
             ragged(np.stack([starts, lengths], axis=1).reshape(-1), np.full(len(ids), 2)),
             0,
             np.array(rows) + 1,
-            places=np.array(places),
-            wanted=np.array(wanted),
+            positions=np.array(places),
+            is_positive=np.array(is_positive),
         )
         writer.close()
         shards.append({"name": f"{split}-00000.arrow", "split": split, "first_row": 0})

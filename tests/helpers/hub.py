@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._batch(json.loads(body))
         if path == "/verify":
-            wanted = json.loads(body)
-            assert len(self.hub.objects[wanted["oid"]]) == wanted["size"]
+            is_positive = json.loads(body)
+            assert len(self.hub.objects[is_positive["oid"]]) == is_positive["size"]
             return self._send(200, {})
         name, _, rest = path.removeprefix("/api/models/").partition("/")
         second, _, action = rest.partition("/")
@@ -127,20 +127,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.objects[oid] = body
         self._send(200, {})
 
-    def _create(self, wanted: dict[str, Any], owners: tuple[str, ...]) -> None:
-        owner = wanted.get("organization") or "me"
-        name = f"{owner}/{wanted['name']}"
+    def _create(self, is_positive: dict[str, Any], owners: tuple[str, ...]) -> None:
+        owner = is_positive.get("organization") or "me"
+        name = f"{owner}/{is_positive['name']}"
         if owner not in owners:
             return self._forbidden()
         if name in self.hub.repositories:
             return self._send(
                 409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}
             )
-        private = wanted["private"] if "private" in wanted else wanted["visibility"] == "private"
+        private = (
+            is_positive["private"] if "private" in is_positive else is_positive["visibility"] == "private"
+        )
         self.hub.repositories[name] = Repository(private)
         return self._send(200, {"url": f"{self.hub.url}/{name}"})
 
-    def _batch(self, wanted: dict[str, Any]) -> None:
+    def _batch(self, is_positive: dict[str, Any]) -> None:
         objects = [
             {
                 **entry,
@@ -149,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "verify": {"href": f"{self.hub.url}/verify"},
                 },
             }
-            for entry in wanted["objects"]
+            for entry in is_positive["objects"]
         ]
         self._send(200, {"transfer": "basic", "objects": objects})
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from tailor.data.batches import Batches
 from tailor.data.token_store import Split
-from tailor.methods import Method, Summed
-from tailor.methods.base import Work
+from tailor.methods import LossSum, Method
+from tailor.methods.base import MicroBatch
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
 
@@ -43,24 +43,26 @@ class OneWorker:
     def micro_batch(self, *, last: bool) -> Any:
         return nullcontext()
 
-    def backward(self, loss: torch.Tensor, units: int = 1) -> None:
-        (loss / units).backward()
+    def backward(self, loss: torch.Tensor, denominator: int = 1) -> None:
+        (loss / denominator).backward()
 
     def over_workers(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def add(self, summed: Summed, counts: bool = True) -> None:
-        for name, value in {"loss": summed.loss, **summed.statistics}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) * counts
+    def add(self, sums: LossSum, *, is_padding: bool = False) -> None:
+        for name, value in {"loss": sums.loss, **sums.statistics}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) * (not is_padding)
 
 
-def work_of(method: Method, passes: OneWorker, batches: Batches, split: Split, step: int = 0) -> list[Work]:
+def micro_batches_of(
+    method: Method, context: OneWorker, batches: Batches, split: Split, step: int = 0
+) -> list[MicroBatch]:
     """All micro-batches of a step."""
-    collator = Collator(split, passes.model.layout, packs=False)
+    collator = Collator(split, context.model.layout, packs=False)
     batch = batches.batch(step)
-    parts = [part for kind in method.parts(batches, batch, passes.plan) for part in kind]
+    parts = [part for kind in method.cut(batches, batch, context.plan) for part in kind]
     return [
-        Work(number, method.read(collator, batch, part), True, batches.tokens(batch[part]))
+        MicroBatch(number, method.read(collator, batch, part), False, batches.tokens(batch[part]))
         for number, part in enumerate(parts)
     ]
 

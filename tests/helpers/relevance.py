@@ -15,7 +15,7 @@ FORMAT = 3
 """Tokens of a text that are not its own."""
 
 
-def make_two_streams(
+def make_grit_store(
     folder: Path,
     *,
     queries: int,
@@ -36,8 +36,8 @@ def make_two_streams(
     generator = np.random.default_rng(seed)
     texts: dict[int, Sequence[int]] = changed.get("texts", {})
     shards, number = [], 0
-    for split, wanted, free in (("train", queries, examples), ("evaluation", evaluation, evaluation)):
-        owners = list(sources) if sources is not None and split == "train" else [0] * wanted
+    for split, is_positive, free in (("train", queries, examples), ("evaluation", evaluation, evaluation)):
+        owners = list(sources) if sources is not None and split == "train" else [0] * is_positive
         for source in [*dict.fromkeys(owners), max([0, *owners]) + 1]:
             mine = owners.count(source)
             groups = [1 + answers + others] * mine if mine else [1] * free
@@ -60,8 +60,8 @@ def make_two_streams(
                 ragged(np.array(spans).reshape(-1), np.full(len(ids), 2)),
                 source,
                 np.arange(1, len(ids) + 1),
-                places=np.array(places),
-                wanted=np.array(good),
+                positions=np.array(places),
+                is_positive=np.array(good),
             )
             writer.close()
             shards.append({"split": split, "name": name, "first_row": 0, "examples": len(ids)})
@@ -91,7 +91,7 @@ def write_groups(
             ),
             source,
             np.arange(1, len(members) + 1),
-            places=np.array([place for group in groups for place in range(len(group))]),
+            positions=np.array([place for group in groups for place in range(len(group))]),
         )
         writer.close()
         own = "train" if split == "sentences" else split

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from tailor.methods import contrastive
 from tailor.methods.contrastive import Contrast, contrast, share_of
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.gritlm import Gritlm
 
 QUERIES = 7
 NOTHING = torch.zeros(0, 2, dtype=torch.int64)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from tailor.data.batches import BatchSpec, Streams
 from tailor.data.facts import of_split
-from tailor.data.grit_batches import TwoStreamBatch
+from tailor.data.grit_batches import GritBatch
 from tailor.data.token_store import Split
 from tailor.methods.gritlm import Gritlm, chunks
 from tailor.models.causal import CausalModel
@@ -20,11 +19,13 @@ from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import new_projection
 from tailor.models.load import load_for_training
-from tailor.spec.method import Gritlm as Spec
+from tailor.plan.batches import BatchSpec
+from tailor.spec.methods.base import StreamSizes
+from tailor.spec.methods.gritlm import Gritlm as Spec
 from tailor.spec.model import Model
 from tests.helpers.models import tiny_llama
-from tests.helpers.passes import LiveBytes, OneWorker, gradient, relative, work_of
-from tests.helpers.relevance import make_two_streams
+from tests.helpers.passes import LiveBytes, OneWorker, gradient, micro_batches_of, relative
+from tests.helpers.relevance import make_grit_store
 
 LORA = {"rank": 4, "alpha": 64, "dropout": 0.0}
 ENGINES = ("gradcache", "chunk_checkpoint")
@@ -32,7 +33,7 @@ ENGINES = ("gradcache", "chunk_checkpoint")
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    tokens = make_two_streams(tmp_path_factory.mktemp("tokens"), queries=16, examples=12)
+    tokens = make_grit_store(tmp_path_factory.mktemp("tokens"), queries=16, examples=12)
     return tokens.split("train")
 
 
@@ -68,7 +69,7 @@ def spec(**keys: Any) -> Spec:
 
 
 def batches_of(split: Split, group: int = 2, queries: int = 5, examples: int = 0) -> Any:
-    streams = Streams(queries, examples, group)
+    streams = StreamSizes(queries, examples, group)
     return of_split(split, BatchSpec(seed=0, max_length=64, pack=False, streams=streams))
 
 
@@ -76,22 +77,22 @@ def chunked(
     model: CausalModel, split: Split, keys: dict[str, Any], *, replays: bool = True, **plan: Any
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The gradient and the sums of the first step, by a method with these keys."""
-    method, passes = Gritlm(spec(**keys)), OneWorker(model, replays=replays, **plan)
+    method, context = Gritlm(spec(**keys)), OneWorker(model, replays=replays, **plan)
     examples = 0 if keys.get("mode") == "embedding" else 5
     batches = batches_of(split, keys.get("group_size", 2), examples=examples)
-    work = work_of(method, passes, batches, split)
+    work = micro_batches_of(method, context, batches, split)
     if keys.get("mode") == "generative":  # the same sequences as beside texts
         work = [one for one in work if one.batch.pool is None]
-    method.backward(passes, batches, batches.batch(0), work, 0.0)
-    return gradient(model), passes.sums
+    method.backward(context, batches, batches.batch(0), work, 0.0)
+    return gradient(model), context.sums
 
 
-def texts_of(split: Split, batch: TwoStreamBatch) -> list[tuple[np.ndarray, np.ndarray]]:
+def texts_of(split: Split, batch: GritBatch) -> list[tuple[np.ndarray, np.ndarray]]:
     examples = [split.example(int(index)) for index in batch.text_examples()]
     return [(example.input_ids, example.spans) for example in examples]
 
 
-def plain(vectors: torch.Tensor, batch: TwoStreamBatch, temperature: float = 0.05) -> torch.Tensor:
+def plain(vectors: torch.Tensor, batch: GritBatch, temperature: float = 0.05) -> torch.Tensor:
     """The mean loss by PyTorch's own functions."""
     unit = normalize(vectors, dim=-1)
     scores = unit[: batch.queries] @ unit[batch.queries :].T / temperature
@@ -127,11 +128,11 @@ def test_dropout_is_the_same_when_a_chunk_is_computed_again(
     model = load(path, adapter={**LORA, "dropout": 0.5})
     method = Gritlm(spec(mode="embedding", engine=engine))
     batches = batches_of(split)
-    batch, passes = batches.batch(0), OneWorker(model)
+    batch, context = batches.batch(0), OneWorker(model)
     vectors = torch.zeros(batch.texts, 64)
-    for one in work_of(method, passes, batches, split):
-        own = passes.forward(one.number, embed, method.settings, one.batch)
-        vectors = vectors.index_copy(0, one.batch.pool.places, own)
+    for one in micro_batches_of(method, context, batches, split):
+        own = context.forward(one.number, embed, method.settings, one.batch)
+        vectors = vectors.index_copy(0, one.batch.pool.text_index, own)
     plain(vectors, batch).backward()
     expected = gradient(model)
     keys = {"mode": "embedding", "engine": engine}
@@ -146,20 +147,20 @@ def test_dropout_is_the_same_when_a_chunk_is_computed_again(
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory_is_that_of_a_chunk(path: Path, engine: str, tmp_path: Path) -> None:
     """Saved activations don't grow with the batch; those of the plain loss do."""
-    split = make_two_streams(tmp_path, queries=32, lengths=(20, 21)).split("train")
+    split = make_grit_store(tmp_path, queries=32, lengths=(20, 21)).split("train")
     model = load(path, adapter=LORA)
 
     def peak(queries: int, *, whole: bool) -> int:
-        method, passes = Gritlm(spec(mode="embedding", engine=engine)), OneWorker(model, chunk_size=8)
+        method, context = Gritlm(spec(mode="embedding", engine=engine)), OneWorker(model, chunk_size=8)
         batches = batches_of(split, 1, queries)
-        batch, work = batches.batch(0), work_of(method, passes, batches, split)
+        batch, work = batches.batch(0), micro_batches_of(method, context, batches, split)
         with LiveBytes() as live:
             if whole:
                 plain(
                     embed(model, method.settings, lay_out_texts(texts_of(split, batch), model.layout)), batch
                 ).backward()
             else:
-                method.backward(passes, batches, batch, work, 0.0)
+                method.backward(context, batches, batch, work, 0.0)
         gradient(model)
         return live.peak
 
@@ -184,15 +185,15 @@ def test_generation_is_the_same_however_it_is_cut(path: Path, split: Split) -> N
 def test_mixed_is_the_mean_of_the_means(path: Path, split: Split) -> None:
     model = load(path, adapter=LORA)
     method = Gritlm(spec(mode="generative", generative_normalisation="mixed"))
-    passes = OneWorker(model)
+    context = OneWorker(model)
     batches = batches_of(split, queries=0, examples=5)
-    work = work_of(method, passes, batches, split)
-    method.backward(passes, batches, batches.batch(0), work, 0.0)
+    work = micro_batches_of(method, context, batches, split)
+    method.backward(context, batches, batches.batch(0), work, 0.0)
     gradient(model)
     means = [float(model.next_token_loss(one.batch)) / len(one.batch.targets) for one in work]
     assert len(means) == 3
-    assert passes.sums["loss"] == pytest.approx(sum(means) / 3, rel=1e-6)
-    assert method.metrics(passes.sums, 1)["loss"] == pytest.approx(passes.sums["loss"], rel=1e-6)
+    assert context.sums["loss"] == pytest.approx(sum(means) / 3, rel=1e-6)
+    assert method.metrics(context.sums, 1)["loss"] == pytest.approx(context.sums["loss"], rel=1e-6)
 
 
 def test_the_loss_is_the_weighted_sum_of_both(path: Path, split: Split) -> None:
@@ -209,15 +210,17 @@ def test_the_loss_is_the_weighted_sum_of_both(path: Path, split: Split) -> None:
 
 def test_equal_answers_are_not_told_from_each_other(path: Path, tmp_path: Path) -> None:
     same = {1: [9, 9, 9], 2: [9, 9, 9], 4: [9, 9, 9], 5: [9, 9, 9]}
-    split = make_two_streams(tmp_path, queries=2, answers=2, others=0, texts=same).split("train")
+    split = make_grit_store(tmp_path, queries=2, answers=2, others=0, texts=same).split("train")
     model = load(path, adapter=LORA)
 
     def loss(**keys: Any) -> float:
-        method, passes = Gritlm(spec(mode="embedding", group_size=1, **keys)), OneWorker(model)
+        method, context = Gritlm(spec(mode="embedding", group_size=1, **keys)), OneWorker(model)
         batches = batches_of(split, 1, 2)
-        method.backward(passes, batches, batches.batch(0), work_of(method, passes, batches, split), 0.0)
+        method.backward(
+            context, batches, batches.batch(0), micro_batches_of(method, context, batches, split), 0.0
+        )
         gradient(model)
-        return passes.sums["loss"]
+        return context.sums["loss"]
 
     assert loss() == 0.0
     assert loss(mask_duplicates=False) == pytest.approx(np.log(2), rel=1e-4)

@@ -11,10 +11,11 @@ import torch
 
 from tailor.methods import kto
 from tailor.methods.dpo import Dpo
-from tailor.methods.kto import answer_losses, mismatched, mismatches
+from tailor.methods.kto import answer_losses, kl_document, kl_partners
 from tailor.methods.preference import Answers, pair_losses
 from tailor.models.documents import Collator
-from tailor.spec import method as specs
+from tailor.spec.methods import dpo as dpo_spec
+from tailor.spec.methods import kto as kto_spec
 from tests.helpers.groups import rated, write_groups
 
 BETA, EPSILON, GAMMA = 0.3, 0.1, 0.7
@@ -88,14 +89,14 @@ def by_hand(loss: str, chosen: Answers, rejected: Answers) -> torch.Tensor:
 @pytest.mark.parametrize("loss", CASES)
 def test_every_loss_is_its_published_formula(loss: str) -> None:
     chosen, rejected = made()
-    found = pair_losses(specs.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
+    found = pair_losses(dpo_spec.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
     assert torch.allclose(found, by_hand(loss, chosen, rejected), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", CASES)
 def test_control_swapped_answers_have_another_loss(loss: str) -> None:
     chosen, rejected = made()
-    found = pair_losses(specs.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
+    found = pair_losses(dpo_spec.Dpo(name="dpo", beta=BETA, **CASES[loss]), chosen, rejected)
     assert not torch.allclose(found, by_hand(loss, rejected, chosen), rtol=0.1, atol=0.1)
 
 
@@ -108,10 +109,10 @@ def test_no_two_losses_are_the_same() -> None:
 def test_the_chosen_answers_own_loss_has_a_weight() -> None:
     chosen, rejected = made()
     plain, with_own = (
-        pair_losses(specs.Dpo(name="dpo", sft_weight=weight), chosen, rejected) for weight in (None, 0.5)
+        pair_losses(dpo_spec.Dpo(name="dpo", sft_weight=weight), chosen, rejected) for weight in (None, 0.5)
     )
     assert torch.allclose(with_own - plain, -0.5 * chosen.policy / chosen.tokens, atol=1e-6)
-    without = pair_losses(specs.Dpo(name="dpo", loss="orpo", sft_weight=0.0), chosen, rejected)
+    without = pair_losses(dpo_spec.Dpo(name="dpo", loss="orpo", sft_weight=0.0), chosen, rejected)
     assert torch.allclose(
         by_hand("orpo", chosen, rejected) - without * BETA / 0.1, -chosen.policy / chosen.tokens, atol=1e-5
     )
@@ -125,14 +126,14 @@ def test_odds_are_finite_at_both_ends(mean: float) -> None:
         Answers(torch.tensor([-1.0]), *[torch.ones(1)] * 2),
     )
     for pair in ((one, other), (other, one)):
-        loss = pair_losses(specs.Dpo(name="dpo", loss="orpo"), *pair).sum()
+        loss = pair_losses(dpo_spec.Dpo(name="dpo", loss="orpo"), *pair).sum()
         (gradient,) = torch.autograd.grad(loss, policy)
         assert math.isfinite(loss.item())
         assert math.isfinite(gradient.item())
 
 
 def test_figures_are_means_over_all_pairs() -> None:
-    method = Dpo(specs.Dpo(name="dpo", beta=BETA), None)
+    method = Dpo(dpo_spec.Dpo(name="dpo", beta=BETA), None)
     chosen, rejected = made()
     sums = {name: float(value) for name, value in method._statistics(chosen, rejected).items()}
     found = method.metrics({**sums, "loss": 1.0}, PAIRS)
@@ -154,7 +155,7 @@ def test_kto_is_its_published_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     ratio = 5 * torch.randn(PAIRS, generator=generator)
     wanted = torch.rand(PAIRS, generator=generator) < 0.5
-    spec = specs.Kto(name="kto", beta=BETA, desirable_weight=1.3, undesirable_weight=0.4)
+    spec = kto_spec.Kto(name="kto", beta=BETA, desirable_weight=1.3, undesirable_weight=0.4)
     found = answer_losses(spec, ratio, wanted, 0.8)
     for loss, r, is_wanted in zip(found.tolist(), ratio.tolist(), wanted.tolist(), strict=True):
         weight, sign = (1.3, 1) if is_wanted else (0.4, -1)
@@ -162,14 +163,14 @@ def test_kto_is_its_published_formula() -> None:
     assert not torch.allclose(found, answer_losses(spec, ratio, wanted, 0.0), atol=1e-2)
 
 
-def test_mismatches_follow_from_the_batch_and_not_from_its_rows() -> None:
+def test_kl_partners_follow_from_the_batch_and_not_from_its_rows() -> None:
     batch = [(3, 9), (4,), (3, 7, 1)]  # a source of weight 2 may show an example twice
-    found = mismatches(batch, 20)
+    found = kl_partners(batch, 20)
     assert set(found) == set(found.values()) == {1, 3, 4, 7, 9}
     assert all(prompt != answer for prompt, answer in found.items())
-    assert mismatches([(1,), (7, 9, 3), (4, 3)], 20) == found
-    assert mismatches([(19,)], 20) == {19: 0}
-    neighbours = mismatches([tuple(range(100))], 100)
+    assert kl_partners([(1,), (7, 9, 3), (4, 3)], 20) == found
+    assert kl_partners([(19,)], 20) == {19: 0}
+    neighbours = kl_partners([tuple(range(100))], 100)
     assert sum(abs(prompt - answer) == 1 for prompt, answer in neighbours.items()) < 5
 
 
@@ -181,32 +182,32 @@ def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
 
     def counted(batch: Any, examples: int) -> dict[int, int]:
         asked.append(len(batch))
-        return mismatches(batch, examples)
+        return kl_partners(batch, examples)
 
-    monkeypatch.setattr(kto, "mismatches", counted)
+    monkeypatch.setattr(kto, "kl_partners", counted)
     collator = Collator(write_groups(tmp_path / "tokens", rated(6)).split("train"), "rows", max_length=64)
-    method = kto.Kto(specs.Kto(name="kto"), None)  # type: ignore[arg-type]
+    method = kto.Kto(kto_spec.Kto(name="kto"), None)  # type: ignore[arg-type]
     whole, other = [(at,) for at in range(6)], [(0,), (5,), (3,)]
     alone = {at: method.read(collator, whole, slice(at, at + 1)) for at in range(6)}
     assert asked == [6]
     method.read(collator, other, slice(0, 1))
     assert asked == [6, 3], "the control: another batch is matched anew"
     for at, read in alone.items():
-        expected = mismatched(collator.split, at, mismatches(whole, 6)[at], 64)
-        assert read.mismatched is not None
-        assert read.mismatched.input_ids[0, : len(expected.ids)].tolist() == expected.ids.tolist()
+        expected = kl_document(collator.split, at, kl_partners(whole, 6)[at], 64)
+        assert read.kl_batch is not None
+        assert read.kl_batch.input_ids[0, : len(expected.ids)].tolist() == expected.ids.tolist()
 
 
-def test_a_mismatched_document_is_one_prompt_and_another_answer(tmp_path) -> None:
+def test_a_kl_document_is_one_prompt_and_another_answer(tmp_path) -> None:
     groups = rated(5)
     split = write_groups(tmp_path / "tokens", groups).split("train")
     (asked, border, _), (given, start, _) = groups[1][0], groups[3][0]
-    document = mismatched(split, 1, 3, 64)
+    document = kl_document(split, 1, 3, 64)
     assert document.ids.tolist() == [*asked[:border], *given[start:]]
     assert document.targets[document.targets >= 0].tolist() == given[start:].tolist()
     assert document.targets[border - 1] == given[start]
-    short = mismatched(split, 1, 3, len(given) - start + 2)
+    short = kl_document(split, 1, 3, len(given) - start + 2)
     assert short.ids.tolist() == [*asked[border - 2 : border], *given[start:]]
-    shorter = mismatched(split, 1, 3, 3)
+    shorter = kl_document(split, 1, 3, 3)
     assert shorter.ids.tolist() == [asked[border - 1], *given[start : start + 2]]
     assert shorter.targets[shorter.targets >= 0].tolist() == given[start : start + 2].tolist()

@@ -13,10 +13,11 @@ from tailor.artifacts.load import load_embedder
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError
+from tailor.layout import EMBEDDING, PROJECTION
 from tailor.models.embedding import embedder
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import finish, new_projection, pool, shorten
-from tailor.models.embedding.settings import FILE, PROJECTION, Embedding
+from tailor.models.embedding.settings import Embedding
 from tests.helpers.models import byte_tokenizer, tiny_llama
 from tests.helpers.tokenizers import bpe_tokenizer, sentencepiece_tokenizer
 
@@ -100,7 +101,7 @@ def test_without_its_projection_a_model_is_refused(folder: Path, tmp_path: Path)
         tmp_path / "copy", new_projection(64, 16, seed=4).state_dict()
     )
     assert float(np.abs(before - load_embedder(str(tmp_path / "copy")).encode(TEXTS)).max()) > 0.05
-    (tmp_path / "copy" / FILE).write_text("{}")
+    (tmp_path / "copy" / EMBEDDING).write_text("{}")
     with pytest.raises(ModelError, match="is damaged"):
         load_embedder(str(tmp_path / "copy"))
 

@@ -55,7 +55,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @torch.no_grad()
 def document_losses(model: CausalModel, split: Any, *, packed: bool) -> list[float]:
-    """Summed loss of each document, from one pack of all or from each alone."""
+    """LossSum loss of each document, from one pack of all or from each alone."""
     if not packed:
         return [
             float(model.next_token_loss(Collator(split, model.layout)([(i,)]))) for i in range(len(split))

@@ -15,7 +15,8 @@ from tailor.artifacts.average import average
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
 from tailor.errors import ModelError
-from tailor.export.folder import Request, export
+from tailor.export.folder import export
+from tailor.export.request import Request
 from tailor.models import attention, rope
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Document, collate

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tailor.errors import RecipeError, StoreError
+from tailor.layout import ENVIRONMENT
 from tailor.onray import run as running
+from tailor.onray.display import Display
 from tailor.runs import environment
 from tailor.runs.log import of_kind
 from tailor.runs.origin import origins
@@ -32,22 +34,14 @@ save: {to: runs/first, every: 2}
 """
 
 
-class Shown:
+class Shown(Display):
     """A display that keeps its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def doing(self, what: str) -> None: ...
-
     def line(self, text: str) -> None:
         self.lines.append(text)
-
-    def preparing(self, progress: Any) -> None: ...
-
-    def training(self, steps: int, step: int) -> None: ...
-
-    def record(self, record: dict[str, Any]) -> None: ...
 
 
 def rows(file: Path, count: int) -> None:
@@ -275,7 +269,7 @@ def test_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.told_differences(environment.describe()) == []
     train("save.to=runs/moved")
     run = Store("runs/moved")
-    run.write_json(run_folder.ENVIRONMENT, {**run.read_json(run_folder.ENVIRONMENT), "python": "3.9.1"})
+    run.write_json(ENVIRONMENT, {**run.read_json(ENVIRONMENT), "python": "3.9.1"})
     _, told = train("save.to=runs/moved", "train.steps=6", "save.resume=runs/moved")
     at = told.index("the environment is another than the run began in:")
     assert told[at + 1].startswith("  python: 3.9.1 → 3.")

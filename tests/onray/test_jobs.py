@@ -22,7 +22,7 @@ from tests.helpers.machines import Machines, cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-SLOW_STEPS = {"module": "tailor.train.step", "name": "Learner.step", "does": "wait", "call": 0}
+SLOW_STEPS = {"module": "tailor.train.step", "name": "StepRunner.step", "does": "wait", "call": 0}
 RAY_SUBMIT = (
     "ray.scripts.scripts",
     "job",

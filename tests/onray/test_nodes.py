@@ -17,7 +17,7 @@ from tests.helpers.machines import Machines, cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 
-SLOW_STEPS = {"module": "tailor.train.step", "name": "Learner.step", "does": "wait", "call": 0}
+SLOW_STEPS = {"module": "tailor.train.step", "name": "StepRunner.step", "does": "wait", "call": 0}
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tailor.onray.prepare import (
     runner_by_size,
 )
 from tailor.spec.data import Data
-from tailor.spec.method import Sft
+from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.collections import embedding_model
 from tests.helpers.models import byte_tokenizer

@@ -16,7 +16,8 @@ from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope
 from tailor.plan.build import choose_precision
 from tailor.spec.load import load_recipe
-from tailor.spec.method import Gritlm, joins
+from tailor.spec.methods.dpo import Dpo
+from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.recipe import Recipe
 from tailor.spec.rope import YarnRope
 from tests.helpers.bases import BASES
@@ -242,7 +243,7 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     own = ROOT / recipe.model.path / "config.json"
     config = base[1] if base else json.loads(own.read_text()) if own.exists() else LLAMA_8B
     length = recipe.data.max_length if base else 64
-    row = recipe.data.max_length if recipe.data.pack or joins(recipe.method) else length
+    row = recipe.data.max_length if recipe.data.pack or recipe.method.joins else length
     rows = max(32, recipe.train.batch_size or 0)
     data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows)
     if isinstance(recipe.method, Gritlm):
@@ -263,7 +264,7 @@ def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
     recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
     config = BASES[recipe.model.path][1]
     data = dataclasses.replace(DATA, longest=81920, longest_row=81920)
-    assert build(recipe, data, config, GPU, run_url="r").max_length == 81920
+    assert build(recipe, data, config, GPU, run_url="r").batches.max_length == 81920
     short = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
     with pytest.raises(ModelError, match=r"has 81920 tokens, but .* was made for 8192 positions") as caught:
         build(short, data, config, GPU, run_url="r")
@@ -272,6 +273,25 @@ def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
     wrong = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": yarn})})
     with pytest.raises(ModelError, match=r"original_length is 4096, but .* was made for 8192 tokens"):
         build(wrong, data, config, GPU, run_url="r")
+
+
+def test_answers_of_a_pair_share_a_pass_whatever_the_recipe_says() -> None:
+    """Frequencies that follow the longest document of a pass would make each answer depend on the other."""
+    phi = {**LLAMA_8B, "model_type": "phi3", "max_position_embeddings": 131072}
+    phi |= {"original_max_position_embeddings": 4096, "rope_scaling": {"type": "longrope"}}
+    recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
+    apart = recipe.data.model_copy(update={"pack": False})
+    model, train = (
+        recipe.model.model_copy(update={"rope": None}),
+        recipe.train.model_copy(update={"micro_batch_size": 1, "compile": False}),
+    )
+    recipe = recipe.model_copy(update={"model": model, "data": apart, "train": train})
+    data = dataclasses.replace(DATA, longest=8000, longest_row=8000)
+    assert build(recipe, data, phi, GPU, run_url="r"), "the control: one example a pass"
+    pairs = recipe.model_copy(update={"method": Dpo(name="dpo")})
+    with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
+        build(pairs, data, phi, GPU, run_url="r")
+    assert "another model.path" in str(caught.value.mend)
 
 
 def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() -> None:

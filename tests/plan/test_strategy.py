@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tailor.cli.plan import lines
 from tailor.errors import ModelError
 from tailor.plan import Hardware
+from tests.helpers.extensions import make_distribution
 from tests.plan.test_build import GPU, plan
 
 FULL: dict[str, Any] = {"model": {"quantize": None, "adapter": None}, "train": {"micro_batch_size": 1}}
@@ -99,3 +104,89 @@ def test_fp16_is_refused_where_the_hardware_chooses_it() -> None:
     ):
         full(OLD, "fsdp")
     assert full(OLD).strategy.name == "ddp", "the control: auto takes what computes there"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "advice"),
+    [
+        ("adamw", "set scale.strategy: fsdp"),
+        ("lion", "set model.adapter, or optim.optimizer: adamw_8bit"),
+    ],
+)
+def test_advice_names_fsdp_only_where_the_rules_allow_it(optimizer: str, advice: str) -> None:
+    made = full(
+        strategy="ddp",
+        optim={"learning_rate": 1e-4, "optimizer": optimizer},
+        train={"micro_batch_size": 1, "activation_checkpointing": True},
+    )
+    assert dict(lines(made, GPU))["advice"] == advice
+
+
+EXTERNAL = """
+from typing import Literal
+
+from tailor.spec.strategy import Strategy
+
+
+class Halves(Strategy):
+    \"\"\"Two workers hold half of the weights each.\"\"\"
+
+    implementation = "toy.training:Halves"
+    memory = "toy.strategy:half"
+    shards_optimizer = True
+
+    name: Literal["halves"]
+    level: Literal[1, 2] = 1
+
+
+def half(strategy, workers, held, sizes):
+    from tailor.plan.strategy_memory import unsharded
+
+    whole = unsharded(strategy, workers, held, sizes)
+    return type(whole)(**{**vars(whole), "weights": whole.weights / 2})
+"""
+TRAINING = """
+class Halves:
+    def __init__(self, plan, host):
+        self.strategy = plan.strategy
+"""
+USE = """
+import pickle, sys
+from pathlib import Path
+
+from toy.strategy import Halves  # before tailor's own registry
+from tailor.errors import RecipeError
+from tailor.spec.load import load_recipe
+from tailor.plan.strategy import ruled_out
+from tests.plan.test_build import plan
+
+made = {name: plan(model={"quantize": None}, scale={"workers": 2, "strategy": name}) for name in ("ddp", "halves")}
+assert isinstance(made["halves"].strategy, Halves)
+assert made["halves"].memory.weights == made["ddp"].memory.weights // 2
+assert "torch" not in sys.modules
+from tailor.train.strategy import make_strategy
+assert make_strategy(pickle.loads(pickle.dumps(made["halves"])), None).strategy.level == 1
+Path("r.yaml").write_text(Path(sys.argv[1]).read_text())
+try:
+    load_recipe("r.yaml", ["scale.strategy=halves", "optim.optimizer=lion"], check_files=False)
+except RecipeError as error:
+    print(error)
+"""
+
+
+def test_another_package_brings_a_strategy(tmp_path: Path) -> None:
+    modules = {"toy/__init__.py": "", "toy/strategy.py": EXTERNAL, "toy/training.py": TRAINING}
+    points = {"tailor.strategies": {"halves": "toy.strategy:Halves"}}
+    make_distribution(tmp_path / "toy", "toy", modules, points)
+    path = f"{tmp_path / 'toy'}:{Path(__file__).parents[2]}"
+    ran = subprocess.run(
+        [sys.executable, "-c", USE, str(Path(__file__).parents[2] / "recipes/quickstart.yaml")],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (
+        "optim.optimizer: conflicts with scale.strategy halves, which gives each worker a part" in ran.stdout
+    )

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from tailor.errors import StoreError
+from tailor.layout import LOCK
 from tailor.runs import lock as locking
-from tailor.runs.lock import LOCK, holder, is_held_by, lock
+from tailor.runs.lock import holder, is_held_by, lock
 from tailor.store import Store
 
 HOLD = (

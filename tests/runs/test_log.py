@@ -11,7 +11,8 @@ from typing import IO
 import pytest
 
 from tailor.errors import StoreError
-from tailor.runs.log import METRICS, MetricsLog, read, to_json
+from tailor.layout import METRICS
+from tailor.runs.log import MetricsLog, read, to_json
 from tailor.store import Store, store
 from tests.helpers.runs import train_record
 

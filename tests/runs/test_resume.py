@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tailor.errors import StoreError
+from tailor.layout import PLAN
 from tailor.runs import resume
 from tailor.spec.load import resolved_yaml
 from tailor.spec.recipe import Recipe
-from tailor.store import Store, run_folder
+from tailor.store import Store
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import commit, make_store
@@ -124,7 +125,7 @@ def test_checkpoints_of_other_data_or_arithmetic_are_not_gone_on_with(tmp_path: 
     model = tiny_llama(tmp_path / "model")
     plan = make_plan(model, make_store(tmp_path / "tokens", [20] * 8), tmp_path / "run")
     run = Store(str(tmp_path / "run"))
-    run.write_json(run_folder.PLAN, plan.as_dict())
+    run.write_json(PLAN, plan.as_dict())
     other = dataclasses.replace(plan, fingerprint="other")
     resume.check_plan(other, run)  # without a checkpoint nothing is lost
     commit(run.join("checkpoints"), "step-00000003", {"state.json": "{}"})

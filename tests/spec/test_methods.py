@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from importlib import import_module
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, create_model
@@ -11,7 +11,8 @@ from pydantic import Field, create_model
 from tailor.errors import RecipeError
 from tailor.spec.base import Section
 from tailor.spec.load import judge
-from tailor.spec.method import METHODS, Method, Sft
+from tailor.spec.methods import METHODS, Method
+from tailor.spec.methods.sft import Sft
 from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
 from tests.spec.helpers import GOOD
@@ -84,8 +85,10 @@ def test_wrong_and_missing_names() -> None:
 def test_every_method_is_in_the_union_and_has_its_module() -> None:
     union = get_args(Method)[0]
     assert set(get_args(union) or (union,)) == set(METHODS)
-    folder = Path(__file__).parents[2] / "tailor" / "methods"
-    for method in METHODS:
-        (name,) = get_args(method.model_fields["name"].annotation)
+    for name in METHODS.names():
+        method = METHODS.get(name)
+        assert get_args(method.model_fields["name"].annotation) == (name,)
         assert re.fullmatch(r"[a-z_]+", name)
-        assert (folder / f"{name}.py").is_file()
+        module, _, function = method.implementation.partition(":")
+        assert callable(getattr(import_module(module), function))
+        assert method.rules is None or import_module(method.rules)

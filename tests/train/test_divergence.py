@@ -10,7 +10,7 @@ import torch
 
 from tailor.errors import TrainingError
 from tailor.train import loop
-from tailor.train.step import Passes
+from tailor.train.step import SessionContext
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -48,7 +48,7 @@ def calm(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> No
 
 def only_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the gradient of this step (from 1) huge."""
-    from tailor.train.step import Learner
+    from tailor.train.step import StepRunner
     from tailor.train.strategy.ddp import DataParallel
 
     measured = DataParallel.gradient_norm
@@ -58,14 +58,14 @@ def only_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         norm = measured(self)
         return 1e9 if now[0] == step else norm
 
-    make_step = Learner.step
+    make_step = StepRunner.step
 
     def stepping(self: Any, number: int, work: Any) -> Any:
         now[0] = self.now = number + 1
         return make_step(self, number, work)
 
     monkeypatch.setattr(DataParallel, "gradient_norm", huge)
-    monkeypatch.setattr(Learner, "step", stepping)
+    monkeypatch.setattr(StepRunner, "step", stepping)
 
 
 def test_by_default_it_stops_and_names_the_rows(made: tuple[Path, Any], tmp_path: Path, calm: Norms) -> None:
@@ -100,9 +100,9 @@ def test_a_reload_is_as_if_the_steps_since_the_checkpoint_were_skipped(
     reloaded = Norms()
     loop.run(make_plan(*made, tmp_path / "a", **sections(action="reload", grad_norm=1e6)), reloaded)
     monkeypatch.undo()
-    from tailor.train.step import Learner
+    from tailor.train.step import StepRunner
 
-    monkeypatch.setattr(Learner, "_diverged", lambda self, loss, norm: self.now in (5, 6))
+    monkeypatch.setattr(StepRunner, "_diverged", lambda self, loss, norm: self.now in (5, 6))
     only_at(0, monkeypatch)
     skipped = Norms()
     loop.run(make_plan(*made, tmp_path / "b", **sections(action="skip", grad_norm=1e6)), skipped)
@@ -193,13 +193,13 @@ def test_in_fp16_overflows_are_the_scalers_to_mend_while_it_can(
     made: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overflows: int
 ) -> None:
     """After 17 of them the scale, at first 2^16, is under 1, and no smaller one would help."""
-    right = Passes.backward
+    right = SessionContext.backward
 
-    def backward(self: Passes, loss: torch.Tensor, units: int = 1) -> None:
+    def backward(self: SessionContext, loss: torch.Tensor, denominator: int = 1) -> None:
         assert self._step is not None
-        right(self, Infinite.apply(loss) if self._step < overflows else loss, units)  # type: ignore[no-untyped-call]
+        right(self, Infinite.apply(loss) if self._step < overflows else loss, denominator)  # type: ignore[no-untyped-call]
 
-    monkeypatch.setattr(Passes, "backward", backward)
+    monkeypatch.setattr(SessionContext, "backward", backward)
     host = Norms()
     train = {"steps": 24, "precision": "fp16"}
     plan = make_plan(*made, tmp_path, model={"adapter": LORA}, train=train)

@@ -11,7 +11,7 @@ import torch
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import make_plan
-from tests.helpers.relevance import make_two_streams
+from tests.helpers.relevance import make_grit_store
 from tests.helpers.stores import make_store
 from tests.helpers.strategies import curve
 from tests.train.test_gritlm import METHOD, TRAIN
@@ -36,7 +36,7 @@ def same_as_on_a_cpu(base: Path, tokens: Any, folder: Path, precision: str, /, *
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("engine", ["gradcache", "chunk_checkpoint"])
 def test_gritlm(tmp_path: Path, engine: str, precision: str) -> None:
-    tokens = make_two_streams(tmp_path / "tokens", queries=13, examples=7, evaluation=5)
+    tokens = make_grit_store(tmp_path / "tokens", queries=13, examples=7, evaluation=5)
     method = {**METHOD, "engine": engine}
     same_as_on_a_cpu(tiny_llama(tmp_path / "model"), tokens, tmp_path, precision, method=method, train=TRAIN)
 

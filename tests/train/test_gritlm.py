@@ -14,11 +14,12 @@ import torch
 from transformers import AutoConfig
 
 from tailor.artifacts.load import load_embedder, load_run
-from tailor.data.grit_batches import TwoStreamBatch
+from tailor.data.grit_batches import GritBatch
 from tailor.data.token_store import TokenStore
+from tailor.encode.tasks import Work
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.methods import gritlm
-from tailor.methods.base import Work
+from tailor.methods.base import MicroBatch
 from tailor.models.causal import base_of
 from tailor.models.embedding.embedder import Embedder
 from tailor.models.embedding.settings import Embedding
@@ -26,12 +27,12 @@ from tailor.plan import Plan
 from tailor.train import loop
 from tailor.train.optimizer import trained_parameters
 from tailor.train.session import Session, open_session
-from tailor.train.step import Passes, read_share
+from tailor.train.step import SessionContext, read_micro_batches
 from tailor.train.strategy import internals
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
-from tests.helpers.relevance import make_two_streams, write_groups
+from tests.helpers.relevance import make_grit_store, write_groups
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +85,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("gritlm")
     return Made(
         tiny_llama(folder / "model"),
-        make_two_streams(folder / "both", queries=13, examples=7, evaluation=5),
-        make_two_streams(folder / "texts", queries=13),
+        make_grit_store(folder / "both", queries=13, examples=7, evaluation=5),
+        make_grit_store(folder / "texts", queries=13),
         folder,
     )
 
@@ -104,14 +105,14 @@ def gradients(host: PlainHost, plan: Plan) -> np.ndarray:
     session = open_session(plan, host)
     session.model.train()
     batch = session.batches.batch(0)
-    passes = Passes(session, 0)
-    work = list(read_share(session, session.batches, session.collator("train"), batch))
-    session.method.backward(passes, session.batches, batch, work, 0.0)
+    context = SessionContext(session, 0)
+    work = list(read_micro_batches(session, session.batches, session.collator("train"), batch))
+    session.method.backward(context, session.batches, batch, work, 0.0)
     parts = [p.grad.flatten() for _, p in trained_parameters(session.model) if p.grad is not None]
     return torch.cat(parts).double().numpy()  # a tensor would stay in the memory of a process that ends
 
 
-def by_world(self: gritlm.Gritlm, batch: TwoStreamBatch) -> float:
+def by_world(self: gritlm.Gritlm, batch: GritBatch) -> float:
     """The mistake of the published code: its gradient of the embedding loss is divided by the number of workers."""
     return self.spec.embedding_weight / batch.queries / torch.distributed.get_world_size()
 
@@ -120,22 +121,22 @@ def moved(host: PlainHost, plan: Plan) -> float:
     """How far this worker's part of the loss moves when the last query's answer becomes another text."""
     session = open_session(plan, host)
     batch = session.batches.batch(0)
-    assert isinstance(batch, TwoStreamBatch)
-    work = list(read_share(session, session.batches, session.collator("train"), batch))
+    assert isinstance(batch, GritBatch)
+    work = list(read_micro_batches(session, session.batches, session.collator("train"), batch))
     place = batch.queries + (batch.queries - 1) * batch.group
 
-    def own_loss(work: list[Work]) -> float:
-        passes = Passes(session, 0)
+    def own_loss(work: list[MicroBatch]) -> float:
+        context = SessionContext(session, 0)
         with torch.no_grad():
-            session.method.measure(passes, session.batches, batch, work, 0.0)
-        return float(passes.totals._sums["embedding_loss"])
+            session.method.measure(context, session.batches, batch, work, 0.0)
+        return float(context.totals._sums["embedding_loss"])
 
-    def changed(one: Work) -> Work:
+    def changed(one: MicroBatch) -> Work:
         pool = one.batch.pool
-        if pool is None or place not in pool.places.tolist():
+        if pool is None or place not in pool.text_index.tolist():
             return one
         ids = one.batch.input_ids.clone()
-        at = pool.positions[pool.text == pool.places.tolist().index(place)]
+        at = pool.positions[pool.text == pool.text_index.tolist().index(place)]
         ids.view(-1)[at] = 5 + (ids.view(-1)[at] + 7) % 40
         return one._replace(batch=dataclasses.replace(one.batch, input_ids=ids))
 

@@ -218,7 +218,7 @@ def test_the_reference_is_the_same_by_all_three_ways(
                 weight += 0.05
     batch = trained.collator("train")(trained.batches.batch(0)[:1])
     moved = trained.model.log_probabilities(batch)
-    with trained.model.still(), trained.model.without_adapter():
+    with trained.model.inference_mode(), trained.model.without_adapter():
         base = trained.model.log_probabilities(batch)
     assert torch.allclose(base, seen["AdapterOff"][0], atol=1e-4)
     assert not torch.allclose(moved, base, atol=0.1)  # control: with the adapter on it is another model
@@ -294,17 +294,17 @@ def test_a_preference_is_learned(model: Path, tmp_path: Path, method: str, shuff
 def test_kto_estimates_the_divergence_once_for_the_whole_batch(
     model: Path, stores: dict[str, TokenStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    surveyed: list[float] = []
+    prepass_mean: list[float] = []
     plain = Kto.loss
 
     def loss(self: Kto, model: Any, batch: Any, z0: float) -> Any:
-        surveyed.append(z0)
+        prepass_mean.append(z0)
         return plain(self, model, batch, z0)
 
     monkeypatch.setattr(Kto, "loss", loss)
     host = PlainHost()
     loop.run(planned(model, stores, tmp_path / "run", method=KTO, optim={"learning_rate": 1e-2}), host)
-    steps = [surveyed[4 * step : 4 * step + 4] for step in range(6)]
+    steps = [prepass_mean[4 * step : 4 * step + 4] for step in range(6)]
     assert all(len(set(step)) == 1 for step in steps)
     assert steps[0][0] == 0
     assert len({step[0] for step in steps}) == 6

@@ -55,11 +55,11 @@ def curves(
     host: PlainHost, plans: dict[str, Plan], control: Plan, refused: Plan, stopped: Plan
 ) -> dict[str, Any]:
     result: dict[str, Any] = {name: curve(host, plan) for name, plan in plans.items()}
-    group_of = step.group_of
+    batch_group = step.batch_group
     # The mistake: each worker of a group takes a micro-batch of its own.
-    step.group_of = lambda session: (host.rank % 2, group_of(session)[1])  # type: ignore[assignment]
+    step.batch_group = lambda session: (host.rank % 2, batch_group(session)[1])  # type: ignore[assignment]
     result["control"] = curve(host, control)
-    step.group_of = group_of
+    step.batch_group = batch_group
     try:
         loop.run(refused, host)
     except ModelError as error:

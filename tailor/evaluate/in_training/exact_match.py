@@ -15,9 +15,10 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
 from tailor.evaluate.question import has_question
+from tailor.layout import GENERATED
 from tailor.train.session import Session, When
 
-FILES = {"start": "evaluation/before.jsonl", "end": "evaluation/after.jsonl"}
+FILES = {"start": GENERATED["before"], "end": GENERATED["after"]}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def answer_rows(
     for index in range(len(split)):
         if len(rows) == limit:
             break
-        if not split.wanted[index]:
+        if not split.is_positive[index]:
             continue
         example = split.example(index)
         if has_question(example, tokenizer):

@@ -11,7 +11,6 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.evaluate.retrieval.collection import Collection, Text, read_collection
 from tailor.evaluate.retrieval.search import Search
 from tailor.models.embedding.embedder import Embedder, settings_of
-from tailor.spec.method import Gritlm
 from tailor.spec.tasks.retrieval import Searched
 from tailor.train.session import Session, When
 from tailor.train.step import Totals
@@ -37,12 +36,12 @@ class Probe:
         host, collection = session.host, self._collection
         if when == "end" or (when == "start" and host.resume() is not None):
             return
-        plan, method = session.plan, session.plan.method
-        assert isinstance(method, Gritlm)
+        plan = session.plan
+        assert plan.method.embedding is not None
         embedder = Embedder(
             session.model,
             load_tokenizer(plan.model.path, plan.model.revision),
-            settings_of(session.model, method, plan.max_length),
+            settings_of(session.model, plan.method.embedding, plan.batches.max_length),
             dimension=self._settings.dimension,
         )
         search = Search(collection, ignore_identical_ids=self._settings.data.ignore_identical_ids)

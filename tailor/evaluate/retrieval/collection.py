@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.encode.formats import FORMATS
+from tailor.encode.formats import formats_of, get_format
 from tailor.encode.readers import COMPRESSIONS, SUFFIXES, Reader
 from tailor.encode.records import Instructed, Relevance, RowError
 from tailor.encode.sources import find_files, resolve
 from tailor.errors import DataError
 from tailor.spec.data import RELEVANCE, Source
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.tasks.rows import Corpus, Questions
 from tailor.store import Store
 
@@ -126,10 +126,11 @@ def _from_beir(folder: Store, data: Corpus, where: str) -> Collection:
 def _from_rows(data: Corpus, where: str, most: int | None = None) -> Collection:
     """Every row is a query; the passages of all rows are the corpus, each once. A row's positives are relevant to it."""
     found = resolve(Source(path=data.path), where, Gritlm(name="gritlm"))
-    if found.format not in RELEVANCE:
+    fmt = get_format(found.format)
+    if fmt.rows != RELEVANCE:
         raise DataError(
             f"{found.where}: the rows are {found.format}, and have no passages",
-            mend=f"give rows of one of the formats {', '.join(RELEVANCE)}, or a folder in BEIR's layout",
+            mend=f"give rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}, or a folder in BEIR's layout",
         )
     numbers: dict[Instructed, int] = {}
     corpus: list[Text] = []
@@ -137,7 +138,7 @@ def _from_rows(data: Corpus, where: str, most: int | None = None) -> Collection:
     grades: list[dict[int, int]] = []
     for place, row in _rows(data.path, where, most):
         try:
-            record = FORMATS[found.format].record(row, {})
+            record = fmt.record(row, {})
         except RowError as error:
             raise DataError(f"{place}: {error.detail or error.reason}") from None
         assert isinstance(record, Relevance)

@@ -9,6 +9,7 @@ from tailor.evaluate.figures import mean
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
+from tailor.layout import ANSWERS
 from tailor.spec.tasks.base import EvaluationTask
 
 S = TypeVar("S", bound=EvaluationTask)
@@ -21,7 +22,7 @@ class AnswerEvaluator(TaskEvaluator[S]):
     """
 
     part: ClassVar[str] = "questions"
-    file: ClassVar[str] = "answers.jsonl"
+    file: ClassVar[str] = ANSWERS
 
     @abstractmethod
     def score(self, answer: str, reference: str) -> dict[str, float]:

@@ -15,6 +15,7 @@ from tailor.evaluate.rows import Question
 from tailor.evaluate.task_inputs import Collected, TaskInputs, question_inputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
 from tailor.evaluate.words import contains, fact_words
+from tailor.layout import FACTS
 from tailor.spec.tasks.questions import Facts
 from tailor.spec.tasks.rows import Questions
 
@@ -51,7 +52,7 @@ class FactsEvaluator(TaskEvaluator[Facts]):
                 "facts": [list(ways) for ways in one.facts],
             }
             rows.append((shared, {"answer": answer, "found": stated, "facts": shares[-1]}))
-        return Outcome({"facts": mean(shares)}, "facts.jsonl", rows)
+        return Outcome({"facts": mean(shares)}, FACTS, rows)
 
 
 def facts_found(answer: str, facts: Sequence[Fact]) -> list[bool]:

@@ -15,6 +15,7 @@ from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.evaluate.retrieval.search import Found, Search
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, Row, TaskEvaluator
+from tailor.layout import RETRIEVAL
 from tailor.spec.tasks.retrieval import Retrieval
 
 QUERIES, CORPUS = "queries", "corpus"
@@ -68,7 +69,7 @@ class RetrievalEvaluator(TaskEvaluator[Retrieval]):
         results = found.search.found()
         return Outcome(
             {name: mean([one.figures[name] for one in results]) for name in results[0].figures},
-            "retrieval.jsonl",
+            RETRIEVAL,
             list(_rows(self._collection, results)),
             data=found.truncated,
         )

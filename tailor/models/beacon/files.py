@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from tailor.errors import StoreError
+from tailor.layout import BEACON_CONFIG, BEACON_WEIGHTS
 from tailor.models.beacon.modules import add_beacons, beacons_of
 from tailor.spec.model import Beacon
-
-FILE, WEIGHTS = "beacon.json", "beacon.safetensors"
 
 
 def trained(network: Any) -> dict[str, nn.Parameter]:
@@ -36,17 +35,17 @@ def write(folder: Path, network: Any) -> None:
     beacons = beacons_of(network)
     assert beacons is not None
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in trained(network).items()}
-    save_file(weights, folder / WEIGHTS)
-    (folder / FILE).write_text(json.dumps(beacons.spec.model_dump(), indent=1) + "\n")
+    save_file(weights, folder / BEACON_WEIGHTS)
+    (folder / BEACON_CONFIG).write_text(json.dumps(beacons.spec.model_dump(), indent=1) + "\n")
 
 
 def read_settings(folder: Path, url: str) -> Beacon:
     """The settings that beacons were trained with. StoreError. `url`: for messages."""
     try:
-        return Beacon.model_validate(json.loads((folder / FILE).read_text()))
+        return Beacon.model_validate(json.loads((folder / BEACON_CONFIG).read_text()))
     except (OSError, ValueError, ValidationError) as error:
         raise StoreError(
-            f"{url}/{FILE} holds no settings of beacons: {str(error).splitlines()[0]}",
+            f"{url}/{BEACON_CONFIG} holds no settings of beacons: {str(error).splitlines()[0]}",
             mend="bring back the file that the run wrote",
         ) from error
 
@@ -68,10 +67,10 @@ def put_weights(network: Any, folder: Path, url: str) -> None:
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(folder / BEACON_WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StoreError(
-            f"{url}/{WEIGHTS} is no file of weights: {str(error).splitlines()[0]}",
+            f"{url}/{BEACON_WEIGHTS} is no file of weights: {str(error).splitlines()[0]}",
             mend="bring back the file that the run wrote",
         ) from error
     own = trained(network)

@@ -31,17 +31,17 @@ def answer(
     make_options: gives transformers' further arguments, for each window anew.
     """
     window = beacons.spec.window
-    ids, memory, wanted, done = list(prompt), Memory(), config.max_new_tokens, 0
-    now, then = (beacon.windows_of(tokens, window) for tokens in (len(ids), len(ids) + wanted))
+    ids, memory, is_positive, done = list(prompt), Memory(), config.max_new_tokens, 0
+    now, then = (beacon.windows_of(tokens, window) for tokens in (len(ids), len(ids) + is_positive))
     ratio = beacon.adapted(beacons.spec, now, beacons.limit, at_most=then)
     device = beacons.embedding.device
-    while len(ids) - len(prompt) < wanted:
+    while len(ids) - len(prompt) < is_positive:
         while len(ids) - done > window:  # the last window, even when it is full, has no beacons
             full = torch.tensor([ids[done : done + window]], device=device)
             memory, done = beacons.read_whole(full, memory, ratio)[1], done + window
         behind = torch.tensor([[ids[0]] * memory.length + ids[done:]], device=device)
         # A window of n tokens predicts one more, with which the next one begins.
-        config.max_new_tokens = min(wanted - (len(ids) - len(prompt)), window - (len(ids) - done) + 1)
+        config.max_new_tokens = min(is_positive - (len(ids) - len(prompt)), window - (len(ids) - done) + 1)
         out = network.generate(
             input_ids=behind,
             attention_mask=torch.ones_like(behind),
@@ -52,5 +52,5 @@ def answer(
         ids += out[0, behind.shape[1] :].tolist()
         if ids[-1] in stop_ids:
             break
-    config.max_new_tokens = wanted
+    config.max_new_tokens = is_positive
     return ids[len(prompt) :]

@@ -18,13 +18,13 @@ from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import finish, new_projection, pool, shorten
 from tailor.models.embedding.settings import Embedding
 from tailor.models.load import DTYPES
-from tailor.spec.method import Gritlm
+from tailor.spec.methods.base import EmbeddingMethod
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Of one forward pass. Larger ones are no faster, as in training."""
 
 
-def fit_to_embed(model: CausalModel, spec: Gritlm, *, seed: int) -> None:
+def fit_to_embed(model: CausalModel, spec: EmbeddingMethod, *, seed: int) -> None:
     """Give a model what the method trains beside it, and freeze what the method does not reach.
 
     Data parallelism would wait for gradients of a head that nothing is generated with.
@@ -37,14 +37,14 @@ def fit_to_embed(model: CausalModel, spec: Gritlm, *, seed: int) -> None:
         model.head.requires_grad_(False)
 
 
-def prove_embedding(model: CausalModel, spec: Gritlm, precision: str) -> None:
+def prove_embedding(model: CausalModel, spec: EmbeddingMethod, precision: str) -> None:
     """Prove that the model reads texts as declared, in the arithmetic of training. ModelError."""
     dtype = DTYPES[precision]
     with torch.autocast(model.device.type, dtype=dtype, enabled=precision != "fp32"):
         check_attention(model, dtype, attention=spec.attention, window=spec.window)
 
 
-def settings_of(model: CausalModel, spec: Gritlm, max_length: int) -> Embedding:
+def settings_of(model: CausalModel, spec: EmbeddingMethod, max_length: int) -> Embedding:
     """How a model embeds that was trained by a recipe. max_length: of the recipe's data."""
     longest = max(length or max_length for length in (spec.max_query_length, spec.max_passage_length))
     return Embedding.of(spec, states_width(model), longest)
@@ -107,7 +107,7 @@ class Embedder:
         return found
 
     def _batch(self, batch: TokenBatch) -> torch.Tensor:
-        with self.model.still():
+        with self.model.inference_mode():
             vectors = embed(self.model, self.settings, batch.to(self.model.device))
         return shorten(vectors, self.dimension, normalise=self.settings.normalise)
 

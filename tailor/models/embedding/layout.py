@@ -13,14 +13,14 @@ from tailor.models.documents import IGNORED, Document, Layout, Pool, TokenBatch,
 
 
 def lay_out_texts(
-    texts: Sequence[tuple[np.ndarray, np.ndarray]], layout: Layout, places: Sequence[int] | None = None
+    texts: Sequence[tuple[np.ndarray, np.ndarray]], layout: Layout, text_index: Sequence[int] | None = None
 ) -> TokenBatch:
     """Lay texts out: (ids int[n], half-open spans int[k, 2] of the tokens that are pooled) of each.
 
-    places: where the texts stand among all of the batch, by default their numbers here. DataError when a text has
+    text_index: where the texts stand among all of the batch, by default their numbers here. DataError when a text has
     nothing to pool.
     """
-    numbers = range(len(texts)) if places is None else places
+    numbers = range(len(texts)) if text_index is None else text_index
     documents = [
         Document(np.asarray(ids, np.int64), np.full(len(ids), IGNORED, dtype=np.int64)) for ids, _ in texts
     ]
@@ -41,6 +41,6 @@ def lay_out_texts(
         ),
         text=torch.from_numpy(np.repeat(np.arange(len(texts)), [len(own) for own in pooled])),
         first=torch.tensor(starts, dtype=torch.int64),
-        places=torch.tensor(list(numbers), dtype=torch.int64),
+        text_index=torch.tensor(list(numbers), dtype=torch.int64),
     )
     return replace(batch, pool=pool)

@@ -17,11 +17,10 @@ from torch import nn
 
 from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.errors import ModelError
+from tailor.layout import EMBEDDING, PROJECTION
 from tailor.models.embedding.pooling import Pooling
-from tailor.spec.method import Gritlm
-from tailor.spec.rules.files import EMBEDDING
+from tailor.spec.methods.base import EmbeddingMethod
 
-FILE, PROJECTION = EMBEDDING, "projection.safetensors"
 Attention = Literal["bidirectional", "causal"]
 Window = Literal["keep", "widen"]
 
@@ -47,7 +46,7 @@ class Embedding:
     """What stands before a text."""
 
     @classmethod
-    def of(cls, spec: Gritlm, hidden: int = 0, max_length: int | None = None) -> Embedding:
+    def of(cls, spec: EmbeddingMethod, hidden: int = 0, max_length: int | None = None) -> Embedding:
         """What a recipe declares. hidden: width of the model's states."""
         return cls(
             pooling=spec.pooling,
@@ -65,7 +64,7 @@ class Embedding:
         from safetensors.torch import save_file
 
         assert self.projection == (projection is not None)
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (folder / EMBEDDING).write_text(json.dumps(asdict(self), indent=1) + "\n")
         if projection is not None:
             weights = {name: value.detach().float().cpu().contiguous() for name, value in projection.items()}
             save_file(weights, folder / PROJECTION)
@@ -73,19 +72,20 @@ class Embedding:
     @classmethod
     def read(cls, folder: Path, url: str) -> tuple[Embedding, nn.Linear | None]:
         """What stands in `folder`. ModelError when there is none, or a part is missing or damaged. url: for messages."""
-        if not (folder / FILE).is_file():
+        if not (folder / EMBEDDING).is_file():
             raise ModelError(
-                f"{url} makes no embeddings: it has no {FILE}", mend="name a run that was trained with gritlm"
+                f"{url} makes no embeddings: it has no {EMBEDDING}",
+                mend="name a run that was trained with gritlm",
             )
         try:
-            values: dict[str, Any] = json.loads((folder / FILE).read_text())
+            values: dict[str, Any] = json.loads((folder / EMBEDDING).read_text())
             values["matryoshka"] = tuple(values["matryoshka"])
             values["format"] = TextFormat(**values["format"])
             found = cls(**values)
             assert found.pooling in get_args(Pooling)
             assert set(values) == {field.name for field in fields(cls)}
         except (ValueError, KeyError, TypeError, AssertionError):
-            raise ModelError(f"{url}/{FILE} is damaged", mend="copy the artefact again") from None
+            raise ModelError(f"{url}/{EMBEDDING} is damaged", mend="copy the artefact again") from None
         return found, found.read_projection(folder, url) if found.projection else None
 
     def read_projection(self, folder: Path, url: str) -> nn.Linear:

@@ -9,6 +9,7 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from tailor.layout import DATA_REPORT, ENVIRONMENT, EVALUATION, FIGURES, PLAN, RECIPE, REPORT
 from tailor.runs import evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
@@ -28,7 +29,7 @@ def write(run: Store) -> None:
     """Draw the plots and write the page, from what stands in the run's folder."""
     from jinja2 import Environment
 
-    records, data = read(run), run_folder.read_json(run, run_folder.DATA)
+    records, data = read(run), run_folder.read_json(run, DATA_REPORT)
     drawn = plots.draw(records)
     for plot in drawn:
         run.write_bytes(plot.file, plot.png)
@@ -45,19 +46,17 @@ def write(run: Store) -> None:
         lost=lost_rows(data),
         answers=paired_answers(run)[:SAMPLES],
         evaluations=[evaluation(run, name) for name in evaluations.names(run)],
-        recipe=run.read_text(run_folder.RECIPE) if run.exists(run_folder.RECIPE) else "",
-        environment=json.dumps(
-            run_folder.read_json(run, run_folder.ENVIRONMENT), indent=2, ensure_ascii=False
-        ),
+        recipe=run.read_text(RECIPE) if run.exists(RECIPE) else "",
+        environment=json.dumps(run_folder.read_json(run, ENVIRONMENT), indent=2, ensure_ascii=False),
     )
-    run.write_text(run_folder.REPORT, page)
+    run.write_text(REPORT, page)
 
 
 def evaluation(run: Store, name: str) -> dict[str, Any]:
     """What the page shows of an evaluation: its table, plot, and first answers."""
     results = evaluations.read(run, name)
-    folder = run.join(f"{evaluations.FOLDER}/{name}")
-    files = [evaluations.PLOT, *(f"{task}.png" for task in results.get("grids", {}))]
+    folder = run.join(f"{EVALUATION}/{name}")
+    files = [FIGURES, *(f"{task}.png" for task in results.get("grids", {}))]
     files += [heatmap.PERPLEXITY] * bool(results.get("positions"))
     return {
         "name": name,
@@ -74,7 +73,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
 
 def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
     """(what, figure) of everything worth knowing first."""
-    status, plan = Status.read(run), run_folder.read_json(run, run_folder.PLAN)
+    status, plan = Status.read(run), run_folder.read_json(run, PLAN)
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     rows: list[tuple[str, str]] = []
     if plan:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tailor.layout import LOSS_PLOT
 from tailor.runs.log import Record, of_kind
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def draw(records: list[Record]) -> list[Plot]:
     if len(train) < 2:
         return []
     plots = [
-        _plot("loss.png", "Loss", "loss", train, ["loss"], evaluation=evaluation),
+        _plot(LOSS_PLOT, "Loss", "loss", train, ["loss"], evaluation=evaluation),
         _plot(
             "reward_accuracy.png",
             "Reward accuracy",

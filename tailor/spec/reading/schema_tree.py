@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types as bounds
 from pydantic.fields import FieldInfo
 
-from tailor.spec.base import Section
+from tailor.spec.base import NameOf, Section
 
 NONE = type(None)
 
@@ -71,6 +71,9 @@ def allowed(annotation: Any, metadata: tuple[Any, ...] = ()) -> Allowed:
         )
     if annotation is NONE:
         return Allowed((), metadata, True)
+    for entry in metadata:
+        if isinstance(entry, NameOf):
+            return Allowed((Literal.__getitem__(entry.names),), metadata, False)
     return Allowed((annotation,), metadata, False)
 
 

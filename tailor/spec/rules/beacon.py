@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tailor.spec.data import Data
+from tailor.spec.methods import token_methods
 from tailor.spec.model import Beacon
 from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys
-from tailor.spec.rules.strategy import strategy_name
 
 KEY = "model.beacon"
 
@@ -25,8 +25,9 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         )
     if keys("model.attention") == "flash_attention_2":
         yield KEY, "model.attention", "beacons are proven with sdpa and eager"
-    if keys("method.name") not in (None, "sft", "pretrain"):
-        yield KEY, "method.name", "beacons learn from next tokens: they go with sft and pretrain"
+    if keys.method is not None and not keys.method.token_loss:
+        which = " and ".join(token_methods())
+        yield KEY, "method.name", f"beacons learn from next tokens: they go with {which}"
     if (rope := keys("model.rope.name")) in ("dynamic", "longrope"):
         why = f"{rope} changes with the length of what is read, and keys in the memory were turned by an earlier one"
         yield KEY, "model.rope", why
@@ -46,12 +47,6 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         task.ignores_beacons for _, task in suite.named_tasks(keys, "evaluate.final.") if task.ignores_beacons
     ):
         yield KEY, "evaluate.final.tasks", why
-    if (name := strategy_name(keys)) in ("fsdp", "deepspeed"):
-        yield (
-            KEY,
-            "scale.strategy",
-            f"beacons are proven with ddp, and {name} shares weights or their states out",
-        )
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     window = _window(keys)
     if window and not keys.is_wrong("data.max_length") and length <= window:
@@ -66,7 +61,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
     """What beacons need, and numbers that do not fit each other."""
     if keys(KEY) is None:
         return
-    joined = keys("method.name") == "pretrain" and keys("method.documents") in (None, "join")
+    joined = keys.method is not None and keys.method.joins
     if not joined and not keys.is_wrong("data.pack") and keys("data.pack") is not False:
         yield (
             "data.pack",

@@ -14,15 +14,24 @@ from pathlib import Path as FilePath
 
 import tailor
 from tailor.errors import Problem
+from tailor.layout import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ARTIFACTS,
+    CHECKPOINTS,
+    EMBEDDING,
+    MODEL,
+    MODEL_CONFIG,
+    MODULES,
+    RECIPE,
+)
 from tailor.spec.reading.source import Document
 from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys, path_of
 
-ADAPTER = "adapter_config.json"
-EMBEDDING, MODULES = "embedding.json", "modules.json"
-"""What a folder that makes embeddings has: one that gritlm trained, and one in the layout of sentence-transformers."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_EMBEDS = (EMBEDDING, f"adapter/{EMBEDDING}", f"model/{EMBEDDING}", MODULES)
+_EMBEDS = (EMBEDDING, f"{ADAPTER}/{EMBEDDING}", f"{MODEL}/{EMBEDDING}", MODULES)
+"""What a folder that makes embeddings has: one that gritlm trained, and one in the layout of sentence-transformers."""
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
@@ -61,14 +70,14 @@ def _model(keys: Keys) -> Iterator[Finding]:
     if path is None:
         return
     if os.path.isdir(path):
-        if os.path.isfile(path / ADAPTER):  # beside some lies a config.json, for their base
+        if os.path.isfile(path / ADAPTER_CONFIG):  # beside some lies a config.json, for their base
             yield (
                 "model.path",
                 f"{name} is an adapter; name its base here, and the adapter in model.warm_start",
             )
-        elif not os.path.isfile(path / "config.json"):
-            found = (one.parent for one in path.glob("*/config.json"))
-            nested = sorted(one.name for one in found if not os.path.isfile(one / ADAPTER))
+        elif not os.path.isfile(path / MODEL_CONFIG):
+            found = (one.parent for one in path.glob(f"*/{MODEL_CONFIG}"))
+            nested = sorted(one.name for one in found if not os.path.isfile(one / ADAPTER_CONFIG))
             mend = f"; did you mean {FilePath(name) / nested[0]}?" if nested else ""
             yield "model.path", f"{name} is no model folder: it has no config.json{mend}"
         if keys("model.revision") is not None:
@@ -82,7 +91,7 @@ def _model(keys: Keys) -> Iterator[Finding]:
 def _earlier_runs(keys: Keys) -> Iterator[Finding]:
     """The runs that this one begins with. One with checkpoints of its own needs them no more."""
     to = _local(keys("save.to"))
-    if to is not None and os.path.isdir(to / "checkpoints"):
+    if to is not None and os.path.isdir(to / CHECKPOINTS):
         return
     for key in ("save.resume", "model.warm_start"):
         name = keys(key)
@@ -108,8 +117,8 @@ def _embedder(keys: Keys, key: str) -> Iterator[Finding]:
         if not _HUB_ID.fullmatch(name):
             yield key, f"no such folder, and no model id of the hub: {name}{_looked_for(name)}"
         return
-    ended = any(os.path.isdir(path / one) for one in ("adapter", "model", "beacon"))
-    begun = os.path.isfile(path / "recipe.yaml") and not ended
+    ended = any(os.path.isdir(path / one) for one in ARTIFACTS)
+    begun = os.path.isfile(path / RECIPE) and not ended
     if not begun and not any(os.path.isfile(path / one) for one in _EMBEDS):
         names = "a run of gritlm, the folder of its adapter or model, or a model of sentence-transformers"
         yield key, f"{name} makes no embeddings; name {names}"

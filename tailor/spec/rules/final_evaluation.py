@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tailor.spec.method import ANSWERS
+from tailor.spec.data import FORMAT_KINDS, TEXTS
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Finding, Keys
 from tailor.spec.tasks.registry import task_class
@@ -36,13 +36,13 @@ def _no_rows(keys: Keys) -> str | None:
     """Why the recipe has no rows that can be evaluated on."""
     if keys.absent("data.evaluation") and keys.absent("data.holdout"):
         return "needs rows: give evaluate.final.data, data.holdout or data.evaluation"
-    name = keys("method.name")
-    if name in ANSWERS:
+    method = keys.method
+    if method is not None and method.compares_answers:
         return (
             "needs evaluate.final.data: the recipe's own evaluation rows are answers to compare, none of which is "
             "right or wrong by itself"
         )
-    if name == "gritlm" and keys("method.mode") != "generative":
+    if method is not None and method.embedding is not None:
         return "needs evaluate.final.data: the recipe's own evaluation rows are texts to embed too"
     return None
 
@@ -55,9 +55,10 @@ def _no_questions(keys: Keys, own_rows: bool) -> str | None:
         )
     section = "data.evaluation" if keys.absent("data.holdout") else "data.train"
     section = f"{KEY}.data.evaluation" if own_rows else section
-    formats = [keys(f"{key}.format") for key, _ in keys.sources(section)]
-    if own_rows and formats and set(formats) == {"text"}:
+    kinds = {FORMAT_KINDS.get(keys(f"{key}.format")) for key, _ in keys.sources(section)}
+    if own_rows and kinds == {TEXTS}:
         return "needs questions, and plain text has none; give other rows, or take perplexity alone"
-    if not own_rows and (keys("method.name") == "pretrain" or set(formats) == {"text"}):
+    plain = keys.method is not None and not keys.method.reads_conversations
+    if not own_rows and (plain or kinds == {TEXTS}):
         return "needs evaluate.final.data with questions: plain text has none; or take perplexity alone"
     return None

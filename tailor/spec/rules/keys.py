@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
+from tailor.spec.methods import METHODS, MethodSection
 from tailor.spec.reading.source import Document, Path, dotted
 
 Finding = tuple[str, str]
@@ -25,6 +27,18 @@ class Keys:
     def __call__(self, key: str) -> Any:
         """The value; None where the key is absent, null or wrong."""
         return None if self.is_wrong(key) else self._document.get(path_of(key))
+
+    @cached_property
+    def method(self) -> MethodSection | None:
+        """The method's section, with the defaults of keys that are absent or wrong. None without a right name."""
+        name = self("method.name")
+        if name not in METHODS:
+            return None
+        section = METHODS.get(name)
+        given = {field: self(f"method.{field}") for field in section.model_fields}
+        return section.model_construct(
+            **{field: value for field, value in given.items() if value is not None}
+        )
 
     def is_wrong(self, key: str) -> bool:
         path = path_of(key)

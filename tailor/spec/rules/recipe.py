@@ -10,24 +10,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec.data import Data
-from tailor.spec.method import ANSWERS, METHODS
-from tailor.spec.reading import schema_tree
+from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
+from tailor.spec.methods import METHODS
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules import (
     beacon,
     final_evaluation,
-    gritlm,
-    preference,
+    methods,
     rope,
     sequence_parallel,
     strategy,
     suite,
 )
 from tailor.spec.rules.keys import Conflict, Finding, Keys, path_of
+from tailor.spec.rules.tasks.retrieval import unused_of_corpus
 from tailor.spec.tasks.registry import task_class
-from tailor.spec.tasks.retrieval import unused_of_corpus
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 
@@ -41,10 +39,9 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _model,
         rope.conflicts,
         beacon.conflicts,
-        _pretrain,
+        strategy.conflicts,
         _retrieval,
-        preference.conflicts,
-        _gritlm,
+        methods.conflicts,
         _folders,
         sequence_parallel.conflicts,
     )
@@ -58,6 +55,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
             )
     findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (
         _needs,
+        methods.findings,
         beacon.findings,
         _lists,
         _rows,
@@ -125,7 +123,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             f"a global batch of {batch} rows leaves some of {named} without any",
         )
     default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
-    default &= not gritlm.applies(keys)
+    default &= keys.method is None or keys.method.streams is None
     if groups > DEFAULT_BATCH_SIZE and default:
         yield (
             "scale.workers",
@@ -177,54 +175,31 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
 
 
-def _pretrain(keys: Keys) -> Iterator[Conflict]:
-    """What a method that learns plain texts cannot do."""
-    if keys("method.name") == "pretrain" and keys("evaluate.generation") is not None:
-        yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
-
-
 def _retrieval(keys: Keys) -> Iterator[Conflict]:
     """Searches need embeddings."""
-    name = keys("method.name")
-    if name is None or (name == "gritlm" and keys("method.mode") != "generative"):
+    method = keys.method
+    if method is None or method.embedding is not None:
         return
     searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
     for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
         searches += [f"evaluate.final.tasks.{at}.name"] if task_class(task).embeds else []
     for key in searches:
-        yield (
-            key,
-            "method.mode" if name == "gritlm" else "method.name",
-            "it trains no embeddings to search with",
-        )
-
-
-def _gritlm(keys: Keys) -> Iterator[Conflict]:
-    if gritlm.applies(keys):
-        yield from gritlm.conflicts(keys)
+        yield key, method.embedding_key, "it trains no embeddings to search with"
 
 
 def _rows(keys: Keys) -> Iterator[Finding]:
     """Do the rows suit the method?"""
     name = keys("method.name")
-    method = next((spec for spec in METHODS if name in schema_tree.names(spec)), None)
-    if method is None:
+    if name not in METHODS:
         return
+    reads = METHODS.get(name).reads
     for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
         fmt = keys(f"{key}.format")
-        if fmt not in (None, "auto", *method.reads):
-            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {', '.join(method.reads)}"
-    if name in ANSWERS and keys("data.on_long") == "chunk":
-        yield "data.on_long", f"method {name} compares whole answers, which cannot be cut into chunks"
-    if name in ANSWERS and keys("data.on_long") == "retrieve":
-        yield "data.on_long", f"method {name} keeps the end of a long prompt; write truncate"
-    if name == "pretrain" and keys("data.on_long") == "retrieve":
-        yield "data.on_long", "plain text has no question to choose passages by; write chunk"
-    if name == "kto" and keys("data.pack") is False and keys("train.batch_size") == 1:
-        yield (
-            "train.batch_size",
-            "method kto compares each prompt with another example's answer: a batch needs two examples",
-        )
+        # The kind of another package's format is known once it is loaded, in preparation.
+        kind = FORMAT_KINDS.get(fmt)
+        if kind is not None and not is_read(kind, reads):
+            formats = ", ".join(builtin_formats(reads))
+            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {formats}"
 
 
 def _folders(keys: Keys) -> Iterator[Conflict]:
@@ -246,8 +221,6 @@ def _inside(inner: str, outer: str) -> bool:
 
 def _needs(keys: Keys) -> Iterator[Finding]:
     """Keys that say nothing without another."""
-    if gritlm.applies(keys):
-        yield from gritlm.findings(keys)
     whole = keys.absent("model.adapter") and keys.absent("model.beacon")
     if keys("model.quantize") is not None and whole and keys("model.init") != "random":
         yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
@@ -256,10 +229,6 @@ def _needs(keys: Keys) -> Iterator[Finding]:
         searched = key == "evaluate.every" and keys("evaluate.retrieval") is not None
         if keys(key) not in (None, False) and no_evaluation and not searched:
             yield key, "needs evaluation data: give data.holdout or data.evaluation"
-    if keys("method.reference") == "adapter_off" and keys.absent("model.adapter"):
-        yield "method.reference", "needs model.adapter: without one there is nothing to turn off"
-    if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
-        yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
     repository = keys("export.push_to_hub")
     if isinstance(repository, str) and [bool(part) for part in repository.split("/")] != [True, True]:
         yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
@@ -319,23 +288,13 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
     yield from beacon.idle(keys)
-    yield from preference.idle(keys)
     yield from strategy.idle(keys)
     yield from suite.idle_long_rows(keys, "data.")
     yield from unused_of_corpus(keys, "evaluate.retrieval.data")
-    if gritlm.applies(keys):
-        yield from gritlm.idle(keys)
+    yield from methods.idle(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"
-    if keys("method.name") == "pretrain":
-        if keys("data.template") is not None:
-            yield "data.template", "has no effect on pretrain: plain text has no turns"
-        if not keys.is_wrong("method.documents") and keys("method.documents") in (None, "join"):
-            why = "has no effect on joined documents: one stream is cut into rows, and nothing is too long"
-            for key in ("data.pack", "data.on_long", "data.chunk", "data.retrieve"):
-                if keys(key) is not None:
-                    yield key, f"{why}; it is for documents: isolate"
     if not keys.is_wrong("export.push_to_hub") and keys.absent("export.push_to_hub"):
         for key in ("export.weights", "export.private"):
             if keys(key) is not None:

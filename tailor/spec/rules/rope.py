@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tailor.spec.data import Data
-from tailor.spec.method import ANSWERS
 from tailor.spec.rules.keys import Finding, Keys
 
 PROPORTIONAL = ("linear", "dynamic", "yarn")
@@ -49,14 +48,12 @@ def findings(keys: Keys) -> Iterator[Finding]:
     if not rope.follows_length:
         return
     why = f"{rope.name} takes its frequencies from the longest document of a forward pass"
-    method = keys("method.name")
-    if method in ANSWERS:
-        yield "model.rope", f"{why}, and method {method} gives several answers to one; choose another kind"
+    method = keys.method
+    if method is not None and method.documents_per_pass is not None:
+        several = f"method {method.name} {method.documents_per_pass}"
+        yield "model.rope", f"{why}, and {several}; choose another kind"
         return
-    if method == "gritlm":
-        yield "model.rope", f"{why}, and method gritlm reads many texts in one; choose another kind"
-        return
-    joins = method == "pretrain" and keys("method.documents") in (None, "join")
+    joins = method is not None and method.joins
     packs = not joins and keys("data.pack") is not False and not keys.is_wrong("data.pack")
     together = keys("train.micro_batch_size") != 1 and not keys.is_wrong("train.micro_batch_size")
     wanted = ["data.pack: false"] * packs + ["train.micro_batch_size: 1"] * together

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tailor.spec.methods import token_methods
 from tailor.spec.rules.keys import Conflict, Finding, Keys
-
-CUT_METHODS = ("sft", "pretrain")
-"""Methods whose loss is a sum over tokens, wherever they stand."""
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
@@ -38,12 +36,13 @@ def _cut(keys: Keys, parts: int) -> Iterator[Conflict]:
             yield key, name, f"{together}, and {number} is no multiple of that"
     if keys.absent(workers):
         yield key, workers, f"{together}, and there is one (the default)"
-    method = keys("method.name")
-    if method is not None and method not in CUT_METHODS:
+    method = keys.method
+    if method is not None and not method.token_loss:
+        only = ", ".join(token_methods())
         yield (
             key,
             "method.name",
-            f"{method} compares whole texts, whose tokens would stand on several workers; it is for {', '.join(CUT_METHODS)}",
+            f"{method.name} compares whole texts, whose tokens would stand on several workers; it is for {only}",
         )
     if keys("train.compile"):
         yield key, "train.compile", "compilation takes padded rows, and only streams of documents are cut"

@@ -10,6 +10,7 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.spec.data import Retrieve
 from tailor.spec.reading.source import Document
+from tailor.spec.rules import tasks as task_rules
 from tailor.spec.rules.keys import Finding, Keys, path_of
 from tailor.spec.suite import Suite
 from tailor.spec.tasks.base import EvaluationTask
@@ -56,7 +57,7 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield f"{prefix}tasks.{at}.name", f"{name} is there twice; its figures would have one name"
         seen.append(name)
         task = task_class(name)
-        yield from task.findings(keys, f"{prefix}tasks.{at}")
+        yield from task_rules.findings(task, keys, f"{prefix}tasks.{at}")
         columns = keys(f"{prefix}tasks.{at}.data.columns")
         for field in columns if isinstance(columns, dict) else ():
             if task.fields is not None and field not in task.fields:
@@ -127,7 +128,7 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
             "has no effect: texts to embed go through the model by their tokens",
         )
     for at, task in enumerate(tasks):
-        yield from task.unused(keys, f"{prefix}tasks.{at}")
+        yield from task_rules.unused(task, keys, f"{prefix}tasks.{at}")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row counts once"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tailor.spec.base import Section
-from tailor.spec.rules.keys import Finding, Keys
 
 
 class EvaluationTask(Section):
@@ -17,6 +16,8 @@ class EvaluationTask(Section):
 
     implementation: ClassVar[str]
     """`module:attribute` of its `tailor.evaluate.tasks.base.TaskEvaluator`, imported when an evaluation runs."""
+    rules: ClassVar[str | None] = None
+    """Module of the rules between its keys, with `findings(keys, key)`, `unused(keys, key)` or both; `key`: of the task."""
     figures: ClassVar[tuple[str, ...]] = ()
     """The figures that it always gives."""
     on_rows: ClassVar[bool] = False
@@ -45,13 +46,3 @@ class EvaluationTask(Section):
     def metric_groups(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
         """Names before the slash of figures `NAME/METRIC` whose metrics are known when the task has run."""
         return ()
-
-    @classmethod
-    def findings(cls, keys: Keys, key: str) -> Iterator[Finding]:
-        """What is wrong with the task at `key`, beyond what its fields' types say."""
-        return iter(())
-
-    @classmethod
-    def unused(cls, keys: Keys, key: str) -> Iterator[Finding]:
-        """Its keys that have no effect beside the others."""
-        return iter(())

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tailor.spec.rules.keys import Finding, Keys
 from tailor.spec.tasks.base import EvaluationTask
 from tailor.spec.tasks.rows import Texts
-
-SHORTEST = 8
-"""Tokens of the shortest length."""
-
 
 FILLER = (
     "The kettle is on the stove. The street is quiet this morning. A cart goes by, and then another one. "
@@ -25,33 +20,13 @@ FILLER = (
 class LongTask(EvaluationTask):
     """What tasks at given lengths have. A model with rotary positions is measured beyond its own length too."""
 
+    rules: ClassVar[str | None] = "tailor.spec.rules.tasks.lengths"
+
     lengths: list[int] = Field(min_length=1)
     """Tokens that the model sees at once, special tokens and all."""
 
     prefill: int | None = Field(None, ge=1)
     """Read a text in parts of so many tokens, with a cache of those before: less memory, the same figures."""
-
-    @classmethod
-    def findings(cls, keys: Keys, key: str) -> Iterator[Finding]:
-        lengths, depths = keys(f"{key}.lengths"), keys(f"{key}.depths")
-        lengths = lengths if isinstance(lengths, list) else []
-        depths = depths if isinstance(depths, list) else []
-        for what, values in (("lengths", lengths), ("depths", depths)):
-            for value in sorted({value for value in values if values.count(value) > 1}):
-                yield f"{key}.{what}", f"names {value:g} twice"
-        if short := [length for length in lengths if length < SHORTEST]:
-            yield f"{key}.lengths", f"{short[0]} tokens are no text; give at least {SHORTEST}"
-        if odd := [depth for depth in depths if not 0 <= depth <= 1]:
-            yield f"{key}.depths", f"{odd[0]:g} is no share of a text; write a number from 0 to 1"
-        stride = keys(f"{key}.stride")
-        if stride and lengths and stride >= min(lengths):
-            yield (
-                f"{key}.stride",
-                f"{stride} new tokens leave a window of {min(lengths)} no tokens before them",
-            )
-        needle = keys(f"{key}.needle")
-        if isinstance(needle, str) and "{value}" not in needle:
-            yield f"{key}.needle", "hides nothing: write {value} where the value stands"
 
 
 class LongPerplexity(LongTask):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tailor.spec.rules.keys import Finding, Keys
 from tailor.spec.tasks.base import EvaluationTask
 
 
@@ -15,6 +14,7 @@ class LmEval(EvaluationTask):
     """Tasks of lm-eval (EleutherAI's harness), with their own data and prompts. Needs the extra `lm-eval`."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.lm_eval:LmEvalEvaluator"
+    rules: ClassVar[str | None] = "tailor.spec.rules.tasks.lm_eval"
     ignores_beacons: ClassVar[str | None] = "lm-eval calls the plain model and would leave beacons out"
     folders: ClassVar[Mapping[str, str]] = {"include": "lm-eval"}
 
@@ -41,14 +41,3 @@ class LmEval(EvaluationTask):
         names = task.get("tasks")
         named = [str(name) for name in names] if isinstance(names, list) else []
         return tuple(dict.fromkeys(name for name in named if "/" not in name))
-
-    @classmethod
-    def findings(cls, keys: Keys, key: str) -> Iterator[Finding]:
-        seen: list[object] = []
-        names = keys(f"{key}.tasks")
-        for at, name in enumerate(names if isinstance(names, list) else ()):
-            if isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml"))):
-                yield f"{key}.tasks.{at}", f"{name} is a path; name the task, and its folder in include"
-            elif name in seen:
-                yield f"{key}.tasks.{at}", f"{name} is there twice"
-            seen.append(name)

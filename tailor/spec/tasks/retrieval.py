@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from tailor.spec.base import Section
-from tailor.spec.rules.keys import Finding, Keys
 from tailor.spec.tasks.base import EvaluationTask
 from tailor.spec.tasks.rows import Corpus
-
-ROWS = re.compile(r"\.(jsonl|ndjson|json|parquet|csv|tsv)(\.(gz|bz2|xz))?$", re.IGNORECASE)
-"""Ends the name of a file of rows."""
 
 
 class Searched(Section):
@@ -37,6 +31,7 @@ class Retrieval(Searched, EvaluationTask):
     """Whether a query's relevant passages are the nearest to it, for models that make embeddings; as trec_eval counts."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.retrieval:RetrievalEvaluator"
+    rules: ClassVar[str | None] = "tailor.spec.rules.tasks.retrieval"
     figures: ClassVar[tuple[str, ...]] = (
         "recall@1", "recall@5", "recall@10", "recall@100", "ndcg@10", "mrr@10", "map@100",
     )  # fmt: skip
@@ -44,19 +39,3 @@ class Retrieval(Searched, EvaluationTask):
 
     name: Literal["retrieval"]
     """Gives `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""
-
-    @classmethod
-    def unused(cls, keys: Keys, key: str) -> Iterator[Finding]:
-        return unused_of_corpus(keys, f"{key}.data")
-
-
-def unused_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
-    """Keys of a `Corpus` that have no effect on a file of rows."""
-    path = keys(f"{key}.path")
-    if isinstance(path, str) and ROWS.search(path):
-        for name in ("qrels", "ignore_identical_ids"):
-            if keys(f"{key}.{name}") is not None:
-                yield (
-                    f"{key}.{name}",
-                    f"has no effect: {path} is a file of rows; it is for a folder in BEIR's layout",
-                )

@@ -64,13 +64,13 @@ class Strategy(ABC):
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of each micro-batch of a step."""
 
-    def scale(self, loss: torch.Tensor, units: int) -> torch.Tensor:
+    def scale(self, loss: torch.Tensor, denominator: int) -> torch.Tensor:
         """What to call backward on. Averaging over the workers is undone: gradients are summed."""
-        return loss * (self.world / units)
+        return loss * (self.world / denominator)
 
-    def backward(self, loss: torch.Tensor, units: int) -> None:
-        """Add the gradient of a summed loss, divided by the units of the whole batch."""
-        self.scaler.scale(self.scale(loss, units)).backward()
+    def backward(self, loss: torch.Tensor, denominator: int) -> None:
+        """Add the gradient of a summed loss, divided by the denominator of the whole batch."""
+        self.scaler.scale(self.scale(loss, denominator)).backward()
 
     @abstractmethod
     def gradient_norm(self) -> float:

@@ -19,7 +19,7 @@ from torch import nn
 
 from tailor.errors import ScaleError
 from tailor.models.causal import CausalModel
-from tailor.spec.scale import DeepSpeed
+from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Part, Shared
 from tailor.train.strategy.internals import Parts, parts_of
@@ -83,9 +83,9 @@ class Zero(Shared):
         self._engine.set_gradient_accumulation_boundary(last)
         yield
 
-    def backward(self, loss: torch.Tensor, units: int) -> None:
+    def backward(self, loss: torch.Tensor, denominator: int) -> None:
         with self._letting_go():  # activation checkpointing computes layers again
-            self._engine.backward(self.scale(loss, units), scale_wrt_gas=False)
+            self._engine.backward(self.scale(loss, denominator), scale_wrt_gas=False)
 
     @contextmanager
     def _letting_go(self) -> Iterator[None]:

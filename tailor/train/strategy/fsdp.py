@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tailor.models.causal import CausalModel
-from tailor.spec.scale import Fsdp
+from tailor.spec.strategy import Fsdp
 from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from tailor.train.strategy.base import Part, Shared
 from tailor.train.strategy.start import join_group, load_in_parts
@@ -46,7 +46,7 @@ class FullySharded(Shared):
             fully_shard(module, **settings)
 
         self.model, self._counts = load_in_parts(self.plan, self.rank, self.world, self.device, place)
-        # A sum over the workers, as the loss is divided by the units of all of them.
+        # A sum over the workers, as the loss is divided by the denominator of all of them.
         for module in self.model.modules():
             if hasattr(module, "set_gradient_divide_factor"):
                 module.set_gradient_divide_factor(1.0)
@@ -66,8 +66,8 @@ class FullySharded(Shared):
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def scale(self, loss: torch.Tensor, units: int) -> torch.Tensor:
-        return loss / units
+    def scale(self, loss: torch.Tensor, denominator: int) -> torch.Tensor:
+        return loss / denominator
 
     def gradient_norm(self) -> float:
         parts = [_local(p.grad) for p in self._parameters.values() if p.grad is not None]

@@ -12,15 +12,14 @@ from tailor.models.causal import CausalModel
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
-from tailor.spec.method import Gritlm
 
 
 def load_whole(plan: Plan, device: torch.device) -> CausalModel:
     """The whole model, on this worker's device."""
     model = load_for_training(plan.model, device=device, static_shapes=plan.compile, **_settings(plan))
-    if (method := _embeds(plan)) is not None:
-        fit_to_embed(model, method, seed=plan.seed)
-        prove_embedding(model, method, plan.precision)
+    if (embedding := plan.method.embedding) is not None:
+        fit_to_embed(model, embedding, seed=plan.batches.seed)
+        prove_embedding(model, embedding, plan.precision)
     return model
 
 
@@ -34,7 +33,7 @@ def load_in_parts(
         rank=rank,
         world=world,
         device=device,
-        embeds=_embeds(plan),
+        embeds=plan.method.embedding,
         **_settings(plan),
     )
 
@@ -43,17 +42,12 @@ def _settings(plan: Plan) -> dict[str, Any]:
     return {
         "precision": plan.precision,
         "frozen_dtype": plan.frozen_dtype,
-        "pack": plan.pack,
+        "pack": plan.batches.pack,
         "activation_checkpointing": plan.activation_checkpointing,
         "activation_offloading": plan.activation_offloading,
         "tiled_mlp": plan.tiled_mlp,
-        "seed": plan.seed,
+        "seed": plan.batches.seed,
     }
-
-
-def _embeds(plan: Plan) -> Gritlm | None:
-    method = plan.method
-    return method if isinstance(method, Gritlm) and method.embeds else None
 
 
 def join_group(device: torch.device) -> None:

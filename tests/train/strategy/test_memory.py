@@ -55,8 +55,8 @@ def gradients_in_three_steps(host: PlainHost, plan: Any, prepared: bool) -> int:
 
     backward = DataParallel.backward
 
-    def watched(self: Any, loss: torch.Tensor, units: int) -> None:
-        backward(self, loss, units)
+    def watched(self: Any, loss: torch.Tensor, denominator: int) -> None:
+        backward(self, loss, denominator)
         places.append(tuple(p.grad.data_ptr() for p in self.model.parameters() if p.grad is not None))
 
     DataParallel.backward = watched  # type: ignore[method-assign]

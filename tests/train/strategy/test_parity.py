@@ -1,7 +1,7 @@
 """Two workers under any strategy give the curve of one process.
 
 float32: the strategies differ from one process only in the order in which numbers are added, so a loss of about 6
-agrees to some units of float32's last place (5e-7 each); six steps of AdamW were seen to spread that to 5e-7. Losses
+agrees to some denominator of float32's last place (5e-7 each); six steps of AdamW were seen to spread that to 5e-7. Losses
 and gradient norms must agree to 1e-5, as in the parity of data parallelism.
 """
 
@@ -72,8 +72,8 @@ def _with_control(host: PlainHost, plans: dict[str, Any]) -> dict[str, dict[str,
     found = curves(host, plans)
     for kind, name in ((FullySharded, "fsdp"), (Zero, "zero-2")):
         right = kind.scale
-        kind.scale = lambda self, loss, units, right=right: (
-            right(self, loss, units)
+        kind.scale = lambda self, loss, denominator, right=right: (
+            right(self, loss, denominator)
             * (  # type: ignore[method-assign]
                 1.4 if self.rank else 0.6
             )

@@ -1,0 +1,24 @@
+"""completion: a prompt and its response, without a chat template."""
+
+from __future__ import annotations
+
+from tailor.encode.fields import to_text
+from tailor.encode.formats.base import Format, Row
+from tailor.encode.records import Completion, Record, RowError
+from tailor.spec.data import EXAMPLES
+
+
+def _convert(row: Row) -> Record:
+    response = to_text(row["response"], "response")
+    if not response:
+        raise RowError("empty", "the response is empty")
+    return Completion(to_text(row["prompt"], "prompt"), response)
+
+
+COMPLETION = Format(
+    "completion",
+    EXAMPLES,
+    fields={"prompt": ("prompt",), "response": ("response", "completion")},
+    required=("prompt", "response"),
+    convert=_convert,
+)

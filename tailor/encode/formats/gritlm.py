@@ -1,0 +1,39 @@
+"""gritlm: GritLM's queries and passages, of which each is a text or [instruction, text]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tailor.encode.fields import are_texts, kind_of, to_list
+from tailor.encode.formats.base import Format, Row, own_columns
+from tailor.encode.formats.passages import relevance
+from tailor.encode.records import Instructed, Record, RowError
+from tailor.spec.data import RELEVANCE
+
+
+def _convert(row: Row) -> Record:
+    return relevance(
+        _instructed(row["query"], "query"),
+        (_instructed(text, "pos") for text in to_list(row["pos"], "pos")),
+        (_instructed(text, "neg") for text in to_list(row.get("neg") or [], "neg")),
+    )
+
+
+def _instructed(value: Any, field: str) -> Instructed:
+    if isinstance(value, str):
+        return None, value
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(part, str) for part in value):
+        return value[0] or None, value[1]
+    raise RowError("wrong_type", f"`{field}` must be a text or [instruction, text], not {kind_of(value)}")
+
+
+GRITLM = Format(
+    "gritlm",
+    RELEVANCE,
+    fields=own_columns("query", "pos", "neg"),
+    required=("query", "pos"),
+    convert=_convert,
+    # Rows of texts alone are those of flagembedding.
+    form=lambda picked: not (isinstance(picked["query"], str) and are_texts(picked["pos"])),
+)

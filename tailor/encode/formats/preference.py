@@ -1,0 +1,108 @@
+"""preference, preference_text, preference_sharegpt, preference_alpaca: a prompt with a chosen and a rejected answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tailor.encode.fields import first_keys, to_chat, to_question, to_system, to_text, to_turns
+from tailor.encode.formats.answers import Messages, check_answer, conversation, nonempty, unweighted
+from tailor.encode.formats.base import CONVERSATION, Format, Row, own_columns
+from tailor.encode.records import Completion, Pair, Record, RowError
+from tailor.spec.data import PAIRS
+
+
+def _messages(row: Row) -> Record:
+    """Answers as messages, with an explicit prompt (a text or messages) or as whole conversations that share one."""
+    sides = [conversation(row, field) for field in ("chosen", "rejected")]
+    return _pair(*sides, shared=_shared(*sides), tools=row.get("tools"))
+
+
+def _text(row: Row) -> Record:
+    """Texts without a chat template."""
+    prompt = to_text(row["prompt"], "prompt")
+    chosen, rejected = (nonempty(row[field], field) for field in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise _same()
+    return Pair(Completion(prompt, chosen), Completion(prompt, rejected))
+
+
+def _sharegpt(row: Row) -> Record:
+    """ShareGPT's conversation and two last turns; or two conversations."""
+    before = to_system(row)
+    if row.get("conversations") is not None:
+        before += to_turns(row["conversations"], "conversations")
+    sides = []
+    for field in ("chosen", "rejected"):
+        value = row[field]
+        if isinstance(value, str):
+            sides.append([*before, _answer(value, field)])
+        else:
+            sides.append([*before, *to_turns([value] if isinstance(value, Mapping) else value, field)])
+    return _pair(*sides, shared=_shared(*sides), tools=row.get("tools"))
+
+
+def _alpaca(row: Row) -> Record:
+    """An instruction, rendered by the chat template, and two answers as texts."""
+    before = to_question(row)
+    chosen, rejected = (_answer(row[field], field) for field in ("chosen", "rejected"))
+    return _pair([*before, chosen], [*before, rejected], shared=len(before), tools=None)
+
+
+def _pair(chosen: Messages, rejected: Messages, *, shared: int, tools: Any) -> Pair:
+    if chosen == rejected:
+        raise _same()
+    for field, messages in (("chosen", chosen), ("rejected", rejected)):
+        check_answer(messages, shared, field)
+    return Pair(*(to_chat(unweighted(side, shared), tools) for side in (chosen, rejected)))
+
+
+def _shared(chosen: Messages, rejected: Messages) -> int:
+    """How many messages the two conversations begin with together."""
+    count = 0
+    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
+        count += 1
+    return count
+
+
+def _answer(value: Any, field: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": nonempty(value, field)}
+
+
+def _same() -> RowError:
+    return RowError("same_answers", "the chosen and the rejected answer are the same")
+
+
+PREFERENCE = Format(
+    "preference",
+    PAIRS,
+    fields=own_columns("prompt", "chosen", "rejected", "tools", "system"),
+    required=("chosen", "rejected"),
+    convert=_messages,
+    form=lambda picked: first_keys(picked["chosen"]) >= {"role"},
+    is_chat=True,
+)
+PREFERENCE_TEXT = Format(
+    "preference_text",
+    PAIRS,
+    fields=own_columns("prompt", "chosen", "rejected"),
+    required=("prompt", "chosen", "rejected"),
+    convert=_text,
+)
+PREFERENCE_SHAREGPT = Format(
+    "preference_sharegpt",
+    PAIRS,
+    fields={"conversations": CONVERSATION, **own_columns("chosen", "rejected", "tools", "system")},
+    required=("chosen", "rejected"),
+    convert=_sharegpt,
+    form=lambda picked: first_keys(picked.get("conversations", picked["chosen"])) >= {"from", "value"},
+    is_chat=True,
+)
+PREFERENCE_ALPACA = Format(
+    "preference_alpaca",
+    PAIRS,
+    fields=own_columns("instruction", "input", "chosen", "rejected", "system", "history"),
+    required=("instruction", "chosen", "rejected"),
+    convert=_alpaca,
+    is_chat=True,
+)

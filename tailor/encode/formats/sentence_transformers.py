@@ -1,0 +1,28 @@
+"""sentence_transformers: an anchor, its positive, and any number of negatives, each in its own column."""
+
+from __future__ import annotations
+
+from tailor.encode.fields import to_text
+from tailor.encode.formats.base import Format, Row, own_columns
+from tailor.encode.formats.passages import relevance
+from tailor.encode.records import Record
+from tailor.spec.data import RELEVANCE
+
+
+def _convert(row: Row) -> Record:
+    negatives = [row["negative"]] if isinstance(row.get("negative"), str) else row.get("negative") or []
+    return relevance(
+        (None, to_text(row["anchor"], "anchor")),
+        [(None, to_text(row["positive"], "positive"))],
+        ((None, to_text(text, "negative")) for text in negatives),
+    )
+
+
+SENTENCE_TRANSFORMERS = Format(
+    "sentence_transformers",
+    RELEVANCE,
+    fields=own_columns("anchor", "positive", "negative"),
+    required=("anchor", "positive"),
+    convert=_convert,
+    numbered="negative",
+)

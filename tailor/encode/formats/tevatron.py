@@ -1,0 +1,41 @@
+"""tevatron: Tevatron's queries, and passages that are objects with a text and mostly a title, which is put before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tailor.encode.fields import first_keys, to_list, to_text
+from tailor.encode.formats.base import Format, Row, own_columns
+from tailor.encode.formats.passages import relevance
+from tailor.encode.records import Instructed, Record, RowError
+from tailor.spec.data import RELEVANCE
+
+
+def _convert(row: Row) -> Record:
+    return relevance(
+        (None, to_text(row["query"], "query")),
+        (_titled(one, "positive_passages") for one in to_list(row["positive_passages"], "positive_passages")),
+        (
+            _titled(one, "negative_passages")
+            for one in to_list(row.get("negative_passages") or [], "negative_passages")
+        ),
+    )
+
+
+def _titled(value: Any, field: str) -> Instructed:
+    if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):
+        raise RowError("missing_key", f"each of `{field}` needs the key `text`")
+    return None, f"{value.get('title') or ''} {value['text']}".strip()
+
+
+TEVATRON = Format(
+    "tevatron",
+    RELEVANCE,
+    fields=own_columns("query", "positive_passages", "negative_passages"),
+    required=("query", "positive_passages"),
+    convert=_convert,
+    form=lambda picked: (
+        isinstance(picked["query"], str) and "text" in first_keys(picked["positive_passages"])
+    ),
+)

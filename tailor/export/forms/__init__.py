@@ -1,0 +1,44 @@
+"""Export forms: the layouts that `tailor export --as` writes, one file each. Another package registers its own with an
+entry point of the group `tailor.export_forms` (docs/extending.md)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from tailor.errors import ModelError, TailorError
+from tailor.export.forms.base import CardSection, ExportForm
+from tailor.registry import Registry
+
+__all__ = ["EXPORT_FORMS", "CardSection", "ExportForm", "check_options", "find_form"]
+
+EXPORT_FORMS: Registry[type[ExportForm]] = Registry(
+    "tailor.export_forms",
+    {
+        "huggingface": "tailor.export.forms.huggingface:HuggingFace",
+        "sentence-transformers": "tailor.export.forms.sentence_transformers:SentenceTransformers",
+        "ollama": "tailor.export.forms.ollama:Ollama",
+    },
+)
+
+
+def find_form(name: str) -> ExportForm:
+    """The form of a name. ModelError for an unknown one, ExtensionError for one that cannot be loaded."""
+    if name not in EXPORT_FORMS:
+        near = difflib.get_close_matches(name, EXPORT_FORMS.names(), n=1, cutoff=0.7)
+        raise ModelError(
+            f"--as {name}: unknown export form" + (f"; did you mean {near[0]}?" if near else ""),
+            mend=f"the forms are {', '.join(EXPORT_FORMS.names())}; a package that registers another must be installed",
+        )
+    return EXPORT_FORMS.get(name)()
+
+
+def check_options(name: str, given: Iterable[str]) -> None:
+    """TailorError for one of the `given` options for single forms that the form `name` does not read."""
+    own = find_form(name).options
+    for option in given:
+        if option not in own:
+            others = [other for other in EXPORT_FORMS.names() if option in EXPORT_FORMS.get(other).options]
+            raise TailorError(
+                f"--{option.replace('_', '-')} has no effect on this layout; it is for --as {' or '.join(others)}"
+            )

@@ -1,0 +1,163 @@
+"""An Ollama Modelfile beside the weights: what `ollama create NAME -f Modelfile` needs to answer as in training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailor.artifacts.inputs import Source, open_source
+from tailor.encode.tokenizer import load_tokenizer
+from tailor.errors import ModelError
+from tailor.export.forms.base import ExportForm
+from tailor.export.forms.gotemplates import translated
+from tailor.layout import GENERATION_CONFIG, MODEL_CONFIG, PLAN, TOKENIZER, TOKENIZER_CONFIG
+from tailor.models.adapter_files import change_config, read_config
+from tailor.store import run_folder as runs
+
+if TYPE_CHECKING:
+    from tailor.export.request import Selection
+
+ARCHITECTURES = (
+    *(
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "GemmaForCausalLM",
+        "Gemma2ForCausalLM",
+    ),
+    *("Gemma3ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Olmo3ForCausalLM", "CohereForCausalLM"),
+)
+"""Text models whose safetensors Ollama converts."""
+ADAPTER_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Gemma2ForCausalLM")
+SPLITS = (
+    "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f",
+    "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02",
+    "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e",
+    "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e",
+)
+"""SHA-256 of the splitting patterns that Ollama knows: Llama 3's, DeepSeek's two, Qwen 2's."""
+
+
+class Ollama(ExportForm):
+    """A Modelfile beside a whole model, or beside an adapter that names the folder of its base."""
+
+    weights = ("merged", "adapter", "model")
+    reads_base = True
+
+    def check(self, selection: Selection) -> None:
+        if selection.weights == "adapter" and _source(selection).held.rope is not None:
+            raise ModelError(
+                "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
+                mend="export the merged model: --weights merged",
+            )
+
+    def write(self, folder: Path, selection: Selection) -> list[str]:
+        base = _source(selection).base if selection.weights == "adapter" else None
+        return write_modelfile(
+            folder,
+            base=str(base.absolute()) if base else None,
+            config=json.loads(((base or folder) / MODEL_CONFIG).read_text()),
+            max_length=int(runs.read_json(selection.run, PLAN)["max_length"]),
+        )
+
+    def next_step(self, url: str) -> str:
+        return f"ollama create NAME -f {url}/Modelfile"
+
+
+def _source(selection: Selection) -> Source:
+    return open_source(selection.run.url, selection.request.base)
+
+
+def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], max_length: int) -> list[str]:
+    """Write `folder`/Modelfile for the model in it, or for the adapter in it on `base`. Returns notes for the user.
+
+    config: of the model (config.json). max_length: of training. ModelError for what Ollama cannot import.
+    """
+    _check_architecture(config, adapter=base is not None)
+    if base is not None:
+        _settle_adapter(folder)
+    tokenizer = load_tokenizer(str(folder))
+    notes = _check_tokenizer(folder)
+    if tokenizer.template is None:
+        template, bos = "{{ .Prompt }}", bool(tokenizer.prefix)
+    else:
+        template, known = translated(tokenizer.template.text, tokenizer.specials)
+        bos = known.bos
+        if known.strips:
+            notes.append(
+                "the template strips white space from a message's ends; Ollama's cannot, so send messages without any"
+            )
+    _settle_bos(folder, bos)
+    context = config.get("max_position_embeddings")
+    generation = json.loads((folder / GENERATION_CONFIG).read_text())
+    ends = generation.get("eos_token_id")
+    lines = ["FROM ." if base is None else f"FROM {base}\nADAPTER ."]
+    lines.append(f'TEMPLATE """{template}"""')
+    for token in [ends] if isinstance(ends, int) else list(ends or []):
+        lines.append(f"PARAMETER stop {json.dumps(tokenizer.token(token), ensure_ascii=False)}")
+    lines.append(f"PARAMETER num_ctx {min(max(2048, max_length), context or max(2048, max_length))}")
+    lines.append("PARAMETER repeat_penalty 1")  # Ollama's own default changes what the model would say
+    (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return notes
+
+
+def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
+    known = ADAPTER_ARCHITECTURES if adapter else ARCHITECTURES
+    name = (config.get("architectures") or ["?"])[0]
+    if name not in known:
+        what = "adapters of" if adapter else "safetensors of"
+        raise ModelError(
+            f"Ollama does not import {what} {name}; it knows {', '.join(known)}",
+            mend="export the merged model: --weights merged"
+            if adapter
+            else "convert the merged model with llama.cpp",
+        )
+
+
+def _settle_adapter(folder: Path) -> None:
+    """Ollama reads alpha as a whole number, and knows neither rsLoRA nor DoRA nor modules trained in full."""
+    config = read_config(folder)
+    reasons = {
+        "rsLoRA": config.get("use_rslora"),
+        "DoRA": config.get("use_dora"),
+        "modules trained in full": config.get("modules_to_save"),
+        "ranks by module": config.get("rank_pattern"),
+        "an alpha that is no whole number": config["lora_alpha"] != int(config["lora_alpha"]),
+    }
+    if found := [reason for reason, value in reasons.items() if value]:
+        raise ModelError(
+            f"Ollama does not import this adapter: it has {', '.join(found)}",
+            mend="export the merged model: --weights merged",
+        )
+    change_config(folder, lora_alpha=int(config["lora_alpha"]))
+
+
+def _check_tokenizer(folder: Path) -> list[str]:
+    content = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+    if content["model"].get("byte_fallback") and not (folder / "tokenizer.model").is_file():
+        raise ModelError(
+            "Ollama reads a SentencePiece tokenizer from tokenizer.model, and the base has none",
+            mend="put the tokenizer.model of the original model into the base's folder, and merge again",
+        )
+    splits = (content.get("pre_tokenizer") or {}).get("pretokenizers") or []
+    patterns = [
+        part["pattern"]["Regex"] for part in splits if part["type"] == "Split" and "Regex" in part["pattern"]
+    ]
+    if (folder / "tokenizer.model").is_file():
+        return []
+    if not patterns or hashlib.sha256("".join(patterns).encode()).hexdigest() not in SPLITS:
+        return [
+            "Ollama does not know this tokenizer's splitting pattern and takes its default one: some texts may be cut into other tokens"
+        ]
+    return []
+
+
+def _settle_bos(folder: Path, bos: bool) -> None:
+    """Say whether a text begins with the BOS: Ollama takes it from there, and the template leaves it out."""
+    path = folder / TOKENIZER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps({**config, "add_bos_token": bos}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -1,0 +1,292 @@
+"""`tailor export --as sentence-transformers`: a model folder in the layout that SentenceTransformer loads.
+
+The layout is the one that every version reads. The decoder's configuration says `is_causal: false`, which generation
+does not survive, so the folder is for embeddings alone. What was written is proven: read back by plain transformers,
+texts must have the tokens and the embeddings that they have here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tailor.artifacts.base_model import saved_dtype
+from tailor.artifacts.load import load_embedder
+from tailor.encode.embedding_examples import TextEncoder, TextFormat
+from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer_files import settle
+from tailor.errors import ModelError
+from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.export.forms.base import CardSection, ExportForm
+from tailor.export.markdown import table
+from tailor.layout import (
+    EMBEDDING,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    MODULES,
+    PROJECTION,
+    SENTENCE_TRANSFORMERS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
+from tailor.models.embedding.embedder import states_width
+from tailor.models.embedding.settings import Embedding
+
+if TYPE_CHECKING:
+    from tailor.export.request import Selection, Weights
+
+PROBES = (
+    "hello there",
+    " hello",
+    "\nhello",
+    "\n\n two lines",
+    "  spaces",
+    "!sign",
+    "|>",
+    "1 2 3",
+    "\tx",
+    "\r\n-",
+    "été",
+    "日本の海",
+    "a longer sentence, of more words than the others have in all: one, two, three.",
+)
+"""Texts whose beginnings may melt into what stands before them."""
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+"""Largest difference of two embeddings' numbers that rounding explains. There, everything is in the model's own precision."""
+_PACKAGE = "sentence_transformers.models"
+_SETTINGS = SENTENCE_TRANSFORMERS
+_USE = """\
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH")
+queries = model.encode(["…"], prompt_name="query")
+passages = model.encode(["…"])
+print(model.similarity(queries, passages))
+```
+
+{prompts}
+It needs transformers 5.2 or newer: its decoder reads in both directions, which older ones ignore.
+"""
+
+
+class SentenceTransformers(ExportForm):
+    """A whole model with its pooling and its prompts."""
+
+    weights = ("merged", "model")
+    options = ("query_instruction",)
+
+    def refusal(self, weights: Weights) -> str:
+        return "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say"
+
+    def check(self, selection: Selection) -> None:
+        require_embeddings(selection.artifact.url)
+
+    def write(self, folder: Path, selection: Selection) -> tuple[str, ...]:
+        write(folder, query_instruction=selection.request.query_instruction)
+        return ()
+
+    def card(self, folder: Path) -> CardSection:
+        prompts = json.loads((folder / _SETTINGS).read_text())["prompts"]
+        rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
+        return CardSection(
+            _USE.format(prompts=table(["prompt", "what stands before a text"], rows)),
+            {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},
+            ["sentence-transformers", "feature-extraction"],
+        )
+
+
+def write(folder: Path, *, query_instruction: str | None) -> None:
+    """Turn a model folder that makes embeddings into one for sentence-transformers. ModelError where it cannot be one."""
+    settings, projection = Embedding.read(folder, str(folder))
+    if settings.pooling == "weightedmean":
+        raise ModelError(
+            "sentence-transformers counts the places of the prompt in its weighted mean, so that the embeddings would be others",
+            mend="export it as huggingface, and embed with `tailor embed`",
+        )
+    prompts = {"document": settings.format.before(None), "query": settings.format.before(query_instruction)}
+    embedder = load_embedder(str(folder))
+    wanted = [embedder.encode(PROBES, one) for one in (None, query_instruction)]
+    limit = embedder.max_length or _positions(folder)
+    width = states_width(embedder.model)
+    del embedder  # its memory, before the model is loaded again
+    _configure(folder, settings)
+    _tokenizer(folder, settings.format, query_instruction)
+    modules: list[tuple[str, str, dict[str, Any]]] = [
+        ("", "Transformer", {}),
+        (
+            "1_Pooling",
+            "Pooling",
+            {
+                "word_embedding_dimension": width,
+                **{
+                    f"pooling_mode_{theirs}": settings.pooling == own
+                    for own, theirs in (
+                        ("cls", "cls_token"),
+                        ("mean", "mean_tokens"),
+                        ("lasttoken", "lasttoken"),
+                    )
+                },
+                # The first token of all is a part of the prompt.
+                "include_prompt": settings.pooling == "cls",
+            },
+        ),
+    ]
+    if projection is not None:
+        identity = "torch.nn.modules.linear.Identity"
+        sizes = {"in_features": projection.in_features, "out_features": projection.out_features}
+        modules.append(("2_Dense", "Dense", {**sizes, "bias": True, "activation_function": identity}))
+    if settings.normalise:
+        modules.append((f"{len(modules)}_Normalize", "Normalize", {}))
+    for path, _, config in modules[1:]:
+        (folder / path).mkdir()
+        if config:
+            _write_json(folder / path / MODEL_CONFIG, config)
+    if projection is not None:
+        from safetensors.torch import save_file
+
+        weights = {f"linear.{name}": value.contiguous() for name, value in projection.state_dict().items()}
+        save_file(weights, folder / "2_Dense" / MODEL_WEIGHTS)
+        (folder / PROJECTION).unlink()
+    (folder / EMBEDDING).unlink()
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    _write_json(
+        folder / _SETTINGS,
+        {
+            "prompts": prompts,
+            "default_prompt_name": "document",
+            "similarity_fn_name": "cosine" if settings.normalise else "dot",
+        },
+    )
+    _write_json(
+        folder / MODULES,
+        [
+            {"idx": at, "name": str(at), "path": path, "type": f"{_PACKAGE}.{kind}"}
+            for at, (path, kind, _) in enumerate(modules)
+        ],
+    )
+    _prove(folder, settings, projection, [prompts["document"], prompts["query"]], wanted)
+
+
+def _positions(folder: Path) -> int | None:
+    limit: int | None = json.loads((folder / MODEL_CONFIG).read_text()).get("max_position_embeddings")
+    return limit
+
+
+def _configure(folder: Path, settings: Embedding) -> None:
+    config = json.loads((folder / MODEL_CONFIG).read_text())
+    if settings.attention == "bidirectional":
+        config["is_causal"] = False
+        if settings.window == "widen" and config.get("sliding_window"):
+            config["sliding_window"] = None
+            config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
+    _write_json(folder / MODEL_CONFIG, config)
+
+
+def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) -> None:
+    """Make the tokenizer give a text behind its prompt the tokens that it has here, and fill batches on the right."""
+    settings = json.loads((folder / TOKENIZER_CONFIG).read_text())
+    settings["padding_side"] = "right"
+    settings.setdefault("pad_token", settings.get("eos_token"))
+    _write_json(folder / TOKENIZER_CONFIG, settings)
+    wanted = _tokens(folder, format, query_instruction)
+    if (first := _first_difference(folder, format, query_instruction, wanted)) is None:
+        return
+    file = folder / TOKENIZER
+    content = json.loads(file.read_text(encoding="utf-8"))
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": _pattern(format)},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    then = content["pre_tokenizer"]
+    after = then["pretokenizers"] if then and then["type"] == "Sequence" else [then] if then else []
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *after]}
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    settle(folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES])
+    if _first_difference(folder, format, query_instruction, wanted) is not None:
+        raise ModelError(
+            f"sentence-transformers encodes prompt and text as one, and behind the prompt this tokenizer gives {first!r} "
+            "other tokens than it has alone",
+            mend="export it as huggingface, and embed with `tailor embed`",
+        )
+
+
+def _pattern(format: TextFormat) -> str:
+    """What stands before a text, as a regular expression, so that nothing melts across its end.
+
+    SentencePiece's normalisers have put ▁ before the text and for every space by then.
+    """
+    head, _, tail = format.instructed.partition("{instruction}")
+    head, tail, plain = (re.escape(part).replace(r"\ ", "[ ▁]") for part in (head, tail, format.plain))
+    return rf"\A▁?(?:{head}[\s\S]*?{tail}|{plain})"
+
+
+def _tokens(folder: Path, format: TextFormat, instruction: str | None) -> list[list[int]]:
+    encoder = TextEncoder(load_tokenizer(str(folder)), format)
+    pairs = [(one, text) for one in (None, instruction) for text in PROBES]
+    return [text.input_ids.tolist() for text in encoder(pairs)]
+
+
+def _first_difference(
+    folder: Path, format: TextFormat, instruction: str | None, wanted: Sequence[list[int]]
+) -> str | None:
+    """The first text that has other tokens behind a prompt, when prompt and text are encoded as one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    texts = [(one, text) for one in (None, instruction) for text in PROBES]
+    for (one, text), ids in zip(texts, wanted, strict=True):
+        if tokenizer(format.before(one) + text)["input_ids"] != ids:
+            return text
+    return None
+
+
+@torch.no_grad()
+def _prove(
+    folder: Path,
+    settings: Embedding,
+    projection: torch.nn.Linear | None,
+    prompts: Sequence[str],
+    wanted: Sequence[np.ndarray],
+) -> None:
+    """Embed the probes by plain transformers, as sentence-transformers does. ModelError when they are others."""
+    from transformers import AutoModel, AutoTokenizer
+
+    dtype = saved_dtype(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModel.from_pretrained(str(folder), dtype=dtype).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    worst = 0.0
+    for prompt, expected in zip(prompts, wanted, strict=True):
+        start = len(tokenizer(prompt)["input_ids"])
+        batch = tokenizer([prompt + text for text in PROBES], padding=True, return_tensors="pt").to(device)
+        states = model(**batch).last_hidden_state.float().cpu()
+        mask = batch["attention_mask"].cpu().clone()
+        lasts = mask.sum(1) - 1
+        mask[:, :start] = 0
+        vectors = {
+            "cls": states[:, 0],
+            "lasttoken": states[torch.arange(len(states)), lasts],
+            "mean": (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True),
+        }[settings.pooling]
+        vectors = vectors if projection is None else projection(vectors)
+        vectors = torch.nn.functional.normalize(vectors, dim=-1) if settings.normalise else vectors
+        worst = max(worst, float((vectors - torch.from_numpy(expected)).abs().max()))
+    if not worst <= TOLERANCE[dtype]:
+        raise ModelError(
+            f"read back by plain transformers, the embeddings of {folder.name} differ by {worst:.2g}: "
+            f"{type(model).__name__} does not do there what it does here",
+            mend="export it as huggingface, and embed with `tailor embed`",
+        )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

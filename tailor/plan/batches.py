@@ -1,0 +1,51 @@
+"""What decides the batches of a run, beside the lengths of its examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tailor.spec.methods.base import StreamSizes
+from tailor.spec.recipe import Recipe
+from tailor.spec.train import DEFAULT_BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What decides the batches, beside the lengths. One of `batch_size`, `batch_tokens` and `streams` is set."""
+
+    seed: int
+    max_length: int
+    pack: bool
+    join: bool = False
+    """Rows are stretches of one stream of examples, and not whole examples."""
+    batch_size: int | None = None
+    """Rows per batch."""
+    batch_tokens: int | None = None
+    """Tokens per batch."""
+    weights: tuple[float, ...] = ()
+    """How often an epoch shows the examples of each source; empty means once each."""
+    first_step: int = 0
+    """The step at which these batches begin: a run may have begun with others."""
+    window: int | None = None
+    """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
+    streams: StreamSizes | None = None
+    """Where set, batches are `tailor.data.grit_batches.GritBatches`, and none of the sizes above counts."""
+
+
+def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
+    """The batches that a recipe declares. first_step: see `BatchSpec`."""
+    method, train = recipe.method, recipe.train
+    streams, weights = method.streams, tuple(source.weight for source in recipe.data.train)
+    rows = None if train.batch_tokens else train.batch_size or DEFAULT_BATCH_SIZE
+    return BatchSpec(
+        seed=train.seed,
+        max_length=recipe.data.max_length,
+        pack=recipe.data.pack and not method.joins and streams is None,
+        join=method.joins,
+        batch_size=rows if streams is None else None,
+        batch_tokens=train.batch_tokens,
+        weights=() if all(weight == 1.0 for weight in weights) else weights,
+        first_step=first_step,
+        window=recipe.model.beacon.window if recipe.model.beacon else None,
+        streams=streams,
+    )

@@ -1,0 +1,29 @@
+"""`method` with `name: sft`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tailor.spec.data import EXAMPLES
+from tailor.spec.methods.base import MethodSection, Turns
+
+
+class Sft(MethodSection):
+    """Supervised fine-tuning: next-token loss on the supervised tokens."""
+
+    implementation = "tailor.methods.next_token:build"
+    reads = (EXAMPLES,)
+    token_loss = True
+
+    name: Literal["sft"]
+    """The method."""
+
+    train_on: Literal["assistant", "last_assistant", "everything"] = "assistant"
+    """Which tokens of a conversation are supervised: all assistant turns, the last one, or every token.
+
+    Plain text is always supervised in full, and a completion row on its response unless this says `everything`.
+    """
+
+    @property
+    def supervised_turns(self) -> Turns:
+        return self.train_on

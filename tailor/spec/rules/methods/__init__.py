@@ -1,0 +1,31 @@
+"""Rules between the keys of one method and the rest of its recipe: a file per method, named by its section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from tailor.spec.rules.keys import Conflict, Finding, Keys
+
+
+def conflicts(keys: Keys) -> Iterator[Conflict]:
+    """Pairs of keys that do not go together, and why."""
+    yield from _of_method(keys, "conflicts")
+
+
+def findings(keys: Keys) -> Iterator[Finding]:
+    """Keys that need others, or are wrong in themselves."""
+    yield from _of_method(keys, "findings")
+
+
+def idle(keys: Keys) -> Iterator[Finding]:
+    """Keys that would be ignored."""
+    yield from _of_method(keys, "idle")
+
+
+def _of_method(keys: Keys, function: str) -> Iterator[Any]:
+    method = keys.method
+    if method is not None and method.rules is not None:
+        rules = getattr(import_module(method.rules), function, None)
+        yield from rules(keys) if rules is not None else ()
