@@ -13,7 +13,7 @@ from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, PLAN
 from tailor.models.base_record import Held
-from tailor.spec.methods import method_of
+from tailor.spec.methods.registry import method_of
 from tailor.spec.model import Model
 from tailor.store import Store, run_folder
 from tailor.train.warm_start import folder_of

@@ -13,7 +13,8 @@ from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
 from tailor.spec.data import PAIRS, RATED, Source, is_read
-from tailor.spec.methods import METHODS, Method
+from tailor.spec.methods.registry import METHODS
+from tailor.spec.methods.union import Method
 
 _PEEK = 20
 _PREFERENCE = ("chosen", "rejected")

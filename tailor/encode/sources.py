@@ -13,7 +13,7 @@ from tailor.encode.format_detection import find_format
 from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, FileRange, load_dataset
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.tasks.rows import Questions
 from tailor.store import filesystem, mend_of, opened, stamp_of
 

@@ -13,8 +13,8 @@ from tailor.evaluate.models import Subject
 from tailor.evaluate.task_inputs import TaskInputs, question_inputs
 from tailor.layout import DATA_REPORT
 from tailor.spec.data import Data
-from tailor.spec.methods import Method
 from tailor.spec.methods.sft import Sft
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.suite import Suite
 from tailor.store import Store

@@ -33,7 +33,7 @@ from tailor.runs.report import heatmap, page
 from tailor.runs.words import duration, now
 from tailor.spec.data import Data
 from tailor.spec.load import Dumper
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Keys, path_of

@@ -23,9 +23,9 @@ from tailor.encode.prepare import Prepared, Progress, prepare
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError, TailorError, TemplateError
 from tailor.spec.data import Data
-from tailor.spec.methods import Method
 from tailor.spec.methods.pretrain import Pretrain
 from tailor.spec.methods.sft import Sft
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 from tests.helpers.models import byte_tokenizer

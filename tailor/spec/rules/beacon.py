@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tailor.spec.data import Data
-from tailor.spec.methods import token_methods
+from tailor.spec.methods.registry import token_methods
 from tailor.spec.model import Beacon
 from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys

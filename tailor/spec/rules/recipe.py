@@ -11,7 +11,7 @@ from typing import Any
 
 from tailor.errors import Problem
 from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
-from tailor.spec.methods import METHODS
+from tailor.spec.methods.registry import METHODS
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules import (
