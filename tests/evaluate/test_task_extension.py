@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.evaluations import make_recipe, write_rows
-from tests.helpers.extensions import make_distribution
+from tests.helpers.extensions import documented
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "tests" / "examples" / "matches"
-FILES = ("matches_task.py", "matches_evaluator.py")
 EVALUATION = """\
 tasks:
   - {name: perplexity}
@@ -36,12 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"question": "1?", "pattern": "(?s).*"}, {"question": "2?", "pattern": "no such answer"}]
     write_rows(folder / "questions.jsonl", rows)
     (folder / "matches.yaml").write_text(EVALUATION)
-    make_distribution(
-        folder / "packages",
-        "tailor-matches",
-        {name: (EXAMPLE / name).read_text() for name in FILES},
-        {"tailor.evaluation_tasks": {"matches": "matches_task:Matches"}},
-    )
+    documented(folder / "packages", "An evaluation task")
     return folder
 
 
@@ -86,10 +79,3 @@ def test_without_the_package_the_name_is_refused(place: Path) -> None:
     assert done.returncode == 2
     assert "matches.yaml:3:" in done.stderr
     assert '"const": "matches"' not in tailor_command(place, "schema", "--evaluation", installed=False).stdout
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_the_docs_have_the_same_example(name: str) -> None:
-    code = (EXAMPLE / name).read_text().strip()
-    pages = [page.read_text() for page in (ROOT / "docs").rglob("*.md")]
-    assert any(code in page for page in pages), f"no page of docs/ has {EXAMPLE / name} as it is"
