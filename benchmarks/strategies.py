@@ -6,7 +6,7 @@ Two gloo workers with one thread each train a Llama of 69 million weights, every
 four rows of 256 tokens a step. Every strategy runs in processes of its own, where a tiny model is trained first, so that
 libraries have loaded what they need. CPU seconds are user + system time of both workers between the end of the second step
 and the end of the last; memory is what a worker holds beyond what it held before the large model was loaded: at most while
-loading, training, saving, and writing the artefact. `forecast` is the plan's: weights, gradients and optimizer state, and
+loading, training, saving, and writing the artifact. `forecast` is the plan's: weights, gradients and optimizer state, and
 the peak, also as a ratio to the larger worker's peak in training. One JSON line per strategy.
 """
 
@@ -99,7 +99,7 @@ def worker(rank: int, port: int, plan: Any, tiny: Any, out: Path) -> None:
         forget_peak()
 
     loop.run(plan, host, probes=[probe])
-    found["artefact"] = round(status("VmHWM") - before)
+    found["artifact"] = round(status("VmHWM") - before)
     found["cpu_seconds"] = host.cpu[-1] - host.cpu[WARM - 1]
     (out / f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
@@ -186,7 +186,7 @@ def main() -> None:
                 "load_mib": [rank["load"] for rank in ranks],
                 "train_mib": [rank["train"] for rank in ranks],
                 "save_mib": [rank["save"] for rank in ranks],
-                "artefact_mib": [rank["artefact"] for rank in ranks],
+                "artifact_mib": [rank["artifact"] for rank in ranks],
                 "forecast_mib": {
                     "weights, gradients, optimizer": round(held / MIB),
                     "peak": round(plan.memory.peak / MIB),

@@ -48,7 +48,7 @@ class LoadedRecipe:
         return resolved_yaml(self.spec)
 
     def run(self, *, verbose: bool = False) -> Run:
-        """Prepare, train, prove, write the artefacts and push them where `export` says so; as `tailor run`.
+        """Prepare, train, prove, write the artifacts and push them where `export` says so; as `tailor run`.
 
         Progress is printed as plain lines. Ctrl-C (an interrupted cell) saves a checkpoint and raises KeyboardInterrupt;
         in another thread than the main one signals are left alone. Raises GateError for a bound of
@@ -59,7 +59,7 @@ class LoadedRecipe:
         if self.spec.save.to.startswith("memory:"):
             raise StoreError(
                 f"{self.spec.save.to} lies in this process's memory and is lost when the command ends",
-                mend="set save.to to a folder on a disk or in an object store",
+                hint="set save.to to a folder on a disk or in an object store",
             )
         with _display(verbose) as display:
             from tailor.export import recipe as handover

@@ -12,7 +12,7 @@
     └── TrainingError      1   training started and could not go on
         └── WorkerError    1   a worker died or raised; another try from the last checkpoint may go well
 
-A message says what is wrong, where, and the mend. The command line prints it
+A message says what is wrong, where, and the hint. The command line prints it
 without a traceback; `tailor --debug` shows the traceback too. Programming
 mistakes are `assert`s and plain exceptions, never a TailorError.
 """
@@ -23,25 +23,25 @@ from dataclasses import dataclass
 
 
 class TailorError(Exception):
-    """An error that the user can mend. `mend` says how, in one sentence."""
+    """An error that the user can fix. `hint` says how, in one sentence."""
 
     exit_code = 1
 
-    def __init__(self, message: str, *, mend: str | None = None) -> None:
-        super().__init__(message, mend)
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint)
         self.message = message
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process borders (Ray workers), so they must unpickle with their mend.
-        return (_rebuild, (type(self), self.message, self.mend))
+        # Errors cross process borders (Ray workers), so they must unpickle with their hint.
+        return (_rebuild, (type(self), self.message, self.hint))
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.mend}" if self.mend else self.message
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
-def _rebuild(kind: type[TailorError], message: str, mend: str | None) -> TailorError:
-    return kind(message, mend=mend)
+def _rebuild(kind: type[TailorError], message: str, hint: str | None) -> TailorError:
+    return kind(message, hint=hint)
 
 
 @dataclass(frozen=True, order=True)

@@ -51,7 +51,7 @@ class Registry(Generic[T]):
             raise ExtensionError(
                 f"{self.group}: {name} of {_package(entry)} cannot be loaded from {entry.value}: "
                 f"{type(error).__name__}: {error}",
-                mend=f"install a version of {_package(entry)} that works with this one, or uninstall it",
+                hint=f"install a version of {_package(entry)} that works with this one, or uninstall it",
             ) from error
 
     @cached_property
@@ -67,7 +67,7 @@ class Registry(Generic[T]):
             if taken is not None:
                 raise ExtensionError(
                     f"{self.group}: {_package(entry)} registers {entry.name}, a name of {taken}",
-                    mend="rename the entry point, or uninstall one of the packages",
+                    hint="rename the entry point, or uninstall one of the packages",
                 )
             found[entry.name] = entry
         return found

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tailor.store.shares import SharedPublication, begin
 
 from tailor.errors import StoreError
 from tailor.store import Store, verified
-from tailor.store.shares import SharedPublication, begin
 
 
 @pytest.fixture(params=["local", "remote"])

@@ -119,7 +119,7 @@ def test_a_changed_file_of_a_whole_folder_is_named(store):
         with pytest.raises(StoreError, match=told) as caught, verified(store, "out"):
             pass
         assert caught.value.message.startswith(f"{store.url}/out/sub/b.bin ")
-        assert caught.value.mend == f"bring the file back, or remove {store.url}/out to do without it"
+        assert caught.value.hint == f"bring the file back, or remove {store.url}/out to do without it"
     store.write_json(f"out/{COMMIT}", {**marker, "c.bin": marker["a.bin"]})
     with pytest.raises(StoreError, match=r"out/c\.bin is missing"), verified(store, "out"):
         pass
@@ -215,7 +215,7 @@ def test_writing_where_nothing_can_be_written_names_the_folder(folder, why, tmp_
         with pytest.raises(StoreError) as caught:
             write()
         assert caught.value.message == f"{tmp_path / folder} cannot be written: {why}"
-        assert caught.value.mend == "set data.store (or save.to) to a folder that can be written"
+        assert caught.value.hint == "set data.store (or save.to) to a folder that can be written"
     store.remove("nothing")
 
 

@@ -72,7 +72,7 @@ def _kind(parts: Sequence[AverageInput], rank: int | None) -> str:
         if part.kind != first.kind:
             raise ModelError(
                 f"{first.url} is {_article(first.kind)} and {part.url} is {_article(part.kind)}",
-                mend="average things of one kind; `tailor merge` makes a model of an adapter",
+                hint="average things of one kind; `tailor merge` makes a model of an adapter",
             )
     if rank is not None and first.kind != "adapter":
         raise ModelError(f"--rank is for adapters, and {first.url} is {_article(first.kind)}")
@@ -92,7 +92,7 @@ def _shares(urls: Sequence[str], weights: Sequence[float] | None) -> list[float]
         return [1 / len(urls)] * len(urls)
     if len(weights) != len(urls):
         raise ModelError(
-            f"{len(urls)} things to average, and {len(weights)} weights", mend="give one weight for each"
+            f"{len(urls)} things to average, and {len(weights)} weights", hint="give one weight for each"
         )
     if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
         raise ModelError("weights must be finite and 0 or more, and one of them more than 0")
@@ -112,7 +112,7 @@ def average_embeddings(
     if not all(made):
         raise ModelError(
             f"{urls[made.index(True)]} makes embeddings, and {urls[made.index(False)]} does not",
-            mend="average models that were trained alike",
+            hint="average models that were trained alike",
         )
     read = [Embedding.read(part, url) for part, url in zip(parts, urls, strict=True)]
     settings, _ = read[0]
@@ -120,7 +120,7 @@ def average_embeddings(
         if other != settings:
             raise ModelError(
                 f"{urls[0]} and {url} embed in different ways: their {EMBEDDING} differ",
-                mend="average models that were trained alike",
+                hint="average models that were trained alike",
             )
     weights: dict[str, torch.Tensor] | None = None
     if settings.projection:

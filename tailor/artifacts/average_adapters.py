@@ -26,7 +26,7 @@ def average_adapters(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the averaged adapter into `folder`; returns what is to be recorded. ModelError."""
-    helds = same_base(parts)
+    records = same_base(parts)
     with ExitStack() as stack:
         adapters = [stack.enter_context(LoraAdapter(part.folder, part.url)) for part in parts]
         _require_linear(adapters)
@@ -56,7 +56,7 @@ def average_adapters(
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
         _write_config(folder, adapters, ranks)
-    helds[0].write(folder)
+    records[0].write(folder)
     output.copy_texts(parts[0].folder, folder)
     record: dict[str, Any] = {"rank": max(ranks.values())}
     if rank is not None:
@@ -74,13 +74,13 @@ def _require_linear(adapters: Sequence[LoraAdapter]) -> None:
         if adapter.dora:
             raise ModelError(
                 f"{adapter.url} is a DoRA adapter, whose rows are scaled to trained lengths: updates cannot be averaged",
-                mend="merge each adapter with `tailor merge`, then average the models",
+                hint="merge each adapter with `tailor merge`, then average the models",
             )
         if adapter.replaced.keys() != adapters[0].replaced.keys():
             odd = min(adapter.replaced.keys() ^ adapters[0].replaced.keys())
             raise ModelError(
                 f"{odd} was trained in full in one of {adapters[0].url} and {adapter.url} only",
-                mend="merge each adapter with `tailor merge`, then average the models",
+                hint="merge each adapter with `tailor merge`, then average the models",
             )
 
 
@@ -95,7 +95,7 @@ def concatenated(
             if downs and (down.shape[1] != downs[0].shape[1] or up.shape[0] != ups[0].shape[0]):
                 raise ModelError(
                     f"the updates of {module} have other shapes in {adapters[0].url} and {adapter.url}",
-                    mend="average adapters of one base",
+                    hint="average adapters of one base",
                 )
             downs.append(down)
             ups.append(up * share)

@@ -45,7 +45,7 @@ def require_same(readers: Sequence[Reader], urls: Sequence[str]) -> None:
             shapes = [r.about(odd[0]).shape if odd[0] in r else "missing" for r in (first, reader)]
             raise ModelError(
                 f"{urls[0]} and {url} are not of one form: {odd[0]} is {shapes[0]} and {shapes[1]}",
-                mend="average models of the same architecture and size",
+                hint="average models of the same architecture and size",
             )
 
 
@@ -61,7 +61,7 @@ def _require_same_rope(models: Sequence[Path]) -> None:
         ropes.append((kind, theta, own))
         if ropes[-1] != ropes[0]:
             raise ModelError(
-                OTHER_ROPE.format(models[0], model), mend="average models of one rope_parameters"
+                OTHER_ROPE.format(models[0], model), hint="average models of one rope_parameters"
             )
 
 
@@ -87,12 +87,12 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     models = [trained_model(part.url, part.run) for part in parts]
     if any(model.rope != models[0].rope for model in models):
         raise ModelError(
-            OTHER_ROPE.format(parts[0].url, "others"), mend="average checkpoints of one model.rope"
+            OTHER_ROPE.format(parts[0].url, "others"), hint="average checkpoints of one model.rope"
         )
     if any(model.path != models[0].path or model.revision != models[0].revision for model in models):
         raise ModelError(
             "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
-            mend="average checkpoints of one model",
+            hint="average checkpoints of one model",
         )
     base = files.find_folder(
         models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code

@@ -13,36 +13,36 @@ import torch
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, PLAN
 from tailor.models import adapter_files, files
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES, quantization
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
 
 
-def held_of(folder: Path, run: Store) -> Held:
+def base_record_of(folder: Path, run: Store) -> BaseRecord:
     """How training held the base of the adapter in `folder`, which the run at `run` may have made.
 
     The base's path is the one in the adapter's own configuration, which may be edited when a base moves.
     """
     config = adapter_files.read_config(folder)
     path, revision = str(config["base_model_name_or_path"]), config.get("revision")
-    held = Held.read(folder)
-    if held is not None:
-        return replace(held, path=path)
+    base_record = BaseRecord.read(folder)
+    if base_record is not None:
+        return replace(base_record, path=path)
     plan = run.read_json(PLAN) if run.exists(PLAN) else None
     if plan is None:
-        return Held(path, revision, _stored_dtype(Path(path)), None, None)
+        return BaseRecord(path, revision, _stored_dtype(Path(path)), None, None)
     model = Model.model_validate(plan["model"])
-    return Held(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
+    return BaseRecord(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
 
 
-def model_spec(held: Held, run: Store) -> Model:
+def model_spec(base_record: BaseRecord, run: Store) -> Model:
     """What loads the base."""
     return Model(
-        path=held.path,
-        revision=held.revision,
-        quantize=held.quantize,
-        rope=held.rope,
+        path=base_record.path,
+        revision=base_record.revision,
+        quantize=base_record.quantize,
+        rope=base_record.rope,
         trust_remote_code=is_trusted(run),
     )
 
@@ -141,12 +141,14 @@ def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> 
     return bnb.functional.dequantize_4bit(packed.data, packed.quant_state)
 
 
-def base_folder(held: Held, url: str, spec: Model) -> Path:
+def base_folder(base_record: BaseRecord, url: str, spec: Model) -> Path:
     """The local folder with the base's files. ModelError."""
     try:
-        return files.find_folder(held.path, held.revision, trust_remote_code=spec.trust_remote_code)
+        return files.find_folder(
+            base_record.path, base_record.revision, trust_remote_code=spec.trust_remote_code
+        )
     except ModelError as error:
         raise ModelError(
-            f"the adapter at {url} needs its base model {held.path}: {error.message}",
-            mend=f"bring it back to {Path(held.path).absolute()}, or say with --base where it is now",
+            f"the adapter at {url} needs its base model {base_record.path}: {error.message}",
+            hint=f"bring it back to {Path(base_record.path).absolute()}, or say with --base where it is now",
         ) from error

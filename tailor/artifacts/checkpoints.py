@@ -16,7 +16,7 @@ from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CO
 from tailor.models import files, rope
 from tailor.models.adapter_files import write_config
 from tailor.models.adapters import adapter_name
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.train import sharded_checkpoint
@@ -26,7 +26,7 @@ _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_m
 
 def in_one_file(weights: Path, scratch: Path) -> Path:
     """A checkpoint's folder (`weights`), or `scratch` with its weights in one file where each worker wrote a part."""
-    if not sharded_checkpoint.in_parts(weights):
+    if not sharded_checkpoint.is_sharded(weights):
         return weights
     scratch.mkdir(parents=True)
     with sharded_checkpoint.Saved(weights) as saved:
@@ -70,15 +70,17 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
     write_config(folder, config)
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
-    held = Held(model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope)
-    held.write(folder)
+    base_record = BaseRecord(
+        model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope
+    )
+    base_record.write(folder)
     if model.rope is not None:
         rope.save_config(folder, model)
     write_tokenizer(folder, base, run)
 
 
 def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
-    """Tokenizer, template and stop tokens as in the run's artefact, which may not be there yet.
+    """Tokenizer, template and stop tokens as in the run's artifact, which may not be there yet.
 
     ModelError when it is not, and the run's tokens, which say the template, are gone.
     """
@@ -91,7 +93,7 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
             raise ModelError(
                 f"the run at {run.url} is not finished, and its tokens at {plan['tokens_url']} are gone, which say the "
                 "chat template and what ends an answer",
-                mend=f"prepare them again: tailor data report {run.url}/{RECIPE}",
+                hint=f"prepare them again: tailor data report {run.url}/{RECIPE}",
             )
         template = TokenStore.open(plan["tokens_url"]).template
         Original.open(Model.model_validate(plan["model"])).write(folder, template)

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailor.artifacts.base_model import base_folder, held_of, model_spec
+from tailor.artifacts.base_model import base_folder, base_record_of, model_spec
 from tailor.artifacts.checkpoints import in_one_file, write_adapter
 from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, PLAN
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.spec.methods.registry import method_of
 from tailor.spec.model import Model
 from tailor.store import Store, run_folder
@@ -26,7 +26,7 @@ class Source:
     url: str
     folder: Path
     run: Store
-    held: Held
+    base_record: BaseRecord
     spec: Model
     base: Path
 
@@ -38,25 +38,25 @@ def open_source(url: str, base: str | None = None) -> Source:
     if not store.exists(ADAPTER_CONFIG):
         raise ModelError(
             f"{store.url} is a whole model: there is no adapter to merge",
-            mend="use it as it is, or name a run that trained an adapter",
+            hint="use it as it is, or name a run that trained an adapter",
         )
     folder = store.local_path()
-    trained = held_of(folder, run)
-    held = trained if base is None else replace(trained, path=base, revision=None)
-    spec = model_spec(held, run)
+    trained = base_record_of(folder, run)
+    base_record = trained if base is None else replace(trained, path=base, revision=None)
+    spec = model_spec(base_record, run)
     try:
-        found = base_folder(held, store.url, spec)
+        found = base_folder(base_record, store.url, spec)
     except ModelError as error:
         if base is None:
             raise
         raise ModelError(
             f"--base {base}: {error.message.removeprefix(f'the adapter at {store.url} needs its base model {base}: ')}",
-            mend=f"name the folder that {trained.path} is in now",
+            hint=f"name the folder that {trained.path} is in now",
         ) from error
     trained.check(
-        found, store.url, mend=f"bring back the weights of {trained.path}, or name their folder with --base"
+        found, store.url, hint=f"bring back the weights of {trained.path}, or name their folder with --base"
     )
-    return Source(store.url, folder, run, held, spec, found)
+    return Source(store.url, folder, run, base_record, spec, found)
 
 
 NOT_AVERAGED = "a low-rank update is a product of factors, and each was trained for windows of its own"
@@ -89,13 +89,13 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
         model = trained_model(store.url, run)
         if method_of(run.read_json(PLAN)["method"]).embedding is not None:
             raise ModelError(
-                f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artefact alone",
-                mend="name the finished run",
+                f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artifact alone",
+                hint="name the finished run",
             )
         if model.beacon is not None:
             raise ModelError(
                 f"{store.url} holds activation beacons, which cannot be averaged: {NOT_AVERAGED}",
-                mend="average adapters, or models that were trained whole",
+                hint="average adapters, or models that were trained whole",
             )
         if model.adapter is None:
             return AverageInput(store.url, "checkpoint", weights, run)
@@ -111,23 +111,23 @@ def trained_model(url: str, run: Store) -> Model:
     if not run.exists(PLAN):
         raise ModelError(
             f"{url} lies in no run's folder",
-            mend="name it as RUN/checkpoints/step-…, with the run around it",
+            hint="name it as RUN/checkpoints/step-…, with the run around it",
         )
     return Model.model_validate(run.read_json(PLAN)["model"])
 
 
-def same_base(parts: Sequence[AverageInput]) -> list[Held]:
+def same_base(parts: Sequence[AverageInput]) -> list[BaseRecord]:
     """How each adapter's base was held. ModelError when they belong to other bases."""
-    helds = [held_of(part.folder, part.run) for part in parts]
-    for part, held in zip(parts[1:], helds[1:], strict=True):
-        known = helds[0].weights is not None and held.weights is not None
-        if held.weights != helds[0].weights if known else held.path != helds[0].path:
+    records = [base_record_of(part.folder, part.run) for part in parts]
+    for part, base_record in zip(parts[1:], records[1:], strict=True):
+        known = records[0].weights is not None and base_record.weights is not None
+        if base_record.weights != records[0].weights if known else base_record.path != records[0].path:
             raise ModelError(
-                f"{parts[0].url} and {part.url} belong to other bases: {helds[0].path} and {held.path}",
-                mend="average adapters of one base, or merge each and average the models",
+                f"{parts[0].url} and {part.url} belong to other bases: {records[0].path} and {base_record.path}",
+                hint="average adapters of one base, or merge each and average the models",
             )
-        if held.rope != helds[0].rope:
+        if base_record.rope != records[0].rope:
             raise ModelError(
-                OTHER_ROPE.format(parts[0].url, part.url), mend="average adapters of one model.rope"
+                OTHER_ROPE.format(parts[0].url, part.url), hint="average adapters of one model.rope"
             )
-    return helds
+    return records

@@ -1,4 +1,4 @@
-"""A run's artefact, an adapter folder or a plain model folder, ready to answer."""
+"""A run's artifact, an adapter folder or a plain model folder, ready to answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts.base_model import held_of, is_trusted, model_spec, saved_dtype
+from tailor.artifacts.base_model import base_record_of, is_trusted, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, RECIPE
 from tailor.models import attention
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
 from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import CausalModel, base_of
@@ -32,7 +32,7 @@ from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, run_folder, verify
 
 HASHED_BYTES = 1 << 30
-"""An artefact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
+"""An artifact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Loaded:
         if self.tokenizer.template is None:
             raise ModelError(
                 f"{self.tokenizer.name} has no chat template: it was not trained on conversations",
-                mend="continue a text with `tailor generate RUN --plain --prompt TEXT`",
+                hint="continue a text with `tailor generate RUN --plain --prompt TEXT`",
             )
 
     def require_adapter(self) -> None:
@@ -57,7 +57,7 @@ class Loaded:
         if not hasattr(self.model, "disable_adapter") and beacons_of(self.model) is None:
             raise ModelError(
                 f"{self.tokenizer.name} is a whole model: it has no adapter beside whose base it could answer",
-                mend="leave --base out, or chat with the base's own folder",
+                hint="leave --base out, or chat with the base's own folder",
             )
 
     def without_adapter(self) -> AbstractContextManager[None]:
@@ -86,10 +86,10 @@ class Loaded:
 def load_run(url: str, device: str | None = None) -> Loaded:
     """Load what `url` holds: a finished run, a folder with an adapter, or a folder with a model.
 
-    device: by default a GPU where there is one. An adapter is put onto its base as it was trained: quantised where the
+    device: by default a GPU where there is one. An adapter is put onto its base as it was trained: quantized where the
     run declares it. Raises
-    ModelError when there is no artefact, and when an adapter's base is not there or does not fit, StoreError
-    when a file of the artefact is missing or is not the one that the run wrote.
+    ModelError when there is no artifact, and when an adapter's base is not there or does not fit, StoreError
+    when a file of the artifact is missing or is not the one that the run wrote.
     """
     store, run = find_artifact(Store(url))
     folder = store.local_path()
@@ -118,9 +118,9 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
     if store.exists(RECIPE):
         raise ModelError(
             f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
-            mend="run its recipe again, which goes on from the last checkpoint",
+            hint="run its recipe again, which goes on from the last checkpoint",
         )
-    raise ModelError(f"{store.url} holds no run, no adapter and no model", mend=_instead(store))
+    raise ModelError(f"{store.url} holds no run, no adapter and no model", hint=_instead(store))
 
 
 def refuse_beacons(store: Store, done: str) -> None:
@@ -128,7 +128,7 @@ def refuse_beacons(store: Store, done: str) -> None:
     if store.exists(BEACON_CONFIG):
         raise ModelError(
             f"{store.url} holds activation beacons, which cannot be {done}",
-            mend="use them with `tailor chat`, `generate` and `evaluate`",
+            hint="use them with `tailor chat`, `generate` and `evaluate`",
         )
 
 
@@ -153,36 +153,36 @@ def _whole(folder: Path, url: str, run: Store, device: torch.device) -> Any:
 def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> Any:
     from transformers import GenerationConfig
 
-    held = Held.read(folder)
-    if held is None:
+    base_record = BaseRecord.read(folder)
+    if base_record is None:
         raise ModelError(
             f"the beacons at {url} have no base.json, which names their base",
-            mend="bring back the file that the run wrote",
+            hint="bring back the file that the run wrote",
         )
-    network = _base_of("beacons", url, held, model_spec(held, run), device)
+    network = _base_of("beacons", url, base_record, model_spec(base_record, run), device)
     beacon_files.put_onto(network, folder, url)
     network.generation_config = GenerationConfig.from_pretrained(str(folder))
     return network
 
 
 def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
-    held = held_of(folder, run)
-    return load_adapted(folder, url, held, model_spec(held, run), device)
+    base_record = base_record_of(folder, run)
+    return load_adapted(folder, url, base_record, model_spec(base_record, run), device)
 
 
-def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.device) -> Any:
+def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, device: torch.device) -> Any:
     """The adapter in `folder` on its base, as it was trained (a PeftModel). ModelError. `url`: for messages."""
     from peft import PeftModel
     from transformers import GenerationConfig
 
-    base = held.path
-    network = _base_of("adapter", url, held, spec, device)
+    base = base_record.path
+    network = _base_of("adapter", url, base_record, spec, device)
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
-            mend="the base must be the model that the adapter was trained on",
+            hint="the base must be the model that the adapter was trained on",
         ) from error
     # Written by a run; PEFT's own folders have none, and then the base model's counts.
     declared = (folder / GENERATION_CONFIG).is_file()
@@ -193,23 +193,23 @@ def load_adapted(folder: Path, url: str, held: Held, spec: Model, device: torch.
 
 
 def _base_of(
-    what: Literal["adapter", "beacons"], url: str, held: Held, spec: Model, device: torch.device
+    what: Literal["adapter", "beacons"], url: str, base_record: BaseRecord, spec: Model, device: torch.device
 ) -> Any:
     """The base of what lies at `url`, as training held it. ModelError."""
-    base = held.path
+    base = base_record.path
     needs = f"the adapter at {url} needs its" if what == "adapter" else f"the beacons at {url} need their"
     moved = f"bring it back to {Path(base).absolute()} (a link does)"
     try:
-        found = find_folder(base, held.revision, trust_remote_code=spec.trust_remote_code)
+        found = find_folder(base, base_record.revision, trust_remote_code=spec.trust_remote_code)
     except ModelError as error:
-        raise ModelError(f"{needs} base model {base}: {error.message}", mend=moved) from error
-    held.check(found, url, mend=moved)
+        raise ModelError(f"{needs} base model {base}: {error.message}", hint=moved) from error
+    base_record.check(found, url, hint=moved)
     try:
-        return load_network(spec, dtype=DTYPES[held.dtype], device=device)
+        return load_network(spec, dtype=DTYPES[base_record.dtype], device=device)
     except ModelError as error:
         raise ModelError(
             f"{needs} base model {base}, which could not be loaded: {error.message}",
-            mend=f"the base must be the model that the {what} {'was' if what == 'adapter' else 'were'} trained on",
+            hint=f"the base must be the model that the {what} {'was' if what == 'adapter' else 'were'} trained on",
         ) from error
 
 

@@ -48,7 +48,7 @@ class LoraAdapter:
             )
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise ModelError(
-                f"the adapter at {url} has no {ADAPTER_WEIGHTS}", mend="weights must be safetensors"
+                f"the adapter at {url} has no {ADAPTER_WEIGHTS}", hint="weights must be safetensors"
             )
         self.reader = Reader([folder / ADAPTER_WEIGHTS])
         self.updates: dict[str, Update] = {}
@@ -95,7 +95,7 @@ class LoraAdapter:
             raise ModelError(
                 f"the adapter at {self.url} does not fit its base: its update of {module} has the shape "
                 f"{tuple(product.shape)}, and {name} has {tuple(oriented.shape)}",
-                mend="the base must be the model that the adapter was trained on",
+                hint="the base must be the model that the adapter was trained on",
             )
         result = oriented + product
         magnitude = self.updates[module].magnitude
@@ -117,7 +117,7 @@ class LoraAdapter:
                 if "lora_" in bare or "trainable_tokens" in bare or bare == name:
                     raise ModelError(
                         f"the adapter at {self.url} holds {name}, which is nothing that can be merged or averaged",
-                        mend="known are LoRA, rsLoRA and DoRA of linear and embedding layers, and modules trained in full",
+                        hint="known are LoRA, rsLoRA and DoRA of linear and embedding layers, and modules trained in full",
                     )
                 self.replaced[bare.replace(".base_layer.", ".")] = name
         for module, found in parts.items():

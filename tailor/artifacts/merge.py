@@ -34,7 +34,7 @@ from tailor.layout import (
     RECIPE,
 )
 from tailor.models import rope
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES
 
 Onto = Literal["full", "dequantized"]
@@ -73,13 +73,13 @@ def merge(
 ) -> Merged:
     """Merge the adapter at `url` and publish the model at `to` (a run's `merged` folder by default).
 
-    onto: the base's own weights (`full`), or what they became by quantisation (`dequantized`, the default where
-    training had a quantised base: those are the weights that the adapter was fitted to).
+    onto: the base's own weights (`full`), or what they became by quantization (`dequantized`, the default where
+    training had a quantized base: those are the weights that the adapter was fitted to).
     dtype: of the result; `auto` keeps each tensor's own. Raises ModelError and StoreError.
     """
     source = open_source(url, base)
     if to is None and not source.run.exists(RECIPE):
-        raise ModelError(f"{source.url} belongs to no run", mend="say with --to where the model goes")
+        raise ModelError(f"{source.url} belongs to no run", hint="say with --to where the model goes")
     target = source.run.join(MERGED).url if to is None else to
     output.check(target, MERGE_RECORD)
     settings = Settings(onto, dtype, tolerance, check)
@@ -106,7 +106,7 @@ def merge_into(
             say(line)
         if (reason := figures.refusal(settings.tolerance)) is not None:
             raise ModelError(
-                f"the merge of {source.url} is refused: {reason}", mend=_mend(source, onto, settings.dtype)
+                f"the merge of {source.url} is refused: {reason}", hint=_hint(source, onto, settings.dtype)
             )
         if (warning := settle(folder)) is not None:
             say(f"warning: {warning}")
@@ -115,23 +115,23 @@ def merge_into(
 
 
 def _onto_words(onto: Onto, source: Source) -> str:
-    quantize = source.held.quantize
+    quantize = source.base_record.quantize
     if onto == "dequantized" and quantize is not None:
-        return f"base as training held it: {quantize.type}, dequantised"
+        return f"base as training held it: {quantize.type}, dequantized"
     return "base in its own precision"
 
 
 def _onto(onto: Onto | None, source: Source) -> Onto:
-    quantized = source.held.quantize is not None
+    quantized = source.base_record.quantize is not None
     if onto == "dequantized" and not quantized:
         raise ModelError(
-            f"--onto dequantized has no effect: the base of {source.url} was not quantised in training"
+            f"--onto dequantized has no effect: the base of {source.url} was not quantized in training"
         )
     return onto or ("dequantized" if quantized else "full")
 
 
-def _mend(source: Source, onto: Onto, dtype: str) -> str:
-    if onto == "full" and source.held.quantize is not None:
+def _hint(source: Source, onto: Onto, dtype: str) -> str:
+    if onto == "full" and source.base_record.quantize is not None:
         return "merge onto the weights that training saw (--onto dequantized), or allow the difference with --tolerance"
     if dtype != "float32":
         return "keep the sums with --dtype float32, or allow the difference with --tolerance"
@@ -167,22 +167,22 @@ def write_model(
     if missing:
         raise ModelError(
             f"the adapter at {source.url} changes {missing[0]}, which the files of its base {source.base} do not have",
-            mend="the base must be the model that the adapter was trained on; one in an older layout must be loaded "
+            hint="the base must be the model that the adapter was trained on; one in an older layout must be loaded "
             "and saved by transformers first",
         )
     transposed = {module: structure.is_transposed(module) for module in adapter.updates}
-    held = source.held if onto == "dequantized" else None
-    quantized = _quantized(structure, held, reader)
+    base_record = source.base_record if onto == "dequantized" else None
+    quantized = _quantized(structure, base_record, reader)
     by_stored = {stored: name for name, stored in names.items()}
 
     def value(stored: str, name: str | None) -> torch.Tensor:
         """A tensor of the merged model. `name` is the model's name of what the adapter changes."""
         tensor = reader.read(stored)
-        if held is not None and tensor.is_floating_point():
-            tensor = tensor.to(DTYPES[held.dtype])
-            if stored in quantized and held.quantize is not None:
+        if base_record is not None and tensor.is_floating_point():
+            tensor = tensor.to(DTYPES[base_record.dtype])
+            if stored in quantized and base_record.quantize is not None:
                 turned = tensor.T.contiguous() if quantized[stored] else tensor
-                turned = as_quantized(turned, held.quantize, device).cpu()
+                turned = as_quantized(turned, base_record.quantize, device).cpu()
                 tensor = turned.T if quantized[stored] else turned
         if name in adapter.replaced:
             tensor = adapter.reader.read(adapter.replaced[name])
@@ -190,7 +190,7 @@ def write_model(
                 raise ModelError(
                     f"the adapter at {source.url} replaces {name} by one of the shape {tuple(tensor.shape)}; "
                     f"its base has {reader.about(stored).shape}",
-                    mend="the base must be the model that the adapter was trained on",
+                    hint="the base must be the model that the adapter was trained on",
                 )
         module = (name or "").removesuffix(".weight")
         if module in adapter.updates:
@@ -217,13 +217,13 @@ def write_model(
     return names if untied is None or embedding is None else {**names, untied: embedding}
 
 
-def _quantized(structure: Structure, held: Held | None, reader: Reader) -> dict[str, bool]:
-    """The stored names of the weights that training held quantised, and whether they stand there as [in, out]."""
-    if held is None or held.quantize is None:
+def _quantized(structure: Structure, base_record: BaseRecord | None, reader: Reader) -> dict[str, bool]:
+    """The stored names of the weights that training held quantized, and whether they stand there as [in, out]."""
+    if base_record is None or base_record.quantize is None:
         return {}
     modules = {name for name, module in structure.model.named_modules() if hasattr(module, "weight")}
     transposed = {f"{name}.weight": structure.is_transposed(name) for name in modules}
-    found = structure.quantized(held.quantize, DTYPES[held.dtype])
+    found = structure.quantized(base_record.quantize, DTYPES[base_record.dtype])
     return {
         stored: transposed[name]
         for name in found
@@ -276,14 +276,18 @@ def _record(
     figures: verify.Figures,
     adapter: LoraAdapter,
 ) -> None:
-    held = source.held
+    base_record = source.base_record
     values = {
         "adapter": source.url,
-        "base": held.path,
-        "base_weights": held.weights or "not known: the adapter does not say which weights it was trained on",
+        "base": base_record.path,
+        "base_weights": base_record.weights
+        or "not known: the adapter does not say which weights it was trained on",
         "onto": onto,
         "dtype": settings.dtype,
-        "trained_with": {"dtype": held.dtype, "quantize": held.quantize and held.quantize.model_dump()},
+        "trained_with": {
+            "dtype": base_record.dtype,
+            "quantize": base_record.quantize and base_record.quantize.model_dump(),
+        },
         "updates": len(adapter.updates),
         "replaced": sorted(adapter.replaced),
         "verification": {**figures.as_dict(), "tolerance": figures.limit(settings.tolerance)},

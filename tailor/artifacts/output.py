@@ -28,7 +28,7 @@ def parent_of(to: str) -> Store:
     try:
         parent.make()
     except StoreError as error:
-        raise StoreError(error.message, mend="name another folder with --to") from error
+        raise StoreError(error.message, hint="name another folder with --to") from error
     return parent
 
 
@@ -36,11 +36,11 @@ def check(to: str, record: str) -> None:
     """StoreError when `to` is a file, or holds something that the command did not write."""
     store = Store(to)
     if store.is_file():
-        raise StoreError(f"{store.url} is a file", mend="name an empty or a new folder with --to")
+        raise StoreError(f"{store.url} is a file", hint="name an empty or a new folder with --to")
     if store.exists() and store.names() and not store.exists(record):
         raise StoreError(
             f"{store.url} holds other files, which would be lost",
-            mend="name an empty or a new folder with --to",
+            hint="name an empty or a new folder with --to",
         )
 
 

@@ -63,7 +63,7 @@ class Dense:
                 raise ModelError(
                     f"data.retrieve.query_instruction has no effect: {path} is a sentence-transformers model, which "
                     "declares its prompts itself",
-                    mend="leave it out",
+                    hint="leave it out",
                 )
             self.identity = _digest(instruction or "", *map(files.contents, found.folders))
             stored = sum(size for folder in found.folders for size in files.numbers(folder))
@@ -104,7 +104,7 @@ class Dense:
         if _digest(self._instruction or "", *map(files.contents, found.folders)) != self.identity:
             raise ModelError(
                 f"{self._path} on {socket.gethostname()} is another model than where the run was started",
-                mend="put the model where all machines see the same files",
+                hint="put the model where all machines see the same files",
             )
         if found.published:
             from tailor.artifacts.sentence_transformers import Published
@@ -118,7 +118,7 @@ def _unit(embeds: Embeds, path: str, text: str, *, asks: bool) -> Unit:
     vector, cut = embeds(text, asks=asks)
     vector = vector.astype(np.float64)
     if not np.isfinite(vector).all():
-        raise ModelError(f"the embeddings of {path} are no numbers", mend="take another model")
+        raise ModelError(f"the embeddings of {path} are no numbers", hint="take another model")
     length = float(np.sqrt((vector * vector).sum()))
     return vector / length if length else vector, cut
 
@@ -150,7 +150,7 @@ class _Found:
 
 def _find(path: str) -> _Found:
     """ModelError when there is nothing that embeds."""
-    from tailor.artifacts.base_model import held_of
+    from tailor.artifacts.base_model import base_record_of
     from tailor.artifacts.load import find_artifact
     from tailor.artifacts.sentence_transformers import require_sentence_transformers
     from tailor.models.embedding.settings import Embedding
@@ -166,13 +166,13 @@ def _find(path: str) -> _Found:
         raise ModelError(
             f"{path} makes no embeddings: it has neither {EMBEDDING}, as runs of gritlm have, nor {MODULES}, as models of "
             "sentence-transformers have",
-            mend="name a model that embeds, or leave the embedder out for BM25",
+            hint="name a model that embeds, or leave the embedder out for BM25",
         )
     Embedding.read(folder, artifact.url)
     folders = [folder]
     if artifact.exists(ADAPTER_CONFIG):
-        held = held_of(folder, run)
-        folders.append(files.find_folder(held.path, held.revision))
+        base_record = base_record_of(folder, run)
+        folders.append(files.find_folder(base_record.path, base_record.revision))
     return _Found(url, folders, published=False)
 
 
@@ -188,7 +188,7 @@ def _named() -> Iterator[None]:
     except TailorError as error:
         if error.message.startswith("data.retrieve."):
             raise
-        raise ModelError(f"{KEY}: {error.message}", mend=error.mend) from error
+        raise ModelError(f"{KEY}: {error.message}", hint=error.hint) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def require_sentence_transformers(path: str) -> Any:
     except ImportError:
         raise ModelError(
             f"{path} is a model of sentence-transformers, which is not installed",
-            mend="pip install 'tailor[sentence-transformers]' wherever data are prepared, or name a run of gritlm",
+            hint="pip install 'tailor[sentence-transformers]' wherever data are prepared, or name a run of gritlm",
         ) from None
     return sentence_transformers
 
@@ -71,9 +71,9 @@ def _require_own_modules(folder: Path, path: str) -> None:
     try:
         kinds = [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
     except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{path}/{MODULES} is damaged", mend="copy the model again") from None
+        raise ModelError(f"{path}/{MODULES} is damaged", hint="copy the model again") from None
     for kind in kinds:
         if not kind.startswith(_PACKAGE):
             raise ModelError(
-                f"{path} has a module of code of its own, {kind}, which is not run", mend="take another model"
+                f"{path} has a module of code of its own, {kind}, which is not run", hint="take another model"
             )

@@ -48,7 +48,7 @@ class Reader:
                     if stored.dtype not in DTYPES:
                         raise ModelError(
                             f"{path} stores {name} as {stored.dtype}, which is no precision to merge or average in",
-                            mend="start from the model in 16 or 32 bits",
+                            hint="start from the model in 16 or 32 bits",
                         )
                     self._stored[name] = (file, stored)
             self._stack = opening.pop_all()
@@ -84,7 +84,7 @@ class Reader:
         content = bytearray(stored.end - stored.start)
         file.seek(stored.start)
         if file.readinto(content) != len(content):
-            raise ModelError(f"{file.name} ends before {name}", mend="copy the model again")
+            raise ModelError(f"{file.name} ends before {name}", hint="copy the model again")
         return torch.frombuffer(content, dtype=dtype).reshape(stored.shape)
 
     def weights(self) -> int:

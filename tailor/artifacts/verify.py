@@ -28,7 +28,7 @@ Check = Literal["logits", "layers"]
 TOLERANCE = 0.001
 """Mean Kullback-Leibler divergence in nats per token that is allowed, where the adapter does much more than that.
 
-Measured on the quickstart: bfloat16 rounds to 4e-6, and the base before its quantisation gives 5e-3.
+Measured on the quickstart: bfloat16 rounds to 4e-6, and the base before its quantization gives 5e-3.
 """
 LAYER_TOLERANCE = 0.02
 """Error of a layer's output that is allowed, as a share of it: rounding to bfloat16 gives 0.002, nf4 0.1."""
@@ -108,7 +108,7 @@ def require_memory(weights: int, device: torch.device) -> None:
     if 4.4 * weights > there:
         raise ModelError(
             f"comparing logits needs {4.4 * weights / 2**30:.1f} GiB of memory, and there are {there / 2**30:.1f} GiB",
-            mend="compare sampled layers in place of the whole model: --verify layers",
+            hint="compare sampled layers in place of the whole model: --verify layers",
         )
 
 
@@ -123,7 +123,7 @@ def by_logits(
     rows, what = _rows(folder, source)
     totals = _Totals()
     with tempfile.TemporaryDirectory() as scratch:
-        trained = in_float32(load_adapted(source.folder, source.url, source.held, source.spec, device))
+        trained = in_float32(load_adapted(source.folder, source.url, source.base_record, source.spec, device))
         for number, logits in enumerate(_logits(trained, rows, device)):
             torch.save(logits, Path(scratch) / f"{number}.pt")
         with trained.disable_adapter():
@@ -287,7 +287,7 @@ def trained_layer(
 
     update = adapter.updates[module]
     alone = nn.Module()
-    alone.layer = _linear(source, weight.to(DTYPES[source.held.dtype]), device)
+    alone.layer = _linear(source, weight.to(DTYPES[source.base_record.dtype]), device)
     config = LoraConfig(
         r=adapter.rank(module),
         lora_alpha=update.scale * adapter.rank(module),  # type: ignore[arg-type]
@@ -306,7 +306,7 @@ def trained_layer(
 
 def _linear(source: Source, weight: torch.Tensor, device: torch.device) -> nn.Module:
     """A frozen linear layer without bias, in 4 or 8 bits where training held it so."""
-    quantize = source.held.quantize
+    quantize = source.base_record.quantize
     if quantize is None:
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
         plain.weight.copy_(weight)

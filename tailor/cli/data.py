@@ -83,7 +83,7 @@ def _report(recipe: Any, console: Console) -> int:
 def _source(source: dict[str, Any]) -> Text:
     from rich.text import Text
 
-    guessed = " (recognised)" if source["format_guessed"] else ""
+    guessed = " (recognized)" if source["format_guessed"] else ""
     text = Text.assemble((f"data.{source['split']}[{source['index']}] {source['path']}", "bold"), "\n")
     text.append(f"  format        {source['format']}{guessed}\n")
     text.append(f"  rows          {source['rows']:,} read, {source['kept']:,} kept")
@@ -165,11 +165,11 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
     ):
         console.print(Text.assemble("\n", (shown.name, "bold"), f"  {shown.note}"))
         for pieces in shown.examples:
-            console.print(_coloured(pieces) if console.color_system else Text(_marked(pieces)))
+            console.print(_colored(pieces) if console.color_system else Text(_marked(pieces)))
     return 0
 
 
-def _coloured(pieces: list[Piece]) -> Text:
+def _colored(pieces: list[Piece]) -> Text:
     from rich.text import Text
 
     text = Text()
@@ -183,7 +183,7 @@ def _coloured(pieces: list[Piece]) -> Text:
 
 
 def _marked(pieces: list[Piece]) -> str:
-    """The same without colour: marks open and close around runs of supervised and of cut tokens."""
+    """The same without color: marks open and close around runs of supervised and of cut tokens."""
     marked, state = "", ("", "")
     for piece in pieces:
         now = ("~~", "~~") if piece.cut else ("«", "»") if piece.supervised else ("", "")

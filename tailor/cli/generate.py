@@ -64,7 +64,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     if args.prompt and not all(args.prompt):
-        raise DataError("a prompt is empty", mend="give --prompt a text")
+        raise DataError("a prompt is empty", hint="give --prompt a text")
     rows = [{"prompt": text} for text in args.prompt] if args.prompt else read_rows(args.input)
     if args.output is not None:
         _check_output(args.output)
@@ -99,7 +99,7 @@ def read_rows(file: str) -> list[Row]:
     """Rows of a JSON-lines file. DataError names the first line that cannot be used."""
     folder, name = _split(file)
     if not name or (folder.exists(name) and not folder.is_file(name)):
-        raise DataError(f"--input {file} is a folder", mend="name a file of JSON lines in it")
+        raise DataError(f"--input {file} is a folder", hint="name a file of JSON lines in it")
     rows = []
     for at, line in enumerate(folder.read_text(name).split("\n"), start=1):
         if not line.strip():
@@ -113,7 +113,7 @@ def read_rows(file: str) -> list[Row]:
         except RowError as error:
             raise DataError(
                 f"{file}:{at}: {error.detail or error.reason}",
-                mend="give each row a `prompt` (a text) or `messages`, as in training data",
+                hint="give each row a `prompt` (a text) or `messages`, as in training data",
             ) from None
         rows.append(row)
     if not rows:
@@ -137,7 +137,7 @@ def _ids(loaded: Loaded, row: Row, args: argparse.Namespace) -> list[int]:
     if args.plain:
         if "prompt" not in row:
             raise DataError(
-                "--plain goes on from a `prompt`, and a row has `messages`", mend="leave --plain out"
+                "--plain goes on from a `prompt`, and a row has `messages`", hint="leave --plain out"
             )
         return loaded.tokenizer.encode_prompt(row["prompt"])
     chat = conversation(row)
@@ -154,7 +154,7 @@ def _check_output(file: str) -> None:
     """StoreError when there is no room for the file, before minutes of answering."""
     folder, name = _split(file)
     if folder.is_file() or not name or (folder.exists(name) and not folder.is_file(name)):
-        raise StoreError(f"--output {file} is no place for a file", mend="name a file in a folder")
+        raise StoreError(f"--output {file} is no place for a file", hint="name a file in a folder")
 
 
 def _write(output: str | None, text: str) -> None:

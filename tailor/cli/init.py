@@ -76,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
     run = _quoted(f"runs/{path.stem}")
     text = STARTER.format(file=args.path, model=_quoted(args.model), data=_quoted(args.data), run=run)
     if path.exists():
-        raise StoreError(f"{path} is there already", mend="name another file, or remove it")
+        raise StoreError(f"{path} is there already", hint="name another file, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

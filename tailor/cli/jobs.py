@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
     if (args.what == "list") != (args.job is None):
         raise ScaleError(
             f"`tailor jobs {args.what}` takes {'no' if args.what == 'list' else 'the name of a'} job",
-            mend="`tailor jobs list`, `tailor jobs logs JOB` or `tailor jobs stop JOB`",
+            hint="`tailor jobs list`, `tailor jobs logs JOB` or `tailor jobs stop JOB`",
         )
     from tailor.onray.jobs import Jobs
 

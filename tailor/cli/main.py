@@ -13,7 +13,7 @@ from tailor.errors import RecipeError, TailorError
 
 # Name -> (module, what it does). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("tailor.cli.run", "prepare, train, prove and write the artefacts"),
+    "run": ("tailor.cli.run", "prepare, train, prove and write the artifacts"),
     "validate": ("tailor.cli.validate", "check recipes"),
     "plan": ("tailor.cli.plan", "show every number that a run derives on this machine"),
     "data": ("tailor.cli.data", "report on the data, or show the supervised tokens"),
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = rest[0]
     if name not in COMMANDS:
         print(f"tailor: {name}: unknown {_kind(name)}{_near(name)}", file=sys.stderr)
-        print("  mend: `tailor --help` lists the commands", file=sys.stderr)
+        print("  hint: `tailor --help` lists the commands", file=sys.stderr)
         return 2
     module_name, purpose = COMMANDS[name]
     try:
@@ -134,8 +134,8 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, TailorError):
         print(f"tailor: {error.message}", file=sys.stderr)
-        if error.mend:
-            print(f"  mend: {error.mend}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     text = " ".join(str(error).split())
     kind = type(error).__name__

@@ -31,7 +31,7 @@ def execute(args: argparse.Namespace) -> int:
 
     path = args.cluster or DEFAULT_CLUSTER
     if args.cluster is None and not Path(path).exists():
-        raise StoreError(f"no cluster file was named, and there is no {path}", mend="name one with --cluster")
+        raise StoreError(f"no cluster file was named, and there is no {path}", hint="name one with --cluster")
     cluster = manifest.load_cluster(path)
     recipe = manifest.load_recipe(args.recipe, cluster, args.overrides)
     for note in fit.notes(recipe, cluster, stays=args.kind == "RayCluster"):

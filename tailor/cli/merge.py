@@ -19,7 +19,7 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onto",
         choices=("full", "dequantized"),
-        help="the base's own weights, or what quantisation made of them (default: as in training)",
+        help="the base's own weights, or what quantization made of them (default: as in training)",
     )
     parser.add_argument(
         "--dtype",

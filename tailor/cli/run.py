@@ -1,4 +1,4 @@
-"""`tailor run`: a recipe from its data to its trained, proven artefact."""
+"""`tailor run`: a recipe from its data to its trained, proven artifact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULTS = (
     "Training loss",
     "Evaluation loss",
     "Token accuracy",
-    "Artefact from",
+    "Artifact from",
     "Exact match",
     "Recall@1",
     "NDCG@10",
@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
     if recipe.save.to.startswith("memory:"):
         raise StoreError(
             f"{recipe.save.to} lies in this process's memory and is lost when the command ends",
-            mend="set save.to to a folder on a disk or in an object store",
+            hint="set save.to to a folder on a disk or in an object store",
         )
     if recipe.export.push_to_hub is not None:
         from tailor.export import recipe as handover

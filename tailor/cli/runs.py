@@ -34,7 +34,7 @@ def execute(args: argparse.Namespace) -> int:
 
     store = Store(args.folder)
     if not store.exists():
-        raise StoreError(f"no folder {store.url}", mend="name the folder that save.to of your runs lies in")
+        raise StoreError(f"no folder {store.url}", hint="name the folder that save.to of your runs lies in")
     found = [store] if run_folder.holds_run(store) else run_folder.below(store)
     console = Console(highlight=False, markup=False)
     if not found:

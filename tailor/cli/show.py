@@ -88,7 +88,7 @@ def _more(run: Store) -> list[tuple[str, str]]:
     steps = [str(run_folder.step_of(name)) for name in run_folder.checkpoints(run)]
     rows.append(("Checkpoints", "steps " + ", ".join(steps) if steps else "none"))
     if (kind := run_folder.artifact(run)) is not None:
-        rows.append(("Artefact", run.join(kind).url))
+        rows.append(("Artifact", run.join(kind).url))
     files = [name for name in run.names() if name.endswith((".png", ".html"))]
     if files:
         rows.append(("Plots", ", ".join(files)))
@@ -141,7 +141,7 @@ def one_line(value: Any, limit: int = 120) -> str:
 
 
 def next_commands(run: Store) -> list[str]:
-    """What to try on a run with an artefact, the best first."""
+    """What to try on a run with an artifact, the best first."""
     here = shown_path(run.url)
     trying = (
         f"tailor chat {here}" if run_folder.converses(run) else f'tailor generate {here} --plain --prompt "…"'

@@ -26,7 +26,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
     if not epoch:
         raise DataError(
             "an epoch shows no training example",
-            mend="raise data.train.N.weight, or look at `tailor data report` for why rows were lost",
+            hint="raise data.train.N.weight, or look at `tailor data report` for why rows were lost",
         )
     read = None
     if recipe.train.tokens is not None:

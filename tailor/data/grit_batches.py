@@ -134,12 +134,12 @@ class GritBatches(Batches):
             if learned and not here:
                 raise DataError(
                     f"method gritlm with mode: {mode} needs such rows, and no training row is {what}",
-                    mend="add some to data.train, or set another method.mode",
+                    hint="add some to data.train, or set another method.mode",
                 )
             if not learned and (here or elsewhere):
                 raise DataError(
                     f"method gritlm with mode: {mode} learns nothing from rows that are {what}, and there are some",
-                    mend="leave their sources out, or set method.mode: unified",
+                    hint="leave their sources out, or set method.mode: unified",
                 )
 
     def evaluation(self) -> list[Batch]:

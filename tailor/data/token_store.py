@@ -113,7 +113,7 @@ class TokenStore:
         store = Store(url)
         if not store.exists(MANIFEST):
             raise StoreError(
-                f"{store.url} holds no prepared tokens", mend="prepare them with `tailor data report`"
+                f"{store.url} holds no prepared tokens", hint="prepare them with `tailor data report`"
             )
         return cls(store.url, store.read_json(MANIFEST))
 

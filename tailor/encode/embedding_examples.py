@@ -75,7 +75,7 @@ class TextEncoder:
                     raise DataError(
                         f"the instruction {instruction!r} and its format have {len(heads[instruction])} tokens, "
                         f"which leaves no room for a text in {max_length}",
-                        mend="raise the longest length, or shorten the instruction",
+                        hint="raise the longest length, or shorten the instruction",
                     )
         encodings = self.tokenizer.encode_continuation([text for _, text in texts])
         found = []

@@ -230,7 +230,7 @@ def require_eos(tokenizer: Tokenizer) -> int:
     if tokenizer.eos_id is None:
         raise ModelError(
             f"the tokenizer of {tokenizer.name} has no end-of-sequence token",
-            mend="set eos_token in its tokenizer_config.json",
+            hint="set eos_token in its tokenizer_config.json",
         )
     return tokenizer.eos_id
 

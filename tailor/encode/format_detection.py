@@ -24,7 +24,7 @@ Rows = list[tuple[str, Any]]
 
 
 def find_format(source: Source, where: str, files: list[FileRange], method: Method) -> tuple[str, bool]:
-    """The format's name, and whether it was recognised. DataError for columns or rows that fit no format."""
+    """The format's name, and whether it was recognized. DataError for columns or rows that fit no format."""
     among = formats_of(method.reads)
     _check_kind(source, where, method, among)
     _check_fields(source, where, among)
@@ -42,14 +42,14 @@ def find_format(source: Source, where: str, files: list[FileRange], method: Meth
     if found:
         raise DataError(
             f"{where}: format auto: the rows may be {' or '.join(found)}{_stray(rows, source.columns, among)}",
-            mend=f"say which: format: {found[0]}, for example",
+            hint=f"say which: format: {found[0]}, for example",
         )
     for other in METHODS.names():
         others = [name for name in formats_of(METHODS.get(other).reads) if name not in among]
         if fitting := recognize(readable, source.columns, others):
             raise DataError(
                 f"{where}: the rows look like {' or '.join(fitting)}, which method {method.name} does not read",
-                mend="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything"
+                hint="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything"
                 if not method.reads_conversations
                 else f"set method.name: {other}, or choose other rows",
             )
@@ -65,7 +65,7 @@ def _check_kind(source: Source, where: str, method: Method, among: Sequence[str]
         raise DataError(
             f"{where}: format {source.format} gives rows of the kind `{kind}`, and method {method.name} reads "
             + " and ".join(f"`{one}`" for one in method.reads),
-            mend=f"set format to one of {', '.join(among)}, or choose a method that reads `{kind}`",
+            hint=f"set format to one of {', '.join(among)}, or choose a method that reads `{kind}`",
         )
 
 
@@ -76,14 +76,14 @@ def _refuse_answers(source: Source, where: str, rows: list[Any], method: Method)
     if pairs and not set(_PREFERENCE) & named and PAIRS not in method.reads:
         raise DataError(
             f"{where}: the rows have chosen and rejected: preference data, which method {method.name} does not read",
-            mend="set method.name: dpo; to learn the chosen texts alone, say so with format and columns",
+            hint="set method.name: dpo; to learn the chosen texts alone, say so with format and columns",
         )
     if RATED in method.reads or not recognize(rows, source.columns, formats_of((RATED,))):
         return
     if fitting := recognize(rows, source.columns, formats_of(method.reads)):
         raise DataError(
             f"{where}: the rows have answers and a label: rated answers, which method {method.name} does not read",
-            mend=f"set method.name: kto; to learn every answer, set format: {fitting[0]}",
+            hint=f"set method.name: kto; to learn every answer, set format: {fitting[0]}",
         )
 
 
@@ -118,11 +118,11 @@ def _check_fields(source: Source, where: str, among: Sequence[str]) -> None:
         return
     named = ", ".join(f"`{name}`" for name in unknown)
     of = "any format" if source.format == "auto" else f"the format {source.format}"
-    mend = f"its fields: {', '.join(known)}"
+    hint = f"its fields: {', '.join(known)}"
     if all(source.columns[name] in known for name in unknown):
         turned = ", ".join(f"{column}: {field}" for field, column in source.columns.items())
-        mend = f"it is written field: column, so {{{turned}}}"
-    raise DataError(f"{where}: columns names {named}, no field of {of}", mend=mend)
+        hint = f"it is written field: column, so {{{turned}}}"
+    raise DataError(f"{where}: columns names {named}, no field of {of}", hint=hint)
 
 
 def _check_columns(source: Source, where: str, rows: Rows, among: Sequence[str]) -> None:
@@ -139,14 +139,14 @@ def _check_columns(source: Source, where: str, rows: Rows, among: Sequence[str])
             continue
         close = difflib.get_close_matches(column, keys, n=1)
         if field in keys and column in _fields(among):
-            mend = f"it is written field: column, so {{{column}: {field}}}"
+            hint = f"it is written field: column, so {{{column}: {field}}}"
         elif close:
-            mend = f"did you mean {close[0]}?"
+            hint = f"did you mean {close[0]}?"
         else:
-            mend = "name one of these columns"
+            hint = "name one of these columns"
         raise DataError(
             f"{where}: columns: the rows have no column `{column}` for {field}; they have {', '.join(keys)}",
-            mend=mend,
+            hint=hint,
         )
 
 
@@ -169,23 +169,23 @@ def _riddle(
     refused: tuple[str, RowError] | None,
     among: Sequence[str],
 ) -> DataError:
-    """What stands in the way of recognising a format."""
+    """What stands in the way of recognizing a format."""
     keys = next((list(map(str, row)) for _, row in rows if isinstance(row, Mapping)), [])
     seen = f"the rows have the keys {', '.join(keys)}" if keys else "no readable row among the first ones"
-    mend = "set format to one of " + ", ".join(among) + ", and columns to say where its fields stand"
+    hint = "set format to one of " + ", ".join(among) + ", and columns to say where its fields stand"
     if files[0].kind == "csv" and len(keys) == 1:
         for mark, cure in (("\t", "name the file .tsv"), (";", "write it with commas")):
             if mark in keys[0]:
                 seen = f"its columns are separated by {mark!r}, and a .csv file's by ','"
-                mend = cure
+                hint = cure
     elif not rows and refused:
         seen += f"; {refused[0]} {refused[1].detail}"
-        mend = "mend these rows" + (
+        hint = "fix these rows" + (
             ", or save the file as UTF-8" if "utf" in refused[1].detail.lower() else ""
         )
     elif reason := _reason(rows, source.columns, among):
         seen += f"; {reason}"
-    return DataError(f"{where}: format auto recognises none: {seen}", mend=mend)
+    return DataError(f"{where}: format auto recognizes none: {seen}", hint=hint)
 
 
 def _reason(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tailor.encode.records import RowError
 from tailor.errors import DataError
-from tailor.store import mend_of, opened
+from tailor.store import hint_of, opened
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -110,7 +110,7 @@ class Reader:
             except ValueError as error:
                 raise DataError(
                     f"{self.part.label} is not valid JSON ({error})",
-                    mend="mend the file, or write one object per line as .jsonl, where single rows can be left out",
+                    hint="fix the file, or write one object per line as .jsonl, where single rows can be left out",
                 ) from None
         rows = loaded.get("data") if isinstance(loaded, dict) else loaded
         if not isinstance(rows, list):
@@ -192,14 +192,14 @@ def load_dataset(part: FileRange) -> Any:
     if isinstance(loaded, datasets.DatasetDict):
         if part.split not in loaded:
             raise DataError(
-                f"{part.label} has no split `{part.split}`", mend=f"its splits: {', '.join(loaded)}"
+                f"{part.label} has no split `{part.split}`", hint=f"its splits: {', '.join(loaded)}"
             )
         return loaded[part.split]
     return loaded
 
 
 def _unreadable(part: FileRange, error: Exception) -> DataError:
-    return DataError(f"{part.label} cannot be read: {error}", mend=mend_of(part.url, error))
+    return DataError(f"{part.label} cannot be read: {error}", hint=hint_of(part.url, error))
 
 
 def _open(part: FileRange) -> IO[bytes]:

@@ -163,7 +163,7 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
         if not source["kept"]:
             raise DataError(
                 f"{where}: none of its {source['rows']} rows can be used{_told(losses)}",
-                mend="look at the reasons, and at the source's format and columns",
+                hint="look at the reasons, and at the source's format and columns",
             )
         for key, what in (("unreadable", "cannot be read"), ("dropped", "would be dropped")):
             count = sum(loss["count"] for loss in source[key].values())
@@ -186,7 +186,7 @@ def _refuse(
         return
     needed = min(math.ceil(1000 * count / rows) / 1000, 1.0)
     cure = {
-        "unreadable": "mend these rows",
+        "unreadable": "fix these rows",
         "dropped": "raise data.max_length or set data.on_long",
         "truncated": "raise data.max_length",
     }[key]
@@ -195,10 +195,10 @@ def _refuse(
     elif set(losses) == {"nothing_supervised"}:
         cure = "look at them with `tailor data preview`"
     elif set(losses) == {"same_answers"}:
-        cure = "mend these rows"
+        cure = "fix these rows"
     raise DataError(
         f"{where}: {count} of {rows} rows {what}, and the budget allows {_share(allowed)}{_told(losses)}",
-        mend=f"{cure}, or allow it with data.budget.{key}: {needed:g}",
+        hint=f"{cure}, or allow it with data.budget.{key}: {needed:g}",
     )
 
 

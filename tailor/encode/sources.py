@@ -15,13 +15,13 @@ from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
 from tailor.spec.methods.union import Method
 from tailor.spec.tasks.rows import Questions
-from tailor.store import filesystem, mend_of, opened, stamp_of
+from tailor.store import filesystem, hint_of, opened, stamp_of
 
 PART_BYTES = 16 << 20
 SCORED_PART_BYTES = 1 << 16
 """Of a task whose passages a model scores. A small one takes ten seconds of one core for it, and for 16 MB three quarters of
 an hour."""
-_MOST_PARTS = 4096
+_MAX_PARTS = 4096
 _READABLE = f"readable are: {', '.join(SUFFIXES)}, also as {', '.join(COMPRESSIONS)}"
 
 
@@ -40,7 +40,7 @@ class Resolved:
 def resolve(source: Source, key: str, method: Method) -> Resolved:
     """Find a source's files and its format. DataError when there are none, or when the format is a riddle.
 
-    Only the formats that the method reads are recognised.
+    Only the formats that the method reads are recognized.
     """
     where = f"{key} {source.path}"
     files = find_files(source, key)
@@ -56,7 +56,7 @@ def find_files(source: Source | Questions, key: str) -> list[FileRange]:
     with _naming(where, source.path):
         files = _dataset(source) if _is_dataset(source.path) else _files(source, where)
         if not files:
-            raise DataError(f"{where}: no file with rows in it", mend=_READABLE)
+            raise DataError(f"{where}: no file with rows in it", hint=_READABLE)
     return files
 
 
@@ -70,7 +70,7 @@ def _naming(where: str, url: str) -> Iterator[None]:
     except Exception as error:
         if "://" not in url and not isinstance(error, (OSError, ImportError, ValueError)):
             raise
-        raise DataError(f"{where}: it cannot be read: {error}", mend=mend_of(url, error)) from error
+        raise DataError(f"{where}: it cannot be read: {error}", hint=hint_of(url, error)) from error
 
 
 def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[FileRange, ...]]:
@@ -78,7 +78,7 @@ def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[FileRange, ..
     if resolved.source.limit is not None:
         return [resolved.files]
     small_part = SCORED_PART_BYTES if scored else PART_BYTES
-    most = max(small_part, sum(part.size for part in resolved.files) // _MOST_PARTS)
+    most = max(small_part, sum(part.size for part in resolved.files) // _MAX_PARTS)
     tasks: list[tuple[FileRange, ...]] = []
     small: list[FileRange] = []
     for part in resolved.files:
@@ -160,13 +160,13 @@ def _files(source: Source | Questions, where: str) -> list[FileRange]:
         looked = f" (looked for {root})" if local and not os.path.isabs(source.path) else ""
         raise DataError(
             f"{where}: it does not exist{looked}",
-            mend="check the path; it is relative to the working directory" if local else "check the URL",
+            hint="check the path; it is relative to the working directory" if local else "check the URL",
         )
     parts = []
     for path in sorted(found):
         kind = _kind(path)
         if kind is None:
-            raise DataError(f"{where}: unknown kind of file", mend=_READABLE)
+            raise DataError(f"{where}: unknown kind of file", hint=_READABLE)
         url = path if local else fs.unstrip_protocol(path)
         label = _label(source.path, root, path, url)
         parts.append(FileRange(url, label, kind, size=int(fs.size(path) or 0)))

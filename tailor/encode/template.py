@@ -57,8 +57,8 @@ def load_template(chosen: str) -> Template:
     if path.is_file():
         return Template(path.name, path.read_text(encoding="utf-8"))
     close = difflib.get_close_matches(chosen, names, n=1)
-    mend = f"did you mean {close[0]}?" if close else f"built-in templates: {', '.join(names)}"
-    raise TemplateError(f"data.template: `{chosen}` is neither a built-in template nor a file", mend=mend)
+    hint = f"did you mean {close[0]}?" if close else f"built-in templates: {', '.join(names)}"
+    raise TemplateError(f"data.template: `{chosen}` is neither a built-in template nor a file", hint=hint)
 
 
 def model_template(value: Any) -> Template | None:
@@ -71,7 +71,7 @@ def model_template(value: Any) -> Template | None:
     if "default" not in named and len(named) > 1:
         raise TemplateError(
             f"the model has several chat templates ({', '.join(sorted(named))}) and no default",
-            mend="save the one to use as a file and name it in data.template",
+            hint="save the one to use as a file and name it in data.template",
         )
     return Template("model", named.get("default") or next(iter(named.values())), named.get("tool_use"))
 

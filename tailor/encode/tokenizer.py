@@ -65,7 +65,7 @@ class Tokenizer:
         return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, special tokens in it recognised, none added."""
+        """Ids of a text, special tokens in it recognized, none added."""
         return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -129,7 +129,7 @@ class Tokenizer:
         if self.template is None:
             raise TemplateError(
                 f"the tokenizer of {self.name} has no chat template",
-                mend="choose one with data.template (`tailor init --templates` lists the built-in ones)",
+                hint="choose one with data.template (`tailor init --templates` lists the built-in ones)",
             )
         return self.template
 
@@ -185,7 +185,7 @@ def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
     """The model's `config.json`, read from where its tokenizer is read. ModelError when there is none."""
     text = _reader(path, revision)(MODEL_CONFIG)
     if text is None:
-        raise ModelError(f"model.path: {path} has no config.json", mend="name a model's folder or hub id")
+        raise ModelError(f"model.path: {path} has no config.json", hint="name a model's folder or hub id")
     return _parse(path, MODEL_CONFIG, text)
 
 
@@ -221,7 +221,7 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
     except HfHubHTTPError as error:
         problem = f"is no local folder, and the hub refuses it ({str(error).splitlines()[0]})"
     raise ModelError(
-        f"model.path: {path} {problem}", mend=f"looked for {Path(path).absolute()} and huggingface.co/{path}"
+        f"model.path: {path} {problem}", hint=f"looked for {Path(path).absolute()} and huggingface.co/{path}"
     )
 
 
@@ -240,11 +240,11 @@ def _converted(path: str, revision: str | None) -> str:
         loaded = AutoTokenizer.from_pretrained(path, revision=revision)
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:
-        # Whatever the conversion meets (a missing package, no files, a tokenizer in Python), the mend is the same.
+        # Whatever the conversion meets (a missing package, no files, a tokenizer in Python), the hint is the same.
         raise ModelError(
             f"model.path: {path} has no tokenizer.json, and transformers cannot convert its tokenizer "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-            mend="save its fast tokenizer into the folder, or install sentencepiece or tiktoken if the model uses them",
+            hint="save its fast tokenizer into the folder, or install sentencepiece or tiktoken if the model uses them",
         ) from None
 
 

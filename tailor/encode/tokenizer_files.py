@@ -57,7 +57,7 @@ class Original:
             raise ModelError(
                 f"model.path {model.path}: transformers cannot open its tokenizer "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-                mend="if it has code of its own that you trust, set model.trust_remote_code: true"
+                hint="if it has code of its own that you trust, set model.trust_remote_code: true"
                 if "trust_remote_code" in str(error)
                 else "install what it needs, or set tokenizer_class: PreTrainedTokenizerFast in its tokenizer_config.json",
             ) from error

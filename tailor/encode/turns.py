@@ -53,17 +53,17 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"chat template {template.name}: line {error.lineno} is not valid Jinja: {error.message}",
-            mend=_OTHER if template.name == "model" else "mend that line",
+            hint=_OTHER if template.name == "model" else "fix that line",
         ) from None
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise TemplateError(
             f"chat template {template.name}: it fails on a plain conversation: {error}",
-            mend=_OTHER,
+            hint=_OTHER,
         ) from None
     ids = tokenizer.encode(text)
     if tokenizer.bos_id is not None and ids[:2] == [tokenizer.bos_id] * 2:
         raise TemplateError(
-            f"chat template {template.name}: it begins with two BOS tokens", mend="remove one of them"
+            f"chat template {template.name}: it begins with two BOS tokens", hint="remove one of them"
         )
     ends = [
         _end(tokenizer, own[start:stop], own[stop:], answer, markers)
@@ -84,7 +84,7 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
     if not any(answer in whole for answer in _ANSWERS):
         raise TemplateError(
             f"chat template {template.name}: it never writes the assistant's text",
-            mend="let it write message.content of the messages whose role is assistant",
+            hint="let it write message.content of the messages whose role is assistant",
         )
     prompts = [_render(tokenizer, _PROBE[:turn], add_generation_prompt=True) for turn in (1, 3)]
     if template.has_markers:
@@ -92,7 +92,7 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
         if len(marked) != len(_ANSWERS):
             raise TemplateError(
                 f"chat template {template.name}: its {{% generation %}} markers hold {len(marked)} of 2 answers",
-                mend="put each assistant turn into one pair of markers",
+                hint="put each assistant turn into one pair of markers",
             )
         if all(text.startswith(prompt) for prompt in prompts):
             for (start, _), prompt in zip(marked, prompts, strict=True):
@@ -100,7 +100,7 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
                     raise TemplateError(
                         f"chat template {template.name}: {{% generation %}} begins before the answer, "
                         f"at {text[start : len(prompt)]!r} of the generation prompt",
-                        mend="begin it where the generation prompt ends",
+                        hint="begin it where the generation prompt ends",
                     )
             return text, [(text, start, stop) for start, stop in marked], True
     ranges = []
@@ -111,12 +111,12 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
             raise TemplateError(
                 f"chat template {template.name}: an answer does not begin where the generation prompt ends "
                 f"({_tail(prompt)!r}), so the model would learn another text than it is asked to go on with",
-                mend="choose another template with data.template, or one whose prompt fits these answers",
+                hint="choose another template with data.template, or one whose prompt fits these answers",
             )
         if lead.strip() and prompt == _render(tokenizer, _PROBE[:turn]):
             raise TemplateError(
                 f"chat template {template.name}: it writes no generation prompt, so an answer would begin with {lead!r}",
-                mend="let it write the assistant's header when add_generation_prompt is true",
+                hint="let it write the assistant's header when add_generation_prompt is true",
             )
         ranges.append((text, len(prompt), len(text)))
     return whole, ranges, False
@@ -134,11 +134,11 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
     for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
         if token in tokenizer.added or token == tokenizer.eos_id:
             return token, tail[start:stop].strip()
-    mend = None
+    hint = None
     if markers and _has_special(tokenizer, after):
-        mend = _MARKERS
+        hint = _MARKERS
     elif usable := _names(tokenizer):
-        mend = f"choose a template whose end of turn the tokenizer has: data.template: {usable}"
+        hint = f"choose a template whose end of turn the tokenizer has: data.template: {usable}"
     wrote = (
         f"`{tail.strip()}`, which is no single token of this tokenizer"
         if tail.strip()
@@ -146,7 +146,7 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
     )
     raise TemplateError(
         f"chat template {name}: the supervised text of a turn ends with {wrote}; the model would never stop",
-        mend=mend,
+        hint=hint,
     )
 
 

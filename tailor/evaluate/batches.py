@@ -150,7 +150,7 @@ class LanguageModel:
         if not all(map(math.isfinite, losses)):
             raise ModelError(
                 f"{self.ref.url}: its log-likelihoods are no numbers",
-                mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+                hint="the model's weights or its precision are broken; `tailor show` tells how it was trained",
             )
 
 

@@ -96,7 +96,7 @@ def _rows(parts: Sequence[FileRange], request: Request) -> Iterator[tuple[str, M
             *before, last = request.columns
             if row.get(last) is None:
                 raise DataError(
-                    f"{place}: missing key `{last}`", mend="name the column of the text with --column"
+                    f"{place}: missing key `{last}`", hint="name the column of the text with --column"
                 )
             values = [*(row.get(column) or "" for column in before), row[last]]
             if not all(isinstance(value, str) for value in values):
@@ -105,7 +105,7 @@ def _rows(parts: Sequence[FileRange], request: Request) -> Iterator[tuple[str, M
                 )
             text = " ".join(value for value in values if value)
             if not text.strip():
-                raise DataError(f"{place}: there is no text to embed", mend="leave the row out")
+                raise DataError(f"{place}: there is no text to embed", hint="leave the row out")
             yield text, {name: row.get(name) for name in request.keep}
 
 

@@ -114,7 +114,7 @@ def broken_bounds(fail_if: Mapping[str, str], entries: list[dict[str, Any]]) -> 
     if unknown := [figure for figure in fail_if if figure not in values]:
         raise DataError(
             f"fail_if names {unknown[0]}, and the tasks gave {', '.join(values)}",
-            mend="correct it, and give the same command again, which takes the answers that are done",
+            hint="correct it, and give the same command again, which takes the answers that are done",
         )
     for figure, bound in fail_if.items():
         match = BOUND.fullmatch(bound)

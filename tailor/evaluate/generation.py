@@ -172,7 +172,7 @@ def _room(positions: int | None, length: int, wanted: int) -> int:
     if positions is not None and length >= positions:
         raise DataError(
             f"a prompt of {length} tokens leaves no room for an answer: the model was made for {positions} positions",
-            mend="shorten the prompt",
+            hint="shorten the prompt",
         )
     return wanted if positions is None else min(wanted, positions - length)
 

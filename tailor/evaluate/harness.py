@@ -34,7 +34,7 @@ def require_lm_eval() -> Any:
     except ImportError:
         raise TailorError(
             "the task lm_eval needs the package lm-eval, which is not installed",
-            mend="pip install 'tailor[lm-eval]', or leave lm_eval out of the tasks",
+            hint="pip install 'tailor[lm-eval]', or leave lm_eval out of the tasks",
         ) from None
     return lm_eval
 
@@ -47,10 +47,10 @@ def check(task: LmEval) -> None:
             if getattr(one, "UNSAFE_CODE", False):
                 raise DataError(
                     f"lm_eval: {own} runs code that the model writes, which is not done here",
-                    mend="leave it out; lm-eval's own command runs it on a machine that may be harmed",
+                    hint="leave it out; lm-eval's own command runs it on a machine that may be harmed",
                 )
             if getattr(one, "MULTIMODAL", False):
-                raise DataError(f"lm_eval: {own} asks about more than text", mend="leave it out")
+                raise DataError(f"lm_eval: {own} asks about more than text", hint="leave it out")
 
 
 def settings(task: LmEval) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def run(loaded: Loaded, asked: dict[str, Any], batch_size: int) -> Report:
         elif one.get_config("num_fewshot") == 0 and wanted:
             raise DataError(
                 f"lm_eval: {one.config.task} is defined without examples (num_fewshot: 0)",
-                mend="leave num_fewshot out",
+                hint="leave num_fewshot out",
             )
         one.set_config(key="num_fewshot", value=wanted)
         one.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -205,7 +205,7 @@ def _load(task: LmEval, name: str) -> Any:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             raise DataError(
                 f"lm_eval: no such task: {name}",
-                mend=f"did you mean {' or '.join(near)}?"
+                hint=f"did you mean {' or '.join(near)}?"
                 if near
                 else "`lm-eval ls tasks` lists them; include names a folder with more",
             )
@@ -215,7 +215,7 @@ def _load(task: LmEval, name: str) -> Any:
             said = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"lm_eval: the task {name} cannot be read: {said[:300]}",
-                mend="check its definition, and that its data can be reached from here",
+                hint="check its definition, and that its data can be reached from here",
             ) from error
 
 

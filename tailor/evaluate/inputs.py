@@ -70,7 +70,7 @@ def gather(
             raise DataError(
                 f"compare: {other.ref.url} keeps other rows than {main.ref.url}, so that their figures could not "
                 f"be compared ({_first_difference(first.locations(), own.locations())})",
-                mend="raise max_length, or evaluate the two by themselves",
+                hint="raise max_length, or evaluate the two by themselves",
             )
         found[other.label] = own
     return found
@@ -85,14 +85,14 @@ def _check_room(inputs: ModelInputs, subject: Subject) -> None:
         if asked and max(asked) > positions:
             raise DataError(
                 f"{subject.ref.url} was made for {positions} positions and has no others, and lengths has {max(asked)}",
-                mend=f"give lengths of at most {positions}",
+                hint=f"give lengths of at most {positions}",
             )
     for place, length in (pair for one in inputs.unique for pair in one.lengths):
         if length > positions:
             raise DataError(
                 f"row {place['row']} of source {place['source']} needs {length} tokens, and {subject.ref.url} was "
                 f"made for {positions} positions",
-                mend="shorten the row, or lower data.max_length",
+                hint="shorten the row, or lower data.max_length",
             )
 
 

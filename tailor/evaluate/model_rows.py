@@ -97,22 +97,22 @@ class ModelRows:
         if main.run is None or recipe is None:
             raise DataError(
                 f"{main.ref.url} is no run, so it has no evaluation rows of its own",
-                mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
         if not recipe.data.evaluation and recipe.data.holdout is None:
             raise DataError(
                 f"the run at {main.run.url} has no evaluation rows: its recipe has neither data.evaluation nor data.holdout",
-                mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
         if recipe.method.compares_answers:
             raise DataError(
                 f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
-                mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
         if recipe.method.embedding is not None:
             raise DataError(
                 f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
-                mend="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
             )
         url = main.run.read_json(DATA_REPORT)["tokens"]
         if Store(url).exists(MANIFEST):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.artifacts.base_model import held_of
+from tailor.artifacts.base_model import base_record_of
 from tailor.artifacts.load import find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate.batches import ModelRef
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.model import Beacon
@@ -77,9 +77,9 @@ class Subject:
     def _config(self) -> Mapping[str, Any] | None:
         folder, held = self.artifact.local_path(), None
         if self.artifact.exists(ADAPTER_CONFIG):
-            held = held_of(folder, self.run or self.artifact)
+            held = base_record_of(folder, self.run or self.artifact)
         elif self.artifact.exists(BEACON_CONFIG):
-            held = Held.read(folder)
+            held = BaseRecord.read(folder)
         try:
             config = load_config(held.path, held.revision) if held else load_config(str(folder))
             return rope.extended(config, held and held.rope, self.ref.url)
@@ -146,13 +146,13 @@ def subjects(main: Subject, suite: Suite) -> list[Subject]:
 
 def _base(main: Subject) -> Subject:
     if main.is_adapter:
-        # As it was trained: quantised where the run declares it.
+        # As it was trained: quantized where the run declares it.
         ref = ModelRef("base", main.ref.url, without_adapter=True)
         return Subject(ref, main.artifact, main.run, main.plan, main.recipe)
     if main.base_path is None:
         raise ModelError(
             f"{main.ref.url} is a whole model and no run, so its base is not known",
-            mend="name it: compare: [PATH], or leave compare away",
+            hint="name it: compare: [PATH], or leave compare away",
         )
     ref = ModelRef("base", main.base_path, stop_ids=main.stop_ids(), embeds_like=main.artifact.url)
     return Subject(ref, main.artifact, main.run, main.plan, main.recipe)

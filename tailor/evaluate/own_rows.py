@@ -34,7 +34,7 @@ def read_rows(
                 if value is None:
                     raise DataError(
                         f"{place}: missing key `{data.columns.get(field, field)}`",
-                        mend=f"name the column in {where}.columns: {{{field}: …}}",
+                        hint=f"name the column in {where}.columns: {{{field}: …}}",
                     )
             count += 1
             yield place, picked
@@ -88,7 +88,7 @@ def plain_text(turns: list[dict[str, Any]], place: str) -> str:
     if len(turns) > 1:
         raise DataError(
             f"{place}: a conversation needs a chat template, which this model was trained without",
-            mend="give the question as a text",
+            hint="give the question as a text",
         )
     return str(turns[0]["content"])
 

@@ -63,7 +63,7 @@ def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, asks: bool
     if not len(split):
         raise DataError(
             "evaluate.final: no evaluation row is left after preparation",
-            mend="raise data.holdout, or name rows in data.evaluation or evaluate.final.data",
+            hint="raise data.holdout, or name rows in data.evaluation or evaluate.final.data",
         )
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
     if asks and not rows.any_question(split, suite.limit, tokenizer, chunked=recipe.data.on_long == "chunk"):

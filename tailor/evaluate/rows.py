@@ -84,7 +84,7 @@ def any_question(split: Split, limit: int | None, tokenizer: Tokenizer, *, chunk
 def no_question(key: str = "") -> DataError:
     return DataError(
         f"{key}no evaluation row has a question before its answer, so there is nothing to generate",
-        mend="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
+        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
     )
 
 

@@ -111,9 +111,9 @@ def _require_parts(base: Any) -> None:
     """ModelError for models that give other numbers when a text is read in parts."""
     name = type(base).__name__
     if "past_key_values" not in inspect.signature(type(base.get_decoder()).forward).parameters:
-        raise ModelError(f"prefill: {name} keeps no cache of keys and values", mend="leave prefill out")
+        raise ModelError(f"prefill: {name} keeps no cache of keys and values", hint="leave prefill out")
     if rope.follows_length(base):
         raise ModelError(
             f"prefill: the frequencies of this {name} follow a text's whole length, so it cannot be read in parts",
-            mend="leave prefill out",
+            hint="leave prefill out",
         )

@@ -27,13 +27,13 @@ from tailor.store import run_folder as runs
 
 
 def finished(url: str) -> tuple[Store, str]:
-    """A run with its artefact, and the artefact's name. StoreError for another folder or an unfinished run."""
+    """A run with its artifact, and the artifact's name. StoreError for another folder or an unfinished run."""
     run = runs.find(url)
     kind = next((kind for kind in ARTIFACTS if run.is_committed(kind)), None)
     if kind is None:
         raise StoreError(
             f"the run at {run.url} is not finished: it has neither adapter/ nor model/",
-            mend="run its recipe again, which goes on from the last checkpoint",
+            hint="run its recipe again, which goes on from the last checkpoint",
         )
     return run, kind
 
@@ -52,7 +52,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
             if request.weights == "merged" or not find_form(request.form).takes_checkpoints:
                 raise ModelError(
                     f"{url} is a checkpoint, which is exported as it was trained",
-                    mend="export it without --weights and --as, then `tailor merge` the folder",
+                    hint="export it without --weights and --as, then `tailor merge` the folder",
                 )
         else:
             run, kind = finished(url)
@@ -77,17 +77,17 @@ def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> S
     if chosen not in form.weights:
         raise ModelError(
             form.refusal(chosen),
-            mend="leave --weights away" if request.weights else "choose another form with --as",
+            hint="leave --weights away" if request.weights else "choose another form with --as",
         )
     if chosen not in possible:
         raise ModelError(
             f"the run at {run.url} has no {chosen}: it trained {'an adapter' if kind == 'adapter' else 'every weight'}",
-            mend=f"give --weights {' or '.join(possible)}",
+            hint=f"give --weights {' or '.join(possible)}",
         )
     if chosen != "merged" and (idle := _of_a_merge(request, reads_base=form.reads_base)):
         raise ModelError(
             f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect: the {chosen} goes out as it is",
-            mend=f"leave {'it' if len(idle) == 1 else 'them'} out"
+            hint=f"leave {'it' if len(idle) == 1 else 'them'} out"
             + (", or give --weights merged" if kind == "adapter" else ""),
         )
     selection = Selection(run, chosen, request)
@@ -112,7 +112,7 @@ def fill(
 ) -> None:
     """Write everything that is exported into an empty folder: weights, tokenizer, what the form needs, curve, card.
 
-    source, step: a folder of the weights of a checkpoint, and its step; the run's artefact by default.
+    source, step: a folder of the weights of a checkpoint, and its step; the run's artifact by default.
     """
     run, request, form = selection.run, selection.request, find_form(selection.request.form)
     _write_weights(folder, selection, say, source)

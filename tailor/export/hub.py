@@ -86,7 +86,7 @@ def push(
     dry_run: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> str | None:
-    """Upload a finished run's artefact with its card; returns the commit's URL, or None for a dry run.
+    """Upload a finished run's artifact with its card; returns the commit's URL, or None for a dry run.
 
     Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
     """
@@ -129,7 +129,7 @@ def require(push: Push) -> _Hub:
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise StoreError(
-            "no token for the hub: HF_TOKEN is not set", mend="set HF_TOKEN to a token that may write"
+            "no token for the hub: HF_TOKEN is not set", hint="set HF_TOKEN to a token that may write"
         )
     hub = _Hub(push, token)
     hub.check()
@@ -151,7 +151,7 @@ def files_of(folder: Path) -> list[Upload]:
         ):
             raise StoreError(
                 f"{path.name} holds what looks like a secret; nothing was uploaded",
-                mend="take it out of the run's files",
+                hint="take it out of the run's files",
             )
         found.append(Upload(path.name, path, path.stat().st_size))
     return found
@@ -180,17 +180,17 @@ class _Hub:
         with self._naming():
             self._api.whoami()
         with self._naming():
-            held, public = self._held(), self._is_public()
+            files, public = self._files(), self._is_public()
         if public and self._push.private:
             raise StoreError(
                 f"the repository {self._push.repo} is there already, and it is public",
-                mend="give --public to push to it, or name another repository",
+                hint="give --public to push to it, or name another repository",
             )
-        foreign = [name for name in held if name != ".gitattributes"]
+        foreign = [name for name in files if name != ".gitattributes"]
         if foreign and EXPORT_RECORD not in foreign and not self._push.replace:
             raise StoreError(
                 f"the repository {self._push.repo} holds other files already, such as {foreign[0]}",
-                mend="name another repository, or give --replace to put this model into it",
+                hint="name another repository, or give --replace to put this model into it",
             )
 
     def upload(self, uploads: list[Upload], message: str) -> str:
@@ -203,7 +203,7 @@ class _Hub:
             if push.revision is not None:
                 self._api.create_branch(push.repo, branch=push.revision, exist_ok=True)
             names = {upload.name for upload in uploads}
-            stale = [name for name in self._held() if _is_of_a_model(name) and name not in names]
+            stale = [name for name in self._files() if _is_of_a_model(name) and name not in names]
             operations: list[Any] = [
                 CommitOperationAdd(path_in_repo=upload.name, path_or_fileobj=str(upload.path))
                 for upload in uploads
@@ -222,7 +222,7 @@ class _Hub:
         except RepositoryNotFoundError:
             return False
 
-    def _held(self) -> list[str]:
+    def _files(self) -> list[str]:
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
@@ -241,26 +241,26 @@ class _Hub:
         except (OSError, RuntimeError) as error:
             raise StoreError(
                 f"the hub cannot be reached: {_first_line(error)}",
-                mend="check the network and HF_ENDPOINT, then give the same command again",
+                hint="check the network and HF_ENDPOINT, then give the same command again",
             ) from error
         except Exception as error:
             if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
                 raise
             raise StoreError(
                 f"the hub cannot be reached: {_first_line(error)}",
-                mend="check the network and HF_ENDPOINT, then give the same command again",
+                hint="check the network and HF_ENDPOINT, then give the same command again",
             ) from error
 
     def _explained(self, error: Any) -> StoreError:
         code = error.response.status_code if error.response is not None else None
         if code == 401:
             return StoreError(
-                "the hub does not know this token (401)", mend="set HF_TOKEN to a valid token that may write"
+                "the hub does not know this token (401)", hint="set HF_TOKEN to a valid token that may write"
             )
         if code == 403:
             return StoreError(
                 f"this token may not write to {self._push.repo} (403)",
-                mend="take a token with write access to it, or a repository of your own",
+                hint="take a token with write access to it, or a repository of your own",
             )
         return StoreError(f"the hub refuses the upload to {self._push.repo}: {_first_line(error)}")
 
@@ -274,7 +274,7 @@ def _check_name(repo: str) -> None:
     except HFValidationError:
         repo = ""
     if repo.count("/") != 1:
-        raise StoreError("a repository of the hub is named owner/name", mend="such as my-name/my-model")
+        raise StoreError("a repository of the hub is named owner/name", hint="such as my-name/my-model")
 
 
 def _size(count: int) -> str:

@@ -13,7 +13,7 @@ from tailor.store import Store
 
 
 def require(recipe: Recipe) -> None:
-    """StoreError when the hub would refuse the run's artefact: hours of training would be for nothing."""
+    """StoreError when the hub would refuse the run's artifact: hours of training would be for nothing."""
     if recipe.export.push_to_hub is not None:
         hub.require(_where(recipe))
 
@@ -26,7 +26,7 @@ def push(recipe: Recipe, say: Callable[[str], None]) -> None:
     if final is not None and (failed := evaluations.read(run, final.name or evaluations.FINAL)["failed"]):
         raise GateError(
             f"{run.url} is not pushed: {'; '.join(failed)}",
-            mend=f"`tailor push {run.url} {recipe.export.push_to_hub}` pushes it all the same",
+            hint=f"`tailor push {run.url} {recipe.export.push_to_hub}` pushes it all the same",
         )
     url = hub.push(recipe.save.to, _where(recipe), Request(weights=recipe.export.weights), say=say)
     say(f"pushed to {url}")

@@ -15,7 +15,7 @@ from tailor.spec.visibility import below
 
 RECIPE_FOLDER = "/etc/tailor"
 """Where pods see the recipe."""
-LEAST_SHARED_MEMORY = 256 << 20
+MIN_SHARED_MEMORY = 256 << 20
 OLDEST_RAY = (2, 53)
 """KubeRay probes the pods of older versions by commands that need not be in an image."""
 
@@ -126,7 +126,7 @@ def _sizes(keys: Keys) -> Iterator[Finding]:
     for pod in ("head", "worker"):
         shared = names.bytes_of(keys(f"{pod}.shared_memory") or "")
         whole = names.bytes_of(keys(f"{pod}.memory") or Head.model_fields["memory"].default)
-        if shared is not None and shared < LEAST_SHARED_MEMORY:
+        if shared is not None and shared < MIN_SHARED_MEMORY:
             yield f"{pod}.shared_memory", "under 256Mi, too little for Ray's object store"
         elif shared is not None and whole is not None and shared > whole:
             yield f"{pod}.shared_memory", f"is more than {pod}.memory, and counts as memory"

@@ -25,7 +25,7 @@ class Size:
 
 def size(recipe: Recipe, cluster: Cluster) -> Size:
     """How many worker pods the recipe's workers fill."""
-    workers, pod = recipe.scale.most, cluster.worker
+    workers, pod = recipe.scale.max_workers, cluster.worker
     if pod is None:
         return Size(0, workers)
     per_pod = pod.gpu or min(pod.workers_per_pod or 1, workers)
@@ -102,17 +102,17 @@ def _scale(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
         yield "model.attention", f"flash_attention_2 needs a GPU; {name}.gpu of the cluster file is 0"
     fit = size(recipe, cluster)
     room = pod.gpu * max(fit.pods, 1)
-    if pod.gpu and fit.pods and room != scale.most:
+    if pod.gpu and fit.pods and room != scale.max_workers:
         pods = f"{fit.pods} pods" if fit.pods > 1 else "a pod"
         yield (
             "scale.workers",
             (
-                f"{scale.most} of the {room} GPUs of {pods} would train, and the others stay idle; "
-                f"set scale.workers: {room}, or worker.gpu: {_divisor(scale.most, pod.gpu)} in the cluster file"
+                f"{scale.max_workers} of the {room} GPUs of {pods} would train, and the others stay idle; "
+                f"set scale.workers: {room}, or worker.gpu: {_divisor(scale.max_workers, pod.gpu)} in the cluster file"
             ),
         )
-    elif pod.gpu and room != scale.most:
-        yield "scale.workers", f"needs {scale.most} GPUs, and the head, which trains, has {room}"
+    elif pod.gpu and room != scale.max_workers:
+        yield "scale.workers", f"needs {scale.max_workers} GPUs, and the head, which trains, has {room}"
     per_pod = fit.workers_per_pod
     asked = (scale.cpus_per_worker or 1) * per_pod
     if asked > pod.cpu:

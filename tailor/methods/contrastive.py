@@ -53,7 +53,7 @@ class Contrasted:
 def contrast(vectors: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -> Contrasted:
     """Losses of the queries in `share`, each the mean over the whole length and `spec.matryoshka`.
 
-    vectors: float32[queries + queries · group, dimension], before they are cut and normalised.
+    vectors: float32[queries + queries · group, dimension], before they are cut and normalized.
     """
     lengths = [*spec.matryoshka, None]
     total, hits, alone = (vectors.new_zeros(()) for _ in range(3))
@@ -61,7 +61,7 @@ def contrast(vectors: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -
     for length in lengths:
         with torch.enable_grad():
             own = vectors.detach().requires_grad_()
-            embeddings = shorten(own, length, normalise=spec.normalise)
+            embeddings = shorten(own, length, normalize=spec.normalize)
         part = _all_ways(embeddings.detach(), how, spec, share)
         embeddings.backward(part.gradient)
         assert own.grad is not None
@@ -105,9 +105,9 @@ def _one_way(
         alone += (left_out.sum(1) == len(asked) - 1).sum()
         similar = similar.masked_fill_(left_out, -torch.inf).div_(spec.temperature)
         hits += (similar.argmax(1, keepdim=True) == target).sum()
-        normaliser = similar.logsumexp(1, keepdim=True)
-        loss += (normaliser - similar.gather(1, target)).sum()
-        slope = similar.sub_(normaliser).exp_()
+        normalizer = similar.logsumexp(1, keepdim=True)
+        loss += (normalizer - similar.gather(1, target)).sum()
+        slope = similar.sub_(normalizer).exp_()
         slope = slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0)).div_(spec.temperature)
         by_asking[rows] = slope @ asked
         by_asked += slope.T @ here

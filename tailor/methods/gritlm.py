@@ -84,7 +84,7 @@ class Gritlm(Method):
         for index, one in enumerate(examples):
             own = len(one.batch.targets)
             # token: over all tokens of the batch. mixed: over this micro-batch's, then over the micro-batches.
-            whole = tokens if self.spec.generative_normalisation == "token" else own * cuts
+            whole = tokens if self.spec.generative_normalization == "token" else own * cuts
             share = 1 / max(1, whole)
             with context.micro_batch(last=index == len(examples) - 1):
                 summed, statistics = context.forward(one.number, _generated, one.batch)

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation of labelled answers (Ethayarajh et al. 2024, arXiv 2402.01306).
+"""Kahneman-Tversky optimization of labeled answers (Ethayarajh et al. 2024, arXiv 2402.01306).
 
 Each answer's log-ratio to the reference is compared with z0, an estimate of the divergence of the model from the
 reference: the mean log-ratio of kl_batch pairs, the prompt of one example with the answer of the next, over the
@@ -28,7 +28,7 @@ _SCATTER = 2654435761
 
 
 class Kto(Method):
-    """Every document of a micro-batch is one labelled answer."""
+    """Every document of a micro-batch is one labeled answer."""
 
     has_prepass = True
 
@@ -106,7 +106,7 @@ def answer_losses(
 
 def kl_partners(batch: Batch, examples: int) -> dict[int, int]:
     """Whose answer the prompt of each example of a batch gets. examples: how many the split has."""
-    # In a scattered order, because neighbours in a file are often answers to one prompt.
+    # In a scattered order, because neighbors in a file are often answers to one prompt.
     members = sorted({example for row in batch for example in row}, key=lambda at: at * _SCATTER % 2**32)
     if len(members) == 1:
         return {members[0]: (members[0] + 1) % examples}

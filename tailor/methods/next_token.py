@@ -1,4 +1,4 @@
-"""Next-token cross-entropy, summed over the supervised tokens: what `sft` and `pretrain` minimise."""
+"""Next-token cross-entropy, summed over the supervised tokens: what `sft` and `pretrain` minimize."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def checkpoint_layers(base: Any, *, every: int, offload: bool) -> None:
     if not layers and (every > 1 or offload):
         raise ModelError(
             f"train.activation_checkpointing: the layers of {type(base).__name__} cannot be told apart",
-            mend="set train.activation_checkpointing: true, without train.activation_offloading",
+            hint="set train.activation_checkpointing: true, without train.activation_offloading",
         )
     for at, layer in enumerate(layers):
         layer.gradient_checkpointing = at % every == 0
@@ -65,8 +65,8 @@ def _offloading(function: Callable[..., Any], hidden: torch.Tensor, *arguments: 
     def unpack(packed: Any) -> torch.Tensor:
         if isinstance(packed, torch.Tensor):
             return packed
-        held, device = packed
-        tensor: torch.Tensor = held.to(device, non_blocking=True)
+        base_record, device = packed
+        tensor: torch.Tensor = base_record.to(device, non_blocking=True)
         return tensor
 
     with saved_tensors_hooks(pack, unpack):
@@ -74,9 +74,9 @@ def _offloading(function: Callable[..., Any], hidden: torch.Tensor, *arguments: 
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    base_record = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     # On the stream of the computation, so that the copy back, later on it, finds the bytes there.
-    return held.copy_(tensor, non_blocking=True)
+    return base_record.copy_(tensor, non_blocking=True)
 
 
 def tile_feed_forward(base: Any) -> None:
@@ -103,7 +103,7 @@ def no_tiles(base: Any) -> ModelError:
     """What is told of a model whose feed-forward blocks cannot be cut between tokens."""
     return ModelError(
         f"train.tiled_mlp: {type(base).__name__} has no feed-forward block that takes each token by itself",
-        mend="set train.tiled_mlp: false",
+        hint="set train.tiled_mlp: false",
     )
 
 

@@ -40,7 +40,7 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
     except ValueError as error:  # PEFT knows which modules an architecture cannot adapt
         raise ModelError(
             f"model.adapter: {' '.join(str(error).split())}",
-            mend="name the modules in model.adapter.target_modules",
+            hint="name the modules in model.adapter.target_modules",
         ) from error
     _check_placed(adapted, is_positive)
     for parameter in adapted.parameters():
@@ -79,7 +79,7 @@ def _check_called(network: Any, is_positive: list[str]) -> None:
         raise ModelError(
             f"model.adapter.target_modules names {past[0].rsplit('.', 1)[-1]}, but the training kernel of "
             f"{type(network).__name__} reads the weight of {past[0]} past any adapter on it",
-            mend=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear.adaptable(network)}))}",
+            hint=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear.adaptable(network)}))}",
         )
 
 
@@ -93,7 +93,7 @@ def _check_placed(adapted: Any, is_positive: list[str]) -> None:
         raise ModelError(
             f"model.adapter: PEFT puts adapters on other modules of {type(adapted.get_base_model()).__name__} than "
             f"were meant, for example {odd[0]}",
-            mend="name the modules in model.adapter.target_modules",
+            hint="name the modules in model.adapter.target_modules",
         )
 
 
@@ -104,7 +104,7 @@ def _check_saved(network: Any, names: list[str]) -> None:
         raise ModelError(
             f"model.adapter.modules_to_save names {min(tables)}, but this model's embedding and head are one "
             "weight, and only a copy of one of them would be trained",
-            mend="leave it out, or train all weights",
+            hint="leave it out, or train all weights",
         )
     for name in names:
         for full, module in network.named_modules():
@@ -112,8 +112,8 @@ def _check_saved(network: Any, names: list[str]) -> None:
                 not p.is_floating_point() for p in module.parameters()
             ):
                 raise ModelError(
-                    f"model.adapter.modules_to_save names {name}, whose weights are quantised and cannot be trained",
-                    mend="put it into model.adapter.target_modules, or leave model.quantize out",
+                    f"model.adapter.modules_to_save names {name}, whose weights are quantized and cannot be trained",
+                    hint="put it into model.adapter.target_modules, or leave model.quantize out",
                 )
 
 
@@ -128,5 +128,5 @@ def _check_names(network: nn.Module, is_positive: list[str], key: str) -> None:
         }
         raise ModelError(
             f"{key} names {', '.join(missing)}, which this model does not have",
-            mend=f"choose from {', '.join(sorted(known))}, or all-linear for target_modules",
+            hint=f"choose from {', '.join(sorted(known))}, or all-linear for target_modules",
         )

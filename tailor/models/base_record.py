@@ -1,7 +1,7 @@
 """`base.json` beside an adapter: which base it belongs to, and how training held that base's weights.
 
 An adapter is right only on the weights that it was trained on. PEFT's own files name the base's path; what lies
-there may have changed since, and says nothing of a quantisation.
+there may have changed since, and says nothing of a quantization.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tailor.spec.rope import Rope
 
 
 @dataclass(frozen=True)
-class Held:
+class BaseRecord:
     """The base of an adapter, as training held it."""
 
     path: str
     revision: str | None
     dtype: str
-    """Of the frozen weights that are not quantised: float32, bfloat16 or float16."""
+    """Of the frozen weights that are not quantized: float32, bfloat16 or float16."""
     quantize: Quantize | None
     weights: str | None
     """`models.files.fingerprint` of the base, where it is known."""
@@ -38,7 +38,7 @@ class Held:
         (folder / BASE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> Held | None:
+    def read(cls, folder: Path) -> BaseRecord | None:
         """What stands beside the adapter in `folder`; None for PEFT's own folders."""
         if not (folder / BASE_RECORD).is_file():
             return None
@@ -48,16 +48,16 @@ class Held:
         return cls(path=model.path, quantize=model.quantize, rope=model.rope, **values)
 
     @classmethod
-    def of(cls, model: Model, frozen_dtype: str) -> Held:
+    def of(cls, model: Model, frozen_dtype: str) -> BaseRecord:
         """Of a model that was loaded in this process."""
         found = files.cached_folder(model.path, model.revision)
         weights = files.fingerprint(found) if found else None
         return cls(model.path, model.revision, frozen_dtype, model.quantize, weights, model.rope)
 
-    def check(self, folder: Path, url: str, *, mend: str) -> None:
-        """ModelError, with `mend`, when the weights in `folder` are not those that the adapter at `url` was trained on."""
+    def check(self, folder: Path, url: str, *, hint: str) -> None:
+        """ModelError, with `hint`, when the weights in `folder` are not those that the adapter at `url` was trained on."""
         if self.weights is not None and files.fingerprint(folder) != self.weights:
             raise ModelError(
                 f"{folder} is not the base of the adapter at {url}: its weights are others than the adapter was trained on",
-                mend=mend,
+                hint=hint,
             )

@@ -61,7 +61,7 @@ def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bo
     except (HfHubHTTPError, OSError) as error:  # offline, not found, gated
         problem = f"is no local folder, and the hub does not give it ({_first_line(error)})"
     raise ModelError(
-        f"the model {path} {problem}", mend=f"looked for {folder.absolute()} and huggingface.co/{path}"
+        f"the model {path} {problem}", hint=f"looked for {folder.absolute()} and huggingface.co/{path}"
     )
 
 
@@ -88,7 +88,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if not (folder / name).is_file():
             raise ModelError(
-                f"{folder} holds no weights: {name} is missing", mend="weights must be safetensors"
+                f"{folder} holds no weights: {name} is missing", hint="weights must be safetensors"
             )
     return [folder / name for name in names]
 
@@ -110,7 +110,7 @@ def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Stored], dict[str,
                 raise ValueError(f"it ends before {key}")
             tensors[key] = Stored(value["dtype"], tuple(value["shape"]), start, end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{name} is damaged: {_first_line(error)}", mend="copy the model again") from None
+        raise ModelError(f"{name} is damaged: {_first_line(error)}", hint="copy the model again") from None
     return tensors, metadata
 
 

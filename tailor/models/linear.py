@@ -1,4 +1,4 @@
-"""Linear modules of a network: which of them can carry an adapter or be quantised."""
+"""Linear modules of a network: which of them can carry an adapter or be quantized."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_directly(network: nn.Module) -> Iterator[str]:
     """Full names of a state-space mixer's projections whose weight its code reads itself, instead of calling them.
 
     The training kernels of Mamba and its kin take the weights of several projections. What stands in such a
-    projection's place, an adapter or a quantised layer, is then passed by, or read as if it were plain. Which
+    projection's place, an adapter or a quantized layer, is then passed by, or read as if it were plain. Which
     kernel runs depends on the machine, so the code is asked, not a run of it.
     """
     for name, module in network.named_modules():
@@ -56,8 +56,8 @@ def has_experts(network: nn.Module) -> bool:
     return any(name.rsplit(".", 1)[-1] == "experts" for name, _ in network.named_modules())
 
 
-def quantised_share(network: Any, plain: list[str]) -> tuple[float, str]:
-    """Share of the weights that quantised linear modules would hold, and the largest weight that they would not.
+def quantized_share(network: Any, plain: list[str]) -> tuple[float, str]:
+    """Share of the weights that quantized linear modules would hold, and the largest weight that they would not.
 
     plain: names of linear modules that stay as they are. Embeddings and the head, which always do, are left out.
     """
@@ -68,11 +68,11 @@ def quantised_share(network: Any, plain: list[str]) -> tuple[float, str]:
     inside = others = 0
     largest: tuple[int, str] = (0, "")
     for name, module in network.named_modules():
-        quantised = isinstance(module, nn.Linear | Conv1D) and name not in plain
+        quantized = isinstance(module, nn.Linear | Conv1D) and name not in plain
         for weight, parameter in module.named_parameters(recurse=False):
             if id(module) in tables:
                 continue
-            if quantised and weight == "weight":
+            if quantized and weight == "weight":
                 inside += parameter.numel()
             else:
                 others += parameter.numel()

@@ -1,4 +1,4 @@
-"""A model ready to train: loaded as declared, quantised, with its adapter, and proven."""
+"""A model ready to train: loaded as declared, quantized, with its adapter, and proven."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def load_for_training(
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
 ) -> CausalModel:
-    """Load, quantise, adapt and prove. Trained weights are float32, frozen ones `frozen_dtype`.
+    """Load, quantize, adapt and prove. Trained weights are float32, frozen ones `frozen_dtype`.
 
     `activation_checkpointing`: of every how many layers one is computed again; 0 or False for none. `static_shapes`
     (for compilation) takes stock attention over padded rows. Raises ModelError.
     """
     torch.manual_seed(seed)
-    network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=device)
+    network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device)
     if spec.beacon is not None:
         return _with_beacons(network, spec, spec.beacon, DTYPES[precision], activation_checkpointing, seed)
     network = adapt(
@@ -60,7 +60,7 @@ def load_for_training(
     return prove(network, spec, device=device, precision=precision, pack=pack, static_shapes=static_shapes)
 
 
-def held_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
+def base_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
     """What the base is loaded in: trained weights are float32."""
     return DTYPES[frozen_dtype] if spec.adapter or spec.beacon else torch.float32
 
@@ -106,7 +106,7 @@ def prove(
             raise ModelError(
                 f"model.adapter: {type(model.base).__name__} computes past the adapter on {idle[0]}, so it would "
                 "learn nothing",
-                mend="name other modules in model.adapter.target_modules",
+                hint="name other modules in model.adapter.target_modules",
             )
     return model
 
@@ -122,7 +122,7 @@ def _with_beacons(
         if not all(hasattr(type(layer), "_can_checkpoint_with_cache") for layer in layers):
             raise ModelError(
                 "model.beacon: this transformers takes the memory away from layers that are computed again",
-                mend="set train.activation_checkpointing: false, or install transformers 5.23",
+                hint="set train.activation_checkpointing: false, or install transformers 5.23",
             )
         activations.checkpoint_layers(network, every=1, offload=False)
     auto = attention.stock_attention(network)
@@ -139,12 +139,12 @@ def skeleton(spec: Model, *, frozen_dtype: str, **settings: Any) -> Any:
     """
     meta = torch.device("meta")
     with meta:
-        network = load_network(spec, dtype=held_dtype(spec, frozen_dtype), device=meta, empty=True)
+        network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=meta, empty=True)
         return adapt(network, spec, **settings)
 
 
 def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty: bool = False) -> Any:
-    """The base model by transformers, quantised if asked for, or with new weights.
+    """The base model by transformers, quantized if asked for, or with new weights.
 
     `empty`: the architecture alone, for the meta device.
     """
@@ -176,30 +176,30 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             name, stored, is_positive = wrong[0]
             raise ModelError(
                 f"model.path {spec.path}: {name} has the shape {tuple(stored)}, and config.json wants {tuple(is_positive)}",
-                mend="config.json and the weights must be of the same model",
+                hint="config.json and the weights must be of the same model",
             )
         if missing := sorted(loaded["missing_keys"]):  # transformers would fill them with random numbers
             raise ModelError(
                 f"model.path {spec.path}: its weights lack {len(missing)} tensors of a "
                 f"{type(network).__name__}, for example {missing[0]}",
-                mend="name a complete causal language model",
+                hint="name a complete causal language model",
             )
         return _ready(without_repacking(network), spec)
     except SafetensorError as error:
         raise ModelError(
             f"model.path {spec.path}: its weights are damaged: {_first_line(error)}",
-            mend="copy the model again",
+            hint="copy the model again",
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
             raise ModelError(
                 f"model.path {spec.path}: the model has code of its own, which runs only where it is trusted",
-                mend="if you trust it, set model.trust_remote_code: true in the recipe; what a run trained on such a "
+                hint="if you trust it, set model.trust_remote_code: true in the recipe; what a run trained on such a "
                 "model is loaded from within the run's folder",
             ) from error
         raise ModelError(
             f"model.path {spec.path}: the model could not be loaded: {_first_line(error)}",
-            mend="check the path, the revision and config.json; weights must be safetensors",
+            hint="check the path, the revision and config.json; weights must be safetensors",
         ) from error
 
 
@@ -219,12 +219,12 @@ def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
     with torch.device("meta"):
         bare = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
     plain = list(linear.read_directly(bare))
-    share, largest = linear.quantised_share(bare, plain)
+    share, largest = linear.quantized_share(bare, plain)
     if share < 0.5:
         raise ModelError(
-            f"model.quantize: bitsandbytes quantises linear modules, which hold only {share:.0%} of the weights of "
+            f"model.quantize: bitsandbytes quantizes linear modules, which hold only {share:.0%} of the weights of "
             f"{type(bare).__name__}: not {largest}, for one",
-            mend="leave model.quantize out",
+            hint="leave model.quantize out",
         )
     # A list of one's own replaces the modules that transformers leaves out by itself, the head among them.
     return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
@@ -280,7 +280,7 @@ def _with_attention(
         except (ValueError, ImportError) as error:
             if spec.attention != "auto":
                 raise ModelError(
-                    f"model.attention {name}: {_first_line(error)}", mend="set model.attention: auto"
+                    f"model.attention {name}: {_first_line(error)}", hint="set model.attention: auto"
                 ) from error
             continue
         model = CausalModel(network, layout=layout)
@@ -289,7 +289,7 @@ def _with_attention(
     if pack:
         raise ModelError(
             f"{type(base_of(network)).__name__} lets packed documents see each other, whatever the attention",
-            mend="set data.pack: false",
+            hint="set data.pack: false",
         )
     base_of(network).set_attn_implementation(attention.stock_attention(base_of(network)))
     return CausalModel(network, layout="rows")

@@ -128,15 +128,15 @@ class _TiledCrossEntropy(torch.autograd.Function):
                 part = hidden[here].to(dtype)
                 target = targets[here, None]
                 logits = (part @ matrix.T).float()
-                normaliser = logits.logsumexp(dim=-1, keepdim=True)
-                own = (normaliser - logits.gather(1, target))[:, 0]
+                normalizer = logits.logsumexp(dim=-1, keepdim=True)
+                own = (normalizer - logits.gather(1, target))[:, 0]
                 if documents == 1:
                     losses += own.sum()
                 else:
                     losses.index_add_(0, document[here], own)
                 if hidden_gradient is None and not takes_weight:
                     continue
-                gradient = _logit_gradient(logits, normaliser, target).to(dtype)
+                gradient = _logit_gradient(logits, normalizer, target).to(dtype)
                 if hidden_gradient is not None:
                     hidden_gradient[here] = gradient @ matrix
                 if takes_weight:
@@ -184,8 +184,8 @@ def _recomputed(
             here = slice(start, start + tile)
             part = hidden[here].to(dtype)
             logits = (part @ matrix.T).float()
-            normaliser = logits.logsumexp(dim=-1, keepdim=True)
-            gradient = _logit_gradient(logits, normaliser, targets[here, None])
+            normalizer = logits.logsumexp(dim=-1, keepdim=True)
+            gradient = _logit_gradient(logits, normalizer, targets[here, None])
             gradient = (gradient * scale[document[here], None]).to(dtype)
             hidden_gradient[here] = gradient @ matrix
             weight_gradient = _added(weight_gradient, gradient.T @ part)
@@ -198,7 +198,7 @@ def _added(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
     return part.float() if total is None else total.add_(part)
 
 
-def _logit_gradient(logits: torch.Tensor, normaliser: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def _logit_gradient(logits: torch.Tensor, normalizer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Softmax minus one at the target. Overwrites `logits`."""
-    gradient = logits.sub_(normaliser).exp_()
+    gradient = logits.sub_(normalizer).exp_()
     return gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))

@@ -30,7 +30,7 @@ def write(config: Any, rope: Rope, path: str) -> None:
     own = getattr(text, "rope_parameters", None)
     if not isinstance(own, dict):
         raise ModelError(
-            f"model.rope: {path} ({text.model_type}) has no rotary positions", mend="leave model.rope out"
+            f"model.rope: {path} ({text.model_type}) has no rotary positions", hint="leave model.rope out"
         )
     plan.check(rope, text.to_dict(), path)
     entries = plan.written(
@@ -42,7 +42,7 @@ def write(config: Any, rope: Rope, path: str) -> None:
             if len(getattr(rope, key)) != is_positive:
                 raise ModelError(
                     f"model.rope.{key} has {len(getattr(rope, key))} numbers, and {path} has {is_positive} frequencies",
-                    mend=f"give {is_positive} numbers",
+                    hint=f"give {is_positive} numbers",
                 )
     text.rope_parameters = entries["rope_parameters"]
     text.max_position_embeddings = entries["max_position_embeddings"]
@@ -69,7 +69,7 @@ def prove(network: Any, rope: Rope) -> None:
     if not modules:
         raise ModelError(
             f"model.rope: the rotary positions of {type(network).__name__} are held in no module that could be proven",
-            mend="leave model.rope out",
+            hint="leave model.rope out",
         )
     whole = plan.length(rope)
     for name, module in modules.items():
@@ -83,7 +83,7 @@ def prove(network: Any, rope: Rope) -> None:
                 raise ModelError(
                     f"model.rope: {name} of {type(network).__name__} has other frequencies than {rope.name} gives "
                     f"at {tokens} tokens (by {off:.1e} of their size)",
-                    mend="leave model.rope out, or install the transformers that constraints.txt names",
+                    hint="leave model.rope out, or install the transformers that constraints.txt names",
                 )
         _live(module, 1)  # LongRoPE's module keeps what it saw last, until the next pass
 

@@ -17,7 +17,7 @@ from tailor.errors import TailorError
 from tailor.models import attention
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
-from tailor.models.load import adapt, held_dtype, load_network, prove, skeleton
+from tailor.models.load import adapt, base_dtype, load_network, prove, skeleton
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Model
 
@@ -26,7 +26,7 @@ Place = Callable[[nn.Module], None]
 """Given a module whose weights are all there, keeps this worker's part of them."""
 
 
-def load_in_parts(
+def load_sharded(
     spec: Model,
     place: Place,
     *,
@@ -47,7 +47,7 @@ def load_in_parts(
     embeds: a method that embeds, whose projection is added and whose attention is proven.
     Host memory: the whole model once, by rank 0, in the dtype that it is held in. Raises a ModelError on every rank.
     """
-    dtype = held_dtype(spec, frozen_dtype)
+    dtype = base_dtype(spec, frozen_dtype)
     whole: CausalModel | None = None
     error: TailorError | None = None
     settings: dict[str, Any] = {

@@ -100,7 +100,7 @@ def address(scale: Scale) -> str | None:
 
 def in_process(scale: Scale) -> bool:
     """Whether training runs in this very process: one worker, and no cluster to join. Saves 15 s of start-up."""
-    return scale.most == 1 and address(scale) is None
+    return scale.max_workers == 1 and address(scale) is None
 
 
 class Starting:
@@ -167,7 +167,7 @@ def connect(scale: Scale, *, verbose: bool = False) -> Cluster:
             raise
         raise ScaleError(
             f"no Ray cluster answers at {target}: {_first_line(error)}",
-            mend="start one with `ray start --head`, or leave scale.address and RAY_ADDRESS away to run here",
+            hint="start one with `ray start --head`, or leave scale.address and RAY_ADDRESS away to run here",
         ) from error
     return describe(own=target == OWN)
 
@@ -205,19 +205,19 @@ def hardware(scale: Scale, cluster: Cluster | None, tell: Callable[[str], None] 
         raise ScaleError(
             f"a GPU of kind {scale.accelerator} was asked for, but "
             + (cluster.has if cluster is not None else "the run joins no cluster"),
-            mend="set scale.accelerator to a kind that is there, or leave it away"
+            hint="set scale.accelerator to a kind that is there, or leave it away"
             if cluster is not None
             else "leave scale.accelerator away, or run on a cluster",
         )
     if cluster is None or cluster.own:
-        return _detect(scale.gpu is not False, scale.most)
+        return _detect(scale.gpu is not False, scale.max_workers)
     import ray
 
     nodes = cluster.of_kind(scale.accelerator)
     gpus = sum(node.gpus for node in nodes) if scale.gpu is not False else 0
     # A head often has no CPUs to give.
     usable = sum(1 for node in nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
-    workers_per_node = math.ceil(scale.most / max(1, usable))
+    workers_per_node = math.ceil(scale.max_workers / max(1, usable))
     resource = "GPU" if gpus else "CPU"
     detect = ray.remote(
         num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, resources=kind(scale.accelerator)
@@ -231,7 +231,7 @@ def hardware(scale: Scale, cluster: Cluster | None, tell: Callable[[str], None] 
         ray.cancel(asked)
         raise ScaleError(
             f"no {resource} was free within {scale.placement_timeout} s; {cluster.has}, all in use",
-            mend="wait for the cluster's other jobs to end, or raise scale.placement_timeout",
+            hint="wait for the cluster's other jobs to end, or raise scale.placement_timeout",
         ) from None
     return found
 

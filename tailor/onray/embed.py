@@ -57,7 +57,7 @@ def embed(
     """Embed every row of the input by a run or model, and write the Parquet file `to`, on any fsspec URL.
 
     What is done stands beside it in `NAME.unfinished` until the file is whole, so that the same call goes on after it
-    was killed. Every row is read before the model is loaded. Raises a TailorError for what the user can mend.
+    was killed. Every row is read before the model is loaded. Raises a TailorError for what the user can fix.
     """
     machine.wait_without_spinning()
     if ROW in request.keep or EMBEDDING in request.keep:
@@ -65,13 +65,13 @@ def embed(
     subject = find_subject(target)
     require_embeddings(subject.artifact.url)
     if not to.endswith(".parquet"):
-        raise StoreError(f"{to} is no Parquet file", mend="give the output a name that ends in .parquet")
+        raise StoreError(f"{to} is no Parquet file", hint="give the output a name that ends in .parquet")
     place, name = posixpath.split(Store(to).url.rstrip("/"))
     parent = Store(place)
     if parent.exists(name) and not is_own(parent, name):
         raise StoreError(
             f"{to} is there already, and is no file of `tailor embed`",
-            mend="name a file that is not there yet",
+            hint="name a file that is not there yet",
         )
     with ExitStack() as stack:
         parent.make()

@@ -59,7 +59,7 @@ class Evaluated:
         if self.results["failed"]:
             raise GateError(
                 f"{self.results['name']}: {'; '.join(self.results['failed'])}",
-                mend=f"the figures and answers are in {self.folder.url}",
+                hint=f"the figures and answers are in {self.folder.url}",
             )
 
 
@@ -75,7 +75,7 @@ def evaluate(
 ) -> Evaluated:
     """Evaluate a run or model and publish the results at `to`, or in the run's `evaluation/`.
 
-    `name`: where the suite gives none. Raises a TailorError for what the user can mend, but no GateError:
+    `name`: where the suite gives none. Raises a TailorError for what the user can hint, but no GateError:
     that is the caller's, after the results were shown (`Evaluated.require`).
     """
     machine.wait_without_spinning()
@@ -156,7 +156,7 @@ def require(suite: Suite) -> None:
 def resolved(suite: Suite, name: str) -> str:
     """The evaluation file that repeats it, defaults written out."""
     values = {**suite.model_dump(mode="json"), "name": name}
-    for key, _ in list(suite_rules.idle(Keys(values, set()), "")):
+    for key, _ in list(suite_rules.unused(Keys(values, set()), "")):
         *above, last = path_of(key)
         section: Any = values
         for step in above:
@@ -173,13 +173,13 @@ def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
         if whole.is_file() or (whole.names() and not whole.exists(RESULTS)):
             raise StoreError(
                 f"--to {to} is there already, and is no evaluation",
-                mend="name a folder that is not there yet",
+                hint="name a folder that is not there yet",
             )
         return output.parent_of(to), posixpath.basename(whole.url.rstrip("/"))
     if main.run is None:
         raise StoreError(
             f"{main.ref.url} is no run, so there is no place for the results",
-            mend="name a folder for them with --to",
+            hint="name a folder for them with --to",
         )
     return main.run.join(EVALUATION), name
 
@@ -195,7 +195,7 @@ def _preparation(main: Subject) -> Any:
 
         tokens = prepare(data, model, method, root, scorer=scorer_of(data)).tokens
         if not len(tokens.split("evaluation")):
-            raise DataError("no evaluation row is left after preparation", mend="name other rows")
+            raise DataError("no evaluation row is left after preparation", hint="name other rows")
         return tokens
 
     return prepared

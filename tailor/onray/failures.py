@@ -32,7 +32,7 @@ def cause(failures: dict[int, Any]) -> TailorError:
         if isinstance(getattr(error, "health_check_failure", error), RayActorError):
             return DeadWorker(
                 f"the process of worker {rank} died, killed from outside or for want of memory",
-                mend="look at the machine's memory; lower train.micro_batch_size or data.max_length",
+                hint="look at the machine's memory; lower train.micro_batch_size or data.max_length",
             )
     alone = {rank: error for rank, error in failures.items() if not isinstance(error, PeerError)}
     rank, error = min((alone or failures).items())
@@ -44,5 +44,5 @@ def not_started(error: Any, workers: int) -> TailorError:
     first = str(error.controller_failure).splitlines()[0]
     return WorkerError(
         f"{workers} workers could not be started: {first}",
-        mend="`tailor run --verbose` shows what Ray says",
+        hint="`tailor run --verbose` shows what Ray says",
     )

@@ -77,7 +77,7 @@ def require_lasting(recipe: Recipe) -> None:
         if any(part.startswith("_ray_pkg_") for part in url.split("/")):
             raise StoreError(
                 f"{key} lies in the job's working directory ({url}), which Ray removes after the job",
-                mend=f"set {key} to s3://… or to an absolute folder that every machine of the cluster sees",
+                hint=f"set {key} to s3://… or to an absolute folder that every machine of the cluster sees",
             )
 
 
@@ -145,7 +145,7 @@ class Jobs:
                 if time.monotonic() - heard > LOST_SECONDS:
                     raise ScaleError(
                         f"{self.address} answers no more: {error}",
-                        mend=f"the job may go on; `tailor jobs logs {name}` follows it again",
+                        hint=f"the job may go on; `tailor jobs logs {name}` follows it again",
                     ) from error
             time.sleep(1.0)
 
@@ -211,7 +211,7 @@ def exit_code(job: Job) -> int:
     if job.code is None and job.state == "failed":
         raise TrainingError(
             f"job {job.name} failed, and its command did not end by itself: {' '.join(job.message.split())[:500]}",
-            mend="the dashboard has the logs of its processes; submit it again to go on from the last checkpoint",
+            hint="the dashboard has the logs of its processes; submit it again to go on from the last checkpoint",
         )
     code = job.code or 0
     return code if code >= 0 else 128 - code  # killed by a signal
@@ -230,7 +230,7 @@ def _connect(address: str) -> Any:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ScaleError(
             f"{address} is no address of a job server",
-            mend="name the dashboard's, such as http://HOST:8265",
+            hint="name the dashboard's, such as http://HOST:8265",
         )
     _take_token()
     with _asking(address):
@@ -240,7 +240,7 @@ def _connect(address: str) -> Any:
             from ray.job_submission import JobSubmissionClient
         except ImportError as error:
             raise ScaleError(
-                f"jobs need Ray's job client: {error}", mend="pip install 'tailor[jobs]'"
+                f"jobs need Ray's job client: {error}", hint="pip install 'tailor[jobs]'"
             ) from error
         for module in ("dashboard_sdk", "job.sdk"):  # they tell of every package and connection
             logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
@@ -256,7 +256,7 @@ def _take_token() -> None:
 
 @contextmanager
 def _asking(address: str, name: str = "") -> Iterator[None]:
-    """What goes wrong between here and the job server, in words with a mend. name: of the job that is asked for."""
+    """What goes wrong between here and the job server, in words with a hint. name: of the job that is asked for."""
     try:
         yield
     except ScaleError:
@@ -267,22 +267,22 @@ def _asking(address: str, name: str = "") -> Iterator[None]:
         if kind == "AuthenticationError":
             raise ScaleError(
                 f"{address} refuses the request: {first.rstrip('.')}",
-                mend="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token "
+                hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token "
                 "(`ray get-auth-token` on its head)",
             ) from error
         if "status code 404" in first and name:
             raise ScaleError(
-                f"{address} has no job {name}", mend="`tailor jobs list` names its jobs"
+                f"{address} has no job {name}", hint="`tailor jobs list` names its jobs"
             ) from error
         if isinstance(error, RuntimeError):
             raise ScaleError(
                 f"the job server at {address} cannot do that: {first}",
-                mend="look at the cluster: its dashboard, `ray status` on its head",
+                hint="look at the cluster: its dashboard, `ray status` on its head",
             ) from error
         if isinstance(error, OSError):  # those of requests are too
             raise UnreachableError(
                 f"no Ray job server answers at {address}: {first}",
-                mend="name the dashboard's address with --address, such as http://HOST:8265; "
+                hint="name the dashboard's address with --address, such as http://HOST:8265; "
                 "`ray start --head` needs ray[default] to have one",
             ) from error
         raise

@@ -40,7 +40,7 @@ def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: b
         one = f"one {scale.accelerator}" if scale.accelerator else "one GPU"
         raise ScaleError(
             f"{count(workers, 'worker')} with {one} each {were} asked for, but {cluster.has}",
-            mend=_fewer(int(gpus), scale),
+            hint=_fewer(int(gpus), scale),
         )
     usable = [node for node in nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
     cpus = _cpus_per_worker(scale, cluster, usable, gpu)
@@ -49,7 +49,7 @@ def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: b
         raise ScaleError(
             f"{count(workers, 'worker')} with {count(cpus, 'CPU')} each {were} asked for, "
             f"but {cluster.has}, which is room for {room}",
-            mend="lower scale.workers or scale.cpus_per_worker",
+            hint="lower scale.workers or scale.cpus_per_worker",
         )
     return {"CPU": cpus, "GPU": 1.0, **kind(scale.accelerator)} if gpu else {"CPU": cpus}
 
@@ -72,7 +72,7 @@ def taken(cluster: Cluster, workers: int, resources: dict[str, float]) -> TakenE
     wanted = count(resources["CPU"], "CPU") + (f" and 1 {gpu}" if "GPU" in resources else "")
     return TakenError(
         f"{count(workers, 'worker')} with {wanted} each found no room: {cluster.has}, and others use them",
-        mend="wait for the cluster's other jobs to end, or lower scale.workers",
+        hint="wait for the cluster's other jobs to end, or lower scale.workers",
     )
 
 
@@ -104,7 +104,7 @@ class Wait:
         self._scale, self._tell, self._again = scale, tell, again
         self._began = time.monotonic()
         self._asked: dict[str, float] = {}
-        self._workers = scale.fewest
+        self._workers = scale.min_workers
         self.told = False
         """Whether the user knows of it."""
 
@@ -137,7 +137,7 @@ class Wait:
 
     def _promised(self, bundle: dict[str, float], error: ScaleError) -> int:
         """For how many workers the autoscaler can bring machines. Raises `error` where not for the fewest."""
-        for workers in sorted({self._scale.most, self._scale.fewest}, reverse=True):
+        for workers in sorted({self._scale.max_workers, self._scale.min_workers}, reverse=True):
             if autoscaler.can_bring(bundle, workers):
                 return workers
         raise error
@@ -147,11 +147,11 @@ class Wait:
         if isinstance(error, TakenError):
             return TakenError(
                 f"no machines became free within {waited}: {error.message}",
-                mend="wait for the cluster's other jobs to end, raise scale.placement_timeout, or lower scale.workers",
+                hint="wait for the cluster's other jobs to end, raise scale.placement_timeout, or lower scale.workers",
             )
         return ScaleError(
             f"no machines came within {waited}: {error.message}",
-            mend="raise scale.placement_timeout; `ray status` says what machines wait for",
+            hint="raise scale.placement_timeout; `ray status` says what machines wait for",
         )
 
 
@@ -166,7 +166,7 @@ def await_machines(scale: Scale, cluster: Cluster, tell: Tell) -> Cluster:
     while True:
         gpu = _uses_gpu(scale, cluster)
         try:
-            resources_per_worker(scale, cluster, scale.fewest, gpu=gpu)
+            resources_per_worker(scale, cluster, scale.min_workers, gpu=gpu)
         except ScaleError as error:
             wait.after(error, gpu=gpu)
         else:
@@ -185,10 +185,10 @@ def find_room(scale: Scale, *, own: bool, gpu: bool, again: bool, tell: Tell) ->
     wait = Wait(scale, tell, again=again)
     while True:
         cluster = describe(own=own)
-        fewest = scale.most if again and wait.seconds < SETTLE_SECONDS else scale.fewest
+        fewest = scale.max_workers if again and wait.seconds < SETTLE_SECONDS else scale.min_workers
         error: ScaleError | None = None
         used: dict[str, float] | None = None
-        for workers in range(scale.most, fewest - 1, -scale.sequence_parallel):
+        for workers in range(scale.max_workers, fewest - 1, -scale.sequence_parallel):
             try:
                 resources = resources_per_worker(scale, cluster, workers, gpu=gpu)
             except ScaleError as found:
@@ -223,7 +223,7 @@ def _cpus_per_worker(scale: Scale, cluster: Cluster, usable: list[Node], gpu: bo
     if gpu:
         return max(1.0, float(min(node.cpus // node.gpus for node in usable)))
     # The same for every size that a range allows, so that workers that are there leave room for more.
-    share = min(node.cpus for node in usable) / math.ceil(scale.most / len(usable))
+    share = min(node.cpus for node in usable) / math.ceil(scale.max_workers / len(usable))
     if share >= 1:
         return float(int(share))
     # Ray counts CPUs in ten-thousandths; rounding down leaves room for all.

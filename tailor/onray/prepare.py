@@ -122,7 +122,7 @@ def _room(memory: int) -> int:
         raise ScaleError(
             f"data.retrieve.embedder: a process that holds it takes {memory / 2**30:.1f} GiB, and no machine of the Ray "
             f"cluster offers more than {most / 2**30:.1f} GiB",
-            mend="take a smaller embedder, or machines with more memory",
+            hint="take a smaller embedder, or machines with more memory",
         )
     return room
 

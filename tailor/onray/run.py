@@ -53,9 +53,9 @@ class Outcome:
 
 
 def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outcome:
-    """Run a recipe from its data to its artefact and report, or go on with its unfinished run.
+    """Run a recipe from its data to its artifact and report, or go on with its unfinished run.
 
-    Raises a TailorError for what the user can mend, and KeyboardInterrupt when a signal ended the run;
+    Raises a TailorError for what the user can hint, and KeyboardInterrupt when a signal ended the run;
     status.json says how the run ended in any case.
     """
     machine.wait_without_spinning()

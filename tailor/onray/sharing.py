@@ -77,7 +77,7 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
                 except ray.exceptions.RayActorError as error:
                     raise WorkerError(
                         f"a worker of the evaluation died: {str(error).splitlines()[0]}",
-                        mend="run the same command again, which goes on from the batches that are done",
+                        hint="run the same command again, which goes on from the batches that are done",
                     ) from error
                 if isinstance(outcome, TailorError):
                     raise outcome

@@ -82,7 +82,7 @@ class _Room:
     """Whether a run with a range of workers could have more of them now. It is looked for every `pause` seconds of training."""
 
     def __init__(self, scale: Scale, workers: int, resources: dict[str, float], *, pause: float) -> None:
-        self._missing = scale.most - workers
+        self._missing = scale.max_workers - workers
         self._resources, self._pause = resources, pause
         self._together = scale.sequence_parallel
         self._looked: float | None = None

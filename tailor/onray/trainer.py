@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 
 PATIENCE_SECONDS = 6 * 3600
-"""How long workers wait for one another: while the first writes, hashes and uploads a large artefact, the others have nothing
+"""How long workers wait for one another: while the first writes, hashes and uploads a large artifact, the others have nothing
 to do, and Ray's half an hour would end the run there, at every try. Workers that die are found by other means."""
 
 
@@ -51,7 +51,7 @@ def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) ->
     if plan.run_url.startswith("memory:") or plan.tokens_url.startswith("memory:"):
         raise StoreError(
             "a memory:// folder is seen by one process only, but this run has workers of its own",
-            mend="set save.to and data.store to a folder that every worker sees",
+            hint="set save.to and data.store to a folder that every worker sees",
         )
 
     def once(workers: int, resources: dict[str, float], publish: Publish, stop: Callable[[], bool]) -> str:

@@ -180,12 +180,12 @@ def explained(error: Exception, rank: int, log: str) -> TrainingError:
     if isinstance(error, torch.OutOfMemoryError):
         return TrainingError(
             f"worker {rank} ran out of GPU memory; the traceback is in {log}",
-            mend="lower train.micro_batch_size, set train.activation_checkpointing: true, or lower data.max_length",
+            hint="lower train.micro_batch_size, set train.activation_checkpointing: true, or lower data.max_length",
         )
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
         return PeerError(
             f"worker {rank} lost the connection to another worker; the traceback is in {log}",
-            mend="look at the machines of the cluster and the network between them",
+            hint="look at the machines of the cluster and the network between them",
         )
     text = " ".join(str(error).split())[:300]
     return WorkerError(f"worker {rank} stopped: {type(error).__name__}: {text}; the traceback is in {log}")

@@ -152,7 +152,7 @@ def activations(
     # Attention with a mask repeats the keys and values of each group of heads.
     key = width * 4 * (facts.kv + facts.heads * facts.head_dim)
     if checkpointing:
-        # Beside each layer's input: what the last one gives, normalised, and without the beacons.
+        # Beside each layer's input: what the last one gives, normalized, and without the beacons.
         inputs = width * 2 * facts.hidden * (facts.layers + 3) * read
         one = (spec.window + beacons) * layer + 2 * key * (memory + spec.window)
         return int(rows * (inputs + pieces + one))

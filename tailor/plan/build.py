@@ -76,7 +76,7 @@ def build(
             sequence_parallel=recipe.scale.sequence_parallel,
             reference_copy=reference_model(recipe.method, recipe.model, strategy) == "copy",
             strategy=strategy,
-            workers=recipe.scale.most,
+            workers=recipe.scale.max_workers,
             on_host=hardware.device == "cpu",
             zero_sizes=sizes,
         )
@@ -90,10 +90,10 @@ def build(
         raise ModelError(
             f"train.precision: auto is {precision} on these GPUs, and scale.strategy {strategy.name} computes in "
             f"{' or '.join(strategy.precisions)}",
-            mend="set train.precision: fp32, or scale.strategy: ddp",
+            hint="set train.precision: fp32, or scale.strategy: ddp",
         )
 
-    groups = recipe.scale.most // recipe.scale.sequence_parallel
+    groups = recipe.scale.max_workers // recipe.scale.sequence_parallel
     per_worker = -(-data.rows_per_batch // groups)
     micro = recipe.train.micro_batch_size
     room = USABLE_MEMORY * hardware.memory_bytes
@@ -122,7 +122,7 @@ def build(
         save=recipe.save,
         evaluate=recipe.evaluate,
         divergence=recipe.train.divergence,
-        workers=recipe.scale.most,
+        workers=recipe.scale.max_workers,
         gpu=gpu,
         strategy=strategy,
         strategy_reason=reason,
@@ -139,7 +139,7 @@ def build(
         reference=reference_model(recipe.method, recipe.model, strategy),
         micro_batch_size=micro,
         accumulation=-(-micro_batches // groups),
-        idle=max(0, groups - micro_batches) if batches.streams is None else 0,
+        idle_workers=max(0, groups - micro_batches) if batches.streams is None else 0,
         chunk_size=chunked.size,
         chunk_tokens=chunked.most,
         resume_from=resume_from,
@@ -185,7 +185,7 @@ def _warmup(optim: Optim, steps: int) -> int:
         if optim.warmup_steps and optim.warmup_steps >= steps:
             raise DataError(
                 f"optim.warmup_steps: the warm-up of {optim.warmup_steps} steps never ends, for the data make {steps}",
-                mend="lower it, set optim.warmup_ratio, or train longer (train.epochs, train.steps)",
+                hint="lower it, set optim.warmup_ratio, or train longer (train.epochs, train.steps)",
             )
         return optim.warmup_steps
     return round((optim.warmup_ratio or 0.0) * steps)
@@ -212,24 +212,24 @@ def _check(
     if recipe.scale.gpu is True and hardware.device != "cuda":
         raise ScaleError(
             "scale.gpu is true, but no GPU was found",
-            mend="set scale.gpu: auto, or run on a machine or cluster with GPUs",
+            hint="set scale.gpu: auto, or run on a machine or cluster with GPUs",
         )
     if recipe.train.activation_offloading and hardware.device != "cuda":
         raise ScaleError(
             "train.activation_offloading moves what a GPU holds to host memory, and no GPU was found",
-            mend="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
+            hint="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
         )
     _check_sequences(recipe, facts)
     if batch_spec(recipe).pack and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
             f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
-            mend="set data.pack: false",
+            hint="set data.pack: false",
         )
     if recipe.model.quantize and facts.experts > 1 and not recipe.model.trust_remote_code:
         raise ModelError(
-            f"model.quantize: bitsandbytes quantises linear modules, and the experts of {recipe.model.path} are held in "
+            f"model.quantize: bitsandbytes quantizes linear modules, and the experts of {recipe.model.path} are held in "
             "one tensor, so most of its weights would stay as they are",
-            mend="leave model.quantize out",
+            hint="leave model.quantize out",
         )
     if recipe.model.beacon is not None:
         _check_beacons(recipe, recipe.model.beacon, data, facts, config)
@@ -237,7 +237,7 @@ def _check(
         raise ModelError(
             f"the longest example has {data.longest} tokens, but {recipe.model.path} was made for "
             f"{facts.positions} positions",
-            mend=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
+            hint=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
         )
     if recipe.method.embedding is not None:
         _check_embedding(recipe.method.embedding, data, facts)
@@ -245,7 +245,7 @@ def _check(
     if any(0 < number < method.min_examples for number in (data.examples, data.evaluation_examples)):
         raise DataError(
             f"method {method.name} {method.too_few_examples}, and a split has only one example",
-            mend="give more rows, or another data.holdout",
+            hint="give more rows, or another data.holdout",
         )
     evaluate = recipe.evaluate
     by_loss = evaluate.every and evaluate.retrieval is None
@@ -253,7 +253,7 @@ def _check(
     if needs_evaluation and not data.evaluation_examples:
         raise DataError(
             "the recipe evaluates, but no evaluation example is left after preparation",
-            mend="raise data.holdout, or look at `tailor data report` for why rows were lost",
+            hint="raise data.holdout, or look at `tailor data report` for why rows were lost",
         )
 
 
@@ -263,13 +263,13 @@ def _check_beacons(
     if why := beacon.refusal(config):
         raise ModelError(
             f"model.beacon: {recipe.model.path} cannot have beacons: {why}",
-            mend="leave model.beacon out, or take another base",
+            hint="leave model.beacon out, or take another base",
         )
     if data.longest <= spec.window:
         raise DataError(
             f"model.beacon: the longest example has {data.longest} tokens and fits into one window of {spec.window}, so "
             "no beacon would be trained",
-            mend="give longer examples, or a smaller model.beacon.window",
+            hint="give longer examples, or a smaller model.beacon.window",
         )
     coarse = (beacon.coarsest(spec),) * (beacon.windows_of(data.longest, spec.window) - 1)
     reached = beacon.positions(spec, coarse)
@@ -277,7 +277,7 @@ def _check_beacons(
         raise ModelError(
             f"model.beacon: the longest example has {data.longest} tokens, which reach {reached} positions with a ratio of "
             f"{coarse[0]}, but {recipe.model.path} was made for {facts.positions}",
-            mend=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a coarser ratio",
+            hint=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a coarser ratio",
         )
 
 
@@ -290,13 +290,13 @@ def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
     if why is not None:
         raise ModelError(
             f"scale.sequence_parallel: {path} ({facts.model_type}) cannot be cut between tokens: {why}",
-            mend="set scale.sequence_parallel: 1",
+            hint="set scale.sequence_parallel: 1",
         )
     if facts.heads % parts:
         fits = [str(n) for n in range(2, facts.heads + 1) if facts.heads % n == 0]
         raise ModelError(
             f"scale.sequence_parallel: {parts} workers cannot share the {facts.heads} attention heads of {path}",
-            mend=f"set it to one of {', '.join(fits)}" if fits else "set it to 1",
+            hint=f"set it to one of {', '.join(fits)}" if fits else "set it to 1",
         )
 
 
@@ -305,10 +305,10 @@ def _check_embedding(method: EmbeddingMethod, data: DataFacts, facts: ModelFacts
     if method.matryoshka and max(method.matryoshka) >= whole:
         raise ModelError(
             f"method.matryoshka: {max(method.matryoshka)} is not shorter than the whole embedding of {whole}",
-            mend="leave it out, or set a larger method.projection",
+            hint="leave it out, or set a larger method.projection",
         )
     if facts.positions and data.longest_text > facts.positions:
         raise ModelError(
             f"the longest text to embed has {data.longest_text} tokens, but the model was made for {facts.positions} positions",
-            mend=f"set method.max_passage_length: {facts.positions} or less",
+            hint=f"set method.max_passage_length: {facts.positions} or less",
         )

@@ -10,9 +10,9 @@ from tailor.spec.recipe import Recipe
 from tailor.spec.rules.deepspeed import AUTO, PASSED_ON, read
 from tailor.spec.strategy import DeepSpeed, Strategy
 
-LEAST_BUCKET = 2**23
+MIN_BUCKET = 2**23
 """Elements, 32 MiB of float32: about what PyTorch's data parallelism reduces at once."""
-MOST_AHEAD = 50_000_000
+MAX_AHEAD = 50_000_000
 """Elements that ZeRO 3 fetches ahead by its default."""
 
 
@@ -68,12 +68,12 @@ def zero_sizes(strategy: Strategy | str, recipe: Recipe, facts: ModelFacts) -> d
     json: dict[str, Any] = read(strategy.config).values if strategy.config else {}
     given = json.get("zero_optimization") or {}
     trained = trained_parameters(facts, recipe.model)
-    bucket = min(max(facts.hidden**2, LEAST_BUCKET), trained + trained % 2)
+    bucket = min(max(facts.hidden**2, MIN_BUCKET), trained + trained % 2)
     sizes = {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if strategy.stage == 3:
         layer = facts.linear_parameters // facts.layers
         sizes |= {
-            "stage3_prefetch_bucket_size": min(layer, MOST_AHEAD),
+            "stage3_prefetch_bucket_size": min(layer, MAX_AHEAD),
             "stage3_param_persistence_threshold": 10 * facts.hidden,
             # A weight that is used again only after more than a layer is let go, as FSDP does.
             "stage3_max_reuse_distance": layer,

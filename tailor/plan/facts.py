@@ -156,7 +156,7 @@ class ModelFacts:
 
     @property
     def quantized_parameters(self) -> int:
-        """Weights of the linear modules that can be quantised: of a state-space mixer its input projection alone."""
+        """Weights of the linear modules that can be quantized: of a state-space mixer its input projection alone."""
         if self.model_type in STATE_SPACE:
             return self.layers * 2 * self.hidden * self.intermediate
         return self.linear_parameters

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tailor.plan import beacon
 from tailor.plan.facts import ModelFacts
-from tailor.plan.strategy_memory import Held, share
+from tailor.plan.strategy_memory import Footprint, share
 from tailor.spec.model import Model
 from tailor.spec.strategy import Strategy
 
@@ -89,7 +89,7 @@ def forecast(
         per_linear = QUANTIZED_BYTES[model.quantize.type] if model.quantize else BYTES[frozen_dtype]
         plain = facts.linear_parameters - facts.quantized_parameters + facts.embedding_parameters
         weights += per_linear * facts.quantized_parameters + BYTES[frozen_dtype] * plain
-        if model.quantize:  # the largest matrix is dequantised for each product
+        if model.quantize:  # the largest matrix is dequantized for each product
             weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
     own = tokens / sequence_parallel
     width = 1.0 if mixed_precision else 2.0
@@ -125,7 +125,7 @@ def forecast(
     # layers that are computed again; the head's is needed for the loss alone.
     copies = 2.0 * (trained - tables * table) if mixed_precision else 0.0
     again = -(-facts.layers // activation_checkpointing) if activation_checkpointing else 0
-    held = Held(
+    footprint = Footprint(
         facts,
         weights=weights,
         optimizer=float(OPTIMIZER_BYTES[optimizer] * trained),
@@ -137,7 +137,7 @@ def forecast(
         copies=copies * (1 - again / facts.layers),
         on_host=on_host,
     )
-    own_share = share(strategy, workers, held, zero_sizes or {})
+    own_share = share(strategy, workers, footprint, zero_sizes or {})
     kept_inputs = 0.0 if activation_offloading else inputs
     without = max(at_loss, activations) + kept_inputs
     passes = max(at_loss + own_share.loss, activations + own_share.backward) + kept_inputs

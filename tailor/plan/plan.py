@@ -64,7 +64,7 @@ class Plan:
     accumulation: int
     """Forward passes of one worker (or of a group that holds sequences together) in one step, at most; of sequences,
     where texts are embedded too."""
-    idle: int
+    idle_workers: int
     """Workers (or groups) that have no micro-batch of their own in any step, and compute one that does not count."""
     chunk_size: int | None
     """Texts to embed in one forward pass, where the recipe says it."""
@@ -88,10 +88,12 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What a user may not have meant."""
-        if not self.idle:
+        if not self.idle_workers:
             return []
         who = "worker" if self.sequence_parallel == 1 else "group"
-        without = f"{self.idle} {who} has" if self.idle == 1 else f"{self.idle} {who}s have"
+        without = (
+            f"{self.idle_workers} {who} has" if self.idle_workers == 1 else f"{self.idle_workers} {who}s have"
+        )
         each = f"{self.accumulation} × {self.micro_batch_size}"
         return [
             f"{without} no micro-batch in any step: {each} for each other one; lower train.micro_batch_size"

@@ -61,12 +61,12 @@ def check(rope: Rope, config: Config, path: str) -> None:
     if config.get("model_type") in WITHOUT:
         raise ModelError(
             f"model.rope: {path} ({config['model_type']}) has no rotary positions",
-            mend="leave model.rope out",
+            hint="leave model.rope out",
         )
     if any(kind in parameters_of(config) for kind in NESTED):
         raise ModelError(
             f"model.rope: the layers of {path} have rotary positions of several kinds, which one setting cannot describe",
-            mend="leave model.rope out",
+            hint="leave model.rope out",
         )
     if isinstance(rope, ThetaRope):
         return
@@ -75,7 +75,7 @@ def check(rope: Rope, config: Config, path: str) -> None:
         raise ModelError(
             f"model.rope.original_length is {rope.original_length}, but {path} was made for {made_for} tokens "
             "before any scaling",
-            mend=f"set model.rope.original_length: {made_for}",
+            hint=f"set model.rope.original_length: {made_for}",
         )
 
 
@@ -91,7 +91,7 @@ def check_batches(config: Config, longest: int, wanted: list[str], path: str) ->
         raise ModelError(
             f"{path} ({kind} rotary positions) takes its frequencies from the longest document of a forward pass once "
             f"that is over {made_for} tokens, and the longest example has {longest}: examples would change each other",
-            mend=f"set {' and '.join(wanted)}, or data.max_length: {made_for} or less",
+            hint=f"set {' and '.join(wanted)}, or data.max_length: {made_for} or less",
         )
 
 

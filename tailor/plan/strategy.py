@@ -26,7 +26,7 @@ def choose(
         named = STRATEGIES.get(asked)(name=asked) if isinstance(asked, str) else asked
         return named, "as the recipe says"
     ddp, fsdp = Ddp(name="ddp"), Fsdp(name="fsdp")
-    if recipe.scale.most == 1:
+    if recipe.scale.max_workers == 1:
         return ddp, "one worker has nobody to share with"
     needed, room = memory(ddp).peak, usable * hardware.memory_bytes
     if needed <= room:

@@ -15,7 +15,7 @@ from tailor.spec.strategy import DeepSpeed, Fsdp, Strategy
 
 
 @dataclass(frozen=True)
-class Held:
+class Footprint:
     """What a step needs of a model that one worker holds whole, in bytes unless it says weights."""
 
     facts: ModelFacts
@@ -70,68 +70,76 @@ class Share:
     """In all, while the model is loaded and placed, where that is more than the weights."""
 
 
-def share(strategy: Strategy | None, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+def share(strategy: Strategy | None, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
     """What the strategy's own function says; `unsharded` where there is none. sizes: `zero_sizes` of DeepSpeed."""
     own = unsharded if strategy is None else resolve_name(strategy.memory)
-    found: Share = own(strategy, workers, held, sizes)
+    found: Share = own(strategy, workers, footprint, sizes)
     return found
 
 
-def unsharded(strategy: Strategy | None, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+def unsharded(
+    strategy: Strategy | None, workers: int, footprint: Footprint, sizes: Mapping[str, int]
+) -> Share:
     """Every worker holds everything."""
     return Share(
-        weights=held.weights,
-        gradients=4.0 * held.trained,  # the reducer's buckets, of which gradients are views
-        optimizer=held.optimizer,
-        loss=held.head + held.copies_at_loss,
-        backward=held.copies,
+        weights=footprint.weights,
+        gradients=4.0 * footprint.trained,  # the reducer's buckets, of which gradients are views
+        optimizer=footprint.optimizer,
+        loss=footprint.head + footprint.copies_at_loss,
+        backward=footprint.copies,
         later=4.0
-        * held.table
-        * min(held.tables, 1),  # the embedding's gradient, before it is added to its bucket
+        * footprint.table
+        * min(footprint.tables, 1),  # the embedding's gradient, before it is added to its bucket
     )
 
 
-def fsdp(strategy: Fsdp, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+def fsdp(strategy: Fsdp, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
     """Parts of everything; layers are gathered while they are computed."""
-    low, layer, trained = held.low, held.layer, held.trained_layer
-    ends = low * held.facts.embedding_parameters  # of FSDP's root, whole from the first layer to the last
-    tables = float(held.tables * held.table)
+    low, layer, trained = footprint.low, footprint.layer, footprint.trained_layer
+    ends = (
+        low * footprint.facts.embedding_parameters
+    )  # of FSDP's root, whole from the first layer to the last
+    tables = float(footprint.tables * footprint.table)
     # A layer's gradients, as they come and in float32 where they are cut; the layer that is computed, and the one before it
     # on its way. gloo's copy of the latter is gone when the gradients are all there.
-    moving = 2 * low * layer + 4 * trained + low * max(trained, layer * held.on_host)
+    moving = 2 * low * layer + 4 * trained + low * max(trained, layer * footprint.on_host)
     kept = 0.0 if strategy.offload else 1 / workers
     return Share(
-        weights=kept * held.weights,
-        gradients=kept * 4.0 * held.trained,
-        optimizer=kept * held.optimizer,
-        loss=ends + held.head,
+        weights=kept * footprint.weights,
+        gradients=kept * 4.0 * footprint.trained,
+        optimizer=kept * footprint.optimizer,
+        loss=ends + footprint.head,
         backward=ends
         + moving
-        + low * held.table * min(held.tables, 1),  # the head's gradient waits for the root's turn
-        later=ends + (low + 4 + 4 * held.on_host) * tables,
-        start=held.weights * (1 + 1 / workers) if held.on_host else 0.0,  # rank 0 loads it whole
+        + low * footprint.table * min(footprint.tables, 1),  # the head's gradient waits for the root's turn
+        later=ends + (low + 4 + 4 * footprint.on_host) * tables,
+        start=footprint.weights * (1 + 1 / workers) if footprint.on_host else 0.0,  # rank 0 loads it whole
     )
 
 
-def deepspeed(strategy: DeepSpeed, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
+def deepspeed(strategy: DeepSpeed, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
     """Parts of what the stage shares out."""
     if strategy.stage == 3:
-        return _stage_3(strategy, workers, held, sizes)
-    return _stage_1_and_2(strategy, workers, held, sizes["reduce_bucket_size"])
+        return _stage_3(strategy, workers, footprint, sizes)
+    return _stage_1_and_2(strategy, workers, footprint, sizes["reduce_bucket_size"])
 
 
-def _stage_1_and_2(strategy: DeepSpeed, workers: int, held: Held, bucket: int) -> Share:
-    trained, part = float(held.trained), held.trained / workers
-    low = 4 if strategy.stage == 1 else held.low  # DeepSpeed is told of no bf16 in stage 1
-    weights = held.weights + (low - 4) * trained
-    optimizer = held.optimizer / workers + 4 * part  # with the float32 weights that it changes
+def _stage_1_and_2(strategy: DeepSpeed, workers: int, footprint: Footprint, bucket: int) -> Share:
+    trained, part = float(footprint.trained), footprint.trained / workers
+    low = 4 if strategy.stage == 1 else footprint.low  # DeepSpeed is told of no bf16 in stage 1
+    weights = footprint.weights + (low - 4) * trained
+    optimizer = footprint.optimizer / workers + 4 * part  # with the float32 weights that it changes
     # The bucket is flattened to be reduced, in float32. What is larger than it is reduced alone.
     flattened = low * bucket + (4 * bucket if low < 4 else 0)
-    alone = (low + (4 if low < 4 else 0)) * held.table if held.tables and held.table > bucket else 0
+    alone = (
+        (low + (4 if low < 4 else 0)) * footprint.table
+        if footprint.tables and footprint.table > bucket
+        else 0
+    )
     at_loss = copies = 0.0
     if strategy.stage == 1:
         gradients, newest = 4 * trained, 0.0
-        at_loss, copies = held.copies_at_loss, held.copies
+        at_loss, copies = footprint.copies_at_loss, footprint.copies
     else:  # those of the micro-batches before, and of this one
         gradients, newest = 4 * part, low * part
     offloads = strategy.offload_optimizer is not None
@@ -141,37 +149,41 @@ def _stage_1_and_2(strategy: DeepSpeed, workers: int, held: Held, bucket: int) -
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        loss=held.head + at_loss + low * bucket,  # the last one that was flattened is kept
+        loss=footprint.head + at_loss + low * bucket,  # the last one that was flattened is kept
         backward=copies + low * bucket + max(flattened, alone) + newest,
         # Stage 1 reduces when the backward pass is over, into a copy of its part; in the update the part is made flat.
         later=4 * part + low * bucket + flattened if strategy.stage == 1 else 0.0 if offloads else 4 * part,
         # The weights as they were loaded; DeepSpeed lays them end to end, beside themselves where the host is the device.
-        start=max(held.weights, weights + (low * trained + 4 * part if held.on_host else 0.0)),
+        start=max(footprint.weights, weights + (low * trained + 4 * part if footprint.on_host else 0.0)),
     )
 
 
-def _stage_3(strategy: DeepSpeed, workers: int, held: Held, sizes: Mapping[str, int]) -> Share:
-    low, part, facts = held.low, held.trained / workers, held.facts
+def _stage_3(strategy: DeepSpeed, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
+    low, part, facts = footprint.low, footprint.trained / workers, footprint.facts
     bucket = sizes["reduce_bucket_size"]
     reuse = min(sizes["stage3_max_live_parameters"], sizes["stage3_max_reuse_distance"])
     body = float(facts.linear_parameters)
     # Whole are the embedding and the head, what will be used again soon, and what is on its way, there before it is
     # taken apart.
-    gathered = low * (facts.embedding_parameters + min(body, max(2 * held.layer, reuse)) + held.layer)
-    largest = max(bucket, held.table * min(held.tables, 1))
+    gathered = low * (
+        facts.embedding_parameters + min(body, max(2 * footprint.layer, reuse)) + footprint.layer
+    )
+    largest = max(bucket, footprint.table * min(footprint.tables, 1))
     # What is reduced: in float32, laid end to end by worker, and gloo's copy of that.
-    reduced = 4.0 * min(largest, held.trained) * ((low < 4) + 1 + held.on_host)
-    optimizer = held.optimizer / workers + 4 * part
+    reduced = 4.0 * min(largest, footprint.trained) * ((low < 4) + 1 + footprint.on_host)
+    optimizer = footprint.optimizer / workers + 4 * part
     gradients = 4 * part
     if strategy.offload_optimizer is not None:
         optimizer = gradients = 0.0
-    weights = (held.weights + (low - 4) * held.trained) / workers
+    weights = (footprint.weights + (low - 4) * footprint.trained) / workers
     return Share(
         weights=0.0 if strategy.offload_parameters is not None else weights,
         gradients=gradients + 4 * bucket,  # DeepSpeed keeps its bucket
         optimizer=optimizer,
-        loss=gathered + held.head,
+        loss=gathered + footprint.head,
         backward=gathered + reduced,
-        later=max(gradients, low * facts.embedding_parameters + low * held.tables * held.table + reduced),
-        start=held.weights * (1 + 1 / workers) if held.on_host else 0.0,  # rank 0 loads it whole
+        later=max(
+            gradients, low * facts.embedding_parameters + low * footprint.tables * footprint.table + reduced
+        ),
+        start=footprint.weights * (1 + 1 / workers) if footprint.on_host else 0.0,  # rank 0 loads it whole
     )

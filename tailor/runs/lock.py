@@ -112,7 +112,7 @@ def _processes() -> str:
 def _refusal(run: Store, found: Holder | None) -> StoreError:
     return StoreError(
         f"another process is working on the run at {run.url}" + (f": {found}" if found else ""),
-        mend="wait for it, end it, or set another save.to",
+        hint="wait for it, end it, or set another save.to",
     )
 
 
@@ -133,7 +133,7 @@ def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
             file.truncate()
         except OSError as error:
             raise StoreError(
-                f"{run.url_of(LOCK)} cannot be written: {error}", mend="make room there"
+                f"{run.url_of(LOCK)} cannot be written: {error}", hint="make room there"
             ) from error
         yield
 
@@ -149,7 +149,7 @@ def _locked(run: Store, file: IO[bytes], how: int) -> bool:
             return False
         raise StoreError(
             f"{run.url_of(LOCK)} cannot be locked: {error}",
-            mend="set save.to to a folder whose file system has locks",
+            hint="set save.to to a folder whose file system has locks",
         ) from error
     return True
 

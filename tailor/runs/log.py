@@ -92,7 +92,7 @@ class MetricsLog:
         if not self._allowed():
             raise StoreError(
                 f"another process has taken over the run at {self._run.url}",
-                mend="`tailor runs` shows how it stands",
+                hint="`tailor runs` shows how it stands",
             )
 
     def _put(self, text: str) -> None:
@@ -135,7 +135,7 @@ def _record(run: Store, number: int, line: str) -> Record:
         record = None
     if not isinstance(record, dict):
         raise StoreError(
-            f"{run.url_of(METRICS)}:{number}: this line is no record of a run", mend="remove the line"
+            f"{run.url_of(METRICS)}:{number}: this line is no record of a run", hint="remove the line"
         )
     return record
 

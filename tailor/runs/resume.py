@@ -90,7 +90,7 @@ def check_place(recipe: Recipe, run: Store) -> None:
         more = ", …" if len(others) > 3 else ""
         raise StoreError(
             f"{run.url} is not empty and holds no run; it has {', '.join(others[:3])}{more}",
-            mend=f"give the run a folder of its own, such as save.to: {run.join('run').url}",
+            hint=f"give the run a folder of its own, such as save.to: {run.join('run').url}",
         )
 
 
@@ -110,7 +110,7 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
     if recipe.save.resume == "never":
         raise StoreError(
             f"{run.url} already holds a run, and save.resume is never",
-            mend="set another save.to, remove the folder, or set save.resume: auto",
+            hint="set another save.to, remove the folder, or set save.resume: auto",
         )
     if not begun(run):
         return None  # nothing of the earlier attempt is worth going on with
@@ -118,7 +118,7 @@ def check(recipe: Recipe, run: Store) -> Origin | None:
         refused = [key for key, _, _ in found if _bound(key)]
         raise StoreError(
             f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
-            mend="set another save.to for the new run, or put the keys back to go on with the old one"
+            hint="set another save.to for the new run, or put the keys back to go on with the old one"
             + ("" if refused else f", or set save.resume: {run.url} to go on with these changes"),
         )
     return None
@@ -134,21 +134,21 @@ def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool)
         if found := differences(_recipe_of(run), recipe):
             raise StoreError(
                 f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
-                mend=f"set another save.to, or save.resume: {run.url} to go on from this run",
+                hint=f"set another save.to, or save.resume: {run.url} to go on from this run",
             )
         return None
     saved = run_folder.checkpoints(source)
     if not saved:
         raise StoreError(
             f"save.resume names {source.url}, which has no checkpoint to go on from",
-            mend="train it further, or take its adapter by model.warm_start",
+            hint="train it further, or take its adapter by model.warm_start",
         )
     found = differences(_recipe_of(source), recipe)
     if refused := [entry for entry in found if _bound(entry[0])]:
         raise StoreError(
             f"{source.url} cannot go on with other values of these keys:\n{_lines(refused)}\n"
             "its weights and its optimizer's state belong to them",
-            mend="put them back, or begin anew from its weights with model.warm_start",
+            hint="put them back, or begin anew from its weights with model.warm_start",
         )
     step = run_folder.step_of(saved[-1])
     new_batches = any(_is_of(key, BATCHES) for key, _, _ in found)
@@ -194,19 +194,19 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
             f"{run.url} holds checkpoints of other data: its rows, the tokenizer or the template have changed since",
-            mend="bring the data back to go on, set another save.to for the new run, "
+            hint="bring the data back to go on, set another save.to for the new run, "
             f"or set save.resume: {run.url} to go on with the new data",
         )
     for key in ("precision", "frozen_dtype"):
         if before[key] != now[key]:
             raise StoreError(
                 f"{source.url} holds checkpoints trained with {key} {before[key]}; here it would be {now[key]}",
-                mend=f"set train.precision: {before['precision']} to go on, or set another save.to for the new run",
+                hint=f"set train.precision: {before['precision']} to go on, or set another save.to for the new run",
             )
     if origin is not None and plan.steps <= origin.step:
         raise StoreError(
             f"{source.url} has done {origin.step} steps, and this recipe ends after {plan.steps}",
-            mend="raise train.steps, train.epochs or train.tokens",
+            hint="raise train.steps, train.epochs or train.tokens",
         )
 
 

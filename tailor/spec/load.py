@@ -74,7 +74,7 @@ def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) 
 def resolved_yaml(recipe: Recipe) -> str:
     """The complete recipe, every default that has an effect written out; it loads back to an equal Recipe."""
     values = recipe.model_dump(mode="json")
-    for path in recipe_rules.idle_keys(values):
+    for path in recipe_rules.unused_keys(values):
         *above, key = path
         section: Any = values
         for step in above:
@@ -85,7 +85,7 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def _once(problems: list[Problem]) -> list[Problem]:
-    """One problem per place and key; the first is the one to mend first."""
+    """One problem per place and key; the first is the one to fix first."""
     first: dict[tuple[str, int, int, str], Problem] = {}
     for problem in problems:
         first.setdefault((problem.file, problem.line, problem.column, problem.key), problem)

@@ -17,7 +17,7 @@ class Quantize(Section):
     """nf4 and fp4 store 4 bits per weight (QLoRA, arXiv 2305.14314), int8 stores 8 (LLM.int8)."""
 
     double: bool = True
-    """Quantise the quantisation constants too (saves 0.4 bit per weight; 4-bit types only)."""
+    """Quantize the quantization constants too (saves 0.4 bit per weight; 4-bit types only)."""
 
 
 class Adapter(Section):
@@ -74,7 +74,7 @@ class Beacon(Section):
     """Projections of each layer for which beacons have weights of their own."""
 
     rank: int | None = Field(None, ge=1)
-    """Rank of a low-rank update in place of whole copies of the projections. A quantised base needs one."""
+    """Rank of a low-rank update in place of whole copies of the projections. A quantized base needs one."""
 
 
 class Model(Section):

@@ -20,7 +20,7 @@ from tailor.spec.train import Train
 
 
 class Recipe(File):
-    """A fine-tuning run, from the base model to the artefacts."""
+    """A fine-tuning run, from the base model to the artifacts."""
 
     noun: ClassVar[str] = "recipe"
     folder: ClassVar[str] = "recipes"

@@ -20,7 +20,7 @@ class Save(Section):
     """Checkpoints kept, the newest first."""
 
     best: bool = False
-    """Also keep the checkpoint of the lowest evaluation loss, and make the final artefact from it."""
+    """Also keep the checkpoint of the lowest evaluation loss, and make the final artifact from it."""
 
     resume: str = Field("auto", min_length=1)
     """`auto` goes on from the folder's last checkpoint, `never` refuses a folder that already holds a run.

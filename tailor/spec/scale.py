@@ -98,11 +98,11 @@ class Scale(Section):
     """
 
     @property
-    def most(self) -> int:
+    def max_workers(self) -> int:
         """The largest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
-    def fewest(self) -> int:
+    def min_workers(self) -> int:
         """The smallest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.min

@@ -30,7 +30,7 @@ def with_trackers(section: type[Track]) -> type[Track]:
         if not (isinstance(tracker, type) and issubclass(tracker, TrackerSection)):
             raise ExtensionError(
                 f"tailor.trackers: {name} is {tracker!r}, not a subclass of tailor.spec.trackers.TrackerSection",
-                mend="correct the entry point, or uninstall its package",
+                hint="correct the entry point, or uninstall its package",
             )
         if tracker.model_fields:
             fields[name] = (tracker | None, Field(None, description=tracker.help))

@@ -15,7 +15,7 @@ DEFAULT_BATCH_SIZE = 8
 class Divergence(Section):
     """What is done when a step's loss or gradient norm is no finite number, or the norm is over a limit.
 
-    In fp16 a norm that is none is first the gradient scaler's to mend: it leaves the step out and scales by less.
+    In fp16 a norm that is none is first the gradient scaler's to fix: it leaves the step out and scales by less.
     """
 
     action: Literal["stop", "skip", "reload"] = "stop"

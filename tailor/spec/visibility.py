@@ -39,11 +39,11 @@ class Reach:
     shared: tuple[str, ...]
     """Folders that all of them see as one, and may write."""
     to_write: str
-    """The mend of a place that cannot be written."""
+    """The hint of a place that cannot be written."""
     own_folder: str
-    """What is wrong with a folder that each machine has for itself, and the mend."""
+    """What is wrong with a folder that each machine has for itself, and the hint."""
     to_read: str
-    """The mend of a file that they don't see."""
+    """The hint of a file that they don't see."""
     readable: tuple[str, ...] = ()
     """More folders whose files all of them see."""
     read_only: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailor.store.copies import stamp_of
-from tailor.store.failures import mend_of
+from tailor.store.failures import hint_of
 from tailor.store.filesystem import cache_folder, filesystem, opened
 from tailor.store.periodic import Periodic
 from tailor.store.publication import Publication, verified, verify
@@ -16,7 +16,7 @@ __all__ = [
     "Store",
     "cache_folder",
     "filesystem",
-    "mend_of",
+    "hint_of",
     "opened",
     "stamp_of",
     "verified",

@@ -1,4 +1,4 @@
-"""What a file system raises, in words that name the place and the mend; and what is worth another try."""
+"""What a file system raises, in words that name the place and the hint; and what is worth another try."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 def retried(action: Callable[[], T]) -> T:
     """Call until it succeeds, with growing pauses; the last error is raised.
 
-    Errors that another try cannot mend (no permission, no such bucket, no space) are raised at once.
+    Errors that another try cannot fix (no permission, no such bucket, no space) are raised at once.
     """
     for pause in PAUSES:
         try:
@@ -85,16 +85,16 @@ def writing(url: str, setting: str = "data.store (or save.to)") -> Iterator[None
         yield
     except OSError as error:
         if reason := _UNWRITABLE.get(error.errno or 0):
-            mend = f"set {setting} to a folder that can be written"
+            hint = f"set {setting} to a folder that can be written"
         elif reason := _FULL.get(error.errno or 0):
-            mend = "make room there, then give the same command again"
+            hint = "make room there, then give the same command again"
         else:
             raise _store_error(url, error) from error
-        raise StoreError(f"{url} cannot be written: {reason}", mend=mend) from error
+        raise StoreError(f"{url} cannot be written: {reason}", hint=hint) from error
 
 
-def mend_of(url: str, error: Exception) -> str | None:
-    """How to mend what a remote file system's client raised, where its kind is known."""
+def hint_of(url: str, error: Exception) -> str | None:
+    """How to fix what a remote file system's client raised, where its kind is known."""
     protocol, remote, _ = url.partition("://")
     if isinstance(error, ImportError):
         return "install the package that it names"
@@ -121,11 +121,11 @@ def _store_error(url: str, error: Exception) -> StoreError:
         if "bucket does not exist" in str(error):
             return StoreError(
                 f"{url}: there is no bucket {url.split('/')[2]}",
-                mend="make the bucket, or check the URL and AWS_ENDPOINT_URL",
+                hint="make the bucket, or check the URL and AWS_ENDPOINT_URL",
             )
         return StoreError(f"{url} does not exist")
     if isinstance(error, NotADirectoryError):
-        return StoreError(f"{url}: a part of its path is a file", mend="name a folder")
+        return StoreError(f"{url}: a part of its path is a file", hint="name a folder")
     if isinstance(error, PermissionError) and "://" not in url:
-        return StoreError(f"{url} may not be read or written by this user", mend="check its permissions")
-    return StoreError(f"{url}: {error}".rstrip("."), mend=mend_of(url, error))
+        return StoreError(f"{url} may not be read or written by this user", hint="check its permissions")
+    return StoreError(f"{url}: {error}".rstrip("."), hint=hint_of(url, error))

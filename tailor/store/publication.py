@@ -144,7 +144,7 @@ def _marker(store: Store, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _damaged(store: Store, name: str, what: str) -> StoreError:
-    return StoreError(what, mend=f"bring the file back, or remove {store.url_of(name)} to do without it")
+    return StoreError(what, hint=f"bring the file back, or remove {store.url_of(name)} to do without it")
 
 
 def _files(folder: Path) -> list[str]:

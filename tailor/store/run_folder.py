@@ -65,12 +65,12 @@ def step_of(checkpoint: str) -> int:
 
 
 def artifact(run: Store) -> str | None:
-    """Name of the final artefact's folder, when the run has made it."""
+    """Name of the final artifact's folder, when the run has made it."""
     return next((kind for kind in ARTIFACTS if run.is_committed(kind) or run.names(kind)), None)
 
 
 def converses(run: Store) -> bool:
-    """Whether the run was trained on conversations, so that its artefact can be talked to."""
+    """Whether the run was trained on conversations, so that its artifact can be talked to."""
     kind = artifact(run)
     if read_json(run, DATA_REPORT).get("template", "") is None or kind is None:
         return False
@@ -93,7 +93,7 @@ def find(url: str) -> Store:
     run = Store(url)
     if holds_run(run):
         return run
-    raise StoreError(f"no run at {url}: it has no {RECIPE}", mend=_instead(url, run))
+    raise StoreError(f"no run at {url}: it has no {RECIPE}", hint=_instead(url, run))
 
 
 def _instead(url: str, there: Store) -> str:

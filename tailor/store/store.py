@@ -114,7 +114,7 @@ class Store:
             return json.loads(self.read_bytes(name))
         except ValueError as error:
             raise StoreError(
-                f"{self.url_of(name)} is not valid JSON ({error})", mend="remove the file and run again"
+                f"{self.url_of(name)} is not valid JSON ({error})", hint="remove the file and run again"
             ) from None
 
     def write_bytes(self, name: str, value: bytes) -> None:

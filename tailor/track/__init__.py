@@ -35,6 +35,6 @@ def _opener(name: str, section: TrackerSection) -> Opener:
     except Exception as error:  # the code of another package may raise anything
         raise ExtensionError(
             f"track.{name}: {section.implementation} cannot be loaded: {type(error).__name__}: {error}",
-            mend="install a version of its package that works with this one, or leave the key out",
+            hint="install a version of its package that works with this one, or leave the key out",
         ) from error
     return opener

@@ -43,7 +43,7 @@ class MlflowTracker:
             from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise StoreError(
-                "track.mlflow needs the package mlflow-skinny or mlflow", mend="pip install 'tailor[mlflow]'"
+                "track.mlflow needs the package mlflow-skinny or mlflow", hint="pip install 'tailor[mlflow]'"
             ) from error
         self._metric, self._errors = Metric, (MlflowException, OSError)
         self._waiting: list[Any] = []
@@ -66,7 +66,7 @@ class MlflowTracker:
         except self._errors as error:
             raise StoreError(
                 f"track.mlflow: {' '.join(str(error).split())[:300]}",
-                mend="look at MLFLOW_TRACKING_URI (or track.mlflow.tracking_uri) and the server's credentials",
+                hint="look at MLFLOW_TRACKING_URI (or track.mlflow.tracking_uri) and the server's credentials",
             ) from error
         self._periodic = Periodic(self._send, SEND_SECONDS)
 

@@ -88,7 +88,7 @@ class TensorBoard:
     def _error(self, error: OSError) -> StoreError:
         return StoreError(
             f"the curves could not be written to {self._folder}: {error.strerror or error}",
-            mend="make room there, or set track.tensorboard: false; then give the same command again",
+            hint="make room there, or set track.tensorboard: false; then give the same command again",
         )
 
     def _copy(self) -> None:

@@ -27,7 +27,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise StoreError(
-                "track.wandb needs the package wandb", mend="pip install 'tailor[wandb]'"
+                "track.wandb needs the package wandb", hint="pip install 'tailor[wandb]'"
             ) from error
         folder = run.local_path() if run.is_local else cache_folder()
         try:
@@ -45,7 +45,7 @@ class WeightsAndBiases:
         except (wandb.errors.Error, OSError) as error:
             raise StoreError(
                 f"track.wandb: {' '.join(str(error).split())[:300]}",
-                mend="set WANDB_API_KEY, or WANDB_MODE=offline and `wandb sync` later",
+                hint="set WANDB_API_KEY, or WANDB_MODE=offline and `wandb sync` later",
             ) from error
         # Its own count of steps takes nothing twice; a run that goes on makes some steps again.
         self._run.define_metric("*", step_metric="step")

@@ -1,4 +1,4 @@
-"""The final artefact, in the layout that plain peft and transformers read.
+"""The final artifact, in the layout that plain peft and transformers read.
 
 RUN/adapter/ (PEFT), RUN/model/ (Hugging Face) or RUN/beacon/ (the project's own), each with the tokenizer, the chat
 template that the data was rendered with, and a generation_config that stops at the end of a turn. Beside an adapter on
@@ -21,7 +21,7 @@ from tailor.encode.tokenizer_files import settle
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
 from tailor.models import adapter_files, rope
 from tailor.models.attention import stock_attention
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files
 from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
@@ -35,7 +35,7 @@ MAX_SHARD = "5GB"
 
 
 def write_artifact(session: Session) -> str:
-    """Write and commit the artefact; returns its URL. Every rank calls it, and rank 0 writes.
+    """Write and commit the artifact; returns its URL. Every rank calls it, and rank 0 writes.
 
     Where the weights are shared out, one at a time is gathered and put into a file.
     """
@@ -52,14 +52,14 @@ def write_artifact(session: Session) -> str:
         Publication(session.run, name) as made,
         checkpoint.writing(f"the {name}", made.folder, "the last checkpoint"),
     ):
-        if strategy.shares:
+        if strategy.is_sharded:
             _write_gathered(session, made.folder, weights)
         elif name == ADAPTER:
             with _stock_attention(session):
                 _write_adapter(session.model.network, plan, made.folder)
         elif name == BEACON:
             files.write(made.folder, session.model.base)
-            Held.of(plan.model, plan.frozen_dtype).write(made.folder)
+            BaseRecord.of(plan.model, plan.frozen_dtype).write(made.folder)
         else:
             dtype = DTYPES[plan.precision]  # the one that they were trained in
             with _stock_attention(session):
@@ -94,7 +94,7 @@ def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.T
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write weights that come one after another, by way of files beside the artefact."""
+    """Write weights that come one after another, by way of files beside the artifact."""
     plan = session.plan
     network = skeleton(
         plan.model,
@@ -122,7 +122,7 @@ def _write_adapter(
         # PEFT writes a set, in another order in every process.
         adapter_files.change_config(folder, target_modules=sorted(targets))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, with nothing filled in
-    Held.of(plan.model, plan.frozen_dtype).write(folder)
+    BaseRecord.of(plan.model, plan.frozen_dtype).write(folder)
     if plan.model.rope is not None:
         rope.save_config(folder, plan.model)
 

@@ -28,7 +28,7 @@ from tailor.store import Store, verified
 from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
 from tailor.train.optimizer import decayed_first, trained_parameters
-from tailor.train.strategy import Shared, Strategy
+from tailor.train.strategy import Sharded, Strategy
 
 
 @dataclass
@@ -55,7 +55,7 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
     from safetensors.torch import save_file
 
     with writing(f"the checkpoint of step {state.step}", folder, "the checkpoint before"):
-        if isinstance(strategy, Shared):
+        if isinstance(strategy, Sharded):
             sharded_checkpoint.write(folder, strategy)
         else:
             weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(strategy.model)}
@@ -78,7 +78,7 @@ def writing(what: str, folder: Path, last: str) -> Iterator[None]:
         why = "the disk did not take all of it" if "inline_container" in str(error) else _first_line(error)
         raise StoreError(
             f"{what} could not be written to {folder.parent}: {why}",
-            mend=f"make room there, then give the same command again; it goes on from {last}",
+            hint=f"make room there, then give the same command again; it goes on from {last}",
         ) from error
 
 
@@ -89,10 +89,10 @@ def load(url: str, strategy: Strategy) -> State:
     Raises a StoreError that names the file that is damaged, was altered, or holds something else.
     """
     with _files(url) as folder:
-        if isinstance(strategy, Shared):
+        if isinstance(strategy, Sharded):
             sharded_checkpoint.restore(folder, strategy)
-        elif sharded_checkpoint.in_parts(folder):
-            _put_parts(folder, strategy)
+        elif sharded_checkpoint.is_sharded(folder):
+            _put_shards(folder, strategy)
         else:
             _put_weights(folder / WEIGHTS, url, strategy.model)
             with _reading(f"{url}/{OPTIMIZER}", "optimizer state"):
@@ -102,9 +102,9 @@ def load(url: str, strategy: Strategy) -> State:
             return State(**json.loads((folder / STATE).read_text()))
 
 
-def _put_parts(folder: Path, strategy: Strategy) -> None:
+def _put_shards(folder: Path, strategy: Strategy) -> None:
     shapes = {name: tuple(p.shape) for name, p in trained_parameters(strategy.model)}
-    with sharded_checkpoint.Saved(folder, shapes) as saved:
+    with sharded_checkpoint.ShardedReader(folder, shapes) as saved:
         _copy_weights(saved, strategy.model)
         states: dict[int, dict[str, torch.Tensor]] = {}
         for number, name in enumerate(decayed_first(shapes)):
@@ -124,17 +124,17 @@ def _put_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 def load_weights(url: str, strategy: Strategy) -> None:
     """Put a checkpoint's weights into the model; their names must be exactly those that are trained."""
     with _files(url) as folder:
-        if isinstance(strategy, Shared):
+        if isinstance(strategy, Sharded):
             sharded_checkpoint.restore(folder, strategy, optimizer=False)
-        elif sharded_checkpoint.in_parts(folder):
+        elif sharded_checkpoint.is_sharded(folder):
             shapes = {name: tuple(p.shape) for name, p in trained_parameters(strategy.model)}
-            with sharded_checkpoint.Saved(folder, shapes) as saved:
+            with sharded_checkpoint.ShardedReader(folder, shapes) as saved:
                 _copy_weights(saved, strategy.model)
         else:
             _put_weights(folder / WEIGHTS, url, strategy.model)
 
 
-def _copy_weights(saved: sharded_checkpoint.Saved, model: nn.Module) -> None:
+def _copy_weights(saved: sharded_checkpoint.ShardedReader, model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in trained_parameters(model):
             parameter.copy_(saved.whole(name))
@@ -162,7 +162,7 @@ def _reading(file: str, what: str) -> Iterator[None]:
     ) as error:
         raise StoreError(
             f"{file} is no {what}: {_first_line(error)}",
-            mend=f"remove {posixpath.dirname(file)} to go on from the checkpoint before",
+            hint=f"remove {posixpath.dirname(file)} to go on from the checkpoint before",
         ) from error
 
 
@@ -177,7 +177,7 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
     if odd:
         raise StoreError(
             f"{url} holds other weights than this recipe trains, for example {odd[0]}",
-            mend="use another save.to for a changed model or adapter",
+            hint="use another save.to for a changed model or adapter",
         )
     with torch.no_grad():
         for name, parameter in trained.items():

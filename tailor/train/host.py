@@ -8,7 +8,7 @@ import torch
 
 
 class Host(Protocol):
-    """One worker. With more than one, torch.distributed is initialised before the loop starts."""
+    """One worker. With more than one, torch.distributed is initialized before the loop starts."""
 
     rank: int
     world: int

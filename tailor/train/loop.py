@@ -26,7 +26,7 @@ from tailor.train.warm_start import warm_start
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:
-    """Train from the beginning or the host's checkpoint to the plan's last step, and write the artefact.
+    """Train from the beginning or the host's checkpoint to the plan's last step, and write the artifact.
 
     When the host asks to stop, the loop saves a checkpoint after the step that it is in, and returns "stopped".
     """
@@ -59,7 +59,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     chosen = state.best_step if plan.save.best and state.best_step is not None else state.step
     if chosen != state.step:
         checkpoint.load_weights(_url(session, chosen), session.strategy)
-        session.say(f"the artefact is made from step {chosen}, the best by evaluation loss")
+        session.say(f"the artifact is made from step {chosen}, the best by evaluation loss")
     for probe in probes:
         probe(session, "end", state.step)
     url = write_artifact(session)
@@ -92,7 +92,7 @@ class _Training:
             return False
         for number, micro_batches, waited in _steps(self._session, state.step):
             started = time.perf_counter()
-            throughput.begin_peak(self._session.device)
+            throughput.start_peak(self._session.device)
             step = self._runner.step(number, micro_batches)
             seconds = {"data_seconds": waited, "step_seconds": time.perf_counter() - started + waited}
             state.step = number + 1
@@ -135,7 +135,7 @@ class _Training:
     def _evaluate_loss(self) -> bool:
         state, session = self._state, self._session
         throughput.release(session.device)
-        throughput.begin_peak(session.device)
+        throughput.start_peak(session.device)
         record = evaluate(session, state.step)
         if record is None:
             return False
@@ -214,15 +214,15 @@ def _report(session: Session, record: dict[str, Any]) -> None:
         "supervised_tokens_per_second": record["supervised_tokens"] / seconds,
         "peak_memory_bytes": throughput.peak_memory_bytes(session.device),
     }
-    utilisation = throughput.model_flops_utilisation(
+    utilization = throughput.model_flops_utilization(
         session.device,
         parameters=session.weights,
         trained_fully=session.plan.model.adapter is None and session.plan.model.beacon is None,
         tokens=record["tokens"] // session.host.world,
         seconds=seconds,
     )
-    if utilisation is not None:
-        record["mfu"] = utilisation
+    if utilization is not None:
+        record["mfu"] = utilization
     session.host.report(record)
 
 

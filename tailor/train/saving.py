@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tailor.errors import StoreError, TailorError
 from tailor.layout import CHECKPOINTS
 from tailor.store import Publication, Store, run_folder
-from tailor.store.shares import SharedPublication, begin
+from tailor.store.sharded_publication import ShardedPublication, begin
 from tailor.train import checkpoint
 from tailor.train.checkpoint import State
 from tailor.train.strategy import Strategy
@@ -41,7 +41,7 @@ class Saver:
         if kind is None:
             self.wait()
         elif issubclass(kind, Exception):  # not when the user wants to stop at once
-            if isinstance(self._made, SharedPublication):
+            if isinstance(self._made, ShardedPublication):
                 self._made.hurry()  # a worker that died hands nothing over
             self._join()
 
@@ -86,12 +86,12 @@ class Saver:
     def _publication(self, strategy: Strategy, name: str) -> Publication | None:
         """Where this worker writes; None where it has nothing to write."""
         folder = self._run.join(CHECKPOINTS)
-        if not strategy.shares:
+        if not strategy.is_sharded:
             return Publication(folder, name) if strategy.rank == 0 else None
         told = [begin(folder, name) if strategy.rank == 0 else ""]
         if strategy.world > 1:
             dist.broadcast_object_list(told, src=0, device=strategy.device)
-        return SharedPublication(folder, name, token=told[0], rank=strategy.rank, world=strategy.world)
+        return ShardedPublication(folder, name, token=told[0], rank=strategy.rank, world=strategy.world)
 
     def _commit(self, made: Publication, state: State, rank: int) -> None:
         try:
@@ -108,9 +108,9 @@ class Saver:
 def _explained(error: TailorError, made: Publication, step: int) -> StoreError:
     if not made.kept:
         made.discard()  # makes room for what ends the run
-    mends = [f"it is kept whole in {made.folder}"] if made.kept else []
-    mends += [error.mend] if error.mend else []
+    hints = [f"it is kept whole in {made.folder}"] if made.kept else []
+    hints += [error.hint] if error.hint else []
     return StoreError(
         f"the checkpoint of step {step} could not be committed: {error.message}",
-        mend="; ".join([*mends, "the same command goes on from the checkpoint before"]),
+        hint="; ".join([*hints, "the same command goes on from the checkpoint before"]),
     )

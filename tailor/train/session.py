@@ -50,7 +50,7 @@ class Session:
     sequence: SequenceGroup | None = None
     """The workers that hold each sequence together, where there are several."""
     tokenizer: Original | None = None
-    """To be written beside the artefact. On rank 0 alone."""
+    """To be written beside the artifact. On rank 0 alone."""
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Log-probability of each example of a split under the reference model, where they were computed before."""
 
@@ -88,7 +88,7 @@ def open_session(plan: Plan, host: Host) -> Session:
     strategy = make_strategy(plan, host)
     model = strategy.load()
     trained, total = strategy.weights()
-    strategy.begin()
+    strategy.setup()
     sequence = join(plan.sequence_parallel)
     batches, evaluation = (of_split(tokens.split(name), plan.batches) for name in ("train", "evaluation"))
     reference, values = open_reference(
@@ -134,5 +134,5 @@ def prove_cut(session: Session, sequence: SequenceGroup) -> None:
     raise ModelError(
         f"scale.sequence_parallel: {type(model.base).__name__} does not compute of a part of a sequence what it "
         "computes of the whole",
-        mend="set scale.sequence_parallel: 1",
+        hint="set scale.sequence_parallel: 1",
     )

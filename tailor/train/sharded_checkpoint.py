@@ -23,18 +23,18 @@ import torch
 from tailor.errors import StoreError
 from tailor.layout import OPTIMIZER, WEIGHTS
 from tailor.train.optimizer import decayed_first, shape_of, trained_parameters
-from tailor.train.strategy.base import Shared
+from tailor.train.strategy.base import Sharded
 
 WEIGHTS_STEM, OPTIMIZER_STEM = (name.partition(".")[0] for name in (WEIGHTS, OPTIMIZER))
 """How the names of the workers' files begin."""
 
 
-def write(folder: Path, strategy: Shared) -> None:
+def write(folder: Path, strategy: Sharded) -> None:
     """Write this worker's two files."""
     from safetensors.torch import save_file
 
     suffix = f"{strategy.rank + 1:05d}-of-{strategy.world:05d}.safetensors"
-    parts, keys = strategy.parts(), strategy.state_keys()
+    parts, keys = strategy.shards(), strategy.state_keys()
     about = {part.name: {"shape": part.shape, "start": part.start} for part in parts}
     weights = {part.name: _on_host(strategy.read(part)) for part in parts}
     save_file(weights, folder / f"{WEIGHTS_STEM}-{suffix}", metadata={"parts": json.dumps(about)})
@@ -59,7 +59,7 @@ class _Piece:
     key: str
 
 
-class Saved:
+class ShardedReader:
     """The weights and the optimizer's state of a checkpoint folder, read part by part. A context."""
 
     def __init__(self, folder: Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> None:
@@ -78,7 +78,7 @@ class Saved:
         self.updates = 0
         """Steps that the optimizer had made."""
 
-    def __enter__(self) -> Saved:
+    def __enter__(self) -> ShardedReader:
         whole = (self._folder / WEIGHTS).is_file()
         if whole:
             self._index_whole()
@@ -133,7 +133,7 @@ class Saved:
                     self._add(f"{name}/{key}", about["start"], states, f"{name}/{key}")
         if not self.shapes:
             raise StoreError(
-                f"{self._folder} holds no weights", mend="remove it to go on from the checkpoint before"
+                f"{self._folder} holds no weights", hint="remove it to go on from the checkpoint before"
             )
         self._check()
 
@@ -154,7 +154,7 @@ class Saved:
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise StoreError(
                 f"{path} is no optimizer state: {str(error).splitlines()[0]}",
-                mend=f"remove {path.parent} to go on from the checkpoint before",
+                hint=f"remove {path.parent} to go on from the checkpoint before",
             ) from error
         for number, state in saved["state"].items():
             name = names[number]
@@ -173,7 +173,7 @@ class Saved:
         if odd:
             raise StoreError(
                 f"{self._folder} holds other weights than this recipe trains, for example {odd[0]}",
-                mend="use another save.to for a changed model or adapter",
+                hint="use another save.to for a changed model or adapter",
             )
 
     def _add(self, full: str, start: int, file: Any, key: str, count: int | None = None) -> None:
@@ -181,20 +181,20 @@ class Saved:
         self._pieces.setdefault(full, []).append(_Piece(start, start + count, file, key))
 
 
-def restore(folder: Path, strategy: Shared, *, optimizer: bool = True) -> None:
+def restore(folder: Path, strategy: Sharded, *, optimizer: bool = True) -> None:
     """Put what a checkpoint holds of this worker's parts into the strategy. Raises StoreError."""
     shapes = {name: shape_of(p) for name, p in trained_parameters(strategy.model)}
-    with Saved(folder, shapes) as saved:
+    with ShardedReader(folder, shapes) as saved:
         keys = saved.keys if optimizer else []
         if optimizer:
-            strategy.begin_state(keys, saved.updates)
-        for part in strategy.parts():
+            strategy.setup_state(keys, saved.updates)
+        for part in strategy.shards():
             for key in (None, *keys):
                 strategy.write(part, saved.read(part.name, part.start, part.stop, key), key)
-    strategy.written()
+    strategy.sync()
 
 
-def in_parts(folder: Path) -> bool:
+def is_sharded(folder: Path) -> bool:
     """Whether a checkpoint was written in parts."""
     return not (folder / WEIGHTS).is_file()
 
@@ -210,5 +210,5 @@ def _elements(piece: _Piece, first: int, last: int) -> torch.Tensor:
 
 def _not_whole(folder: Path, name: str) -> StoreError:
     return StoreError(
-        f"{folder} holds {name} in part only", mend=f"remove {folder} to go on from the checkpoint before"
+        f"{folder} holds {name} in part only", hint=f"remove {folder} to go on from the checkpoint before"
     )

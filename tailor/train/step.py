@@ -243,7 +243,7 @@ def divergence_error(session: Session, result: StepResult, why: str = "") -> Tra
     return TrainingError(
         f"step {number}: the loss is {result.record['loss']}, the gradient norm {result.record['grad_norm']}{why}; "
         f"its rows: {describe_rows(session, session.batches.batch(number - 1))}",
-        mend="lower optim.learning_rate, look at these rows with `tailor data preview`, or set train.divergence",
+        hint="lower optim.learning_rate, look at these rows with `tailor data preview`, or set train.divergence",
     )
 
 

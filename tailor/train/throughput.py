@@ -21,7 +21,7 @@ PEAK_FLOPS = {
 """Dense bf16 peaks from the makers' data sheets, in FLOP/s, by a part of the device's name."""
 
 
-def begin_peak(device: torch.device) -> None:
+def start_peak(device: torch.device) -> None:
     """Let `peak_memory_bytes` begin anew, from what is held now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -31,7 +31,7 @@ def begin_peak(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held since `begin_peak`: of the GPU, or of this process on a CPU."""
+    """Most memory held since `start_peak`: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -43,7 +43,7 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def model_flops_utilisation(
+def model_flops_utilization(
     device: torch.device, *, parameters: int, trained_fully: bool, tokens: int, seconds: float
 ) -> float | None:
     """Share of the GPU's peak that the model's own arithmetic takes; None where the peak is unknown.

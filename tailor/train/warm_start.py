@@ -19,7 +19,7 @@ from tailor.models.beacon.modules import beacons_of
 from tailor.store import COMMIT, Store, run_folder, verified
 from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
-from tailor.train.strategy import Shared, Strategy
+from tailor.train.strategy import Sharded, Strategy
 
 _SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
 """PEFT's settings that scale an adapter, by their keys in a recipe."""
@@ -31,8 +31,8 @@ def find(url: str) -> Store:
     StoreError when there is none.
     """
     store = Store(url)
-    artefact = store.exists(ADAPTER_WEIGHTS) or store.exists(BEACON_WEIGHTS)
-    if artefact or run_folder.is_checkpoint(store):
+    artifact = store.exists(ADAPTER_WEIGHTS) or store.exists(BEACON_WEIGHTS)
+    if artifact or run_folder.is_checkpoint(store):
         return store
     for name in (ADAPTER, BEACON):
         if store.is_committed(name):
@@ -40,13 +40,13 @@ def find(url: str) -> Store:
     if store.is_committed(MODEL):
         raise StoreError(
             f"model.warm_start: {store.url} trained a whole model",
-            mend=f"set model.path: {store.join('model').url} instead",
+            hint=f"set model.path: {store.join('model').url} instead",
         )
     if (newest := run_folder.latest_checkpoint(store)) is not None:
         return Store(newest)
     raise StoreError(
         f"model.warm_start: {store.url} has neither an adapter nor a checkpoint",
-        mend="name a run's folder, a checkpoint or an adapter; a whole model goes into model.path",
+        hint="name a run's folder, a checkpoint or an adapter; a whole model goes into model.path",
     )
 
 
@@ -74,7 +74,7 @@ def _put_beacons(folder: Path, url: str, strategy: Strategy) -> None:
     if beacons_of(strategy.model.base) is None:
         raise StoreError(
             f"model.warm_start: {url} holds beacons, and this recipe has none",
-            mend="set model.beacon as it was there",
+            hint="set model.beacon as it was there",
         )
     files.put_weights(strategy.model.base, folder, url)
 
@@ -88,25 +88,25 @@ def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
     if not isinstance(model.network, PeftModel):
         raise StoreError(
             f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
-            mend="set model.adapter, or merge the adapter into its base and set model.path to that",
+            hint="set model.adapter, or merge the adapter into its base and set model.path to that",
         )
     _check_scale(read_config(folder), url, model.network)
-    if isinstance(strategy, Shared):
-        return _put_adapter_parts(weights, url, strategy)
+    if isinstance(strategy, Sharded):
+        return _put_adapter_shards(weights, url, strategy)
     own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
     _check_form({name: tuple(value.shape) for name, value in own.items()}, weights, url)
     set_peft_model_state_dict(model.network, weights)
     return None
 
 
-def _put_adapter_parts(weights: dict[str, torch.Tensor], url: str, strategy: Shared) -> None:
+def _put_adapter_shards(weights: dict[str, torch.Tensor], url: str, strategy: Sharded) -> None:
     """Each worker takes its part of every weight."""
     parameters = dict(trained_parameters(strategy.model))
     shapes = {adapter_name(name): shape_of(parameter) for name, parameter in parameters.items()}
     _check_form(shapes, weights, url)
-    for part in strategy.parts():
+    for part in strategy.shards():
         strategy.write(part, weights[adapter_name(part.name)].reshape(-1)[part.start : part.stop].float())
-    strategy.written()
+    strategy.sync()
 
 
 def _check_form(own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str) -> None:
@@ -115,7 +115,7 @@ def _check_form(own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.
     if odd:
         raise StoreError(
             f"model.warm_start: the adapter at {url} has another form than this recipe's, for example {odd[0]}",
-            mend="set the rank, target_modules and modules_to_save of model.adapter as they were there",
+            hint="set the rank, target_modules and modules_to_save of model.adapter as they were there",
         )
 
 
@@ -127,5 +127,5 @@ def _check_scale(theirs: dict[str, Any], url: str, network: Any) -> None:
             raise StoreError(
                 f"model.warm_start: {url} was trained with model.adapter.{key} {theirs.get(setting)}, "
                 f"and this recipe has {getattr(ours, setting)}",
-                mend=f"set model.adapter.{key} as it was there",
+                hint=f"set model.adapter.{key} as it was there",
             )

@@ -170,16 +170,16 @@ def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert error(str(a)) == "tailor: an average needs two or more models, adapters or checkpoints\n"
     assert error(str(a), str(base)) == (
         f"tailor: {a} is an adapter and {base} is a model\n"
-        "  mend: average things of one kind; `tailor merge` makes a model of an adapter\n"
+        "  hint: average things of one kind; `tailor merge` makes a model of an adapter\n"
     )
     assert error(str(a), str(b)) == (
         f"tailor: {a} and {b} belong to other bases: {base} and {other}\n"
-        "  mend: average adapters of one base, or merge each and average the models\n"
+        "  hint: average adapters of one base, or merge each and average the models\n"
     )
     assert "is a DoRA adapter" in error(str(a), str(dora))
     assert "are not of one form: " in error(str(base), str(wide))
     assert error(str(a), str(a), "--weights", "1") == (
-        "tailor: 2 things to average, and 1 weights\n  mend: give one weight for each\n"
+        "tailor: 2 things to average, and 1 weights\n  hint: give one weight for each\n"
     )
     for bad in ("-1", "nan", "inf"):
         assert f"must be a number of at least 0, not {bad}" in error(str(a), str(a), "--weights", "1", bad)

@@ -282,4 +282,4 @@ def test_models_that_cannot_embed(place: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ModelError) as caught:
         Dense(str(place / "published"), None)
     assert "is a model of sentence-transformers, which is not installed" in caught.value.message
-    assert "pip install 'tailor[sentence-transformers]'" in str(caught.value.mend)
+    assert "pip install 'tailor[sentence-transformers]'" in str(caught.value.hint)

@@ -83,7 +83,7 @@ def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
     bare = Path(plan.run_url, "model").rename(tmp_path / "model")
     with pytest.raises(ModelError, match="runs only where it is trusted") as caught:
         load_run(str(bare))
-    assert "from within the run's folder" in str(caught.value.mend)
+    assert "from within the run's folder" in str(caught.value.hint)
 
 
 def test_the_tokenizer_is_the_bases_own_file(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_folder_that_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "quickstart").mkdir()
     with pytest.raises(ModelError, match="holds no run, no adapter and no model") as caught:
         load_run(str(tmp_path / "quikstart"))
-    assert caught.value.mend == f"did you mean {tmp_path}/quickstart?"
+    assert caught.value.hint == f"did you mean {tmp_path}/quickstart?"
 
 
 def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_base_that_is_gone(tmp_path: Path) -> None:
     kept = Path(plan.model.path).rename(tmp_path / "kept")
     with pytest.raises(ModelError, match="needs its base model") as caught:
         load_run(plan.run_url)
-    assert caught.value.mend == f"bring it back to {plan.model.path} (a link does)"
+    assert caught.value.hint == f"bring it back to {plan.model.path} (a link does)"
     Path(plan.model.path).symlink_to(kept)
     load_run(plan.run_url)
 
@@ -158,4 +158,4 @@ def test_a_base_of_another_shape(tmp_path: Path) -> None:
     (Path(plan.run_url) / "adapter" / "COMMIT").unlink()
     with pytest.raises(ModelError, match="does not fit its base model") as caught:  # as PEFT alone leaves it
         load_run(f"{plan.run_url}/adapter")
-    assert "the model that the adapter was trained on" in str(caught.value.mend)
+    assert "the model that the adapter was trained on" in str(caught.value.hint)

@@ -86,14 +86,14 @@ def test_plain_transformers_gives_the_logits_of_plain_peft(
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
-def test_a_quantised_base_is_merged_as_training_held_it(tmp_path: Path, kind: Any) -> None:
+def test_a_quantized_base_is_merged_as_training_held_it(tmp_path: Path, kind: Any) -> None:
     base = tiny_llama(tmp_path / "base", hidden_size=128)
     adapter = random_adapter(tmp_path / "adapter", base, quantize=Quantize(type=kind), dtype="bfloat16")
     merged = merge(str(adapter), str(tmp_path / "merged"), tolerance=0.05 if kind == "int8" else None)
     assert json.loads((tmp_path / "merged" / "merge.json").read_text())["onto"] == "dequantized"
     with pytest.raises(ModelError, match="its logits are not those") as caught:
         merge(str(adapter), str(tmp_path / "other"), onto="full", tolerance=1e-12)
-    assert "--onto dequantized" in str(caught.value.mend)
+    assert "--onto dequantized" in str(caught.value.hint)
     loose = merge(str(adapter), str(tmp_path / "full"), onto="full", tolerance=10)
     if kind != "int8":  # LLM.int8 rounds activations too, which no weight can hold
         assert merged.figures.kl < 1e-6
@@ -169,7 +169,7 @@ def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["merge", str(adapter), "--to", str(tmp_path / "merged"), "--base", str(other)]) == 2
     assert capsys.readouterr().err == (
         f"tailor: {other} is not the base of the adapter at {adapter}: its weights are others than the adapter was "
-        f"trained on\n  mend: bring back the weights of {base}, or name their folder with --base\n"
+        f"trained on\n  hint: bring back the weights of {base}, or name their folder with --base\n"
     )
     assert not (tmp_path / "merged").exists()
     shutil.move(base, tmp_path / "moved")  # the right weights, elsewhere
@@ -231,17 +231,17 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         return capsys.readouterr().err
 
     assert error(f"{tmp_path}/adaptr") == (
-        f"tailor: {tmp_path}/adaptr holds no run, no adapter and no model\n  mend: did you mean {adapter}?\n"
+        f"tailor: {tmp_path}/adaptr holds no run, no adapter and no model\n  hint: did you mean {adapter}?\n"
     )
     assert error(str(base)) == (
         f"tailor: {base} is a whole model: there is no adapter to merge\n"
-        "  mend: use it as it is, or name a run that trained an adapter\n"
+        "  hint: use it as it is, or name a run that trained an adapter\n"
     )
     assert error(str(adapter)) == (
-        f"tailor: {adapter} belongs to no run\n  mend: say with --to where the model goes\n"
+        f"tailor: {adapter} belongs to no run\n  hint: say with --to where the model goes\n"
     )
     assert error(str(adapter), "--to", str(tmp_path / "m"), "--onto", "dequantized") == (
-        f"tailor: --onto dequantized has no effect: the base of {adapter} was not quantised in training\n"
+        f"tailor: --onto dequantized has no effect: the base of {adapter} was not quantized in training\n"
     )
     shutil.rmtree(base)
     assert error(str(adapter), "--to", str(tmp_path / "m")).startswith(

@@ -13,7 +13,7 @@ import torch
 from tailor.artifacts.tensors import Writer
 from tailor.layout import MODEL_INDEX
 from tailor.models import files
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 
 LAYERS, WIDTH, INNER, RANK = 24, 512, 2048, 4
 MEASURE = """
@@ -87,7 +87,7 @@ def write_adapter(folder: Path, base: Path) -> None:
             writer.write(name, torch.ones(shape))
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "base_model_name_or_path": str(base)}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    Held(str(base), None, "float32", None, files.fingerprint(base)).write(folder)
+    BaseRecord(str(base), None, "float32", None, files.fingerprint(base)).write(folder)
 
 
 @pytest.mark.slow

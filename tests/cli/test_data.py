@@ -35,7 +35,7 @@ def test_report(recipe, capsys):
     text = capsys.readouterr().out
     for line in (
         "data.train[0] rows.jsonl",
-        "  format        completion (recognised)",
+        "  format        completion (recognized)",
         "  rows          42 read, 40 kept",
         "  unreadable    1 bad_json",
         "                rows.jsonl:41 not JSON",
@@ -58,7 +58,7 @@ def test_report_over_budget_shows_everything_and_refuses(recipe, capsys):
         "tailor: data.train[0] rows.jsonl: 1 of 42 rows cannot be read, and the budget allows none"
         in shown.err
     )
-    assert "mend: mend these rows, or allow it with data.budget.unreadable: 0.024" in shown.err
+    assert "hint: fix these rows, or allow it with data.budget.unreadable: 0.024" in shown.err
 
 
 def test_preview(recipe, capsys, monkeypatch):
@@ -89,7 +89,7 @@ def test_an_unwritable_store_is_named(recipe, capsys):
     assert main(["data", "report", recipe, "data.store=/proc/tok"]) == 2
     told = capsys.readouterr().err
     assert "tailor: /proc/tok cannot be written: no folder can be made there" in told
-    assert "mend: set data.store (or save.to) to a folder that can be written" in told
+    assert "hint: set data.store (or save.to) to a folder that can be written" in told
 
 
 def test_report_shows_the_end_of_turn_as_text(recipe, capsys):

@@ -62,7 +62,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     )
     assert main(["evaluate", "runs/tinny"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {place}/runs/tinny holds no run, no adapter and no model\n  mend: did you mean {place}/runs/tiny?\n"
+        f"tailor: {place}/runs/tinny holds no run, no adapter and no model\n  hint: did you mean {place}/runs/tiny?\n"
     )
 
 

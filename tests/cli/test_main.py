@@ -53,14 +53,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_unknown_command(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([name]) == 2
-    assert capsys.readouterr().err == f"{text}\n  mend: `tailor --help` lists the commands\n"
+    assert capsys.readouterr().err == f"{text}\n  hint: `tailor --help` lists the commands\n"
 
 
 def test_a_users_mistake_is_two_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, command(StoreError("no such bucket", mend="make it"))) == 2
-    assert capsys.readouterr().err == "tailor: no such bucket\n  mend: make it\n"
+    assert run(monkeypatch, command(StoreError("no such bucket", hint="make it"))) == 2
+    assert capsys.readouterr().err == "tailor: no such bucket\n  hint: make it\n"
 
 
 def test_a_recipes_problems_are_a_line_each(

@@ -149,7 +149,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     assert all(Store(made).is_committed(folder) for folder in ("evaluation", "merged", "mean", "export"))
     assert Store(f"{run}/evaluation").names() == ["default"], "nothing unfinished is left"
     assert here("evaluate", f"{place.bucket}/runs/rum", *short)[2] == (
-        f"tailor: {place.bucket}/runs/rum holds no run, no adapter and no model\n  mend: did you mean {run}?\n"
+        f"tailor: {place.bucket}/runs/rum holds no run, no adapter and no model\n  hint: did you mean {run}?\n"
     )
     Store(run).write_bytes("adapter/adapter_model.safetensors", adapter(run)[:-1])
     code, out, err = here("generate", run, "--prompt", "5?", "--max-new-tokens", "3")
@@ -217,22 +217,22 @@ def test_two_ray_workers_on_s3(place: Place, local: Path) -> None:
 def test_a_wrong_store_is_one_line_in_a_few_seconds(
     place: Place, fault: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides, told, mend = place.at("wrong"), "", ""
+    overrides, told, hint = place.at("wrong"), "", ""
     if fault == "bucket":
         overrides[2] = "save.to=s3://no-such-bucket-here/run"
-        told, mend = "there is no bucket no-such-bucket-here", "make the bucket, or check the URL"
+        told, hint = "there is no bucket no-such-bucket-here", "make the bucket, or check the URL"
     elif fault == "source":
         overrides[0] = f"data.train=[{{path: {place.bucket}/nothing.jsonl}}]"
-        told, mend = f"{place.bucket}/nothing.jsonl: it does not exist", "check the URL"
+        told, hint = f"{place.bucket}/nothing.jsonl: it does not exist", "check the URL"
     elif fault == "address":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        told, mend = (
+        told, hint = (
             "Could not connect to the endpoint URL",
             "check the URL, AWS_ENDPOINT_URL and the network",
         )
     else:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-private-text")
-        told, mend = f"{place.bucket}/runs/wrong", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        told, hint = f"{place.bucket}/runs/wrong", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     began = time.monotonic()
     if fault == "credentials":
         with checking_credentials(s3_server):
@@ -241,7 +241,7 @@ def test_a_wrong_store_is_one_line_in_a_few_seconds(
         code, _, err = place.tailor("run", "recipe.yaml", *overrides)
     assert code == 2
     assert told in err
-    assert mend in err
+    assert hint in err
     assert err.startswith("tailor: ")
     assert err.count("\n") <= 2
     assert "Traceback" not in err

@@ -174,7 +174,7 @@ def test_places_where_no_run_can_be_kept_are_refused(place: Path) -> None:
         code, _, err = tailor(place, "run", "recipe.yaml", f"save.to={to}")
         assert code == 2
         assert told in err
-        assert "mend: " in err
+        assert "hint: " in err
     assert sorted(path.name for path in place.iterdir()) == before
 
 

@@ -136,7 +136,7 @@ def test_jobs_with_the_wrong_number_of_names(
 ) -> None:
     assert main(["jobs", *words]) == 2
     assert re.match(
-        rf"tailor: `tailor jobs {words[0]}` takes (no|the name of a) job\n  mend: ", capsys.readouterr().err
+        rf"tailor: `tailor jobs {words[0]}` takes (no|the name of a) job\n  hint: ", capsys.readouterr().err
     )
 
 
@@ -157,4 +157,4 @@ def test_where_no_job_server_is(address: str, told: str, capsys: pytest.CaptureF
     finally:
         if before is None:
             os.environ.pop("RAY_AUTH_MODE", None)
-    assert capsys.readouterr().err.startswith(f"tailor: {told}\n  mend: name the dashboard's")
+    assert capsys.readouterr().err.startswith(f"tailor: {told}\n  hint: name the dashboard's")

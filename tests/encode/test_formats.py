@@ -191,7 +191,7 @@ def test_rows_that_cannot_be_read(name, row, reason, detail):
         ({"question": "a"}, {}, []),
     ],
 )
-def test_recognise(row, columns, found):
+def test_recognize(row, columns, found):
     assert recognize([{"broken": 1}, 3, row], columns, formats_of((EXAMPLES,))) == found
 
 

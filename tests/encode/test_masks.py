@@ -257,7 +257,7 @@ def test_newline_inside_the_markers_is_not_supervised(tokenizer_folders):
         ),
         ("<s><s>" + UNMARKED, "two BOS tokens"),
         ("{{ raise_exception('no') }}", "fails on a plain conversation: no"),
-        ("{{ bos_token }}\n{% if %}", "line 2 is not valid Jinja: .*; mend that line"),
+        ("{{ bos_token }}\n{% if %}", "line 2 is not valid Jinja: .*; fix that line"),
         ("{{ messages[99].content.no }}", "fails on a plain conversation: .*; choose another"),
         ("{% for m in messages %}{{ m.role }}: <|im_end|>{% endfor %}", "never writes the assistant's text"),
     ],
@@ -270,7 +270,7 @@ def test_templates_that_cannot_be_trained_on_are_refused(tokenizer_folders, text
 
 
 def test_tags_unknown_to_the_tokenizer(tmp_path):
-    """Tags in plain text are fine as long as the turn ends with a token; else the mend names templates that work."""
+    """Tags in plain text are fine as long as the turn ends with a token; else the hint names templates that work."""
     folder = bpe_tokenizer(tmp_path, tags=())
     tokenizer = tokenizer_of(folder, "zephyr")
     (example,) = encode(tokenizer, Chat(TALK))
@@ -278,7 +278,7 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
     with pytest.raises(TemplateError) as caught:
         turn_rules(tokenizer_of(folder, "chatml"))
     assert "`<|im_end|>`, which is no single token" in caught.value.message
-    assert caught.value.mend == (
+    assert caught.value.hint == (
         "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, gritlm, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
     )
 

@@ -90,7 +90,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_every_kind_of_row_is_recognised_and_means_the_same_pair(kind: str) -> None:
+def test_every_kind_of_row_is_recognized_and_means_the_same_pair(kind: str) -> None:
     name, row = ROWS[kind]
     assert recognize([row], {}, formats_of((PAIRS,))) == [name]
     record = get_format(name).record(row, {})
@@ -109,7 +109,7 @@ def test_texts_have_no_template() -> None:
 
 
 @pytest.mark.parametrize("label", [True, 1, "true", "True", "1"])
-def test_labelled_answers(label: Any) -> None:
+def test_labeled_answers(label: Any) -> None:
     rows = {
         "unpaired": [
             {"prompt": [user("Go?")], "completion": [says("Yes.")], "label": label},
@@ -372,7 +372,7 @@ def test_rows_of_another_method_are_refused(
     assert message in str(caught.value)
 
 
-def test_labelled_rows_may_be_learned_on_demand(bench: Any) -> None:
+def test_labeled_rows_may_be_learned_on_demand(bench: Any) -> None:
     rows = [{"prompt": "a", "completion": "b", "label": True}]
     assert len(bench(rows, Sft(name="sft"), source={"format": "completion"}).tokens.split("train")) == 1
     assert recognize(rows, {}, formats_of((EXAMPLES,))) == ["completion"]

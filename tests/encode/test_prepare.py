@@ -145,7 +145,7 @@ def test_broken_rows_are_counted_named_and_refused(bench, monkeypatch):
             assert f"{path}:{name}" in message
         assert f"{path}:81 the conversation has no user turn" in message
         assert f"{path}:96 the text has a character that is not valid Unicode" in message
-        assert caught.value.mend == "mend these rows, or allow it with data.budget.unreadable: 0.06"
+        assert caught.value.hint == "fix these rows, or allow it with data.budget.unreadable: 0.06"
         # With that budget the rest is trained on, from the tokens that are there already.
         prepared = bench(train=[{"path": path}], store=f"{bench.store}{size}", budget={"unreadable": 0.06})
         assert prepared.reused
@@ -163,9 +163,9 @@ def test_budgets_are_checked_per_source_and_on_reuse(bench):
     bench(max_length=47, budget={"dropped": 1.0})
     with pytest.raises(DataError, match=r"of 200 rows would be dropped, and the budget allows 5 %") as caught:
         bench(max_length=47)
-    assert caught.value.mend is not None
+    assert caught.value.hint is not None
     assert (
-        "data.max_length or set data.on_long, or allow it with data.budget.dropped: 0." in caught.value.mend
+        "data.max_length or set data.on_long, or allow it with data.budget.dropped: 0." in caught.value.hint
     )
     with pytest.raises(DataError, match="rows would be truncated"):
         bench(max_length=47, on_long="truncate", budget={"truncated": 0.0})
@@ -238,7 +238,7 @@ def test_limit_and_several_files(bench):
 
 
 def test_both_templates_of_a_model_are_kept(bench):
-    """Rows with tools are rendered with the second one, so an artefact without it would read them otherwise."""
+    """Rows with tools are rendered with the second one, so an artifact without it would read them otherwise."""
     path = bench.model / "tokenizer_config.json"
     config = json.loads(path.read_text())
     both = {

@@ -100,7 +100,7 @@ def test_a_format_of_another_package_is_read(register: Any, bench: Any, source: 
 
 def test_without_the_package_auto_recognizes_nothing(bench: Any) -> None:
     """The control of the test above."""
-    with pytest.raises(DataError, match="format auto recognises none: the rows have the keys title, answers"):
+    with pytest.raises(DataError, match="format auto recognizes none: the rows have the keys title, answers"):
         bench(ROWS)
 
 

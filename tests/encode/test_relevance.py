@@ -1,4 +1,4 @@
-"""Rows of queries with passages: what they mean, how they are recognised, and what is cut."""
+"""Rows of queries with passages: what they mean, how they are recognized, and what is cut."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], Relevance]] = {
 
 
 @pytest.mark.parametrize("case", ROWS)
-def test_a_row_is_recognised_and_read(case: str) -> None:
+def test_a_row_is_recognized_and_read(case: str) -> None:
     name, row, expected = ROWS[case]
     assert recognize([row], {}, formats_of(Gritlm.reads)) == [name]
     assert get_format(name).record(row, {}) == expected
@@ -184,7 +184,7 @@ def test_a_row_without_others_is_refused_where_a_group_needs_some(tmp_path: Path
 def test_other_methods_say_whose_rows_these_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="look like gritlm, which method sft does not read") as caught:
         prepared(tmp_path, [ROWS["instructions"][1]], Sft(name="sft"))
-    assert "set method.name: gritlm" in str(caught.value.mend)
+    assert "set method.name: gritlm" in str(caught.value.hint)
 
 
 def test_the_template_writes_what_the_published_one_does() -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer beside an artefact cuts as training did, here and in plain transformers."""
+"""The tokenizer beside an artifact cuts as training did, here and in plain transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own_ids(folder: Path) -> list[list[int]]:
 
 
 def written(folder: Path, out: Path, *, whole: bool = True, template: dict[str, Any] | None = None) -> Path:
-    """The artefact's folder for the base in `folder`. whole: a model, which has a config.json."""
+    """The artifact's folder for the base in `folder`. whole: a model, which has a config.json."""
     out.mkdir()
     if whole:
         shutil.copy(folder / "config.json", out)
@@ -115,7 +115,7 @@ def test_a_class_of_its_own_is_told_at_once(tmp_path: Path) -> None:
     load_tokenizer(str(folder))  # the control: its rows could be prepared
     with pytest.raises(ModelError, match="transformers cannot open its tokenizer") as caught:
         Original.open(Model(path=str(folder)))
-    assert "set model.trust_remote_code: true" in str(caught.value.mend)
+    assert "set model.trust_remote_code: true" in str(caught.value.hint)
 
 
 def test_code_of_its_own_is_not_needed_afterwards(tmp_path: Path) -> None:

@@ -171,12 +171,12 @@ def test_a_folder_made_by_save_to_disk(tmp_path):
         ("x.bin", b"1", "unknown kind of file; readable are: .jsonl"),
         ("empty.jsonl", b"", "no file with rows in it; readable are: .*, also as .gz, .bz2, .xz$"),
         ("x.json", b"[1, 2", "x.json is not valid JSON"),
-        ("x.json", b'{"rows": []}', "format auto recognises none: the rows have the keys rows"),
+        ("x.json", b'{"rows": []}', "format auto recognizes none: the rows have the keys rows"),
         ("x.json", b'"text"', "must hold a list of rows"),
         (
             "x.jsonl",
             b'{"question": "a", "answer": "b"}\n',
-            "format auto recognises none: the rows have the keys question, answer",
+            "format auto recognizes none: the rows have the keys question, answer",
         ),
         (
             "x.jsonl",
@@ -191,7 +191,7 @@ def test_a_folder_made_by_save_to_disk(tmp_path):
         (
             "x.txt",
             "größer\n".encode("latin-1"),
-            "no readable row among the first ones; x.txt:1 not UTF-8 .*; mend these rows, or save the file as UTF-8",
+            "no readable row among the first ones; x.txt:1 not UTF-8 .*; fix these rows, or save the file as UTF-8",
         ),
         (
             "x.jsonl",

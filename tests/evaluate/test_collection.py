@@ -106,7 +106,7 @@ HEAD = "query-id\tcorpus-id\tscore"
         (
             _qrels("q1\td1\t1", "q1\td2\t1"),
             (
-                "PLACE/qrels/test.tsv:1: no judgement: its columns are q1, d1, 1; the file's first line must be `query-id`, "
+                "PLACE/qrels/test.tsv:1: no judgment: its columns are q1, d1, 1; the file's first line must be `query-id`, "
                 "`corpus-id` and `score`, with tabs between them"
             ),
         ),
@@ -155,7 +155,7 @@ def test_mistakes(tmp_path: Path, spoil: Callable[[Path], object], text: str) ->
     [
         ([{"query": "a", "pos": ["b"]}, {"query": "a"}], "PLACE:2: missing key `pos`"),
         ([{"query": "a", "pos": ["b"]}, {"query": " ", "pos": ["b"]}], "PLACE:2: the query is empty"),
-        ([{"query": "a"}], "tasks[0].data PLACE: format auto recognises none: the rows have the keys query"),
+        ([{"query": "a"}], "tasks[0].data PLACE: format auto recognizes none: the rows have the keys query"),
         (
             [{"prompt": "a", "response": "b"}],
             (

@@ -25,7 +25,7 @@ from tests.helpers.evaluations import Shown, write_rows
 from tests.helpers.models import tiny_llama
 
 COLOURS = """\
-task: colours
+task: colors
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {rows}}}}}
 test_split: test
@@ -58,7 +58,7 @@ metric_list: [{{metric: word_perplexity}}, {{metric: bits_per_byte}}]
 """
 GROUP = """\
 group: both
-task: [colours, said]
+task: [colors, said]
 aggregate_metric_list: [{metric: acc, weight_by_size: true}]
 """
 
@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_rows(folder / "rows.jsonl", rows)
     (folder / "tasks").mkdir()
-    for name, text in (("colours", COLOURS), ("said", SAID), ("read", READ)):
+    for name, text in (("colors", COLOURS), ("said", SAID), ("read", READ)):
         (folder / "tasks" / f"{name}.yaml").write_text(text.format(rows=folder / "rows.jsonl"))
     (folder / "tasks" / "both.yaml").write_text(GROUP)
     return folder
@@ -131,13 +131,13 @@ def likelihoods(outcome: Evaluated, model: str) -> tuple[np.ndarray, np.ndarray]
 def test_lm_eval_and_our_own_choices_agree(place: Path, tmp_path: Path) -> None:
     """Two programs, one model, the same questions: each is the other's reference."""
     choices = {"name": "multiple_choice", "data": {"path": str(place / "rows.jsonl")}}
-    outcome = made(place, tmp_path / "x", choices, {"name": "lm_eval", "tasks": ["colours"]}, model="plain")
+    outcome = made(place, tmp_path / "x", choices, {"name": "lm_eval", "tasks": ["colors"]}, model="plain")
     for model in ("plain", "base"):
-        assert value(outcome, "colours/acc", model) == value(outcome, "accuracy", model)
-        assert value(outcome, "colours/acc_norm", model) == value(outcome, "accuracy_norm", model)
+        assert value(outcome, "colors/acc", model) == value(outcome, "accuracy", model)
+        assert value(outcome, "colors/acc_norm", model) == value(outcome, "accuracy_norm", model)
         theirs, ours = likelihoods(outcome, model)
         assert theirs == pytest.approx(ours, rel=1e-4)
-    reported = outcome.results["lm_eval"]["tasks"]["colours"]["reported"]
+    reported = outcome.results["lm_eval"]["tasks"]["colors"]["reported"]
     assert reported["plain"]["acc,none"] == value(outcome, "accuracy", "plain")
     assert not np.allclose(theirs, likelihoods(outcome, "plain")[0], rtol=1e-2), (
         "the control: the base is another"
@@ -147,7 +147,7 @@ def test_lm_eval_and_our_own_choices_agree(place: Path, tmp_path: Path) -> None:
 def test_through_the_chat_template(place: Path, tmp_path: Path) -> None:
     """lm-eval scores the white space that ends a prompt with each answer: the same share for all of them."""
     choices = {"name": "multiple_choice", "data": {"path": str(place / "rows.jsonl")}}
-    task = {"name": "lm_eval", "tasks": ["colours"], "chat": True, "num_fewshot": 0}
+    task = {"name": "lm_eval", "tasks": ["colors"], "chat": True, "num_fewshot": 0}
     theirs, ours = likelihoods(made(place, tmp_path / "x", choices, task, compare="none"), "adapter")
     share = theirs - ours
     assert share == pytest.approx(np.repeat(share[:, :1], 3, axis=1), abs=1e-3)
@@ -177,7 +177,7 @@ def test_every_kind_of_task_and_what_is_no_mean(place: Path, tmp_path: Path) -> 
     assert outcome.results["failed"] == [
         f"both/acc is {value(outcome, 'both/acc'):.4g}, and fail_if says < 2"
     ]
-    assert {row["task"] for row in rows_of(outcome, "lm_eval.jsonl")} == {"colours", "said", "read"}
+    assert {row["task"] for row in rows_of(outcome, "lm_eval.jsonl")} == {"colors", "said", "read"}
 
 
 def test_mistakes(place: Path, tmp_path: Path) -> None:
@@ -190,27 +190,27 @@ def test_mistakes(place: Path, tmp_path: Path) -> None:
         "lm_eval: no such task: hellaswagg; did you mean hellaswag or "
     )
     (place / "tasks" / "lost.yaml").write_text(
-        COLOURS.replace("task: colours", "task: lost").format(rows="no.jsonl")
+        COLOURS.replace("task: colors", "task: lost").format(rows="no.jsonl")
     )
     assert refusal(tasks=["lost"]).startswith("lm_eval: the task lost cannot be read: Unable to find")
     (place / "tasks" / "zero.yaml").write_text(
-        COLOURS.replace("task: colours", "task: zero").format(rows=place / "rows.jsonl") + "num_fewshot: 0\n"
+        COLOURS.replace("task: colors", "task: zero").format(rows=place / "rows.jsonl") + "num_fewshot: 0\n"
     )
     assert refusal(tasks=["zero"], num_fewshot=2) == (
         "lm_eval: zero is defined without examples (num_fewshot: 0); leave num_fewshot out"
     )
     with pytest.raises(DataError) as caught:
-        made(place, tmp_path / "y", {"name": "lm_eval", "tasks": ["colours"]}, fail_if={"colours/ac": "< 1"})
+        made(place, tmp_path / "y", {"name": "lm_eval", "tasks": ["colors"]}, fail_if={"colors/ac": "< 1"})
     assert str(caught.value) == (
-        "fail_if names colours/ac, and the tasks gave colours/acc, colours/acc_norm; "
+        "fail_if names colors/ac, and the tasks gave colors/acc, colors/acc_norm; "
         "correct it, and give the same command again, which takes the answers that are done"
     )
     shown = Shown()
     made(
         place,
         tmp_path / "y",
-        {"name": "lm_eval", "tasks": ["colours"]},
+        {"name": "lm_eval", "tasks": ["colors"]},
         shown=shown,
-        fail_if={"colours/acc": "< 0"},
+        fail_if={"colors/acc": "< 0"},
     )
     assert shown.lines[0].startswith("going on: 2 of 2 rows")

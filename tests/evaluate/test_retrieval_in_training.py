@@ -54,7 +54,7 @@ def plan_of(place: Path, run: str, *, searched: bool = True, **keys: Any) -> Pla
 
 
 def test_it_is_measured_before_training_and_at_every_evaluation(place: Path) -> None:
-    """The last figures are those of the artefact; a run without them has the same losses."""
+    """The last figures are those of the artifact; a run without them has the same losses."""
     plan, host, plain = plan_of(place, "run"), PlainHost(), PlainHost()
     loop.run(plan, host, probes(plan))
     records = host.of("retrieval")

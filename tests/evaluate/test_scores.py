@@ -47,13 +47,13 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 def squad_f1(prediction: str, truth: str) -> float:
-    """Plain F1 of normalised tokens, as the data set's paper describes it."""
+    """Plain F1 of normalized tokens, as the data set's paper describes it."""
 
-    def normalised(text: str) -> list[str]:
+    def normalized(text: str) -> list[str]:
         text = "".join(char for char in text.lower() if char not in set(string.punctuation))
         return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
-    left, right = normalised(prediction), normalised(truth)
+    left, right = normalized(prediction), normalized(truth)
     if not left or not right:
         return float(left == right)
     same = sum((collections.Counter(left) & collections.Counter(right)).values())
@@ -97,8 +97,8 @@ def test_f1_is_squads() -> None:
     assert squad_words("The “dog”, a cat") == ["dog", "cat"]
 
 
-def test_exact_match_is_exact_or_normalised() -> None:
-    exact, normalised = (
+def test_exact_match_is_exact_or_normalized() -> None:
+    exact, normalized = (
         ExactMatchEvaluator(ExactMatch(name="exact_match", normalize=normalize), "tasks[0]").score
         for normalize in (False, True)
     )
@@ -108,7 +108,7 @@ def test_exact_match_is_exact_or_normalised() -> None:
         ("Paris, France", "Paris", 0.0, 0.0),
     ):
         assert exact(answer, reference) == {"exact_match": plain}
-        assert normalised(answer, reference) == {"exact_match": loose}
+        assert normalized(answer, reference) == {"exact_match": loose}
 
 
 def test_facts_are_found_whole_and_whatever_their_form() -> None:

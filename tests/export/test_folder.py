@@ -91,7 +91,7 @@ def test_the_merged_model_is_exported(run: Path, tmp_path: Path) -> None:
     assert (merged - expected).norm() < 1e-5 * expected.norm()
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "transformers"
-    assert "merged onto the weights that training saw: the base in nf4, dequantised" in card.text
+    assert "merged onto the weights that training saw: the base in nf4, dequantized" in card.text
     assert str(run.parent) not in (folder / "merge.json").read_text()
     base = logits(AutoModelForCausalLM.from_pretrained(run.parent / "base"))
     assert (base - expected).norm() > 0.01 * expected.norm(), "control"
@@ -137,7 +137,7 @@ def test_a_run_of_all_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert main(["export", str(run), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: the run at {run} has no merged: it trained every weight\n  mend: give --weights model\n"
+        f"tailor: the run at {run} has no merged: it trained every weight\n  hint: give --weights model\n"
     )
 
 
@@ -145,14 +145,14 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     to = ["--to", str(tmp_path / "out")]
     assert main(["export", f"{run}n", *to]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: no run at {run}n: it has no recipe.yaml\n  mend: did you mean {run}?\n"
+        f"tailor: no run at {run}n: it has no recipe.yaml\n  hint: did you mean {run}?\n"
     )
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "recipe.yaml").write_text("")
     assert main(["export", str(tmp_path / "begun"), *to]) == 2
     assert capsys.readouterr().err == (
         f"tailor: the run at {tmp_path}/begun is not finished: it has neither adapter/ nor model/\n"
-        "  mend: run its recipe again, which goes on from the last checkpoint\n"
+        "  hint: run its recipe again, which goes on from the last checkpoint\n"
     )
     assert main(["export", str(run), "--to", str(run)]) == 2
     assert "holds other files, which would be lost" in capsys.readouterr().err
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_an_unfinished_run_speaks_as_the_run_would(
     assert capsys.readouterr().err == (
         f"tailor: the run at {tmp_path}/run is not finished, and its tokens at {tmp_path}/gone are gone, which say the "
         "chat template and what ends an answer\n"
-        f"  mend: prepare them again: tailor data report {tmp_path}/run/recipe.yaml\n"
+        f"  hint: prepare them again: tailor data report {tmp_path}/run/recipe.yaml\n"
     )
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_is_not_merged_on_the_way(
     assert main(["export", str(checkpoint), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
     assert capsys.readouterr().err == (
         f"tailor: {checkpoint} is a checkpoint, which is exported as it was trained\n"
-        "  mend: export it without --weights and --as, then `tailor merge` the folder\n"
+        "  hint: export it without --weights and --as, then `tailor merge` the folder\n"
     )
     assert not (tmp_path / "x").exists()
 

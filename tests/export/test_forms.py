@@ -40,12 +40,12 @@ def test_a_form_of_another_package_exports_a_run(
 
         assert main([*arguments, "--weights", "adapter"]) == 2
         assert capsys.readouterr().err == (
-            "tailor: this export form takes merged or model weights, not adapter\n  mend: leave --weights away\n"
+            "tailor: this export form takes merged or model weights, not adapter\n  hint: leave --weights away\n"
         )
     shutil.rmtree(to)
     assert main(arguments) == 2, "the control: the package is not installed"
     assert capsys.readouterr().err == (
-        "tailor: --as vllm: unknown export form\n  mend: the forms are huggingface, sentence-transformers, ollama; a package "
+        "tailor: --as vllm: unknown export form\n  hint: the forms are huggingface, sentence-transformers, ollama; a package "
         "that registers another must be installed\n"
     )
     assert not to.exists()

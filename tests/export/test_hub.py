@@ -93,20 +93,20 @@ def test_errors_are_a_line_each(
     target = (str(run), "me/shop")
     monkeypatch.delenv("HF_TOKEN")
     assert refusal(capsys, *target) == (
-        "tailor: no token for the hub: HF_TOKEN is not set\n  mend: set HF_TOKEN to a token that may write\n"
+        "tailor: no token for the hub: HF_TOKEN is not set\n  hint: set HF_TOKEN to a token that may write\n"
     )
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert refusal(capsys, *target) == (
-        "tailor: the hub does not know this token (401)\n  mend: set HF_TOKEN to a valid token that may write\n"
+        "tailor: the hub does not know this token (401)\n  hint: set HF_TOKEN to a valid token that may write\n"
     )
     monkeypatch.setenv("HF_TOKEN", "reader")
     assert refusal(capsys, *target) == (
         "tailor: this token may not write to me/shop (403)\n"
-        "  mend: take a token with write access to it, or a repository of your own\n"
+        "  hint: take a token with write access to it, or a repository of your own\n"
     )
     monkeypatch.setenv("HF_TOKEN", "good")
     assert refusal(capsys, str(run), "shop") == (
-        "tailor: a repository of the hub is named owner/name\n  mend: such as my-name/my-model\n"
+        "tailor: a repository of the hub is named owner/name\n  hint: such as my-name/my-model\n"
     )
     assert refusal(capsys, str(run / "x"), "me/shop").startswith(f"tailor: no run at {run}/x: ")
     assert server.repositories == {}
@@ -117,7 +117,7 @@ def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest
     server.repositories["me/shop"] = Repository(True, {"main": dict(held)})
     assert refusal(capsys, str(run), "me/shop") == (
         "tailor: the repository me/shop holds other files already, such as poem.txt\n"
-        "  mend: name another repository, or give --replace to put this model into it\n"
+        "  hint: name another repository, or give --replace to put this model into it\n"
     )
     assert main(["push", str(run), "me/shop", "--replace"]) == 0
     files = server.repositories["me/shop"].branches["main"]
@@ -127,7 +127,7 @@ def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest
     server.repositories["me/open"] = Repository(False)
     assert refusal(capsys, str(run), "me/open") == (
         "tailor: the repository me/open is there already, and it is public\n"
-        "  mend: give --public to push to it, or name another repository\n"
+        "  hint: give --public to push to it, or name another repository\n"
     )
 
 
@@ -139,7 +139,7 @@ def test_the_network_is_away(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         error = refusal(capsys, str(run), "me/shop")
     assert error.startswith("tailor: the hub cannot be reached: ")
-    assert error.endswith("\n  mend: check the network and HF_ENDPOINT, then give the same command again\n")
+    assert error.endswith("\n  hint: check the network and HF_ENDPOINT, then give the same command again\n")
 
 
 def test_a_secret_is_not_uploaded(
@@ -153,7 +153,7 @@ def test_a_secret_is_not_uploaded(
         file.write(f"# token hf_{'a' * 30}\n")
     assert refusal(capsys, str(copy), "me/shop") == (
         "tailor: README.md holds what looks like a secret; nothing was uploaded\n"
-        "  mend: take it out of the run's files\n"
+        "  hint: take it out of the run's files\n"
     )
     assert server.repositories == {}
 

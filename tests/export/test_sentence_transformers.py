@@ -89,7 +89,7 @@ def test_every_kind_of_tokenizer(
     """A text behind its prompt has the tokens that it has alone, also where the two would melt."""
     from tokenizers import Tokenizer
 
-    folder = embedding_model(tmp_path / "model", pooling=pooling, model={"vocab_size": 800}, normalise=False)
+    folder = embedding_model(tmp_path / "model", pooling=pooling, model={"vocab_size": 800}, normalize=False)
     make(folder, chat_template=CHATML)
     shutil.copytree(folder, tmp_path / "out")
     sentence_transformers.write(tmp_path / "out", query_instruction=ASK)
@@ -134,7 +134,7 @@ def test_mistakes_are_told(
             2,
             (
                 f"{run}/adapter makes no embeddings: it has no embedding.json\n"
-                "  mend: name a run that was trained with gritlm"
+                "  hint: name a run that was trained with gritlm"
             ),
         ),
         (
@@ -143,7 +143,7 @@ def test_mistakes_are_told(
             2,
             (
                 "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say\n"
-                "  mend: leave --weights away"
+                "  hint: leave --weights away"
             ),
         ),
         (

@@ -44,9 +44,9 @@ POINTS: dict[str, dict[str, Any]] = {
         "does": "half",
     },
     "in the last evaluation": {"module": "tailor.train.loop", "name": "evaluate", "if": ", 12)"},
-    "in the artefact": {"module": "tailor.encode.tokenizer_files", "name": "Original.write"},
-    "after the artefact": {"module": "tailor.train.artifact", "name": "write_artifact", "after": True},
-    "while the artefact is replaced": {
+    "in the artifact": {"module": "tailor.encode.tokenizer_files", "name": "Original.write"},
+    "after the artifact": {"module": "tailor.train.artifact", "name": "write_artifact", "after": True},
+    "while the artifact is replaced": {
         "module": "os",
         "name": "rename",
         "if": "-before'",
@@ -63,7 +63,7 @@ NORMALLY = (
     "in retention",
     "in evaluation",
     "in a metric line",
-    "in the artefact",
+    "in the artifact",
     "before the report",
 )
 """The others are for `make soak`."""
@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Command:
-    """The undisturbed run. Its best checkpoint isn't its last, so the artefact depends on which was kept."""
+    """The undisturbed run. Its best checkpoint isn't its last, so the artifact depends on which was kept."""
     command = Command(place, "whole")
     command.finish()
     best = best_step(command.run)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tailor.models import files
-from tailor.models.base_record import Held
+from tailor.models.base_record import BaseRecord
 from tailor.spec.model import Quantize
 from tests.helpers.models import byte_tokenizer
 
@@ -48,5 +48,5 @@ def random_adapter(
     (folder / "README.md").unlink()
     byte_tokenizer(folder)
     weights = files.fingerprint(base) if known_base else None
-    Held(str(base), None, dtype, quantize, weights).write(folder)
+    BaseRecord(str(base), None, dtype, quantize, weights).write(folder)
     return folder

@@ -207,7 +207,7 @@ def left_by_a_finished_run(run: Store) -> dict[str, Any]:
 
 
 def unfinished(run: Store) -> list[str]:
-    """Temporary files, and folders of checkpoints or artefacts without their marker."""
+    """Temporary files, and folders of checkpoints or artifacts without their marker."""
     root = run.local_path()
     found = [str(path.relative_to(root)) for path in root.rglob(".tmp-*")]
     folders = [*(root / "checkpoints").iterdir(), root / "adapter"]

@@ -65,7 +65,7 @@ def test_the_published_cluster_brings_what_its_recipe_asks_for(tmp_path: Path) -
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, 4)
     scale = load_recipe(ROOT / "recipes/cluster-lora.yaml", check_files=False).scale
     bundle = asked_for(scale, gpu=True)
-    assert brought(ray_cluster, bundle, scale.most) == {"worker": 4}
+    assert brought(ray_cluster, bundle, scale.max_workers) == {"worker": 4}
     assert brought(ray_cluster, bundle, 5) is None, "the control"
     assert brought(ray_cluster, {**bundle, "accelerator_type:H100": 0.001}, 1) is None, "as the note says"
     pods = Cluster(own=False, nodes=(Node(0, 0), *[Node(8, 1)] * 4))

@@ -112,7 +112,7 @@ def test_every_key_changes_the_loss() -> None:
         ({"symmetric": True}, NOTHING),
         ({"matryoshka": [2, 5]}, NOTHING),
         ({"false_negative_margin": 0.05}, NOTHING),
-        ({"normalise": False}, NOTHING),
+        ({"normalize": False}, NOTHING),
     ]
     losses = [
         float(contrast(vectors, Contrast(QUERIES, 2, pairs, 4), spec(**keys), range(QUERIES)).loss)
@@ -123,7 +123,7 @@ def test_every_key_changes_the_loss() -> None:
 
 def test_large_similarities_stay_finite() -> None:
     vectors = 1e3 * torch.randn(QUERIES * 3, 8, generator=torch.Generator().manual_seed(0))
-    found = contrast(vectors, Contrast(QUERIES, 2, NOTHING, 4), spec(normalise=False), range(QUERIES))
+    found = contrast(vectors, Contrast(QUERIES, 2, NOTHING, 4), spec(normalize=False), range(QUERIES))
     assert torch.isfinite(found.loss)
     assert torch.isfinite(found.gradient).all()
 

@@ -177,14 +177,14 @@ def test_generation_is_the_same_however_it_is_cut(path: Path, split: Split) -> N
     for size in (2, 5):
         assert results[size][1]["loss"] == pytest.approx(results[1][1]["loss"], rel=1e-6)
         assert relative(results[size][0], results[1][0]) < 1e-5
-    mixed = {"mode": "generative", "generative_normalisation": "mixed"}
+    mixed = {"mode": "generative", "generative_normalization": "mixed"}
     losses = [chunked(model, split, mixed, micro_batch_size=size)[1]["loss"] for size in (1, 5)]
     assert abs(losses[0] - losses[1]) > 1e-3, "the control: a mean of means depends on the cut"
 
 
 def test_mixed_is_the_mean_of_the_means(path: Path, split: Split) -> None:
     model = load(path, adapter=LORA)
-    method = Gritlm(spec(mode="generative", generative_normalisation="mixed"))
+    method = Gritlm(spec(mode="generative", generative_normalization="mixed"))
     context = OneWorker(model)
     batches = batches_of(split, queries=0, examples=5)
     work = micro_batches_of(method, context, batches, split)

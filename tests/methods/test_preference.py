@@ -170,8 +170,8 @@ def test_kl_partners_follow_from_the_batch_and_not_from_its_rows() -> None:
     assert all(prompt != answer for prompt, answer in found.items())
     assert kl_partners([(1,), (7, 9, 3), (4, 3)], 20) == found
     assert kl_partners([(19,)], 20) == {19: 0}
-    neighbours = kl_partners([tuple(range(100))], 100)
-    assert sum(abs(prompt - answer) == 1 for prompt, answer in neighbours.items()) < 5
+    neighbors = kl_partners([tuple(range(100))], 100)
+    assert sum(abs(prompt - answer) == 1 for prompt, answer in neighbors.items()) < 5
 
 
 def test_a_batch_is_matched_once_for_all_of_its_micro_batches(

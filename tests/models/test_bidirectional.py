@@ -157,7 +157,7 @@ def test_falcon_is_refused(tmp_path: Path) -> None:
     model = load(byte_tokenizer(tmp_path))
     with pytest.raises(ModelError, match="FalconForCausalLM") as caught:
         check_attention(model, FLOAT32, attention="bidirectional")
-    assert "method.attention: causal" in str(caught.value.mend)
+    assert "method.attention: causal" in str(caught.value.hint)
     check_attention(model, FLOAT32, attention="causal")
 
 

@@ -60,7 +60,7 @@ def test_pooling_by_its_definition(layout: Any) -> None:
 
 def test_a_shorter_embedding_has_length_one() -> None:
     vectors = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.bfloat16)
-    cut = shorten(vectors, 4, normalise=True)
+    cut = shorten(vectors, 4, normalize=True)
     assert cut.shape == (3, 4)
     assert cut.dtype == torch.float32
     assert torch.allclose(cut.norm(dim=-1), torch.ones(3))

@@ -132,7 +132,7 @@ def refusal(call: Any, *arguments: Any, **options: Any) -> str:
 
 
 def train(base: Path, store: Any, run: Path, options: dict[str, Any], *, pack: bool) -> Watch:
-    """One step and the artefact. The step changes the model."""
+    """One step and the artifact. The step changes the model."""
     watch = Watch()
     loss = one_step(base, store, run, options, pack=pack, probes=[watch])
     assert 4 < loss < 8
@@ -239,7 +239,7 @@ def test_a_projection_that_the_kernel_reads_itself_takes_no_adapter(tmp_path: Pa
         ModelError, match=f"names {name}, but the training kernel of MambaForCausalLM reads"
     ) as error:
         load_one(base, pack=False, adapter={"rank": 4, "target_modules": ["in_proj", name]})
-    assert error.value.mend == "choose from in_proj"
+    assert error.value.hint == "choose from in_proj"
 
 
 @pytest.mark.parametrize("past", [False, True], ids=["called", "read past"])
@@ -274,12 +274,12 @@ def test_joined_documents_train_an_adapter_on_a_4_bit_base(tmp_path: Path) -> No
     assert host.losses()[-1] < host.losses()[0] - 0.3
 
 
-def test_a_mambas_other_projections_are_not_quantised(tmp_path: Path) -> None:
+def test_a_mambas_other_projections_are_not_quantized(tmp_path: Path) -> None:
     from bitsandbytes.nn import Linear4bit
 
     model = load_one(FAMILIES["mamba"].make(tmp_path), pack=False, **MODES["QLoRA"])
-    quantised = (name for name, m in model.base.named_modules() if isinstance(m, Linear4bit))
-    kinds = {name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in quantised}
+    quantized = (name for name, m in model.base.named_modules() if isinstance(m, Linear4bit))
+    kinds = {name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in quantized}
     assert kinds == {"in_proj"}
 
 
@@ -322,7 +322,7 @@ REASONS = {
     "with method `pretrain`.",
     "PEFT puts adapters": "PEFT takes the shared expert's modules for those of the routed experts. Name the attention's "
     "modules in `model.adapter.target_modules`.",
-    "experts.gate_up_proj": "bitsandbytes quantises linear modules; the experts are held in one tensor and would stay "
+    "experts.gate_up_proj": "bitsandbytes quantizes linear modules; the experts are held in one tensor and would stay "
     "as they are.",
     "see each other": "Its layers carry a state from document to document. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",

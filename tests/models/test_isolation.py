@@ -137,7 +137,7 @@ def test_a_model_that_cannot_isolate_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="see each other") as error:
         load(tmp_path)
-    assert error.value.mend == "set data.pack: false"
+    assert error.value.hint == "set data.pack: false"
 
 
 def test_a_head_that_is_not_separate_is_found(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_head_that_is_not_separate_is_found(tmp_path: Path) -> None:
     assert float(model.next_token_loss(batch)) == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_a_quantised_base_needs_no_looser_proof(path: Path) -> None:
+def test_a_quantized_base_needs_no_looser_proof(path: Path) -> None:
     for kind in ("nf4", "int8"):
         model = load(path, quantize={"type": kind}, adapter={"rank": 4})
         assert model.layout == "stream"
@@ -206,7 +206,7 @@ def test_missing_weights_are_refused(tmp_path: Path, path: Path) -> None:
     ("tied", "quantize", "names", "says"),
     [
         (True, None, ["embed_tokens"], "are one weight"),
-        (False, {"type": "nf4"}, ["down_proj"], "quantised and cannot be trained"),
+        (False, {"type": "nf4"}, ["down_proj"], "quantized and cannot be trained"),
         (False, None, ["nothing"], "which this model does not have"),
     ],
 )

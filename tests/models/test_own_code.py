@@ -46,4 +46,4 @@ def test_its_code_does_not_run_unasked(base: Path, init: str) -> None:
         ModelError, match="has code of its own, which runs only where it is trusted"
     ) as caught:
         load_for_training(Model.model_validate({"path": str(base), "init": init}), **LOAD)
-    assert "set model.trust_remote_code: true" in str(caught.value.mend)
+    assert "set model.trust_remote_code: true" in str(caught.value.hint)

@@ -1,4 +1,4 @@
-"""A quantised base is never changed, and the saved adapter gives the trained model back."""
+"""A quantized base is never changed, and the saved adapter gives the trained model back."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tailor.models import attention, rope
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
-from tailor.models.sharded_load import load_in_parts
+from tailor.models.sharded_load import load_sharded
 from tailor.spec.model import Model
 from tests.helpers.finished import finished_run
 from tests.helpers.models import tiny_llama
@@ -170,7 +170,7 @@ def test_what_a_longer_document_does_to_others_of_its_pack(kind: str, apart: boo
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "longrope"])
 def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
     """For the strategies that share weights out: the network is built empty, and filled from the loaded one."""
-    model, _ = load_in_parts(
+    model, _ = load_sharded(
         Model.model_validate({"path": str(base), "rope": KINDS[kind]}),
         lambda module: None,
         rank=0,

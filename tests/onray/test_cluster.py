@@ -45,7 +45,7 @@ class Busy:
 
     def __init__(self) -> None:
         self.waited: list[float] = []
-        self.cancelled = 0
+        self.canceled = 0
 
     def remote(self, **_: object) -> Callable[[object], Busy]:
         self.remote = lambda *_: self  # type: ignore[method-assign, assignment]
@@ -60,7 +60,7 @@ class Busy:
         raise TimeoutError
 
     def cancel(self, _: object) -> None:
-        self.cancelled += 1
+        self.canceled += 1
 
 
 def test_a_machine_that_others_use_is_waited_for_as_long_as_the_recipe_says(
@@ -70,7 +70,7 @@ def test_a_machine_that_others_use_is_waited_for_as_long_as_the_recipe_says(
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(ScaleError) as caught:
         hardware(Scale(placement_timeout=30), KINDS, told.append)
-    assert (ray.waited, ray.cancelled) == ([DETECT_SECONDS, 30 + DETECT_SECONDS], 1)
+    assert (ray.waited, ray.canceled) == ([DETECT_SECONDS, 30 + DETECT_SECONDS], 1)
     assert told == [
         (
             "waiting for a GPU that no other job uses: the cluster's 3 machines have 50 CPUs and 6 GPUs "

@@ -168,12 +168,12 @@ def test_workers_change_nothing(
         (
             [{"text": "a"}, {"txt": "b"}],
             [],
-            "in.jsonl:2: missing key `text`\n  mend: name the column of the text with --column",
+            "in.jsonl:2: missing key `text`\n  hint: name the column of the text with --column",
         ),
         (
             [{"text": "a"}, {"text": " "}],
             [],
-            "in.jsonl:2: there is no text to embed\n  mend: leave the row out",
+            "in.jsonl:2: there is no text to embed\n  hint: leave the row out",
         ),
         ([{"text": 3}], [], "in.jsonl:1: `text` must be text"),
         (
@@ -211,16 +211,16 @@ def test_a_model_that_makes_no_embeddings(
     assert main(["embed", str(plain), str(place / "rows.jsonl"), str(tmp_path / "out.parquet")]) == 2
     assert capsys.readouterr().err == (
         f"tailor: {plain} makes no embeddings: it has no embedding.json\n"
-        "  mend: name a run that was trained with gritlm\n"
+        "  hint: name a run that was trained with gritlm\n"
     )
     run(place, tmp_path / "out.csv", code=2)
     assert capsys.readouterr().err == (
-        f"tailor: {tmp_path}/out.csv is no Parquet file\n  mend: give the output a name that ends in .parquet\n"
+        f"tailor: {tmp_path}/out.csv is no Parquet file\n  hint: give the output a name that ends in .parquet\n"
     )
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"text": ["a"]}), other)
     run(place, other, code=2)
     assert capsys.readouterr().err == (
         f"tailor: {other} is there already, and is no file of `tailor embed`\n"
-        "  mend: name a file that is not there yet\n"
+        "  hint: name a file that is not there yet\n"
     )

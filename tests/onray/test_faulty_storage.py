@@ -1,4 +1,4 @@
-"""A store that fails: what can be mended by waiting is, and what cannot ends the run with a clear error and nothing lost."""
+"""A store that fails: what can be fixed by waiting is, and what cannot ends the run with a clear error and nothing lost."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
         f"the checkpoint of step 4 could not be committed: {to}/checkpoints/step-00000004/{file}: "
     )
     assert told in caught.value.message
-    assert caught.value.mend is not None
-    assert f"it is kept whole in {kept}" in caught.value.mend
+    assert caught.value.hint is not None
+    assert f"it is kept whole in {kept}" in caught.value.hint
     publication.verify(_beside(kept), kept.name, kept)
     status = Status.read(Store(to))
     assert status is not None
@@ -268,8 +268,8 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_works(
         _fill(patch, where)
         with pytest.raises(StoreError) as caught:
             run(recipe(material, to))
-    assert caught.value.mend is not None
-    assert "room" in caught.value.mend
+    assert caught.value.hint is not None
+    assert "room" in caught.value.hint
     assert run_folder.checkpoints(Store(to))[-1] == run_folder.checkpoint_name(last)
     assert Store(to).join("checkpoints").names() == run_folder.checkpoints(Store(to)), "no half checkpoint"
     status = Status.read(Store(to))

@@ -105,7 +105,7 @@ def test_another_learning_rate_in_the_same_folder() -> None:
         f"{url} holds a run of another recipe. These keys differ:\n"
         "  optim.learning_rate: 0.003 there, 1e-05 here\n  train.steps: 4 there, 6 here"
     )
-    assert str(caught.value.mend).endswith(f"or set save.resume: {url} to go on with these changes")
+    assert str(caught.value.hint).endswith(f"or set save.resume: {url} to go on with these changes")
     change = ("train.steps=6", "optim.learning_rate=1e-5", "save.to=runs/place", "save.resume=runs/place")
     went_on, told = train(*change)
     assert "  optim.learning_rate: 0.003 → 1e-05" in told
@@ -167,7 +167,7 @@ def test_the_best_of_another_recipe_is_not_this_ones() -> None:
     (said,) = [
         r["message"]
         for r in of_kind(outcome.records, "status")
-        if "the artefact is made from" in r["message"]
+        if "the artifact is made from" in r["message"]
     ] or ["step 6"]
     own = min((5, 6), key=evaluated.__getitem__)
     assert f"step {own}" in said
@@ -206,7 +206,7 @@ def test_what_the_weights_belong_to_cannot_change() -> None:
             train(change, "train.steps=6", "save.to=runs/other", "save.resume=runs/first")
         assert "cannot go on with other values of these keys" in caught.value.message
         assert key in caught.value.message
-        assert "model.warm_start" in str(caught.value.mend)
+        assert "model.warm_start" in str(caught.value.hint)
 
 
 def test_a_run_that_cannot_be_gone_on_with_is_named() -> None:
@@ -237,12 +237,12 @@ def test_changed_rows_are_refused_and_gone_on_with_on_purpose(place: Path) -> No
 def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     write = checkpoint.write
 
-    def signalled(folder: Path, strategy: Any, state: checkpoint.State) -> None:
+    def signaled(folder: Path, strategy: Any, state: checkpoint.State) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         write(folder, strategy, state)
 
-    monkeypatch.setattr(checkpoint, "write", signalled)
-    outcome, told = train("save.to=runs/signalled", "save.every=null")
+    monkeypatch.setattr(checkpoint, "write", signaled)
+    outcome, told = train("save.to=runs/signaled", "save.every=null")
     assert running.STOPPING in told
     assert run_folder.checkpoints(outcome.run) == ["step-00000004"]
 

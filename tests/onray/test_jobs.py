@@ -147,7 +147,7 @@ def test_a_stopped_job_left_the_checkpoint_of_its_last_step(stopped: Command, de
     unknown = desk("tailor", "jobs", "logs", "nothing")
     assert (unknown.code, unknown.err) == (
         2,
-        f"tailor: {desk.machines.url} has no job nothing\n  mend: `tailor jobs list` names its jobs\n",
+        f"tailor: {desk.machines.url} has no job nothing\n  hint: `tailor jobs list` names its jobs\n",
     )
 
 

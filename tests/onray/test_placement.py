@@ -202,7 +202,7 @@ def test_machines_that_do_not_come_in_time_end_the_run(fakes: Fakes) -> None:
         f"{second} s: 2 workers with one GPU each were asked for, but the cluster's machine has 0 CPUs and 0 GPUs"
         for second in range(10)
     )
-    assert caught.value.mend == "raise scale.placement_timeout; `ray status` says what machines wait for"
+    assert caught.value.hint == "raise scale.placement_timeout; `ray status` says what machines wait for"
 
 
 def test_what_no_autoscaler_can_bring_is_refused_at_once(fakes: Fakes) -> None:

@@ -71,7 +71,7 @@ def test_a_users_mistake_passes_through_and_leaves_a_log(
     make: Make, tmp_path: Path, monkeypatch: Any
 ) -> None:
     def run(*_: Any, **__: Any) -> None:
-        raise DataError("the rows are gone", mend="bring them back")
+        raise DataError("the rows are gone", hint="bring them back")
 
     monkeypatch.setattr(loop, "run", run)
     plan, recipe = make(tmp_path)
@@ -101,7 +101,7 @@ def test_an_unexpected_error_names_the_rank_and_the_log(make: Make, tmp_path: Pa
 def test_want_of_gpu_memory_is_told_with_what_helps() -> None:
     error = worker.explained(torch.OutOfMemoryError("CUDA out of memory. Tried …"), 3, "LOG")
     assert error.message == "worker 3 ran out of GPU memory; the traceback is in LOG"
-    assert "micro_batch_size" in str(error.mend)
+    assert "micro_batch_size" in str(error.hint)
 
 
 def test_the_cause_among_several_ranks() -> None:

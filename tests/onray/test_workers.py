@@ -57,7 +57,7 @@ def test_a_users_mistake_in_a_worker_is_that_error(make: Make, cluster: Cluster,
     with pytest.raises(ModelError) as caught:
         fit(plan, recipe, cluster)
     assert "nowhere" in caught.value.message
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_folder_that_workers_cannot_see_is_refused(make: Make, cluster: Cluster) -> None:

@@ -67,7 +67,7 @@ def test_documents_must_fit_the_positions_with_the_coarsest_ratio() -> None:
     plan(longest=1000)  # far over the 256 positions of the base
     with pytest.raises(ModelError, match=r"reach 272 positions with a ratio of 8.*made for 256") as caught:
         plan(longest=1700)
-    assert "set data.max_length: 1600 or less, or add a coarser ratio" in str(caught.value.mend)
+    assert "set data.max_length: 1600 or less, or add a coarser ratio" in str(caught.value.hint)
     plan(longest=1600)
     with pytest.raises(DataError, match="the longest example has 64 tokens and fits into one window of 64"):
         plan(longest=64)

@@ -196,7 +196,7 @@ def test_what_a_family_cannot_do_is_refused_before_anything_is_loaded() -> None:
     build(recipe(model={"quantize": None}), DATA, mixture, GPU, run_url="runs/x")
 
 
-def test_only_the_input_projection_of_a_mamba_is_quantised_and_adapted() -> None:
+def test_only_the_input_projection_of_a_mamba_is_quantized_and_adapted() -> None:
     facts = ModelFacts.from_config(BASES["state-spaces/mamba-2.8b-hf"][1])
     assert facts.quantized_parameters == pytest.approx(2 / 3 * facts.linear_parameters)
     assert facts.lora_parameters(64) == 64 * 64 * (2560 + 2 * 5120)
@@ -268,7 +268,7 @@ def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
     short = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
     with pytest.raises(ModelError, match=r"has 81920 tokens, but .* was made for 8192 positions") as caught:
         build(short, data, config, GPU, run_url="r")
-    assert "model.rope" in str(caught.value.mend)
+    assert "model.rope" in str(caught.value.hint)
     yarn = YarnRope(name="yarn", factor=16, original_length=4096)
     wrong = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": yarn})})
     with pytest.raises(ModelError, match=r"original_length is 4096, but .* was made for 8192 tokens"):
@@ -291,7 +291,7 @@ def test_answers_of_a_pair_share_a_pass_whatever_the_recipe_says() -> None:
     pairs = recipe.model_copy(update={"method": Dpo(name="dpo")})
     with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
         build(pairs, data, phi, GPU, run_url="r")
-    assert "another model.path" in str(caught.value.mend)
+    assert "another model.path" in str(caught.value.hint)
 
 
 def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() -> None:
@@ -304,7 +304,7 @@ def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() ->
     packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": True})})
     with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
         build(packed, data, phi, GPU, run_url="r")
-    assert caught.value.mend == "set data.pack: false, or data.max_length: 4096 or less"
+    assert caught.value.hint == "set data.pack: false, or data.max_length: 4096 or less"
     assert build(packed, dataclasses.replace(data, longest=4096), phi, GPU, run_url="r"), (
         "short ones never differ"
     )

@@ -58,7 +58,7 @@ def test_what_cannot_be_cut_is_refused(parts: int, changed: dict[str, Any], says
 def test_the_mend_names_what_divides_the_heads() -> None:
     with pytest.raises(ModelError) as error:
         together(5, workers=5, config={**LLAMA_8B, "num_attention_heads": 12})
-    assert error.value.mend == "set it to one of 2, 3, 4, 6, 12"
+    assert error.value.hint == "set it to one of 2, 3, 4, 6, 12"
 
 
 def test_only_a_gpu_has_something_to_move_to_host_memory() -> None:

@@ -25,7 +25,7 @@ def test_a_missing_run_names_the_near_ones(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         run_folder.find(str(tmp_path / "quikstart"))
     assert "no run at" in caught.value.message
-    assert "quickstart" in str(caught.value.mend)
+    assert "quickstart" in str(caught.value.hint)
     assert run_folder.find(str(tmp_path / "quickstart")).url == str(tmp_path / "quickstart")
 
 

@@ -114,7 +114,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra\n{"kind":"train","step":2}\n')
     with pytest.raises(StoreError, match=r"metrics\.jsonl:2: this line is no record") as caught:
         read(Store(str(tmp_path)))
-    assert caught.value.mend == "remove the line"
+    assert caught.value.hint == "remove the line"
 
 
 def test_the_lock_is_asked_once_for_each_flush() -> None:

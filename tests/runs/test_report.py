@@ -102,9 +102,9 @@ def test_a_run_that_was_killed_is_told_with_its_newest_step(tmp_path: Path) -> N
 def test_the_best_step_is_told_where_it_was_chosen(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"))
     run.append_text("metrics.jsonl", '{"kind":"artifact","url":"adapter","made_from":40}\n')
-    assert "Artefact from" not in figures(run)
+    assert "Artifact from" not in figures(run)
     run.write_json("plan.json", {**run.read_json("plan.json"), "save": {"best": True}})
-    assert figures(run)["Artefact from"] == "step 40, the best by evaluation loss"
+    assert figures(run)["Artifact from"] == "step 40, the best by evaluation loss"
 
 
 def test_the_speed_is_the_median_steps_and_the_memory_says_whose(tmp_path: Path) -> None:

@@ -130,13 +130,13 @@ def test_a_base_cannot_extend_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rr.yaml", "sub", "r.yml"])
-def test_a_missing_recipe_names_its_neighbour(tmp_path: Path, name: str) -> None:
+def test_a_missing_recipe_names_its_neighbor(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub", name="inner.yaml")
     (text,) = problems(tmp_path / name)
-    neighbour = "sub/inner.yaml" if name == "sub" else "r.yaml"
-    assert text.replace(f"{tmp_path}/", "").endswith(f"; did you mean {neighbour}?")
+    neighbor = "sub/inner.yaml" if name == "sub" else "r.yaml"
+    assert text.replace(f"{tmp_path}/", "").endswith(f"; did you mean {neighbor}?")
 
 
 def test_a_near_recipe_in_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_a_passkey_is_kept_through_windows_ratios_and_lengths(passkey: tuple[Pat
 
 
 @pytest.mark.slow
-def test_the_artefact_answers_and_scores(passkey: tuple[Path, PlainHost]) -> None:
+def test_the_artifact_answers_and_scores(passkey: tuple[Path, PlainHost]) -> None:
     folder, _ = passkey
     loaded = load_run(str(folder / "run"))
     assert sorted(path.name for path in (folder / "run" / "beacon").iterdir())[:4] == [
@@ -218,7 +218,7 @@ def test_save_and_reload_change_nothing(made: tuple[Path, Any, Path]) -> None:
     assert float((plain - end).abs().max()) > 1e-3
 
 
-def test_perplexity_of_the_artefact_is_that_of_training(made: tuple[Path, Any, Path]) -> None:
+def test_perplexity_of_the_artifact_is_that_of_training(made: tuple[Path, Any, Path]) -> None:
     plan, host = plan_of(made, "perplexity"), PlainHost()
     loop.run(plan, host)
     model = scoring_model(load_run(plan.run_url).model)
@@ -312,7 +312,7 @@ def test_what_cannot_be_done_with_beacons_is_refused(made: tuple[Path, Any, Path
         average([plan.run_url, plan.run_url], str(made[2] / "average"))
 
 
-def test_a_quantised_base_is_trained_with_low_rank_updates(made: tuple[Path, Any, Path]) -> None:
+def test_a_quantized_base_is_trained_with_low_rank_updates(made: tuple[Path, Any, Path]) -> None:
     model = {"beacon": {**BEACON, "rank": 4}, "quantize": {"type": "nf4"}}
     ids = torch.randint(3, 261, (2, 50), generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
@@ -333,6 +333,6 @@ def test_a_quantised_base_is_trained_with_low_rank_updates(made: tuple[Path, Any
         again = BeaconModel(loaded.model).read(ids, (2, 4, 2)).float()
     assert torch.equal(again, seen[1])
     assert float((seen[0] - seen[1]).norm() / seen[1].norm()) > 0.01  # control: training moved it
-    unchecked = plan_of(made, "quantised copies", model={**model, "beacon": BEACON})
-    with pytest.raises(ModelError, match="copies projections of the base, whose weights are quantised"):
+    unchecked = plan_of(made, "quantized copies", model={**model, "beacon": BEACON})
+    with pytest.raises(ModelError, match="copies projections of the base, whose weights are quantized"):
         loop.run(unchecked, PlainHost())

@@ -82,8 +82,8 @@ def test_stopped_and_gone_on_equals_undisturbed(
     assert again.losses() == whole.losses()[4:]
     assert again.evaluations() == whole.evaluations()[1:]
     file = "adapter/adapter_model.safetensors" if model else "model/model.safetensors"
-    artefacts = [tmp_path / name / file for name in ("whole", "run")]
-    assert artefacts[0].read_bytes() == artefacts[1].read_bytes()
+    artifacts = [tmp_path / name / file for name in ("whole", "run")]
+    assert artifacts[0].read_bytes() == artifacts[1].read_bytes()
 
 
 def test_control_without_the_optimizer_state_it_differs(
@@ -111,7 +111,7 @@ def test_newest_are_kept_and_a_half_one_does_not_count(made: tuple[Path, Any], t
     assert latest.endswith("step-00000004")
 
 
-def test_best_by_evaluation_loss_is_kept_and_becomes_the_artefact(
+def test_best_by_evaluation_loss_is_kept_and_becomes_the_artifact(
     made: tuple[Path, Any], tmp_path: Path
 ) -> None:
     sections = {
@@ -134,10 +134,10 @@ def test_best_by_evaluation_loss_is_kept_and_becomes_the_artefact(
     kept = load_file(
         tmp_path / "run" / "checkpoints" / run_folder.checkpoint_name(best) / "weights.safetensors"
     )
-    artefact = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    artifact = load_file(tmp_path / "run" / "model" / "model.safetensors")
     ours = {name.removeprefix("network."): value for name, value in kept.items()}
-    assert ours.keys() == artefact.keys()
-    assert all(torch.equal(ours[name], artefact[name]) for name in ours)
+    assert ours.keys() == artifact.keys()
+    assert all(torch.equal(ours[name], artifact[name]) for name in ours)
 
 
 def test_checkpoint_of_another_adapter_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_by_default_it_stops_and_names_the_rows(made: tuple[Path, Any], tmp_path
     assert "step 1: the loss is 6." in caught.value.message
     assert f"the gradient norm {calm.norms()[0]:.3}" in caught.value.message
     assert "its rows: source 0 row" in caught.value.message
-    assert "train.divergence" in str(caught.value.mend)
+    assert "train.divergence" in str(caught.value.hint)
 
 
 def test_a_skipped_step_changes_no_weight(

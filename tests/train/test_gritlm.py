@@ -301,7 +301,7 @@ def test_a_whole_model_is_saved_with_its_projection(made: Made) -> None:
     assert load_embedder(f"{plan.run_url}/model").encode(TEXTS).shape == (3, 16)
 
 
-def test_a_quantised_base_stays_as_it_is(made: Made) -> None:
+def test_a_quantized_base_stays_as_it_is(made: Made) -> None:
     frozen: dict[str, list[torch.Tensor]] = {}
     trained: dict[str, list[torch.Tensor]] = {}
 
@@ -313,7 +313,7 @@ def test_a_quantised_base_stays_as_it_is(made: Made) -> None:
                 parameter.detach().clone()
             )
 
-    loop.run(made.plan("quantised", quantize=True, train={"steps": 2}), PlainHost(), [probe])
+    loop.run(made.plan("quantized", quantize=True, train={"steps": 2}), PlainHost(), [probe])
     assert any(before.dtype == torch.uint8 for before, _ in frozen.values())
     assert all(torch.equal(before, after) for before, after in frozen.values())
     assert not any(torch.equal(before, after) for before, after in trained.values()), "the control"

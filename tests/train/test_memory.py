@@ -60,5 +60,5 @@ def test_a_peak_begins_anew() -> None:
     before = throughput.peak_memory_bytes(CPU)
     del large
     assert throughput.peak_memory_bytes(CPU) == before
-    throughput.begin_peak(CPU)
+    throughput.start_peak(CPU)
     assert throughput.peak_memory_bytes(CPU) < before - 50 * 2**20

@@ -266,7 +266,7 @@ def test_a_pass_ahead_of_training_is_a_pass_without_dropout(
 @pytest.mark.parametrize("shuffled", [False, True], ids=["learned", "control: shuffled labels"])
 @pytest.mark.parametrize("method", ["dpo", "simpo", "kto"])
 def test_a_preference_is_learned(model: Path, tmp_path: Path, method: str, shuffled: bool) -> None:
-    """Held-out pairs are told apart; labels by the toss of a coin leave them at chance."""
+    """BaseRecord-out pairs are told apart; labels by the toss of a coin leave them at chance."""
     make = rated if method == "kto" else pairs
     tokens = write_groups(
         tmp_path / "tokens", make(200, shuffled=shuffled), make(200, seed=7, shuffled=shuffled)

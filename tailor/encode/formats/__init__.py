@@ -24,7 +24,7 @@ def get_format(name: str) -> Format:
         what = f"the format {found.name}" if isinstance(found, Format) else f"a {type(found).__name__}"
         raise ExtensionError(
             f"{FORMATS.group}: {name} is {what}",
-            mend=f"the entry point must name a tailor.encode.formats.base.Format whose name is {name}",
+            hint=f"the entry point must name a tailor.encode.formats.base.Format whose name is {name}",
         )
     return found
 

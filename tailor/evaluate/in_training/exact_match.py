@@ -72,7 +72,7 @@ def probe(session: Session, when: When, step: int) -> None:
     if not rows:
         raise DataError(
             "evaluate.generation: no row of the evaluation data has a question before its answer",
-            mend="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
+            hint="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
         )
     mine = rows[host.rank :: host.world]
     with session.autocast():

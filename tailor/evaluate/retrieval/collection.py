@@ -1,6 +1,6 @@
 """What retrieval is measured on: queries, the corpus that they search, and which passages answer them.
 
-A folder in BEIR's layout (Thakur et al. 2021, arXiv 2104.08663): corpus, queries, and judgements in qrels/. Or rows of
+A folder in BEIR's layout (Thakur et al. 2021, arXiv 2104.08663): corpus, queries, and judgments in qrels/. Or rows of
 queries with their passages, all of which together are the corpus.
 """
 
@@ -74,7 +74,7 @@ def check_collection(data: Corpus, where: str, rows: int) -> None:
     for name in ("corpus", "queries"):
         _texts(_file(folder, data, where, name), where, rows)
     for place, row in _rows(_file(folder, data, where, f"qrels/{data.qrels}"), where, rows):
-        _judgement(row, place)
+        _judgment(row, place)
 
 
 def _with(text: Text, instruction: str | None) -> Text:
@@ -89,7 +89,7 @@ def _folder(data: Corpus, where: str) -> Store | None:
         return None
     store = Store(data.path)
     if not store.exists():
-        raise DataError(f"{where} {data.path}: it does not exist", mend="check the path")
+        raise DataError(f"{where} {data.path}: it does not exist", hint="check the path")
     return store
 
 
@@ -105,7 +105,7 @@ def _from_beir(folder: Store, data: Corpus, where: str) -> Collection:
     grades: dict[int, dict[int, int]] = {}
     file = _file(folder, data, where, f"qrels/{data.qrels}")
     for place, row in _rows(file, where):
-        query, passage, grade = _judgement(row, place)
+        query, passage, grade = _judgment(row, place)
         for name, ids, kind, other in (
             (query, queries, "query", "queries"),
             (passage, passages, "passage", "corpus"),
@@ -113,7 +113,7 @@ def _from_beir(folder: Store, data: Corpus, where: str) -> Collection:
             if name not in ids:
                 raise DataError(
                     f"{place}: no {kind} {name!r} in the {other} of {data.path}",
-                    mend="qrels, queries and corpus must be of one collection",
+                    hint="qrels, queries and corpus must be of one collection",
                 )
         grades.setdefault(queries[query], {})[passages[passage]] = grade
     asked = sorted(grades)[: data.limit]
@@ -130,7 +130,7 @@ def _from_rows(data: Corpus, where: str, most: int | None = None) -> Collection:
     if fmt.rows != RELEVANCE:
         raise DataError(
             f"{found.where}: the rows are {found.format}, and have no passages",
-            mend=f"give rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}, or a folder in BEIR's layout",
+            hint=f"give rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}, or a folder in BEIR's layout",
         )
     numbers: dict[Instructed, int] = {}
     corpus: list[Text] = []
@@ -173,13 +173,13 @@ def _text(value: str) -> str:
     return value if value.strip() else ""
 
 
-def _judgement(row: Mapping[str, Any], place: str) -> tuple[str, str, int]:
+def _judgment(row: Mapping[str, Any], place: str) -> tuple[str, str, int]:
     try:
         return str(row["query-id"]), str(row["corpus-id"]), int(row["score"])
     except KeyError:
         raise DataError(
-            f"{place}: no judgement: its columns are {', '.join(map(str, row))}",
-            mend="the file's first line must be `query-id`, `corpus-id` and `score`, with tabs between them",
+            f"{place}: no judgment: its columns are {', '.join(map(str, row))}",
+            hint="the file's first line must be `query-id`, `corpus-id` and `score`, with tabs between them",
         ) from None
     except (TypeError, ValueError):
         raise DataError(f"{place}: the score {row['score']!r} is no whole number") from None
@@ -194,7 +194,7 @@ def _file(folder: Store, data: Corpus, where: str, wanted: str) -> str:
         there = f"; there are {', '.join(sorted(stems))}" if below and stems else ""
         raise DataError(
             f"{where} {data.path}: no {wanted}{'.tsv' if below else '.jsonl'} in it{there}",
-            mend=f"name one of them as {where}.qrels"
+            hint=f"name one of them as {where}.qrels"
             if there
             else "the folder must hold corpus.jsonl, queries.jsonl and qrels/, or name a file of rows",
         )

@@ -49,7 +49,7 @@ class TextEmbedder:
             if not np.isfinite(vectors).all():
                 raise ModelError(
                     f"{self._url}: its embeddings are no numbers",
-                    mend="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+                    hint="the model's weights or its precision are broken; `tailor show` tells how it was trained",
                 )
             return vectors, embedder.truncated - before
 

@@ -100,6 +100,6 @@ def _implementation(task: EvaluationTask) -> type[TaskEvaluator[Any]]:
     except (ImportError, AttributeError) as error:
         raise ExtensionError(
             f"the task {task.name} cannot be loaded from {task.implementation}: {error}",
-            mend="install what it needs, or leave the task out",
+            hint="install what it needs, or leave the task out",
         ) from error
     return found

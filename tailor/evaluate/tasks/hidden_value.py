@@ -100,7 +100,7 @@ class HiddenValueEvaluator(TaskEvaluator[S]):
                         raise DataError(
                             f"{task.name}: {length} tokens have no room for the sentence that hides the value and the "
                             f"question, which take {length - room}",
-                            mend="give longer lengths, or a shorter needle and question",
+                            hint="give longer lengths, or a shorter needle and question",
                         )
                     around = self.stretch(hay, room, draw)
                     at = round(depth * room)

@@ -34,7 +34,7 @@ class LmEvalEvaluator(TaskEvaluator[LmEval]):
         if model.has_beacons:
             raise ModelError(
                 f"{model.ref.url} has activation beacons, which lm-eval would leave out: it calls the plain model",
-                mend="leave the task lm_eval out",
+                hint="leave the task lm_eval out",
             )
 
     def inputs(self, rows: ModelRows) -> TaskInputs:

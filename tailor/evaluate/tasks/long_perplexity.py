@@ -112,6 +112,6 @@ def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[
     if not found:
         raise DataError(
             f"{where}: none of {short} texts has the {longest} tokens that lengths asks for",
-            mend="give longer texts, or shorter lengths",
+            hint="give longer texts, or shorter lengths",
         )
     return found, short

@@ -84,7 +84,7 @@ class MultipleChoiceEvaluator(TaskEvaluator[MultipleChoice]):
 
 
 def choices(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -> list[Choice]:
-    """The rows of a multiple-choice set, each answer tokenised as a trained answer would be, without its stop."""
+    """The rows of a multiple-choice set, each answer tokenized as a trained answer would be, without its stop."""
     rules = None if plain else turn_rules(tokenizer)
     encoder = Encoder(tokenizer, rules, train_on="last_assistant", max_length=1 << 30, on_long="drop")
     ends = [*(rules.end_ids if rules else ()), *([tokenizer.eos_id] if tokenizer.eos_id is not None else [])]

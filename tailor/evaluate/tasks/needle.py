@@ -23,7 +23,7 @@ class NeedleEvaluator(HiddenValueEvaluator[Needle]):
         if len(hay) < room:
             raise DataError(
                 f"needle: the texts have {len(hay):,} tokens together, and {max(self.spec.lengths):,} are asked for",
-                mend="give more texts in data, or shorter lengths",
+                hint="give more texts in data, or shorter lengths",
             )
         start = draw.randrange(len(hay) - room + 1)
         return hay[start : start + room]

@@ -33,7 +33,7 @@ def require_rouge() -> Any:
     except ImportError:
         raise TailorError(
             "the task rouge needs the package rouge-score, which is not installed",
-            mend="pip install 'tailor[evaluate]', or leave rouge out of the tasks",
+            hint="pip install 'tailor[evaluate]', or leave rouge out of the tasks",
         ) from None
     return rouge_scorer
 

@@ -28,7 +28,7 @@ def find_form(name: str) -> ExportForm:
         near = difflib.get_close_matches(name, EXPORT_FORMS.names(), n=1, cutoff=0.7)
         raise ModelError(
             f"--as {name}: unknown export form" + (f"; did you mean {near[0]}?" if near else ""),
-            mend=f"the forms are {', '.join(EXPORT_FORMS.names())}; a package that registers another must be installed",
+            hint=f"the forms are {', '.join(EXPORT_FORMS.names())}; a package that registers another must be installed",
         )
     return EXPORT_FORMS.get(name)()
 

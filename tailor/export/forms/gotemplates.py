@@ -105,12 +105,12 @@ def translated(text: str, specials: dict[str, str]) -> tuple[str, GoTemplate]:
     if name is None:
         raise ModelError(
             "the run's chat template is not a built-in one, and no other is known to translate exactly into Ollama's",
-            mend=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
+            hint=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
         )
     if name not in TEMPLATES:
         raise ModelError(
             f"the chat template {name} does not translate exactly into Ollama's: it depends on more than roles and texts",
-            mend=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
+            hint=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
         )
     template = TEMPLATES[name]
     eos, bos = specials.get("eos_token", ""), specials.get("bos_token", "")

@@ -6,7 +6,7 @@ from tailor.export.forms.base import ExportForm
 
 
 class HuggingFace(ExportForm):
-    """The run's artefact as it is, which has this layout already, or its adapter merged."""
+    """The run's artifact as it is, which has this layout already, or its adapter merged."""
 
     weights = ("adapter", "merged", "model")
     takes_checkpoints = True

@@ -47,10 +47,10 @@ class Ollama(ExportForm):
     reads_base = True
 
     def check(self, selection: Selection) -> None:
-        if selection.weights == "adapter" and _source(selection).held.rope is not None:
+        if selection.weights == "adapter" and _source(selection).base_record.rope is not None:
             raise ModelError(
                 "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
-                mend="export the merged model: --weights merged",
+                hint="export the merged model: --weights merged",
             )
 
     def write(self, folder: Path, selection: Selection) -> list[str]:
@@ -110,7 +110,7 @@ def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
         what = "adapters of" if adapter else "safetensors of"
         raise ModelError(
             f"Ollama does not import {what} {name}; it knows {', '.join(known)}",
-            mend="export the merged model: --weights merged"
+            hint="export the merged model: --weights merged"
             if adapter
             else "convert the merged model with llama.cpp",
         )
@@ -129,7 +129,7 @@ def _settle_adapter(folder: Path) -> None:
     if found := [reason for reason, value in reasons.items() if value]:
         raise ModelError(
             f"Ollama does not import this adapter: it has {', '.join(found)}",
-            mend="export the merged model: --weights merged",
+            hint="export the merged model: --weights merged",
         )
     change_config(folder, lora_alpha=int(config["lora_alpha"]))
 
@@ -139,7 +139,7 @@ def _check_tokenizer(folder: Path) -> list[str]:
     if content["model"].get("byte_fallback") and not (folder / "tokenizer.model").is_file():
         raise ModelError(
             "Ollama reads a SentencePiece tokenizer from tokenizer.model, and the base has none",
-            mend="put the tokenizer.model of the original model into the base's folder, and merge again",
+            hint="put the tokenizer.model of the original model into the base's folder, and merge again",
         )
     splits = (content.get("pre_tokenizer") or {}).get("pretokenizers") or []
     patterns = [

@@ -108,7 +108,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
     if settings.pooling == "weightedmean":
         raise ModelError(
             "sentence-transformers counts the places of the prompt in its weighted mean, so that the embeddings would be others",
-            mend="export it as huggingface, and embed with `tailor embed`",
+            hint="export it as huggingface, and embed with `tailor embed`",
         )
     prompts = {"document": settings.format.before(None), "query": settings.format.before(query_instruction)}
     embedder = load_embedder(str(folder))
@@ -142,7 +142,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
         identity = "torch.nn.modules.linear.Identity"
         sizes = {"in_features": projection.in_features, "out_features": projection.out_features}
         modules.append(("2_Dense", "Dense", {**sizes, "bias": True, "activation_function": identity}))
-    if settings.normalise:
+    if settings.normalize:
         modules.append((f"{len(modules)}_Normalize", "Normalize", {}))
     for path, _, config in modules[1:]:
         (folder / path).mkdir()
@@ -161,7 +161,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
         {
             "prompts": prompts,
             "default_prompt_name": "document",
-            "similarity_fn_name": "cosine" if settings.normalise else "dot",
+            "similarity_fn_name": "cosine" if settings.normalize else "dot",
         },
     )
     _write_json(
@@ -215,14 +215,14 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
         raise ModelError(
             f"sentence-transformers encodes prompt and text as one, and behind the prompt this tokenizer gives {first!r} "
             "other tokens than it has alone",
-            mend="export it as huggingface, and embed with `tailor embed`",
+            hint="export it as huggingface, and embed with `tailor embed`",
         )
 
 
 def _pattern(format: TextFormat) -> str:
     """What stands before a text, as a regular expression, so that nothing melts across its end.
 
-    SentencePiece's normalisers have put ▁ before the text and for every space by then.
+    SentencePiece's normalizers have put ▁ before the text and for every space by then.
     """
     head, _, tail = format.instructed.partition("{instruction}")
     head, tail, plain = (re.escape(part).replace(r"\ ", "[ ▁]") for part in (head, tail, format.plain))
@@ -278,13 +278,13 @@ def _prove(
             "mean": (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True),
         }[settings.pooling]
         vectors = vectors if projection is None else projection(vectors)
-        vectors = torch.nn.functional.normalize(vectors, dim=-1) if settings.normalise else vectors
+        vectors = torch.nn.functional.normalize(vectors, dim=-1) if settings.normalize else vectors
         worst = max(worst, float((vectors - torch.from_numpy(expected)).abs().max()))
     if not worst <= TOLERANCE[dtype]:
         raise ModelError(
             f"read back by plain transformers, the embeddings of {folder.name} differ by {worst:.2g}: "
             f"{type(model).__name__} does not do there what it does here",
-            mend="export it as huggingface, and embed with `tailor embed`",
+            hint="export it as huggingface, and embed with `tailor embed`",
         )
 
 

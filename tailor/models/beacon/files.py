@@ -46,7 +46,7 @@ def read_settings(folder: Path, url: str) -> Beacon:
     except (OSError, ValueError, ValidationError) as error:
         raise StoreError(
             f"{url}/{BEACON_CONFIG} holds no settings of beacons: {str(error).splitlines()[0]}",
-            mend="bring back the file that the run wrote",
+            hint="bring back the file that the run wrote",
         ) from error
 
 
@@ -71,7 +71,7 @@ def put_weights(network: Any, folder: Path, url: str) -> None:
     except (OSError, SafetensorError) as error:
         raise StoreError(
             f"{url}/{BEACON_WEIGHTS} is no file of weights: {str(error).splitlines()[0]}",
-            mend="bring back the file that the run wrote",
+            hint="bring back the file that the run wrote",
         ) from error
     own = trained(network)
     odd = sorted(own.keys() ^ weights.keys())
@@ -79,7 +79,7 @@ def put_weights(network: Any, folder: Path, url: str) -> None:
     if odd:
         raise StoreError(
             f"the beacons at {url} have another form than this model's, for example {odd[0]}",
-            mend="set projections and rank of model.beacon as they were there, and take the same base",
+            hint="set projections and rank of model.beacon as they were there, and take the same base",
         )
     for name, weight in own.items():
         weight.copy_(weights[name])

@@ -73,8 +73,8 @@ class _Copy(nn.Module):
 def _copy(base: nn.Linear) -> _Copy:
     if not base.weight.is_floating_point():
         raise ModelError(
-            "model.beacon copies projections of the base, whose weights are quantised",
-            mend="set model.beacon.rank, which trains a low-rank update of them",
+            "model.beacon copies projections of the base, whose weights are quantized",
+            hint="set model.beacon.rank, which trains a low-rank update of them",
         )
     return _Copy(base.weight, base.bias)
 
@@ -148,7 +148,7 @@ def add_beacons(network: Any, spec: Beacon) -> Beacons:
     if why := refusal(network.config.to_dict()):
         raise ModelError(
             f"model.beacon: {type(network).__name__} cannot have beacons: {why}",
-            mend="leave model.beacon out, or take another base",
+            hint="leave model.beacon out, or take another base",
         )
     decoder = network.get_decoder()
     network.requires_grad_(False)
@@ -180,7 +180,7 @@ def _embedding_of_eos(network: Any) -> torch.Tensor:
     if eos is None:
         raise ModelError(
             "model.beacon: beacons begin as the end-of-text token, and config.json names no eos_token_id",
-            mend="write its id into the base's config.json",
+            hint="write its id into the base's config.json",
         )
     weight: torch.Tensor = network.get_input_embeddings().weight
     return weight[eos]
@@ -201,7 +201,7 @@ def _check_turning(decoder: Any) -> None:
     if float((turned - there).abs().max()) > SAME_TURN * float(there.abs().max()):
         raise ModelError(
             f"model.beacon: keys of {type(decoder).__name__} cannot be turned from one position to another",
-            mend="leave model.beacon out, or take another base",
+            hint="leave model.beacon out, or take another base",
         )
 
 

@@ -58,7 +58,7 @@ def check_attention(
         raise ModelError(
             f"method.attention: {type(model.base).__name__} ({config.model_type}) with {config._attn_implementation} "
             f"attention does not read texts as {attention} attention does: {problem}",
-            mend="set method.attention: causal, or take another model"
+            hint="set method.attention: causal, or take another model"
             if attention == "bidirectional"
             else "set model.attention: eager, or take another model",
         )

@@ -57,7 +57,7 @@ def states_width(model: CausalModel) -> int:
 
 
 def embed(model: CausalModel, settings: Embedding, batch: TokenBatch) -> torch.Tensor:
-    """Embeddings of a micro-batch of texts before they are cut and normalised, float32[D, dimension]."""
+    """Embeddings of a micro-batch of texts before they are cut and normalized, float32[D, dimension]."""
     assert batch.pool is not None
     states = text_states(model, batch, attention=settings.attention, window=settings.window)
     return finish(pool(states, batch.pool, settings.pooling), model.projection)
@@ -93,7 +93,7 @@ class Embedder:
         for number, text in enumerate(encoded):
             if text.start == len(text.input_ids):
                 raise DataError(
-                    f"text {number} is empty: no token of it would be pooled", mend="leave it out"
+                    f"text {number} is empty: no token of it would be pooled", hint="leave it out"
                 )
         self.truncated += sum(text.cut > 0 for text in encoded)
         lengths = np.array([len(text.input_ids) for text in encoded])
@@ -109,7 +109,7 @@ class Embedder:
     def _batch(self, batch: TokenBatch) -> torch.Tensor:
         with self.model.inference_mode():
             vectors = embed(self.model, self.settings, batch.to(self.model.device))
-        return shorten(vectors, self.dimension, normalise=self.settings.normalise)
+        return shorten(vectors, self.dimension, normalize=self.settings.normalize)
 
 
 def _parts(order: np.ndarray, lengths: np.ndarray, most: int) -> list[np.ndarray]:

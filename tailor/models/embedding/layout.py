@@ -34,7 +34,7 @@ def lay_out_texts(
         for _, spans in texts
     ]
     if empty := [number for number, own in zip(numbers, pooled, strict=True) if not len(own)]:
-        raise DataError(f"text {empty[0]} is empty: no token of it would be pooled", mend="leave it out")
+        raise DataError(f"text {empty[0]} is empty: no token of it would be pooled", hint="leave it out")
     pool = Pool(
         positions=torch.from_numpy(
             np.concatenate([at + own for at, own in zip(starts, pooled, strict=True)])

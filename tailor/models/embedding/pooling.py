@@ -1,4 +1,4 @@
-"""From hidden states to embeddings: pooled, projected, cut to a length and normalised, all in float32."""
+"""From hidden states to embeddings: pooled, projected, cut to a length and normalized, all in float32."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def finish(vectors: torch.Tensor, projection: nn.Linear | None) -> torch.Tensor:
         )
 
 
-def shorten(vectors: torch.Tensor, dimension: int | None, *, normalise: bool) -> torch.Tensor:
+def shorten(vectors: torch.Tensor, dimension: int | None, *, normalize: bool) -> torch.Tensor:
     """The first `dimension` numbers of each vector (Matryoshka, Kusupati et al. 2022), of length 1 if asked for."""
     with torch.autocast(vectors.device.type, enabled=False):
         cut = vectors if dimension is None else vectors[..., :dimension]
-        return functional.normalize(cut.float(), dim=-1) if normalise else cut.float()
+        return functional.normalize(cut.float(), dim=-1) if normalize else cut.float()
 
 
 def new_projection(hidden: int, dimension: int, *, seed: int) -> nn.Linear:

@@ -1,6 +1,6 @@
 """`embedding.json` and `projection.safetensors`: how the model beside them makes embeddings.
 
-Written into an artefact's folder (adapter/ or model/) and read by everything that embeds with it. Without the
+Written into an artifact's folder (adapter/ or model/) and read by everything that embeds with it. Without the
 projection the same weights give other embeddings, so a folder whose embedding.json names one must hold it.
 """
 
@@ -33,13 +33,13 @@ class Embedding:
     attention: Attention = "bidirectional"
     window: Window = "keep"
     """What a sliding window of the model does to bidirectional attention."""
-    normalise: bool = True
+    normalize: bool = True
     dimension: int = 0
     """Numbers of an embedding."""
     projection: bool = False
-    """Whether `projection.safetensors` stands between pooling and normalisation."""
+    """Whether `projection.safetensors` stands between pooling and normalization."""
     matryoshka: tuple[int, ...] = ()
-    """Shorter lengths that the model was trained for: the first so many numbers, normalised again."""
+    """Shorter lengths that the model was trained for: the first so many numbers, normalized again."""
     max_length: int | None = None
     """Longest text in training, in tokens, with its instruction."""
     format: TextFormat = GRITLM
@@ -52,7 +52,7 @@ class Embedding:
             pooling=spec.pooling,
             attention=spec.attention,
             window=spec.window,
-            normalise=spec.normalise,
+            normalize=spec.normalize,
             dimension=spec.projection or hidden,
             projection=spec.projection is not None,
             matryoshka=tuple(sorted(spec.matryoshka)),
@@ -75,7 +75,7 @@ class Embedding:
         if not (folder / EMBEDDING).is_file():
             raise ModelError(
                 f"{url} makes no embeddings: it has no {EMBEDDING}",
-                mend="name a run that was trained with gritlm",
+                hint="name a run that was trained with gritlm",
             )
         try:
             values: dict[str, Any] = json.loads((folder / EMBEDDING).read_text())
@@ -85,7 +85,7 @@ class Embedding:
             assert found.pooling in get_args(Pooling)
             assert set(values) == {field.name for field in fields(cls)}
         except (ValueError, KeyError, TypeError, AssertionError):
-            raise ModelError(f"{url}/{EMBEDDING} is damaged", mend="copy the artefact again") from None
+            raise ModelError(f"{url}/{EMBEDDING} is damaged", hint="copy the artifact again") from None
         return found, found.read_projection(folder, url) if found.projection else None
 
     def read_projection(self, folder: Path, url: str) -> nn.Linear:
@@ -101,7 +101,7 @@ class Embedding:
         except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
             raise ModelError(
                 f"{url}/{PROJECTION} is missing or damaged, and without it the embeddings are others",
-                mend="copy the artefact again",
+                hint="copy the artifact again",
             ) from None
         assert torch.is_tensor(projection.weight)
         return projection.requires_grad_(False)

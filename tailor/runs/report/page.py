@@ -113,7 +113,7 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
             if last.get("reward_margin") is not None:
                 rows.append(("Reward margin", f"{last['reward_margin']:.4g}"))
     if (best := best_step(records, plan)) is not None:
-        rows.append(("Artefact from", f"step {best}, the best by evaluation loss"))
+        rows.append(("Artifact from", f"step {best}, the best by evaluation loss"))
     matches = exact_match(records)
     if matches:
         rows.append(("Exact match", " → ".join(f"{value:.1%} {when}" for when, value in matches.items())))
@@ -148,7 +148,7 @@ def _memory_words(plan: dict[str, Any]) -> str:
 
 
 def best_step(records: list[Record], plan: dict[str, Any]) -> int | None:
-    """Step that the artefact was made from, where `save.best` chose it."""
+    """Step that the artifact was made from, where `save.best` chose it."""
     if not (plan.get("save") or {}).get("best"):
         return None
     return next((int(record["made_from"]) for record in reversed(of_kind(records, "artifact"))), None)

@@ -81,11 +81,11 @@ def _plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     drawn = 0
-    for key, colour in zip(keys, (MAIN, SECOND, THIRD), strict=False):
+    for key, color in zip(keys, (MAIN, SECOND, THIRD), strict=False):
         points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
         if len(points) < 2:
             continue
-        _line(axes, points, colour, key.replace("_", " "))
+        _line(axes, points, color, key.replace("_", " "))
         drawn += 1
     if not drawn:
         return None
@@ -107,13 +107,13 @@ def _plot(
     return Plot(file, title, out.getvalue())
 
 
-def _line(axes: Axes, points: list[tuple[float, float]], colour: str, label: str) -> None:
+def _line(axes: Axes, points: list[tuple[float, float]], color: str, label: str) -> None:
     steps, values = zip(*points, strict=True)
     if len(points) < SMOOTHED_FROM:
-        axes.plot(steps, values, color=colour, linewidth=1.8, label=label)
+        axes.plot(steps, values, color=color, linewidth=1.8, label=label)
         return
-    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-    axes.plot(steps, running_mean(list(values)), color=colour, linewidth=1.8, label=label)
+    axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
+    axes.plot(steps, running_mean(list(values)), color=color, linewidth=1.8, label=label)
 
 
 def running_mean(values: list[float]) -> list[float]:

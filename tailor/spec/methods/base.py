@@ -73,7 +73,7 @@ class EmbeddingMethod(Protocol):
     @property
     def projection(self) -> int | None: ...
     @property
-    def normalise(self) -> bool: ...
+    def normalize(self) -> bool: ...
     @property
     def attention(self) -> Literal["bidirectional", "causal"]: ...
     @property
@@ -104,7 +104,7 @@ class MethodSection(Section):
     implementation: ClassVar[str]
     """`module:function` that builds the loss: (section, reference) -> `tailor.methods.base.Method`."""
     rules: ClassVar[str | None] = None
-    """Module of the rules between its keys, with any of `conflicts`, `findings` and `idle`."""
+    """Module of the rules between its keys, with any of `conflicts`, `findings` and `unused`."""
     reads: ClassVar[tuple[Kind, ...]]
     """Kinds of the rows that it learns from."""
     compares_answers: ClassVar[bool] = False

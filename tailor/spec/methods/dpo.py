@@ -17,7 +17,7 @@ SMOOTHED = ("sigmoid", "robust", "simpo", "cpo")
 
 
 class Dpo(MethodSection):
-    """Direct preference optimisation: of two answers to a prompt, the chosen one becomes likelier than the rejected one.
+    """Direct preference optimization: of two answers to a prompt, the chosen one becomes likelier than the rejected one.
 
     The loss is the mean over the pairs of the global batch.
     """

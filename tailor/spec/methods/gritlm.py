@@ -39,7 +39,7 @@ class Gritlm(MethodSection):
     projection: int | None = Field(None, ge=1)
     """Numbers of an embedding, by a linear layer that is trained too. Default: the model's hidden size, and no layer."""
 
-    normalise: bool = True
+    normalize: bool = True
     """Whether embeddings have length 1, so that a similarity is a cosine."""
 
     attention: Literal["bidirectional", "causal"] = "bidirectional"
@@ -71,7 +71,7 @@ class Gritlm(MethodSection):
     matryoshka: list[Annotated[int, Field(ge=1)]] = []
     """Shorter lengths that embeddings shall be useful at: the loss is the mean over these and the whole one."""
 
-    generative_normalisation: Literal["token", "mixed"] = "token"
+    generative_normalization: Literal["token", "mixed"] = "token"
     """token: the mean over the batch's tokens. mixed: the mean over `train.micro_batch_size` sequences' tokens at a time,
     then over these means, as published.
     """
@@ -135,7 +135,7 @@ class Gritlm(MethodSection):
     @property
     def loss_keys(self) -> tuple[str, ...]:
         keys: tuple[str, ...] = ()
-        if self.generative_normalisation == "mixed":
+        if self.generative_normalization == "mixed":
             keys += ("train.micro_batch_size",)
         if self.negatives == "local":
             keys += ("scale.workers", "scale.workers.min", "scale.workers.max")

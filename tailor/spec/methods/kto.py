@@ -11,7 +11,7 @@ from tailor.spec.methods.base import AnswerLimits, MethodSection, ReferenceSourc
 
 
 class Kto(MethodSection):
-    """Kahneman-Tversky optimisation: single answers that are labelled desirable or undesirable.
+    """Kahneman-Tversky optimization: single answers that are labeled desirable or undesirable.
 
     The loss is the mean over the examples of the global batch.
     """

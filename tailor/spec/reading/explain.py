@@ -216,12 +216,12 @@ def _wrong(path: Path, needed: schema_tree.Allowed, document: Document) -> str:
         return "empty section; give it keys, or leave it out"
     if value in ("", []):
         return f"empty; it must be {schema_tree.describe(needed)}"
-    mend = _mend(path, value, needed, document)
-    return f"{given(path, document)} is not {schema_tree.describe(needed)}" + (f"; {mend}" if mend else "")
+    hint = _hint(path, value, needed, document)
+    return f"{given(path, document)} is not {schema_tree.describe(needed)}" + (f"; {hint}" if hint else "")
 
 
 def given(path: Path, document: Document) -> str:
-    """A value as its writer would recognise it."""
+    """A value as its writer would recognize it."""
     value = document.get(path)
     if isinstance(value, (dict, list)):
         kind = "mapping" if isinstance(value, dict) else "list"
@@ -234,7 +234,7 @@ def given(path: Path, document: Document) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _mend(path: Path, value: Any, needed: schema_tree.Allowed, document: Document) -> str | None:
+def _hint(path: Path, value: Any, needed: schema_tree.Allowed, document: Document) -> str | None:
     """How to write what was probably meant."""
     if isinstance(value, str):
         return _mend_text(path, value, needed, document)

@@ -14,7 +14,7 @@ from tailor.spec.reading.source import Document, Path, Position, dotted, parse
 
 EXTENDS = "extends"
 COMMAND_LINE = "command line"
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def read_layers(file: str, root: type[File]) -> Document:
@@ -133,8 +133,8 @@ def _read(file: str, root: type[File]) -> Document:
         path = FilePath(file)
         if path.is_dir():
             raise _refusal(file, f"a folder, not a {root.noun}{_one_of(path)}")
-        if path.stat().st_size > _MOST_BYTES:
-            raise _refusal(file, f"over {_MOST_BYTES} bytes, too large for a {root.noun}")
+        if path.stat().st_size > _MAX_BYTES:
+            raise _refusal(file, f"over {_MAX_BYTES} bytes, too large for a {root.noun}")
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise _refusal(file, f"no such file{_near(file, root.folder)}") from None

@@ -68,7 +68,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
             "must be false with model.beacon: a memory is one document's, and documents in a pack would share windows",
         )
     if keys("model.quantize") is not None and keys.absent(f"{KEY}.rank"):
-        yield f"{KEY}.rank", "is needed beside model.quantize: quantised projections cannot be copied"
+        yield f"{KEY}.rank", "is needed beside model.quantize: quantized projections cannot be copied"
     yield from _ratios(keys)
     window, sink = _window(keys), keys(f"{KEY}.sink")
     if window and sink and sink >= window:
@@ -78,7 +78,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield f"{KEY}.projections", f"names {next(n for n in names if names.count(n) > 1)} twice"
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
+def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that choose between ratios where there is one."""
     ratios = keys(f"{KEY}.ratios")
     if isinstance(ratios, list) and len(ratios) == 1:

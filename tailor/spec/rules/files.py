@@ -78,8 +78,8 @@ def _model(keys: Keys) -> Iterator[Finding]:
         elif not os.path.isfile(path / MODEL_CONFIG):
             found = (one.parent for one in path.glob(f"*/{MODEL_CONFIG}"))
             nested = sorted(one.name for one in found if not os.path.isfile(one / ADAPTER_CONFIG))
-            mend = f"; did you mean {FilePath(name) / nested[0]}?" if nested else ""
-            yield "model.path", f"{name} is no model folder: it has no config.json{mend}"
+            hint = f"; did you mean {FilePath(name) / nested[0]}?" if nested else ""
+            yield "model.path", f"{name} is no model folder: it has no config.json{hint}"
         if keys("model.revision") is not None:
             yield "model.revision", f"has no effect: {name} is a local folder; it is for models of the hub"
     elif os.path.isfile(path):
@@ -162,9 +162,9 @@ def _rows(key: str, name: object, source: dict[str, object]) -> Iterator[Finding
         hub = hub if _HUB_ID.fullmatch(name) and not path.suffix else ""
         yield f"{key}.path", f"no such file or folder: {name}{_looked_for(name)}{hub}"
     elif os.path.isfile(path):
-        for idle, default in (("subset", None), ("split", "train")):
-            if source.get(idle) not in (None, default):
-                yield f"{key}.{idle}", f"has no effect: {name} is a file; it is for Hugging Face datasets"
+        for unused, default in (("subset", None), ("split", "train")):
+            if source.get(unused) not in (None, default):
+                yield f"{key}.{unused}", f"has no effect: {name} is a file; it is for Hugging Face datasets"
 
 
 def _template(keys: Keys) -> Iterator[Finding]:

@@ -62,7 +62,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         rope.findings,
         strategy.findings,
         sequence_parallel.findings,
-        _idle,
+        _unused,
         final_evaluation.findings,
     )
     for finding in findings:
@@ -71,11 +71,11 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     return found
 
 
-def idle_keys(values: dict[str, Any]) -> list[Path]:
+def unused_keys(values: dict[str, Any]) -> list[Path]:
     """The keys of a complete recipe that have no effect beside its other keys."""
     keys = Keys(values, set())
-    final = suite.idle(keys, "evaluate.final.") if keys("evaluate.final") is not None else ()
-    return [path_of(key) for key, _ in (*_idle(keys), *final)]
+    final = suite.unused(keys, "evaluate.final.") if keys("evaluate.final") is not None else ()
+    return [path_of(key) for key, _ in (*_unused(keys), *final)]
 
 
 def _order(document: Document, key: str) -> tuple[int, int, int]:
@@ -223,7 +223,7 @@ def _needs(keys: Keys) -> Iterator[Finding]:
     """Keys that say nothing without another."""
     whole = keys.absent("model.adapter") and keys.absent("model.beacon")
     if keys("model.quantize") is not None and whole and keys("model.init") != "random":
-        yield "model.quantize", "needs model.adapter: quantised weights cannot be trained themselves"
+        yield "model.quantize", "needs model.adapter: quantized weights cannot be trained themselves"
     no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
         searched = key == "evaluate.every" and keys("evaluate.retrieval") is not None
@@ -261,12 +261,12 @@ def _lists(keys: Keys) -> Iterator[Finding]:
         for key, source in keys.sources(section):
             first = next((other for other, known in seen if known == source), None)
             if first:
-                mend = "weight shows rows more often" if section == "data.train" else "leave one out"
-                yield key, f"is the same source as {first}; {mend}"
+                hint = "weight shows rows more often" if section == "data.train" else "leave one out"
+                yield key, f"is the same source as {first}; {hint}"
             seen.append((key, source))
 
 
-def _idle(keys: Keys) -> Iterator[Finding]:
+def _unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored. The text is complete recipes' too: a resolved recipe leaves these keys out."""
     optimizer = keys("optim.optimizer") or "adamw"
     adamw, lion = "adamw" in optimizer, optimizer == "lion"
@@ -287,11 +287,11 @@ def _idle(keys: Keys) -> Iterator[Finding]:
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
         )
-    yield from beacon.idle(keys)
-    yield from strategy.idle(keys)
-    yield from suite.idle_long_rows(keys, "data.")
+    yield from beacon.unused(keys)
+    yield from strategy.unused(keys)
+    yield from suite.unused_long_rows(keys, "data.")
     yield from unused_of_corpus(keys, "evaluate.retrieval.data")
-    yield from methods.idle(keys)
+    yield from methods.unused(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:
         yield "train.divergence.limit", "has no effect with action: stop; it is for skip and reload"

@@ -33,7 +33,7 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
                 yield found.key, "scale.strategy", found.why
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
+def unused(keys: Keys) -> Iterator[Finding]:
     """Keys of the strategy that have no effect."""
     devices = [keys(f"scale.strategy.{name}") for name in ("offload_optimizer", "offload_parameters")]
     if keys("scale.strategy.nvme_path") is not None and "nvme" not in devices:

@@ -32,7 +32,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
     """What is wrong with the evaluation below `prefix` (with its dot, or empty for a file of its own)."""
-    for rules in (_tasks, _bounds, idle, _names):
+    for rules in (_tasks, _bounds, unused, _names):
         yield from rules(keys, prefix)
     for key, other, why in long_rows(keys, f"{prefix}data.", keys(f"{prefix}data.max_length")):
         yield key, f"conflicts with {other}: {why}"
@@ -94,7 +94,7 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield key, f'{bound} is no bound; write a comparison and a number, such as "< 0.3"'
 
 
-def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
+def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
     """Keys that would be ignored."""
     names = task_names(keys, prefix)
     if names is None:
@@ -121,7 +121,7 @@ def idle(keys: Keys, prefix: str) -> Iterator[Finding]:
         for key in ("top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
-    yield from idle_long_rows(keys, f"{prefix}data.")
+    yield from unused_long_rows(keys, f"{prefix}data.")
     if all(task.embeds for task in tasks) and keys(f"{prefix}decoding.batch_size") is not None:
         yield (
             f"{prefix}decoding.batch_size",
@@ -165,7 +165,7 @@ def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str
         )
 
 
-def idle_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
+def unused_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
     """Settings for a way with long rows that is not taken."""
     for way in ("chunk", "retrieve"):
         other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")

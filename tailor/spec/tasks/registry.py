@@ -34,13 +34,13 @@ def task_class(name: str) -> type[EvaluationTask]:
     if not (isinstance(found, type) and issubclass(found, EvaluationTask)):
         raise ExtensionError(
             f"{EVALUATION_TASKS.group}: {name} is {found!r}, which is no subclass of EvaluationTask",
-            mend="register the task's spec class, a subclass of tailor.spec.tasks.base.EvaluationTask",
+            hint="register the task's spec class, a subclass of tailor.spec.tasks.base.EvaluationTask",
         )
     field = found.model_fields.get("name")
     if field is None or get_args(field.annotation) != (name,):
         raise ExtensionError(
             f"{EVALUATION_TASKS.group}: {name} is {found.__module__}.{found.__name__}, whose key `name` has another type",
-            mend=f'write `name: Literal["{name}"]` in the class, or register it under its own name',
+            hint=f'write `name: Literal["{name}"]` in the class, or register it under its own name',
         )
     return found
 

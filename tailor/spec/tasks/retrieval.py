@@ -15,7 +15,7 @@ class Searched(Section):
     """What is searched, and the instructions before the texts."""
 
     data: Corpus
-    """Queries, corpus and judgements."""
+    """Queries, corpus and judgments."""
 
     query_instruction: str | None = None
     """Instruction of every query. Default: that of its row, where the rows have any."""

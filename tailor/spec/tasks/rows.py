@@ -52,7 +52,7 @@ class Corpus(Section):
     """A folder in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/`), or a file of rows with queries and their passages, all of which are the corpus. Local, or any fsspec URL."""
 
     qrels: str = Field("test", min_length=1)
-    """The judgements of a folder: `qrels/NAME.tsv`."""
+    """The judgments of a folder: `qrels/NAME.tsv`."""
 
     limit: int | None = Field(None, ge=1)
     """Ask only this many queries, from the start. The corpus stays whole."""

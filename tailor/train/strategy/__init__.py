@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 
 from tailor.plan import Plan
 from tailor.train.host import Host
-from tailor.train.strategy.base import Part, Shared, Strategy
+from tailor.train.strategy.base import Shard, Sharded, Strategy
 
 
 def make_strategy(plan: Plan, host: Host) -> Strategy:
@@ -15,4 +15,4 @@ def make_strategy(plan: Plan, host: Host) -> Strategy:
     return made
 
 
-__all__ = ["Part", "Shared", "Strategy", "make_strategy"]
+__all__ = ["Shard", "Sharded", "Strategy", "make_strategy"]

@@ -1,4 +1,4 @@
-"""What the loop asks of a strategy: how weights are held, and how one step's gradients become one."""
+"""What the loop asks of a strategy: how weights are base_record, and how one step's gradients become one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """This worker's part of a trained weight: elements `start` to `stop` of it, flattened."""
 
     name: str
@@ -32,8 +32,8 @@ class Part:
 class Strategy(ABC):
     """One model, its weights placed, with its optimizer. Every worker calls everything in the same order."""
 
-    shares: ClassVar[bool]
-    """Whether a worker has only a part of what a checkpoint holds. `Shared` says how it is reached."""
+    is_sharded: ClassVar[bool]
+    """Whether a worker has only a part of what a checkpoint holds. `Sharded` says how it is reached."""
 
     model: CausalModel
     optimizer: Any
@@ -50,7 +50,7 @@ class Strategy(ABC):
         """Load the model and place its weights. Raises ModelError."""
 
     @abstractmethod
-    def begin(self) -> None:
+    def setup(self) -> None:
         """Make the optimizer, once the weights are those that training starts from."""
 
     @abstractmethod
@@ -100,16 +100,16 @@ class Strategy(ABC):
 
     @abstractmethod
     def whole_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """Name in `model.network` and value of what the artefact holds: the adapter's weights, or all of them.
+        """Name in `model.network` and value of what the artifact holds: the adapter's weights, or all of them.
 
         One after another, so that none but the caller keeps them; on rank 0 only, though all must iterate.
         """
 
 
-class Shared(Strategy):
+class Sharded(Strategy):
     """A strategy whose workers hold parts of the weights and of the optimizer's state."""
 
-    shares = True
+    is_sharded = True
 
     @property
     @abstractmethod
@@ -117,7 +117,7 @@ class Shared(Strategy):
         """Steps that the optimizer has made."""
 
     @abstractmethod
-    def parts(self) -> list[Part]:
+    def shards(self) -> list[Shard]:
         """What this worker holds of the trained weights."""
 
     @abstractmethod
@@ -125,24 +125,24 @@ class Shared(Strategy):
         """Names of the optimizer's states that have a number for each element."""
 
     @abstractmethod
-    def read(self, part: Part, key: str | None = None) -> torch.Tensor:
+    def read(self, part: Shard, key: str | None = None) -> torch.Tensor:
         """A part's weight, or its state of the optimizer: float32[stop - start]."""
 
     @abstractmethod
-    def begin_state(self, keys: Iterable[str], updates: int) -> None:
+    def setup_state(self, keys: Iterable[str], updates: int) -> None:
         """Make room for the optimizer's state, to be written."""
 
     @abstractmethod
-    def write(self, part: Part, values: torch.Tensor, key: str | None = None) -> None:
+    def write(self, part: Shard, values: torch.Tensor, key: str | None = None) -> None:
         """The other way of `read`."""
 
     @abstractmethod
-    def written(self) -> None:
+    def sync(self) -> None:
         """Every part was written: bring the weights that are computed with in line."""
 
     def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        own: dict[str, list[Part]] = {}
-        for part in self.parts():
+        own: dict[str, list[Shard]] = {}
+        for part in self.shards():
             own.setdefault(part.name, []).append(part)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -163,7 +163,7 @@ class Shared(Strategy):
     def whole_frozen(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         """A whole weight that is not trained."""
 
-    def _gathered(self, shape: tuple[int, ...], parts: list[Part]) -> torch.Tensor:
+    def _gathered(self, shape: tuple[int, ...], parts: list[Shard]) -> torch.Tensor:
         """A whole trained weight, float32, on rank 0."""
         whole = torch.zeros(shape, device=self.device)
         for part in parts:

@@ -22,13 +22,13 @@ T = TypeVar("T")
 class DataParallel(Strategy):
     """PyTorch's DistributedDataParallel; without it for a single worker."""
 
-    shares = False
+    is_sharded = False
 
     def load(self) -> CausalModel:
         self.model = load_whole(self.plan, self.device)
         return self.model
 
-    def begin(self) -> None:
+    def setup(self) -> None:
         self._training: Any = self.model
         if self.world > 1:
             for _, parameter in trained_parameters(self.model):

@@ -21,14 +21,14 @@ from tailor.errors import ScaleError
 from tailor.models.causal import CausalModel
 from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
-from tailor.train.strategy.base import Part, Shared
-from tailor.train.strategy.internals import Parts, parts_of
-from tailor.train.strategy.start import join_group, load_in_parts, load_whole
+from tailor.train.strategy.base import Shard, Sharded
+from tailor.train.strategy.internals import Shards, shards_of
+from tailor.train.strategy.start import join_group, load_sharded, load_whole
 
 T = TypeVar("T")
 
 
-class Zero(Shared):
+class Zero(Sharded):
     """ZeRO stage 1, 2 or 3. In stage 3 the weights are shared out too, from the moment they are loaded."""
 
     def load(self) -> CausalModel:
@@ -44,19 +44,19 @@ class Zero(Shared):
             self.model = load_whole(self.plan, self.device)
             self._counts = self.model.weights()
             return self.model
-        held = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
-        cut = deepspeed.zero.Init(config_dict_or_path=self.plan.deepspeed, dtype=held)
+        base_record = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+        cut = deepspeed.zero.Init(config_dict_or_path=self.plan.deepspeed, dtype=base_record)
 
         def place(module: nn.Module) -> None:
             for parameter in module.parameters():
                 if not hasattr(parameter, "ds_id"):
-                    parameter.data = parameter.data.to(held)
+                    parameter.data = parameter.data.to(base_record)
                     cut._convert_to_zero_parameters([parameter])
 
-        self.model, self._counts = load_in_parts(self.plan, self.rank, self.world, self.device, place)
+        self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, place)
         return self.model
 
-    def begin(self) -> None:
+    def setup(self) -> None:
         deepspeed = _imported(self.device)
         self.optimizer = build_optimizer(self.plan.optim, self.model)
         self._engine, *_ = deepspeed.initialize(
@@ -70,7 +70,7 @@ class Zero(Shared):
             modules = (self.model.head, self.model.projection)
             for parameter in (p for module in modules if module is not None for p in module.parameters()):
                 deepspeed.zero.register_external_parameter(self.model, parameter)
-        self._parts: Parts = parts_of(self._engine, self._stage)
+        self._parts: Shards = shards_of(self._engine, self._stage)
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         self._engine.train(self.model.training)
@@ -133,12 +133,12 @@ class Zero(Shared):
         steps = [state["step"] for state in self._parts.states() if "step" in state]
         return int(steps[0]) if steps else 0
 
-    def parts(self) -> list[Part]:
+    def shards(self) -> list[Shard]:
         found = []
         for name, parameter in trained_parameters(self.model):
             start, stop = self._parts.bounds(parameter)
             if start < stop:
-                found.append(Part(name, shape_of(parameter), start, stop))
+                found.append(Shard(name, shape_of(parameter), start, stop))
         return found
 
     def state_keys(self) -> list[str]:
@@ -149,23 +149,23 @@ class Zero(Shared):
             else []
         )
 
-    def read(self, part: Part, key: str | None = None) -> torch.Tensor:
+    def read(self, part: Shard, key: str | None = None) -> torch.Tensor:
         return self._parts.read(self._named(part), key)[: part.stop - part.start]
 
-    def begin_state(self, keys: Iterable[str], updates: int) -> None:
+    def setup_state(self, keys: Iterable[str], updates: int) -> None:
         for flat in self._parts.flat():
             state = {key: torch.zeros_like(flat) for key in keys}
             if updates:
                 state["step"] = torch.tensor(float(updates), device=flat.device)
             self.optimizer.state[flat] = state
 
-    def write(self, part: Part, values: torch.Tensor, key: str | None = None) -> None:
+    def write(self, part: Shard, values: torch.Tensor, key: str | None = None) -> None:
         self._parts.write(self._named(part), values, key)
 
-    def written(self) -> None:
-        self._parts.written()
+    def sync(self) -> None:
+        self._parts.sync()
 
-    def _named(self, part: Part) -> nn.Parameter:
+    def _named(self, part: Shard) -> nn.Parameter:
         return dict(trained_parameters(self.model))[part.name]
 
 
@@ -180,7 +180,7 @@ def _imported(device: torch.device) -> Any:
     except ImportError as error:
         raise ScaleError(
             f"scale.strategy deepspeed needs the package deepspeed: {error}",
-            mend="pip install 'tailor[deepspeed]' wherever workers run, or set scale.strategy: fsdp",
+            hint="pip install 'tailor[deepspeed]' wherever workers run, or set scale.strategy: fsdp",
         ) from error
     from deepspeed.utils import logger
 

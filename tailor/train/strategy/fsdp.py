@@ -14,13 +14,13 @@ from torch import nn
 from tailor.models.causal import CausalModel
 from tailor.spec.strategy import Fsdp
 from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
-from tailor.train.strategy.base import Part, Shared
-from tailor.train.strategy.start import join_group, load_in_parts
+from tailor.train.strategy.base import Shard, Sharded
+from tailor.train.strategy.start import join_group, load_sharded
 
 T = TypeVar("T")
 
 
-class FullySharded(Shared):
+class FullySharded(Sharded):
     """PyTorch's `fully_shard` on each decoder layer and on the whole.
 
     Gradients are reduced and cut in float32 after every micro-batch, so that no worker holds a whole one.
@@ -45,7 +45,7 @@ class FullySharded(Shared):
         def place(module: nn.Module) -> None:
             fully_shard(module, **settings)
 
-        self.model, self._counts = load_in_parts(self.plan, self.rank, self.world, self.device, place)
+        self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, place)
         # A sum over the workers, as the loss is divided by the denominator of all of them.
         for module in self.model.modules():
             if hasattr(module, "set_gradient_divide_factor"):
@@ -54,7 +54,7 @@ class FullySharded(Shared):
         self._parameters = dict(trained_parameters(self.model))
         return self.model
 
-    def begin(self) -> None:
+    def setup(self) -> None:
         self.optimizer = build_optimizer(self.plan.optim, self.model)
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -106,7 +106,7 @@ class FullySharded(Shared):
         steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
         return int(steps[0]) if steps else 0
 
-    def parts(self) -> list[Part]:
+    def shards(self) -> list[Shard]:
         from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
         parts = []
@@ -118,31 +118,31 @@ class FullySharded(Shared):
             )
             if (count := math.prod(shape)) > 0:
                 start = offset[0] * math.prod(parameter.shape[1:]) if parameter.shape else 0
-                parts.append(Part(name, tuple(parameter.shape), start, start + count))
+                parts.append(Shard(name, tuple(parameter.shape), start, start + count))
         return parts
 
     def state_keys(self) -> list[str]:
         states = next(iter(self.optimizer.state.values()), {})
         return [key for key, value in states.items() if _is_cut(value)]
 
-    def read(self, part: Part, key: str | None = None) -> torch.Tensor:
+    def read(self, part: Shard, key: str | None = None) -> torch.Tensor:
         parameter = self._parameter(part)
         return _local(parameter if key is None else self.optimizer.state[parameter][key]).view(-1)
 
-    def begin_state(self, keys: Iterable[str], updates: int) -> None:
+    def setup_state(self, keys: Iterable[str], updates: int) -> None:
         for parameter in self._parameters.values():
             state = {key: torch.zeros_like(parameter, requires_grad=False) for key in keys}
             if updates:
                 state["step"] = torch.tensor(float(updates), device=_local(parameter).device)
             self.optimizer.state[parameter] = state
 
-    def write(self, part: Part, values: torch.Tensor, key: str | None = None) -> None:
+    def write(self, part: Shard, values: torch.Tensor, key: str | None = None) -> None:
         self.read(part, key).copy_(values)
 
-    def written(self) -> None:
+    def sync(self) -> None:
         """Weights are gathered anew for every forward pass."""
 
-    def _parameter(self, part: Part) -> Any:
+    def _parameter(self, part: Shard) -> Any:
         return self._parameters[part.name]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-class Parts(ABC):
+class Shards(ABC):
     """One of DeepSpeed's ZeRO optimizers."""
 
     def __init__(self, zero: Any) -> None:
@@ -50,11 +50,11 @@ class Parts(ABC):
         """The other way."""
 
     @abstractmethod
-    def written(self) -> None:
+    def sync(self) -> None:
         """Bring the weights that are computed with in line with the float32 ones."""
 
 
-class _Replicated(Parts):
+class _Replicated(Shards):
     """Stages 1 and 2: a group's weights stand end to end, and each worker has an equal piece of that."""
 
     def flat(self) -> list[torch.Tensor]:
@@ -97,11 +97,11 @@ class _Replicated(Parts):
     def write(self, parameter: nn.Parameter, values: torch.Tensor, key: str | None) -> None:
         self.read(parameter, key).copy_(values)
 
-    def written(self) -> None:
+    def sync(self) -> None:
         self._zero.update_lp_params()
 
 
-class _Partitioned(Parts):
+class _Partitioned(Shards):
     """Stage 3: each weight is cut into equal pieces, one for each worker, the last padded."""
 
     def flat(self) -> list[torch.Tensor]:
@@ -140,7 +140,7 @@ class _Partitioned(Parts):
         padded[: len(values)] = values
         self._zero.set_local_hp_param(padded, parameter, key)
 
-    def written(self) -> None:
+    def sync(self) -> None:
         self._zero._partition_all_parameters()
         for group in range(len(self._zero.fp16_groups)):
             self._zero._reassign_or_swap_out_partitioned_parameters(group)
@@ -151,7 +151,7 @@ class _Partitioned(Parts):
             kept[0].all_gather(kept)
 
 
-def parts_of(engine: Any, stage: int) -> Parts:
+def shards_of(engine: Any, stage: int) -> Shards:
     """The engine's optimizer, which must be the one of its stage."""
     zero = engine.optimizer
     expected = "DeepSpeedZeroOptimizer_Stage3" if stage == 3 else "DeepSpeedZeroOptimizer"

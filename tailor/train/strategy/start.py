@@ -23,11 +23,11 @@ def load_whole(plan: Plan, device: torch.device) -> CausalModel:
     return model
 
 
-def load_in_parts(
+def load_sharded(
     plan: Plan, rank: int, world: int, device: torch.device, place: sharded_load.Place
 ) -> tuple[CausalModel, tuple[int, int]]:
     """The model in the parts that `place` keeps, and its (trained, all) weights."""
-    return sharded_load.load_in_parts(
+    return sharded_load.load_sharded(
         plan.model,
         place,
         rank=rank,

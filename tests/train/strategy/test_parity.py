@@ -126,7 +126,7 @@ def test_control_weighting_a_worker_changes_the_curve(shared: Any, strategy: str
 
 @pytest.mark.parametrize("strategy", SHARED)
 @pytest.mark.parametrize("name", ["full", "lora"])
-def test_the_artefact_is_that_of_one_process(
+def test_the_artifact_is_that_of_one_process(
     shared: Any, made: Any, alone: Any, strategy: str, name: str
 ) -> None:
     from safetensors.torch import load_file

@@ -117,12 +117,12 @@ def test_killed_and_gone_on_equals_undisturbed(resumed: Any, made: Made, strateg
 def test_a_checkpoint_in_parts_is_consolidated(
     resumed: Any, made: Made, tmp_path: Path, strategy: str, model: str
 ) -> None:
-    """That of the last step holds what the artefact holds; that of an earlier one does not."""
+    """That of the last step holds what the artifact holds; that of an earlier one does not."""
     run = made[2] / "whole" / strategy / model
     Store(str(run)).write_json("plan.json", plan_of(made, run, strategy, model).as_dict())
     for step, same in ((6, True), (4, False)):
         url = str(run / "checkpoints" / f"step-{step:08d}")
-        assert sharded_checkpoint.in_parts(Path(url))
+        assert sharded_checkpoint.is_sharded(Path(url))
         kind, of = consolidate(url, tmp_path / str(step))
         assert (kind, of.url) == ("model" if model == "full" else "adapter", str(run))
         file = "model.safetensors" if model == "full" else "adapter_model.safetensors"
@@ -177,13 +177,13 @@ def test_two_one_and_two_workers_give_the_curve_of_one(elastic: Any, made: Made,
 
 def _forgetful(host: PlainHost, plan: Plan) -> list[tuple[int, float, float]]:
     """The control: the optimizer's state is not read."""
-    sharded_checkpoint.Saved.read = _zeros  # type: ignore[method-assign]
+    sharded_checkpoint.ShardedReader.read = _zeros  # type: ignore[method-assign]
     host.resume_from = plan.run_url
     loop.run(plan, host)
     return _numbers(host)
 
 
-_read = sharded_checkpoint.Saved.read
+_read = sharded_checkpoint.ShardedReader.read
 
 
 def _zeros(self: Any, name: str, start: int, stop: int, key: str | None = None) -> torch.Tensor:

@@ -19,9 +19,9 @@ def findings(keys: Keys) -> Iterator[Finding]:
     yield from _of_method(keys, "findings")
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
+def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored."""
-    yield from _of_method(keys, "idle")
+    yield from _of_method(keys, "unused")
 
 
 def _of_method(keys: Keys, function: str) -> Iterator[Any]:

@@ -18,7 +18,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
+def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that its loss does not use."""
     if keys.is_wrong("method.loss"):
         return

@@ -9,7 +9,7 @@ from tailor.spec.rules.keys import Finding, Keys
 _EMBEDDING = (
     "pooling",
     "projection",
-    "normalise",
+    "normalize",
     "attention",
     "window",
     "temperature",
@@ -26,7 +26,7 @@ _EMBEDDING = (
     "max_query_length",
     "max_passage_length",
 )
-_GENERATIVE = ("generative_normalisation", "generative_weight", "generative_batch_size", "train_on")
+_GENERATIVE = ("generative_normalization", "generative_weight", "generative_batch_size", "train_on")
 
 
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
@@ -69,9 +69,9 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
 
 def findings(keys: Keys) -> Iterator[Finding]:
     """Keys that need others, or are wrong in themselves."""
-    if keys("method.generative_normalisation") == "mixed" and keys.absent("train.micro_batch_size"):
+    if keys("method.generative_normalization") == "mixed" and keys.absent("train.micro_batch_size"):
         yield (
-            "method.generative_normalisation",
+            "method.generative_normalization",
             "mixed needs train.micro_batch_size: its means are over so many sequences",
         )
     lengths = keys("method.matryoshka") or []
@@ -81,7 +81,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield "model.warm_start", "takes no projection over; leave method.projection out"
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
+def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored."""
     batches = "method.embedding_batch_size and method.generative_batch_size are its batches"
     for key in ("train.batch_size", "train.batch_tokens"):

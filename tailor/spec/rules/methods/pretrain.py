@@ -19,7 +19,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield "data.on_long", "plain text has no question to choose passages by; write chunk"
 
 
-def idle(keys: Keys) -> Iterator[Finding]:
+def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored."""
     assert keys.method is not None
     if keys("data.template") is not None:

@@ -34,7 +34,7 @@ def begin(store: Store, name: str) -> str:
     return token
 
 
-class SharedPublication(Publication):
+class ShardedPublication(Publication):
     """One worker's share. Every worker writes its files to a `folder` of its own and commits; rank 0's comes last.
 
     No worker waits for another but rank 0, in its `commit`, for what the others leave behind in the store.
@@ -49,7 +49,7 @@ class SharedPublication(Publication):
             if not self._together.is_dir():
                 raise StoreError(
                     f"worker {rank} does not see {self._together}, which worker 0 has made",
-                    mend="set save.to to a folder that every worker sees, or to a URL",
+                    hint="set save.to to a folder that every worker sees, or to a URL",
                 )
             self.folder = self._together / f"{_OWN}{rank:05d}"
         else:
