@@ -17,7 +17,7 @@ import torch
 
 from tailor.artifacts import output
 from tailor.artifacts.average_models import average_checkpoints, average_models
-from tailor.artifacts.inputs import Part, open_part
+from tailor.artifacts.inputs import AverageInput, open_input
 from tailor.encode.tokenizer_files import settle
 from tailor.errors import ModelError
 from tailor.layout import AVERAGE_RECORD, EMBEDDING
@@ -40,7 +40,7 @@ def average(
     shares = _shares(urls, weights)
     output.check(to, AVERAGE_RECORD)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        parts = [open_part(url, Path(scratch) / str(number), stack) for number, url in enumerate(urls)]
+        parts = [open_input(url, Path(scratch) / str(number), stack) for number, url in enumerate(urls)]
         kind = _kind(parts, rank)
         with output.publication(to, AVERAGE_RECORD) as made:
             averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
@@ -65,7 +65,7 @@ def average(
     return made.url
 
 
-def _kind(parts: Sequence[Part], rank: int | None) -> str:
+def _kind(parts: Sequence[AverageInput], rank: int | None) -> str:
     """What all the parts are. ModelError when they are not of one kind, or a rank is no use for them."""
     first = parts[0]
     for part in parts:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tailor.artifacts import output
-from tailor.artifacts.inputs import Part, same_base
+from tailor.artifacts.inputs import AverageInput, same_base
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
@@ -20,7 +20,7 @@ from tailor.models.adapter_files import write_config
 
 def average_adapters(
     folder: Path,
-    parts: Sequence[Part],
+    parts: Sequence[AverageInput],
     shares: Sequence[float],
     rank: int | None,
     say: Callable[[str], None],

@@ -11,7 +11,7 @@ import torch
 
 from tailor.artifacts.base_model import Structure
 from tailor.artifacts.checkpoints import write_tokenizer
-from tailor.artifacts.inputs import OTHER_ROPE, Part, trained_model
+from tailor.artifacts.inputs import OTHER_ROPE, AverageInput, trained_model
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
@@ -82,7 +82,7 @@ def average_models(folder: Path, models: Sequence[Path], shares: Sequence[float]
         write_index(folder, readers[0].layout, total)
 
 
-def average_checkpoints(folder: Path, parts: Sequence[Part], shares: Sequence[float]) -> None:
+def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Sequence[float]) -> None:
     """Checkpoints of runs that trained every weight: the result is a model in the base's layout."""
     models = [trained_model(part.url, part.run) for part in parts]
     if any(model.rope != models[0].rope for model in models):

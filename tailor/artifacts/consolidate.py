@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tailor.artifacts.average_models import average_checkpoints
-from tailor.artifacts.inputs import open_part
+from tailor.artifacts.inputs import open_input
 from tailor.store import Store
 
 
@@ -19,7 +19,7 @@ def consolidate(url: str, folder: Path) -> tuple[Literal["adapter", "model"], St
     Raises ModelError and StoreError.
     """
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        part = open_part(url, Path(scratch) / "adapter", stack)
+        part = open_input(url, Path(scratch) / "adapter", stack)
         if part.kind == "adapter":
             part.folder.rename(folder)
             return "adapter", part.run

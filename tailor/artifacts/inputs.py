@@ -13,7 +13,7 @@ from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, PLAN
 from tailor.models.base_record import BaseRecord
-from tailor.spec.methods import method_of
+from tailor.spec.methods.registry import method_of
 from tailor.spec.model import Model
 from tailor.store import Store, run_folder
 from tailor.train.warm_start import folder_of
@@ -66,7 +66,7 @@ OTHER_ROPE = "{} and {} have other rotary positions, and weights made for one do
 
 
 @dataclass(frozen=True)
-class Part:
+class AverageInput:
     """One of the things to average."""
 
     url: str
@@ -76,7 +76,7 @@ class Part:
     run: Store
 
 
-def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
+def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
     """A run, a model or adapter folder, or a checkpoint of a run. ModelError. `scratch`: a folder that may be made.
 
     What is read lasts as long as the stack.
@@ -98,13 +98,13 @@ def open_part(url: str, scratch: Path, stack: ExitStack) -> Part:
                 hint="average adapters, or models that were trained whole",
             )
         if model.adapter is None:
-            return Part(store.url, "checkpoint", weights, run)
+            return AverageInput(store.url, "checkpoint", weights, run)
         write_adapter(scratch, weights, run)
-        return Part(store.url, "adapter", scratch, run)
+        return AverageInput(store.url, "adapter", scratch, run)
     found, run = find_artifact(store)
     refuse_beacons(found, f"averaged: {NOT_AVERAGED}")
     kind = "adapter" if found.exists(ADAPTER_CONFIG) else "model"
-    return Part(found.url, kind, found.local_path(), run)
+    return AverageInput(found.url, kind, found.local_path(), run)
 
 
 def trained_model(url: str, run: Store) -> Model:
@@ -116,7 +116,7 @@ def trained_model(url: str, run: Store) -> Model:
     return Model.model_validate(run.read_json(PLAN)["model"])
 
 
-def same_base(parts: Sequence[Part]) -> list[BaseRecord]:
+def same_base(parts: Sequence[AverageInput]) -> list[BaseRecord]:
     """How each adapter's base was held. ModelError when they belong to other bases."""
     records = [base_record_of(part.folder, part.run) for part in parts]
     for part, base_record in zip(parts[1:], records[1:], strict=True):

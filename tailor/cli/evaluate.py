@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
-from tailor.layout import ANSWERS, FACTS, RECIPE, RETRIEVAL
+from tailor.layout import RECIPE
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     from rich.text import Text
 
     from tailor.cli.show import shown_path
+    from tailor.runs import evaluations
     from tailor.runs.report import heatmap
 
     console.print()
@@ -103,14 +104,9 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         console.print()
         console.print(Text("\n".join(heatmap.lines(task, grid, unicode=console.encoding.startswith("utf")))))
     if samples:
-        for part in (
-            answers(folder, results, samples),
-            facts(folder, results),
-            searches(folder, results, samples),
-        ):
-            if part is not None:
-                console.print()
-                console.print(part)
+        for kind, file in evaluations.rows_to_show(folder):
+            console.print()
+            console.print(sample_table(folder, results, kind, file, samples))
     console.print()
     rows = results["rows"]
     if rows["available"] is not None:
@@ -148,33 +144,26 @@ def figures(results: dict[str, Any]) -> Any:
     return Text.assemble((lines[0], "bold"), *(f"\n{line}" for line in lines[1:]))
 
 
-def answers(folder: Store, results: dict[str, Any], count: int) -> Any:
-    """The first questions with every model's answer; nothing where none was generated."""
-    return _texts(folder, results, ANSWERS, "reference", count)
+def sample_table(folder: Store, results: dict[str, Any], kind: str, file: str, count: int) -> Any:
+    """The first rows of a file: questions with every model's answer, or queries with the best passage found. Of facts all."""
+    from tailor.runs import evaluations
+
+    rows = evaluations.rows(folder, file, None if kind == "facts" else count)
+    models = list(results["models"])
+    return _searches(rows, models) if kind == "searches" else _answers(rows, models, kind)
 
 
-def facts(folder: Store, results: dict[str, Any]) -> Any:
-    """Every question of the fact set, with what its answer states and leaves out."""
-    return _texts(folder, results, FACTS, "facts", None)
-
-
-def searches(folder: Store, results: dict[str, Any], count: int) -> Any:
-    """The first queries with the best passage that each model found; nothing where none was searched for."""
-    import json
-
+def _searches(rows: list[dict[str, Any]], models: list[str]) -> Any:
+    """Queries with the best passage that each model found."""
     from rich.table import Table
     from rich.text import Text
 
     from tailor.cli.show import one_line
 
-    if not folder.exists(RETRIEVAL):
-        return None
-    models = list(results["models"])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("query", *(f"best of {model}" for model in models)):
         table.add_column(Text(head), overflow="fold", max_width=40)
-    for line in folder.read_text(RETRIEVAL).splitlines()[:count]:
-        row = json.loads(line)
+    for row in rows:
         firsts = [next(iter(row["models"][model]["found"]), None) for model in models]
         cells = [
             Text(one_line(first["text"]), "green" if first["grade"] > 0 else "red") if first else Text("")
@@ -184,28 +173,23 @@ def searches(folder: Store, results: dict[str, Any], count: int) -> Any:
     return table
 
 
-def _texts(folder: Store, results: dict[str, Any], file: str, wanted: str, count: int | None) -> Any:
-    import json
-
+def _answers(rows: list[dict[str, Any]], models: list[str], kind: str) -> Any:
+    """Questions with every model's answer, and the reference, or the facts and which of them the first model states."""
     from rich.table import Table
     from rich.text import Text
 
     from tailor.cli.show import one_line
 
-    if not folder.exists(file):
-        return None
-    models = list(results["models"])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("question", *models, wanted):
+    for head in ("question", *models, "facts" if kind == "facts" else "reference"):
         table.add_column(Text(head), overflow="fold", max_width=32)
-    for line in folder.read_text(file).splitlines()[:count]:
-        row = json.loads(line)
+    for row in rows:
         cells = [Text(one_line(row["prompt"]))]
         for model in models:
             mine = row["models"][model]
             right = all(value == 1 for key, value in mine.items() if isinstance(value, float))
             cells.append(Text(one_line(mine["answer"]), "green" if right else "red"))
-        if wanted == "facts":
+        if kind == "facts":
             marks = row["models"][models[0]]["found"]
             told = (
                 f"{'✓' if found else '✗'} {' / '.join(ways)}"
@@ -213,6 +197,6 @@ def _texts(folder: Store, results: dict[str, Any], file: str, wanted: str, count
             )
             cells.append(Text("\n".join(told)))
         else:
-            cells.append(Text(one_line(row[wanted])))
+            cells.append(Text(one_line(row["reference"])))
         table.add_row(*cells)
     return table

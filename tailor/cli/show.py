@@ -11,7 +11,7 @@ from tailor.layout import DATA_REPORT, PLAN
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
-from tailor.spec.methods import method_of
+from tailor.spec.methods.registry import method_of
 from tailor.store import run_folder
 
 if TYPE_CHECKING:

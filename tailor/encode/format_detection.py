@@ -9,11 +9,12 @@ from itertools import chain, islice
 from typing import Any
 
 from tailor.encode.formats import formats_of, get_format, recognize
-from tailor.encode.readers import Part, Reader
+from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
 from tailor.spec.data import PAIRS, RATED, Source, is_read
-from tailor.spec.methods import METHODS, Method
+from tailor.spec.methods.registry import METHODS
+from tailor.spec.methods.union import Method
 
 _PEEK = 20
 _PREFERENCE = ("chosen", "rejected")
@@ -22,7 +23,7 @@ Rows = list[tuple[str, Any]]
 """Rows with their names, such as `rows.jsonl:3`."""
 
 
-def find_format(source: Source, where: str, files: list[Part], method: Method) -> tuple[str, bool]:
+def find_format(source: Source, where: str, files: list[FileRange], method: Method) -> tuple[str, bool]:
     """The format's name, and whether it was recognized. DataError for columns or rows that fit no format."""
     among = formats_of(method.reads)
     _check_kind(source, where, method, among)
@@ -86,7 +87,7 @@ def _refuse_answers(source: Source, where: str, rows: list[Any], method: Method)
         )
 
 
-def _first_rows(files: list[Part]) -> tuple[Rows, tuple[str, RowError] | None]:
+def _first_rows(files: list[FileRange]) -> tuple[Rows, tuple[str, RowError] | None]:
     """Some readable rows from the start, and the first unreadable one."""
     rows: Rows = []
     refused: tuple[str, RowError] | None = None
@@ -101,7 +102,7 @@ def _first_rows(files: list[Part]) -> tuple[Rows, tuple[str, RowError] | None]:
     return rows, refused
 
 
-def _beginning(part: Part) -> Part:
+def _beginning(part: FileRange) -> FileRange:
     return replace(part, stop=_PEEK) if part.kind == "dataset" else part
 
 
@@ -163,7 +164,7 @@ def _stray(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:
 def _riddle(
     source: Source,
     where: str,
-    files: list[Part],
+    files: list[FileRange],
     rows: Rows,
     refused: tuple[str, RowError] | None,
     among: Sequence[str],

@@ -22,7 +22,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.spec.data import Budget, Chunk, Data, Retrieve
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 

@@ -20,7 +20,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import turn_rules
 from tailor.spec.data import Data
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 
 

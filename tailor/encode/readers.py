@@ -31,7 +31,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Part:
+class FileRange:
     """A piece of a file that one task reads.
 
     url: what is opened; label: what messages call it. start, stop: bytes for JSONL and text, row
@@ -53,7 +53,7 @@ class Part:
 class Reader:
     """Rows of a part as (row number from 1 within the part, row or RowError). `lines`: how many the part has."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: FileRange) -> None:
         self.part = part
         self.lines = 0
 
@@ -176,7 +176,7 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def load_dataset(part: Part) -> Any:
+def load_dataset(part: FileRange) -> Any:
     """A Hugging Face dataset: of the hub for `hf://owner/name`, else a folder made by `save_to_disk`."""
     import datasets
 
@@ -198,11 +198,11 @@ def load_dataset(part: Part) -> Any:
     return loaded
 
 
-def _unreadable(part: Part, error: Exception) -> DataError:
+def _unreadable(part: FileRange, error: Exception) -> DataError:
     return DataError(f"{part.label} cannot be read: {error}", hint=hint_of(part.url, error))
 
 
-def _open(part: Part) -> IO[bytes]:
+def _open(part: FileRange) -> IO[bytes]:
     if "://" not in part.url and not part.url.endswith(COMPRESSIONS):
         return open(part.url, "rb")
     return opened(part.url, compression="infer")

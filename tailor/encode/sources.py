@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailor.encode.format_detection import find_format
-from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, Part, load_dataset
+from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, FileRange, load_dataset
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
-from tailor.spec.methods import Method
-from tailor.spec.suite import Questions
+from tailor.spec.methods.union import Method
+from tailor.spec.tasks.rows import Questions
 from tailor.store import filesystem, hint_of, opened, stamp_of
 
 PART_BYTES = 16 << 20
@@ -31,7 +31,7 @@ class Resolved:
 
     source: Source
     where: str
-    files: tuple[Part, ...]
+    files: tuple[FileRange, ...]
     contents: tuple[tuple[str, str], ...]
     format: str
     guessed: bool
@@ -50,7 +50,7 @@ def resolve(source: Source, key: str, method: Method) -> Resolved:
     return Resolved(source, where, tuple(files), contents, fmt, guessed)
 
 
-def find_files(source: Source | Questions, key: str) -> list[Part]:
+def find_files(source: Source | Questions, key: str) -> list[FileRange]:
     """A source's files, in order. DataError when there are none."""
     where = f"{key} {source.path}"
     with _naming(where, source.path):
@@ -73,14 +73,14 @@ def _naming(where: str, url: str) -> Iterator[None]:
         raise DataError(f"{where}: it cannot be read: {error}", hint=hint_of(url, error)) from error
 
 
-def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[Part, ...]]:
+def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[FileRange, ...]]:
     """The work on a source, as the parts of each task. A source with a limit is one task, for its rows are counted."""
     if resolved.source.limit is not None:
         return [resolved.files]
     small_part = SCORED_PART_BYTES if scored else PART_BYTES
     most = max(small_part, sum(part.size for part in resolved.files) // _MAX_PARTS)
-    tasks: list[tuple[Part, ...]] = []
-    small: list[Part] = []
+    tasks: list[tuple[FileRange, ...]] = []
+    small: list[FileRange] = []
     for part in resolved.files:
         pieces = list(_pieces(part, most))
         if len(pieces) > 1 or sum(other.size for other in small) + part.size > most:
@@ -93,7 +93,7 @@ def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[Part, ...]]:
     return tasks + ([tuple(small)] if small else [])
 
 
-def _pieces(part: Part, most: int) -> Iterator[Part]:
+def _pieces(part: FileRange, most: int) -> Iterator[FileRange]:
     if part.kind in CUT_BY_BYTES and not part.url.endswith(COMPRESSIONS):
         count = max(1, -(-part.size // most))
         step = -(-part.size // count)
@@ -115,7 +115,7 @@ def _pieces(part: Part, most: int) -> Iterator[Part]:
         yield part
 
 
-def _row_groups(part: Part, most: int) -> Iterator[Part]:
+def _row_groups(part: FileRange, most: int) -> Iterator[FileRange]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -141,12 +141,12 @@ def _is_dataset(path: str) -> bool:
     )
 
 
-def _dataset(source: Source | Questions) -> list[Part]:
-    part = Part(source.path, source.path, "dataset", subset=source.subset, split=source.split)
+def _dataset(source: Source | Questions) -> list[FileRange]:
+    part = FileRange(source.path, source.path, "dataset", subset=source.subset, split=source.split)
     return [replace(part, size=load_dataset(part).data.nbytes)]
 
 
-def _files(source: Source | Questions, where: str) -> list[Part]:
+def _files(source: Source | Questions, where: str) -> list[FileRange]:
     fs, root = filesystem(source.path, fresh=False)
     local = "://" not in source.path
     if fs.isdir(root):
@@ -169,7 +169,7 @@ def _files(source: Source | Questions, where: str) -> list[Part]:
             raise DataError(f"{where}: unknown kind of file", hint=_READABLE)
         url = path if local else fs.unstrip_protocol(path)
         label = _label(source.path, root, path, url)
-        parts.append(Part(url, label, kind, size=int(fs.size(path) or 0)))
+        parts.append(FileRange(url, label, kind, size=int(fs.size(path) or 0)))
     return [_looked_into(part) for part in parts if part.size]
 
 
@@ -191,7 +191,7 @@ def _label(asked: str, root: str, path: str, url: str) -> str:
     return url if "://" in asked or os.path.isabs(asked) else os.path.relpath(path)
 
 
-def _looked_into(part: Part) -> Part:
+def _looked_into(part: FileRange) -> FileRange:
     """`.json` may hold an array, an object around an array, or one object per line."""
     if part.kind != "json":
         return part
@@ -210,7 +210,7 @@ def _looked_into(part: Part) -> Part:
     return part if is_wrapper else replace(part, kind="jsonl")
 
 
-def content_of(part: Part) -> str:
+def content_of(part: FileRange) -> str:
     """What changes when the file changes: what a remote store says of its version, or else its bytes' hash."""
     if part.kind == "dataset":
         return str(load_dataset(part)._fingerprint)

@@ -14,7 +14,7 @@ from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.examples import Encoder, Outcome
 from tailor.encode.formats import get_format
 from tailor.encode.masks import Encoded
-from tailor.encode.readers import Part, Reader
+from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
 from tailor.encode.report import TaskReport
 from tailor.encode.truncation import targets
@@ -31,7 +31,7 @@ class Task:
     number: int
     split: str
     source: int
-    parts: tuple[Part, ...]
+    parts: tuple[FileRange, ...]
     format: str
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tailor.encode.readers import Part, Reader
+from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import content_of, find_files
 from tailor.errors import DataError
-from tailor.evaluate.jobs import EMBEDDED, Embedded
-from tailor.layout import STATE
-from tailor.spec.suite import Questions
+from tailor.evaluate.batches import EMBEDDED, Embedded
+from tailor.evaluate.progress import ResumableParts, fingerprint_of
+from tailor.spec.tasks.rows import Questions
 from tailor.store import Store
 
 TRUNCATED, ABOUT = b"truncated", b"tailor"
@@ -46,12 +45,12 @@ class Batch:
     kept: tuple[Mapping[str, Any], ...]
 
 
-def find_input(request: Request) -> list[Part]:
+def find_input(request: Request) -> list[FileRange]:
     """The input's files. DataError when there are none."""
     return find_files(Questions(path=request.source), "input")
 
 
-def read_batches(parts: Sequence[Part], request: Request) -> Iterator[Batch]:
+def read_batches(parts: Sequence[FileRange], request: Request) -> Iterator[Batch]:
     """The rows, cut by their number alone. DataError for the first row that cannot be embedded."""
     texts: list[str] = []
     kept: list[Mapping[str, Any]] = []
@@ -66,7 +65,7 @@ def read_batches(parts: Sequence[Part], request: Request) -> Iterator[Batch]:
         yield Batch(first, tuple(texts), tuple(kept))
 
 
-def survey(parts: Sequence[Part], request: Request) -> tuple[list[int], pa.Schema]:
+def survey(parts: Sequence[FileRange], request: Request) -> tuple[list[int], pa.Schema]:
     """Rows of each batch, and the types of the columns that are kept. DataError for what cannot be embedded or kept."""
     sizes, schema = [], pa.schema([])
     for batch in read_batches(parts, request):
@@ -86,7 +85,7 @@ def survey(parts: Sequence[Part], request: Request) -> tuple[list[int], pa.Schem
     return sizes, schema
 
 
-def _rows(parts: Sequence[Part], request: Request) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(parts: Sequence[FileRange], request: Request) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for part in parts:
         for number, row in Reader(part):
             place = f"{part.label}:{number}"
@@ -111,7 +110,7 @@ def _rows(parts: Sequence[Part], request: Request) -> Iterator[tuple[str, Mappin
 
 
 def is_own(folder: Store, name: str) -> bool:
-    """Whether a file was written by `Parts.join`."""
+    """Whether a file was written by `EmbeddingParts.join`."""
     try:
         with folder.open(name) as stream:
             return ABOUT in (pq.read_schema(stream).metadata or {})
@@ -119,37 +118,27 @@ def is_own(folder: Store, name: str) -> bool:
         return False
 
 
-def fingerprint(parts: Sequence[Part], request: Request, model: Any) -> str:
+def fingerprint(parts: Sequence[FileRange], request: Request, model: Any) -> str:
     """Changes with the input, with what is asked for, and with the model."""
     content = [(part.label, content_of(part)) for part in parts]
-    text = json.dumps([content, asdict(request), model, EMBEDDED], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return fingerprint_of([json.dumps([content, asdict(request), model, EMBEDDED], sort_keys=True)])
 
 
-class Parts:
+class EmbeddingParts(ResumableParts):
     """The batches that are done, each a Parquet file, in a folder beside the result."""
+
+    suffixes = (".parquet",)
 
     def __init__(self, folder: Store, identity: str, kept: pa.Schema) -> None:
         """kept: the types of the columns that are kept."""
-        self._folder, self._kept = folder, kept
-        self.others = False
-        """The folder held what belongs to another input, model or setting, which was removed."""
-        if folder.exists(STATE) and folder.read_json(STATE) != identity:
-            self.others = True
-            for name in folder.names():
-                if name.endswith(".parquet"):
-                    folder.remove(name)
-        folder.write_json(STATE, identity)
-        self._there = set(folder.names())
-
-    def has(self, number: int) -> bool:
-        return _name(number) in self._there
+        super().__init__(folder, identity)
+        self._kept = kept
 
     def write(self, number: int, batch: Batch, result: Embedded) -> None:
         """Write a batch, the whole of it or nothing."""
-        with self._folder.open(_name(number), "wb") as stream:
+        with self.folder.open(self.file(number, ".parquet"), "wb") as stream:
             pq.write_table(self._table(batch, result), stream, compression="zstd")
-        self._there.add(_name(number))
+        self._there.add(self.file(number, ".parquet"))
 
     def _table(self, batch: Batch, result: Embedded) -> pa.Table:
         rows = pa.array(range(batch.first, batch.first + len(batch.texts)), pa.int64())
@@ -169,16 +158,12 @@ class Parts:
         """
         schemas = []
         for number in range(count):
-            with self._folder.open(_name(number)) as part:
+            with self.folder.open(self.file(number, ".parquet")) as part:
                 schemas.append(pq.read_schema(part))
         truncated = sum(int(schema.metadata[TRUNCATED]) for schema in schemas)
         schema = schemas[0].with_metadata({ABOUT: json.dumps({**about, "truncated": truncated})})
         with to.open(name, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for number in range(count):
-                with self._folder.open(_name(number)) as part:
+                with self.folder.open(self.file(number, ".parquet")) as part:
                     writer.write_table(pq.read_table(part).cast(schema))
         return truncated
-
-
-def _name(number: int) -> str:
-    return f"part-{number:06d}.parquet"

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.figures import PerRow, mean
-from tailor.spec.suite import LmEval
+from tailor.spec.tasks.lm_eval import LmEval
 
 if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
 
-PART = "lm_eval"
 FEWSHOT_SEED = 1234
 """lm-eval's own: it chooses the examples, and published figures were made with it."""
 ROLLING = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": math.log(2)}

@@ -11,7 +11,7 @@ from tailor.artifacts.base_model import base_record_of
 from tailor.artifacts.load import find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
-from tailor.evaluate.jobs import ModelRef
+from tailor.evaluate.batches import ModelRef
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
 from tailor.models.base_record import BaseRecord
 from tailor.plan import ModelFacts, beacon, rope

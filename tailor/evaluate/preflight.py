@@ -9,14 +9,12 @@ from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
-from tailor.evaluate.inputs import rows_read_by
+from tailor.evaluate.model_rows import rows_read_by
 from tailor.evaluate.models import find_subject
-from tailor.evaluate.retrieval.collection import check_collection
-from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.evaluate.tasks.base import FirstRows, make_evaluators
 from tailor.spec.data import TEXTS
-from tailor.spec.long import LongPerplexity, Needle
 from tailor.spec.recipe import Recipe
-from tailor.spec.suite import GENERATED, ON_ROWS, Facts, MultipleChoice, Retrieval, Suite
+from tailor.spec.suite import Suite
 
 PEEK = 20
 """Rows of each set that are read. The others are read after training."""
@@ -27,18 +25,22 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
 
     tokens: the run's.
     """
-    on_rows = {task.name for task in suite.tasks} & set(ON_ROWS)
+    on_rows = [task for task in suite.tasks if task.on_rows]
+    asks = any(task.generates for task in on_rows)
     if suite.data is not None:
-        _check_sources(suite, recipe, asks=bool(on_rows & set(GENERATED)))
+        _check_sources(suite, recipe, asks=asks)
     elif on_rows:
-        _check_split(suite, recipe, tokens, asks=bool(on_rows & set(GENERATED)))
-    _check_tasks(suite, recipe, tokens)
+        _check_split(suite, recipe, tokens, asks=asks)
+    evaluators = make_evaluators(suite.tasks, "evaluate.final.")
+    first = FirstRows(recipe.model, recipe.data.template, plain=tokens.template is None, count=PEEK)
+    for evaluator in evaluators:
+        evaluator.preflight(first)
     for other in suite.compare if isinstance(suite.compare, list) else ():
         if other == "base":
             continue
-        url = find_subject(other).artifact.url
-        if any(isinstance(task, Retrieval) for task in suite.tasks):
-            require_embeddings(url)
+        subject = find_subject(other)
+        for evaluator in evaluators:
+            evaluator.check_model(subject)
 
 
 def _check_sources(suite: Suite, recipe: Recipe, *, asks: bool) -> None:
@@ -63,22 +65,6 @@ def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, asks: bool
             "evaluate.final: no evaluation row is left after preparation",
             hint="raise data.holdout, or name rows in data.evaluation or evaluate.final.data",
         )
-    if asks and not rows.has_question(split, suite.limit, chunked=recipe.data.on_long == "chunk"):
+    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    if asks and not rows.any_question(split, suite.limit, tokenizer, chunked=recipe.data.on_long == "chunk"):
         raise rows.no_question("evaluate.final: ")
-
-
-def _check_tasks(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
-    """The rows that tasks bring."""
-    model, plain = recipe.model, tokens.template is None
-    for at, task in enumerate(suite.tasks):
-        where = f"evaluate.final.tasks[{at}].data"
-        if isinstance(task, Retrieval):
-            check_collection(task.data, where, PEEK)
-        elif isinstance(task, MultipleChoice | Facts | LongPerplexity | Needle):
-            first = task.data.model_copy(update={"limit": min(task.data.limit or PEEK, PEEK)})
-            if isinstance(task, LongPerplexity | Needle):
-                list(rows.texts(first, where))
-                continue
-            read = rows.choices if isinstance(task, MultipleChoice) else rows.fact_questions
-            tokenizer = load_tokenizer(model.path, model.revision, recipe.data.template)
-            read(first, where, tokenizer, plain=plain)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
-from tailor.spec.methods import MethodSection
+from tailor.spec.methods.base import MethodSection
 
 
 def load_method(spec: MethodSection, reference: Reference | None = None) -> Method:

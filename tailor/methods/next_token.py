@@ -10,7 +10,7 @@ from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
-from tailor.spec.methods import MethodSection
+from tailor.spec.methods.base import MethodSection
 
 
 class NextToken(Method):

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tailor import machine
-from tailor.encode.readers import Part
+from tailor.encode.readers import FileRange
 from tailor.errors import DataError, StoreError
+from tailor.evaluate.batches import EMBED, Embedded, EvaluationBatch, Result
 from tailor.evaluate.embed_file import (
     EMBEDDING,
     ROW,
     Batch,
-    Parts,
+    EmbeddingParts,
     Request,
     find_input,
     fingerprint,
@@ -23,8 +24,8 @@ from tailor.evaluate.embed_file import (
     read_batches,
     survey,
 )
-from tailor.evaluate.jobs import Embedded, Job
 from tailor.evaluate.models import find_subject
+from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.onray.display import Display
 from tailor.onray.sharing import choose_workers
@@ -79,10 +80,10 @@ def embed(
         display.doing("reading the rows")
         found = find_input(request)
         sizes, kept = survey(found, request)
-        parts = Parts(unfinished, fingerprint(found, request, subject.identity()), kept)
+        parts = EmbeddingParts(unfinished, fingerprint(found, request, subject.identity()), kept)
         if parts.others:
             display.line("an unfinished file of another input, model or setting was removed")
-        open_batches = [number for number in range(len(sizes)) if not parts.has(number)]
+        open_batches = parts.remaining(len(sizes))
         if len(open_batches) < len(sizes):
             there = sum(sizes) - sum(sizes[number] for number in open_batches)
             display.line(f"going on: {there:,} of {sum(sizes):,} rows were done before")
@@ -90,17 +91,14 @@ def embed(
             _, runner = choose_workers(workers, address, display, stack, verbose)
             display.doing("loading the model")
             source = _Source(subject.label, found, request, open_batches)
-            done, total = 0, sum(sizes[number] for number in open_batches)
-            began = time.monotonic()
-            for at, result in runner([subject.ref], Decoding(), source):
+
+            def write(number: int, result: Result) -> None:
                 assert isinstance(result, Embedded)
-                number = open_batches[at]
                 parts.write(number, source.waiting.pop(number), result)
-                done += sizes[number]
-                each = (time.monotonic() - began) / done
-                display.embedding(
-                    sum(sizes) - total + done, sum(sizes), each * (total - done) if done < total else None
-                )
+
+            began = time.monotonic()
+            results = runner([subject.ref], Decoding(), source)
+            done = compute_remaining(open_batches, sizes, results, write, display.embedding)
             display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
         display.doing("writing the file")
         about = {
@@ -114,21 +112,23 @@ def embed(
 
 
 class _Source:
-    """Jobs as they are asked for, so that only those that workers have are in memory. waiting: their batches."""
+    """Batches to embed as they are asked for, so that only those that workers have are in memory. waiting: their batches."""
 
-    def __init__(self, model: str, parts: Sequence[Part], request: Request, numbers: Sequence[int]) -> None:
+    def __init__(
+        self, model: str, parts: Sequence[FileRange], request: Request, numbers: Sequence[int]
+    ) -> None:
         self._model, self._parts, self._request = model, parts, request
         self._wanted = set(numbers)
         self.waiting: dict[int, Batch] = {}
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[EvaluationBatch]:
         for number, batch in enumerate(read_batches(self._parts, self._request)):
             if number in self._wanted:
                 self.waiting[number] = batch
-                yield Job(
+                yield EvaluationBatch(
                     self._model,
                     "input",
-                    "embed",
+                    EMBED,
                     tuple(range(len(batch.texts))),
                     batch.texts,
                     self._request.instruction,

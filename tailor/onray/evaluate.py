@@ -15,14 +15,14 @@ import yaml
 from tailor import machine
 from tailor.artifacts import output
 from tailor.data.token_store import TokenStore
-from tailor.errors import DataError, GateError, ModelError, StoreError
-from tailor.evaluate import figures, harness, scores
-from tailor.evaluate.inputs import Material, gather
-from tailor.evaluate.jobs import Job, Result, Runner, of_lm_eval
+from tailor.errors import DataError, GateError, StoreError
+from tailor.evaluate import figures
+from tailor.evaluate.batches import EvaluationBatch, Result, Runner
+from tailor.evaluate.inputs import gather
 from tailor.evaluate.models import Subject, find_subject, subjects
-from tailor.evaluate.progress import Parts, fingerprint
-from tailor.evaluate.results import results
-from tailor.evaluate.retrieval import embedders
+from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
+from tailor.evaluate.results import join, results
+from tailor.evaluate.tasks.base import make_evaluators
 from tailor.layout import EVALUATION, FIGURES, RESULTS, SUITE, TOKENS
 from tailor.onray.display import Display
 from tailor.onray.planning import tokens_root
@@ -33,11 +33,11 @@ from tailor.runs.report import heatmap, page
 from tailor.runs.words import duration, now
 from tailor.spec.data import Data
 from tailor.spec.load import Dumper
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Keys, path_of
-from tailor.spec.suite import LmEval, Suite
+from tailor.spec.suite import Suite
 from tailor.store import Store, cache_folder
 from tailor.store.publication import Publication
 
@@ -80,7 +80,9 @@ def evaluate(
     """
     machine.wait_without_spinning()
     began = time.monotonic()
-    require(suite)
+    evaluators = make_evaluators(suite.tasks)
+    for evaluator in evaluators:
+        evaluator.require()
     main = find_subject(target)
     name = "-".join(part for part in (suite.name or name, main.beside) if part)
     parent, folder_name = _place(main, name, to)
@@ -90,18 +92,20 @@ def evaluate(
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
         models = subjects(main, suite)
-        if any(task.name == "retrieval" for task in suite.tasks):
+        for evaluator in evaluators:
             for model in models:
-                embedders.require_embeddings(model.ref.embeds_like or model.artifact.url)
-        material = gather(suite, main, models[1:], _preparation(main))
-        jobs = [job for model in models for job in _jobs(suite, model, material[model.label])]
+                evaluator.check_model(model)
+        inputs = gather(evaluators, suite, main, models[1:], _preparation(main))
+        size = suite.decoding.batch_size
+        work = [pair for model in models for pair in inputs[model.label].batches(model.label, size)]
+        batches = [batch for batch, _ in work]
         identity = {model.label: model.identity() for model in models}
-        parts = Parts(unfinished, fingerprint(jobs, suite.decoding, identity))
+        parts = ResultParts(unfinished, fingerprint(batches, suite.decoding, identity))
         if parts.others:
             display.line("an unfinished evaluation of other rows, models or settings was removed")
         workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
-        done = _do(jobs, models, suite, runner, parts, display)
-        judged = results(suite, material, jobs, done)
+        done = _do(batches, models, suite, runner, parts, display)
+        judged = results(evaluators, inputs, work, done)
         table = figures.table(judged.figures, suite.intervals)
         found = {
             "name": name,
@@ -110,25 +114,23 @@ def evaluate(
             "workers": workers,
             "models": {model.label: _describe(model) for model in models},
             "rows": {
-                "available": material[main.label].available,
-                "cut": material[main.label].cut,
-                "short": material[main.label].short,
+                "available": inputs[main.label].available,
+                "cut": inputs[main.label].cut,
+                "short": inputs[main.label].short,
                 **{file.removesuffix(".jsonl"): len(rows) for file, rows in judged.rows.items()},
-                **_corpus(material[main.label], judged.truncated),
             },
             "intervals": METHOD.format(**suite.intervals.model_dump()),
             "decoding": suite.decoding.model_dump(),
             "figures": table,
-            "grids": judged.grids,
-            "positions": judged.positions,
+            "grids": {},
+            "positions": {},
             "fail_if": suite.fail_if,
             "failed": list(figures.broken_bounds(suite.fail_if, table)),
             "environment": environment.describe(),
         }
-        for line in judged.left_out:
+        join(found, judged.summary)
+        for line in judged.notes:
             display.line(line)
-        if judged.harness:
-            found["lm_eval"] = {"version": harness.require_lm_eval().__version__, "tasks": judged.harness}
         with Publication(parent, folder_name) as made:
             for file, rows in judged.rows.items():
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -146,25 +148,9 @@ def evaluate(
 
 
 def require(suite: Suite) -> None:
-    """TailorError when a task's package is not installed, or lm-eval does not know a task: before hours of training."""
-    for task in suite.tasks:
-        if task.name == "rouge":
-            scores.require_rouge()
-        if isinstance(task, LmEval):
-            harness.check(task)
-
-
-def _jobs(suite: Suite, model: Subject, material: Material) -> list[Job]:
-    """A model's whole work, in a fixed order. ModelError for a task that does not know the model's kind."""
-    if model.has_beacons and any(isinstance(task, LmEval) for task in suite.tasks):
-        raise ModelError(
-            f"{model.ref.url} has activation beacons, which lm-eval would leave out: it calls the plain model",
-            hint="leave the task lm_eval out",
-        )
-    own = material.jobs(model.label, suite.decoding.batch_size)
-    return own + [
-        job for task in suite.tasks if isinstance(task, LmEval) for job in of_lm_eval(model.label, task)
-    ]
+    """TailorError when something that a task needs is not installed or not known: before hours of training."""
+    for evaluator in make_evaluators(suite.tasks):
+        evaluator.require()
 
 
 def resolved(suite: Suite, name: str) -> str:
@@ -216,37 +202,27 @@ def _preparation(main: Subject) -> Any:
 
 
 def _do(
-    jobs: Sequence[Job],
+    batches: Sequence[EvaluationBatch],
     models: Sequence[Subject],
     suite: Suite,
     runner: Runner,
-    parts: Parts,
+    parts: ResultParts,
     display: Display,
 ) -> Iterator[Result]:
-    """The result of every job, one after the other: all are made and written before the first is read."""
-    open_jobs = [number for number in range(len(jobs)) if not parts.has(number)]
-    total, left = (sum(len(jobs[number].items) for number in some) for some in (range(len(jobs)), open_jobs))
+    """The result of every batch, one after the other: all are computed and written before the first is read."""
+    sizes = [len(batch.items) for batch in batches]
+    remaining = parts.remaining(len(batches))
+    total, left = sum(sizes), sum(sizes[number] for number in remaining)
     if left < total:
         display.line(f"going on: {total - left:,} of {total:,} rows were done before")
-    began, mine = time.monotonic(), 0
+    began = time.monotonic()
     display.doing("loading the model")
-    refs = [model.ref for model in models]
-    for at, result in runner(refs, suite.decoding, [jobs[number] for number in open_jobs]) if left else ():
-        parts.write(open_jobs[at], result)
-        mine += len(jobs[open_jobs[at]].items)
-        each = (time.monotonic() - began) / mine
-        display.evaluating(total - left + mine, total, each * (left - mine) if mine < left else None)
-    if mine:
-        display.line(f"{mine:,} rows in {duration(time.monotonic() - began)}")
-    return map(parts.read, range(len(jobs)))
-
-
-def _corpus(material: Material, truncated: dict[str, int]) -> dict[str, Any]:
-    """What a search went through: passages in all and without text, and by model how many texts were too long."""
-    if material.collection is None:
-        return {}
-    collection = material.collection
-    return {"corpus": len(collection.corpus), "blank": collection.blank, "truncated": truncated}
+    if left:
+        refs = [model.ref for model in models]
+        found = runner(refs, suite.decoding, [batches[number] for number in remaining])
+        done = compute_remaining(remaining, sizes, found, parts.write, display.evaluating)
+        display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
+    return map(parts.read, range(len(batches)))
 
 
 def _describe(model: Subject) -> dict[str, Any]:

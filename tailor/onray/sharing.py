@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from tailor.errors import TailorError, WorkerError
-from tailor.evaluate.jobs import Job, ModelRef, Result, Runner, Worker, in_process
+from tailor.evaluate.batches import EvaluationBatch, ModelRef, Result, Runner, Worker, in_process
 from tailor.onray import cluster as clusters
 from tailor.onray.display import Display
 from tailor.onray.placement import await_machines, resources_per_worker
@@ -48,7 +48,7 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
     resources = resources_per_worker(Scale(workers=workers), cluster, workers, gpu=gpu)
 
     def run(
-        models: Sequence[ModelRef], decoding: Decoding, jobs: Iterable[Job]
+        models: Sequence[ModelRef], decoding: Decoding, batches: Iterable[EvaluationBatch]
     ) -> Iterator[tuple[int, Result]]:
         import ray
 
@@ -56,15 +56,15 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
             num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0), max_concurrency=1
         )
         threads = clusters.threads(resources["CPU"])
-        source = iter(jobs)
+        source = iter(batches)
         first = list(islice(source, workers))
         actors = [remote.remote(list(models), decoding, os.getcwd(), threads) for _ in first]
         waiting = enumerate(chain(first, source))
         asked: dict[Any, tuple[int, Any]] = {}
 
         def ask(actor: Any) -> None:
-            if (job := next(waiting, None)) is not None:
-                asked[actor.do.remote(job[1])] = (job[0], actor)
+            if (batch := next(waiting, None)) is not None:
+                asked[actor.do.remote(batch[1])] = (batch[0], actor)
 
         try:
             for actor in actors:
@@ -106,9 +106,9 @@ class _Remote:
         torch.set_num_threads(threads)
         self._worker = Worker(models, decoding)
 
-    def do(self, job: Job) -> Result | TailorError:
+    def do(self, batch: EvaluationBatch) -> Result | TailorError:
         # A user's mistake comes back as a value: Ray would wrap the exception.
         try:
-            return self._worker(job)
+            return self._worker(batch)
         except TailorError as error:
             return error

@@ -16,8 +16,8 @@ from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.plan import Plan, Precision, Reference
 from tailor.plan.strategy import choose
-from tailor.spec.methods import Method
 from tailor.spec.methods.base import EmbeddingMethod
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Beacon, Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tailor.plan.facts import DataFacts, ModelFacts
 from tailor.plan.memory import Memory
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 
 SCORE_TILE_BYTES = 64 * 2**20
 """Of similarities; their gradients and masks take about as much again."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tailor.plan.batches import BatchSpec
 from tailor.plan.memory import Memory
 from tailor.spec.evaluate import Evaluate
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save

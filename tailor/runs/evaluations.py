@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FINAL = "final"
 """Name of the evaluation of a finished run, where its recipe gives none."""
+KINDS = ("answers", "facts", "searches")
+"""Rows that are shown: answers with a reference, answers with the facts that they state, queries with passages found."""
 COLOURS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
 
 
@@ -38,12 +40,30 @@ def read(run: Store, name: str) -> dict[str, Any]:
     return results
 
 
-def rows(run: Store, name: str, file: str) -> list[dict[str, Any]]:
-    """Rows of one of an evaluation's JSONL files; none where it has no such task."""
-    path = f"{EVALUATION}/{name}/{file}"
-    if not run.exists(path):
-        return []
-    return [json.loads(line) for line in run.read_text(path).split("\n") if line]
+def rows_to_show(folder: Store) -> list[tuple[str, str]]:
+    """(kind, file) of those of an evaluation's JSONL files whose rows can be shown, by what a row has."""
+    found = []
+    for file in folder.names():
+        if file.endswith(".jsonl"):
+            with folder.open(file) as stream:
+                kind = _kind(json.loads(stream.readline() or "{}"))
+            found += [(kind, file)] if kind is not None else []
+    return sorted(found, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
+
+
+def _kind(row: dict[str, Any]) -> str | None:
+    own = next(iter(row.get("models", {}).values()), {})
+    if "query" in row and "found" in own:
+        return "searches"
+    if "prompt" in row and "answer" in own:
+        return "facts" if "facts" in row else "answers" if "reference" in row else None
+    return None
+
+
+def rows(folder: Store, file: str, count: int | None) -> list[dict[str, Any]]:
+    """The first rows of one of an evaluation's JSONL files, or all of them."""
+    lines = [line for line in folder.read_text(file).split("\n") if line]
+    return [json.loads(line) for line in lines[:count]]
 
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

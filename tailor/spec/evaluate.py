@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from tailor.spec.base import Section
-from tailor.spec.suite import Searched, Suite
+from tailor.spec.suite import Suite
+from tailor.spec.tasks.retrieval import Searched
 
 
 class Generation(Section):

@@ -10,7 +10,7 @@ from tailor.spec.base import File
 from tailor.spec.data import Data
 from tailor.spec.evaluate import Evaluate
 from tailor.spec.export import Export
-from tailor.spec.methods import Method
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from tailor.spec.base import Section
 from tailor.spec.data import Budget, Chunk, Retrieve, Source
-from tailor.spec.long import GRIDS, LongPerplexity, Needle, Passkey, figures
+from tailor.spec.tasks.answers import F1, ExactMatch
+from tailor.spec.tasks.perplexity import Perplexity
+from tailor.spec.tasks.registry import Task
 
 
 class Rows(Section):
@@ -32,181 +33,6 @@ class Rows(Section):
 
     budget: Budget = Budget()
     """What share of the rows may be lost."""
-
-
-class Questions(Section):
-    """Rows with a question and what is to be found or chosen: JSONL, JSON, Parquet, CSV or a Hugging Face dataset."""
-
-    path: str = Field(min_length=1)
-    """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
-
-    columns: dict[str, str] = {}
-    """Where the fields stand in these rows, as `field: column`, for example `question: prompt`."""
-
-    subset: str | None = Field(None, min_length=1)
-    """Configuration name of a Hugging Face dataset."""
-
-    split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
-
-    limit: int | None = Field(None, ge=1)
-    """Read only this many rows, from the start."""
-
-
-class Perplexity(Section):
-    """Loss, perplexity and token accuracy of the supervised tokens, weighted by token."""
-
-    name: Literal["perplexity"]
-    """Gives `loss`, `perplexity` and `token_accuracy`."""
-
-
-class ExactMatch(Section):
-    """Whether a generated answer is the reference answer."""
-
-    name: Literal["exact_match"]
-    """Gives `exact_match`."""
-
-    normalize: bool = False
-    """Compare without case, punctuation, articles (a, an, the) and surplus spaces, as SQuAD does."""
-
-
-class F1(Section):
-    """Overlap of words between answer and reference, as SQuAD counts it; CJK by characters."""
-
-    name: Literal["f1"]
-    """Gives `f1`."""
-
-
-class Rouge(Section):
-    """ROUGE of the answer against the reference, F-measures by rouge-score; CJK by characters. Needs the extra `evaluate`."""
-
-    name: Literal["rouge"]
-    """Gives `rouge1`, `rouge2` and `rougeL`."""
-
-    stemmer: bool = False
-    """Compare English words by their stems (Porter)."""
-
-
-class MultipleChoice(Section):
-    """Whether the likeliest of the given answers is the right one, by log-likelihood after the question."""
-
-    name: Literal["multiple_choice"]
-    """Gives `accuracy`, and `accuracy_norm` with log-likelihoods divided by the answers' lengths in characters."""
-
-    data: Questions
-    """Rows with `question`, `choices` (a list of texts) and `answer`: an index from 0, a letter, or the text."""
-
-
-class Facts(Section):
-    """A curated set of questions, and the facts that each answer must state."""
-
-    name: Literal["facts"]
-    """Gives `facts`: the mean share of a question's facts that its answer states."""
-
-    data: Questions
-    """Rows with `question` and `facts`: a list of texts, or of lists of texts of which one is enough."""
-
-
-class Corpus(Section):
-    """Queries, the passages that they search, and which of these are relevant."""
-
-    path: str = Field(min_length=1)
-    """A folder in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/`), or a file of rows with queries and their passages, all of which are the corpus. Local, or any fsspec URL."""
-
-    qrels: str = Field("test", min_length=1)
-    """The judgments of a folder: `qrels/NAME.tsv`."""
-
-    limit: int | None = Field(None, ge=1)
-    """Ask only this many queries, from the start. The corpus stays whole."""
-
-    ignore_identical_ids: bool = False
-    """A passage with the query's own id cannot be found, for collections whose queries are passages too (ArguAna, Quora)."""
-
-
-class Searched(Section):
-    """What is searched, and the instructions before the texts."""
-
-    data: Corpus
-    """Queries, corpus and judgments."""
-
-    query_instruction: str | None = None
-    """Instruction of every query. Default: that of its row, where the rows have any."""
-
-    corpus_instruction: str | None = None
-    """Instruction of every passage. Default: that of its row, where the rows have any."""
-
-    dimension: int | None = Field(None, ge=1)
-    """Take the first so many numbers of each embedding, for models trained with `method.matryoshka`. Default: all."""
-
-
-class Retrieval(Searched):
-    """Whether a query's relevant passages are the nearest to it, for models that make embeddings; as trec_eval counts."""
-
-    name: Literal["retrieval"]
-    """Gives `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""
-
-
-class LmEval(Section):
-    """Tasks of lm-eval (EleutherAI's harness), with their own data and prompts. Needs the extra `lm-eval`."""
-
-    name: Literal["lm_eval"]
-    """Gives `TASK/METRIC` for each metric that is a share or a perplexity of its rows, such as `arc_easy/acc_norm`."""
-
-    tasks: list[str] = Field(min_length=1)
-    """lm-eval's names of tasks and groups, such as `arc_easy`."""
-
-    num_fewshot: int | None = Field(None, ge=0)
-    """Examples before each question. Default: the task's own number."""
-
-    limit: int | None = Field(None, ge=1)
-    """Only the first rows of each task."""
-
-    chat: bool = False
-    """Ask through the model's chat template, examples as turns. lm-eval's published figures are without."""
-
-    include: str | None = Field(None, min_length=1)
-    """A local folder with definitions of your own (YAML). Python functions that they name are run."""
-
-
-Task = Annotated[
-    Perplexity
-    | ExactMatch
-    | F1
-    | Rouge
-    | MultipleChoice
-    | Facts
-    | Retrieval
-    | LmEval
-    | LongPerplexity
-    | Passkey
-    | Needle,
-    Field(discriminator="name"),
-]
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "perplexity": ("loss", "perplexity", "token_accuracy"),
-    "exact_match": ("exact_match",),
-    "f1": ("f1",),
-    "rouge": ("rouge1", "rouge2", "rougeL"),
-    "multiple_choice": ("accuracy", "accuracy_norm"),
-    "facts": ("facts",),
-    "retrieval": ("recall@1", "recall@5", "recall@10", "recall@100", "ndcg@10", "mrr@10", "map@100"),
-    "lm_eval": (),
-}
-"""Task -> the figures that it gives; those of lm_eval are known when it was made, those of tasks at given lengths
-follow from the lengths (`metrics`)."""
-ON_ROWS = ("perplexity", "exact_match", "f1", "rouge")
-"""Tasks on the evaluation rows; the others bring rows of their own."""
-GENERATED = ("exact_match", "f1", "rouge", "facts")
-"""Tasks that judge generated answers."""
-
-
-def metrics(task: Mapping[str, Any]) -> tuple[str, ...]:
-    """The figures that a task gives, from its plain values."""
-    name = task.get("name")
-    if name in (*GRIDS, "long_perplexity"):
-        return figures(task)
-    return METRICS.get(str(name), ())
 
 
 class Decoding(Section):

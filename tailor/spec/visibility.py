@@ -14,13 +14,12 @@ from tailor.errors import TemplateError
 from tailor.layout import RECIPE
 from tailor.spec import load
 from tailor.spec.data import Source
-from tailor.spec.long import Texts
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules import files
 from tailor.spec.rules.deepspeed import KEY as DEEPSPEED_KEY
 from tailor.spec.rules.keys import Finding, path_of
 from tailor.spec.strategy import DeepSpeed
-from tailor.spec.suite import Corpus, LmEval, Questions
+from tailor.spec.tasks.rows import Corpus, Questions, Texts
 
 TEMPLATE = "template.jinja"
 DEEPSPEED = "deepspeed.json"
@@ -182,8 +181,9 @@ def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions | Corpus |
         for index, source in enumerate(some):
             yield f"{key}.{index}.path", source
     for index, task in enumerate(final.tasks if final is not None else ()):
-        if (data := getattr(task, "data", None)) is not None:
-            yield f"evaluate.final.tasks.{index}.data.path", data
+        for name in task.sources:
+            if (data := getattr(task, name, None)) is not None:
+                yield f"evaluate.final.tasks.{index}.{name}.path", data
     if recipe.evaluate.retrieval is not None:
         yield "evaluate.retrieval.data.path", recipe.evaluate.retrieval.data
 
@@ -207,8 +207,9 @@ def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
         if other != "base":
             yield f"evaluate.final.compare.{index}", other
     for index, task in enumerate(recipe.evaluate.final.tasks if recipe.evaluate.final is not None else ()):
-        if isinstance(task, LmEval) and task.include is not None:
-            yield f"evaluate.final.tasks.{index}.include", task.include
+        for name in task.folders:
+            if (folder := getattr(task, name)) is not None:
+                yield f"evaluate.final.tasks.{index}.{name}", folder
 
 
 def _text_of(template: str) -> str:

@@ -15,8 +15,8 @@ from tailor.encode.formats import FORMATS, formats_of, get_format
 from tailor.encode.prepare import Prepared, prepare
 from tailor.errors import DataError, ExtensionError
 from tailor.spec.data import FORMAT_KINDS, Data
-from tailor.spec.methods import METHODS
 from tailor.spec.methods.dpo import Dpo
+from tailor.spec.methods.registry import METHODS
 from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.docs.test_pages import ROOT, blocks

@@ -8,13 +8,13 @@ import pytest
 
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError
-from tailor.evaluate import grid
-from tailor.evaluate.inputs import Material
-from tailor.evaluate.jobs import finding
+from tailor.evaluate.inputs import ModelInputs
 from tailor.evaluate.results import results
+from tailor.evaluate.tasks.hidden_value import Hunt, finds
+from tailor.evaluate.tasks.needle import NeedleEvaluator
+from tailor.evaluate.tasks.passkey import PasskeyEvaluator
 from tailor.runs.report import heatmap
-from tailor.spec.long import FILLER, Needle, Passkey
-from tailor.spec.suite import Suite
+from tailor.spec.tasks.lengths import FILLER, Needle, Passkey
 from tests.helpers.models import byte_tokenizer
 
 DEPTHS = [0.0, 0.1, 0.5, 0.99, 1.0]
@@ -29,10 +29,15 @@ def passkey(**values: Any) -> Passkey:
     return Passkey(**{"name": "passkey", "lengths": [400, 256], "depths": DEPTHS, "samples": 2, **values})
 
 
+def hunts(task: Passkey | Needle, haystack: list[str], tokenizer: Tokenizer, *, plain: bool) -> list[Hunt]:
+    evaluator = PasskeyEvaluator if isinstance(task, Passkey) else NeedleEvaluator
+    return evaluator(task, "tasks[0]").hunts(haystack, tokenizer, plain=plain)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_length_and_depth_are_exact(tokenizer: Tokenizer, plain: bool) -> None:
     task = passkey()
-    found = grid.hunts(task, [task.filler], tokenizer, plain=plain)
+    found = hunts(task, [task.filler], tokenizer, plain=plain)
     assert len(found) == 2 * len(DEPTHS) * 2
     before = 1 if plain else len(tokenizer.encode("<|im_start|>user\n"))
     for hunt in found:
@@ -51,18 +56,18 @@ def test_length_and_depth_are_exact(tokenizer: Tokenizer, plain: bool) -> None:
 
 
 def test_a_prompt_depends_on_its_place_alone(tokenizer: Tokenizer) -> None:
-    few = grid.hunts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
-    more = grid.hunts(passkey(samples=3), [FILLER], tokenizer, plain=True)
+    few = hunts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
+    more = hunts(passkey(samples=3), [FILLER], tokenizer, plain=True)
     assert few[0] in more
     assert len({hunt.value for hunt in more}) == len(more)
-    other = grid.hunts(passkey(seed=1), [FILLER], tokenizer, plain=True)
+    other = hunts(passkey(seed=1), [FILLER], tokenizer, plain=True)
     assert {hunt.value for hunt in other} != {hunt.value for hunt in more}
 
 
 def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
     texts = ["".join(chr(ord("a") + (at * at // 7) % 26) for at in range(300)), "Z" * 200]
     task = Needle(name="needle", lengths=[300], data={"path": "x"}, samples=4)  # type: ignore[arg-type]
-    found = grid.hunts(task, texts, tokenizer, plain=True)
+    found = hunts(task, texts, tokenizer, plain=True)
     whole = "".join(texts)
     starts = set()
     for hunt in found:
@@ -72,12 +77,12 @@ def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
         starts.add(whole.index(around))
     assert len(starts) > 3, "texts begin at many places of the haystack"
     with pytest.raises(DataError, match="have 300 tokens together, and 700 are asked for"):
-        grid.hunts(task.model_copy(update={"lengths": [700]}), texts[:1], tokenizer, plain=True)
+        hunts(task.model_copy(update={"lengths": [700]}), texts[:1], tokenizer, plain=True)
 
 
 def test_a_length_without_room_is_told(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"passkey: 64 tokens have no room .* which take 99"):
-        grid.hunts(passkey(lengths=[64]), [FILLER], tokenizer, plain=True)
+        hunts(passkey(lengths=[64]), [FILLER], tokenizer, plain=True)
 
 
 @pytest.mark.parametrize(
@@ -88,31 +93,32 @@ def test_a_length_without_room_is_told(tokenizer: Tokenizer) -> None:
     ],
 )  # fmt: skip
 def test_the_first_number_of_the_answer_is_compared(answer: str, right: bool) -> None:
-    assert grid.finds(answer, "12345") is right
+    assert finds(answer, "12345") is right
 
 
 def test_the_grid_is_made_of_what_was_found(tokenizer: Tokenizer) -> None:
     """A model that finds what lies in the first half of short texts."""
     task = passkey(depths=[0.0, 0.5, 1.0], samples=4)
-    hunts = grid.hunts(task, [FILLER], tokenizer, plain=True)
-    material = Material(tokenizer, hunts={"passkey": hunts})
-    jobs = finding("m", "passkey", hunts, 3)
-    assert sorted(at for job in jobs for at in job.items) == list(range(len(hunts)))
-    for job in jobs:
-        assert len({len(hunt.prompt) for hunt in job.inputs}) == 1, "nothing is padded"
+    asked = hunts(task, [FILLER], tokenizer, plain=True)
+    evaluator = PasskeyEvaluator(task, "tasks[0]")
+    inputs = {"m": ModelInputs([evaluator.inputs_of(asked, tokenizer)])}
+    batches = inputs["m"].batches("m", 3)
+    assert sorted(at for batch, _ in batches for at in batch.items) == list(range(len(asked)))
+    for batch, _ in batches:
+        assert len({len(hunt.prompt) for hunt in batch.inputs}) == 1, "nothing is padded"
 
-    def answer(hunt: grid.Hunt) -> list[int]:
+    def answer(hunt: Hunt) -> list[int]:
         knows = hunt.place["length"] == 256 and hunt.place["depth"] < 1 and hunt.place["sample"] > 1
         return tokenizer.encode(f" {hunt.value}." if knows else " 7.")
 
-    done = [[answer(hunt) for hunt in job.inputs] for job in jobs]
-    judged = results(Suite(tasks=[task]), {"m": material}, jobs, done)
-    found = judged.grids["passkey"]
+    done = [[answer(hunt) for hunt in batch.inputs] for batch, _ in batches]
+    judged = results([evaluator], inputs, batches, done)
+    found = judged.summary["grids"]["passkey"]
     assert (found["lengths"], found["depths"]) == ([256, 400], [0.0, 0.5, 1.0])
     assert found["models"]["m"] == [[0.75, 0.75, 0.0], [0.0, 0.0, 0.0]]
     figures = {name: figure.value for name, figure in judged.figures["m"].items()}
     assert figures == {"passkey": 0.25, "passkey_256": 0.5, "passkey_400": 0.0}
-    assert judged.rows["passkey.jsonl"][0]["value"] == hunts[0].value
+    assert judged.rows["passkey.jsonl"][0]["value"] == asked[0].value
     text = heatmap.lines("passkey", found, unicode=False)
     assert text[2].split() == ["256", "75", "75", "0"]
     assert heatmap.lines("passkey", found)[2].split() == ["256", "▓▓", "75", "▓▓", "75", "0"]

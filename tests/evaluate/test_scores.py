@@ -11,11 +11,14 @@ import sys
 import pytest
 
 from tailor.errors import TailorError
-from tailor.evaluate.scores import f1, facts_found, scorer
+from tailor.evaluate.tasks.exact_match import ExactMatchEvaluator
+from tailor.evaluate.tasks.f1 import f1
+from tailor.evaluate.tasks.facts import facts_found
+from tailor.evaluate.tasks.rouge import RougeEvaluator
 from tailor.evaluate.words import squad_words, words
 from tailor.onray.evaluate import require
 from tailor.spec.load import with_overrides
-from tailor.spec.suite import ExactMatch, Rouge
+from tailor.spec.tasks.answers import ExactMatch, Rouge
 
 WORDS = [
     "the",
@@ -65,7 +68,7 @@ def test_rouge_is_the_librarys_on_english(stemmer: bool) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
     library = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=stemmer)
-    score = scorer(Rouge(name="rouge", stemmer=stemmer))
+    score = RougeEvaluator(Rouge(name="rouge", stemmer=stemmer), "tasks[0]").score
     partial = 0
     for answer, reference in zip(texts(200, 1), texts(200, 2), strict=True):
         expected = {kind: value.fmeasure for kind, value in library.score(reference, answer).items()}
@@ -77,7 +80,7 @@ def test_rouge_is_the_librarys_on_english(stemmer: bool) -> None:
 def test_rouge_of_chinese_is_by_characters() -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
-    score = scorer(Rouge(name="rouge"))("我爱北京", "我爱上海")
+    score = RougeEvaluator(Rouge(name="rouge"), "tasks[0]").score("我爱北京", "我爱上海")
     assert score == pytest.approx({"rouge1": 0.5, "rouge2": 1 / 3, "rougeL": 0.5})
     plain = RougeScorer(["rouge1"]).score("我爱北京", "我爱北京")["rouge1"].fmeasure
     assert plain == 0, "the control: the library's own words lose the characters"
@@ -95,8 +98,10 @@ def test_f1_is_squads() -> None:
 
 
 def test_exact_match_is_exact_or_normalized() -> None:
-    exact = scorer(ExactMatch(name="exact_match"))
-    normalized = scorer(ExactMatch(name="exact_match", normalize=True))
+    exact, normalized = (
+        ExactMatchEvaluator(ExactMatch(name="exact_match", normalize=normalize), "tasks[0]").score
+        for normalize in (False, True)
+    )
     for answer, reference, plain, loose in (
         (" Paris\n", "Paris", 1.0, 1.0),
         ("the paris.", "Paris", 0.0, 1.0),
@@ -124,7 +129,7 @@ def test_facts_are_found_whole_and_whatever_their_form() -> None:
 def test_rouge_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rouge_score", None)
     with pytest.raises(TailorError) as caught:
-        scorer(Rouge(name="rouge"))
+        RougeEvaluator(Rouge(name="rouge"), "tasks[0]").require()
     assert str(caught.value) == (
         "the task rouge needs the package rouge-score, which is not installed; "
         "pip install 'tailor[evaluate]', or leave rouge out of the tasks"

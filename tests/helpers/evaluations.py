@@ -11,7 +11,7 @@ from tailor.onray.cluster import Cluster
 from tailor.onray.display import Display
 from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load import with_overrides
-from tailor.spec.suite import GENERATED
+from tailor.spec.tasks.registry import task_class
 from tests.helpers.models import tiny_llama
 
 RECIPE = """\
@@ -90,7 +90,7 @@ def make_place(folder: Path) -> Path:
 
 def made(place: Path, values: dict[str, Any], **settings: Any) -> Evaluated:
     asked = {task["name"] for task in values.get("tasks", [{"name": "f1"}])}
-    short = SHORT if asked & {*GENERATED} else {}
+    short = SHORT if any(task_class(name).generates for name in asked) else {}
     suite = with_overrides({**short, **values}, "evaluation", ())
     target = str(settings.pop("target", place / "runs" / "tiny"))
     return evaluate(target, suite, settings.pop("display", Shown()), **{"name": "x", **settings})

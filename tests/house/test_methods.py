@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tailor.spec.methods import METHODS
+from tailor.spec.methods.registry import METHODS
 
 TAILOR = Path(__file__).parents[2] / "tailor"
 CLASSES = {section.__name__ for section in METHODS}

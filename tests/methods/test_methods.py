@@ -8,7 +8,7 @@ import pytest
 
 from tailor.methods import load_method
 from tailor.methods.reference import AdapterOff
-from tailor.spec.methods import METHODS
+from tailor.spec.methods.registry import METHODS
 
 
 @pytest.mark.parametrize("spec", list(METHODS))

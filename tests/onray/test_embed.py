@@ -14,7 +14,7 @@ import torch
 
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
-from tailor.evaluate import embed_file, jobs
+from tailor.evaluate import batches, embed_file
 from tailor.onray.cluster import Cluster
 from tailor.store import Store
 from tests.helpers.collections import embedding_model, passages, write_jsonl
@@ -76,28 +76,28 @@ def test_a_killed_command_goes_on(
 ) -> None:
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     run(place, tmp_path / "whole.parquet")
-    real, done = jobs.Worker.__call__, []
+    real, done = batches.Worker.__call__, []
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+    def dies(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append(job)
-        return real(self, job)
+        done.append(batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     run(place, tmp_path / "out.parquet", code=130)
     assert not (tmp_path / "out.parquet").exists()
     assert len(list((tmp_path / "out.parquet.unfinished").glob("part-*"))) == 3
     assert "the same command goes on" in capsys.readouterr().err
 
-    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
-        done.append(job)
-        return real(self, job)
+    def counts(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
+        done.append(batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", counts)
+    monkeypatch.setattr(batches.Worker, "__call__", counts)
     run(place, tmp_path / "out.parquet")
     assert "going on: 21 of 40 rows were done before" in capsys.readouterr().out
-    assert [job.inputs[0] for job in done] == texts()[::7], "no text was embedded twice"
+    assert [batch.inputs[0] for batch in done] == texts()[::7], "no text was embedded twice"
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     run(place, tmp_path / "other.parquet", "--instruction", ASK)
     assert (tmp_path / "other.parquet").read_bytes() != (tmp_path / "whole.parquet").read_bytes()
@@ -108,18 +108,18 @@ def test_another_model_begins_anew(
 ) -> None:
     """Control of going on: what was done with another instruction is not taken."""
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
-    real = jobs.Worker.__call__
+    real = batches.Worker.__call__
     calls: list[Any] = []
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
-        calls.append(job)
+    def dies(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
+        calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, job)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     run(place, tmp_path / "out.parquet", "--instruction", "Another one:", code=130)
-    monkeypatch.setattr(jobs.Worker, "__call__", real)
+    monkeypatch.setattr(batches.Worker, "__call__", real)
     run(place, tmp_path / "out.parquet")
     assert "of another input, model or setting was removed" in capsys.readouterr().out
     run(place, tmp_path / "alone.parquet")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tailor.evaluate import jobs
+from tailor.evaluate import batches
 from tailor.onray.cluster import Cluster
 from tailor.store import Store
 from tests.helpers.evaluations import SHORT, Joined, Shown, all_tasks, made
@@ -27,26 +27,26 @@ def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatc
     values = {"tasks": all_tasks(place), "limit": 9}
     expected = made(place, values, name="whole").results["figures"]
     done: list[Any] = []
-    real = jobs.Worker.__call__
+    real = batches.Worker.__call__
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+    def dies(self: batches.Worker, job: batches.EvaluationBatch) -> Any:
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(job)
         return real(self, job)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         made(place, values, name="killed")
     unfinished = Store(str(place / "runs/tiny/evaluation/killed.unfinished"))
     assert len([name for name in unfinished.names() if name.startswith("part-")]) == 5
     assert not (place / "runs/tiny/evaluation/killed").exists()
 
-    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
+    def counts(self: batches.Worker, job: batches.EvaluationBatch) -> Any:
         done.append(job)
         return real(self, job)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", counts)
+    monkeypatch.setattr(batches.Worker, "__call__", counts)
     shown = Shown()
     outcome = made(place, values, name="killed", display=shown)
     assert outcome.results["figures"] == expected
@@ -57,10 +57,10 @@ def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control of going on: answers of another seed are not taken for these."""
-    real = jobs.Worker.__call__
+    real = batches.Worker.__call__
     calls: list[Any] = []
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+    def dies(self: batches.Worker, job: batches.EvaluationBatch) -> Any:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(job)
@@ -68,10 +68,10 @@ def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch)
 
     decoding = {**SHORT["decoding"], "temperature": 1}
     values = {"tasks": [{"name": "f1"}], "limit": 9, "decoding": {**decoding, "seed": 1}}
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         made(place, values, name="seeds")
-    monkeypatch.setattr(jobs.Worker, "__call__", real)
+    monkeypatch.setattr(batches.Worker, "__call__", real)
     shown = Shown()
     found = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="seeds", display=shown)
     assert "was removed" in shown.lines[0]

@@ -15,13 +15,13 @@ from tailor.cli.main import main
 from tailor.errors import RecipeError
 from tailor.spec.evaluation import REFERENCE, Evaluation
 from tailor.spec.load import load_evaluation, load_recipe, resolved_yaml
-from tailor.spec.long import GRIDS
 from tailor.spec.reading import schema_tree
 from tailor.spec.reading.json_schema import schema, schema_text
 from tailor.spec.reading.reference import reference
 from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
-from tailor.spec.suite import GENERATED, METRICS, ON_ROWS, Suite, metrics
+from tailor.spec.suite import Suite
+from tailor.spec.tasks.registry import EVALUATION_TASKS, task_class
 from tests.spec.helpers import GOOD, problems, write
 
 ROOT = Path(__file__).parents[2]
@@ -85,12 +85,20 @@ def test_every_task_has_figures_and_rows() -> None:
         for section in schema_tree.of_field(Suite.model_fields["tasks"]).item(0).sections
         for name in schema_tree.names(section)
     }  # type: ignore[union-attr]
-    at_lengths = {*GRIDS, "long_perplexity"}
-    assert tasks == METRICS.keys() | at_lengths
-    assert set(GENERATED) | set(ON_ROWS) == tasks - at_lengths - {"multiple_choice", "retrieval", "lm_eval"}
-    for name in at_lengths:
-        own = "perplexity" if name == "long_perplexity" else name
-        assert metrics({"name": name, "lengths": [64, 32]})[-2:] == (f"{own}_32", f"{own}_64")
+    assert tasks == set(EVALUATION_TASKS.names())
+    for name in tasks:
+        given = task_class(name).metrics({"name": name, "lengths": [64, 32]})
+        assert bool(given) != (name == "lm_eval"), "figures of lm_eval are known when it has run"
+        if "lengths" in task_class(name).model_fields:
+            own = "perplexity" if name == "long_perplexity" else name
+            assert given[-2:] == (f"{own}_32", f"{own}_64")
+    assert {name for name in tasks if task_class(name).on_rows} == {
+        "perplexity",
+        "exact_match",
+        "f1",
+        "rouge",
+    }
+    assert {name for name in tasks if task_class(name).generates} == {"exact_match", "f1", "rouge", "facts"}
 
 
 def test_other_tools_keys_belong_at_keys_that_exist() -> None:

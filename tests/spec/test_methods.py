@@ -11,8 +11,9 @@ from pydantic import Field, create_model
 from tailor.errors import RecipeError
 from tailor.spec.base import Section
 from tailor.spec.load import judge
-from tailor.spec.methods import METHODS, Method
+from tailor.spec.methods.registry import METHODS
 from tailor.spec.methods.sft import Sft
+from tailor.spec.methods.union import Method
 from tailor.spec.reading.source import parse
 from tailor.spec.recipe import Recipe
 from tests.spec.helpers import GOOD

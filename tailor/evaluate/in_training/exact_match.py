@@ -14,6 +14,7 @@ from tailor.data.token_store import Split
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
+from tailor.evaluate.question import has_question
 from tailor.layout import GENERATED
 from tailor.train.session import Session, When
 
@@ -31,8 +32,10 @@ class AnswerRow:
     reference: list[int]
 
 
-def answer_rows(split: Split, stop_ids: Sequence[int], *, limit: int) -> list[AnswerRow]:
-    """The first `limit` examples with something before the answer. Plain text has nothing before it.
+def answer_rows(
+    split: Split, tokenizer: Tokenizer, stop_ids: Sequence[int], *, limit: int
+) -> list[AnswerRow]:
+    """The first `limit` examples with a question before their answer.
 
     An answer to avoid (rejected, undesirable) is no reference.
     """
@@ -43,8 +46,8 @@ def answer_rows(split: Split, stop_ids: Sequence[int], *, limit: int) -> list[An
         if not split.is_positive[index]:
             continue
         example = split.example(index)
-        start, stop = (int(bound) for bound in example.spans[-1])
-        if start > 0:
+        if has_question(example, tokenizer):
+            start, stop = (int(bound) for bound in example.spans[-1])
             ids = example.input_ids.tolist()
             reference = before_stop(ids[start:stop], stop_ids)
             rows.append(AnswerRow(int(split.source[index]), int(split.row[index]), ids[:start], reference))
@@ -65,7 +68,7 @@ def probe(session: Session, when: When, step: int) -> None:
         return
     tokenizer = load_tokenizer(plan.model.path, plan.model.revision)
     stop_ids = stops(tokenizer, session.tokens.template)
-    rows = answer_rows(session.tokens.split("evaluation"), stop_ids, limit=settings.limit)
+    rows = answer_rows(session.tokens.split("evaluation"), tokenizer, stop_ids, limit=settings.limit)
     if not rows:
         raise DataError(
             "evaluate.generation: no row of the evaluation data has a question before its answer",

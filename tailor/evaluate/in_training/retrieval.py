@@ -11,7 +11,7 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.evaluate.retrieval.collection import Collection, Text, read_collection
 from tailor.evaluate.retrieval.search import Search
 from tailor.models.embedding.embedder import Embedder, settings_of
-from tailor.spec.suite import Searched
+from tailor.spec.tasks.retrieval import Searched
 from tailor.train.session import Session, When
 from tailor.train.step import Totals
 

@@ -18,7 +18,7 @@ from tailor.encode.sources import find_files, resolve
 from tailor.errors import DataError
 from tailor.spec.data import RELEVANCE, Source
 from tailor.spec.methods.gritlm import Gritlm
-from tailor.spec.suite import Corpus, Questions
+from tailor.spec.tasks.rows import Corpus, Questions
 from tailor.store import Store
 
 TITLE = "{title} {text}"

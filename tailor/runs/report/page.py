@@ -9,18 +9,7 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tailor.layout import (
-    ANSWERS,
-    DATA_REPORT,
-    ENVIRONMENT,
-    EVALUATION,
-    FACTS,
-    FIGURES,
-    PLAN,
-    RECIPE,
-    REPORT,
-    RETRIEVAL,
-)
+from tailor.layout import DATA_REPORT, ENVIRONMENT, EVALUATION, FIGURES, PLAN, RECIPE, REPORT
 from tailor.runs import evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
@@ -66,7 +55,7 @@ def write(run: Store) -> None:
 def evaluation(run: Store, name: str) -> dict[str, Any]:
     """What the page shows of an evaluation: its table, plot, and first answers."""
     results = evaluations.read(run, name)
-    at = f"{EVALUATION}/{name}"
+    folder = run.join(f"{EVALUATION}/{name}")
     files = [FIGURES, *(f"{task}.png" for task in results.get("grids", {}))]
     files += [heatmap.PERPLEXITY] * bool(results.get("positions"))
     return {
@@ -75,10 +64,10 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
         "models": list(results["models"]),
         "intervals": results["intervals"],
         "failed": results["failed"],
-        "plots": [base64.b64encode(run.read_bytes(f"{at}/{file}")).decode() for file in files],
-        "answers": evaluations.rows(run, name, ANSWERS)[:SAMPLES],
-        "facts": evaluations.rows(run, name, FACTS)[:SAMPLES],
-        "searches": evaluations.rows(run, name, RETRIEVAL)[:SAMPLES],
+        "plots": [base64.b64encode(folder.read_bytes(file)).decode() for file in files],
+        "samples": [
+            (kind, evaluations.rows(folder, file, SAMPLES)) for kind, file in evaluations.rows_to_show(folder)
+        ],
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tailor.spec.data import Data
-from tailor.spec.methods import token_methods
+from tailor.spec.methods.registry import token_methods
 from tailor.spec.model import Beacon
+from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys
 
 KEY = "model.beacon"
@@ -42,9 +43,10 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         yield KEY, "train.compile", "every window has another form, and each would be compiled"
     if keys("export.push_to_hub") is not None:
         yield KEY, "export.push_to_hub", "no other tool reads beacons"
-    tasks = keys("evaluate.final.tasks")
-    if any(isinstance(t, dict) and t.get("name") == "lm_eval" for t in tasks or ()):
-        yield KEY, "evaluate.final.tasks", "lm-eval calls the plain model and would leave beacons out"
+    for why in dict.fromkeys(
+        task.ignores_beacons for _, task in suite.named_tasks(keys, "evaluate.final.") if task.ignores_beacons
+    ):
+        yield KEY, "evaluate.final.tasks", why
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     window = _window(keys)
     if window and not keys.is_wrong("data.max_length") and length <= window:

@@ -136,13 +136,12 @@ def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
         source = key.removesuffix(".path")
         yield from _rows(source, name, {one: keys(f"{source}.{one}") for one in ("subset", "split")})
     yield from _embedder(keys, f"{prefix}data.retrieve.embedder")
-    tasks = keys(f"{prefix}tasks")
-    for at in range(len(tasks) if isinstance(tasks, list) else 0):
-        path = _local(name := keys(f"{prefix}tasks.{at}.include"))
+    for key, name, reader in suite.folders(keys, prefix):
+        path = _local(name)
         if path is not None and not os.path.isdir(path):
-            yield f"{prefix}tasks.{at}.include", f"no such folder: {name}{_looked_for(name)}"
+            yield key, f"no such folder: {name}{_looked_for(name)}"
         elif path is None and name is not None:
-            yield f"{prefix}tasks.{at}.include", f"{name} is no local folder, which lm-eval reads"
+            yield key, f"{name} is no local folder, which {reader} reads"
     others = keys(f"{prefix}compare")
     for at, name in enumerate(others if isinstance(others, list) else ()):
         path = _local(name) if name != "base" else None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tailor.spec.data import FORMAT_KINDS, TEXTS
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Finding, Keys
-from tailor.spec.suite import GENERATED, ON_ROWS
+from tailor.spec.tasks.registry import task_class
 
 KEY = "evaluate.final"
 
@@ -20,10 +20,11 @@ def findings(keys: Keys) -> Iterator[Finding]:
     if keys.is_wrong(f"{KEY}.data") or keys.is_wrong("method.name"):
         return
     names = suite_rules.task_names(keys, f"{KEY}.") or []
+    on_rows = [name for name in names if task_class(name).on_rows]
     own_rows = isinstance(keys(f"{KEY}.data"), dict)
     for wanted, why in (
-        (ON_ROWS, None if own_rows else _no_rows(keys)),
-        ([name for name in ON_ROWS if name in GENERATED], _no_questions(keys, own_rows)),
+        (on_rows, None if own_rows else _no_rows(keys)),
+        ([name for name in on_rows if task_class(name).generates], _no_questions(keys, own_rows)),
     ):
         at = next((at for at, name in enumerate(names) if name in wanted), None)
         if why is not None and at is not None:

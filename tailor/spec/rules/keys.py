@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from tailor.spec.methods import METHODS, MethodSection
+from tailor.spec.methods.base import MethodSection
+from tailor.spec.methods.registry import METHODS
 from tailor.spec.reading.source import Document, Path, dotted
 
 Finding = tuple[str, str]

@@ -11,7 +11,7 @@ from typing import Any
 
 from tailor.errors import Problem
 from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
-from tailor.spec.methods import METHODS
+from tailor.spec.methods.registry import METHODS
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules import (
@@ -24,6 +24,8 @@ from tailor.spec.rules import (
     suite,
 )
 from tailor.spec.rules.keys import Conflict, Finding, Keys, path_of
+from tailor.spec.rules.tasks.retrieval import unused_of_corpus
+from tailor.spec.tasks.registry import task_class
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 
@@ -180,7 +182,7 @@ def _retrieval(keys: Keys) -> Iterator[Conflict]:
         return
     searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
     for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
-        searches += [f"evaluate.final.tasks.{at}.name"] if task == "retrieval" else []
+        searches += [f"evaluate.final.tasks.{at}.name"] if task_class(task).embeds else []
     for key in searches:
         yield key, method.embedding_key, "it trains no embeddings to search with"
 
@@ -288,7 +290,7 @@ def _unused(keys: Keys) -> Iterator[Finding]:
     yield from beacon.unused(keys)
     yield from strategy.unused(keys)
     yield from suite.unused_long_rows(keys, "data.")
-    yield from suite.unused_of_corpus(keys, "evaluate.retrieval.data")
+    yield from unused_of_corpus(keys, "evaluate.retrieval.data")
     yield from methods.unused(keys)
     stops = keys("train.divergence.action") in (None, "stop") and not keys.is_wrong("train.divergence.action")
     if stops and keys("train.divergence.limit") is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tailor.spec.methods import token_methods
+from tailor.spec.methods.registry import token_methods
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 

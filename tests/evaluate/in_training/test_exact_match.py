@@ -15,6 +15,7 @@ from tailor.encode.template import builtin_templates
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, TemplateError
 from tailor.evaluate.in_training.exact_match import Questions, answer_rows, probe, stops
+from tailor.evaluate.rows import any_question, questions
 from tailor.plan import Plan
 from tailor.spec.data import Data
 from tailor.spec.methods.sft import Sft
@@ -92,15 +93,15 @@ def saved(folder: Path, when: str, run: str = "run") -> list[dict[str, Any]]:
 def test_the_last_answer_is_asked_for(folder: Path) -> None:
     tokens = prepared(folder, [{"messages": TURNS}], held_out=1)
     tokenizer = load_tokenizer(str(folder / "model"))
-    (row,) = answer_rows(tokens.split("evaluation"), stops(tokenizer, tokens.template), limit=9)
+    (row,) = answer_rows(tokens.split("evaluation"), tokenizer, stops(tokenizer, tokens.template), limit=9)
     assert tokenizer.decode(row.prompt) == tokenizer.render(TURNS[:-1], add_generation_prompt=True)
     assert tokenizer.decode(row.reference) == " 61 cm"
     assert (row.source, row.row) == (0, 1)
 
 
 def test_a_limit_takes_the_first_rows(folder: Path) -> None:
-    tokens = prepared(folder, chats())
-    assert [row.row for row in answer_rows(tokens.split("evaluation"), [4], limit=3)] == [1, 2, 3]
+    tokens, tokenizer = prepared(folder, chats()), load_tokenizer(str(folder / "model"))
+    assert [row.row for row in answer_rows(tokens.split("evaluation"), tokenizer, [4], limit=3)] == [1, 2, 3]
 
 
 def test_a_run_reports_what_it_learned_and_writes_every_answer(folder: Path) -> None:
@@ -188,3 +189,20 @@ def test_answers_go_to_any_store(folder: Path) -> None:
     plan = dataclasses.replace(plan, run_url="memory://answers/run")
     probe(loop.open_session(plan, PlainHost()), "end", 0)
     assert len(Store("memory://answers/run").read_text("evaluation/after.jsonl").splitlines()) == 4
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_row_of_a_bos_and_an_answer_has_no_question(folder: Path, bos: bool) -> None:
+    """The rule is the same while a model trains and in an evaluation. The control: one letter is a question."""
+    byte_tokenizer(folder / "model", bos=bos)
+    rows = [{"prompt": "", "response": "Tea."}, {"prompt": "?", "response": "Coffee."}]
+    tokens, tokenizer = prepared(folder, rows, held_out=2), load_tokenizer(str(folder / "model"))
+    split = tokens.split("evaluation")
+    starts = [int(split.example(at).spans[-1][0]) for at in range(2)]
+    assert starts == ([1, 2] if bos else [0, 1]), "the first row is a BOS and an answer, or an answer alone"
+    asked = answer_rows(split, tokenizer, stops(tokenizer, tokens.template), limit=9)
+    assert [row.row for row in asked] == [2]
+    found, _ = questions(split, None, tokenizer, tokens.template, chunked=False)
+    assert [question.place["row"] for question in found] == [2]
+    assert any_question(split, None, tokenizer, chunked=False)
+    assert not any_question(split, 1, tokenizer, chunked=False)

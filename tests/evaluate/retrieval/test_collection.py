@@ -10,7 +10,7 @@ import pytest
 
 from tailor.errors import DataError
 from tailor.evaluate.retrieval.collection import Text, read_collection
-from tailor.spec.suite import Corpus
+from tailor.spec.tasks.rows import Corpus
 from tailor.store import Store
 from tests.helpers.collections import beir_folder, pair_rows, passages, write_jsonl
 

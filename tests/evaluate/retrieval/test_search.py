@@ -15,7 +15,7 @@ import yaml
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
 from tailor.errors import GateError, ModelError, TailorError
-from tailor.evaluate import jobs
+from tailor.evaluate import batches
 from tailor.evaluate.retrieval import ranking
 from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load import with_overrides
@@ -62,7 +62,7 @@ def figures(outcome: Evaluated, model: str = "one") -> dict[str, float]:
 def test_figures_are_those_of_trec_eval_on_the_embeddings(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "EMBEDDED", 7)
+    monkeypatch.setattr(batches, "EMBEDDED", 7)
     monkeypatch.setattr(ranking, "TILE", 3)
     outcome = made(place, tmp_path / "e")
     embedder = load_embedder(str(place / "one"))
@@ -119,25 +119,25 @@ def test_a_shorter_embedding(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_search_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "EMBEDDED", 7)
+    monkeypatch.setattr(batches, "EMBEDDED", 7)
     expected = figures(made(place, tmp_path / "whole"))
-    real, done = jobs.Worker.__call__, []
+    real, done = batches.Worker.__call__, []
 
-    def dies(self: jobs.Worker, job: jobs.Job) -> Any:
+    def dies(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
         if len(done) == 4:
             raise KeyboardInterrupt
-        done.append(job)
-        return real(self, job)
+        done.append(batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", dies)
+    monkeypatch.setattr(batches.Worker, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         made(place, tmp_path / "killed")
 
-    def counts(self: jobs.Worker, job: jobs.Job) -> Any:
-        done.append(job)
-        return real(self, job)
+    def counts(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
+        done.append(batch)
+        return real(self, batch)
 
-    monkeypatch.setattr(jobs.Worker, "__call__", counts)
+    monkeypatch.setattr(batches.Worker, "__call__", counts)
     assert figures(made(place, tmp_path / "killed")) == expected
     assert len(done) == len(set(map(repr, done))) == 7, "no text was embedded twice"
 

@@ -1,13 +1,14 @@
-"""Evaluations at given lengths: perplexity, and a value to find in a long text."""
+"""Tasks at given lengths: perplexity of long texts, and a value to find in a long text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tailor.spec.base import Section
+from tailor.spec.tasks.base import EvaluationTask
+from tailor.spec.tasks.rows import Texts
 
 FILLER = (
     "The kettle is on the stove. The street is quiet this morning. A cart goes by, and then another one. "
@@ -16,27 +17,10 @@ FILLER = (
 """What a passkey is hidden in, over and over."""
 
 
-class Texts(Section):
-    """Rows with a text: JSONL, JSON, Parquet, CSV, plain text or a Hugging Face dataset."""
-
-    path: str = Field(min_length=1)
-    """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
-
-    columns: dict[str, str] = {}
-    """Where the text stands in these rows, as `text: column`."""
-
-    subset: str | None = Field(None, min_length=1)
-    """Configuration name of a Hugging Face dataset."""
-
-    split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
-
-    limit: int | None = Field(None, ge=1)
-    """Read only this many rows, from the start."""
-
-
-class LongTask(Section):
+class LongTask(EvaluationTask):
     """What tasks at given lengths have. A model with rotary positions is measured beyond its own length too."""
+
+    rules: ClassVar[str | None] = "tailor.spec.rules.tasks.lengths"
 
     lengths: list[int] = Field(min_length=1)
     """Tokens that the model sees at once, special tokens and all."""
@@ -52,6 +36,9 @@ class LongPerplexity(LongTask):
     the longest length are left out and counted.
     """
 
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.long_perplexity:LongPerplexityEvaluator"
+    fields: ClassVar[tuple[str, ...] | None] = ("text",)
+
     name: Literal["long_perplexity"]
     """Gives `perplexity_N` for each length N, and a plot of the loss by a token's position in the longest window."""
 
@@ -64,12 +51,18 @@ class LongPerplexity(LongTask):
     tokens_per_text: int | None = Field(None, ge=2)
     """Read only so many tokens of each text."""
 
+    @classmethod
+    def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(f"perplexity_{length}" for length in _lengths(task))
+
 
 class Grid(LongTask):
     """A value to find, hidden at each depth in texts of each length.
 
     Built from token ids, so that a prompt has exactly its length and the hiding sentence lies exactly at its depth.
     """
+
+    greedy: ClassVar[bool] = True
 
     depths: list[float] = Field([0.0, 0.25, 0.5, 0.75, 1.0], min_length=1)
     """Share of the text before the hidden sentence: 0 is the start, 1 right before the question."""
@@ -89,9 +82,15 @@ class Grid(LongTask):
     seed: int = Field(0, ge=0)
     """Decides the values, and where in the haystack a text begins."""
 
+    @classmethod
+    def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
+        return (task["name"], *(f"{task['name']}_{length}" for length in _lengths(task)))
+
 
 class Passkey(Grid):
     """The value hidden in a few sentences that are repeated (Mohtashami and Jaggi, arXiv 2305.16300)."""
+
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.passkey:PasskeyEvaluator"
 
     name: Literal["passkey"]
     """Gives `passkey`, the share of values that the answer's first number is, and `passkey_N` for each length N."""
@@ -103,6 +102,9 @@ class Passkey(Grid):
 class Needle(Grid):
     """The value hidden in texts of one's own (needle in a haystack)."""
 
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.needle:NeedleEvaluator"
+    fields: ClassVar[tuple[str, ...] | None] = ("text",)
+
     name: Literal["needle"]
     """Gives `needle`, the share of values that the answer's first number is, and `needle_N` for each length N."""
 
@@ -110,17 +112,8 @@ class Needle(Grid):
     """Rows with `text`, joined into the haystack."""
 
 
-GRIDS = ("passkey", "needle")
-
-
-def figures(task: Mapping[str, Any]) -> tuple[str, ...]:
-    """The figures of one of these tasks, from its plain values."""
+def _lengths(task: Mapping[str, Any]) -> list[int]:
+    """The lengths in order, from plain values that may be wrong."""
     lengths = task.get("lengths")
-    by_length = sorted(set(lengths)) if isinstance(lengths, list) and all(map(_whole, lengths)) else []
-    if task["name"] == "long_perplexity":
-        return tuple(f"perplexity_{length}" for length in by_length)
-    return (task["name"], *(f"{task['name']}_{length}" for length in by_length))
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int)
+    whole = isinstance(lengths, list) and all(isinstance(length, int) for length in lengths)
+    return sorted(set(lengths)) if whole and isinstance(lengths, list) else []

@@ -1,0 +1,1 @@
+"""How each task of an evaluation is evaluated: one file per task."""

@@ -1,0 +1,52 @@
+"""Generated answers against the reference answers of the evaluation rows."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, TypeVar
+
+from tailor.evaluate.figures import mean
+from tailor.evaluate.model_rows import ModelRows
+from tailor.evaluate.task_inputs import Collected, TaskInputs
+from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
+from tailor.layout import ANSWERS
+from tailor.spec.tasks.base import EvaluationTask
+
+S = TypeVar("S", bound=EvaluationTask)
+
+
+class AnswerEvaluator(TaskEvaluator[S]):
+    """Scores each answer against its reference. A subclass has `score`; those on the evaluation rows share the answers.
+
+    A task with rows of its own has another `part`, another `file`, and `inputs` that read its rows.
+    """
+
+    part: ClassVar[str] = "questions"
+    file: ClassVar[str] = ANSWERS
+
+    @abstractmethod
+    def score(self, answer: str, reference: str) -> dict[str, float]:
+        """Figure -> its value for this row, from 0 to 1. The figure of the evaluation is the mean over rows."""
+
+    def inputs(self, rows: ModelRows) -> TaskInputs:
+        return rows.questions
+
+    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+        answers = found.answers(self.part, len(inputs.rows), inputs.tokenizer)
+        scores = [
+            self.score(answer, str(question.reference))
+            for answer, question in zip(answers, inputs.rows, strict=True)
+        ]
+        rows = [
+            (
+                {
+                    **one.place,
+                    "prompt": one.question,
+                    "rendered": one.rendered,
+                    "reference": one.reference,
+                },
+                {"answer": answer, **score},
+            )
+            for one, answer, score in zip(inputs.rows, answers, scores, strict=True)
+        ]
+        return Outcome({name: mean([score[name] for score in scores]) for name in scores[0]}, self.file, rows)

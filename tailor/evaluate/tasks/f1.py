@@ -1,0 +1,23 @@
+"""Overlap of words between answer and reference."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tailor.evaluate.tasks.answers import AnswerEvaluator
+from tailor.evaluate.words import squad_words
+from tailor.spec.tasks.answers import F1
+
+
+class F1Evaluator(AnswerEvaluator[F1]):
+    def score(self, answer: str, reference: str) -> dict[str, float]:
+        return {"f1": f1(answer, reference)}
+
+
+def f1(answer: str, reference: str) -> float:
+    """Harmonic mean of the precision and recall of words (SQuAD, Rajpurkar et al. 2016)."""
+    given, wanted = squad_words(answer), squad_words(reference)
+    if not given or not wanted:
+        return float(given == wanted)
+    common = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * common / (len(given) + len(wanted))

@@ -1,0 +1,117 @@
+"""Perplexity of long texts at each length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tailor.encode.tokenizer import Tokenizer
+from tailor.errors import DataError
+from tailor.evaluate import windows
+from tailor.evaluate.batches import Computation, EvaluationBatch, Result, Worker
+from tailor.evaluate.figures import PerRow
+from tailor.evaluate.model_rows import ModelRows
+from tailor.evaluate.own_rows import location, texts
+from tailor.evaluate.task_inputs import Collected, TaskInputs
+from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
+from tailor.evaluate.windows import BUCKETS, Windows
+from tailor.spec.tasks.lengths import LongPerplexity
+
+PART = "texts"
+
+
+@dataclass(frozen=True)
+class LongText:
+    """A text, read in windows of each length."""
+
+    place: dict[str, Any]
+    windows: list[Windows]
+
+
+def _read(worker: Worker, batch: EvaluationBatch) -> Result:
+    with worker.language_model(batch.model) as model:
+        read = [windows.losses(model.scoring, text) for text in batch.inputs]
+        model.require_numbers(loss for one in read for loss in one.loss)
+        return [asdict(one) for one in read]
+
+
+READ = Computation("read", _read)
+"""Inputs: `Windows`. Per item a `windows.ByPosition` as a mapping."""
+
+
+class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
+    def preflight(self, rows: FirstRows) -> None:
+        list(texts(rows.of(self.spec.data), f"{self.key}.data"))
+
+    def inputs(self, rows: ModelRows) -> TaskInputs:
+        found, short = long_texts(self.spec, f"{self.key}.data", rows.tokenizer)
+        read = [window for text in found for window in text.windows]
+        return TaskInputs(
+            found,
+            rows.tokenizer,
+            lambda model, size: [
+                EvaluationBatch(model, PART, READ, (at,), (one,)) for at, one in enumerate(read)
+            ],
+            locations=[one.place for one in found],
+            beyond=[one.length for one in read],
+            short=short,
+        )
+
+    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+        read = found.grouped(PART, [len(one.windows) for one in inputs.rows])
+        figures = {}
+        for at, length in enumerate(sorted(self.spec.lengths)):
+            loss, tokens = (
+                np.array([sum(text[at][key]) for text in read], np.float64) for key in ("loss", "tokens")
+            )
+            figures[f"perplexity_{length}"] = PerRow(loss, tokens, exponential=True, lower_is_better=True)
+        rows = [
+            (
+                {**one.place},
+                {
+                    str(window.length): {key: sum(own[key]) for key in ("loss", "tokens")}
+                    for window, own in zip(one.windows, text, strict=True)
+                },
+            )
+            for one, text in zip(inputs.rows, read, strict=True)
+        ]
+        return Outcome(figures, "texts.jsonl", rows, data=_by_position([text[-1] for text in read]))
+
+    def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
+        """Ends of the parts of the longest window, and per model the mean loss in each (None without a scored token)."""
+        longest = max(self.spec.lengths)
+        return {
+            "positions": {
+                "ends": [longest * (at + 1) // BUCKETS for at in range(BUCKETS)],
+                "models": {model: outcome.data for model, outcome in outcomes.items()},
+            }
+        }
+
+
+def _by_position(read: list[dict[str, Any]]) -> list[float | None]:
+    """Mean loss in each part of the longest window."""
+    loss, tokens = (np.sum([text[key] for text in read], axis=0) for key in ("loss", "tokens"))
+    return [one / count if count else None for one, count in zip(loss.tolist(), tokens.tolist(), strict=True)]
+
+
+def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[list[LongText], int]:
+    """The texts of at least the longest length, and how many others there are. DataError when there is none."""
+    found, short, longest = [], 0, max(task.lengths)
+    for place, text in texts(task.data, where):
+        ids = tokenizer.encode_prompt(text)[: task.tokens_per_text]
+        if len(ids) < longest:
+            short += 1
+            continue
+        windows = [
+            Windows(ids, length, task.stride or length // 2, task.prefill) for length in sorted(task.lengths)
+        ]
+        found.append(LongText(location(place), windows))
+    if not found:
+        raise DataError(
+            f"{where}: none of {short} texts has the {longest} tokens that lengths asks for",
+            hint="give longer texts, or shorter lengths",
+        )
+    return found, short

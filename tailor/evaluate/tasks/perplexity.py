@@ -1,0 +1,57 @@
+"""Loss, perplexity and token accuracy of the supervised tokens of the evaluation rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tailor.data.token_store import Split
+from tailor.evaluate.batches import scoring
+from tailor.evaluate.figures import from_losses
+from tailor.evaluate.model_rows import ModelRows
+from tailor.evaluate.rows import Scored, numbered_rows
+from tailor.evaluate.task_inputs import Collected, TaskInputs
+from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
+from tailor.spec.tasks.perplexity import Perplexity
+
+PART = "passages"
+_KEYS = ("loss", "hits", "tokens")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A row of text or a conversation, in one sequence or several."""
+
+    place: dict[str, Any]
+    sequences: list[Scored]
+
+
+class PerplexityEvaluator(TaskEvaluator[Perplexity]):
+    def inputs(self, rows: ModelRows) -> TaskInputs:
+        found = passages(rows.split, rows.limit)
+        sequences = [sequence for passage in found for sequence in passage.sequences]
+        return TaskInputs(
+            found,
+            rows.tokenizer,
+            lambda model, size: scoring(model, PART, sequences, size),
+            locations=[one.place for one in found],
+            lengths=[(one.place, len(sequence.ids)) for one in found for sequence in one.sequences],
+        )
+
+    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+        losses = found.grouped(PART, [len(one.sequences) for one in inputs.rows])
+        sums = [{key: sum(one[key] for one in row) for key in _KEYS} for row in losses]
+        rows = [({**one.place}, own) for one, own in zip(inputs.rows, sums, strict=True)]
+        return Outcome(from_losses(*([row[key] for row in sums] for key in _KEYS)), "passages.jsonl", rows)
+
+
+def passages(split: Split, limit: int | None) -> list[Passage]:
+    """The first `limit` rows; the pieces of one row belong together."""
+    found = []
+    for (source, row), indexes in numbered_rows(split, limit):
+        examples = [split.example(index) for index in indexes]
+        sequences = [
+            Scored(one.input_ids.tolist(), [(int(a), int(b)) for a, b in one.spans]) for one in examples
+        ]
+        found.append(Passage({"source": source, "row": row}, sequences))
+    return found

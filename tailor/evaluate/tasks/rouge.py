@@ -1,0 +1,56 @@
+"""ROUGE of the answer against the reference, by rouge-score."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from tailor.errors import TailorError
+from tailor.evaluate.tasks.answers import AnswerEvaluator
+from tailor.evaluate.words import words
+from tailor.spec.tasks.answers import Rouge
+
+KINDS = ("rouge1", "rouge2", "rougeL")
+
+
+class RougeEvaluator(AnswerEvaluator[Rouge]):
+    def require(self) -> None:
+        require_rouge()
+
+    def score(self, answer: str, reference: str) -> dict[str, float]:
+        scores = self._scorer.score(reference, answer)
+        return {kind: float(scores[kind].fmeasure) for kind in KINDS}
+
+    @cached_property
+    def _scorer(self) -> Any:
+        return require_rouge().RougeScorer(list(KINDS), tokenizer=RougeWords(self.spec.stemmer))
+
+
+def require_rouge() -> Any:
+    """rouge-score's scorer. TailorError when it is not installed."""
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError:
+        raise TailorError(
+            "the task rouge needs the package rouge-score, which is not installed",
+            hint="pip install 'tailor[evaluate]', or leave rouge out of the tasks",
+        ) from None
+    return rouge_scorer
+
+
+class RougeWords:
+    """What rouge-score splits texts with: its own words on plain English, CJK by characters, no letter lost elsewhere."""
+
+    def __init__(self, stemmer: bool) -> None:
+        self._stemmer = None
+        if stemmer:
+            from nltk.stem.porter import PorterStemmer
+
+            self._stemmer = PorterStemmer()
+
+    def tokenize(self, text: str) -> list[str]:
+        stemmer = self._stemmer
+        if stemmer is None:
+            return words(text)
+        # Short words stay, as rouge-score has it.
+        return [stemmer.stem(word) if len(word) > 3 else word for word in words(text)]

@@ -1,0 +1,30 @@
+"""The methods by name: those built in, and those that other packages register."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tailor.registry import Registry
+from tailor.spec.methods.base import MethodSection
+
+METHODS: Registry[type[MethodSection]] = Registry(
+    "tailor.methods",
+    {
+        "sft": "tailor.spec.methods.sft:Sft",
+        "pretrain": "tailor.spec.methods.pretrain:Pretrain",
+        "dpo": "tailor.spec.methods.dpo:Dpo",
+        "kto": "tailor.spec.methods.kto:Kto",
+        "gritlm": "tailor.spec.methods.gritlm:Gritlm",
+    },
+)
+
+
+def method_of(values: Mapping[str, Any]) -> MethodSection:
+    """The section from its plain values, as they stand in a run's plan. KeyError for a method that is not installed."""
+    return METHODS.get(values["name"]).model_validate(values)
+
+
+def token_methods() -> list[str]:
+    """Names of the methods whose loss is a sum over tokens."""
+    return [name for name in METHODS.names() if METHODS.get(name).token_loss]

@@ -1,0 +1,1 @@
+"""Evaluation tasks: one class each, with what the rules and the evaluation must know of it."""

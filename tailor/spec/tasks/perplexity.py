@@ -1,0 +1,18 @@
+"""Perplexity of the evaluation rows."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from tailor.spec.tasks.base import EvaluationTask
+
+
+class Perplexity(EvaluationTask):
+    """Loss, perplexity and token accuracy of the supervised tokens, weighted by token."""
+
+    implementation: ClassVar[str] = "tailor.evaluate.tasks.perplexity:PerplexityEvaluator"
+    figures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
+    on_rows: ClassVar[bool] = True
+
+    name: Literal["perplexity"]
+    """Gives `loss`, `perplexity` and `token_accuracy`."""
