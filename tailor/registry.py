@@ -8,10 +8,11 @@ A package adds a name with an entry point (docs/extending.md):
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tailor.errors import ExtensionError
 
@@ -56,11 +57,8 @@ class Registry(Generic[T]):
 
     @cached_property
     def _registered(self) -> dict[str, EntryPoint]:
-        # Imported here: it takes tens of milliseconds, which `tailor --help` need not wait for.
-        from importlib.metadata import entry_points
-
         found: dict[str, EntryPoint] = {}
-        for entry in entry_points(group=self.group):
+        for entry in _entry_points(tuple(sys.path)).select(group=self.group):
             taken = "tailor itself" if entry.name in self.builtin else None
             if entry.name in found and found[entry.name].value != entry.value:
                 taken = _package(found[entry.name])
@@ -71,6 +69,15 @@ class Registry(Generic[T]):
                 )
             found[entry.name] = entry
         return found
+
+
+@lru_cache(maxsize=1)
+def _entry_points(path: tuple[str, ...]) -> Any:
+    """Those of all installed packages: one scan for all registries. path: `sys.path`, which decides what is installed."""
+    # Imported here: it takes tens of milliseconds, which `tailor --help` need not wait for.
+    from importlib.metadata import entry_points
+
+    return entry_points()
 
 
 def _package(entry: EntryPoint) -> str:
