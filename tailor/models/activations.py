@@ -82,7 +82,7 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 def tile_feed_forward(base: Any) -> None:
     """Compute the feed-forward block of each decoder layer in tiles of tokens. ModelError where there is none to find.
 
-    `probe.tiles_are_the_whole` proves it afterwards.
+    `probe.tiling_is_exact` proves it afterwards.
     """
     for layer in decoder_layers(base) or [base]:
         found = [block for name in FEED_FORWARD if isinstance(block := getattr(layer, name, None), nn.Module)]

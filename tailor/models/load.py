@@ -87,7 +87,7 @@ def adapt(
             base_of(network).enable_input_require_grads()
     if tiled_mlp:
         activations.tile_feed_forward(base_of(network))
-    _freeze_unreached(network)
+    _freeze_unused(network)
     return network.eval()
 
 
@@ -100,9 +100,9 @@ def prove(
     with torch.autocast(device.type, dtype=compute, enabled=precision != "fp32"):
         model = _with_attention(network, spec, device, compute, pack=pack, static_shapes=static_shapes)
         model.splits_head = probe.head_is_separate(model, device)
-        if not probe.tiles_are_the_whole(model, device, compute):
+        if not probe.tiling_is_exact(model, device, compute):
             raise activations.no_tiles(model.base)
-        if spec.adapter is not None and (idle := probe.adapters_passed_by(model, device)):
+        if spec.adapter is not None and (idle := probe.unused_adapters(model, device)):
             raise ModelError(
                 f"model.adapter: {type(model.base).__name__} computes past the adapter on {idle[0]}, so it would "
                 "learn nothing",
@@ -246,7 +246,7 @@ def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None =
     )
 
 
-def _freeze_unreached(network: Any) -> None:
+def _freeze_unused(network: Any) -> None:
     """Weights that no text token reaches (a vision tower's) are not trained: data parallelism would wait for them."""
     base = base_of(network)
     reached = {

@@ -62,7 +62,7 @@ def head_is_separate(model: CausalModel, device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
+def unused_adapters(model: CausalModel, device: torch.device) -> list[str]:
     """Names of the adapted modules that a forward pass in training does not call. Experts may not be called for."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -85,7 +85,7 @@ def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
 
 
 @torch.no_grad()
-def tiles_are_the_whole(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
+def tiling_is_exact(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether feed-forward blocks that are computed in tiles take each token by itself."""
     blocks = tiled_blocks(model.base)
     if not blocks:
@@ -102,7 +102,7 @@ def tiles_are_the_whole(model: CausalModel, device: torch.device, dtype: torch.d
 
 
 @torch.no_grad()
-def streams_can_be_cut(
+def sequence_split_is_exact(
     model: CausalModel, sequence: SequenceGroup, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     """Whether two documents, cut over the group's workers, give what they give on one worker. All of them ask.

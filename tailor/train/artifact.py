@@ -42,7 +42,7 @@ def write_artifact(session: Session) -> str:
     strategy, plan = session.strategy, session.plan
     name = ADAPTER if plan.model.adapter else BEACON if plan.model.beacon else MODEL
     projection: dict[str, torch.Tensor] = {}
-    weights = _apart(strategy.whole_weights(), projection)
+    weights = _apart(strategy.unsharded_weights(), projection)
     if session.host.rank != 0:
         for _ in weights:
             pass

@@ -49,7 +49,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
 
     with Saver(session.run, keep=plan.save.keep, durable=host.flush) as saver:
         training = _Training(session, runner, saver, state, start, probes)
-        if not training.to_the_end():
+        if not training.run_to_end():
             return "stopped"
         saver.wait()
         if host.rank == 0:
@@ -84,7 +84,7 @@ class _Training:
         self._session, self._runner, self._saver = session, runner, saver
         self._state, self._start, self._probes = state, start, probes
 
-    def to_the_end(self) -> bool:
+    def run_to_end(self) -> bool:
         """Make the remaining steps; False when a worker was asked to stop before the last one."""
         state = self._state
         self._session.model.train()

@@ -110,7 +110,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         reference=values,
     )
     if sequence is not None:
-        prove_cut(session, sequence)
+        check_sequence_split(session, sequence)
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
         f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
@@ -123,13 +123,13 @@ def open_session(plan: Plan, host: Host) -> Session:
     return session
 
 
-def prove_cut(session: Session, sequence: SequenceGroup) -> None:
+def check_sequence_split(session: Session, sequence: SequenceGroup) -> None:
     """Raises ModelError, on every worker, where the model's sequences cannot be held by several together."""
     model, dtype = session.model, DTYPES[session.plan.precision]
     taken = model.base.config._attn_implementation == attention.NAME
     arguments = (sequence, session.device, dtype)
     with torch.no_grad(), session.autocast():
-        if taken and session.strategy.forward(probe.streams_can_be_cut, *arguments):
+        if taken and session.strategy.forward(probe.sequence_split_is_exact, *arguments):
             return
     raise ModelError(
         f"scale.sequence_parallel: {type(model.base).__name__} does not compute of a part of a sequence what it "

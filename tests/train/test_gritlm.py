@@ -155,10 +155,10 @@ def two_workers(
     host: PlainHost, plans: dict[str, Plan], balance: dict[str, Plan], negatives: dict[str, Plan]
 ) -> Results:
     curves = {case: curve(host, plan) for case, plan in plans.items()}
-    stepped, internals._Partitioned.stepped = internals._Partitioned.stepped, lambda self: None  # type: ignore[method-assign]
+    after_step, internals._Stage3.after_step = internals._Stage3.after_step, lambda self: None  # type: ignore[method-assign]
     plan = plans["zero-3, full"]
     curves["zero-3, not cleared"] = curve(host, dataclasses.replace(plan, run_url=f"{plan.run_url}-control"))
-    internals._Partitioned.stepped = stepped  # type: ignore[method-assign]
+    internals._Stage3.after_step = after_step  # type: ignore[method-assign]
     found = {case: gradients(host, plan) for case, plan in balance.items()}
     right, gritlm.Gritlm._weight = gritlm.Gritlm._weight, by_world  # type: ignore[method-assign]
     found |= {f"{case}, divided": gradients(host, plan) for case, plan in balance.items()}

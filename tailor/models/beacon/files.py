@@ -50,7 +50,7 @@ def read_settings(folder: Path, url: str) -> Beacon:
         ) from error
 
 
-def put_onto(network: Any, folder: Path, url: str) -> None:
+def load_beacons(network: Any, folder: Path, url: str) -> None:
     """Give a network the beacons in `folder`, in its own dtype, ready to answer. Raises ModelError and StoreError."""
     add_beacons(network, read_settings(folder, url))
     put_weights(network, folder, url)

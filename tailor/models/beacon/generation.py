@@ -38,7 +38,7 @@ def answer(
     while len(ids) - len(prompt) < is_positive:
         while len(ids) - done > window:  # the last window, even when it is full, has no beacons
             full = torch.tensor([ids[done : done + window]], device=device)
-            memory, done = beacons.read_whole(full, memory, ratio)[1], done + window
+            memory, done = beacons.read_window(full, memory, ratio)[1], done + window
         behind = torch.tensor([[ids[0]] * memory.length + ids[done:]], device=device)
         # A window of n tokens predicts one more, with which the next one begins.
         config.max_new_tokens = min(is_positive - (len(ids) - len(prompt)), window - (len(ids) - done) + 1)

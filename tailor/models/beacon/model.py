@@ -67,9 +67,9 @@ class BeaconModel(CausalModel):
         window, memory = self.beacons.spec.window, Memory()
         parts = []
         for at, ratio in enumerate(ratios):
-            part, memory = self.beacons.read_whole(ids[:, at * window : (at + 1) * window], memory, ratio)
+            part, memory = self.beacons.read_window(ids[:, at * window : (at + 1) * window], memory, ratio)
             parts.append(part)
-        return torch.cat([*parts, self.beacons.read_last(ids[:, len(ratios) * window :], memory)], dim=1)
+        return torch.cat([*parts, self.beacons.read_last_window(ids[:, len(ratios) * window :], memory)], dim=1)
 
     def logits(self, batch: TokenBatch) -> torch.Tensor:
         """Logits, [B, T, V]."""

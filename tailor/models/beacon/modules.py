@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from tailor.errors import ModelError
-from tailor.models.beacon.windows import Memory, Window, WindowCache, turning
+from tailor.models.beacon.windows import Memory, Window, WindowCache, key_rotation
 from tailor.plan.beacon import refusal
 from tailor.spec.model import Beacon
 
-SAME_TURN = 1e-4
+ROTATION_TOLERANCE = 1e-4
 """Largest difference between a key that is turned and one that was made at its place, that rounding explains."""
 
 
@@ -98,7 +98,7 @@ class Beacons(nn.Module):
         if len(window.beacons):
             own = self.embedding.to(embedded.dtype).expand(len(ids), len(window.beacons), -1)
             embedded = torch.cat([embedded, own], dim=1).index_select(1, window.order)
-        cache = WindowCache(memory, window, turning(decoder))
+        cache = WindowCache(memory, window, key_rotation(decoder))
         positions = torch.arange(memory.length, memory.length + embedded.shape[1], device=ids.device)
         out = decoder(
             inputs_embeds=embedded,
@@ -111,13 +111,13 @@ class Beacons(nn.Module):
             hidden = hidden.index_select(1, window.tokens)
         return hidden, cache.after()
 
-    def read_whole(self, ids: torch.Tensor, memory: Memory, ratio: int) -> tuple[torch.Tensor, Memory]:
+    def read_window(self, ids: torch.Tensor, memory: Memory, ratio: int) -> tuple[torch.Tensor, Memory]:
         """The same of a full window that is forgotten."""
         first = memory.length == 0
-        window = Window.whole(ids.shape[1], ratio, self.spec.sink if first else 0, ids.device)
+        window = Window.compressed(ids.shape[1], ratio, self.spec.sink if first else 0, ids.device)
         return self.read(ids, memory, window)
 
-    def read_last(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
+    def read_last_window(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Last hidden states of a document's last window."""
         return self.read(ids, memory, Window.last(ids.shape[1], ids.device))[0]
 
@@ -158,14 +158,14 @@ def add_beacons(network: Any, spec: Beacon) -> Beacons:
         for letter in (letter for letter in spec.projections if not (last and letter == "q")):
             name = f"{letter}_proj"
             setattr(layer.self_attn, name, BeaconLinear(getattr(layer.self_attn, name), spec.rank))
-        layer.self_attn.register_forward_pre_hook(_say_which_rows, with_kwargs=True)
+        layer.self_attn.register_forward_pre_hook(_set_beacon_rows, with_kwargs=True)
         layer._can_checkpoint_with_cache = True  # else transformers takes the memory away
     network.beacons = Beacons(network, spec, _embedding_of_eos(network))
-    _check_turning(decoder)
+    _check_key_rotation(decoder)
     return network.beacons
 
 
-def _say_which_rows(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _set_beacon_rows(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     cache = kwargs.get("past_key_values")
     rows = cache.window.beacons if isinstance(cache, WindowCache) else None
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -187,7 +187,7 @@ def _embedding_of_eos(network: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _check_turning(decoder: Any) -> None:
+def _check_key_rotation(decoder: Any) -> None:
     """A key that is turned must be the one that the live model would have made at the other place."""
     rotary = decoder.rotary_emb
     device = rotary.inv_freq.device
@@ -197,8 +197,8 @@ def _check_turning(decoder: Any) -> None:
     keys = torch.randn(1, 1, 3, size, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.autocast(device.type, enabled=False):
         here, there = (_rotated(rotary, keys, at) for at in (places, others))
-        turned = turning(decoder)(here, (others - places)[0])
-    if float((turned - there).abs().max()) > SAME_TURN * float(there.abs().max()):
+        turned = key_rotation(decoder)(here, (others - places)[0])
+    if float((turned - there).abs().max()) > ROTATION_TOLERANCE * float(there.abs().max()):
         raise ModelError(
             f"model.beacon: keys of {type(decoder).__name__} cannot be turned from one position to another",
             hint="leave model.beacon out, or take another base",

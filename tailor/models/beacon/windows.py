@@ -35,7 +35,7 @@ class Window:
     """Where stands what goes on into the memory, in the memory's order."""
 
     @classmethod
-    def whole(cls, tokens: int, ratio: int, sinks: int, device: torch.device) -> Window:
+    def compressed(cls, tokens: int, ratio: int, sinks: int, device: torch.device) -> Window:
         """A window that is forgotten, with a beacon after every `ratio` of its tokens. sinks: tokens of it that stay."""
         numbers = torch.arange(tokens, device=device)
         none = numbers[:0]
@@ -124,7 +124,7 @@ class WindowCache(Cache):
         return self.memory.length + query_length, 0
 
 
-def turning(decoder: Any) -> Turn:
+def key_rotation(decoder: Any) -> Turn:
     """Turns keys of a decoder whose rotation is fixed. A scale of the rotation (YaRN's) is on the keys already."""
     inverse = decoder.rotary_emb.inv_freq
 

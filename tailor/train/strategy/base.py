@@ -99,7 +99,7 @@ class Strategy(ABC):
         return tensors
 
     @abstractmethod
-    def whole_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+    def unsharded_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Name in `model.network` and value of what the artifact holds: the adapter's weights, or all of them.
 
         One after another, so that none but the caller keeps them; on rank 0 only, though all must iterate.
@@ -140,7 +140,7 @@ class Sharded(Strategy):
     def sync(self) -> None:
         """Every part was written: bring the weights that are computed with in line."""
 
-    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def unsharded_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         own: dict[str, list[Shard]] = {}
         for part in self.shards():
             own.setdefault(part.name, []).append(part)
@@ -148,7 +148,7 @@ class Sharded(Strategy):
             if parameter.requires_grad:
                 whole = self._gathered(shape_of(parameter), own.get(name, []))
             elif self.plan.model.adapter is None:
-                whole = self.whole_frozen(parameter)
+                whole = self.unsharded_frozen_weight(parameter)
             else:
                 continue
             if self.rank == 0:
@@ -160,7 +160,7 @@ class Sharded(Strategy):
             )
 
     @abstractmethod
-    def whole_frozen(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+    def unsharded_frozen_weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         """A whole weight that is not trained."""
 
     def _gathered(self, shape: tuple[int, ...], parts: list[Shard]) -> torch.Tensor:

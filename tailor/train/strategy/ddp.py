@@ -14,7 +14,7 @@ from torch import nn
 from tailor.models.causal import CausalModel
 from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from tailor.train.strategy.base import Strategy
-from tailor.train.strategy.start import load_whole
+from tailor.train.strategy.start import load_unsharded
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class DataParallel(Strategy):
     is_sharded = False
 
     def load(self) -> CausalModel:
-        self.model = load_whole(self.plan, self.device)
+        self.model = load_unsharded(self.plan, self.device)
         return self.model
 
     def setup(self) -> None:
@@ -77,7 +77,7 @@ class DataParallel(Strategy):
         # Where there are buckets, gradients stay views of them, and the next ones are added up in place.
         self.optimizer.zero_grad(set_to_none=self.world == 1)
 
-    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def unsharded_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         if self.rank == 0:
             yield from self.model.network.state_dict().items()
 

@@ -23,7 +23,7 @@ from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Shard, Sharded
 from tailor.train.strategy.internals import Shards, shards_of
-from tailor.train.strategy.start import join_group, load_sharded, load_whole
+from tailor.train.strategy.start import join_group, load_sharded, load_unsharded
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Zero(Sharded):
             dist_backend=torch.distributed.get_backend(), dist_init_required=False, verbose=False
         )
         if self._stage < 3:
-            self.model = load_whole(self.plan, self.device)
+            self.model = load_unsharded(self.plan, self.device)
             self._counts = self.model.weights()
             return self.model
         base_record = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
@@ -74,7 +74,7 @@ class Zero(Sharded):
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         self._engine.train(self.model.training)
-        with self._letting_go():
+        with self._regathered_weights():
             result: T = self._engine(function, *arguments)
         return result
 
@@ -84,11 +84,11 @@ class Zero(Sharded):
         yield
 
     def backward(self, loss: torch.Tensor, denominator: int) -> None:
-        with self._letting_go():  # activation checkpointing computes layers again
+        with self._regathered_weights():  # activation checkpointing computes layers again
             self._engine.backward(self.scale(loss, denominator), scale_wrt_gas=False)
 
     @contextmanager
-    def _letting_go(self) -> Iterator[None]:
+    def _regathered_weights(self) -> Iterator[None]:
         """In stage 3, linear layers keep no weight for the backward pass but gather it again: PyTorch's own would keep a
         transposed view of each, and with it all gathered weights of the model.
         """
@@ -109,18 +109,18 @@ class Zero(Sharded):
     def update(self, learning_rate: float) -> None:
         set_learning_rate(self.optimizer, learning_rate)
         self._engine.step()
-        self._parts.stepped()
+        self._parts.after_step()
 
     def skip(self) -> None:
-        self._parts.forget_gradients()
+        self._parts.clear_gradients()
 
     def weights(self) -> tuple[int, int]:
         return self._counts
 
     def values(self, parameter: Any) -> list[torch.Tensor]:
-        return super().values(parameter) if self._stage < 3 else [self.whole_frozen(parameter)]
+        return super().values(parameter) if self._stage < 3 else [self.unsharded_frozen_weight(parameter)]
 
-    def whole_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
+    def unsharded_frozen_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         if self._stage < 3:
             return parameter.detach()
         import deepspeed

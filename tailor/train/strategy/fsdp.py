@@ -96,9 +96,9 @@ class FullySharded(Sharded):
         return self._counts
 
     def values(self, parameter: Any) -> list[torch.Tensor]:
-        return [self.whole_frozen(parameter)]
+        return [self.unsharded_frozen_weight(parameter)]
 
-    def whole_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
+    def unsharded_frozen_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         return _whole(parameter, self.device)
 
     @property

@@ -30,11 +30,11 @@ class Shards(ABC):
         """Over all workers; -1 where it is no number."""
 
     @abstractmethod
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         """What DeepSpeed itself does when a step overflows."""
 
     @abstractmethod
-    def stepped(self) -> None:
+    def after_step(self) -> None:
         """After a step of the engine: nothing of this step's gradients reaches the next."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Shards(ABC):
         """Bring the weights that are computed with in line with the float32 ones."""
 
 
-class _Replicated(Shards):
+class _Stage1And2(Shards):
     """Stages 1 and 2: a group's weights stand end to end, and each worker has an equal piece of that."""
 
     def flat(self) -> list[torch.Tensor]:
@@ -64,7 +64,7 @@ class _Replicated(Shards):
         norm: torch.Tensor | float = self._zero.scaled_global_norm()
         return norm
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         zero = self._zero
         zero.micro_step_id = -1
         zero.zero_grad(set_to_none=True)
@@ -77,7 +77,7 @@ class _Replicated(Shards):
                 zero.averaged_gradients[group] = None
                 zero.all_grad_tensors[group] = None
 
-    def stepped(self) -> None:
+    def after_step(self) -> None:
         pass  # the sums begin anew by themselves
 
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
@@ -101,7 +101,7 @@ class _Replicated(Shards):
         self._zero.update_lp_params()
 
 
-class _Partitioned(Shards):
+class _Stage3(Shards):
     """Stage 3: each weight is cut into equal pieces, one for each worker, the last padded."""
 
     def flat(self) -> list[torch.Tensor]:
@@ -113,14 +113,14 @@ class _Partitioned(Shards):
         norm: torch.Tensor | float = combine_grad_norm_groups(self._zero._get_norm_groups())
         return norm
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         self._zero._pre_step()
         self._zero._partition_all_parameters()
         self._zero._overflow_clean_up(1.0)
         self._gather_persistent()
-        self.stepped()
+        self.after_step()
 
-    def stepped(self) -> None:
+    def after_step(self) -> None:
         # A step's first micro-batch overwrites the sums, for the weights that it reaches, and the others add to them:
         # a weight that only later ones reach, as the head beside texts to embed, would add to the last step's.
         self._zero.grad_partitions_flat_buffer.zero_()
@@ -156,4 +156,4 @@ def shards_of(engine: Any, stage: int) -> Shards:
     zero = engine.optimizer
     expected = "DeepSpeedZeroOptimizer_Stage3" if stage == 3 else "DeepSpeedZeroOptimizer"
     assert type(zero).__name__ == expected, f"{type(zero).__name__}, not {expected}"
-    return _Partitioned(zero) if stage == 3 else _Replicated(zero)
+    return _Stage3(zero) if stage == 3 else _Stage1And2(zero)

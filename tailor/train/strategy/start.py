@@ -14,7 +14,7 @@ from tailor.models.load import load_for_training
 from tailor.plan import Plan
 
 
-def load_whole(plan: Plan, device: torch.device) -> CausalModel:
+def load_unsharded(plan: Plan, device: torch.device) -> CausalModel:
     """The whole model, on this worker's device."""
     model = load_for_training(plan.model, device=device, static_shapes=plan.compile, **_settings(plan))
     if (embedding := plan.method.embedding) is not None:

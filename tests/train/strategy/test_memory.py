@@ -78,7 +78,7 @@ def weights_kept_by_autograd(host: PlainHost, plan: Any, letting_go: bool) -> in
     if not letting_go:
         from contextlib import nullcontext
 
-        Zero._letting_go = lambda self: nullcontext()  # type: ignore[method-assign,assignment]
+        Zero._regathered_weights = lambda self: nullcontext()  # type: ignore[method-assign,assignment]
     shapes: set[tuple[int, ...]] = set()
     kept: list[tuple[int, ...]] = []
     forward = Zero.forward
