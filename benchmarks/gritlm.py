@@ -128,7 +128,7 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
     else:
         parts = chunks([len(ids) for ids, _ in spans], None, CHUNK_TOKENS)
         read = [lay_out_texts(spans[part], model.layout, list(places[part])) for part in parts]
-        work = [MicroBatch(number, one, True, 0) for number, one in enumerate(read)]
+        work = [MicroBatch(number, one, False, 0) for number, one in enumerate(read)]
         computed = sum(one.input_ids.numel() for one in read)
         engine_of = method._gradcache if engine == "gradcache" else method._chunk_checkpoint
 
