@@ -43,7 +43,7 @@ def test_a_trusted_model_is_built_without_weights(base: Path) -> None:
 @pytest.mark.parametrize("init", ["pretrained", "random"])
 def test_its_code_does_not_run_unasked(base: Path, init: str) -> None:
     with pytest.raises(
-        ModelError, match="has code of its own, which runs only where it is trusted"
+        ModelError, match="comes with its own code, which is not run unless you trust it"
     ) as caught:
         load_for_training(Model.model_validate({"path": str(base), "init": init}), **LOAD)
     assert "set model.trust_remote_code: true" in str(caught.value.hint)

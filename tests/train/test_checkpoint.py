@@ -169,7 +169,9 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
     (Path(latest) / "COMMIT").write_text(json.dumps(listed))
-    with pytest.raises(StoreError, match=rf"^{file} is no optimizer state: Weights only load failed"):
+    with pytest.raises(
+        StoreError, match=rf"^{file} is not a valid optimizer state file: Weights only load failed"
+    ):
         loop.run(plan, PlainHost(resume_from=plan.run_url))
     assert not marker.exists()
     torch.load(file, weights_only=False)
@@ -229,7 +231,9 @@ def test_whole_files_that_hold_something_else_are_named(
         listed = json.loads((folder / "COMMIT").read_text())
         listed[file] = {"bytes": len(content), "sha256": hashlib.sha256(content.encode()).hexdigest()}
         (folder / "COMMIT").write_text(json.dumps(listed))
-        with pytest.raises(StoreError, match=rf"^{folder}/{file} is no (state of a run|file of weights): "):
+        with pytest.raises(
+            StoreError, match=rf"^{folder}/{file} is not a valid (run state file|safetensors file): "
+        ):
             loop.run(plan, PlainHost(resume_from=plan.run_url))
 
 

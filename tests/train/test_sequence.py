@@ -122,8 +122,8 @@ def test_control_a_micro_batch_for_each_worker_changes_the_curve(together: Any, 
 
 def test_a_model_that_cannot_be_cut_is_refused(together: Any) -> None:
     assert together["refused"] == (
-        "scale.sequence_parallel: Gemma2ForCausalLM does not compute of a part of a sequence what it computes of the "
-        "whole; set scale.sequence_parallel: 1"
+        "scale.sequence_parallel: Gemma2ForCausalLM gives other results when a sequence is split over workers; "
+        "set scale.sequence_parallel: 1"
     )
 
 

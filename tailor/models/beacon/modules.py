@@ -177,7 +177,7 @@ def add_beacons(network: Any, spec: Beacon) -> Beacons:
 
 
 def _set_beacon_rows(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A forward pre-hook of an attention: tells its projections which positions of this call are beacons."""
+    """A forward pre-hook of an attention: gives its projections the positions of this call that are beacons."""
     cache = kwargs.get("past_key_values")
     rows = cache.window.beacons if isinstance(cache, WindowCache) else None
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):

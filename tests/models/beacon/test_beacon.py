@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "changes with the length",
     ),
     "sliding": (lambda: network("mistral", sliding_window=64), "look 64 tokens back"),
-    "no eos": (lambda: network(eos_token_id=None), "names no eos_token_id"),
+    "no eos": (lambda: network(eos_token_id=None), "config.json has no eos_token_id"),
 }
 
 

@@ -172,5 +172,5 @@ def test_a_leak_would_be_found(plain: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from transformers import AttentionInterface
 
     monkeypatch.setitem(AttentionInterface._global_mapping, own.NAME, over_everything)
-    with pytest.raises(ModelError, match="one text changes another"):
+    with pytest.raises(ModelError, match="a text changes the states of another text"):
         check_attention(model, FLOAT32, attention="bidirectional")
