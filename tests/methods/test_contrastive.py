@@ -86,7 +86,7 @@ def test_loss_and_gradient_by_the_formula(
     assert sum(int(share.without_negatives) for share in shares) == int(found.without_negatives)
 
 
-def test_queries_that_are_told_from_nothing_are_counted() -> None:
+def test_queries_without_negatives_are_counted() -> None:
     """Those of which every other passage is left out; their loss is 0."""
     vectors = torch.randn(QUERIES * 2, 8, generator=torch.Generator().manual_seed(0))
 
@@ -137,7 +137,9 @@ def test_large_similarities_stay_finite() -> None:
 
 
 @pytest.mark.parametrize(("negatives", "moves"), [("global", True), ("local", False)])
-def test_a_passage_of_another_worker_counts_for_global_negatives_alone(negatives: str, moves: bool) -> None:
+def test_a_passage_of_another_worker_is_a_negative_only_with_global_negatives(
+    negatives: str, moves: bool
+) -> None:
     """Worker 0 of two scores its own queries; the passages of worker 1's queries are negatives of it, or are not."""
     own = spec(negatives=negatives)
     generator = torch.Generator().manual_seed(0)

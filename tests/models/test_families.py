@@ -222,7 +222,7 @@ def test_family(key: str) -> None:
         assert not why or "experts" in why, why
 
 
-def test_control_an_adapter_on_a_router_would_be_seen() -> None:
+def test_control_an_adapter_on_a_router_is_noticed() -> None:
     with TemporaryDirectory() as temporary:
         base = FAMILIES["qwen2_moe"].make(Path(temporary))
         named = {"rank": 4, "target_modules": ["q_proj", "shared_expert_gate"]}
@@ -243,7 +243,7 @@ def test_a_projection_that_the_kernel_reads_itself_takes_no_adapter(tmp_path: Pa
 
 
 @pytest.mark.parametrize("past", [False, True], ids=["called", "read past"])
-def test_an_adapter_that_training_passes_by_is_refused(
+def test_an_adapter_that_the_forward_pass_does_not_use_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past: bool
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
@@ -336,6 +336,4 @@ def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--update-fixtures"):
         TABLE.write_text(text[:start] + table() + text[end:])
     else:
-        assert text[start:end] == table(), (
-            "write it anew: pytest tests/models/test_families.py --update-fixtures"
-        )
+        assert text[start:end] == table(), "update it: pytest tests/models/test_families.py --update-fixtures"

@@ -129,7 +129,7 @@ def test_gradients_of_a_pack_are_those_of_its_documents(path: Path, split: Any) 
     assert (packed - alone).norm() / alone.norm() < 1e-5
 
 
-def test_a_model_that_cannot_isolate_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_isolated_documents_is_rejected(tmp_path: Path) -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     BloomForCausalLM(BloomConfig(vocab_size=261, hidden_size=64, n_layer=2, n_head=4)).save_pretrained(
@@ -188,7 +188,7 @@ def test_a_mixture_of_experts_packs(tmp_path: Path) -> None:
     assert load(tmp_path).layout == "stream"
 
 
-def test_missing_weights_are_refused(tmp_path: Path, path: Path) -> None:
+def test_missing_weights_are_rejected(tmp_path: Path, path: Path) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file

@@ -111,7 +111,7 @@ def test_the_live_module_holds_the_closed_form(kind: str, base: Path, tmp_path: 
     assert (other - expected).norm() > 0.01 * expected.norm(), "control: the base is another model"
 
 
-def test_control_what_transformers_makes_of_less(base: Path) -> None:
+def test_control_incomplete_parameters_give_other_frequencies(base: Path) -> None:
     """Without the original length, and after the load: silently other frequencies, which the proof refuses."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -152,7 +152,7 @@ def test_dynamic_frequencies_do_not_depend_on_what_came_before(base: Path) -> No
 
 
 @pytest.mark.parametrize(("kind", "apart"), [("yarn", True), ("dynamic", False), ("longrope", False)])
-def test_what_a_longer_document_does_to_others_of_its_pack(kind: str, apart: bool, base: Path) -> None:
+def test_a_longer_document_changes_the_frequencies_of_its_pack(kind: str, apart: bool, base: Path) -> None:
     """Why recipes that pack are refused for two kinds: the control of the rule."""
     network = load(base, KINDS[kind])
     attention.register()
@@ -200,7 +200,9 @@ def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_the_base(spec: dict[str, Any], message: str, base: Path) -> None:
+def test_rope_that_does_not_match_the_base_is_rejected(
+    spec: dict[str, Any], message: str, base: Path
+) -> None:
     with pytest.raises(ModelError, match=message):
         load(base, spec)
 

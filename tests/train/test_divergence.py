@@ -133,7 +133,7 @@ def test_too_many_in_a_row_stop_the_run_also_after_a_resume(made: tuple[Path, An
         loop.run(plan, Norms(resume_from=plan.run_url))
 
 
-def test_stopped_after_a_reload_it_goes_on_from_the_older_weights(
+def test_stopped_after_a_reload_it_resumes_from_the_older_weights(
     made: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_at(5, monkeypatch)

@@ -58,10 +58,10 @@ def test_an_unfinished_run_gives_its_last_checkpoint(
     assert any(f"starting from the weights of {newest}" in r["message"] for r in host.of("status"))
 
 
-def test_an_adapter_that_does_not_fit_is_refused(
+def test_an_adapter_that_does_not_match_is_rejected(
     made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
 ) -> None:
-    for adapter, told in (
+    for adapter, expected in (
         ({**LORA, "rank": 8}, r"was trained with model\.adapter\.rank: 4, this recipe has 8"),
         # The same names and shapes, and another model.
         ({**LORA, "alpha": 80}, r"was trained with model\.adapter\.alpha: 8.*, this recipe has 80"),
@@ -73,11 +73,11 @@ def test_an_adapter_that_does_not_fit_is_refused(
         (None, "is an adapter, but this recipe has no model.adapter"),
     ):
         plan = make_plan(*made, tmp_path / "b", model={"adapter": adapter, "warm_start": str(first[0])})
-        with pytest.raises(StoreError, match=told):
+        with pytest.raises(StoreError, match=expected):
             loop.run(plan, PlainHost())
 
 
-def test_what_holds_no_trained_weights_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:
+def test_a_folder_without_trained_weights_is_rejected(made: tuple[Path, Any], tmp_path: Path) -> None:
     from tailor.train.warm_start import find
 
     with pytest.raises(StoreError, match="has neither an adapter nor a checkpoint; name a run's folder"):
@@ -89,7 +89,7 @@ def test_what_holds_no_trained_weights_is_refused(made: tuple[Path, Any], tmp_pa
         find(str(tmp_path / "full"))
 
 
-def test_an_altered_adapter_is_refused(
+def test_an_altered_adapter_is_rejected(
     made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
 ) -> None:
     import shutil

@@ -128,7 +128,7 @@ def test_activation_checkpointing_changes_no_gradient(family: str) -> None:
 
 
 def test_rows_that_a_module_remembers_would_be_the_last_windows() -> None:
-    """The control: a layer that is computed again, when its module was told the rows of a later window."""
+    """The control: a layer that is computed again, whose module already has the beacon positions of a later window."""
     made = network()
     model, tokens, ratios = with_beacons(made), ids(2, 75), (4, 2, 2, 8)
     kept = gradients(model, tokens, ratios)
@@ -247,13 +247,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_it_is_not_right_on_is_refused(case: str) -> None:
+def test_unsupported_bases_are_rejected(case: str) -> None:
     make, why = REFUSED[case]
     with pytest.raises(ModelError, match=why):
         add_beacons(make(), Beacon(window=16, ratios=[4]))
 
 
-def test_other_families_are_refused() -> None:
+def test_other_families_are_rejected() -> None:
     assert "alone, and this model is of type gemma2" in str(beacon.refusal({"model_type": "gemma2"}))
     assert (
         beacon.refusal({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}) is None

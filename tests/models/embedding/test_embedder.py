@@ -88,7 +88,7 @@ def test_texts_are_the_same_however_they_are_batched(folder: Path, monkeypatch: 
     assert float(np.abs(whole - one.encode(TEXTS)).max()) > 0.05, "an instruction changes them"
 
 
-def test_without_its_projection_a_model_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_its_projection_is_rejected(folder: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(saved(folder), tmp_path / "copy")
@@ -106,7 +106,7 @@ def test_without_its_projection_a_model_is_refused(folder: Path, tmp_path: Path)
         load_embedder(str(tmp_path / "copy"))
 
 
-def test_long_texts_are_counted_and_empty_ones_refused(folder: Path) -> None:
+def test_long_texts_are_counted_and_empty_ones_rejected(folder: Path) -> None:
     one = load_embedder(str(saved(folder)), max_length=40)
     one.encode(["x" * 100, "short"])
     assert one.truncated == 1
