@@ -233,6 +233,6 @@ def test_damaged_and_foreign_weights_are_named(tmp_path: Path, path: Path) -> No
     config = tmp_path / "foreign" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "intermediate_size": 96}))
     with pytest.raises(
-        ModelError, match=r"has the shape \(.*128.*\), in the weights, and \(.*96.*\) in config.json"
+        ModelError, match=r"has the shape \(.*128.*\) in the weights, and \(.*96.*\) in config.json"
     ):
         load(tmp_path / "foreign")
