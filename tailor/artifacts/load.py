@@ -160,7 +160,7 @@ def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> A
             hint="bring back the file that the run wrote",
         )
     network = _base_of("beacons", url, base_record, model_spec(base_record, run), device)
-    beacon_files.put_onto(network, folder, url)
+    beacon_files.load_beacons(network, folder, url)
     network.generation_config = GenerationConfig.from_pretrained(str(folder))
     return network
 

@@ -81,7 +81,7 @@ def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
     with torch.no_grad():
         assert (loaded.model(IDS).logits - expected).norm() <= 1e-5 * expected.norm()
     bare = Path(plan.run_url, "model").rename(tmp_path / "model")
-    with pytest.raises(ModelError, match="runs only where it is trusted") as caught:
+    with pytest.raises(ModelError, match="is not run unless you trust it") as caught:
         load_run(str(bare))
     assert "from within the run's folder" in str(caught.value.hint)
 
@@ -152,7 +152,7 @@ def test_a_base_that_is_gone(tmp_path: Path) -> None:
 def test_a_base_of_another_shape(tmp_path: Path) -> None:
     plan, _ = trained(tmp_path, {"adapter": LORA})
     tiny_llama(Path(plan.model.path), hidden_size=128)
-    with pytest.raises(ModelError, match="its weights are others than the adapter was trained on"):
+    with pytest.raises(ModelError, match="its weights differ from those that the adapter was trained on"):
         load_run(plan.run_url)
     (Path(plan.run_url) / "adapter" / "base.json").unlink()
     (Path(plan.run_url) / "adapter" / "COMMIT").unlink()

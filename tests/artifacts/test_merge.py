@@ -168,8 +168,8 @@ def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert main(["merge", str(adapter), "--to", str(tmp_path / "merged"), "--base", str(other)]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {other} is not the base of the adapter at {adapter}: its weights are others than the adapter was "
-        f"trained on\n  hint: bring back the weights of {base}, or name their folder with --base\n"
+        f"tailor: {other} is not the base of the adapter at {adapter}: its weights differ from those that the "
+        f"adapter was trained on\n  hint: bring back the weights of {base}, or name their folder with --base\n"
     )
     assert not (tmp_path / "merged").exists()
     shutil.move(base, tmp_path / "moved")  # the right weights, elsewhere

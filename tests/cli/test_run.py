@@ -147,7 +147,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on_later(place: Path, stop: int
 
     code, out, _ = tailor(place, *arguments)
     assert code == 0
-    assert f"going on from step {told[2]}\n" in out
+    assert f"resuming from step {told[2]}\n" in out
     steps = [
         json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"kind":"train"' in line
     ]

@@ -42,7 +42,7 @@ def restarts(command: Command) -> list[str]:
     return [
         record["message"]
         for record in read(command.run)
-        if record["kind"] == "status" and "going on from step" in record["message"]
+        if record["kind"] == "status" and "resuming from step" in record["message"]
     ]
 
 

@@ -59,7 +59,7 @@ def assert_stopped_at(command: Command, code: int, err: str, number: int) -> int
 def assert_goes_on(command: Command, whole: Command, step: int) -> None:
     """From that very step to what the undisturbed run left; only the checkpoint of the stop is more."""
     out = command.finish().out
-    assert f"going on from step {step}\n" in out
+    assert f"resuming from step {step}\n" in out
     assert without_extra_checkpoints(told(command.run), step) == without_extra_checkpoints(
         told(whole.run), step
     )

@@ -126,7 +126,7 @@ def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
     )
     assert told in caught.value.message
     assert caught.value.hint is not None
-    assert f"it is kept whole in {kept}" in caught.value.hint
+    assert f"a complete copy is in {kept}" in caught.value.hint
     publication.verify(_beside(kept), kept.name, kept)
     status = Status.read(Store(to))
     assert status is not None
@@ -134,7 +134,7 @@ def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
     assert run_folder.checkpoints(Store(to)) == ["step-00000002"]
 
     _, lines = run(recipe(material, to))
-    assert "going on from step 2" in lines
+    assert "resuming from step 2" in lines
     equals_undisturbed(material, to)
     assert not copies(tmp_path / "cache"), "what was kept is of no use any more"
 
@@ -276,7 +276,7 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_works(
     assert status is not None
     assert (status.state, status.error) == ("failed", str(caught.value))
     _, lines = run(recipe(material, to))
-    assert f"going on from step {last}" in lines
+    assert f"resuming from step {last}" in lines
     equals_undisturbed(material, to)
     assert not [name for name in os.listdir(to) if name.startswith(".tmp-")]
 

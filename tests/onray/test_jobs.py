@@ -184,7 +184,7 @@ def test_a_machine_is_lost_and_the_job_ends_as_if_not(stopped: Command, whole: C
     desk.machines.kill(1)
     result = ended(job)
     assert result.code == 0, result.out + result.err
-    assert f"going on from step {before}\n" in result.out
+    assert f"resuming from step {before}\n" in result.out
     assert "starting again from the last checkpoint" in result.out, "a worker was on the machine"
     assert "step 40/40" in result.out
     assert len(json.loads(stopped.run.read_text("status.json"))["failures"]) == 1

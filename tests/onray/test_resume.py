@@ -167,7 +167,7 @@ def test_the_best_of_another_recipe_is_not_this_ones() -> None:
     (said,) = [
         r["message"]
         for r in of_kind(outcome.records, "status")
-        if "the artifact is made from" in r["message"]
+        if "writing the artifact from" in r["message"]
     ] or ["step 6"]
     own = min((5, 6), key=evaluated.__getitem__)
     assert f"step {own}" in said
