@@ -13,7 +13,7 @@ import pytest
 import tailor
 from tailor.cli.main import main
 from tailor.errors import ModelError
-from tailor.evaluate.models import find_subject
+from tailor.evaluate.models import find_model
 from tailor.evaluate.tasks.base import make_evaluators
 from tailor.spec.suite import Suite
 from tests.helpers.models import tiny_llama
@@ -99,11 +99,11 @@ def test_it_is_evaluated_beside_the_base(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_lm_eval_is_refused_since_it_would_leave_beacons_out() -> None:
-    subject = find_subject("runs/tiny")
+    model = find_model("runs/tiny")
     suite = Suite.model_validate({"tasks": [{"name": "lm_eval", "tasks": ["arc_easy"]}]})
     with pytest.raises(ModelError, match="has activation beacons, which lm-eval would leave out"):
-        make_evaluators(suite.tasks)[0].check_model(subject)
-    make_evaluators(suite.tasks)[0].check_model(find_subject("base"))  # control
+        make_evaluators(suite.tasks)[0].check_model(model)
+    make_evaluators(suite.tasks)[0].check_model(find_model("base"))  # control
 
 
 def test_what_needs_a_plain_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

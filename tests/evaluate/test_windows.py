@@ -14,7 +14,7 @@ from tailor.errors import ModelError
 from tailor.evaluate import windows
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.likelihood import scoring_model
-from tailor.evaluate.windows import BUCKETS, Windows, cut, losses, token_losses
+from tailor.evaluate.windows import BUCKETS, Windows, losses, sliding_windows, token_losses
 from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
 from tailor.spec.model import Model
@@ -43,7 +43,7 @@ def by_hand(network: Any, before: list[int], token: int) -> float:
 @pytest.mark.parametrize(("length", "stride"), [(32, 16), (32, 1), (64, 63), (150, 75), (200, 100), (7, 3)])
 def test_every_token_is_scored_once_with_enough_before_it(length: int, stride: int) -> None:
     scored = []
-    for start, first, end in cut(len(TEXT), length, stride):
+    for start, first, end in sliding_windows(len(TEXT), length, stride):
         assert end - start <= length
         assert start == 0 or first - start >= length - stride
         scored += range(first, end)
@@ -53,7 +53,7 @@ def test_every_token_is_scored_once_with_enough_before_it(length: int, stride: i
 def test_the_losses_are_those_of_a_plain_loop(network: Any) -> None:
     model, length, stride = scoring_model(network), 48, 16
     loss, tokens = [0.0] * BUCKETS, [0] * BUCKETS
-    for start, first, end in cut(len(TEXT), length, stride):
+    for start, first, end in sliding_windows(len(TEXT), length, stride):
         for at in range(first, end):
             part = (at - start) * BUCKETS // length
             loss[part] += by_hand(network, TEXT[start:at], TEXT[at])

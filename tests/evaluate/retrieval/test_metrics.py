@@ -8,7 +8,7 @@ import pytrec_eval
 
 from tailor.evaluate.retrieval import ranking
 from tailor.evaluate.retrieval.metrics import relevance
-from tailor.evaluate.retrieval.ranking import Best, places
+from tailor.evaluate.retrieval.ranking import TopK, tie_ranks
 
 THEIRS = {
     "recall@1": "recall_1",
@@ -43,8 +43,8 @@ def judged(seed: int, queries: int) -> tuple[np.ndarray, np.ndarray, dict[str, d
 def ours(
     asked: np.ndarray, passages: np.ndarray, grades: dict[str, dict[str, int]]
 ) -> list[dict[str, float]]:
-    at = places(IDS)
-    best = Best(asked, 100)
+    at = tie_ranks(IDS)
+    best = TopK(asked, 100)
     best.add(at, passages)
     by_place = dict(zip(IDS, at.tolist(), strict=True))
     return [
@@ -86,8 +86,8 @@ def test_figures_are_those_of_trec_eval(seed: int, monkeypatch: pytest.MonkeyPat
 def test_ties_matter() -> None:
     """Control: with ties the other way round the figures are others."""
     asked, passages, grades = judged(0, 40)
-    at = len(IDS) - 1 - places(IDS)
-    best = Best(asked, 100)
+    at = len(IDS) - 1 - tie_ranks(IDS)
+    best = TopK(asked, 100)
     best.add(at, passages)
     by_place = dict(zip(IDS, at.tolist(), strict=True))
     other = [
@@ -118,7 +118,7 @@ def test_the_best_are_those_of_the_whole_matrix() -> None:
     asked, passages = (generator.integers(-3, 4, (n, 5)).astype(np.float32) for n in (300, 1000))
     at = generator.permutation(1000)
     excluded = generator.integers(-1, 1000, 300)
-    best = Best(asked, 12, excluded)
+    best = TopK(asked, 12, excluded)
     for part in np.array_split(generator.permutation(1000), 9):
         best.add(at[part], passages[part])
     scores = np.empty((300, 1000), np.float32)
@@ -128,6 +128,6 @@ def test_the_best_are_those_of_the_whole_matrix() -> None:
         order = order[order != excluded[query]][:12]
         assert ranked.tolist() == order.tolist()
         assert found.tolist() == scores[query, order].tolist()
-    few = Best(asked, 12)
+    few = TopK(asked, 12)
     few.add(np.arange(3), passages[:3])
     assert [len(ranked) for ranked, _ in few.ranked()] == [3] * 300
