@@ -92,7 +92,9 @@ def _shares(urls: Sequence[str], weights: Sequence[float] | None) -> list[float]
     if weights is None:
         return [1 / len(urls)] * len(urls)
     if len(weights) != len(urls):
-        raise ModelError(f"{len(weights)} weights for {len(urls)} inputs", hint="give one weight per input")
+        raise ModelError(
+            f"--weights: {len(weights)} given for {len(urls)} inputs", hint="give one weight per input"
+        )
     if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
         raise ModelError(
             f"the weights {', '.join(map(str, weights))} are invalid: they must be finite, not negative, and not all 0"

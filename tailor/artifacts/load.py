@@ -144,7 +144,7 @@ def _instead(store: Store) -> str:
     near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
     if near and not store.exists():
         return "did you mean " + " or ".join(posixpath.join(parent, other) for other in near) + "?"
-    return "list the runs in a folder with `tailor runs`"
+    return "`tailor runs` lists the runs below a folder"
 
 
 def _whole(folder: Path, url: str, run: Store, device: torch.device) -> Any:

@@ -106,7 +106,7 @@ class Dense:
         found = _find(self._path)
         if _digest(self._instruction or "", *map(files.contents, found.folders)) != self.identity:
             raise ModelError(
-                f"{self._path} has other files on {socket.gethostname()} than on the machine that started the run",
+                f"{self._path} has different files on {socket.gethostname()} than on the machine that started the run",
                 hint="put the model into storage that all machines share",
             )
         if found.published:

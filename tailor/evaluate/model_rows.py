@@ -108,7 +108,7 @@ class ModelRows:
             )
         if recipe.method.compares_answers:
             raise DataError(
-                f"the run at {main.run.url} was trained on preference pairs, whose rows have no reference answer to score against",
+                f"the run at {main.run.url} was trained on preference data, whose rows have no reference answer to score against",
                 hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         if recipe.method.embedding is not None:

@@ -189,7 +189,7 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
             f'model = AutoPeftModelForCausalLM.from_pretrained("PATH"{given})',
         ]
         if model.get("rope"):
-            # AutoPeftModelForCausalLM would load the base's config.json, which has other RoPE parameters.
+            # AutoPeftModelForCausalLM would load the base's config.json, which has different RoPE parameters.
             names = (
                 f"AutoConfig, AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if quantize else ''}"
             )

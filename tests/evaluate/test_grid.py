@@ -57,7 +57,7 @@ def test_length_and_depth_are_exact(tokenizer: Tokenizer, plain: bool) -> None:
         assert hunt.value in tokenizer.decode(hunt.prompt)
 
 
-def test_a_prompt_depends_on_its_place_alone(tokenizer: Tokenizer) -> None:
+def test_a_prompt_depends_only_on_its_grid_position(tokenizer: Tokenizer) -> None:
     few = prompts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
     more = prompts(passkey(samples=3), [FILLER], tokenizer, plain=True)
     assert few[0] in more
@@ -78,12 +78,14 @@ def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
         assert around in whole
         starts.add(whole.index(around))
     assert len(starts) > 3, "texts begin at many places of the haystack"
-    with pytest.raises(DataError, match="have 300 tokens together, and 700 are asked for"):
+    with pytest.raises(
+        DataError, match="have 300 tokens in total, fewer than the largest of lengths \\(700\\)"
+    ):
         prompts(task.model_copy(update={"lengths": [700]}), texts[:1], tokenizer, plain=True)
 
 
-def test_a_length_without_room_is_told(tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match=r"passkey: 64 tokens have no room .* which take 99"):
+def test_a_length_that_is_too_short_is_reported(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match=r"passkey: lengths: 64 tokens are too few .* which need 99"):
         prompts(passkey(lengths=[64]), [FILLER], tokenizer, plain=True)
 
 
@@ -98,8 +100,8 @@ def test_the_first_number_of_the_answer_is_compared(answer: str, right: bool) ->
     assert is_found(answer, "12345") is right
 
 
-def test_the_grid_is_made_of_what_was_found(tokenizer: Tokenizer) -> None:
-    """A model that is_found what lies in the first half of short texts."""
+def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
+    """A model that finds values in the first half of short texts."""
     task = passkey(depths=[0.0, 0.5, 1.0], samples=4)
     asked = prompts(task, [FILLER], tokenizer, plain=True)
     evaluator = PasskeyEvaluator(task, "tasks[0]")

@@ -32,8 +32,8 @@ class AnswerEvaluator(TaskEvaluator[S]):
     def inputs(self, rows: ModelRows) -> TaskInputs:
         return rows.questions
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        answers = found.answers(self.part, len(inputs.rows), inputs.tokenizer)
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        answers = collected.answers(self.part, len(inputs.rows), inputs.tokenizer)
         scores = [
             self.score(answer, str(question.reference))
             for answer, question in zip(answers, inputs.rows, strict=True)

@@ -80,7 +80,7 @@ class TaskEvaluator(ABC, Generic[S]):
         """What one model computes. Called once per model."""
 
     @abstractmethod
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         """The figures and rows of one model, from the results of its batches."""
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:

@@ -39,9 +39,9 @@ class FactsEvaluator(TaskEvaluator[Facts]):
         found = fact_questions(self.spec.data, f"{self.key}.data", rows.tokenizer, plain=rows.plain)
         return question_inputs(PART, found, rows.tokenizer)
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         shares, rows = [], []
-        answers = found.answers(PART, len(inputs.rows), inputs.tokenizer)
+        answers = collected.answers(PART, len(inputs.rows), inputs.tokenizer)
         for one, answer in zip(inputs.rows, answers, strict=True):
             stated = facts_found(answer, one.facts)
             shares.append(sum(stated) / len(stated))

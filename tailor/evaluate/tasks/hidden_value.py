@@ -119,9 +119,9 @@ class HiddenValueEvaluator(TaskEvaluator[S]):
                     )
         return found
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         name, prompts = self.spec.name, inputs.rows
-        answers = found.answers(name, len(prompts), inputs.tokenizer)
+        answers = collected.answers(name, len(prompts), inputs.tokenizer)
         shares = [float(is_found(answer, one.value)) for answer, one in zip(answers, prompts, strict=True)]
         figures = {name: mean(shares)}
         cells: dict[tuple[int, float], list[float]] = {}

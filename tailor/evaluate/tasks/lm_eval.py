@@ -49,8 +49,8 @@ class LmEvalEvaluator(TaskEvaluator[LmEval]):
             ],
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        reports = list(found.of(PART).values())
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        reports = list(collected.of(PART).values())
         return Outcome(
             {name: made for report in reports for name, made in harness.figures(report).items()},
             "lm_eval.jsonl",

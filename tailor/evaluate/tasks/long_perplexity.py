@@ -60,8 +60,8 @@ class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
             short=short,
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        read = found.grouped(PART, [len(one.windows) for one in inputs.rows])
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        read = collected.grouped(PART, [len(one.windows) for one in inputs.rows])
         figures = {}
         for at, length in enumerate(sorted(self.spec.lengths)):
             loss, tokens = (

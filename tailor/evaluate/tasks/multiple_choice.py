@@ -60,9 +60,9 @@ class MultipleChoiceEvaluator(TaskEvaluator[MultipleChoice]):
             lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         scores, rows = [], []
-        losses = found.grouped(PART, [len(one.sequences) for one in inputs.rows])
+        losses = collected.grouped(PART, [len(one.sequences) for one in inputs.rows])
         for row, choice in zip(losses, inputs.rows, strict=True):
             plain = [-one["loss"] for one in row]
             by_length = [value / len(text) for value, text in zip(plain, choice.choices, strict=True)]

@@ -38,8 +38,8 @@ class PerplexityEvaluator(TaskEvaluator[Perplexity]):
             lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        losses = found.grouped(PART, [len(one.sequences) for one in inputs.rows])
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        losses = collected.grouped(PART, [len(one.sequences) for one in inputs.rows])
         sums = [{key: sum(one[key] for one in row) for key in _KEYS} for row in losses]
         rows = [({**one.location}, own) for one, own in zip(inputs.rows, sums, strict=True)]
         return Outcome(from_losses(*([row[key] for row in sums] for key in _KEYS)), "passages.jsonl", rows)

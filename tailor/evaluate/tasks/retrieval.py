@@ -64,14 +64,14 @@ class RetrievalEvaluator(TaskEvaluator[Retrieval]):
             collect=lambda: CollectedSearch(Search(collection, ignore_identical_ids=same_ids)),
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        assert isinstance(found, CollectedSearch)
-        results = found.search.results()
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        assert isinstance(collected, CollectedSearch)
+        results = collected.search.results()
         return Outcome(
             {name: mean([one.figures[name] for one in results]) for name in results[0].figures},
             RETRIEVAL,
             list(_rows(self._collection, results)),
-            data=found.truncated,
+            data=collected.truncated,
         )
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:

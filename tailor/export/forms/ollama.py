@@ -153,7 +153,7 @@ def _check_tokenizer(folder: Path) -> list[str]:
         return []
     if not patterns or hashlib.sha256("".join(patterns).encode()).hexdigest() not in SPLITS:
         return [
-            "Ollama does not recognize this tokenizer's pre-tokenizer pattern and uses its default: some texts may get other tokens"
+            "Ollama does not recognize this tokenizer's pre-tokenizer pattern and uses its default: some texts may get different tokens"
         ]
     return []
 

@@ -224,7 +224,7 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
     if _first_difference(folder, format, query_instruction, expected_tokens) is not None:
         raise ModelError(
             f"sentence-transformers encodes prompt and text as one string, and this tokenizer then encodes {first!r} after "
-            "the prompt to other tokens than in training",
+            "the prompt to different tokens than in training",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
 
@@ -249,7 +249,7 @@ def _tokens(folder: Path, format: TextFormat, instruction: str | None) -> list[l
 def _first_difference(
     folder: Path, format: TextFormat, instruction: str | None, expected_tokens: Sequence[list[int]]
 ) -> str | None:
-    """The first test text that gets other tokens when prompt and text are encoded as one string; None when there is none."""
+    """The first test text that gets different tokens when prompt and text are encoded as one string; None when there is none."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -296,7 +296,7 @@ def _prove(
         worst = max(worst, float((vectors - torch.from_numpy(vectors_here)).abs().max()))
     if not worst <= TOLERANCE[dtype]:
         raise ModelError(
-            f"plain transformers computes other embeddings from {folder.name} than tailor: they differ by {worst:.2g}, so "
+            f"plain transformers computes different embeddings from {folder.name} than tailor: they differ by {worst:.2g}, so "
             f"{type(model).__name__} behaves differently there",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
