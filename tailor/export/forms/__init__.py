@@ -1,5 +1,7 @@
-"""Export forms: the layouts that `tailor export --as` writes, one file each. Another package registers its own with an
-entry point of the group `tailor.export_forms` (docs/extending.md)."""
+"""Export forms: the layouts that `tailor export --as` writes, one file each.
+
+Other packages register forms with an entry point of the group `tailor.export_forms` (docs/extending.md).
+"""
 
 from __future__ import annotations
 
