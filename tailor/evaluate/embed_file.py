@@ -139,7 +139,7 @@ class EmbeddingParts(ResumableParts):
         """Write one batch atomically."""
         with self.folder.open(self.file(number, ".parquet"), "wb") as stream:
             pq.write_table(self._table(batch, result), stream, compression="zstd")
-        self._there.add(self.file(number, ".parquet"))
+        self._existing.add(self.file(number, ".parquet"))
 
     def _table(self, batch: Batch, result: Embedded) -> pa.Table:
         rows = pa.array(range(batch.first, batch.first + len(batch.texts)), pa.int64())

@@ -224,5 +224,5 @@ def test_projections_are_averaged_too(tmp_path: Path) -> None:
     other = embedding_model(tmp_path / "c", projection=16, pooling="cls")
     with pytest.raises(ModelError, match=r"have different embedding settings \(embedding\.json\)"):
         average([str(parts[0]), str(other)], str(tmp_path / "x"))
-    with pytest.raises(ModelError, match=r".*/a makes embeddings, and .*/d does not"):
+    with pytest.raises(ModelError, match=r".*/a was trained for embeddings, but .*/d was not"):
         average([str(parts[0]), str(tiny_llama(tmp_path / "d"))], str(tmp_path / "x"))

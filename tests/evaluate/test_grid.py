@@ -42,28 +42,28 @@ def test_length_and_depth_are_exact(tokenizer: Tokenizer, plain: bool) -> None:
     found = prompts(task, [task.filler], tokenizer, plain=plain)
     assert len(found) == 2 * len(DEPTHS) * 2
     before = 1 if plain else len(tokenizer.encode("<|im_start|>user\n"))
-    for hunt in found:
-        length, depth = hunt.location["length"], hunt.location["depth"]
-        assert len(hunt.prompt) == length
-        needle = tokenizer.encode(task.needle.replace("{value}", hunt.value))
-        assert hunt.prompt[hunt.start : hunt.start + len(needle)] == needle
-        end = tokenizer.decode(hunt.prompt[hunt.start + len(needle) :])
+    for prompt in found:
+        length, depth = prompt.location["length"], prompt.location["depth"]
+        assert len(prompt.ids) == length
+        needle = tokenizer.encode(task.needle.replace("{value}", prompt.value))
+        assert prompt.ids[prompt.start : prompt.start + len(needle)] == needle
+        end = tokenizer.decode(prompt.ids[prompt.start + len(needle) :])
         tail = task.question if plain else f"{task.question}<|im_end|>\n<|im_start|>assistant\n"
         assert end.endswith(tail)
         room = length - before - len(needle) - len(tokenizer.encode(tail))
-        assert hunt.start - before == round(depth * room)
-        filler = tokenizer.decode(hunt.prompt[before : hunt.start]) + end.removesuffix(tail)
+        assert prompt.start - before == round(depth * room)
+        filler = tokenizer.decode(prompt.ids[before : prompt.start]) + end.removesuffix(tail)
         assert (FILLER * 9).startswith(filler)
-        assert hunt.value in tokenizer.decode(hunt.prompt)
+        assert prompt.value in tokenizer.decode(prompt.ids)
 
 
 def test_a_prompt_depends_only_on_its_grid_position(tokenizer: Tokenizer) -> None:
     few = prompts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
     more = prompts(passkey(samples=3), [FILLER], tokenizer, plain=True)
     assert few[0] in more
-    assert len({hunt.value for hunt in more}) == len(more)
+    assert len({prompt.value for prompt in more}) == len(more)
     other = prompts(passkey(seed=1), [FILLER], tokenizer, plain=True)
-    assert {hunt.value for hunt in other} != {hunt.value for hunt in more}
+    assert {prompt.value for prompt in other} != {prompt.value for prompt in more}
 
 
 def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
@@ -72,9 +72,9 @@ def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
     found = prompts(task, texts, tokenizer, plain=True)
     whole = "".join(texts)
     starts = set()
-    for hunt in found:
-        needle = task.needle.replace("{value}", hunt.value)
-        around = tokenizer.decode(hunt.prompt[1:]).removesuffix(task.question).replace(needle, "")
+    for prompt in found:
+        needle = task.needle.replace("{value}", prompt.value)
+        around = tokenizer.decode(prompt.ids[1:]).removesuffix(task.question).replace(needle, "")
         assert around in whole
         starts.add(whole.index(around))
     assert len(starts) > 3, "texts begin at many places of the haystack"
@@ -109,13 +109,17 @@ def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
     batches = inputs["m"].batches("m", 3)
     assert sorted(at for batch, _ in batches for at in batch.items) == list(range(len(asked)))
     for batch, _ in batches:
-        assert len({len(hunt.prompt) for hunt in batch.inputs}) == 1, "nothing is padded"
+        assert len({len(prompt.ids) for prompt in batch.inputs}) == 1, "nothing is padded"
 
-    def answer(hunt: NeedlePrompt) -> list[int]:
-        knows = hunt.location["length"] == 256 and hunt.location["depth"] < 1 and hunt.location["sample"] > 1
-        return tokenizer.encode(f" {hunt.value}." if knows else " 7.")
+    def answer(prompt: NeedlePrompt) -> list[int]:
+        knows = (
+            prompt.location["length"] == 256
+            and prompt.location["depth"] < 1
+            and prompt.location["sample"] > 1
+        )
+        return tokenizer.encode(f" {prompt.value}." if knows else " 7.")
 
-    done = [[answer(hunt) for hunt in batch.inputs] for batch, _ in batches]
+    done = [[answer(prompt) for prompt in batch.inputs] for batch, _ in batches]
     judged = results([evaluator], inputs, batches, done)
     found = judged.summary["grids"]["passkey"]
     assert (found["lengths"], found["depths"]) == ([256, 400], [0.0, 0.5, 1.0])

@@ -108,7 +108,7 @@ def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert {'PARAMETER stop "</s>"', 'PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 2048"} <= set(lines)
     assert read_json(folder / "tokenizer_config.json")["add_bos_token"] is False
     assert (folder / "model.safetensors").exists()
-    assert "splitting pattern" in capsys.readouterr().out
+    assert "pre-tokenizer pattern" in capsys.readouterr().out
     adapter = export(run, tmp_path / "adapter", "--as", "ollama", "--weights", "adapter")
     first = (adapter / "Modelfile").read_text().splitlines()[:2]
     assert first == [f"FROM {run.parent / 'base'}", "ADAPTER ."]
@@ -118,7 +118,7 @@ def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.Captur
 def test_what_ollama_cannot_import(run: Path, tmp_path: Path) -> None:
     folder = export(run, tmp_path / "out")
     settings = {"base": None, "max_length": 64}
-    with pytest.raises(ModelError, match="does not import safetensors of MambaForCausalLM"):
+    with pytest.raises(ModelError, match="cannot import safetensors of MambaForCausalLM"):
         write_modelfile(folder, config={"architectures": ["MambaForCausalLM"]}, **settings)  # type: ignore[arg-type]
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(ModelError, match="is not a built-in one"):
@@ -137,7 +137,7 @@ def test_a_run_of_all_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert main(["export", str(run), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: the run at {run} has no merged: it trained every weight\n  hint: give --weights model\n"
+        f"tailor: --weights merged: the run at {run} trained a full model\n  hint: give --weights model\n"
     )
 
 

@@ -40,7 +40,7 @@ def test_a_form_of_another_package_exports_a_run(
 
         assert main([*arguments, "--weights", "adapter"]) == 2
         assert capsys.readouterr().err == (
-            "tailor: this export form takes merged or model weights, not adapter\n  hint: leave --weights away\n"
+            "tailor: this export form takes merged or model weights, not adapter\n  hint: remove --weights\n"
         )
     shutil.rmtree(to)
     assert main(arguments) == 2, "the control: the package is not installed"

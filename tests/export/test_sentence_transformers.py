@@ -145,7 +145,7 @@ def test_errors_are_reported(
             2,
             (
                 "--as sentence-transformers needs a full model: an adapter cannot store that the decoder uses bidirectional attention\n"
-                "  hint: leave --weights away"
+                "  hint: remove --weights"
             ),
         ),
         (

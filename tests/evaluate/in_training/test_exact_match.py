@@ -203,6 +203,6 @@ def test_a_row_of_a_bos_and_an_answer_has_no_question(folder: Path, bos: bool) -
     asked = answer_rows(split, tokenizer, stops(tokenizer, tokens.template), limit=9)
     assert [row.row for row in asked] == [2]
     found, _ = questions(split, None, tokenizer, tokens.template, chunked=False)
-    assert [question.place["row"] for question in found] == [2]
+    assert [question.location["row"] for question in found] == [2]
     assert any_question(split, None, tokenizer, chunked=False)
     assert not any_question(split, 1, tokenizer, chunked=False)
