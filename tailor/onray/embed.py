@@ -22,9 +22,9 @@ from tailor.evaluate.embed_file import (
     fingerprint,
     is_own,
     read_batches,
-    survey,
+    scan_input,
 )
-from tailor.evaluate.models import find_subject
+from tailor.evaluate.models import find_model
 from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.onray.display import Display
@@ -62,8 +62,8 @@ def embed(
     machine.wait_without_spinning()
     if ROW in request.keep or EMBEDDING in request.keep:
         raise DataError(f"--keep: the file has columns {ROW} and {EMBEDDING} of its own")
-    subject = find_subject(target)
-    require_embeddings(subject.artifact.url)
+    model = find_model(target)
+    require_embeddings(model.artifact.url)
     if not to.endswith(".parquet"):
         raise StoreError(f"{to} is no Parquet file", hint="give the output a name that ends in .parquet")
     place, name = posixpath.split(Store(to).url.rstrip("/"))
@@ -79,9 +79,9 @@ def embed(
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
         found = find_input(request)
-        sizes, kept = survey(found, request)
-        parts = EmbeddingParts(unfinished, fingerprint(found, request, subject.identity()), kept)
-        if parts.others:
+        sizes, kept = scan_input(found, request)
+        parts = EmbeddingParts(unfinished, fingerprint(found, request, model.identity()), kept)
+        if parts.discarded:
             display.line("an unfinished file of another input, model or setting was removed")
         open_batches = parts.remaining(len(sizes))
         if len(open_batches) < len(sizes):
@@ -90,19 +90,19 @@ def embed(
         if open_batches:
             _, runner = choose_workers(workers, address, display, stack, verbose)
             display.doing("loading the model")
-            source = _Source(subject.label, found, request, open_batches)
+            source = _Source(model.label, found, request, open_batches)
 
             def write(number: int, result: Result) -> None:
                 assert isinstance(result, Embedded)
                 parts.write(number, source.waiting.pop(number), result)
 
             began = time.monotonic()
-            results = runner([subject.ref], Decoding(), source)
+            results = runner([model.ref], Decoding(), source)
             done = compute_remaining(open_batches, sizes, results, write, display.embedding)
             display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
         display.doing("writing the file")
         about = {
-            "model": subject.ref.url,
+            "model": model.ref.url,
             "instruction": request.instruction,
             "columns": request.columns,
         }

@@ -19,7 +19,7 @@ from tailor.errors import DataError, GateError, StoreError
 from tailor.evaluate import figures
 from tailor.evaluate.batches import EvaluationBatch, Result, Runner
 from tailor.evaluate.inputs import gather
-from tailor.evaluate.models import Subject, find_subject, subjects
+from tailor.evaluate.models import EvaluatedModel, evaluated_models, find_model
 from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
 from tailor.evaluate.results import join, results
 from tailor.evaluate.tasks.base import make_evaluators
@@ -83,15 +83,15 @@ def evaluate(
     evaluators = make_evaluators(suite.tasks)
     for evaluator in evaluators:
         evaluator.require()
-    main = find_subject(target)
-    name = "-".join(part for part in (suite.name or name, main.beside) if part)
+    main = find_model(target)
+    name = "-".join(part for part in (suite.name or name, main.derived_folder) if part)
     parent, folder_name = _place(main, name, to)
     with ExitStack() as stack:
         parent.make()
         unfinished = parent.join(f"{folder_name}.unfinished")
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
-        models = subjects(main, suite)
+        models = evaluated_models(main, suite)
         for evaluator in evaluators:
             for model in models:
                 evaluator.check_model(model)
@@ -101,7 +101,7 @@ def evaluate(
         batches = [batch for batch, _ in work]
         identity = {model.label: model.identity() for model in models}
         parts = ResultParts(unfinished, fingerprint(batches, suite.decoding, identity))
-        if parts.others:
+        if parts.discarded:
             display.line("an unfinished evaluation of other rows, models or settings was removed")
         workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
         done = _do(batches, models, suite, runner, parts, display)
@@ -166,7 +166,7 @@ def resolved(suite: Suite, name: str) -> str:
     return text
 
 
-def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
+def _place(main: EvaluatedModel, name: str, to: str | None) -> tuple[Store, str]:
     """The folder around the results, and their name in it."""
     if to is not None:
         whole = Store(to)
@@ -184,7 +184,7 @@ def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
     return main.run.join(EVALUATION), name
 
 
-def _preparation(main: Subject) -> Any:
+def _preparation(main: EvaluatedModel) -> Any:
     root = str(cache_folder() / TOKENS)
     if main.run is not None and main.recipe is not None:
         root = tokens_root(main.recipe, main.run)
@@ -203,7 +203,7 @@ def _preparation(main: Subject) -> Any:
 
 def _do(
     batches: Sequence[EvaluationBatch],
-    models: Sequence[Subject],
+    models: Sequence[EvaluatedModel],
     suite: Suite,
     runner: Runner,
     parts: ResultParts,
@@ -225,7 +225,7 @@ def _do(
     return map(parts.read, range(len(batches)))
 
 
-def _describe(model: Subject) -> dict[str, Any]:
+def _describe(model: EvaluatedModel) -> dict[str, Any]:
     return {
         "url": model.ref.url,
         "artifact": posixpath.basename(model.artifact.url),

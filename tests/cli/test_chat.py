@@ -153,5 +153,5 @@ def test_a_run_that_is_not_there(model: str, capsys: pytest.CaptureFixture[str])
     for arguments in (["chat", wrong], ["generate", wrong, "--prompt", "Hi"]):
         assert main(arguments) == 2
         assert capsys.readouterr().err == (
-            f"tailor: {wrong} holds no run, no adapter and no model\n  hint: did you mean {model}?\n"
+            f"tailor: {wrong} is not a run, an adapter or a model\n  hint: did you mean {model}?\n"
         )

@@ -62,7 +62,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     )
     assert main(["evaluate", "runs/tinny"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {place}/runs/tinny holds no run, no adapter and no model\n  hint: did you mean {place}/runs/tiny?\n"
+        f"tailor: {place}/runs/tinny is not a run, an adapter or a model\n  hint: did you mean {place}/runs/tiny?\n"
     )
 
 
@@ -109,6 +109,6 @@ def test_a_whole_model_has_no_base(
     monkeypatch.chdir(place)
     assert main(["chat", "base", "--base"]) == 2
     assert (
-        "base is a whole model: it has no adapter beside whose base it could answer"
+        "base is a full model: it has no adapter to disable, so it cannot answer as its base"
         in capsys.readouterr().err
     )

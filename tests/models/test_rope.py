@@ -248,7 +248,7 @@ def test_the_card_of_an_adapter_loads_it_right(tmp_path: Path, capsys: pytest.Ca
     with torch.no_grad():
         expected = load_run(str(run)).model(TOKENS).logits
         assert (found["model"].eval()(TOKENS).logits - expected).norm() < 1e-5 * expected.norm()
-    with pytest.raises(ModelError, match=r"without the rotary positions of model\.rope"):
+    with pytest.raises(ModelError, match=r"without the RoPE parameters of model\.rope"):
         export(str(run), str(tmp_path / "ollama"), Request(form="ollama", weights="adapter"))
 
 
@@ -287,7 +287,7 @@ def test_an_adapter_carries_the_rope_of_its_base(tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(url).rope_parameters["rope_type"] == "yarn"
     values = json.loads((adapter / "base.json").read_text())
     (adapter / "base.json").write_text(json.dumps({**values, "rope": None}))
-    with pytest.raises(ModelError, match="other rotary positions"):
+    with pytest.raises(ModelError, match="different RoPE parameters"):
         average([str(step), str(adapter)], str(tmp_path / "mean3"))
 
 
@@ -305,6 +305,6 @@ def test_a_whole_model_carries_its_rope_and_averages_with_its_like(tmp_path: Pat
     assert plain.config.rope_parameters == mean.config.rope_parameters
     assert plain.config.rope_parameters["rope_type"] == "llama3"
     assert plain.config.max_position_embeddings == mean.config.max_position_embeddings == 4 * L
-    with pytest.raises(ModelError, match="other rotary positions"):
+    with pytest.raises(ModelError, match="different RoPE parameters"):
         average([str(run / "model"), str(tmp_path / "base")], str(tmp_path / "mixed"))
     assert average([str(run / "model"), str(tmp_path / "mean")], str(tmp_path / "alike")), "the control"

@@ -168,24 +168,24 @@ def test_workers_change_nothing(
         (
             [{"text": "a"}, {"txt": "b"}],
             [],
-            "in.jsonl:2: missing key `text`\n  hint: name the column of the text with --column",
+            "in.jsonl:2: missing key `text`\n  hint: give the text column with --column",
         ),
         (
             [{"text": "a"}, {"text": " "}],
             [],
-            "in.jsonl:2: there is no text to embed\n  hint: leave the row out",
+            "in.jsonl:2: no text to embed\n  hint: remove the row",
         ),
         ([{"text": 3}], [], "in.jsonl:1: `text` must be text"),
         (
             [{"text": "a", "id": 1}, {"text": "b", "id": "x"}],
             ["--keep", "id"],
-            "--keep id: the column has values of several kinds",
+            "--keep id: the column has values of different types",
         ),
         ([{"text": "a"}], ["--keep", "row"], "--keep: the file has columns row and embedding of its own"),
         (
             [{"text": "a"}],
             ["--dimension", "99"],
-            "dimension: the embeddings of PLACE/model have 16 numbers, not 99",
+            "dimension: 99 is larger than the 16 dimensions of the embeddings of PLACE/model",
         ),
     ],
 )

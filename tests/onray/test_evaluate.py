@@ -159,7 +159,7 @@ def test_another_run_answers_through_its_own_template(place: Path) -> None:
         assert value(both, figure, "other") == pytest.approx(value(alone, figure, "other"), rel=1e-6)
     assert list(both.results["models"]) == ["tiny", "base", "other"]
     assert "v1.both" in tailor.Run(place / "runs/tiny").evaluations
-    with pytest.raises(ModelError, match="which is the model itself or there already"):
+    with pytest.raises(ModelError, match="is listed twice, or is the evaluated model itself"):
         made(place, {**values, "compare": [str(place / "runs/tiny")]})
 
 

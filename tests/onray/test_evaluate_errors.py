@@ -49,20 +49,20 @@ def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "settings", "error", "text"),
     [
-        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny holds no run, no adapter and no model"),
+        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny is not a run, an adapter or a model"),
         ({}, {"target": "base"}, StoreError, "base is no run, so there is no place for the results"),
         (
             {},
             {"target": "base", "to": "new"},
             DataError,
-            "base is no run, so it has no evaluation rows of its own",
+            "base is not a run, so it has no evaluation rows",
         ),
         ({}, {"to": "runs"}, StoreError, "--to runs is there already, and is no evaluation"),
         (
             {"tasks": [{"name": "facts", "data": {"path": "bad.jsonl"}}]},
             {},
             DataError,
-            "bad.jsonl:2: the fact '!' has no letter and no digit",
+            "bad.jsonl:2: the fact '!' has no letters or digits to look for",
         ),
         (
             {

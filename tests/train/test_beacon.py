@@ -306,9 +306,9 @@ def test_unsupported_keys_with_beacons_are_rejected(made: tuple[Path, Any, Path]
 
     plan = plan_of(made, "refused")
     loop.run(plan, PlainHost())
-    with pytest.raises(ModelError, match="holds activation beacons, which cannot be merged"):
+    with pytest.raises(ModelError, match="has activation beacons, which cannot be merged"):
         open_source(plan.run_url)
-    with pytest.raises(ModelError, match="holds activation beacons, which cannot be averaged"):
+    with pytest.raises(ModelError, match="has activation beacons, which cannot be averaged"):
         average([plan.run_url, plan.run_url], str(made[2] / "average"))
 
 
