@@ -43,7 +43,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
         runner.restore(state)
         if start == plan.resume_from:  # of another recipe: its evaluations are not to be compared with these
             state.best_step = state.best_loss = state.reload_from = None
-        session.say(f"going on from step {state.step}")
+        session.say(f"resuming from step {state.step}")
     for probe in probes:
         probe(session, "start", state.step)
 
