@@ -143,7 +143,8 @@ class NodeWait:
             self._report(f"waiting up to {duration(timeout)} for pending nodes: {error.message}")
         if not self.reported and self.seconds > SETTLE_SECONDS:
             self.reported = True
-            self._report(f"waiting up to {duration(timeout)} for free resources: {error.message}")
+            missing = "free resources" if in_use is not None else "lost nodes"
+            self._report(f"waiting up to {duration(timeout)} for {missing}: {error.message}")
         fits(self._workers, bundle, max(FIT_SECONDS, min(RESERVATION_SECONDS, timeout - self.seconds)))
         time.sleep(1.0)
 

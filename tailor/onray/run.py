@@ -161,7 +161,7 @@ def _changes(run: Store, origin: Origin | None) -> list[str]:
 def _prepare(
     recipe: Recipe,
     run: Store,
-    starting: clusters.Starting | None,
+    starting: clusters.BackgroundStart | None,
     display: Display,
     interrupts: Interrupts,
     verbose: bool,

@@ -98,7 +98,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("run"))
     assert (code, err) == (0, "")
     run = f"{place.bucket}/runs/run"
-    assert "data prepared before" in out
+    assert "data already prepared" in out
     assert f"tailor chat {run}" in out
     assert curve(run) == curve(str(local / "runs/local"))
     assert adapter(run) == adapter(str(local / "runs/local"))
@@ -171,7 +171,7 @@ def test_killed_on_s3_and_started_again_equals_undisturbed(place: Place, local: 
 
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("killed"))
     assert (code, err) == (0, "")
-    assert f"going on from step {int(before[-1][5:])}\n" in out
+    assert f"resuming from step {int(before[-1][5:])}\n" in out
     assert "is held by" not in out, "the dead process of this machine did not keep it waiting"
     assert curve(run.url) == curve(str(local / "runs/local"))
     assert adapter(run.url) == adapter(str(local / "runs/local"))
