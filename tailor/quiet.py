@@ -1,4 +1,4 @@
-"""Silences the log lines, warnings and progress bars of the libraries, so that the terminal shows tailor's output only."""
+"""Silences the log lines, warnings and progress bars of libraries, so that the terminal shows tailor's output only."""
 
 from __future__ import annotations
 

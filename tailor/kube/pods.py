@@ -20,7 +20,7 @@ def head_group(cluster: Cluster, labels: Values, config_map: str | None) -> Valu
     """KubeRay's `headGroupSpec`."""
     start = _ray_start(cluster.head)
     if cluster.worker is not None:
-        start["num-cpus"] = "0"  # Ray places no tasks or workers on the head, which runs `tailor run`
+        start["num-cpus"] = "0"  # no tasks or workers on the head, which runs `tailor run`
     ports = [{"name": name, "containerPort": port} for name, port in _PORTS.items()]
     return {
         "rayStartParams": start,
@@ -96,7 +96,7 @@ def _metadata(cluster: Cluster, labels: Values) -> Values:
 
 
 def _pod(cluster: Cluster, pod: Head) -> Values:
-    """The fields of a pod's spec except containers and volumes. They comply with the `restricted` Pod Security Standard."""
+    """The fields of a pod's spec except containers and volumes. They meet the `restricted` Pod Security Standard."""
     spec: Values = {
         "securityContext": {
             "runAsNonRoot": True,
@@ -137,7 +137,7 @@ def container_security() -> Values:
 
 
 def _resources(pod: Head) -> Values:
-    """Requests equal to limits (QoS class Guaranteed), so that pods are the last ones evicted when a node is short of memory."""
+    """Requests equal to limits (QoS class Guaranteed): a node short of memory evicts such pods last."""
     amounts: Values = {"cpu": str(pod.cpu), "memory": pod.memory}
     if pod.ephemeral_storage is not None:
         amounts["ephemeral-storage"] = pod.ephemeral_storage

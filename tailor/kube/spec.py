@@ -43,7 +43,7 @@ class Toleration(Section):
 
 
 class Head(Section):
-    """The head pod. It runs Ray's control services and the `tailor run` command. It trains only without a `worker` section."""
+    """The head pod. It runs Ray's control services and `tailor run`. It trains only if there is no `worker` section."""
 
     cpu: int = Field(2, ge=1)
     """Number of CPUs, as request and limit."""
@@ -121,7 +121,7 @@ class Cache(Section):
 
 
 class Autoscaler(Section):
-    """Ray's autoscaler. A RayJob starts with all pods of its recipe and keeps them. On a RayCluster, a run requests the pods that it lacks."""
+    """Ray's autoscaler. A RayJob always has all pods of its recipe. On a RayCluster, a run requests the pods that it lacks."""
 
     min_pods: int = Field(0, ge=0)
     """Minimum number of worker pods, which run all the time."""
@@ -162,7 +162,7 @@ class Job(Section):
     """How long the pods stay after the end of the job, for example to use the dashboard."""
 
     backoff_limit: int = Field(0, ge=0)
-    """Number of retries of a failed job. Each retry is a new cluster that resumes from the last checkpoint in the run folder."""
+    """Number of retries of a failed job. Each retry is a new cluster, which resumes from the run's last checkpoint."""
 
     active_deadline_seconds: int | None = Field(None, ge=1)
     """Maximum duration of the job. The job fails when it is exceeded."""
@@ -232,7 +232,7 @@ class Cluster(File):
     """Service account of the pods, for example one with access to a bucket."""
 
     auth: Literal["token", "disabled"] = "token"
-    """`token`: Ray requires a token, which KubeRay generates. `disabled`: anyone who can reach the head can run code on it."""
+    """`token`: Ray requires a token, which KubeRay generates. `disabled`: anyone who reaches the head can run code on it."""
 
     recipe_path: str | None = Field(None, min_length=1)
     """Path of a recipe in the image. Default: the manifest contains a ConfigMap with the resolved recipe."""

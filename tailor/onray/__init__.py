@@ -1,1 +1,1 @@
-"""Everything that uses Ray: placement of workers, training, evaluation, data preparation and jobs. No other package imports Ray."""
+"""Everything that uses Ray: training, evaluation, data preparation and jobs. No other package imports Ray."""

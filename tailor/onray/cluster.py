@@ -31,7 +31,7 @@ DETECT_SECONDS = 60
 """Maximum time for a node to start a process and detect its GPU."""
 
 START_SECONDS = 60
-"""Maximum time for Ray Train to place and start a worker group for which there is room."""
+"""Maximum time for Ray Train to schedule and start a worker group for which there is room."""
 
 ACCELERATOR_PREFIX = "accelerator_type:"
 """Prefix of the Ray resource that names a node's GPU type, as in `accelerator_type:H100`."""

@@ -1,4 +1,4 @@
-"""The interface through which runs and evaluations report progress. `tailor.cli.display` implements it for the terminal."""
+"""The interface through which commands report progress. `tailor.cli.display` implements it for the terminal."""
 
 from __future__ import annotations
 

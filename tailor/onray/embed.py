@@ -119,7 +119,7 @@ def embed(
 
 
 class _Source:
-    """Iterator over the batches `numbers`. It reads them on demand, so that only those that workers process are in memory.
+    """Iterable of the batches `numbers`. It reads them on demand: only those that workers process are in memory.
 
     waiting: number -> batch, for the batches whose result has not arrived yet.
     """

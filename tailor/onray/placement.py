@@ -1,4 +1,4 @@
-"""Places a run's workers on a cluster: computes what each worker reserves, and waits for free or pending nodes.
+"""Placement of a run's workers on a cluster: what each worker reserves, and the wait for free or pending nodes.
 
 A pending node is one that the cluster's autoscaler can add, or a lost one that may come back.
 """
@@ -128,7 +128,7 @@ class NodeWait:
         return time.monotonic() - self._began
 
     def after(self, error: ScaleError, *, gpu: bool, in_use: dict[str, float] | None = None) -> None:
-        """Wait for some seconds, after an attempt to place the workers that failed with `error`.
+        """Wait for some seconds, after an attempt to find room that failed with `error`.
 
         `in_use`: the resources of one worker, if the cluster has them but other jobs use them. Raises the error after
         `scale.placement_timeout`, and at once if the cluster is too small and its autoscaler cannot add enough nodes.
@@ -149,7 +149,7 @@ class NodeWait:
         time.sleep(1.0)
 
     def _available_workers(self, bundle: dict[str, float], error: ScaleError) -> int:
-        """`max_workers` if the autoscaler can provide nodes for them, else `min_workers`; raises `error` if for neither."""
+        """`max_workers` or, if the autoscaler cannot provide nodes for them, `min_workers`. Raises `error` if for neither."""
         for workers in sorted({self._scale.max_workers, self._scale.min_workers}, reverse=True):
             if autoscaler.can_provide(bundle, workers):
                 return workers

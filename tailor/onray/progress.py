@@ -36,7 +36,7 @@ class Stopwatch:
         self._last = time.time()
 
     def mark(self, part: str, at: float | None = None) -> None:
-        """Add the time since the last mark to `part`. `at`: end of the phase in seconds since the epoch, by default now."""
+        """Add the time since the last mark to `part`. `at`: seconds since the epoch at its end, by default now."""
         at = at or time.time()
         self.parts[part] = round(self.parts.get(part, 0.0) + at - self._last, 3)
         self._last = at

@@ -21,7 +21,7 @@ RunGroup = Callable[[int, dict[str, float], "Publish", Callable[[], bool]], str]
 """Runs one worker group: (number of workers, resources of each, publish, stop requested?) -> how its loop ended."""
 
 GROW_SECONDS = 20.0
-"""How often a run with less than `scale.workers.max` workers checks for room. Each restart that gained no worker doubles it."""
+"""How often a run below `scale.workers.max` checks for room. A restart that gained no worker doubles the interval."""
 
 
 def supervise(

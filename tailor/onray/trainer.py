@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 
 COLLECTIVE_TIMEOUT_SECONDS = 6 * 3600
-"""Timeout of collective operations. The other workers wait while rank 0 writes, hashes and uploads a large artifact. With
-Ray's default of half an hour, such a run would fail there at every attempt. Dead workers are detected by health checks."""
+"""Timeout of collective operations. The other workers wait while rank 0 writes, hashes and uploads a large artifact.
+With Ray's default of half an hour, such a run would fail at every attempt. Health checks detect dead workers."""
 
 
 def fit(plan: Plan, recipe: Recipe, driver: DriverContext, *, cluster: Cluster | None) -> bool:
@@ -179,7 +179,7 @@ def _fit_on_workers(
 
 
 def _storage(run: Store) -> tuple[str, Any]:
-    """(path, pyarrow filesystem) of the run folder, as Ray Train expects them. The filesystem is None for a local path."""
+    """(path, pyarrow filesystem) of the run folder, as Ray Train expects them. A local path has no filesystem (None)."""
     if run.is_local:
         return run.url, None
     from pyarrow.fs import FSSpecHandler, PyFileSystem

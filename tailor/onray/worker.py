@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 PEER_SECONDS = 5.0
-"""How long a worker that lost the connection to another one waits before it raises its error. In this time, Ray notices the
-other worker's error or death, which is the cause."""
+"""How long a worker that lost the connection to another one waits before it raises its error. In this time, Ray
+detects the other worker's error or death, which is the cause."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tailor.runs.log import read
-from tests.helpers.killing import PATHS, Command, ended, make_place, comparable_records
+from tests.helpers.killing import PATHS, Command, comparable_records, ended, make_place
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 

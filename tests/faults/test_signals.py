@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tailor.store import run_folder
-from tests.helpers.killing import Command, ended, make_place, comparable_records
+from tests.helpers.killing import Command, comparable_records, ended, make_place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -17,11 +17,11 @@ from tests.helpers.killing import (
     PATIENCE,
     Command,
     assert_equal_runs,
+    comparable_records,
     ended,
     make_place,
     moments,
     processes_of,
-    comparable_records,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -17,7 +17,7 @@ import pytest
 from tailor.onray.jobs import STOPPED_CODE
 from tailor.runs.log import read
 from tailor.store import Store
-from tests.helpers.killing import PATHS, PATIENCE, Command, Ended, ended, make_place, comparable_records
+from tests.helpers.killing import PATHS, PATIENCE, Command, Ended, comparable_records, ended, make_place
 from tests.helpers.ray_clusters import Machines, cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
