@@ -34,7 +34,7 @@ def execute(args: argparse.Namespace) -> int:
         raise StoreError(f"no cluster file was named, and there is no {path}", hint="name one with --cluster")
     cluster = manifest.load_cluster(path)
     recipe = manifest.load_recipe(args.recipe, cluster, args.overrides)
-    for note in fit.notes(recipe, cluster, stays=args.kind == "RayCluster"):
+    for note in fit.notes(recipe, cluster, persistent=args.kind == "RayCluster"):
         print(f"tailor: note: {note}", file=sys.stderr)
     objects = manifest.documents(
         recipe, cluster, kind=args.kind, stem=Path(args.recipe).stem, overrides=args.overrides

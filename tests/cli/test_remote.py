@@ -98,7 +98,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("run"))
     assert (code, err) == (0, "")
     run = f"{place.bucket}/runs/run"
-    assert "data prepared before" in out
+    assert "data already prepared" in out
     assert f"tailor chat {run}" in out
     assert curve(run) == curve(str(local / "runs/local"))
     assert adapter(run) == adapter(str(local / "runs/local"))

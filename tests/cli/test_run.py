@@ -74,7 +74,7 @@ def test_it_says_what_it_did_and_nothing_else(first: tuple[int, str, str], place
     code, out, err = first
     assert (code, err) == (0, "")
     for told in (
-        r"data prepared in .* examples of .* tokens, .* for evaluation",
+        r"data prepared in .* training examples with .* tokens .*, .* evaluation examples",
         r"step 1/6  loss \d",
         r"step 6/6  loss \d",
         r"Training loss +\d\.\d+ → \d\.\d+",

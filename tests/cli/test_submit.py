@@ -141,20 +141,31 @@ def test_jobs_with_the_wrong_number_of_names(
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "error"),
     [
         (
             "http://127.0.0.1:9",
-            "no Ray job server answers at http://127.0.0.1:9: [Errno 111] Connection refused",
+            (
+                "cannot connect to the Ray job server at http://127.0.0.1:9: [Errno 111] Connection refused\n"
+                "  hint: set the dashboard's address with --address"
+            ),
         ),
-        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 is no address of a job server"),
+        (
+            "ray://127.0.0.1:10001",
+            (
+                "ray://127.0.0.1:10001 is not the address of a job server\n"
+                "  hint: use the address of Ray's dashboard"
+            ),
+        ),
     ],
 )
-def test_where_no_job_server_is(address: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_job_server_is_an_error(
+    address: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = os.environ.get("RAY_AUTH_MODE")
     try:
         assert main(["jobs", "list", "--address", address]) == 2
     finally:
         if before is None:
             os.environ.pop("RAY_AUTH_MODE", None)
-    assert capsys.readouterr().err.startswith(f"tailor: {told}\n  hint: name the dashboard's")
+    assert capsys.readouterr().err.startswith(f"tailor: {error}")

@@ -213,4 +213,4 @@ def test_errors_are_reported(place: Path, tmp_path: Path) -> None:
         shown=shown,
         fail_if={"colors/acc": "< 0"},
     )
-    assert shown.lines[0].startswith("going on: 2 of 2 rows")
+    assert shown.lines[0].startswith("resuming: 2 of 2 rows")
