@@ -16,7 +16,7 @@ def whole(at_least: int) -> Callable[[str], int]:
         except ValueError:
             value = at_least - 1
         if value < at_least:
-            raise argparse.ArgumentTypeError(f"must be an integer of at least {at_least}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be an integer >= {at_least}, not {text}")
         return value
 
     return read
@@ -26,9 +26,9 @@ def number(
     *, over: float | None = None, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Callable[[str], float]:
     """An argument type: a finite number within the bounds (`over` is exclusive)."""
-    bounds = [f"above {over:g}"] if over is not None else []
-    bounds += [f"at least {at_least:g}"] if math.isfinite(at_least) else []
-    bounds += [f"at most {at_most:g}"] if math.isfinite(at_most) else []
+    bounds = [f"> {over:g}"] if over is not None else []
+    bounds += [f">= {at_least:g}"] if math.isfinite(at_least) else []
+    bounds += [f"<= {at_most:g}"] if math.isfinite(at_most) else []
 
     def read(text: str) -> float:
         try:

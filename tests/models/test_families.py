@@ -316,18 +316,18 @@ def row_name(family: Family) -> str:
 
 
 REASONS = {
-    "recurrent layers": "The state of its recurrent layers goes on from document to document. Set `data.pack: false`, "
+    "recurrent layers": "Its recurrent layers carry their state over from one document to the next. Set `data.pack: false`, "
     "or join documents with method `pretrain`.",
-    "ALiBi": "Its position biases (ALiBi) count from the start of the row. Set `data.pack: false`, or join documents "
+    "ALiBi": "Its position biases (ALiBi) are counted from the start of the row. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
-    "PEFT puts adapters": "PEFT takes the shared expert's modules for those of the routed experts. Name the attention's "
+    "PEFT puts adapters": "PEFT confuses the modules of the shared expert with those of the routed experts. List the attention "
     "modules in `model.adapter.target_modules`.",
-    "experts.gate_up_proj": "bitsandbytes quantizes linear modules; the experts are held in one tensor and would stay "
-    "as they are.",
-    "see each other": "Its layers carry a state from document to document. Set `data.pack: false`, or join documents "
+    "experts.gate_up_proj": "bitsandbytes quantizes linear modules only; these experts are stored in one tensor, which would "
+    "not be quantized.",
+    "see each other": "Its layers carry a state over from one document to the next. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
 }
-"""A part of a refusal's text, and how the table says it."""
+"""A part of an error message -> the note in the table."""
 
 
 def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
@@ -336,6 +336,4 @@ def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--update-fixtures"):
         TABLE.write_text(text[:start] + table() + text[end:])
     else:
-        assert text[start:end] == table(), (
-            "write it anew: pytest tests/models/test_families.py --update-fixtures"
-        )
+        assert text[start:end] == table(), "update it: pytest tests/models/test_families.py --update-fixtures"
