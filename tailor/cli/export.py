@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="form",
         metavar="FORM",
         default="huggingface",
-        help=f"layout of the folder: {', '.join(EXPORT_FORMS.names())} (default: huggingface)",
+        help=f"the layout: {', '.join(EXPORT_FORMS.names())} (default: huggingface)",
     )
     parser.add_argument(
         "--query-instruction",
