@@ -167,9 +167,7 @@ def test_another_base_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["merge", str(adapter), "--to", str(tmp_path / "merged"), "--base", str(other)]) == 2
     assert capsys.readouterr().err == (
         f"tailor: {other} is not the base of the adapter at {adapter}: its weights differ from those that the "
-        f"adapter was trained on
-  hint: restore the weights of {base}, or give their folder with --base
-"
+        f"adapter was trained on\n  hint: restore the weights of {base}, or give their folder with --base\n"
     )
     assert not (tmp_path / "merged").exists()
     shutil.move(base, tmp_path / "moved")  # the right weights, elsewhere

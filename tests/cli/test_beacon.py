@@ -55,21 +55,21 @@ def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def test_the_plan_tells_the_windows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_shows_the_windows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "recipe.yaml", "save.to=runs/other"]) == 0
     out = capsys.readouterr().out
     assert re.search(
-        r"^method +sft, beacons with projections of their own, about 12,352 trained$", out, re.M
+        r"^method +sft, beacons with copies of the projections, about 12,352 trained parameters$", out, re.M
     ), out
     assert re.search(
-        r"^windows +up to 4 of 64 tokens in a row of 2\d\d, of which 24 to 48 keys stay in each layer \(ratio 4 in evaluation\)$",
+        r"^windows +a row of 2\d\d tokens has 4 windows of 64; 24 to 48 keys per layer stay in memory \(ratio 4 in evaluation\)$",
         out,
         re.M,
     ), out
     assert (
         main(["plan", "recipe.yaml", "model.beacon.window=512", "data.max_length=600", "save.to=runs/o"]) == 2
     )
-    assert "fits into one window of 512, so no beacon would be trained" in capsys.readouterr().err
+    assert "fits into one window (512 tokens), so no beacon would be trained" in capsys.readouterr().err
 
 
 def test_it_answers_long_prompts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_a_conversation_over_the_models_length(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal, _, rest = talk(model, ["x" * 400, "Hi"], capsys, monkeypatch).partition("\n")
-    assert refusal.endswith("the model takes 200; /reset starts anew")
+    assert refusal.endswith("the model's maximum is 200; /reset starts a new one")
     assert rest == talk(model, ["Hi"], capsys, monkeypatch)
 
 

@@ -35,7 +35,7 @@ def test_report(recipe, capsys):
     text = capsys.readouterr().out
     for line in (
         "data.train[0] rows.jsonl",
-        "  format        completion (recognized)",
+        "  format        completion (detected)",
         "  rows          42 read, 40 kept",
         "  unreadable    1 bad_json",
         "                rows.jsonl:41 not JSON",
@@ -45,9 +45,9 @@ def test_report(recipe, capsys):
         "####",
     ):
         assert line in text
-    assert "(there already)" not in text
+    assert "(prepared before)" not in text
     assert main(["data", "report", recipe]) == 0
-    assert "(there already)" in capsys.readouterr().out
+    assert "(prepared before)" in capsys.readouterr().out
 
 
 def test_report_over_budget_shows_everything_and_refuses(recipe, capsys):

@@ -100,7 +100,7 @@ def test_the_system_turn_can_be_changed(
     lines = ["7?", "/system Be brief, and sew.", "7?", "/system", "7?", "/quit", "7?"]
     assert talk(lines, monkeypatch, capsys, model="base") == [plain, brief, plain]
     (refused,) = talk(["/sytem"], monkeypatch, capsys, model="base")
-    assert refused.startswith("/sytem is no command; /reset forgets")
+    assert refused.startswith("/sytem: unknown command; /reset starts")
 
 
 def test_a_whole_model_has_no_base(

@@ -23,9 +23,9 @@ method: {name: sft}
 optim: {learning_rate: 2e-4}
 save: {to: runs/x, resume: runs/before}
 """
-SHARED = "a folder below one that all machines of the cluster see, which --shared names"
-TO_READ = "put it on s3://… or hf://…, or into a folder that all of them see, which --shared names"
-OWN = f"is a folder of each machine for itself; write s3://…, or {SHARED}"
+SHARED = "a folder that all machines of the cluster share, given with --shared"
+TO_READ = "put it on s3://… or hf://…, or into a folder that they share, given with --shared"
+OWN = f"is a different folder on each machine; write s3://…, or {SHARED}"
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def problems(*overrides: str, shared: tuple[str, ...] = ()) -> list[str]:
     return []
 
 
-def test_what_the_cluster_does_not_see_is_named_with_its_place_and_mend(
+def test_paths_that_the_cluster_cannot_see_are_reported_with_position_and_hint(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unseen = f"is on this machine, and the cluster's machines don't see it; {TO_READ}"
@@ -59,8 +59,8 @@ def test_what_the_cluster_does_not_see_is_named_with_its_place_and_mend(
         f"recipe.yaml:7:28: save.resume: runs/before {unseen}",
     ]
     assert main(["submit", "recipe.yaml", "--address", "http://127.0.0.1:9"]) == 2
-    assert capsys.readouterr().err.splitlines() == expected, "and no cluster was asked"
-    assert problems(shared=(".",)) == [], "the control: all of it lies in a folder that is shared"
+    assert capsys.readouterr().err.splitlines() == expected, "before any cluster is contacted"
+    assert problems(shared=(".",)) == [], "the control: all paths are in a shared folder"
     assert problems(shared=("runs",)) == expected[:2]
 
 
@@ -72,7 +72,7 @@ def test_what_the_cluster_does_not_see_is_named_with_its_place_and_mend(
         ("data.store=/tmp/tokens", f"data.store: /tmp/tokens {OWN}"),
         (
             "scale.address=auto",
-            "scale.address: has no place in a job, which joins the cluster that it is sent to; use --address",
+            "scale.address: cannot be set in a job, which runs on the cluster that it is submitted to; use --address",
         ),
         ("data.train=[{path: rows.jsnl}]", "no such file or folder: rows.jsnl; did you mean rows.jsonl?"),
         ("model.path=org/base", None),
@@ -84,7 +84,7 @@ def test_one_by_one(override: str, refusal: str | None) -> None:
     assert [refusal in problem for problem in found] == [True] * bool(refusal), found
 
 
-def test_a_shared_folder_that_is_not_on_this_machine_is_believed() -> None:
+def test_a_shared_folder_that_is_not_mounted_here_is_not_checked() -> None:
     away = ["save.to=/mnt/all/x", "model.path=/mnt/all/base", "data.train=[{path: /mnt/all/rows.jsonl}]"]
     assert problems(*away, "save.resume=auto", shared=("/mnt/all",)) == []
     assert len(problems(*away, "save.resume=auto")) == 3
@@ -136,7 +136,8 @@ def test_jobs_with_the_wrong_number_of_names(
 ) -> None:
     assert main(["jobs", *words]) == 2
     assert re.match(
-        rf"tailor: `tailor jobs {words[0]}` takes (no|the name of a) job\n  hint: ", capsys.readouterr().err
+        rf"tailor: `tailor jobs {words[0]}` takes (no job name|the name of a job)\n  hint: ",
+        capsys.readouterr().err,
     )
 
 

@@ -316,18 +316,18 @@ def row_name(family: Family) -> str:
 
 
 REASONS = {
-    "recurrent layers": "Its recurrent layers carry their state from document to document. Set `data.pack: false`, "
+    "recurrent layers": "Its recurrent layers carry their state over from one document to the next. Set `data.pack: false`, "
     "or join documents with method `pretrain`.",
-    "ALiBi": "Its position biases (ALiBi) count from the start of the row. Set `data.pack: false`, or join documents "
+    "ALiBi": "Its position biases (ALiBi) are counted from the start of the row. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
-    "PEFT did not adapt": "PEFT takes the shared expert's modules for those of the routed experts. Name the attention's "
+    "PEFT did not adapt": "PEFT confuses the modules of the shared expert with those of the routed experts. List the attention "
     "modules in `model.adapter.target_modules`.",
-    "experts.gate_up_proj": "bitsandbytes quantizes linear modules; the experts are one stacked tensor and would "
+    "experts.gate_up_proj": "bitsandbytes quantizes linear modules only; these experts are stored in one tensor, which would "
     "not be quantized.",
-    "attend to each other": "Its layers carry a state from document to document. Set `data.pack: false`, or join documents "
+    "attend to each other": "Its layers carry a state over from one document to the next. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
 }
-"""A part of a refusal's text, and how the table says it."""
+"""A part of an error message -> the note in the table."""
 
 
 def test_the_table_is_current(request: pytest.FixtureRequest) -> None:

@@ -68,7 +68,7 @@ def test_its_keys_are_checked_and_described(package: Path, tmp_path: Path) -> No
         in tailor(tmp_path, package, "validate", str(recipe)).stderr
     )
     described = tailor(tmp_path, package, "schema", "--reference").stdout
-    assert "| `csv` | a section | — | Write the curves to a CSV file too. |" in described
+    assert "| `csv` | a section | — | Write the curves to a CSV file. |" in described
     assert "| `file` | text | **required** | Name of the file. |" in described
     assert "csv" not in tailor(tmp_path, None, "schema", "--reference").stdout.partition("## `track`")[2], (
         "control"
