@@ -54,22 +54,22 @@ def execute(args: argparse.Namespace) -> int:
     return followed(jobs, name)
 
 
-def seen(shared: Sequence[str]) -> visibility.Reach:
+def seen(shared: Sequence[str]) -> visibility.Visibility:
     """What the machines of a cluster see: URLs, and the folders that they are said to share."""
     folders = tuple(os.path.abspath(folder) for folder in shared)
     named = "a folder below one that all machines of the cluster see, which --shared names"
-    return visibility.Reach(
+    return visibility.Visibility(
         machines="the cluster's machines",
-        there="there",
+        context="there",
         working_dir=os.getcwd(),
         shared=folders,
-        to_write=named,
-        own_folder=f"is a folder of each machine for itself; write s3://…, or {named}",
-        to_read="put it on s3://… or hf://…, or into a folder that all of them see, which --shared names",
+        write_hint=named,
+        not_shared=f"is a folder of each machine for itself; write s3://…, or {named}",
+        read_hint="put it on s3://… or hf://…, or into a folder that all of them see, which --shared names",
     )
 
 
-def load_recipe(path: str, overrides: Sequence[str], view: visibility.Reach) -> Recipe:
+def load_recipe(path: str, overrides: Sequence[str], view: visibility.Visibility) -> Recipe:
     """A recipe, judged as one that runs on a cluster. Its local names are absolute, for the job runs elsewhere."""
     document = load.read(path, Recipe, overrides)
     recipe = load.judge(document, Recipe, load.RULES[:1])
@@ -77,8 +77,8 @@ def load_recipe(path: str, overrides: Sequence[str], view: visibility.Reach) -> 
         document.at_value(path_of(key)).problem(path_of(key), message)
         for findings in (
             _address(recipe),
-            visibility.written(recipe, view),
-            visibility.read(recipe, view, carried=True),
+            visibility.check_writes(recipe, view),
+            visibility.check_reads(recipe, view, bundled=True),
         )
         for key, message in findings
     ]

@@ -11,7 +11,7 @@ from tailor.spec import visibility
 from tailor.spec.reading.source import Document
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules.keys import Finding, path_of
-from tailor.spec.visibility import Reach
+from tailor.spec.visibility import Visibility
 
 
 @dataclass(frozen=True)
@@ -133,16 +133,16 @@ def _job(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
 
 def _names(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     view = seen(cluster)
-    yield from visibility.written(recipe, view)
-    yield from visibility.read(recipe, view, carried=cluster.recipe_path is None)
+    yield from visibility.check_writes(recipe, view)
+    yield from visibility.check_reads(recipe, view, bundled=cluster.recipe_path is None)
 
 
-def seen(cluster: Cluster) -> Reach:
+def seen(cluster: Cluster) -> Visibility:
     """What the pods see: claims, and the image's own files."""
     claims = [volume for volume in cluster.volumes if volume.claim is not None]
-    return Reach(
+    return Visibility(
         machines="pods",
-        there="in a pod",
+        context="in a pod",
         working_dir=cluster.working_dir,
         shared=tuple(volume.mount for volume in claims if not volume.read_only),
         readable=(*(volume.mount for volume in claims), *cluster.image_files),
@@ -151,12 +151,12 @@ def seen(cluster: Cluster) -> Reach:
             for volume in claims
             if volume.read_only
         },
-        to_write="a folder below a claim of the cluster file",
-        own_folder=(
+        write_hint="a folder below a claim of the cluster file",
+        not_shared=(
             "is a folder of each pod for itself, lost with it; write s3://…, or a folder below the mount of a "
             "claim in volumes of the cluster file"
         ),
-        to_read="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
+        read_hint="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
     )
 
 

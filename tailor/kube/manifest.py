@@ -148,7 +148,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
 
     Its name holds a hash of its content and it never changes, so that a retry runs what ran before.
     """
-    data = visibility.parcel(recipe, fit.seen(cluster), RECIPE_FOLDER)
+    data = visibility.bundle(recipe, fit.seen(cluster), RECIPE_FOLDER)
     digest = hashlib.sha256("\0".join(data.values()).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",

@@ -88,11 +88,11 @@ class Jobs:
         self.address = _url(address)
         self._client = _connect(self.address)
 
-    def submit(self, recipe: Recipe, view: visibility.Reach, name: str) -> str:
+    def submit(self, recipe: Recipe, view: visibility.Visibility, name: str) -> str:
         """Send a recipe whose names the cluster's machines see; gives the job's name."""
         job = f"{name}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory() as folder, _asking(self.address):
-            for file, text in visibility.parcel(recipe, view, ".").items():
+            for file, text in visibility.bundle(recipe, view, ".").items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             self._send(
                 entrypoint=ENTRYPOINT,

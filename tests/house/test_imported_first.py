@@ -81,4 +81,4 @@ def test_control_a_section_that_imports_all_sections_is_found(tmp_path: Path) ->
     file.write_text(LOADS_EVERY_METHOD + file.read_text())
     done = import_first(folder, "focal_spec")
     assert done.returncode != 0
-    assert "tailor.methods: focal of focal-method cannot be loaded" in done.stderr
+    assert "tailor.methods: focal of the package focal-method cannot be loaded" in done.stderr

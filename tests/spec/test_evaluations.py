@@ -103,8 +103,11 @@ def test_every_task_has_figures_and_rows() -> None:
 
 def test_other_tools_keys_belong_at_keys_that_exist() -> None:
     known = {".".join(place) for places in schema_tree.key_index(Evaluation).values() for place in places}
-    assert set(Evaluation.belongs.values()) <= known
-    assert not (Evaluation.belongs.keys() | Evaluation.says.keys()) & schema_tree.key_index(Evaluation).keys()
+    assert set(Evaluation.aliases.values()) <= known
+    assert (
+        not (Evaluation.aliases.keys() | Evaluation.migration_hints.keys())
+        & schema_tree.key_index(Evaluation).keys()
+    )
 
 
 FINAL = "evaluate: {final: {tasks: [{name: rouge}, {name: perplexity}], fail_if: {rougeL: '< 0.2'}}}\n"
@@ -118,10 +121,10 @@ def test_a_recipe_has_the_same_keys_and_rules(tmp_path: Path) -> None:
     assert load_recipe(again) == load_recipe(recipe)
     assert Recipe.model_validate(load_recipe(recipe).model_dump()).evaluate.final is not None
     assert problems(recipe, "evaluate.final.fail_if.f1=< 1") == [
-        "command line: evaluate.final.fail_if.f1: none of the tasks gives it; add {name: f1} to tasks"
+        "command line: evaluate.final.fail_if.f1: none of the tasks reports it; add {name: f1} to tasks"
     ]
     assert problems(recipe, "evaluate.final.decoding.sed=1") == [
         "command line: evaluate.final.decoding.sed: unknown key; did you mean seed?"
     ]
     (needs,) = problems(write(tmp_path, GOOD + FINAL))
-    assert needs.endswith("rouge needs rows: give evaluate.final.data, data.holdout or data.evaluation")
+    assert needs.endswith("rouge needs rows: set evaluate.final.data, data.holdout or data.evaluation")

@@ -59,6 +59,8 @@ def test_shipped_recipes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_peers_keys_belong_at_keys_that_exist() -> None:
     known = {dotted(place) for places in schema_tree.key_index(Recipe).values() for place in places}
-    assert set(aliases.BELONGS.values()) <= known
-    assert not aliases.BELONGS.keys() & aliases.SAYS.keys()
-    assert not (aliases.BELONGS.keys() | aliases.SAYS.keys()) & schema_tree.key_index(Recipe).keys()
+    assert set(aliases.ALIASES.values()) <= known
+    assert not aliases.ALIASES.keys() & aliases.MIGRATION_HINTS.keys()
+    assert (
+        not (aliases.ALIASES.keys() | aliases.MIGRATION_HINTS.keys()) & schema_tree.key_index(Recipe).keys()
+    )

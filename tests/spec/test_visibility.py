@@ -25,13 +25,13 @@ def test_an_embedder_of_the_hub_is_seen_everywhere() -> None:
         "optim": {"learning_rate": 1e-4},
         "save": {"to": "runs/x"},
     }
-    machines = visibility.Reach(
+    machines = visibility.Visibility(
         "pods", "in a pod", "/shared/job", ("/shared",), "share it", "is its own", "copy it"
     )
     for name, there in (("org/embedder", "org/embedder"), ("./embedder", "/shared/job/embedder")):
         values["data"]["retrieve"] = {"embedder": name}
         recipe = Recipe.model_validate(values)
-        assert not list(visibility.read(recipe, machines, carried=False))
+        assert not list(visibility.check_reads(recipe, machines, bundled=False))
         retrieve = visibility.absolute(recipe, machines).data.retrieve
         assert retrieve is not None
         assert retrieve.embedder == there
@@ -54,8 +54,10 @@ def test_files_of_every_task_are_looked_at() -> None:
             "evaluate": {"retrieval": {"data": {"path": "queries.jsonl"}}, "final": final},
         }
     )
-    machines = visibility.Reach("pods", "in a pod", "/job", ("/shared",), "share it", "is its own", "copy it")
-    found = dict(visibility.read(recipe, machines, carried=False))
+    machines = visibility.Visibility(
+        "pods", "in a pod", "/job", ("/shared",), "share it", "is its own", "copy it"
+    )
+    found = dict(visibility.check_reads(recipe, machines, bundled=False))
     assert found.keys() == {
         "data.train.0.path",
         "data.retrieve.embedder",

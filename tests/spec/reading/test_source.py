@@ -48,7 +48,7 @@ def test_plain_pyyaml_reads_them_otherwise() -> None:
     document = parse("{a: 2e-4, b: on, c: 010, d: 1, d: 2}", "r.yaml")
     assert document.values == {"a": 2e-4, "b": "on", "c": 10, "d": 1}
     assert [str(problem) for problem in document.problems] == [
-        "r.yaml:1:32: d: duplicate key; it stands in line 1 already"
+        "r.yaml:1:32: d: duplicate key; it is in line 1 already"
     ]
 
 
@@ -60,7 +60,7 @@ def test_positions_of_keys_and_values() -> None:
     document = parse("# head\na:\n  bé: [1, {c: x}]\n", "r.yaml")
     path = ("a", "bé", 1, "c")
     assert document.keys[path] == Position("r.yaml", 3, 12)
-    assert document.places[path] == Position("r.yaml", 3, 15)
+    assert document.positions[path] == Position("r.yaml", 3, 15)
     assert document.at_value(("a", "bé", 0)) == Position("r.yaml", 3, 8)
     assert document.at_key(("a", "missing", "deep")) == Position("r.yaml", 2, 1)
 
@@ -71,7 +71,7 @@ def test_every_value_has_a_place_where_its_text_stands() -> None:
     lines = text.splitlines()
     assert len(document.written) == 5
     for path, written in document.written.items():
-        place = document.places[path]
+        place = document.positions[path]
         assert lines[place.line - 1][place.column - 1 :].startswith(written)
 
 
