@@ -116,7 +116,7 @@ def test_scale(cluster: str, override: str, refusal: str | None, tmp_path: Path)
         ("/data/x", "/data/x lies on data, which the cluster file mounts read_only"),
         (
             "memory://x",
-            "is in one process's memory; write s3://… or a folder below a claim of the cluster file",
+            "memory:// is only visible to one process; write s3://… or a folder below a claim of the cluster file",
         ),
         (
             "https://host/x",
@@ -144,7 +144,7 @@ def test_what_is_written_is_shared(key: str, to: str, refusal: str | None, tmp_p
     ],
 )
 def test_data_that_pods_see(path: str, seen: bool, tmp_path: Path) -> None:
-    expected = f"data.train.0.path: {path} is on this machine, and pods don't see it; {MEND}"
+    expected = f"data.train.0.path: {path} is on this machine, and pods cannot read it; {MEND}"
     assert refusals(tmp_path, CLAIMS, f"data.train.0.path={path}") == ([] if seen else [expected])
 
 
@@ -153,8 +153,8 @@ def test_rows_of_the_final_evaluation_that_pods_see(tmp_path: Path) -> None:
     own = "evaluate.final.data.evaluation=[{path: ROWS}]"
     for rows, facts in (("hf://owner/rows", "/data/facts.jsonl"), ("rows.jsonl", "facts.jsonl")):
         mine = [
-            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods don't see it; {MEND}",
-            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods don't see it; {MEND}",
+            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods cannot read it; {MEND}",
+            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods cannot read it; {MEND}",
         ]
         asked = (own.replace("ROWS", rows), tasks.replace("FACTS", facts))
         assert sorted(refusals(tmp_path, CLAIMS, *asked)) == ([] if rows.startswith("hf") else mine)
@@ -166,7 +166,7 @@ def test_models_that_pods_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert refusals(tmp_path, CLAIMS, f"model.path={path}") == []
     (tmp_path / "org" / "base").mkdir(parents=True)
     for path in ("org/base", "./base", "/models/base", "a/b/c"):
-        expected = f"model.path: {path} is on this machine, and pods don't see it; {MEND}"
+        expected = f"model.path: {path} is on this machine, and pods cannot read it; {MEND}"
         assert refusals(tmp_path, CLAIMS, f"model.path={path}") == [expected]
 
 
@@ -174,11 +174,15 @@ def test_templates_that_pods_see(tmp_path: Path) -> None:
     own = write(tmp_path, "{{ messages }}", "own.jinja")
     for name in ("chatml", str(own), "/data/own.jinja"):
         assert refusals(tmp_path, CLAIMS, f"data.template={name}") == []
-    missing = f"data.template: no built-in template and no file that pods see: none.jinja; {MEND}"
+    missing = (
+        f"data.template: none.jinja is neither a built-in template nor a file that pods can read; {MEND}"
+    )
     assert refusals(tmp_path, CLAIMS, "data.template=none.jinja") == [missing]
     in_image = CLAIMS + "recipe_path: /opt/tailor/recipes/x.yaml\n"
     (refusal,) = refusals(tmp_path, in_image, f"data.template={own}")
-    assert refusal.startswith("data.template: no built-in template and no file that pods see")
+    assert refusal.startswith(
+        f"data.template: {own} is neither a built-in template nor a file that pods can read"
+    )
 
 
 def test_problems_stand_in_the_recipe(tmp_path: Path) -> None:
@@ -226,5 +230,5 @@ def test_a_tracker_without_its_environment_is_noted(extra: str, noted: list[str]
 def test_runs_that_pods_see(key: str, tmp_path: Path) -> None:
     for run in ("s3://bucket/runs/a", "/mnt/runs/a"):
         assert refusals(tmp_path, CLAIMS, f"{key}={run}") == []
-    expected = f"{key}: runs/a is on this machine, and pods don't see it; {MEND}"
+    expected = f"{key}: runs/a is on this machine, and pods cannot read it; {MEND}"
     assert refusals(tmp_path, CLAIMS, f"{key}=runs/a") == [expected]
