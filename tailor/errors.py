@@ -46,8 +46,9 @@ def _rebuild(kind: type[TailorError], message: str, hint: str | None) -> TailorE
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One mistake in a recipe, shown as `file:line:column: key: message`. Lines and columns count from 1; line 0
-    means the whole file.
+    """One mistake in a recipe, shown as `file:line:column: key: message`.
+
+    Lines and columns count from 1. Line 0 means the whole file.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""Names of the files in a run's folder, and in the folders of models and adapters. No other module spells them out.
+"""Names of the files in the folders of runs, models and adapters. No other module spells them out.
 
 recipe.yaml      the resolved recipe, every default written out
 plan.json        the plan: every number that follows from the recipe and the hardware

@@ -12,8 +12,9 @@ from tailor.registry import Registry
 
 
 class Section(BaseModel):
-    """Base of all sections. Unknown keys are errors, instances are immutable, and a field's docstring is its help
-    text.
+    """Base of all sections.
+
+    Unknown keys are errors, instances are immutable, and a field's docstring is its help text.
     """
 
     model_config = ConfigDict(

@@ -102,8 +102,9 @@ class Source(Section):
 
 
 class Budget(Section):
-    """Largest share of a source's rows that may be lost, from 0 to 1. If more are lost, preparation fails. The data
-    report lists every loss.
+    """Largest share of a source's rows that may be lost, from 0 to 1.
+
+    If more are lost, preparation fails. The data report lists every loss.
     """
 
     unreadable: float = Field(0.0, ge=0, le=1)
@@ -121,8 +122,9 @@ class Budget(Section):
 
 
 class Chunk(Section):
-    """How `on_long: chunk` cuts a long example. Chunks may overlap, but each token counts in the loss only once, in
-    the first chunk that has it.
+    """How `on_long: chunk` cuts a long example.
+
+    Chunks may overlap, but each token counts in the loss only once, in the first chunk that has it.
     """
 
     overlap: int = Field(1, ge=1)

@@ -10,9 +10,7 @@ from tailor.spec.tasks.retrieval import Searched
 
 
 class Generation(Section):
-    """Generate answers to evaluation prompts before and after training, and compare them with the reference answers
-    (exact match).
-    """
+    """Exact match of generated answers with the reference answers, before and after training."""
 
     limit: int = Field(100, ge=1)
     """Number of evaluation conversations to answer, taken from the start. Generation is slow: keep it small."""

@@ -10,8 +10,9 @@ from tailor.spec.base import Section
 
 
 class Export(Section):
-    """What is pushed to the Hugging Face hub when the run has finished. `tailor export` and `tailor push` do the same
-    at any later time.
+    """What is pushed to the Hugging Face hub when the run has finished.
+
+    `tailor export` and `tailor push` do the same at any later time.
     """
 
     push_to_hub: str | None = Field(None, min_length=1)

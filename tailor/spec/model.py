@@ -59,8 +59,10 @@ class Adapter(Section):
 
 
 class Beacon(Section):
-    """Activation beacons (arXiv 2401.03462): a long document is read in windows, and each window is compressed into
-    the keys and values of a few beacon tokens. Only the beacons are trained; the base model stays frozen.
+    """Activation beacons (arXiv 2401.03462), for long contexts.
+
+    A long document is read in windows, and each window is compressed into the keys and values of a few beacon tokens.
+    Only the beacons are trained; the base model stays frozen.
     """
 
     window: int = Field(1024, ge=8)

@@ -91,8 +91,9 @@ class YarnRope(ScaledRope):
 
 
 class Llama3Rope(ScaledRope):
-    """The scaling of Llama 3.1: long wavelengths are divided by a factor, short ones are kept, with a ramp between
-    them.
+    """The scaling of Llama 3.1.
+
+    Long wavelengths are divided by a factor, short ones are kept, with a ramp between them.
     """
 
     name: Literal["llama3"]

@@ -52,11 +52,11 @@ class Range(Section):
 
 
 class Scale(Section):
-    """The number of workers, their hardware, and how they share the model. The batch size is global, so none of this
-    changes the loss curve.
+    """The number of workers, their hardware, and how they share the model.
 
-    Exception: dropout is drawn per micro-batch. With `model.adapter.dropout`, also set `train.micro_batch_size` and
-    keep `sequence_parallel` to get the same curve.
+    The batch size is global, so none of this changes the loss curve. Exception: dropout is drawn per micro-batch.
+    With `model.adapter.dropout`, also set `train.micro_batch_size` and keep `sequence_parallel` to get the same
+    curve.
     """
 
     workers: Annotated[int, Field(ge=1)] | Range = 1

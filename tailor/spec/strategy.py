@@ -14,8 +14,9 @@ from tailor.spec.base import Section
 
 
 class Strategy(Section):
-    """Base of all strategies. The class variables and properties are what the rules, the plan and training need to
-    know.
+    """Base of all strategies.
+
+    The class variables and properties are what the rules, the plan and training need to know.
     """
 
     implementation: ClassVar[str]

@@ -43,8 +43,9 @@ def with_trackers(section: type[Track]) -> type[Track]:
 
 @with_trackers
 class Track(Section):
-    """Trackers that show the metrics during training. The run's own `metrics.jsonl` and `report.html` are always
-    written.
+    """Trackers that show the metrics during training.
+
+    The run's own `metrics.jsonl` and `report.html` are always written.
     """
 
     def chosen(self) -> Iterator[tuple[str, TrackerSection]]:

@@ -33,8 +33,9 @@ class TensorBoard(TrackerSection):
 
 
 class Wandb(TrackerSection):
-    """Weights & Biases. Set `WANDB_API_KEY` in the environment; with `WANDB_MODE=offline` it writes files for `wandb
-    sync`.
+    """Weights & Biases.
+
+    Set `WANDB_API_KEY` in the environment. With `WANDB_MODE=offline` it writes files for `wandb sync`.
     """
 
     implementation: ClassVar[str] = "tailor.track.wandb:WeightsAndBiases"

@@ -146,10 +146,10 @@ def absolute(recipe: Recipe, visibility: Visibility) -> Recipe:
 
 
 def bundle(recipe: Recipe, visibility: Visibility, folder: str) -> dict[str, str]:
-    """The files that are sent to the machines, by name: the resolved recipe, its chat template and its DeepSpeed
-    JSON.
+    """The files that are sent to the machines with the recipe: name -> text.
 
-    folder: where they are on the machines. Raises TemplateError when a file cannot be read.
+    They are the resolved recipe, its chat template and its DeepSpeed JSON. folder: where they are on the machines.
+    Raises TemplateError when a file cannot be read.
     """
     texts: dict[str, str] = {}
     template = template_file(recipe, visibility)

@@ -1,3 +1,4 @@
-"""`method`: the training method, one section per method. This module imports none of them, so that each can be
-imported by itself.
+"""`method`: the training method, one section per method.
+
+This module imports none of them, so that each can be imported by itself.
 """

@@ -97,8 +97,10 @@ class EmbeddingMethod(Protocol):
 
 
 class MethodSection(Section):
-    """Base of the methods' sections. The class variables and properties are traits: other code reads a trait and
-    never tests for a method's name or class.
+    """Base of the methods' sections.
+
+    The class variables and properties are traits: other code reads a trait and never tests for a method's name or
+    class.
     """
 
     implementation: ClassVar[str]

@@ -17,10 +17,10 @@ SMOOTHED = ("sigmoid", "robust", "simpo", "cpo")
 
 
 class Dpo(MethodSection):
-    """Direct preference optimization (DPO, arXiv 2305.18290) and related losses: of two answers to a prompt, the
-    chosen one becomes more likely than the rejected one.
+    """Direct preference optimization (DPO, arXiv 2305.18290) and related losses.
 
-    The loss is the mean over the pairs of the global batch.
+    Of two answers to a prompt, the chosen one becomes more likely than the rejected one. The loss is the mean over
+    the pairs of the global batch.
     """
 
     implementation = "tailor.methods.dpo:build"

@@ -11,11 +11,11 @@ from tailor.spec.methods.base import EmbeddingMethod, MethodSection, StreamSizes
 
 
 class Gritlm(MethodSection):
-    """One model for embedding and generation (GRIT, arXiv 2402.09906): a contrastive loss on queries with their
-    passages, and a next-token loss on conversations.
+    """One model for embedding and generation (GRIT, arXiv 2402.09906).
 
-    The loss is `embedding_weight` times the mean over the queries of the global batch, plus `generative_weight` times
-    the mean over its supervised tokens.
+    It has a contrastive loss on queries with their passages, and a next-token loss on conversations. The loss is
+    `embedding_weight` times the mean over the queries of the global batch, plus `generative_weight` times the mean
+    over its supervised tokens.
     """
 
     implementation = "tailor.methods.gritlm:build"

@@ -11,10 +11,10 @@ from tailor.spec.methods.base import AnswerLimits, MethodSection, ReferenceSourc
 
 
 class Kto(MethodSection):
-    """Kahneman-Tversky optimization (KTO, arXiv 2402.01306): learns from single answers that are labeled desirable or
-    undesirable.
+    """Kahneman-Tversky optimization (KTO, arXiv 2402.01306).
 
-    The loss is the mean over the examples of the global batch.
+    It learns from single answers that are labeled desirable or undesirable. The loss is the mean over the examples of
+    the global batch.
     """
 
     implementation = "tailor.methods.kto:build"

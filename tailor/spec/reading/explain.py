@@ -100,8 +100,9 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
 
 
 def _one_per_union(failures: list[_Failure]) -> list[_Failure]:
-    """Report one failure for a value that fits no member of a union: inside the intended member if there is one, else
-    for the whole value.
+    """Keep one failure per value that fits no member of a union.
+
+    It is the one inside the intended member if there is one, else the one of the whole value.
     """
     kept: list[_Failure] = []
     deeper = {

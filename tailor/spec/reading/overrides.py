@@ -1,5 +1,6 @@
-"""Layers of a file: the base of `extends: base.yaml`, then the file itself, then `section.key=value` from the command
-line.
+"""Layers of a file: its base, the file, and the overrides of the command line.
+
+The base is that of `extends: base.yaml`; overrides are written `section.key=value`.
 """
 
 from __future__ import annotations

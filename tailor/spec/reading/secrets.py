@@ -1,5 +1,6 @@
-"""Find secrets in a file. They must not be there: a recipe is copied into every run's folder, a cluster file into a
-manifest.
+"""Find secrets in a file, which must not contain any.
+
+A recipe is copied into every run's folder, a cluster file into a manifest.
 """
 
 from __future__ import annotations

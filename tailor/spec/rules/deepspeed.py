@@ -1,7 +1,7 @@
-"""Rules of the user's own DeepSpeed JSON: it must not contradict the recipe, and must have no settings that tailor
-cannot support.
+"""Rules of the user's own DeepSpeed JSON.
 
-The recipe decides; `auto` in the JSON takes the recipe's value. For the keys of DeepSpeed see
+The recipe decides; `auto` in the JSON takes the recipe's value. Other values must not contradict the recipe, and
+settings that tailor cannot support are errors. For the keys of DeepSpeed see
 https://www.deepspeed.ai/docs/config-json/.
 """
 

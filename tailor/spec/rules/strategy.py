@@ -69,8 +69,9 @@ class Exclusion:
 
 
 def exclusions(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
-    """Every key that the strategy does not support. The plan calls this for each candidate when the strategy is
-    `auto`.
+    """Every key that the strategy does not support.
+
+    The plan calls this for each candidate when the strategy is `auto`.
     """
     if strategy.shards_weights and not keys.absent("model.quantize"):
         yield Exclusion(

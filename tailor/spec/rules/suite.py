@@ -146,8 +146,9 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
 
 
 def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str, str, str]]:
-    """Settings of `chunk` and `retrieve` that do not fit into the longest example. length: in tokens; prefix: of the
-    data section, with the dot.
+    """Conflicts of `chunk` and `retrieve` with the longest example.
+
+    prefix: of the data section, with the dot. length: the longest example, in tokens.
     """
     if length is None or keys.is_wrong(f"{prefix}max_length"):
         return

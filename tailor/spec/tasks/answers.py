@@ -35,8 +35,9 @@ class F1(EvaluationTask):
 
 
 class Rouge(EvaluationTask):
-    """ROUGE F-measures of answer and reference, computed by rouge-score. Chinese, Japanese and Korean are compared by
-    character. Needs the extra `evaluate`.
+    """ROUGE F-measures of answer and reference, computed by rouge-score.
+
+    Chinese, Japanese and Korean are compared by character. Needs the extra `evaluate`.
     """
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.rouge:RougeEvaluator"

@@ -9,8 +9,10 @@ from tailor.spec.base import Section
 
 
 class EvaluationTask(Section):
-    """Base of the tasks. A subclass has the key `name` with its registered name, then its own keys. The class
-    variables are traits for the rules, reports and the evaluation.
+    """Base of the tasks.
+
+    A subclass has the key `name` with its registered name, then its own keys. The class variables are traits for the
+    rules, reports and the evaluation.
     """
 
     if TYPE_CHECKING:

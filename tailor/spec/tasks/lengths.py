@@ -1,6 +1,4 @@
-"""Tasks at given context lengths: perplexity of long texts, and retrieval of a value hidden in a long text (passkey,
-needle).
-"""
+"""Tasks at given context lengths: perplexity of long texts, passkey retrieval, needle in a haystack."""
 
 from __future__ import annotations
 

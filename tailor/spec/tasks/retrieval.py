@@ -29,8 +29,9 @@ class Searched(Section):
 
 
 class Retrieval(Searched, EvaluationTask):
-    """Whether the passages nearest to a query are relevant to it, for models that make embeddings. The metrics are
-    those of trec_eval.
+    """Whether the passages nearest to a query are relevant to it.
+
+    For models that make embeddings. The metrics are those of trec_eval.
     """
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.retrieval:RetrievalEvaluator"

@@ -1,4 +1,4 @@
-"""`extends` below the recipe, overrides above it."""
+"""`extends` and overrides from the command line."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
     recipe = load_recipe(over)
     assert (recipe.train.steps, recipe.train.seed) == (6, 3)
     assert [source.path for source in recipe.data.train] == ["hf://org/other"]
-    assert load_recipe(tmp_path / "base.yaml").train.steps == 5  # the control: the base alone differs
+    assert load_recipe(tmp_path / "base.yaml").train.steps == 5  # control: the base alone differs
 
 
-def test_the_path_of_a_base_is_seen_from_the_file(tmp_path: Path) -> None:
+def test_the_path_of_a_base_is_relative_to_the_file(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     write(tmp_path, name="base.yaml")
@@ -117,7 +117,7 @@ def test_problems_keep_the_position_of_their_own_file(tmp_path: Path) -> None:
     ]
 
 
-def test_what_an_override_replaces_is_not_judged(tmp_path: Path) -> None:
+def test_a_value_that_an_override_replaces_is_not_validated(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("2e-4", "fast"))
     assert problems(path) == ["r.yaml:5:24: optim.learning_rate: fast is not a number over 0"]
     assert problems(path, "optim.learning_rate=1e-4") == []
@@ -133,16 +133,16 @@ def test_a_base_cannot_extend_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rr.yaml", "sub", "r.yml"])
-def test_a_missing_recipe_names_its_neighbor(tmp_path: Path, name: str) -> None:
+def test_a_missing_recipe_suggests_a_similar_file(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub", name="inner.yaml")
     (text,) = problems(tmp_path / name)
-    neighbor = "sub/inner.yaml" if name == "sub" else "r.yaml"
-    assert text.replace(f"{tmp_path}/", "").endswith(f"; did you mean {neighbor}?")
+    similar = "sub/inner.yaml" if name == "sub" else "r.yaml"
+    assert text.replace(f"{tmp_path}/", "").endswith(f"; did you mean {similar}?")
 
 
-def test_a_near_recipe_in_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_recipe_suggests_a_file_in_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").mkdir()
     write(tmp_path / "recipes", name="quickstart.yaml")
     monkeypatch.chdir(tmp_path)

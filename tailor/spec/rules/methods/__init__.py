@@ -1,5 +1,6 @@
-"""Rules between the keys of one method and the rest of the recipe: one file per method. The method's section names
-the module.
+"""Rules between the keys of one method and the rest of the recipe: one file per method.
+
+The method's section names the module.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Rules between the keys of one evaluation task: one file per task that has any. The task's spec class names the
-module.
+"""Rules between the keys of one evaluation task: one file per task that has any.
+
+The task's spec class names the module.
 """
 
 from __future__ import annotations
