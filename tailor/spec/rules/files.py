@@ -70,9 +70,8 @@ def _model(keys: Keys) -> Iterator[Finding]:
     if path is None:
         return
     if os.path.isdir(path):
-        if os.path.isfile(
-            path / ADAPTER_CONFIG
-        ):  # checked first: some adapters have the config.json of their base beside them
+        # Checked first: some adapters have the config.json of their base beside them.
+        if os.path.isfile(path / ADAPTER_CONFIG):
             yield (
                 "model.path",
                 f"{name} is an adapter; set model.path to its base model and model.warm_start to the adapter",
