@@ -59,22 +59,22 @@ def execute(args: argparse.Namespace) -> int:
     return followed(jobs, name)
 
 
-def seen(shared: Sequence[str]) -> visibility.Reach:
+def seen(shared: Sequence[str]) -> visibility.Visibility:
     """What the machines of a cluster can read and write: URLs, and the folders given with --shared."""
     folders = tuple(os.path.abspath(folder) for folder in shared)
     shared_folder = "a folder that all machines of the cluster share, given with --shared"
-    return visibility.Reach(
+    return visibility.Visibility(
         machines="the cluster's machines",
-        there="there",
+        context="there",
         working_dir=os.getcwd(),
         shared=folders,
-        to_write=shared_folder,
-        own_folder=f"is a different folder on each machine; write s3://…, or {shared_folder}",
-        to_read="put it on s3://… or hf://…, or into a folder that they share, given with --shared",
+        write_hint=shared_folder,
+        not_shared=f"is a different folder on each machine; write s3://…, or {shared_folder}",
+        read_hint="put it on s3://… or hf://…, or into a folder that they share, given with --shared",
     )
 
 
-def load_recipe(path: str, overrides: Sequence[str], view: visibility.Reach) -> Recipe:
+def load_recipe(path: str, overrides: Sequence[str], view: visibility.Visibility) -> Recipe:
     """Load and check a recipe for a job. Local paths become absolute, because the job runs in another folder."""
     document = load.read(path, Recipe, overrides)
     recipe = load.judge(document, Recipe, load.RULES[:1])
@@ -82,8 +82,8 @@ def load_recipe(path: str, overrides: Sequence[str], view: visibility.Reach) -> 
         document.at_value(path_of(key)).problem(path_of(key), message)
         for findings in (
             _address(recipe),
-            visibility.written(recipe, view),
-            visibility.read(recipe, view, carried=True),
+            visibility.check_writes(recipe, view),
+            visibility.check_reads(recipe, view, bundled=True),
         )
         for key, message in findings
     ]

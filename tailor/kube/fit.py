@@ -11,7 +11,7 @@ from tailor.spec import visibility
 from tailor.spec.reading.source import Document
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules.keys import Finding, path_of
-from tailor.spec.visibility import Reach
+from tailor.spec.visibility import Visibility
 
 
 @dataclass(frozen=True)
@@ -164,16 +164,16 @@ def _job(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
 
 def _names(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     view = pod_visibility(cluster)
-    yield from visibility.written(recipe, view)
-    yield from visibility.read(recipe, view, carried=cluster.recipe_path is None)
+    yield from visibility.check_writes(recipe, view)
+    yield from visibility.check_reads(recipe, view, bundled=cluster.recipe_path is None)
 
 
-def pod_visibility(cluster: Cluster) -> Reach:
+def pod_visibility(cluster: Cluster) -> Visibility:
     """The folders that pods can access: claims, and `image_files` of the image."""
     claims = [volume for volume in cluster.volumes if volume.claim is not None]
-    return Reach(
+    return Visibility(
         machines="pods",
-        there="in a pod",
+        context="in a pod",
         working_dir=cluster.working_dir,
         shared=tuple(volume.mount for volume in claims if not volume.read_only),
         readable=(*(volume.mount for volume in claims), *cluster.image_files),
@@ -182,12 +182,12 @@ def pod_visibility(cluster: Cluster) -> Reach:
             for volume in claims
             if volume.read_only
         },
-        to_write="a folder on a claim in volumes of the cluster file",
-        own_folder=(
+        write_hint="a folder on a claim in volumes of the cluster file",
+        not_shared=(
             "is a separate folder in each pod, deleted with the pod; write s3://…, or a folder on a claim in "
             "volumes of the cluster file"
         ),
-        to_read="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
+        read_hint="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
     )
 
 

@@ -157,7 +157,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
 
     Its name contains a hash of its content, and it is immutable, so that a retry runs the same recipe.
     """
-    data = visibility.parcel(recipe, fit.pod_visibility(cluster), RECIPE_FOLDER)
+    data = visibility.bundle(recipe, fit.pod_visibility(cluster), RECIPE_FOLDER)
     digest = hashlib.sha256("\0".join(data.values()).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",

@@ -178,10 +178,8 @@ class Cluster(File):
     folder: ClassVar[str] = "cluster"
     example: ClassVar[str] = "`image:` and `worker:`"
     start: ClassVar[str] = "cluster/k8s.yaml is an example"
-    where_secrets_stand: ClassVar[str] = (
-        "a Kubernetes Secret that secret_env refers to ({HF_TOKEN: secret/key})"
-    )
-    belongs: ClassVar[Mapping[str, str]] = {
+    secrets_location: ClassVar[str] = "a Kubernetes Secret that secret_env refers to ({HF_TOKEN: secret/key})"
+    aliases: ClassVar[Mapping[str, str]] = {
         "headGroupSpec": "head",
         "workerGroupSpecs": "worker",
         "workers": "worker",
@@ -199,7 +197,7 @@ class Cluster(File):
         "ttl": "job.ttl_seconds_after_finished",
         "retries": "job.backoff_limit",
     }
-    says: ClassVar[Mapping[str, str]] = {
+    migration_hints: ClassVar[Mapping[str, str]] = {
         "replicas": "the number of pods is computed from the recipe's scale.workers",
         "resources": "write cpu, memory and gpu in head and worker",
         "limits": "write cpu, memory and gpu, which set both request and limit",

@@ -90,11 +90,11 @@ class Jobs:
         self.address = _url(address)
         self._client = _connect(self.address)
 
-    def submit(self, recipe: Recipe, view: visibility.Reach, name: str) -> str:
+    def submit(self, recipe: Recipe, view: visibility.Visibility, name: str) -> str:
         """Submit a recipe and return the name of the job. The nodes must be able to read all files that it names."""
         job = f"{name}-{secrets.token_hex(3)}"
         with tempfile.TemporaryDirectory() as folder, _translated_errors(self.address):
-            for file, text in visibility.parcel(recipe, view, ".").items():
+            for file, text in visibility.bundle(recipe, view, ".").items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             self._send(
                 entrypoint=ENTRYPOINT,

@@ -49,4 +49,4 @@ def ruled_out(strategy: Strategy, of: Recipe | Plan, *, compile: bool, precision
         name: getattr(of, name).model_dump(mode="json") for name in ("model", "method", "optim", "evaluate")
     }
     values["train"] = {"compile": compile, "precision": precision}
-    return next((found.said for found in exclusions(Keys(values, set()), strategy)), None)
+    return next((found.setting for found in exclusions(Keys(values, set()), strategy)), None)

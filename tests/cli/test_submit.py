@@ -51,7 +51,7 @@ def problems(*overrides: str, shared: tuple[str, ...] = ()) -> list[str]:
 def test_paths_that_the_cluster_cannot_see_are_reported_with_position_and_hint(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unseen = f"is on this machine, and the cluster's machines don't see it; {TO_READ}"
+    unseen = f"is on this machine, and the cluster's machines cannot read it; {TO_READ}"
     expected = [
         f"recipe.yaml:1:15: model.path: base {unseen}",
         f"recipe.yaml:3:18: data.train.0.path: rows.jsonl {unseen}",
@@ -67,7 +67,10 @@ def test_paths_that_the_cluster_cannot_see_are_reported_with_position_and_hint(
 @pytest.mark.parametrize(
     ("override", "refusal"),
     [
-        ("save.to=memory://x", f"save.to: is in one process's memory; write s3://… or {SHARED}"),
+        (
+            "save.to=memory://x",
+            f"save.to: memory:// is only visible to one process; write s3://… or {SHARED}",
+        ),
         ("save.to=hf://a/b", f"save.to: hf://a/b cannot be written; write s3://… or {SHARED}"),
         ("data.store=/tmp/tokens", f"data.store: /tmp/tokens {OWN}"),
         (
@@ -93,7 +96,7 @@ def test_a_shared_folder_that_is_not_mounted_here_is_not_checked() -> None:
 def test_what_is_sent_means_the_same_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job runs in another folder, and perhaps on another machine, so local names are absolute there."""
     view = seen(["runs", "base", "rows.jsonl"])
-    texts = visibility.parcel(load_recipe("recipe.yaml", (), view), view, ".")
+    texts = visibility.bundle(load_recipe("recipe.yaml", (), view), view, ".")
     assert texts["template.jinja"] == "{{ messages }}"
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
@@ -115,18 +118,18 @@ def test_a_deepspeed_json_travels_too(place: Path) -> None:
     (place / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
     strategy = "scale={workers: 2, strategy: {name: deepspeed, stage: 2, config: %s}}"
     view = seen(["runs", "base", "rows.jsonl"])
-    texts = visibility.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
+    texts = visibility.bundle(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
     assert texts["deepspeed.json"] == (place / "zero.json").read_text()
     assert "config: ./deepspeed.json" in texts["recipe.yaml"]
     everything = seen(["."])
-    texts = visibility.parcel(
+    texts = visibility.bundle(
         load_recipe("recipe.yaml", [strategy % "zero.json"], everything), everything, "."
     )
     assert "deepspeed.json" not in texts
     assert f"config: {place}/zero.json" in texts["recipe.yaml"]
     (found,) = problems(strategy % "none.json", shared=("runs", "base", "rows.jsonl"))
     assert found.endswith(
-        f"scale.strategy.config: no file that the cluster's machines see: none.json; {TO_READ}"
+        f"scale.strategy.config: none.json is not a file that the cluster's machines can read; {TO_READ}"
     )
 
 

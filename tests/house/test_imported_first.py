@@ -1,7 +1,7 @@
-"""A module of another package can be the first that imports tailor: no import leads back to the module itself.
+"""A module of another package can be the first one that imports tailor, without a circular import.
 
-`tailor` loads such a module itself, while it builds the type of a recipe: a test or a notebook that begins with the
-module must not run into the same import half done.
+tailor imports the modules that other packages register while it builds the type of a recipe. A test or notebook may
+import such a module first; then tailor must not find it half imported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOADS_EVERY_METHOD = "from tailor.spec.methods.union import Method\n"
 
 
 def import_first(folder: Path, module: str) -> subprocess.CompletedProcess[str]:
-    """Import the module in a new interpreter, then what reads a recipe. The package in `folder` is installed."""
+    """Import the module in a new interpreter, then `tailor.spec.load`. The package in `folder` is installed."""
     return subprocess.run(
         [sys.executable, "-c", f"import {module}; import tailor.spec.load"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
@@ -41,7 +41,7 @@ def import_first(folder: Path, module: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("section", "module"), [(section, module) for section, modules in SECTIONS.items() for module in modules]
 )
-def test_a_package_of_the_page(section: str, module: str, tmp_path: Path) -> None:
+def test_a_package_of_the_extensions_page(section: str, module: str, tmp_path: Path) -> None:
     done = import_first(documented(tmp_path, section), module)
     assert done.returncode == 0, done.stderr
 
@@ -52,4 +52,4 @@ def test_control_a_section_that_imports_all_sections_is_found(tmp_path: Path) ->
     file.write_text(LOADS_EVERY_METHOD + file.read_text())
     done = import_first(folder, "focal_spec")
     assert done.returncode != 0
-    assert "tailor.methods: focal of focal-method cannot be loaded" in done.stderr
+    assert "tailor.methods: focal of the package focal-method cannot be loaded" in done.stderr

@@ -126,7 +126,7 @@ def test_scale(cluster: str, override: str, error: str | None, tmp_path: Path) -
         ("/data/x", "/data/x is on the claim data, which the cluster file mounts read_only"),
         (
             "memory://x",
-            "is in one process's memory; write s3://… or a folder on a claim in volumes of the cluster file",
+            "memory:// is only visible to one process; write s3://… or a folder on a claim in volumes of the cluster file",
         ),
         (
             "https://host/x",
@@ -154,7 +154,7 @@ def test_written_folders_must_be_shared(key: str, to: str, error: str | None, tm
     ],
 )
 def test_data_must_be_reachable(path: str, reachable: bool, tmp_path: Path) -> None:
-    expected = f"data.train.0.path: {path} is on this machine, and pods don't see it; {HINT}"
+    expected = f"data.train.0.path: {path} is on this machine, and pods cannot read it; {HINT}"
     assert errors(tmp_path, CLAIMS, f"data.train.0.path={path}") == ([] if reachable else [expected])
 
 
@@ -163,8 +163,8 @@ def test_rows_of_the_final_evaluation_must_be_reachable(tmp_path: Path) -> None:
     own = "evaluate.final.data.evaluation=[{path: ROWS}]"
     for rows, facts in (("hf://owner/rows", "/data/facts.jsonl"), ("rows.jsonl", "facts.jsonl")):
         expected = [
-            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods don't see it; {HINT}",
-            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods don't see it; {HINT}",
+            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods cannot read it; {HINT}",
+            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods cannot read it; {HINT}",
         ]
         overrides = (own.replace("ROWS", rows), tasks.replace("FACTS", facts))
         assert sorted(errors(tmp_path, CLAIMS, *overrides)) == ([] if rows.startswith("hf") else expected)
@@ -176,7 +176,7 @@ def test_models_must_be_reachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert errors(tmp_path, CLAIMS, f"model.path={path}") == []
     (tmp_path / "org" / "base").mkdir(parents=True)
     for path in ("org/base", "./base", "/models/base", "a/b/c"):
-        expected = f"model.path: {path} is on this machine, and pods don't see it; {HINT}"
+        expected = f"model.path: {path} is on this machine, and pods cannot read it; {HINT}"
         assert errors(tmp_path, CLAIMS, f"model.path={path}") == [expected]
 
 
@@ -236,5 +236,5 @@ def test_a_tracker_without_its_environment_is_noted(extra: str, noted: list[str]
 def test_runs_must_be_reachable(key: str, tmp_path: Path) -> None:
     for run in ("s3://bucket/runs/a", "/mnt/runs/a"):
         assert errors(tmp_path, CLAIMS, f"{key}={run}") == []
-    expected = f"{key}: runs/a is on this machine, and pods don't see it; {HINT}"
+    expected = f"{key}: runs/a is on this machine, and pods cannot read it; {HINT}"
     assert errors(tmp_path, CLAIMS, f"{key}=runs/a") == [expected]

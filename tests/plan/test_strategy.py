@@ -189,5 +189,6 @@ def test_another_package_brings_a_strategy(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert (
-        "optim.optimizer: conflicts with scale.strategy halves, which gives each worker a part" in ran.stdout
+        "optim.optimizer: conflicts with scale.strategy halves, which shards the optimizer state"
+        in ran.stdout
     )

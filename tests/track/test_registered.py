@@ -82,7 +82,7 @@ def test_what_is_no_section_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "tailor: tailor.trackers: odd is 3, not a subclass of tailor.spec.trackers.TrackerSection\n"
-        "  hint: correct the entry point, or uninstall its package\n"
+        "  hint: correct the entry point, or uninstall the package that registers it\n"
     )
 
 
