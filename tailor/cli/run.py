@@ -70,7 +70,7 @@ def execute(args: argparse.Namespace) -> int:
     display = Display()
     try:
         with display:
-            for line in environment.told_differences(_environment_beside(args.recipe)):
+            for line in environment.differences(_environment_beside(args.recipe)):
                 display.line(line)
             outcome = run.execute(recipe, display, verbose=args.verbose)
     except KeyboardInterrupt as stop:

@@ -144,7 +144,7 @@ def next_commands(run: Store) -> list[str]:
     """What to try on a run with an artifact, the best first."""
     here = shown_path(run.url)
     trying = (
-        f"tailor chat {here}" if run_folder.converses(run) else f'tailor generate {here} --plain --prompt "…"'
+        f"tailor chat {here}" if run_folder.can_chat(run) else f'tailor generate {here} --plain --prompt "…"'
     )
     return [trying, f"tailor show {here}"]
 

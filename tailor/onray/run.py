@@ -76,8 +76,8 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
 def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
     run = Store(recipe.save.to)
     require_lasting(recipe)
-    resume.check_place(recipe, run)
-    if recipe.model.warm_start is not None and not resume.begun(run):
+    resume.check_folder(recipe, run)
+    if recipe.model.warm_start is not None and not resume.has_progress(run):
         from tailor.train import warm_start
 
         warm_start.find(recipe.model.warm_start)
@@ -152,7 +152,7 @@ def _tell_changes(run: Store, origin: Origin | None) -> list[str]:
         if origin.first_step == origin.step:
             lines.append("  the training data are begun from their start")
     before = run_folder.read_json(run, ENVIRONMENT) if run_folder.checkpoints(run) else {}
-    return lines + environment.told_differences(before)
+    return lines + environment.differences(before)
 
 
 def _prepare(

@@ -60,7 +60,7 @@ class Recorder:
         run = Store(job.plan.run_url)
         self._log = MetricsLog(run, after_step=after_step, allowed=lambda: is_held_by(run, job.attempt))
         self._trackers: list[Tracker] = open_trackers(
-            job.track, run, after_step=after_step, tell=lambda text: line.post(_status(text))
+            job.track, run, after_step=after_step, warn=lambda text: line.post(_status(text))
         )
         if job.gauges:
             self._trackers.append(Gauges(run, job.plan.steps))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailor.encode.masks import ChatEncoder, Encoded
+from tailor.encode.masks import ChatEncoder, EncodedExample
 from tailor.encode.records import Chat, RowError
 from tailor.encode.template import Template, builtin_templates, load_template
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
@@ -77,14 +77,14 @@ def tokenizer_of(folder: Path, template: str | Template) -> Tokenizer:
     return load_tokenizer(str(folder)).with_template(chosen)
 
 
-def encode(tokenizer: Tokenizer, chat: Chat, train_on: str = "assistant") -> list[Encoded]:
+def encode(tokenizer: Tokenizer, chat: Chat, train_on: str = "assistant") -> list[EncodedExample]:
     (result,) = ChatEncoder(tokenizer, turn_rules(tokenizer), train_on)([chat])
     if isinstance(result, RowError):
         raise result
     return result
 
 
-def told(tokenizer: Tokenizer, example: Encoded, shift: int = 0) -> list[str]:
+def told(tokenizer: Tokenizer, example: EncodedExample, shift: int = 0) -> list[str]:
     return [tokenizer.decode(example.input_ids[a + shift : b + shift]) for a, b in example.spans]
 
 

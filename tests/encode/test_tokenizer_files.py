@@ -11,7 +11,7 @@ import pytest
 
 from tailor.encode.template import load_template
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.encode.tokenizer_files import PLAIN, Original, own_files, settle
+from tailor.encode.tokenizer_files import PLAIN, Original, fix_tokenizer_class, own_files
 from tailor.errors import ModelError
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
@@ -51,7 +51,7 @@ def test_ids_are_those_of_training(tmp_path: Path, kind: str, rebuilt: bool, who
     made = written(folder, tmp_path / "made", whole=whole)
     assert (made / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert own_ids(made) == own_ids(folder)
-    assert settle(made) is None
+    assert fix_tokenizer_class(made) is None
     assert plain_ids(made) == own_ids(folder)
     if rebuilt:
         assert plain_ids(folder) != own_ids(folder), "the control: transformers rebuilds this class"
@@ -72,7 +72,7 @@ def test_a_class_that_the_model_type_dictates_is_told(tmp_path: Path) -> None:
     content = json.loads((made / "tokenizer.json").read_text())
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\d+|\D"
     (made / "tokenizer.json").write_text(json.dumps(content))
-    warning = settle(made)
+    warning = fix_tokenizer_class(made)
     assert warning is not None
     assert "does not read the tokenizer as training did" in warning
     assert f"{PLAIN}.from_pretrained" in warning
@@ -131,7 +131,7 @@ def test_code_of_its_own_is_not_needed_afterwards(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     Original.open(Model(path=str(folder), trust_remote_code=True)).write(made, None)
-    assert settle(made) is None
+    assert fix_tokenizer_class(made) is None
     assert plain_ids(made) == own_ids(folder)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tailor.encode import bm25, truncation
 from tailor.encode.examples import Encoder
-from tailor.encode.masks import Encoded, Span
+from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.records import Chat, Completion, RowError
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.turns import turn_rules
@@ -23,11 +23,11 @@ from tests.helpers.models import byte_tokenizer
 SIZES = [(64, 1, 2), (64, 16, 2), (64, 63, 64), (50, 7, 40)]
 
 
-def example(length: int, spans: list[Span]) -> Encoded:
-    return Encoded(np.arange(1000, 1000 + length, dtype=np.int32), spans)
+def example(length: int, spans: list[Span]) -> EncodedExample:
+    return EncodedExample(np.arange(1000, 1000 + length, dtype=np.int32), spans)
 
 
-def learned(pieces: list[Encoded]) -> list[int]:
+def learned(pieces: list[EncodedExample]) -> list[int]:
     """Every token that is predicted. Token ids name their places."""
     return [
         int(piece.input_ids[at]) - 1000
@@ -37,7 +37,7 @@ def learned(pieces: list[Encoded]) -> list[int]:
     ]
 
 
-def rebuilt(pieces: list[Encoded], overlap: int) -> list[int]:
+def rebuilt(pieces: list[EncodedExample], overlap: int) -> list[int]:
     """The row, by leaving out of each piece what the pieces before it hold."""
     ids: list[int] = []
     for piece in pieces:

@@ -265,8 +265,8 @@ def test_workers_of_another_number_keep_the_micro_batches() -> None:
 
 
 def test_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.told_differences({}) == []
-    assert environment.told_differences(environment.describe()) == []
+    assert environment.differences({}) == []
+    assert environment.differences(environment.describe()) == []
     train("save.to=runs/moved")
     run = Store("runs/moved")
     run.write_json(ENVIRONMENT, {**run.read_json(ENVIRONMENT), "python": "3.9.1"})

@@ -46,23 +46,23 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, mine: str
     run = Store(str(tmp_path / "work"))
     run.write_text(f"{mine}/file" if "." not in mine else mine, "mine")
     with pytest.raises(StoreError, match=f"is not empty and holds no run; it has {mine.split('/')[0]}"):
-        resume.check_place(recipe(tmp_path / "work"), run)
+        resume.check_folder(recipe(tmp_path / "work"), run)
 
 
 def test_an_empty_folder_a_left_over_and_a_run_are_fine(tmp_path: Path) -> None:
     run = Store(str(tmp_path / "run"))
     mine = recipe(tmp_path / "run", data={"store": str(tmp_path / "run" / "cache")})
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
     (tmp_path / "run").mkdir()
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
     for name in (".lock", "status.json", "plan.json", "logs/worker-0.log", "tokens/a", "cache/b/c"):
         run.write_text(name, "{}")
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
     with pytest.raises(StoreError, match="it has cache"):
-        resume.check_place(recipe(tmp_path / "run"), run)
+        resume.check_folder(recipe(tmp_path / "run"), run)
     run.write_text("recipe.yaml", "")
     run.write_text("loss.png", "")
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
 
 
 def test_the_same_recipe_goes_on(run: Store, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_server_that_goes_away_is_told_and_one_that_comes_back_gets_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    tracker = open_mlflow(Store(str(tmp_path / "run")), tell=said.append)
+    tracker = open_mlflow(Store(str(tmp_path / "run")), warn=said.append)
     client, log_batch = tracker._client, tracker._client.log_batch
 
     def away(*_: Any, **__: Any) -> None:
@@ -104,7 +104,7 @@ def test_a_server_that_goes_away_is_told_and_one_that_comes_back_gets_all(
     assert said == []
     assert curve(runs()[0].info.run_id, "train/loss") == [(1, 1.0), (2, 2.0)]
 
-    tracker = open_mlflow(Store(str(tmp_path / "lost")), tell=said.append)
+    tracker = open_mlflow(Store(str(tmp_path / "lost")), warn=said.append)
     monkeypatch.setattr(tracker._client, "log_batch", away)
     tracker.write(train_record(1, loss=1.0))
     tracker.close(finished=True)

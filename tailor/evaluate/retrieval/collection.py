@@ -129,7 +129,7 @@ def _from_rows(data: Corpus, where: str, most: int | None = None) -> Collection:
     fmt = get_format(found.format)
     if fmt.rows != RELEVANCE:
         raise DataError(
-            f"{found.where}: the rows are {found.format}, and have no passages",
+            f"{found.context}: the rows are {found.format}, and have no passages",
             hint=f"give rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}, or a folder in BEIR's layout",
         )
     numbers: dict[Instructed, int] = {}
