@@ -85,7 +85,7 @@ def writing(url: str, setting: str = "data.store (or save.to)") -> Iterator[None
         yield
     except OSError as error:
         if reason := _UNWRITABLE.get(error.errno or 0):
-            hint = f"set {setting} to a folder with write permission"
+            hint = f"set {setting} to a writable folder"
         elif reason := _FULL.get(error.errno or 0):
             hint = "free some space, then run the same command again"
         else:

@@ -55,7 +55,7 @@ def test_report_over_budget_shows_everything_and_refuses(recipe, capsys):
     shown = capsys.readouterr()
     assert "unreadable    1 bad_json" in shown.out
     assert (
-        "tailor: data.train[0] rows.jsonl: 1 of 42 rows cannot be read, and the budget allows none"
+        "tailor: data.train[0] rows.jsonl: 1 of 42 rows cannot be read, but data.budget.unreadable allows none"
         in shown.err
     )
     assert "hint: fix these rows, or allow it with data.budget.unreadable: 0.024" in shown.err

@@ -75,7 +75,7 @@ def test_its_keys_are_checked_and_described(package: Path, tmp_path: Path) -> No
     )
 
 
-def test_what_is_no_section_is_named(tmp_path: Path) -> None:
+def test_an_invalid_section_is_named(tmp_path: Path) -> None:
     points = {"tailor.trackers": {"odd": "odd_module:VALUE"}}
     package = make_distribution(tmp_path / "odd", "odd", {"odd_module.py": "VALUE = 3\n"}, points)
     done = tailor(tmp_path, package, "schema")
