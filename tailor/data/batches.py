@@ -253,7 +253,7 @@ class Batches:
 
 
 def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
-    """Best-fit-decreasing bin packing: place the longest example first, each into the fullest row with enough room.
+    """Best-fit-decreasing bin packing: take the longest example first, and put each into the fullest row with enough room.
 
     examples: int[k] indices; lengths: int[n]. Returns rows of at most `capacity` tokens. An example that is longer,
     as a pair may be, gets a row of its own.

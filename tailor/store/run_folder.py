@@ -93,7 +93,7 @@ def find(url: str) -> Store:
     run = Store(url)
     if holds_run(run):
         return run
-    raise StoreError(f"no run at {url}: the folder has no {RECIPE}", hint=_suggestion(url, run))
+    raise StoreError(f"no run at {url}: it has no {RECIPE}", hint=_suggestion(url, run))
 
 
 def _suggestion(url: str, folder: Store) -> str:

@@ -58,7 +58,7 @@ def test_report_over_budget_shows_everything_and_refuses(recipe, capsys):
         "tailor: data.train[0] rows.jsonl: 1 of 42 rows cannot be read, but data.budget.unreadable allows none"
         in shown.err
     )
-    assert "hint: fix these rows, or allow it with data.budget.unreadable: 0.024" in shown.err
+    assert "hint: fix these rows, or set data.budget.unreadable: 0.024 to allow it" in shown.err
 
 
 def test_preview(recipe, capsys, monkeypatch):
