@@ -24,7 +24,7 @@ RESULTS = (
     "Training loss",
     "Evaluation loss",
     "Token accuracy",
-    "Artifact from",
+    "Artifact",
     "Exact match",
     "Recall@1",
     "NDCG@10",

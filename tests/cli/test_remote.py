@@ -213,7 +213,7 @@ def test_a_wrong_store_is_one_line_in_a_few_seconds(
     overrides, told, hint = place.at("wrong"), "", ""
     if fault == "bucket":
         overrides[2] = "save.to=s3://no-such-bucket-here/run"
-        told, hint = "there is no bucket no-such-bucket-here", "make the bucket, or check the URL"
+        told, hint = "the bucket no-such-bucket-here does not exist", "create the bucket, or check the URL"
     elif fault == "source":
         overrides[0] = f"data.train=[{{path: {place.bucket}/nothing.jsonl}}]"
         told, hint = f"{place.bucket}/nothing.jsonl: does not exist", "check the URL"

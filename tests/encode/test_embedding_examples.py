@@ -176,7 +176,7 @@ def test_long_texts_are_truncated_at_the_end_or_their_rows_dropped(tmp_path: Pat
 def test_a_row_without_negatives_is_rejected_if_the_group_size_needs_some(tmp_path: Path) -> None:
     row = {"query": ["", "q"], "pos": [["", "a"]]}
     with pytest.raises(
-        DataError, match="the row has no negative passage; add one, or set method.group_size: 1"
+        DataError, match=r"the row has no negative passage; add one, or set method\.group_size: 1"
     ):
         prepared(tmp_path, [row])
     alone = prepared(tmp_path, [row], Gritlm(name="gritlm", group_size=1))

@@ -215,7 +215,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_named() -> None:
     with pytest.raises(StoreError, match=r"has done 4 steps, and this recipe ends after 3"):
         train("train.steps=3", "save.to=runs/other", "save.resume=runs/first")
     Store("runs/empty").write_text("recipe.yaml", Path("runs/first/recipe.yaml").read_text())
-    with pytest.raises(StoreError, match="which has no checkpoint to go on from"):
+    with pytest.raises(StoreError, match="which has no checkpoint to resume from"):
         train("save.to=runs/other", "save.resume=runs/empty")
 
 

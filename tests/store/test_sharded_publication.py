@@ -61,7 +61,7 @@ def test_the_folder_does_not_appear_when_a_worker_fails(
     with pytest.raises(StoreError, match="the disk is full"):
         second.commit()
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="worker 1 failed to write its files of .*: the disk is full"):
+    with pytest.raises(StoreError, match=r"worker 1 failed to write its files of .*: the disk is full"):
         first.commit()
     assert not store.is_committed("made")
     store.sweep()

@@ -114,7 +114,7 @@ def test_a_changed_file_of_a_complete_folder_is_named(store):
             lambda: store.write_bytes("out/sub/b.bin", b"4568"),
             "was changed: its checksum differs from COMMIT",
         ),
-        (lambda: store.write_bytes("out/sub/b.bin", b"456"), "has 3 bytes; 4 were written"),
+        (lambda: store.write_bytes("out/sub/b.bin", b"456"), "has 3 bytes instead of 4"),
         (lambda: store.remove("out/sub"), "is missing"),
         (entry_left_out, "was not written with the others"),
     ):

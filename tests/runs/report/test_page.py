@@ -112,7 +112,9 @@ def test_the_speed_is_the_median_and_the_memory_names_its_process(tmp_path: Path
     assert figures(run)["Speed"].startswith("5,000 tokens/s (median)")
     assert figures(run)["Peak memory"] == "3.0 GiB in the worker process"
     run.write_json("plan.json", {**run.read_json("plan.json"), "gpu": True})
-    assert figures(run)["Peak memory"].endswith("were forecast at 2.0 GiB")
+    assert figures(run)["Peak memory"].endswith(
+        "per worker; the plan estimated 2.0 GiB for model and activations"
+    )
 
 
 def test_losses_that_are_not_finite_leave_a_gap_and_are_reported(tmp_path: Path) -> None:
