@@ -142,7 +142,7 @@ def test_tools(tokenizer_folders, kind, name):
 @pytest.mark.parametrize("name", sorted(set(MARKED) - set(WITH_TOOLS)))
 def test_families_without_tools_reject_them(tokenizer_folders, name):
     tokenizer = tokenizer_of(tokenizer_folders["bpe"], name)
-    with pytest.raises(RowError, match=f"the built-in template {name} has no tool"):
+    with pytest.raises(RowError, match=f"the built-in template {name} does not support tool"):
         encode(tokenizer, Chat(CALLING, TOOLS))
 
 
