@@ -116,7 +116,7 @@ def test_a_changed_file_of_a_complete_folder_is_named(store):
         ),
         (lambda: store.write_bytes("out/sub/b.bin", b"456"), "has 3 bytes instead of 4"),
         (lambda: store.remove("out/sub"), "is missing"),
-        (entry_left_out, "was not written with the others"),
+        (entry_left_out, "is not listed in the folder's COMMIT file"),
     ):
         change()
         with pytest.raises(StoreError, match=told) as caught, verified(store, "out"):
@@ -128,7 +128,7 @@ def test_a_changed_file_of_a_complete_folder_is_named(store):
         pass
     for strange in ([1], {"a.bin": "x"}, {"a.bin": {"bytes": 3}}):
         store.write_json(f"out/{COMMIT}", strange)
-        with pytest.raises(StoreError, match="out/COMMIT does not list files"), verified(store, "out"):
+        with pytest.raises(StoreError, match="out/COMMIT is damaged: it does not list files"), verified(store, "out"):
             pass
 
 
