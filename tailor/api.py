@@ -233,9 +233,9 @@ class Evaluation:
         self.results: dict[str, Any] = self._store.read_json(RESULTS)
 
     def __repr__(self) -> str:
-        from tailor.runs.evaluations import in_a_line
+        from tailor.runs.evaluations import one_line
 
-        return f"Evaluation({self.path!r}, {in_a_line(self.results)})"
+        return f"Evaluation({self.path!r}, {one_line(self.results)})"
 
     @property
     def path(self) -> str:

@@ -18,7 +18,7 @@ import torch
 from tailor.artifacts import output
 from tailor.artifacts.average_models import average_checkpoints, average_models
 from tailor.artifacts.inputs import AverageInput, open_input
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.layout import AVERAGE_RECORD, EMBEDDING
 from tailor.models.embedding.settings import Embedding
@@ -57,7 +57,7 @@ def average(
             average_embeddings(
                 made.folder, [part.folder for part in parts], [part.url for part in parts], shares
             )
-            if (warning := settle(made.folder)) is not None:
+            if (warning := fix_tokenizer_class(made.folder)) is not None:
                 say(f"warning: {warning}")
             (made.folder / AVERAGE_RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     for part, share in zip(parts, shares, strict=True):

@@ -21,7 +21,7 @@ from tailor.artifacts.inputs import Source, open_source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
-from tailor.encode.tokenizer_files import own_files, settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class, own_files
 from tailor.errors import ModelError
 from tailor.layout import (
     ADAPTER_CONFIG,
@@ -111,7 +111,7 @@ def merge_into(
                 f"the merge of {source.url} fails verification: {reason}",
                 hint=_hint(source, onto, settings.dtype),
             )
-        if (warning := settle(folder)) is not None:
+        if (warning := fix_tokenizer_class(folder)) is not None:
             say(f"warning: {warning}")
         _record(folder, source, onto, settings, figures, adapter)
     return figures

@@ -24,7 +24,7 @@ RESULTS = (
     "Training loss",
     "Evaluation loss",
     "Token accuracy",
-    "Artifact from",
+    "Artifact",
     "Exact match",
     "Recall@1",
     "NDCG@10",
@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> int:
     display = Display()
     try:
         with display:
-            for line in environment.told_differences(_environment_beside(args.recipe)):
+            for line in environment.differences(_environment_beside(args.recipe)):
                 display.line(line)
             outcome = run.execute(recipe, display, verbose=args.verbose)
     except KeyboardInterrupt as stop:

@@ -150,7 +150,7 @@ def next_commands(run: Store) -> list[str]:
     """Commands to try next on a run with an artifact, the most useful first."""
     here = shown_path(run.url)
     try_it = (
-        f"tailor chat {here}" if run_folder.converses(run) else f'tailor generate {here} --plain --prompt "…"'
+        f"tailor chat {here}" if run_folder.can_chat(run) else f'tailor generate {here} --plain --prompt "…"'
     )
     return [try_it, f"tailor show {here}"]
 

@@ -14,7 +14,7 @@ from tailor.artifacts.consolidate import consolidate
 from tailor.artifacts.inputs import open_source
 from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import Settings, merge_into
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError, StoreError
 from tailor.export.card import card
 from tailor.export.forms import check_options, find_form
@@ -149,7 +149,7 @@ def _write_weights(
     for path in sorted((source or selection.artifact.local_path()).iterdir()):
         if path.is_file() and path.name not in (COMMIT, "README.md"):
             shutil.copyfile(path, folder / path.name)
-    if (warning := settle(folder)) is not None:
+    if (warning := fix_tokenizer_class(folder)) is not None:
         say(f"warning: {warning}")
 
 

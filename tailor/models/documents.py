@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.data.rows import Row, Stretch, examples_of
+from tailor.data.rows import Row, StreamSlice, examples_of
 from tailor.data.token_store import Split
 from tailor.models.sequence import SequenceGroup
 
@@ -245,9 +245,9 @@ def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
 
 
 def _documents(split: Split, row: Row) -> list[Document]:
-    """The examples of a row. A stretch (pretraining with `method.documents: join`) is one document, joined from pieces of examples, in
+    """The examples of a row. A stream slice (pretraining with `method.documents: join`) is one document, joined from pieces of examples, in
     which every token predicts the next one."""
-    if not isinstance(row, Stretch):
+    if not isinstance(row, StreamSlice):
         return [document(split, example) for example in row]
     pieces = [split.example(example).input_ids[start:stop] for example, start, stop in row.pieces]
     tokens = np.concatenate(pieces).astype(np.int64)

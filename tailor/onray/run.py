@@ -77,8 +77,8 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
     """Everything except the final evaluation."""
     run = Store(recipe.save.to)
     require_lasting(recipe)
-    resume.check_place(recipe, run)
-    if recipe.model.warm_start is not None and not resume.begun(run):
+    resume.check_folder(recipe, run)
+    if recipe.model.warm_start is not None and not resume.has_progress(run):
         from tailor.train import warm_start
 
         warm_start.find(recipe.model.warm_start)
@@ -155,7 +155,7 @@ def _changes(run: Store, origin: Origin | None) -> list[str]:
         if origin.first_step == origin.step:
             lines.append("  the training data starts from the beginning again")
     previous = run_folder.read_json(run, ENVIRONMENT) if run_folder.checkpoints(run) else {}
-    return lines + environment.told_differences(previous)
+    return lines + environment.differences(previous)
 
 
 def _prepare(

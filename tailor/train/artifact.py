@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
 from tailor.models import adapter_files, rope
 from tailor.models.attention import stock_attention
@@ -68,7 +68,7 @@ def write_artifact(session: Session) -> str:
                 _write_model(session.model.network, state, dtype, made.folder)
         _write_embedding(session, made.folder, projection)
         session.tokenizer.write(made.folder, session.tokens.template)
-        if (warning := settle(made.folder)) is not None:
+        if (warning := fix_tokenizer_class(made.folder)) is not None:
             session.say(f"warning: {warning}")
         session.host.flush()  # raises if another process owns the run by now
     return session.run.join(name).url

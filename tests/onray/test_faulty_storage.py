@@ -295,7 +295,7 @@ def test_the_first_error_is_raised_if_the_status_cannot_be_written_either(
     to = str(tmp_path / "run")
     _fill(monkeypatch, "metrics")
     fill_when(monkeypatch, Status, "write", lambda status, _: status.state == "failed", _store_error)
-    with pytest.raises(StoreError, match=f"^{to} cannot be written: no space is left there"):
+    with pytest.raises(StoreError, match=f"^{to} cannot be written: no space left on the device"):
         run(recipe(material, to))
     assert log.read(Store(to))
 

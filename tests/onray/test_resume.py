@@ -102,10 +102,10 @@ def test_another_learning_rate_in_the_same_folder() -> None:
         train("save.to=runs/place", "train.steps=6", "optim.learning_rate=1e-5")
     url = Store("runs/place").url
     assert caught.value.message == (
-        f"{url} holds a run of another recipe. These keys differ:\n"
-        "  optim.learning_rate: 0.003 there, 1e-05 here\n  train.steps: 4 there, 6 here"
+        f"{url} contains a run with another recipe. These keys differ:\n"
+        "  optim.learning_rate: 0.003 in the run, 1e-05 in this recipe\n  train.steps: 4 in the run, 6 in this recipe"
     )
-    assert str(caught.value.hint).endswith(f"or set save.resume: {url} to go on with these changes")
+    assert str(caught.value.hint).endswith(f"or set save.resume: {url} to resume with these changes")
     change = ("train.steps=6", "optim.learning_rate=1e-5", "save.to=runs/place", "save.resume=runs/place")
     resumed, lines = train(*change)
     assert "  optim.learning_rate: 0.003 → 1e-05" in lines
@@ -119,7 +119,7 @@ def test_another_learning_rate_in_the_same_folder() -> None:
     assert len(origins(again.run)) == 1
     figures = dict(page.summary(again.run, again.records))
     assert figures["From step 5"].startswith(
-        "its own steps before; optim.learning_rate: 0.003 → 1e-05, train.steps"
+        "resumed from this run with optim.learning_rate: 0.003 → 1e-05, train.steps"
     )
 
 
@@ -199,12 +199,12 @@ def test_the_original_run_is_not_needed_after_the_first_checkpoint(place: Path) 
 
 def test_keys_that_define_the_weights_cannot_change() -> None:
     for change, key in (
-        ("model.adapter.rank=8", "model.adapter.rank: 4 there, 8 here"),
-        ("optim.optimizer=sgd", "optim.optimizer: adamw there, sgd here"),
+        ("model.adapter.rank=8", "model.adapter.rank: 4 in the run, 8 in this recipe"),
+        ("optim.optimizer=sgd", "optim.optimizer: adamw in the run, sgd in this recipe"),
     ):
         with pytest.raises(StoreError) as caught:
             train(change, "train.steps=6", "save.to=runs/other", "save.resume=runs/first")
-        assert "cannot go on with other values of these keys" in caught.value.message
+        assert "cannot be resumed with other values of these keys" in caught.value.message
         assert key in caught.value.message
         assert "model.warm_start" in str(caught.value.hint)
 
@@ -215,7 +215,7 @@ def test_a_run_that_cannot_be_resumed_is_an_error() -> None:
     with pytest.raises(StoreError, match=r"has done 4 steps, and this recipe ends after 3"):
         train("train.steps=3", "save.to=runs/other", "save.resume=runs/first")
     Store("runs/empty").write_text("recipe.yaml", Path("runs/first/recipe.yaml").read_text())
-    with pytest.raises(StoreError, match="which has no checkpoint to go on from"):
+    with pytest.raises(StoreError, match="which has no checkpoint to resume from"):
         train("save.to=runs/other", "save.resume=runs/empty")
 
 
@@ -225,7 +225,7 @@ def test_changed_rows_are_an_error_unless_save_resume_is_set(place: Path) -> Non
     train(*grown)
     Store("runs/growing").remove("status.json")  # as if it had been killed at its last step
     rows(place / "growing.jsonl", 50)
-    with pytest.raises(StoreError, match="holds checkpoints of other data"):
+    with pytest.raises(StoreError, match="has checkpoints trained on other data"):
         train(*grown)
     with pytest.raises(StoreError, match="has done 4 steps, and this recipe ends after 4"):
         train(
@@ -267,11 +267,11 @@ def test_another_number_of_workers_keeps_the_micro_batch_size() -> None:
 
 
 def test_a_changed_environment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.told_differences({}) == []
-    assert environment.told_differences(environment.describe()) == []
+    assert environment.differences({}) == []
+    assert environment.differences(environment.describe()) == []
     train("save.to=runs/moved")
     run = Store("runs/moved")
     run.write_json(ENVIRONMENT, {**run.read_json(ENVIRONMENT), "python": "3.9.1"})
     _, lines = train("save.to=runs/moved", "train.steps=6", "save.resume=runs/moved")
-    at = lines.index("the environment is another than the run began in:")
+    at = lines.index("the environment has changed since the start of the run:")
     assert lines[at + 1].startswith("  python: 3.9.1 → 3.")

@@ -75,7 +75,7 @@ def test_its_keys_are_checked_and_described(package: Path, tmp_path: Path) -> No
     )
 
 
-def test_what_is_no_section_is_named(tmp_path: Path) -> None:
+def test_an_invalid_section_is_named(tmp_path: Path) -> None:
     points = {"tailor.trackers": {"odd": "odd_module:VALUE"}}
     package = make_distribution(tmp_path / "odd", "odd", {"odd_module.py": "VALUE = 3\n"}, points)
     done = tailor(tmp_path, package, "schema")
@@ -117,7 +117,7 @@ def test_the_example_replaces_the_steps_that_are_trained_again(
     run, section = Store(str(tmp_path)), Csv(file="curves.csv")
     steps = []
     for after_step, last in ((0, 4), (2, 5), (0, 2)):
-        tracker = CsvTracker(section, run, after_step=after_step, tell=print)
+        tracker = CsvTracker(section, run, after_step=after_step, warn=print)
         for step in range(after_step + 1, last + 1):
             tracker.write({"kind": "train", "step": step, "loss": 1.0})
         tracker.close(finished=True)

@@ -160,7 +160,7 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
     assert latest is not None
     file = Path(latest) / "optimizer.pt"
     torch.save({"state": Bomb()}, file)
-    with pytest.raises(StoreError, match=rf"^{file} has \d+ bytes; \d+ were written; .* or remove {latest}"):
+    with pytest.raises(StoreError, match=rf"^{file} has \d+ bytes instead of \d+; .* or remove {latest}"):
         loop.run(plan, PlainHost(resume_from=plan.run_url))
     # Nor where whoever put it there changed the marker too.
     listed = json.loads((Path(latest) / "COMMIT").read_text())
@@ -198,7 +198,7 @@ def test_a_damaged_file_is_named_wherever_a_checkpoint_is_read(
         changed = content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:]
         (folder / file).write_bytes(changed)
     expected = {
-        "cut": r"has \d+ bytes; \d+ were written",
+        "cut": r"has \d+ bytes instead of \d+",
         "altered": "its checksum differs",
         "missing": "is missing",
     }

@@ -101,5 +101,5 @@ def test_an_altered_adapter_is_rejected(
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     plan = make_plan(*made, tmp_path / "b", model={"adapter": LORA, "warm_start": str(tmp_path / "adapter")})
-    with pytest.raises(StoreError, match="is not the file that was written: its checksum differs"):
+    with pytest.raises(StoreError, match="was changed: its checksum differs from COMMIT"):
         loop.run(plan, PlainHost())

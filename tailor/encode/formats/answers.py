@@ -1,7 +1,7 @@
-"""Answers to a prompt, shared by the formats of preference data.
+"""Helpers for the formats of preference data.
 
-Every answer becomes a whole conversation, or a prompt with its completion. The assistant's turns of the prompt
-have weight 0, so that the rules of supervised fine-tuning supervise exactly the answer.
+Every answer becomes a full conversation, or a prompt with its completion. Assistant turns of the prompt get weight 0, so
+that the masks of supervised fine-tuning supervise exactly the answer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Messages = list[dict[str, Any]]
 
 
 def conversation(row: Row, field: str) -> Messages:
-    """The conversation that ends with an answer: the prompt is put before it, unless it is there already."""
+    """The conversation that ends with the answer in `field`. The prompt is prepended unless the field already contains it."""
     value, prompt = row[field], row.get("prompt")
     turns = [
         to_message(entry) for entry in ([value] if isinstance(value, Mapping) else to_list(value, field))
     ]
     if isinstance(prompt, str):
-        # A whole conversation repeats its prompt, which is then only a label of the row.
+        # If the field is a full conversation, the `prompt` column only repeats its first message.
         if not any(turn["role"] == "user" for turn in turns):
             turns = [{"role": "user", "content": prompt}, *turns]
     elif prompt is not None:
@@ -33,21 +33,21 @@ def conversation(row: Row, field: str) -> Messages:
 
 
 def unweighted(messages: Messages, count: int) -> Messages:
-    """The first `count` messages are the prompt: none of them is learned."""
+    """Give weight 0 to the assistant turns of the prompt, which is the first `count` messages."""
     return [
-        {**turn, "weight": 0} if at < count and turn["role"] == "assistant" else turn
-        for at, turn in enumerate(messages)
+        {**turn, "weight": 0} if index < count and turn["role"] == "assistant" else turn
+        for index, turn in enumerate(messages)
     ]
 
 
 def check_answer(messages: Messages, shared: int, field: str) -> None:
-    """RowError unless the conversation ends with an assistant's turn after its first `shared` messages."""
+    """RowError unless the conversation ends with an assistant turn after the first `shared` messages."""
     if len(messages) <= shared or messages[-1]["role"] != "assistant":
-        raise RowError("no_answer", f"`{field}` does not end with an assistant's turn of its own")
+        raise RowError("no_answer", f"`{field}` does not end with an assistant turn after the prompt")
 
 
 def nonempty(value: Any, field: str) -> str:
-    """The text of an answer."""
+    """The text of an answer. RowError when it is empty."""
     answer = to_text(value, field)
     if not answer:
         raise RowError("empty", f"`{field}` is empty")

@@ -11,7 +11,7 @@ from tailor.spec.data import EXAMPLES
 def _convert(row: Row) -> Record:
     response = to_text(row["response"], "response")
     if not response:
-        raise RowError("empty", "the response is empty")
+        raise RowError("empty", "`response` is empty")
     return Completion(to_text(row["prompt"], "prompt"), response)
 
 

@@ -1,4 +1,4 @@
-"""unpaired, unpaired_text: a prompt with one answer, and a label that says whether the answer is desirable."""
+"""unpaired, unpaired_text: a prompt with one answer, and a label that says whether the answer is desirable (KTO)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tailor.encode.records import Completion, Rated, Record, RowError
 from tailor.spec.data import RATED
 
 _LABELS: dict[Any, bool] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
-"""Also 1 and 0 as numbers, which equal True and False. CSV files have texts."""
+"""Includes the numbers 1 and 0, which equal True and False in Python. In CSV files labels are strings."""
 
 
 def _messages(row: Row) -> Record:
-    """An answer as messages, with an explicit prompt or as the last turn of a conversation, and its label."""
+    """An answer as messages, with an explicit prompt or as the last turn of a conversation, with its label."""
     messages = conversation(row, "completion")
     prompt = row.get("prompt")
     given = len(to_list(prompt, "prompt")) if prompt is not None and not isinstance(prompt, str) else 0
@@ -27,13 +27,13 @@ def _messages(row: Row) -> Record:
 
 
 def _text(row: Row) -> Record:
-    """A text without a chat template, and its label."""
+    """A prompt and an answer as plain texts, without a chat template, with the label."""
     answer = Completion(to_text(row["prompt"], "prompt"), nonempty(row["completion"], "completion"))
     return Rated(answer, _label(row["label"]))
 
 
 def _is_label(value: Any) -> bool:
-    """Whether a value says desirable or undesirable."""
+    """Whether a value is a valid label."""
     return isinstance(value, bool | int | str) and _normal(value) in _LABELS
 
 

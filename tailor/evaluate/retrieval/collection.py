@@ -137,7 +137,7 @@ def _from_rows(data: Corpus, key: str, max_rows: int | None = None) -> Collectio
     fmt = get_format(found.format)
     if fmt.rows != RELEVANCE:
         raise DataError(
-            f"{found.where}: rows of the format {found.format} have no passages",
+            f"{found.context}: rows of the format {found.format} have no passages",
             hint=f"use rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}, or a folder in BEIR's layout",
         )
     numbers: dict[Instructed, int] = {}

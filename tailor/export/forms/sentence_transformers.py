@@ -20,7 +20,7 @@ from tailor.artifacts.base_model import saved_dtype
 from tailor.artifacts.load import load_embedder
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.export.forms.base import CardSection, ExportForm
@@ -220,7 +220,9 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
     after = then["pretokenizers"] if then and then["type"] == "Sequence" else [then] if then else []
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *after]}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    settle(folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES])
+    fix_tokenizer_class(
+        folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES]
+    )
     if _first_difference(folder, format, query_instruction, expected_tokens) is not None:
         raise ModelError(
             f"sentence-transformers encodes prompt and text as one string, and this tokenizer then encodes {first!r} after "

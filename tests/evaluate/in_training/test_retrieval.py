@@ -121,6 +121,6 @@ def test_workers_share_the_texts(place: Path) -> None:
 
 def test_an_invalid_collection_fails_before_the_first_step(place: Path) -> None:
     plan, host = plan_of(place, "wrong", data={"path": str(place / "none.jsonl")}), PlainHost()
-    with pytest.raises(DataError, match=r"evaluate\.retrieval\.data .*none\.jsonl: it does not exist"):
+    with pytest.raises(DataError, match=r"evaluate\.retrieval\.data .*none\.jsonl: does not exist"):
         loop.run(plan, host, probes(plan))
     assert not host.of("train")

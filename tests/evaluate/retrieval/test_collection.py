@@ -113,7 +113,7 @@ HEAD = "query-id\tcorpus-id\tscore"
         (_qrels(HEAD), "PLACE/qrels/test.tsv: no rows"),
         (
             lambda place: (place / "corpus.jsonl").write_text(""),
-            "tasks[0].data PLACE/corpus.jsonl: no file with rows in it; readable are: ",
+            "tasks[0].data PLACE/corpus.jsonl: no supported file that is not empty; supported suffixes: ",
         ),
         (
             lambda place: write_jsonl(place / "corpus.jsonl", [{"_id": "d1", "text": " "}]),
