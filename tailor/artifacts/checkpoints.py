@@ -29,7 +29,7 @@ def in_one_file(weights: Path, scratch: Path) -> Path:
     if not sharded_checkpoint.is_sharded(weights):
         return weights
     scratch.mkdir(parents=True)
-    with sharded_checkpoint.Saved(weights) as saved:
+    with sharded_checkpoint.ShardedReader(weights) as saved:
         layout = {name: (torch.float32, shape) for name, shape in saved.shapes.items()}
         with Writer(scratch / WEIGHTS, layout) as writer:
             for name, tensor in saved.weights():
