@@ -45,8 +45,8 @@ def test_a_form_of_another_package_exports_a_run(
     shutil.rmtree(to)
     assert main(arguments) == 2, "the control: the package is not installed"
     assert capsys.readouterr().err == (
-        "tailor: --as vllm: unknown export form\n  hint: the forms are huggingface, sentence-transformers, ollama; a package "
-        "that registers another must be installed\n"
+        "tailor: --as vllm: unknown export form\n  hint: use huggingface, sentence-transformers, ollama, "
+        "or install the package that provides it\n"
     )
     assert not to.exists()
 

@@ -180,7 +180,7 @@ def by_length(items: Sequence[NeedlePrompt], batch_size: int) -> Iterator[list[i
     """The indexes of the prompts of each batch. A batch has prompts of one length, so nothing is padded."""
     batch: list[int] = []
     for at, item in enumerate(items):
-        if batch and (len(batch) == batch_size or len(items[batch[0]].prompt) != len(item.prompt)):
+        if batch and (len(batch) == batch_size or len(items[batch[0]].ids) != len(item.ids)):
             yield batch
             batch = []
         batch.append(at)
