@@ -129,7 +129,7 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
 
     run, here = outcome.run, shown_path(outcome.run.url)
     console.print()
-    if outcome.before:
+    if outcome.already_finished:
         console.print(
             Text(
                 f"The run at {here} was finished before: step {outcome.status.step} of {outcome.status.steps}."
@@ -141,7 +141,7 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
     for what in RESULTS:
         if what in figures:
             console.print(Text.assemble((f"{what:<16}", "bold"), figures[what]))
-    if samples and not outcome.before:
+    if samples and not outcome.already_finished:
         console.print(sample_answers(run, samples))
     console.print()
     console.print(Text.assemble(("run folder      ", "bold"), here))

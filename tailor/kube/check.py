@@ -16,7 +16,7 @@ from tailor.spec.visibility import below
 RECIPE_FOLDER = "/etc/tailor"
 """Folder of the recipe in the pods."""
 MIN_SHARED_MEMORY = 256 << 20
-OLDEST_RAY = (2, 53)
+MIN_RAY_VERSION = (2, 53)
 """Older versions have no HTTP health endpoints. KubeRay then probes pods with commands that an image may not contain."""
 
 # Words in the names of variables that contain secrets. spec.secrets recognizes secrets by their values: tokens, and URLs
@@ -73,11 +73,11 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 def _names(keys: Keys) -> Iterator[Finding]:
     name, namespace, image = keys("name"), keys("namespace"), keys("image")
-    if name is not None and not (names.NAME.fullmatch(name) and len(name) <= names.LONGEST_NAME):
+    if name is not None and not (names.NAME.fullmatch(name) and len(name) <= names.MAX_NAME_LENGTH):
         yield (
             "name",
             (
-                f"{name} is not a valid name: KubeRay allows up to {names.LONGEST_NAME} characters of a-z, 0-9 and -, "
+                f"{name} is not a valid name: KubeRay allows up to {names.MAX_NAME_LENGTH} characters of a-z, 0-9 and -, "
                 f"starting with a letter, such as {names.name_from(name)}"
             ),
         )
@@ -98,7 +98,7 @@ def _names(keys: Keys) -> Iterator[Finding]:
         match = re.fullmatch(r"(\d+)\.(\d+)\.\d+", version)
         if not match:
             yield "ray_version", f"{version} is not a version of Ray, such as 2.60.0"
-        elif (int(match[1]), int(match[2])) < OLDEST_RAY:
+        elif (int(match[1]), int(match[2])) < MIN_RAY_VERSION:
             yield (
                 "ray_version",
                 f"{version} is too old: KubeRay needs Ray 2.53.0 or newer for its health checks over HTTP",
@@ -196,7 +196,7 @@ def _pods(keys: Keys) -> Iterator[Finding]:
             if not exists and not keys.is_wrong(f"{key}.operator") and keys.absent(f"{key}.key"):
                 yield key, "a toleration without key needs operator: Exists"
             if keys(f"{key}.toleration_seconds") is not None and keys(f"{key}.effect") != "NoExecute":
-                yield f"{key}.toleration_seconds", "has no effect without effect: NoExecute"
+                yield f"{key}.toleration_seconds", "applies only to effect: NoExecute"
         if keys(f"{pod}.gpu_resource") is not None:
             if keys.absent(f"{pod}.gpu") or keys(f"{pod}.gpu") == 0:
                 yield f"{pod}.gpu_resource", f"has no effect without {pod}.gpu"

@@ -9,7 +9,7 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """RFC 1123 label: namespaces, volumes."""
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """RFC 1123 subdomain: Secrets, claims, service accounts; up to 253 characters."""
-LONGEST_NAME = 47
+MAX_NAME_LENGTH = 47
 """Maximum length of a RayJob's name. KubeRay appends suffixes to it for the names of the cluster, services and pods."""
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 """RFC 1035 label: RayJobs and RayClusters."""
@@ -53,4 +53,4 @@ def name_from(stem: str) -> str:
     """A valid RayJob name, derived from a recipe's file name."""
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
     name = name if NAME.fullmatch(name) else f"tailor-{name}".strip("-")
-    return name[:LONGEST_NAME].rstrip("-")
+    return name[:MAX_NAME_LENGTH].rstrip("-")

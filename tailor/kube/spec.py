@@ -117,7 +117,7 @@ class Cache(Section):
     """Name of a PersistentVolumeClaim, so that a model is downloaded only once. Default: an emptyDir in each pod."""
 
     size: str | None = Field(None, min_length=1)
-    """Size limit of the emptyDir. Default: no limit but the node's disk."""
+    """Size limit of the emptyDir. Default: no limit except the node's disk."""
 
 
 class Autoscaler(Section):

@@ -46,7 +46,7 @@ class Outcome:
     run: Store
     status: Status
     records: list[Record]
-    before: bool = False
+    already_finished: bool = False
     """Whether the run was already finished, so that nothing was done."""
     evaluated: Evaluated | None = None
     """The final evaluation (`evaluate.final`), if this call made it."""
@@ -64,7 +64,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
     outcome = _train(recipe, display, verbose=verbose)
     final = recipe.evaluate.final
     if final is None or (
-        outcome.before and (final.name or evaluations.FINAL) in evaluations.names(outcome.run)
+        outcome.already_finished and (final.name or evaluations.FINAL) in evaluations.names(outcome.run)
     ):
         return outcome
     evaluated = evaluate(
@@ -91,7 +91,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             if not run.exists(REPORT):
                 trainer.clear(run)
                 page.write(run)
-            return Outcome(run, earlier, read(run), before=True)
+            return Outcome(run, earlier, read(run), already_finished=True)
         status = Status(state="running", started=now())
         watch = Stopwatch(status.timings)
 
@@ -119,7 +119,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         if origin is not None:
             origin = resume.with_data(origin, run, tokens)
             if origin is None and earlier is not None and earlier.state == "finished":
-                return Outcome(run, earlier, read(run), before=True)
+                return Outcome(run, earlier, read(run), already_finished=True)
         if cluster is not None:
             cluster = wait_for_nodes(recipe.scale, cluster, waiting)
             watch.mark("machines")

@@ -35,7 +35,7 @@ def test_quantities(quantity: str, size: int | None) -> None:
 def test_names_from_files(stem: str, name: str) -> None:
     assert names.name_from(stem) == name
     assert names.NAME.fullmatch(name)
-    assert len(name) <= names.LONGEST_NAME
+    assert len(name) <= names.MAX_NAME_LENGTH
 
 
 def test_labels() -> None:

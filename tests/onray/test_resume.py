@@ -93,7 +93,7 @@ def test_more_steps_give_the_curve_of_the_longer_run() -> None:
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
     assert run_folder.step_of(run_folder.checkpoints(first)[-1]) == 4, "the first run is unchanged"
     again, _ = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
-    assert again.before, "the same command finds it finished"
+    assert again.already_finished, "the same command finds it finished"
 
 
 def test_another_learning_rate_in_the_same_folder() -> None:
@@ -115,7 +115,7 @@ def test_another_learning_rate_in_the_same_folder() -> None:
         *[(step, 1e-5) for step in (5, 6)],
     ]
     again, lines = train(*change)
-    assert again.before
+    assert again.already_finished
     assert len(origins(again.run)) == 1
     figures = dict(page.summary(again.run, again.records))
     assert figures["From step 5"].startswith(
@@ -191,8 +191,8 @@ def test_the_original_run_is_not_needed_after_the_first_checkpoint(place: Path) 
     warm = ("save.to=runs/warm", "model.warm_start=runs/parent")
     train(*warm)
     shutil.rmtree(place / "runs" / "parent")
-    assert train(*change)[0].before
-    assert train(*warm)[0].before
+    assert train(*change)[0].already_finished
+    assert train(*warm)[0].already_finished
     with pytest.raises(RecipeError, match=r"model\.warm_start: no such folder"):
         train("save.to=runs/never", "model.warm_start=runs/parent")
 
