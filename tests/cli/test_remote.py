@@ -110,7 +110,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
 
     code, out, _ = here("run", "recipe.yaml", *place.at("run"))
     assert code == 0
-    assert "is finished: step 60 of 60" in out
+    assert "was finished before: step 60 of 60" in out
     for command, told in (
         (("show", run), "finished"),
         (("runs", f"{place.bucket}/runs"), "60/60"),

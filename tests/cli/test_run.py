@@ -102,7 +102,7 @@ def test_a_finished_run_says_so(first: tuple[int, str, str], place: Path) -> Non
     before = (place / "runs/first/metrics.jsonl").read_bytes()
     code, out, err = tailor(place, "run", "recipe.yaml")
     assert (code, err) == (0, "")
-    assert "The run at runs/first is finished: step 6 of 6." in out
+    assert "The run at runs/first was finished before: step 6 of 6." in out
     assert "tailor chat runs/first" in out
     assert (place / "runs/first/metrics.jsonl").read_bytes() == before
 
@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on_later(place: Path, stop: int
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
     told = re.fullmatch(
-        r"tailor: interrupted at step (\d+) of 60; the same command goes on from step (\d+), the last checkpoint\n",
+        r"tailor: interrupted at step (\d+) of 60; the same command continues from the last checkpoint, step (\d+)\n",
         err,
     )
     assert told, err
@@ -163,8 +163,9 @@ def test_an_interrupted_run_without_a_checkpoint_says_so(place: Path) -> None:
     progress = Progress()
     assert "before training began; there is no checkpoint yet" in stopped(recipe, progress)
     progress.start(60, 7)
-    assert "at step 7 of 60; there is no checkpoint yet, so the same command starts over" in stopped(
-        recipe, progress
+    assert (
+        "at step 7 of 60; there is no checkpoint yet, so the same command starts again from step 0"
+        in stopped(recipe, progress)
     )
 
 

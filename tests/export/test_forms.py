@@ -28,7 +28,9 @@ def test_a_form_of_another_package_exports_a_run(
         assert main(arguments) == 0
         out = capsys.readouterr().out
         assert "note: vLLM refuses requests of more than 64 tokens" in out
-        assert out.endswith(f"vllm folder in {to}\nnext            vllm serve {to} --config {to}/vllm.yaml\n")
+        assert out.endswith(
+            f"vllm folder written to {to}\nnext            vllm serve {to} --config {to}/vllm.yaml\n"
+        )
         assert (to / "vllm.yaml").read_text() == "max-model-len: 64\n"
         assert (to / "model.safetensors").is_file()
         record = read_json(to / "export.json")

@@ -24,7 +24,7 @@ SLOW_EVALUATION = {
     "call": 0,
 }
 LINE = re.compile(
-    r"tailor: interrupted at step (\d+) of 12; the same command goes on from step (\d+), the last checkpoint\n"
+    r"tailor: interrupted at step (\d+) of 12; the same command continues from the last checkpoint, step (\d+)\n"
 )
 
 
@@ -122,5 +122,5 @@ def test_a_signal_before_the_first_step_ends_the_command(
     result = cut({"does": "stop", **where})
     assert (result.code, result.err) == (
         143,
-        f"tailor: interrupted {when}; there is no checkpoint yet, so the same command starts over\n",
+        f"tailor: interrupted {when}; there is no checkpoint yet, so the same command starts again from step 0\n",
     )

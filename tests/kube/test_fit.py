@@ -184,7 +184,9 @@ def test_templates_must_be_reachable(tmp_path: Path) -> None:
     own = write(tmp_path, "{{ messages }}", "own.jinja")
     for name in ("chatml", str(own), "/data/own.jinja"):
         assert errors(tmp_path, CLAIMS, f"data.template={name}") == []
-    missing = f"data.template: no built-in template and no file that pods see: none.jinja; {HINT}"
+    missing = (
+        f"data.template: none.jinja is neither a built-in template nor a file that pods can read; {HINT}"
+    )
     assert errors(tmp_path, CLAIMS, "data.template=none.jinja") == [missing]
     in_image = CLAIMS + "recipe_path: /opt/tailor/recipes/x.yaml\n"
     (error,) = errors(tmp_path, in_image, f"data.template={own}")

@@ -291,7 +291,7 @@ def test_the_command(
     assert cluster["kind"] == "RayCluster"
     assert main(["manifest", "my_Recipe.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "tailor: no cluster file was named, and there is no cluster/k8s.yaml\n  hint: name one with --cluster\n"
+        "tailor: no --cluster was given, and the default file cluster/k8s.yaml does not exist\n  hint: name a cluster file with --cluster\n"
     )
     assert main(["manifest", "my_Recipe.yaml", "--cluster", "k9s.yaml"]) == 2
     assert capsys.readouterr().err == "k9s.yaml: no such file; did you mean k8s.yaml?\n"

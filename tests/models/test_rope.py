@@ -193,7 +193,10 @@ def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({**KINDS["yarn"], "original_length": 32}, r"original_length is 32, but .* was made for 64 tokens"),
+        (
+            {**KINDS["yarn"], "original_length": 32},
+            r"original_length is 32, but the original maximum length of .* is 64 tokens",
+        ),
         (
             {**KINDS["longrope"], "long_factor": [1.0], "short_factor": [1.0]},
             r"short_factor has 1 numbers, but .* has 8 RoPE frequencies",
@@ -216,9 +219,13 @@ def test_models_that_cannot_be_scaled(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         config.save_pretrained(folder)
         text = json.loads((folder / "config.json").read_text())
-        with pytest.raises(ModelError, match=r"no rotary positions|of several kinds"):
+        with pytest.raises(
+            ModelError, match=r"no rotary position embeddings|different RoPE parameters for its layer types"
+        ):
             rope.plan.extended(text, Model.model_validate({"path": "x", "rope": KINDS["theta"]}).rope, "x")
-        with pytest.raises(ModelError, match=r"no rotary position embeddings|of several kinds"):
+        with pytest.raises(
+            ModelError, match=r"no rotary position embeddings|different RoPE parameters for its layer types"
+        ):
             load(folder, KINDS["theta"])
 
 

@@ -61,7 +61,7 @@ def test_rows_keep_their_order_and_columns(
     )
     assert json.loads(table.schema.metadata[b"tailor"])["instruction"] == ASK
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet"]
-    assert capsys.readouterr().out.endswith(f"40 embeddings in {tmp_path}/out.parquet\n")
+    assert capsys.readouterr().out.endswith(f"40 embeddings written to {tmp_path}/out.parquet\n")
 
 
 def test_columns_are_joined_and_embeddings_shortened(place: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_killed_command_resumes(
     run(place, tmp_path / "out.parquet", code=130)
     assert not (tmp_path / "out.parquet").exists()
     assert len(list((tmp_path / "out.parquet.unfinished").glob("part-*"))) == 3
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to continue after the finished rows" in capsys.readouterr().err
 
     def counts(self: batches.Worker, batch: batches.EvaluationBatch) -> Any:
         done.append(batch)
@@ -142,7 +142,9 @@ def test_truncated_texts_are_reported(
 ) -> None:
     long = write_jsonl(tmp_path / "long.jsonl", [{"text": "wool " * 60}, {"text": "linen"}])
     run(place, tmp_path / "out.parquet", source=long)
-    assert "1 texts were longer than the model reads; their ends were left out\n" in capsys.readouterr().out
+    assert (
+        "1 texts were longer than the model's maximum length and were truncated\n" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow
