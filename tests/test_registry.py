@@ -50,16 +50,19 @@ def test_the_error_names_the_package_that_cannot_be_loaded(
         registry.get("round")
 
 
-@pytest.mark.parametrize(("other", "name"), [(None, "square"), ("second", "round")])
+@pytest.mark.parametrize(
+    ("other", "name", "owner"), [(None, "square", "tailor itself"), ("second", "round", "(first|second)")]
+)
 def test_a_name_cannot_be_registered_twice(
     registry: Registry[object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     other: str | None,
     name: str,
+    owner: str,
 ) -> None:
     install(monkeypatch, tmp_path, "first", **{name: "X"})
     if other is not None:
         install(monkeypatch, tmp_path, other, **{name: "X"})
-    with pytest.raises(ExtensionError, match=rf"registers the name {name}, which .* uses already"):
+    with pytest.raises(ExtensionError, match=rf"registers the name {name}, which {owner} uses already"):
         registry.names()
