@@ -80,7 +80,10 @@ def test_an_adapter_that_does_not_match_is_rejected(
 def test_a_folder_without_trained_weights_is_rejected(made: tuple[Path, Any], tmp_path: Path) -> None:
     from tailor.train.warm_start import find
 
-    with pytest.raises(StoreError, match="has neither an adapter nor a checkpoint; set it to a run, a checkpoint or an adapter"):
+    with pytest.raises(
+        StoreError,
+        match="has neither an adapter nor a checkpoint; set it to a run, a checkpoint or an adapter",
+    ):
         find(str(made[0]))
     loop.run(make_plan(*made, tmp_path / "full"), PlainHost())
     with pytest.raises(
