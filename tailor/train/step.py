@@ -248,7 +248,7 @@ def divergence_error(session: Session, result: StepResult, reason: str = "") -> 
     """The error of a run that stops because a step diverged. It names the rows of the batch. reason: why it stops."""
     number = result.record["step"]
     return TrainingError(
-        f"step {number} diverged: loss {result.record['loss']}, gradient norm {result.record['grad_norm']}{reason}; "
+        f"step {number}: the loss is {result.record['loss']}, the gradient norm {result.record['grad_norm']}{reason}; "
         f"its rows: {describe_rows(session, session.batches.batch(number - 1))}",
         hint="lower optim.learning_rate, inspect these rows with `tailor data preview`, or set train.divergence.action",
     )

@@ -143,7 +143,7 @@ def test_best_by_evaluation_loss_is_kept_and_becomes_the_artifact(
 def test_checkpoint_of_another_adapter_is_rejected(made: tuple[Path, Any], tmp_path: Path) -> None:
     loop.run(make_plan(*made, tmp_path / "run", **SECTIONS), PlainHost())
     other = {**SECTIONS, "model": {"adapter": {**LORA, "target_modules": ["q_proj"]}}}
-    with pytest.raises(StoreError, match="other weights"):
+    with pytest.raises(StoreError, match="do not match those that this recipe trains"):
         loop.run(make_plan(*made, tmp_path / "run", **other), PlainHost(resume_from=str(tmp_path / "run")))
 
 

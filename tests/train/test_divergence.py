@@ -129,7 +129,7 @@ def test_too_many_in_a_row_stop_the_run_also_after_a_resume(made: tuple[Path, An
     ):
         loop.run(plan, host)
     assert host.diverged() == [1, 2, 3]
-    with pytest.raises(TrainingError, match=r"step 4: .* 4 steps in a row"):
+    with pytest.raises(TrainingError, match=r"step 4: .* \(4 diverged steps in a row"):
         loop.run(plan, Norms(resume_from=plan.run_url))
 
 
