@@ -69,7 +69,7 @@ def test_errors_are_those_of_the_command_line(recipe: Path, tmp_path: Path) -> N
         tailor.lod  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_a_run_tells_its_metrics(run: tailor.Run, recipe: Path) -> None:
+def test_metrics_of_a_run(run: tailor.Run, recipe: Path) -> None:
     assert run.status == "finished"
     assert run.path == str(recipe.parent / "runs" / "tiny")
     assert run.artifact == f"{run.path}/adapter"

@@ -30,7 +30,7 @@ def write(config: Any, rope: Rope, path: str) -> None:
     own = getattr(text, "rope_parameters", None)
     if not isinstance(own, dict):
         raise ModelError(
-            f"model.rope: {path} ({text.model_type}) has no rotary position embeddings (RoPE)",
+            f"model.rope: {path} ({text.model_type}) has no rotary position embeddings",
             hint="remove model.rope",
         )
     plan.check(rope, text.to_dict(), path)

@@ -59,7 +59,7 @@ def test_a_file_is_answered_row_by_row(
     assert answers[0] == answers[1] == answers[2] == answers[3] != answers[4]
 
 
-def test_plain_text_goes_on_without_a_template(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_text_is_continued_without_a_template(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for options in ([], ["--plain"]):
         assert main(["generate", model, "--prompt", "Once", "--max-new-tokens", "6", *options]) == 0

@@ -52,7 +52,7 @@ def test_a_file_and_a_bound(
     assert main(["evaluate", "runs/tiny", "--with", "own.yaml", "fail_if.f1=< 0", *SHORT]) == 0
 
 
-def test_mistakes_are_told_before_anything_is_loaded(
+def test_errors_are_reported_before_loading(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)

@@ -39,7 +39,7 @@ def test_what_is_commented_out_is_good_too(place: Path) -> None:
     assert recipe.data.train[0].columns
 
 
-def test_without_arguments_it_says_what_to_fill_in(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_recipe_has_placeholders(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["init", "new/folder/mine.yaml"])
     assert main(["validate", "new/folder/mine.yaml"]) == 2
     keys = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]

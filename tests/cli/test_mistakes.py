@@ -1,6 +1,6 @@
-"""What the commands after training say to the usual mistakes, word by word: one text per mistake, for every command.
+"""Error messages of the commands after training: one expected text per mistake, for every command.
 
-`pytest tests/cli/test_mistakes.py --update-fixtures` writes the texts anew.
+`pytest tests/cli/test_mistakes.py --update-fixtures` updates the texts.
 """
 
 from __future__ import annotations
@@ -123,19 +123,19 @@ def test_text(
         (place / "base").rename(place / "kept")
         if (other := instead[mistake]) is not None:
             shutil.copytree(place / other, place / "base")
-    told = []
+    messages = []
     try:
         for command in MISTAKES[mistake]:
             monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
             words = [word.replace("~", " ") for word in command.replace(": ", ":~").split()]
             code = main(words)
             error = capsys.readouterr().err.replace(str(place), "PLACE")
-            told.append(f"$ tailor {command}\n{_without_usage(error)}exit code {code}\n")
+            messages.append(f"$ tailor {command}\n{_without_usage(error)}exit code {code}\n")
     finally:
         if mistake in instead:
             shutil.rmtree(place / "base", ignore_errors=True)
             (place / "kept").rename(place / "base")
-    text = "\n".join(told)
+    text = "\n".join(messages)
     file = TEXTS / f"{mistake.replace(' ', '-')}.txt"
     if request.config.getoption("--update-fixtures"):
         file.write_text(text)

@@ -177,7 +177,7 @@ def test_killed_on_s3_and_started_again_equals_undisturbed(place: Place, local: 
     assert adapter(run.url) == adapter(str(local / "runs/local"))
 
 
-def test_a_second_command_on_s3_is_told_who_works_there(place: Place) -> None:
+def test_a_second_command_on_s3_reports_the_owner_of_the_lock(place: Place) -> None:
     first = place.start("run", "recipe.yaml", *place.at("held"), "train.steps=100000")
     run = Store(f"{place.bucket}/runs/held")
     wait_for(1, run, first)

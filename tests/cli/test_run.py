@@ -70,7 +70,7 @@ def first(place: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_it_says_what_it_did_and_nothing_else(first: tuple[int, str, str], place: Path) -> None:
+def test_output_of_a_run(first: tuple[int, str, str], place: Path) -> None:
     code, out, err = first
     assert (code, err) == (0, "")
     for told in (
@@ -98,7 +98,7 @@ def test_the_folder_holds_everything(first: tuple[int, str, str], place: Path) -
     assert "HOME" not in (run / "environment.json").read_text()
 
 
-def test_a_finished_run_says_so(first: tuple[int, str, str], place: Path) -> None:
+def test_a_finished_run_is_reported(first: tuple[int, str, str], place: Path) -> None:
     before = (place / "runs/first/metrics.jsonl").read_bytes()
     code, out, err = tailor(place, "run", "recipe.yaml")
     assert (code, err) == (0, "")
@@ -124,7 +124,7 @@ def test_the_resolved_recipe_repeats_the_run(first: tuple[int, str, str], place:
 @pytest.mark.parametrize(
     ("stop", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)]
 )
-def test_an_interrupted_run_is_one_line_and_goes_on_later(place: Path, stop: int, code: int) -> None:
+def test_an_interrupted_run_prints_one_line_and_resumes(place: Path, stop: int, code: int) -> None:
     name = f"cut-{code}"
     arguments = ("run", "recipe.yaml", f"save.to=runs/{name}", "train.steps=60", "evaluate.generation=null")
     process = start(place, *arguments)
@@ -154,7 +154,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on_later(place: Path, stop: int
     assert steps == list(range(1, 61))
 
 
-def test_an_interrupted_run_without_a_checkpoint_says_so(place: Path) -> None:
+def test_an_interrupted_run_without_a_checkpoint(place: Path) -> None:
     from tailor.cli.display import Progress
     from tailor.cli.run import stopped
     from tailor.spec.load import load_recipe
@@ -182,7 +182,7 @@ def test_places_where_no_run_can_be_kept_are_refused(place: Path) -> None:
     assert sorted(path.name for path in place.iterdir()) == before
 
 
-def test_text_is_gone_on_with_and_a_holdout_without_a_row_is_told(place: Path) -> None:
+def test_text_is_continued_and_an_empty_holdout_is_reported(place: Path) -> None:
     (place / "lines.jsonl").write_text("".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(20)))
     data = ("data.train=[{path: lines.jsonl, format: text}]", "data.holdout=0.0001")
     rest = ("train.steps=2", "evaluate.generation=null", "save.to=runs/text")
@@ -193,7 +193,7 @@ def test_text_is_gone_on_with_and_a_holdout_without_a_row_is_told(place: Path) -
     assert "tailor chat" not in out
 
 
-def test_a_failure_is_told_and_recorded(place: Path) -> None:
+def test_a_failure_is_printed_and_recorded(place: Path) -> None:
     arguments = (
         "run",
         "recipe.yaml",
