@@ -154,7 +154,7 @@ def test_only_what_follows_the_shared_start_has_weight() -> None:
             "no_answer",
         ),
         ("preference", {"chosen": [says("b")], "rejected": [says("c")]}, "no_user"),
-        ("preference_text", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty"),
+        ("preference_text", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty_answer"),
         (
             "preference_sharegpt",
             {"conversations": [human("a")], "chosen": gpt("b"), "rejected": 3},
