@@ -18,6 +18,7 @@ from tailor.encode.formats import code_of, get_format
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
+from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
@@ -27,7 +28,7 @@ from tailor.spec.model import Model
 from tailor.store import Store
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 3
+ENCODE_VERSION = 4
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -111,6 +112,8 @@ def prepare_all(
     """As `prepare`, also over budget, so that a report can show what was lost."""
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    if sources.chats:
+        tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
     fingerprint = _fingerprint(data, method, tokenizer, sources, scorer)
     root = Store(store_url)
@@ -144,6 +147,7 @@ def make_encoder(
         scorer=scorer,
         limits=method.answer_limits,
         text_limits=method.text_limits(data.max_length),
+        drop_reasoning=data.reasoning == "drop",
     )
 
 
@@ -327,6 +331,8 @@ def _fingerprint(
             if split in splits
         ],
     }
+    if template is not None and data.reasoning == "drop":
+        facts["reasoning"] = "drop"
     if not method.joins and data.on_long in ("chunk", "retrieve"):
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
         # Not the embedder's path: what lies there decides.

@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from tailor.encode import reasoning
+from tailor.encode.control_text import control_texts
 from tailor.encode.template import builtin_templates, load_template, render, render_marked
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import TemplateError
@@ -38,6 +40,10 @@ class TurnRules:
     end_ids: tuple[int, ...]
     end_texts: tuple[str, ...]
     left_out: tuple[tuple[str, ...], tuple[str, ...]]
+    controls: tuple[str, ...] = ()
+    """Texts that the content of a message must not have."""
+    opening: str = ""
+    """What the generation prompt opens and the text of a turn lacks, such as `<think>`."""
 
     def end(self, text: str, start: int, stop: int) -> int:
         """Where the turn that begins at `start` ends: after its first end-of-turn token, else at its last visible character."""
@@ -49,7 +55,7 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
     """The rules of the tokenizer's template. TemplateError for a template that cannot be trained on."""
     template = tokenizer.require_template()
     try:
-        text, ranges, markers = _ranges(tokenizer)
+        text, ranges, markers, opened = _ranges(tokenizer)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"chat template {template.name}: line {error.lineno} is not valid Jinja: {error.message}",
@@ -74,10 +80,12 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
         markers = markers and tokenizer.template.has_markers
     end_ids, end_texts = zip(*ends, strict=True)
     left_out = (_left_out(tokenizer, None), _left_out(tokenizer, [_TOOL]))
-    return TurnRules(markers, tuple(sorted(set(end_ids))), tuple(sorted(set(end_texts))), left_out)
+    end_texts = tuple(sorted(set(end_texts)))
+    controls = control_texts(tokenizer, text, end_texts)
+    return TurnRules(markers, tuple(sorted(set(end_ids))), end_texts, left_out, controls, opened)
 
 
-def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool]:
+def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool, str]:
     """The probe's text, per answer (text, start, stop) of what the assistant writes, and whether markers say so."""
     template = tokenizer.require_template()
     whole = _render(tokenizer, _PROBE)
@@ -102,10 +110,12 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
                         f"at {text[start : len(prompt)]!r} of the generation prompt",
                         hint="begin it where the generation prompt ends",
                     )
-            return text, [(text, start, stop) for start, stop in marked], True
-    ranges = []
+            return text, [(text, start, stop) for start, stop in marked], True, ""
+    ranges, opened = [], ""
     for turn, prompt in zip((1, 3), prompts, strict=True):
         text = _render(tokenizer, _PROBE[: turn + 1])
+        if opened := reasoning.opening(prompt, text):
+            text = prompt + reasoning.close("") + text[len(prompt) - len(opened) :]
         lead = text[len(prompt) :].split(_ANSWERS[turn // 2])[0]
         if not text.startswith(prompt):
             raise TemplateError(
@@ -119,7 +129,7 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
                 hint="let it write the assistant's header when add_generation_prompt is true",
             )
         ranges.append((text, len(prompt), len(text)))
-    return whole, ranges, False
+    return whole, ranges, False, opened
 
 
 def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers: bool) -> tuple[int, str]:
@@ -132,7 +142,7 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
     tail = supervised[supervised.index(answer) + len(answer) :]
     encoding = tokenizer.encode_with_offsets([tail])[0]
     for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-        if token in tokenizer.added or token == tokenizer.eos_id:
+        if _ends_turns(tokenizer, token):
             return token, tail[start:stop].strip()
     hint = None
     if markers and _has_special(tokenizer, after):
@@ -180,13 +190,21 @@ def _try(tokenizer: Tokenizer, messages: Sequence[Any], tools: list[Any] | None,
 
 def _names(tokenizer: Tokenizer) -> str:
     """Built-in templates whose end of turn the tokenizer knows."""
-    return ", ".join(name for name in builtin_templates() if _ends_with_known(tokenizer, name))
+    names = [name for name in builtin_templates() if name != tokenizer.require_template().name]
+    return ", ".join(name for name in names if _ends_with_known(tokenizer, name))
 
 
 def _ends_with_known(tokenizer: Tokenizer, name: str) -> bool:
     other = tokenizer.with_template(load_template(name))
     tail = _render(other, _PROBE[:2]).split(_ANSWERS[0])[-1]
-    return any(token in other.added or token == other.eos_id for token in other.encode(tail))
+    return any(_ends_turns(other, token) for token in other.encode(tail))
+
+
+def _ends_turns(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether a token may end turns. Some tokenizers (Gemma's) have newlines and tags among their added tokens."""
+    if token == tokenizer.eos_id:
+        return True
+    return token in tokenizer.added and bool(tokenizer.added[token].content.strip())
 
 
 def _has_special(tokenizer: Tokenizer, text: str) -> bool:

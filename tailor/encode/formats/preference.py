@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.encode.fields import (
-    first_keys,
     first_turn_keys,
     to_chat,
     to_question,
