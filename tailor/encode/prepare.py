@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
@@ -22,6 +23,7 @@ from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
+from tailor.encode.unused import merged
 from tailor.spec.data import Budget, Chunk, Data, Retrieve
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
@@ -243,21 +245,23 @@ def _manifest(
     reports: list[TaskReport],
 ) -> dict[str, Any]:
     shards, told = [], []
+    template = tokenizer.template if rules is not None else None
     for split, index, resolved in sources:
         mine = [at for at, task in enumerate(tasks) if (task.split, task.source) == (split, index)]
         own = [reports[at] for at in mine]
         shards += _numbered([tasks[at] for at in mine], own)
-        told.append(
-            source_report(
-                own,
-                split=split,
-                index=index,
-                path=resolved.source.path,
-                fmt=resolved.format,
-                guessed=resolved.guessed,
-            )
+        counts = source_report(
+            own,
+            split=split,
+            index=index,
+            path=resolved.source.path,
+            fmt=resolved.format,
+            guessed=resolved.guessed,
         )
-    template = tokenizer.template if rules is not None else None
+        text = "" if template is None else template.text + (template.tool_use or "")
+        counts["unused"] = merged([report.unused for report in own], text)
+        counts["changes"] = merged([report.changes for report in own])
+        told.append(counts)
     return {
         "fingerprint": fingerprint,
         "train_fingerprint": train_fingerprint,
@@ -289,7 +293,9 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
         label = task.parts[0].label
         first = before.get(label, 0) if task.parts[0].start and not task.parts[0].first_row else 0
         if first:
-            for loss in report.lost_rows.values():
+            for loss in chain.from_iterable(
+                counts.values() for counts in (report.lost_rows, report.unused, report.changes)
+            ):
                 loss.first = [(name, row + first, detail) for name, row, detail in loss.first]
         for label, lines in report.lines.items():
             before[label] = before.get(label, 0) + lines

@@ -14,7 +14,7 @@ from tailor.errors import DataError
 from tailor.spec.data import Budget
 
 NAMED = 5
-DROPPED = ("too_long", "nothing_supervised", "same_answers")
+DROPPED = ("too_long", "nothing_supervised", "same_answers", "empty_answer", "control_text")
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
@@ -55,6 +55,10 @@ class TaskReport:
     partly_read: int = 0
     split: int = 0
     lost_rows: dict[str, Loss] = field(default_factory=dict)
+    unused: dict[str, Loss] = field(default_factory=dict)
+    """Columns and keys that the format does not use. Counted are the rows that have them."""
+    changes: dict[str, Loss] = field(default_factory=dict)
+    """What conversion changed in rows."""
     shards: list[tuple[str, str, int]] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     supervised: Counter[str] = field(default_factory=Counter)
@@ -127,6 +131,8 @@ def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
     kept = sum(source["kept"] for source in report["sources"] if source["split"] == "train")
     if holdout is not None and kept and not report["evaluation"]["examples"]:
         told.append(f"holdout {holdout:g} of {kept:,} rows left no evaluation row; raise data.holdout")
+    if holdout is not None and kept and not report["train"]["examples"]:
+        told.append(f"holdout {holdout:g} took all {kept:,} rows for evaluation; lower data.holdout")
     if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
         told.append(
             f"{cut:,} passages and questions were longer than the embedder reads, which scored them by their "
@@ -163,7 +169,9 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
         if not source["kept"]:
             raise DataError(
                 f"{where}: none of its {source['rows']} rows can be used{_told(losses)}",
-                hint="look at the reasons, and at the source's format and columns",
+                hint="raise data.max_length, or set data.on_long"
+                if set(losses) == {"too_long"}
+                else "look at the reasons, and at the source's format and columns",
             )
         for key, what in (("unreadable", "cannot be read"), ("dropped", "would be dropped")):
             count = sum(loss["count"] for loss in source[key].values())
@@ -192,9 +200,11 @@ def _refuse(
     }[key]
     if set(losses) == {"template"}:
         cure = "choose a data.template that takes them"
+    elif set(losses) == {"reasoning_dropped"}:
+        cure = "choose a data.template that writes the reasoning, or set data.reasoning: drop"
     elif set(losses) == {"nothing_supervised"}:
         cure = "look at them with `tailor data preview`"
-    elif set(losses) == {"same_answers"}:
+    elif losses and set(losses) <= {"same_answers", "empty_answer", "control_text"}:
         cure = "fix these rows"
     raise DataError(
         f"{where}: {count} of {rows} rows {what}, and the budget allows {_share(allowed)}{_told(losses)}",
