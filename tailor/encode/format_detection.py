@@ -17,7 +17,7 @@ from tailor.spec.methods.registry import METHODS
 from tailor.spec.methods.union import Method
 
 _PEEK = 20
-_PREFERENCE = ("chosen", "rejected")
+_PREFERENCE = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
 
 Rows = list[tuple[str, Any]]
 """Rows with their names, such as `rows.jsonl:3`."""
@@ -44,6 +44,9 @@ def find_format(source: Source, where: str, files: list[FileRange], method: Meth
             f"{where}: format auto: the rows may be {' or '.join(found)}{_stray(rows, source.columns, among)}",
             hint=f"say which: format: {found[0]}, for example",
         )
+    needs = _missing_field(method)
+    if needs and _reason(rows, source.columns, among):
+        raise _riddle(source, where, files, rows, refused, among)
     for other in METHODS.names():
         others = [name for name in formats_of(METHODS.get(other).reads) if name not in among]
         if fitting := recognize(readable, source.columns, others):
@@ -51,9 +54,18 @@ def find_format(source: Source, where: str, files: list[FileRange], method: Meth
                 f"{where}: the rows look like {' or '.join(fitting)}, which method {method.name} does not read",
                 hint="name the column of the texts, as columns: {text: …}, or use method sft with train_on: everything"
                 if not method.reads_conversations
-                else f"set method.name: {other}, or choose other rows",
+                else needs or f"set method.name: {other}, or choose other rows",
             )
     raise _riddle(source, where, files, rows, refused, among)
+
+
+def _missing_field(method: Method) -> str:
+    """What to do about rows of examples for a method that compares or rates answers; empty for other methods."""
+    if RATED in method.reads:
+        return "name the column of the label, as columns: {label: …}, or choose other rows"
+    if PAIRS in method.reads:
+        return "name the columns of the answers, as columns: {chosen: …, rejected: …}, or choose other rows"
+    return ""
 
 
 def _check_kind(source: Source, where: str, method: Method, among: Sequence[str]) -> None:
@@ -72,8 +84,10 @@ def _check_kind(source: Source, where: str, method: Method, among: Sequence[str]
 def _refuse_answers(source: Source, where: str, rows: list[Any], method: Method) -> None:
     """Rows with answers to avoid would pass for examples to learn, if nothing but their columns were looked at."""
     named = set(source.columns.values())
-    pairs = any(isinstance(row, Mapping) and set(_PREFERENCE) <= set(row) for row in rows)
-    if pairs and not set(_PREFERENCE) & named and PAIRS not in method.reads:
+    pairs = any(
+        isinstance(row, Mapping) and any(set(columns) <= set(row) for columns in _PREFERENCE) for row in rows
+    )
+    if pairs and named.isdisjoint(chain.from_iterable(_PREFERENCE)) and PAIRS not in method.reads:
         raise DataError(
             f"{where}: the rows have chosen and rejected: preference data, which method {method.name} does not read",
             hint="set method.name: dpo; to learn the chosen texts alone, say so with format and columns",

@@ -353,8 +353,8 @@ TEXTS = {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
             Sft(name="sft"),
             "rated answers, which method sft does not read; set method.name: kto; to learn every answer, set format: completion",
         ),
-        ({"prompt": "a", "completion": "b"}, Dpo(name="dpo"), "look like completion, which method dpo does not read; set method.name: sft"),
-        ({"messages": [user("a"), says("b")]}, Kto(name="kto"), "look like messages, which method kto does not read; set method.name: sft"),
+        ({"prompt": "a", "completion": "b"}, Dpo(name="dpo"), "look like completion, which method dpo does not read; name the columns of the answers"),
+        ({"messages": [user("a"), says("b")]}, Kto(name="kto"), "look like messages, which method kto does not read; name the column of the label"),
         (TEXTS, Kto(name="kto"), "chosen and rejected: preference data, which method kto does not read; set method.name: dpo"),
         (
             {"prompt": "a", "completion": "b", "label": True},
