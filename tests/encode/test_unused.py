@@ -105,7 +105,7 @@ def test_what_conversion_changes_is_counted(tmp_path: Path) -> None:
         {"messages": [{"role": "assistant", "content": "Hello"}, *chat("a", "b")["messages"]]},
         chat("a", "b"),
     ]
-    source = Rows(tmp_path).source(rows, template="chatml")
+    source = Rows(tmp_path).source(rows, template="chatml", max_length=4096)
     assert source["kept"] == 3
     assert {what: loss["count"] for what, loss in source["changes"].items()} == {BEFORE_QUESTION: 1, NULLS: 2}
     record = get_format("messages").record(rows[0], {})
@@ -195,6 +195,7 @@ def test_commands_name_what_is_not_used(tmp_path: Path, capsys: pytest.CaptureFi
     import yaml
 
     rows = Rows(tmp_path)
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
     data = rows.data([chat("a", "b", id=7)])
     recipe = {
         "model": {"path": rows.model.path},
