@@ -66,7 +66,7 @@ def opening(prompt: str, text: str) -> str:
 
 
 def close(reasoning: str) -> str:
-    """What a turn goes on with where the generation prompt has opened `<think>` and a newline."""
+    """The start of a turn where the generation prompt has opened `<think>` and a newline."""
     return f"{reasoning}\n{CLOSE}\n\n"
 
 
