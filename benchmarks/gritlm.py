@@ -80,7 +80,7 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
     import torch
 
     from tailor.methods.base import MicroBatch
-    from tailor.methods.contrastive import Contrast, contrast
+    from tailor.methods.contrastive import ContrastiveBatch, contrastive_loss
     from tailor.methods.gritlm import Gritlm, chunks
     from tailor.models.embedding.embedder import embed
     from tailor.models.embedding.layout import lay_out_texts
@@ -122,13 +122,13 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
             own = embed(model, method.settings, whole)
             assert whole.pool is not None
             vectors = torch.zeros_like(own).index_copy(0, whole.pool.text_index, own)
-            how = Contrast(batch, 2, torch.from_numpy(nothing), batch)
-            found = contrast(vectors.detach(), how, spec, range(batch))
+            how = ContrastiveBatch(batch, 2, torch.from_numpy(nothing), batch)
+            found = contrastive_loss(vectors.detach(), how, spec, range(batch))
             (vectors * found.gradient / batch).sum().backward()
     else:
         parts = chunks([len(ids) for ids, _ in spans], None, CHUNK_TOKENS)
         read = [lay_out_texts(spans[part], model.layout, list(places[part])) for part in parts]
-        work = [MicroBatch(number, one, True, 0) for number, one in enumerate(read)]
+        work = [MicroBatch(number, one, False, 0) for number, one in enumerate(read)]
         computed = sum(one.input_ids.numel() for one in read)
         engine_of = method._gradcache if engine == "gradcache" else method._chunk_checkpoint
 

@@ -10,7 +10,7 @@ __all__ = ["Evaluation", "LoadedRecipe", "Run", "TailorError", "__version__", "l
 
 
 def __getattr__(name: str) -> Any:
-    # At first use: the command line's modules import this one, and must not pay for what it offers.
+    # Loaded on first access: every command imports this module, and must not pay for the import of the interface.
     if name not in __all__:
         raise AttributeError(f"module 'tailor' has no attribute {name!r}")
     return getattr(importlib.import_module("tailor.errors" if name == "TailorError" else "tailor.api"), name)

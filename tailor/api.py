@@ -1,6 +1,6 @@
-"""The Python interface: recipes that run, and runs with their metrics, answers and evaluations.
+"""The Python interface: load and run recipes; read a run's metrics, generate with it, evaluate it.
 
-Errors are TailorErrors with the texts of the command line. Importing this loads no torch and no Ray.
+Errors are TailorErrors with the same message and hint as on the command line. Importing this loads neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from tailor.spec.suite import Suite
 
 Overrides = Mapping[str, Any]
-"""Key with its dots -> value, such as `{"optim.learning_rate": 1e-4}`."""
+"""Dotted key -> value, such as `{"optim.learning_rate": 1e-4}`."""
 
 
 def load(path: str | os.PathLike[str], overrides: Overrides | None = None) -> LoadedRecipe:
-    """Read a recipe, with keys changed. Raises RecipeError with every problem."""
+    """Load and check a recipe. overrides: keys to change. Raises RecipeError, which lists all problems."""
     from tailor.spec.load import load_recipe
 
     return LoadedRecipe(load_recipe(path, _arguments(overrides)))
 
 
 class LoadedRecipe:
-    """A recipe that was read and judged. `spec` holds its sections: `recipe.spec.optim.learning_rate`."""
+    """A checked recipe. `spec` has its sections, as in `recipe.spec.optim.learning_rate`."""
 
     def __init__(self, spec: Recipe) -> None:
         self.spec = spec
@@ -42,23 +42,23 @@ class LoadedRecipe:
         return f"LoadedRecipe(model={self.spec.model.path!r}, to={self.spec.save.to!r})"
 
     def yaml(self) -> str:
-        """The complete recipe, defaults written out."""
+        """The complete recipe as YAML, with all defaults."""
         from tailor.spec.load import resolved_yaml
 
         return resolved_yaml(self.spec)
 
     def run(self, *, verbose: bool = False) -> Run:
-        """Prepare, train, prove, write the artifacts and push them where `export` says so; as `tailor run`.
+        """Train the recipe and return the finished run, like `tailor run`.
 
-        Progress is printed as plain lines. Ctrl-C (an interrupted cell) saves a checkpoint and raises KeyboardInterrupt;
-        in another thread than the main one signals are left alone. Raises GateError for a bound of
-        `evaluate.final.fail_if`, and TailorErrors as the command tells them.
+        Progress is printed as plain lines. Ctrl-C (or interrupting a notebook cell) saves a checkpoint and raises
+        KeyboardInterrupt; outside the main thread no signal handler is set. Raises GateError if a bound of
+        `evaluate.final.fail_if` is violated, and other TailorErrors like the command.
         """
         from tailor.errors import StoreError
 
         if self.spec.save.to.startswith("memory:"):
             raise StoreError(
-                f"{self.spec.save.to} lies in this process's memory and is lost when the command ends",
+                f"{self.spec.save.to} is in the memory of this process and is lost when the command ends",
                 hint="set save.to to a folder on a disk or in an object store",
             )
         with _display(verbose) as display:
@@ -74,7 +74,7 @@ class LoadedRecipe:
 
 
 class Run:
-    """A run's folder, finished or not. StoreError when there is none at `path`."""
+    """A run, finished or not. Raises StoreError if there is no run folder at `path`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from tailor.store import run_folder
@@ -87,19 +87,19 @@ class Run:
 
     @property
     def path(self) -> str:
-        """The folder: an absolute path, or a URL."""
+        """The run folder, as an absolute path or a URL."""
         return self._store.url
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed`, `interrupted`, `stopped` (from outside) or `unknown`."""
+        """`running`, `finished`, `failed`, `interrupted` (Ctrl-C or SIGTERM), `stopped` (killed) or `unknown`."""
         from tailor.runs.status import Status, state_of
 
         return state_of(self._store, Status.read(self._store))
 
     @property
     def artifact(self) -> str | None:
-        """The folder of the adapter or model; None before it is made."""
+        """The folder of the adapter or model; None before it is written."""
         from tailor.store import run_folder
 
         kind = run_folder.artifact(self._store)
@@ -107,32 +107,32 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Every metric record so far, in order; `kind` is train, evaluation, retrieval or generation."""
+        """All metric records so far, in order. `kind` is train, evaluation, retrieval or generation."""
         from tailor.runs.log import read
 
         return read(self._store)
 
     def columns(self, kind: str = "train") -> dict[str, list[Any]]:
-        """The records of a kind by column, as `pandas.DataFrame` and matplotlib take them. Missing values are None."""
+        """The records of one kind as columns, for `pandas.DataFrame` or matplotlib. Missing values are None."""
         records = [record for record in self.metrics if record["kind"] == kind]
         keys = dict.fromkeys(key for record in records for key in record if key != "kind")
         return {key: [record.get(key) for record in records] for key in keys}
 
     def summary(self) -> dict[str, str]:
-        """What `tailor show` tells first, by name."""
+        """The first lines of `tailor show`, as label -> text."""
         from tailor.runs.report.page import summary
 
         return dict(summary(self._store, self.metrics))
 
     def recipe(self) -> LoadedRecipe:
-        """The resolved recipe that it ran by."""
+        """The resolved recipe of the run."""
         from tailor.spec.load import load_recipe
 
         return LoadedRecipe(load_recipe(self._store.local_path(RECIPE), check_files=False))
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
-        """The finished evaluations in its folder, by name."""
+        """The finished evaluations in the run folder, by name."""
         from tailor.runs import evaluations
 
         return {
@@ -148,8 +148,11 @@ class Run:
         to: str | None = None,
         verbose: bool = False,
     ) -> Evaluation:
-        """Evaluate it, as `tailor evaluate`. suite: an evaluation file, its content as a mapping, or by default
-        what `tailor evaluate` takes without `--with`. Raises GateError after the results are written.
+        """Evaluate the run, like `tailor evaluate`.
+
+        suite: path of an evaluation file, or its content as a mapping; by default the evaluation that `tailor evaluate`
+        runs without `--with`. to: folder for the results. Raises GateError, after the results are written, if a bound of
+        `fail_if` is violated.
         """
         from tailor.cli.evaluate import DEFAULT_NAME, chosen
         from tailor.spec.load import with_overrides
@@ -178,15 +181,15 @@ class Run:
         seed: int = 0,
         batch_size: int = 16,
     ) -> list[str]:
-        """An answer to each prompt, through the run's own chat template (without one, the text goes on).
+        """Generate an answer to each prompt, with the run's chat template (without a template, continue the text).
 
-        The model is loaded at the first call and kept; `unload()` lets it go.
+        The model is loaded in the first call and stays in memory until `unload()`. Raises DataError for an empty prompt.
         """
         from tailor.errors import DataError
 
-        asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        if any(not isinstance(prompt, str) or not prompt for prompt in asked):
-            raise DataError("prompts must be texts with something in them")
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if any(not isinstance(prompt, str) or not prompt for prompt in texts):
+            raise DataError("prompts must be non-empty strings")
         quiet()
         from tailor.artifacts.load import load_run
         from tailor.evaluate.generation import generate
@@ -194,16 +197,16 @@ class Run:
         if self._loaded is None:
             self._loaded = load_run(self.path)
         loaded = self._loaded
-        start = [{"role": "system", "content": system}] if system else []
+        system_turns = [{"role": "system", "content": system}] if system else []
         if system:
             loaded.require_template()
         answers = generate(
             loaded.model,
             [
-                loaded.prompt_ids([*start, {"role": "user", "content": prompt}])
+                loaded.prompt_ids([*system_turns, {"role": "user", "content": prompt}])
                 if loaded.tokenizer.template is not None
                 else loaded.tokenizer.encode_prompt(prompt)
-                for prompt in asked
+                for prompt in texts
             ],
             max_new_tokens=max_new_tokens,
             stop_ids=loaded.stop_ids,
@@ -216,12 +219,12 @@ class Run:
         return [loaded.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
     def unload(self) -> None:
-        """Let the loaded model's memory go."""
+        """Free the model that `generate()` keeps loaded."""
         self._loaded = None
 
 
 class Evaluation:
-    """A finished evaluation's folder."""
+    """The results of a finished evaluation. `results` is the whole `results.json`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from tailor.store import Store
@@ -230,26 +233,28 @@ class Evaluation:
         self.results: dict[str, Any] = self._store.read_json(RESULTS)
 
     def __repr__(self) -> str:
-        from tailor.runs.evaluations import in_a_line
+        from tailor.runs.evaluations import one_line
 
-        return f"Evaluation({self.path!r}, {in_a_line(self.results)})"
+        return f"Evaluation({self.path!r}, {one_line(self.results)})"
 
     @property
     def path(self) -> str:
-        """The folder: an absolute path, or a URL."""
+        """The folder of the evaluation, as an absolute path or a URL."""
         return self._store.url
 
     @property
     def figures(self) -> dict[str, float]:
-        """The evaluated model's figures by name."""
+        """The figures of the evaluated model, by name."""
         return self.of(next(iter(self.results["models"])))
 
     def of(self, model: str) -> dict[str, float]:
-        """The figures of one of the models that were compared, such as `base`."""
+        """The figures of one of the compared models, such as `base`."""
         return {entry["figure"]: entry["models"][model]["value"] for entry in self.results["figures"]}
 
     def rows(self, part: str = "answers") -> list[dict[str, Any]]:
-        """What was kept of each row: `answers`, `facts`, `choices`, `passages` or `lm_eval`; none where there is no such task."""
+        """The stored rows of a part: `answers`, `facts`, `choices`, `passages` or `lm_eval`. Empty if the evaluation has no
+        such part.
+        """
         file = f"{part}.jsonl"
         if not self._store.exists(file):
             return []
@@ -257,7 +262,7 @@ class Evaluation:
 
 
 def _arguments(overrides: Overrides | None) -> list[str]:
-    """Overrides as on the command line; JSON is YAML."""
+    """Overrides in the form of the command line. JSON values are valid YAML."""
     return [f"{key}={json.dumps(_plain(value))}" for key, value in (overrides or {}).items()]
 
 

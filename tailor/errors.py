@@ -1,20 +1,20 @@
-"""Every error that a user can meet.
+"""Errors that users see, and the exit code of each.
 
     TailorError            exit code 1
-    ├── RecipeError        2   the recipe is wrong; carries every problem at once
-    ├── DataError          2   rows that cannot be read, or a budget exceeded
-    ├── TemplateError      2   a chat template that cannot be trained on
-    ├── ModelError         2   a model that cannot be found, loaded or trained as asked
-    ├── ScaleError         2   workers or GPUs that the machine or cluster does not have
-    ├── StoreError         2   a path that cannot be read or written
-    ├── ExtensionError     2   code that another package registers and that cannot be loaded
-    ├── GateError          3   an evaluation's figure passes a bound of `fail_if`
-    └── TrainingError      1   training started and could not go on
-        └── WorkerError    1   a worker died or raised; another try from the last checkpoint may go well
+    ├── RecipeError        2   the recipe is wrong; lists every problem at once
+    ├── DataError          2   rows cannot be read, or more rows are lost than `data.budget` allows
+    ├── TemplateError      2   a chat template cannot be used for training
+    ├── ModelError         2   a model cannot be found, loaded or trained as the recipe says
+    ├── ScaleError         2   the machine or cluster lacks the requested workers or GPUs
+    ├── StoreError         2   a path cannot be read or written
+    ├── ExtensionError     2   code that another package registers cannot be loaded
+    ├── GateError          3   a metric of an evaluation meets a condition of `fail_if`
+    └── TrainingError      1   training started and then failed
+        └── WorkerError    1   a worker died or raised; a retry from the last checkpoint may succeed
 
-A message says what is wrong, where, and the hint. The command line prints it
-without a traceback; `tailor --debug` shows the traceback too. Programming
-mistakes are `assert`s and plain exceptions, never a TailorError.
+A message says what is wrong and where; `hint` says what to do. The command line
+prints both without a traceback; `tailor --debug` also prints the traceback.
+Bugs in tailor itself raise `AssertionError` or other plain exceptions, never a TailorError.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 
 class TailorError(Exception):
-    """An error that the user can fix. `hint` says how, in one sentence."""
+    """Base class of errors that the user can fix. `hint` says how, in one sentence."""
 
     exit_code = 1
 
@@ -33,7 +33,7 @@ class TailorError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process borders (Ray workers), so they must unpickle with their hint.
+        # Ray pickles the errors of workers; without this the hint would be lost.
         return (_rebuild, (type(self), self.message, self.hint))
 
     def __str__(self) -> str:
@@ -46,7 +46,10 @@ def _rebuild(kind: type[TailorError], message: str, hint: str | None) -> TailorE
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One mistake in a recipe: `file:line:column: key: message`. Lines and columns count from 1."""
+    """One mistake in a recipe, shown as `file:line:column: key: message`.
+
+    Lines and columns count from 1. Line 0 means the whole file.
+    """
 
     file: str
     line: int
@@ -55,12 +58,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+        position = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{position}: {self.key}: {self.message}" if self.key else f"{position}: {self.message}"
 
 
 class RecipeError(TailorError):
-    """A recipe with one or more problems, in the order in which they stand in the file."""
+    """A recipe has one or more problems. They are sorted by their position in the file."""
 
     exit_code = 2
 
@@ -73,36 +76,54 @@ class RecipeError(TailorError):
 
 
 class DataError(TailorError):
+    """The rows cannot be read, or too many are lost."""
+
     exit_code = 2
 
 
 class TemplateError(TailorError):
+    """The chat template cannot be used for training."""
+
     exit_code = 2
 
 
 class ModelError(TailorError):
+    """The model cannot be found, loaded or trained."""
+
     exit_code = 2
 
 
 class ScaleError(TailorError):
+    """The machine or cluster lacks workers or GPUs."""
+
     exit_code = 2
 
 
 class StoreError(TailorError):
+    """A path cannot be read or written."""
+
     exit_code = 2
 
 
 class ExtensionError(TailorError):
+    """The code of another package cannot be loaded."""
+
     exit_code = 2
 
 
 class GateError(TailorError):
+    """A condition of `fail_if` is met."""
+
     exit_code = 3
 
 
 class TrainingError(TailorError):
+    """Training started and then failed."""
+
     exit_code = 1
 
 
 class WorkerError(TrainingError):
+    """A worker died or raised an exception."""
+
     exit_code = 1

@@ -1,22 +1,22 @@
-"""Names of the files in a run's folder, and in the folders of models and adapters.
+"""Names of the files in the folders of runs, models and adapters. No other module spells them out.
 
-recipe.yaml      the resolved recipe: loads back to the same run
-plan.json        every derived number
+recipe.yaml      the resolved recipe, every default written out
+plan.json        the plan: every number that follows from the recipe and the hardware
 environment.json versions, hardware, git commit
 data.json        the data report
 status.json      state, step, error, timings
-metrics.jsonl    every metric record
-origin.json      the runs that this one continues
-trackers.json    the ids of the run's trackers
+metrics.jsonl    the metrics, one record per line
+origin.json      the runs from which this one was continued
+trackers.json    the run's ids in the trackers (W&B, MLflow)
 checkpoints/     step-00000050/ …, each with its COMMIT marker
-adapter/ model/ beacon/  the final artifact, one of the three
-merged/          the base with the adapter merged into it
-evaluation/      before.jsonl, after.jsonl: generated answers; NAME/ per evaluation, with its COMMIT marker
+adapter/ model/ beacon/  the final artifact; a run has one of the three
+merged/          the base model with the adapter merged into it
+evaluation/      before.jsonl, after.jsonl: generated answers; one folder NAME/ per evaluation, with its COMMIT marker
 tensorboard/     event files
 logs/            tracebacks of failed workers
 report.html, loss.png …
 
-Functions that read these folders are in `tailor.store.run_folder`.
+The functions that read these folders are in `tailor.store.run_folder`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ GENERATED = {when: f"{EVALUATION}/{when}.jsonl" for when in ("before", "after")}
 TENSORBOARD = "tensorboard"
 LOGS = "logs"
 TOKENS = "tokens"
-"""Token stores, beside the runs that use them."""
+"""Folder of the token stores, beside the runs that use them."""
 
 # A checkpoint
 STATE = "state.json"
-"""Also of an evaluation, or a file of embeddings, that can be resumed."""
+"""Also the state of an evaluation or of a file of embeddings that can be resumed."""
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.pt"
 
@@ -61,7 +61,7 @@ ANSWERS = "answers.jsonl"
 FACTS = "facts.jsonl"
 RETRIEVAL = "retrieval.jsonl"
 
-# A model, as transformers names its files
+# A model: the file names of transformers
 MODEL_CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 MODEL_WEIGHTS = "model.safetensors"
@@ -71,7 +71,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
-# Beside or in place of a model: an adapter as peft names its files, embeddings, beacons
+# An adapter (the file names of peft), what an embedding model adds, and beacons
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_RECORD = "base.json"
@@ -80,10 +80,10 @@ PROJECTION = "projection.safetensors"
 BEACON_CONFIG = "beacon.json"
 BEACON_WEIGHTS = "beacon.safetensors"
 MODULES = "modules.json"
-"""Of a model of sentence-transformers, as the next one."""
+"""Files of a sentence-transformers model: this one and the next."""
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 
-# How an artifact was made from others
+# Records of how an artifact was made from others
 MERGE_RECORD = "merge.json"
 AVERAGE_RECORD = "average.json"
 EXPORT_RECORD = "export.json"

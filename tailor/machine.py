@@ -1,4 +1,4 @@
-"""What this machine has: CPUs, memory, fast bf16. Reads what the kernel says; imports nothing heavy."""
+"""Hardware of this machine: CPUs, memory, bf16 support. Read from the kernel, with the standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpus() -> int:
-    """CPUs that this process may use: its affinity, bounded by its control group's quota."""
+    """Number of CPUs that this process may use: its CPU affinity, capped by the cgroup's CPU quota (v2 or v1)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _words(CGROUP / "cpu.max") or _words(CGROUP / "cpu/cpu.cfs_quota_us") + _words(
         CGROUP / "cpu/cpu.cfs_period_us"
@@ -21,7 +21,7 @@ def cpus() -> int:
 
 
 def memory_bytes() -> int:
-    """Memory of this machine in bytes, bounded by the process's control group."""
+    """Memory of this machine in bytes, capped by the cgroup's memory limit (v2 or v1)."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for file in (CGROUP / "memory.max", CGROUP / "memory/memory.limit_in_bytes"):
         limit = _words(file)
@@ -31,6 +31,7 @@ def memory_bytes() -> int:
 
 
 def cpu_name() -> str:
+    """The CPU's model name, for reports."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
@@ -41,10 +42,10 @@ def has_fast_bf16() -> bool:
 
 
 def wait_without_spinning() -> None:
-    """Let arithmetic threads sleep while they wait for each other. Call it before torch is imported.
+    """Make OpenMP threads sleep while they wait (`OMP_WAIT_POLICY=PASSIVE`). Call it before torch is imported.
 
-    They spin by default: on a CPU that another thread needs too, that costs most of the speed
-    (a small model on two busy cores: 2 000 tokens/s spinning, 11 800 sleeping), and CPU time always.
+    By default they spin, which always costs CPU time, and most of the speed when other threads need the same CPUs:
+    a small model on two busy cores trains at 2,000 tokens/s with spinning threads and at 11,800 with sleeping ones.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -60,6 +61,7 @@ def _cpuinfo(key: str) -> str:
 
 
 def _words(file: Path) -> list[str]:
+    """The words of a file; empty when it cannot be read, for example because the other cgroup version is in use."""
     try:
         return file.read_text().split()
     except OSError:

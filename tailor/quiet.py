@@ -1,4 +1,4 @@
-"""Keeps the libraries' own log lines, warnings and progress bars off the terminal."""
+"""Silences the log lines, warnings and progress bars of libraries, so that the terminal shows tailor's output only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "HF_HUB_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' own bars follow it
-    "TQDM_DISABLE": "1",  # lm-eval's bars
-    "TOKENIZERS_PARALLELISM": "true",  # set at all, it keeps the warning after a fork away
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers reads it too
+    "TQDM_DISABLE": "1",  # progress bars of lm-eval
+    "TOKENIZERS_PARALLELISM": "true",  # the default; setting it explicitly suppresses the warning after a fork
     "PYTHONWARNINGS": "ignore",
 }
 LOGGERS = (
@@ -29,9 +29,9 @@ LOGGERS = (
 
 
 def quiet() -> None:
-    """Silence the libraries in this process and in those it starts. Call it before they are imported.
+    """Silence the libraries in this process and in its child processes. Call it before they are imported.
 
-    What the user set in the environment stands.
+    Environment variables that the user has set are kept.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

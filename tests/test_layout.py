@@ -1,4 +1,4 @@
-"""The names of files stand in `tailor/layout.py` alone."""
+"""The names of files are spelled out only in `tailor/layout.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailor import layout
 ROOT = Path(tailor.__file__).parent
 NAMES = {value for key, value in vars(layout).items() if key.isupper() and isinstance(value, str)}
 WORDS = {name for name in NAMES if "." not in name} - {layout.CHECKPOINTS}
-"""Folders whose names are words of a recipe, too: names only where they are part of a path."""
+"""Folders whose names are also words of a recipe. They count as names only as part of a path."""
 OTHER_FILES = {
     ("cli/init.py", layout.MODEL): "of a path in a new recipe",
     ("encode/sources.py", layout.STATE): "of a data set that datasets has saved",
@@ -21,7 +21,7 @@ OTHER_FILES = {
 
 
 def literals(code: str) -> Iterator[tuple[int, str]]:
-    """(line, name) of the file names in the code's strings. Docstrings, and texts of several words, are no names."""
+    """(line, name) of the file names in the code's strings. Docstrings and texts of several words are not names."""
     tree = ast.parse(code)
     texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -49,6 +49,6 @@ def test_control_names_are_found_and_texts_are_not() -> None:
     assert list(literals(code)) == [(2, "plan.json"), (3, "adapter"), (3, "config.json")]
 
 
-def test_every_name_stands_once() -> None:
+def test_every_name_is_defined_once() -> None:
     values = [value for key, value in vars(layout).items() if key.isupper() and isinstance(value, str)]
     assert len(values) == len(NAMES)

@@ -49,5 +49,5 @@ def test_it_finds_keys_beyond_what_it_saw_and_its_base_does_not(tmp_path: Path) 
         "the control: without the stretched positions, none at four times the length"
     )
     assert (folder / "passkey.png").read_bytes().startswith(b"\x89PNG")
-    assert "passkey found by base, in %" in done.stdout
+    assert "passkey: % correct of base" in done.stdout
     assert json.loads((run / "adapter" / "config.json").read_text())["max_position_embeddings"] == 512

@@ -110,7 +110,9 @@ def hand_over(
     tailor("export", str(run), "--to", str(place / "export"))
     told = tailor("export", str(run), "--to", str(place / "ollama"), "--as", "ollama")
     assert f"ollama create NAME -f {place}/ollama/Modelfile" in told
-    assert "would go to the private repository me/shop" in tailor("push", str(run), "me/shop", "--dry-run")
+    assert "would be uploaded to the private repository me/shop" in tailor(
+        "push", str(run), "me/shop", "--dry-run"
+    )
     answers = [tailor("generate", at, "--prompt", asked) for at in (str(run), str(run / "merged"))]
     assert answers == ["Take needle 90.\n"] * 2
     talk = tailor("chat", str(run), "--base", typed=f"{asked}\n/reset\n{asked}\n/quit\n").splitlines()

@@ -42,16 +42,16 @@ def test_another_package_adds_a_name(
     assert registry.get("round") == 1
 
 
-def test_what_cannot_be_loaded_is_named(
+def test_the_error_names_the_package_that_cannot_be_loaded(
     registry: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, tmp_path, "broken", code="import no_such_module\n", round="X")
-    with pytest.raises(ExtensionError, match=r"round of broken cannot be loaded.*no_such_module"):
+    with pytest.raises(ExtensionError, match=r"round of the package broken cannot be loaded.*no_such_module"):
         registry.get("round")
 
 
 @pytest.mark.parametrize(("other", "name"), [(None, "square"), ("second", "round")])
-def test_a_name_is_taken_once(
+def test_a_name_cannot_be_registered_twice(
     registry: Registry[object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -61,5 +61,5 @@ def test_a_name_is_taken_once(
     install(monkeypatch, tmp_path, "first", **{name: "X"})
     if other is not None:
         install(monkeypatch, tmp_path, other, **{name: "X"})
-    with pytest.raises(ExtensionError, match=rf"registers {name}, a name of"):
+    with pytest.raises(ExtensionError, match=rf"registers the name {name}, which .* uses already"):
         registry.names()

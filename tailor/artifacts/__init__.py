@@ -1,1 +1,1 @@
-"""What a run leaves, read back."""
+"""Artifacts of runs (adapters, models, checkpoints): load, merge, average and verify them."""

@@ -1,7 +1,7 @@
 """`tailor average`: weighted averages of models, checkpoints or adapters of one base.
 
-Models are averaged tensor by tensor in float32. The average of adapters is exact too: the average of the products
-B·A is no product of averages, so the factors are put side by side, and the rank is the sum of the ranks.
+Models are averaged tensor by tensor in float32. The average of adapters is exact too: averaging A and B separately does
+not average the products B·A, so the factors are concatenated, and the rank is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from tailor.artifacts import output
 from tailor.artifacts.average_models import average_checkpoints, average_models
 from tailor.artifacts.inputs import AverageInput, open_input
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.layout import AVERAGE_RECORD, EMBEDDING
 from tailor.models.embedding.settings import Embedding
@@ -32,10 +32,10 @@ def average(
     rank: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Average what lies at `urls` and publish it at `to`; returns its URL.
+    """Average the inputs at `urls` and write the result to `to`. Returns its URL.
 
-    weights: one of each, scaled to a sum of one; equal by default. rank: of averaged adapters, reduced by SVD;
-    the error is told. Raises ModelError and StoreError.
+    weights: one per input, normalized to a sum of 1; equal by default. rank: reduces averaged adapters to this rank by
+    SVD, and reports the error. Raises ModelError and StoreError.
     """
     shares = _shares(urls, weights)
     output.check(to, AVERAGE_RECORD)
@@ -57,7 +57,7 @@ def average(
             average_embeddings(
                 made.folder, [part.folder for part in parts], [part.url for part in parts], shares
             )
-            if (warning := settle(made.folder)) is not None:
+            if (warning := fix_tokenizer_class(made.folder)) is not None:
                 say(f"warning: {warning}")
             (made.folder / AVERAGE_RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     for part, share in zip(parts, shares, strict=True):
@@ -66,18 +66,18 @@ def average(
 
 
 def _kind(parts: Sequence[AverageInput], rank: int | None) -> str:
-    """What all the parts are. ModelError when they are not of one kind, or a rank is no use for them."""
+    """The kind of all inputs. ModelError when their kinds differ, or when `rank` is given for anything but adapters."""
     first = parts[0]
     for part in parts:
         if part.kind != first.kind:
             raise ModelError(
                 f"{first.url} is {_article(first.kind)} and {part.url} is {_article(part.kind)}",
-                hint="average things of one kind; `tailor merge` makes a model of an adapter",
+                hint="average inputs of one kind; `tailor merge` turns an adapter into a model",
             )
     if rank is not None and first.kind != "adapter":
-        raise ModelError(f"--rank is for adapters, and {first.url} is {_article(first.kind)}")
+        raise ModelError(f"--rank has an effect only on adapters, but {first.url} is {_article(first.kind)}")
     if rank is not None and rank < 1:
-        raise ModelError("--rank must be at least 1")
+        raise ModelError(f"--rank is {rank}; it must be at least 1")
     return first.kind
 
 
@@ -86,41 +86,44 @@ def _article(kind: str) -> str:
 
 
 def _shares(urls: Sequence[str], weights: Sequence[float] | None) -> list[float]:
+    """The weights, normalized to a sum of 1."""
     if len(urls) < 2:
-        raise ModelError("an average needs two or more models, adapters or checkpoints")
+        raise ModelError("average needs two or more models, adapters or checkpoints")
     if weights is None:
         return [1 / len(urls)] * len(urls)
     if len(weights) != len(urls):
         raise ModelError(
-            f"{len(urls)} things to average, and {len(weights)} weights", hint="give one weight for each"
+            f"--weights: {len(weights)} given for {len(urls)} inputs", hint="give one weight per input"
         )
     if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
-        raise ModelError("weights must be finite and 0 or more, and one of them more than 0")
+        raise ModelError(
+            f"the weights {', '.join(map(str, weights))} are invalid: they must be finite, not negative, and not all 0"
+        )
     return [weight / sum(weights) for weight in weights]
 
 
 def average_embeddings(
     folder: Path, parts: Sequence[Path], urls: Sequence[str], shares: Sequence[float]
 ) -> None:
-    """Write embedding.json and the projection beside the average, where the parts have them.
+    """Write embedding.json and the averaged projection into `folder`, if the inputs have them.
 
-    ModelError when only some of them make embeddings, or make them in another way.
+    ModelError when only some inputs have them, or when their embedding settings differ.
     """
     made = [(part / EMBEDDING).is_file() for part in parts]
     if not any(made):
         return
     if not all(made):
         raise ModelError(
-            f"{urls[made.index(True)]} makes embeddings, and {urls[made.index(False)]} does not",
-            hint="average models that were trained alike",
+            f"{urls[made.index(True)]} was trained for embeddings, but {urls[made.index(False)]} was not",
+            hint="average models that were trained with the same embedding settings",
         )
     read = [Embedding.read(part, url) for part, url in zip(parts, urls, strict=True)]
     settings, _ = read[0]
     for (other, _), url in zip(read[1:], urls[1:], strict=True):
         if other != settings:
             raise ModelError(
-                f"{urls[0]} and {url} embed in different ways: their {EMBEDDING} differ",
-                hint="average models that were trained alike",
+                f"{urls[0]} and {url} have different embedding settings ({EMBEDDING})",
+                hint="average models that were trained with the same embedding settings",
             )
     weights: dict[str, torch.Tensor] | None = None
     if settings.projection:

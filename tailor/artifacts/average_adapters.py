@@ -25,7 +25,7 @@ def average_adapters(
     rank: int | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write the averaged adapter into `folder`; returns what is to be recorded. ModelError."""
+    """Write the averaged adapter into `folder`. Returns values for the record. ModelError when they cannot be averaged."""
     records = same_base(parts)
     with ExitStack() as stack:
         adapters = [stack.enter_context(LoraAdapter(part.folder, part.url)) for part in parts]
@@ -69,17 +69,17 @@ def average_adapters(
 
 
 def _require_linear(adapters: Sequence[LoraAdapter]) -> None:
-    """What an average of updates means nothing for."""
+    """ModelError for adapters whose updates cannot be averaged: DoRA, and different modules trained in full."""
     for adapter in adapters:
         if adapter.dora:
             raise ModelError(
-                f"{adapter.url} is a DoRA adapter, whose rows are scaled to trained lengths: updates cannot be averaged",
+                f"{adapter.url} is a DoRA adapter, whose updates cannot be averaged: DoRA rescales each row to a trained norm",
                 hint="merge each adapter with `tailor merge`, then average the models",
             )
         if adapter.replaced.keys() != adapters[0].replaced.keys():
             odd = min(adapter.replaced.keys() ^ adapters[0].replaced.keys())
             raise ModelError(
-                f"{odd} was trained in full in one of {adapters[0].url} and {adapter.url} only",
+                f"{odd} was trained in full in only one of {adapters[0].url} and {adapter.url}",
                 hint="merge each adapter with `tailor merge`, then average the models",
             )
 
@@ -87,14 +87,14 @@ def _require_linear(adapters: Sequence[LoraAdapter]) -> None:
 def concatenated(
     adapters: Sequence[LoraAdapter], shares: Sequence[float], module: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [Σr, in] and B [out, Σr] of the weighted sum. An adapter without the module changes nothing there."""
+    """The factors A [Σr, in] and B [out, Σr] of the weighted sum. Adapters without the module are skipped."""
     downs, ups = [], []
     for adapter, share in zip(adapters, shares, strict=True):
         if module in adapter.updates:
             down, up = adapter.factors(module)
             if downs and (down.shape[1] != downs[0].shape[1] or up.shape[0] != ups[0].shape[0]):
                 raise ModelError(
-                    f"the updates of {module} have other shapes in {adapters[0].url} and {adapter.url}",
+                    f"the updates of {module} have different shapes in {adapters[0].url} and {adapter.url}",
                     hint="average adapters of one base",
                 )
             downs.append(down)
@@ -105,32 +105,33 @@ def concatenated(
 def reduced(
     down: torch.Tensor, up: torch.Tensor, rank: int
 ) -> tuple[torch.Tensor, torch.Tensor, float, float]:
-    """The best factors of at most `rank` (Eckart and Young), and the squared singular values kept and lost.
+    """The best factors of rank at most `rank` (Eckart & Young 1936), and the squared singular values kept and lost.
 
-    The product itself, [out, in], is never made: the SVD is of the small core between two orthogonal factors.
+    down: A [r, in]; up: B [out, r]. The product [out, in] is never computed: after a QR decomposition of both factors, the
+    SVD is of the small matrix [r, r] between them.
     """
-    q_up, r_up = torch.linalg.qr(up.double())
-    q_down, r_down = torch.linalg.qr(down.double().T)
-    left, values, right = torch.linalg.svd(r_up @ r_down.T)
+    q_up, r_up = torch.linalg.qr(up.double())  # [out, r], [r, r]
+    q_down, r_down = torch.linalg.qr(down.double().T)  # [in, r], [r, r]
+    left, values, right = torch.linalg.svd(r_up @ r_down.T)  # [r, r], [r], [r, r]
     count = min(rank, len(values))
     root = values[:count].sqrt()
-    new_up = (q_up @ left[:, :count]) * root
-    new_down = root[:, None] * (right[:count] @ q_down.T)
+    new_up = (q_up @ left[:, :count]) * root  # [out, count]
+    new_down = root[:, None] * (right[:count] @ q_down.T)  # [count, in]
     squares = values.square()
     return new_down.float(), new_up.float(), float(squares[:count].sum()), float(squares[count:].sum())
 
 
 def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str, int]) -> None:
-    """PEFT's configuration for factors that hold their scale: alpha equals the rank of each module."""
-    most = max(ranks.values())
-    other = {module: rank for module, rank in ranks.items() if rank != most}
+    """Write adapter_config.json. The scale is already in the factors, so alpha equals the rank of each module (scale 1)."""
+    max_rank = max(ranks.values())
+    other = {module: rank for module, rank in ranks.items() if rank != max_rank}
     config = {
         **adapters[0].config,
-        "r": most,
-        "lora_alpha": most,
+        "r": max_rank,
+        "lora_alpha": max_rank,
         "rank_pattern": other,
         "alpha_pattern": other,
         "use_rslora": False,
-        "target_modules": sorted(ranks),  # whole names: an adapter may have left some layers out
+        "target_modules": sorted(ranks),  # full module names: an adapter may have skipped some layers
     }
     write_config(folder, config)

@@ -1,4 +1,4 @@
-"""Weighted averages of whole models and of checkpoints, tensor by tensor in float32."""
+"""Weighted averages of full models and of checkpoints, tensor by tensor in float32."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from tailor.spec.model import Model
 
 
 def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch.Tensor:
-    """The weighted mean of one tensor, in float32. Whole numbers must be equal: they are no weights."""
+    """The weighted mean of one tensor, in float32. Integer tensors are not averaged: ModelError when they differ."""
     tensors = [reader.read(name) for reader in readers]
     if not tensors[0].is_floating_point():
         if any(not torch.equal(tensors[0], other) for other in tensors[1:]):
-            raise ModelError(f"{name} holds whole numbers that differ, which have no average")
+            raise ModelError(
+                f"{name} has integers that differ between the inputs, and integers cannot be averaged"
+            )
         return tensors[0]
     total = torch.zeros(tensors[0].shape)
     for tensor, share in zip(tensors, shares, strict=True):
@@ -34,7 +36,7 @@ def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch
 
 
 def require_same(readers: Sequence[Reader], urls: Sequence[str]) -> None:
-    """ModelError when the files hold other tensors, or tensors of other shapes."""
+    """ModelError when the names or shapes of the tensors differ."""
     first = readers[0]
     for reader, url in zip(readers[1:], urls[1:], strict=True):
         odd = sorted(set(first) ^ set(reader))
@@ -44,13 +46,13 @@ def require_same(readers: Sequence[Reader], urls: Sequence[str]) -> None:
         if odd:
             shapes = [r.about(odd[0]).shape if odd[0] in r else "missing" for r in (first, reader)]
             raise ModelError(
-                f"{urls[0]} and {url} are not of one form: {odd[0]} is {shapes[0]} and {shapes[1]}",
+                f"{urls[0]} and {url} have different tensors: {odd[0]} is {shapes[0]} and {shapes[1]}",
                 hint="average models of the same architecture and size",
             )
 
 
 def _require_same_rope(models: Sequence[Path]) -> None:
-    """ModelError when the models' config.json have other rotary parameters."""
+    """ModelError when the RoPE parameters in the models' config.json differ."""
     ropes = []
     for model in models:
         config = json.loads((model / MODEL_CONFIG).read_text())
@@ -61,11 +63,12 @@ def _require_same_rope(models: Sequence[Path]) -> None:
         ropes.append((kind, theta, own))
         if ropes[-1] != ropes[0]:
             raise ModelError(
-                OTHER_ROPE.format(models[0], model), hint="average models of one rope_parameters"
+                OTHER_ROPE.format(models[0], model), hint="average models with the same rope_parameters"
             )
 
 
 def average_models(folder: Path, models: Sequence[Path], shares: Sequence[float]) -> None:
+    """Write the average of model folders into `folder`, in the dtypes and files of the first. ModelError when they differ."""
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader.of_model(model)) for model in models]
         require_same(readers, [str(model) for model in models])
@@ -83,21 +86,24 @@ def average_models(folder: Path, models: Sequence[Path], shares: Sequence[float]
 
 
 def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Sequence[float]) -> None:
-    """Checkpoints of runs that trained every weight: the result is a model in the base's layout."""
+    """Write the average of checkpoints of full fine-tuning into `folder`, as a float32 model in the layout of the base.
+
+    ModelError when the checkpoints are of different models.
+    """
     models = [trained_model(part.url, part.run) for part in parts]
     if any(model.rope != models[0].rope for model in models):
         raise ModelError(
-            OTHER_ROPE.format(parts[0].url, "others"), hint="average checkpoints of one model.rope"
+            OTHER_ROPE.format(parts[0].url, "others"), hint="average checkpoints with the same model.rope"
         )
     if any(model.path != models[0].path or model.revision != models[0].revision for model in models):
         raise ModelError(
-            "the checkpoints are of runs with other models: " + ", ".join(sorted({m.path for m in models})),
-            hint="average checkpoints of one model",
+            "the checkpoints have different base models: " + ", ".join(sorted({m.path for m in models})),
+            hint="average checkpoints of one base model",
         )
     base = files.find_folder(
         models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code
     )
-    write_tokenizer(folder, base, parts[0].run)  # first, since it may refuse
+    write_tokenizer(folder, base, parts[0].run)  # before the weights, because it may fail
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader([part.folder / WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])
@@ -124,7 +130,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
 
 
 def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:
-    """Tensors of the model that its checkpoints leave out, since no text token reaches them."""
+    """The tensors that checkpoints leave out because text training does not use them, such as a vision tower."""
     structure = Structure.of(base, trust_remote_code=model.trust_remote_code)
     tied = structure.tied or ()
     return [name for name in structure.model.state_dict() if name not in trained and name not in tied]

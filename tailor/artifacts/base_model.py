@@ -1,4 +1,4 @@
-"""The base of an adapter: how training held it, where its files are, and which of them the adapter changes."""
+"""The base model of an adapter: its dtype and quantization in training, its files, and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tailor.store import Store
 
 
 def base_record_of(folder: Path, run: Store) -> BaseRecord:
-    """How training held the base of the adapter in `folder`, which the run at `run` may have made.
+    """The base-model record (path, dtype, quantization) of the adapter in `folder`. run: the run that made it, if any.
 
-    The base's path is the one in the adapter's own configuration, which may be edited when a base moves.
+    The path is taken from adapter_config.json, which the user may edit when the base moves.
     """
     config = adapter_files.read_config(folder)
     path, revision = str(config["base_model_name_or_path"]), config.get("revision")
@@ -37,7 +37,7 @@ def base_record_of(folder: Path, run: Store) -> BaseRecord:
 
 
 def model_spec(base_record: BaseRecord, run: Store) -> Model:
-    """What loads the base."""
+    """The `model` section that loads the base as in training."""
     return Model(
         path=base_record.path,
         revision=base_record.revision,
@@ -65,13 +65,14 @@ def saved_dtype(folder: Path) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Structure:
-    """A model's modules without their weights: what a tensor in the files is in the model."""
+    """A model's modules without weights. Maps names of tensors in the files to those in the model."""
 
     model: Any
-    """On the meta device."""
+    """The transformers model, on the meta device."""
 
     @classmethod
     def of(cls, folder: Path, *, trust_remote_code: bool) -> Structure:
+        """Build it from the config.json in `folder`. ModelError when transformers does not know the model."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         try:
@@ -80,15 +81,16 @@ class Structure:
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(
-                f"{folder} is no causal language model that transformers knows: {str(error).splitlines()[0]}"
+                f"transformers cannot load {folder} as a causal language model: {str(error).splitlines()[0]}"
             ) from error
         model.tie_weights()
         return cls(model)
 
     def stored_name(self, name: str, stored: Any) -> str | None:
-        """The name in the files (`stored` knows them) of the model's tensor `name`; None where it is not in them.
+        """The name under which the files store the model's tensor `name`; None when they do not have it.
 
-        Files of a model without its head leave the first part away.
+        stored: a container of the names in the files. Checkpoints of a base model without a head omit the prefix, such
+        as `model.`.
         """
         prefix = f"{self.model.base_model_prefix}."
         for candidate in (name, name.removeprefix(prefix), prefix + name):
@@ -106,7 +108,7 @@ class Structure:
         return f"{names[id(embedding)]}.weight", f"{names[id(head)]}.weight"
 
     def is_transposed(self, module: str) -> bool:
-        """Whether a module's weight stands as [in, out] (GPT-2's Conv1D), or as [rows, width] of an embedding."""
+        """Whether the weight is [in, out] instead of [out, in]: GPT-2's Conv1D, and embeddings."""
         from transformers.pytorch_utils import Conv1D
 
         return isinstance(self.model.get_submodule(module), Conv1D | torch.nn.Embedding)
@@ -115,7 +117,7 @@ class Structure:
         return any(name == module for name, _ in self.model.named_modules())
 
     def quantized(self, spec: Quantize, dtype: torch.dtype) -> set[str]:
-        """The weights that bitsandbytes stores in 4 or 8 bits when the model is loaded so."""
+        """The names of the weights that bitsandbytes quantizes when the model is loaded with `spec`."""
         from transformers.quantizers import AutoHfQuantizer
 
         before = {name: type(module) for name, module in self.model.named_modules()}
@@ -129,7 +131,7 @@ class Structure:
 
 
 def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> torch.Tensor:
-    """What a weight becomes when it is stored in 4 or 8 bits and read again. [out, in] in its own dtype."""
+    """Quantize a weight [out, in] and dequantize it again, in its own dtype."""
     import bitsandbytes as bnb
 
     if spec.type == "int8":
@@ -142,7 +144,7 @@ def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> 
 
 
 def base_folder(base_record: BaseRecord, url: str, spec: Model) -> Path:
-    """The local folder with the base's files. ModelError."""
+    """The local folder with the base's files. ModelError when it cannot be found."""
     try:
         return files.find_folder(
             base_record.path, base_record.revision, trust_remote_code=spec.trust_remote_code
@@ -150,5 +152,5 @@ def base_folder(base_record: BaseRecord, url: str, spec: Model) -> Path:
     except ModelError as error:
         raise ModelError(
             f"the adapter at {url} needs its base model {base_record.path}: {error.message}",
-            hint=f"bring it back to {Path(base_record.path).absolute()}, or say with --base where it is now",
+            hint=f"restore it at {Path(base_record.path).absolute()}, or give its new path with --base",
         ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints read back: their weights in one file, and an adapter as the run would have written it at that step."""
+"""Reads checkpoints: gathers sharded weights into one file, and writes the adapter as the run would at that step."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_m
 
 
 def in_one_file(weights: Path, scratch: Path) -> Path:
-    """A checkpoint's folder (`weights`), or `scratch` with its weights in one file where each worker wrote a part."""
+    """The folder with a checkpoint's weights in one file: `weights` itself, or `scratch` for a sharded checkpoint."""
     if not sharded_checkpoint.is_sharded(weights):
         return weights
     scratch.mkdir(parents=True)
-    with sharded_checkpoint.Saved(weights) as saved:
+    with sharded_checkpoint.ShardedReader(weights) as saved:
         layout = {name: (torch.float32, shape) for name, shape in saved.shapes.items()}
         with Writer(scratch / WEIGHTS, layout) as writer:
             for name, tensor in saved.weights():
@@ -38,7 +38,7 @@ def in_one_file(weights: Path, scratch: Path) -> Path:
 
 
 def write_adapter(folder: Path, weights: Path, run: Store) -> None:
-    """Write the adapter of a checkpoint's `weights` (a folder) of `run` into `folder`."""
+    """Write the adapter of a checkpoint of `run` into `folder`. weights: the folder with the checkpoint's weights."""
     plan = run.read_json(PLAN)
     model = Model.model_validate(plan["model"])
     spec = model.adapter
@@ -80,9 +80,9 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
 
 
 def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
-    """Tokenizer, template and stop tokens as in the run's artifact, which may not be there yet.
+    """Write tokenizer, template and stop tokens as in the run's artifact.
 
-    ModelError when it is not, and the run's tokens, which say the template, are gone.
+    For an unfinished run they come from its prepared tokens. ModelError when those are gone too.
     """
     made = next((kind for kind in (ADAPTER, MODEL) if run.is_committed(kind)), None)
     if made is not None:
@@ -91,8 +91,8 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
         plan = run.read_json(PLAN)
         if not Store(plan["tokens_url"]).exists(MANIFEST):
             raise ModelError(
-                f"the run at {run.url} is not finished, and its tokens at {plan['tokens_url']} are gone, which say the "
-                "chat template and what ends an answer",
+                f"the run at {run.url} is not finished, and its prepared tokens at {plan['tokens_url']}, which have the chat "
+                "template and the stop tokens, are gone",
                 hint=f"prepare them again: tailor data report {run.url}/{RECIPE}",
             )
         template = TokenStore.open(plan["tokens_url"]).template

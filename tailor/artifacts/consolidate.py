@@ -1,4 +1,4 @@
-"""A checkpoint, whole or in parts, as the folder of weights that its run would have ended with."""
+"""Converts a checkpoint, sharded or not, to an adapter or model folder, as the run would write it at its end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tailor.store import Store
 
 
 def consolidate(url: str, folder: Path) -> tuple[Literal["adapter", "model"], Store]:
-    """Write a checkpoint's adapter or model into `folder`, which is not there yet; what it is, and its run.
+    """Write the adapter or model of a checkpoint into `folder`, which must not exist. Returns its kind, and its run.
 
-    Tensor by tensor, so that no more than one is in memory. A model is in float32, as it was trained.
+    One tensor is in memory at a time. A model is written in float32, the dtype of the trained weights.
     Raises ModelError and StoreError.
     """
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What merge, average and export take: a run, the folder of an adapter or a model, or a checkpoint."""
+"""The inputs of merge, average and export: a run, an adapter or model folder, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ class Source:
 
 
 def open_source(url: str, base: str | None = None) -> Source:
-    """The adapter of a run, or an adapter folder. `base` says where its base is now. ModelError."""
+    """Open the adapter of a run, or an adapter folder. base: new path of a base that has moved.
+
+    ModelError when there is no adapter, or its base is missing or is another model.
+    """
     store, run = find_artifact(Store(url))
-    refuse_beacons(store, "merged: the base beside them answers as before")
+    refuse_beacons(store, "merged: they do not change the base's weights")
     if not store.exists(ADAPTER_CONFIG):
         raise ModelError(
-            f"{store.url} is a whole model: there is no adapter to merge",
-            hint="use it as it is, or name a run that trained an adapter",
+            f"{store.url} is a full model: it has no adapter to merge",
+            hint="use it as it is, or give a run that trained an adapter",
         )
     folder = store.local_path()
     trained = base_record_of(folder, run)
@@ -51,35 +54,35 @@ def open_source(url: str, base: str | None = None) -> Source:
             raise
         raise ModelError(
             f"--base {base}: {error.message.removeprefix(f'the adapter at {store.url} needs its base model {base}: ')}",
-            hint=f"name the folder that {trained.path} is in now",
+            hint=f"give the folder that has {trained.path} now",
         ) from error
     trained.check(
-        found, store.url, hint=f"bring back the weights of {trained.path}, or name their folder with --base"
+        found, store.url, hint=f"restore the weights of {trained.path}, or give their folder with --base"
     )
     return Source(store.url, folder, run, base_record, spec, found)
 
 
-NOT_AVERAGED = "a low-rank update is a product of factors, and each was trained for windows of its own"
+NOT_AVERAGED = "each set of beacons was trained on its own compressed windows"
 
 
-OTHER_ROPE = "{} and {} have other rotary positions, and weights made for one do not fit the other"
+OTHER_ROPE = "{} and {} have different RoPE parameters, so their weights cannot be averaged"
 
 
 @dataclass(frozen=True)
 class AverageInput:
-    """One of the things to average."""
+    """One input of an average."""
 
     url: str
     kind: str
-    """adapter, model or checkpoint."""
+    """`adapter`, `model` or `checkpoint`."""
     folder: Path
     run: Store
 
 
 def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
-    """A run, a model or adapter folder, or a checkpoint of a run. ModelError. `scratch`: a folder that may be made.
+    """Open a run, a model or adapter folder, or a checkpoint of a run. ModelError when it cannot be averaged or exported.
 
-    What is read lasts as long as the stack.
+    scratch: path of a temporary folder, created if needed. The result is valid until the stack is closed.
     """
     store = Store(url)
     if run_folder.is_checkpoint(store):
@@ -89,13 +92,14 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
         model = trained_model(store.url, run)
         if method_of(run.read_json(PLAN)["method"]).embedding is not None:
             raise ModelError(
-                f"{store.url} is a checkpoint of a run that trains embeddings: how it embeds stands beside its artifact alone",
-                hint="name the finished run",
+                f"{store.url} is a checkpoint of a run that trains embeddings; only the artifact of the finished run has the "
+                "embedding settings",
+                hint="give the finished run",
             )
         if model.beacon is not None:
             raise ModelError(
-                f"{store.url} holds activation beacons, which cannot be averaged: {NOT_AVERAGED}",
-                hint="average adapters, or models that were trained whole",
+                f"{store.url} has activation beacons, which cannot be averaged: {NOT_AVERAGED}",
+                hint="average adapters, or models whose weights were all trained",
             )
         if model.adapter is None:
             return AverageInput(store.url, "checkpoint", weights, run)
@@ -108,26 +112,27 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
 
 
 def trained_model(url: str, run: Store) -> Model:
+    """The `model` section of the run's plan. ModelError when the checkpoint is not in a run's folder."""
     if not run.exists(PLAN):
         raise ModelError(
-            f"{url} lies in no run's folder",
-            hint="name it as RUN/checkpoints/step-…, with the run around it",
+            f"{url} is not in a run's folder",
+            hint="give it as RUN/checkpoints/step-…, inside its run",
         )
     return Model.model_validate(run.read_json(PLAN)["model"])
 
 
 def same_base(parts: Sequence[AverageInput]) -> list[BaseRecord]:
-    """How each adapter's base was held. ModelError when they belong to other bases."""
+    """The base-model record of each adapter. ModelError when the adapters have different bases or RoPE parameters."""
     records = [base_record_of(part.folder, part.run) for part in parts]
     for part, base_record in zip(parts[1:], records[1:], strict=True):
         known = records[0].weights is not None and base_record.weights is not None
         if base_record.weights != records[0].weights if known else base_record.path != records[0].path:
             raise ModelError(
-                f"{parts[0].url} and {part.url} belong to other bases: {records[0].path} and {base_record.path}",
-                hint="average adapters of one base, or merge each and average the models",
+                f"{parts[0].url} and {part.url} have different bases: {records[0].path} and {base_record.path}",
+                hint="average adapters of one base, or merge each adapter and average the models",
             )
         if base_record.rope != records[0].rope:
             raise ModelError(
-                OTHER_ROPE.format(parts[0].url, part.url), hint="average adapters of one model.rope"
+                OTHER_ROPE.format(parts[0].url, part.url), hint="average adapters with the same model.rope"
             )
     return records

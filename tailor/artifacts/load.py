@@ -1,4 +1,4 @@
-"""A run's artifact, an adapter folder or a plain model folder, ready to answer."""
+"""Loads the artifact of a run, an adapter folder or a model folder for inference."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, run_folder, verify
 
 HASHED_BYTES = 1 << 30
-"""An artifact of up to so many bytes is compared with its checksums (a second); a larger one by its files' sizes."""
+"""Artifacts up to this size are verified by checksum, which takes about a second; larger ones by file size."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with the tokenizer and the stop tokens that it was saved with."""
+    """A loaded model with its saved tokenizer and stop tokens."""
 
     model: Any
     tokenizer: Tokenizer
@@ -49,19 +49,19 @@ class Loaded:
         if self.tokenizer.template is None:
             raise ModelError(
                 f"{self.tokenizer.name} has no chat template: it was not trained on conversations",
-                hint="continue a text with `tailor generate RUN --plain --prompt TEXT`",
+                hint="complete plain text with `tailor generate RUN --plain --prompt TEXT`",
             )
 
     def require_adapter(self) -> None:
-        """ModelError when there is no adapter (and no beacons) that could be left out."""
+        """ModelError when the model has neither an adapter nor beacons that can be disabled."""
         if not hasattr(self.model, "disable_adapter") and beacons_of(self.model) is None:
             raise ModelError(
-                f"{self.tokenizer.name} is a whole model: it has no adapter beside whose base it could answer",
-                hint="leave --base out, or chat with the base's own folder",
+                f"{self.tokenizer.name} is a full model: it has no adapter to disable, so it cannot answer as its base",
+                hint="remove --base, or give the folder of the base model",
             )
 
     def without_adapter(self) -> AbstractContextManager[None]:
-        """The base as it was before the adapter, or before the beacons, meanwhile."""
+        """A context in which the adapter or the beacons are disabled, so that the base answers."""
         beacons = beacons_of(self.model)
         context: AbstractContextManager[None] = (
             self.model.disable_adapter() if beacons is None else beacons.disabled()
@@ -69,13 +69,13 @@ class Loaded:
         return context
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
-        """A conversation up to where the model answers, rendered as in training."""
+        """The token ids of a conversation up to the model's answer, rendered as in training. ModelError without a template."""
         self.require_template()
         return self.tokenizer.encode(self.tokenizer.render(messages, tools, add_generation_prompt=True))
 
     @property
     def context(self) -> int | None:
-        """Tokens that the model was made for, prompt and answer together."""
+        """The maximum number of tokens, prompt and answer together; None when the configuration has no limit."""
         limit = rope.positions(self.model.config.get_text_config().to_dict())
         beacons = beacons_of(self.model)
         if limit is None or beacons is None or beacons.off:
@@ -84,23 +84,22 @@ class Loaded:
 
 
 def load_run(url: str, device: str | None = None) -> Loaded:
-    """Load what `url` holds: a finished run, a folder with an adapter, or a folder with a model.
+    """Load a finished run, an adapter folder or a model folder.
 
-    device: by default a GPU where there is one. An adapter is put onto its base as it was trained: quantized where the
-    run declares it. Raises
-    ModelError when there is no artifact, and when an adapter's base is not there or does not fit, StoreError
-    when a file of the artifact is missing or is not the one that the run wrote.
+    device: by default a GPU if there is one. An adapter's base is loaded as in training, with the same quantization.
+    Raises ModelError when there is no artifact, or when the base of an adapter is missing or does not fit; StoreError when
+    a file of the artifact is missing or has changed.
     """
     store, run = find_artifact(Store(url))
     folder = store.local_path()
     if store.exists(COMMIT):
         parent, name = posixpath.split(store.url.rstrip("/"))
         verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     load = (
         _adapted if store.exists(ADAPTER_CONFIG) else _with_beacons if store.exists(BEACON_CONFIG) else _whole
     )
-    model = load(folder, store.url, run, place)
+    model = load(folder, store.url, run, target_device)
     tokenizer = load_tokenizer(str(folder))
     ends = model.generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])
@@ -109,7 +108,10 @@ def load_run(url: str, device: str | None = None) -> Loaded:
 
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
-    """The folder of the adapter or model, and the run's folder around it (where there is one). ModelError when there is none."""
+    """The folder of the adapter or model, and its parent, which is the run's folder if a run wrote it.
+
+    ModelError when `store` has no artifact.
+    """
     for below in ARTIFACTS:
         if store.is_committed(below):
             return store.join(below), store
@@ -118,26 +120,26 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
     if store.exists(RECIPE):
         raise ModelError(
             f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
-            hint="run its recipe again, which goes on from the last checkpoint",
+            hint="run its recipe again: it resumes from the last checkpoint",
         )
-    raise ModelError(f"{store.url} holds no run, no adapter and no model", hint=_instead(store))
+    raise ModelError(f"{store.url} is not a run, an adapter or a model", hint=_instead(store))
 
 
 def refuse_beacons(store: Store, done: str) -> None:
-    """ModelError when `store` holds beacons, which cannot be `done`."""
+    """ModelError when `store` has activation beacons. done: what cannot be done with them, for the message."""
     if store.exists(BEACON_CONFIG):
         raise ModelError(
-            f"{store.url} holds activation beacons, which cannot be {done}",
+            f"{store.url} has activation beacons, which cannot be {done}",
             hint="use them with `tailor chat`, `generate` and `evaluate`",
         )
 
 
 def _instead(store: Store) -> str:
-    """What to name in place of a folder that holds nothing to load."""
+    """A hint for a folder that has nothing to load."""
     if store.is_file():
-        return "name a folder: of a run (save.to of its recipe), an adapter or a model"
+        return "give the folder of a run (save.to of its recipe), an adapter or a model"
     if run_folder.is_checkpoint(store):
-        return "it is a checkpoint, which `tailor export`, `tailor average` and model.warm_start take; name its run"
+        return "it is a checkpoint: give its run instead (`tailor export`, `tailor average` and model.warm_start accept checkpoints)"
     parent, name = posixpath.split(store.url.rstrip("/"))
     near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
     if near and not store.exists():
@@ -156,11 +158,11 @@ def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> A
     base_record = BaseRecord.read(folder)
     if base_record is None:
         raise ModelError(
-            f"the beacons at {url} have no base.json, which names their base",
-            hint="bring back the file that the run wrote",
+            f"the beacons at {url} have no base.json, the file with the path of their base model",
+            hint="restore the file from the run",
         )
     network = _base_of("beacons", url, base_record, model_spec(base_record, run), device)
-    beacon_files.put_onto(network, folder, url)
+    beacon_files.load_beacons(network, folder, url)
     network.generation_config = GenerationConfig.from_pretrained(str(folder))
     return network
 
@@ -171,7 +173,7 @@ def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
 
 
 def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, device: torch.device) -> Any:
-    """The adapter in `folder` on its base, as it was trained (a PeftModel). ModelError. `url`: for messages."""
+    """Load the adapter in `folder` on its base as in training (a PeftModel). url: for messages. ModelError when it fails."""
     from peft import PeftModel
     from transformers import GenerationConfig
 
@@ -184,7 +186,7 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             hint="the base must be the model that the adapter was trained on",
         ) from error
-    # Written by a run; PEFT's own folders have none, and then the base model's counts.
+    # Runs write a generation_config.json. Adapter folders that PEFT wrote have none: the base's is used.
     declared = (folder / GENERATION_CONFIG).is_file()
     model.generation_config = (
         GenerationConfig.from_pretrained(str(folder)) if declared else network.generation_config
@@ -195,10 +197,10 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
 def _base_of(
     what: Literal["adapter", "beacons"], url: str, base_record: BaseRecord, spec: Model, device: torch.device
 ) -> Any:
-    """The base of what lies at `url`, as training held it. ModelError."""
+    """Load the base of the adapter or beacons at `url` as in training. ModelError when it is missing or another model."""
     base = base_record.path
     needs = f"the adapter at {url} needs its" if what == "adapter" else f"the beacons at {url} need their"
-    moved = f"bring it back to {Path(base).absolute()} (a link does)"
+    moved = f"restore it at {Path(base).absolute()} (a symbolic link works)"
     try:
         found = find_folder(base, base_record.revision, trust_remote_code=spec.trust_remote_code)
     except ModelError as error:
@@ -208,7 +210,7 @@ def _base_of(
         return load_network(spec, dtype=DTYPES[base_record.dtype], device=device)
     except ModelError as error:
         raise ModelError(
-            f"{needs} base model {base}, which could not be loaded: {error.message}",
+            f"{needs} base model {base}, which cannot be loaded: {error.message}",
             hint=f"the base must be the model that the {what} {'was' if what == 'adapter' else 'were'} trained on",
         ) from error
 
@@ -216,9 +218,9 @@ def _base_of(
 def load_embedder(
     url: str, *, dimension: int | None = None, max_length: int | None = None, device: str | None = None
 ) -> Embedder:
-    """Load what embeds: a finished run, or the folder of its adapter or model. ModelError, StoreError.
+    """Load an embedding model: a finished run, or its adapter or model folder. Raises ModelError and StoreError.
 
-    device: by default a GPU where there is one. The attention is proven as at the start of training.
+    device: by default a GPU if there is one. The attention mask is tested, as at the start of training.
     """
     store, _ = find_artifact(Store(url))
     settings, projection = Embedding.read(store.local_path(), store.url)
@@ -230,7 +232,7 @@ def load_embedder(
 
 
 def causal_model(network: torch.nn.Module) -> CausalModel:
-    """A loaded network with the attention that embeds without padding, where it takes that one, else with its own."""
+    """Wrap a loaded network for embedding: with packed sequences if its attention supports them, else with padded rows."""
     attention.register()
     base = base_of(network)
     try:

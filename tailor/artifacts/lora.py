@@ -1,4 +1,4 @@
-"""A LoRA adapter in PEFT's files, as changes to single tensors of its base.
+"""Reads a LoRA adapter from PEFT's files, as updates of single tensors of its base.
 
 An update of rank r is W' = W + s·B·A with A [r, in], B [out, r] and s = alpha/r (alpha/√r with rsLoRA). DoRA
 (arXiv 2402.09353) scales each row to a trained length m: W' = m · (W + s·B·A) / ‖W + s·B·A‖.
@@ -28,7 +28,7 @@ _MAGNITUDE = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 
 @dataclass(frozen=True)
 class Update:
-    """The names of what one module's update is made of, and its scale."""
+    """The update of one module: the names of its tensors A (down), B (up) and DoRA magnitude, and its scale s."""
 
     down: str
     up: str
@@ -37,7 +37,10 @@ class Update:
 
 
 class LoraAdapter:
-    """An adapter's tensors by the base's module. Use it as a context; ModelError for what is no LoRA adapter."""
+    """The updates of an adapter by module of the base. Use it as a context manager.
+
+    ModelError for anything but LoRA, rsLoRA and DoRA adapters.
+    """
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
@@ -48,13 +51,13 @@ class LoraAdapter:
             )
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise ModelError(
-                f"the adapter at {url} has no {ADAPTER_WEIGHTS}", hint="weights must be safetensors"
+                f"the adapter at {url} has no {ADAPTER_WEIGHTS}", hint="save its weights as safetensors"
             )
         self.reader = Reader([folder / ADAPTER_WEIGHTS])
         self.updates: dict[str, Update] = {}
         """Module of the base -> its update."""
         self.replaced: dict[str, str] = {}
-        """Tensor of the base -> the adapter's tensor that takes its place (modules trained in full)."""
+        """Tensor of the base -> the adapter's tensor that replaces it (`modules_to_save`, trained in full)."""
         try:
             self._sort()
         except BaseException:
@@ -77,34 +80,39 @@ class LoraAdapter:
         return self.reader.about(self.updates[module].down).shape[0]
 
     def product(self, module: str) -> torch.Tensor:
-        """s·B·A of a module in float32, [out, in]."""
+        """The update s·B·A of a module, float32 [out, in]."""
         down, up = self.factors(module)
         return up @ down
 
     def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """A [r, in] and s·B [out, r] of a module in float32."""
+        """The factors A [r, in] and s·B [out, r] of a module, in float32."""
         update = self.updates[module]
         down, up = self.reader.read(update.down).float(), self.reader.read(update.up).float()
         return down, up * update.scale
 
     def merged(self, module: str, weight: torch.Tensor, *, transposed: bool, name: str) -> torch.Tensor:
-        """The module's weight with its update, float32. `weight`: float32 [out, in], or [in, out] when transposed."""
+        """The module's weight with its update applied, float32 in the layout of `weight`.
+
+        weight: float32 [out, in], or [in, out] if `transposed`. name: of the weight, for messages. ModelError when the
+        shapes differ.
+        """
         oriented = weight.T if transposed else weight
         product = self.product(module)
         if weight.ndim != 2 or product.shape != oriented.shape:
             raise ModelError(
                 f"the adapter at {self.url} does not fit its base: its update of {module} has the shape "
-                f"{tuple(product.shape)}, and {name} has {tuple(oriented.shape)}",
+                f"{tuple(product.shape)}, but {name} has the shape {tuple(oriented.shape)}",
                 hint="the base must be the model that the adapter was trained on",
             )
-        result = oriented + product
+        result = oriented + product  # [out, in]
         magnitude = self.updates[module].magnitude
         if magnitude is not None:
-            lengths = self.reader.read(magnitude).float().reshape(-1, 1)
-            result = lengths * (result / torch.linalg.norm(result, dim=1, keepdim=True))
+            norms = self.reader.read(magnitude).float().reshape(-1, 1)  # [out, 1]
+            result = norms * (result / torch.linalg.norm(result, dim=1, keepdim=True))
         return result.T if transposed else result
 
     def _sort(self) -> None:
+        """Assign each tensor of the adapter to an update or to a replaced tensor."""
         parts: dict[str, dict[str, str]] = {}
         for name in self.reader:
             bare = name.removeprefix(PREFIX)
@@ -116,27 +124,32 @@ class LoraAdapter:
             else:
                 if "lora_" in bare or "trainable_tokens" in bare or bare == name:
                     raise ModelError(
-                        f"the adapter at {self.url} holds {name}, which is nothing that can be merged or averaged",
-                        hint="known are LoRA, rsLoRA and DoRA of linear and embedding layers, and modules trained in full",
+                        f"the adapter at {self.url} has the tensor {name}, which cannot be merged or averaged",
+                        hint="supported are LoRA, rsLoRA and DoRA of linear and embedding layers, and modules_to_save",
                     )
                 self.replaced[bare.replace(".base_layer.", ".")] = name
         for module, found in parts.items():
             if not {"down", "up"} <= found.keys():
-                raise ModelError(f"the adapter at {self.url} is damaged: {module} has only half an update")
+                raise ModelError(
+                    f"the adapter at {self.url} is damaged: {module} has only one of the tensors lora_A and lora_B"
+                )
             rank = self.reader.about(found["down"]).shape[0]
             self.updates[module] = Update(
                 found["down"], found["up"], found.get("magnitude"), self._scale(module, rank)
             )
 
     def _scale(self, module: str, rank: int) -> float:
+        """The scale s, computed as in PEFT."""
         alpha = float(self.config["lora_alpha"])
-        for pattern, value in (self.config.get("alpha_pattern") or {}).items():  # the first that matches
+        for pattern, value in (
+            self.config.get("alpha_pattern") or {}
+        ).items():  # the first matching pattern counts, as in PEFT
             if re.fullmatch(rf"(.*\.)?({pattern})", module):
                 alpha = float(value)
                 break
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def changed(self) -> Iterator[str]:
-        """Every tensor of the base that is another one with the adapter."""
+        """The names of all tensors of the base that the adapter changes."""
         yield from self.replaced
         yield from (f"{module}.weight" for module in self.updates)

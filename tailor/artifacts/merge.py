@@ -1,6 +1,7 @@
-"""`tailor merge`: an adapter into its base, tensor by tensor, proven against the model that was trained.
+"""`tailor merge`: merges an adapter into its base, tensor by tensor, and verifies the result.
 
-Every sum is made in float32 and rounded once. Nothing is published that gives other logits than base and adapter do.
+Every sum is computed in float32 and rounded once. A merge whose logits differ from those of base and adapter by more than
+the tolerance is not published.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tailor.artifacts.inputs import Source, open_source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
-from tailor.encode.tokenizer_files import own_files, settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class, own_files
 from tailor.errors import ModelError
 from tailor.layout import (
     ADAPTER_CONFIG,
@@ -39,12 +40,12 @@ from tailor.models.load import DTYPES
 
 Onto = Literal["full", "dequantized"]
 OWN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, "COMMIT", "README.md")
-"""Of the adapter alone; everything else beside it (tokenizer, template, generation) goes into the model."""
+"""Files that only an adapter has. Its other files (tokenizer, template, generation settings) are copied to the model."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to merge: see `merge`."""
+    """Options of a merge: see `merge`."""
 
     onto: Onto | None = None
     dtype: str = "auto"
@@ -54,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Merged:
-    """A published merge, and what was measured of it."""
+    """A published merge, and its verification."""
 
     url: str
     figures: verify.Figures
@@ -71,15 +72,16 @@ def merge(
     check: verify.Check = "logits",
     say: Callable[[str], None] = lambda _: None,
 ) -> Merged:
-    """Merge the adapter at `url` and publish the model at `to` (a run's `merged` folder by default).
+    """Merge the adapter at `url` and publish the model at `to` (by default the folder `merged` of the run).
 
-    onto: the base's own weights (`full`), or what they became by quantization (`dequantized`, the default where
-    training had a quantized base: those are the weights that the adapter was fitted to).
-    dtype: of the result; `auto` keeps each tensor's own. Raises ModelError and StoreError.
+    onto: merge into the base's stored weights (`full`), or into its quantized and dequantized weights (`dequantized`, the
+    default after training on a quantized base, because the adapter was trained on those).
+    dtype: of the result; `auto` keeps the dtype of each tensor. base: new path of a base that has moved. tolerance: see
+    `verify.Figures.limit`. check: compare the `logits`, or only sampled `layers`. Raises ModelError and StoreError.
     """
     source = open_source(url, base)
     if to is None and not source.run.exists(RECIPE):
-        raise ModelError(f"{source.url} belongs to no run", hint="say with --to where the model goes")
+        raise ModelError(f"{source.url} is not in a run's folder", hint="give the output folder with --to")
     target = source.run.join(MERGED).url if to is None else to
     output.check(target, MERGE_RECORD)
     settings = Settings(onto, dtype, tolerance, check)
@@ -91,7 +93,7 @@ def merge(
 def merge_into(
     folder: Path, source: Source, settings: Settings, say: Callable[[str], None] = lambda _: None
 ) -> verify.Figures:
-    """Write the merged model into `folder`, and what was measured of it. ModelError when it is not the trained one."""
+    """Write the merged model and its record into `folder`. ModelError when it fails verification."""
     onto = _onto(settings.onto, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with LoraAdapter(source.folder, source.url) as adapter, Reader.of_model(source.base) as reader:
@@ -101,40 +103,43 @@ def merge_into(
         _copy_files(folder, source)
         measure = verify.by_logits if settings.check == "logits" else verify.by_layers
         figures = measure(folder, source, adapter, names, device)
-        say(f"merged {len(adapter.updates)} updates onto the {_onto_words(onto, source)}")
+        say(f"merged {len(adapter.updates)} LoRA updates into the base ({_onto_words(onto, source, reader)})")
         for line in figures.lines():
             say(line)
         if (reason := figures.refusal(settings.tolerance)) is not None:
             raise ModelError(
-                f"the merge of {source.url} is refused: {reason}", hint=_hint(source, onto, settings.dtype)
+                f"the merge of {source.url} fails verification: {reason}",
+                hint=_hint(source, onto, settings.dtype),
             )
-        if (warning := settle(folder)) is not None:
+        if (warning := fix_tokenizer_class(folder)) is not None:
             say(f"warning: {warning}")
         _record(folder, source, onto, settings, figures, adapter)
     return figures
 
 
-def _onto_words(onto: Onto, source: Source) -> str:
+def _onto_words(onto: Onto, source: Source, reader: Reader) -> str:
+    """The weights of the base that the adapter was merged into, for the user."""
     quantize = source.base_record.quantize
     if onto == "dequantized" and quantize is not None:
-        return f"base as training held it: {quantize.type}, dequantized"
-    return "base in its own precision"
+        return f"{quantize.type} as in training, dequantized"
+    dtypes = {reader.about(name).dtype for name in reader} & set(FLOATS)
+    return " and ".join(sorted(dtypes)).lower()
 
 
 def _onto(onto: Onto | None, source: Source) -> Onto:
     quantized = source.base_record.quantize is not None
     if onto == "dequantized" and not quantized:
         raise ModelError(
-            f"--onto dequantized has no effect: the base of {source.url} was not quantized in training"
+            f"--onto dequantized has no effect: {source.url} was not trained on a quantized base"
         )
     return onto or ("dequantized" if quantized else "full")
 
 
 def _hint(source: Source, onto: Onto, dtype: str) -> str:
     if onto == "full" and source.base_record.quantize is not None:
-        return "merge onto the weights that training saw (--onto dequantized), or allow the difference with --tolerance"
+        return "merge into the quantized weights of training (--onto dequantized), or allow the difference with --tolerance"
     if dtype != "float32":
-        return "keep the sums with --dtype float32, or allow the difference with --tolerance"
+        return "avoid rounding with --dtype float32, or allow the difference with --tolerance"
     return "the base must be the model that the adapter was trained on, in the same precision"
 
 
@@ -147,9 +152,10 @@ def write_model(
     dtype: str,
     device: torch.device,
 ) -> dict[str, str]:
-    """Write the merged weights and the configuration, file by file as the base has them.
+    """Write the merged weights, in the same files as the base, and the configuration.
 
-    Returns the base's stored name of each module's weight that has an update.
+    Returns, for each changed tensor, the name under which the base's files store it. ModelError when the base does not
+    have a changed tensor, or has it in another shape.
     """
     structure = Structure.of(source.base, trust_remote_code=source.spec.trust_remote_code)
     tied = structure.tied
@@ -166,9 +172,9 @@ def write_model(
     missing = [name for name in adapter.changed() if name not in names and name != untied]
     if missing:
         raise ModelError(
-            f"the adapter at {source.url} changes {missing[0]}, which the files of its base {source.base} do not have",
-            hint="the base must be the model that the adapter was trained on; one in an older layout must be loaded "
-            "and saved by transformers first",
+            f"the adapter at {source.url} changes {missing[0]}, which its base {source.base} does not have",
+            hint="the base must be the model that the adapter was trained on; load and save a base in an older layout "
+            "with transformers first",
         )
     transposed = {module: structure.is_transposed(module) for module in adapter.updates}
     base_record = source.base_record if onto == "dequantized" else None
@@ -176,7 +182,7 @@ def write_model(
     by_stored = {stored: name for name, stored in names.items()}
 
     def value(stored: str, name: str | None) -> torch.Tensor:
-        """A tensor of the merged model. `name` is the model's name of what the adapter changes."""
+        """A tensor of the merged model. stored: its name in the files; name: its name in the model if the adapter changes it."""
         tensor = reader.read(stored)
         if base_record is not None and tensor.is_floating_point():
             tensor = tensor.to(DTYPES[base_record.dtype])
@@ -188,8 +194,8 @@ def write_model(
             tensor = adapter.reader.read(adapter.replaced[name])
             if tuple(tensor.shape) != reader.about(stored).shape:
                 raise ModelError(
-                    f"the adapter at {source.url} replaces {name} by one of the shape {tuple(tensor.shape)}; "
-                    f"its base has {reader.about(stored).shape}",
+                    f"the adapter at {source.url} has {name} with the shape {tuple(tensor.shape)}, but its base has the shape "
+                    f"{reader.about(stored).shape}",
                     hint="the base must be the model that the adapter was trained on",
                 )
         module = (name or "").removesuffix(".weight")
@@ -200,7 +206,9 @@ def write_model(
     total, layout = 0, {}
     for number, (file, stored_names) in enumerate(reader.layout.items()):
         plan = {name: (_dtype(reader, name, dtype), reader.about(name).shape) for name in stored_names}
-        extra = untied if number == 0 else None  # the head, which the base's files do not have
+        extra = (
+            untied if number == 0 else None
+        )  # the head: tied to the embedding in the base, separate after the merge
         if extra is not None and embedding is not None:
             plan[extra] = (_dtype(reader, embedding, dtype), reader.about(embedding).shape)
         with Writer(folder / file, plan) as writer:
@@ -218,7 +226,7 @@ def write_model(
 
 
 def _quantized(structure: Structure, base_record: BaseRecord | None, reader: Reader) -> dict[str, bool]:
-    """The stored names of the weights that training held quantized, and whether they stand there as [in, out]."""
+    """Stored name of each weight that was quantized in training -> whether it is stored as [in, out]."""
     if base_record is None or base_record.quantize is None:
         return {}
     modules = {name for name, module in structure.model.named_modules() if hasattr(module, "weight")}
@@ -231,9 +239,9 @@ def _quantized(structure: Structure, base_record: BaseRecord | None, reader: Rea
     }
 
 
-def _dtype(reader: Reader, name: str, wanted: str) -> torch.dtype:
+def _dtype(reader: Reader, name: str, requested: str) -> torch.dtype:
     stored = reader.about(name).dtype
-    return STORED[stored] if wanted == "auto" or stored not in FLOATS else DTYPES[wanted]
+    return STORED[stored] if requested == "auto" or stored not in FLOATS else DTYPES[requested]
 
 
 def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
@@ -250,7 +258,7 @@ def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
 
 
 def _copy_files(folder: Path, source: Source) -> None:
-    """The adapter's tokenizer, template and generation settings; the base's where the adapter has none."""
+    """Copy tokenizer, template and generation settings: those of the adapter, else those of the base."""
     for pattern in ("*.py", "LICENSE*", "NOTICE*"):
         for path in sorted(source.base.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
@@ -259,10 +267,10 @@ def _copy_files(folder: Path, source: Source) -> None:
         for path in sorted(origin.iterdir()):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            left = (*OWN, MODEL_CONFIG, EMBEDDING, *but)
-            if path.is_file() and text and not weights and path.name not in left:
+            skipped = (*OWN, MODEL_CONFIG, EMBEDDING, *but)
+            if path.is_file() and text and not weights and path.name not in skipped:
                 shutil.copyfile(path, folder / path.name)
-    # What the base says of its embeddings says nothing of what the adapter made of them.
+    # The base's embedding settings do not apply after training: only the adapter's are copied.
     for name in (EMBEDDING, PROJECTION):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
@@ -281,7 +289,7 @@ def _record(
         "adapter": source.url,
         "base": base_record.path,
         "base_weights": base_record.weights
-        or "not known: the adapter does not say which weights it was trained on",
+        or "unknown: the adapter has no record of the weights that it was trained on",
         "onto": onto,
         "dtype": settings.dtype,
         "trained_with": {

@@ -1,4 +1,4 @@
-"""Where a command's result goes: a folder that holds nothing else, and appears only when it is whole."""
+"""The output folder of merge, average and export: written atomically, and never over other content."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ RECORDS = (MERGE_RECORD, AVERAGE_RECORD, EXPORT_RECORD)
 
 
 def publication(to: str, record: str) -> Publication:
-    """A folder to fill and commit at `to`. `record` is the file that tells a result of this command from other folders.
+    """A folder that is filled and then committed at `to`. record: the file that only results of this command have.
 
-    StoreError when something else is there: it would be lost.
+    StoreError when `to` has other content, which would be lost.
     """
     check(to, record)
     return Publication(parent_of(to), posixpath.basename(Store(to).url.rstrip("/")))
 
 
 def parent_of(to: str) -> Store:
-    """The folder around `to`, made. StoreError when nothing can be written there."""
+    """Create the parent folder of `to`. StoreError when it is not writable."""
     parent = Store(posixpath.dirname(Store(to).url.rstrip("/")))
     try:
         parent.make()
     except StoreError as error:
-        raise StoreError(error.message, hint="name another folder with --to") from error
+        raise StoreError(error.message, hint="give another folder with --to") from error
     return parent
 
 
 def check(to: str, record: str) -> None:
-    """StoreError when `to` is a file, or holds something that the command did not write."""
+    """StoreError when `to` is a file, or has content that this command did not write."""
     store = Store(to)
     if store.is_file():
-        raise StoreError(f"{store.url} is a file", hint="name an empty or a new folder with --to")
+        raise StoreError(f"{store.url} is a file", hint="give an empty or new folder with --to")
     if store.exists() and store.names() and not store.exists(record):
         raise StoreError(
-            f"{store.url} holds other files, which would be lost",
-            hint="name an empty or a new folder with --to",
+            f"{store.url} has other files, which would be overwritten",
+            hint="give an empty or new folder with --to",
         )
 
 
 def copy_texts(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
-    """Configuration, tokenizer and template into a folder that has others of its own: no weights, no records."""
+    """Copy configuration, tokenizer and template files that `target` does not have yet. Weights and records are skipped."""
     for path in sorted(source.iterdir()):
         text = path.suffix in (".json", ".jinja", ".model", ".txt", ".py") or path.name.startswith("LICENSE")
         own = path.name in (*RECORDS, MODEL_INDEX, ADAPTER_CONFIG, *but)

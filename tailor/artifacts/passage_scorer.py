@@ -1,4 +1,4 @@
-"""Passages scored by an embedding model (`data.retrieve.embedder`): the cosine of each with the question."""
+"""Scores passages with an embedding model (`data.retrieve.embedder`): the cosine similarity with the question."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from tailor.store import Store
 
 KEY = "data.retrieve.embedder"
 DIGITS = 4
-"""Scores are rounded to so many, and equal ones fall to the earlier passage: two kinds of CPU differ by about 1e-6."""
-REMEMBERED = 2048
-"""Passages whose embeddings are kept, for many questions are often asked of one document."""
+"""Scores are rounded to this many digits, and the earlier passage wins a tie: scores of different CPU types differ by 1e-6."""
+CACHED_PASSAGES = 2048
+"""Number of cached passage embeddings. Data sets often have many questions on one document."""
 PROCESS_BYTES = 1 << 30
-"""What a process takes beside the embedder's weights."""
+"""Memory of a process in addition to the embedder's weights, in bytes."""
 
 
-Unit = tuple[np.ndarray, bool]
-"""An embedding, and whether its text was longer than the model reads."""
+UnitEmbedding = tuple[np.ndarray, bool]
+"""(embedding, whether its text was truncated)."""
 
 
 class Embeds(Protocol):
-    """A loaded model that embeds one text. asks: the text is a question, not a passage."""
+    """A loaded model that embeds one text. is_query: the text is a question, not a passage."""
 
-    def __call__(self, text: str, *, asks: bool) -> Unit: ...
+    def __call__(self, text: str, *, is_query: bool) -> UnitEmbedding: ...
 
 
 def scorer_of(data: Data) -> Scorer | None:
-    """What scores the passages of long prompts; None where nothing but BM25 does. The model is not loaded yet.
+    """The scorer for passages of long prompts; None when `data.retrieve` has no embedder and uses BM25.
 
-    ModelError when it makes no embeddings, is not there, or needs a package that is not installed.
+    The model is not loaded yet. ModelError when it does not exist, is no embedding model, or needs a package that is not
+    installed.
     """
     if data.on_long != "retrieve" or data.retrieve is None or data.retrieve.embedder is None:
         return None
@@ -50,10 +51,10 @@ def scorer_of(data: Data) -> Scorer | None:
 
 
 class Dense:
-    """Scores passages. Each process loads the model once, when it scores first, and holds it.
+    """Scores passages by dense retrieval. Each process loads the model at its first call, and keeps it.
 
-    Every text goes through the model alone, on one thread of a CPU: beside others, or cut for several threads, its numbers
-    would move by rounding with what stands beside it, and a near tie would fall otherwise in another process.
+    Each text is embedded alone, on one CPU thread. In a batch, or on several threads, rounding would depend on the other
+    texts and on the number of threads, so near ties could be decided differently in another process.
     """
 
     def __init__(self, path: str, instruction: str | None) -> None:
@@ -62,28 +63,30 @@ class Dense:
             if found.published and instruction is not None:
                 raise ModelError(
                     f"data.retrieve.query_instruction has no effect: {path} is a sentence-transformers model, which "
-                    "declares its prompts itself",
-                    hint="leave it out",
+                    "defines its own prompts",
+                    hint="remove it",
                 )
             self.identity = _digest(instruction or "", *map(files.contents, found.folders))
             stored = sum(size for folder in found.folders for size in files.numbers(folder))
-        # In float32, which is the most that it is held in.
+        # Weights are loaded in float32 or less: 4 bytes per parameter are an upper bound.
         self.memory = PROCESS_BYTES + 4 * stored
         self.truncated = 0
         self._path, self._instruction = path, instruction
-        self._question: Callable[[str], Unit] | None = None
-        self._passage: Callable[[str], Unit] | None = None
+        self._question: Callable[[str], UnitEmbedding] | None = None
+        self._passage: Callable[[str], UnitEmbedding] | None = None
 
     def __call__(self, question: str, texts: Sequence[str]) -> list[float]:
-        """The cosine of each text's embedding with the question's, to four digits. Blank texts come last."""
+        """The cosine similarity of each text with the question, rounded to `DIGITS`. A blank text scores -1."""
         with _named(), _one_thread():
             if not question.strip():
                 return [0.0] * len(texts)
             if self._question is None or self._passage is None:
                 embeds = self._load()
-                self._question = partial(_unit, embeds, self._path, asks=True)
-                self._passage = lru_cache(maxsize=REMEMBERED)(partial(_unit, embeds, self._path, asks=False))
-            asked, cut = self._question(question)
+                self._question = partial(_unit, embeds, self._path, is_query=True)
+                self._passage = lru_cache(maxsize=CACHED_PASSAGES)(
+                    partial(_unit, embeds, self._path, is_query=False)
+                )
+            question_embedding, cut = self._question(question)
             self.truncated += cut
             scores = []
             for text in texts:
@@ -92,39 +95,39 @@ class Dense:
                     continue
                 vector, cut = self._passage(text)
                 self.truncated += cut
-                scores.append(round(float((asked * vector).sum()), DIGITS))
+                scores.append(round(float((question_embedding * vector).sum()), DIGITS))
             return scores
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the model: another process loads it itself."""
+        """Pickle without the model: each process loads it itself."""
         return {**self.__dict__, "_question": None, "_passage": None}
 
     def _load(self) -> Embeds:
         found = _find(self._path)
         if _digest(self._instruction or "", *map(files.contents, found.folders)) != self.identity:
             raise ModelError(
-                f"{self._path} on {socket.gethostname()} is another model than where the run was started",
-                hint="put the model where all machines see the same files",
+                f"{self._path} has different files on {socket.gethostname()} than on the machine that started the run",
+                hint="put the model into storage that all machines share",
             )
         if found.published:
-            from tailor.artifacts.sentence_transformers import Published
+            from tailor.artifacts.sentence_transformers import SentenceTransformersModel
 
-            return Published(found.folders[0], self._path)
-        return _Trained(found.url, self._instruction)
+            return SentenceTransformersModel(found.folders[0], self._path)
+        return _TrainedEmbedder(found.url, self._instruction)
 
 
-def _unit(embeds: Embeds, path: str, text: str, *, asks: bool) -> Unit:
-    """A text's embedding, float64[n] of length 1 (0 where the model gives all zeros), and whether the text was cut."""
-    vector, cut = embeds(text, asks=asks)
+def _unit(embeds: Embeds, path: str, text: str, *, is_query: bool) -> UnitEmbedding:
+    """The normalized embedding, float64[n] (all zeros stay zeros), and whether the text was truncated."""
+    vector, cut = embeds(text, is_query=is_query)
     vector = vector.astype(np.float64)
     if not np.isfinite(vector).all():
-        raise ModelError(f"the embeddings of {path} are no numbers", hint="take another model")
+        raise ModelError(f"the embeddings of {path} are NaN or infinite", hint="use another model")
     length = float(np.sqrt((vector * vector).sum()))
     return vector / length if length else vector, cut
 
 
-class _Trained:
-    """A run of gritlm, or the folder of its adapter or model."""
+class _TrainedEmbedder:
+    """Embeds with a run of gritlm, or with its adapter or model folder."""
 
     def __init__(self, url: str, instruction: str | None) -> None:
         from tailor.artifacts.load import load_embedder
@@ -132,24 +135,25 @@ class _Trained:
         self._embedder = load_embedder(url, device="cpu")
         self._instruction = instruction
 
-    def __call__(self, text: str, *, asks: bool) -> tuple[np.ndarray, bool]:
+    def __call__(self, text: str, *, is_query: bool) -> tuple[np.ndarray, bool]:
         before = self._embedder.truncated
-        (vector,) = self._embedder.encode([text], self._instruction if asks else None)
+        (vector,) = self._embedder.encode([text], self._instruction if is_query else None)
         return vector, self._embedder.truncated > before
 
 
-class _Found:
-    """Where an embedder lies. folders: of all that its embeddings follow from, its own first. url: what is loaded.
+class _EmbedderFiles:
+    """The files of an embedder.
 
-    published: whether it is in the layout of sentence-transformers.
+    url: what is loaded. folders: all folders that decide its embeddings, its own first, then the base's. published: whether
+    it has the layout of sentence-transformers.
     """
 
     def __init__(self, url: str, folders: Sequence[Path], published: bool) -> None:
         self.url, self.folders, self.published = url, folders, published
 
 
-def _find(path: str) -> _Found:
-    """ModelError when there is nothing that embeds."""
+def _find(path: str) -> _EmbedderFiles:
+    """Find the files of an embedder. ModelError when `path` is no embedding model."""
     from tailor.artifacts.base_model import base_record_of
     from tailor.artifacts.load import find_artifact
     from tailor.artifacts.sentence_transformers import require_sentence_transformers
@@ -159,21 +163,21 @@ def _find(path: str) -> _Found:
     store = Store(url)
     if store.exists(MODULES) and not store.exists(EMBEDDING):
         require_sentence_transformers(path)
-        return _Found(url, [store.local_path()], published=True)
+        return _EmbedderFiles(url, [store.local_path()], published=True)
     artifact, run = find_artifact(store)
     folder = artifact.local_path()
     if not (folder / EMBEDDING).is_file():
         raise ModelError(
-            f"{path} makes no embeddings: it has neither {EMBEDDING}, as runs of gritlm have, nor {MODULES}, as models of "
-            "sentence-transformers have",
-            hint="name a model that embeds, or leave the embedder out for BM25",
+            f"{path} is not an embedding model: it has neither {EMBEDDING} (runs of gritlm) nor {MODULES} "
+            "(sentence-transformers)",
+            hint="give an embedding model, or remove the embedder to use BM25",
         )
     Embedding.read(folder, artifact.url)
     folders = [folder]
     if artifact.exists(ADAPTER_CONFIG):
         base_record = base_record_of(folder, run)
         folders.append(files.find_folder(base_record.path, base_record.revision))
-    return _Found(url, folders, published=False)
+    return _EmbedderFiles(url, folders, published=False)
 
 
 def _digest(*parts: str) -> str:
@@ -182,7 +186,7 @@ def _digest(*parts: str) -> str:
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """Errors begin with the key that they are about."""
+    """Prefix the messages of errors with the recipe key."""
     try:
         yield
     except TailorError as error:
@@ -193,6 +197,7 @@ def _named() -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    """Limit torch to one CPU thread, for reproducible sums."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Embedding models as they are published: folders in the layout of sentence-transformers, read by that package."""
+"""Published embedding models: folders in the sentence-transformers layout, loaded with that package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.models import files
 
 _PACKAGE = "sentence_transformers."
 _PASSAGES = ("document", "passage", "corpus")
-"""Names of the prompt of passages, the first that is declared, as the package has them."""
+"""Prompt names for passages, in the order in which sentence-transformers looks for them."""
 
 
 def require_sentence_transformers(path: str) -> Any:
@@ -23,17 +23,17 @@ def require_sentence_transformers(path: str) -> Any:
         import sentence_transformers
     except ImportError:
         raise ModelError(
-            f"{path} is a model of sentence-transformers, which is not installed",
-            hint="pip install 'tailor[sentence-transformers]' wherever data are prepared, or name a run of gritlm",
+            f"{path} is a sentence-transformers model, but the package sentence-transformers is not installed",
+            hint="pip install 'tailor[sentence-transformers]' on every machine that prepares data, or use a run of gritlm",
         ) from None
     return sentence_transformers
 
 
-class Published:
+class SentenceTransformersModel:
     """Embeds one text at a time, on the CPU in float32, with the prompts that the model declares."""
 
     def __init__(self, folder: Path, path: str) -> None:
-        """path: for messages. ModelError."""
+        """Load the model. path: for messages. ModelError when it cannot be loaded."""
         import torch
 
         package = require_sentence_transformers(path)
@@ -52,22 +52,24 @@ class Published:
                 f"sentence-transformers cannot load {path}: {' '.join(str(error).split())[:200]}"
             ) from error
 
-    def __call__(self, text: str, *, asks: bool) -> tuple[np.ndarray, bool]:
-        encode = self._model.encode_query if asks else self._model.encode_document
+    def __call__(self, text: str, *, is_query: bool) -> tuple[np.ndarray, bool]:
+        """The embedding, float32[n], and whether the text was truncated."""
+        encode = self._model.encode_query if is_query else self._model.encode_document
         (vector,) = encode([text], batch_size=1, show_progress_bar=False, convert_to_numpy=True)
-        return vector, self._cuts(text, ("query",) if asks else _PASSAGES)
+        return vector, self._cuts(text, ("query",) if is_query else _PASSAGES)
 
     def _cuts(self, text: str, names: tuple[str, ...]) -> bool:
-        most = self._model.max_seq_length
-        if most is None:
+        """Whether the text with its prompt is longer than max_seq_length. names: of the prompt, in order of preference."""
+        max_length = self._model.max_seq_length
+        if max_length is None:
             return False
         prompt = next((self._model.prompts[name] for name in names if name in self._model.prompts), "")
         ids = self._model.tokenizer((prompt or "") + text, truncation=False, verbose=False)["input_ids"]
-        return len(ids) > most
+        return len(ids) > max_length
 
 
 def _require_own_modules(folder: Path, path: str) -> None:
-    """ModelError for modules that are not the package's own: their code would be the folder's, or anything installed."""
+    """ModelError for modules outside the package sentence_transformers: they would run code of the folder or of any package."""
     try:
         kinds = [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
     except (ValueError, KeyError, TypeError):
@@ -75,5 +77,6 @@ def _require_own_modules(folder: Path, path: str) -> None:
     for kind in kinds:
         if not kind.startswith(_PACKAGE):
             raise ModelError(
-                f"{path} has a module of code of its own, {kind}, which is not run", hint="take another model"
+                f"{path} has the custom module {kind}, whose code tailor does not run",
+                hint="use another model",
             )

@@ -1,4 +1,4 @@
-"""Safetensors files read and written tensor by tensor, so that no more than one tensor is in memory."""
+"""Reads and writes safetensors files one tensor at a time, so that only one tensor is in memory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class Reader:
-    """The tensors of some safetensors files, by name. Use it as a context."""
+    """Reads tensors by name from one or more safetensors files. Use it as a context manager."""
 
     def __init__(self, files: list[Path]) -> None:
         self._stack = ExitStack()
         self.layout: dict[str, list[str]] = {}
-        """File name -> the tensors in it, in their order."""
+        """File name -> names of its tensors, in order."""
         self._stored: dict[str, tuple[Any, Stored]] = {}
         with ExitStack() as opening:
             for path in files:
@@ -47,15 +47,15 @@ class Reader:
                 for name, stored in tensors.items():
                     if stored.dtype not in DTYPES:
                         raise ModelError(
-                            f"{path} stores {name} as {stored.dtype}, which is no precision to merge or average in",
-                            hint="start from the model in 16 or 32 bits",
+                            f"{path}: {name} has the dtype {stored.dtype}, which cannot be merged or averaged",
+                            hint="use the model in 16-bit or 32-bit precision",
                         )
                     self._stored[name] = (file, stored)
             self._stack = opening.pop_all()
 
     @classmethod
     def of_model(cls, folder: Path) -> Reader:
-        """ModelError when a file is missing or damaged."""
+        """Open the weights of a model folder. ModelError when a file is missing or damaged."""
         return cls(weight_files(folder))
 
     def __enter__(self) -> Reader:
@@ -73,10 +73,11 @@ class Reader:
         return iter(self._stored)
 
     def about(self, name: str) -> Stored:
+        """Dtype, shape and byte range of a tensor, from the file header."""
         return self._stored[name][1]
 
     def read(self, name: str) -> torch.Tensor:
-        """A copy of its own: nothing stays mapped."""
+        """Read a tensor into memory (not memory-mapped). ModelError when the file is truncated."""
         file, stored = self._stored[name]
         dtype = DTYPES[stored.dtype]
         if stored.numel == 0:
@@ -84,33 +85,37 @@ class Reader:
         content = bytearray(stored.end - stored.start)
         file.seek(stored.start)
         if file.readinto(content) != len(content):
-            raise ModelError(f"{file.name} ends before {name}", hint="copy the model again")
+            raise ModelError(f"{file.name} is truncated: it ends within {name}", hint="copy the model again")
         return torch.frombuffer(content, dtype=dtype).reshape(stored.shape)
 
     def weights(self) -> int:
-        """How many numbers there are."""
+        """The number of parameters in all files."""
         return sum(stored.numel for _, stored in self._stored.values())
 
 
 class Writer:
-    """Writes one safetensors file. What is in it is told first; the tensors follow in that order."""
+    """Writes one safetensors file. Names, dtypes and shapes are given first; then the tensors are written in that order."""
 
     def __init__(self, path: Path, tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        at = 0
+        offset = 0
         for name, (dtype, shape) in tensors.items():
             size = dtype.itemsize * torch.Size(shape).numel()
-            header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
-            at += size
+            header[name] = {
+                "dtype": NAMES[dtype],
+                "shape": list(shape),
+                "data_offsets": [offset, offset + size],
+            }
+            offset += size
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+        text += b" " * (-len(text) % 8)  # align the tensor data to 8 bytes
         self._expected = dict(tensors)
-        self.bytes = at
+        self.bytes = offset
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """The next tensor."""
+        """Write the next tensor. Its name, dtype and shape must be as announced."""
         following = next(iter(self._expected))
         dtype, shape = self._expected.pop(following)
         assert (name, tensor.dtype, tuple(tensor.shape)) == (following, dtype, tuple(shape)), name
@@ -127,7 +132,7 @@ class Writer:
 
 
 def write_index(folder: Path, layout: dict[str, list[str]], total: int) -> None:
-    """The index of a model of several files; a single file needs none."""
+    """Write the index file of a sharded model; a single file needs none. total: bytes of all tensors."""
     if len(layout) > 1:
         weight_map = {name: file for file, names in layout.items() for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

@@ -1,6 +1,6 @@
-"""Is a merged model the model that was trained? Its logits beside those of base and adapter, on real rows.
+"""Verifies a merge: compares the logits of the merged model with those of base and adapter, on rows of the run.
 
-Both are computed in float32, so that the figures are the merge's alone and not those of an arithmetic.
+Both models compute in float32, so that the differences come from the merge and not from rounding in the forward pass.
 """
 
 from __future__ import annotations
@@ -26,63 +26,63 @@ from tailor.models.load import DTYPES
 
 Check = Literal["logits", "layers"]
 TOLERANCE = 0.001
-"""Mean Kullback-Leibler divergence in nats per token that is allowed, where the adapter does much more than that.
+"""Largest allowed mean KL divergence, in nats per token, for an adapter whose own effect is much larger.
 
-Measured on the quickstart: bfloat16 rounds to 4e-6, and the base before its quantization gives 5e-3.
+Measured on the quickstart: rounding to bfloat16 gives 4e-6; merging into the unquantized base of a QLoRA run gives 5e-3.
 """
 LAYER_TOLERANCE = 0.02
-"""Error of a layer's output that is allowed, as a share of it: rounding to bfloat16 gives 0.002, nf4 0.1."""
+"""Largest allowed relative error of a layer's output. Rounding to bfloat16 gives 0.002, nf4 gives 0.1."""
 SHARE = 0.25
-"""A merge may lose no more of what the adapter does to the logits than this share of its divergence from the base."""
+"""The KL divergence of a merge may be at most this share of the adapter's own KL divergence from the base."""
 NOISE = 1e-6
-"""Divergence that float32 sums in another order can give."""
+"""KL divergence that is always allowed: another order of float32 sums can cause it."""
 ROWS, LENGTH, LAYERS = 8, 128, 16
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and nobody asks why.",
     "Water boils at 100 degrees Celsius at sea level; higher up it boils earlier.",
     "def area(width, height):\n    return width * height\n",
-    "Dear Ms Brown, thank you for your letter of 3 May. We are glad to tell you that",
+    "Hello Ms Brown, thank you for your letter of 3 May. We are glad to inform you that",
 )
-"""Read where no rows of the run are at hand."""
+"""Texts to compare on when the run's tokens are not available."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a merge."""
+    """Measured differences between a merged model and the trained one."""
 
     check: Check
     rows: str
-    """What was read."""
+    """Description of the compared rows."""
     tokens: int = 0
     kl: float = math.nan
-    """Mean divergence of the merged model's next-token distribution from the trained one's, nats per token."""
+    """Mean KL divergence of the merged model's next-token distribution from the trained model's, in nats per token."""
     max_difference: float = math.nan
-    """Of a logit."""
+    """Largest absolute difference of a logit."""
     mean_difference: float = math.nan
     top1: float = math.nan
-    """Share of the positions at which both think the same token the likeliest."""
+    """Share of positions where both models have the same most probable token."""
     adapter_kl: float = math.nan
-    """The same divergence for the base without the adapter: what there is to lose."""
+    """The same KL divergence for the base without the adapter: the adapter's own effect."""
     layer_error: float = math.nan
-    """Largest error of a sampled layer's output, as a share of the output (`layers` only)."""
+    """Largest relative error of a sampled layer's output (`layers` only)."""
 
     def as_dict(self) -> dict[str, Any]:
-        """What was measured."""
-        return {key: value for key, value in vars(self).items() if value == value}  # NaN: not measured
+        """The measured values; those that were not measured (NaN) are left out."""
+        return {key: value for key, value in vars(self).items() if value == value}  # NaN != NaN
 
     def lines(self) -> list[str]:
+        """The result, for the user."""
         if self.check == "layers":
-            return [
-                f"verified on {self.rows}: outputs differ by {self.layer_error:.2e} of their size at most"
-            ]
+            return [f"verified on {self.rows}: largest relative error of an output {self.layer_error:.2e}"]
         line = (
             f"verified on {self.rows}, {self.tokens} tokens: |Δlogit| max {self.max_difference:.2e}, "
-            f"mean {self.mean_difference:.2e}; KL {self.kl:.2e} nats a token "
+            f"mean {self.mean_difference:.2e}; KL {self.kl:.2e} nats per token "
             f"(the adapter's own effect: {self.adapter_kl:.2e}); top-1 agreement {self.top1:.1%}"
         )
         return [line]
 
     def limit(self, tolerance: float | None) -> float:
+        """The largest allowed value of what `check` compares. tolerance: the user's own."""
         if tolerance is not None:
             return tolerance
         if self.check == "layers":
@@ -90,32 +90,35 @@ class Figures:
         return max(NOISE, min(TOLERANCE, SHARE * self.adapter_kl))
 
     def refusal(self, tolerance: float | None) -> str | None:
-        """Why the merge is none; None for a good one."""
+        """Why the merge fails verification; None when it passes."""
         value, limit = (self.layer_error if self.check == "layers" else self.kl), self.limit(tolerance)
         if math.isfinite(value) and value <= limit:
             return None
         if self.check == "layers":
-            return f"a layer's output differs by {value:.2e} of its size from base and adapter as trained (allowed: {limit:.1e})"
+            return f"the relative error of a layer's output, against base and adapter as trained, is {value:.2e} (limit {limit:.1e})"
         return (
-            f"its logits are not those of base and adapter as trained: KL {value:.2e} nats a token (allowed: {limit:.1e}), "
+            f"its logits differ from those of base and adapter as trained: KL {value:.2e} nats per token (limit {limit:.1e}), "
             f"top-1 agreement {self.top1:.1%}, |Δlogit| up to {self.max_difference:.2e}"
         )
 
 
 def require_memory(weights: int, device: torch.device) -> None:
-    """ModelError when a model of so many weights does not fit in float32."""
-    there = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.memory_bytes()
-    if 4.4 * weights > there:
+    """ModelError when a model with this many parameters does not fit into memory in float32 (4 bytes each, plus 10%)."""
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.memory_bytes()
+    if 4.4 * weights > available:
         raise ModelError(
-            f"comparing logits needs {4.4 * weights / 2**30:.1f} GiB of memory, and there are {there / 2**30:.1f} GiB",
-            hint="compare sampled layers in place of the whole model: --verify layers",
+            f"comparing logits needs {4.4 * weights / 2**30:.1f} GiB of memory, but only {available / 2**30:.1f} GiB are available",
+            hint="compare sampled layers instead of the whole model: --verify layers",
         )
 
 
 def by_logits(
     folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
 ) -> Figures:
-    """Compare the merged model in `folder` with base and adapter as trained, by the whole models' logits."""
+    """Compare the logits of the merged model in `folder` with those of base and adapter as trained.
+
+    One model is in memory at a time; the logits of the first are kept on disk.
+    """
     from transformers import AutoModelForCausalLM
 
     from tailor.artifacts.load import load_adapted
@@ -142,7 +145,7 @@ def by_logits(
 
 
 def in_float32(model: Any) -> Any:
-    """The same weights, computed with in float32: a 4-bit layer's are read in its compute type, as in training."""
+    """Convert a model to compute in float32. 4-bit weights are dequantized in their compute dtype, as in training."""
     import bitsandbytes as bnb
 
     for tensor in (*model.parameters(), *model.buffers()):
@@ -150,7 +153,9 @@ def in_float32(model: Any) -> Any:
             tensor.data = tensor.data.float()
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            module.forward = partial(_four_bit_forward, module)  # its own would read them in float32
+            module.forward = partial(
+                _four_bit_forward, module
+            )  # bitsandbytes would dequantize in the dtype of the input, float32
     return model.eval()
 
 
@@ -162,16 +167,19 @@ def _four_bit_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Totals:
+    """Accumulates the differences of logits over rows."""
+
     def __init__(self) -> None:
         self.tokens, self.kl, self.base_kl, self.same, self.sum, self.max = 0, 0.0, 0.0, 0, 0.0, 0.0
         self.numbers = 0
 
     def add_base(self, trained: torch.Tensor, base: torch.Tensor) -> None:
+        """Add one row's logits of the trained model and of the base without adapter, both [T, V]."""
         self.base_kl += _divergence(trained, base)
 
     def add(self, trained: torch.Tensor, merged: torch.Tensor) -> None:
-        """Logits of one row, [T, V]."""
-        difference = (trained - merged).abs()
+        """Add one row's logits of the trained and of the merged model, both [T, V]."""
+        difference = (trained - merged).abs()  # [T, V]
         self.tokens += len(trained)
         self.numbers += difference.numel()
         self.sum += float(difference.double().sum())
@@ -193,21 +201,21 @@ class _Totals:
 
 
 def _divergence(trained: torch.Tensor, other: torch.Tensor) -> float:
-    """Sum over the positions of KL(trained ‖ other), in nats."""
-    p, q = trained.double().log_softmax(-1), other.double().log_softmax(-1)
+    """KL(trained ‖ other) in nats, summed over the positions. Both are logits, [T, V]."""
+    p, q = trained.double().log_softmax(-1), other.double().log_softmax(-1)  # [T, V]
     return float((p.exp() * (p - q)).sum())
 
 
 @torch.no_grad()
 def _logits(model: Any, rows: list[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
-    """Logits of each row alone, float32 [T, V], on the CPU."""
+    """The logits of each row, float32 [T, V] on the CPU. Rows are not batched, so there is no padding."""
     for row in rows:
-        ids = torch.tensor([row], device=device)
+        ids = torch.tensor([row], device=device)  # [1, T]
         yield model(input_ids=ids, use_cache=False).logits[0].float().cpu()
 
 
 def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
-    """Token ids to read: of the run's own data where it is there."""
+    """Token ids to compare on, and their description: rows of the run, or `TEXTS` when its tokens are not available."""
     from tailor.data.token_store import MANIFEST, TokenStore
     from tailor.encode.tokenizer import load_tokenizer
     from tailor.store import Store
@@ -226,13 +234,16 @@ def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
                     f"{len(rows)} {'evaluation' if name == 'evaluation' else 'training'} rows of the run",
                 )
     tokenizer = load_tokenizer(str(folder))
-    return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} made texts"
+    return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} built-in texts"
 
 
 def by_layers(
     folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
 ) -> Figures:
-    """Compare sampled layers alone: PEFT's output of base layer and update beside the merged weight's."""
+    """Compare only sampled layers: the output of the merged weight with that of PEFT's layer.
+
+    Needs the memory of one layer. names: stored name of each weight that has an update.
+    """
 
     modules = sorted(adapter.updates)
     step = max(1, len(modules) // LAYERS)
@@ -258,9 +269,9 @@ def output_error(
     names: dict[str, str],
     device: torch.device,
 ) -> float:
-    """‖merged − trained‖ / ‖trained‖ of a linear layer's output for random inputs, the trained one by PEFT.
+    """The relative error ‖merged − trained‖ / ‖trained‖ of a linear layer's output for random inputs.
 
-    `folder`: the merged model; `names`: the stored name of each weight that has an update.
+    PEFT computes the trained output. folder: the merged model. names: stored name of each weight that has an update.
     """
     name = f"{module}.weight"
     with Reader.of_model(source.base) as reader:
@@ -270,19 +281,19 @@ def output_error(
     if name in adapter.replaced:
         weight = adapter.reader.read(adapter.replaced[name])
     product = adapter.product(module)
-    if product.shape != weight.shape:  # [in, out], or an embedding
+    if product.shape != weight.shape:  # stored as [in, out] (Conv1D), or an embedding
         weight, merged = weight.T.contiguous(), merged.T
     layer = trained_layer(source, adapter, module, weight, device)
-    inputs = torch.randn(INPUTS, weight.shape[1], generator=torch.Generator().manual_seed(0))
-    expected = layer(inputs.to(device)).float().cpu()
-    found = inputs @ merged.T
-    return float((found - expected).norm() / expected.norm())
+    inputs = torch.randn(INPUTS, weight.shape[1], generator=torch.Generator().manual_seed(0))  # [INPUTS, in]
+    expected = layer(inputs.to(device)).float().cpu()  # [INPUTS, out]
+    actual = inputs @ merged.T  # [INPUTS, out]
+    return float((actual - expected).norm() / expected.norm())
 
 
 def trained_layer(
     source: Source, adapter: LoraAdapter, module: str, weight: torch.Tensor, device: torch.device
 ) -> Any:
-    """PEFT's layer with the base's weight [out, in], held as in training, and the adapter's update of `module`."""
+    """A PEFT layer with the base's weight [out, in], in the dtype or quantization of training, and the adapter's update."""
     from peft import LoraConfig, inject_adapter_in_model
 
     update = adapter.updates[module]
@@ -305,7 +316,7 @@ def trained_layer(
 
 
 def _linear(source: Source, weight: torch.Tensor, device: torch.device) -> nn.Module:
-    """A frozen linear layer without bias, in 4 or 8 bits where training held it so."""
+    """A frozen linear layer without bias, quantized as in training. weight: [out, in]."""
     quantize = source.base_record.quantize
     if quantize is None:
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
@@ -328,5 +339,5 @@ def _linear(source: Source, weight: torch.Tensor, device: torch.device) -> nn.Mo
         layer.weight = bnb.nn.Params4bit(
             weight, requires_grad=False, compress_statistics=quantize.double, quant_type=quantize.type
         )
-        layer.support_avx512bf16_for_cpu = False  # it would round the constants
+        layer.support_avx512bf16_for_cpu = False  # that kernel would round the quantization constants
     return layer.to(device)

@@ -1,4 +1,4 @@
-"""`tailor average`: the weighted average of models, of checkpoints or of adapters."""
+"""`tailor average`: write the weighted average of models, checkpoints or adapters."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "parts",
         nargs="+",
         metavar="PART",
-        help="runs, models, adapters, or RUN/checkpoints/step-…; all of one kind",
+        help="run, model, adapter or RUN/checkpoints/step-…; all PARTs must be of the same kind",
     )
-    parser.add_argument("--to", metavar="URL", required=True, help="where the average goes")
+    parser.add_argument("--to", metavar="URL", required=True, help="folder to write the average to")
     parser.add_argument(
         "--weights",
         nargs="+",
         type=number(at_least=0),
         metavar="W",
-        help="one for each; scaled to a sum of 1 (default: equal)",
+        help="one weight per PART, scaled to a sum of 1 (default: equal weights)",
     )
     parser.add_argument(
         "--rank",
         type=whole(1),
         metavar="R",
-        help="reduce an average of adapters to this rank by SVD (default: exact)",
+        help="reduce an average of adapters to rank R by SVD (default: the exact average, of a higher rank)",
     )
 
 
@@ -36,5 +36,5 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.artifacts.average import average
 
     url = average(args.parts, args.to, weights=args.weights, rank=args.rank, say=print)
-    print(f"average in {url}")
+    print(f"average written to {url}")
     return 0

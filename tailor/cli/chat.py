@@ -1,4 +1,4 @@
-"""`tailor chat`: a conversation with a trained model, answer by answer as it is written."""
+"""`tailor chat`: chat with a trained model; answers are printed token by token."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
 
 HELP = (
-    "/reset forgets the conversation, /system TEXT sets the system turn and forgets it (without TEXT there is none), "
-    "/quit ends (so does end of input); Ctrl-C stops an answer"
+    "/reset starts a new conversation, /system TEXT starts one with a new system prompt (no TEXT: without one), "
+    "/help shows this line, /quit or Ctrl-D ends; Ctrl-C stops an answer"
 )
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What tokenizers decode an incomplete UTF-8 character to."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run's folder, or a folder with an adapter or a model")
+    parser.add_argument("run", help="run folder, or folder of an adapter or model")
     parser.add_argument(
         "--base",
         action="store_true",
-        help="let the base answer each prompt too; the conversation goes on from the tuned model's answers",
+        help="print the base model's answer to each prompt too; the conversation continues with the tuned model's",
     )
     add_generation_options(parser)
 
@@ -38,55 +39,55 @@ def execute(args: argparse.Namespace) -> int:
     loaded.require_template()
     if args.base:
         loaded.require_adapter()
-    talking = sys.stdin.isatty()
-    if talking:
+    interactive = sys.stdin.isatty()
+    if interactive:
         print(HELP)
-    first = _system(args.system)
-    messages = list(first)
-    for line in _lines(talking):
+    system_turns = _system(args.system)
+    messages = list(system_turns)
+    for line in _lines(interactive):
         if line == "/quit":
             break
         if line == "/reset":
-            messages = list(first)
+            messages = list(system_turns)
         elif line == "/help":
             print(HELP)
         elif line == "/system" or line.startswith("/system "):
-            first = _system(line.removeprefix("/system").strip())
-            messages = list(first)
+            system_turns = _system(line.removeprefix("/system").strip())
+            messages = list(system_turns)
         elif line.startswith("/") and line[1:].isalpha():
-            print(f"{line} is no command; {HELP}")
+            print(f"{line}: unknown command; {HELP}")
         else:
-            asked = [*messages, {"role": "user", "content": line}]
+            turns = [*messages, {"role": "user", "content": line}]
             if args.base:
                 print("base   ", end="", flush=True)
                 with loaded.without_adapter():
-                    answered = answer(loaded, asked, args) is not None
+                    answered = answer(loaded, turns, args) is not None
                 if not answered:
                     continue
                 print("tuned  ", end="", flush=True)
-            if (text := answer(loaded, asked, args)) is not None:
-                messages = [*asked, {"role": "assistant", "content": text}]
+            if (text := answer(loaded, turns, args)) is not None:
+                messages = [*turns, {"role": "assistant", "content": text}]
     return 0
 
 
 def _system(text: str | None) -> list[dict[str, Any]]:
-    """How every conversation begins."""
+    """The first turns of every conversation: the system prompt, if there is one."""
     return [{"role": "system", "content": text}] if text else []
 
 
 def answer(loaded: Loaded, messages: list[dict[str, Any]], args: argparse.Namespace) -> str | None:
-    """Generate the next turn, print it as it comes, and return it; nothing when there is no room for it."""
+    """Generate the next turn, print it token by token, and return it. None if the context is full."""
     from tailor.evaluate.generation import generate
 
     prompt = loaded.prompt_ids(messages)
-    room = (
+    max_new_tokens = (
         args.max_new_tokens
         if loaded.context is None
         else min(args.max_new_tokens, loaded.context - len(prompt))
     )
-    if room < 1:
+    if max_new_tokens < 1:
         print(
-            f"the conversation has {len(prompt)} tokens and the model takes {loaded.context}; /reset starts anew"
+            f"the conversation has {len(prompt)} tokens, the model's maximum is {loaded.context}; /reset starts a new one"
         )
         return None
     stream = Stream(loaded)
@@ -94,13 +95,13 @@ def answer(loaded: Loaded, messages: list[dict[str, Any]], args: argparse.Namesp
         generate(
             loaded.model,
             [prompt],
-            max_new_tokens=room,
+            max_new_tokens=max_new_tokens,
             stop_ids=loaded.stop_ids,
             batch_size=1,
             pad_id=loaded.pad_id,
             temperature=args.temperature,
             top_p=args.top_p,
-            seed=args.seed + len(messages),  # or the same question would always be answered alike
+            seed=args.seed + len(messages),  # or a repeated question would get the same answer
             on_token=stream.take,
         )
     except KeyboardInterrupt:
@@ -110,7 +111,7 @@ def answer(loaded: Loaded, messages: list[dict[str, Any]], args: argparse.Namesp
 
 
 class Stream:
-    """Prints text as its tokens come. A character of several tokens waits for the last of them."""
+    """Prints text token by token. A character of several tokens is printed with its last token."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._tokenizer, self._stops = loaded.tokenizer, set(loaded.stop_ids)
@@ -125,11 +126,11 @@ class Stream:
             self._show(end="")
 
     def end(self) -> None:
-        """Print what still waits, and end the line."""
+        """Print the remaining text, and end the line."""
         self._show(end="\n")
 
     def _decoded(self) -> str:
-        # The space that a template puts before an answer is the template's: it writes its own in the next turn.
+        # A leading space belongs to the chat template, which adds it again when it renders the next turn.
         return self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
 
     def _show(self, *, end: str) -> None:
@@ -138,18 +139,18 @@ class Stream:
         self.text = text
 
 
-def _lines(talking: bool) -> Iterator[str]:
-    """The user's turns: one per line, empty ones left out."""
-    if talking:
+def _lines(interactive: bool) -> Iterator[str]:
+    """The user's turns: one per line, empty lines skipped."""
+    if interactive:
         import contextlib
 
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  input() takes its line editing from it
+            import readline  # noqa: F401  gives input() line editing
     while True:
         try:
-            line = input("› " if talking else "").strip()
+            line = input("› " if interactive else "").strip()
         except EOFError:
-            if talking:
+            if interactive:
                 print()
             return
         if line:

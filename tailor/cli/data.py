@@ -1,4 +1,4 @@
-"""`tailor data report` and `tailor data preview`: what the data is, and what the model learns of it."""
+"""`tailor data report` and `tailor data preview`: statistics of the data, and which tokens are supervised."""
 
 from __future__ import annotations
 
@@ -20,14 +20,27 @@ BAR = 40
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("report", "preview"), help="counts and lengths, or rows as tokens")
-    parser.add_argument("recipe", help="the recipe's file")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as data.max_length=4096"
+        "what",
+        choices=("report", "preview"),
+        help="report: counts, lengths and dropped rows; preview: rows as the model sees them, supervised tokens marked",
     )
-    parser.add_argument("--rows", type=whole(1), default=3, metavar="N", help="preview: rows per source (3)")
+    parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
-        "--split", choices=("train", "evaluation"), default="train", help="preview: which rows (train)"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to change, such as data.max_length=4096",
+    )
+    parser.add_argument(
+        "--rows", type=whole(1), default=3, metavar="N", help="preview: rows per source (default 3)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "evaluation"),
+        default="train",
+        help="preview: split to show (default: train)",
     )
 
 
@@ -76,7 +89,7 @@ def report(recipe: Any, console: Console) -> int:
     if template is not None:
         ends = " or ".join(template.get("end_of_turn") or map(str, template["end_of_turn_ids"]))
         console.print(f"chat template   {template['name']}, end of turn {ends}")
-    console.print(f"tokens          {prepared.tokens.url}{' (there already)' if prepared.reused else ''}")
+    console.print(f"tokens          {prepared.tokens.url}{' (prepared before)' if prepared.reused else ''}")
     check_budget(counts, recipe.data.budget)
     return 0
 
@@ -84,9 +97,9 @@ def report(recipe: Any, console: Console) -> int:
 def _source(source: dict[str, Any]) -> Text:
     from rich.text import Text
 
-    guessed = " (recognized)" if source["format_guessed"] else ""
+    detected = " (detected)" if source["format_guessed"] else ""
     text = Text.assemble((f"data.{source['split']}[{source['index']}] {source['path']}", "bold"), "\n")
-    text.append(f"  format        {source['format']}{guessed}\n")
+    text.append(f"  format        {source['format']}{detected}\n")
     text.append(f"  rows          {source['rows']:,} read, {source['kept']:,} kept")
     text.append(f", {source['held_out']:,} held out for evaluation\n" if source["held_out"] else "\n")
     for kind, style in (("unreadable", "red"), ("dropped", "yellow")):
@@ -97,23 +110,23 @@ def _source(source: dict[str, Any]) -> Text:
     if source["truncated"]:
         cut, before = source["supervised_tokens_cut"], source["prompt_tokens_cut"]
         text.append(
-            f"  truncated     {source['truncated']:,} rows, {cut:,} supervised tokens lost"
-            + (f", {before:,} of prompts\n" if before else "\n"),
+            f"  truncated     {source['truncated']:,} rows, {cut:,} supervised tokens cut"
+            + (f", {before:,} prompt tokens cut\n" if before else "\n"),
             "yellow",
         )
     if source["chunked"]:
-        left = source.get("pieces_left_out", 0)
+        dropped = source.get("pieces_left_out", 0)
         text.append(
-            f"  chunked       {source['chunked']:,} rows into {source['pieces']:,} pieces"
-            + (f"; {left:,} more had nothing to supervise\n" if left else "\n")
+            f"  chunked       {source['chunked']:,} rows into {source['pieces']:,} chunks"
+            + (f"; {dropped:,} more dropped: no supervised token\n" if dropped else "\n")
         )
     if source.get("retrieved"):
         over, lost = source["tokens_passed_over"], source["supervised_tokens_cut"]
-        text.append(f"  retrieved     passages of {source['retrieved']:,} rows, {over:,} tokens passed over")
-        text.append(f", {lost:,} supervised lost\n" if lost else "\n")
+        text.append(f"  retrieved     passages of {source['retrieved']:,} rows, {over:,} tokens not selected")
+        text.append(f", {lost:,} supervised tokens cut\n" if lost else "\n")
     if source["split_conversations"]:
         text.append(
-            f"  split         {source['split_conversations']:,} conversations, for the template rewrites earlier turns\n"
+            f"  split         {source['split_conversations']:,} conversations, because the chat template rewrites earlier turns\n"
         )
     for what, loss in source.get("changes", {}).items():
         text.append(f"  changed       {loss['count']:,} rows: {what} (first {loss['first'][0]})\n", "yellow")
@@ -182,7 +195,7 @@ def _colored(pieces: list[Piece]) -> Text:
     text = Text()
     for piece in pieces:
         styles = [
-            style for style, is_so in (("green", piece.supervised), ("reverse", piece.special)) if is_so
+            style for style, applies in (("green", piece.supervised), ("reverse", piece.special)) if applies
         ]
         styles = ["strike", "red"] if piece.cut else styles
         text.append(piece.text.replace("\n", "↵\n"), style=" ".join(styles) or "dim")
@@ -190,7 +203,7 @@ def _colored(pieces: list[Piece]) -> Text:
 
 
 def _marked(pieces: list[Piece]) -> str:
-    """The same without color: marks open and close around runs of supervised and of cut tokens."""
+    """The same without color: «» around supervised tokens, ~~ around cut ones."""
     marked, state = "", ("", "")
     for piece in pieces:
         now = ("~~", "~~") if piece.cut else ("«", "»") if piece.supervised else ("", "")

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live display on a terminal, plain lines elsewhere."""
+"""The display of a run in progress: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 PLAIN_SECONDS = 10.0
-"""Longest wait between two lines of training where there is no terminal."""
+"""Maximum time between two training lines without a terminal."""
 EVALUATION_SECONDS = 5.0
-"""Shortest wait between two lines of evaluation."""
+"""Minimum time between two evaluation lines."""
 SHOWN_STEPS = 300
-"""Newest steps in the line of losses."""
+"""Number of newest steps in the sparkline of losses."""
 SPEED_STEPS = 20
 """Steps over which the remaining time is averaged."""
-TOLD_FROM_NONE = (
-    "no query had a passage to be told from, so it learned nothing of them: the texts may be cut to equal ones "
-    "(data.max_length), or method.mask_duplicates or false_negative_margin leave all others out"
+NO_NEGATIVES = (
+    "no query had a negative passage, so the contrastive loss is 0 and trains nothing: the texts may be equal after "
+    "truncation (data.max_length), or method.mask_duplicates or method.false_negative_margin excludes all other passages"
 )
 
 
 class Progress:
-    """Where training stands, from its records."""
+    """The state of training, from its metric records."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -64,7 +64,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """None before the second step: the first one warms up."""
+        """Seconds until the last step. None before the second step: the first one includes warm-up."""
         recent = list(self._recent)  # a copy: the display's own thread reads while training writes
         recent = recent[1:] if self.step - self.first_step <= SPEED_STEPS else recent
         if not recent:
@@ -79,24 +79,24 @@ class Progress:
         parts.append(f"{number(last['tokens_per_second'])} tok/s")
         if last.get("peak_memory_bytes"):
             parts.append(size(last["peak_memory_bytes"]))
-        if (left := self.seconds_left) is not None and self.step < self.steps:
-            parts.append(f"{duration(left)} left")
+        if (remaining := self.seconds_left) is not None and self.step < self.steps:
+            parts.append(f"{duration(remaining)} left")
         return parts
 
 
 class _Console(Console):
-    """A console whose reader may go away (`| head`): the run goes on unseen."""
+    """A console that keeps the run alive when the reader of the pipe exits (`tailor run … | head`)."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        self.file = open(os.devnull, "w")  # noqa: SIM115 - it lives as long as the process
+        self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
 
 
 class Display(display.Display):
     """Shows a run. Use it as a context; its methods are called from one thread at a time."""
 
     def __init__(self, *, stream: Any = None, plain: bool = False) -> None:
-        """`plain`: lines, also on a terminal or in a notebook."""
+        """plain: print lines, even on a terminal or in a notebook."""
         self.console = _Console(
             file=stream or sys.stdout,
             highlight=False,
@@ -112,7 +112,7 @@ class Display(display.Display):
         self._printed = time.monotonic()
         self._printed_step = 0
         self._evaluated = -EVALUATION_SECONDS
-        self._told_from_none = False
+        self._warned_no_negatives = False
 
     def __enter__(self) -> Display:
         if self.console.is_terminal and not self.console.is_dumb_terminal:
@@ -130,16 +130,16 @@ class Display(display.Display):
             self._live = None
 
     def doing(self, what: str) -> None:
-        """What goes on now: shown until the next call or line."""
+        """Show the current activity until the next call or line."""
         self._now, self._since = what, time.monotonic()
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._now = ""
         self.console.print(Text(text))
 
     def preparing(self, progress: Any) -> None:
-        """How far preparation is (`tailor.encode.prepare.Progress`)."""
+        """Show the progress of preparation (`tailor.encode.prepare.Progress`)."""
         share = progress.bytes / progress.total_bytes if progress.total_bytes else 1.0
         self._now = f"preparing data: {share:.0%}, {number(progress.rows)} rows"
         if self._live is None and time.monotonic() - self._printed >= PLAIN_SECONDS:
@@ -147,26 +147,26 @@ class Display(display.Display):
             self.console.print(self._now)
 
     def evaluating(self, done: int, total: int, seconds_left: float | None) -> None:
-        """How many rows of an evaluation are done; the time left is not known at first."""
+        """Show how many rows of an evaluation are done. seconds_left: None while it is not known."""
         self._counting("evaluating", done, total, seconds_left)
 
     def embedding(self, done: int, total: int, seconds_left: float | None) -> None:
-        """The same of texts that are embedded."""
+        """Show how many texts are embedded."""
         self._counting("embedding", done, total, seconds_left)
 
     def _counting(self, what: str, done: int, total: int, seconds_left: float | None) -> None:
-        left = f", {duration(seconds_left)} left" if seconds_left is not None else ""
-        self._now = f"{what}: {done:,} of {total:,} rows{left}"
+        remaining = f", {duration(seconds_left)} left" if seconds_left is not None else ""
+        self._now = f"{what}: {done:,} of {total:,} rows{remaining}"
         if self._live is None and time.monotonic() - self._printed >= PLAIN_SECONDS:
             self._printed = time.monotonic()
             self.console.print(self._now)
 
     def training(self, steps: int, step: int) -> None:
-        """Training goes from `step` to `steps`."""
+        """Training starts after `step` and ends at `steps`."""
         self.progress.start(steps, step)
 
     def record(self, record: Record) -> None:
-        """One metric record of rank 0."""
+        """Show one metric record of rank 0."""
         self.progress.take(record)
         match record["kind"]:
             case "status":
@@ -175,9 +175,9 @@ class Display(display.Display):
                 self._now = ""
                 if self._live is None:
                     self._plain_step()
-                if record.get("without_negatives") == 1 and not self._told_from_none:
-                    self._told_from_none = True
-                    self.line(f"step {record['step']}: {TOLD_FROM_NONE}")
+                if record.get("without_negatives") == 1 and not self._warned_no_negatives:
+                    self._warned_no_negatives = True
+                    self.line(f"step {record['step']}: {NO_NEGATIVES}")
             case "evaluation":
                 self._evaluation(record)
             case "retrieval":
@@ -191,7 +191,7 @@ class Display(display.Display):
                 )
 
     def _evaluation(self, record: Record) -> None:
-        """A line, unless there was one a moment ago. The last one is always shown."""
+        """Print an evaluation, at most one per EVALUATION_SECONDS. The last one is always printed."""
         if time.monotonic() - self._evaluated < EVALUATION_SECONDS and record["step"] != self.progress.steps:
             return
         self._evaluated = time.monotonic()
@@ -199,7 +199,7 @@ class Display(display.Display):
         self.line(f"step {record['step']}: {figures}")
 
     def _plain_step(self) -> None:
-        """A line for the first step, the last, each tenth of the way, and at least every few seconds."""
+        """Print the first step, the last one, each tenth of all steps, and one at least every PLAIN_SECONDS."""
         progress = self.progress
         tenth = max(1, progress.steps // 10)
         due = (

@@ -1,4 +1,4 @@
-"""`tailor embed`: the texts of a file as embeddings, in Parquet."""
+"""`tailor embed`: write the embeddings of a file's texts to a Parquet file."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from tailor.quiet import quiet
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run that trained embeddings, or the folder of its adapter or model")
     parser.add_argument(
-        "input", help="JSONL, JSON, Parquet, CSV or text, on any fsspec URL, or a folder of them"
+        "run", help="run folder of a model that makes embeddings, or folder of its adapter or model"
     )
-    parser.add_argument("output", help="the Parquet file to write, on any fsspec URL")
+    parser.add_argument(
+        "input", help="JSONL, JSON, Parquet, CSV or text file, or a folder of them; any fsspec URL"
+    )
+    parser.add_argument("output", help="Parquet file to write; any fsspec URL")
     parser.add_argument(
         "--column",
         action="append",
         metavar="NAME",
-        help="where the text stands (default: text); given several times, the texts are joined by a space",
+        help="column with the text (default: text); with several --column options the texts are joined by a space",
     )
     parser.add_argument(
         "--keep",
         action="append",
         default=[],
         metavar="NAME",
-        help="a column that the output has too, such as an id",
+        help="column to copy to the output, such as an id; may be repeated",
     )
-    parser.add_argument("--instruction", metavar="TEXT", help="before every text")
+    parser.add_argument("--instruction", metavar="TEXT", help="instruction to put before every text")
     parser.add_argument(
         "--dimension",
         type=whole(1),
         metavar="N",
-        help="the first N numbers, for models trained with method.matryoshka",
+        help="keep only the first N dimensions, for models trained with method.matryoshka",
     )
     parser.add_argument(
         "--workers",
         type=whole(1),
         metavar="N",
-        help="Ray workers that share the rows (default: one per GPU, else this process)",
+        help="number of Ray workers (default: one per GPU; without a GPU, this process)",
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="let Ray, transformers and the others print too"
+        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
     )
 
 
@@ -69,9 +71,12 @@ def execute(args: argparse.Namespace) -> int:
                 args.run, request, args.output, display, workers=args.workers, verbose=args.verbose
             )
     except KeyboardInterrupt:
-        print("tailor: interrupted; the same command goes on from the rows that are done", file=sys.stderr)
+        print(
+            "tailor: interrupted; run the same command again to continue after the finished rows",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     if outcome.truncated:
-        print(f"{outcome.truncated:,} texts were longer than the model reads; their ends were left out")
-    print(f"{outcome.rows:,} embeddings in {shown_path(outcome.url)}")
+        print(f"{outcome.truncated:,} texts were longer than the model's maximum length and were truncated")
+    print(f"{outcome.rows:,} embeddings written to {shown_path(outcome.url)}")
     return 0

@@ -1,4 +1,4 @@
-"""`tailor evaluate`: a trained model measured, beside its base."""
+"""`tailor evaluate`: evaluate a trained model and compare it with its base."""
 
 from __future__ import annotations
 
@@ -24,22 +24,32 @@ SAMPLES = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run's folder, or a folder with an adapter or a model")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as limit=50")
+    parser.add_argument("run", help="run folder, or folder of an adapter or model")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="evaluation keys to change, such as limit=50",
+    )
     parser.add_argument(
         "--with",
         dest="file",
         metavar="FILE",
-        help="the evaluation file (default: evaluate.final of the run's recipe, else perplexity, exact match and F1)",
+        help="evaluation file (default: evaluate.final of the run's recipe, else perplexity, exact match and F1)",
     )
     parser.add_argument(
-        "--to", metavar="FOLDER", help="where the results go (default: the run's evaluation/NAME)"
+        "--to", metavar="FOLDER", help="folder for the results (default: RUN/evaluation/NAME)"
     )
     parser.add_argument(
-        "--samples", type=whole(0), default=SAMPLES, metavar="N", help=f"answers to show (default {SAMPLES})"
+        "--samples",
+        type=whole(0),
+        default=SAMPLES,
+        metavar="N",
+        help=f"number of answers to print (default {SAMPLES})",
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="let Ray, transformers and the others print too"
+        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
     )
 
 
@@ -55,7 +65,10 @@ def execute(args: argparse.Namespace) -> int:
         with display:
             outcome = evaluate(args.run, suite, display, name=name, to=args.to, verbose=args.verbose)
     except KeyboardInterrupt:
-        print("tailor: interrupted; the same command goes on from the batches that are done", file=sys.stderr)
+        print(
+            "tailor: interrupted; run the same command again to continue after the finished batches",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     show(outcome.folder, outcome.results, display.console, args.samples)
     outcome.require()
@@ -63,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation, str]:
-    """The evaluation to make, and its name where it gives none."""
+    """The evaluation to run, and its default name."""
     from tailor.spec.load import load_evaluation, load_recipe, with_overrides
     from tailor.store import Store
 
@@ -75,12 +88,12 @@ def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation
         if own.final is not None:
             return with_overrides(own.final, f"{run}/{RECIPE}", overrides), "final"
         if own.generation is not None:
-            return _as_long_as(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
+            return _like_the_run(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
     return with_overrides(None, "evaluation", overrides), DEFAULT_NAME
 
 
-def _as_long_as(generation: Generation, suite: Evaluation) -> Evaluation:
-    """Answers as long as those that the run generated itself, and as many, where nothing else is asked for."""
+def _like_the_run(generation: Generation, suite: Evaluation) -> Evaluation:
+    """Set max_new_tokens and limit to those of the run's own `evaluate.generation`, unless the user sets them."""
     if "max_new_tokens" not in suite.decoding.model_fields_set:
         decoding = suite.decoding.model_copy(update={"max_new_tokens": generation.max_new_tokens})
         suite = suite.model_copy(update={"decoding": decoding})
@@ -90,7 +103,7 @@ def _as_long_as(generation: Generation, suite: Evaluation) -> Evaluation:
 
 
 def show(folder: Store, results: dict[str, Any], console: Console, samples: int) -> None:
-    """The table of figures, some answers, and where the rest lies."""
+    """Print the table of figures, some answers, and the folder of the results."""
     from rich.text import Text
 
     from tailor.cli.show import shown_path
@@ -113,24 +126,32 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         used = max((rows.get(part, 0) for part in ("passages", "answers")), default=0)
         console.print(Text.assemble(("rows            ", "bold"), f"{used:,} of {rows['available']:,}"))
     if rows["cut"]:
-        console.print(Text(f"{rows['cut']:,} rows were cut by on_long: chunk, and not answered", "yellow"))
+        console.print(
+            Text(f"{rows['cut']:,} rows were split by data.on_long: chunk and have no answer", "yellow")
+        )
     if rows.get("short"):
         console.print(
-            Text(f"{rows['short']:,} texts are shorter than the longest length, and not read", "yellow")
+            Text(
+                f"{rows['short']:,} texts are shorter than the longest evaluated length and were skipped",
+                "yellow",
+            )
         )
     if "corpus" in rows:
-        blank = f", {rows['blank']:,} of them without text" if rows["blank"] else ""
+        blank = f", {rows['blank']:,} of them empty" if rows["blank"] else ""
         console.print(Text.assemble(("corpus          ", "bold"), f"{rows['corpus']:,} passages{blank}"))
         for model, count in rows["truncated"].items():
             if count:
                 console.print(
-                    Text(f"{model}: {count:,} texts were longer than it reads, and were cut", "yellow")
+                    Text(
+                        f"{model}: {count:,} texts were longer than its maximum length and were truncated",
+                        "yellow",
+                    )
                 )
     console.print(Text.assemble(("results         ", "bold"), shown_path(folder.url)))
 
 
 def figures(results: dict[str, Any]) -> Any:
-    """The figures as a table, a line each however wide."""
+    """The figures as a table, one line per figure, never wrapped."""
     from rich.text import Text
 
     from tailor.runs import evaluations
@@ -145,7 +166,9 @@ def figures(results: dict[str, Any]) -> Any:
 
 
 def sample_table(folder: Store, results: dict[str, Any], kind: str, file: str, count: int) -> Any:
-    """The first rows of a file: questions with every model's answer, or queries with the best passage found. Of facts all."""
+    """A table of the first `count` rows of a result file (of `facts`, of all rows): questions with every model's
+    answer, or queries with the best passage found.
+    """
     from tailor.runs import evaluations
 
     rows = evaluations.rows(folder, file, None if kind == "facts" else count)
@@ -174,7 +197,7 @@ def _searches(rows: list[dict[str, Any]], models: list[str]) -> Any:
 
 
 def _answers(rows: list[dict[str, Any]], models: list[str], kind: str) -> Any:
-    """Questions with every model's answer, and the reference, or the facts and which of them the first model states."""
+    """Questions with every model's answer and the reference, or the facts and whether the first model states them."""
     from rich.table import Table
     from rich.text import Text
 
@@ -191,11 +214,11 @@ def _answers(rows: list[dict[str, Any]], models: list[str], kind: str) -> Any:
             cells.append(Text(one_line(mine["answer"]), "green" if right else "red"))
         if kind == "facts":
             marks = row["models"][models[0]]["found"]
-            told = (
+            fact_lines = (
                 f"{'✓' if found else '✗'} {' / '.join(ways)}"
                 for found, ways in zip(marks, row["facts"], strict=True)
             )
-            cells.append(Text("\n".join(told)))
+            cells.append(Text("\n".join(fact_lines)))
         else:
             cells.append(Text(one_line(row["reference"])))
         table.add_row(*cells)

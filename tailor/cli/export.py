@@ -1,4 +1,4 @@
-"""`tailor export`: a folder for Hugging Face, sentence-transformers or Ollama, with a model card."""
+"""`tailor export`: write a model folder for Hugging Face, sentence-transformers or Ollama, with a model card."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a finished run's folder, or a checkpoint of a run")
-    parser.add_argument("--to", metavar="URL", required=True, help="where the folder goes")
+    parser.add_argument("run", help="folder of a finished run, or RUN/checkpoints/step-…")
+    parser.add_argument("--to", metavar="URL", required=True, help="folder to write")
     parser.add_argument(
         "--as",
         dest="form",
@@ -24,33 +24,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"the layout: {', '.join(EXPORT_FORMS.names())} (default: huggingface)",
     )
     parser.add_argument(
-        "--query-instruction", metavar="TEXT", help="of the prompt `query`, for sentence-transformers"
+        "--query-instruction",
+        metavar="TEXT",
+        help="instruction of the prompt `query`, for sentence-transformers",
     )
     add_export_options(parser)
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """What `export` and `push` share."""
+    """Add the options that `export` and `push` have in common."""
     parser.add_argument(
         "--weights",
         choices=("adapter", "merged", "model"),
-        help="the adapter, merged into its base, or a whole model (default: as trained; merged for "
-        "a layout of whole models)",
+        help="adapter: the adapter alone; merged: the adapter merged into its base; model: a fully trained model "
+        "(default: as trained; merged if the layout has no adapters)",
     )
     parser.add_argument(
-        "--base-id", metavar="ID", help="the base's id on the hub, where the run knows only a folder"
+        "--base-id", metavar="ID", help="hub id of the base model, if the run was trained from a local folder"
     )
-    parser.add_argument("--name", help="the model's name in its card (default: the run's)")
+    parser.add_argument("--name", help="name of the model in its card (default: the name of the run)")
     add_merge_options(parser)
 
 
 def request(args: argparse.Namespace, form: str) -> Request:
-    """What the options ask for."""
+    """The export request that the options describe."""
     from tailor.artifacts.merge import Settings
     from tailor.export.request import Request
 
     merging = Settings(args.onto, args.dtype, args.tolerance, args.verify)
-    query = getattr(args, "query_instruction", None)  # of `export` alone
+    query = getattr(args, "query_instruction", None)  # only `export` has it
     return Request(form, args.weights, args.base, args.base_id, merging, args.name, query)
 
 
@@ -60,7 +62,7 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.export.folder import export
 
     url = export(args.run, args.to, request(args, args.form), say=lambda line: print(line, flush=True))
-    print(f"{args.form} folder in {url}")
+    print(f"{args.form} folder written to {url}")
     if (next_step := form.next_step(url)) is not None:
         print(f"next            {next_step}")
     return 0

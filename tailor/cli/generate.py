@@ -1,4 +1,4 @@
-"""`tailor generate`: answers of a trained model, to prompts or to a file of them."""
+"""`tailor generate`: generate answers to prompts, given as options or in a file."""
 
 from __future__ import annotations
 
@@ -22,49 +22,53 @@ Row = dict[str, Any]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run's folder, or a folder with an adapter or a model")
+    parser.add_argument("run", help="run folder, or folder of an adapter or model")
     what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", action="append", metavar="TEXT", help="prompt to answer; may be repeated")
     what.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="a question; may be given several times"
-    )
-    what.add_argument(
-        "--input", metavar="FILE", help="JSON lines with `messages` or `prompt`, on any fsspec URL"
+        "--input", metavar="FILE", help="JSONL file whose rows have `messages` or `prompt`; any fsspec URL"
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="where the rows go, with their `answer` (default: stdout)"
+        "--output", metavar="FILE", help="file to write the rows to, each with its `answer` (default: stdout)"
     )
     parser.add_argument(
-        "--plain", action="store_true", help="go on from the prompt as plain text, without a chat template"
+        "--plain", action="store_true", help="continue the prompt as plain text, without a chat template"
     )
     add_generation_options(parser)
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
-    """What `generate` and `chat` share."""
-    parser.add_argument("--system", metavar="TEXT", help="system turn before each conversation")
+    """Add the options that `generate` and `chat` have in common."""
+    parser.add_argument("--system", metavar="TEXT", help="system prompt of each conversation")
     parser.add_argument(
-        "--max-new-tokens", type=whole(1), default=256, metavar="N", help="longest answer (default 256)"
+        "--max-new-tokens",
+        type=whole(1),
+        default=256,
+        metavar="N",
+        help="maximum length of an answer (default 256)",
     )
     parser.add_argument(
         "--temperature",
         type=number(at_least=0),
         default=0.0,
         metavar="T",
-        help="0 takes the likeliest token (default), 1 draws as trained",
+        help="sampling temperature (default 0: greedy decoding)",
     )
     parser.add_argument(
         "--top-p",
         type=number(over=0, at_most=1),
         default=1.0,
         metavar="P",
-        help="draw among the likeliest tokens of this mass",
+        help="nucleus sampling: sample from the most likely tokens of total probability P (default 1)",
     )
-    parser.add_argument("--seed", type=whole(0), default=0, help="decides the draws (default 0)")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="random seed of sampling (default 0)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
     if args.prompt and not all(args.prompt):
-        raise DataError("a prompt is empty", hint="give --prompt a text")
+        raise DataError("--prompt: the text is empty", hint="give each --prompt a text")
     rows = [{"prompt": text} for text in args.prompt] if args.prompt else read_rows(args.input)
     if args.output is not None:
         _check_output(args.output)
@@ -96,23 +100,23 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def read_rows(file: str) -> list[Row]:
-    """Rows of a JSON-lines file. DataError names the first line that cannot be used."""
+    """Read the rows of a JSONL file. DataError names the first line that cannot be used."""
     folder, name = _split(file)
     if not name or (folder.exists(name) and not folder.is_file(name)):
-        raise DataError(f"--input {file} is a folder", hint="name a file of JSON lines in it")
+        raise DataError(f"--input {file} is a folder", hint="name a JSONL file in it")
     rows = []
-    for at, line in enumerate(folder.read_text(name).split("\n"), start=1):
+    for line_number, line in enumerate(folder.read_text(name).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{file}:{at}: not valid JSON ({error})") from None
+            raise DataError(f"{file}:{line_number}: not valid JSON ({error})") from None
         try:
             conversation(row)
         except RowError as error:
             raise DataError(
-                f"{file}:{at}: {error.detail or error.reason}",
+                f"{file}:{line_number}: {error.detail or error.reason}",
                 hint="give each row a `prompt` (a text) or `messages`, as in training data",
             ) from None
         rows.append(row)
@@ -122,7 +126,7 @@ def read_rows(file: str) -> list[Row]:
 
 
 def conversation(row: Any) -> Chat:
-    """A row's conversation up to where the model answers. RowError when it has none."""
+    """A row's conversation without the last assistant turns. RowError if the row has none."""
     if isinstance(row, dict) and isinstance(row.get("prompt"), str):
         return Chat([{"role": "user", "content": row["prompt"]}], None)
     chat = MESSAGES.record(row, {})
@@ -137,7 +141,7 @@ def _ids(loaded: Loaded, row: Row, args: argparse.Namespace) -> list[int]:
     if args.plain:
         if "prompt" not in row:
             raise DataError(
-                "--plain goes on from a `prompt`, and a row has `messages`", hint="leave --plain out"
+                "--plain continues a `prompt`, but a row has `messages`", hint="leave --plain out"
             )
         return loaded.tokenizer.encode_prompt(row["prompt"])
     chat = conversation(row)
@@ -151,10 +155,10 @@ def _split(file: str) -> tuple[Store, str]:
 
 
 def _check_output(file: str) -> None:
-    """StoreError when there is no room for the file, before minutes of answering."""
+    """StoreError if the output cannot be a file, before minutes of generation."""
     folder, name = _split(file)
     if folder.is_file() or not name or (folder.exists(name) and not folder.is_file(name)):
-        raise StoreError(f"--output {file} is no place for a file", hint="name a file in a folder")
+        raise StoreError(f"--output {file} cannot be written as a file", hint="name a new file in a folder")
 
 
 def _write(output: str | None, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`tailor init`: a first recipe to edit."""
+"""`tailor init`: write a starter recipe to edit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tailor.layout import RECIPE
 from tailor.spec.reading.source import scalar
 
 STARTER = """\
-# A LoRA fine-tuning run. Check it with `tailor validate {file}`, start it with `tailor run {file}`.
+# A LoRA fine-tuning run. Check it with `tailor validate {file}`, train it with `tailor run {file}`.
 # Any key can be set on the command line too: tailor run {file} optim.learning_rate=1e-4
 # For completion in an editor: tailor schema > recipe.schema.json
 # yaml-language-server: $schema=recipe.schema.json
@@ -26,14 +26,14 @@ model:
 data:
   train:
     - path: {data}  # .jsonl, .json, .parquet, .csv, .txt; a folder, a glob, s3://…, or hf://owner/dataset
-      # columns: {{prompt: question, response: answer}}  # where the format's fields stand in your rows
-  holdout: 0.05  # share of the rows kept for evaluation
+      # columns: {{prompt: question, response: answer}}  # your column names, if they differ
+  holdout: 0.05  # fraction of the rows held out for evaluation
   max_length: 2048  # in tokens
   # template: chatml  # for a base model without a chat template; `tailor init --templates` lists the built-in ones
 
 method:
   name: sft
-  train_on: assistant  # learn what the assistant says, not what it is asked
+  train_on: assistant  # the loss covers the assistant's turns only
 
 optim:
   learning_rate: 2e-4  # usual: 1e-4 to 3e-4 for LoRA, 5e-6 to 5e-5 without an adapter
@@ -42,7 +42,7 @@ optim:
 
 train:
   epochs: 1
-  batch_size: 8  # over all workers: the curve stays the same on other hardware
+  batch_size: 8  # over all workers, so the number of GPUs does not change the loss curve
 
 scale:
   workers: 1
@@ -57,10 +57,12 @@ evaluate:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", default=RECIPE, help="file to write (recipe.yaml)")
-    parser.add_argument("--model", default="path/to/model", help="the base model's folder or hub id")
-    parser.add_argument("--data", default="path/to/rows.jsonl", help="rows to train on")
-    parser.add_argument("--templates", action="store_true", help="list the built-in chat templates")
+    parser.add_argument("path", nargs="?", default=RECIPE, help="file to write (default: recipe.yaml)")
+    parser.add_argument("--model", default="path/to/model", help="folder or hub id of the base model")
+    parser.add_argument("--data", default="path/to/rows.jsonl", help="training data")
+    parser.add_argument(
+        "--templates", action="store_true", help="list the built-in chat templates, and write nothing"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -76,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
     run = _quoted(f"runs/{path.stem}")
     text = STARTER.format(file=args.path, model=_quoted(args.model), data=_quoted(args.data), run=run)
     if path.exists():
-        raise StoreError(f"{path} is there already", hint="name another file, or remove it")
+        raise StoreError(f"{path} exists already", hint="name another file, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -87,7 +89,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _quoted(text: str) -> str:
-    """The text as a YAML value."""
+    """The text as a YAML scalar, quoted if YAML would read it as something else."""
     plain = text and isinstance(scalar(text), str) and text[0] not in "!&*-?|>%@`\"'#{}[],:= "
     return (
         text if plain and ": " not in text and " #" not in text and text == text.strip() else json.dumps(text)

@@ -1,4 +1,4 @@
-"""`tailor jobs`: the jobs of a Ray cluster. List them, follow one, or stop it with a checkpoint."""
+"""`tailor jobs`: list the jobs of a Ray cluster, follow one, or stop one after a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tailor.errors import ScaleError
 if TYPE_CHECKING:
     from tailor.onray.jobs import Job, Jobs
 
-COLOURS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "pending": ""}
+COLORS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "pending": ""}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         choices=("list", "logs", "stop"),
-        help="all jobs; a job's log until its end, with its exit code; or the end of a job, with a checkpoint",
+        help="list: all jobs; logs: follow a job's log and exit with its code; stop: save a checkpoint and stop a job",
     )
-    parser.add_argument("job", nargs="?", metavar="JOB", help="the job's name, for logs and stop")
+    parser.add_argument("job", nargs="?", metavar="JOB", help="name of the job, for logs and stop")
     add_address(parser)
 
 
@@ -31,15 +31,15 @@ def add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         metavar="URL",
-        help="the cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+        help="URL of the Ray dashboard (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
     if (args.what == "list") != (args.job is None):
         raise ScaleError(
-            f"`tailor jobs {args.what}` takes {'no' if args.what == 'list' else 'the name of a'} job",
-            hint="`tailor jobs list`, `tailor jobs logs JOB` or `tailor jobs stop JOB`",
+            f"`tailor jobs {args.what}` takes {'no job name' if args.what == 'list' else 'the name of a job'}",
+            hint="use `tailor jobs list`, `tailor jobs logs JOB` or `tailor jobs stop JOB`",
         )
     from tailor.onray.jobs import Jobs
 
@@ -54,12 +54,12 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def followed(jobs: Jobs, name: str) -> int:
-    """The job's exit code, after its log. Ctrl-C leaves the job at work."""
+    """Print a job's log until it ends, and return its exit code. Ctrl-C ends the log; the job keeps running."""
     try:
         return jobs.follow(name, show)
     except KeyboardInterrupt:
         print(
-            f"tailor: the job goes on; `tailor jobs logs {name}` follows it, `tailor jobs stop {name}` stops it",
+            f"tailor: the job keeps running; `tailor jobs logs {name}` follows it, `tailor jobs stop {name}` stops it",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -85,9 +85,9 @@ def _list(jobs: Jobs) -> int:
         table.add_column(head, justify="right" if head == "code" else "left", no_wrap=True)
     for job in found:
         code = "" if job.code is None else str(job.code)
-        table.add_row(job.name, Text(job.state, COLOURS[job.state]), code, _when(job), _took(job), job.run)
+        table.add_row(job.name, Text(job.state, COLORS[job.state]), code, _when(job), _took(job), job.run)
     if not console.is_terminal:
-        console.width = 10_000  # a pipe cuts nothing
+        console.width = 10_000  # never truncate lines in a pipe
     console.print(table)
     return 0
 

@@ -1,4 +1,4 @@
-"""The `tailor` command: finds the command's module, runs it, and turns errors into plain lines."""
+"""The `tailor` command: finds the module of a command, runs it, and prints errors without a traceback."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from tailor.errors import RecipeError, TailorError
 
 # Name -> (module, what it does). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("tailor.cli.run", "prepare, train, prove and write the artifacts"),
-    "validate": ("tailor.cli.validate", "check recipes"),
-    "plan": ("tailor.cli.plan", "show every number that a run derives on this machine"),
-    "data": ("tailor.cli.data", "report on the data, or show the supervised tokens"),
-    "evaluate": ("tailor.cli.evaluate", "measure a trained model beside its base"),
-    "chat": ("tailor.cli.chat", "talk to a trained model"),
-    "generate": ("tailor.cli.generate", "answer prompts with a trained model"),
-    "embed": ("tailor.cli.embed", "turn texts into embeddings with a trained model"),
-    "merge": ("tailor.cli.merge", "put an adapter into its base"),
-    "average": ("tailor.cli.average", "average models, checkpoints or adapters"),
+    "run": ("tailor.cli.run", "train a recipe: prepare data, train, verify, save the artifacts"),
+    "validate": ("tailor.cli.validate", "check recipes without running them"),
+    "plan": ("tailor.cli.plan", "show what a run would do on this machine: batches, steps, strategy, memory"),
+    "data": ("tailor.cli.data", "show statistics of the training data, or rows with their supervised tokens"),
+    "evaluate": ("tailor.cli.evaluate", "evaluate a trained model and compare it with its base"),
+    "chat": ("tailor.cli.chat", "chat with a trained model"),
+    "generate": ("tailor.cli.generate", "generate answers to prompts with a trained model"),
+    "embed": ("tailor.cli.embed", "compute embeddings of a file's texts with a trained model"),
+    "merge": ("tailor.cli.merge", "merge an adapter into its base model"),
+    "average": ("tailor.cli.average", "average the weights of models, checkpoints or adapters"),
     "export": (
         "tailor.cli.export",
-        "write a folder for Hugging Face, sentence-transformers or Ollama, with a model card",
+        "export a model to a folder for Hugging Face, sentence-transformers or Ollama, with a model card",
     ),
-    "push": ("tailor.cli.push", "upload what a run made to the Hugging Face hub"),
-    "runs": ("tailor.cli.runs", "list runs"),
-    "show": ("tailor.cli.show", "show a run"),
-    "submit": ("tailor.cli.submit", "run a recipe as a job on a Ray cluster, and follow it"),
-    "jobs": ("tailor.cli.jobs", "list, follow or stop the jobs of a Ray cluster"),
-    "manifest": ("tailor.cli.manifest", "write a recipe as a RayJob or RayCluster for Kubernetes"),
-    "init": ("tailor.cli.init", "write a first recipe to edit"),
+    "push": ("tailor.cli.push", "upload a run's adapter or model to the Hugging Face hub"),
+    "runs": ("tailor.cli.runs", "list the runs in a folder"),
+    "show": ("tailor.cli.show", "show the settings, results and loss curve of a run"),
+    "submit": ("tailor.cli.submit", "run a recipe as a job on a Ray cluster, and follow its log"),
+    "jobs": ("tailor.cli.jobs", "list, follow or stop jobs of a Ray cluster"),
+    "manifest": ("tailor.cli.manifest", "write a Kubernetes manifest (RayJob or RayCluster) for a recipe"),
+    "init": ("tailor.cli.init", "write a starter recipe to edit"),
     "schema": (
         "tailor.cli.schema",
-        "print the JSON Schema of a recipe, a cluster file or an evaluation file",
+        "print the JSON Schema or the reference of recipes, cluster files or evaluation files",
     ),
 }
 
@@ -45,7 +45,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; no exception leaves it but with `--debug`."""
+    """Run one command and return its exit code. Exceptions become messages, unless `--debug` is given."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options, rest = _own_options(arguments)
     debug = "--debug" in options or "--debug" in rest
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = rest[0]
     if name not in COMMANDS:
-        print(f"tailor: {name}: unknown {_kind(name)}{_near(name)}", file=sys.stderr)
+        print(f"tailor: {name}: unknown {_kind_of_argument(name)}{_suggestion(name)}", file=sys.stderr)
         print("  hint: `tailor --help` lists the commands", file=sys.stderr)
         return 2
     module_name, purpose = COMMANDS[name]
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         command.configure(parser)
         return int(command.execute(parser.parse_intermixed_args(rest[1:])))
-    except SystemExit as stop:  # argparse ends with it
+    except SystemExit as stop:  # argparse raises it for --help and usage errors
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         if debug:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The console script."""
+    """Entry point of the console script `tailor`."""
     sys.exit(main())
 
 
@@ -100,31 +100,31 @@ def usage() -> str:
         "commands:",
         *(f"  {name:<10}{purpose}" for name, (_, purpose) in COMMANDS.items()),
         "",
-        "`tailor COMMAND --help` explains a command; `--debug` shows tracebacks.",
+        "`tailor COMMAND --help` shows the options of a command; `--debug` shows tracebacks.",
     ]
     return "\n".join(lines)
 
 
 def _own_options(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Splits the options before the command from the rest."""
+    """Split the arguments into the options before the command, and the rest."""
     aliases = {"-h": "--help", "-V": "--version"}
-    count = 0
-    while count < len(arguments) and aliases.get(arguments[count], arguments[count]) in (
+    index = 0
+    while index < len(arguments) and aliases.get(arguments[index], arguments[index]) in (
         "--help",
         "--version",
         "--debug",
     ):
-        count += 1
-    return [aliases.get(argument, argument) for argument in arguments[:count]], arguments[count:]
+        index += 1
+    return [aliases.get(argument, argument) for argument in arguments[:index]], arguments[index:]
 
 
-def _kind(name: str) -> str:
+def _kind_of_argument(name: str) -> str:
     return "option" if name.startswith("-") else "command"
 
 
-def _near(name: str) -> str:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _suggestion(name: str) -> str:
+    matches = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _report(error: Exception) -> int:
@@ -138,8 +138,9 @@ def _report(error: Exception) -> int:
             print(f"  hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     text = " ".join(str(error).split())
-    kind = type(error).__name__
+    error_type = type(error).__name__
     print(
-        f"tailor: internal error: {kind}: {text}; run again with --debug for the traceback", file=sys.stderr
+        f"tailor: internal error: {error_type}: {text}; run again with --debug for the traceback",
+        file=sys.stderr,
     )
     return INTERNAL_ERROR

@@ -1,4 +1,4 @@
-"""`tailor manifest`: a recipe as a RayJob or RayCluster for Kubernetes."""
+"""`tailor manifest`: write a Kubernetes manifest (RayJob or RayCluster) for a recipe."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ DEFAULT_CLUSTER = "cluster/k8s.yaml"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="the recipe's file")
+    parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as save.to=s3://bucket/runs/x"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to change, such as save.to=s3://bucket/runs/x",
     )
-    parser.add_argument("--cluster", metavar="FILE", help=f"the cluster file (default: {DEFAULT_CLUSTER})")
+    parser.add_argument("--cluster", metavar="FILE", help=f"cluster file (default: {DEFAULT_CLUSTER})")
     parser.add_argument(
         "--kind",
         choices=("RayJob", "RayCluster"),
         default="RayJob",
-        help="a job with its own pods (RayJob), or a cluster of the same size that stays",
+        help="RayJob: a job with its own pods, removed afterwards (default); RayCluster: a cluster of that size, which stays",
     )
 
 
@@ -31,10 +35,13 @@ def execute(args: argparse.Namespace) -> int:
 
     path = args.cluster or DEFAULT_CLUSTER
     if args.cluster is None and not Path(path).exists():
-        raise StoreError(f"no cluster file was named, and there is no {path}", hint="name one with --cluster")
+        raise StoreError(
+            f"no --cluster was given, and the default file {path} does not exist",
+            hint="name a cluster file with --cluster",
+        )
     cluster = manifest.load_cluster(path)
     recipe = manifest.load_recipe(args.recipe, cluster, args.overrides)
-    for note in fit.notes(recipe, cluster, stays=args.kind == "RayCluster"):
+    for note in fit.notes(recipe, cluster, persistent=args.kind == "RayCluster"):
         print(f"tailor: note: {note}", file=sys.stderr)
     objects = manifest.documents(
         recipe, cluster, kind=args.kind, stem=Path(args.recipe).stem, overrides=args.overrides

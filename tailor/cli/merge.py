@@ -1,4 +1,4 @@
-"""`tailor merge`: an adapter into its base, proven against the model that was trained."""
+"""`tailor merge`: merge an adapter into its base, and compare the result with the trained model."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from tailor.quiet import quiet
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run's folder, or an adapter's")
-    parser.add_argument("--to", metavar="URL", help="where the model goes (default: the run's merged/)")
+    parser.add_argument("run", help="run folder, or folder of an adapter")
+    parser.add_argument("--to", metavar="URL", help="folder to write the model to (default: RUN/merged)")
     add_merge_options(parser)
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
-    """What `merge` and `export` share."""
+    """Add the options that `merge`, `export` and `push` have in common."""
     parser.add_argument(
         "--onto",
         choices=("full", "dequantized"),
-        help="the base's own weights, or what quantization made of them (default: as in training)",
+        help="merge into the original base weights (full) or the dequantized ones of training (dequantized); default: as in training",
     )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="of the merged weights (default: auto, the base's own)",
+        help="data type of the merged weights (default: auto, that of the base)",
     )
-    parser.add_argument("--base", metavar="PATH", help="where the base is, when it has moved since")
+    parser.add_argument(
+        "--base", metavar="PATH", help="folder of the base model, if it has moved since training"
+    )
     parser.add_argument(
         "--tolerance",
         type=number(over=0),
         metavar="X",
-        help="largest difference: mean KL in nats a token (default 0.001), or share of a layer's output (0.02)",
+        help="largest allowed difference: mean KL divergence in nats per token (--verify logits, default 0.001) or relative "
+        "error of a layer's output (--verify layers, default 0.02)",
     )
     parser.add_argument(
         "--verify",
         choices=("logits", "layers"),
         default="logits",
-        help="compare the whole model's logits, or sampled layers where it does not fit into memory",
+        help="compare the logits of the whole model (default), or sampled layers if it does not fit into memory",
     )
 
 
@@ -56,5 +59,5 @@ def execute(args: argparse.Namespace) -> int:
         check=args.verify,
         say=lambda line: print(line, flush=True),
     )
-    print(f"model in {merged.url}")
+    print(f"model written to {merged.url}")
     return 0

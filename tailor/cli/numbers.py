@@ -1,4 +1,4 @@
-"""Numbers on the command line, with their bounds in words."""
+"""Argument types for numbers on the command line, with bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def whole(at_least: int) -> Callable[[str], int]:
-    """A whole number of at least so much."""
+    """An argument type: an integer of at least `at_least`."""
 
     def read(text: str) -> int:
         try:
@@ -16,7 +16,7 @@ def whole(at_least: int) -> Callable[[str], int]:
         except ValueError:
             value = at_least - 1
         if value < at_least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {at_least}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be an integer >= {at_least}, not {text}")
         return value
 
     return read
@@ -25,10 +25,10 @@ def whole(at_least: int) -> Callable[[str], int]:
 def number(
     *, over: float | None = None, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Callable[[str], float]:
-    """A finite number within bounds."""
-    words = [f"over {over:g}"] if over is not None else []
-    words += [f"of at least {at_least:g}"] if math.isfinite(at_least) else []
-    words += [f"of at most {at_most:g}"] if math.isfinite(at_most) else []
+    """An argument type: a finite number within the bounds (`over` is exclusive)."""
+    bounds = [f"> {over:g}"] if over is not None else []
+    bounds += [f">= {at_least:g}"] if math.isfinite(at_least) else []
+    bounds += [f"<= {at_most:g}"] if math.isfinite(at_most) else []
 
     def read(text: str) -> float:
         try:
@@ -41,7 +41,7 @@ def number(
             or value > at_most
             or (over is not None and value <= over)
         ):
-            raise argparse.ArgumentTypeError(f"must be a number {' and '.join(words)}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be a number {' and '.join(bounds)}, not {text}")
         return value
 
     return read

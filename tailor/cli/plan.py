@@ -1,4 +1,4 @@
-"""`tailor plan`: every number that a run derives on this machine, before anything is trained."""
+"""`tailor plan`: show what a run would do on this machine (batches, steps, strategy, memory), without training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 REFERENCES = {
-    "adapter_off": "the base under the adapter",
+    "adapter_off": "the same model with its adapter off",
     "copy": "a frozen copy of the model",
-    "precomputed": "log-probabilities computed once, beside the tokens",
+    "precomputed": "log-probabilities computed once and stored with the tokens",
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="the recipe's file")
+    parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as scale.workers=8"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to change, such as scale.workers=8",
     )
     parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
 
@@ -41,7 +45,7 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.store import Store
 
     run = Store(recipe.save.to)
-    # The data is prepared (and kept for the run), because steps follow from the examples' lengths.
+    # The number of steps depends on the lengths of the examples, so the data is prepared. The run reuses it.
     scorer = scorer_of(recipe.data)
     prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), scorer=scorer)
     hardware = cluster.hardware(recipe.scale, None)
@@ -49,13 +53,13 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(plan.as_dict(), indent=2))
         return 0
-    for what, value in lines(plan, hardware):
-        print(f"{what:<14}{value}")
+    for label, value in lines(plan, hardware):
+        print(f"{label:<14}{value}")
     return 0
 
 
 def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
-    """The plan for a reader: (what, value) in the order of a run."""
+    """The lines of the plan as (label, value)."""
     memory = plan.memory
     parts = ("weights", "gradients", "optimizer", "activations", "logits")
     parts += tuple(name for name in ("embeddings", "exchange") if getattr(memory, name))
@@ -63,39 +67,39 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     if memory.reference:
         spent += f", reference {memory.reference / GIB:.2f}"
     if memory.host:
-        spent += f"; beside it {memory.host / GIB:.2f} GiB of host memory"
+        spent += f"; plus {memory.host / GIB:.2f} GiB of host memory"
     share = memory.peak / hardware.memory_bytes
     workers = f"{plan.workers} worker" + ("s" if plan.workers > 1 else "")
     if plan.sequence_parallel > 1:
-        workers += f", {plan.sequence_parallel} of them on each sequence"
+        workers += f", {plan.sequence_parallel} per sequence"
     return [
         ("method", f"{plan.method.name}, {_trained(plan)}"),
         *([("reference", REFERENCES[plan.reference])] if plan.reference else []),
         ("precision", f"{plan.precision}, frozen weights {plan.frozen_dtype}"),
         (
             "data",
-            f"{plan.tokens_per_epoch:,} tokens an epoch, {plan.supervised_tokens_per_epoch:,} supervised",
+            f"{plan.tokens_per_epoch:,} tokens per epoch, {plan.supervised_tokens_per_epoch:,} supervised",
         ),
-        ("batch", f"{_batch(plan)}, over all workers"),
+        ("batch", f"{_batch(plan)} per step, over all workers"),
         (
             "per worker",
-            f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} in a step",
+            f"{workers}: micro-batches of {plan.micro_batch_size}, up to {plan.accumulation} per step",
         ),
         *(("note", note) for note in plan.notes()),
         ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
         *([("windows", _windows(plan))] if plan.model.beacon else []),
         *([("chunks", _chunks(plan))] if plan.chunk_size or plan.chunk_tokens else []),
-        ("steps", f"{plan.steps} ({plan.steps_per_epoch} an epoch), warm-up {plan.warmup_steps}"),
+        ("steps", f"{plan.steps} ({plan.steps_per_epoch} per epoch), warmup {plan.warmup_steps}"),
         *(
-            [("token budget", f"{plan.token_budget:,}, reached with {plan.run_tokens:,}")]
+            [("token budget", f"{plan.token_budget:,}; the steps read {plan.run_tokens:,}")]
             if plan.token_budget
             else []
         ),
         (
             "memory",
             (
-                f"{memory.peak / GIB:.2f} GiB forecast of {hardware.memory_bytes / GIB:.1f} GiB "
-                f"({share:.0%}) per worker: {spent}"
+                f"{memory.peak / GIB:.2f} of {hardware.memory_bytes / GIB:.1f} GiB "
+                f"({share:.0%}) per worker, forecast: {spent}"
             ),
         ),
         *([("advice", _advice(plan))] if share > 1 else []),
@@ -105,10 +109,10 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
 
 
 def _strategy(plan: Plan) -> str:
-    """Its name, and what it is set to do."""
-    chosen = plan.strategy.model_dump(exclude={"name", "config", "nvme_path"})
+    """The strategy's name and its settings."""
+    fields = plan.strategy.model_dump(exclude={"name", "config", "nvme_path"})
     settings = [
-        f"{key.replace('_', ' ')} {value}".removesuffix(" True") for key, value in chosen.items() if value
+        f"{key.replace('_', ' ')} {value}".removesuffix(" True") for key, value in fields.items() if value
     ]
     return ", ".join([plan.strategy.name, *settings])
 
@@ -116,7 +120,7 @@ def _strategy(plan: Plan) -> str:
 def _chunks(plan: Plan) -> str:
     size = f"{plan.chunk_size} texts" if plan.chunk_size else f"at most {plan.chunk_tokens:,} tokens"
     engine = plan.method.embedding.engine if plan.method.embedding is not None else ""
-    return f"texts to embed in chunks of {size}, by {engine}"
+    return f"texts are embedded in chunks of {size}, with {engine}"
 
 
 def _batch(plan: Plan) -> str:
@@ -138,27 +142,27 @@ def _trained(plan: Plan) -> str:
     quantized = f" on a {plan.model.quantize.type} base" if plan.model.quantize else ""
     beacon = plan.model.beacon
     if beacon is not None:
-        weights = f"updates of rank {beacon.rank}" if beacon.rank else "projections of their own"
-        return f"beacons with {weights}{quantized}, about {plan.trained_parameters:,} trained"
-    kind = f"LoRA of rank {plan.model.adapter.rank}{quantized}" if plan.model.adapter else "all weights"
-    return f"{kind}, about {plan.trained_parameters:,} trained"
+        weights = f"low-rank updates (rank {beacon.rank})" if beacon.rank else "copies of the projections"
+        return f"beacons with {weights}{quantized}, about {plan.trained_parameters:,} trained parameters"
+    kind = f"LoRA rank {plan.model.adapter.rank}{quantized}" if plan.model.adapter else "all weights"
+    return f"{kind}, about {plan.trained_parameters:,} trained parameters"
 
 
 def _windows(plan: Plan) -> str:
-    """The longest row's windows, and what they leave in the memory."""
+    """The windows of the longest row, and the keys that stay in memory."""
     spec = plan.model.beacon
     assert spec is not None
     count = beacon.windows_of(plan.row_length, spec.window)
     keys = sorted((count - 1) * beacon.kept(spec, ratio) + spec.sink for ratio in spec.ratios)
-    held = f"{keys[0]:,}" if keys[0] == keys[-1] else f"{keys[0]:,} to {keys[-1]:,}"
+    stored = f"{keys[0]:,}" if keys[0] == keys[-1] else f"{keys[0]:,} to {keys[-1]:,}"
     return (
-        f"up to {count} of {spec.window} tokens in a row of {plan.row_length:,}, of which {held} keys stay in each layer "
+        f"a row of {plan.row_length:,} tokens has {count} windows of {spec.window}; {stored} keys per layer stay in memory "
         f"(ratio {beacon.adapted(spec, count)} in evaluation)"
     )
 
 
 def _advice(plan: Plan) -> str:
-    """The first thing that would make it fit."""
+    """The first change that lowers the memory below that of a worker."""
     if plan.micro_batch_size > 1:
         return "lower train.micro_batch_size"
     if not plan.activation_checkpointing:

@@ -1,4 +1,4 @@
-"""`tailor push`: what a run made, to the Hugging Face hub."""
+"""`tailor push`: upload a run's adapter or model to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from tailor.quiet import quiet
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a finished run's folder")
-    parser.add_argument("repo", metavar="owner/name", help="the repository; it is made where it is not there")
+    parser.add_argument("run", help="folder of a finished run")
     parser.add_argument(
-        "--public", action="store_true", help="make a new repository public (default: private)"
+        "repo", metavar="owner/name", help="repository to push to; created if it does not exist"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="list the files with their sizes, and upload nothing"
+        "--public", action="store_true", help="create a new repository as public (default: private)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the files and their sizes without uploading"
     )
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
-    parser.add_argument("--message", metavar="TEXT", help="the commit's message")
+    parser.add_argument("--message", metavar="TEXT", help="commit message")
     parser.add_argument(
-        "--replace", action="store_true", help="commit to a repository that holds something else already"
+        "--replace", action="store_true", help="commit to a repository even if it contains other files"
     )
     add_export_options(parser)
 
@@ -29,10 +31,10 @@ def execute(args: argparse.Namespace) -> int:
     quiet()
     from tailor.export.hub import Push, push
 
-    where = Push(args.repo, not args.public, args.revision, args.message, args.replace)
+    target = Push(args.repo, not args.public, args.revision, args.message, args.replace)
     url = push(
         args.run,
-        where,
+        target,
         request(args, "huggingface"),
         dry_run=args.dry_run,
         say=lambda line: print(line, flush=True),

@@ -1,4 +1,4 @@
-"""`tailor run`: a recipe from its data to its trained, proven artifact."""
+"""`tailor run`: train a recipe, from its data to the verified artifact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULTS = (
     "Training loss",
     "Evaluation loss",
     "Token accuracy",
-    "Artifact from",
+    "Artifact",
     "Exact match",
     "Recall@1",
     "NDCG@10",
@@ -36,14 +36,18 @@ TERMINATED = 143  # 128 + SIGTERM
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="the recipe's file")
+    parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as optim.learning_rate=1e-4"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to change, such as optim.learning_rate=1e-4",
     )
     parser.add_argument(
         "--verbose",
         action="store_true",
-        help="let Ray, transformers and the others print their own lines too",
+        help="show the output of Ray, transformers and other libraries",
     )
 
 
@@ -58,19 +62,19 @@ def execute(args: argparse.Namespace) -> int:
 
     if recipe.save.to.startswith("memory:"):
         raise StoreError(
-            f"{recipe.save.to} lies in this process's memory and is lost when the command ends",
+            f"{recipe.save.to} is in the memory of this process and is lost when the command ends",
             hint="set save.to to a folder on a disk or in an object store",
         )
     if recipe.export.push_to_hub is not None:
         from tailor.export import recipe as handover
         from tailor.machine import wait_without_spinning
 
-        wait_without_spinning()  # torch comes with what follows
+        wait_without_spinning()  # before the next line imports torch
         handover.require(recipe)
     display = Display()
     try:
         with display:
-            for line in environment.told_differences(_environment_beside(args.recipe)):
+            for line in environment.differences(_environment_beside(args.recipe)):
                 display.line(line)
             outcome = run.execute(recipe, display, verbose=args.verbose)
     except KeyboardInterrupt as stop:
@@ -92,7 +96,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _environment_beside(recipe: str) -> dict[str, Any]:
-    """The environment of the run whose resolved recipe is run again; empty for any other recipe."""
+    """The recorded environment, if the recipe is the resolved one in a run folder; else empty."""
     from tailor.store import Store, run_folder
 
     beside = Store(posixpath.dirname(recipe) or ".")
@@ -101,25 +105,23 @@ def _environment_beside(recipe: str) -> dict[str, Any]:
 
 
 def stopped(recipe: Recipe, progress: Progress) -> str:
-    """Where an interrupted run stopped, and what the same command does next."""
+    """The message of an interrupted run: where it stopped, and how to continue."""
     from tailor.runs.log import of_kind, read
     from tailor.store import Store, run_folder
 
     run = Store(recipe.save.to)
     saved = run_folder.checkpoints(run)
-    train = of_kind(read(run), "train")  # workers of their own are ahead of what was shown
+    train = of_kind(read(run), "train")  # Ray workers may be ahead of the display
     step = train[-1]["step"] if train else progress.step
-    where = f"at step {step} of {progress.steps}" if progress.steps else "before training began"
+    position = f"at step {step} of {progress.steps}" if progress.steps else "before training began"
     if not saved:
-        return f"interrupted {where}; there is no checkpoint yet, so the same command starts over"
+        return f"interrupted {position}; there is no checkpoint yet, so the same command starts again from step 0"
     how = "the same command" if recipe.save.resume != "never" else "with save.resume=auto, the same command"
-    return (
-        f"interrupted {where}; {how} goes on from step {run_folder.step_of(saved[-1])}, the last checkpoint"
-    )
+    return f"interrupted {position}; {how} continues from the last checkpoint, step {run_folder.step_of(saved[-1])}"
 
 
 def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
-    """What a finished run leaves to look at, and what to do next."""
+    """Print the results of a finished run, its files, and the next commands."""
     from rich.text import Text
 
     from tailor.cli.show import curve, next_commands, sample_answers, shown_path
@@ -129,7 +131,9 @@ def closing(outcome: Outcome, console: Console, *, samples: int) -> None:
     console.print()
     if outcome.before:
         console.print(
-            Text(f"The run at {here} is finished: step {outcome.status.step} of {outcome.status.steps}.")
+            Text(
+                f"The run at {here} was finished before: step {outcome.status.step} of {outcome.status.steps}."
+            )
         )
     else:
         console.print(curve(outcome.records, console))

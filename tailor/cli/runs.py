@@ -1,4 +1,4 @@
-"""`tailor runs`: the runs below a folder."""
+"""`tailor runs`: list the runs in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailor.store import Store, run_folder
 if TYPE_CHECKING:
     from rich.text import Text
 
-COLOURS = {
+COLORS = {
     "finished": "green",
     "running": "cyan",
     "failed": "red",
@@ -25,7 +25,7 @@ COLOURS = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", default="runs", help="where to look (default: runs)")
+    parser.add_argument("folder", nargs="?", default="runs", help="folder to search for runs (default: runs)")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -34,11 +34,13 @@ def execute(args: argparse.Namespace) -> int:
 
     store = Store(args.folder)
     if not store.exists():
-        raise StoreError(f"no folder {store.url}", hint="name the folder that save.to of your runs lies in")
+        raise StoreError(
+            f"there is no folder {store.url}", hint="name the folder that contains your runs (their save.to)"
+        )
     found = [store] if run_folder.holds_run(store) else run_folder.below(store)
     console = Console(highlight=False, markup=False)
     if not found:
-        console.print(f"no runs below {store.url}")
+        console.print(f"no runs in {store.url}")
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("run", "state", "step", "loss", "evaluation", "method", "model", "started"):
@@ -48,7 +50,7 @@ def execute(args: argparse.Namespace) -> int:
     for run in found:
         table.add_row(*_row(run, store))
     if not console.is_terminal:
-        console.width = 10_000  # a pipe cuts nothing
+        console.width = 10_000  # never truncate lines in a pipe
     console.print(table)
     return 0
 
@@ -64,7 +66,7 @@ def _row(run: Store, below: Store) -> list[str | Text]:
     name = run.url.removeprefix(below.url.rstrip("/") + "/")
     return [
         name if name != run.url else run_folder.name(run),
-        Text(state, COLOURS.get(state, "")),
+        Text(state, COLORS.get(state, "")),
         f"{step_of(status, records)}/{status.steps}" if status else "",
         _loss(train[-1]["loss"]) if train else "",
         _loss(evaluation[-1]["loss"]) if evaluation else "",

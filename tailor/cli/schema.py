@@ -1,4 +1,4 @@
-"""`tailor schema`: the JSON Schema of a recipe, a cluster file or an evaluation file, and the references."""
+"""`tailor schema`: print the JSON Schema or the reference of recipes, cluster files or evaluation files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import sys
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reference", action="store_true", help="print the reference (Markdown) instead")
+    parser.add_argument(
+        "--reference", action="store_true", help="print the reference as Markdown instead of the JSON Schema"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--cluster", action="store_true", help="of the cluster file that `tailor manifest` reads"
+        "--cluster",
+        action="store_true",
+        help="of cluster files, which `tailor manifest` reads (default: of recipes)",
     )
     which.add_argument(
-        "--evaluation", action="store_true", help="of the evaluation file that `tailor evaluate` reads"
+        "--evaluation", action="store_true", help="of evaluation files, which `tailor evaluate` reads"
     )
 
 

@@ -1,4 +1,4 @@
-"""`tailor show`: one run in detail."""
+"""`tailor show`: show the settings, results and loss curve of a run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="the run's folder")
-    parser.add_argument("--samples", type=whole(0), default=5, help="generated answers to show (default 5)")
+    parser.add_argument("run", help="run folder")
+    parser.add_argument(
+        "--samples",
+        type=whole(0),
+        default=5,
+        metavar="N",
+        help="number of generated answers to print (default 5)",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -35,8 +41,8 @@ def execute(args: argparse.Namespace) -> int:
     records, status = read(run), Status.read(run)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(Text(shown_path(run.url), "bold"))
-    for what, figure in [*summary(run, records), *_more(run)]:
-        console.print(Text.assemble((f"{what:<17}", "dim"), figure))
+    for label, figure in [*summary(run, records), *_details(run)]:
+        console.print(Text.assemble((f"{label:<17}", "dim"), figure))
     if status is not None and status.error:
         console.print(Text(f"{'Error':<17}{status.error}", "red"))
     if status is not None and status.timings:
@@ -50,7 +56,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _more(run: Store) -> list[tuple[str, str]]:
+def _details(run: Store) -> list[tuple[str, str]]:
     plan, data = run_folder.read_json(run, PLAN), run_folder.read_json(run, DATA_REPORT)
     rows = []
     if plan:
@@ -62,14 +68,14 @@ def _more(run: Store) -> list[tuple[str, str]]:
             if plan["batch_tokens"]
             else f"{plan['batch_size']} sequences"
         )
-        together = plan.get("sequence_parallel", 1)
-        workers = "workers" if together == 1 else f"groups of {together} workers"
+        parallel = plan.get("sequence_parallel", 1)
+        workers = "workers" if parallel == 1 else f"groups of {parallel} workers"
         rows.append(
             (
                 "Batch",
                 (
-                    f"{batch} of at most {plan['max_length']} tokens: {plan['workers'] // together} × "
-                    f"{plan['accumulation']} × {plan['micro_batch_size']} ({workers} × passes × micro-batch), "
+                    f"{batch} of at most {plan['max_length']} tokens: {plan['workers'] // parallel} × "
+                    f"{plan['accumulation']} × {plan['micro_batch_size']} ({workers} × accumulation × micro-batch), "
                     f"{plan['precision']}"
                 ),
             )
@@ -78,7 +84,7 @@ def _more(run: Store) -> list[tuple[str, str]]:
             (
                 "Data",
                 (
-                    f"{number(plan['tokens_per_epoch'])} tokens an epoch, "
+                    f"{number(plan['tokens_per_epoch'])} tokens per epoch, "
                     f"{number(plan['supervised_tokens_per_epoch'])} supervised, {plan['steps_per_epoch']} steps"
                 ),
             )
@@ -96,7 +102,7 @@ def _more(run: Store) -> list[tuple[str, str]]:
 
 
 def curve(records: list[Record], console: Console) -> RenderableType:
-    """The loss curve as text, and the evaluation losses in a line below."""
+    """The training loss curve as text."""
     from rich.text import Text
 
     from tailor.runs.report.textplot import curve as text_curve
@@ -107,7 +113,7 @@ def curve(records: list[Record], console: Console) -> RenderableType:
     width = max(20, min(72, console.width - 12))
     lines = text_curve(points, width=width, unicode=unicode)
     if not lines:
-        return Text("no curve yet: fewer than two steps were made")
+        return Text("no loss curve yet: fewer than two steps are done")
     return Text("\n".join(["training loss by step", *lines, ""]))
 
 
@@ -135,21 +141,21 @@ def sample_answers(run: Store, count: int) -> RenderableType:
 
 
 def one_line(value: Any, limit: int = 120) -> str:
-    """A text for a table's cell: without line breaks, and not too long."""
+    """A text for a table cell: without line breaks, at most `limit` characters."""
     text = " ".join(str("" if value is None else value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def next_commands(run: Store) -> list[str]:
-    """What to try on a run with an artifact, the best first."""
+    """Commands to try next on a run with an artifact, the most useful first."""
     here = shown_path(run.url)
-    trying = (
-        f"tailor chat {here}" if run_folder.converses(run) else f'tailor generate {here} --plain --prompt "…"'
+    try_it = (
+        f"tailor chat {here}" if run_folder.can_chat(run) else f'tailor generate {here} --plain --prompt "…"'
     )
-    return [trying, f"tailor show {here}"]
+    return [try_it, f"tailor show {here}"]
 
 
 def shown_path(url: str) -> str:
-    """A local path below the working directory is shown relative to it."""
+    """A local path, relative to the working directory if it is below it."""
     relative = os.path.relpath(url) if url.startswith("/") else url
     return url if relative.startswith("..") else relative

@@ -1,4 +1,4 @@
-"""`tailor submit`: run a recipe as a job on a Ray cluster, and follow it."""
+"""`tailor submit`: run a recipe as a job on a Ray cluster, and follow its log."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="the recipe's file")
+    parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="such as save.to=s3://bucket/runs/x"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="recipe keys to change, such as save.to=s3://bucket/runs/x",
     )
     add_address(parser)
     parser.add_argument(
@@ -32,10 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a folder that every machine of the cluster sees under the same path; files and runs may lie below it",
+        help="folder that all nodes of the cluster mount at the same path; may contain data, models and runs; may be repeated",
     )
     parser.add_argument(
-        "--detach", action="store_true", help="leave when the job is sent; `tailor jobs logs` follows it"
+        "--detach",
+        action="store_true",
+        help="exit after the submission; follow the log with `tailor jobs logs`",
     )
 
 
@@ -47,46 +52,45 @@ def execute(args: argparse.Namespace) -> int:
 
     jobs = Jobs(args.address)
     name = jobs.submit(recipe, view, name_from(Path(args.recipe).stem))
-    print(f"job {name} on {jobs.address}, run {recipe.save.to}", file=sys.stderr)
+    print(f"submitted job {name} to {jobs.address}; run folder {recipe.save.to}", file=sys.stderr)
     if args.detach:
         print(f"tailor jobs logs {name} --address {jobs.address}")
         return 0
     return followed(jobs, name)
 
 
-def seen(shared: Sequence[str]) -> visibility.Reach:
-    """What the machines of a cluster see: URLs, and the folders that they are said to share."""
+def seen(shared: Sequence[str]) -> visibility.Visibility:
+    """What the machines of a cluster can read and write: URLs, and the folders given with --shared."""
     folders = tuple(os.path.abspath(folder) for folder in shared)
-    named = "a folder below one that all machines of the cluster see, which --shared names"
-    return visibility.Reach(
+    shared_folder = "a folder that all machines of the cluster share, given with --shared"
+    return visibility.Visibility(
         machines="the cluster's machines",
-        there="there",
+        context="there",
         working_dir=os.getcwd(),
         shared=folders,
-        to_write=named,
-        own_folder=f"is a folder of each machine for itself; write s3://…, or {named}",
-        to_read="put it on s3://… or hf://…, or into a folder that all of them see, which --shared names",
+        write_hint=shared_folder,
+        not_shared=f"is a different folder on each machine; write s3://…, or {shared_folder}",
+        read_hint="put it on s3://… or hf://…, or into a folder that they share, given with --shared",
     )
 
 
-def load_recipe(path: str, overrides: Sequence[str], view: visibility.Reach) -> Recipe:
-    """A recipe, judged as one that runs on a cluster. Its local names are absolute, for the job runs elsewhere."""
+def load_recipe(path: str, overrides: Sequence[str], view: visibility.Visibility) -> Recipe:
+    """Load and check a recipe for a job. Local paths become absolute, because the job runs in another folder."""
     document = load.read(path, Recipe, overrides)
     recipe = load.judge(document, Recipe, load.RULES[:1])
     problems: list[Problem] = [
         document.at_value(path_of(key)).problem(path_of(key), message)
         for findings in (
             _address(recipe),
-            visibility.written(recipe, view),
-            visibility.read(recipe, view, carried=True),
+            visibility.check_writes(recipe, view),
+            visibility.check_reads(recipe, view, bundled=True),
         )
         for key, message in findings
     ]
     if problems:
         raise RecipeError(problems)
-    if all(
-        os.path.isdir(folder) for folder in view.shared
-    ):  # else its files are not this machine's to look for
+    # If a shared folder is not mounted on this machine, its files cannot be checked here.
+    if all(os.path.isdir(folder) for folder in view.shared):
         load.judge(document, Recipe)
     return visibility.absolute(recipe, view)
 
@@ -95,5 +99,5 @@ def _address(recipe: Recipe) -> Iterator[Finding]:
     if recipe.scale.address is not None:
         yield (
             "scale.address",
-            "has no place in a job, which joins the cluster that it is sent to; use --address",
+            "cannot be set in a job, which runs on the cluster that it is submitted to; use --address instead",
         )

@@ -1,4 +1,4 @@
-"""`tailor validate`: are these recipes right?"""
+"""`tailor validate`: check recipes without running them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "arguments",
         nargs="+",
         metavar="FILE | key=value",
-        help="recipes to check, each with the overrides, such as optim.learning_rate=1e-4",
+        help="recipe files to check, and keys to change in all of them, such as optim.learning_rate=1e-4",
     )
     parser.add_argument(
         "--data", action="store_true", help="also prepare the data, and report what is lost or not used"
@@ -31,7 +31,7 @@ def execute(args: argparse.Namespace) -> int:
     overrides = [argument for argument in args.arguments if _is_override(argument)]
     recipes = [argument for argument in args.arguments if not _is_override(argument)]
     if not recipes:
-        print("tailor: no recipe was named, only overrides", file=sys.stderr)
+        print("tailor: no recipe file was given, only overrides", file=sys.stderr)
         return 2
     code = 0
     for path in recipes:

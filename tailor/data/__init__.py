@@ -1,1 +1,1 @@
-"""Prepared tokens: the store, its rows, and the global batch of every step."""
+"""Prepared data: the token store, the rows of a batch, and the global batch of each step."""

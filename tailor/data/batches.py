@@ -1,12 +1,11 @@
-"""The global batch of a step: a pure function of the examples' lengths, the seed and the step.
+"""The global batch of a step: a pure function of the example lengths, the seed and the step.
 
-Nothing here depends on the number of workers, so resume needs no iterator state and one worker
-sees the same batches as sixteen. Words:
+Batches do not depend on the number of workers. Resuming therefore needs no iterator state, and a run on one worker
+has the same batches as a run on sixteen. Terms:
 
-    example      one token example of the store
-    group        examples that belong together, such as the two answers of a pair; mostly one example
-    row          what goes through the model together: a pack of groups, one group, or a stretch of
-                 joined examples
+    example      one example of the token store
+    group        examples that belong together, such as the two answers of a pair; usually one example
+    row          one row of a batch: a pack of groups, one group, or a slice of joined examples
     batch        the rows of one optimizer step, over all workers
     micro-batch  the rows of one forward pass of one worker
 """
@@ -20,14 +19,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from tailor.data.rows import Batch, Row, Stretch, join
+from tailor.data.rows import Batch, Row, StreamSlice, join
 from tailor.plan.batches import BatchSpec
 
 PACK_WINDOW = 4096
-"""Examples considered together when packing: larger fills rows better, smaller reads more in order."""
+"""Groups that are packed together. A larger window fills rows better; a smaller one reads the store more sequentially."""
 
 GROUP_WINDOW = 64
-"""Batches whose examples are sorted by length together when rows are not packed."""
+"""Number of batches whose groups are sorted by length together when rows are not packed."""
 
 
 class Batches:
@@ -35,7 +34,7 @@ class Batches:
 
     lengths: int[n] tokens of each example; supervised: int[n] supervised targets of each example;
     sources: int[n] index of each example's source; positions: int[n] position of each example in its group,
-    by default 0 for all. A group is never divided: it lies in one row of one batch.
+    by default 0 for all. A group is never split: all its examples are in one row of one batch.
     """
 
     def __init__(
@@ -51,27 +50,27 @@ class Batches:
         self.sources = np.asarray(sources)
         self.positions = np.zeros(len(self.lengths), np.int16) if positions is None else np.asarray(positions)
         self._starts = np.flatnonzero(self.positions == 0)
-        """First example of each group."""
+        """int[groups]: first example of each group."""
         self._ends = np.append(self._starts[1:], len(self.lengths))
-        whole = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._sizes = whole[self._ends] - whole[self._starts]
-        """Tokens of each group."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._sizes = offsets[self._ends] - offsets[self._starts]
+        """int[groups]: tokens of each group."""
         self.spec = spec
-        self._first_step = [spec.first_step]  # first step of each epoch seen so far
+        self._first_step = [spec.first_step]  # first step of each epoch computed so far
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        self._lock = threading.Lock()  # the reading thread runs ahead of the training one
+        self._lock = threading.Lock()  # the prefetch thread is ahead of the training thread
 
     def epoch(self, epoch: int) -> list[Batch]:
-        """All batches of one epoch, in order. Every drawn example is in exactly one of them."""
+        """All batches of an epoch, in order. Each example drawn for the epoch is in exactly one of them."""
         return self._epoch(epoch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over the whole run."""
+        """The batch of a step. Steps count from 0 over the whole run."""
         epoch = self.epoch_of(step)
         return self.epoch(epoch)[step - self._first_step[epoch]]
 
     def epoch_of(self, step: int) -> int:
-        """The epoch, counted from 0, in which a step lies."""
+        """The epoch of a step. Both count from 0."""
         with self._lock:
             while self._first_step[-1] <= step:
                 last = len(self._first_step) - 1
@@ -79,14 +78,14 @@ class Batches:
         return int(np.searchsorted(self._first_step, step, side="right")) - 1
 
     def progress(self, step: int) -> float:
-        """Epochs done after `step` steps, as a fraction."""
+        """Number of epochs completed after `step` steps, as a float."""
         if step <= self.spec.first_step:
             return 0.0
         epoch = self.epoch_of(step - 1)
         return epoch + (step - self._first_step[epoch]) / len(self.epoch(epoch))
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many epochs, at least one."""
+        """Number of optimizer steps of `epochs` epochs, at least 1."""
         whole = int(epochs)
         total = sum(len(self.epoch(epoch)) for epoch in range(whole))
         if epochs > whole:
@@ -94,29 +93,29 @@ class Batches:
         return max(1, total)
 
     def steps_to(self, tokens: int) -> tuple[int, int]:
-        """The fewest optimizer steps whose batches together have so many tokens, and how many these have."""
-        steps = epoch = read = 0
+        """(steps, total): the fewest optimizer steps whose batches have at least `tokens` tokens, and their exact number."""
+        steps = epoch = total = 0
         while True:
             for batch in self.epoch(epoch):
-                steps, read = steps + 1, read + self.tokens(batch)
-                if read >= tokens:
-                    return steps, read
+                steps, total = steps + 1, total + self.tokens(batch)
+                if total >= tokens:
+                    return steps, total
             epoch += 1
 
     def supervised_tokens(self, batch: Batch) -> int:
-        """Supervised targets of a batch: what its loss is divided by."""
+        """Number of supervised targets of a batch, the denominator of its loss."""
         return sum(self._targets(row) for row in batch)
 
     def groups(self, batch: Batch) -> int:
-        """Groups of a batch: its examples, or its pairs."""
+        """Number of groups in a batch, such as its examples or its pairs."""
         return int(sum((self.positions[list(row)] == 0).sum() for row in batch))
 
     def evaluation(self) -> list[Batch]:
-        """Batches that show every group once, whose losses are taken one after another. Here one holds everything."""
+        """Batches that together contain every group once, for evaluation. Here a single batch contains everything."""
         return [self.rows()]
 
     def rows(self) -> list[Row]:
-        """Every group once, in the order of the store: for evaluation."""
+        """Rows that together contain every group once, in the order of the store, for evaluation."""
         order = np.arange(len(self._starts))
         if self.spec.join:
             return list(join(order, self.lengths, self.spec.max_length))
@@ -124,23 +123,23 @@ class Batches:
         return [self._examples(row) for row in packed]
 
     def longest_row(self) -> int:
-        """Most tokens that a row can have."""
+        """Maximum number of tokens in a row."""
         if self.spec.join:
             return self.spec.max_length
         longest = int(self._sizes.max(initial=0))
         return max(self.spec.max_length, longest) if self.spec.pack else longest
 
     def tokens(self, batch: Batch) -> int:
-        """Tokens of a batch that the model reads, without padding."""
+        """Number of input tokens of a batch, without padding."""
         return sum(self.length(row) for row in batch)
 
     def length(self, row: Row) -> int:
-        """Tokens of a row that the model reads, without padding."""
-        return row.stop - row.start if isinstance(row, Stretch) else int(self.lengths[list(row)].sum())
+        """Number of input tokens of a row, without padding."""
+        return row.stop - row.start if isinstance(row, StreamSlice) else int(self.lengths[list(row)].sum())
 
     def _targets(self, row: Row) -> int:
-        # Everything is supervised in a stream, and every token that is read predicts one.
-        return row.stop - row.start if isinstance(row, Stretch) else int(self.supervised[list(row)].sum())
+        # In a stream all tokens are supervised: each input token predicts its successor.
+        return row.stop - row.start if isinstance(row, StreamSlice) else int(self.supervised[list(row)].sum())
 
     def _make_epoch(self, epoch: int) -> list[Batch]:
         generator = np.random.default_rng([self.spec.seed, epoch])
@@ -155,7 +154,7 @@ class Batches:
         return batches
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Groups of one epoch: a source of weight 2.5 is shown twice, and half of it a third time."""
+        """int[k]: the groups of an epoch. A source of weight 2.5 appears twice, and a random half of it a third time."""
         if not self.spec.weights:
             return np.arange(len(self._starts))
         drawn = [np.zeros(0, dtype=np.int64)]
@@ -175,46 +174,51 @@ class Batches:
         return self._full_rows(rows)
 
     def _joined(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
-        """The rows are shuffled too, so that those of a long document stand in many batches."""
+        """Batches of joined rows. The rows are shuffled again, so that a long document is spread over many batches."""
         rows = join(order, self.lengths, self.spec.max_length)
         return self._full_rows([rows[index] for index in generator.permutation(len(rows))])
 
     def _full_rows(self, rows: Sequence[Row]) -> list[Batch]:
-        """Batches of rows that are about `max_length` long."""
+        """Divide rows of about `max_length` tokens each into batches."""
         size = self.spec.batch_size or max(1, (self.spec.batch_tokens or 0) // self.spec.max_length)
         return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
-        """Groups of like length share a batch, so that little of it is padding."""
+        """Batches of groups with similar lengths, which reduces padding."""
         size = self.spec.batch_size or max(
             1, round((self.spec.batch_tokens or 0) / max(1.0, float(self._sizes[order].mean())))
         )
         if self.spec.window is not None:
-            made = self._of_like_windows(order, self.spec.window, size)
-            return [made[index] for index in generator.permutation(len(made))]
-        batches: list[Batch] = []
+            batches = self._by_windows(order, self.spec.window, size)
+            return [batches[index] for index in generator.permutation(len(batches))]
+        batches = []
         window = size * GROUP_WINDOW
         for start in range(0, len(order), window):
             part = order[start : start + window]
             part = part[np.argsort(-self._sizes[part], kind="stable")]
             cuts = self._cuts(part, size)
-            made = [[self._examples((int(index),)) for index in cut] for cut in np.split(part, cuts)]
-            batches += [made[index] for index in generator.permutation(len(made))]
+            sorted_batches = [
+                [self._examples((int(index),)) for index in cut] for cut in np.split(part, cuts)
+            ]
+            batches += [sorted_batches[index] for index in generator.permutation(len(sorted_batches))]
         return batches
 
-    def _of_like_windows(self, order: np.ndarray, window: int, size: int) -> list[Batch]:
-        """What is left of each number of windows, less than a batch, comes together in the order of these numbers."""
+    def _by_windows(self, order: np.ndarray, window: int, size: int) -> list[Batch]:
+        """Batches of groups with the same number of windows of `window` tokens, as activation beacons need them.
+
+        The remainders smaller than a batch are combined, the ones with the most windows first.
+        """
         counts = -(-self._sizes[order] // window)
         cuts: list[np.ndarray] = []
-        left: list[np.ndarray] = []
+        remainders: list[np.ndarray] = []
         for count in np.unique(counts)[::-1]:
             part = order[counts == count]
             *full, last = np.split(part, self._cuts(part, size))
             cuts += full
-            whole = len(last) == size if self.spec.batch_size else False
-            (cuts if whole else left).append(last)
-        if left:
-            rest = np.concatenate(left)
+            is_full = len(last) == size if self.spec.batch_size else False
+            (cuts if is_full else remainders).append(last)
+        if remainders:
+            rest = np.concatenate(remainders)
             cuts += np.split(rest, self._cuts(rest, size))
         return [[self._examples((int(index),)) for index in cut] for cut in cuts]
 
@@ -222,19 +226,20 @@ class Batches:
         return pack(groups, self._sizes, self.spec.max_length)
 
     def _examples(self, groups: Sequence[int]) -> Row:
-        """The examples of some groups."""
+        """The row that consists of the examples of these groups."""
         if len(self._starts) == len(self.lengths):
             return tuple(groups)
         return tuple(example for group in groups for example in range(self._starts[group], self._ends[group]))
 
     def _cuts(self, part: np.ndarray, size: int) -> Sequence[int]:
+        """Indices at which to split groups into batches: every `size` groups, or every `batch_tokens` tokens."""
         if self.spec.batch_size:
             return range(size, len(part), size)
         filled = (np.cumsum(self._sizes[part]) - 1) // (self.spec.batch_tokens or 1)
         return [int(cut) for cut in np.flatnonzero(np.diff(filled)) + 1]
 
     def _longest_first(self, batches: list[Batch]) -> None:
-        """The first step takes the most memory of all, so a run that cannot fit fails at once."""
+        """Move the batch that needs the most memory to the front, so that a run that does not fit fails in its first step."""
 
         def cost(batch: Batch) -> tuple[int, int]:
             longest = max(self.length(row) for row in batch)
@@ -244,25 +249,25 @@ class Batches:
         batches[0], batches[longest] = batches[longest], batches[0]
 
     def _longest_document(self, row: Row) -> int:
-        return self.length(row) if isinstance(row, Stretch) else int(self.lengths[list(row)].max())
+        return self.length(row) if isinstance(row, StreamSlice) else int(self.lengths[list(row)].max())
 
 
 def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
-    """Best-fit decreasing: the longest example goes first, into the fullest row that still has room.
+    """Best-fit-decreasing bin packing: take the longest example first, and put each into the fullest row with enough room.
 
-    examples: int[k] indices; lengths: int[n]; returns rows whose lengths sum to at most `capacity`. An
-    example that is longer (a pair may be) gets a row of its own.
+    examples: int[k] indices; lengths: int[n]. Returns rows of at most `capacity` tokens. An example that is longer,
+    as a pair may be, gets a row of its own.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for example in examples[np.argsort(-lengths[examples], kind="stable")]:
         length = int(lengths[example])
-        place = bisect_left(room, (length, -1))
-        if place == len(room):
+        best = bisect_left(room, (length, -1))
+        if best == len(room):
             rows.append([int(example)])
             free, row = capacity - length, len(rows) - 1
         else:
-            free, row = room.pop(place)
+            free, row = room.pop(best)
             rows[row].append(int(example))
             free -= length
         insort(room, (free, row))
@@ -270,16 +275,16 @@ def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
 
 
 def micro_batches(batch: Batch, size: int) -> list[Batch]:
-    """Cut a batch into micro-batches of `size` rows. The cut doesn't depend on the number of workers."""
+    """Split a batch into micro-batches of `size` rows. The split does not depend on the number of workers."""
     return [batch[start : start + size] for start in range(0, len(batch), size)]
 
 
 def share(batch: Batch, size: int, rank: int, world: int) -> list[tuple[int, Batch]]:
-    """This worker's micro-batches, each with its global number. Every worker gets equally many.
+    """The micro-batches of one worker, as (global number, micro-batch). Every worker gets the same number of them.
 
-    Where the batch doesn't divide, the last ones are empty: their worker still takes part in the sum.
+    If the batch does not divide evenly, the last ones are empty: their workers still take part in collectives.
     """
-    all_of_them = micro_batches(batch, size)
-    rounds = -(-len(all_of_them) // world)
+    parts = micro_batches(batch, size)
+    rounds = -(-len(parts) // world)
     numbers = range(rank, rounds * world, world)
-    return [(number, all_of_them[number] if number < len(all_of_them) else []) for number in numbers]
+    return [(number, parts[number] if number < len(parts) else []) for number in numbers]

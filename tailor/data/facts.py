@@ -1,4 +1,4 @@
-"""What a plan must know of the prepared data: sizes and numbers of steps, from the batches that training will see."""
+"""Facts about the prepared data that the plan needs: sizes and numbers of steps, computed from the actual batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from tailor.spec.recipe import Recipe
 
 
 def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataFacts:
-    """What the plan must know of the prepared data. `first_step`: the step at which they begin."""
+    """Compute the facts. first_step: the step at which training starts to use these data, above 0 after a change of data.
+
+    DataError when there is no training example, or when rows do not fit the method.
+    """
     train, evaluation = tokens.split("train"), tokens.split("evaluation")
     spec = batch_spec(recipe, first_step)
     batches = of_split(train, spec)
@@ -25,12 +28,12 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
     epoch = batches.epoch(0) if len(train) else []
     if not epoch:
         raise DataError(
-            "an epoch shows no training example",
-            hint="raise data.train.N.weight, or look at `tailor data report` for why rows were lost",
+            "an epoch has no training example",
+            hint="raise data.train.N.weight, or see in `tailor data report` why rows were left out",
         )
-    read = None
+    run_tokens = None
     if recipe.train.tokens is not None:
-        steps, read = batches.steps_to(recipe.train.tokens)
+        steps, run_tokens = batches.steps_to(recipe.train.tokens)
         steps += first_step
     else:
         steps = recipe.train.steps or first_step + batches.steps(recipe.train.epochs or 1.0)
@@ -47,23 +50,23 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         supervised_tokens=sum(batches.supervised_tokens(batch) for batch in epoch),
         longest=longest,
         longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
-        rows_per_batch=spec.batch_size or _most_rows(epoch, spec),
+        rows_per_batch=spec.batch_size or _max_rows(epoch, spec),
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,
-        run_tokens=read,
+        run_tokens=run_tokens,
         **texts,
     )
 
 
-def _most_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
+def _max_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
     return max(1, spec.streams.examples) if spec.streams else max(len(batch) for batch in epoch)
 
 
 def of_split(split: Split, spec: BatchSpec) -> Batches:
-    """The batches of a prepared split."""
+    """The batches of a split."""
     if spec.streams is not None:
-        from tailor.data.grit_batches import GritBatches  # it builds on this module
+        from tailor.data.grit_batches import GritBatches  # imported here because it depends on this module
 
         return GritBatches(split, spec)
     return Batches(split.lengths, split.supervised, split.source, spec, split.position)

@@ -1,11 +1,11 @@
-"""Batches of two streams: queries with their passages, and examples to generate.
+"""GRIT batches: queries with passages for the contrastive loss, and examples for the language-modeling loss.
 
-A step's queries are of one source, so that passages are told from others of the same task. Both streams are a pure
-function of (seed, step), as all batches are: an epoch shows every query once, and the other stream goes round beside it.
+All queries of a step come from one source, so that in-batch negatives belong to the same task. Both streams are a pure
+function of (seed, step), as all batches are. An epoch contains every query once; the example stream repeats independently.
 
-    stream of texts      a group of the store with several examples: a query, passages that answer it (`is_positive`), and
-                         others. A step draws one that answers and `group_size - 1` others, anew in every epoch.
-    stream of examples   the groups of one example
+    text stream      groups with several examples: a query, its positive passages (`is_positive`) and its negatives. A step
+                     draws one positive and `group_size - 1` negatives per query, with new draws in each epoch.
+    example stream   groups with one example, for generation
 """
 
 from __future__ import annotations
@@ -22,62 +22,62 @@ from tailor.errors import DataError
 
 
 class GritBatch(list[Row]):
-    """The texts of a step, longest first, each a row of its own, and then the examples to generate.
+    """The rows of a step: first the texts to embed, longest first, one per row; then the examples to generate.
 
-    text_index: int[texts], where each text row stands among the batch's texts: queries first, then the passages of the first
-    query with the one that answers it leading, of the second, and so on. queries, group: how many there are, and of each
-    how many passages.
+    queries: number of queries (Q); group: passages per query (P / Q). text_index: int[Q + P], for each text row its index
+    in the logical order: all queries, then the passages of query 0 with its positive first, the passages of query 1, and
+    so on.
     """
 
     def __init__(self, split: Split, texts: np.ndarray, examples: Sequence[int]) -> None:
-        """texts: int[queries, 1 + group] examples of the split; examples: of it, to generate."""
+        """texts: int[Q, 1 + group] example indices, query first; examples: indices of the examples to generate."""
         self._split, lengths = split, split.lengths
-        ordered = np.concatenate([texts[:, 0], texts[:, 1:].reshape(-1)]).astype(np.int64)
-        self.text_index = np.argsort(-lengths[ordered], kind="stable")
+        ordered = np.concatenate([texts[:, 0], texts[:, 1:].reshape(-1)]).astype(np.int64)  # [Q + P]
+        self.text_index = np.argsort(-lengths[ordered], kind="stable")  # [Q + P]
         self.queries, self.group = len(texts), texts.shape[1] - 1
         super().__init__([(int(example),) for example in [*ordered[self.text_index], *examples]])
 
     @property
     def texts(self) -> int:
-        """How many of the rows are texts to embed."""
+        """Number of rows that are texts to embed, Q + P."""
         return len(self.text_index)
 
     def text_examples(self) -> np.ndarray:
-        """int[texts]: the example of the split at each index."""
-        found = np.zeros(self.texts, np.int64)
-        found[self.text_index] = [row[0] for row in self[: self.texts] if isinstance(row, tuple)]
-        return found
+        """int[Q + P]: the example index of each text in the logical order of `text_index`."""
+        examples = np.zeros(self.texts, np.int64)  # [Q + P]
+        examples[self.text_index] = [row[0] for row in self[: self.texts] if isinstance(row, tuple)]
+        return examples
 
     @cached_property
     def excluded(self) -> np.ndarray:
-        """int64[k, 2]: (query, passage) that no loss may tell from each other, but never a query and its own answer.
+        """int64[k, 2]: the (query, passage) pairs that must not count as negatives (false negatives).
 
-        A passage with the text of one that answers the query by its row, and the answer of an equal query. Passages count
-        from 0, as in `text_index`.
+        These are passages with the text of any positive of the query, and positives of a query with the same text. The pair
+        of a query and its own drawn positive is never included. Passages count from 0 in the order of `text_index`.
         """
-        examples = self.text_examples()
-        queries, passages = examples[: self.queries], examples[self.queries :]
-        at: dict[bytes, list[int]] = {}
+        examples = self.text_examples()  # [Q + P]
+        queries, passages = examples[: self.queries], examples[self.queries :]  # [Q], [P]
+        passages_by_text: dict[bytes, list[int]] = {}
         for passage, example in enumerate(passages):
-            at.setdefault(self._text(example), []).append(passage)
-        asked: dict[bytes, list[int]] = {}
+            passages_by_text.setdefault(self._text(example), []).append(passage)
+        queries_by_text: dict[bytes, list[int]] = {}
         for query, example in enumerate(queries):
-            asked.setdefault(self._text(example), []).append(query)
+            queries_by_text.setdefault(self._text(example), []).append(query)
         pairs = set()
         for query, example in enumerate(queries):
-            for answer in self._answers(int(example)):
-                pairs.update((query, passage) for passage in at.get(self._text(answer), ()))
-            pairs.update((query, other * self.group) for other in asked[self._text(example)])
+            for positive in self._positives(int(example)):
+                pairs.update((query, passage) for passage in passages_by_text.get(self._text(positive), ()))
+            pairs.update((query, other * self.group) for other in queries_by_text[self._text(example)])
         kept = sorted(pair for pair in pairs if pair[1] != pair[0] * self.group)
         return np.array(kept, np.int64).reshape(-1, 2)
 
-    def _text(self, example: int) -> bytes:
-        found = self._split.example(int(example))
-        start, stop = found.spans[0]
-        return bytes(found.input_ids[start:stop].tobytes())
+    def _text(self, index: int) -> bytes:
+        example = self._split.example(int(index))
+        start, stop = example.spans[0]
+        return bytes(example.input_ids[start:stop].tobytes())
 
-    def _answers(self, query: int) -> Iterator[int]:
-        """All passages that answer a query by its row, drawn or not."""
+    def _positives(self, query: int) -> Iterator[int]:
+        """All positive passages in the data row of a query, whether drawn or not."""
         member = query + 1
         while member < len(self._split) and self._split.position[member]:
             if self._split.is_positive[member]:
@@ -86,7 +86,7 @@ class GritBatch(list[Row]):
 
 
 class GritBatches(Batches):
-    """The batches of a method that embeds, generates, or both. `spec.streams` says which."""
+    """The batches of a method that embeds, generates, or both, as `spec.streams` says."""
 
     def __init__(self, split: Split, spec: BatchSpec) -> None:
         super().__init__(split.lengths, split.supervised, split.source, spec, split.position)
@@ -95,7 +95,7 @@ class GritBatches(Batches):
         self._streams = spec.streams
         counts = self._ends - self._starts
         self._texts = counts > 1
-        """bool[groups]: whether a group is a query with its passages."""
+        """bool[groups]: True for a query with its passages."""
         self._round = lru_cache(maxsize=2)(self._make_round)
 
     @property
@@ -107,57 +107,57 @@ class GritBatches(Batches):
         return bool((~self._texts).any())
 
     def supervised_tokens(self, batch: Batch) -> int:
-        """Supervised targets of the examples to generate. Texts have none."""
+        """Number of supervised targets of the examples to generate. Texts to embed have none."""
         return super().supervised_tokens(
             list(batch)[batch.texts :] if isinstance(batch, GritBatch) else batch
         )
 
     def longest_text(self) -> int:
-        """Tokens of the longest text to embed."""
+        """Number of tokens of the longest text to embed."""
         return int(self.lengths[np.repeat(self._texts, self._ends - self._starts)].max(initial=0))
 
     def longest_example(self) -> int:
-        """Tokens of the longest example to generate."""
+        """Number of tokens of the longest example to generate."""
         return int(self.lengths[self._starts[~self._texts]].max(initial=0))
 
     def longest_row(self) -> int:
         return self.longest_example()
 
     def check(self, evaluation: GritBatches) -> None:
-        """DataError where the rows lack a stream that the method learns, or have one that it does not."""
+        """DataError when a stream that the mode needs has no rows, or when there are rows that the mode does not use."""
         mode = self._streams.mode
-        texts, examples = "a query with passages", "a conversation or text to generate"
-        for learned, here, elsewhere, what in (
+        texts, examples = "queries with passages", "conversations or texts to generate"
+        for is_used, in_train, in_evaluation, what in (
             (self._streams.embeds, self.has_texts, evaluation.has_texts, texts),
             (self._streams.generates, self.has_examples, evaluation.has_examples, examples),
         ):
-            if learned and not here:
+            if is_used and not in_train:
                 raise DataError(
-                    f"method gritlm with mode: {mode} needs such rows, and no training row is {what}",
+                    f"method gritlm with mode: {mode} needs training rows that are {what}, but there are none",
                     hint="add some to data.train, or set another method.mode",
                 )
-            if not learned and (here or elsewhere):
+            if not is_used and (in_train or in_evaluation):
                 raise DataError(
-                    f"method gritlm with mode: {mode} learns nothing from rows that are {what}, and there are some",
-                    hint="leave their sources out, or set method.mode: unified",
+                    f"method gritlm with mode: {mode} cannot use rows that are {what}, but the data contain some",
+                    hint="remove their sources, or set method.mode: unified",
                 )
 
     def evaluation(self) -> list[Batch]:
-        """Every query and every example once, in the order of the store: queries with their first passages, then examples.
+        """Batches with every query and every example once, in the order of the store: first queries, then examples.
 
-        Batches of queries are as large as in training, of one source each.
+        Each query has its first positive and its first negatives. Query batches have the training size, and one source each.
         """
-        found: list[Batch] = []
+        batches: list[Batch] = []
         if self._streams.embeds:
             for source in np.unique(self.sources[self._starts[self._texts]]):
                 groups = np.flatnonzero(self._texts & (self.sources[self._starts] == source))
-                found += [self._embedding(part, None) for part in _cut(groups, self._streams.queries)]
+                batches += [self._embedding(part, None) for part in _cut(groups, self._streams.queries)]
         if self._streams.generates:
             examples = self._starts[~self._texts]
             size = self._streams.examples
             for start in range(0, len(examples), size):
-                found.append(self._joined([], examples[start : start + size], None))
-        return found
+                batches.append(self._joined([], examples[start : start + size], None))
+        return batches
 
     def rows(self) -> list[Row]:
         return [row for batch in self.evaluation() for row in batch]
@@ -180,14 +180,14 @@ class GritBatches(Batches):
         ]
         parts = [parts[at] for at in generator.permutation(len(parts))]
         self._largest_first(parts, epoch)
-        before = epoch * len(parts)  # every epoch draws equally many
+        before = epoch * len(parts)  # every epoch has the same number of batches
         return [
             self._joined(part, self._examples_of(before + at) if streams.generates else [], generator)
             for at, part in enumerate(parts)
         ]
 
     def _largest_first(self, parts: list[np.ndarray], epoch: int) -> None:
-        """Move the first epoch's part with the largest group to its front: what takes the most memory fails at once."""
+        """Move the part with the largest group to the front of the first epoch, so that a run that does not fit fails early."""
         if epoch == 0 and parts:
             first = int(np.argmax([self._sizes[part].max() for part in parts]))
             parts[0], parts[first] = parts[first], parts[0]
@@ -202,54 +202,67 @@ class GritBatches(Batches):
         generator: np.random.Generator | None,
     ) -> GritBatch:
         size = self._streams.group
-        texts = np.array([self._drawn(int(group), size, generator) for group in groups], np.int64)
+        texts = np.array(
+            [self._drawn(int(group), size, generator) for group in groups], np.int64
+        )  # [Q, 1 + size]
         ids = [int(example) for example in examples]
         ids.sort(key=lambda example: -int(self.lengths[example]))
         return GritBatch(self._split, texts.reshape(-1, 1 + size), ids)
 
     def _drawn(self, group: int, size: int, generator: np.random.Generator | None) -> list[int]:
-        """A query, a passage that answers it, and `size - 1` that do not, each as often as needed; without a generator the first."""
+        """A query, one positive and `size - 1` negatives. Negatives repeat if there are too few.
+
+        generator: draws them at random; None takes the first ones.
+        """
         start, end = int(self._starts[group]), int(self._ends[group])
         passages = np.arange(start + 1, end)
-        good, bad = (
-            passages[self._split.is_positive[start + 1 : end]],
-            passages[~self._split.is_positive[start + 1 : end]],
-        )
+        is_positive = self._split.is_positive[start + 1 : end]
+        positives, negatives = passages[is_positive], passages[~is_positive]
         if generator is not None:
-            good, bad = good[generator.permutation(len(good))], bad[generator.permutation(len(bad))]
-        return [start, int(good[0]), *(int(bad[at % len(bad)]) for at in range(size - 1))]
+            positives = positives[generator.permutation(len(positives))]
+            negatives = negatives[generator.permutation(len(negatives))]
+        return [start, int(positives[0]), *(int(negatives[at % len(negatives)]) for at in range(size - 1))]
 
     def _examples_of(self, step: int) -> np.ndarray:
-        """The examples to generate of a step, counted from where these data begin: the next ones of an endless stream."""
+        """int[examples]: the examples to generate in a step, taken in order from an endless stream of shuffled rounds.
+
+        step: counted from the first step with these data.
+        """
         size = self._streams.examples
-        found: list[int] = []
+        examples: list[int] = []
         at = step * size
-        while len(found) < size:
+        while len(examples) < size:
             round_, begin = divmod(at, len(self._round(0)))
-            part = self._round(round_)[begin : begin + size - len(found)]
-            found += [int(example) for example in part]
+            part = self._round(round_)[begin : begin + size - len(examples)]
+            examples += [int(example) for example in part]
             at += len(part)
-        return np.array(found)
+        return np.array(examples)
 
     def _make_round(self, number: int) -> np.ndarray:
-        """All examples to generate in the order of a round, each as often as its source's weight says."""
+        """The examples to generate in the order of one round, repeated by the weights of their sources."""
         generator = np.random.default_rng([self.spec.seed, number, 1])
         order = self._draw(generator)
         order = order[~self._texts[order]]
         order = order[generator.permutation(len(order))]
-        if number == 0:  # as with texts
+        if number == 0:  # as with texts: a run that does not fit fails early
             longest = int(np.argmax(self._sizes[order]))
             order[0], order[longest] = order[longest], order[0]
         return self._starts[order]
 
 
 def _cut(groups: np.ndarray, size: int) -> list[np.ndarray]:
-    """As few parts of at most `size` as possible, of equal sizes as nearly as possible: a tiny last batch has few others to tell from."""
+    """Split into as few parts of at most `size` groups as possible, of nearly equal size.
+
+    A small last batch would have few in-batch negatives.
+    """
     return np.array_split(groups, -(-len(groups) // size)) if len(groups) else []
 
 
 def text_facts(batches: Batches, evaluation: Batches) -> dict[str, int]:
-    """What the plan must know of texts to embed: how many a step embeds at most, and how long they are. DataError."""
+    """Facts for the plan about texts to embed: their maximum number per step, and the longest in tokens.
+
+    DataError when the rows do not fit the method's mode.
+    """
     assert isinstance(batches, GritBatches)
     assert isinstance(evaluation, GritBatches)
     sizes = batches.spec.streams

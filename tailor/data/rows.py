@@ -1,4 +1,8 @@
-"""Rows: which tokens go through the model together, as examples or as stretches of joined examples."""
+"""Batch rows: which examples, or which slice of joined examples, go through the model as one row.
+
+`Row` in this package always means a row of a batch. A row of a source file is called a data row; `encode.records` lists all
+names.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,27 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Examples joined end to end. examples: int[k], in their order; ends: int[k], where each ends, in tokens."""
+    """Concatenated examples. examples: int[k] indices in order; ends: int[k] end of each example in the stream, in tokens."""
 
     examples: np.ndarray
     ends: np.ndarray
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(example, from, to) of the parts of examples that tokens [start, stop) of the stream are."""
-        at = int(np.searchsorted(self.ends, start, side="right"))
+        """Map tokens [start, stop) of the stream to parts of examples: yields (example, start, stop) within each example."""
+        index = int(np.searchsorted(self.ends, start, side="right"))
         while start < stop:
-            end = int(self.ends[at])
-            begin = int(self.ends[at - 1]) if at else 0
-            yield int(self.examples[at]), start - begin, min(end, stop) - begin
-            start, at = end, at + 1
+            end = int(self.ends[index])
+            begin = int(self.ends[index - 1]) if index else 0
+            yield int(self.examples[index]), start - begin, min(end, stop) - begin
+            start, index = end, index + 1
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
-    """A row cut out of a stream: tokens [start, stop] of it. Each but the last is read and predicts the next."""
+class StreamSlice:
+    """A row that is a slice of a stream: tokens start to stop, both included.
+
+    The model reads the tokens [start, stop); each predicts its successor, so token `stop` is only a target.
+    """
 
     stream: Stream
     start: int
@@ -35,26 +42,27 @@ class Stretch:
 
     @property
     def pieces(self) -> list[tuple[int, int, int]]:
-        """(example, from, to) of the row's tokens, with the last one, which is only predicted."""
+        """(example, start, stop) of the row's tokens, including the last one, which is only a target."""
         return list(self.stream.pieces(self.start, self.stop + 1))
 
 
-Row = tuple[int, ...] | Stretch
-"""A pack of examples, or one example; or a stretch of joined ones."""
+Row = tuple[int, ...] | StreamSlice
+"""A row of a batch: the indices of its examples (several if packed), or a slice of joined examples."""
 Batch = list[Row]
+"""The rows of one optimizer step, over all workers."""
 
 
 def examples_of(row: Row) -> list[int]:
-    """The examples that a row shows, whole or in part."""
-    return [example for example, _, _ in row.pieces] if isinstance(row, Stretch) else list(row)
+    """The indices of the examples that a row contains, completely or in part."""
+    return [example for example, _, _ in row.pieces] if isinstance(row, StreamSlice) else list(row)
 
 
-def join(examples: np.ndarray, lengths: np.ndarray, row_length: int) -> list[Stretch]:
-    """One stream of all examples, cut into rows that read `row_length` tokens; the last may be shorter.
+def join(examples: np.ndarray, lengths: np.ndarray, row_length: int) -> list[StreamSlice]:
+    """Concatenate all examples and cut the stream into rows of `row_length` tokens; the last may be shorter.
 
-    examples: int[k] indices; lengths: int[n]. A row's last prediction is the next row's first token, so every
-    token of the stream but the first is predicted once, and every token but the last is read once.
+    examples: int[k] indices; lengths: int[n] tokens. The last target of a row is the first token of the next row. So
+    every token of the stream except the first is a target once, and every token except the last is an input once.
     """
     stream = Stream(examples, np.cumsum(lengths[examples], dtype=np.int64))
     last = int(stream.ends[-1]) - 1 if len(examples) else 0
-    return [Stretch(stream, start, min(start + row_length, last)) for start in range(0, last, row_length)]
+    return [StreamSlice(stream, start, min(start + row_length, last)) for start in range(0, last, row_length)]

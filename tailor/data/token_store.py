@@ -1,12 +1,13 @@
-"""The token store: examples as token ids and supervised spans, in Arrow shards that are read by memory map.
+"""The token store: examples as token ids and supervised spans, in memory-mapped Arrow shards.
 
 ROOT/FINGERPRINT/train-00000.arrow       columns input_ids list<int32>, spans list<int32>
 ROOT/FINGERPRINT/evaluation-00003.arrow  (flattened half-open pairs), source int16, row int64,
                                          position int16, is_positive bool
-ROOT/FINGERPRINT/manifest.json           written last: a folder without it does not exist for readers
+ROOT/FINGERPRINT/manifest.json           written last: readers ignore a folder without it
 
-Examples that belong together (the chosen and the rejected answer of a pair) are a group: they follow
-one another, and `position` counts them from 0. An example of its own is a group of one, with position 0.
+An example is one sequence of token ids, made from a record (see `encode.records`). Examples that belong together, such as
+the chosen and the rejected answer of a pair, form a group: they are consecutive, and `position` counts them from 0. A single
+example is a group of one, with position 0.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SPLITS = ("train", "evaluation")
 class Example:
     """One example. Both arrays are read-only views of the memory map.
 
-    input_ids: int32 [length]; spans: int32 [k, 2], half-open spans of supervised tokens.
+    input_ids: int32 [T]; spans: int32 [k, 2], half-open ranges of supervised tokens.
     """
 
     input_ids: np.ndarray
@@ -48,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True)
 class _Block:
-    """One record batch: values and offsets of the two list columns."""
+    """One Arrow record batch: values and offsets of the two list columns, and the other columns."""
 
     ids: np.ndarray
     id_offsets: np.ndarray
@@ -63,11 +64,11 @@ class _Block:
 class Split:
     """The examples of one split, in the order of the sources, files and rows.
 
-    lengths: int32 [n] tokens. supervised: int32 [n] supervised targets (a token at position 0 is
-    supervised by nothing, so it does not count). source: int16 [n] index in the recipe's `train`
-    list, or `evaluation` list for rows of an evaluation source. row: int64 [n] row number in the
+    lengths: int32 [n] tokens. supervised: int32 [n] supervised targets (the first token of an example
+    is never a target, because nothing predicts it). source: int16 [n] index in the recipe's `data.train`
+    list, or in `data.evaluation` for rows of an evaluation source. row: int64 [n] row number in the
     source's file, from 1. position: int16 [n] position in the example's group, from 0. is_positive: bool [n]
-    False for an answer that the model shall rather not give (rejected, undesirable).
+    False for a rejected or undesirable answer, and for a negative passage.
     """
 
     def __init__(self, shards: list[tuple[Path, int]]) -> None:
@@ -89,7 +90,7 @@ class Split:
         return len(self.row)
 
     def example(self, index: int) -> Example:
-        """Example `index`, from 0. IndexError outside."""
+        """Example `index`, counted from 0. IndexError when out of range."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -100,7 +101,7 @@ class Split:
 
 
 class TokenStore:
-    """Prepared tokens at `url`, opened by `TokenStore.open`."""
+    """Prepared tokens at `url`. Use `TokenStore.open`."""
 
     def __init__(self, url: str, manifest: dict[str, Any]) -> None:
         self.url = url
@@ -109,11 +110,11 @@ class TokenStore:
 
     @classmethod
     def open(cls, url: str) -> TokenStore:
-        """StoreError when there are no finished tokens at `url`."""
+        """Open a token store. StoreError when `url` has no manifest."""
         store = Store(url)
         if not store.exists(MANIFEST):
             raise StoreError(
-                f"{store.url} holds no prepared tokens", hint="prepare them with `tailor data report`"
+                f"{store.url} contains no prepared tokens", hint="prepare them with `tailor data report`"
             )
         return cls(store.url, store.read_json(MANIFEST))
 
@@ -123,17 +124,17 @@ class TokenStore:
 
     @property
     def train_fingerprint(self) -> str:
-        """Of what decides the training split alone."""
+        """The fingerprint of the training sources only."""
         return str(self.manifest.get("train_fingerprint", self.fingerprint))
 
     @property
     def template(self) -> dict[str, Any] | None:
-        """The chat template that the examples were rendered with: name, text, tool_use and end_of_turn_ids. None without chats."""
+        """The chat template of the examples: name, text, tool_use, end_of_turn_ids. None without conversations."""
         template: dict[str, Any] | None = self.manifest["template"]
         return template
 
     def split(self, name: Literal["train", "evaluation"]) -> Split:
-        """A split, memory-mapped. Shards of a remote store are copied to this machine first, once."""
+        """A split, memory-mapped. Shards of a remote store are first copied to this machine, once."""
         if name not in self._splits:
             store = Store(self.url)
             shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
@@ -162,9 +163,9 @@ class ShardWriter:
         positions: np.ndarray | None = None,
         is_positive: np.ndarray | None = None,
     ) -> None:
-        """Write examples. input_ids, spans: list<int32> [n]; rows: int64 [n], counted from 1 in the task's part.
+        """Write n examples. input_ids, spans: list<int32> [n]; rows: int64 [n], counted from 1 in the task's file range.
 
-        positions: int [n], default all 0: every example is a group of its own. is_positive: bool [n], default all True.
+        positions: int [n], default all 0: every example is its own group. is_positive: bool [n], default all True.
         """
         count = len(rows)
         columns = [
@@ -191,8 +192,8 @@ def ragged(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
 
 
 def supervised_targets(spans: np.ndarray) -> np.ndarray:
-    """How many targets each span holds. spans: [k, 2] -> [k]. The token at position 0 is never a target."""
-    targets: np.ndarray = np.maximum(spans[:, 1] - np.maximum(spans[:, 0], 1), 0)
+    """Number of targets in each span. spans: [k, 2] -> [k]. The token at position 0 is never a target."""
+    targets: np.ndarray = np.maximum(spans[:, 1] - np.maximum(spans[:, 0], 1), 0)  # [k]
     return targets
 
 
@@ -211,8 +212,8 @@ def _block(batch: pa.RecordBatch, first_row: int) -> _Block:
 
 
 def _supervised(block: _Block) -> np.ndarray:
-    pairs = block.spans.reshape(-1, 2)
-    total = np.concatenate([[0], np.cumsum(supervised_targets(pairs))])
+    pairs = block.spans.reshape(-1, 2)  # [k, 2]
+    total = np.concatenate([[0], np.cumsum(supervised_targets(pairs))])  # [k + 1]
     return np.diff(total[block.span_offsets // 2])
 
 

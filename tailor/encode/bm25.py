@@ -1,6 +1,6 @@
-"""BM25: how well texts answer a query, by the words that they share (Robertson et al.).
+"""BM25 scores of texts for a query (Robertson and Zaragoza, 2009).
 
-k1 and b are Pyserini's for passages (0.9 and 0.4): a repeated word counts little, and so does a text's length.
+k1 = 0.9 and b = 0.4 are Pyserini's defaults for passages: repetitions of a word and the length of a text count little.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ K1, B = 0.9, 0.4
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7ff]+"
 )
-"""A run of letters and digits; Chinese, Japanese and Korean by characters."""
+"""A sequence of letters and digits, or one Chinese, Japanese or Korean character."""
 
 
 def scores(query: str, texts: Sequence[str]) -> list[float]:
-    """Of each text, 0 where it shares no word with the query. Rare words count more; the query's repeated words too."""
+    """The BM25 score of each text, 0 when it shares no word with the query."""
     counted = [Counter(words(text)) for text in texts]
     lengths = [sum(counts.values()) for counts in counted]
     mean = sum(lengths) / max(1, len(lengths)) or 1.0
-    found = [0.0] * len(texts)
-    for word, asked in Counter(words(query)).items():
-        holding = sum(word in counts for counts in counted)
-        rarity = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-        for at, (counts, length) in enumerate(zip(counted, lengths, strict=True)):
-            times = counts[word]
-            found[at] += asked * rarity * times * (K1 + 1) / (times + K1 * (1 - B + B * length / mean))
-    return found
+    totals = [0.0] * len(texts)
+    for word, in_query in Counter(words(query)).items():
+        containing = sum(word in counts for counts in counted)
+        idf = math.log(1 + (len(texts) - containing + 0.5) / (containing + 0.5))
+        for index, (counts, length) in enumerate(zip(counted, lengths, strict=True)):
+            frequency = counts[word]
+            norm = K1 * (1 - B + B * length / mean)
+            totals[index] += in_query * idf * frequency * (K1 + 1) / (frequency + norm)
+    return totals
 
 
 def words(text: str) -> list[str]:
-    """What is compared: words in lower case."""
+    """The words of a text in lower case."""
     return _WORD.findall(text.lower())

@@ -41,7 +41,9 @@ def read_content(value: Any, name: str) -> Content:
             content.text += part
             continue
         if not isinstance(part, Mapping):
-            raise RowError("wrong_type", f"`{name}` has a part that is {kind_of(part)}; only text is read")
+            raise RowError(
+                "wrong_type", f"`{name}` has a part that is {kind_of(part)}; only text is supported"
+            )
         kind = part.get("type") or "text"
         if kind in _CALLS:
             content.calls.append(_held(part, name, kind, (kind, "value")))
@@ -50,7 +52,7 @@ def read_content(value: Any, name: str) -> Content:
         elif kind in _TEXT:
             content.text += _text(part, name, kind, ("text", "value"))
         else:
-            raise RowError("wrong_type", f"`{name}` has a part of type {kind!r}; only text is read")
+            raise RowError("wrong_type", f"`{name}` has a part of type {kind!r}; only text is supported")
     return content
 
 

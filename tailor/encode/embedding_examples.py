@@ -1,8 +1,8 @@
-"""Texts to embed as token ids: a format around each, and which of the tokens are the text's own.
+"""Token ids of texts to embed: the instruction in its format, then the text, whose tokens are pooled.
 
-The format and the text are encoded apart, so that the text's tokens are those that it has alone: under splitting
-patterns like Qwen's a text that begins with a newline or a sign would melt into the tag before it. Only the text
-is ever cut.
+The format and the text are encoded separately, so that the text has the same tokens as on its own. Otherwise
+pre-tokenizer patterns such as Qwen's would merge a leading newline or punctuation mark with the tag before it.
+Truncation cuts only the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode.masks import Encoded
+from tailor.encode.masks import EncodedExample
 from tailor.encode.records import Relevance, RowError
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
@@ -21,15 +21,18 @@ from tailor.spec.methods.base import TextLimits
 
 @dataclass(frozen=True)
 class TextFormat:
-    """What stands before a text. `instructed` has a place for the `{instruction}`; BOS is the tokenizer's."""
+    """The format before a text. instructed: contains the placeholder `{instruction}`; plain: without instruction.
+
+    The tokenizer adds BOS.
+    """
 
     instructed: str
     plain: str
 
     def before(self, instruction: str | None) -> str:
-        """The part before a text that has this instruction, or none.
+        """The format before a text with this instruction, or without one.
 
-        Spaces and colons around an instruction are left out: published rows end theirs with a colon.
+        Spaces and colons around the instruction are removed, because the instructions of published data end with a colon.
         """
         instruction = (instruction or "").strip("\t\n :")
         if not instruction:
@@ -39,12 +42,12 @@ class TextFormat:
 
 
 GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n")
-"""The published format; its tags are plain text."""
+"""The format of the GritLM paper. Its tags are plain text, not special tokens."""
 
 
 @dataclass(frozen=True)
 class TextTokens:
-    """A text ready to embed. input_ids: int32[n]; the tokens from `start` on are the text's own; cut: tokens cut away."""
+    """A text ready to embed. input_ids: int32 [T]; the tokens from `start` on are pooled; cut: number of tokens cut away."""
 
     input_ids: np.ndarray
     start: int
@@ -52,7 +55,7 @@ class TextTokens:
 
 
 class TextEncoder:
-    """Encodes texts with their instructions. Picklable."""
+    """Encodes texts with their instructions. Can be pickled."""
 
     def __init__(self, tokenizer: Tokenizer, format: TextFormat = GRITLM) -> None:
         self.tokenizer = tokenizer
@@ -61,10 +64,10 @@ class TextEncoder:
     def __call__(
         self, texts: Sequence[tuple[str | None, str]], max_length: int | None = None
     ) -> list[TextTokens]:
-        """(instruction, text) pairs as tokens, at most `max_length` of them each.
+        """Encode (instruction, text) pairs as at most `max_length` tokens each.
 
-        A text without a token of its own has a `start` at the end of its tokens. DataError when what stands
-        before a text leaves no room for it. UnicodeEncodeError or TypeError for a text with a lone surrogate.
+        For an empty text `start` is the number of tokens. DataError when the instruction and its format leave no room
+        for a text. UnicodeEncodeError or TypeError for a text with a lone surrogate.
         """
         heads: dict[str | None, list[int]] = {}
         for instruction, _ in texts:
@@ -73,83 +76,87 @@ class TextEncoder:
                 heads[instruction] = [*self.tokenizer.prefix, *head]
                 if max_length is not None and len(heads[instruction]) >= max_length:
                     raise DataError(
-                        f"the instruction {instruction!r} and its format have {len(heads[instruction])} tokens, "
-                        f"which leaves no room for a text in {max_length}",
-                        hint="raise the longest length, or shorten the instruction",
+                        f"the instruction {instruction!r} with its format has {len(heads[instruction])} tokens, "
+                        f"which leaves no room for a text in the maximum length of {max_length}",
+                        hint="raise the maximum length, or shorten the instruction",
                     )
         encodings = self.tokenizer.encode_continuation([text for _, text in texts])
-        found = []
+        encoded = []
         for (instruction, _), encoding in zip(texts, encodings, strict=True):
-            head, own = heads[instruction], encoding.ids
-            room = len(own) if max_length is None else max_length - len(head)
-            ids = np.array(head + own[:room], np.int32)
-            found.append(TextTokens(ids, len(head), max(0, len(own) - room)))
-        return found
+            head, body = heads[instruction], encoding.ids
+            room = len(body) if max_length is None else max_length - len(head)
+            ids = np.array(head + body[:room], np.int32)  # [T]
+            encoded.append(TextTokens(ids, len(head), max(0, len(body) - room)))
+        return encoded
 
 
 def relevances(
     encoder: TextEncoder, records: Sequence[Relevance], limits: TextLimits
-) -> list[list[Encoded] | RowError]:
-    """Per record its group at whole length: the query, the passages that answer it, and those that do not.
+) -> list[list[EncodedExample] | RowError]:
+    """The group of each record at full length: the query, the relevant passages, the irrelevant ones.
 
-    An example's span is the text's own tokens. `is_positive` is False for passages that do not answer.
+    The span of an example is the tokens to pool. `is_positive` is False for irrelevant passages.
     """
-    texts = [text for one in records for text in (one.query, *one.positives, *one.negatives)]
-    left = iter(encoder(texts))
-    groups: list[list[Encoded] | RowError] = []
+    texts = [text for record in records for text in (record.query, *record.positives, *record.negatives)]
+    remaining = iter(encoder(texts))
+    groups: list[list[EncodedExample] | RowError] = []
     for record in records:
         positives = 1 + len(record.positives)
         group = []
         for position in range(positives + len(record.negatives)):
-            text = next(left)
+            text = next(remaining)
             span = (text.start, len(text.input_ids))
-            group.append(Encoded(text.input_ids, [span], position, position < positives))
+            group.append(EncodedExample(text.input_ids, [span], position, position < positives))
         groups.append(_checked(group, record, limits))
     return groups
 
 
-def _checked(group: list[Encoded], record: Relevance, limits: TextLimits) -> list[Encoded] | RowError:
+def _checked(
+    group: list[EncodedExample], record: Relevance, limits: TextLimits
+) -> list[EncodedExample] | RowError:
     for example in group:
         if example.spans[0][0] == example.spans[0][1]:
-            return RowError("empty", f"{_name(example, record)} has no token")
+            return RowError("empty", f"{_name(example, record)} has no tokens")
     if limits.negatives and not record.negatives:
         return RowError(
-            "no_negatives", "the row has no passage that does not answer; method.group_size: 1 needs none"
+            "no_negatives",
+            "the row has no negative passage; add one, or set method.group_size: 1, which needs none",
         )
     return group
 
 
-def _name(example: Encoded, record: Relevance) -> str:
-    at = example.position - 1 - len(record.positives)
+def _name(example: EncodedExample, record: Relevance) -> str:
+    negative = example.position - len(record.positives)
     return (
         "the query"
         if not example.position
         else f"positive {example.position}"
-        if at < 0
-        else f"negative {at + 1}"
+        if negative < 1
+        else f"negative {negative}"
     )
 
 
-def too_long(group: Sequence[Encoded], limits: TextLimits) -> str:
-    """Which limit the group exceeds, in words; empty when it fits."""
+def too_long(group: Sequence[EncodedExample], limits: TextLimits) -> str:
+    """Which limit the group exceeds, as a message; empty when it fits."""
     for example in group:
-        most = limits.passage if example.position else limits.query
-        if len(example.input_ids) > most:
+        max_length = limits.passage if example.position else limits.query
+        if len(example.input_ids) > max_length:
             what = "passage" if example.position else "query"
-            return f"a {what} of {len(example.input_ids)} tokens, and the longest may have {most}"
+            return f"a {what} has {len(example.input_ids)} tokens; the maximum is {max_length}"
     return ""
 
 
-def cut(group: Sequence[Encoded], limits: TextLimits) -> list[Encoded] | RowError:
-    """The group with the ends of its texts cut away, or why no text is left."""
+def cut(group: Sequence[EncodedExample], limits: TextLimits) -> list[EncodedExample] | RowError:
+    """The group with its texts truncated at their ends, or a RowError when no text would remain."""
     pieces = []
     for example in group:
-        most = limits.passage if example.position else limits.query
+        max_length = limits.passage if example.position else limits.query
         start, stop = example.spans[0]
-        if start >= most:
+        if start >= max_length:
             return RowError(
                 "too_long",
-                f"an instruction with its format has {start} tokens, which leaves no room in {most}",
+                f"an instruction with its format has {start} tokens, which leaves no room in the maximum of {max_length}",
             )
-        pieces.append(replace(example, input_ids=example.input_ids[:most], spans=[(start, min(stop, most))]))
+        span = (start, min(stop, max_length))
+        pieces.append(replace(example, input_ids=example.input_ids[:max_length], spans=[span]))
     return pieces

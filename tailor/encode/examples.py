@@ -1,4 +1,4 @@
-"""Records to examples of at most `max_length` tokens."""
+"""Encodes records as examples of at most `max_length` tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tailor.encode import bm25, embedding_examples, preference_examples, truncation
 from tailor.encode.control_text import CONTROL
 from tailor.encode.embedding_examples import TextEncoder, TextLimits
-from tailor.encode.masks import ChatEncoder, Encoded
+from tailor.encode.masks import ChatEncoder, EncodedExample
 from tailor.encode.preference_examples import AnswerLimits
 from tailor.encode.records import Chat, Completion, Pair, Rated, Record, Relevance, RowError, Text
 from tailor.encode.tokenizer import Tokenizer
@@ -22,26 +22,26 @@ from tailor.spec.data import Chunk, Retrieve
 
 @dataclass(frozen=True)
 class Outcome:
-    """The examples of one row, and what it cost to make them fit."""
+    """The examples of one row, and what was cut to make them fit into `max_length`."""
 
-    examples: list[Encoded]
+    examples: list[EncodedExample]
     truncated: bool = False
-    lost: int = 0
-    """Supervised tokens cut away."""
-    prompt_lost: int = 0
-    """Tokens cut away at the start of the prompts of answers."""
+    supervised_cut: int = 0
+    """Supervised tokens cut away; for texts to embed, all tokens cut away."""
+    prompt_cut: int = 0
+    """Tokens cut away at the start of the prompts of preference data."""
     chunked: bool = False
-    idle: int = 0
-    """Chunks that were left out, for nothing in them is supervised."""
+    unsupervised: int = 0
+    """Chunks left out because they have no supervised token."""
     retrieved: bool = False
     passed_over: int = 0
-    """Tokens of passages that suited the question less."""
+    """Tokens of the passages left out because they are less relevant to the question."""
     partly_read: int = 0
-    """Passages and questions that were longer than the embedder reads, so that their ends had no part in the score."""
+    """Passages and questions longer than the embedder's maximum length, whose ends did not count for the score."""
 
 
 class Encoder:
-    """Encodes batches of records. Picklable, so that it can be sent to other processes once."""
+    """Encodes batches of records. Can be pickled, so that it is sent to each worker process once."""
 
     def __init__(
         self,
@@ -58,9 +58,10 @@ class Encoder:
         text_limits: TextLimits | None = None,
         drop_reasoning: bool = False,
     ) -> None:
-        """`limits` are given when the records are answers, `Pair` or `Rated`; `text_limits` when some may be `Relevance`.
+        """rules: of the chat template, None when no record is a conversation. max_length: None for no limit.
 
-        `max_length` is None where any length fits. scorer: of the passages of long prompts, in BM25's place.
+        scorer: scores the passages of long prompts instead of BM25. limits: required for records of type `Pair` or `Rated`.
+        text_limits: required for records of type `Relevance`.
         """
         self.tokenizer = tokenizer
         self._train_on = train_on
@@ -76,20 +77,20 @@ class Encoder:
             self._chats = ChatEncoder(tokenizer, rules, train_on, drop_reasoning=drop_reasoning)
 
     def __call__(self, records: Sequence[Record]) -> list[Outcome | RowError]:
-        """Per record its outcome, in order. All records of a batch are of one kind."""
+        """The outcome of each record, in order. All records of a batch have the same type."""
         return [self.fit(result) for result in self.encode(records)]
 
-    def encode(self, records: Sequence[Record]) -> list[list[Encoded] | RowError]:
-        """Per record its examples at their whole length."""
+    def encode(self, records: Sequence[Record]) -> list[list[EncodedExample] | RowError]:
+        """The examples of each record at their full length."""
         try:
             return self._encode(records)
         except (UnicodeEncodeError, TypeError):
-            # A lone surrogate (from a JSON escape) cannot be encoded; find out in which rows.
+            # A lone surrogate (from a JSON escape) cannot be encoded. Encode one by one to find its rows.
             if len(records) == 1:
-                return [RowError("bad_encoding", "the text has a character that is not valid Unicode")]
+                return [RowError("bad_encoding", "the text contains a character that is not valid Unicode")]
             return [self.encode([record])[0] for record in records]
 
-    def _encode(self, records: Sequence[Record]) -> list[list[Encoded] | RowError]:
+    def _encode(self, records: Sequence[Record]) -> list[list[EncodedExample] | RowError]:
         if not records:
             return []
         if isinstance(records[0], Chat):
@@ -100,16 +101,16 @@ class Encoder:
             return preference_examples.grouped(rows, self.encode(preference_examples.answers(rows)))
         if isinstance(records[0], Relevance):
             assert self._text_limits is not None
-            own = [record for record in records if isinstance(record, Relevance)]
-            return embedding_examples.relevances(TextEncoder(self.tokenizer), own, self._text_limits)
+            groups = [record for record in records if isinstance(record, Relevance)]
+            return embedding_examples.relevances(TextEncoder(self.tokenizer), groups, self._text_limits)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])
 
-    def _texts(self, records: list[Text]) -> list[list[Encoded] | RowError]:
-        """BOS if the tokenizer adds one, the text, EOS; everything is supervised."""
+    def _texts(self, records: list[Text]) -> list[list[EncodedExample] | RowError]:
+        """BOS if the tokenizer adds one, the text, EOS. All tokens are supervised."""
         prefix, eos = self.tokenizer.prefix, require_eos(self.tokenizer)
-        results: list[list[Encoded] | RowError] = []
+        results: list[list[EncodedExample] | RowError] = []
         for ids in self.tokenizer.encode_batch([record.text for record in records]):
             if prefix and ids[: len(prefix)] == prefix:
                 results.append(_DOUBLE_BOS)
@@ -117,15 +118,15 @@ class Encoder:
             if not ids or ids[-1] != eos:
                 ids.append(eos)
             whole = np.fromiter(prefix + ids if prefix else ids, np.int32)
-            results.append([Encoded(whole, [(0, len(whole))])])
+            results.append([EncodedExample(whole, [(0, len(whole))])])
         return results
 
-    def _completions(self, records: list[Completion]) -> list[list[Encoded] | RowError]:
-        """The prompt encoded alone, as generation encodes it; then the response as its continuation, and EOS."""
+    def _completions(self, records: list[Completion]) -> list[list[EncodedExample] | RowError]:
+        """The prompt, encoded on its own as at generation; the response as its continuation; EOS."""
         prefix, eos = self.tokenizer.prefix, require_eos(self.tokenizer)
         prompts = self.tokenizer.encode_batch([record.prompt for record in records])
         responses = self.tokenizer.encode_continuation([record.response for record in records])
-        results: list[list[Encoded] | RowError] = []
+        results: list[list[EncodedExample] | RowError] = []
         for prompt, response in zip(prompts, responses, strict=True):
             if prefix and prompt[: len(prefix)] == prefix:
                 results.append(_DOUBLE_BOS)
@@ -138,11 +139,11 @@ class Encoder:
                 continue
             whole = np.array(prefix + prompt + answer, np.int32)
             start = 0 if self._train_on == "everything" else len(whole) - len(answer)
-            results.append([Encoded(whole, [(start, len(whole))])])
+            results.append([EncodedExample(whole, [(start, len(whole))])])
         return results
 
-    def fit(self, result: list[Encoded] | RowError) -> Outcome | RowError:
-        """What `on_long` makes of a record's examples."""
+    def fit(self, result: list[EncodedExample] | RowError) -> Outcome | RowError:
+        """Apply `on_long` to the examples of a record that are longer than allowed."""
         if isinstance(result, RowError):
             return result
         if self.limits is not None:
@@ -153,100 +154,107 @@ class Encoder:
         longest = max(len(example.input_ids) for example in result)
         if self._max_length is not None and longest > self._max_length:
             if self._on_long == "drop":
-                return RowError("too_long", f"{longest} tokens, max_length is {self._max_length}")
+                return RowError("too_long", f"{longest} tokens; data.max_length is {self._max_length}")
             outcome = self._fitted(result, self._max_length)
             if isinstance(outcome, RowError):
                 return outcome
         kept = [example for example in outcome.examples if targets(example.spans)]
         if not kept:
-            return RowError("nothing_supervised", "no token of it would be learned")
-        idle = len(outcome.examples) - len(kept) if outcome.chunked else 0
-        return replace(outcome, examples=kept, idle=idle)
+            return RowError("nothing_supervised", "the row has no supervised token")
+        unsupervised = len(outcome.examples) - len(kept) if outcome.chunked else 0
+        return replace(outcome, examples=kept, unsupervised=unsupervised)
 
-    def _fit_answers(self, group: list[Encoded], limits: AnswerLimits) -> Outcome | RowError:
-        """The group as it is, cut, or left out: never a part of it."""
-        over = preference_examples.too_long(group, limits, self._max_length)
-        if not over:
+    def _fit_answers(self, group: list[EncodedExample], limits: AnswerLimits) -> Outcome | RowError:
+        """Keep, truncate or drop the answers of a row. A pair is never split."""
+        problem = preference_examples.too_long(group, limits, self._max_length)
+        if not problem:
             return Outcome(group)
         if self._on_long == "drop":
-            return RowError("too_long", over)
+            return RowError("too_long", problem)
         spans = preference_examples.kept(group, limits, self._max_length)
         pieces = preference_examples.cut(group, spans)
         if isinstance(pieces, RowError):
             return pieces
         if not all(targets(piece.spans) for piece in pieces):
-            return RowError("nothing_supervised", "no token of an answer is left")
-        lost = sum(
-            targets(whole.spans) - targets(piece.spans) for whole, piece in zip(group, pieces, strict=True)
+            return RowError("nothing_supervised", "truncation leaves no token of an answer")
+        return Outcome(
+            pieces,
+            truncated=True,
+            supervised_cut=_supervised_cut(group, pieces),
+            prompt_cut=sum(start for start, _ in spans),
         )
-        return Outcome(pieces, truncated=True, lost=lost, prompt_lost=sum(begin for begin, _ in spans))
 
-    def _fit_texts(self, group: list[Encoded], limits: TextLimits) -> Outcome | RowError:
-        """A query with its passages as they are, cut, or left out."""
-        over = embedding_examples.too_long(group, limits)
-        if not over:
+    def _fit_texts(self, group: list[EncodedExample], limits: TextLimits) -> Outcome | RowError:
+        """Keep, truncate or drop a query with its passages."""
+        problem = embedding_examples.too_long(group, limits)
+        if not problem:
             return Outcome(group)
         if self._on_long == "drop":
-            return RowError("too_long", over)
+            return RowError("too_long", problem)
         pieces = embedding_examples.cut(group, limits)
         if isinstance(pieces, RowError):
             return pieces
-        lost = sum(len(example.input_ids) for example in group) - sum(
-            len(example.input_ids) for example in pieces
-        )
-        return Outcome(pieces, truncated=True, lost=lost)
+        cut = sum(map(_length, group)) - sum(map(_length, pieces))
+        return Outcome(pieces, truncated=True, supervised_cut=cut)
 
-    def _fitted(self, examples: list[Encoded], most: int) -> Outcome | RowError:
+    def _fitted(self, examples: list[EncodedExample], max_length: int) -> Outcome | RowError:
         if self._on_long == "chunk":
             pieces = [
-                piece for example in examples for piece in truncation.chunks(example, most, self._chunk)
+                piece for example in examples for piece in truncation.chunks(example, max_length, self._chunk)
             ]
             return Outcome(pieces, chunked=True)
         if self._on_long == "truncate":
-            cut = [truncation.truncated(example, most) for example in examples]
-            return Outcome(cut, truncated=True, lost=_lost(examples, cut))
-        return self._with_passages(examples, most)
+            cut = [truncation.truncated(example, max_length) for example in examples]
+            return Outcome(cut, truncated=True, supervised_cut=_supervised_cut(examples, cut))
+        return self._with_passages(examples, max_length)
 
-    def _with_passages(self, examples: list[Encoded], most: int) -> Outcome | RowError:
-        """Every example with those passages of its prompt that suit its question."""
+    def _with_passages(self, examples: list[EncodedExample], max_length: int) -> Outcome | RowError:
+        """Every example with only the passages of its prompt that are most relevant to its question."""
         kept, score, before = [], self.scorer or bm25.scores, self._partly_read
         for example in examples:
-            one: Encoded | None = example
-            if len(example.input_ids) > most:
-                one = truncation.retrieved(example, most, self._retrieve, self.tokenizer.decode, score)
-            if one is None:
+            shortened: EncodedExample | None = example
+            if len(example.input_ids) > max_length:
+                shortened = truncation.retrieved(
+                    example, max_length, self._retrieve, self.tokenizer.decode, score
+                )
+            if shortened is None:
                 return RowError(
                     "too_long",
-                    f"{len(example.input_ids)} tokens, and what must stay leaves no room for two passages in {most}",
+                    f"{len(example.input_ids)} tokens; question and answer leave no room for two passages "
+                    f"in data.max_length: {max_length}",
                 )
-            kept.append(one)
-        over = sum(map(_length, examples)) - sum(map(_length, kept))
-        cut = self._partly_read - before
-        return Outcome(kept, retrieved=True, passed_over=over, lost=_lost(examples, kept), partly_read=cut)
+            kept.append(shortened)
+        return Outcome(
+            kept,
+            retrieved=True,
+            passed_over=sum(map(_length, examples)) - sum(map(_length, kept)),
+            supervised_cut=_supervised_cut(examples, kept),
+            partly_read=self._partly_read - before,
+        )
 
     @property
     def _partly_read(self) -> int:
         return self.scorer.truncated if self.scorer is not None else 0
 
 
-_DOUBLE_BOS = RowError("double_bos", "the text begins with a BOS token, and the tokenizer adds another")
+_DOUBLE_BOS = RowError("double_bos", "the text starts with a BOS token, and the tokenizer adds another one")
 
 
 def require_eos(tokenizer: Tokenizer) -> int:
-    """The end-of-sequence id, or a ModelError: without one a model cannot learn where a text ends."""
+    """The end-of-sequence id. ModelError without one, as a model could not learn where a text ends."""
     if tokenizer.eos_id is None:
         raise ModelError(
             f"the tokenizer of {tokenizer.name} has no end-of-sequence token",
-            hint="set eos_token in its tokenizer_config.json",
+            hint="set eos_token in the model's tokenizer_config.json",
         )
     return tokenizer.eos_id
 
 
-def _lost(before: Sequence[Encoded], after: Sequence[Encoded]) -> int:
-    """Supervised targets that are no more."""
-    whole, left = (sum(targets(one.spans) for one in examples) for examples in (before, after))
-    return whole - left
+def _supervised_cut(before: Sequence[EncodedExample], after: Sequence[EncodedExample]) -> int:
+    """Number of supervised targets that were cut away."""
+    total, remaining = (sum(targets(example.spans) for example in examples) for examples in (before, after))
+    return total - remaining
 
 
-def _length(example: Encoded) -> int:
+def _length(example: EncodedExample) -> int:
     return len(example.input_ids)

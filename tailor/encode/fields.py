@@ -1,4 +1,4 @@
-"""The fields of a row as texts, messages and tools: what the formats are made of."""
+"""Convert the fields of a row to texts, messages and tools; the formats share these functions. All raise RowError."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHAREGPT = {
 
 
 def to_system(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The start of a conversation: the row's system turn, if it has one."""
+    """The system message of a row as a list, empty without one."""
     return [{"role": "system", "content": to_text(row["system"], "system")}] if row.get("system") else []
 
 
@@ -47,7 +47,7 @@ def with_system(row: Mapping[str, Any], messages: list[dict[str, Any]]) -> list[
 
 
 def to_turns(value: Any, field: str) -> list[dict[str, Any]]:
-    """ShareGPT's turns as messages."""
+    """Convert ShareGPT turns to messages."""
     messages: list[dict[str, Any]] = []
     for entry in to_entries(value, field):
         if not isinstance(entry, Mapping) or "from" not in entry or "value" not in entry:
@@ -69,7 +69,7 @@ def to_turns(value: Any, field: str) -> list[dict[str, Any]]:
 
 
 def to_question(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Alpaca's columns up to the answer: system, history, and the instruction with its input."""
+    """Convert the Alpaca columns before the answer to messages: system, history, and the instruction with its input."""
     messages = to_system(row)
     for pair in row.get("history") or []:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -79,13 +79,13 @@ def to_question(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     question = to_text(row["instruction"], "instruction")
     refuse_placeholder(question)
     if row.get("input"):
-        own = to_text(row["input"], "input")
-        question = f"{question}\n{own}" if question else own
+        text = to_text(row["input"], "input")
+        question = f"{question}\n{text}" if question else text
     return [*messages, {"role": "user", "content": question}]
 
 
 def to_message(entry: Any) -> dict[str, Any]:
-    """A message of OpenAI's form, checked."""
+    """Check and normalize an OpenAI-style message."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("role"), str):
         raise RowError("missing_key", "a message needs the key `role`")
     message = {key: value for key, value in entry.items() if value is not None}
@@ -161,7 +161,7 @@ def _is_json_list(value: Any) -> bool:
 
 
 def to_chat(messages: list[dict[str, Any]], tools: Any) -> Chat:
-    """A conversation that has a user turn."""
+    """A conversation. RowError when it is empty or has no user turn."""
     if not messages:
         raise RowError("empty", "the conversation is empty")
     if not any(message["role"] == "user" for message in messages):
@@ -170,12 +170,12 @@ def to_chat(messages: list[dict[str, Any]], tools: Any) -> Chat:
 
 
 def to_tools(value: Any) -> list[dict[str, Any]] | None:
-    """Tools as a list or as its JSON text, each a bare function or already `{"type": "function", …}`."""
+    """Convert tools, a list or its JSON text, to `[{"type": "function", "function": …}]`. Each may be a bare function."""
     if not value:
         return None
     tools = to_list(_loads(value, "tools") if isinstance(value, str) else value, "tools")
     if not all(isinstance(tool, Mapping) for tool in tools):
-        raise RowError("bad_tools", "each of `tools` must be an object")
+        raise RowError("bad_tools", "each entry of `tools` must be an object")
     tools = [without_nulls(tool) for tool in tools]
     return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools] or None
 
@@ -190,29 +190,29 @@ def without_nulls(value: Any) -> Any:
 
 
 def to_calls(value: str) -> list[dict[str, Any]]:
-    """The call or calls of a ShareGPT `function_call` turn."""
+    """Parse the tool calls of a ShareGPT `function_call` turn."""
     loaded = _loads(value, "function_call")
     return [_call(call) for call in (loaded if isinstance(loaded, list) else [loaded])]
 
 
 def _call(value: Any) -> dict[str, Any]:
-    """A tool call with its arguments as an object, which is what chat templates expect."""
+    """A tool call with its arguments as an object, as chat templates expect."""
     call = value.get("function", value) if isinstance(value, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
-        raise RowError("bad_tool_call", "a tool call needs a `name`")
+        raise RowError("bad_tool_call", "a tool call needs the key `name`")
     arguments = call.get("arguments") or {}
     # A JSON text has the nulls that its author wrote.
     arguments = _loads(arguments, "arguments") if isinstance(arguments, str) else without_nulls(arguments)
     if not isinstance(arguments, Mapping):
         raise RowError(
-            "bad_tool_call", f"arguments of a tool call must be an object, not {kind_of(arguments)}"
+            "bad_tool_call", f"the arguments of a tool call must be an object, not {kind_of(arguments)}"
         )
     extra = {"id": value["id"]} if value.get("id") is not None else {}
     return {**extra, "type": "function", "function": {"name": call["name"], "arguments": dict(arguments)}}
 
 
 def to_text(value: Any, field: str) -> str:
-    """A text, or a list of text parts. RowError for a list of texts: several answers are not one."""
+    """The text of a string, or of a list of text parts. RowError for a list of strings: several answers are not one."""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):
@@ -223,7 +223,7 @@ def to_text(value: Any, field: str) -> str:
 
 
 def to_list(value: Any, field: str) -> Sequence[Any]:
-    """A list, and not a text."""
+    """The value, if it is a list."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return value
     raise RowError("wrong_type", f"`{field}` must be a list, not {kind_of(value)}")
@@ -258,4 +258,4 @@ def _loads(value: str, field: str) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise RowError("bad_json", f"`{field}` is not JSON ({error})") from None
+        raise RowError("bad_json", f"`{field}` is not valid JSON ({error})") from None

@@ -1,17 +1,21 @@
-"""Which tokens of a conversation the model learns to write.
+"""Supervision masks: which tokens of a conversation contribute to the loss.
 
-A turn is supervised from where generation takes over, the end of the generation prompt, up to and
-including its first end-of-turn token, where generation stops. The ranges come from the template's
-`{% generation %}` markers where it has them, else from the differences between a conversation's
-renderings with and without the turn.
+A turn is supervised from the end of the generation prompt up to and including its first end-of-turn
+token, which is exactly what the model has to generate. If the template has `{% generation %}` markers,
+the character ranges come from them. Otherwise the conversation is rendered with and without the turn,
+and the difference is the range.
 
-The border between prompt and answer. Generation encodes the prompt alone and goes on from there. A
-token of the whole text that straddles the border is one that generation never sees, so the text is
-encoded in two pieces at that place. The same where several spaces or newlines stand before the
-border: the usual splitting patterns look ahead there (`\\s+(?!\\S)`), so that the prompt alone may have
-other tokens. Elsewhere the tokens before the border are those of the prompt alone: neither BPE
-merges nor a best segmentation cross a border that stands in their result. A cut stays in the
-history of later turns too, as it does in a chat that keeps the tokens it generated.
+Token boundaries between prompt and answer. At inference the prompt is encoded on its own. Two effects
+could make training see other tokens:
+
+1. A token of the whole text may cross the boundary. Generation never sees such a token, so the text is
+   encoded in two pieces that meet at the boundary.
+2. Before a boundary with several spaces or newlines, the usual pre-tokenizer pattern looks ahead
+   (`\\s+(?!\\S)`), so the prompt on its own may have other tokens. The text is encoded in two pieces here too.
+
+Everywhere else the tokens before the boundary equal those of the prompt on its own: BPE merges and
+unigram segmentation do not depend on what follows a token boundary. A cut also applies when the turn is
+history of later turns, as in a chat that keeps the tokens it generated.
 """
 
 from __future__ import annotations
@@ -35,10 +39,11 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One example: token ids [length] and half-open spans of supervised tokens.
+class EncodedExample:
+    """One example. input_ids: int32 [T]; spans: half-open ranges of supervised tokens.
 
-    position: its position in a group of examples that belong together. is_positive: False for an answer to avoid.
+    position: the index in a group of examples that belong together, from 0. is_positive: False for a rejected or
+    undesirable answer, and for a passage that is irrelevant to its query.
     """
 
     input_ids: np.ndarray
@@ -49,14 +54,14 @@ class Encoded:
 
 @dataclass
 class Layout:
-    """A rendered conversation: its text, and the character ranges to supervise."""
+    """A rendered conversation: its text and the character ranges to supervise."""
 
     text: str
     ranges: list[Span] = field(default_factory=list)
 
 
 class ChatEncoder:
-    """Encodes conversations with one tokenizer, template and choice of turns."""
+    """Encodes conversations. train_on: `assistant`, `last_assistant` or `everything`, as in the recipe."""
 
     def __init__(
         self, tokenizer: Tokenizer, rules: TurnRules, train_on: str, *, drop_reasoning: bool = False
@@ -66,12 +71,12 @@ class ChatEncoder:
         self._train_on = train_on
         self._reasoning = Reasoning(tokenizer.require_template(), drop=drop_reasoning)
 
-    def __call__(self, chats: Sequence[Chat]) -> list[list[Encoded] | RowError]:
-        """Per conversation its examples: one, or several where the template rewrites earlier turns."""
-        layouts = [_refusals(self._layouts, chat) for chat in chats]
+    def __call__(self, chats: Sequence[Chat]) -> list[list[EncodedExample] | RowError]:
+        """The examples of each conversation: one, or several where the template rewrites earlier turns."""
+        layouts = [_layouts_or_error(self._layouts, chat) for chat in chats]
         texts = [layout.text for group in layouts if not isinstance(group, RowError) for layout in group]
         encodings = iter(self._tokenizer.encode_with_offsets(texts))
-        results: list[list[Encoded] | RowError] = []
+        results: list[list[EncodedExample] | RowError] = []
         for group in layouts:
             if isinstance(group, RowError):
                 results.append(group)
@@ -86,7 +91,7 @@ class ChatEncoder:
     def _layouts(self, chat: Chat) -> list[Layout]:
         for what in self._rules.left_out[bool(chat.tools)]:
             if what in _contents(chat):
-                raise RowError("template", f"the chat template leaves out {what}")
+                raise RowError("template", f"the chat template silently drops {what}")
         control_text.check(chat, self._rules.controls)
         chat = Chat(self._reasoning.apply(chat), chat.tools)
         turns = [at for at, message in enumerate(chat.messages) if message["role"] == "assistant"]
@@ -126,35 +131,36 @@ class ChatEncoder:
         )
         if len(ranges) != len(turns):
             raise RowError(
-                "template", f"the template marks {len(ranges)} turns of {len(turns)} assistant messages"
+                "template",
+                f"the template has {len(ranges)} {{% generation %}} ranges for {len(turns)} assistant messages",
             )
         chosen = [range_ for turn, range_ in zip(turns, ranges, strict=True) if turn in supervised]
         return Layout(text, [(start, self._rules.end(text, start, stop)) for start, stop in chosen])
 
     def _by_prefix(self, chat: Chat, supervised: list[int]) -> list[Layout]:
-        """Layouts that together supervise every supervised turn once, each in the context that generation sees.
+        """Layouts that together supervise each chosen turn once, in the same context as at generation.
 
-        A template may rewrite earlier turns when later ones come (drop their reasoning, say). A turn
-        whose own rendering is not a prefix of the whole text then stands in an example of its own.
+        A template may rewrite earlier turns when later ones follow; Qwen 3, for instance, drops their reasoning.
+        A turn whose rendering is not a prefix of the whole text gets an example of its own.
         """
-        alone: dict[int, tuple[str, Span]] = {}
+        remaining: dict[int, tuple[str, Span]] = {}
         for turn in supervised:
             prompt = self._render(chat.messages[:turn], chat.tools, add_generation_prompt=True)
             text = self._render(chat.messages[: turn + 1], chat.tools)
             if not text.startswith(prompt) and self._rules.opening:
                 text = self._opened(chat, turn, prompt)
             if not text.startswith(prompt):
-                raise RowError("template", "the answer does not begin where the generation prompt ends")
+                raise RowError("template", "the answer does not start where the generation prompt ends")
             reasoning.check_kept(chat.messages[turn], text[len(prompt) :])
-            alone[turn] = (text, (len(prompt), self._rules.end(text, len(prompt), len(text))))
+            remaining[turn] = (text, (len(prompt), self._rules.end(text, len(prompt), len(text))))
         layouts = []
         text = self._render(chat.messages, chat.tools)
-        while alone:
-            fitting = [turn for turn, (own, (_, stop)) in alone.items() if text.startswith(own[:stop])]
+        while remaining:
+            fitting = [turn for turn, (own, (_, stop)) in remaining.items() if text.startswith(own[:stop])]
             if fitting:
-                layouts.append(Layout(text, [alone.pop(turn)[1] for turn in fitting]))
-            if alone:
-                text = alone[max(alone)][0]
+                layouts.append(Layout(text, [remaining.pop(turn)[1] for turn in fitting]))
+            if remaining:
+                text = remaining[max(remaining)][0]
         return layouts
 
     def _opened(self, chat: Chat, turn: int, prompt: str) -> str:
@@ -175,37 +181,39 @@ class ChatEncoder:
             add_generation_prompt=add_generation_prompt,
         )
 
-    def _tokens(self, layout: Layout, encoding: Encoding) -> Encoded:
+    def _tokens(self, layout: Layout, encoding: Encoding) -> EncodedExample:
         tokens = Tokens(
             self._tokenizer, layout.text, encoding, [start for start, _ in layout.ranges if start]
         )
         ids, tokenizer = tokens.ids, self._tokenizer
         if tokenizer.bos_id is not None and list(ids[:2]) == [tokenizer.bos_id] * 2:
-            raise RowError("double_bos", "the text begins with two BOS tokens")
+            raise RowError("double_bos", "the text starts with two BOS tokens")
         if layout.ranges == [(0, -1)]:
-            return Encoded(ids, [(0, len(ids))])
+            return EncodedExample(ids, [(0, len(ids))])
         spans = [(tokens.at(start), tokens.at(stop)) for start, stop in layout.ranges]
         if self._train_on == "everything":
-            return Encoded(ids, [span for span in spans if span[0] < span[1]])
+            return EncodedExample(ids, [span for span in spans if span[0] < span[1]])
         for start, stop in spans:
             if stop <= start or int(ids[stop - 1]) not in self._rules.end_ids:
                 raise RowError(
                     "no_end_of_turn",
-                    f"a turn ends without an end-of-turn token: {tokenizer.decode(ids[start:stop])[-60:]!r}",
+                    f"an assistant turn has no end-of-turn token: {tokenizer.decode(ids[start:stop])[-60:]!r}",
                 )
-        return Encoded(ids, spans)
+        return EncodedExample(ids, spans)
 
 
 class Tokens:
-    """Token ids of a text, encoded anew in pieces where a token straddles one of `borders` (characters)."""
+    """Token ids of a text, encoded in pieces where needed so that no token crosses one of `boundaries` (character indices)."""
 
-    def __init__(self, tokenizer: Tokenizer, text: str, encoding: Encoding, borders: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, text: str, encoding: Encoding, boundaries: Sequence[int]
+    ) -> None:
         # Pieces as (encoding, characters before it, tokens before it).
         self._pieces: list[tuple[Encoding, int, int]] = [(encoding, 0, 0)]
         cuts = [
-            border
-            for border in borders
-            if self._straddled(border) or self._looked_ahead(tokenizer, text, border)
+            boundary
+            for boundary in boundaries
+            if self._is_crossed(boundary) or self._looked_ahead(tokenizer, text, boundary)
         ]
         if cuts:
             self._cut(tokenizer, text, cuts)
@@ -213,19 +221,20 @@ class Tokens:
         self.ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def at(self, character: int) -> int:
-        """The first token that begins at or after a character."""
+        """Index of the first token that starts at or after a character."""
         for piece, before, count in reversed(self._pieces):
             if before <= character:
                 return count + _first_token(piece, character - before)
         raise AssertionError(character)
 
-    def _straddled(self, character: int) -> bool:
+    def _is_crossed(self, character: int) -> bool:
+        """Whether a token contains characters on both sides of the boundary."""
         piece = self._pieces[0][0]
         token = piece.char_to_token(character)
         return token is not None and _range(piece, token)[0] < character
 
     def _looked_ahead(self, tokenizer: Tokenizer, text: str, character: int) -> bool:
-        """Whether the prompt alone has other tokens before the border than the whole text."""
+        """Whether the prompt on its own has other tokens before the boundary than the whole text."""
         if tokenizer.adds_space or not text[max(character - 2, 0) : character].isspace():
             return False
         piece = self._pieces[0][0]
@@ -243,7 +252,7 @@ class Tokens:
         ]
         sources: list[tuple[int, int, bool]] = [(0, cuts[0], False)]
         for start, stop in zip(cuts, bounds[2:], strict=True):
-            # After a special token the text is encoded as in the whole: only what comes before it goes on.
+            # SentencePiece adds a space after a special token as in the whole text, so only the text up to it is a continuation.
             special = next((at for at in added if start < at < stop), stop) if tokenizer.adds_space else stop
             sources.append((start, special, True))
             if special < stop:
@@ -257,9 +266,9 @@ class Tokens:
 
 
 def _first_token(piece: Encoding, character: int) -> int:
-    """The first token that begins at or after a character, whose own character may belong to no token."""
+    """Index of the first token that starts at or after a character. The character itself may belong to no token."""
     ids = len(piece)
-    # Not `piece.offsets`: that makes a Python tuple of every token.
+    # `piece.offsets` would be slower: it builds a Python tuple per token.
     end = _range(piece, ids - 1)[1] if ids else 0
     while character < end:
         token = piece.char_to_token(character)
@@ -270,25 +279,25 @@ def _first_token(piece: Encoding, character: int) -> int:
 
 
 def _range(piece: Encoding, token: int) -> Span:
-    """The characters of a token."""
+    """The character range of a token."""
     characters = piece.token_to_chars(token)
     assert characters is not None
     return characters
 
 
 def _contents(chat: Chat) -> set[str]:
-    """What a conversation has that a template may leave out, in the words of `TurnRules.left_out`."""
+    """The parts of a conversation that a template may drop, named as in `TurnRules.left_out`."""
     named = {f"{message['role']} messages" for message in chat.messages}
     calls = any(message.get("tool_calls") for message in chat.messages)
     return named | ({TOOLS} if chat.tools else set()) | ({CALLS} if calls else set())
 
 
-def _refusals(layouts: Callable[[Chat], list[Layout]], chat: Chat) -> list[Layout] | RowError:
-    """The layouts of a chat, or why its row is left out."""
+def _layouts_or_error(layouts: Callable[[Chat], list[Layout]], chat: Chat) -> list[Layout] | RowError:
+    """The layouts of a conversation, or the reason why its row is left out."""
     try:
         return layouts(chat)
     except RowError as error:
         return error
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        # A template is a program that fails in its own ways on messages that it does not expect.
-        return RowError("template", f"the chat template refuses it: {error}")
+        # Templates are programs: unexpected messages raise many kinds of errors.
+        return RowError("template", f"the chat template rejects the row: {error}")

@@ -1,6 +1,6 @@
-"""Answers of preference data as examples: a pair is a group of two, and is kept whole or dropped whole.
+"""Examples of preference data: a pair makes a group of two examples, which are kept or dropped together.
 
-An example's prompt is what comes before its first supervised span, its completion is the rest.
+The prompt of an example is everything before its first supervised span, its completion is the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailor.encode.masks import Encoded, Span
+from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.reasoning import DROPPED, differ_only_in_reasoning
 from tailor.encode.records import Answer, Pair, Rated, RowError
 from tailor.spec.methods.base import AnswerLimits
@@ -19,7 +19,7 @@ SAME = "same_answers"
 
 
 def answers(records: Sequence[Pair | Rated]) -> list[Answer]:
-    """All answers of the records, one after the other."""
+    """The answers of all records as a flat list: of a pair, chosen and rejected."""
     flat: list[Answer] = []
     for record in records:
         flat += [record.chosen, record.rejected] if isinstance(record, Pair) else [record.answer]
@@ -27,19 +27,21 @@ def answers(records: Sequence[Pair | Rated]) -> list[Answer]:
 
 
 def grouped(
-    records: Sequence[Pair | Rated], results: Sequence[list[Encoded] | RowError]
-) -> list[list[Encoded] | RowError]:
-    """The encoded answers again by record, each with its place in the record's group."""
-    left = iter(results)
+    records: Sequence[Pair | Rated], results: Sequence[list[EncodedExample] | RowError]
+) -> list[list[EncodedExample] | RowError]:
+    """Group the encoded answers of `answers` by record again, and set their positions in the groups."""
+    remaining = iter(results)
     return [
-        _pair(record, [next(left), next(left)])
+        _pair(record, [next(remaining), next(remaining)])
         if isinstance(record, Pair)
-        else _group([next(left)], (record.desirable,), ("",))
+        else _group([next(remaining)], (record.desirable,), ("",))
         for record in records
     ]
 
 
-def _pair(record: Pair, results: Sequence[list[Encoded] | RowError]) -> list[Encoded] | RowError:
+def _pair(
+    record: Pair, results: Sequence[list[EncodedExample] | RowError]
+) -> list[EncodedExample] | RowError:
     dropped = all(isinstance(result, RowError) and result.reason == DROPPED for result in results)
     if dropped and differ_only_in_reasoning(record):
         return RowError(SAME, "the answers differ only in reasoning, which the chat template drops")
@@ -47,24 +49,24 @@ def _pair(record: Pair, results: Sequence[list[Encoded] | RowError]) -> list[Enc
 
 
 def _group(
-    results: Sequence[list[Encoded] | RowError], is_positive: Sequence[bool], names: Sequence[str]
-) -> list[Encoded] | RowError:
-    group: list[Encoded] = []
+    results: Sequence[list[EncodedExample] | RowError], is_positive: Sequence[bool], names: Sequence[str]
+) -> list[EncodedExample] | RowError:
+    group: list[EncodedExample] = []
     for position, (result, name) in enumerate(zip(results, names, strict=True)):
         if isinstance(result, RowError):
             return RowError(result.reason, name + result.detail)
         if len(result) != 1:
-            detail = "the chat template rewrites earlier turns, so that the answer stands in no single text"
+            detail = "the chat template rewrites earlier turns, so that prompt and answer are not one text"
             return RowError("template", name + detail)
         if not result[0].spans:
-            return RowError("nothing_supervised", name + "no token of it would be learned")
+            return RowError("nothing_supervised", name + "the answer has no supervised token")
         group.append(replace(result[0], position=position, is_positive=is_positive[position]))
     if len(group) == 2 and _same_scored(*group):
         return RowError(SAME, "the tokens of both answers that are compared are the same")
     return group
 
 
-def _same_scored(first: Encoded, second: Encoded) -> bool:
+def _same_scored(first: EncodedExample, second: EncodedExample) -> bool:
     """Whether the supervised tokens of two answers are the same."""
     one, other = (
         np.concatenate([example.input_ids[start:stop] for start, stop in example.spans])
@@ -73,22 +75,22 @@ def _same_scored(first: Encoded, second: Encoded) -> bool:
     return np.array_equal(one, other)
 
 
-def too_long(group: Sequence[Encoded], limits: AnswerLimits, max_length: int) -> str:
-    """Which limit the group exceeds, in words; empty when it fits."""
+def too_long(group: Sequence[EncodedExample], limits: AnswerLimits, max_length: int) -> str:
+    """Which limit the group exceeds, as a message; empty when it fits."""
     prompt = max(example.spans[0][0] for example in group)
     completion = max(example.spans[-1][1] - example.spans[0][0] for example in group)
     longest = max(len(example.input_ids) for example in group)
     if limits.prompt is not None and prompt > limits.prompt:
-        return f"a prompt of {prompt} tokens, method.max_prompt_length is {limits.prompt}"
+        return f"a prompt of {prompt} tokens; method.max_prompt_length is {limits.prompt}"
     if limits.completion is not None and completion > limits.completion:
-        return f"an answer of {completion} tokens, method.max_completion_length is {limits.completion}"
-    return f"{longest} tokens, max_length is {max_length}" if longest > max_length else ""
+        return f"an answer of {completion} tokens; method.max_completion_length is {limits.completion}"
+    return f"{longest} tokens; data.max_length is {max_length}" if longest > max_length else ""
 
 
-def kept(group: Sequence[Encoded], limits: AnswerLimits, max_length: int) -> list[Span]:
-    """Which tokens of each answer are kept: the end of the prompt and the start of the completion.
+def kept(group: Sequence[EncodedExample], limits: AnswerLimits, max_length: int) -> list[Span]:
+    """The token range [start, stop) that truncation keeps of each example: the end of the prompt, the start of the completion.
 
-    The prompt keeps what the longest completion leaves of `max_length`, and at least half of it.
+    The prompt gets what the longest completion leaves of `max_length`, but at least half of `max_length`.
     """
     starts = [example.spans[0][0] for example in group]
     rests = [
@@ -103,13 +105,13 @@ def kept(group: Sequence[Encoded], limits: AnswerLimits, max_length: int) -> lis
     return spans
 
 
-def cut(group: Sequence[Encoded], spans: Sequence[Span]) -> list[Encoded] | RowError:
-    """The kept tokens of each answer, or why nothing is left to compare."""
+def cut(group: Sequence[EncodedExample], spans: Sequence[Span]) -> list[EncodedExample] | RowError:
+    """The kept tokens of each example, or a RowError when truncation makes both answers of a pair equal."""
     pieces = []
     for example, (begin, end) in zip(group, spans, strict=True):
         inside = [(max(start, begin) - begin, min(stop, end) - begin) for start, stop in example.spans]
         inside = [span for span in inside if span[0] < span[1]]
         pieces.append(replace(example, input_ids=example.input_ids[begin:end], spans=inside))
     if len(pieces) == 2 and all(piece.spans for piece in pieces) and _same_scored(*pieces):
-        return RowError(SAME, "the answers differ only in what is cut")
+        return RowError(SAME, "the answers differ only in the tokens that truncation cuts")
     return pieces

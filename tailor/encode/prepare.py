@@ -1,4 +1,4 @@
-"""Preparation: sources to a token store under a content fingerprint, once."""
+"""Preparation: encode the sources once, into a token store whose name is a fingerprint of everything that determines tokens."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-# Raised whenever the same rows would give other tokens: it is part of every fingerprint.
 ENCODE_VERSION = 4
+"""Part of every fingerprint. Increase it when a change of the code gives other tokens for the same rows."""
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far preparation is. Bytes are those of the sources' files."""
+    """Progress of preparation. bytes: of the source files."""
 
     rows: int
     bytes: int
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared tokens, and whether they were there already."""
+    """Prepared tokens. reused: whether they already existed."""
 
     tokens: TokenStore
     reused: bool
@@ -53,14 +53,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Sources:
-    """The recipe's sources with their files found."""
+    """The resolved sources of a recipe."""
 
     train: tuple[Resolved, ...]
     evaluation: tuple[Resolved, ...]
 
     @classmethod
     def of(cls, data: Data, method: Method) -> Sources:
-        """DataError for a source that is missing, empty or of no format that the method reads."""
+        """Resolve all sources. DataError for a source that is missing, empty or not in a format that the method reads."""
         train, evaluation = (
             tuple(
                 resolve(source, f"data.{split}[{at}]", method)
@@ -71,14 +71,14 @@ class Sources:
         return cls(train, evaluation)
 
     def __iter__(self) -> Iterator[tuple[str, int, Resolved]]:
-        """(split, index in the split's list, source), in the order of the recipe."""
+        """(split, index in the split's list, source) in the order of the recipe."""
         for split in SPLITS:
             for index, resolved in enumerate(getattr(self, split)):
                 yield split, index, resolved
 
     @property
     def chats(self) -> bool:
-        """Whether any source has conversations, so that a chat template is needed."""
+        """Whether any source contains conversations, which need a chat template."""
         return any(get_format(resolved.format).is_chat for _, _, resolved in self)
 
 
@@ -92,9 +92,11 @@ def prepare(
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
-    """Tokens of the recipe's sources in the store at `store_url`, made now or reused, within the budget.
+    """Encode the recipe's sources into the token store at `store_url`, or reuse its tokens, and check the budget.
 
-    scorer: that which `data.retrieve.embedder` names (`artifacts.dense.scorer_of`). Raises DataError (missing or empty sources, rows lost over budget), TemplateError, ModelError, StoreError.
+    scorer: the embedder of `data.retrieve.embedder`, opened by `artifacts.dense.scorer_of`. progress: called after each
+    task. Raises DataError (missing or empty sources, more lost rows than the budget allows), TemplateError, ModelError and
+    StoreError.
     """
     prepared = prepare_all(data, model, method, store_url, scorer=scorer, runner=runner, progress=progress)
     check_budget(prepared.tokens.manifest["report"], data.budget)
@@ -111,7 +113,7 @@ def prepare_all(
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
-    """As `prepare`, also over budget, so that a report can show what was lost."""
+    """Same as `prepare`, but without the budget check, so that a report can show the lost rows."""
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     if sources.chats:
@@ -134,15 +136,14 @@ def make_encoder(
     rules: TurnRules | None,
     scorer: Scorer | None = None,
 ) -> Encoder:
-    """The encoder of a recipe's rows, as its method reads them. Documents that will be joined are kept whole."""
-    named = data.retrieve.embedder if data.on_long == "retrieve" and data.retrieve is not None else None
-    assert (named is None) == (scorer is None)
-    most = None if method.joins else data.max_length
+    """The encoder for a recipe's rows. A method that joins documents has no limit per example."""
+    embedder = data.retrieve.embedder if data.on_long == "retrieve" and data.retrieve is not None else None
+    assert (embedder is None) == (scorer is None)
     return Encoder(
         tokenizer,
         rules,
         train_on=method.encoded_turns,
-        max_length=most,
+        max_length=None if method.joins else data.max_length,
         on_long=data.on_long,
         chunk=data.chunk,
         retrieve=data.retrieve,
@@ -183,7 +184,7 @@ def _write(
 
 
 def _publish(root: Store, staging: Store, name: str, fingerprint: str) -> None:
-    """Give the staging folder its final name. Another run that was faster wrote the same: its folder stays."""
+    """Rename the staging folder to its final name. If another run was faster, its folder has the same content and stays."""
     if staging.is_local:
         if not root.rename(name, fingerprint) and not root.exists(f"{fingerprint}/{MANIFEST}"):
             root.remove(fingerprint)
@@ -196,7 +197,7 @@ def _publish(root: Store, staging: Store, name: str, fingerprint: str) -> None:
 
 
 def _sweep(root: Store) -> None:
-    """Remove staging folders of runs on this machine that are no more."""
+    """Remove staging folders of processes of this machine that have ended."""
     for name in root.names():
         match = _STAGING.fullmatch(name)
         if match and match["host"] == socket.gethostname() and not _alive(int(match["pid"])):
@@ -244,24 +245,24 @@ def _manifest(
     tasks: Sequence[Task],
     reports: list[TaskReport],
 ) -> dict[str, Any]:
-    shards, told = [], []
+    shards, source_reports = [], []
     template = tokenizer.template if rules is not None else None
     for split, index, resolved in sources:
-        mine = [at for at, task in enumerate(tasks) if (task.split, task.source) == (split, index)]
-        own = [reports[at] for at in mine]
-        shards += _numbered([tasks[at] for at in mine], own)
+        numbers = [at for at, task in enumerate(tasks) if (task.split, task.source) == (split, index)]
+        task_reports = [reports[number] for number in numbers]
+        shards += _numbered([tasks[number] for number in numbers], task_reports)
         counts = source_report(
-            own,
+            task_reports,
             split=split,
             index=index,
             path=resolved.source.path,
             fmt=resolved.format,
-            guessed=resolved.guessed,
+            detected=resolved.detected,
         )
         text = "" if template is None else template.text + (template.tool_use or "")
-        counts["unused"] = merged([report.unused for report in own], text)
-        counts["changes"] = merged([report.changes for report in own])
-        told.append(counts)
+        counts["unused"] = merged([report.unused for report in task_reports], text)
+        counts["changes"] = merged([report.changes for report in task_reports])
+        source_reports.append(counts)
     return {
         "fingerprint": fingerprint,
         "train_fingerprint": train_fingerprint,
@@ -278,7 +279,7 @@ def _manifest(
         },
         "shards": shards,
         "report": {
-            "sources": told,
+            "sources": source_reports,
             "train": split_report(reports, "train"),
             "evaluation": split_report(reports, "evaluation"),
         },
@@ -286,17 +287,20 @@ def _manifest(
 
 
 def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict[str, Any]]:
-    """The source's shards. Rows of a part that begins inside a file are numbered on from the parts before it."""
+    """The shards of a source for the manifest. `first_row` is the number of rows in the file before the task's range.
+
+    Also adds it to the row numbers of lost rows in the reports.
+    """
     shards = []
     before: dict[str, int] = {}
     for task, report in zip(tasks, reports, strict=True):
         label = task.parts[0].label
         first = before.get(label, 0) if task.parts[0].start and not task.parts[0].first_row else 0
         if first:
-            for loss in chain.from_iterable(
+            for lost in chain.from_iterable(
                 counts.values() for counts in (report.lost_rows, report.unused, report.changes)
             ):
-                loss.first = [(name, row + first, detail) for name, row, detail in loss.first]
+                lost.first = [(name, row + first, detail) for name, row, detail in lost.first]
         for label, lines in report.lines.items():
             before[label] = before.get(label, 0) + lines
         shards += [
@@ -314,9 +318,9 @@ def _fingerprint(
     scorer: Scorer | None,
     splits: Sequence[str] = SPLITS,
 ) -> str:
-    """Changes with all that changes tokens: rows, tokenizer, template, embedder, the code's version and these settings.
+    """A hash of everything that determines the tokens: rows, tokenizer, template, embedder, code version and settings.
 
-    splits: whose sources count.
+    splits: the splits whose sources are included.
     """
     import xxhash
 
@@ -341,10 +345,11 @@ def _fingerprint(
         facts["reasoning"] = "drop"
     if not method.joins and data.on_long in ("chunk", "retrieve"):
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
-        # Not the embedder's path: what lies there decides.
+        # Without the embedder's path: its content is part of the scorer's identity below.
         facts[data.on_long] = settings.model_dump(exclude={"embedder", "query_instruction"})
     if limits is not None and data.holdout is not None:
-        facts["held_out_by"] = "prompt"  # answers were held out one by one before
+        # Before this key existed, answers with the same prompt could be separated by the holdout.
+        facts["held_out_by"] = "prompt"
     formats = {resolved.format for split, _, resolved in sources if split in splits}
     if registered := {name: code for name in formats if (code := code_of(name)) is not None}:
         facts["formats"] = registered

@@ -1,4 +1,4 @@
-"""The first rows of a recipe's data as tokens: what is supervised, what is cut, and what is left out and why."""
+"""The data preview: the first rows as tokens, with what is supervised, what is cut, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
-from tailor.encode.masks import Encoded, Span
+from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved
-from tailor.encode.tasks import goes_to
+from tailor.encode.tasks import split_of
 from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
@@ -27,7 +27,7 @@ from tailor.spec.model import Model
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of tokens of one kind. special: one special token, by its name."""
+    """Consecutive tokens of one kind. special: `text` is the name of one special token."""
 
     text: str
     supervised: bool
@@ -37,7 +37,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shown:
-    """One row. name: file:row. note: what becomes of it. pieces per example; none for a row that cannot be read."""
+    """One row of the preview. name: file:row. note: what preparation does with it.
+
+    examples: the pieces of each example; empty for a row that cannot be read.
+    """
 
     name: str
     note: str
@@ -53,20 +56,20 @@ def preview(
     rows: int,
     scorer: Scorer | None = None,
 ) -> Iterator[Shown]:
-    """The first rows of each source of a split, encoded anew at their whole length. scorer: as in `prepare`."""
+    """The first rows of each source of a split, encoded again at their full length. scorer: as in `prepare`."""
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
     encoder = make_encoder(data, method, tokenizer, rules, scorer)
-    for own, _, resolved in sources:
-        if own == split or (own == "train" and data.holdout is not None):
-            yield from _of_source(resolved, own, split, rows, encoder, data)
+    for source_split, _, resolved in sources:
+        if source_split == split or (source_split == "train" and data.holdout is not None):
+            yield from _of_source(resolved, source_split, split, rows, encoder, data)
 
 
 def _of_source(
-    resolved: Resolved, own: str, split: str, rows: int, encoder: Encoder, data: Data
+    resolved: Resolved, source_split: str, split: str, rows: int, encoder: Encoder, data: Data
 ) -> Iterator[Shown]:
     fmt, shown = get_format(resolved.format), 0
     for part in resolved.files:
@@ -78,7 +81,7 @@ def _of_source(
                 if isinstance(row, RowError):
                     raise row
                 record = fmt.record(row, resolved.source.columns)
-                if goes_to(own, data.holdout, record) != split:
+                if split_of(source_split, data.holdout, record) != split:
                     continue
                 (whole,) = encoder.encode([record])
                 if isinstance(whole, RowError):
@@ -89,55 +92,63 @@ def _of_source(
                     for example, span in zip(whole, spans, strict=True)
                 ]
             except RowError as error:
-                note, examples = f"left out, {error.reason}: {error.detail}", []
+                note, examples = f"left out ({error.reason}): {error.detail}", []
             shown += 1
             yield Shown(name, note, examples)
 
 
-def _note(encoder: Encoder, whole: list[Encoded], data: Data) -> tuple[str, list[Span]]:
-    """What becomes of a row in words, and which tokens of each example are not cut."""
+def _note(encoder: Encoder, whole: list[EncodedExample], data: Data) -> tuple[str, list[Span]]:
+    """What preparation does with a row, as a text, and the tokens of each example that are not cut."""
     tokens = sum(len(example.input_ids) for example in whole)
     supervised = sum(stop - start for example in whole for start, stop in example.spans)
     everything = [(0, len(example.input_ids)) for example in whole]
-    told = f"{tokens} tokens, {supervised} supervised"
+    note = f"{tokens} tokens, {supervised} supervised"
     if encoder.limits is not None:
-        told += ", " + " and ".join(_kind(example, whole) for example in whole)
+        note += ", " + " and ".join(_kind(example, whole) for example in whole)
     elif _are_texts(whole):
-        answers = sum(example.is_positive for example in whole) - 1
-        told = f"{tokens} tokens, {supervised} pooled, a query, {answers} answers, {len(whole) - 1 - answers} others"
+        positives = sum(example.is_positive for example in whole) - 1
+        negatives = len(whole) - 1 - positives
+        note = f"{tokens} tokens, {supervised} pooled, 1 query, {_count(positives, 'positive')}, {_count(negatives, 'negative')}"
     elif len(whole) > 1:
-        told += f", in {len(whole)} examples, for the template rewrites earlier turns"
+        note += f", in {len(whole)} examples because the template rewrites earlier turns"
     outcome = encoder.fit(whole)
     if isinstance(outcome, RowError):
-        return f"{told}; dropped, {outcome.reason}: {outcome.detail}", everything
+        return f"{note}; dropped ({outcome.reason}): {outcome.detail}", everything
     if outcome.chunked:
-        return f"{told}; cut into {len(outcome.examples)} pieces of at most {data.max_length}", everything
+        return (
+            f"{note}; cut into {len(outcome.examples)} chunks of at most {data.max_length} tokens",
+            everything,
+        )
     if outcome.retrieved:
-        return f"{told}; {outcome.passed_over} of passages that suit the question less left out", everything
+        return f"{note}; {outcome.passed_over} tokens of the least relevant passages left out", everything
     if outcome.truncated and encoder.limits is not None:
-        told = f"{told}; truncated, {outcome.lost} supervised and {outcome.prompt_lost} of prompts lost"
-        return told, kept(whole, encoder.limits, data.max_length)
+        note = f"{note}; truncated, {outcome.supervised_cut} supervised and {outcome.prompt_cut} prompt tokens cut"
+        return note, kept(whole, encoder.limits, data.max_length)
     if outcome.truncated and _are_texts(whole):
         ends = [(0, len(piece.input_ids)) for piece in outcome.examples]
-        return f"{told}; truncated, {outcome.lost} tokens lost", ends
+        return f"{note}; truncated, {outcome.supervised_cut} tokens cut", ends
     if outcome.truncated:
-        told = f"{told}; truncated to {data.max_length}, {outcome.lost} supervised lost"
-        return told, [(0, data.max_length)] * len(whole)
-    return told, everything
+        note = f"{note}; truncated to {data.max_length}, {outcome.supervised_cut} supervised tokens cut"
+        return note, [(0, data.max_length)] * len(whole)
+    return note, everything
 
 
-def _are_texts(whole: list[Encoded]) -> bool:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _are_texts(whole: list[EncodedExample]) -> bool:
     """Whether a row is a query with its passages."""
     return len(whole) > 1 and whole[1].position > 0
 
 
-def _kind(example: Encoded, group: list[Encoded]) -> str:
+def _kind(example: EncodedExample, group: list[EncodedExample]) -> str:
     if len(group) == 2:
         return "chosen" if example.is_positive else "rejected"
     return "desirable" if example.is_positive else "undesirable"
 
 
-def _pieces(tokenizer: Tokenizer, example: Encoded, kept: Span) -> list[Piece]:
+def _pieces(tokenizer: Tokenizer, example: EncodedExample, kept: Span) -> list[Piece]:
     supervised = [False] * len(example.input_ids)
     for start, stop in example.spans:
         supervised[start:stop] = [True] * (stop - start)
@@ -145,7 +156,7 @@ def _pieces(tokenizer: Tokenizer, example: Encoded, kept: Span) -> list[Piece]:
 
     def kind(at: int) -> tuple[bool, bool, int]:
         special = ids[at] in tokenizer.added
-        # Special tokens stand alone, so each gets a group of its own.
+        # `at + 1` is unique, so each special token gets a group of its own.
         return supervised[at], not kept[0] <= at < kept[1], at + 1 if special else 0
 
     pieces = []
@@ -157,6 +168,6 @@ def _pieces(tokenizer: Tokenizer, example: Encoded, kept: Span) -> list[Piece]:
 
 
 def _text(tokenizer: Tokenizer, run: list[int]) -> str:
-    # A SentencePiece decoder takes the first token's space away, which here stands inside a text.
+    # A SentencePiece decoder drops the space of the first token, but here this token is inside a text.
     space = " " if tokenizer.adds_space and tokenizer.token(run[0]).startswith("▁") else ""
     return space + tokenizer.decode(run)

@@ -1,4 +1,4 @@
-"""Files to rows: JSONL, JSON, Parquet, CSV, text and Hugging Face datasets, in parts that are read on their own."""
+"""Read rows from JSONL, JSON, Parquet, CSV, TSV and text files and Hugging Face datasets, in independent file ranges."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class FileRange:
-    """A piece of a file that one task reads.
+    """A file, or a range of one, that a task reads.
 
-    url: what is opened; label: what messages call it. start, stop: bytes for JSONL and text, row
-    groups for Parquet, rows for datasets, and None, the end. first_row: rows of the file before
-    this part, where they are known beforehand. size: bytes, for progress.
+    url: the file to open; label: its name in messages. start, stop: bytes for JSONL and text, row
+    groups for Parquet, rows for datasets; stop None means the end of the file. first_row: number of rows
+    before the range, 0 where it is not known in advance. size: bytes, for the progress bar.
     """
 
     url: str
@@ -51,7 +51,10 @@ class FileRange:
 
 
 class Reader:
-    """Rows of a part as (row number from 1 within the part, row or RowError). `lines`: how many the part has."""
+    """Iterates over (number, row or RowError); numbers count from 1 within the range. lines: how many were read so far.
+
+    DataError when the file cannot be read.
+    """
 
     def __init__(self, part: FileRange) -> None:
         self.part = part
@@ -65,13 +68,13 @@ class Reader:
         except DataError:
             raise
         except Exception as error:
-            # Clients of remote file systems raise errors of their own.
+            # Clients of remote file systems raise error types of their own.
             if "://" not in self.part.url:
                 raise
             raise _unreadable(self.part, error) from error
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Lines that start in [start, stop), blank ones counted but left out."""
+        """(number, line) of the lines that start in [start, stop). Blank lines are counted and skipped."""
         with _open(self.part) as stream:
             position = self.part.start
             if position:
@@ -94,14 +97,14 @@ class Reader:
             try:
                 yield number, json.loads(line)
             except ValueError as error:
-                yield number, RowError("bad_json", f"not JSON ({error})")
+                yield number, RowError("bad_json", f"not valid JSON ({error})")
 
     def _text(self) -> Iterator[tuple[int, Any]]:
         for number, line in self._lines():
             try:
                 yield number, {"text": line.decode().rstrip("\r\n")}
             except UnicodeDecodeError as error:
-                yield number, RowError("bad_encoding", f"not UTF-8 ({error})")
+                yield number, RowError("bad_encoding", f"not valid UTF-8 ({error})")
 
     def _json(self) -> Iterator[tuple[int, Any]]:
         with _open(self.part) as stream:
@@ -110,18 +113,18 @@ class Reader:
             except ValueError as error:
                 raise DataError(
                     f"{self.part.label} is not valid JSON ({error})",
-                    hint="fix the file, or write one object per line as .jsonl, where single rows can be left out",
+                    hint="fix the file, or convert it to JSONL, where tailor can leave out single bad rows",
                 ) from None
         rows = loaded.get("data") if isinstance(loaded, dict) else loaded
         if not isinstance(rows, list):
             raise DataError(
-                f"{self.part.label} must hold a list of rows, or an object with such a list as `data`"
+                f"{self.part.label} must contain a list of rows, or an object with such a list as `data`"
             )
         self.lines = len(rows)
         yield from enumerate(rows, start=1)
 
     def _csv(self, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
-        # Fields may be whole documents, far over the module's limit of 128 KiB.
+        # A field may be a whole document, far above the default limit of 128 KiB.
         csv.field_size_limit(1 << 31)
         with _open(self.part) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
             reader = csv.DictReader(text, delimiter=delimiter, restkey="", restval=None)
@@ -133,7 +136,7 @@ class Reader:
                             number,
                             RowError(
                                 "bad_csv",
-                                f"the row does not have the header's {len(reader.fieldnames or ())} fields",
+                                f"the row does not have {len(reader.fieldnames or ())} fields like the header",
                             ),
                         )
                     else:
@@ -170,14 +173,17 @@ class Reader:
 
 
 def without_nulls(value: Any) -> Any:
-    """Columnar files give every object the union of all objects' keys, with nulls; take those away again."""
+    """Remove null values at every depth: in columnar files every object has the keys of all objects, padded with nulls."""
     if isinstance(value, dict):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def load_dataset(part: FileRange) -> Any:
-    """A Hugging Face dataset: of the hub for `hf://owner/name`, else a folder made by `save_to_disk`."""
+    """Load a Hugging Face dataset: from the Hub for `hf://owner/name`, else from a folder made by `save_to_disk`.
+
+    DataError when it cannot be loaded or lacks the split.
+    """
     import datasets
 
     try:
@@ -186,7 +192,7 @@ def load_dataset(part: FileRange) -> Any:
             return datasets.load_dataset(name, part.subset, split=part.split, revision=revision or None)
         loaded = datasets.load_from_disk(part.url)
     except Exception as error:
-        # The library raises whatever its network client, its scripts or its cache raise.
+        # The library passes on any error of its network client, its scripts or its cache.
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{part.label} cannot be loaded as a dataset: {first}") from None
     if isinstance(loaded, datasets.DatasetDict):

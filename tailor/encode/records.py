@@ -1,4 +1,16 @@
-"""What a row becomes: a conversation, a completion, a text, things to compare, or the reason why it cannot be read."""
+"""Records: the content of a data row, independent of the format of its file.
+
+The data changes its name once per stage:
+
+    row        one entry of a source file: the columns of a CSV file, an object of a JSONL file
+    record     what the row means (this module): a conversation, a prompt with its completion, a text, a preference
+               pair, a rated answer, or a query with passages; the format converts the row
+    example    token ids with the spans to supervise (`encode.masks.EncodedExample`); the token store keeps it as
+               `data.token_store.Example`. Most records make one example, a preference pair makes two
+    document   an example, or a part of one, in the token stream of a forward pass; attention stays inside it
+    batch row  the documents that share one row of a batch (`data.rows.Row`): a pack of examples, one example, or a
+               slice of joined examples
+"""
 
 from __future__ import annotations
 
@@ -8,7 +20,7 @@ from typing import Any
 
 
 class RowError(Exception):
-    """A row that is left out. `reason` is counted, `detail` is shown for the first few rows."""
+    """Raised for a row that is left out. The report counts rows by `reason` and shows `detail` of the first few."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -18,7 +30,7 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation in OpenAI's form: contents are texts, arguments of tool calls are objects."""
+    """A conversation as OpenAI-style messages. Each content is a string, the arguments of a tool call are an object."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
@@ -26,7 +38,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt and the response to learn."""
+    """A prompt and the response to learn, without a chat template."""
 
     prompt: str
     response: str
@@ -34,18 +46,18 @@ class Completion:
 
 @dataclass(frozen=True)
 class Text:
-    """A plain text."""
+    """A plain text, as in pretraining."""
 
     text: str
 
 
 Answer = Chat | Completion
-"""A prompt and an answer to it."""
+"""A prompt with an answer to it."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt."""
+    """Two answers to one prompt, as in DPO."""
 
     chosen: Answer
     rejected: Answer
@@ -53,19 +65,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rated:
-    """An answer, and whether it is desirable."""
+    """An answer, and whether it is desirable, as in KTO."""
 
     answer: Answer
     desirable: bool
 
 
 Instructed = tuple[str | None, str]
-"""A text to embed, behind its instruction, if it has one."""
+"""(instruction or None, text): a text to embed."""
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """A query, the passages that answer it (at least one), and passages that do not."""
+    """A query with its relevant passages (at least one) and its irrelevant ones."""
 
     query: Instructed
     positives: tuple[Instructed, ...]
@@ -76,9 +88,9 @@ Record = Chat | Completion | Text | Pair | Rated | Relevance
 
 
 def content_hash(record: Record) -> int:
-    """64 bits of the content that a row is held out by, the same wherever and in whatever order the row stands.
+    """A 64-bit hash that decides whether a record goes to the holdout. It depends on the content only, not on the row's position.
 
-    Rows of one prompt or one query have one hash, whatever answers or passages they have.
+    Records with the same prompt or query have the same hash, so that a holdout never separates them.
     """
     import xxhash
 
@@ -102,9 +114,12 @@ def _parts(record: Record) -> Any:
 
 
 def _prompt(answer: Answer) -> Any:
-    """What comes before the answer; empty where nothing does, which would put all such rows on one side."""
+    """What comes before the first learned answer.
+
+    Empty without a prompt. The caller then hashes the answer: equal empty prompts would put all such rows into one split.
+    """
     if isinstance(answer, Completion):
         return answer.prompt
     learned = (turn["role"] == "assistant" and turn.get("weight") != 0 for turn in answer.messages)
-    before = answer.messages[: next((at for at, is_one in enumerate(learned) if is_one), -1)]
-    return [before, answer.tools] if before else []
+    prompt = answer.messages[: next((index for index, is_learned in enumerate(learned) if is_learned), -1)]
+    return [prompt, answer.tools] if prompt else []

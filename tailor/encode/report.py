@@ -1,4 +1,4 @@
-"""What preparation counted: per task, per source, and against the budget."""
+"""The data report: what preparation counted per task, source and split, and the check against the budget."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from tailor.errors import DataError
 from tailor.spec.data import Budget
 
 NAMED = 5
+"""Rows that the report names per reason."""
 DROPPED = ("too_long", "nothing_supervised", "same_answers", "empty_answer", "control_text")
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
 
 @dataclass
-class Loss:
-    """Rows left out for one reason: how many, and the first of them as (file label, row, detail)."""
+class LostRows:
+    """Rows left out for one reason: how many, and the first of them as (file label, row number, detail)."""
 
     count: int = 0
     first: list[tuple[str, int, str]] = field(default_factory=list)
@@ -34,9 +35,14 @@ class Loss:
 
 @dataclass
 class TaskReport:
-    """What one task did. Row numbers are within its part; `prepare` makes them numbers of the file.
+    """What one task counted. Row numbers count from the start of its file range; `prepare` makes them numbers of the file.
 
-    shards: (split, file name, examples). lengths: split -> int32 token lengths of its examples.
+    kept: rows that became examples. held_out: kept rows that went to the evaluation split. supervised_cut, prompt_cut:
+    tokens cut away by truncation. chunked: rows cut into chunks; pieces: the chunks kept; unsupervised_pieces: the
+    chunks without supervised tokens, which were left out. retrieved: rows from whose prompts passages were left out;
+    passed_over: the tokens of these passages; partly_read: texts longer than the embedder's input. split: conversations
+    that made several examples. shards: (split, file name, number of examples). lengths: split -> int32 [examples] lengths in
+    tokens.
     """
 
     number: int
@@ -45,58 +51,59 @@ class TaskReport:
     kept: int = 0
     held_out: int = 0
     truncated: int = 0
-    lost: int = 0
-    prompt_lost: int = 0
+    supervised_cut: int = 0
+    prompt_cut: int = 0
     chunked: int = 0
     pieces: int = 0
-    idle_pieces: int = 0
+    unsupervised_pieces: int = 0
     retrieved: int = 0
     passed_over: int = 0
     partly_read: int = 0
     split: int = 0
-    lost_rows: dict[str, Loss] = field(default_factory=dict)
-    unused: dict[str, Loss] = field(default_factory=dict)
+    lost_rows: dict[str, LostRows] = field(default_factory=dict)
+    unused: dict[str, LostRows] = field(default_factory=dict)
     """Columns and keys that the format does not use. Counted are the rows that have them."""
-    changes: dict[str, Loss] = field(default_factory=dict)
+    changes: dict[str, LostRows] = field(default_factory=dict)
     """What conversion changed in rows."""
     shards: list[tuple[str, str, int]] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     supervised: Counter[str] = field(default_factory=Counter)
 
-    def lose(self, reason: str, label: str, row: int, detail: str) -> None:
-        self.lost_rows.setdefault(reason, Loss()).add(label, row, detail)
+    def leave_out(self, reason: str, label: str, row: int, detail: str) -> None:
+        """Count a row that is left out."""
+        self.lost_rows.setdefault(reason, LostRows()).add(label, row, detail)
 
 
 def source_report(
-    reports: Sequence[TaskReport], *, split: str, index: int, path: str, fmt: str, guessed: bool
+    reports: Sequence[TaskReport], *, split: str, index: int, path: str, fmt: str, detected: bool
 ) -> dict[str, Any]:
-    """The report of one source: counts, lost rows by reason with their names, tokens and lengths."""
-    losses: dict[str, Loss] = {}
+    """The report of one source: counts, rows left out by reason with the first names, tokens and lengths."""
+    lost: dict[str, LostRows] = {}
     for report in reports:
-        for reason, loss in report.lost_rows.items():
-            total = losses.setdefault(reason, Loss())
-            total.count += loss.count
-            total.first = (total.first + loss.first)[:NAMED]
+        for reason, rows in report.lost_rows.items():
+            total = lost.setdefault(reason, LostRows())
+            total.count += rows.count
+            total.first = (total.first + rows.first)[:NAMED]
     lengths = [array for report in reports for array in report.lengths.values()]
     return {
         "split": split,
         "index": index,
         "path": path,
         "format": fmt,
-        "format_guessed": guessed,
+        "format_guessed": detected,
         "rows": sum(report.rows for report in reports),
         "kept": sum(report.kept for report in reports),
         "held_out": sum(report.held_out for report in reports),
         "unreadable": {
-            reason: _loss(loss) for reason, loss in sorted(losses.items()) if reason not in DROPPED
+            reason: _as_json(rows) for reason, rows in sorted(lost.items()) if reason not in DROPPED
         },
-        "dropped": {reason: _loss(loss) for reason, loss in sorted(losses.items()) if reason in DROPPED},
+        "dropped": {reason: _as_json(rows) for reason, rows in sorted(lost.items()) if reason in DROPPED},
         "truncated": sum(report.truncated for report in reports),
-        "supervised_tokens_cut": sum(report.lost for report in reports),
-        "prompt_tokens_cut": sum(report.prompt_lost for report in reports),
+        "supervised_tokens_cut": sum(report.supervised_cut for report in reports),
+        "prompt_tokens_cut": sum(report.prompt_cut for report in reports),
         "chunked": sum(report.chunked for report in reports),
         "pieces": sum(report.pieces for report in reports),
-        "pieces_left_out": sum(report.idle_pieces for report in reports),
+        "pieces_left_out": sum(report.unsupervised_pieces for report in reports),
         "retrieved": sum(report.retrieved for report in reports),
         "tokens_passed_over": sum(report.passed_over for report in reports),
         "passages_partly_read": sum(report.partly_read for report in reports),
@@ -106,7 +113,7 @@ def source_report(
 
 
 def split_report(reports: Iterable[TaskReport], split: str) -> dict[str, Any]:
-    """Examples, tokens, lengths and their histogram of a whole split."""
+    """The report of a split: number of examples, tokens, lengths and a histogram of the lengths."""
     reports = list(reports)
     lengths = [report.lengths[split] for report in reports if split in report.lengths]
     counted = measures(lengths, sum(report.supervised[split] for report in reports))
@@ -115,7 +122,7 @@ def split_report(reports: Iterable[TaskReport], split: str) -> dict[str, Any]:
 
 
 def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """Counts of whole-number bins of one width: bin i holds the lengths in [edges[i], edges[i + 1])."""
+    """A histogram with bins of equal integer width: bin i counts the lengths in [edges[i], edges[i + 1])."""
     if not len(lengths):
         return {"counts": [], "edges": []}
     low, high = int(lengths.min()), int(lengths.max())
@@ -126,23 +133,27 @@ def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
 
 
 def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
-    """What the user should know of the prepared data although nothing is wrong with its rows."""
-    told = []
+    """Warnings about the prepared data that are not errors of single rows."""
+    warnings = []
     kept = sum(source["kept"] for source in report["sources"] if source["split"] == "train")
     if holdout is not None and kept and not report["evaluation"]["examples"]:
-        told.append(f"holdout {holdout:g} of {kept:,} rows left no evaluation row; raise data.holdout")
+        warnings.append(
+            f"data.holdout: {holdout:g} selects no evaluation row from {kept:,} rows; raise data.holdout"
+        )
     if holdout is not None and kept and not report["train"]["examples"]:
-        told.append(f"holdout {holdout:g} took all {kept:,} rows for evaluation; lower data.holdout")
+        warnings.append(
+            f"data.holdout: {holdout:g} selects all {kept:,} rows for evaluation; lower data.holdout"
+        )
     if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
-        told.append(
-            f"{cut:,} passages and questions were longer than the embedder reads, which scored them by their "
+        warnings.append(
+            f"{cut:,} passages and questions are longer than the embedder's maximum length, so it scored only their "
             "beginnings; lower data.retrieve.passage or data.retrieve.question"
         )
-    return told
+    return warnings
 
 
 def measures(lengths: Sequence[np.ndarray], supervised: int) -> dict[str, Any]:
-    """Examples, tokens, supervised tokens, and percentiles of the examples' lengths in tokens."""
+    """Number of examples, tokens and supervised tokens, and percentiles of the example lengths in tokens."""
     joined = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
     counted: dict[str, Any] = {
         "examples": len(joined),
@@ -164,20 +175,20 @@ def measures(lengths: Sequence[np.ndarray], supervised: int) -> dict[str, Any]:
 def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
     """DataError when a source lost more rows than the budget allows, or has no usable row at all."""
     for source in report["sources"]:
-        where = f"data.{source['split']}[{source['index']}] {source['path']}"
-        losses = {**source["unreadable"], **source["dropped"]}
+        context = f"data.{source['split']}[{source['index']}] {source['path']}"
+        lost = {**source["unreadable"], **source["dropped"]}
         if not source["kept"]:
             raise DataError(
-                f"{where}: none of its {source['rows']} rows can be used{_told(losses)}",
+                f"{context}: none of its {source['rows']} rows can be used{_reasons(lost)}",
                 hint="raise data.max_length, or set data.on_long"
-                if set(losses) == {"too_long"}
-                else "look at the reasons, and at the source's format and columns",
+                if set(lost) == {"too_long"}
+                else "check the reasons above, and the source's format and columns",
             )
         for key, what in (("unreadable", "cannot be read"), ("dropped", "would be dropped")):
-            count = sum(loss["count"] for loss in source[key].values())
-            _refuse(where, count, source["rows"], getattr(budget, key), key, what, source[key])
-        _refuse(
-            where,
+            count = sum(rows["count"] for rows in source[key].values())
+            _check(context, count, source["rows"], getattr(budget, key), key, what, source[key])
+        _check(
+            context,
             source["truncated"],
             source["rows"],
             budget.truncated,
@@ -187,28 +198,29 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
         )
 
 
-def _refuse(
-    where: str, count: int, rows: int, allowed: float, key: str, what: str, losses: Mapping[str, Any]
+def _check(
+    context: str, count: int, rows: int, allowed: float, key: str, what: str, lost: Mapping[str, Any]
 ) -> None:
+    """DataError when more than the allowed share of a source's rows is lost in one way."""
     if count <= allowed * rows:
         return
     needed = min(math.ceil(1000 * count / rows) / 1000, 1.0)
-    cure = {
+    hint = {
         "unreadable": "fix these rows",
         "dropped": "raise data.max_length or set data.on_long",
         "truncated": "raise data.max_length",
     }[key]
-    if set(losses) == {"template"}:
-        cure = "choose a data.template that takes them"
-    elif set(losses) == {"reasoning_dropped"}:
-        cure = "choose a data.template that writes the reasoning, or set data.reasoning: drop"
-    elif set(losses) == {"nothing_supervised"}:
-        cure = "look at them with `tailor data preview`"
-    elif losses and set(losses) <= {"same_answers", "empty_answer", "control_text"}:
-        cure = "fix these rows"
+    if set(lost) == {"template"}:
+        hint = "choose a data.template that supports these rows"
+    elif set(lost) == {"reasoning_dropped"}:
+        hint = "choose a data.template that writes the reasoning, or set data.reasoning: drop"
+    elif set(lost) == {"nothing_supervised"}:
+        hint = "look at these rows with `tailor data preview`"
+    elif lost and set(lost) <= {"same_answers", "empty_answer", "control_text"}:
+        hint = "fix these rows"
     raise DataError(
-        f"{where}: {count} of {rows} rows {what}, and the budget allows {_share(allowed)}{_told(losses)}",
-        hint=f"{cure}, or allow it with data.budget.{key}: {needed:g}",
+        f"{context}: {count} of {rows} rows {what}, but data.budget.{key} allows {_share(allowed)}{_reasons(lost)}",
+        hint=f"{hint}, or set data.budget.{key}: {needed:g} to allow it",
     )
 
 
@@ -216,15 +228,15 @@ def _share(allowed: float) -> str:
     return f"{100 * allowed:.3g} %" if allowed else "none"
 
 
-def _told(losses: Mapping[str, Any]) -> str:
-    """The reasons with their first rows, most frequent first."""
+def _reasons(lost: Mapping[str, Any]) -> str:
+    """One line per reason with its first rows, the most frequent reason first."""
     lines = []
-    for reason, loss in sorted(losses.items(), key=lambda item: (-item[1]["count"], item[0])):
-        named = "; ".join(f"{name} {detail}".strip() for name, detail in loss["first"][:3])
-        more = f"; and {loss['count'] - 3} more" if loss["count"] > 3 else ""
-        lines.append(f"\n  {loss['count']} {reason}: {named}{more}")
+    for reason, rows in sorted(lost.items(), key=lambda item: (-item[1]["count"], item[0])):
+        named = "; ".join(f"{name} {detail}".strip() for name, detail in rows["first"][:3])
+        more = f"; and {rows['count'] - 3} more" if rows["count"] > 3 else ""
+        lines.append(f"\n  {rows['count']} {reason}: {named}{more}")
     return "".join(lines)
 
 
-def _loss(loss: Loss) -> dict[str, Any]:
-    return {"count": loss.count, "first": [[f"{label}:{row}", detail] for label, row, detail in loss.first]}
+def _as_json(rows: LostRows) -> dict[str, Any]:
+    return {"count": rows.count, "first": [[f"{label}:{row}", detail] for label, row, detail in rows.first]}

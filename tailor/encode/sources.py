@@ -1,4 +1,4 @@
-"""A recipe's sources: which files they are, what is in them, and how the work on them is cut."""
+"""Data sources of a recipe: find their files, detect their format, and divide them into tasks."""
 
 from __future__ import annotations
 
@@ -18,51 +18,57 @@ from tailor.spec.tasks.rows import Questions
 from tailor.store import filesystem, hint_of, opened, stamp_of
 
 PART_BYTES = 16 << 20
+"""Bytes per task."""
 SCORED_PART_BYTES = 1 << 16
-"""Of a task whose passages a model scores. A small one takes ten seconds of one core for it, and for 16 MB three quarters of
-an hour."""
+"""Bytes per task when an embedding model scores passages: a small model takes 10 s of one core for 64 KiB, and 45 min for
+16 MiB."""
 _MAX_PARTS = 4096
-_READABLE = f"readable are: {', '.join(SUFFIXES)}, also as {', '.join(COMPRESSIONS)}"
+_READABLE = f"supported suffixes: {', '.join(SUFFIXES)}, each also compressed as {', '.join(COMPRESSIONS)}"
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A source with its files found. where: how messages call it. contents: what the fingerprint sees of each file."""
+    """A source with its files and format.
+
+    context: the name of the source in messages. contents: (label, version or hash) of each file, for the fingerprint.
+    detected: whether `format` was detected from the rows.
+    """
 
     source: Source
-    where: str
+    context: str
     files: tuple[FileRange, ...]
     contents: tuple[tuple[str, str], ...]
     format: str
-    guessed: bool
+    detected: bool
 
 
 def resolve(source: Source, key: str, method: Method) -> Resolved:
-    """Find a source's files and its format. DataError when there are none, or when the format is a riddle.
+    """Find the files of a source and detect its format among those that the method reads.
 
-    Only the formats that the method reads are recognized.
+    key: the recipe key, such as `data.train[0]`. DataError when there are no files, or when the format is unknown or
+    ambiguous.
     """
-    where = f"{key} {source.path}"
+    context = f"{key} {source.path}"
     files = find_files(source, key)
-    with _naming(where, source.path):
-        fmt, guessed = find_format(source, where, files, method)
+    with _as_data_error(context, source.path):
+        fmt, detected = find_format(source, context, files, method)
         contents = tuple((part.label, content_of(part)) for part in files)
-    return Resolved(source, where, tuple(files), contents, fmt, guessed)
+    return Resolved(source, context, tuple(files), contents, fmt, detected)
 
 
 def find_files(source: Source | Questions, key: str) -> list[FileRange]:
-    """A source's files, in order. DataError when there are none."""
-    where = f"{key} {source.path}"
-    with _naming(where, source.path):
-        files = _dataset(source) if _is_dataset(source.path) else _files(source, where)
+    """The files of a source, sorted by path. DataError when there are none."""
+    context = f"{key} {source.path}"
+    with _as_data_error(context, source.path):
+        files = _dataset(source) if _is_dataset(source.path) else _files(source, context)
         if not files:
-            raise DataError(f"{where}: no file with rows in it", hint=_READABLE)
+            raise DataError(f"{context}: no supported file that is not empty", hint=_READABLE)
     return files
 
 
 @contextlib.contextmanager
-def _naming(where: str, url: str) -> Iterator[None]:
-    """Turn a file system's error into a DataError. Clients of remote ones raise errors of their own."""
+def _as_data_error(context: str, url: str) -> Iterator[None]:
+    """Convert file system errors into a DataError. Clients of remote file systems raise error types of their own."""
     try:
         yield
     except TailorError:
@@ -70,20 +76,23 @@ def _naming(where: str, url: str) -> Iterator[None]:
     except Exception as error:
         if "://" not in url and not isinstance(error, (OSError, ImportError, ValueError)):
             raise
-        raise DataError(f"{where}: it cannot be read: {error}", hint=hint_of(url, error)) from error
+        raise DataError(f"{context}: cannot be read: {error}", hint=hint_of(url, error)) from error
 
 
 def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[FileRange, ...]]:
-    """The work on a source, as the parts of each task. A source with a limit is one task, for its rows are counted."""
+    """Divide a source into tasks; returns the file ranges of each task. scored: an embedding model scores passages.
+
+    A source with a `limit` is a single task, because its rows are counted one after the other.
+    """
     if resolved.source.limit is not None:
         return [resolved.files]
-    small_part = SCORED_PART_BYTES if scored else PART_BYTES
-    most = max(small_part, sum(part.size for part in resolved.files) // _MAX_PARTS)
+    min_bytes = SCORED_PART_BYTES if scored else PART_BYTES
+    max_bytes = max(min_bytes, sum(part.size for part in resolved.files) // _MAX_PARTS)
     tasks: list[tuple[FileRange, ...]] = []
     small: list[FileRange] = []
     for part in resolved.files:
-        pieces = list(_pieces(part, most))
-        if len(pieces) > 1 or sum(other.size for other in small) + part.size > most:
+        pieces = list(_pieces(part, max_bytes))
+        if len(pieces) > 1 or sum(other.size for other in small) + part.size > max_bytes:
             tasks += [tuple(small)] if small else []
             small = []
         if len(pieces) > 1:
@@ -93,18 +102,18 @@ def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[FileRange, ..
     return tasks + ([tuple(small)] if small else [])
 
 
-def _pieces(part: FileRange, most: int) -> Iterator[FileRange]:
+def _pieces(part: FileRange, max_bytes: int) -> Iterator[FileRange]:
     if part.kind in CUT_BY_BYTES and not part.url.endswith(COMPRESSIONS):
-        count = max(1, -(-part.size // most))
+        count = max(1, -(-part.size // max_bytes))
         step = -(-part.size // count)
         for start in range(0, part.size, step):
             size = min(step, part.size - start)
             yield replace(part, start=start, stop=start + size, size=size)
     elif part.kind == "parquet":
-        yield from _row_groups(part, most)
+        yield from _row_groups(part, max_bytes)
     elif part.kind == "dataset":
         rows = len(load_dataset(part))
-        count = max(1, -(-part.size // most))
+        count = max(1, -(-part.size // max_bytes))
         step = max(1, -(-rows // count))
         for start in range(0, rows, step):
             stop = min(rows, start + step)
@@ -115,11 +124,11 @@ def _pieces(part: FileRange, most: int) -> Iterator[FileRange]:
         yield part
 
 
-def _row_groups(part: FileRange, most: int) -> Iterator[FileRange]:
+def _row_groups(part: FileRange, max_bytes: int) -> Iterator[FileRange]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _naming(part.label, part.url), opened(part.url) as stream:
+    with _as_data_error(part.label, part.url), opened(part.url) as stream:
         try:
             metadata = pq.ParquetFile(stream).metadata
         except pa.ArrowException as error:
@@ -128,7 +137,7 @@ def _row_groups(part: FileRange, most: int) -> Iterator[FileRange]:
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
         size += metadata.row_group(group).total_byte_size
-        if size >= most or group == metadata.num_row_groups - 1:
+        if size >= max_bytes or group == metadata.num_row_groups - 1:
             yield replace(part, start=start, stop=group + 1, first_row=first, size=size)
             start, first, rows, size = group + 1, first + rows, 0, 0
 
@@ -146,7 +155,7 @@ def _dataset(source: Source | Questions) -> list[FileRange]:
     return [replace(part, size=load_dataset(part).data.nbytes)]
 
 
-def _files(source: Source | Questions, where: str) -> list[FileRange]:
+def _files(source: Source | Questions, context: str) -> list[FileRange]:
     fs, root = filesystem(source.path, fresh=False)
     local = "://" not in source.path
     if fs.isdir(root):
@@ -157,20 +166,20 @@ def _files(source: Source | Questions, where: str) -> list[FileRange]:
         found = [path for path in fs.glob(root) if _kind(path) and not _hidden(Path(path).name)]
         found = [path for path in found if not fs.isdir(path)]
     else:
-        looked = f" (looked for {root})" if local and not os.path.isabs(source.path) else ""
+        resolved = f" (resolved to {root})" if local and not os.path.isabs(source.path) else ""
         raise DataError(
-            f"{where}: it does not exist{looked}",
+            f"{context}: does not exist{resolved}",
             hint="check the path; it is relative to the working directory" if local else "check the URL",
         )
     parts = []
     for path in sorted(found):
         kind = _kind(path)
         if kind is None:
-            raise DataError(f"{where}: unknown kind of file", hint=_READABLE)
+            raise DataError(f"{context}: unknown file type", hint=_READABLE)
         url = path if local else fs.unstrip_protocol(path)
         label = _label(source.path, root, path, url)
         parts.append(FileRange(url, label, kind, size=int(fs.size(path) or 0)))
-    return [_looked_into(part) for part in parts if part.size]
+    return [_with_json_kind(part) for part in parts if part.size]
 
 
 def _kind(path: str) -> str | None:
@@ -184,15 +193,15 @@ def _hidden(below: str) -> bool:
     return any(piece.startswith((".", "_")) for piece in below.split("/"))
 
 
-def _label(asked: str, root: str, path: str, url: str) -> str:
-    """A file as the user would call it: local ones relative to the same place as the source's path."""
+def _label(source_path: str, root: str, path: str, url: str) -> str:
+    """The name of a file in messages: a URL or an absolute path if the source's path is one, else a relative path."""
     if path == root:
-        return asked
-    return url if "://" in asked or os.path.isabs(asked) else os.path.relpath(path)
+        return source_path
+    return url if "://" in source_path or os.path.isabs(source_path) else os.path.relpath(path)
 
 
-def _looked_into(part: FileRange) -> FileRange:
-    """`.json` may hold an array, an object around an array, or one object per line."""
+def _with_json_kind(part: FileRange) -> FileRange:
+    """Look into a `.json` file: it contains an array, an object with an array as `data`, or one object per line."""
     if part.kind != "json":
         return part
     with opened(part.url, compression="infer") as stream:
@@ -211,7 +220,7 @@ def _looked_into(part: FileRange) -> FileRange:
 
 
 def content_of(part: FileRange) -> str:
-    """What changes when the file changes: what a remote store says of its version, or else its bytes' hash."""
+    """A string that changes when the file changes: the version that a remote store reports, else a hash of the bytes."""
     if part.kind == "dataset":
         return str(load_dataset(part)._fingerprint)
     if "://" in part.url:

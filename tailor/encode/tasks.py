@@ -1,4 +1,4 @@
-"""One task of preparation: reads its part of a source, encodes it, and writes its own shards."""
+"""A task of preparation: read a part of a source, encode its rows, and write its own shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.examples import Encoder, Outcome
 from tailor.encode.formats import get_format
-from tailor.encode.masks import Encoded
+from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
 from tailor.encode.report import TaskReport
@@ -27,7 +27,7 @@ _BATCH_CHARACTERS = 1 << 21
 
 @dataclass(frozen=True)
 class Task:
-    """A share of the work. split, source: where its rows belong; number: its place in the order of all tasks."""
+    """A part of the work. number: its index among all tasks. split, source: the split, and the index in its source list."""
 
     number: int
     split: str
@@ -39,15 +39,15 @@ class Task:
 
     @property
     def size(self) -> int:
-        """Bytes that it reads."""
+        """Number of bytes to read."""
         return sum(part.size for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every task shares. Called with a task, it does the task; sent once to every process.
+    """The settings that all tasks share; sent once to every worker process. Calling it with a task runs the task.
 
-    holdout: share of training rows kept for evaluation. staging: URL of the folder for the shards.
+    holdout: fraction of the training rows to move to the evaluation split. staging: URL of the folder for the shards.
     """
 
     encoder: Encoder
@@ -63,10 +63,10 @@ class Work:
                 outcomes = self.encoder([record for _, _, record in batch])
                 for (label, row, record), outcome in zip(batch, outcomes, strict=True):
                     if isinstance(outcome, RowError):
-                        report.lose(outcome.reason, label, row, outcome.detail)
+                        report.leave_out(outcome.reason, label, row, outcome.detail)
                     else:
                         _count(report, outcome)
-                        split = goes_to(task.split, self.holdout, record)
+                        split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
                         shards.add(split, row, outcome.examples)
                 shards.flush()
@@ -80,27 +80,27 @@ Runner = Callable[[Work, Sequence[Task]], Iterator[TaskReport]]
 
 
 def in_process(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
-    """Run tasks one after the other here. The tokenizer itself uses all cores, a scorer of passages one."""
+    """Run the tasks one after the other in this process. The tokenizer uses all cores, a passage scorer uses one."""
     return map(work, tasks)
 
 
-def goes_to(split: str, holdout: float | None, record: Record) -> str:
-    """The split of a record: training records are held out by a hash of their content, so equal ones stay together."""
+def split_of(split: str, holdout: float | None, record: Record) -> str:
+    """The split of a record of a source of `split`. A hash of the content selects the holdout, so duplicates stay together."""
     if split != "train" or holdout is None:
         return split
     return "evaluation" if content_hash(record) < holdout * 2**64 else "train"
 
 
 class _Shards:
-    """The shards of one task in a local folder, one per split that gets examples."""
+    """Writes the shards of one task to a local folder, one per split that has examples."""
 
     def __init__(self, task: Task, folder: Path, report: TaskReport) -> None:
         self._task, self._folder, self._report = task, folder, report
-        self._waiting: dict[str, list[tuple[int, Encoded]]] = {}
+        self._waiting: dict[str, list[tuple[int, EncodedExample]]] = {}
         self._writers: dict[str, ShardWriter] = {}
         self._lengths: dict[str, list[np.ndarray]] = {}
 
-    def add(self, split: str, row: int, examples: Iterable[Encoded]) -> None:
+    def add(self, split: str, row: int, examples: Iterable[EncodedExample]) -> None:
         self._waiting.setdefault(split, []).extend((row, example) for example in examples)
 
     def flush(self) -> None:
@@ -130,7 +130,7 @@ class _Shards:
         return self._writers[split]
 
     def close(self) -> list[Path]:
-        """End the shards and tell the report of them."""
+        """Close the shards, add them to the report and return their paths."""
         for split, writer in self._writers.items():
             writer.close()
             self._report.shards.append((split, writer.path.name, writer.examples))
@@ -139,7 +139,7 @@ class _Shards:
 
 
 def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Record]]]:
-    """Readable records of a task as (file label, row, record), in batches that fit into memory."""
+    """The records of a task as (file label, row number, record), in batches of bounded size."""
     fmt = get_format(task.format)
     watch = Watch(fmt, task.columns)
     report.unused, report.changes = watch.unused, watch.changes
@@ -152,7 +152,7 @@ def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Re
                 raise row
             record = fmt.record(row, task.columns)
         except RowError as error:
-            report.lose(error.reason, label, number, error.detail)
+            report.leave_out(error.reason, label, number, error.detail)
             continue
         watch.add(label, number, row, record)
         batch.append((label, number, record))
@@ -165,19 +165,19 @@ def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Re
 
 
 def _rows(task: Task, report: TaskReport) -> Iterator[tuple[str, int, Any]]:
-    left = task.limit
+    remaining = task.limit
     for part in task.parts:
         reader = Reader(part)
         for number, row in reader:
-            if left == 0:
+            if remaining == 0:
                 return
-            left = None if left is None else left - 1
+            remaining = None if remaining is None else remaining - 1
             yield part.label, number + part.first_row, row
         report.lines[part.label] = reader.lines
 
 
 def _characters(row: Any) -> int:
-    """Roughly how much text a row holds: long rows must not pile up in a batch."""
+    """A rough estimate of a row's text length, which limits the memory of a batch."""
     return sum(
         len(value) if isinstance(value, str) else 40 * len(value)
         for value in row.values()
@@ -188,14 +188,14 @@ def _characters(row: Any) -> int:
 def _count(report: TaskReport, outcome: Outcome) -> None:
     report.kept += 1
     report.truncated += outcome.truncated
-    report.lost += outcome.lost
-    report.prompt_lost += outcome.prompt_lost
+    report.supervised_cut += outcome.supervised_cut
+    report.prompt_cut += outcome.prompt_cut
     report.retrieved += outcome.retrieved
     report.passed_over += outcome.passed_over
     report.partly_read += outcome.partly_read
     report.chunked += outcome.chunked
     if outcome.chunked:
         report.pieces += len(outcome.examples)
-        report.idle_pieces += outcome.idle
+        report.unsupervised_pieces += outcome.unsupervised
     elif len(outcome.examples) > 1 and not outcome.examples[1].position:
         report.split += 1

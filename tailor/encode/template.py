@@ -1,4 +1,4 @@
-"""Chat templates: the model's own, a built-in by name, or a Jinja file; rendered as Hugging Face renders them."""
+"""Chat templates: the model's own, a built-in one, or a Jinja file. Rendered with the code of transformers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tailor.errors import TemplateError
 _FOLDER = Path(__file__).parent / "templates"
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
-# What keeps track of the markers belongs to the compiled template, which threads share.
-_ONE_AT_A_TIME = threading.Lock()
+# transformers caches the compiled template, and its state for {% generation %} markers is not thread-safe.
+_RENDER_LOCK = threading.Lock()
 
 Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Template:
-    """A Jinja chat template. `tool_use` replaces `text` for conversations with tools, where a model ships both."""
+    """A Jinja chat template. tool_use: replaces `text` for conversations with tools, if the model has two templates."""
 
     name: str
     text: str
     tool_use: str | None = None
 
     def choose(self, tools: Sequence[Any] | None) -> str:
-        """The text that renders a conversation."""
+        """The template text for a conversation with or without tools."""
         return self.tool_use if tools and self.tool_use is not None else self.text
 
     @property
     def has_markers(self) -> bool:
-        """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
+        """Whether `{% generation %}` markers in the template enclose what the assistant writes."""
         return all(_MARKER.search(text) for text in (self.text, self.tool_use) if text is not None)
 
 
 def builtin_templates() -> dict[str, str]:
-    """Built-in templates by name, with the first line of their comment as one-line description."""
+    """Name -> one-line description of the built-in templates: the first line of the comment at the top of the file."""
     found = {}
     for path in sorted(_FOLDER.glob("*.jinja"), key=lambda path: path.stem):
         first = path.read_text(encoding="utf-8").split("#}", 1)[0]
@@ -49,7 +49,7 @@ def builtin_templates() -> dict[str, str]:
 
 
 def load_template(chosen: str) -> Template:
-    """A built-in template by name, or a Jinja file by path. TemplateError when there is neither."""
+    """Load a built-in template by name or a Jinja file by path. TemplateError when there is neither."""
     names = list(builtin_templates())
     if chosen in names:
         return Template(chosen, (_FOLDER / f"{chosen}.jinja").read_text(encoding="utf-8"))
@@ -58,11 +58,11 @@ def load_template(chosen: str) -> Template:
         return Template(path.name, path.read_text(encoding="utf-8"))
     close = difflib.get_close_matches(chosen, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"built-in templates: {', '.join(names)}"
-    raise TemplateError(f"data.template: `{chosen}` is neither a built-in template nor a file", hint=hint)
+    raise TemplateError(f"data.template: {chosen} is neither a built-in template nor a file", hint=hint)
 
 
 def model_template(value: Any) -> Template | None:
-    """The model's own template, from `chat_template` of its tokenizer: a text, or a list of named texts."""
+    """The model's own template from `chat_template` of its tokenizer: a string, or a list of named strings."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -70,8 +70,8 @@ def model_template(value: Any) -> Template | None:
     named = {entry["name"]: entry["template"] for entry in value} if isinstance(value, list) else dict(value)
     if "default" not in named and len(named) > 1:
         raise TemplateError(
-            f"the model has several chat templates ({', '.join(sorted(named))}) and no default",
-            hint="save the one to use as a file and name it in data.template",
+            f"the model has several chat templates ({', '.join(sorted(named))}), but none is named default",
+            hint="save one of them as a file and set data.template to its path",
         )
     return Template("model", named.get("default") or next(iter(named.values())), named.get("tool_use"))
 
@@ -84,7 +84,7 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> str:
-    """The conversation's text. Raises jinja2.TemplateError (or what the template provokes) for a refused row."""
+    """Render a conversation. Raises jinja2.TemplateError, or any error of the template's code, when the template fails."""
     text, _ = _rendered(template, messages, tools, specials, add_generation_prompt=add_generation_prompt)
     return text
 
@@ -95,7 +95,7 @@ def render_marked(
     tools: Sequence[Any] | None,
     specials: Mapping[str, str],
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The conversation's text and the character ranges inside `{% generation %}` markers."""
+    """Render a conversation. Returns the text and the character ranges inside `{% generation %}` markers."""
     text, ranges = _rendered(template, messages, tools, specials, return_assistant_tokens_mask=True)
     return text, [(int(start), int(end)) for start, end in ranges[0]]
 
@@ -109,7 +109,7 @@ def _rendered(
 ) -> tuple[str, Any]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    with _ONE_AT_A_TIME:
+    with _RENDER_LOCK:
         rendered: Any = render_jinja_template(
             conversations=[list(messages)],
             tools=list(tools) if tools else None,

@@ -1,4 +1,4 @@
-"""The Rust tokenizer of a model folder, with its special tokens and chat template. No torch."""
+"""The fast (Rust) tokenizer of a model, with its special tokens and chat template. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FILES = (
     CHAT_TEMPLATE,
     _TOOL_USE,
 )
-"""All that is read of a model folder."""
+"""The files that are read from a model folder."""
 
 
 class Tokenizer:
-    """Text to token ids and back, and conversations to text. Pickles by content, so it crosses process borders.
+    """Encodes text, decodes token ids and renders conversations. Can be pickled: it is rebuilt from the files' content.
 
     bos_id, eos_id, pad_id: ids or None. prefix: ids that the tokenizer puts before plain text (its BOS).
-    specials: what a chat template sees, such as `bos_token`. vocab_size: one more than the largest id.
+    specials: the special tokens that a chat template can use, such as `bos_token`. vocab_size: the largest id plus 1.
     """
 
     def __init__(self, name: str, content: str, config: dict[str, Any], template: Template | None) -> None:
         self.name = name
         self.template = template
         self.content, self.config = content, config
-        """tokenizer.json as it was read, and the settings beside it, without the template."""
+        """The text of tokenizer.json, and tokenizer_config.json without the chat template."""
         self._state = (name, content, json.dumps(config), template)
         self._content = _without_side_effects(json.loads(content))
         self._backend = _with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(self._content)), config)
@@ -57,35 +57,35 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with anything that changes token ids, whatever the files' names and dates are."""
+        """A hash of everything that determines token ids. It does not depend on file names or dates."""
         import xxhash
 
         facts = {"tokenizer": self._backend.to_str(), "specials": self.specials, "prefix": self.prefix}
         return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, special tokens in it recognized, none added."""
+        """Token ids of a text. Special tokens in the text are recognized; none are added."""
         return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a plain prompt as generation sees it: with the BOS that the tokenizer adds, without an end."""
+        """Token ids of a plain prompt, as generation needs them: with the tokenizer's BOS, without EOS."""
         return self.prefix + self.encode(text)
 
     def encode_batch(self, texts: list[str]) -> Iterator[list[int]]:
-        """Ids of many texts, on all cores. One list at a time, so that it stays in the processor's cache."""
+        """Token ids of many texts, on all cores. Yields one list at a time, so that each stays in the CPU cache."""
         return (encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False))
 
     def encode_with_offsets(self, texts: list[str]) -> list[tokenizers.Encoding]:
-        """Ids and character offsets of many texts, on all cores. Slower than `encode_batch`."""
+        """Token ids and character offsets of many texts, on all cores. Slower than `encode_batch`."""
         return list(self._backend.encode_batch(texts, add_special_tokens=False))
 
     def encode_continuation(self, texts: list[str]) -> list[tokenizers.Encoding]:
-        """Ids of texts that go on after other text: the tokenizer's leading space is not put before them."""
+        """Token ids of texts that continue another text: the tokenizer adds no leading space."""
         return list(self._continuation.encode_batch(texts, add_special_tokens=False))
 
     @property
     def adds_space(self) -> bool:
-        """Whether the tokenizer puts a space before a text, as SentencePiece does."""
+        """Whether the tokenizer adds a space before a text, as SentencePiece does."""
         return self._continuation is not self._backend
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
@@ -94,7 +94,7 @@ class Tokenizer:
         )
 
     def token(self, index: int) -> str:
-        """A token as it stands in the vocabulary."""
+        """The vocabulary entry of a token id."""
         return str(self._backend.id_to_token(int(index)))
 
     def render(
@@ -103,7 +103,7 @@ class Tokenizer:
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """A conversation's text by the chat template. TemplateError when there is none or it refuses the row."""
+        """Render a conversation with the chat template. TemplateError when there is no template or it raises an error."""
         import jinja2
 
         try:
@@ -115,10 +115,10 @@ class Tokenizer:
                 add_generation_prompt=add_generation_prompt,
             )
         except jinja2.TemplateError as error:
-            raise TemplateError(f"the chat template refuses the conversation: {error}") from None
+            raise TemplateError(f"the chat template rejects the conversation: {error}") from None
 
     def with_template(self, template: Template) -> Tokenizer:
-        """The same tokenizer with another chat template."""
+        """A copy of this tokenizer with another chat template."""
         # `copy.copy` would go by `__reduce__`, whose cache gives the same object to every caller.
         other = object.__new__(Tokenizer)
         other.__dict__.update(self.__dict__)
@@ -126,16 +126,16 @@ class Tokenizer:
         return other
 
     def require_template(self) -> Template:
-        """The chat template, or a TemplateError that says how to choose one."""
+        """The chat template. TemplateError, with a hint how to choose one, when there is none."""
         if self.template is None:
             raise TemplateError(
                 f"the tokenizer of {self.name} has no chat template",
-                hint="choose one with data.template (`tailor init --templates` lists the built-in ones)",
+                hint="set data.template (`tailor init --templates` lists the built-in templates)",
             )
         return self.template
 
     def knows(self, token: str) -> bool:
-        """Whether it stands in the vocabulary."""
+        """Whether a token is in the vocabulary."""
         return self._backend.token_to_id(token) is not None
 
     @cached_property
@@ -149,21 +149,24 @@ class Tokenizer:
         return self._backend.token_to_id(self.specials[key]) if key in self.specials else None
 
     def _prefix(self) -> list[int]:
-        # By the file's post-processor alone: transformers ignores `add_bos_token` beside a tokenizer.json.
+        # The post-processor of tokenizer.json decides: transformers ignores `add_bos_token` when this file exists.
         bare = self._backend.encode("a", add_special_tokens=False).ids
         full = self._backend.encode("a", add_special_tokens=True).ids
-        starts = [at for at in range(len(full)) if full[at : at + len(bare)] == bare]
+        starts = [start for start in range(len(full)) if full[start : start + len(bare)] == bare]
         return list(full[: starts[0]]) if starts else []
 
 
 @lru_cache(maxsize=2)
 def _rebuilt(name: str, content: str, config: str, template: Template | None) -> Tokenizer:
-    # A worker gets the same tokenizer with every task, and building one takes up to a second.
+    # A worker unpickles the same tokenizer with every task, and building one takes up to a second.
     return Tokenizer(name, content, json.loads(config), template)
 
 
 def load_tokenizer(path: str, revision: str | None = None, template: str | None = None) -> Tokenizer:
-    """The tokenizer of a local folder, an fsspec URL or a hub model, with `template` in place of its own if given."""
+    """Load the tokenizer of a local folder, an fsspec URL or a Hub model. `template` replaces the model's own template.
+
+    ModelError when there is no readable tokenizer, TemplateError when `template` cannot be loaded.
+    """
     read = _reader(path, revision)
     texts = {name: read(name) for name in FILES}
     config: dict[str, Any] = {}
@@ -183,10 +186,12 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
 
 
 def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
-    """The model's `config.json`, read from where its tokenizer is read. ModelError when there is none."""
+    """Load the model's `config.json` from the folder, URL or Hub model. ModelError when there is none."""
     text = _reader(path, revision)(MODEL_CONFIG)
     if text is None:
-        raise ModelError(f"model.path: {path} has no config.json", hint="name a model's folder or hub id")
+        raise ModelError(
+            f"model.path: {path} has no config.json", hint="set model.path to a model folder or a Hub id"
+        )
     return _parse(path, MODEL_CONFIG, text)
 
 
@@ -214,15 +219,18 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
     try:
         return Path(hf_hub_download(path, name, revision=revision)).read_bytes().decode()
     except LocalEntryNotFoundError:
-        problem = "is no local folder, and the hub cannot be reached"
+        problem = "is not a local folder, and the Hugging Face Hub cannot be reached"
     except EntryNotFoundError:
         return None
     except HFValidationError:
-        problem = "is no local folder, and no id of a hub model"
+        problem = "is neither a local folder nor a valid Hub id"
     except HfHubHTTPError as error:
-        problem = f"is no local folder, and the hub refuses it ({str(error).splitlines()[0]})"
+        problem = (
+            f"is not a local folder, and the Hugging Face Hub returns an error ({str(error).splitlines()[0]})"
+        )
     raise ModelError(
-        f"model.path: {path} {problem}", hint=f"looked for {Path(path).absolute()} and huggingface.co/{path}"
+        f"model.path: {path} {problem}",
+        hint=f"check the path; tailor looked for {Path(path).absolute()} and huggingface.co/{path}",
     )
 
 
@@ -234,30 +242,30 @@ def _parse(path: str, name: str, text: str | None) -> dict[str, Any]:
 
 
 def _converted(path: str, revision: str | None) -> str:
-    """The tokenizer of a model that ships only SentencePiece or other files, converted by transformers."""
+    """tokenizer.json of a model that ships only SentencePiece or tiktoken files, converted by transformers."""
     from transformers import AutoTokenizer
 
     try:
         loaded = AutoTokenizer.from_pretrained(path, revision=revision)
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:
-        # Whatever the conversion meets (a missing package, no files, a tokenizer in Python), the hint is the same.
+        # The cause may be a missing package, missing files or a slow (Python) tokenizer: the hint covers all three.
         raise ModelError(
             f"model.path: {path} has no tokenizer.json, and transformers cannot convert its tokenizer "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-            hint="save its fast tokenizer into the folder, or install sentencepiece or tiktoken if the model uses them",
+            hint="save the model's fast tokenizer into the folder, or install sentencepiece or tiktoken if the model needs them",
         ) from None
 
 
 def _text(value: Any) -> str | None:
-    """A special token stands as a text or as an AddedToken's fields."""
+    """The text of a special token, which the configuration gives as a string or as the fields of an AddedToken."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
 
 
 def _with_named_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Add tokens that the configuration names and the file lacks, as transformers does, in the same order."""
+    """Add the tokens of tokenizer_config.json that tokenizer.json lacks, in the same order as transformers."""
     backend.no_truncation()
     backend.no_padding()
     known = set(backend.get_vocab(with_added_tokens=True))
@@ -277,12 +285,12 @@ def _with_named_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) ->
 
 
 def _without_side_effects(content: dict[str, Any]) -> dict[str, Any]:
-    # Trimmed offsets would hide that a token straddles the border between prompt and answer. Ids do not change.
+    # With trimmed offsets one could not see that a token crosses the boundary between prompt and answer. Ids stay the same.
     return _edit(content, ("pre_tokenizer", "post_processor"), {"trim_offsets": False})
 
 
 def _without_leading_space(content: dict[str, Any]) -> dict[str, Any]:
-    # A post-processor's `add_prefix_space` is about offsets, and stays.
+    # `add_prefix_space` of the post-processor only concerns offsets, so it is kept.
     changed = _edit(
         content, ("normalizer", "pre_tokenizer"), {"add_prefix_space": False, "prepend_scheme": "never"}
     )
@@ -296,7 +304,7 @@ def _without_leading_space(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _edit(content: dict[str, Any], parts: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
-    """Set keys in parts of the tokenizer wherever they stand there."""
+    """A copy with these keys set at every depth of the named parts of tokenizer.json."""
 
     def visit(node: Any) -> Any:
         if isinstance(node, dict):

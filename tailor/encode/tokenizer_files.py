@@ -1,4 +1,7 @@
-"""The tokenizer beside what was trained: the base's own file, the data's template, and ids that plain transformers gives too."""
+"""Tokenizer files of a trained artifact: the base model's tokenizer, the chat template of the data, and the stop tokens.
+
+`AutoTokenizer` of plain transformers must give the same token ids as training did; `fix_tokenizer_class` checks this.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tailor.layout import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from tailor.spec.model import Model
 
 PLAIN = "PreTrainedTokenizerFast"
-"""The class that takes tokenizer.json as it stands. Others rebuild parts of it as their family has them."""
+"""This class uses tokenizer.json as it is. The classes of model families rebuild parts of it."""
 PROBES = (
     "1234 and 12,345.67 in 2024",
     "WE'LL see, they've gone; it's HERE",
@@ -28,22 +31,22 @@ PROBES = (
     "https://example.org/a_b?c=1&d=%20",
     "<|user|></s><s>[INST] {{x}}",
 )
-"""Texts that tokenizers cut in ways of their own: digits, blanks, contractions, scripts, code."""
+"""Texts that tokenizers often split differently: digits, whitespace, contractions, scripts, code."""
 MARKED = 256
-"""So many of a tokenizer's added tokens are probed too, each between words."""
+"""How many of a tokenizer's added tokens are compared too, each between two words."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """A base's tokenizer as training reads it, and what transformers knows of it beside its files."""
+    """The tokenizer of a base model as training reads it, with the settings that only its transformers class knows."""
 
     tokenizer: Tokenizer
     settings: Mapping[str, Any]
-    """For tokenizer_config.json."""
+    """The content of tokenizer_config.json."""
 
     @classmethod
     def open(cls, model: Model) -> Original:
-        """ModelError when transformers cannot open it: then it could not be saved either."""
+        """Load the base model's tokenizer. ModelError when transformers cannot open it, as the artifact would be unusable."""
         from transformers import AutoTokenizer
 
         tokenizer = load_tokenizer(model.path, model.revision)
@@ -51,29 +54,26 @@ class Original:
             known = AutoTokenizer.from_pretrained(
                 model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
             )
-        except (
-            Exception
-        ) as error:  # a package that is missing, a class that nobody knows, files of another kind
+        except Exception as error:  # a missing package, an unknown class, files of another kind
             raise ModelError(
                 f"model.path {model.path}: transformers cannot open its tokenizer "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-                hint="if it has code of its own that you trust, set model.trust_remote_code: true"
+                hint="if you trust the model's own code, set model.trust_remote_code: true"
                 if "trust_remote_code" in str(error)
-                else "install what it needs, or set tokenizer_class: PreTrainedTokenizerFast in its tokenizer_config.json",
+                else "install the package it needs, or set tokenizer_class: PreTrainedTokenizerFast in its tokenizer_config.json",
             ) from error
-        settings = dict(
-            tokenizer.config
-        )  # in its order, which decides on the ids of tokens that the file lacks
+        # The order is kept: it decides the ids of tokens that tokenizer.json lacks.
+        settings = dict(tokenizer.config)
         settings.setdefault("tokenizer_class", type(known).__name__)
-        # Some classes have special tokens that no file names.
+        # Some tokenizer classes define special tokens that are in no file.
         for role, token in known.special_tokens_map.items():
             if isinstance(token, str) and tokenizer.knows(token):
                 settings.setdefault(role, token)
-        settings.pop("auto_map", None)  # code that does not lie here
+        settings.pop("auto_map", None)  # refers to Python files that are not copied
         return cls(Tokenizer(tokenizer.name, tokenizer.content, settings, tokenizer.template), settings)
 
     def write(self, folder: Path, template: Mapping[str, Any] | None) -> None:
-        """Write tokenizer, template and stop tokens. template: a token store's; None for the base's own template."""
+        """Write the tokenizer, the chat template and the stop tokens. template: `TokenStore.template`, None for the base's own."""
         from transformers import GenerationConfig
 
         own, ends = self.tokenizer.template, []
@@ -98,37 +98,40 @@ class Original:
 
 
 def own_files(folder: Path) -> tuple[str, ...]:
-    """The files that belong to the tokenizer of `folder`, there or not: none of another tokenizer may lie among them."""
+    """Names of all tokenizer files when `folder` has a tokenizer, else none.
+
+    Also names of files that `folder` lacks: a copy must not mix its files with those of another tokenizer.
+    """
     return FILES if all((folder / name).is_file() for name in FILES[:2]) else ()
 
 
-def settle(folder: Path, texts: Iterable[str] = ()) -> str | None:
-    """Let plain transformers cut texts as training does, if need be by the class that it opens the tokenizer with.
+def fix_tokenizer_class(folder: Path, texts: Iterable[str] = ()) -> str | None:
+    """Make `AutoTokenizer` give the same token ids as training, if necessary by setting `tokenizer_class`.
 
-    Call it when the folder is whole: config.json decides on the class too. texts: to compare beside the probes. Returns
-    what to tell the user where transformers cuts them otherwise even so.
+    Call it when the folder is complete, as config.json influences the class too. texts: compared in addition to `PROBES`.
+    Returns a warning for the user when `AutoTokenizer` still gives other ids, else None.
     """
     if not (folder / TOKENIZER).is_file():
         return None
     own = load_tokenizer(str(folder))
-    marked = [f"a {own.added[at].content} b" for at in sorted(own.added)[:MARKED]]
+    marked = [f"a {own.added[token].content} b" for token in sorted(own.added)[:MARKED]]
     probes = [*PROBES, *marked, *texts]
-    if _cut_otherwise(folder, own, probes) is None:
+    if _difference(folder, own, probes) is None:
         return None
     path = folder / TOKENIZER_CONFIG
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     _write_settings(folder, {**settings, "tokenizer_class": PLAIN})
-    wrong = _cut_otherwise(folder, own, probes)
-    if wrong is None:
+    difference = _difference(folder, own, probes)
+    if difference is None:
         return None
     return (
-        f"AutoTokenizer of transformers does not read the tokenizer as training did ({wrong}): outside of tailor, open "
-        f"it with {PLAIN}.from_pretrained"
+        f"AutoTokenizer of transformers does not give the token ids of training ({difference}): outside of tailor, "
+        f"load the tokenizer with {PLAIN}.from_pretrained"
     )
 
 
-def _cut_otherwise(folder: Path, own: Tokenizer, texts: Sequence[str]) -> str | None:
-    """What plain transformers does otherwise than `own`; None when it gives the same ids."""
+def _difference(folder: Path, own: Tokenizer, texts: Sequence[str]) -> str | None:
+    """How `AutoTokenizer` differs from `own`; None when it gives the same ids."""
     from transformers import AutoTokenizer
 
     try:
@@ -136,7 +139,7 @@ def _cut_otherwise(folder: Path, own: Tokenizer, texts: Sequence[str]) -> str | 
         for text in texts:
             if plain(text, add_special_tokens=False)["input_ids"] != own.encode(text):
                 return f"other ids for {text!r}"
-    except Exception as error:  # whatever it is, transformers does not read it
+    except Exception as error:  # any error means that transformers cannot read it
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return None
 

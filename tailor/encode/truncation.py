@@ -1,4 +1,4 @@
-"""Examples over `max_length`: cut off, cut into overlapping chunks, or with the passages that suit the question kept."""
+"""Shortens examples that exceed `max_length`: truncation, overlapping chunks, or retrieval of the relevant passages."""
 
 from __future__ import annotations
 
@@ -7,90 +7,95 @@ from typing import Protocol
 
 import numpy as np
 
-from tailor.encode.masks import Encoded, Span
+from tailor.encode.masks import EncodedExample, Span
 from tailor.spec.data import Chunk, Retrieve
 
 Decode = Callable[[Sequence[int]], str]
 Score = Callable[[str, Sequence[str]], Sequence[float]]
-"""How well each text answers a question."""
+"""(question, texts) -> the relevance of each text."""
 
 
 class Scorer(Protocol):
-    """A `Score` by a model. Picklable. Its scores follow from the texts alone, whatever the process and the calls before."""
+    """A `Score` by a model. Can be pickled. Scores depend on the texts only, not on the process or on earlier calls."""
 
     identity: str
-    """Changes with all that changes its scores."""
+    """A hash of everything that determines the scores."""
     memory: int
-    """Bytes of a process that scores, at most."""
+    """Maximum memory of a scoring process, in bytes."""
     truncated: int
-    """Texts that were longer than the model reads, so far."""
+    """Number of texts so far that were longer than the model's maximum length."""
 
     def __call__(self, question: str, texts: Sequence[str]) -> Sequence[float]: ...
 
 
 def targets(spans: Sequence[Span]) -> int:
-    """Supervised targets: tokens in the spans, but never the token at position 0."""
+    """Number of supervised targets: the tokens in the spans without the token at position 0, which nothing predicts."""
     return sum(max(stop - max(start, 1), 0) for start, stop in spans)
 
 
-def truncated(example: Encoded, most: int) -> Encoded:
-    """The first `most` tokens."""
-    return piece(example, 0, most, 0)
+def truncated(example: EncodedExample, max_length: int) -> EncodedExample:
+    """The first `max_length` tokens of an example."""
+    return piece(example, 0, max_length, 0)
 
 
-def chunks(example: Encoded, most: int, settings: Chunk) -> list[Encoded]:
-    """Pieces of at most `most` tokens. Each begins with `overlap` tokens of the one before, or more where the last one
-    would be short, and these are context only: every token is predicted once, in the first piece that holds it.
+def chunks(example: EncodedExample, max_length: int, settings: Chunk) -> list[EncodedExample]:
+    """Chunks of at most `max_length` tokens. Each starts with the last `overlap` tokens of the chunk before it.
+
+    The overlap of the last chunk is longer if the chunk would otherwise have fewer than `min_length` tokens. Overlap is
+    context only: every token is a target once, in the first chunk that contains it.
     """
-    length, found, done = len(example.input_ids), [], 0
+    length, pieces, done = len(example.input_ids), [], 0
     while done < length:
         start = max(done - settings.overlap, 0)
-        if start + most >= length:  # the last piece
+        if start + max_length >= length:  # the last chunk
             start = max(0, min(start, length - settings.min_length))
-        found.append(piece(example, start, start + most, done - start))
-        done = start + most
-    return found
+        pieces.append(piece(example, start, start + max_length, done - start))
+        done = start + max_length
+    return pieces
 
 
 def retrieved(
-    example: Encoded, most: int, settings: Retrieve, decode: Decode, score: Score
-) -> Encoded | None:
-    """The example with the passages of its prompt that suit the question best, in their order; at most `most` tokens.
+    example: EncodedExample, max_length: int, settings: Retrieve, decode: Decode, score: Score
+) -> EncodedExample | None:
+    """The example with only the most relevant passages of its prompt, in their order, at most `max_length` tokens.
 
-    The question is the end of the prompt, before the last supervised span. It stays, and so does what comes after it,
-    and the first passage, which holds what a template begins with. None where these leave no room for another.
+    Passages are cut every `passage` tokens. The question is the last `question` tokens of the prompt before the last
+    supervised span. The question and all that follows it are kept, and so is the first passage, as it contains the start
+    of the template. Returns None when these leave no room for a second passage.
     """
     ids, size = example.input_ids, settings.passage
     answer = example.spans[-1][0] if example.spans else 0
     tail = max(answer - settings.question, 0)
     passages = [(start, min(start + size, tail)) for start in range(0, tail, size)]
-    room = most - (len(ids) - tail)
+    room = max_length - (len(ids) - tail)
     if len(passages) < 2 or passages[0][1] + size > room:
         return None
-    text = [decode(ids[start:stop].tolist()) for start, stop in passages]
-    found = score(decode(ids[tail:answer].tolist()), text)
+    texts = [decode(ids[start:stop].tolist()) for start, stop in passages]
+    scores = score(decode(ids[tail:answer].tolist()), texts)
     chosen, used = {0}, passages[0][1]
-    for at in sorted(range(1, len(passages)), key=lambda at: (-found[at], at)):
-        start, stop = passages[at]
+    for index in sorted(range(1, len(passages)), key=lambda index: (-scores[index], index)):
+        start, stop = passages[index]
         if used + stop - start <= room:
-            chosen.add(at)
+            chosen.add(index)
             used += stop - start
-    return joined(example, [*(passages[at] for at in sorted(chosen)), (tail, len(ids))])
+    return joined(example, [*(passages[index] for index in sorted(chosen)), (tail, len(ids))])
 
 
-def joined(example: Encoded, parts: Sequence[Span]) -> Encoded:
-    """Parts of an example end to end. A part's first token has lost what it was predicted from, so it is not supervised."""
-    ids, spans, used, before = [], [], 0, 0
+def joined(example: EncodedExample, parts: Sequence[Span]) -> EncodedExample:
+    """Concatenate parts of an example. A part's first token is not supervised where its predecessor was left out."""
+    ids, spans, used, previous_stop = [], [], 0, 0
     for start, stop in parts:
-        own = piece(example, start, stop, int(start != before))
-        ids.append(own.input_ids)
-        spans += [(begin + used, end + used) for begin, end in own.spans]
-        used, before = used + stop - start, stop
-    return Encoded(np.concatenate(ids), spans)
+        part = piece(example, start, stop, int(start != previous_stop))
+        ids.append(part.input_ids)
+        spans += [(begin + used, end + used) for begin, end in part.spans]
+        used, previous_stop = used + stop - start, stop
+    return EncodedExample(np.concatenate(ids), spans)
 
 
-def piece(example: Encoded, start: int, stop: int, context: int) -> Encoded:
-    """Tokens [start, stop) of an example; its first `context` tokens are not supervised."""
+def piece(example: EncodedExample, start: int, stop: int, context: int) -> EncodedExample:
+    """Tokens [start, stop) of an example. The first `context` of them are not supervised."""
     stop = min(stop, len(example.input_ids))
     spans = [(max(begin, start + context) - start, min(end, stop) - start) for begin, end in example.spans]
-    return Encoded(example.input_ids[start:stop], [(begin, end) for begin, end in spans if begin < end])
+    return EncodedExample(
+        example.input_ids[start:stop], [(begin, end) for begin, end in spans if begin < end]
+    )

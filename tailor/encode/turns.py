@@ -1,4 +1,4 @@
-"""How a template ends a turn, found out on a small conversation before any row is encoded."""
+"""How a chat template ends a turn and what it drops, found by rendering a small conversation before any row is encoded."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _PROBE: list[dict[str, Any]] = [
 TOOLS, CALLS = "the tools", "tool calls"
 _TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "A tool.", "parameters": {}}}
 _CALL = {"type": "function", "function": {"name": "probe_call", "arguments": {"at": 1}}}
-_OTHER = "choose another with data.template, a built-in one or a file"
-_MARKERS = "put the end-of-turn token inside the template's {% generation %} … {% endgeneration %}"
+_OTHER = "set data.template to a built-in template or to a file"
+_MARKERS = "move the end-of-turn token inside {% generation %} … {% endgeneration %} of the template"
 
 
 @dataclass(frozen=True)
 class TurnRules:
-    """What a template does.
+    """Properties of a chat template.
 
-    markers: ranges come from the template's own markers. end_ids, end_texts: what ends an assistant's
-    turn. left_out: what the template silently leaves out of conversations without and with tools.
+    markers: whether ranges come from the template's `{% generation %}` markers. end_ids, end_texts: the tokens that end
+    an assistant turn. left_out: what the template silently drops, for conversations (without, with) tools.
     """
 
     markers: bool
@@ -46,37 +46,38 @@ class TurnRules:
     """What the generation prompt opens and the text of a turn lacks, such as `<think>`."""
 
     def end(self, text: str, start: int, stop: int) -> int:
-        """Where the turn that begins at `start` ends: after its first end-of-turn token, else at its last visible character."""
-        found = [at + len(end) for end in self.end_texts if (at := text.find(end, start, stop)) >= 0]
-        return min(found) if found else start + len(text[start:stop].rstrip())
+        """The end of the turn that starts at `start`: after its first end-of-turn token, else after its last visible character."""
+        ends = [at + len(end) for end in self.end_texts if (at := text.find(end, start, stop)) >= 0]
+        return min(ends) if ends else start + len(text[start:stop].rstrip())
 
 
 def turn_rules(tokenizer: Tokenizer) -> TurnRules:
-    """The rules of the tokenizer's template. TemplateError for a template that cannot be trained on."""
+    """The rules of the tokenizer's chat template. TemplateError for a template that cannot be used for training."""
     template = tokenizer.require_template()
     try:
         text, ranges, markers, opened = _ranges(tokenizer)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
-            f"chat template {template.name}: line {error.lineno} is not valid Jinja: {error.message}",
-            hint=_OTHER if template.name == "model" else "fix that line",
+            f"chat template {template.name}: line {error.lineno}: not valid Jinja: {error.message}",
+            hint=_OTHER if template.name == "model" else "fix this line",
         ) from None
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise TemplateError(
-            f"chat template {template.name}: it fails on a plain conversation: {error}",
+            f"chat template {template.name}: rendering a plain conversation fails: {error}",
             hint=_OTHER,
         ) from None
     ids = tokenizer.encode(text)
     if tokenizer.bos_id is not None and ids[:2] == [tokenizer.bos_id] * 2:
         raise TemplateError(
-            f"chat template {template.name}: it begins with two BOS tokens", hint="remove one of them"
+            f"chat template {template.name}: the text starts with two BOS tokens",
+            hint="remove bos_token from the template, or choose another with data.template",
         )
     ends = [
-        _end(tokenizer, own[start:stop], own[stop:], answer, markers)
-        for (own, start, stop), answer in zip(ranges, _ANSWERS, strict=True)
+        _end(tokenizer, rendered[start:stop], rendered[stop:], answer, markers)
+        for (rendered, start, stop), answer in zip(ranges, _ANSWERS, strict=True)
     ]
     if tokenizer.template is not None and tokenizer.template.tool_use:
-        # A second template for tools may end turns in its own way; only the marked ranges can be trusted there.
+        # The tool-use template may end turns differently, so markers are used only if both templates have them.
         markers = markers and tokenizer.template.has_markers
     end_ids, end_texts = zip(*ends, strict=True)
     left_out = (_left_out(tokenizer, None), _left_out(tokenizer, [_TOOL]))
@@ -86,29 +87,30 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
 
 
 def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool, str]:
-    """The probe's text, per answer (text, start, stop) of what the assistant writes, and whether markers say so."""
+    """The rendered probe; (text, start, stop) of each assistant turn; whether these ranges come from markers;
+    what the generation prompt opens (`TurnRules.opening`)."""
     template = tokenizer.require_template()
     whole = _render(tokenizer, _PROBE)
     if not any(answer in whole for answer in _ANSWERS):
         raise TemplateError(
-            f"chat template {template.name}: it never writes the assistant's text",
-            hint="let it write message.content of the messages whose role is assistant",
+            f"chat template {template.name}: the text of assistant messages is missing from the result",
+            hint="render message.content of messages with role assistant, or choose another with data.template",
         )
     prompts = [_render(tokenizer, _PROBE[:turn], add_generation_prompt=True) for turn in (1, 3)]
     if template.has_markers:
         text, marked = render_marked(template, _PROBE, None, tokenizer.specials)
         if len(marked) != len(_ANSWERS):
             raise TemplateError(
-                f"chat template {template.name}: its {{% generation %}} markers hold {len(marked)} of 2 answers",
-                hint="put each assistant turn into one pair of markers",
+                f"chat template {template.name}: the {{% generation %}} markers enclose {len(marked)} of 2 assistant turns",
+                hint="enclose each assistant turn in one pair of markers",
             )
         if all(text.startswith(prompt) for prompt in prompts):
             for (start, _), prompt in zip(marked, prompts, strict=True):
                 if start < len(prompt):
                     raise TemplateError(
-                        f"chat template {template.name}: {{% generation %}} begins before the answer, "
-                        f"at {text[start : len(prompt)]!r} of the generation prompt",
-                        hint="begin it where the generation prompt ends",
+                        f"chat template {template.name}: {{% generation %}} starts before the answer: "
+                        f"it includes {text[start : len(prompt)]!r} of the generation prompt",
+                        hint="move {% generation %} to the end of the generation prompt",
                     )
             return text, [(text, start, stop) for start, stop in marked], True, ""
     ranges, opened = [], ""
@@ -119,25 +121,26 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
         lead = text[len(prompt) :].split(_ANSWERS[turn // 2])[0]
         if not text.startswith(prompt):
             raise TemplateError(
-                f"chat template {template.name}: an answer does not begin where the generation prompt ends "
-                f"({_tail(prompt)!r}), so the model would learn another text than it is asked to go on with",
-                hint="choose another template with data.template, or one whose prompt fits these answers",
+                f"chat template {template.name}: an answer does not start where the generation prompt ends "
+                f"({_tail(prompt)!r}), so the model would learn to continue another prompt than at inference",
+                hint="make the generation prompt equal the start of an assistant turn, or choose another with data.template",
             )
         if lead.strip() and prompt == _render(tokenizer, _PROBE[:turn]):
             raise TemplateError(
-                f"chat template {template.name}: it writes no generation prompt, so an answer would begin with {lead!r}",
-                hint="let it write the assistant's header when add_generation_prompt is true",
+                f"chat template {template.name}: there is no generation prompt, so an answer would start with {lead!r}",
+                hint="render the header of the assistant turn when add_generation_prompt is true",
             )
         ranges.append((text, len(prompt), len(text)))
     return whole, ranges, False, opened
 
 
 def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers: bool) -> tuple[int, str]:
-    """Id and text of the token that ends the turn: the first special one after the answer."""
+    """Id and text of the end-of-turn token: the first special token after the answer."""
     name = tokenizer.require_template().name
     if answer not in supervised:
         raise TemplateError(
-            f"chat template {name}: an assistant's text does not stand in what it writes for it ({supervised!r})"
+            f"chat template {name}: the assistant turn {supervised!r} does not contain the message's content",
+            hint="render message.content unchanged, or choose another template with data.template",
         )
     tail = supervised[supervised.index(answer) + len(answer) :]
     encoding = tokenizer.encode_with_offsets([tail])[0]
@@ -148,20 +151,20 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
     if markers and _has_special(tokenizer, after):
         hint = _MARKERS
     elif usable := _names(tokenizer):
-        hint = f"choose a template whose end of turn the tokenizer has: data.template: {usable}"
-    wrote = (
-        f"`{tail.strip()}`, which is no single token of this tokenizer"
+        hint = f"use a template whose end-of-turn token this tokenizer has: data.template: {usable}"
+    ending = (
+        f"ends with `{tail.strip()}`, which is not a single token of this tokenizer"
         if tail.strip()
-        else "no end-of-turn token"
+        else "has no end-of-turn token"
     )
     raise TemplateError(
-        f"chat template {name}: the supervised text of a turn ends with {wrote}; the model would never stop",
+        f"chat template {name}: an assistant turn {ending}; the model would never learn to stop",
         hint=hint,
     )
 
 
 def _left_out(tokenizer: Tokenizer, tools: list[Any] | None) -> tuple[str, ...]:
-    """What the template leaves out without a word. What it refuses aloud, it refuses again for the row."""
+    """What the template silently drops. What it rejects with an error is not listed: it fails again for each row."""
     question, answer = _PROBE[:2]
     calling = [question, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
     probes = [
@@ -189,7 +192,7 @@ def _try(tokenizer: Tokenizer, messages: Sequence[Any], tools: list[Any] | None,
 
 
 def _names(tokenizer: Tokenizer) -> str:
-    """Built-in templates whose end of turn the tokenizer knows."""
+    """The built-in templates whose end-of-turn token is in the vocabulary."""
     names = [name for name in builtin_templates() if name != tokenizer.require_template().name]
     return ", ".join(name for name in names if _ends_with_known(tokenizer, name))
 

@@ -1,1 +1,1 @@
-"""What a model does: generated answers compared with references."""
+"""Evaluation: tasks, the batches that they compute, and their figures with confidence intervals."""

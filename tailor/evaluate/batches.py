@@ -1,7 +1,7 @@
-"""The work of an evaluation, cut into batches that any worker may do: the same batches, whoever does them.
+"""The work of an evaluation as batches, which any worker can compute.
 
-A batch is cut from the rows alone, never from what is left to do, so that an evaluation that goes on after it was
-killed computes what it would have computed.
+The batches depend only on the rows, not on the number of workers or on what is already done. So an evaluation that
+resumes after it was killed computes the same batches, with the same padding and the same numbers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
 
 EMBEDDED = 512
-"""Texts in one batch to embed."""
+"""Texts in one embedding batch."""
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model to load. without_adapter: its base alone. stop_ids: in place of the model's own.
+    """A model to load.
 
-    embeds_like: the folder whose embedding.json says how it embeds, where it has none itself.
+    without_adapter: use only its base. stop_ids: replace the model's own stop tokens. embeds_like: the folder whose
+    embedding.json defines pooling and attention, for a base model without one.
     """
 
     label: str
@@ -46,8 +47,8 @@ class ModelRef:
 class Computation:
     """What a worker computes for a batch.
 
-    kind: its name, by which an unfinished evaluation knows it again. run: a function of a module, for it travels to
-    workers by its name; (worker, batch) -> one plain JSON value per item, or `Embedded`.
+    kind: its name, a part of the fingerprint by which an unfinished evaluation is resumed. run: (worker, batch) -> one
+    JSON value per item, or `Embedded`; a module-level function, because it is pickled by name for Ray's workers.
     """
 
     kind: str
@@ -56,8 +57,10 @@ class Computation:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Rows that go through one model together. part: the rows' name in the evaluation; items: their numbers there,
-    each with its input."""
+    """Rows that one model computes together.
+
+    part: name of the group of rows, such as `questions`. items: their numbers in the part. inputs: one per item.
+    """
 
     model: str
     part: str
@@ -65,12 +68,12 @@ class EvaluationBatch:
     items: tuple[int, ...]
     inputs: tuple[Any, ...]
     instruction: str | None = None
-    """Before every text to embed."""
+    """Written before every text to embed."""
     dimension: int | None = None
-    """Of the embeddings, where it is not the model's own."""
+    """Truncates the embeddings to this dimension; None keeps the model's own."""
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the results, as plain values."""
+        """Everything that decides the results, as JSON values."""
         return {
             "model": self.model,
             "part": self.part,
@@ -86,20 +89,20 @@ class EvaluationBatch:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Texts embedded. vectors: float32[items, dimension]; truncated: how many texts were longer than the model reads."""
+    """Embeddings of a batch. vectors: float32[items, dimension]; truncated: number of texts that were truncated."""
 
     vectors: np.ndarray
     truncated: int
 
 
 Result = list[Any] | Embedded
-"""Per item a value of plain JSON, such as the answer's token ids or a likelihood as a mapping."""
+"""One JSON value per item (such as the token ids of an answer, or a likelihood as a mapping), or embeddings."""
 Runner = Callable[[Sequence[ModelRef], Decoding, Iterable[EvaluationBatch]], Iterator[tuple[int, Result]]]
-"""Computes batches and gives (index among them, result), in the order in which they end."""
+"""Computes batches and yields (index of the batch, result) in the order of completion."""
 
 
 def generating(model: str, part: str, prompts: Sequence[Ids], batch_size: int) -> list[EvaluationBatch]:
-    """Batches that answer prompts."""
+    """Batches that generate an answer to each prompt."""
     lengths = [len(prompt) for prompt in prompts]
     return [
         EvaluationBatch(model, part, GENERATE, tuple(chosen), tuple(prompts[i] for i in chosen))
@@ -108,7 +111,7 @@ def generating(model: str, part: str, prompts: Sequence[Ids], batch_size: int) -
 
 
 def scoring(model: str, part: str, sequences: Sequence[Scored], batch_size: int) -> list[EvaluationBatch]:
-    """Batches that score the tokens of sequences."""
+    """Batches that compute the log-likelihood of the scored tokens of each sequence."""
     return [
         EvaluationBatch(model, part, SCORE, tuple(chosen), tuple(sequences[i] for i in chosen))
         for chosen in likelihood.batches(sequences, batch_size)
@@ -118,7 +121,7 @@ def scoring(model: str, part: str, sequences: Sequence[Scored], batch_size: int)
 def embedding(
     model: str, part: str, texts: Sequence[Text], dimension: int | None = None
 ) -> list[EvaluationBatch]:
-    """Batches that embed texts, those of one instruction and of like length together. Blank ones are left out."""
+    """Batches that embed texts. A batch has texts of one instruction and of similar length. Blank texts are left out."""
     groups: dict[str | None, list[int]] = {}
     for number, one in enumerate(texts):
         if one.text:
@@ -135,7 +138,7 @@ def embedding(
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in memory that reads and writes text. scoring: the same for log-likelihoods and losses."""
+    """A loaded language model. scoring: the same model, wrapped for log-likelihoods and losses."""
 
     ref: ModelRef
     loaded: Loaded
@@ -146,22 +149,22 @@ class LanguageModel:
         return self.loaded.stop_ids if self.ref.stop_ids is None else self.ref.stop_ids
 
     def require_numbers(self, losses: Iterable[float]) -> None:
-        """ModelError for losses that are no numbers."""
+        """ModelError for losses that are NaN or infinite."""
         if not all(map(math.isfinite, losses)):
             raise ModelError(
-                f"{self.ref.url}: its log-likelihoods are no numbers",
-                hint="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+                f"{self.ref.url}: its log-likelihoods are NaN or infinite",
+                hint="check its weights and its precision; `tailor show` reports how it was trained",
             )
 
 
 class Worker:
-    """Computes batches in this process. It holds one model at a time; an adapter and its base are one."""
+    """Computes batches in this process. One model is in memory at a time; an adapter and its base count as one."""
 
     def __init__(self, models: Sequence[ModelRef], decoding: Decoding) -> None:
         self._models = {model.label: model for model in models}
         self.decoding = decoding
-        self._held: tuple[str, str] | None = None
-        """What is in memory: a model's URL, and whether it writes or embeds."""
+        self._current: tuple[str, str] | None = None
+        """The model in memory: its URL, and `write` or `embed`."""
         self._loaded: Any = None
         self._scoring: Any = None
         self._embedder: Any = None
@@ -169,21 +172,21 @@ class Worker:
     def __call__(self, batch: EvaluationBatch) -> Result:
         return batch.computation.run(self, batch)
 
-    def _hold(self, url: str, use: str) -> bool:
-        """Make room for a model, unless it is there already."""
-        if self._held == (url, use):
+    def _make_room(self, url: str, use: str) -> bool:
+        """Free the loaded model, unless it is the requested one. Returns whether the requested one must be loaded."""
+        if self._current == (url, use):
             return False
         self._loaded = self._scoring = self._embedder = None  # free the memory first
-        self._held = (url, use)
+        self._current = (url, use)
         return True
 
     @contextmanager
     def language_model(self, label: str) -> Iterator[LanguageModel]:
-        """The model of this label, loaded unless it is there already; its base alone where the evaluation says so."""
+        """The model of this label, loaded on first use. Its adapter is disabled if the evaluation uses only its base."""
         from tailor.artifacts.load import load_run
 
         ref = self._models[label]
-        if self._hold(ref.url, "write"):
+        if self._make_room(ref.url, "write"):
             self._loaded = load_run(ref.url)
             self._scoring = likelihood.scoring_model(self._loaded.model)
         with self._loaded.without_adapter() if ref.without_adapter else nullcontext():
@@ -194,7 +197,7 @@ class Worker:
         from tailor.evaluate.retrieval.embedders import TextEmbedder
 
         ref = self._models[batch.model]
-        if self._hold(ref.url, "embed"):
+        if self._make_room(ref.url, "embed"):
             self._embedder = TextEmbedder(ref.url, ref.embeds_like)
         vectors, truncated = self._embedder(
             batch.inputs, batch.instruction, batch.dimension, without_adapter=ref.without_adapter
@@ -221,23 +224,23 @@ def _generate(worker: Worker, batch: EvaluationBatch) -> Result:
 
 def _score(worker: Worker, batch: EvaluationBatch) -> Result:
     with worker.language_model(batch.model) as model:
-        found = likelihood.likelihoods(model.scoring, batch.inputs)
-        model.require_numbers(one.loss for one in found)
-        return [asdict(one) for one in found]
+        likelihoods = likelihood.likelihoods(model.scoring, batch.inputs)
+        model.require_numbers(one.loss for one in likelihoods)
+        return [asdict(one) for one in likelihoods]
 
 
 GENERATE = Computation("generate", _generate)
-"""Inputs: prompts as token ids. Per item the answer's token ids, generated as `decoding` says."""
+"""Inputs: prompts as token ids. Result per item: the answer's token ids, generated as `decoding` says."""
 SCORE = Computation("score", _score)
-"""Inputs: `Scored`. Per item a `likelihood.Likelihood` as a mapping."""
+"""Inputs: `Scored`. Result per item: a `likelihood.Likelihood` as a mapping."""
 EMBED = Computation("embed", Worker.embed)
-"""Inputs: texts."""
+"""Inputs: texts. Result: `Embedded`."""
 
 
 def in_process(
     models: Sequence[ModelRef], decoding: Decoding, batches: Iterable[EvaluationBatch]
 ) -> Iterator[tuple[int, Result]]:
-    """Compute the batches here, one after the other."""
+    """Compute the batches in this process, one after the other."""
     worker = Worker(models, decoding)
     for index, batch in enumerate(batches):
         yield index, worker(batch)

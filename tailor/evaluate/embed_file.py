@@ -1,4 +1,4 @@
-"""The file of `tailor embed`: rows of the input with their embeddings, in Parquet, made of one part per batch."""
+"""The output file of `tailor embed`: the input rows with their embeddings, in Parquet, joined from one part per batch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROW, EMBEDDING = "row", "embedding"
 
 @dataclass(frozen=True)
 class Request:
-    """What is embedded of each row, and what else of it is kept."""
+    """What to embed of each row, and which other columns to keep."""
 
     source: str
     columns: tuple[str, ...] = ("text",)
-    """Their texts are joined by a space, as BEIR joins title and text; an absent or empty one but the last is left out."""
+    """Columns to embed. Their texts are joined by a space, as BEIR joins title and text. Only the last one is required."""
     keep: tuple[str, ...] = ()
     instruction: str | None = None
     dimension: int | None = None
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Batch:
-    """EMBEDDED rows one after the other. first: number of the first, from 1 through all files."""
+    """`EMBEDDED` consecutive rows. first: number of its first row, counted from 1 over all files."""
 
     first: int
     texts: tuple[str, ...]
@@ -51,7 +51,7 @@ def find_input(request: Request) -> list[FileRange]:
 
 
 def read_batches(parts: Sequence[FileRange], request: Request) -> Iterator[Batch]:
-    """The rows, cut by their number alone. DataError for the first row that cannot be embedded."""
+    """The rows in batches of `EMBEDDED`, whatever the number of workers. DataError for a row that cannot be embedded."""
     texts: list[str] = []
     kept: list[Mapping[str, Any]] = []
     first = 1
@@ -65,8 +65,11 @@ def read_batches(parts: Sequence[FileRange], request: Request) -> Iterator[Batch
         yield Batch(first, tuple(texts), tuple(kept))
 
 
-def survey(parts: Sequence[FileRange], request: Request) -> tuple[list[int], pa.Schema]:
-    """Rows of each batch, and the types of the columns that are kept. DataError for what cannot be embedded or kept."""
+def scan_input(parts: Sequence[FileRange], request: Request) -> tuple[list[int], pa.Schema]:
+    """Read the whole input once: rows of each batch, and the types of the kept columns.
+
+    DataError for a row that cannot be embedded, and for a kept column of mixed types.
+    """
     sizes, schema = [], pa.schema([])
     for batch in read_batches(parts, request):
         sizes.append(len(batch.texts))
@@ -77,8 +80,8 @@ def survey(parts: Sequence[FileRange], request: Request) -> tuple[list[int], pa.
                 schema = pa.unify_schemas([schema, column], promote_options="permissive")
             except pa.ArrowException as error:
                 raise DataError(
-                    f"--keep {name}: the column has values of several kinds, in the rows from {batch.first} on at the "
-                    f"latest ({error})"
+                    f"--keep {name}: the column has values of different types, in row {batch.first + len(batch.texts) - 1} or "
+                    f"before ({error})"
                 ) from None
     if not sizes:
         raise DataError(f"input {request.source}: no rows")
@@ -88,29 +91,27 @@ def survey(parts: Sequence[FileRange], request: Request) -> tuple[list[int], pa.
 def _rows(parts: Sequence[FileRange], request: Request) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for part in parts:
         for number, row in Reader(part):
-            place = f"{part.label}:{number}"
+            row_id = f"{part.label}:{number}"
             if isinstance(row, RowError):
-                raise DataError(f"{place}: {row.detail or row.reason}")
+                raise DataError(f"{row_id}: {row.detail or row.reason}")
             if not isinstance(row, Mapping):
-                raise DataError(f"{place}: a row must be an object")
+                raise DataError(f"{row_id}: a row must be an object")
             *before, last = request.columns
             if row.get(last) is None:
-                raise DataError(
-                    f"{place}: missing key `{last}`", hint="name the column of the text with --column"
-                )
+                raise DataError(f"{row_id}: missing key `{last}`", hint="give the text column with --column")
             values = [*(row.get(column) or "" for column in before), row[last]]
             if not all(isinstance(value, str) for value in values):
                 raise DataError(
-                    f"{place}: {' and '.join(f'`{one}`' for one in request.columns)} must be text"
+                    f"{row_id}: {' and '.join(f'`{one}`' for one in request.columns)} must be text"
                 )
             text = " ".join(value for value in values if value)
             if not text.strip():
-                raise DataError(f"{place}: there is no text to embed", hint="leave the row out")
+                raise DataError(f"{row_id}: no text to embed", hint="remove the row")
             yield text, {name: row.get(name) for name in request.keep}
 
 
 def is_own(folder: Store, name: str) -> bool:
-    """Whether a file was written by `EmbeddingParts.join`."""
+    """Whether the file was written by `EmbeddingParts.join`."""
     try:
         with folder.open(name) as stream:
             return ABOUT in (pq.read_schema(stream).metadata or {})
@@ -119,26 +120,26 @@ def is_own(folder: Store, name: str) -> bool:
 
 
 def fingerprint(parts: Sequence[FileRange], request: Request, model: Any) -> str:
-    """Changes with the input, with what is asked for, and with the model."""
+    """A hash of the input's content, the request and the model."""
     content = [(part.label, content_of(part)) for part in parts]
     return fingerprint_of([json.dumps([content, asdict(request), model, EMBEDDED], sort_keys=True)])
 
 
 class EmbeddingParts(ResumableParts):
-    """The batches that are done, each a Parquet file, in a folder beside the result."""
+    """The finished batches, each a Parquet file, in a folder beside the output file."""
 
     suffixes = (".parquet",)
 
     def __init__(self, folder: Store, identity: str, kept: pa.Schema) -> None:
-        """kept: the types of the columns that are kept."""
+        """kept: the types of the kept columns."""
         super().__init__(folder, identity)
         self._kept = kept
 
     def write(self, number: int, batch: Batch, result: Embedded) -> None:
-        """Write a batch, the whole of it or nothing."""
+        """Write one batch atomically."""
         with self.folder.open(self.file(number, ".parquet"), "wb") as stream:
             pq.write_table(self._table(batch, result), stream, compression="zstd")
-        self._there.add(self.file(number, ".parquet"))
+        self._existing.add(self.file(number, ".parquet"))
 
     def _table(self, batch: Batch, result: Embedded) -> pa.Table:
         rows = pa.array(range(batch.first, batch.first + len(batch.texts)), pa.int64())
@@ -152,9 +153,9 @@ class EmbeddingParts(ResumableParts):
         return table.replace_schema_metadata({TRUNCATED: str(result.truncated)})
 
     def join(self, to: Store, name: str, count: int, about: dict[str, Any]) -> int:
-        """All batches as one file, in the input's order; it appears when it is whole.
+        """Join all batches into one file, in the input's order. The file is written atomically.
 
-        Returns how many texts were longer than the model reads.
+        Returns the number of truncated texts.
         """
         schemas = []
         for number in range(count):

@@ -1,9 +1,9 @@
-"""Figures over rows, their confidence intervals, and the bounds that they must keep.
+"""Figures over rows, their confidence intervals, and the bounds of `fail_if`.
 
-The interval of a figure is the percentile interval of a bootstrap (Efron 1979): rows are drawn anew with
-replacement, and the figure is taken over each draw. All models see the same draws, so that the interval of a
-difference is that of paired rows (Koehn 2004). When every row scores the same there is nothing to draw from,
-and the interval has no width; it then says nothing of rows that were not seen.
+The confidence interval of a figure is the percentile interval of a bootstrap (Efron 1979): rows are sampled with
+replacement, and the figure is computed over each sample. All models use the same samples, so the interval of a
+difference is that of a paired bootstrap (Koehn 2004). When all rows have the same score, the interval has zero width
+and says nothing about unseen rows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tailor.spec.rules.suite import BOUND
 from tailor.spec.suite import Intervals
 
 _CHUNK = 1 << 22
-"""Drawn row numbers held at once."""
+"""Sampled row numbers in memory at once: 4 Mi of int64 are 32 MiB."""
 
 
 @dataclass(frozen=True)
 class PerRow:
-    """What a figure is made of: the sum of `over` divided by the sum of `under`, then `exp` of it for a perplexity.
+    """A figure as sums over rows: sum(`over`) / sum(`under`), and `exp` of that for a perplexity.
 
     over, under: float64[rows].
     """
@@ -44,7 +44,7 @@ class PerRow:
         return float(self.figure(self.over.sum(), self.under.sum()))
 
     def drawn(self, settings: Intervals) -> np.ndarray:
-        """The figure over each draw, float64[samples]. The draws depend on the number of rows and the seed alone."""
+        """The figure over each bootstrap sample: float64[samples]. The samples depend only on the number of rows and the seed."""
         generator = np.random.default_rng(settings.seed)
         rows = len(self.over)
         step = max(1, _CHUNK // rows)
@@ -56,13 +56,16 @@ class PerRow:
 
 
 def mean(values: Any) -> PerRow:
-    """A figure that is the mean over rows."""
+    """A figure that is the mean over rows. values: one number per row."""
     over = np.asarray(values, dtype=np.float64)
     return PerRow(over, np.ones_like(over))
 
 
 def from_losses(loss: Any, hits: Any, tokens: Any) -> dict[str, PerRow]:
-    """The figures of rows' summed losses and hits, weighted by token. All float64[rows]."""
+    """Loss, perplexity and token accuracy, weighted by token.
+
+    loss, hits, tokens: float64[rows], sums over the scored tokens of each row.
+    """
     loss, hits, tokens = (np.asarray(values, dtype=np.float64) for values in (loss, hits, tokens))
     return {
         "loss": PerRow(loss, tokens, lower_is_better=True),
@@ -72,14 +75,15 @@ def from_losses(loss: Any, hits: Any, tokens: Any) -> dict[str, PerRow]:
 
 
 def interval(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The percentiles that leave out the same share at both ends."""
+    """The central interval of the bootstrap samples: it leaves out the same share at both ends."""
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def table(models: Mapping[str, Mapping[str, PerRow]], settings: Intervals) -> list[dict[str, Any]]:
-    """One entry per figure, in the order of the first model: its value and interval for each model, and the
-    difference of the first model to each other one.
+    """One entry per figure, in the order of the first model.
+
+    An entry has the value and interval for each model, and the difference of the first model to each other model.
     """
     first, *others = models
     entries = []
@@ -109,12 +113,15 @@ def table(models: Mapping[str, Mapping[str, PerRow]], settings: Intervals) -> li
 
 
 def broken_bounds(fail_if: Mapping[str, str], entries: list[dict[str, Any]]) -> Iterator[str]:
-    """The bounds of `fail_if` that hold for the first model, in words that name the figure. DataError for another figure."""
+    """A message for each bound of `fail_if` that the first model violates. DataError for an unknown figure.
+
+    A figure that is not finite violates its bound.
+    """
     values = {entry["figure"]: next(iter(entry["models"].values()))["value"] for entry in entries}
     if unknown := [figure for figure in fail_if if figure not in values]:
         raise DataError(
-            f"fail_if names {unknown[0]}, and the tasks gave {', '.join(values)}",
-            hint="correct it, and give the same command again, which takes the answers that are done",
+            f"fail_if: unknown figure {unknown[0]}; the tasks report {', '.join(values)}",
+            hint="correct it, and run the same command again: finished batches are reused",
         )
     for figure, bound in fail_if.items():
         match = BOUND.fullmatch(bound)

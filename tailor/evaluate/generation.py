@@ -1,4 +1,4 @@
-"""Answers from token ids: one function that generates, for evaluation, `tailor generate` and `tailor chat`."""
+"""Text generation from token ids: one function for evaluation, `tailor generate` and `tailor chat`."""
 
 from __future__ import annotations
 
@@ -34,34 +34,37 @@ def generate(
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
-    beyond: bool = False,
+    exceed_positions: bool = False,
     prefill: int | None = None,
 ) -> list[Ids]:
-    """Answers to prompts of token ids, in their order, without the stop token that ended them.
+    """Generate an answer to each prompt of token ids, in the order of the prompts, without the final stop token.
 
-    model: a transformers model, or PEFT's wrapper of one. Temperature 0 takes the likeliest token; above, the
-    draws of a prompt are decided by `seed` and its number (by default its place among the prompts), so that
-    neither the batch nor its other rows change them. `on_token` is given each new token as it comes, stop tokens
-    too, for a batch of one prompt. `beyond`: go on beyond the positions that the model was made for. `prefill`: read
-    the prompts in parts of so many tokens. The model's mode, attention and torch's random state are left as they were.
+    model: a transformers model, or PEFT's wrapper of one. Its mode, its attention and torch's random state are
+    restored afterwards.
+    temperature: 0 decodes greedily. Above 0, the samples of a prompt depend only on `seed` and its number (`numbers`,
+    by default its index), so neither the batch size nor the other prompts of the batch change them.
+    on_token: called with each new token, stop tokens included; only for a single prompt.
+    exceed_positions: generate past the model's maximum number of positions.
+    prefill: read the prompts in chunks of this many tokens.
+    Raises DataError when a prompt fills all positions of the model.
     """
     assert on_token is None or (len(prompts) == 1 and prompts[0])
     answers: list[Ids] = [[] for _ in prompts]
     numbers = range(len(prompts)) if numbers is None else numbers
     config = _config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
-        limit, beacons = None if beyond else positions_of(model), beacons_of(base_of(model))
+        limit, beacons = None if exceed_positions else positions_of(model), beacons_of(base_of(model))
         config.prefill_chunk_size = prefill
         if live_rope.follows_length(base_of(model)):
-            batch_size = 1  # rows of other lengths would change a row's frequencies
+            batch_size = 1  # the longest row of a batch sets the RoPE frequencies of all its rows
         lengths = [len(prompt) for prompt in prompts]
         if beacons is not None and not beacons.off:
-            # Up to one window the model is the plain one, and prompts may share a batch.
+            # Within one window no beacon is used: these prompts go through the batches below.
             for i in (i for i, n in enumerate(lengths) if n and n + max_new_tokens > beacons.spec.window):
                 config.max_new_tokens = _room(limit, lengths[i], max_new_tokens)
                 draw = Draw([(seed, numbers[i])], temperature, top_p) if temperature > 0 else None
                 options = functools.partial(_options, draw, on_token)
-                found = generation.answer(
+                out_ids = generation.answer(
                     base_of(model),
                     beacons,
                     prompts[i],
@@ -69,7 +72,7 @@ def generate(
                     stop_ids=stop_ids,
                     make_options=options,
                 )
-                answers[i], lengths[i] = before_stop(found, stop_ids), 0
+                answers[i], lengths[i] = before_stop(out_ids, stop_ids), 0
         for chosen in batches(lengths, batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
             config.max_new_tokens = _room(limit, ids.shape[1], max_new_tokens)
@@ -88,10 +91,10 @@ def generate(
 def batches(
     lengths: Sequence[int], batch_size: int, max_new_tokens: int, positions: int | None
 ) -> Iterator[list[int]]:
-    """Which prompts go through the model together, shortest first, so that little is padded. Empty prompts are left out.
+    """The indexes of the prompts of each batch, shortest first, which keeps padding small. Empty prompts are left out.
 
-    Where the model's positions end an answer early, only prompts of one length share a batch: a longer one would
-    cut the answers of the others.
+    When the model's positions may end an answer early, a batch has prompts of one length only: a longer prompt would
+    shorten the answers of the others.
     """
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: lengths[i])
     batch: list[int] = []
@@ -106,7 +109,7 @@ def batches(
 
 
 def positions_of(model: Any) -> int | None:
-    """Positions that the model was made for, prompt and answer together; None where it says none."""
+    """The maximum number of positions, prompt and answer together; None when the model's configuration has no limit."""
     limit = rope.positions(model.config.get_text_config().to_dict())
     beacons = beacons_of(base_of(model))
     if limit is None or beacons is None or beacons.off:
@@ -115,7 +118,7 @@ def positions_of(model: Any) -> int | None:
 
 
 def _options(draw: Draw | None, on_token: Callable[[int], None] | None) -> dict[str, Any]:
-    """What transformers' `generate` is told beside the prompts and the configuration."""
+    """Further arguments of transformers' `generate`: the sampler and the streamer."""
     return {
         "logits_processor": [draw] if draw is not None else [],
         "streamer": _Streamer(on_token) if on_token is not None else None,
@@ -123,10 +126,10 @@ def _options(draw: Draw | None, on_token: Callable[[int], None] | None) -> dict[
 
 
 class Draw:
-    """Draws the next token of each row, by one random number of the row's own generator per token.
+    """A logits processor that samples the next token of each row with a random generator of that row.
 
-    transformers would draw for the whole batch at once. This leaves the drawn token as the only possible one,
-    for greedy decoding to take. seeds: one per row of the batch.
+    transformers samples all rows of a batch with one generator, so a row's sample would depend on the other rows. This
+    sets the logits of all tokens but the sampled one to -inf, and greedy decoding then takes it. seeds: one per row.
     """
 
     def __init__(self, seeds: Sequence[Sequence[int]], temperature: float, top_p: float) -> None:
@@ -134,26 +137,29 @@ class Draw:
         self._temperature, self._top_p = temperature, top_p
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores: float[rows, vocabulary] -> the same with all but the drawn tokens at -inf."""
-        chances = (scores.double() / self._temperature).softmax(-1)
+        """scores: float[B, V] -> the same with all tokens but the sampled ones at -inf."""
+        chances = (scores.double() / self._temperature).softmax(-1)  # [B, V]
         if self._top_p < 1:
             ordered, order = torch.sort(chances, dim=-1, descending=True, stable=True)
-            # The likeliest tokens up to the one that brings their sum to top_p.
-            beyond = ordered.cumsum(-1) - ordered >= self._top_p
-            chances = chances.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
-        # In the vocabulary's order: sorted, two tokens of nearly one chance could change places by rounding.
-        total = chances.cumsum(-1)
-        drawn = torch.tensor([[generator.random()] for generator in self._generators], dtype=torch.float64)
-        token = torch.searchsorted(total, drawn.to(total.device) * total[:, -1:], right=True)
+            # Keep the most probable tokens, up to and including the one that brings their sum to top_p.
+            dropped = ordered.cumsum(-1) - ordered >= self._top_p  # [B, V], sorted by probability
+            chances = chances.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), 0.0)
+        # The cumulative sum follows the vocabulary's order, not the sorted one: rounding can swap two tokens of nearly
+        # equal probability in a sort, which would change the sampled token.
+        total = chances.cumsum(-1)  # [B, V]
+        drawn = torch.tensor(
+            [[generator.random()] for generator in self._generators], dtype=torch.float64
+        )  # [B, 1]
+        token = torch.searchsorted(total, drawn.to(total.device) * total[:, -1:], right=True)  # [B, 1]
         token = token.clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, float("-inf")).scatter(-1, token, 0.0)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both int64[prompts, longest]: every prompt ends in the last column."""
+    """Left-padded token ids and attention mask, both int64[B, longest prompt]."""
     width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros_like(ids)
+    ids = torch.full((len(prompts), width), pad_id)  # [B, width]
+    mask = torch.zeros_like(ids)  # [B, width]
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
         mask[row, width - len(prompt) :] = 1
@@ -167,20 +173,21 @@ def before_stop(ids: Sequence[int], stop_ids: Sequence[int]) -> Ids:
     return list(ids[:end])
 
 
-def _room(positions: int | None, length: int, wanted: int) -> int:
-    """New tokens that fit behind a prompt of `length` tokens. DataError when none does."""
+def _room(positions: int | None, length: int, max_new_tokens: int) -> int:
+    """The number of new tokens that fit after a prompt of `length` tokens. DataError when none fits."""
     if positions is not None and length >= positions:
         raise DataError(
-            f"a prompt of {length} tokens leaves no room for an answer: the model was made for {positions} positions",
+            f"a prompt of {length} tokens leaves no room for an answer: the model has {positions} positions",
             hint="shorten the prompt",
         )
-    return wanted if positions is None else min(wanted, positions - length)
+    return max_new_tokens if positions is None else min(max_new_tokens, positions - length)
 
 
 def _config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> Any:
     from transformers import GenerationConfig
 
-    # What is left unset here, transformers takes from the model's own generation_config.json.
+    # transformers fills unset values from the model's generation_config.json, which may set a repetition penalty or
+    # beams: so these are set here.
     return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -194,12 +201,15 @@ def _config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> Any:
 
 @contextmanager
 def ready(model: Any) -> Iterator[torch.device]:
-    """The model in evaluation mode, with an attention that knows caches and padding; afterwards as it was."""
+    """Put the model into evaluation mode, with an attention that supports KV caches and padding; restore it afterwards.
+
+    Yields the model's device.
+    """
     base = base_of(model)
     device = next(model.parameters()).device
     attention, was_training = base.config._attn_implementation, model.training
     stock = attention if attention in ("sdpa", "eager") else stock_attention(base)
-    # A compiled decoder would be compiled anew for every length of the cache.
+    # torch.compile would recompile the decoder for every length of the KV cache.
     compiled = any(module._compiled_call_impl is not None for module in base.modules())
     eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), eager:
@@ -213,7 +223,7 @@ def ready(model: Any) -> Iterator[torch.device]:
 
 
 class _Streamer:
-    """Hands new tokens on, one by one. transformers gives it the prompt first."""
+    """Passes each new token to `on_token`. transformers calls `put` with the prompt first, which is skipped."""
 
     def __init__(self, on_token: Callable[[int], None]) -> None:
         self._on_token = on_token
@@ -225,4 +235,4 @@ class _Streamer:
         self._prompt_seen = True
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Called by transformers at the end: nothing is buffered."""

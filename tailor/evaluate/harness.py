@@ -1,4 +1,4 @@
-"""Tasks of lm-eval (EleutherAI's harness) on a loaded model, and their figures as sums over rows."""
+"""Runs tasks of lm-eval (EleutherAI's evaluation harness) on a loaded model, and turns their metrics into sums over rows."""
 
 from __future__ import annotations
 
@@ -19,74 +19,76 @@ if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
 
 FEWSHOT_SEED = 1234
-"""lm-eval's own: it chooses the examples, and published figures were made with it."""
+"""lm-eval's default seed for few-shot examples. Published results use it."""
 ROLLING = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": math.log(2)}
-"""Metrics whose rows are (log-likelihood, words or bytes); what the log-likelihood is divided by."""
+"""Metrics whose rows are (log-likelihood, number of words or bytes) -> divisor of the log-likelihood, such as ln 2 for bits."""
 
 Report = dict[str, Any]
-"""What one of the named tasks gave: `task`, `versions`, lm-eval's own `reported` figures, and `rows`."""
+"""The results of one named task: `task`, `versions`, the metrics `reported` by lm-eval, and `rows`."""
 
 
 def require_lm_eval() -> Any:
-    """The package. TailorError when it is not installed."""
+    """The package lm_eval. TailorError when it is not installed."""
     try:
         import lm_eval
     except ImportError:
         raise TailorError(
             "the task lm_eval needs the package lm-eval, which is not installed",
-            hint="pip install 'tailor[lm-eval]', or leave lm_eval out of the tasks",
+            hint="pip install 'tailor[lm-eval]', or remove the task lm_eval",
         ) from None
     return lm_eval
 
 
 def check(task: LmEval) -> None:
-    """DataError for a task that lm-eval does not know, cannot read, or that needs what an evaluation does not do."""
+    """DataError for a task that lm-eval does not know or cannot load, that runs generated code, or that is multimodal."""
     for name in task.tasks:
         found = _load(task, name)["tasks"]
         for own, one in found.items():
             if getattr(one, "UNSAFE_CODE", False):
                 raise DataError(
-                    f"lm_eval: {own} runs code that the model writes, which is not done here",
-                    hint="leave it out; lm-eval's own command runs it on a machine that may be harmed",
+                    f"lm_eval: {own} executes code that the model writes, which tailor does not do",
+                    hint="remove it, or run it with the lm_eval command in a sandbox",
                 )
             if getattr(one, "MULTIMODAL", False):
-                raise DataError(f"lm_eval: {own} asks about more than text", hint="leave it out")
+                raise DataError(
+                    f"lm_eval: {own} is a multimodal task; only text is supported", hint="remove it"
+                )
 
 
 def settings(task: LmEval) -> list[dict[str, Any]]:
-    """What each named task is done with: changes with all that changes an answer, its definition's files too."""
+    """The settings of each named task. They change with everything that changes an answer, the files in `include` too."""
     shared = task.model_dump(mode="json", exclude={"tasks", "name"}) | {"files": _fingerprint(task.include)}
     return [{**shared, "task": name} for name in task.tasks]
 
 
-def run(loaded: Loaded, asked: dict[str, Any], batch_size: int) -> Report:
-    """Do one named task with a loaded model."""
+def run(loaded: Loaded, settings_of_task: dict[str, Any], batch_size: int) -> Report:
+    """Run one named task on a loaded model. settings_of_task: one of `settings`. Raises DataError and ModelError."""
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
     from tailor.evaluate.generation import ready
 
-    name = asked["task"]
+    name = settings_of_task["task"]
     task = LmEval.model_validate(
         {
             "name": "lm_eval",
             "tasks": [name],
-            **{key: asked[key] for key in asked if key not in ("task", "files")},
+            **{key: settings_of_task[key] for key in settings_of_task if key not in ("task", "files")},
         }
     )
     if task.chat:
         loaded.require_template()
     found = _load(task, name)
     for one in found["tasks"].values():
-        wanted = task.num_fewshot
-        if wanted is None:
-            wanted = one.get_config("num_fewshot") or 0
-        elif one.get_config("num_fewshot") == 0 and wanted:
+        num_fewshot = task.num_fewshot
+        if num_fewshot is None:
+            num_fewshot = one.get_config("num_fewshot") or 0
+        elif one.get_config("num_fewshot") == 0 and num_fewshot:
             raise DataError(
-                f"lm_eval: {one.config.task} is defined without examples (num_fewshot: 0)",
-                hint="leave num_fewshot out",
+                f"lm_eval: num_fewshot has no effect on {one.config.task}, which is defined without few-shot examples",
+                hint="remove num_fewshot",
             )
-        one.set_config(key="num_fewshot", value=wanted)
+        one.set_config(key="num_fewshot", value=num_fewshot)
         one.set_fewshot_seed(seed=FEWSHOT_SEED)
     with ready(loaded.model):
         model = HFLM(
@@ -116,26 +118,26 @@ def run(loaded: Loaded, asked: dict[str, Any], batch_size: int) -> Report:
 
 
 def figures(report: Report) -> dict[str, PerRow]:
-    """Every figure of a task that is a ratio of sums over its rows: `TASK/METRIC`, or `TASK/METRIC/FILTER`.
+    """The metrics of a task that are ratios of sums over its rows: `TASK/METRIC`, or `TASK/METRIC/FILTER`.
 
-    What lm-eval reports in another way (a figure of the whole corpus, or one outside of 0 to 1) has no interval by
-    rows and is left out: it stands in the results beside those that are here.
+    Other metrics that lm-eval reports (corpus-level ones, such as BLEU, or values outside 0 to 1) cannot be resampled by
+    rows and have no confidence interval. They are only in results.json.
     """
     found: dict[str, PerRow] = {}
-    for key, told in report["reported"].items():
+    for key, reported in report["reported"].items():
         metric, _, filtered = key.partition(",")
-        made = _per_row(metric, _values(report, metric, filtered), lower=told["lower"])
-        if made is not None and math.isclose(made.value, told["value"], rel_tol=1e-6, abs_tol=1e-9):
+        made = _per_row(metric, _values(report, metric, filtered), lower=reported["lower"])
+        if made is not None and math.isclose(made.value, reported["value"], rel_tol=1e-6, abs_tol=1e-9):
             found[_name(report, key)] = made
     return found
 
 
 def left_out(report: Report) -> list[str]:
-    """The others, in words."""
+    """A note for each reported metric that `figures` leaves out."""
     known = figures(report)
     return [
-        f"lm_eval: {name} is {told['value']:.4g} and no mean over rows, so it is in results.json alone"
-        for key, told in report["reported"].items()
+        f"lm_eval: {name} is {reported['value']:.4g}; it is not a mean over rows, so it has no confidence interval and is only in results.json"
+        for key, reported in report["reported"].items()
         if (name := _name(report, key)) not in known
     ]
 
@@ -146,7 +148,7 @@ def _name(report: Report, key: str) -> str:
 
 
 def as_rows(reports: Sequence[Report]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Per row, what all models share of it and what is this one's."""
+    """(fields shared by all models, fields of this model) of each row."""
     return [(row["shared"], row["own"]) for report in reports for row in report["rows"]]
 
 
@@ -194,7 +196,7 @@ def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(task: LmEval, name: str) -> Any:
-    """The task, or the group's tasks, with their data. DataError."""
+    """The task, or the tasks of the group, with their data. DataError when it is unknown or cannot be loaded."""
     require_lm_eval()
     with _quiet():
         files = _fingerprint(task.include)
@@ -204,24 +206,24 @@ def _load(task: LmEval, name: str) -> Any:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             raise DataError(
-                f"lm_eval: no such task: {name}",
+                f"lm_eval: unknown task {name}",
                 hint=f"did you mean {' or '.join(near)}?"
                 if near
-                else "`lm-eval ls tasks` lists them; include names a folder with more",
+                else "list the tasks with `lm-eval ls tasks`; include adds a folder of your own tasks",
             )
         try:
             return manager.load([name])
-        except Exception as error:  # a definition may run any code, and its data may lie anywhere
-            said = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:  # a task definition may run any code, and download its data
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"lm_eval: the task {name} cannot be read: {said[:300]}",
-                hint="check its definition, and that its data can be reached from here",
+                f"lm_eval: the task {name} cannot be loaded: {reason[:300]}",
+                hint="check its definition, and that this machine can download its data",
             ) from error
 
 
 @lru_cache(maxsize=4)
 def _manager(include: str | None, files: str | None, *, defaults: bool) -> Any:
-    """lm-eval's index of tasks; that of its own takes seconds. files: changes with those in `include`."""
+    """lm-eval's task index. Cached, since indexing its built-in tasks takes seconds. files: hash of the files in `include`."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=include, include_defaults=defaults)
@@ -229,7 +231,7 @@ def _manager(include: str | None, files: str | None, *, defaults: bool) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval warns of its own definitions by the line."""
+    """Silence lm-eval, which logs many warnings about its own task definitions."""
     import logging
 
     logger = logging.getLogger("lm_eval")
@@ -242,7 +244,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _fingerprint(include: str | None) -> str | None:
-    """Of the files in a folder of definitions."""
+    """A hash of the files in a folder of task definitions."""
     if include is None:
         return None
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What each model of an evaluation computes: the same rows, rendered by the model's own template."""
+"""The inputs of each model of an evaluation: the same rows, rendered with the model's own chat template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tailor.errors import DataError
 from tailor.evaluate.batches import EvaluationBatch
 from tailor.evaluate.model_rows import ModelRows, Prepare
-from tailor.evaluate.models import Subject
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import Location, TaskInputs
 from tailor.evaluate.tasks.base import TaskEvaluator
 from tailor.spec.suite import Suite
@@ -17,81 +17,86 @@ from tailor.spec.suite import Suite
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """tasks: of each task of the suite, in order; tasks that share their inputs have the same object."""
+    """The inputs of one model. tasks: one per task of the suite, in order; tasks that share inputs have the same object."""
 
     tasks: Sequence[TaskInputs]
     available: int | None = None
-    """Evaluation rows that there are, of which `limit` were taken."""
+    """Number of evaluation rows before `limit`; None when no task reads them."""
 
     @property
     def unique(self) -> list[TaskInputs]:
-        """Each of the inputs once."""
+        """The distinct inputs, in order."""
         return list({id(one): one for one in self.tasks}.values())
 
     @property
     def cut(self) -> int:
-        """Rows that are not evaluated, because `on_long: chunk` cut them."""
+        """Number of rows that are not evaluated because `on_long: chunk` cut them."""
         return sum(one.cut for one in self.unique)
 
     @property
     def short(self) -> int:
-        """Rows that are not evaluated, because they are too short."""
+        """Number of rows that are not evaluated because they are too short."""
         return sum(one.short for one in self.unique)
 
     def batches(self, model: str, batch_size: int) -> list[tuple[EvaluationBatch, TaskInputs]]:
-        """The model's whole work, in a fixed order, each batch with the inputs that it belongs to."""
+        """All batches of the model, in a fixed order, each with the inputs that it belongs to."""
         return [(batch, one) for one in self.unique for batch in one.batches(model, batch_size)]
 
     def locations(self) -> list[Location]:
-        """Where the rows come from: the same for all models that are compared."""
-        return [place for one in self.unique for place in one.locations]
+        """The location of every row. Compared models must have the same ones."""
+        return [location for one in self.unique for location in one.locations]
 
 
 def gather(
     evaluators: Sequence[TaskEvaluator[Any]],
     suite: Suite,
-    main: Subject,
-    others: Sequence[Subject],
+    main: EvaluatedModel,
+    others: Sequence[EvaluatedModel],
     prepare: Prepare,
 ) -> dict[str, ModelInputs]:
-    """The inputs of every model, by its label. Raises DataError and what preparation raises."""
+    """The inputs of every model, by its label.
 
-    def of(subject: Subject) -> ModelInputs:
-        rows = ModelRows(suite, subject, main, prepare)
-        made = ModelInputs([one.inputs(rows) for one in evaluators], rows.available)
-        _check_room(made, subject)
-        return made
+    Raises DataError when the models would be evaluated on different rows, or when a row does not fit into a model's
+    positions; and the errors of data preparation.
+    """
 
-    first = of(main)
+    def inputs_of(model: EvaluatedModel) -> ModelInputs:
+        rows = ModelRows(suite, model, main, prepare)
+        model_inputs = ModelInputs([one.inputs(rows) for one in evaluators], rows.available)
+        _check_lengths(model_inputs, model)
+        return model_inputs
+
+    first = inputs_of(main)
     found = {main.label: first}
     for other in others:
-        own = first if other.artifact.url == main.artifact.url else of(other)
+        own = first if other.artifact.url == main.artifact.url else inputs_of(other)
         if own is not first and own.locations() != first.locations():
             raise DataError(
-                f"compare: {other.ref.url} keeps other rows than {main.ref.url}, so that their figures could not "
-                f"be compared ({_first_difference(first.locations(), own.locations())})",
-                hint="raise max_length, or evaluate the two by themselves",
+                f"compare: {other.ref.url} and {main.ref.url} keep different evaluation rows, so their figures cannot be "
+                f"compared ({_first_difference(first.locations(), own.locations())})",
+                hint="raise max_length so that no row is dropped, or evaluate each model on its own",
             )
         found[other.label] = own
     return found
 
 
-def _check_room(inputs: ModelInputs, subject: Subject) -> None:
-    positions = subject.positions()
+def _check_lengths(inputs: ModelInputs, model: EvaluatedModel) -> None:
+    positions = model.positions()
     if positions is None:
         return
-    if not subject.goes_beyond:
-        asked = [length for one in inputs.unique for length in one.beyond]
-        if asked and max(asked) > positions:
+    if not model.can_exceed_positions:
+        requested = [length for one in inputs.unique for length in one.exceeding]
+        if requested and max(requested) > positions:
             raise DataError(
-                f"{subject.ref.url} was made for {positions} positions and has no others, and lengths has {max(asked)}",
+                f"lengths: {max(requested)} tokens do not fit into the {positions} positions of {model.ref.url}, whose position "
+                "embeddings cannot extrapolate",
                 hint=f"give lengths of at most {positions}",
             )
-    for place, length in (pair for one in inputs.unique for pair in one.lengths):
+    for location, length in (pair for one in inputs.unique for pair in one.lengths):
         if length > positions:
             raise DataError(
-                f"row {place['row']} of source {place['source']} needs {length} tokens, and {subject.ref.url} was "
-                f"made for {positions} positions",
+                f"row {location['row']} of source {location['source']} has {length} tokens, but {model.ref.url} has only "
+                f"{positions} positions",
                 hint="shorten the row, or lower data.max_length",
             )
 
@@ -99,5 +104,5 @@ def _check_room(inputs: ModelInputs, subject: Subject) -> None:
 def _first_difference(left: list[Location], right: list[Location]) -> str:
     for one, other in zip(left, right, strict=False):
         if one != other:
-            return f"row {one['row']} of source {one['source']}, for example"
-    return f"{len(left)} rows and {len(right)}"
+            return f"first difference: row {one['row']} of source {one['source']}"
+    return f"{len(left)} rows and {len(right)} rows"

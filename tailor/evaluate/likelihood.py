@@ -1,4 +1,4 @@
-"""Log-likelihoods of the scored tokens of sequences, by a loaded model."""
+"""Log-likelihoods of the scored tokens of sequences under a loaded model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from tailor.models.probe import head_is_separate
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Of one sequence: the sum of its scored tokens' losses (nats), how many are the model's first choice, how many there are."""
+    """Sums over the scored tokens of one sequence.
+
+    loss: negative log-likelihood in nats. hits: tokens that are the model's top-1 prediction. tokens: their number.
+    """
 
     loss: float
     hits: int
@@ -30,14 +33,14 @@ class Likelihood:
 
 
 def batches(sequences: Sequence[Scored], batch_size: int) -> list[list[int]]:
-    """Which sequences go through the model together: those of like length, shortest first."""
+    """The indexes of the sequences of each batch, sorted by length, which keeps padding small."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 @torch.no_grad()
 def scoring_model(network: Any) -> CausalModel:
-    """A loaded network (transformers' model or PEFT's wrapper), ready for `likelihoods`."""
+    """Wrap a loaded network (a transformers model or PEFT's wrapper) for `likelihoods`."""
     base = base_of(network)
     if base.config._attn_implementation not in ("sdpa", "eager"):
         base.set_attn_implementation(stock_attention(base))
@@ -50,15 +53,18 @@ def scoring_model(network: Any) -> CausalModel:
 
 @torch.no_grad()
 def likelihoods(model: CausalModel, sequences: Sequence[Scored]) -> list[Likelihood]:
-    """Of each sequence, in order, in one forward pass (one each where the lengths of others would change it)."""
+    """The likelihood of each sequence, in order, from one forward pass.
+
+    Models whose RoPE frequencies depend on the batch's longest sequence (dynamic NTK, LongRoPE) take one pass each.
+    """
     if len(sequences) > 1 and rope.follows_length(model.base):
         return [found for one in sequences for found in likelihoods(model, [one])]
     device = next(model.parameters()).device
     batch = collate([[_document(one)] for one in sequences], "rows").to(device)
-    states, head, targets = model.at_predictions(batch)
+    states, head, targets = model.at_predictions(batch)  # [S, H], _, [S]
     found = []
     for index in range(len(sequences)):
-        own = batch.document == index
+        own = batch.document == index  # [S]
         loss, hits = summed_cross_entropy_and_hits(states[own], head, targets[own])
         found.append(Likelihood(loss.item(), int(hits.item()), int(own.sum().item())))
     return found

@@ -1,4 +1,4 @@
-"""What a task may read for one model: the evaluation rows, rendered by the model's own template, and its tokenizer."""
+"""The evaluation rows of one model, rendered with the model's own chat template, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tailor.data.token_store import MANIFEST, Split, TokenStore
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
-from tailor.evaluate.models import Subject
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import TaskInputs, question_inputs
 from tailor.layout import DATA_REPORT
 from tailor.spec.data import Data
@@ -21,28 +21,28 @@ from tailor.store import Store
 
 DEFAULT_LENGTH = 2048
 Prepare = Callable[[Data, Model, Method], TokenStore]
-"""(data, model whose tokenizer is taken, method that reads the rows) -> tokens, made or reused."""
+"""(data, model whose tokenizer is used, method that reads the rows) -> prepared tokens, new or reused."""
 
 
 class ModelRows:
-    """Made for one model of an evaluation. What no task asks for is not read."""
+    """What a task may read for one model. Rows are prepared lazily, when a task reads them first."""
 
-    def __init__(self, suite: Suite, model: Subject, main: Subject, prepare: Prepare) -> None:
-        """main: the evaluated model, whose run has the evaluation rows."""
+    def __init__(self, suite: Suite, model: EvaluatedModel, main: EvaluatedModel, prepare: Prepare) -> None:
+        """main: the first model of the evaluation, whose run has the evaluation rows."""
         self.model = model
         self._suite, self._main, self._prepare = suite, main, prepare
         self.tokenizer = model.tokenizer()
         self.available: int | None = None
-        """Evaluation rows that there are, of which `limit` are taken; None when no task reads them."""
+        """Number of evaluation rows before `limit`; None when no task has read them."""
 
     @property
     def limit(self) -> int | None:
-        """Evaluation rows to take, from the start; None takes all."""
+        """Number of evaluation rows to use, from the first; None uses all."""
         return self._suite.limit
 
     @cached_property
     def plain(self) -> bool:
-        """Whether questions go without a chat template: there is none, or the model was trained on plain text."""
+        """Whether prompts are plain text: the tokenizer has no chat template, or the run was trained on plain text."""
         run, template = self.model.run, self.tokenizer.template
         if run is not None and run.exists(DATA_REPORT):
             return template is None or run.read_json(DATA_REPORT)["template"] is None
@@ -50,8 +50,10 @@ class ModelRows:
 
     @cached_property
     def questions(self) -> TaskInputs:
-        """The evaluation rows with a question, each a `Question` with its reference answer; their answers are
-        `Collected.answers("questions", …)`. DataError when no row has a question."""
+        """The evaluation rows with a question, each a `Question` with its reference answer.
+
+        `Collected.answers("questions", …)` returns the answers. DataError when no row has a question.
+        """
         found, cut = rows.questions(
             self.split, self.limit, self.tokenizer, self._tokens.template, chunked=self._on_long == "chunk"
         )
@@ -59,7 +61,7 @@ class ModelRows:
 
     @cached_property
     def split(self) -> Split:
-        """The evaluation rows as tokens, as training would read them. DataError when there are none."""
+        """The tokenized evaluation rows, encoded as for training. DataError when there are none."""
         split = self._tokens.split("evaluation")
         self.available = len({*zip(split.source.tolist(), split.row.tolist(), strict=True)})
         return split
@@ -72,16 +74,16 @@ class ModelRows:
 
     @cached_property
     def _tokens(self) -> TokenStore:
-        """Tokens whose evaluation split holds the rows."""
-        suite, subject, main = self._suite, self.model, self._main
+        """Prepared tokens whose evaluation split has the rows."""
+        suite, model, main = self._suite, self.model, self._main
         recipe = main.recipe
         if suite.data is not None:
             own = (
                 recipe.data.max_length
                 if recipe is not None
-                else min(DEFAULT_LENGTH, subject.positions() or DEFAULT_LENGTH)
+                else min(DEFAULT_LENGTH, model.positions() or DEFAULT_LENGTH)
             )
-            # Preparation takes rows without any to train on; a recipe does not.
+            # model_construct skips validation: a recipe must have training rows, data preparation need not.
             data = Data.model_construct(
                 train=[],
                 evaluation=suite.data.evaluation,
@@ -92,42 +94,44 @@ class ModelRows:
                 budget=suite.data.budget,
             )
             return self._prepare(
-                data, Model(path=str(subject.artifact.local_path())), rows_read_by(recipe and recipe.method)
+                data, Model(path=str(model.artifact.local_path())), rows_read_by(recipe and recipe.method)
             )
         if main.run is None or recipe is None:
             raise DataError(
-                f"{main.ref.url} is no run, so it has no evaluation rows of its own",
-                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                f"{main.ref.url} is not a run, so it has no evaluation rows",
+                hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         if not recipe.data.evaluation and recipe.data.holdout is None:
             raise DataError(
                 f"the run at {main.run.url} has no evaluation rows: its recipe has neither data.evaluation nor data.holdout",
-                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         if recipe.method.compares_answers:
             raise DataError(
-                f"the run at {main.run.url} learned from answers to compare, and no row of them is right or wrong by itself",
-                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                f"the run at {main.run.url} was trained on preference data, whose rows have no reference answer to score against",
+                hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         if recipe.method.embedding is not None:
             raise DataError(
-                f"the evaluation rows of the run at {main.run.url} are texts to embed too, which are no answers",
-                hint="name rows in an evaluation file, as data: {evaluation: [{path: …}]}, and give it by --with",
+                f"the evaluation rows of the run at {main.run.url} also have texts to embed, which are not answers",
+                hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         url = main.run.read_json(DATA_REPORT)["tokens"]
         if Store(url).exists(MANIFEST):
             tokens = TokenStore.open(url)
         else:
             tokens = self._prepare(recipe.data, recipe.model, recipe.method)
-        if subject is main or _rendered_alike(tokens, self.tokenizer):
+        if model is main or _rendered_alike(tokens, self.tokenizer):
             return tokens
         data = recipe.data.model_copy(update={"template": None})
-        return self._prepare(data, Model(path=str(subject.artifact.local_path())), recipe.method)
+        return self._prepare(data, Model(path=str(model.artifact.local_path())), recipe.method)
 
 
 def rows_read_by(method: Method | None) -> Sft:
-    """How the suite's own rows are read, for a model that `method` made. Without one, answers are supervised; so they are
-    after pretrain, which has no answers of its own."""
+    """How rows given in the suite are read, for a model that was trained with `method`.
+
+    Without a method, and after pretrain, the assistant turns are supervised.
+    """
     return Sft(name="sft", train_on="assistant" if method is None else method.supervised_turns)
 
 

@@ -1,4 +1,4 @@
-"""The models of an evaluation: the one that was named, and those beside it."""
+"""The models of an evaluation: the one named in the command, and those that it is compared with."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from tailor.store import COMMIT, Store
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to evaluate. artifact: its folder. run: the run that made it, if one did."""
+class EvaluatedModel:
+    """A model to evaluate.
+
+    artifact: its folder. run: the run that produced it, if any. plan, recipe: of that run.
+    """
 
     ref: ModelRef
     artifact: Store
@@ -37,14 +40,14 @@ class Subject:
         return self.ref.label
 
     @property
-    def beside(self) -> str | None:
-        """Name of the folder in the run, where the model is not what the run trained but made of it (`merged`)."""
+    def derived_folder(self) -> str | None:
+        """The folder's name in the run, for a model that was derived from the run's artifact (`merged`); None otherwise."""
         name = posixpath.basename(self.artifact.url)
         return name if self.run is not None and name not in ARTIFACTS else None
 
     @property
     def is_adapter(self) -> bool:
-        """Whether its base is beside it unchanged: it is an adapter, or beacons."""
+        """Whether it is an adapter or beacons, so that the unchanged base can be evaluated with it."""
         return self.artifact.exists(ADAPTER_CONFIG) or self.artifact.exists(BEACON_CONFIG)
 
     @property
@@ -53,15 +56,15 @@ class Subject:
 
     @property
     def base_path(self) -> str | None:
-        """The model that it was trained from; None for a model without a run."""
+        """The base model that it was trained from; None for a model without a run."""
         return str(self.plan["model"]["path"]) if self.plan else None
 
     def tokenizer(self) -> Tokenizer:
-        """As it was saved, with the template that the training data was rendered with."""
+        """The saved tokenizer, with the chat template of the training data."""
         return load_tokenizer(str(self.artifact.local_path()))
 
     def positions(self) -> int | None:
-        """Positions that the model was made for, where its config.json says them."""
+        """The maximum number of positions; None when its config.json has no limit or cannot be read."""
         config = self._config()
         limit = None if config is None else ModelFacts.from_config(config).positions
         if limit is None or not self.has_beacons:
@@ -69,25 +72,25 @@ class Subject:
         return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON_CONFIG)), limit)
 
     @property
-    def goes_beyond(self) -> bool:
-        """Whether it takes longer texts than it was made for, well or not."""
+    def can_exceed_positions(self) -> bool:
+        """Whether it can read texts longer than its positions at all (RoPE can; learned position embeddings cannot)."""
         config = self._config()
         return config is None or config.get("model_type") not in rope.WITHOUT
 
     def _config(self) -> Mapping[str, Any] | None:
-        folder, held = self.artifact.local_path(), None
+        folder, record = self.artifact.local_path(), None
         if self.artifact.exists(ADAPTER_CONFIG):
-            held = base_record_of(folder, self.run or self.artifact)
+            record = base_record_of(folder, self.run or self.artifact)
         elif self.artifact.exists(BEACON_CONFIG):
-            held = BaseRecord.read(folder)
+            record = BaseRecord.read(folder)
         try:
-            config = load_config(held.path, held.revision) if held else load_config(str(folder))
-            return rope.extended(config, held and held.rope, self.ref.url)
-        except ModelError:  # loading says what is wrong with the base
+            config = load_config(record.path, record.revision) if record else load_config(str(folder))
+            return rope.extended(config, record and record.rope, self.ref.url)
+        except ModelError:  # loading the model reports what is wrong with the base
             return None
 
     def identity(self) -> Any:
-        """Changes with the model's files."""
+        """A value that changes with the model's files: checksums of a run's artifact, else names and sizes."""
         if self.artifact.exists(COMMIT):
             return [self.ref.without_adapter, self.artifact.read_json(COMMIT)]
         files = [name for name in self.artifact.names() if not name.startswith(".")]
@@ -98,20 +101,20 @@ class Subject:
         ]
 
     def stop_ids(self) -> tuple[int, ...]:
-        """What ends its answers, from its generation_config.json."""
+        """The stop tokens, from its generation_config.json."""
         ends = self.artifact.read_json(GENERATION_CONFIG).get("eos_token_id")
         return (ends,) if isinstance(ends, int) else tuple(ends or ())
 
 
-def find_subject(url: str) -> Subject:
-    """A run, an adapter folder or a model folder. ModelError when it is none."""
+def find_model(url: str) -> EvaluatedModel:
+    """Open a run, an adapter folder or a model folder for evaluation. ModelError when `url` is none of them."""
     artifact, around = find_artifact(Store(url))
     made_by_run = around.exists(RECIPE) and around.exists(PLAN)
     run = around if made_by_run else None
     label, target = posixpath.basename((run or artifact).url.rstrip("/")), (run or artifact).url
     if run is not None and (name := posixpath.basename(artifact.url)) not in ARTIFACTS:
         label, target = f"{label}/{name}", artifact.url
-    return Subject(
+    return EvaluatedModel(
         ModelRef(label, target),
         artifact,
         run,
@@ -120,39 +123,39 @@ def find_subject(url: str) -> Subject:
     )
 
 
-def subjects(main: Subject, suite: Suite) -> list[Subject]:
-    """The models of an evaluation, the named one first. ModelError for one that is not there, or is named twice."""
-    wanted = suite.compare
-    if wanted == "auto":
-        wanted = "base" if main.is_adapter else "none"
-    others = [] if wanted == "none" else ["base"] if wanted == "base" else list(wanted)
+def evaluated_models(main: EvaluatedModel, suite: Suite) -> list[EvaluatedModel]:
+    """The models of an evaluation, `main` first. ModelError for one that does not exist, or is listed twice."""
+    compare = suite.compare
+    if compare == "auto":
+        compare = "base" if main.is_adapter else "none"
+    others = [] if compare == "none" else ["base"] if compare == "base" else list(compare)
     found = [main]
     for other in others:
-        subject = _base(main) if other == "base" else find_subject(other)
-        if any(subject.ref.label == known.ref.label for known in found):
-            if any(subject.ref.url == known.ref.url for known in found):
-                raise ModelError(f"compare names {other}, which is the model itself or there already")
-            # Folders of one name are told apart by their paths.
-            subject = Subject(
-                ModelRef(subject.ref.url, subject.ref.url),
-                subject.artifact,
-                subject.run,
-                subject.plan,
-                subject.recipe,
+        model = _base(main) if other == "base" else find_model(other)
+        if any(model.ref.label == known.ref.label for known in found):
+            if any(model.ref.url == known.ref.url for known in found):
+                raise ModelError(f"compare: {other} is listed twice, or is the evaluated model itself")
+            # Two folders of the same name: the path is the label.
+            model = EvaluatedModel(
+                ModelRef(model.ref.url, model.ref.url),
+                model.artifact,
+                model.run,
+                model.plan,
+                model.recipe,
             )
-        found.append(subject)
+        found.append(model)
     return found
 
 
-def _base(main: Subject) -> Subject:
+def _base(main: EvaluatedModel) -> EvaluatedModel:
     if main.is_adapter:
-        # As it was trained: quantized where the run declares it.
+        # Loaded as in training: quantized if the run's recipe says so.
         ref = ModelRef("base", main.ref.url, without_adapter=True)
-        return Subject(ref, main.artifact, main.run, main.plan, main.recipe)
+        return EvaluatedModel(ref, main.artifact, main.run, main.plan, main.recipe)
     if main.base_path is None:
         raise ModelError(
-            f"{main.ref.url} is a whole model and no run, so its base is not known",
-            hint="name it: compare: [PATH], or leave compare away",
+            f"compare: the base of {main.ref.url} is unknown: it is a full model that no run produced",
+            hint="give the base's path as compare: [PATH], or remove compare",
         )
     ref = ModelRef("base", main.base_path, stop_ids=main.stop_ids(), embeds_like=main.artifact.url)
-    return Subject(ref, main.artifact, main.run, main.plan, main.recipe)
+    return EvaluatedModel(ref, main.artifact, main.run, main.plan, main.recipe)

@@ -1,4 +1,7 @@
-"""Rows that a task brings of its own: question sets and texts, read and checked row by row."""
+"""Rows of a task's own `data`: question sets and texts, read and checked row by row.
+
+A row id is `file:row`, for error messages. A key is the recipe key of the data, such as `tasks[0].data`.
+"""
 
 from __future__ import annotations
 
@@ -16,79 +19,80 @@ from tailor.spec.tasks.rows import Questions, Texts
 
 
 def read_rows(
-    data: Questions | Texts, where: str, fields: Sequence[str]
+    data: Questions | Texts, key: str, fields: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:row, the fields) of each row. DataError names the first row that lacks one, or that cannot be read."""
+    """(row id, requested fields) of each row, up to `data.limit`. DataError for a row that lacks a field or cannot be read."""
     count = 0
-    for part in find_files(data, where):
+    for part in find_files(data, key):
         for number, row in Reader(part):
             if count == data.limit:
                 return
-            place = f"{part.label}:{number}"
+            row_id = f"{part.label}:{number}"
             if isinstance(row, RowError):
-                raise DataError(f"{place}: {row.detail or row.reason}")
+                raise DataError(f"{row_id}: {row.detail or row.reason}")
             if not isinstance(row, Mapping):
-                raise DataError(f"{place}: a row must be an object")
+                raise DataError(f"{row_id}: a row must be an object")
             picked = {field: row.get(data.columns.get(field, field)) for field in fields}
             for field, value in picked.items():
                 if value is None:
                     raise DataError(
-                        f"{place}: missing key `{data.columns.get(field, field)}`",
-                        hint=f"name the column in {where}.columns: {{{field}: …}}",
+                        f"{row_id}: missing key `{data.columns.get(field, field)}`",
+                        hint=f"name the column in {key}.columns: {{{field}: …}}",
                     )
             count += 1
-            yield place, picked
+            yield row_id, picked
     if not count:
-        raise DataError(f"{where} {data.path}: no rows")
+        raise DataError(f"{key} {data.path}: no rows")
 
 
 def questions_of(
-    data: Questions, where: str, tokenizer: Tokenizer, fields: Sequence[str], *, plain: bool
+    data: Questions, key: str, tokenizer: Tokenizer, fields: Sequence[str], *, plain: bool
 ) -> Iterator[tuple[Question, dict[str, Any], str]]:
-    """(the question with its prompt, the row's `fields`, file:row) of each row. `plain`: without a chat template."""
-    for place, row in read_rows(data, where, ("question", *fields)):
-        ids, text, rendered = prompt_of(conversation(row["question"], place), tokenizer, plain, place)
-        yield Question(location(place), ids, text, rendered), row, place
+    """(question with its prompt, the row's `fields`, row id) of each row. plain: without a chat template."""
+    for row_id, row in read_rows(data, key, ("question", *fields)):
+        ids, text, rendered = prompt_of(conversation(row["question"], row_id), tokenizer, plain, row_id)
+        yield Question(location_of(row_id), ids, text, rendered), row, row_id
 
 
-def texts(data: Texts, where: str) -> Iterator[tuple[str, str]]:
-    """(file:row, text) of each row."""
-    for place, row in read_rows(data, where, ("text",)):
-        yield place, text_of(row["text"], "text", place)
+def texts(data: Texts, key: str) -> Iterator[tuple[str, str]]:
+    """(row id, text) of each row."""
+    for row_id, row in read_rows(data, key, ("text",)):
+        yield row_id, text_of(row["text"], "text", row_id)
 
 
-def conversation(value: Any, place: str) -> list[dict[str, Any]]:
-    """A question: a text, or messages up to where the model answers."""
+def conversation(value: Any, row_id: str) -> list[dict[str, Any]]:
+    """The messages of a question, which is a text or a list of messages that ends before the answer."""
     if isinstance(value, str):
         if not value.strip():
-            raise DataError(f"{place}: the question is empty")
+            raise DataError(f"{row_id}: the question is empty")
         return [{"role": "user", "content": value}]
     try:
         record = MESSAGES.record({"messages": value}, {})
     except RowError as error:
-        raise DataError(f"{place}: {error.detail or error.reason}") from None
+        raise DataError(f"{row_id}: {error.detail or error.reason}") from None
     assert isinstance(record, Chat)
     if record.messages[-1]["role"] == "assistant":
-        raise DataError(f"{place}: the messages of a question must not end with an answer")
+        raise DataError(f"{row_id}: the messages of a question must not end with an assistant message")
     return record.messages
 
 
 def prompt_of(
-    turns: list[dict[str, Any]], tokenizer: Tokenizer, plain: bool, place: str
+    turns: list[dict[str, Any]], tokenizer: Tokenizer, plain: bool, row_id: str
 ) -> tuple[Ids, str, str]:
-    """Token ids, the last turn's text, and what the model sees as text."""
+    """(token ids, text of the last turn, rendered prompt) of a question."""
     if plain:
-        text = plain_text(turns, place)
+        text = plain_text(turns, row_id)
         return tokenizer.encode_prompt(text), text, text
     rendered = tokenizer.render(turns, None, add_generation_prompt=True)
     return tokenizer.encode(rendered), last_turn(turns), rendered
 
 
-def plain_text(turns: list[dict[str, Any]], place: str) -> str:
+def plain_text(turns: list[dict[str, Any]], row_id: str) -> str:
+    """The text of a question without a chat template. DataError for several turns."""
     if len(turns) > 1:
         raise DataError(
-            f"{place}: a conversation needs a chat template, which this model was trained without",
-            hint="give the question as a text",
+            f"{row_id}: the question is a conversation of {len(turns)} turns, but the model has no chat template",
+            hint="give the question as one text",
         )
     return str(turns[0]["content"])
 
@@ -97,18 +101,19 @@ def last_turn(turns: list[dict[str, Any]]) -> str:
     return str(turns[-1].get("content", ""))
 
 
-def list_of(value: Any, field: str, place: str) -> list[Any]:
+def list_of(value: Any, field: str, row_id: str) -> list[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise DataError(f"{place}: `{field}` must be a list with something in it")
+        raise DataError(f"{row_id}: `{field}` must be a non-empty list")
     return list(value)
 
 
-def text_of(value: Any, field: str, place: str) -> str:
+def text_of(value: Any, field: str, row_id: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place}: each of `{field}` must be a text")
+        raise DataError(f"{row_id}: `{field}` must be non-empty text")
     return value
 
 
-def location(name: str) -> dict[str, Any]:
-    file, _, row = name.rpartition(":")
+def location_of(row_id: str) -> dict[str, Any]:
+    """`source` and `row` of a row id."""
+    file, _, row = row_id.rpartition(":")
     return {"source": file, "row": int(row)}

@@ -1,4 +1,4 @@
-"""What an evaluation after training will need, looked at before training: its rows' first ones, and the other models."""
+"""Preflight checks of `evaluate.final`: before training, the first rows of each task and the compared models are checked."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
 from tailor.evaluate.model_rows import rows_read_by
-from tailor.evaluate.models import find_subject
+from tailor.evaluate.models import find_model
 from tailor.evaluate.tasks.base import FirstRows, make_evaluators
 from tailor.spec.data import TEXTS
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
 
 PEEK = 20
-"""Rows of each set that are read. The others are read after training."""
+"""Rows of each data set that are checked before training. All rows are read after training."""
 
 
 def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
-    """DataError, ModelError for what the evaluation of the finished run would end with. No model is loaded.
+    """Check the evaluation that follows the run. DataError or ModelError for what would make it fail after training.
 
-    tokens: the run's.
+    No model is loaded. tokens: the run's prepared tokens.
     """
     on_rows = [task for task in suite.tasks if task.on_rows]
-    asks = any(task.generates for task in on_rows)
+    needs_questions = any(task.generates for task in on_rows)
     if suite.data is not None:
-        _check_sources(suite, recipe, asks=asks)
+        _check_sources(suite, recipe, needs_questions=needs_questions)
     elif on_rows:
-        _check_split(suite, recipe, tokens, asks=asks)
+        _check_split(suite, recipe, tokens, needs_questions=needs_questions)
     evaluators = make_evaluators(suite.tasks, "evaluate.final.")
     first = FirstRows(
         recipe.model,
@@ -44,13 +44,13 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
     for other in suite.compare if isinstance(suite.compare, list) else ():
         if other == "base":
             continue
-        subject = find_subject(other)
+        model = find_model(other)
         for evaluator in evaluators:
-            evaluator.check_model(subject)
+            evaluator.check_model(model)
 
 
-def _check_sources(suite: Suite, recipe: Recipe, *, asks: bool) -> None:
-    """The files and columns of rows of the suite's own."""
+def _check_sources(suite: Suite, recipe: Recipe, *, needs_questions: bool) -> None:
+    """Check the files and columns of `evaluate.final.data`."""
     assert suite.data is not None
     kinds = set()
     for at, source in enumerate(suite.data.evaluation):
@@ -59,18 +59,20 @@ def _check_sources(suite: Suite, recipe: Recipe, *, asks: bool) -> None:
             source, f"{key} {source.path}", find_files(source, key), rows_read_by(recipe.method)
         )
         kinds.add(get_format(found).rows)
-    if asks and kinds == {TEXTS}:
+    if needs_questions and kinds == {TEXTS}:
         raise rows.no_question("evaluate.final: ")
 
 
-def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, asks: bool) -> None:
-    """The run's own evaluation rows."""
+def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, needs_questions: bool) -> None:
+    """Check the run's own evaluation rows."""
     split = tokens.split("evaluation")
     if not len(split):
         raise DataError(
-            "evaluate.final: no evaluation row is left after preparation",
-            hint="raise data.holdout, or name rows in data.evaluation or evaluate.final.data",
+            "evaluate.final: no evaluation row remains after data preparation",
+            hint="raise data.holdout, or give rows in data.evaluation or evaluate.final.data",
         )
     tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
-    if asks and not rows.any_question(split, suite.limit, tokenizer, chunked=recipe.data.on_long == "chunk"):
+    if needs_questions and not rows.any_question(
+        split, suite.limit, tokenizer, chunked=recipe.data.on_long == "chunk"
+    ):
         raise rows.no_question("evaluate.final: ")

@@ -1,4 +1,4 @@
-"""What is done of work that is cut into parts: one file per part, so that killed work resumes."""
+"""Resumable work: the result of each finished part is one file, so that killed work continues where it stopped."""
 
 from __future__ import annotations
 
@@ -20,37 +20,40 @@ if TYPE_CHECKING:
 
 
 class ResumableParts:
-    """The finished parts in a folder, numbered from 0, and the identity of the work that they belong to."""
+    """The finished parts in a folder, numbered from 0, and the identity of the work that they belong to.
+
+    Parts of work with another identity are removed when the folder is opened.
+    """
 
     suffixes: ClassVar[tuple[str, ...]]
-    """Of the parts' files."""
+    """Suffixes of the part files."""
 
     def __init__(self, folder: Store, identity: str) -> None:
         self.folder = folder
-        self.others = False
-        """The folder held parts of other work, which were removed."""
+        self.discarded = False
+        """Whether the folder had parts of other work, which were removed."""
         if folder.exists(STATE) and folder.read_json(STATE) != identity:
-            self.others = True
+            self.discarded = True
             for name in folder.names():
                 if name != STATE and name.endswith(self.suffixes):
                     folder.remove(name)
         folder.write_json(STATE, identity)
-        self._there = set(folder.names())
+        self._existing = set(folder.names())
 
     def has(self, number: int) -> bool:
-        return any(self.file(number, suffix) in self._there for suffix in self.suffixes)
+        return any(self.file(number, suffix) in self._existing for suffix in self.suffixes)
 
     def file(self, number: int, suffix: str) -> str:
-        """The name of a part's file."""
+        """The file name of a part."""
         return f"part-{number:06d}{suffix}"
 
     def remaining(self, count: int) -> list[int]:
-        """Which of the parts 0 to count - 1 are not done."""
+        """The numbers, from 0 to count - 1, of the parts that are not done."""
         return [number for number in range(count) if not self.has(number)]
 
 
 def fingerprint_of(texts: Iterable[str]) -> str:
-    """Changes with the texts put together."""
+    """A hash of the concatenated texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode())
@@ -64,42 +67,46 @@ def compute_remaining(
     write: Callable[[int, Result], None],
     show: Callable[[int, int, float | None], None],
 ) -> int:
-    """Write the result of every remaining part as it comes, and show the progress. Returns the rows of these parts.
+    """Write the result of each remaining part when it arrives, and show the progress. Returns the rows of these parts.
 
-    sizes: rows of every part. results: (index in `remaining`, result), in any order. show: (rows done, rows in all,
-    seconds left or None at the end).
+    sizes: rows of every part. results: (index in `remaining`, result), in any order. show: called with (rows done,
+    rows in total, estimated seconds left or None at the end).
     """
-    total, left = sum(sizes), sum(sizes[number] for number in remaining)
-    began, done = time.monotonic(), 0
+    total, remaining_rows = sum(sizes), sum(sizes[number] for number in remaining)
+    started, done = time.monotonic(), 0
     for at, result in results:
         number = remaining[at]
         write(number, result)
         done += sizes[number]
-        each = (time.monotonic() - began) / done
-        show(total - left + done, total, each * (left - done) if done < left else None)
+        each = (time.monotonic() - started) / done
+        show(
+            total - remaining_rows + done,
+            total,
+            each * (remaining_rows - done) if done < remaining_rows else None,
+        )
     return done
 
 
 def fingerprint(batches: Sequence[EvaluationBatch], decoding: Decoding, models: dict[str, Any]) -> str:
-    """Changes with all that changes an answer: rows, batches, decoding, and the models' content."""
+    """A hash of everything that decides the results: rows, batches, decoding, and the models' content."""
     shared = json.dumps([decoding.model_dump(), models], sort_keys=True)
     return fingerprint_of([shared, *(json.dumps(batch.identity()) for batch in batches)])
 
 
 class ResultParts(ResumableParts):
-    """The results of an evaluation's batches."""
+    """The results of an evaluation's batches: JSON, or .npz for embeddings."""
 
     suffixes = (".json", ".npz")
 
     def read(self, number: int) -> Result:
-        if (name := self.file(number, ".npz")) in self._there:
-            found = np.load(io.BytesIO(self.folder.read_bytes(name)), allow_pickle=False)
-            return Embedded(found["vectors"], int(found["truncated"]))
+        if (name := self.file(number, ".npz")) in self._existing:
+            arrays = np.load(io.BytesIO(self.folder.read_bytes(name)), allow_pickle=False)
+            return Embedded(arrays["vectors"], int(arrays["truncated"]))
         result: list[Any] = self.folder.read_json(self.file(number, ".json"))
         return result
 
     def write(self, number: int, result: Result) -> None:
-        """Write one batch's result, the whole of it or nothing."""
+        """Write the result of one batch atomically."""
         if isinstance(result, Embedded):
             name, content = self.file(number, ".npz"), io.BytesIO()
             np.savez(content, vectors=result.vectors, truncated=np.int64(result.truncated))
@@ -107,4 +114,4 @@ class ResultParts(ResumableParts):
         else:
             name = self.file(number, ".json")
             self.folder.write_json(name, result)
-        self._there.add(name)
+        self._existing.add(name)

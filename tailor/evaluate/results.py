@@ -1,4 +1,4 @@
-"""From the batches' results to figures, and to what is kept of each row."""
+"""Turns the results of batches into figures and into the rows of the result files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tailor.evaluate.tasks.base import Outcome, Row, TaskEvaluator
 
 @dataclass(frozen=True)
 class Results:
-    """figures: model -> figure -> what it is made of. rows: file -> one entry per row, with each model's part."""
+    """The results of an evaluation.
+
+    figures: model -> figure name -> its sums per row. rows: file -> one entry per row, with the values of each model.
+    """
 
     figures: dict[str, dict[str, PerRow]] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    """What tasks add to results.json beside figures."""
+    """Further content of results.json, added by the tasks."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user."""
 
@@ -31,7 +34,11 @@ def results(
     batches: Sequence[tuple[EvaluationBatch, TaskInputs]],
     done: Iterable[Result],
 ) -> Results:
-    """Judge what the batches gave. Their results are taken one at a time, for embeddings may be more than fit."""
+    """Compute the figures and rows of every task from the results of the batches.
+
+    done: the results in the order of `batches`. They are consumed one at a time, because the embeddings of a corpus may
+    not fit into memory.
+    """
     collected: dict[tuple[str, int], Collected] = {
         (model, id(one)): one.collect() for model, own in inputs.items() for one in own.unique
     }
@@ -55,7 +62,7 @@ def results(
 
 
 def _keep(files: dict[str, list[Row]], model: str, outcome: Outcome) -> None:
-    """Add a model's rows of one task to the file's. Tasks that share a file have the same rows in the same order."""
+    """Add one model's rows of one task to the rows of its file. Tasks that share a file have the same rows in order."""
     if outcome.file is None or not outcome.rows:
         return
     kept = files.setdefault(outcome.file, [{} for _ in outcome.rows])
@@ -67,7 +74,7 @@ def _keep(files: dict[str, list[Row]], model: str, outcome: Outcome) -> None:
 
 
 def join(into: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add to a mapping; where both have a mapping under a key, the two are joined."""
+    """Update `into` with `more`. When both have a mapping under one key, the two are merged."""
     for key, value in more.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             into[key].update(value)

@@ -1,4 +1,4 @@
-"""The evaluation rows as a model sees them: prompts to answer, and sequences whose tokens are scored."""
+"""Evaluation rows as a model sees them: prompts to answer, and sequences whose tokens are scored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Spans = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Scored:
-    """Tokens, and the half-open spans of them that are scored."""
+    """A sequence of token ids, and the half-open spans that are scored."""
 
     ids: Ids
     spans: Spans
@@ -29,10 +29,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt to answer, and what the answer is held against."""
+    """A prompt to answer, and the reference answer."""
 
-    place: dict[str, Any]
-    """Where the row stands: `source` and `row`, from 1."""
+    location: dict[str, Any]
+    """`source` and `row` (from 1)."""
     prompt: Ids
     question: str
     rendered: str
@@ -47,10 +47,10 @@ def questions(
     *,
     chunked: bool,
 ) -> tuple[list[Question], int]:
-    """Of the first `limit` rows, those with something before their last answer, which is the reference.
+    """The questions among the first `limit` rows, and the number of rows that were left out. The last answer is the reference.
 
-    `chunked`: rows of several examples were cut (`on_long: chunk`), their questions too. They are left out, and their
-    number is the second value. DataError when no row has a question: plain text asks nothing.
+    chunked: `on_long: chunk` may have split a row, and its question, into several examples; such rows are left out.
+    DataError when no row has a question, as in plain text.
     """
     ends, shown = stops(tokenizer, template), LastQuestion(tokenizer, template)
     found, left_out = [], 0
@@ -66,9 +66,9 @@ def questions(
             ids = example.input_ids.tolist()
             reference = tokenizer.decode(before_stop(ids[start:stop], ends), skip_special_tokens=True)
             rendered = tokenizer.decode(ids[:start])
-            place = {"source": source, "row": row}
+            location = {"source": source, "row": row}
             found.append(
-                Question(place, ids[:start], shown.last(rendered), rendered, reference=reference.strip())
+                Question(location, ids[:start], shown.last(rendered), rendered, reference=reference.strip())
             )
     if not found:
         raise no_question()
@@ -76,22 +76,23 @@ def questions(
 
 
 def any_question(split: Split, limit: int | None, tokenizer: Tokenizer, *, chunked: bool) -> bool:
-    """Whether `questions` would find any."""
+    """Whether `questions` would return any question."""
     kept = (indexes for _, indexes in numbered_rows(split, limit) if not chunked or len(indexes) == 1)
     return any(has_question(split.example(index), tokenizer) for indexes in kept for index in indexes)
 
 
 def no_question(key: str = "") -> DataError:
+    """The error for evaluation rows without a question. key: prefix of the message."""
     return DataError(
         f"{key}no evaluation row has a question before its answer, so there is nothing to generate",
-        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or take perplexity alone",
+        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or use only the task perplexity",
     )
 
 
 def numbered_rows(split: Split, limit: int | None) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """((source, row), its examples) in order."""
+    """((source, row), indexes of its examples) of the first `limit` rows, in order."""
     numbered = itertools.groupby(
         range(len(split)), key=lambda at: (int(split.source[at]), int(split.row[at]))
     )
-    for place, indexes in itertools.islice(numbered, limit):
-        yield place, list(indexes)
+    for location, indexes in itertools.islice(numbered, limit):
+        yield location, list(indexes)

@@ -1,4 +1,4 @@
-"""What one model computes for a task, and what its batches gave."""
+"""The inputs of a task for one model, and the results of its batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tailor.evaluate.batches import EvaluationBatch, Result, generating
 from tailor.evaluate.rows import Question
 
 Location = Mapping[str, Any]
-"""Where a row comes from, such as its `source` and `row`, from 1."""
+"""Where a row comes from, such as `source` and `row` (from 1)."""
 
 
 class Collected:
@@ -21,16 +21,16 @@ class Collected:
         self._parts: dict[str, dict[int, Any]] = {}
 
     def add(self, batch: EvaluationBatch, result: Result) -> None:
-        """Take the result of a batch. Batches come in the order of `TaskInputs.batches`."""
+        """Add the result of a batch. Batches come in the order of `TaskInputs.batches`."""
         assert isinstance(result, list)
         self._parts.setdefault(batch.part, {}).update(zip(batch.items, result, strict=True))
 
     def of(self, part: str) -> dict[int, Any]:
-        """Item of the part -> its result."""
+        """The results of a part, by item number."""
         return self._parts.get(part, {})
 
     def grouped(self, part: str, sizes: Sequence[int]) -> list[list[Any]]:
-        """Per row the results of its items, which are numbered through. sizes: items of each row."""
+        """The results of each row's items. Items are numbered consecutively over all rows; sizes: number of items per row."""
         values, groups, at = self.of(part), [], 0
         for size in sizes:
             groups.append([values[number] for number in range(at, at + size)])
@@ -38,42 +38,43 @@ class Collected:
         return groups
 
     def answers(self, part: str, count: int, tokenizer: Tokenizer) -> list[str]:
-        """The generated answers as text. An item without a result has none: its prompt was empty."""
+        """The generated answers as text. An item with an empty prompt has no result, and its answer is empty."""
         ids = self.of(part)
         return [tokenizer.decode(ids.get(at, []), skip_special_tokens=True).strip() for at in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
 class TaskInputs:
-    """What one model computes for a task. Tasks that return the same object share its results."""
+    """What one model computes for a task. When two tasks return the same object, it is computed once for both."""
 
     rows: Sequence[Any]
     tokenizer: Tokenizer
     batches: Callable[[str, int], list[EvaluationBatch]]
-    """(label of the model, `decoding.batch_size`) -> the batches, always the same ones in the same order."""
+    """(label of the model, `decoding.batch_size`) -> the batches. Must be deterministic: an interrupted evaluation resumes by
+    their index."""
     locations: Sequence[Location] = ()
-    """Of the rows. All models that are compared must have the same."""
+    """The location of each row. All compared models must have the same ones."""
     lengths: Sequence[tuple[Location, int]] = ()
-    """(row, tokens that it needs), which must fit into the model's positions."""
-    beyond: Sequence[int] = ()
-    """Lengths that may lie beyond the model's positions, where it has any there."""
+    """(location, tokens) of each sequence that must fit into the model's positions."""
+    exceeding: Sequence[int] = ()
+    """Lengths that may exceed the model's positions, if its position encoding can extrapolate (RoPE can)."""
     cut: int = 0
-    """Rows that are not evaluated, because `on_long: chunk` cut them."""
+    """Number of rows that are not evaluated because `on_long: chunk` cut them."""
     short: int = 0
-    """Rows that are not evaluated, because they are too short."""
+    """Number of rows that are not evaluated because they are too short."""
     collect: Callable[[], Collected] = field(default=Collected)
-    """Makes what takes the results."""
+    """Factory of the object that collects the results."""
 
 
 def question_inputs(
     part: str, questions: Sequence[Question], tokenizer: Tokenizer, *, cut: int = 0
 ) -> TaskInputs:
-    """Questions to answer, as `decoding` says. `Collected.answers(part, …)` gives the answers."""
+    """Inputs that generate an answer to each question, as `decoding` says. `Collected.answers(part, …)` returns them."""
     return TaskInputs(
         questions,
         tokenizer,
         lambda model, size: generating(model, part, [one.prompt for one in questions], size),
-        locations=[one.place for one in questions],
-        lengths=[(one.place, len(one.prompt) + 1) for one in questions],
+        locations=[one.location for one in questions],
+        lengths=[(one.location, len(one.prompt) + 1) for one in questions],
         cut=cut,
     )

@@ -1,4 +1,4 @@
-"""The loss of each token of long texts, in windows that slide so that every token is scored once."""
+"""Per-token loss of long texts, read in sliding windows so that every token is scored once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tailor.models.causal import CausalModel
 from tailor.plan import beacon
 
 BUCKETS = 16
-"""Parts of a window by which the loss is told."""
+"""Number of equal parts of a window for which the mean loss is reported."""
 TILE = 512
-"""Positions whose logits exist at once."""
+"""Positions whose logits are in memory at once: 512 × a vocabulary of 128k in float32 is 256 MiB."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """A text to read in windows of `length` tokens, of which all but the first have `stride` new ones.
+    """A text to read in windows of `length` tokens. Each window after the first scores `stride` new tokens.
 
-    prefill: read a window in parts of so many tokens, with a cache.
+    prefill: the window is read in chunks of this many tokens, with a KV cache; None reads it in one pass.
     """
 
     ids: list[int]
@@ -37,15 +37,18 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class ByPosition:
-    """Sums over the scored tokens, by the part of the window that a token stands in: each of `BUCKETS` numbers."""
+class LossByPosition:
+    """Sums over the scored tokens of each part of the window: both lists have `BUCKETS` numbers. loss: in nats."""
 
     loss: list[float]
     tokens: list[int]
 
 
-def cut(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, first scored, end) of each window over so many tokens. The text's own first token is never scored."""
+def sliding_windows(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(start, first scored token, end) of each window over `tokens` tokens.
+
+    The first token of the text is never scored, because nothing precedes it.
+    """
     scored = end = min(length, tokens)
     yield 0, 1, end
     while scored < tokens:
@@ -55,65 +58,75 @@ def cut(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]
 
 
 @torch.no_grad()
-def losses(model: CausalModel, text: Windows) -> ByPosition:
-    """The losses of a text's tokens in nats, summed."""
-    loss, tokens = torch.zeros(BUCKETS, dtype=torch.float64), torch.zeros(BUCKETS, dtype=torch.int64)
-    for start, first, end in cut(len(text.ids), text.length, text.stride):
-        own = token_losses(model, text.ids[start:end], first - start, text.prefill).double().cpu()
-        bucket = torch.arange(first - start, end - start) * BUCKETS // text.length
-        loss.index_add_(0, bucket, own)
+def losses(model: CausalModel, text: Windows) -> LossByPosition:
+    """The summed losses of a text's tokens, in nats, by position in the window."""
+    loss = torch.zeros(BUCKETS, dtype=torch.float64)  # [BUCKETS]
+    tokens = torch.zeros(BUCKETS, dtype=torch.int64)  # [BUCKETS]
+    for start, first, end in sliding_windows(len(text.ids), text.length, text.stride):
+        token_loss = (
+            token_losses(model, text.ids[start:end], first - start, text.prefill).double().cpu()
+        )  # [S]
+        bucket = torch.arange(first - start, end - start) * BUCKETS // text.length  # [S]
+        loss.index_add_(0, bucket, token_loss)
         tokens.index_add_(0, bucket, torch.ones_like(bucket))
-    return ByPosition(loss.tolist(), tokens.tolist())
+    return LossByPosition(loss.tolist(), tokens.tolist())
 
 
 @torch.no_grad()
 def token_losses(
     model: CausalModel, ids: Sequence[int], first: int, prefill: int | None = None
 ) -> torch.Tensor:
-    """The loss of each of the tokens from `first` (at least 1) on, given all before it. float32[len(ids) - first]."""
+    """The loss of each token from index `first` (at least 1) on, given all tokens before it: float32[len(ids) - first].
+
+    ModelError when `prefill` splits the text and the model cannot be read in chunks.
+    """
     device = next(model.parameters()).device
-    tokens = torch.tensor([list(ids)], device=device)
+    tokens = torch.tensor([list(ids)], device=device)  # [1, T]
     if isinstance(model, BeaconModel) and not model.beacons.off:
-        states = model.read(tokens, _ratios(model.beacons, len(ids)))[
-            0, first - 1 : -1
-        ]  # by windows, which are parts
+        # Beacons read a text window by window anyway, so `prefill` has no effect here.
+        states = model.read(tokens, _ratios(model.beacons, len(ids)))[0, first - 1 : -1]  # [S, H]
         return torch.cat(list(_tiles(model.head, states, tokens[0, first:])))
     forward = model.base.get_decoder() if model.splits_head else model.base
     part = len(ids) if prefill is None else prefill
     if part < len(ids):
         _require_parts(model.base)
-    cache, found = None, []
+    cache, losses_of_parts = None, []
     for start in range(0, len(ids), part):
         stop = min(start + part, len(ids))
         out = forward(input_ids=tokens[:, start:stop], past_key_values=cache, use_cache=part < len(ids))
         cache = getattr(out, "past_key_values", None)
-        states = out.last_hidden_state[0] if model.splits_head else out.logits[0]
+        states = out.last_hidden_state[0] if model.splits_head else out.logits[0]  # [chunk, H] or [chunk, V]
         # Position t predicts token t + 1.
         begin, end = max(first - 1, start), min(stop, len(ids) - 1)
         if begin < end:
             head = model.head if model.splits_head else nn.Identity()
-            found += list(_tiles(head, states[begin - start : end - start], tokens[0, begin + 1 : end + 1]))
-    return torch.cat(found)
+            losses_of_parts += list(
+                _tiles(head, states[begin - start : end - start], tokens[0, begin + 1 : end + 1])
+            )
+    return torch.cat(losses_of_parts)
 
 
 def _ratios(beacons: Beacons, length: int) -> tuple[int, ...]:
-    """Of a document's windows, as in every evaluation."""
+    """The compression ratio of each window of a text of `length` tokens, as in every evaluation."""
     return beacon.ratios(beacons.spec, beacon.windows_of(length, beacons.spec.window), beacons.limit)
 
 
 def _tiles(head: nn.Module, states: torch.Tensor, targets: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The loss of each target, by tiles of `TILE` positions. states: [S, H]; targets: int64[S]."""
     for at in range(0, len(states), TILE):
-        logits = head(states[at : at + TILE]).float()
+        logits = head(states[at : at + TILE]).float()  # [TILE, V]
         yield nn.functional.cross_entropy(logits, targets[at : at + TILE], reduction="none")
 
 
 def _require_parts(base: Any) -> None:
-    """ModelError for models that give other numbers when a text is read in parts."""
+    """ModelError for a model whose losses change when a text is read in chunks."""
     name = type(base).__name__
     if "past_key_values" not in inspect.signature(type(base.get_decoder()).forward).parameters:
-        raise ModelError(f"prefill: {name} keeps no cache of keys and values", hint="leave prefill out")
+        raise ModelError(
+            f"prefill: {name} has no KV cache, so it cannot read a text in chunks", hint="remove prefill"
+        )
     if rope.follows_length(base):
         raise ModelError(
-            f"prefill: the frequencies of this {name} follow a text's whole length, so it cannot be read in parts",
-            hint="leave prefill out",
+            f"prefill: the RoPE frequencies of this {name} depend on the length of the whole text, so it cannot read it in chunks",
+            hint="remove prefill",
         )

@@ -1,4 +1,4 @@
-"""The words of a text, for scores that compare words. Chinese, Japanese and Korean are taken by characters."""
+"""Word tokenization for scores that compare words. Chinese, Japanese and Korean text is split into characters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IN_NUMBER = str.maketrans({"−": "-"})
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits in lower case; CJK characters one by one. On plain English, rouge-score's own."""
+    """Lower-case runs of letters and digits; CJK characters one by one. For ASCII text the same as rouge-score's tokenizer."""
     text = text.lower()
     if text.isascii():
         return _ASCII.findall(text)
@@ -26,13 +26,13 @@ def words(text: str) -> list[str]:
 
 
 def squad_words(text: str) -> list[str]:
-    """Words as SQuAD's evaluation takes them: lower case, without punctuation and articles; CJK by characters."""
+    """Words normalized as in SQuAD's evaluation script: lower case, no punctuation, no articles; CJK by characters."""
     kept = "".join(char for char in text.lower() if not _is_punctuation(char))
     return _spaced(_ARTICLES.sub(" ", kept))
 
 
 def fact_words(text: str) -> list[str]:
-    """Words for finding a fact in an answer. A number stays whole with its sign and its decimals."""
+    """Words for finding a fact in an answer. A number is one word, with its sign and its decimals."""
     text = unicodedata.normalize("NFKC", text).casefold()
     found: list[str] = []
     end = 0
@@ -44,7 +44,7 @@ def fact_words(text: str) -> list[str]:
 
 
 def contains(answer: list[str], fact: list[str]) -> bool:
-    """Whether the words of a fact stand in the answer, one after the other."""
+    """Whether the answer has the words of the fact one after the other."""
     return any(answer[at : at + len(fact)] == fact for at in range(len(answer) - len(fact) + 1))
 
 
@@ -57,5 +57,5 @@ def _is_word(char: str) -> bool:
 
 
 def _is_punctuation(char: str) -> bool:
-    # SQuAD's set for ASCII holds signs that Unicode counts as symbols ($, +, <).
+    # SQuAD removes string.punctuation, which has signs that Unicode classes as symbols ($, +, <).
     return char in string.punctuation if char.isascii() else unicodedata.category(char)[0] == "P"

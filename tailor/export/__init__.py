@@ -1,1 +1,1 @@
-"""What others get of a run: folders for Hugging Face and Ollama with a model card, and the way to the hub."""
+"""Exports runs: folders for Hugging Face, sentence-transformers and Ollama with a model card, and uploads to the hub."""

@@ -1,4 +1,4 @@
-"""`tailor export`: a folder of a run's weights that other programs read, with its model card."""
+"""`tailor export`: writes the weights of a run as a folder that other programs can load, with a model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.artifacts.consolidate import consolidate
 from tailor.artifacts.inputs import open_source
 from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import Settings, merge_into
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError, StoreError
 from tailor.export.card import card
 from tailor.export.forms import check_options, find_form
@@ -27,19 +27,19 @@ from tailor.store import run_folder as runs
 
 
 def finished(url: str) -> tuple[Store, str]:
-    """A run with its artifact, and the artifact's name. StoreError for another folder or an unfinished run."""
+    """Open a finished run. Returns the run, and `adapter` or `model`. StoreError for other folders and unfinished runs."""
     run = runs.find(url)
     kind = next((kind for kind in ARTIFACTS if run.is_committed(kind)), None)
     if kind is None:
         raise StoreError(
             f"the run at {run.url} is not finished: it has neither adapter/ nor model/",
-            hint="run its recipe again, which goes on from the last checkpoint",
+            hint="run its recipe again: it resumes from the last checkpoint",
         )
     return run, kind
 
 
 def export(url: str, to: str, request: Request, say: Callable[[str], None] = lambda _: None) -> str:
-    """Write the folder and publish it at `to`; returns its URL. Raises ModelError and StoreError."""
+    """Export the run or checkpoint at `url` to the folder `to`. Returns its URL. Raises ModelError and StoreError."""
     check_options(request.form, request.form_options)
     output.check(to, EXPORT_RECORD)
     with tempfile.TemporaryDirectory() as scratch:
@@ -51,8 +51,10 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
             step = int(Store(url).read_json(STATE)["step"])
             if request.weights == "merged" or not find_form(request.form).takes_checkpoints:
                 raise ModelError(
-                    f"{url} is a checkpoint, which is exported as it was trained",
-                    hint="export it without --weights and --as, then `tailor merge` the folder",
+                    f"{url} is a checkpoint: it can be exported neither merged nor with --as {request.form}"
+                    if not find_form(request.form).takes_checkpoints
+                    else f"{url} is a checkpoint: it cannot be exported merged",
+                    hint="export it without --weights and --as, then merge the folder with `tailor merge`",
                 )
         else:
             run, kind = finished(url)
@@ -63,11 +65,11 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
 
 
 def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> Selection:
-    """Which weights to export, checked by the form. ModelError for those that the run has not.
+    """Choose and check the weights to export. ModelError when the run does not have them or the form does not take them.
 
-    kind: `adapter` or `model`, what was trained. merges: whether an adapter can be merged; not that of a checkpoint.
+    kind: `adapter` or `model`, what the run trained. merges: whether an adapter can be merged (false for checkpoints).
     """
-    refuse_beacons(run.join(kind), "exported: no other tool reads them")
+    refuse_beacons(run.join(kind), "exported: no other tool can load them")
     form = find_form(request.form)
     possible: tuple[Weights, ...] = (
         ("model",) if kind == "model" else ("adapter", "merged") if merges else ("adapter",)
@@ -77,17 +79,17 @@ def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> S
     if chosen not in form.weights:
         raise ModelError(
             form.refusal(chosen),
-            hint="leave --weights away" if request.weights else "choose another form with --as",
+            hint="remove --weights" if request.weights else "choose another form with --as",
         )
     if chosen not in possible:
         raise ModelError(
-            f"the run at {run.url} has no {chosen}: it trained {'an adapter' if kind == 'adapter' else 'every weight'}",
+            f"--weights {chosen}: the run at {run.url} trained {'an adapter' if kind == 'adapter' else 'a full model'}",
             hint=f"give --weights {' or '.join(possible)}",
         )
-    if chosen != "merged" and (idle := _of_a_merge(request, reads_base=form.reads_base)):
+    if chosen != "merged" and (unused := _of_a_merge(request, reads_base=form.reads_base)):
         raise ModelError(
-            f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect: the {chosen} goes out as it is",
-            hint=f"leave {'it' if len(idle) == 1 else 'them'} out"
+            f"{' and '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect: the {chosen} is exported unmerged",
+            hint=f"remove {'it' if len(unused) == 1 else 'them'}"
             + (", or give --weights merged" if kind == "adapter" else ""),
         )
     selection = Selection(run, chosen, request)
@@ -96,7 +98,7 @@ def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> S
 
 
 def _of_a_merge(request: Request, *, reads_base: bool) -> list[str]:
-    """The options that were given and say how to merge."""
+    """The given options that only affect a merge."""
     given, usual = request.merging, Settings()
     names = {"--onto": "onto", "--dtype": "dtype", "--tolerance": "tolerance", "--verify": "check"}
     found = [option for option, name in names.items() if getattr(given, name) != getattr(usual, name)]
@@ -110,9 +112,9 @@ def fill(
     source: Path | None = None,
     step: int | None = None,
 ) -> None:
-    """Write everything that is exported into an empty folder: weights, tokenizer, what the form needs, curve, card.
+    """Write the export into an empty folder: weights, tokenizer, files of the form, loss plot and model card.
 
-    source, step: a folder of the weights of a checkpoint, and its step; the run's artifact by default.
+    source, step: the folder with the weights of a checkpoint, and its step; None for the run's artifact.
     """
     run, request, form = selection.run, selection.request, find_form(selection.request.form)
     _write_weights(folder, selection, say, source)
@@ -139,7 +141,7 @@ def fill(
 def _write_weights(
     folder: Path, selection: Selection, say: Callable[[str], None], source: Path | None
 ) -> None:
-    """The weights and the tokenizer, merged or copied."""
+    """Write the weights and the tokenizer, merged or copied."""
     if selection.weights == "merged":
         base = selection.request.base
         merge_into(folder, open_source(selection.run.url, base), selection.request.merging, say)
@@ -147,12 +149,12 @@ def _write_weights(
     for path in sorted((source or selection.artifact.local_path()).iterdir()):
         if path.is_file() and path.name not in (COMMIT, "README.md"):
             shutil.copyfile(path, folder / path.name)
-    if (warning := settle(folder)) is not None:
+    if (warning := fix_tokenizer_class(folder)) is not None:
         say(f"warning: {warning}")
 
 
 def _record(folder: Path, selection: Selection, base: str | None) -> None:
-    """Write export.json. The record of a merge gets public names in place of the paths of this machine."""
+    """Write export.json. In the record of a merge, local paths are replaced by public names."""
     name = runs.name(selection.run)
     if (folder / MERGE_RECORD).is_file():
         values = json.loads((folder / MERGE_RECORD).read_text())
@@ -168,7 +170,7 @@ def _record(folder: Path, selection: Selection, base: str | None) -> None:
 
 
 def _public_base(folder: Path, run: Store, request: Request) -> str | None:
-    """The base's id on the hub, written into the adapter's configuration; None where it is known only as a folder."""
+    """The base's id on the hub, which is also written into the adapter's configuration; None for a local base without an id."""
     path = str(runs.read_json(run, PLAN)["model"]["path"])
     public = request.base_id or (
         None if "://" in path or Path(path).exists() or path.startswith("/") else path
@@ -179,6 +181,7 @@ def _public_base(folder: Path, run: Store, request: Request) -> str | None:
 
 
 def _curve(run: Store) -> bytes | None:
+    """The loss plot as PNG; None when the run logged no loss."""
     if run.exists(LOSS_PLOT):
         return run.read_bytes(LOSS_PLOT)
     from tailor.runs.report.plots import draw

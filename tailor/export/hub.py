@@ -1,4 +1,4 @@
-"""`tailor push`: what a run made, to the Hugging Face hub. The token comes from the environment alone."""
+"""`tailor push`: uploads the artifact of a run to the Hugging Face hub. The token is read only from HF_TOKEN."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ MODEL = (
     ),
     *("merges.txt", "vocab.txt", "tokenizer.model", CHAT_TEMPLATE, "preprocessor_config.json"),
 )
-"""With `BESIDE` the only files that leave this machine, and with a model's shards and the Python files that it needs.
+"""Only these files are uploaded, together with `BESIDE`, the shards of a model and its Python files.
 
-What an earlier push left of them and this one has not is deleted, or a repository would hold two models.
+A push deletes such files of an earlier push that it does not replace: otherwise the repository would have two models.
 """
 TEXTS = (".json", ".md", ".txt", ".jinja", ".py", "")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that goes to the hub."""
+    """A file to upload. name: in the repository."""
 
     name: str
     path: Path
@@ -67,15 +67,15 @@ class Upload:
 
 @dataclass(frozen=True)
 class Push:
-    """Where to, and how."""
+    """The target repository, and how to upload."""
 
     repo: str
     private: bool = True
     revision: str | None = None
-    """A branch; it is made where it is not there."""
+    """A branch, created if it does not exist."""
     message: str | None = None
     replace: bool = False
-    """Into a repository that holds something else already."""
+    """Allow a repository that has other content."""
 
 
 def push(
@@ -86,9 +86,10 @@ def push(
     dry_run: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> str | None:
-    """Upload a finished run's artifact with its card; returns the commit's URL, or None for a dry run.
+    """Upload the artifact of a finished run with its model card. Returns the commit's URL, or None for a dry run.
 
-    Raises StoreError: no token, a wrong one, no right, other content in the repository, no network.
+    StoreError for a missing or invalid token, a token without write access, a repository with other content, and when
+    the hub cannot be reached.
     """
     run, kind = finished(url)
     selection = select(request, kind, run)
@@ -96,7 +97,7 @@ def push(
     if dry_run:
         _check_name(push.repo)
     else:
-        hub = require(push)  # before minutes of merging
+        hub = require(push)  # before merging, which takes minutes
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / push.repo.split("/")[1]
         folder.mkdir()
@@ -108,7 +109,7 @@ def push(
             and folder_of_base(folder).startswith("/")
         ):
             say(
-                "note: the card names no base, since the run knows it only as a folder; give its hub id with --base-id"
+                "note: the model card names no base, because the run has only its local path; give its hub id with --base-id"
             )
         uploads = files_of(folder)
         for upload in uploads:
@@ -116,7 +117,7 @@ def push(
         total = f"{len(uploads)} files, {_size(sum(upload.bytes for upload in uploads))}"
         seen = "private" if push.private else "public"
         if hub is None:
-            say(f"dry run: {total} would go to the {seen} repository {push.repo}")
+            say(f"dry run: {total} would be uploaded to the {seen} repository {push.repo}")
             return None
         return hub.upload(
             uploads, push.message or f"Upload {selection.weights} of {run.url.rstrip('/').rsplit('/', 1)[-1]}"
@@ -124,12 +125,12 @@ def push(
 
 
 def require(push: Push) -> _Hub:
-    """The hub, ready to take an upload. StoreError when it would refuse it."""
+    """The hub, with access checked. StoreError when it would reject the upload."""
     _check_name(push.repo)
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise StoreError(
-            "no token for the hub: HF_TOKEN is not set", hint="set HF_TOKEN to a token that may write"
+            "HF_TOKEN is not set: the hub needs a token", hint="set HF_TOKEN to a token with write access"
         )
     hub = _Hub(push, token)
     hub.check()
@@ -137,7 +138,7 @@ def require(push: Push) -> _Hub:
 
 
 def files_of(folder: Path) -> list[Upload]:
-    """The files that may go, by name. StoreError for one that holds what looks like a secret."""
+    """The files to upload, sorted by name. StoreError for a file that seems to contain a secret."""
     found = []
     for path in sorted(folder.iterdir()):
         if not path.is_file() or not (
@@ -150,15 +151,15 @@ def files_of(folder: Path) -> list[Upload]:
             and is_secret(path.read_text(encoding="utf-8", errors="replace"))
         ):
             raise StoreError(
-                f"{path.name} holds what looks like a secret; nothing was uploaded",
-                hint="take it out of the run's files",
+                f"{path.name} seems to contain a secret; nothing was uploaded",
+                hint="remove it from the run's files",
             )
         found.append(Upload(path.name, path, path.stat().st_size))
     return found
 
 
 def folder_of_base(folder: Path) -> str:
-    """Where an exported adapter looks for its base."""
+    """The base path or id in the exported adapter's configuration."""
     return str(adapter_files.read_config(folder)["base_model_name_or_path"])
 
 
@@ -167,7 +168,7 @@ def _is_of_a_model(name: str) -> bool:
 
 
 class _Hub:
-    """The hub's interface, with its errors in words."""
+    """The hub's API for one push. Its errors become StoreErrors with hints."""
 
     def __init__(self, push: Push, token: str) -> None:
         from huggingface_hub import HfApi
@@ -176,25 +177,25 @@ class _Hub:
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
 
     def check(self) -> None:
-        """StoreError when the token is wrong, or the repository holds other content than an earlier push."""
+        """StoreError when the token is invalid, the repository is public against the request, or has other content."""
         with self._naming():
             self._api.whoami()
         with self._naming():
             files, public = self._files(), self._is_public()
         if public and self._push.private:
             raise StoreError(
-                f"the repository {self._push.repo} is there already, and it is public",
-                hint="give --public to push to it, or name another repository",
+                f"the repository {self._push.repo} exists and is public, but the push is private",
+                hint="push to it with --public, or give another repository",
             )
         foreign = [name for name in files if name != ".gitattributes"]
         if foreign and EXPORT_RECORD not in foreign and not self._push.replace:
             raise StoreError(
-                f"the repository {self._push.repo} holds other files already, such as {foreign[0]}",
-                hint="name another repository, or give --replace to put this model into it",
+                f"the repository {self._push.repo} already has other files, such as {foreign[0]}",
+                hint="give another repository, or put this model into it with --replace",
             )
 
     def upload(self, uploads: list[Upload], message: str) -> str:
-        """Make the repository where it is not there, and commit the files to it in one commit."""
+        """Create the repository if needed, and upload the files in one commit. Returns the commit's URL."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         push = self._push
@@ -241,40 +242,45 @@ class _Hub:
         except (OSError, RuntimeError) as error:
             raise StoreError(
                 f"the hub cannot be reached: {_first_line(error)}",
-                hint="check the network and HF_ENDPOINT, then give the same command again",
+                hint="check the network and HF_ENDPOINT, then run the same command again",
             ) from error
         except Exception as error:
             if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
                 raise
             raise StoreError(
                 f"the hub cannot be reached: {_first_line(error)}",
-                hint="check the network and HF_ENDPOINT, then give the same command again",
+                hint="check the network and HF_ENDPOINT, then run the same command again",
             ) from error
 
     def _explained(self, error: Any) -> StoreError:
         code = error.response.status_code if error.response is not None else None
         if code == 401:
             return StoreError(
-                "the hub does not know this token (401)", hint="set HF_TOKEN to a valid token that may write"
+                "the hub rejects the token in HF_TOKEN (401)",
+                hint="set HF_TOKEN to a valid token with write access",
             )
         if code == 403:
             return StoreError(
-                f"this token may not write to {self._push.repo} (403)",
-                hint="take a token with write access to it, or a repository of your own",
+                f"the token in HF_TOKEN has no write access to {self._push.repo} (403)",
+                hint="use a token with write access to it, or a repository of your own",
             )
-        return StoreError(f"the hub refuses the upload to {self._push.repo}: {_first_line(error)}")
+        return StoreError(f"the hub rejects the upload to {self._push.repo}: {_first_line(error)}")
 
 
 def _check_name(repo: str) -> None:
+    """StoreError when `repo` is not a valid `owner/name`."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(repo)
+        valid = repo.count("/") == 1
     except HFValidationError:
-        repo = ""
-    if repo.count("/") != 1:
-        raise StoreError("a repository of the hub is named owner/name", hint="such as my-name/my-model")
+        valid = False
+    if not valid:
+        raise StoreError(
+            f"{repo!r} is not the name of a hub repository", hint="write owner/name, such as my-name/my-model"
+        )
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""`export` of a recipe: the hub is asked before training begins, and given what the run made."""
+"""The section `export` of a recipe: checks access to the hub before training, and uploads the finished run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tailor.store import Store
 
 
 def require(recipe: Recipe) -> None:
-    """StoreError when the hub would refuse the run's artifact: hours of training would be for nothing."""
+    """StoreError when the hub would reject the upload. Called before training, so that no training time is lost."""
     if recipe.export.push_to_hub is not None:
-        hub.require(_where(recipe))
+        hub.require(_destination(recipe))
 
 
 def push(recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Push what the finished run made, where the recipe says so. GateError when its evaluation broke a bound."""
+    """Push the finished run, if the recipe says so. GateError when its evaluation violated a bound of `fail_if`."""
     if recipe.export.push_to_hub is None:
         return
     run, final = Store(recipe.save.to), recipe.evaluate.final
     if final is not None and (failed := evaluations.read(run, final.name or evaluations.FINAL)["failed"]):
         raise GateError(
-            f"{run.url} is not pushed: {'; '.join(failed)}",
-            hint=f"`tailor push {run.url} {recipe.export.push_to_hub}` pushes it all the same",
+            f"{run.url} was not pushed: {'; '.join(failed)}",
+            hint=f"to push it anyway: tailor push {run.url} {recipe.export.push_to_hub}",
         )
-    url = hub.push(recipe.save.to, _where(recipe), Request(weights=recipe.export.weights), say=say)
+    url = hub.push(recipe.save.to, _destination(recipe), Request(weights=recipe.export.weights), say=say)
     say(f"pushed to {url}")
 
 
-def _where(recipe: Recipe) -> hub.Push:
+def _destination(recipe: Recipe) -> hub.Push:
     assert recipe.export.push_to_hub is not None
     return hub.Push(recipe.export.push_to_hub, private=recipe.export.private)

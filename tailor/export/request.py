@@ -1,4 +1,4 @@
-"""What a user wants exported, and what of a run that is."""
+"""An export request, and the selected run and weights."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Request:
     form: str = "huggingface"
     """A name of `tailor.export.forms.EXPORT_FORMS`."""
     weights: Weights | None = None
-    """The form's default when None."""
+    """None: the default of the form."""
     base: str | None = None
-    """Where the base is now, when it has moved."""
+    """The new path of a base that has moved."""
     base_id: str | None = None
-    """The base's id on the hub, for the card and for those who load the adapter."""
+    """The base's id on the hub, written into the model card and the adapter's configuration."""
     merging: Settings = field(default_factory=Settings)
     name: str | None = None
-    """The model's name in its card; the run's by default."""
+    """The model's name in the card; by default the name of the run."""
     query_instruction: str | None = None
-    """The instruction of queries, for a form that stores prompts."""
+    """The instruction for queries, for a form that stores prompts."""
 
     @property
     def form_options(self) -> list[str]:
-        """The options for single forms (`ExportForm.options`) that were given."""
+        """The form-specific options (`ExportForm.options`) that were given."""
         return ["query_instruction"] if self.query_instruction is not None else []
 
 
@@ -45,5 +45,5 @@ class Selection:
 
     @property
     def artifact(self) -> Store:
-        """The folder of the run's trained weights: `adapter/`, also when it is merged, or `model/`."""
+        """The folder of the run's trained weights: `model/`, or `adapter/` (also for merged weights)."""
         return self.run.join("model" if self.weights == "model" else "adapter")

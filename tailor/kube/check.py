@@ -1,4 +1,4 @@
-"""The rules of a cluster file, between its keys and of Kubernetes' names."""
+"""Rules for cluster files: dependencies between keys, and the syntax of Kubernetes names and quantities."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from tailor.spec.rules.keys import Finding, Keys, path_of
 from tailor.spec.visibility import below
 
 RECIPE_FOLDER = "/etc/tailor"
-"""Where pods see the recipe."""
+"""Folder of the recipe in the pods."""
 MIN_SHARED_MEMORY = 256 << 20
 OLDEST_RAY = (2, 53)
-"""KubeRay probes the pods of older versions by commands that need not be in an image."""
+"""Older versions have no HTTP health endpoints. KubeRay then probes pods with commands that an image may not contain."""
 
-# A URL with such a query or a token is refused by spec.secrets; these are secrets by their name alone.
+# Words in the names of variables that contain secrets. spec.secrets recognizes secrets by their values: tokens, and URLs
+# with credentials.
 _SECRET_PARTS = {
     "TOKEN",
     "SECRET",
@@ -31,39 +32,39 @@ _SECRET_PARTS = {
     "CREDENTIALS",
 }
 _SECRET_PARTS |= {"KEY", "APIKEY", "PAT"}
-_NO_SECRET = ("_FILE", "_PATH", "_DIR")  # they say where the secret stands
-_OWN_ENV = {
-    "HF_HOME": "cache.mount says it",
-    "TAILOR_CACHE": "cache.mount says it",
-    "RAY_AUTH_MODE": "auth says it",
-    "RAY_AUTH_TOKEN": "KubeRay makes the token",
-    "RAY_ADDRESS": "a job joins its own cluster",
+_NO_SECRET = ("_FILE", "_PATH", "_DIR")  # such a variable contains the path of a secret, not the secret
+_RESERVED_ENV = {
+    "HF_HOME": "set cache.mount instead",
+    "TAILOR_CACHE": "set cache.mount instead",
+    "RAY_AUTH_MODE": "set auth instead",
+    "RAY_AUTH_TOKEN": "KubeRay generates the token",
+    "RAY_ADDRESS": "a job always joins its own cluster",
 }
-_OWN_LABELS = {
-    "kueue.x-k8s.io/queue-name": "write gang: {scheduler: kueue, queue: …}",
-    "kueue.x-k8s.io/priority-class": "write gang.priority_class",
-    "volcano.sh/queue-name": "write gang: {scheduler: volcano, queue: …}",
-    "ray.io/priority-class-name": "write gang.priority_class",
-    "app.kubernetes.io/name": "it is tailor",
-    "app.kubernetes.io/instance": "it is the name",
-    "app.kubernetes.io/managed-by": "it is tailor",
+_RESERVED_LABELS = {
+    "kueue.x-k8s.io/queue-name": "set gang: {scheduler: kueue, queue: …} instead",
+    "kueue.x-k8s.io/priority-class": "set gang.priority_class instead",
+    "volcano.sh/queue-name": "set gang: {scheduler: volcano, queue: …} instead",
+    "ray.io/priority-class-name": "set gang.priority_class instead",
+    "app.kubernetes.io/name": "tailor sets it to tailor",
+    "app.kubernetes.io/instance": "tailor sets it to the job's name",
+    "app.kubernetes.io/managed-by": "tailor sets it to tailor",
 }
-_OWN_MOUNTS = {"/dev/shm": "shared_memory", RECIPE_FOLDER: "the recipe", "/tmp/ray": "Ray's logs"}
-_OWN_VOLUMES = ("shared-mem", "recipe", "cache", "ray-logs")
+_RESERVED_MOUNTS = {"/dev/shm": "shared_memory", RECIPE_FOLDER: "the recipe", "/tmp/ray": "Ray's logs"}
+_RESERVED_VOLUMES = ("shared-mem", "recipe", "cache", "ray-logs")
 
-Place = tuple[Path, str]
-"""A path, because labels and variables may have dots in their names, and what is wrong there."""
+PathFinding = tuple[Path, str]
+"""(path of the key, message). A tuple as path, because names of labels and variables may contain dots."""
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
-    """Every broken rule. `wrong` are the keys that have a problem already."""
+    """Every violated rule. `wrong`: the keys that already have a problem, such as a wrong type; rules skip them."""
     keys = Keys(document.values, wrong)
-    found: list[Place] = [
+    found: list[PathFinding] = [
         (path_of(key), message)
         for findings in (_names, _sizes, _volumes, _pods, _job)
         for key, message in findings(keys)
     ]
-    found += [place for places in (_env, _labels) for place in places(keys)]
+    found += [finding for findings in (_env, _labels) for finding in findings(keys)]
     return [
         (document.at_key if path[0] in ("env", "secret_env") else document.at_value)(path).problem(path, text)
         for path, text in found
@@ -76,69 +77,78 @@ def _names(keys: Keys) -> Iterator[Finding]:
         yield (
             "name",
             (
-                f"{name} is no name for KubeRay: up to {names.LONGEST_NAME} of a-z, 0-9 and -, a letter first, "
-                f"such as {names.name_from(name)}"
+                f"{name} is not a valid name: KubeRay allows up to {names.LONGEST_NAME} characters of a-z, 0-9 and -, "
+                f"starting with a letter, such as {names.name_from(name)}"
             ),
         )
     if namespace is not None and not names.LABEL.fullmatch(namespace):
-        yield "namespace", f"{namespace} is no namespace: up to 63 of a-z, 0-9 and -"
+        yield "namespace", f"{namespace} is not a valid namespace: use up to 63 characters of a-z, 0-9 and -"
     if image is not None:
         tag = image.rpartition("/")[2].partition(":")[2]
         if "@sha256:" not in image and tag in ("", "latest"):
-            what = "has no tag" if not tag else "has a tag that moves"
-            yield "image", f"{image} {what}, so a retry may run another version; name a version or a digest"
+            what = "has no tag" if not tag else "has the tag latest, which changes"
+            yield (
+                "image",
+                f"{image} {what}, so a retry may run another version; use a version's tag or a digest",
+            )
         if any(sign.isspace() for sign in image):
-            yield "image", f"{image} holds a space"
+            yield "image", f"{image} contains a space"
     version = keys("ray_version")
     if version is not None:
         match = re.fullmatch(r"(\d+)\.(\d+)\.\d+", version)
         if not match:
-            yield "ray_version", f"{version} is no version of Ray, such as 2.60.0"
+            yield "ray_version", f"{version} is not a version of Ray, such as 2.60.0"
         elif (int(match[1]), int(match[2])) < OLDEST_RAY:
-            yield "ray_version", f"{version} is too old; 2.53.0 is the first that KubeRay probes over HTTP"
+            yield (
+                "ray_version",
+                f"{version} is too old: KubeRay needs Ray 2.53.0 or newer for its health checks over HTTP",
+            )
     for key in ("service_account", "priority_class", "gang.queue", "gang.priority_class", "cache.claim"):
         if keys(key) is not None and not names.is_subdomain(keys(key)):
-            yield key, _no_name(keys(key))
+            yield key, _invalid_name(keys(key))
     for key in ("image_pull_secrets", "env_from"):
         for index, secret in _items(keys, key):
             if isinstance(secret, str) and not names.is_subdomain(secret):
-                yield f"{key}.{index}", _no_name(secret)
+                yield f"{key}.{index}", _invalid_name(secret)
     for key in ("recipe_path", "working_dir", "cache.mount"):
         if keys(key) is not None and not _absolute(keys(key)):
-            yield key, f"{keys(key)} is no folder of a pod; write an absolute path without .."
+            yield key, _invalid_path(keys(key))
     for index, folder in _items(keys, "image_files"):
         if isinstance(folder, str) and not _absolute(folder):
-            yield f"image_files.{index}", f"{folder} is no folder of a pod; write an absolute path without .."
+            yield f"image_files.{index}", _invalid_path(folder)
 
 
 def _sizes(keys: Keys) -> Iterator[Finding]:
-    places = ["cache.size"]
-    places += [
+    sizes = ["cache.size"]
+    sizes += [
         f"{pod}.{key}"
         for pod in ("head", "worker")
         for key in ("memory", "shared_memory", "ephemeral_storage")
     ]
-    places += [f"volumes.{index}.size" for index, _ in _items(keys, "volumes")]
-    for key in places:
+    sizes += [f"volumes.{index}.size" for index, _ in _items(keys, "volumes")]
+    for key in sizes:
         text = keys(key)
         if text is not None and names.bytes_of(text) is None:
-            yield key, f"{text} is no quantity of Kubernetes; write 64Gi, 500Mi or 1.5G"
+            yield key, f"{text} is not a Kubernetes quantity; write for example 64Gi, 500Mi or 1.5G"
     for pod in ("head", "worker"):
         shared = names.bytes_of(keys(f"{pod}.shared_memory") or "")
-        whole = names.bytes_of(keys(f"{pod}.memory") or Head.model_fields["memory"].default)
+        memory = names.bytes_of(keys(f"{pod}.memory") or Head.model_fields["memory"].default)
         if shared is not None and shared < MIN_SHARED_MEMORY:
-            yield f"{pod}.shared_memory", "under 256Mi, too little for Ray's object store"
-        elif shared is not None and whole is not None and shared > whole:
-            yield f"{pod}.shared_memory", f"is more than {pod}.memory, and counts as memory"
+            yield (
+                f"{pod}.shared_memory",
+                f"{keys(f'{pod}.shared_memory')} is too small for Ray's object store; set at least 256Mi",
+            )
+        elif shared is not None and memory is not None and shared > memory:
+            yield f"{pod}.shared_memory", f"is larger than {pod}.memory, which includes it"
 
 
 def _volumes(keys: Keys) -> Iterator[Finding]:
-    taken = {**_OWN_MOUNTS}
+    mounts = {**_RESERVED_MOUNTS}
     if not keys.is_wrong("cache.mount"):
-        taken[keys("cache.mount") or Cache().mount] = "the cache"
+        mounts[keys("cache.mount") or Cache().mount] = "the cache"
     if keys("cache.claim") is not None and keys("cache.size") is not None:
-        yield "cache.size", "has no effect on a claim, which has its own size"
-    known: set[str] = set()
+        yield "cache.size", "has no effect with cache.claim: a PersistentVolumeClaim has its own size"
+    known_names: set[str] = set()
     for index, volume in _items(keys, "volumes"):
         if not isinstance(volume, dict):
             continue
@@ -146,26 +156,32 @@ def _volumes(keys: Keys) -> Iterator[Finding]:
         name, mount, claim, size = (keys(f"{key}.{part}") for part in ("name", "mount", "claim", "size"))
         if name is not None:
             if not names.LABEL.fullmatch(name):
-                yield f"{key}.name", f"{name} is no name of a volume: up to 63 of a-z, 0-9 and -"
-            elif name in known or name in _OWN_VOLUMES:
-                yield f"{key}.name", f"{name} is taken; each volume needs a name of its own"
-            known.add(name)
+                yield (
+                    f"{key}.name",
+                    f"{name} is not a valid name of a volume: use up to 63 characters of a-z, 0-9 and -",
+                )
+            elif name in known_names or name in _RESERVED_VOLUMES:
+                yield f"{key}.name", f"the name {name} is already in use; choose another one"
+            known_names.add(name)
         if mount is not None and not _absolute(mount):
-            yield f"{key}.mount", f"{mount} is no folder of a pod; write an absolute path without .."
+            yield f"{key}.mount", _invalid_path(mount)
         elif mount is not None:
-            inside = next((other for other in taken if below(mount, other) or below(other, mount)), None)
-            if inside is not None:
-                yield f"{key}.mount", f"{mount} overlaps with {inside}, which is for {taken[inside]}"
-            taken[mount] = key
+            other = next((other for other in mounts if below(mount, other) or below(other, mount)), None)
+            if other is not None:
+                yield f"{key}.mount", f"{mount} overlaps with {other}, the mount of {mounts[other]}"
+            mounts[mount] = key
             for folder in (folder for _, folder in _items(keys, "image_files") if isinstance(folder, str)):
                 if below(folder, mount):
-                    yield f"{key}.mount", f"{mount} would hide {folder} of the image, which image_files names"
+                    yield (
+                        f"{key}.mount",
+                        f"{mount} would hide the image's folder {folder}, listed in image_files",
+                    )
         if claim is not None and not names.is_subdomain(claim):
-            yield f"{key}.claim", _no_name(claim)
+            yield f"{key}.claim", _invalid_name(claim)
         if claim is not None and size is not None:
-            yield f"{key}.size", "has no effect on a claim, which has its own size"
+            yield f"{key}.size", "has no effect with claim: a PersistentVolumeClaim has its own size"
         if keys.absent(f"{key}.claim") and keys(f"{key}.read_only"):
-            yield f"{key}.read_only", "has no effect on an emptyDir; it is for a claim"
+            yield f"{key}.read_only", "has no effect without claim: an emptyDir is always writable"
 
 
 def _pods(keys: Keys) -> Iterator[Finding]:
@@ -178,37 +194,49 @@ def _pods(keys: Keys) -> Iterator[Finding]:
             if exists and keys(f"{key}.value") is not None:
                 yield f"{key}.value", "has no effect with operator: Exists"
             if not exists and not keys.is_wrong(f"{key}.operator") and keys.absent(f"{key}.key"):
-                yield key, "without a key it needs operator: Exists"
+                yield key, "a toleration without key needs operator: Exists"
             if keys(f"{key}.toleration_seconds") is not None and keys(f"{key}.effect") != "NoExecute":
-                yield f"{key}.toleration_seconds", "has no effect but with effect: NoExecute"
+                yield f"{key}.toleration_seconds", "has no effect without effect: NoExecute"
         if keys(f"{pod}.gpu_resource") is not None:
             if keys.absent(f"{pod}.gpu") or keys(f"{pod}.gpu") == 0:
                 yield f"{pod}.gpu_resource", f"has no effect without {pod}.gpu"
             elif not names.is_qualified(keys(f"{pod}.gpu_resource")):
-                yield f"{pod}.gpu_resource", "is no resource of Kubernetes, such as nvidia.com/gpu"
+                yield (
+                    f"{pod}.gpu_resource",
+                    f"{keys(f'{pod}.gpu_resource')} is not a Kubernetes resource, such as nvidia.com/gpu",
+                )
     if keys("worker") is not None and keys("head.gpu"):
-        yield "head.gpu", "would stay idle: with a worker section the head doesn't train"
+        yield "head.gpu", "would be unused: the head does not train when there is a worker section"
     if keys("worker.gpu") and keys("worker.workers_per_pod") is not None:
         yield "worker.workers_per_pod", "has no effect with worker.gpu: each GPU is one worker"
 
 
 def _job(keys: Keys) -> Iterator[Finding]:
-    kept = keys("job.shutdown_after_job_finishes") is False
-    if kept and keys("job.ttl_seconds_after_finished"):
-        yield "job.ttl_seconds_after_finished", "needs job.shutdown_after_job_finishes: true"
-    if kept and keys("gang.scheduler") == "kueue":
-        yield "job.shutdown_after_job_finishes", "must be true for Kueue, which would count the pods for ever"
+    pods_stay = keys("job.shutdown_after_job_finishes") is False
+    if pods_stay and keys("job.ttl_seconds_after_finished"):
+        yield (
+            "job.ttl_seconds_after_finished",
+            "has no effect with job.shutdown_after_job_finishes: false, which never removes the pods",
+        )
+    if pods_stay and keys("gang.scheduler") == "kueue":
+        yield (
+            "job.shutdown_after_job_finishes",
+            "must be true with Kueue: pods that stay would use its quota forever",
+        )
     if keys("autoscaler") is not None:
-        least, most = keys("autoscaler.min_pods"), keys("autoscaler.max_pods")
-        if least is not None and most is not None and least > most:
-            yield "autoscaler.min_pods", f"{least} is more than autoscaler.max_pods: {most}"
+        min_pods, max_pods = keys("autoscaler.min_pods"), keys("autoscaler.max_pods")
+        if min_pods is not None and max_pods is not None and min_pods > max_pods:
+            yield "autoscaler.min_pods", f"{min_pods} is more than autoscaler.max_pods: {max_pods}"
         if keys("worker") is None and not keys.is_wrong("worker"):
-            yield "autoscaler", "needs a worker section: only worker pods come and go"
+            yield "autoscaler", "needs a worker section: the autoscaler adds and removes worker pods only"
         if keys("gang") is not None:
-            yield "autoscaler", "has no place beside gang, which reserves a fixed number of pods"
+            yield (
+                "autoscaler",
+                "cannot be combined with gang, which reserves a fixed number of pods; remove one",
+            )
 
 
-def _env(keys: Keys) -> Iterator[Place]:
+def _env(keys: Keys) -> Iterator[PathFinding]:
     plain, secret = keys("env"), keys("secret_env")
     for section, values in (("env", plain), ("secret_env", secret)):
         for name, value in values.items() if isinstance(values, dict) else ():
@@ -216,22 +244,37 @@ def _env(keys: Keys) -> Iterator[Place]:
             if keys.is_wrong(f"{section}.{name}") or not isinstance(value, str):
                 continue
             if not names.VARIABLE.fullmatch(name):
-                yield path, "is no name of a variable: letters, digits and _"
-            elif name in _OWN_ENV:
-                yield path, f"is set already; {_OWN_ENV[name]}"
+                yield (
+                    path,
+                    f"{name} is not a valid variable name: use letters, digits and _, and no digit first",
+                )
+            elif name in _RESERVED_ENV:
+                yield path, f"cannot be set here: {_RESERVED_ENV[name]}"
             elif section == "env" and isinstance(secret, dict) and name in secret:
-                yield path, "stands in secret_env too; give it once"
+                yield path, "is also in secret_env; remove one of the two"
             elif (
                 section == "env"
                 and _SECRET_PARTS & set(name.upper().split("_"))
                 and not name.upper().endswith(_NO_SECRET)
             ):
-                yield path, f"a secret stands in no file; write secret_env: {{{name}: secret/key}}"
+                yield (
+                    path,
+                    (
+                        "the name is that of a secret, and secrets must not be in this file; "
+                        f"write secret_env: {{{name}: secret/key}}"
+                    ),
+                )
             elif section == "secret_env" and not _is_reference(value):
-                yield path, "is no reference to a Secret; write secret/key, never the value itself"
+                yield (
+                    path,
+                    (
+                        "is not a reference to a key of a Kubernetes Secret; write secret/key, "
+                        "never the secret value itself"
+                    ),
+                )
 
 
-def _labels(keys: Keys) -> Iterator[Place]:
+def _labels(keys: Keys) -> Iterator[PathFinding]:
     for section in ("labels", "annotations", "head.node_selector", "worker.node_selector"):
         values = keys(section)
         for name, value in values.items() if isinstance(values, dict) else ():
@@ -239,16 +282,21 @@ def _labels(keys: Keys) -> Iterator[Place]:
             if not isinstance(value, str):
                 continue
             if not names.is_qualified(name):
-                yield path, f"{name} is no key of Kubernetes: name or prefix/name"
+                yield path, f"{name} is not a valid Kubernetes key: write name or prefix/name"
             elif section != "annotations" and not names.is_label_value(value):
-                yield path, f"{value} is no label's value: up to 63 letters, digits, - _ and ."
-            elif section == "labels" and (name in _OWN_LABELS or name.startswith("ray.io/")):
-                yield path, f"is not for you to set; {_OWN_LABELS.get(name, 'KubeRay sets its own labels')}"
+                yield (
+                    path,
+                    f"{value} is not a valid label value: use up to 63 letters, digits, -, _ and .",
+                )
+            elif section == "labels" and (name in _RESERVED_LABELS or name.startswith("ray.io/")):
+                why = _RESERVED_LABELS.get(name, "KubeRay sets the labels with ray.io/")
+                yield path, f"cannot be set here: {why}"
 
 
 def _items(keys: Keys, key: str) -> Iterator[tuple[int, Any]]:
-    found = keys(key)
-    return enumerate(found if isinstance(found, list) else ())
+    """(index, item) of a list; nothing if the key is absent or not a list."""
+    value = keys(key)
+    return enumerate(value if isinstance(value, list) else ())
 
 
 def _absolute(path: str) -> bool:
@@ -260,5 +308,9 @@ def _is_reference(text: str) -> bool:
     return bool(slash) and names.is_subdomain(secret) and bool(names.SECRET_KEY.fullmatch(key))
 
 
-def _no_name(text: str) -> str:
-    return f"{text} is no name in Kubernetes: a-z, 0-9, - and ."
+def _invalid_name(text: str) -> str:
+    return f"{text} is not a valid Kubernetes name: use a-z, 0-9, - and ."
+
+
+def _invalid_path(path: str) -> str:
+    return f"{path} is not valid here: write an absolute path without .., such as /data"

@@ -1,4 +1,4 @@
-"""A recipe on a cluster: how many pods it needs, and whether they see what it names."""
+"""Checks that a recipe can run on a cluster: the number of pods, their resources, and access to files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tailor.spec import visibility
 from tailor.spec.reading.source import Document
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules.keys import Finding, path_of
-from tailor.spec.visibility import Reach
+from tailor.spec.visibility import Visibility
 
 
 @dataclass(frozen=True)
 class Size:
-    """Pods that train, and the workers in each."""
+    """Number of pods that train, and of workers in each."""
 
     pods: int
-    """0: the head trains."""
+    """Number of worker pods; 0 if the head trains."""
     workers_per_pod: int
 
 
 def size(recipe: Recipe, cluster: Cluster) -> Size:
-    """How many worker pods the recipe's workers fill."""
+    """The number of worker pods for the recipe's `scale.workers`; its maximum if it is a range."""
     workers, pod = recipe.scale.max_workers, cluster.worker
     if pod is None:
         return Size(0, workers)
@@ -33,73 +33,88 @@ def size(recipe: Recipe, cluster: Cluster) -> Size:
 
 
 def problems(recipe: Recipe, cluster: Cluster, document: Document) -> list[Problem]:
-    """What keeps the recipe from running on the cluster, each at its place in the recipe."""
-    found = []
+    """All reasons why the recipe cannot run on the cluster, with their position in the recipe."""
+    reasons = []
     for findings in (_scale, _job, _names):
         for key, message in findings(recipe, cluster):
-            found.append(document.at_value(path_of(key)).problem(path_of(key), message))
-    return found
+            reasons.append(document.at_value(path_of(key)).problem(path_of(key), message))
+    return reasons
 
 
-def notes(recipe: Recipe, cluster: Cluster, *, stays: bool = False) -> list[str]:
-    """What is worth knowing and may be meant. `stays`: of a RayCluster, on which runs ask for pods."""
-    found = _asking(recipe, cluster) if stays else []
-    named = [recipe.save.to, recipe.data.store or "", recipe.model.path]
-    named += [source.path for _, source in visibility.sources(recipe)]
+def notes(recipe: Recipe, cluster: Cluster, *, persistent: bool = False) -> list[str]:
+    """Likely mistakes that do not prevent the run. `persistent`: for a RayCluster, on which runs request pods."""
+    lines = _autoscaler_notes(recipe, cluster) if persistent else []
+    urls = [recipe.save.to, recipe.data.store or "", recipe.model.path]
+    urls += [source.path for _, source in visibility.sources(recipe)]
     credentials = any(name.startswith("AWS_") for name in cluster.secret_env)
-    if any("s3://" in name for name in named) and not (
+    if any("s3://" in url for url in urls) and not (
         credentials or cluster.env_from or cluster.service_account
     ):
-        found.append(
-            "the recipe names s3://, but the cluster file has no AWS_… in secret_env, no env_from and no "
-            "service_account: the nodes themselves must have access"
+        lines.append(
+            "the recipe uses s3://, but the cluster file has no AWS_… in secret_env, no env_from and no "
+            "service_account; this works only if the nodes themselves have access"
         )
     environment = (*cluster.env, *cluster.secret_env)
     for tracker, section in recipe.track.chosen():
         prefix = section.environment_prefix
         if prefix and not cluster.env_from and not any(name.startswith(prefix) for name in environment):
-            found.append(
-                f"track.{tracker}, but the cluster file has no {prefix}… in env or secret_env, and no env_from"
+            lines.append(
+                f"track.{tracker} needs {prefix}… variables, but the cluster file has none in env or secret_env, and "
+                "no env_from"
             )
     if cluster.job.backoff_limit and recipe.save.every is None:
-        found.append("without save.every the only checkpoint is the last step's: a retry starts over")
-    return found
+        lines.append(
+            "without save.every the only checkpoint is that of the last step, so a retry starts from step 0"
+        )
+    return lines
 
 
-def _asking(recipe: Recipe, cluster: Cluster) -> list[str]:
-    """What a run should know before it asks the autoscaler for pods."""
+def _autoscaler_notes(recipe: Recipe, cluster: Cluster) -> list[str]:
+    """Notes for a run that must request pods from the autoscaler."""
     scaler, pod, scale = cluster.autoscaler, cluster.worker, recipe.scale
     if scaler is None or pod is None or scaler.min_pods >= size(recipe, cluster).pods:
         return []
     if scaler.version == "v1":
         return [
-            "autoscaler.version v1 does not say what it can bring, so a run that lacks pods is refused; v2 does"
+            (
+                "autoscaler.version: v1 does not report which pods it can add, so a run that lacks pods fails at "
+                "once; use v2"
+            )
         ]
-    found = []
+    lines = []
     if pod.gpu and scale.gpu == "auto":
-        found.append(
-            "with scale.gpu: auto a run that finds no pod asks for one before it knows that it has a GPU; "
-            "with scale.gpu: true it asks for all at once"
+        lines.append(
+            "with scale.gpu: auto, a run that finds no pod requests one before it knows that the pod has a GPU; "
+            "with scale.gpu: true it requests all pods at once"
         )
     if scale.accelerator is not None:
-        found.append(
-            "Ray's autoscaler learns the kind of a GPU from pods that are there, so a run that lacks pods with "
-            f"scale.accelerator: {scale.accelerator} is refused; choose the kind by worker.node_selector"
+        lines.append(
+            "Ray's autoscaler learns the GPU type of a pod only when the pod runs, so a run that lacks pods with "
+            f"scale.accelerator: {scale.accelerator} fails at once; select the GPU type with worker.node_selector"
         )
-    return found
+    return lines
 
 
 def _scale(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     scale = recipe.scale
     pod, name = _trainer(cluster)
     if scale.address is not None:
-        yield "scale.address", "has no place on Kubernetes: the job joins the cluster that it is given"
+        yield "scale.address", "cannot be set on Kubernetes, where a job joins its own cluster; remove it"
     if scale.gpu is True and not pod.gpu:
-        yield "scale.gpu", f"is true, but {name}.gpu of the cluster file is 0; set it, or scale.gpu: auto"
+        yield (
+            "scale.gpu",
+            f"is true, but {name}.gpu in the cluster file is 0; set {name}.gpu, or scale.gpu: auto",
+        )
     if scale.gpu is False and pod.gpu:
-        yield "scale.gpu", f"is false, and {name}.gpu of the cluster file is {pod.gpu}: GPUs would stay idle"
+        yield (
+            "scale.gpu",
+            f"is false, but {name}.gpu in the cluster file is {pod.gpu}, so these GPUs would be unused",
+        )
     if recipe.model.attention == "flash_attention_2" and not pod.gpu:
-        yield "model.attention", f"flash_attention_2 needs a GPU; {name}.gpu of the cluster file is 0"
+        yield (
+            "model.attention",
+            f"flash_attention_2 needs a GPU, but {name}.gpu in the cluster file is 0",
+        )
     fit = size(recipe, cluster)
     room = pod.gpu * max(fit.pods, 1)
     if pod.gpu and fit.pods and room != scale.max_workers:
@@ -107,64 +122,80 @@ def _scale(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
         yield (
             "scale.workers",
             (
-                f"{scale.max_workers} of the {room} GPUs of {pods} would train, and the others stay idle; "
+                f"{scale.max_workers} workers use only {scale.max_workers} of the {room} GPUs of {pods}; "
                 f"set scale.workers: {room}, or worker.gpu: {_divisor(scale.max_workers, pod.gpu)} in the cluster file"
             ),
         )
     elif pod.gpu and room != scale.max_workers:
-        yield "scale.workers", f"needs {scale.max_workers} GPUs, and the head, which trains, has {room}"
+        yield (
+            "scale.workers",
+            (
+                f"needs {scale.max_workers} GPUs, but head.gpu in the cluster file is {room}, and only the head "
+                "trains without a worker section"
+            ),
+        )
     per_pod = fit.workers_per_pod
-    asked = (scale.cpus_per_worker or 1) * per_pod
-    if asked > pod.cpu:
+    needed = (scale.cpus_per_worker or 1) * per_pod
+    if needed > pod.cpu:
         key = "scale.cpus_per_worker" if scale.cpus_per_worker else "scale.workers"
+        workers = "1 worker" if per_pod == 1 else f"{per_pod} workers"
         yield (
             key,
-            f"asks for {asked} CPUs in a pod ({per_pod} workers); {name}.cpu of the cluster file is {pod.cpu}",
+            f"needs {needed} CPUs per pod ({workers}), but {name}.cpu in the cluster file is {pod.cpu}",
         )
     if cluster.autoscaler and cluster.autoscaler.max_pods < fit.pods:
-        most = cluster.autoscaler.max_pods
-        yield "scale.workers", f"needs {fit.pods} pods; autoscaler.max_pods of the cluster file is {most}"
+        max_pods = cluster.autoscaler.max_pods
+        yield (
+            "scale.workers",
+            f"needs {fit.pods} pods, but autoscaler.max_pods in the cluster file is {max_pods}",
+        )
 
 
 def _job(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
     if cluster.job.backoff_limit and recipe.save.resume == "never":
-        yield "save.resume", "never refuses what a retry must go on with; write auto, or job.backoff_limit: 0"
+        yield (
+            "save.resume",
+            (
+                "never prevents retries from resuming the run; set save.resume: auto, "
+                "or job.backoff_limit: 0 in the cluster file"
+            ),
+        )
 
 
 def _names(recipe: Recipe, cluster: Cluster) -> Iterator[Finding]:
-    view = seen(cluster)
-    yield from visibility.written(recipe, view)
-    yield from visibility.read(recipe, view, carried=cluster.recipe_path is None)
+    view = pod_visibility(cluster)
+    yield from visibility.check_writes(recipe, view)
+    yield from visibility.check_reads(recipe, view, bundled=cluster.recipe_path is None)
 
 
-def seen(cluster: Cluster) -> Reach:
-    """What the pods see: claims, and the image's own files."""
+def pod_visibility(cluster: Cluster) -> Visibility:
+    """The folders that pods can access: claims, and `image_files` of the image."""
     claims = [volume for volume in cluster.volumes if volume.claim is not None]
-    return Reach(
+    return Visibility(
         machines="pods",
-        there="in a pod",
+        context="in a pod",
         working_dir=cluster.working_dir,
         shared=tuple(volume.mount for volume in claims if not volume.read_only),
         readable=(*(volume.mount for volume in claims), *cluster.image_files),
         read_only={
-            volume.mount: f"lies on {volume.claim}, which the cluster file mounts read_only"
+            volume.mount: f"is on the claim {volume.claim}, which the cluster file mounts read_only"
             for volume in claims
             if volume.read_only
         },
-        to_write="a folder below a claim of the cluster file",
-        own_folder=(
-            "is a folder of each pod for itself, lost with it; write s3://…, or a folder below the mount of a "
-            "claim in volumes of the cluster file"
+        write_hint="a folder on a claim in volumes of the cluster file",
+        not_shared=(
+            "is a separate folder in each pod, deleted with the pod; write s3://…, or a folder on a claim in "
+            "volumes of the cluster file"
         ),
-        to_read="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
+        read_hint="put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)",
     )
 
 
 def _trainer(cluster: Cluster) -> tuple[Head, str]:
-    """The pod that trains, and its section."""
+    """(spec of the pods that train, name of its section)."""
     return (cluster.worker, "worker") if cluster.worker is not None else (cluster.head, "head")
 
 
-def _divisor(workers: int, most: int) -> int:
-    """The most GPUs of a pod that leave none idle."""
-    return next(gpus for gpus in range(min(workers, most), 0, -1) if workers % gpus == 0)
+def _divisor(workers: int, max_gpus: int) -> int:
+    """The largest number of GPUs per pod, up to `max_gpus`, that divides the number of workers."""
+    return next(gpus for gpus in range(min(workers, max_gpus), 0, -1) if workers % gpus == 0)

@@ -1,4 +1,4 @@
-"""Manifests for KubeRay 1.7 (`ray.io/v1`): a RayJob with its recipe, or a RayCluster that stays."""
+"""Generates manifests for KubeRay 1.7 (`ray.io/v1`): a RayJob with its recipe, or a persistent RayCluster."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ API_VERSION = "ray.io/v1"
 
 
 def load_cluster(path: str) -> Cluster:
-    """A cluster file, judged. Raises RecipeError with every problem."""
+    """Load and check a cluster file. Raises RecipeError with all problems."""
     return load.judge(load.read(path, Cluster), Cluster, (check.problems,))
 
 
 def load_recipe(path: str, cluster: Cluster, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe, judged as one that runs on the cluster: its files are the pods', not this machine's."""
+    """Load a recipe and check that it can run on the cluster. Raises RecipeError with all problems.
+
+    Files are checked for access from the pods. They need not exist on this machine.
+    """
     document = load.read(path, Recipe, overrides)
     recipe = load.judge(document, Recipe, load.RULES[:1])
     if problems := fit.problems(recipe, cluster, document):
@@ -41,7 +44,10 @@ def load_recipe(path: str, cluster: Cluster, overrides: Sequence[str] = ()) -> R
 def documents(
     recipe: Recipe, cluster: Cluster, *, kind: Kind, stem: str, overrides: Sequence[str] = ()
 ) -> list[Values]:
-    """The objects to apply, in order. `stem`: the recipe's file name, for a cluster file without a name."""
+    """The Kubernetes objects to apply, in order.
+
+    `stem`: the recipe's file name without its ending, from which the name is derived if the cluster file has none.
+    """
     name = cluster.name or names.name_from(stem)
     labels = {
         "app.kubernetes.io/name": "tailor",
@@ -50,32 +56,33 @@ def documents(
     }
     if kind == "RayCluster":
         metadata = _metadata(cluster, name, {**labels, **_queue(cluster)})
-        return [_object(kind, metadata, _ray_cluster(recipe, cluster, labels, None, least=0))]
-    carried = None
+        return [_object(kind, metadata, _ray_cluster(recipe, cluster, labels, None, min_pods=0))]
+    config_map = None
     if cluster.recipe_path is None:
-        carried = _config_map(recipe, cluster, name, labels)
-    config_map = carried["metadata"]["name"] if carried else None
+        config_map = _config_map(recipe, cluster, name, labels)
+    config_map_name = config_map["metadata"]["name"] if config_map else None
     job = _object(
         kind,
         _metadata(cluster, name, {**labels, **_queue(cluster)}),
         {
             "entrypoint": _entrypoint(cluster, overrides),
-            **_ending(cluster),
+            **_job_policy(cluster),
             "submissionMode": "K8sJobMode",
-            # A submitter that is started anew would follow a job that has failed. KubeRay retries with backoffLimit.
+            # The submitter is not retried, because it would follow the same failed job. KubeRay's backoffLimit above
+            # retries with a new cluster.
             "submitterConfig": {"backoffLimit": 0},
             "submitterPodTemplate": pods.submitter(cluster, labels),
             "rayClusterSpec": _ray_cluster(
-                recipe, cluster, labels, config_map, least=fit.size(recipe, cluster).pods
+                recipe, cluster, labels, config_map_name, min_pods=fit.size(recipe, cluster).pods
             ),
         },
     )
-    return [carried, job] if carried else [job]
+    return [config_map, job] if config_map else [job]
 
 
-def text(objects: Sequence[Values], head: str) -> str:
-    """The objects as one YAML stream, below a comment."""
-    parts = [f"# {line}\n" for line in head.splitlines()]
+def text(objects: Sequence[Values], comment: str) -> str:
+    """The objects as one YAML stream that starts with a comment."""
+    parts = [f"# {line}\n" for line in comment.splitlines()]
     for value in objects:
         dumped = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
         parts.append(f"---\n{dumped}")
@@ -87,14 +94,14 @@ def _object(kind: Kind, metadata: Values, spec: Values) -> Values:
 
 
 def _metadata(cluster: Cluster, name: str, labels: Values) -> Values:
-    found: Values = {"name": name, "namespace": cluster.namespace, "labels": {**labels, **cluster.labels}}
+    metadata: Values = {"name": name, "namespace": cluster.namespace, "labels": {**labels, **cluster.labels}}
     if cluster.annotations:
-        found["annotations"] = dict(cluster.annotations)
-    return found
+        metadata["annotations"] = dict(cluster.annotations)
+    return metadata
 
 
 def _queue(cluster: Cluster) -> Values:
-    """The labels by which a queue finds what it starts as a whole."""
+    """The labels that assign the object to a queue of Kueue or Volcano."""
     gang = cluster.gang
     if gang is None:
         return {}
@@ -111,22 +118,24 @@ def _entrypoint(cluster: Cluster, overrides: Sequence[str]) -> str:
     return shlex.join(["tailor", "run", cluster.recipe_path, *overrides])
 
 
-def _ending(cluster: Cluster) -> Values:
+def _job_policy(cluster: Cluster) -> Values:
+    """The fields of a RayJob that control its end and its retries."""
     job = cluster.job
-    found: Values = {"shutdownAfterJobFinishes": job.shutdown_after_job_finishes}
+    policy: Values = {"shutdownAfterJobFinishes": job.shutdown_after_job_finishes}
     if job.shutdown_after_job_finishes:
-        found["ttlSecondsAfterFinished"] = job.ttl_seconds_after_finished
-    found["backoffLimit"] = job.backoff_limit
+        policy["ttlSecondsAfterFinished"] = job.ttl_seconds_after_finished
+    policy["backoffLimit"] = job.backoff_limit
     if job.active_deadline_seconds is not None:
-        found["activeDeadlineSeconds"] = job.active_deadline_seconds
+        policy["activeDeadlineSeconds"] = job.active_deadline_seconds
     if job.pre_running_deadline_seconds is not None:
-        found["preRunningDeadlineSeconds"] = job.pre_running_deadline_seconds
-    return found
+        policy["preRunningDeadlineSeconds"] = job.pre_running_deadline_seconds
+    return policy
 
 
 def _ray_cluster(
-    recipe: Recipe, cluster: Cluster, labels: Values, config_map: str | None, *, least: int
+    recipe: Recipe, cluster: Cluster, labels: Values, config_map: str | None, *, min_pods: int
 ) -> Values:
+    """KubeRay's `rayClusterSpec`. `config_map`: name of the ConfigMap to mount, if any."""
     spec: Values = {"rayVersion": cluster.ray_version, "authOptions": {"mode": cluster.auth}}
     if scaler := cluster.autoscaler:
         spec["enableInTreeAutoscaling"] = True
@@ -138,17 +147,17 @@ def _ray_cluster(
         }
     spec["headGroupSpec"] = pods.head_group(cluster, labels, config_map)
     if cluster.worker is not None:
-        wanted = fit.size(recipe, cluster).pods
-        spec["workerGroupSpecs"] = [pods.worker_group(cluster, wanted, labels, config_map, least=least)]
+        number = fit.size(recipe, cluster).pods
+        spec["workerGroupSpecs"] = [pods.worker_group(cluster, number, labels, config_map, min_pods=min_pods)]
     return spec
 
 
 def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> Values:
-    """The resolved recipe: what it extends, the overrides and a chat template of this machine are in it.
+    """A ConfigMap with the resolved recipe: with `extends`, the overrides and a chat template of this machine applied.
 
-    Its name holds a hash of its content and it never changes, so that a retry runs what ran before.
+    Its name contains a hash of its content, and it is immutable, so that a retry runs the same recipe.
     """
-    data = visibility.parcel(recipe, fit.seen(cluster), RECIPE_FOLDER)
+    data = visibility.bundle(recipe, fit.pod_visibility(cluster), RECIPE_FOLDER)
     digest = hashlib.sha256("\0".join(data.values()).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",
@@ -160,7 +169,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
 
 
 class _Dumper(load.Dumper):
-    """Texts of several lines stand as they are; nothing is an alias."""
+    """Writes multi-line strings as literal blocks (`|`), and no YAML aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What Kubernetes takes as names, labels and quantities."""
+"""The syntax of Kubernetes names, labels and quantities."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from fractions import Fraction
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-"""RFC 1123: namespaces, volumes."""
+"""RFC 1123 label: namespaces, volumes."""
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-"""Secrets, claims, service accounts; up to 253 characters."""
+"""RFC 1123 subdomain: Secrets, claims, service accounts; up to 253 characters."""
 LONGEST_NAME = 47
-"""Of a RayJob, from whose name KubeRay makes those of its cluster, services and pods."""
+"""Maximum length of a RayJob's name. KubeRay appends suffixes to it for the names of the cluster, services and pods."""
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-"""RFC 1035: RayJobs and RayClusters."""
+"""RFC 1035 label: RayJobs and RayClusters."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_KEY = re.compile(r"[-._A-Za-z0-9]+")
 
@@ -25,21 +25,23 @@ _UNITS = {
 
 
 def is_subdomain(text: str) -> bool:
+    """Whether it is an RFC 1123 subdomain."""
     return len(text) <= 253 and bool(SUBDOMAIN.fullmatch(text))
 
 
 def is_label_value(text: str) -> bool:
+    """Whether it is a valid value of a label; an empty one is."""
     return not text or bool(_PART.fullmatch(text))
 
 
 def is_qualified(key: str) -> bool:
-    """A label's or annotation's key: `name` or `prefix/name`."""
+    """Whether it is a valid key of a label or annotation: `name` or `prefix/name`."""
     *prefix, name = key.split("/")
     return len(prefix) <= 1 and all(map(is_subdomain, prefix)) and bool(_PART.fullmatch(name))
 
 
 def bytes_of(quantity: str) -> int | None:
-    """Bytes of a quantity such as `64Gi` or `1.5G`. None when it is no quantity over zero."""
+    """Number of bytes of a quantity such as `64Gi` or `1.5G`. None if it is not a valid quantity greater than zero."""
     match = _QUANTITY.fullmatch(quantity)
     if not match:
         return None
@@ -48,7 +50,7 @@ def bytes_of(quantity: str) -> int | None:
 
 
 def name_from(stem: str) -> str:
-    """A RayJob's name from a recipe's file name."""
+    """A valid RayJob name, derived from a recipe's file name."""
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
     name = name if NAME.fullmatch(name) else f"tailor-{name}".strip("-")
     return name[:LONGEST_NAME].rstrip("-")

@@ -1,4 +1,4 @@
-"""Pod templates: the head, the workers, and the submitter of a job."""
+"""Generates the pod templates of the head, the workers and a job's submitter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tailor.kube.spec import Cluster, Head, Toleration
 Values = dict[str, Any]
 
 USER = 1000
-"""The images' user, and the group that may write on volumes."""
+"""User ID of the images, also used as group ID (fsGroup) with write access to volumes."""
 
 _PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 
@@ -20,7 +20,7 @@ def head_group(cluster: Cluster, labels: Values, config_map: str | None) -> Valu
     """KubeRay's `headGroupSpec`."""
     start = _ray_start(cluster.head)
     if cluster.worker is not None:
-        start["num-cpus"] = "0"  # neither tasks nor workers are placed beside Ray's control and the command
+        start["num-cpus"] = "0"  # no tasks or workers on the head, which runs `tailor run`
     ports = [{"name": name, "containerPort": port} for name, port in _PORTS.items()]
     return {
         "rayStartParams": start,
@@ -29,16 +29,16 @@ def head_group(cluster: Cluster, labels: Values, config_map: str | None) -> Valu
 
 
 def worker_group(
-    cluster: Cluster, pods: int, labels: Values, config_map: str | None, *, least: int
+    cluster: Cluster, pods: int, labels: Values, config_map: str | None, *, min_pods: int
 ) -> Values:
-    """KubeRay's entry of `workerGroupSpecs`. `least`: pods that the autoscaler must leave."""
+    """An entry of KubeRay's `workerGroupSpecs`. `min_pods`: pods that the autoscaler must never remove."""
     pod, scaler = cluster.worker, cluster.autoscaler
     assert pod is not None
-    least = max(scaler.min_pods, least) if scaler else pods
+    min_replicas = max(scaler.min_pods, min_pods) if scaler else pods
     return {
         "groupName": "worker",
-        "replicas": least,  # the autoscaler brings the others
-        "minReplicas": least,
+        "replicas": min_replicas,  # the autoscaler adds more on demand
+        "minReplicas": min_replicas,
         "maxReplicas": scaler.max_pods if scaler else pods,
         "rayStartParams": _ray_start(pod),
         "template": _template(
@@ -48,7 +48,7 @@ def worker_group(
 
 
 def submitter(cluster: Cluster, labels: Values) -> Values:
-    """The pod that sends the job to the cluster and follows its log. KubeRay fills in the command."""
+    """Template of the pod that submits the job to the cluster and follows its log. KubeRay adds the command."""
     container: Values = {
         "name": "ray-job-submitter",
         "image": cluster.image,
@@ -96,27 +96,28 @@ def _metadata(cluster: Cluster, labels: Values) -> Values:
 
 
 def _pod(cluster: Cluster, pod: Head) -> Values:
-    """What is a pod's and not its container's. It fits the `restricted` Pod Security Standard."""
-    found: Values = {
+    """The fields of a pod's spec except containers and volumes. They meet the `restricted` Pod Security Standard."""
+    spec: Values = {
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
             "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",  # a large cache is not walked at every start
+            # The default, Always, changes the owner of every file of a large cache at every start.
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         }
     }
     if cluster.service_account is not None:
-        found["serviceAccountName"] = cluster.service_account
+        spec["serviceAccountName"] = cluster.service_account
     if cluster.priority_class is not None:
-        found["priorityClassName"] = cluster.priority_class
+        spec["priorityClassName"] = cluster.priority_class
     if cluster.image_pull_secrets:
-        found["imagePullSecrets"] = [{"name": secret} for secret in cluster.image_pull_secrets]
+        spec["imagePullSecrets"] = [{"name": secret} for secret in cluster.image_pull_secrets]
     if pod.node_selector:
-        found["nodeSelector"] = dict(pod.node_selector)
+        spec["nodeSelector"] = dict(pod.node_selector)
     if pod.tolerations:
-        found["tolerations"] = [_toleration(toleration) for toleration in pod.tolerations]
-    return found
+        spec["tolerations"] = [_toleration(toleration) for toleration in pod.tolerations]
+    return spec
 
 
 def _toleration(toleration: Toleration) -> Values:
@@ -131,11 +132,12 @@ def _toleration(toleration: Toleration) -> Values:
 
 
 def container_security() -> Values:
+    """The `securityContext` of every container, for the `restricted` Pod Security Standard."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def _resources(pod: Head) -> Values:
-    """Requests equal limits, so that a pod is never evicted for what it was promised."""
+    """Requests equal to limits (QoS class Guaranteed): a node short of memory evicts such pods last."""
     amounts: Values = {"cpu": str(pod.cpu), "memory": pod.memory}
     if pod.ephemeral_storage is not None:
         amounts["ephemeral-storage"] = pod.ephemeral_storage
@@ -145,32 +147,36 @@ def _resources(pod: Head) -> Values:
 
 
 def _ray_start(pod: Head) -> Values:
-    """Said outright: KubeRay knows GPUs by some resource names only, and Ray's object store fills `/dev/shm`."""
-    found: Values = {"num-gpus": str(pod.gpu)}
+    """The pod's `rayStartParams`.
+
+    The number of GPUs is explicit, because KubeRay detects only some resource names. The size of the object store is
+    explicit, because Ray would otherwise use all of `/dev/shm`.
+    """
+    params: Values = {"num-gpus": str(pod.gpu)}
     if pod.shared_memory is not None:
         size = bytes_of(pod.shared_memory)
         assert size is not None
-        found["object-store-memory"] = str(size // 2)  # the rest is for NCCL and data loading
-    return found
+        params["object-store-memory"] = str(size // 2)  # the rest is for NCCL and data loading
+    return params
 
 
 def _env(cluster: Cluster) -> list[Values]:
-    plain = {
+    variables = {
         "HF_HOME": f"{cluster.cache.mount.rstrip('/')}/huggingface",
         "TAILOR_CACHE": f"{cluster.cache.mount.rstrip('/')}/tailor",
-        # Unset, Ray turns authentication on where it finds a token.
+        # Explicit, because Ray turns authentication on by itself where it finds a token.
         **({"RAY_AUTH_MODE": "disabled"} if cluster.auth == "disabled" else {}),
         **cluster.env,
     }
-    found: list[Values] = [{"name": name, "value": value} for name, value in plain.items()]
+    env: list[Values] = [{"name": name, "value": value} for name, value in variables.items()]
     for name, reference in cluster.secret_env.items():
         secret, _, key = reference.partition("/")
-        found.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
-    return found
+        env.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+    return env
 
 
 def _volumes(cluster: Cluster, pod: Head, config_map: str | None) -> tuple[list[Values], list[Values]]:
-    """Volumes of a pod, and where its container sees them."""
+    """(volumes of a pod, volumeMounts of its container)."""
     cache = cluster.cache
     volumes = [_volume("cache", cache.claim, cache.size, read_only=False)]
     mounts: list[Values] = [{"name": "cache", "mountPath": cache.mount}]

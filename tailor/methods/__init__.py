@@ -1,4 +1,4 @@
-"""One file per method: what its loss is, and what the loss is averaged over."""
+"""Training methods, one file each: the loss, and the count that the loss is averaged over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tailor.spec.methods.base import MethodSection
 
 
 def load_method(spec: MethodSection, reference: Reference | None = None) -> Method:
-    """The loss of a method's section, built by its `implementation`."""
+    """Build the method that a recipe's `method` section names, from the section's `implementation` (module:function)."""
     module, _, build = spec.implementation.partition(":")
     method: Method = getattr(import_module(module), build)(spec, reference)
     return method

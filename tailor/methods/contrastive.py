@@ -1,9 +1,11 @@
-"""Contrastive loss of queries against passages (InfoNCE, van den Oord et al. 2018), with its gradient, tile by tile.
+"""Contrastive loss of queries against passages (InfoNCE, van den Oord et al. 2018, arXiv 1807.03748) and its gradient.
 
     loss of query i = logsumexp_j s(i, j) - s(i, answer(i)),   s(i, j) = q_i · p_j / temperature
 
-over the passages j that i is told from. The gradient by a similarity is softmax minus one at the answer, so a tile of
-similarities is made once, used for both, and forgotten. Everything is float32.
+j runs over the passages that query i is contrasted with: its answer and its negatives. The gradient with respect to
+the similarities is the softmax, minus one at the answer. The code computes one tile of similarities at a time, uses it
+for the loss and for the gradient, and drops it, so that the whole Q × P matrix never exists. Everything is float32.
+Shapes: see `tailor.models`; N = Q + P vectors of E numbers.
 """
 
 from __future__ import annotations
@@ -16,22 +18,25 @@ from tailor.models.embedding.pooling import shorten
 from tailor.spec.methods.gritlm import Gritlm
 
 TILE_BYTES = 64 * 2**20
-"""Most bytes of similarities that exist at one time."""
+"""Maximum bytes of similarities that exist at one time: 16.8 million float32 numbers, e.g. 1024 queries × 16384 passages."""
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """Who is told from whom in one batch. Vectors stand queries first, then `group` passages of each, the answer leading."""
+class ContrastiveBatch:
+    """Which queries are contrasted with which passages of one batch.
+
+    The vectors are ordered: first all queries, then `group` passages of each query, with its answer first.
+    """
 
     queries: int
     group: int
     excluded: torch.Tensor
-    """int64[k, 2]: (query, passage) that are not told from each other; never a query's own answer."""
+    """int64[k, 2]: pairs (query, passage) that are not contrasted; never a query and its own answer."""
     block: int
-    """Queries with which a query shares its passages, for local negatives: those of one worker."""
+    """For local negatives: number of consecutive queries that use each other's passages, i.e. the queries of one worker."""
 
-    def to(self, device: torch.device) -> Contrast:
-        return Contrast(self.queries, self.group, self.excluded.to(device), self.block)
+    def to(self, device: torch.device) -> ContrastiveBatch:
+        return ContrastiveBatch(self.queries, self.group, self.excluded.to(device), self.block)
 
 
 def share_of(queries: int, rank: int, world: int) -> range:
@@ -40,100 +45,119 @@ def share_of(queries: int, rank: int, world: int) -> range:
 
 
 @dataclass(frozen=True)
-class Contrasted:
-    """Of a share of the queries: the summed loss, its gradient by all vectors, how many answers are the most similar, and how
-    many queries are told from no passage at all, so that they teach nothing."""
+class ContrastiveSum:
+    """Loss and gradient of some of the queries of a batch."""
 
     loss: torch.Tensor
+    """float32 scalar, summed over these queries."""
     gradient: torch.Tensor
+    """float32[N, E], of `loss` with respect to all vectors of the batch."""
     hits: torch.Tensor
-    alone: torch.Tensor
+    """Scalar: queries whose answer is the most similar passage."""
+    without_negatives: torch.Tensor
+    """Scalar: queries that are contrasted with no passage but their answer. Their loss is 0, so they train nothing."""
 
 
-def contrast(vectors: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -> Contrasted:
-    """Losses of the queries in `share`, each the mean over the whole length and `spec.matryoshka`.
+def contrastive_loss(
+    vectors: torch.Tensor, batch: ContrastiveBatch, spec: Gritlm, share: range
+) -> ContrastiveSum:
+    """Loss of the queries in `share`: the mean over the full length and the lengths in `spec.matryoshka`.
 
-    vectors: float32[queries + queries · group, dimension], before they are cut and normalized.
+    vectors: float32[Q + P, E], before they are shortened and normalized.
     """
     lengths = [*spec.matryoshka, None]
-    total, hits, alone = (vectors.new_zeros(()) for _ in range(3))
-    gradient = torch.zeros_like(vectors)
+    total, hits, without_negatives = (vectors.new_zeros(()) for _ in range(3))
+    gradient = torch.zeros_like(vectors)  # [N, E]
     for length in lengths:
         with torch.enable_grad():
-            own = vectors.detach().requires_grad_()
-            embeddings = shorten(own, length, normalize=spec.normalize)
-        part = _all_ways(embeddings.detach(), how, spec, share)
+            full = vectors.detach().requires_grad_()  # [N, E]
+            embeddings = shorten(full, length, normalize=spec.normalize)  # [N, length]
+        part = _both_directions(embeddings.detach(), batch, spec, share)
         embeddings.backward(part.gradient)
-        assert own.grad is not None
-        total, gradient, hits, alone = total + part.loss, gradient.add_(own.grad), part.hits, part.alone
-    return Contrasted(total / len(lengths), gradient / len(lengths), hits, alone)
+        assert full.grad is not None
+        total, gradient = total + part.loss, gradient.add_(full.grad)
+        hits, without_negatives = part.hits, part.without_negatives  # those of the full length, which is last
+    return ContrastiveSum(total / len(lengths), gradient / len(lengths), hits, without_negatives)
 
 
-def _all_ways(embeddings: torch.Tensor, how: Contrast, spec: Gritlm, share: range) -> Contrasted:
-    """From queries to passages, and back too where the loss is symmetric."""
-    forth = _one_way(embeddings, how, spec, share, back=False)
+def _both_directions(
+    embeddings: torch.Tensor, batch: ContrastiveBatch, spec: Gritlm, share: range
+) -> ContrastiveSum:
+    """From queries to passages. If the loss is symmetric, the mean of this and of passages to queries (as in CLIP)."""
+    forward = _one_direction(embeddings, batch, spec, share, reverse=False)
     if not spec.symmetric:
-        return forth
-    back = _one_way(embeddings, how, spec, share, back=True)
-    loss, gradient = (forth.loss + back.loss) / 2, (forth.gradient + back.gradient) / 2
-    return Contrasted(loss, gradient, forth.hits, forth.alone)
+        return forward
+    reverse = _one_direction(embeddings, batch, spec, share, reverse=True)
+    loss, gradient = (forward.loss + reverse.loss) / 2, (forward.gradient + reverse.gradient) / 2
+    return ContrastiveSum(loss, gradient, forward.hits, forward.without_negatives)
 
 
-def _one_way(
-    embeddings: torch.Tensor, how: Contrast, spec: Gritlm, share: range, *, back: bool
-) -> Contrasted:
-    queries, passages = embeddings[: how.queries], embeddings[how.queries :]
-    answers = torch.arange(how.queries, device=embeddings.device) * how.group
-    asking, asked = (passages[answers], queries) if back else (queries, passages)
-    targets = answers // how.group if back else answers
-    excluded = _excluded(how, targets, back=back)
-    gradient = torch.zeros_like(embeddings)
-    by_asking, by_asked = torch.zeros_like(asking), torch.zeros_like(asked)
-    loss, hits, alone = (embeddings.new_zeros(()) for _ in range(3))
-    step = max(1, TILE_BYTES // (4 * max(1, len(asked))))
-    for start in range(share.start, share.stop, step):
-        rows = torch.arange(start, min(start + step, share.stop), device=embeddings.device)
-        here, target = asking[rows], targets[rows, None]
-        similar = here @ asked.T
-        answer = similar.gather(1, target)
-        left_out = _left_out(rows, len(asked), how, spec, back=back)
-        inside = (excluded[:, 0] >= start) & (excluded[:, 0] < start + len(rows))
-        left_out[excluded[inside, 0] - start, excluded[inside, 1]] = True
+def _one_direction(
+    embeddings: torch.Tensor, batch: ContrastiveBatch, spec: Gritlm, share: range, *, reverse: bool
+) -> ContrastiveSum:
+    """Contrast each anchor with all candidates. reverse: the anchors are the answers, the candidates the queries.
+
+    In the shapes, A is the number of anchors (always Q), C of candidates (P, or Q in reverse) and R of anchors in a tile.
+    """
+    queries, passages = embeddings[: batch.queries], embeddings[batch.queries :]  # [Q, E], [P, E]
+    answers = torch.arange(batch.queries, device=embeddings.device) * batch.group  # int64[Q]
+    anchors, candidates = (passages[answers], queries) if reverse else (queries, passages)  # [A, E], [C, E]
+    targets = (
+        answers // batch.group if reverse else answers
+    )  # int64[A], the candidate that belongs to an anchor
+    excluded = _excluded_pairs(batch, reverse=reverse)  # int64[k, 2]
+    gradient = torch.zeros_like(embeddings)  # [N, E]
+    anchor_gradient, candidate_gradient = torch.zeros_like(anchors), torch.zeros_like(candidates)
+    loss, hits, without_negatives = (embeddings.new_zeros(()) for _ in range(3))
+    tile = max(1, TILE_BYTES // (4 * max(1, len(candidates))))
+    for start in range(share.start, share.stop, tile):
+        rows = torch.arange(start, min(start + tile, share.stop), device=embeddings.device)  # int64[R]
+        part, target = anchors[rows], targets[rows, None]  # [R, E], int64[R, 1]
+        similarity = part @ candidates.T  # [R, C]
+        answer = similarity.gather(1, target)  # [R, 1]
+        masked = _masked_by_negatives(rows, len(candidates), batch, spec, reverse=reverse)  # bool[R, C]
+        in_tile = (excluded[:, 0] >= start) & (excluded[:, 0] < start + len(rows))  # bool[k]
+        masked[excluded[in_tile, 0] - start, excluded[in_tile, 1]] = True
         if spec.false_negative_margin is not None:
-            left_out |= similar > answer + spec.false_negative_margin
-        left_out.scatter_(1, target, False)
-        alone += (left_out.sum(1) == len(asked) - 1).sum()
-        similar = similar.masked_fill_(left_out, -torch.inf).div_(spec.temperature)
-        hits += (similar.argmax(1, keepdim=True) == target).sum()
-        normalizer = similar.logsumexp(1, keepdim=True)
-        loss += (normalizer - similar.gather(1, target)).sum()
-        slope = similar.sub_(normalizer).exp_()
+            masked |= similarity > answer + spec.false_negative_margin
+        masked.scatter_(1, target, False)
+        without_negatives += (masked.sum(1) == len(candidates) - 1).sum()
+        similarity = similarity.masked_fill_(masked, -torch.inf).div_(spec.temperature)
+        hits += (similarity.argmax(1, keepdim=True) == target).sum()
+        normalizer = similarity.logsumexp(1, keepdim=True)  # [R, 1]
+        loss += (normalizer - similarity.gather(1, target)).sum()
+        slope = similarity.sub_(normalizer).exp_()  # [R, C], in the memory of `similarity`: the softmax
         slope = slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0)).div_(spec.temperature)
-        by_asking[rows] = slope @ asked
-        by_asked += slope.T @ here
-    if back:
-        gradient[: how.queries] += by_asked
-        gradient[how.queries :].index_add_(0, answers, by_asking)
+        anchor_gradient[rows] = slope @ candidates  # [R, E]
+        candidate_gradient += slope.T @ part  # [C, E]
+    if reverse:
+        gradient[: batch.queries] += candidate_gradient
+        gradient[batch.queries :].index_add_(0, answers, anchor_gradient)
     else:
-        gradient[: how.queries] += by_asking
-        gradient[how.queries :] += by_asked
-    return Contrasted(loss, gradient, hits, alone)
+        gradient[: batch.queries] += anchor_gradient
+        gradient[batch.queries :] += candidate_gradient
+    return ContrastiveSum(loss, gradient, hits, without_negatives)
 
 
-def _excluded(how: Contrast, targets: torch.Tensor, *, back: bool) -> torch.Tensor:
-    """(asking, asked) that are not told from each other. Back from answers only what concerns answers counts."""
-    if not back:
-        return how.excluded
-    query, passage = how.excluded.unbind(1)
-    concerns = passage % how.group == 0
-    return torch.stack([passage[concerns] // how.group, query[concerns]], dim=1)
+def _excluded_pairs(batch: ContrastiveBatch, *, reverse: bool) -> torch.Tensor:
+    """int64[k, 2]: pairs (anchor, candidate) that are not contrasted. In reverse only answers are anchors, so that pairs
+    with other passages drop out."""
+    if not reverse:
+        return batch.excluded
+    query, passage = batch.excluded.unbind(1)  # int64[k], int64[k]
+    is_answer = passage % batch.group == 0  # bool[k]
+    return torch.stack([passage[is_answer] // batch.group, query[is_answer]], dim=1)
 
 
-def _left_out(rows: torch.Tensor, columns: int, how: Contrast, spec: Gritlm, *, back: bool) -> torch.Tensor:
-    """bool[rows, columns]: what `spec.negatives` leaves out."""
-    of = torch.arange(columns, device=rows.device) // (1 if back else how.group)
+def _masked_by_negatives(
+    rows: torch.Tensor, columns: int, batch: ContrastiveBatch, spec: Gritlm, *, reverse: bool
+) -> torch.Tensor:
+    """bool[R, C]: candidates that `spec.negatives` leaves out."""
+    owner = torch.arange(columns, device=rows.device) // (
+        1 if reverse else batch.group
+    )  # int64[C], its query
     if spec.negatives == "hard":
-        return of[None, :] != rows[:, None]
+        return owner[None, :] != rows[:, None]
     if spec.negatives == "local":
-        return of[None, :] // how.block != rows[:, None] // how.block
+        return owner[None, :] // batch.block != rows[:, None] // batch.block
     return torch.zeros(len(rows), columns, dtype=torch.bool, device=rows.device)

@@ -1,4 +1,4 @@
-"""Preference pairs: the loss of each pair, from the log-probabilities of both answers in one forward pass."""
+"""Preference tuning on pairs (DPO and its relatives). Both answers of a pair go through the model in one forward pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tailor.spec.methods.dpo import Dpo as DpoSpec
 
 
 class Dpo(Method):
-    """The documents of a micro-batch are pairs: chosen, rejected, chosen, rejected, …"""
+    """Loss of preference pairs. The D documents of a micro-batch alternate: chosen, rejected, chosen, rejected, …"""
 
     def __init__(self, spec: DpoSpec, reference: Reference | None) -> None:
         self.spec = spec
@@ -26,30 +26,33 @@ class Dpo(Method):
         return batches.groups(batch)
 
     def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
-        reference = torch.zeros_like(batch.supervised, dtype=torch.float32)
+        reference = torch.zeros_like(batch.supervised, dtype=torch.float32)  # [D]
         if self.reference is not None:
             reference = self.reference.log_probabilities(model, batch)
-        policy = model.log_probabilities(batch)
+        policy = model.log_probabilities(batch)  # float32[D]
         chosen, rejected = (
             Answers(policy[side::2], reference[side::2], batch.supervised[side::2]) for side in (0, 1)
         )
-        losses = pair_losses(self.spec, chosen, rejected)
+        losses = pair_losses(self.spec, chosen, rejected)  # float32[D / 2]
         return LossSum(losses.sum(), self._statistics(chosen, rejected))
 
     @torch.no_grad()
     def _statistics(self, chosen: Answers, rejected: Answers) -> dict[str, torch.Tensor]:
-        left, right = (self.spec.beta * answers.score(self.spec.loss) for answers in (chosen, rejected))
+        # float32[D / 2] each
+        reward_chosen, reward_rejected = (
+            self.spec.beta * answers.score(self.spec.loss) for answers in (chosen, rejected)
+        )
         sums = {
-            "reward_chosen": left.sum(),
-            "reward_rejected": right.sum(),
-            "reward_accuracy": (left > right).sum(),
+            "reward_chosen": reward_chosen.sum(),
+            "reward_rejected": reward_rejected.sum(),
+            "reward_accuracy": (reward_chosen > reward_rejected).sum(),
         }
         if sft_weight(self.spec):
             sums["sft_loss"] = -(chosen.policy / chosen.tokens).sum()
         return sums
 
     def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
-        """Means over the pairs. A reward is beta times what the loss compares of an answer."""
+        """Means over the pairs. The reward of an answer is beta times its score (`Answers.score`), as in DPO."""
         means = {name: total / denominator for name, total in sums.items() if name != "loss"}
         margin = means["reward_chosen"] - means["reward_rejected"]
         return {**means, "reward_margin": margin}

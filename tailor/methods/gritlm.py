@@ -1,16 +1,21 @@
-"""One model that embeds and generates (Muennighoff et al. 2024, arXiv 2402.09906), with batches of any size.
+"""GRITLM: one model that embeds and generates (Muennighoff et al. 2024, arXiv 2402.09906), with batches of any size.
 
-The contrastive loss depends on all texts of the batch at once, and their activations need not be kept: the loss gives a
-gradient by each embedding, and an embedding depends on its own text alone. So texts are taken in chunks.
+The contrastive loss depends on the embeddings of all texts of the batch. Their activations need not be in memory at the
+same time: the loss gives a gradient for each embedding, and an embedding depends on its own text alone. The texts are
+therefore embedded in chunks, by one of two engines:
 
-gradcache          (Gao et al. 2021, arXiv 2101.06983) All chunks but the first are embedded without a graph; the loss is
-                   taken on the embeddings; each of these chunks is embedded again, with the same dropout, and its part of
-                   the gradient goes back. So one chunk costs no more than the plain loss.
-chunk_checkpoint   One forward pass over all chunks and one backward pass, which computes each chunk again.
+gradcache          (Gao et al. 2021, arXiv 2101.06983) Embed all chunks but the first without a graph. Compute the loss and
+                   its gradient with respect to the embeddings. Embed each of these chunks again, with a graph and the same
+                   dropout, and run its backward pass. The first chunk keeps its graph, so that a batch of one chunk costs
+                   no more than the plain loss.
+chunk_checkpoint   One forward pass over all chunks and one backward pass. Activation checkpointing computes each chunk
+                   again in the backward pass.
 
-Chunks are dealt to the workers whatever their queries are. Each worker holds the embeddings of all, takes the losses of a
-share of the queries against all passages, and the gradients are summed: so the loss and its gradient are those of one
-worker with the whole batch. The order of passes is texts first, for the last pass must reach every trained weight.
+Each worker embeds some of the chunks; which queries they contain does not matter. An all-reduce gives every worker all
+embeddings. Each worker then computes the losses of its share of the queries against all passages, and the gradients are
+summed. Loss and gradient are therefore those of a single worker with the whole batch. The texts go first and the sequences
+to generate last, because the last pass of a step must use every trained weight, and texts do not use the output head.
+Shapes: see `tailor.models`; N = Q + P texts, and E numbers per embedding.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from tailor.data.batches import Batch, Batches
 from tailor.data.grit_batches import GritBatch
 from tailor.methods.base import LossSum, Method, MicroBatch, StepContext
-from tailor.methods.contrastive import Contrast, Contrasted, contrast, share_of
+from tailor.methods.contrastive import ContrastiveBatch, ContrastiveSum, contrastive_loss, share_of
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, TokenBatch
 from tailor.models.embedding.embedder import embed
@@ -37,20 +42,22 @@ from tailor.spec.methods.gritlm import Gritlm as GritlmSpec
 
 
 class Gritlm(Method):
-    """A micro-batch is a chunk of texts to embed (it has a `pool`), or sequences to generate."""
+    """GRITLM's two losses. A micro-batch holds either texts to embed (it has a `pool`) or sequences to generate."""
 
     def __init__(self, spec: GritlmSpec) -> None:
         self.spec = spec
         self.settings = Embedding.of(spec)
 
     def denominator(self, batches: Batches, batch: Batch) -> int:
-        return 1  # the losses are means already
+        return 1  # `backward` divides the two losses itself: each has its own denominator
 
     def cut(self, batches: Batches, batch: Batch, plan: Plan) -> list[list[slice]]:
         assert isinstance(batch, GritBatch)
         lengths = [batches.length(row) for row in batch[: batch.texts]]
         size = plan.micro_batch_size
-        examples = [slice(at, min(at + size, len(batch))) for at in range(batch.texts, len(batch), size)]
+        examples = [
+            slice(first, min(first + size, len(batch))) for first in range(batch.texts, len(batch), size)
+        ]
         return [chunks(lengths, plan.chunk_size, plan.chunk_tokens), examples]
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
@@ -62,7 +69,7 @@ class Gritlm(Method):
         return lay_out_texts(texts, collator.layout, [int(index) for index in batch.text_index[part]])
 
     def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
-        raise AssertionError("the texts of a batch have no losses of their own")
+        raise AssertionError("the contrastive loss is that of a batch, not of a micro-batch")
 
     def backward(
         self,
@@ -76,24 +83,25 @@ class Gritlm(Method):
         texts, examples = _kinds(micro_batches)
         if texts:
             engine = self._gradcache if self.spec.engine == "gradcache" else self._chunk_checkpoint
-            contrasted = engine(context, batch, texts, ends_the_step=not examples)
-            loss = self.spec.embedding_weight * contrasted.loss / batch.queries
-            context.add(LossSum(loss, self._contrasted(context, batch, contrasted)))
+            sums = engine(context, batch, texts, ends_the_step=not examples)
+            loss = self.spec.embedding_weight * sums.loss / batch.queries
+            context.add(LossSum(loss, self._statistics(context, batch, sums)))
         tokens = batches.supervised_tokens(batch)
-        cuts = -(-(len(batch) - batch.texts) // context.plan.micro_batch_size)
-        for index, one in enumerate(examples):
-            own = len(one.batch.targets)
-            # token: over all tokens of the batch. mixed: over this micro-batch's, then over the micro-batches.
-            whole = tokens if self.spec.generative_normalization == "token" else own * cuts
-            share = 1 / max(1, whole)
+        count = -(-(len(batch) - batch.texts) // context.plan.micro_batch_size)  # micro-batches, all workers
+        for index, micro in enumerate(examples):
+            supervised = len(micro.batch.targets)
+            # token: the mean over all tokens of the batch. mixed: the mean over the micro-batches of their token means.
+            divisor = tokens if self.spec.generative_normalization == "token" else supervised * count
+            weight = 1 / max(1, divisor)
             with context.micro_batch(last=index == len(examples) - 1):
-                summed, statistics = context.forward(one.number, _generated, one.batch)
-                loss = self.spec.generative_weight * share * summed
-                context.backward(loss * float(not one.is_padding))
-            sums = {**statistics, "generative_loss": summed, "generative_units": torch.tensor(float(own))}
+                summed, statistics = context.forward(micro.number, _generative_loss, micro.batch)
+                loss = self.spec.generative_weight * weight * summed
+                context.backward(loss * float(not micro.is_padding))
+            units = torch.tensor(float(supervised))
+            parts = {**statistics, "generative_loss": summed, "generative_units": units}
             context.add(
-                LossSum(loss, {name: share * value for name, value in sums.items()}),
-                is_padding=one.is_padding,
+                LossSum(loss, {name: weight * value for name, value in parts.items()}),
+                is_padding=micro.is_padding,
             )
 
     def measure(
@@ -106,157 +114,181 @@ class Gritlm(Method):
     ) -> None:
         assert isinstance(batch, GritBatch)
         texts, examples = _kinds(micro_batches)
-        nothing = torch.zeros((), device=context.device)
+        zero = torch.zeros((), device=context.device)  # `metrics` computes the loss from the statistics
         if texts:
-            vectors = self._embedded(context, batch, texts)
-            contrasted = self._contrast(context, batch, vectors)
-            context.add(LossSum(nothing, self._contrasted(context, batch, contrasted)))
-        for one in examples:
-            loss, hits = context.forward(one.number, CausalModel.next_token_loss_and_hits, one.batch)
+            vectors = self._embed_all(context, batch, texts)  # [N, E]
+            sums = self._contrastive_loss(context, batch, vectors)
+            context.add(LossSum(zero, self._statistics(context, batch, sums)))
+        for micro in examples:
+            loss, hits = context.forward(micro.number, CausalModel.next_token_loss_and_hits, micro.batch)
             statistics = {"token_hits": hits, "generative_loss": loss}
-            statistics["generative_units"] = torch.tensor(float(len(one.batch.targets)))
-            context.add(LossSum(nothing, statistics), is_padding=one.is_padding)
+            statistics["generative_units"] = torch.tensor(float(len(micro.batch.targets)))
+            context.add(LossSum(zero, statistics), is_padding=micro.is_padding)
 
     def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
-        """The means of both losses and their weighted sum, how often the most similar passage is the answer, and what share
-        of the queries had no other passage beside it, where any had none."""
+        """The means of both losses and their weighted sum; the share of queries whose most similar passage is their answer;
+        and, if above 0, the share of queries without negatives."""
         found: dict[str, float] = {"loss": 0.0}
         if queries := sums.get("queries"):
             found["embedding_loss"] = sums["embedding_loss"] / queries
             found["embedding_accuracy"] = sums["answers_found"] / queries
-            if alone := sums["without_negatives"]:
-                found["without_negatives"] = alone / queries
+            if count := sums["without_negatives"]:
+                found["without_negatives"] = count / queries
             found["loss"] += self.spec.embedding_weight * found["embedding_loss"]
-        if over := sums.get("generative_units"):
-            found["generative_loss"] = sums["generative_loss"] / over
+        if units := sums.get("generative_units"):
+            found["generative_loss"] = sums["generative_loss"] / units
             found["loss"] += self.spec.generative_weight * found["generative_loss"]
             if "router_loss" in sums:
-                found["router_loss"] = sums["router_loss"] / over
+                found["router_loss"] = sums["router_loss"] / units
             if "token_hits" in sums:
-                found["perplexity"] = math.exp(min(found["generative_loss"], 700.0))
-                found["token_accuracy"] = sums["token_hits"] / over
+                found["perplexity"] = math.exp(
+                    min(found["generative_loss"], 700.0)
+                )  # exp overflows above 709
+                found["token_accuracy"] = sums["token_hits"] / units
         return found
 
     def _gradcache(
         self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
-    ) -> Contrasted:
+    ) -> ContrastiveSum:
         first, *others = texts
         with context.micro_batch(last=ends_the_step and not others):
-            own = context.forward(first.number, embed, self.settings, first.batch)  # its graph is kept
+            # [texts of the chunk, E]; its graph is kept
+            chunk = context.forward(first.number, embed, self.settings, first.batch)
             with torch.no_grad():
-                vectors = self._embedded(context, batch, texts, [own.detach()])
-                contrasted = self._contrast(context, batch, vectors)
-                gradient = context.over_workers(contrasted.gradient) * self._weight(batch)
-            context.backward((own * _slope(first, gradient)).sum())
-        for index, one in enumerate(others, 1):
+                vectors = self._embed_all(context, batch, texts, [chunk.detach()])  # [N, E]
+                sums = self._contrastive_loss(context, batch, vectors)
+                gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
+            # The gradient of this sum with respect to the weights is that of the loss: chain rule.
+            context.backward((chunk * _gradient_of(first, gradient)).sum())
+        for index, micro in enumerate(others, 1):
             with context.micro_batch(last=ends_the_step and index == len(others)):
-                own = context.forward(one.number, embed, self.settings, one.batch)
-                context.backward((own * _slope(one, gradient)).sum())
-        return contrasted
+                chunk = context.forward(micro.number, embed, self.settings, micro.batch)
+                context.backward((chunk * _gradient_of(micro, gradient)).sum())
+        return sums
 
     def _chunk_checkpoint(
         self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
-    ) -> Contrasted:
-        seeds = [context.seed(one.number) for one in texts]
+    ) -> ContrastiveSum:
+        seeds = [context.seed(micro.number) for micro in texts]
         with context.micro_batch(last=ends_the_step):
-            chunked = [one.batch for one in texts]
-            parts = context.forward(texts[0].number, _embed_chunks, self.settings, chunked, seeds)
-            own = _placed(batch, texts, parts)
+            token_batches = [micro.batch for micro in texts]
+            parts = context.forward(texts[0].number, _embed_chunks, self.settings, token_batches, seeds)
+            local = _scatter_by_text(batch, texts, parts)  # [N, E]
             with torch.no_grad():
-                vectors = context.over_workers(own.detach().clone())
-            contrasted = self._contrast(context, batch, vectors)
-            gradient = context.over_workers(contrasted.gradient) * self._weight(batch)
-            context.backward((own * gradient).sum())
-        return contrasted
+                vectors = context.over_workers(local.detach().clone())  # [N, E]
+            sums = self._contrastive_loss(context, batch, vectors)
+            gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
+            context.backward((local * gradient).sum())
+        return sums
 
-    def _embedded(
+    def _embed_all(
         self,
         context: StepContext,
         batch: GritBatch,
         texts: Sequence[MicroBatch],
         known: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """The vectors of all texts of the batch, float32[texts, dimension], on every worker. Without a graph.
+        """Embeddings of all texts of the batch on every worker, float32[N, E], without a graph.
 
-        known: those of the first micro-batches.
+        known: embeddings of the first micro-batches, if they are computed already.
         """
         rest = texts[len(known) :]
-        parts = [*known, *(context.forward(one.number, embed, self.settings, one.batch) for one in rest)]
-        return context.over_workers(_placed(batch, texts, parts))
+        parts = [
+            *known,
+            *(context.forward(micro.number, embed, self.settings, micro.batch) for micro in rest),
+        ]
+        return context.over_workers(_scatter_by_text(batch, texts, parts))
 
-    def _contrast(self, context: StepContext, batch: GritBatch, vectors: torch.Tensor) -> Contrasted:
-        """The losses of this worker's share of the queries."""
+    def _contrastive_loss(
+        self, context: StepContext, batch: GritBatch, vectors: torch.Tensor
+    ) -> ContrastiveSum:
+        """Loss and gradient of this worker's share of the queries. vectors: [N, E]."""
         excluded = batch.excluded if self.spec.mask_duplicates else np.zeros((0, 2), np.int64)
         block = -(-batch.queries // context.world)
-        how = Contrast(batch.queries, batch.group, torch.from_numpy(excluded), block).to(context.device)
-        return contrast(vectors, how, self.spec, share_of(batch.queries, context.rank, context.world))
+        pairs = ContrastiveBatch(batch.queries, batch.group, torch.from_numpy(excluded), block)
+        share = share_of(batch.queries, context.rank, context.world)
+        return contrastive_loss(vectors, pairs.to(context.device), self.spec, share)
 
     def _weight(self, batch: GritBatch) -> float:
         return self.spec.embedding_weight / batch.queries
 
-    def _contrasted(self, context: StepContext, batch: GritBatch, of: Contrasted) -> dict[str, torch.Tensor]:
+    def _statistics(
+        self, context: StepContext, batch: GritBatch, sums: ContrastiveSum
+    ) -> dict[str, torch.Tensor]:
         share = share_of(batch.queries, context.rank, context.world)
         return {
-            "embedding_loss": of.loss,
-            "answers_found": of.hits,
-            "without_negatives": of.alone,
+            "embedding_loss": sums.loss,
+            "answers_found": sums.hits,
+            "without_negatives": sums.without_negatives,
             "queries": torch.tensor(float(len(share))),
         }
 
 
 def chunks(lengths: Sequence[int], size: int | None, tokens: int) -> list[slice]:
-    """Chunks of `size` texts each, or else of at most `tokens` tokens where a text is not longer. lengths: longest first."""
+    """Split texts into chunks of `size` texts or, if that is None, of at most `tokens` tokens.
+
+    A text longer than `tokens` is a chunk of its own. lengths: in tokens, longest first.
+    """
     if size is not None:
-        return [slice(at, min(at + size, len(lengths))) for at in range(0, len(lengths), size)]
+        return [slice(first, min(first + size, len(lengths))) for first in range(0, len(lengths), size)]
     found: list[slice] = []
     start = filled = 0
-    for at, length in enumerate(lengths):
-        if at > start and filled + length > tokens:
-            found.append(slice(start, at))
-            start, filled = at, 0
+    for number, length in enumerate(lengths):
+        if number > start and filled + length > tokens:
+            found.append(slice(start, number))
+            start, filled = number, 0
         filled += length
     return [*found, slice(start, len(lengths))] if lengths else []
 
 
 def _kinds(micro_batches: Iterable[MicroBatch]) -> tuple[list[MicroBatch], list[MicroBatch]]:
-    """Texts to embed, and sequences to generate."""
+    """Separate the micro-batches into texts to embed and sequences to generate."""
     kinds: tuple[list[MicroBatch], list[MicroBatch]] = ([], [])
-    for one in micro_batches:
-        kinds[one.batch.pool is None].append(one)
+    for micro in micro_batches:
+        kinds[micro.batch.pool is None].append(micro)
     return kinds
 
 
-def _placed(batch: GritBatch, texts: Sequence[MicroBatch], parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """This worker's vectors at their index among all texts of the batch, and zeros at the others'."""
-    own = [(one.batch.pool, part) for one, part in zip(texts, parts, strict=True) if not one.is_padding]
-    whole = parts[0].new_zeros(batch.texts, parts[0].shape[1])
-    if own:
-        index = torch.cat([pool.text_index for pool, _ in own if pool is not None]).to(whole.device)
-        whole = whole.index_copy(0, index, torch.cat([part for _, part in own]))
-    return whole + 0.0 * sum(part.sum() for one, part in zip(texts, parts, strict=True) if one.is_padding)
+def _scatter_by_text(
+    batch: GritBatch, texts: Sequence[MicroBatch], parts: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """[N, E]: this worker's embeddings at their text's index in the batch, and zeros for the texts of other workers.
+
+    parts: [texts of the chunk, E] each.
+    """
+    pairs = list(zip(texts, parts, strict=True))
+    local = [(micro.batch.pool, part) for micro, part in pairs if not micro.is_padding]
+    vectors = parts[0].new_zeros(batch.texts, parts[0].shape[1])  # [N, E]
+    if local:
+        index = torch.cat([pool.text_index for pool, _ in local if pool is not None]).to(vectors.device)
+        vectors = vectors.index_copy(0, index, torch.cat([part for _, part in local]))
+    # Times 0: padding stays in the graph, because every worker must reduce a gradient for every weight.
+    return vectors + 0.0 * sum(part.sum() for micro, part in pairs if micro.is_padding)
 
 
-def _slope(one: MicroBatch, gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient by a micro-batch's vectors, of that by all of the batch; zeros where it does not count."""
-    assert one.batch.pool is not None
-    return gradient[one.batch.pool.text_index.to(gradient.device)] * float(not one.is_padding)
+def _gradient_of(micro: MicroBatch, gradient: torch.Tensor) -> torch.Tensor:
+    """[texts of the chunk, E]: the rows of `gradient` [N, E] that belong to a micro-batch; zeros for padding."""
+    assert micro.batch.pool is not None
+    return gradient[micro.batch.pool.text_index.to(gradient.device)] * float(not micro.is_padding)
 
 
 def _embed_chunks(
     model: CausalModel, settings: Embedding, batches: Sequence[TokenBatch], seeds: Sequence[int]
 ) -> list[torch.Tensor]:
+    """[texts of the chunk, E] each, under activation checkpointing."""
+
     def seeded(batch: TokenBatch, seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)  # also when it is computed again
+        torch.manual_seed(seed)  # also in the recomputation, which must draw the same dropout
         return embed(model, settings, batch)
 
     options: Any = {"use_reentrant": False, "preserve_rng_state": False}
     return [checkpoint(seeded, batch, seed, **options) for batch, seed in zip(batches, seeds, strict=True)]
 
 
-def _generated(model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _generative_loss(model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     loss, statistics = model.training_loss(batch)
     if model.projection is not None:
-        # It takes part, with nothing, so that the last pass of a step reaches every trained weight.
+        # Times 0: the last pass of a step must use every trained weight, and generation does not use the projection.
         loss = loss + 0.0 * sum(parameter.sum() for parameter in model.projection.parameters())
     return loss, statistics
 

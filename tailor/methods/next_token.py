@@ -1,4 +1,4 @@
-"""Next-token cross-entropy, summed over the supervised tokens: what `sft` and `pretrain` minimize."""
+"""Next-token cross-entropy, summed over the supervised tokens: the loss of `sft` and `pretrain`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.spec.methods.base import MethodSection
 
 
 class NextToken(Method):
-    """Which tokens are supervised, and how they lie in rows, was decided with the data and the batches."""
+    """Next-token loss. Which tokens are supervised is decided when the data is prepared; how they are packed, in the batches."""
 
     def denominator(self, batches: Batches, batch: Batch) -> int:
         return batches.supervised_tokens(batch)
@@ -29,7 +29,7 @@ class NextToken(Method):
     def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         if "hits" not in sums:
             return {name: total / denominator for name, total in sums.items() if name != "loss"}
-        perplexity = math.exp(min(sums["loss"] / denominator, 700.0))
+        perplexity = math.exp(min(sums["loss"] / denominator, 700.0))  # exp overflows a float64 above 709
         return {"perplexity": perplexity, "token_accuracy": sums["hits"] / denominator}
 
 

@@ -1,4 +1,4 @@
-"""Where the log-probabilities of a reference model come from: the model that training started from, without dropout."""
+"""Log-probabilities under the reference model of a preference method: the model before training, without dropout."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tailor.models.documents import TokenBatch
 
 
 class Reference(Protocol):
-    """A reference model, or what is known of it."""
+    """Gives the log-probabilities of documents under the reference model."""
 
     def log_probabilities(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
-        """Log-probability of each document's supervised tokens together, float32[D], without a graph.
+        """Log-probability of each document's supervised tokens, summed per document: float32[D], without a graph.
 
-        model: the one that is trained.
+        model: the model in training.
         """
         ...
 
 
 class AdapterOff:
-    """The base under the adapter."""
+    """The model in training with its adapter turned off, i.e. the base. Needs no second model in memory."""
 
     def log_probabilities(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
         with model.inference_mode(), model.without_adapter():
@@ -30,7 +30,7 @@ class AdapterOff:
 
 
 class Copy:
-    """A frozen copy, made before the first step."""
+    """A frozen copy of the model, made before the first step. Doubles the memory of the weights."""
 
     def __init__(self, model: CausalModel) -> None:
         self.model = model
@@ -41,7 +41,7 @@ class Copy:
 
 
 class Precomputed:
-    """Numbers that were computed before and come with the batch."""
+    """Log-probabilities that were computed before training. They are read with the batch."""
 
     def log_probabilities(self, model: CausalModel, batch: TokenBatch) -> torch.Tensor:
         assert batch.reference is not None

@@ -1,8 +1,9 @@
-"""What is kept of a forward pass for the backward pass: less of it (checkpointing), elsewhere (offloading), in tiles.
+"""Less activation memory: activation checkpointing, offloading to host memory, and tiled feed-forward blocks.
 
-Checkpointing keeps the input of a decoder layer and computes the rest again. Offloading keeps these inputs in host
-memory. Both are exact to the bit. A tiled feed-forward block computes a stretch of the tokens at a time, so that its
-wide middle exists for that stretch only (Arctic long sequence training, arXiv 2506.13996).
+Checkpointing keeps the input of a decoder layer and computes the rest again in the backward pass. Offloading keeps these
+inputs in host memory. Both leave every result unchanged to the last bit. A tiled feed-forward block processes one tile of
+tokens at a time, so that its wide intermediate activations exist for that tile only (Arctic Long Sequence Training, arXiv
+2506.13996).
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from torch.utils.checkpoint import checkpoint
 from tailor.errors import ModelError
 
 TILE_BYTES = 64 * 2**20
-"""Most bytes of one float32 tensor in the middle of a feed-forward block that is computed in tiles."""
+"""Maximum bytes of one intermediate float32 tensor in a tiled feed-forward block."""
 FEED_FORWARD = ("mlp", "feed_forward", "ffn")
-"""What models call the feed-forward block of a decoder layer."""
+"""Names of the feed-forward block in a decoder layer, over the model families."""
 
 
 def checkpoint_layers(base: Any, *, every: int, offload: bool) -> None:
-    """Keep the input of every `every`-th decoder layer of a transformers model only; with `offload`, in host memory."""
+    """Checkpoint every `every`-th decoder layer of a transformers model. offload: keep the inputs in host memory.
+
+    ModelError if the layers cannot be found and `every` or `offload` needs them.
+    """
     if hasattr(base, "activation_checkpointing_enable"):
         base.activation_checkpointing_enable()
     else:  # transformers before 5.23
@@ -34,17 +38,17 @@ def checkpoint_layers(base: Any, *, every: int, offload: bool) -> None:
     layers = decoder_layers(base)
     if not layers and (every > 1 or offload):
         raise ModelError(
-            f"train.activation_checkpointing: the layers of {type(base).__name__} cannot be told apart",
+            f"train.activation_checkpointing: {type(base).__name__} has no decoder layers that can be checkpointed one by one",
             hint="set train.activation_checkpointing: true, without train.activation_offloading",
         )
-    for at, layer in enumerate(layers):
-        layer.gradient_checkpointing = at % every == 0
+    for index, layer in enumerate(layers):
+        layer.gradient_checkpointing = index % every == 0
         if offload:
             layer._gradient_checkpointing_func = _offloading
 
 
 def decoder_layers(base: Any) -> list[Any]:
-    """The decoder's layers, in order."""
+    """The decoder layers of a transformers model, in order; empty if the model does not mark them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [
@@ -53,20 +57,20 @@ def decoder_layers(base: Any) -> list[Any]:
 
 
 def _offloading(function: Callable[..., Any], hidden: torch.Tensor, *arguments: Any) -> Any:
-    """Checkpointing of one layer whose input goes to host memory and comes back for the backward pass."""
-    place = hidden.untyped_storage().data_ptr()
+    """Checkpoint one layer. Its input [B, T, H] moves to host memory and back to the device for the backward pass."""
+    storage = hidden.untyped_storage().data_ptr()
 
     def pack(tensor: torch.Tensor) -> Any:
-        # The layer's input alone: what else it is given (positions, rotations) is the same for all layers.
-        if tensor.untyped_storage().data_ptr() != place or not tensor.is_floating_point():
+        # Only the layer's input: its other arguments (positions, RoPE tables) are shared by all layers.
+        if tensor.untyped_storage().data_ptr() != storage or not tensor.is_floating_point():
             return tensor
         return _to_host(tensor), tensor.device
 
     def unpack(packed: Any) -> torch.Tensor:
         if isinstance(packed, torch.Tensor):
             return packed
-        base_record, device = packed
-        tensor: torch.Tensor = base_record.to(device, non_blocking=True)
+        on_host, device = packed
+        tensor: torch.Tensor = on_host.to(device, non_blocking=True)
         return tensor
 
     with saved_tensors_hooks(pack, unpack):
@@ -74,15 +78,15 @@ def _offloading(function: Callable[..., Any], hidden: torch.Tensor, *arguments: 
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    base_record = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    # On the stream of the computation, so that the copy back, later on it, finds the bytes there.
-    return base_record.copy_(tensor, non_blocking=True)
+    on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    # On the compute stream: the copy back runs later on the same stream, and so after this one.
+    return on_host.copy_(tensor, non_blocking=True)
 
 
 def tile_feed_forward(base: Any) -> None:
-    """Compute the feed-forward block of each decoder layer in tiles of tokens. ModelError where there is none to find.
+    """Make the feed-forward block of each decoder layer compute in tiles of tokens. ModelError if a layer has none.
 
-    `probe.tiles_are_the_whole` proves it afterwards.
+    `probe.tiling_is_exact` checks the result.
     """
     for layer in decoder_layers(base) or [base]:
         found = [block for name in FEED_FORWARD if isinstance(block := getattr(layer, name, None), nn.Module)]
@@ -91,24 +95,26 @@ def tile_feed_forward(base: Any) -> None:
         block: Any = found[0]
         widest = max(_width(module) for module in block.modules())
         block.tile = max(1, TILE_BYTES // (4 * widest))
-        block.forward = MethodType(_tiled, block)  # a method, so that a copy of the module has its own
+        block.forward = MethodType(
+            _tiled, block
+        )  # a bound method, so that a deep copy of the block uses its own weights
 
 
 def tiled_blocks(base: Any) -> list[Any]:
-    """The blocks that are computed in tiles; `tile` is how many tokens one has."""
+    """The tiled feed-forward blocks. Their attribute `tile` is the number of tokens per tile."""
     return [module for module in base.modules() if hasattr(module, "tile")]
 
 
 def no_tiles(base: Any) -> ModelError:
-    """What is told of a model whose feed-forward blocks cannot be cut between tokens."""
+    """The error for a model whose feed-forward blocks cannot be tiled."""
     return ModelError(
-        f"train.tiled_mlp: {type(base).__name__} has no feed-forward block that takes each token by itself",
+        f"train.tiled_mlp: {type(base).__name__} has no feed-forward block that processes each token independently",
         hint="set train.tiled_mlp: false",
     )
 
 
 def _takes_hidden_states_alone(block: nn.Module) -> bool:
-    """One argument, and no experts: which tokens go to one of them depends on all."""
+    """Whether a block takes one argument and has no experts: the routing of a token may depend on all tokens of the call."""
     arguments = inspect.signature(type(block).forward).parameters
     return len(arguments) == 2 and not any("expert" in name for name, _ in block.named_modules())
 
@@ -119,10 +125,10 @@ def _width(module: Any) -> int:
 
 
 def _tiled(block: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """hidden: [B, T, H]; the block's result, [B, T, H]."""
+    """The forward of a tiled block. hidden: [B, T, H]; returns [B, T, H]."""
     forward = type(block).forward
-    # Split, and not sliced one by one: the backward pass of a slice is as long as the whole.
-    tiles = hidden.flatten(0, 1)[None].split(block.tile, dim=1)
+    # `split`, not one slice per tile: the backward pass of each slice would fill a gradient of all tokens.
+    tiles = hidden.flatten(0, 1)[None].split(block.tile, dim=1)  # [1, tile, H] each
     if len(tiles) == 1:
         out: torch.Tensor = forward(block, hidden)
         return out

@@ -1,4 +1,4 @@
-"""The files of a LoRA adapter's folder in PEFT's layout. Whatever writes or changes `adapter_config.json` does it here."""
+"""The files in a LoRA adapter's folder, in PEFT's layout. All code that writes `adapter_config.json` uses this module."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write PEFT's configuration into `folder`."""
     _write(folder / ADAPTER_CONFIG, config)
 
 
 def change_config(folder: Path, **values: Any) -> None:
-    """Set some keys; the others and their order stay."""
+    """Set some keys of the configuration. The other keys and their order do not change."""
     write_config(folder, {**read_config(folder), **values})
 
 
 def set_base(folder: Path, base: str) -> None:
-    """Name the base, a path or an id of the hub, in every file of `folder` that names one."""
+    """Write the base (a path or an id on the Hugging Face Hub) into every file of `folder` that names the base."""
     for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), (BASE_RECORD, "path")):
         if (folder / name).is_file():
             _write(folder / name, {**_read(folder / name), key: base})

@@ -1,4 +1,4 @@
-"""Adapters: which modules get one, in PEFT's terms."""
+"""LoRA adapters: which modules get one, as a configuration for PEFT."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from tailor.spec.model import Adapter
 
 
 def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
-    """The network with a LoRA adapter (a PeftModel). Adapter weights are float32."""
+    """Add a LoRA adapter; returns a PeftModel. Adapter weights are float32.
+
+    mixed_precision: training uses autocast. Raises ModelError if a name in the recipe matches no suitable module.
+    """
     from peft import LoraConfig, get_peft_model
 
     if spec.target_modules == "all-linear":
-        is_positive = linear.adaptable(network)
+        names = linear.adaptable(network)
     else:
         _check_names(network, spec.target_modules, "model.adapter.target_modules")
-        is_positive = _named(network, spec.target_modules)
-        _check_called(network, is_positive)
+        names = _named(network, spec.target_modules)
+        _check_called(network, names)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
     _check_saved(network, spec.modules_to_save)
-    targets = _shortest(network, is_positive)
+    targets = _shortest(network, names)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
@@ -37,17 +40,17 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
     )
     try:
         adapted = get_peft_model(network, config)
-    except ValueError as error:  # PEFT knows which modules an architecture cannot adapt
+    except ValueError as error:  # e.g. a kind of module that PEFT does not support
         raise ModelError(
             f"model.adapter: {' '.join(str(error).split())}",
             hint="name the modules in model.adapter.target_modules",
         ) from error
-    _check_placed(adapted, is_positive)
+    _check_placed(adapted, names)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     if mixed_precision:
-        # Autocast does the casting; PEFT's own cast to float32 would undo it on every input.
+        # Autocast casts the inputs. PEFT would cast every input back to float32, the dtype of the adapter weights.
         for module in adapted.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
@@ -55,56 +58,57 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
 
 
 def adapter_name(trained: str) -> str:
-    """PEFT's name in a file of a trained weight of the wrapped model."""
+    """The name of a trained weight in PEFT's `adapter_model.safetensors`. trained: its name in the `CausalModel`."""
     name = trained.removeprefix("network.").replace(".modules_to_save.default.", ".").replace(".default", "")
     return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
 
 
 def _named(network: nn.Module, names: list[str]) -> list[str]:
-    """Full names of the modules whose name ends with one of `names`, as PEFT matches them."""
+    """Full names of the modules whose name ends with one of `names`; PEFT uses the same rule."""
     return [
         full for full, _ in network.named_modules() if any(f".{full}".endswith(f".{name}") for name in names)
     ]
 
 
-def _shortest(network: nn.Module, is_positive: list[str]) -> list[str]:
-    """The modules by their last names where these mean no other module, so that the saved adapter reads well."""
-    last = sorted({name.rsplit(".", 1)[-1] for name in is_positive})
-    return last if set(_named(network, last)) == set(is_positive) else is_positive
+def _shortest(network: nn.Module, names: list[str]) -> list[str]:
+    """The last parts of the names (`q_proj`) if they match the same modules, else the full names. Keeps
+    adapter_config.json short."""
+    last = sorted({name.rsplit(".", 1)[-1] for name in names})
+    return last if set(_named(network, last)) == set(names) else names
 
 
-def _check_called(network: Any, is_positive: list[str]) -> None:
-    past = sorted(set(linear.read_directly(network)) & set(is_positive))
-    if past:
+def _check_called(network: Any, names: list[str]) -> None:
+    bypassed = sorted(set(linear.read_directly(network)) & set(names))
+    if bypassed:
         raise ModelError(
-            f"model.adapter.target_modules names {past[0].rsplit('.', 1)[-1]}, but the training kernel of "
-            f"{type(network).__name__} reads the weight of {past[0]} past any adapter on it",
+            f"model.adapter.target_modules names {bypassed[0].rsplit('.', 1)[-1]}, but the training kernel of "
+            f"{type(network).__name__} reads the weight of {bypassed[0]} directly, so an adapter on it has no effect",
             hint=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear.adaptable(network)}))}",
         )
 
 
-def _check_placed(adapted: Any, is_positive: list[str]) -> None:
-    """PEFT renames what older checkpoints call otherwise; the adapters must be on the modules that were meant."""
+def _check_placed(adapted: Any, names: list[str]) -> None:
+    """PEFT maps module names of older checkpoints to new ones. Check that the adapters are on the requested modules."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     named = adapted.get_base_model().named_modules()
     placed = {name for name, module in named if isinstance(module, BaseTunerLayer)}
-    if odd := sorted(placed ^ set(is_positive)):
+    if odd := sorted(placed ^ set(names)):
         raise ModelError(
-            f"model.adapter: PEFT puts adapters on other modules of {type(adapted.get_base_model()).__name__} than "
-            f"were meant, for example {odd[0]}",
+            f"model.adapter: PEFT did not adapt exactly the requested modules of "
+            f"{type(adapted.get_base_model()).__name__}; {odd[0]}, for example, differs",
             hint="name the modules in model.adapter.target_modules",
         )
 
 
 def _check_saved(network: Any, names: list[str]) -> None:
-    """Modules trained in full must have weights that can be trained, and of their own."""
+    """Check that the modules of `modules_to_save` can be trained: not quantized, and not tied to another module."""
     tables = {"embed_tokens", "wte", "lm_head"} & {name.rsplit(".", 1)[-1] for name in names}
     if tables and getattr(network.config, "tie_word_embeddings", False):
         raise ModelError(
-            f"model.adapter.modules_to_save names {min(tables)}, but this model's embedding and head are one "
-            "weight, and only a copy of one of them would be trained",
-            hint="leave it out, or train all weights",
+            f"model.adapter.modules_to_save names {min(tables)}, but this model ties its embedding and its output head "
+            "(tie_word_embeddings), and PEFT would train a copy of only one of them",
+            hint=f"remove {min(tables)} from model.adapter.modules_to_save, or train all weights (no model.adapter)",
         )
     for name in names:
         for full, module in network.named_modules():
@@ -113,13 +117,13 @@ def _check_saved(network: Any, names: list[str]) -> None:
             ):
                 raise ModelError(
                     f"model.adapter.modules_to_save names {name}, whose weights are quantized and cannot be trained",
-                    hint="put it into model.adapter.target_modules, or leave model.quantize out",
+                    hint=f"move {name} to model.adapter.target_modules, or remove model.quantize",
                 )
 
 
-def _check_names(network: nn.Module, is_positive: list[str], key: str) -> None:
+def _check_names(network: nn.Module, names: list[str], key: str) -> None:
     named = [name for name, _ in network.named_modules() if name]
-    missing = [name for name in is_positive if not any(f".{full}".endswith(f".{name}") for full in named)]
+    missing = [name for name in names if not any(f".{full}".endswith(f".{name}") for full in named)]
     if missing:
         known = {
             name.rsplit(".", 1)[-1]
@@ -127,6 +131,6 @@ def _check_names(network: nn.Module, is_positive: list[str], key: str) -> None:
             if isinstance(module, nn.Linear | nn.Embedding)
         }
         raise ModelError(
-            f"{key} names {', '.join(missing)}, which this model does not have",
+            f"{key} names {', '.join(missing)}, but {type(network).__name__} has no module of that name",
             hint=f"choose from {', '.join(sorted(known))}, or all-linear for target_modules",
         )

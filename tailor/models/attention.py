@@ -1,11 +1,10 @@
-"""Attention whose cost follows the documents' lengths, not the pack's.
+"""Attention over packed documents: its cost is the sum of the squared document lengths, not the square of the pack's.
 
-Registered with transformers as `tailor_documents`. It takes a stream [1, T] of documents and calls
-the kernel once per document (on a CPU) or once for all (CUDA's variable-length flash kernel),
-so no token sees another document and no T × T mask is ever made. It is causal unless the model is called
-with `is_causal=False`, as transformers' own attentions are. transformers makes no mask for an
-attention that has no mask function, which is why none is registered. A stream that is cut over several workers
-is exchanged for a part of the heads first.
+Registered with transformers as `tailor_documents`. It takes a stream [1, T] of documents. On a CPU it calls the kernel
+once per document, on CUDA once for all documents (variable-length flash attention). No token attends to another document,
+and no T × T mask is made. It is causal unless the model is called with `is_causal=False`, as in transformers. No mask
+function is registered with it, because transformers then makes no mask. With sequence parallelism, the workers first
+exchange their tokens of all heads for all tokens of their heads (`sequence`).
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ NAME = "tailor_documents"
 
 
 def register() -> None:
-    """Make `attn_implementation="tailor_documents"` known to transformers."""
+    """Register `attn_implementation="tailor_documents"` with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, documents_attention)
 
 
 def stock_attention(base: Any) -> str:
-    """The attention of transformers that knows masks, padding and caches, for a transformers model."""
+    """transformers' own attention for a model: sdpa if the model supports it, else eager. Both handle masks and caches."""
     return "sdpa" if getattr(base, "_supports_sdpa", False) else "eager"
 
 
@@ -50,32 +49,37 @@ def documents_attention(
     widen_window: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query: [1, heads, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, heads, d].
+    """Attention as transformers calls it.
 
-    Of a stream over N workers, T here is a worker's part of it; the documents' bounds are those of the whole.
-    widen_window: leaves a sliding window out, for bidirectional attention.
+    query: [1, h, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, h, d]. With sequence parallelism over N workers,
+    the tensors hold T / N tokens, while the bounds in `documents` are those of all T. widen_window: ignore a sliding window
+    (for bidirectional attention). Raises ValueError for a mask or a soft cap, on which the checks at load try another
+    attention.
     """
     if documents is None or attention_mask is not None or softcap is not None:
-        raise ValueError("this attention takes document bounds, and neither a mask nor a soft cap")
+        raise ValueError(
+            "tailor_documents needs document bounds, and supports neither an attention mask nor a soft cap"
+        )
     kind = query.device.type
-    # Rotation leaves float32 queries, and autocast doesn't reach the flash kernel.
+    # RoPE returns float32 queries and keys, and autocast does not cast the arguments of the flash kernel.
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if (group := documents.sequence) is not None:
         whole = replace(documents, sequence=None)
-        parts = sequence.to_heads(group, query, key, value)
+        parts = sequence.to_heads(group, query, key, value)  # [1, h / N, T, d] each
         out, _ = documents_attention(module, *parts, None, dropout, scaling, whole, sliding_window)
         return sequence.to_tokens(group, out), None
     sliding_window = None if widen_window else sliding_window or getattr(module, "sliding_window", None)
     causal = is_causal is not False
     if query.shape[-1] == value.shape[-1] and dropout == 0.0 and _flash_is_right(query.device, query.dtype):
         return _flash(query, key, value, documents, scaling, sliding_window, causal), None
-    # Split, and not sliced one by one: the backward pass of a slice is as long as the whole stream.
+    # `split`, not one slice per document: the backward pass of each slice would fill a gradient of all T tokens.
     lengths = [end - start for start, end in documents.bounds]
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    # [1, h, length, d] each
     out = [_one_document(*part, dropout, scaling, sliding_window, causal) for part in parts]
-    return torch.cat(out, dim=2).transpose(1, 2), None
+    return torch.cat(out, dim=2).transpose(1, 2), None  # [1, T, h, d]
 
 
 def _one_document(
@@ -87,12 +91,13 @@ def _one_document(
     window: int | None,
     causal: bool,
 ) -> torch.Tensor:
+    """query: [1, h, n, d]; key, value: [1, kv heads, n, d]; returns [1, h, n, d], for a document of n tokens."""
     length = query.shape[2]
     mask = None
     if window is not None and length > window:
-        positions = torch.arange(length, device=query.device)
-        distance = positions[:, None] - positions[None, :]
-        # As transformers counts: a token's window has its own place when causal, and lies on both sides of it else.
+        positions = torch.arange(length, device=query.device)  # int64[n]
+        distance = positions[:, None] - positions[None, :]  # int64[n, n]
+        # As in transformers: a causal window of w is the token and the w - 1 before it; a bidirectional one is w on each side.
         mask = (distance >= 0) & (distance < window) if causal else distance.abs() <= window
     return functional.scaled_dot_product_attention(
         query,
@@ -115,11 +120,14 @@ def _flash(
     window: int | None,
     causal: bool,
 ) -> torch.Tensor:
+    """Shapes as in `documents_attention`: [1, h, T, d] and [1, kv heads, T, d] -> [1, T, h, d]."""
     from torch.nn.attention.varlen import varlen_attn
 
-    left = -1 if window is None else window - 1 if causal else window
+    left = (
+        -1 if window is None else window - 1 if causal else window
+    )  # the kernel does not count the token itself
     out = varlen_attn(
-        *(part[0].transpose(0, 1) for part in (query, key, value)),  # [T, heads, d]
+        *(part[0].transpose(0, 1) for part in (query, key, value)),  # [T, h, d] and [T, kv heads, d]
         documents.offsets,
         documents.offsets,
         documents.longest,
@@ -134,7 +142,7 @@ def _flash(
 
 @functools.cache
 def _flash_is_right(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the variable-length kernel runs here and agrees with the plain one, tried once."""
+    """Whether the variable-length kernel runs on this device and agrees with the plain one. Tried once per process."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return False
     generator = torch.Generator(device).manual_seed(0)

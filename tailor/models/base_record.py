@@ -1,7 +1,7 @@
-"""`base.json` beside an adapter: which base it belongs to, and how training held that base's weights.
+"""`base.json` in an adapter's folder: the base model of the adapter, with the dtype and quantization used in training.
 
-An adapter is right only on the weights that it was trained on. PEFT's own files name the base's path; what lies
-there may have changed since, and says nothing of a quantization.
+An adapter is valid only for the weights that it was trained on. PEFT's own files name the base's path only: the weights
+at that path may have changed, and the quantization is not recorded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tailor.spec.rope import Rope
 
 @dataclass(frozen=True)
 class BaseRecord:
-    """The base of an adapter, as training held it."""
+    """The base model of an adapter, as it was loaded for training."""
 
     path: str
     revision: str | None
@@ -28,9 +28,9 @@ class BaseRecord:
     """Of the frozen weights that are not quantized: float32, bfloat16 or float16."""
     quantize: Quantize | None
     weights: str | None
-    """`models.files.fingerprint` of the base, where it is known."""
+    """`models.files.fingerprint` of the base, if known."""
     rope: Rope | None = None
-    """The rotary positions that it was given."""
+    """The recipe's `model.rope`."""
 
     def write(self, folder: Path) -> None:
         parts = {"quantize": self.quantize, "rope": self.rope}
@@ -39,25 +39,25 @@ class BaseRecord:
 
     @classmethod
     def read(cls, folder: Path) -> BaseRecord | None:
-        """What stands beside the adapter in `folder`; None for PEFT's own folders."""
+        """Read the record in an adapter's folder; None if there is none (an adapter that PEFT wrote)."""
         if not (folder / BASE_RECORD).is_file():
             return None
         values: dict[str, Any] = json.loads((folder / BASE_RECORD).read_text())
-        # As a recipe has them, so that they are checked alike. Adapters of older versions have no rope.
+        # Validated as the same keys of a recipe. Records of older versions have no rope.
         model = Model.model_validate({key: values.pop(key, None) for key in ("path", "quantize", "rope")})
         return cls(path=model.path, quantize=model.quantize, rope=model.rope, **values)
 
     @classmethod
     def of(cls, model: Model, frozen_dtype: str) -> BaseRecord:
-        """Of a model that was loaded in this process."""
-        found = files.cached_folder(model.path, model.revision)
-        weights = files.fingerprint(found) if found else None
+        """The record of a model that was loaded on this machine. frozen_dtype: of its frozen weights."""
+        folder = files.cached_folder(model.path, model.revision)
+        weights = files.fingerprint(folder) if folder else None
         return cls(model.path, model.revision, frozen_dtype, model.quantize, weights, model.rope)
 
     def check(self, folder: Path, url: str, *, hint: str) -> None:
-        """ModelError, with `hint`, when the weights in `folder` are not those that the adapter at `url` was trained on."""
+        """Raise ModelError, with `hint`, if the weights in `folder` are not those that the adapter at `url` was trained on."""
         if self.weights is not None and files.fingerprint(folder) != self.weights:
             raise ModelError(
-                f"{folder} is not the base of the adapter at {url}: its weights are others than the adapter was trained on",
+                f"{folder} is not the base of the adapter at {url}: its weights differ from those that the adapter was trained on",
                 hint=hint,
             )

@@ -1,4 +1,4 @@
-"""A causal language model as the methods see it: hidden states of a micro-batch, and the output head."""
+"""The causal language model that the methods train: hidden states of a micro-batch, the output head and the losses."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def base_of(network: Any) -> Any:
 
 
 class CausalModel(nn.Module):
-    """Wraps a transformers model (or PEFT's wrapper of one).
+    """Wraps a transformers model or PEFT's wrapper of one.
 
-    `splits_head` says that logits are exactly `head(hidden)`, which is proven at load; where it is not
-    so (soft caps, scaled logits), the model's own forward gives the logits and nothing is tiled.
+    splits_head: True if the logits are exactly `head(hidden)`, which is checked at load. If not (soft caps, scaled logits),
+    the model's own forward pass computes the logits, and the loss is not tiled.
     """
 
     projection: nn.Linear | None
-    """Between pooled states and embeddings, for a method that trains one."""
+    """Linear layer from pooled hidden states to embeddings, for a method that trains one."""
 
     def __init__(self, network: Any, *, layout: Layout, splits_head: bool = True) -> None:
         super().__init__()
@@ -60,17 +60,18 @@ class CausalModel(nn.Module):
         return head
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(self, *arguments)`. As a module's forward it is where a strategy brings weights within reach."""
+        """Call `function(self, *arguments)`. DDP, FSDP and DeepSpeed hook into a module's forward, so that every computation
+        must go through it: it is where they gather weights."""
         return function(self, *arguments)
 
     def weights(self) -> tuple[int, int]:
-        """How many weights are trained, and how many there are. A 4-bit weight counts as one."""
+        """(trained, all): number of parameters. A 4-bit parameter counts as one, not as half a byte."""
         counts = [(_count(parameter), parameter.requires_grad) for parameter in self.parameters()]
         return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
 
     @property
     def router(self) -> Router | None:
-        """What the base's configuration asks for the balance of its experts."""
+        """The load-balancing loss of a mixture-of-experts model, if its config enables one."""
         return Router.of(self.base.config.get_text_config())
 
     def hidden(self, batch: TokenBatch) -> torch.Tensor:
@@ -78,14 +79,14 @@ class CausalModel(nn.Module):
         return self.base.get_decoder()(**self.inputs(batch)).last_hidden_state
 
     def logits(self, batch: TokenBatch) -> torch.Tensor:
-        """Logits by the model's own forward, [B, T, V]."""
+        """Logits from the model's own forward pass, [B, T, V]."""
         return self.base(**self.inputs(batch)).logits
 
     def training_loss(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Sum of the supervised tokens' losses, a float32 scalar with a graph.
+        """The loss to train with, a float32 scalar with a graph, and statistics without a graph.
 
-        With it, where the model balances its experts, the weighted balance (`Router.loss`), which is also given
-        without its weight and graph as `router_loss`.
+        The loss is the next-token loss, summed over supervised tokens. For a mixture of experts whose config enables it,
+        the weighted load-balancing loss (`Router.loss`) is added; `router_loss` in the statistics is without the weight.
         """
         router = self.router
         if router is None:
@@ -96,24 +97,27 @@ class CausalModel(nn.Module):
         return loss + router.weight * balance, {"router_loss": balance.detach()}
 
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
-        """Sum of the supervised tokens' losses, a float32 scalar with a graph."""
+        """Cross-entropy summed over the supervised tokens, a float32 scalar with a graph."""
         return summed_cross_entropy(*self.at_predictions(batch))
 
     def next_token_loss_and_hits(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same sum without a graph, and how many supervised tokens are the model's first choice."""
+        """The same sum without a graph, and the number of supervised tokens with the largest logit (int64 scalar)."""
         return summed_cross_entropy_and_hits(*self.at_predictions(batch))
 
     def at_predictions(self, batch: TokenBatch) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
-        """What the head is given at the predicting positions, the head, and the targets."""
+        """(hidden states [S, H] at the predicting positions, head, targets int64[S]).
+
+        Without `splits_head`: (logits [S, V], a head that returns its input, targets).
+        """
         return self._at_predictions(batch, self._outputs(batch))
 
     def log_probabilities(self, batch: TokenBatch) -> torch.Tensor:
-        """Log-probability of each document's supervised tokens together, float32[documents], with a graph."""
+        """Log-probability of each document's supervised tokens, summed per document: float32[D], with a graph."""
         return -document_cross_entropy(*self.at_predictions(batch), batch.document, len(batch.supervised))
 
     @contextmanager
     def inference_mode(self) -> Iterator[None]:
-        """Without gradients and dropout, for numbers that the training only looks at."""
+        """Context without gradients and dropout, e.g. for log-probabilities under the reference model."""
         was_training = self.network.training
         self.network.eval()
         try:
@@ -124,8 +128,8 @@ class CausalModel(nn.Module):
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
-        """The base as it was loaded, also where the adapter trains whole modules beside it."""
-        # PEFT's own context also turns the adapter's requires_grad off and on, in the midst of data parallelism.
+        """Context in which the network computes as the base does, without LoRA updates and modules_to_save."""
+        # Not PEFT's own `disable_adapter`: it also switches requires_grad, which DDP does not allow between its passes.
         switched = [module for module in self.network.modules() if hasattr(module, "_disable_adapters")]
         assert switched or not hasattr(self.network, "peft_config")
         try:
@@ -137,20 +141,20 @@ class CausalModel(nn.Module):
                 module._disable_adapters = False
 
     def _outputs(self, batch: TokenBatch, **options: Any) -> Any:
-        """What transformers returns, with hidden states or logits as `splits_head` says."""
+        """Output of transformers: of the decoder (hidden states) with `splits_head`, of the whole model (logits) without."""
         forward = self.base.get_decoder() if self.splits_head else self.base
         return forward(**self.inputs(batch), **options)
 
     def _at_predictions(self, batch: TokenBatch, out: Any) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
-        """What the head is given at the predicting positions, the head, and the targets."""
-        if self.splits_head:
+        """As `at_predictions`, from an output of `_outputs`."""
+        if self.splits_head:  # [B, T, H] -> [S, H]
             return out.last_hidden_state.flatten(0, 1)[batch.predicting], self.head, batch.targets
-        logits = out.logits
+        logits = out.logits  # [B, T, V]
         return logits.flatten(0, 1)[batch.predicting], _Logits(logits.shape[-1]), batch.targets
 
     def inputs(self, batch: TokenBatch) -> dict[str, Any]:
-        """A micro-batch in the words of transformers."""
-        # With a cache, transformers takes a pack for one document.
+        """A micro-batch as keyword arguments of a transformers model."""
+        # With a cache, transformers would treat a pack as one document.
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
         if "position_ids" in inspect.signature(type(self.base.get_decoder()).forward).parameters:
             inputs["position_ids"] = batch.position_ids
@@ -164,12 +168,12 @@ class CausalModel(nn.Module):
 
 
 def _count(parameter: nn.Parameter) -> int:
-    packed = getattr(parameter, "quant_state", None)  # two 4-bit weights stand in a byte
+    packed = getattr(parameter, "quant_state", None)  # two 4-bit parameters share a byte
     return parameter.numel() if packed is None else int(packed.shape.numel())
 
 
 class _Logits(nn.Module):
-    """The head of a model whose hidden states already are logits."""
+    """Identity head: its input is the logits already."""
 
     def __init__(self, out_features: int) -> None:
         super().__init__()

@@ -1,12 +1,12 @@
-"""A micro-batch as the model takes it: documents end to end, and what each token must predict.
+"""A micro-batch as the model takes it: token ids of packed documents, position ids and targets.
 
 Two layouts hold the same tokens:
 
-    stream   [1, T]  every document of the micro-batch in one row, filled up to a multiple of 64 with a
-                     document that predicts nothing. For attention that follows the documents'
-                     bounds, so its cost is that of the documents. May be cut over several workers.
-    rows     [B, L]  one row per pack, padded on the right. For stock attention, which masks a row
-                     densely by its position ids.
+    stream   [1, T]  all documents of the micro-batch in one row, padded to a multiple of 64 tokens with a document
+                     without targets. For `tailor_documents` attention, which follows the documents' bounds. Sequence
+                     parallelism splits a stream over several workers.
+    rows     [B, T]  one row per pack, padded on the right. For transformers' own attention, which finds the documents
+                     of a row by its position ids and masks with a dense T × T mask.
 """
 
 from __future__ import annotations
@@ -20,40 +20,44 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tailor.data.rows import Row, Stretch, examples_of
+from tailor.data.rows import Row, StreamSlice, examples_of
 from tailor.data.token_store import Split
 from tailor.models.sequence import SequenceGroup
 
 Layout = Literal["stream", "rows"]
 IGNORED = -100
+"""Target of a token that is not supervised, as in PyTorch's `cross_entropy`."""
 STREAM_MULTIPLE = 64
-"""Tokens. Kernels are chosen (on a CPU compiled and kept) for each length that they meet, so few lengths are better."""
+"""Tokens. Kernels are selected for each new length (on a CPU compiled and cached), so few different lengths are faster."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Where the documents of a stream lie: half-open bounds, in order, end to end."""
+    """Bounds of the documents in a stream. They follow each other without gaps."""
 
     bounds: tuple[tuple[int, int], ...]
+    """(start, stop) of each document, padding included."""
     offsets: torch.Tensor
-    """int32[documents + 1], the bounds as flash kernels take them."""
+    """int32[documents + 1]: the bounds as flash attention takes them (`cu_seqlens`)."""
     longest: int
+    """Tokens of the longest document."""
     sequence: SequenceGroup | None = None
-    """The workers that the stream is cut over. The bounds are those of the whole stream."""
+    """The workers that the stream is split over, if any. The bounds are always those of the whole stream."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Which tokens of a micro-batch become the embeddings of its D texts, and where these belong."""
+    """Which tokens of a micro-batch are pooled into the embeddings of its D texts. N is the number of pooled tokens."""
 
     positions: torch.Tensor
-    """int64[N]: flat positions (of B × T) of the pooled tokens, text by text. Instruction, BOS and format are left out."""
+    """int64[N]: positions of the pooled tokens in the flattened [B · T], text by text. Instruction, BOS and format tokens are
+    not pooled."""
     text: torch.Tensor
-    """int64[N]: the number of each one's text in the micro-batch."""
+    """int64[N]: index in the micro-batch of each token's text."""
     first: torch.Tensor
-    """int64[D]: flat positions of the texts' first tokens, whatever they are."""
+    """int64[D]: flattened position of each text's first token, pooled or not."""
     text_index: torch.Tensor
-    """int64[D]: the number of each text among all texts of the batch."""
+    """int64[D]: index of each text among all texts of the batch."""
 
     def to(self, device: torch.device) -> Pool:
         parts = (self.positions, self.text, self.first, self.text_index)
@@ -62,34 +66,34 @@ class Pool:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """B rows of T tokens (one row for a stream)."""
+    """A micro-batch: B rows of T tokens (B = 1 for a stream), D documents, S supervised tokens. Padding is no document."""
 
     input_ids: torch.Tensor
     """int64[B, T]"""
     position_ids: torch.Tensor
     """int64[B, T], from 0 in each document."""
     predicting: torch.Tensor
-    """int64[N]: the flat positions (of B × T) whose next token is supervised."""
+    """int64[S]: positions in the flattened [B · T] whose next token is supervised."""
     targets: torch.Tensor
-    """int64[N]: those next tokens."""
+    """int64[S]: these next tokens."""
     rows: torch.Tensor
-    """int64[B, T]: the number of each token's row in the micro-batch; -1 for what fills up."""
+    """int64[B, T]: index in the micro-batch of each token's row (pack); -1 for padding."""
     documents: Documents | None
-    """Bounds, for the stream layout."""
+    """The documents' bounds in the stream layout; None in the rows layout."""
     document: torch.Tensor
-    """int64[N]: the number, from 0, of the document that each target stands in."""
+    """int64[S]: index, from 0, of the document of each target."""
     supervised: torch.Tensor
-    """int64[D]: targets of each document."""
+    """int64[D]: number of targets of each document."""
     is_positive: torch.Tensor
-    """bool[D]: False for an answer to avoid."""
+    """bool[D]: False for a rejected or undesirable answer."""
     reference: torch.Tensor | None = None
-    """float32[D]: log-probabilities of the documents under a reference model, where they were computed before."""
+    """float32[D]: log-probabilities of the documents under the reference model, if they were computed before training."""
     kl_batch: TokenBatch | None = None
-    """The same prompts with answers to other ones, where the method asks for them."""
+    """For KTO: the same prompts, each with the answer to another prompt."""
     step: int | None = None
-    """The training step that reads it, from 0; None in evaluation."""
+    """The training step, from 0; None in evaluation."""
     pool: Pool | None = None
-    """For texts to embed. They predict nothing, and each is a row of its own in the rows layout."""
+    """For texts to embed, which have no targets. In the rows layout each text is a row of its own."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -116,25 +120,25 @@ class TokenBatch:
         )
 
     def cut(self, sequence: SequenceGroup) -> TokenBatch:
-        """One worker's part of a stream of documents: its tokens, and what these predict."""
+        """One worker's part of a stream: its tokens [1, T / N], and the targets of these tokens."""
         assert self.documents is not None
         start, stop = sequence.span(self.input_ids.shape[1])
-        own = (self.predicting >= start) & (self.predicting < stop)
+        inside = (self.predicting >= start) & (self.predicting < stop)  # bool[S]
         return replace(
             self,
             input_ids=self.input_ids[:, start:stop],
             position_ids=self.position_ids[:, start:stop],
-            predicting=self.predicting[own] - start,
-            targets=self.targets[own],
+            predicting=self.predicting[inside] - start,
+            targets=self.targets[inside],
             rows=self.rows[:, start:stop],
             documents=replace(self.documents, sequence=sequence),
-            document=self.document[own],
+            document=self.document[inside],
         )
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document as numbers. ids: int64[n]; targets: int64[n], the token that each one must predict, or IGNORED."""
+    """One document of n tokens. ids: int64[n]; targets: int64[n], the token that each token must predict, or IGNORED."""
 
     ids: np.ndarray
     targets: np.ndarray
@@ -143,12 +147,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Collator:
-    """Reads rows of a split and lays them out.
+    """Reads rows of a split and lays them out as a micro-batch.
 
-    packs: whether a row's examples may lie in one row of the layout; where not, each is a row of its own (a
-    model whose packed documents see each other still takes pairs). pad_to: fixes L of the rows layout, in
-    tokens. max_length: longest document that may be made. reference: float32[n], a number of each example for
-    `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is cut over.
+    max_length: maximum tokens of a document that a method builds. packs: whether the examples of a batch row share a row
+    of the layout. If False, each gets its own row, so that pairs also train a model whose packed documents attend to each
+    other. pad_to: fixed T of the rows layout, for compiled models. reference: float32[examples], for
+    `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is split over.
     """
 
     split: Split
@@ -161,7 +165,7 @@ class Collator:
     sequence: SequenceGroup | None = None
 
     def __call__(self, rows: Sequence[Row]) -> TokenBatch:
-        """The rows' examples, in order."""
+        """Lay out the examples of some rows, in order."""
         batch = self.lay_out([_documents(self.split, row) for row in rows])
         if self.reference is None:
             return batch
@@ -169,7 +173,7 @@ class Collator:
         return replace(batch, reference=torch.from_numpy(values.astype(np.float32)))
 
     def lay_out(self, packs: Sequence[Sequence[Document]]) -> TokenBatch:
-        """Documents that were made elsewhere, one row each list."""
+        """Lay out documents that a method has built; each list is one row."""
         if not self.packs:
             packs = [[piece] for pack in packs for piece in pack]
         if self.sequence is None:
@@ -180,29 +184,30 @@ class Collator:
 def collate(
     packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None, parts: int = 1
 ) -> TokenBatch:
-    """Lay documents out. `pad_to` fixes L of the rows layout, in tokens; `parts` divides T of the stream."""
+    """Lay documents out; each list of `packs` is one row. pad_to: fixed T of the rows layout. parts: T of a stream is a
+    multiple of it."""
     members = [piece for pack in packs for piece in pack]
-    numbers = [np.full(sum(len(piece.ids) for piece in pack), at) for at, pack in enumerate(packs)]
+    numbers = [np.full(sum(len(piece.ids) for piece in pack), row) for row, pack in enumerate(packs)]
     if layout == "stream":
         pieces = list(members)
         if missing := -sum(len(piece.ids) for piece in pieces) % math.lcm(STREAM_MULTIPLE, parts):
-            nothing = np.full(missing, IGNORED, dtype=np.int64)
-            pieces.append(Document(np.zeros(missing, dtype=np.int64), nothing))
+            no_targets = np.full(missing, IGNORED, dtype=np.int64)
+            pieces.append(Document(np.zeros(missing, dtype=np.int64), no_targets))
             numbers.append(np.full(missing, -1))
-        lengths = np.array([len(piece.ids) for piece in pieces])
+        lengths = np.array([len(piece.ids) for piece in pieces])  # int64[documents], with the padding
         ids, targets = (
             np.concatenate(parts)[None] for parts in zip(*((p.ids, p.targets) for p in pieces), strict=True)
-        )
-        positions = np.concatenate([np.arange(length) for length in lengths])[None]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        )  # int64[1, T] each
+        positions = np.concatenate([np.arange(length) for length in lengths])[None]  # int64[1, T]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])  # int64[documents + 1]
         bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
         documents = Documents(bounds, torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()))
         return _batch(ids, positions, targets, np.concatenate(numbers)[None], documents, members)
     width = max(pad_to or 0, *(sum(len(piece.ids) for piece in pack) for pack in packs))
-    ids = np.zeros((len(packs), width), dtype=np.int64)
-    targets = np.full_like(ids, IGNORED)
-    positions = np.zeros_like(ids)
-    places = np.full_like(ids, -1)
+    ids = np.zeros((len(packs), width), dtype=np.int64)  # [B, T]
+    targets = np.full_like(ids, IGNORED)  # [B, T]
+    positions = np.zeros_like(ids)  # [B, T]
+    rows = np.full_like(ids, -1)  # [B, T]
     for index, pack in enumerate(packs):
         used = 0
         for piece in pack:
@@ -210,24 +215,29 @@ def collate(
             ids[index, used:end], targets[index, used:end] = piece.ids, piece.targets
             positions[index, used:end] = np.arange(len(piece.ids))
             used = end
-        places[index, :used] = index
-        # Causal attention never looks right, so padding that counts on is harmless; behind a pack
-        # it starts at 0 again, which makes it a document of its own.
+        rows[index, :used] = index
+        # transformers starts a new document wherever the position ids start at 0 again. After a single document the
+        # positions of the padding continue, so that no mask is needed: causal attention does not look ahead. After a pack
+        # they start at 0, which makes the padding a document of its own.
         start = 0 if len(pack) > 1 else used
         positions[index, used:] = np.arange(start, start + width - used)
-    return _batch(ids, positions, targets, places, None, members)
+    return _batch(ids, positions, targets, rows, None, members)
 
 
 def document(split: Split, index: int) -> Document:
-    """An example of the store, with the token that each of its tokens must predict."""
+    """An example of the token store as a document with targets."""
     example = split.example(index)
     ids = np.asarray(example.input_ids, dtype=np.int64)
     return Document(ids, targets_of(ids, example.spans), bool(split.is_positive[index]))
 
 
 def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """Token t is predicted at t - 1; the first token of a document has nothing before it."""
-    targets = np.full_like(ids, IGNORED)
+    """Targets of a document, int64[n]: position t - 1 predicts token t of a supervised span. A document's first token has
+    no position before it and is never a target.
+
+    ids: int64[n]; spans: int[k, 2], (start, stop) of the supervised tokens.
+    """
+    targets = np.full_like(ids, IGNORED)  # [n]
     for start, end in spans:
         start = max(int(start), 1)
         targets[start - 1 : end - 1] = ids[start:end]
@@ -235,8 +245,9 @@ def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
 
 
 def _documents(split: Split, row: Row) -> list[Document]:
-    """A row's examples; a stretch is one document, whatever it is joined of, and every token predicts the next one."""
-    if not isinstance(row, Stretch):
+    """The examples of a row. A stream slice (pretraining with `method.documents: join`) is one document, joined from pieces of examples, in
+    which every token predicts the next one."""
+    if not isinstance(row, StreamSlice):
         return [document(split, example) for example in row]
     pieces = [split.example(example).input_ids[start:stop] for example, start, stop in row.pieces]
     tokens = np.concatenate(pieces).astype(np.int64)
@@ -251,11 +262,11 @@ def _batch(
     documents: Documents | None,
     members: Sequence[Document],
 ) -> TokenBatch:
-    predicting = np.flatnonzero(targets != IGNORED)
-    supervised = np.array([(piece.targets != IGNORED).sum() for piece in members], dtype=np.int64)
-    number = np.repeat(np.arange(len(members)), supervised)
-    is_positive = np.array([piece.is_positive for piece in members], dtype=np.bool_)
-    ids, positions, predicting, targets, rows, number, supervised, is_positive = (
+    predicting = np.flatnonzero(targets != IGNORED)  # int64[S]
+    supervised = np.array([(piece.targets != IGNORED).sum() for piece in members], dtype=np.int64)  # [D]
+    document = np.repeat(np.arange(len(members)), supervised)  # int64[S]
+    is_positive = np.array([piece.is_positive for piece in members], dtype=np.bool_)  # [D]
+    ids, positions, predicting, targets, rows, document, supervised, is_positive = (
         torch.from_numpy(np.ascontiguousarray(array))
         for array in (
             ids,
@@ -263,9 +274,9 @@ def _batch(
             predicting,
             targets.reshape(-1)[predicting],
             rows,
-            number,
+            document,
             supervised,
             is_positive,
         )
     )
-    return TokenBatch(ids, positions, predicting, targets, rows, documents, number, supervised, is_positive)
+    return TokenBatch(ids, positions, predicting, targets, rows, documents, document, supervised, is_positive)

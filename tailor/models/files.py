@@ -1,4 +1,4 @@
-"""A model folder's safetensors files: what is in them, and a fingerprint that tells two models apart."""
+"""The safetensors files of a model folder: their headers, and fingerprints that identify a model by its weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 
 BLOCKS, BLOCK = 64, 1 << 16
-"""Of each file, so many blocks of so many bytes decide the fingerprint, spread evenly."""
+"""The fingerprint samples this many blocks of this many bytes from each file, evenly spread (4 MiB in total)."""
 PARTS = (".json", ".jinja", ".model", ".safetensors", ".txt")
-"""Endings of the files that decide what a model computes."""
+"""Suffixes of the files that determine what a model computes."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file: its dtype as the file names it, its shape, and its bytes' place."""
+    """A tensor in a safetensors file: dtype as the file names it (`BF16`), shape, and byte offsets from the file's start."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,36 +37,34 @@ class Stored:
 
 
 def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
-    """The local folder of a model: `path` itself, or the hub's files, downloaded where they are not here yet.
+    """The local folder of a model: `path` itself, or the snapshot of a Hugging Face Hub model, downloaded if needed.
 
-    ModelError when there is none.
+    ModelError if `path` is neither.
     """
     folder = Path(path)
     if (folder / MODEL_CONFIG).is_file():
         return folder
     if folder.is_dir():
-        raise ModelError(f"{path} holds no model: it has no {MODEL_CONFIG}")
+        raise ModelError(f"{path} is not a model folder: it has no {MODEL_CONFIG}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    is_positive = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
     try:
         return Path(
-            snapshot_download(
-                path, revision=revision, allow_patterns=is_positive + ["*.py"] * trust_remote_code
-            )
+            snapshot_download(path, revision=revision, allow_patterns=patterns + ["*.py"] * trust_remote_code)
         )
     except HFValidationError:
-        problem = "is neither a local folder nor an id of a hub model"
+        problem = "is neither a local folder nor a valid id of a Hugging Face Hub model"
     except (HfHubHTTPError, OSError) as error:  # offline, not found, gated
-        problem = f"is no local folder, and the hub does not give it ({_first_line(error)})"
+        problem = f"is not a local folder and could not be downloaded from the Hugging Face Hub ({_first_line(error)})"
     raise ModelError(
         f"the model {path} {problem}", hint=f"looked for {folder.absolute()} and huggingface.co/{path}"
     )
 
 
 def cached_folder(path: str, revision: str | None = None) -> Path | None:
-    """The local folder of a model that was loaded on this machine."""
+    """The local folder of a model that was loaded on this machine before; None if there is none. Downloads nothing."""
     from transformers.utils import cached_file
 
     found = cached_file(
@@ -80,7 +78,7 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, sorted. ModelError when there are none, or one is missing."""
+    """The safetensors files of a model folder, sorted. ModelError if there are none or one is missing."""
     if (folder / MODEL_INDEX).is_file():
         names = sorted(set(json.loads((folder / MODEL_INDEX).read_text())["weight_map"].values()))
     else:
@@ -88,26 +86,27 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if not (folder / name).is_file():
             raise ModelError(
-                f"{folder} holds no weights: {name} is missing", hint="weights must be safetensors"
+                f"{folder} has no complete weights: {name} is missing",
+                hint="weights must be safetensors files",
             )
     return [folder / name for name in names]
 
 
 def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Stored], dict[str, str]]:
-    """Tensors and metadata of an open safetensors file; places count from the file's start. ModelError."""
+    """Tensors and metadata in the header of an open safetensors file. name: for messages. ModelError if it is damaged."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     try:
         if not 2 <= length <= min(size - 8, 100_000_000):
-            raise ValueError("its header has no possible length")
+            raise ValueError(f"its header claims a length of {length} bytes, the file has {size}")
         header: dict[str, Any] = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
         tensors = {}
         for key, value in header.items():
-            start, end = (8 + length + at for at in value["data_offsets"])
+            start, end = (8 + length + offset for offset in value["data_offsets"])
             if end > size:
-                raise ValueError(f"it ends before {key}")
+                raise ValueError(f"it ends before the end of {key}")
             tensors[key] = Stored(value["dtype"], tuple(value["shape"]), start, end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{name} is damaged: {_first_line(error)}", hint="copy the model again") from None
@@ -115,9 +114,9 @@ def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Stored], dict[str,
 
 
 def fingerprint(folder: Path) -> str:
-    """Changes with the weights of a model, whatever folder they lie in.
+    """A hash of a model's weights that does not depend on the folder.
 
-    It reads the headers and 4 MiB of each file, spread evenly: all of a large model would take minutes.
+    It covers the header and 4 MiB of each file, evenly spread: hashing all of a large model would take minutes.
     """
     digest = hashlib.sha256()
     for path in weight_files(folder):
@@ -126,9 +125,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def contents(folder: Path) -> str:
-    """Changes with all that a model or adapter is: its weights as in `fingerprint`, and every small file beside them.
+    """A hash of all files that determine what a model or adapter computes: the weights as in `fingerprint`, the rest in full.
 
-    Names count, the folder's own does not.
+    It covers the names of the files and not that of the folder.
     """
     digest = hashlib.sha256()
     for name, path in _parts(folder):
@@ -141,7 +140,7 @@ def contents(folder: Path) -> str:
 
 
 def numbers(folder: Path) -> Iterator[int]:
-    """How many numbers each safetensors file of a model or adapter holds."""
+    """Number of tensor elements in each safetensors file of a model or adapter."""
     for name, path in _parts(folder):
         if path.suffix == ".safetensors":
             with path.open("rb") as file:
@@ -149,7 +148,7 @@ def numbers(folder: Path) -> Iterator[int]:
 
 
 def _parts(folder: Path) -> list[tuple[str, Path]]:
-    """Name and path of the files that decide what a model computes, sorted by name."""
+    """Name and path of the files that determine what a model computes, sorted by name."""
     named = ((path.relative_to(folder), path) for path in folder.rglob("*"))
     return sorted(
         (str(name.as_posix()), path)
@@ -165,9 +164,9 @@ def _sample(digest: Any, path: Path) -> None:
         file.seek(0)
         digest.update(file.read(header))
         rest = max(0, size - header - BLOCK)
-        places = sorted({header + rest * number // (BLOCKS - 1) for number in range(BLOCKS)})
-        for place in places:
-            file.seek(place)
+        offsets = sorted({header + rest * number // (BLOCKS - 1) for number in range(BLOCKS)})
+        for offset in offsets:
+            file.seek(offset)
             digest.update(file.read(BLOCK))
 
 

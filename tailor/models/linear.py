@@ -1,4 +1,4 @@
-"""Linear modules of a network: which of them can carry an adapter or be quantized."""
+"""The linear modules of a network: which can have a LoRA adapter and which can be quantized."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 from torch import nn
 
 ROUTERS = ("gate", "router", "shared_expert_gate")
-"""Names of the linear modules that choose a mixture's experts."""
+"""Names of the linear modules that route tokens to experts."""
 
 _READS = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape))")
 
 
 def adaptable(network: Any) -> list[str]:
-    """Full names of the modules that `all-linear` means: all that text passes through, but the head and routers.
+    """Full names of the modules that `all-linear` selects: the decoder's linear modules without the head and the routers.
 
-    Experts that are held in one tensor are no modules. Nor are modules meant whose weight is read past them.
+    Not included: experts whose weights are one stacked tensor (they are not modules), and modules whose weight the model
+    reads directly (`read_directly`).
     """
     from transformers.pytorch_utils import Conv1D
 
     decoder, head = network.get_decoder(), network.get_output_embeddings()
     inside = {id(module) for module in decoder.modules()}
-    past = set(read_directly(network))
+    bypassed = set(read_directly(network))
     routers = ROUTERS if has_experts(network) else ()
     return [
         name
@@ -32,17 +33,17 @@ def adaptable(network: Any) -> list[str]:
         if isinstance(module, nn.Linear | Conv1D)
         and id(module) in inside
         and module is not head
-        and name not in past
+        and name not in bypassed
         and name.rsplit(".", 1)[-1] not in routers
     ]
 
 
 def read_directly(network: nn.Module) -> Iterator[str]:
-    """Full names of a state-space mixer's projections whose weight its code reads itself, instead of calling them.
+    """Full names of the projections of a state-space mixer (Mamba and others) whose weight the code reads directly.
 
-    The training kernels of Mamba and its kin take the weights of several projections. What stands in such a
-    projection's place, an adapter or a quantized layer, is then passed by, or read as if it were plain. Which
-    kernel runs depends on the machine, so the code is asked, not a run of it.
+    The fused training kernels take the weights of several projections instead of calling the modules. They would ignore an
+    adapter on such a projection, and would read a quantized weight as if it were a plain one. Which kernel runs depends on
+    the machine, so this searches the source code of `forward` for `self.NAME.weight` and does not run it.
     """
     for name, module in network.named_modules():
         if hasattr(module, "A_log"):
@@ -53,13 +54,14 @@ def read_directly(network: nn.Module) -> Iterator[str]:
 
 
 def has_experts(network: nn.Module) -> bool:
+    """Whether a network is a mixture of experts."""
     return any(name.rsplit(".", 1)[-1] == "experts" for name, _ in network.named_modules())
 
 
 def quantized_share(network: Any, plain: list[str]) -> tuple[float, str]:
-    """Share of the weights that quantized linear modules would hold, and the largest weight that they would not.
+    """The share of the parameters that quantization would cover, and the name of the largest parameter that it would not.
 
-    plain: names of linear modules that stay as they are. Embeddings and the head, which always do, are left out.
+    plain: names of linear modules that are not to be quantized. Embeddings and the head are not counted: they never are.
     """
     from transformers.pytorch_utils import Conv1D
 

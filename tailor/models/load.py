@@ -1,4 +1,4 @@
-"""A model ready to train: loaded as declared, quantized, with its adapter, and proven."""
+"""Load a model for training: base, quantization, adapter or beacons, attention, and the checks of `probe`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Layout
 from tailor.spec.model import Beacon, Model, Quantize
 
-DTYPES = {
+DTYPES = {  # the names in transformers' configs, and those of `train.precision`
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -39,10 +39,11 @@ def load_for_training(
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
 ) -> CausalModel:
-    """Load, quantize, adapt and prove. Trained weights are float32, frozen ones `frozen_dtype`.
+    """Load, quantize, adapt and check a model. Trained weights are float32, frozen ones `frozen_dtype`.
 
-    `activation_checkpointing`: of every how many layers one is computed again; 0 or False for none. `static_shapes`
-    (for compilation) takes stock attention over padded rows. Raises ModelError.
+    pack: documents share rows, so that they must be isolated. activation_checkpointing: checkpoint every n-th decoder
+    layer; 0 or False for none. static_shapes: for `torch.compile`, take transformers' attention over padded rows. Raises
+    ModelError.
     """
     torch.manual_seed(seed)
     network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device)
@@ -61,7 +62,7 @@ def load_for_training(
 
 
 def base_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
-    """What the base is loaded in: trained weights are float32."""
+    """The dtype to load the base in: `frozen_dtype` if it is frozen, float32 if it is trained."""
     return DTYPES[frozen_dtype] if spec.adapter or spec.beacon else torch.float32
 
 
@@ -75,37 +76,43 @@ def adapt(
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
 ) -> Any:
-    """The network with its adapter, and with what it keeps for the backward pass chosen."""
+    """Add the adapter, activation checkpointing and tiling to a network, and freeze unused weights."""
     if spec.adapter is not None:
-        torch.manual_seed(seed)  # the adapter's start doesn't depend on how the base was made
+        torch.manual_seed(
+            seed
+        )  # so that the adapter's initial weights do not depend on how the base was loaded
         network = add_adapter(network, spec.adapter, mixed_precision=precision != "fp32")
     if activation_checkpointing:
         activations.checkpoint_layers(
             base_of(network), every=activation_checkpointing, offload=activation_offloading
         )
         if spec.adapter is not None:
+            # A checkpointed layer has gradients only if its input requires them; the embedding below is frozen.
             base_of(network).enable_input_require_grads()
     if tiled_mlp:
         activations.tile_feed_forward(base_of(network))
-    _freeze_unreached(network)
+    _freeze_unused(network)
     return network.eval()
 
 
 def prove(
     network: Any, spec: Model, *, device: torch.device, precision: str, pack: bool, static_shapes: bool
 ) -> CausalModel:
-    """The model with the first attention that proves itself. `device` is where its weights are."""
+    """Choose the first attention that passes the checks, and run the other checks of `probe`. Raises ModelError.
+
+    device: where the weights are.
+    """
     attention.register()
-    compute = DTYPES[precision]
-    with torch.autocast(device.type, dtype=compute, enabled=precision != "fp32"):
-        model = _with_attention(network, spec, device, compute, pack=pack, static_shapes=static_shapes)
+    dtype = DTYPES[precision]
+    with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
+        model = _with_attention(network, spec, device, dtype, pack=pack, static_shapes=static_shapes)
         model.splits_head = probe.head_is_separate(model, device)
-        if not probe.tiles_are_the_whole(model, device, compute):
+        if not probe.tiling_is_exact(model, device, dtype):
             raise activations.no_tiles(model.base)
-        if spec.adapter is not None and (idle := probe.adapters_passed_by(model, device)):
+        if spec.adapter is not None and (unused := probe.unused_adapters(model, device)):
             raise ModelError(
-                f"model.adapter: {type(model.base).__name__} computes past the adapter on {idle[0]}, so it would "
-                "learn nothing",
+                f"model.adapter: the forward pass of {type(model.base).__name__} does not use the adapter on "
+                f"{unused[0]}, so it would not train",
                 hint="name other modules in model.adapter.target_modules",
             )
     return model
@@ -114,14 +121,14 @@ def prove(
 def _with_beacons(
     network: Any, spec: Model, settings: Beacon, compute: torch.dtype, checkpointing: bool, seed: int
 ) -> BeaconModel:
-    """The base frozen, with beacons, under an attention that takes a cache."""
+    """The frozen base with beacons, under transformers' attention, which supports the cache that beacons need."""
     torch.manual_seed(seed)
     add_beacons(network, settings)
     if checkpointing:
         layers = activations.decoder_layers(network)
         if not all(hasattr(type(layer), "_can_checkpoint_with_cache") for layer in layers):
             raise ModelError(
-                "model.beacon: this transformers takes the memory away from layers that are computed again",
+                "model.beacon: the installed transformers does not pass the cache to checkpointed layers",
                 hint="set train.activation_checkpointing: false, or install transformers 5.23",
             )
         activations.checkpoint_layers(network, every=1, offload=False)
@@ -133,9 +140,9 @@ def _with_beacons(
 
 
 def skeleton(spec: Model, *, frozen_dtype: str, **settings: Any) -> Any:
-    """The network as it is trained, with its adapter, on the meta device: names and shapes, and no weights.
+    """The network with its adapter on the meta device: names and shapes of the weights, without values.
 
-    settings: as for `adapt`.
+    settings: keyword arguments of `adapt`.
     """
     meta = torch.device("meta")
     with meta:
@@ -144,9 +151,9 @@ def skeleton(spec: Model, *, frozen_dtype: str, **settings: Any) -> Any:
 
 
 def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty: bool = False) -> Any:
-    """The base model by transformers, quantized if asked for, or with new weights.
+    """Load the base model with transformers, quantized if the recipe says so; with random weights for `model.init: random`.
 
-    `empty`: the architecture alone, for the meta device.
+    empty: build the architecture only, for the meta device. Raises ModelError.
     """
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -168,33 +175,33 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
+            ignore_mismatched_sizes=True,  # reported below with names and shapes
             quantization_config=_quantization(config, spec, dtype) if spec.quantize else None,
             **common,
         )
         if wrong := sorted(loaded["mismatched_keys"]):
-            name, stored, is_positive = wrong[0]
+            name, stored, expected = wrong[0]
             raise ModelError(
-                f"model.path {spec.path}: {name} has the shape {tuple(stored)}, and config.json wants {tuple(is_positive)}",
-                hint="config.json and the weights must be of the same model",
+                f"model.path {spec.path}: {name} has the shape {tuple(stored)} in the weights, and {tuple(expected)} in config.json",
+                hint="use the config.json and the weights of the same model",
             )
-        if missing := sorted(loaded["missing_keys"]):  # transformers would fill them with random numbers
+        if missing := sorted(loaded["missing_keys"]):  # transformers would initialize them randomly
             raise ModelError(
-                f"model.path {spec.path}: its weights lack {len(missing)} tensors of a "
-                f"{type(network).__name__}, for example {missing[0]}",
-                hint="name a complete causal language model",
+                f"model.path {spec.path}: the weights of {type(network).__name__} lack {len(missing)} tensors, for "
+                f"example {missing[0]}",
+                hint="set model.path to a complete causal language model",
             )
         return _ready(without_repacking(network), spec)
     except SafetensorError as error:
         raise ModelError(
-            f"model.path {spec.path}: its weights are damaged: {_first_line(error)}",
+            f"model.path {spec.path}: the weights are damaged: {_first_line(error)}",
             hint="copy the model again",
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
             raise ModelError(
-                f"model.path {spec.path}: the model has code of its own, which runs only where it is trusted",
-                hint="if you trust it, set model.trust_remote_code: true in the recipe; what a run trained on such a "
+                f"model.path {spec.path}: the model comes with its own code, which is not run unless you trust it",
+                hint="if you trust it, set model.trust_remote_code: true in the recipe; an adapter trained on such a "
                 "model is loaded from within the run's folder",
             ) from error
         raise ModelError(
@@ -211,7 +218,10 @@ def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
 
 
 def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
-    """The settings for a model, whose modules are looked at before any weight is read. ModelError where it cannot be."""
+    """bitsandbytes' settings for a model, from its modules alone, before any weight is read.
+
+    ModelError if quantization would cover less than half of the weights.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -222,23 +232,24 @@ def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
     share, largest = linear.quantized_share(bare, plain)
     if share < 0.5:
         raise ModelError(
-            f"model.quantize: bitsandbytes quantizes linear modules, which hold only {share:.0%} of the weights of "
-            f"{type(bare).__name__}: not {largest}, for one",
-            hint="leave model.quantize out",
+            f"model.quantize: bitsandbytes quantizes linear modules, which have only {share:.0%} of the weights of "
+            f"{type(bare).__name__}; {largest}, for example, would not be quantized",
+            hint="remove model.quantize",
         )
-    # A list of one's own replaces the modules that transformers leaves out by itself, the head among them.
+    # `llm_int8_skip_modules` replaces transformers' own list (the head and others), so that list is added to it.
     return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
 
 
 def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None = None) -> Any:
-    """bitsandbytes' settings, in transformers' terms. plain: modules that stay as they are, where they must be named."""
+    """A recipe's `model.quantize` as transformers' BitsAndBytesConfig. plain: names of modules that are not to be quantized;
+    None for transformers' default."""
     from transformers import BitsAndBytesConfig
 
-    kept = plain or None
+    skipped = plain or None
     if spec.type == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
-        llm_int8_skip_modules=kept,
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type=spec.type,
         bnb_4bit_use_double_quant=spec.double,
@@ -246,22 +257,20 @@ def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None =
     )
 
 
-def _freeze_unreached(network: Any) -> None:
-    """Weights that no text token reaches (a vision tower's) are not trained: data parallelism would wait for them."""
+def _freeze_unused(network: Any) -> None:
+    """Freeze weights that no text token uses (a vision tower's): DDP waits for a gradient of each trained weight."""
     base = base_of(network)
-    reached = {
-        id(p) for part in (base.get_decoder(), base.get_output_embeddings()) for p in part.parameters()
-    }
+    used = {id(p) for part in (base.get_decoder(), base.get_output_embeddings()) for p in part.parameters()}
     for parameter in network.parameters():
-        if id(parameter) not in reached:
+        if id(parameter) not in used:
             parameter.requires_grad_(False)
 
 
 def without_repacking(network: Any) -> Any:
-    """Keep bitsandbytes' 4-bit layers as they were loaded, in inference too.
+    """Turn off bitsandbytes' repacking of 4-bit layers on CPUs with AVX512-BF16.
 
-    On a CPU with AVX512-BF16, the first call without a gradient would reorder a layer's weights, round
-    their constants to bf16 and, from then on, pass no gradient to the layers below.
+    There, the first call without a gradient would reorder the weights of a layer and round their constants to bf16. From
+    then on, the layer would pass no gradient to the layers below it.
     """
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -272,7 +281,10 @@ def without_repacking(network: Any) -> Any:
 def _with_attention(
     network: Any, spec: Model, device: torch.device, dtype: torch.dtype, *, pack: bool, static_shapes: bool
 ) -> CausalModel:
-    """Take the first attention, of those allowed, under which packs are proven isolated."""
+    """Choose the first allowed attention under which packed documents do not affect each other.
+
+    Without packing, fall back to transformers' attention with one document per row. Raises ModelError.
+    """
     for name in _candidates(spec, static_shapes):
         layout: Layout = "rows" if name in ("sdpa", "eager") else "stream"
         try:
@@ -288,7 +300,7 @@ def _with_attention(
             return model
     if pack:
         raise ModelError(
-            f"{type(base_of(network)).__name__} lets packed documents see each other, whatever the attention",
+            f"packed documents of {type(base_of(network)).__name__} attend to each other with every attention that was tried",
             hint="set data.pack: false",
         )
     base_of(network).set_attn_implementation(attention.stock_attention(base_of(network)))

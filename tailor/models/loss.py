@@ -1,7 +1,8 @@
-"""Next-token losses from hidden states, tile by tile, so that logits never exist all at once.
+"""Next-token losses from hidden states, one tile of tokens at a time, so that the logits [S, V] never exist as a whole.
 
-Losses are summed over a micro-batch, or over each of its documents: a gradient of one number per document
-may come back. A document's summed log-probability is its loss with the other sign.
+For 8192 supervised tokens and a vocabulary of 128k, float32 logits take 4 GiB, and their gradient as much again; a tile
+takes 256 MiB. Losses are summed over a micro-batch or over each of its documents. The log-probability of a document is
+its summed loss with the sign reversed. Shapes: see `tailor.models`; R is the number of tokens in a tile.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 TILE_BYTES = 256 * 2**20
-"""Most bytes of float32 logits that exist at one time. Small vocabularies need one tile only."""
+"""Maximum bytes of float32 logits that exist at one time. A small vocabulary needs a single tile."""
 
 
 def summed_cross_entropy(
     hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, *, tile_bytes: int = TILE_BYTES
 ) -> torch.Tensor:
-    """Sum of the cross-entropies of `head(hidden)` against `targets`, a float32 scalar; 0 for no targets.
+    """Sum of the cross-entropies of `head(hidden)` against `targets`, a float32 scalar; 0 without targets.
 
-    hidden: [N, H]; targets: int64[N]. A plain linear head takes its gradient in the forward pass, one
-    tile at a time; any other head (with an adapter, say) is computed again in the backward pass.
+    hidden: [S, H]; targets: int64[S]. For a plain linear head, the gradient is computed in the forward pass, tile by
+    tile. Any other head (one with an adapter, for example) is computed again in the backward pass.
     """
-    everything = torch.zeros_like(targets)
-    return document_cross_entropy(hidden, head, targets, everything, 1, tile_bytes=tile_bytes)[0]
+    document = torch.zeros_like(targets)  # int64[S]: all targets count as one document
+    return document_cross_entropy(hidden, head, targets, document, 1, tile_bytes=tile_bytes)[0]
 
 
 def document_cross_entropy(
@@ -38,28 +39,29 @@ def document_cross_entropy(
     *,
     tile_bytes: int = TILE_BYTES,
 ) -> torch.Tensor:
-    """Sums of the cross-entropies by document, float32[documents]; 0 for a document without targets.
+    """Sums of the cross-entropies by document, float32[D]; 0 for a document without targets.
 
-    hidden: [N, H]; targets, document: int64[N], the token to predict and the number of its document.
-    As `summed_cross_entropy`; a linear head that is itself trained is computed again in the backward pass
-    when there are several documents, because only there it is known how much each one counts.
+    hidden: [S, H]; targets, document: int64[S], the token to predict and the index of its document; documents: D.
+    The gradient is computed as in `summed_cross_entropy`, with one exception: with several documents, a trained linear
+    head is computed again in the backward pass, because the weight of each document in the loss is known only there.
     """
     if not len(targets):
-        # Keeps the graph, so that every trained weight of every worker has a gradient.
-        nothing = sum((weight.sum() for weight in head.parameters()), start=hidden.sum())
-        return (0.0 * nothing).float().expand(documents)
-    tile = max(1, tile_bytes // (4 * _vocabulary(head)))
+        # Keeps the graph, so that every trained weight of every worker has a gradient: DDP waits for each of them.
+        zero = 0.0 * sum((weight.sum() for weight in head.parameters()), start=hidden.sum())
+        return zero.float().expand(documents)  # [D]
+    tile = max(1, tile_bytes // (4 * _vocabulary(head)))  # R
+    # Not in fp16: the gradient is rounded in the forward pass, before the loss scale of GradScaler can lift small values.
     if type(head) is nn.Linear and head.bias is None and _autocast_dtype(hidden) != torch.float16:
         arguments = (targets, document, documents, tile, _autocast_dtype(hidden))
-        losses = _TiledCrossEntropy.apply(hidden, head.weight, *arguments)
+        losses = _TiledCrossEntropy.apply(hidden, head.weight, *arguments)  # float32[D]
         assert isinstance(losses, torch.Tensor)
         return losses
-    losses = hidden.new_zeros(documents, dtype=torch.float32)
+    losses = hidden.new_zeros(documents, dtype=torch.float32)  # [D]
     for start in range(0, len(targets), tile):
-        part = (hidden[start : start + tile], targets[start : start + tile])
-        own = checkpoint(_tile_losses, head, *part, use_reentrant=False)
-        assert isinstance(own, torch.Tensor)
-        losses = losses.index_add(0, document[start : start + tile], own)
+        part = (hidden[start : start + tile], targets[start : start + tile])  # [R, H], int64[R]
+        of_tokens = checkpoint(_tile_losses, head, *part, use_reentrant=False)  # float32[R]
+        assert isinstance(of_tokens, torch.Tensor)
+        losses = losses.index_add(0, document[start : start + tile], of_tokens)
     return losses
 
 
@@ -67,28 +69,31 @@ def document_cross_entropy(
 def summed_cross_entropy_and_hits(
     hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, *, tile_bytes: int = TILE_BYTES
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss, and how many targets have the largest logit. For evaluation."""
+    """The summed loss (float32 scalar), and the number of targets that have the largest logit (int64 scalar). No gradient.
+
+    hidden: [S, H]; targets: int64[S].
+    """
     loss = hidden.new_zeros((), dtype=torch.float32)
     hits = torch.zeros((), dtype=torch.int64, device=hidden.device)
     tile = max(1, tile_bytes // (4 * _vocabulary(head)))
     for start in range(0, len(targets), tile):
-        logits = head(hidden[start : start + tile]).float()
-        part = targets[start : start + tile]
+        logits = head(hidden[start : start + tile]).float()  # [R, V]
+        part = targets[start : start + tile]  # int64[R]
         loss += functional.cross_entropy(logits, part, reduction="sum")
         hits += (logits.argmax(dim=-1) == part).sum()
     return loss, hits
 
 
 def _tile_losses(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(head(hidden).float(), targets, reduction="none")
+    return functional.cross_entropy(head(hidden).float(), targets, reduction="none")  # [R]
 
 
 def _vocabulary(head: nn.Module) -> int:
-    # The weight is looked at only where it must be: a strategy may have to gather it for that.
+    # `out_features` first: under ZeRO-3, reading the weight would gather it from all workers.
     if size := getattr(head, "out_features", 0):
         return int(size)
     weight = getattr(head, "weight", None)
-    return len(weight) if weight is not None else 2**17
+    return len(weight) if weight is not None else 2**17  # unknown: about the largest vocabularies in use
 
 
 def _autocast_dtype(hidden: torch.Tensor) -> torch.dtype:
@@ -97,11 +102,12 @@ def _autocast_dtype(hidden: torch.Tensor) -> torch.dtype:
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
-    """Losses and gradients of a linear head, tile by tile: a tile's logits are never kept.
+    """Losses and gradients of a linear head, tile by tile. The logits of a tile are not kept for the backward pass.
 
-    The gradient of a token's loss is one vector, whatever comes back for its document, so that of the hidden
-    states is taken in the forward pass and scaled in the backward pass. That of the head is a sum over all
-    tokens: it is taken in the forward pass too when they all are of one document.
+    The forward pass computes the gradient of the hidden states, as each tile's logits exist there anyway. The backward
+    pass multiplies each token's row by the incoming gradient of its document. (Same idea as the fused linear cross-entropy
+    of Liger Kernel, arXiv 2410.10989.) The gradient of the head is a sum over all tokens. With one document it is computed
+    in the forward pass too, since one factor scales the sum; with several, tokens have different factors.
     """
 
     @staticmethod
@@ -116,33 +122,33 @@ class _TiledCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         trains_hidden, trains_weight = ctx.needs_input_grad[:2]
-        again = trains_weight and documents > 1
-        hidden_gradient = torch.empty_like(hidden) if trains_hidden and not again else None
-        takes_weight = trains_weight and not again
-        weight_gradient: torch.Tensor | None = None
-        losses = hidden.new_zeros(documents, dtype=torch.float32)
+        recompute = trains_weight and documents > 1
+        hidden_gradient = torch.empty_like(hidden) if trains_hidden and not recompute else None  # [S, H]
+        takes_weight = trains_weight and not recompute
+        weight_gradient: torch.Tensor | None = None  # float32[V, H]
+        losses = hidden.new_zeros(documents, dtype=torch.float32)  # [D]
         with torch.autocast(hidden.device.type, enabled=False):
-            matrix = weight.to(dtype)
+            matrix = weight.to(dtype)  # [V, H]
             for start in range(0, len(targets), tile):
-                here = slice(start, start + tile)
-                part = hidden[here].to(dtype)
-                target = targets[here, None]
-                logits = (part @ matrix.T).float()
-                normalizer = logits.logsumexp(dim=-1, keepdim=True)
-                own = (normalizer - logits.gather(1, target))[:, 0]
+                in_tile = slice(start, start + tile)
+                part = hidden[in_tile].to(dtype)  # [R, H]
+                target = targets[in_tile, None]  # int64[R, 1]
+                logits = (part @ matrix.T).float()  # [R, V]
+                normalizer = logits.logsumexp(dim=-1, keepdim=True)  # [R, 1]
+                of_tokens = (normalizer - logits.gather(1, target))[:, 0]  # [R]
                 if documents == 1:
-                    losses += own.sum()
+                    losses += of_tokens.sum()
                 else:
-                    losses.index_add_(0, document[here], own)
+                    losses.index_add_(0, document[in_tile], of_tokens)
                 if hidden_gradient is None and not takes_weight:
                     continue
-                gradient = _logit_gradient(logits, normalizer, target).to(dtype)
+                gradient = _logit_gradient(logits, normalizer, target).to(dtype)  # [R, V]
                 if hidden_gradient is not None:
-                    hidden_gradient[here] = gradient @ matrix
+                    hidden_gradient[in_tile] = gradient @ matrix  # [R, H]
                 if takes_weight:
-                    weight_gradient = _added(weight_gradient, gradient.T @ part)
-        ctx.again = again
-        if again:
+                    weight_gradient = _accumulated(weight_gradient, gradient.T @ part)  # [V, H]
+        ctx.recompute = recompute
+        if recompute:
             ctx.save_for_backward(hidden, weight, targets, document)
         else:
             ctx.save_for_backward(hidden_gradient, weight_gradient, document)
@@ -151,19 +157,20 @@ class _TiledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        """scale: float32[D], the incoming gradient of each document's loss."""
         tile, dtype, weight_dtype = ctx.settings
-        nothing = (None,) * 5
-        if ctx.again:
+        no_gradients = (None,) * 5  # of the arguments that are not trained
+        if ctx.recompute:
             hidden_gradient, weight_gradient = _recomputed(*ctx.saved_tensors, scale, tile, dtype)
-            return hidden_gradient, weight_gradient.to(weight_dtype), *nothing
+            return hidden_gradient, weight_gradient.to(weight_dtype), *no_gradients
         hidden_gradient, weight_gradient, document = ctx.saved_tensors
         if hidden_gradient is not None:
-            scales = scale[0] if len(scale) == 1 else scale[document, None]
-            hidden_gradient = hidden_gradient * scales.to(hidden_gradient.dtype)
+            scales = scale[0] if len(scale) == 1 else scale[document, None]  # [] or [S, 1]
+            hidden_gradient = hidden_gradient * scales.to(hidden_gradient.dtype)  # [S, H]
         if weight_gradient is not None:
-            # In place: it is as large as the head. A second backward pass through this would raise, as PyTorch sees to.
+            # In place, because the gradient is as large as the head. PyTorch raises if the same graph is used a second time.
             weight_gradient = weight_gradient.mul_(scale[0]).to(weight_dtype)
-        return hidden_gradient, weight_gradient, *nothing
+        return hidden_gradient, weight_gradient, *no_gradients
 
 
 def _recomputed(
@@ -175,30 +182,30 @@ def _recomputed(
     tile: int,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of hidden states and head, each token scaled by its document's number."""
-    hidden_gradient = torch.empty_like(hidden)
-    weight_gradient: torch.Tensor | None = None
+    """Gradients of the hidden states [S, H] and of the head, float32[V, H]. scale: [D], for the tokens of each document."""
+    hidden_gradient = torch.empty_like(hidden)  # [S, H]
+    weight_gradient: torch.Tensor | None = None  # float32[V, H]
     with torch.autocast(hidden.device.type, enabled=False):
-        matrix = weight.to(dtype)
+        matrix = weight.to(dtype)  # [V, H]
         for start in range(0, len(targets), tile):
-            here = slice(start, start + tile)
-            part = hidden[here].to(dtype)
-            logits = (part @ matrix.T).float()
-            normalizer = logits.logsumexp(dim=-1, keepdim=True)
-            gradient = _logit_gradient(logits, normalizer, targets[here, None])
-            gradient = (gradient * scale[document[here], None]).to(dtype)
-            hidden_gradient[here] = gradient @ matrix
-            weight_gradient = _added(weight_gradient, gradient.T @ part)
+            in_tile = slice(start, start + tile)
+            part = hidden[in_tile].to(dtype)  # [R, H]
+            logits = (part @ matrix.T).float()  # [R, V]
+            normalizer = logits.logsumexp(dim=-1, keepdim=True)  # [R, 1]
+            gradient = _logit_gradient(logits, normalizer, targets[in_tile, None])  # float32[R, V]
+            gradient = (gradient * scale[document[in_tile], None]).to(dtype)  # [R, V]
+            hidden_gradient[in_tile] = gradient @ matrix  # [R, H]
+            weight_gradient = _accumulated(weight_gradient, gradient.T @ part)  # [V, H]
     assert weight_gradient is not None  # there are targets
     return hidden_gradient, weight_gradient
 
 
-def _added(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
-    """A sum in float32. Its first part is taken as it is, since a second matrix of this size would count."""
+def _accumulated(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
+    """A sum in float32, [V, H]. The first part becomes the total: adding it to zeros would take a second matrix [V, H]."""
     return part.float() if total is None else total.add_(part)
 
 
 def _logit_gradient(logits: torch.Tensor, normalizer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Softmax minus one at the target. Overwrites `logits`."""
-    gradient = logits.sub_(normalizer).exp_()
+    """Gradient of the cross-entropy with respect to the logits, [R, V]: softmax minus one at the target. Overwrites `logits`."""
+    gradient = logits.sub_(normalizer).exp_()  # [R, V], the softmax
     return gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))

@@ -1,11 +1,11 @@
-"""What is proven of a loaded model before it trains, on a handful of tokens.
+"""Checks on a loaded model before training, each with a few tokens.
 
-* isolation: in a pack, no token of one document changes another document;
-* agreement: documents in a pack give what the stock attention gives for each alone;
-* the head: logits are exactly `head(hidden)`, or else the loss must use the model's own logits;
-* the adapters: training passes through every one;
-* the tiles: feed-forward blocks in tiles of tokens give what they give whole;
-* the cut: a stream over several workers gives what it gives on one.
+* isolation: in a pack, changing a token of one document does not change the hidden states of another;
+* agreement: packed documents give the same as each document alone with transformers' attention;
+* head: the logits are exactly `head(hidden)`; if not, the loss uses the model's own logits;
+* adapters: the forward pass calls every adapted module;
+* tiling: tiled feed-forward blocks give the same as untiled ones;
+* sequence parallelism: a stream split over several workers gives the same as on one worker.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from tailor.models.documents import Documents, Layout, TokenBatch
 from tailor.models.sequence import SequenceGroup
 
 FIRST, SECOND = 9, 7
-"""Lengths of the two probe documents, in tokens."""
+"""Lengths of the two test documents, in tokens."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 8e-2}
-"""Largest relative difference (of L2 norms) that rounding explains."""
+"""Maximum relative difference (L2 norms) that counts as rounding, by dtype."""
 SAME = 1e-6
-"""The same between two runs of one arithmetic."""
+"""Maximum relative difference (L2 norms) between two runs of the same operations."""
 
-# 8-bit layers choose which columns stay in fp16 from all rows of a call, so a document can change
-# another's rounding (2 % measured on a model with large random weights, against 54 % within the document).
-# A changed token goes to other experts, whose products are then cut otherwise (2e-7 against 1.3).
+# Two kinds of model are not isolated to the last bit, although no document attends to another:
+# - 8-bit layers choose the columns that stay in fp16 from all tokens of a call, so that a document can change another's
+#   rounding: by 2 % on a model with large random weights, against 54 % within the document.
+# - In a mixture of experts a changed token goes to other experts, whose matrix products then have other sizes and
+#   round differently: by 2e-7, against 1.3 within the document.
 
 
 @torch.no_grad()
 def packs_in_isolation(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a pack of two documents is exactly two documents."""
-    ids = _ids(model, device)
+    """Whether two packed documents give the same as each alone, and neither changes the other."""
+    ids = _ids(model, device)  # int64[FIRST + SECOND]
     try:
-        packed = model.hidden(_pack(ids, model.layout, device))
+        packed = model.hidden(_pack(ids, model.layout, device))  # [1, T, H]
         changed = ids.clone()
         changed[FIRST - 2] = (changed[FIRST - 2] + 1) % int(ids.max())
         other = model.hidden(_pack(changed, model.layout, device))
-    except (ValueError, TypeError, RuntimeError):
+    except (ValueError, TypeError, RuntimeError):  # the attention does not support this model
         return False
     leaked = _distance(packed[0, FIRST:], other[0, FIRST:])
-    felt = _distance(packed[0, FIRST - 1], other[0, FIRST - 1])
+    within = _distance(packed[0, FIRST - 1], other[0, FIRST - 1])
     rounded_together = bool(getattr(model.base, "is_loaded_in_8bit", False))
     routed = any("experts" in name for name, _ in model.base.named_modules())
     allowed = 0.1 if rounded_together else 1e-3 if routed else 0.0
-    isolated = felt > 0 and leaked <= allowed * felt
+    isolated = within > 0 and leaked <= allowed * within  # within > 0: the change has an effect at all
     return isolated and _agrees_with_stock(model, ids, packed, torch.float16 if rounded_together else dtype)
 
 
@@ -56,14 +58,18 @@ def packs_in_isolation(model: CausalModel, device: torch.device, dtype: torch.dt
 def head_is_separate(model: CausalModel, device: torch.device) -> bool:
     """Whether the model's logits are its head applied to its last hidden states."""
     batch = _alone(_ids(model, device)[:FIRST], model.layout, device)
-    hidden = model.hidden(batch)
-    # The same arithmetic twice, so rounding explains nothing, in any dtype. A soft cap does, however small the logits.
+    hidden = model.hidden(batch)  # [1, T, H]
+    # Both sides run the same operations, so that rounding cannot differ in any dtype. A soft cap differs, even for small
+    # logits.
     return _distance(model.head(hidden), model.logits(batch)) <= SAME
 
 
 @torch.no_grad()
-def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
-    """Names of the adapted modules that a forward pass in training does not call. Experts may not be called for."""
+def unused_adapters(model: CausalModel, device: torch.device) -> list[str]:
+    """Names of the adapted modules that a forward pass in training mode does not call.
+
+    Experts are not counted: a few tokens do not reach all of them.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     called: set[str] = set()
@@ -85,37 +91,38 @@ def adapters_passed_by(model: CausalModel, device: torch.device) -> list[str]:
 
 
 @torch.no_grad()
-def tiles_are_the_whole(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether feed-forward blocks that are computed in tiles take each token by itself."""
+def tiling_is_exact(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether tiled feed-forward blocks give the same as untiled ones: they process each token independently."""
     blocks = tiled_blocks(model.base)
     if not blocks:
         return True
     tiles = [block.tile for block in blocks]
     batch = _alone(_ids(model, device), model.layout, device)
-    whole = model.hidden(batch)
+    untiled = model.hidden(batch)  # [1, T, H]: the 16 tokens fit in one tile
     for block in blocks:
         block.tile = 3
-    cut = model.hidden(batch)
+    tiled = model.hidden(batch)  # [1, T, H], in 6 tiles
     for block, tile in zip(blocks, tiles, strict=True):
         block.tile = tile
-    return _close(cut, whole, _rounding(model, dtype))
+    return _close(tiled, untiled, _rounding(model, dtype))
 
 
 @torch.no_grad()
-def streams_can_be_cut(
+def sequence_split_is_exact(
     model: CausalModel, sequence: SequenceGroup, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Whether two documents, cut over the group's workers, give what they give on one worker. All of them ask.
+    """Whether two documents split over the group's workers give the same as on one worker. A collective call.
 
-    bool[], and not a bool: some strategies hand tensors on only.
+    Returns bool[] and not a bool, because `Strategy.forward` returns tensors only. The lengths are
+    odd, so that the border between the documents lies within a worker's part.
     """
     first, second = 4 * sequence.size + 1, 4 * sequence.size - 1
-    positions = torch.cat([torch.arange(first), torch.arange(second)]).to(device)
+    positions = torch.cat([torch.arange(first), torch.arange(second)]).to(device)  # int64[T]
     batch = _batch(_ids(model, device, first + second), positions, (first, second), "stream")
     start, stop = sequence.span(first + second)
-    whole = model.hidden(batch)[:, start:stop]
+    expected = model.hidden(batch)[:, start:stop]  # [1, T / N, H]
     try:
-        agrees = _close(model.hidden(batch.cut(sequence)), whole, _rounding(model, dtype))
+        agrees = _close(model.hidden(batch.cut(sequence)), expected, _rounding(model, dtype))
     except (ValueError, TypeError, RuntimeError):
         agrees = False
     return torch.tensor(sequence.all_agree(agrees))
@@ -124,6 +131,7 @@ def streams_can_be_cut(
 def _agrees_with_stock(
     model: CausalModel, ids: torch.Tensor, packed: torch.Tensor, dtype: torch.dtype
 ) -> bool:
+    """Whether `packed`, [1, T, H], is what transformers' attention gives for each document alone."""
     base: Any = model.base
     chosen = base.config._attn_implementation
     stock = "eager" if chosen == "eager" else stock_attention(base)
@@ -133,12 +141,13 @@ def _agrees_with_stock(
         second = model.hidden(_alone(ids[FIRST:], "rows", ids.device))
     finally:
         base.set_attn_implementation(chosen)
-    alone = torch.cat([first, second], dim=1)
+    alone = torch.cat([first, second], dim=1)  # [1, T, H]
     return _close(packed, alone, dtype)
 
 
 def _rounding(model: CausalModel, dtype: torch.dtype) -> torch.dtype:
-    """Whose tolerance is right when other rows are computed together."""
+    """The dtype whose tolerance applies when a call has other tokens: 8-bit layers compute in fp16 and choose its columns
+    from all of them."""
     return torch.float16 if getattr(model.base, "is_loaded_in_8bit", False) else dtype
 
 
@@ -147,7 +156,7 @@ def _close(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _distance(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Relative, in L2."""
+    """L2 norm of the difference, relative to that of `right`."""
     left, right = left.float(), right.float()
     return float((left - right).norm() / right.norm())
 
@@ -170,12 +179,11 @@ def _alone(ids: torch.Tensor, layout: Layout, device: torch.device) -> TokenBatc
 def _batch(
     ids: torch.Tensor, positions: torch.Tensor, lengths: tuple[int, ...], layout: Layout
 ) -> TokenBatch:
+    """One row of documents without targets. ids, positions: int64[T]."""
     ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
     bounds = tuple(zip([0, *ends[:-1]], ends, strict=True))
     offsets = torch.tensor([0, *ends], dtype=torch.int32, device=ids.device)
     documents = Documents(bounds, offsets, max(lengths)) if layout == "stream" else None
-    nothing = torch.zeros(0, dtype=torch.int64, device=ids.device)
-    rows = torch.zeros_like(ids)[None]
-    return TokenBatch(
-        ids[None], positions[None], nothing, nothing, rows, documents, nothing, nothing, nothing.bool()
-    )
+    empty = torch.zeros(0, dtype=torch.int64, device=ids.device)  # no targets
+    rows = torch.zeros_like(ids)[None]  # int64[1, T]
+    return TokenBatch(ids[None], positions[None], empty, empty, rows, documents, empty, empty, empty.bool())

@@ -1,4 +1,4 @@
-"""The balance of a mixture's experts, as a part of the loss (Switch Transformers, arXiv 2101.03961, equations 4 to 6)."""
+"""Load-balancing loss of mixture-of-experts models (Switch Transformers, arXiv 2101.03961, equations 4 to 6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tailor.models.documents import TokenBatch
 
 @dataclass(frozen=True)
 class Router:
-    """What a model's configuration asks for. top_k: experts per token. weight: of the balance in the loss."""
+    """Settings from a model's config. top_k: experts per token. weight: of the balancing loss, `router_aux_loss_coef`."""
 
     top_k: int
     weight: float
@@ -27,25 +27,27 @@ class Router:
         return cls(int(config.num_experts_per_tok), weight)
 
     def loss(self, logits: Sequence[torch.Tensor], batch: TokenBatch) -> torch.Tensor:
-        """Sum over the batch's rows of a row's balance times its supervised tokens, a float32 scalar with a graph.
+        """Sum over rows of (balancing loss of the row × its supervised tokens), a float32 scalar with a graph.
 
-        logits: per layer float [B × T, experts]. A row's balance is 1 when its tokens use all experts alike and
-        up to experts × `top_k` when they don't. It is taken per row because rows are the same however a batch is
-        cut into micro-batches and shared by workers; divided by the batch's supervised tokens it is a mean.
+        logits: [B · T, experts] of each layer. The balancing loss of a row is `top_k` when its tokens use all experts
+        equally, and up to the number of experts when all tokens use the same `top_k` of them. It is computed per row,
+        because the rows of a batch do not depend on the micro-batch size or the number of workers. The sum is divided by
+        the supervised tokens of the batch, as every loss is, which makes it a mean over tokens.
         """
-        rows = batch.rows.flatten()
-        real = (rows >= 0).nonzero()[:, 0]
-        rows = rows[real]
+        # In the shapes, R is the number of rows, N of tokens without padding, E of experts.
+        rows = batch.rows.flatten()  # int64[B · T]
+        real = (rows >= 0).nonzero()[:, 0]  # int64[N], padding left out
+        rows = rows[real]  # int64[N]
         count = int(rows.max()) + 1
         experts = logits[0].shape[-1]
-        used = torch.zeros(count, experts, device=rows.device)
-        is_positive = torch.zeros(count, experts, device=rows.device)
+        assigned = torch.zeros(count, experts, device=rows.device)  # [R, E], tokens that go to each expert
+        probability = torch.zeros(count, experts, device=rows.device)  # [R, E], summed over tokens
         for layer in logits:
-            shares = layer[real].float().softmax(dim=-1)
-            chosen = torch.zeros_like(shares).scatter_(1, shares.topk(self.top_k, dim=-1).indices, 1.0)
-            used = used.index_add(0, rows, chosen.detach())
-            is_positive = is_positive.index_add(0, rows, shares)
-        tokens = len(logits) * torch.bincount(rows, minlength=count)[:, None]
-        balance = experts * (used / tokens * (is_positive / tokens)).sum(dim=-1)
-        supervised = torch.bincount(batch.rows.flatten()[batch.predicting], minlength=count)
+            of_token = layer[real].float().softmax(dim=-1)  # [N, E]
+            chosen = torch.zeros_like(of_token).scatter_(1, of_token.topk(self.top_k, dim=-1).indices, 1.0)
+            assigned = assigned.index_add(0, rows, chosen.detach())
+            probability = probability.index_add(0, rows, of_token)
+        tokens = len(logits) * torch.bincount(rows, minlength=count)[:, None]  # [R, 1]
+        balance = experts * (assigned / tokens * (probability / tokens)).sum(dim=-1)  # [R]
+        supervised = torch.bincount(batch.rows.flatten()[batch.predicting], minlength=count)  # int64[R]
         return (balance * supervised).sum()

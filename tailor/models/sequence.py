@@ -1,8 +1,8 @@
-"""Sequences over several workers: each holds a part of every stream, and for attention a part of the heads (Ulysses).
+"""Sequence parallelism (DeepSpeed-Ulysses, arXiv 2309.14509): N workers each hold T / N tokens of a stream.
 
-Between two attentions a token needs no other one, so a worker has T / N tokens of a stream and all that belongs to
-them. Attention needs all tokens, but of one head only: one exchange gives each worker all T tokens of its heads, one
-more brings the results back (DeepSpeed-Ulysses, arXiv 2309.14509). What is computed is the same as on one worker.
+Outside attention, a token's computation needs no other token, so that each worker computes its T / N tokens alone.
+Attention needs all tokens, but each head is independent: an all-to-all gives each worker all T tokens of h / N heads, and
+a second one returns the results. The result is that of one worker with the whole stream. Shapes: see `tailor.models`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class SequenceGroup:
-    """The workers that hold a stream together. rank: this one's place among them."""
+    """The N workers that hold a stream together. rank: of this worker in the group; size: N."""
 
     rank: int
     size: int
     group: Any
-    """torch.distributed's."""
+    """The process group of torch.distributed."""
 
     def span(self, length: int) -> tuple[int, int]:
-        """The part of a stream of `length` tokens, which `size` divides, that this worker holds."""
+        """(start, stop): the tokens of a stream that this worker holds. `length` must be a multiple of `size`."""
         assert length % self.size == 0, (length, self.size)
-        own = length // self.size
-        return self.rank * own, (self.rank + 1) * own
+        part = length // self.size
+        return self.rank * part, (self.rank + 1) * part
 
     def all_agree(self, agrees: bool) -> bool:
-        """Whether this is so on every worker of the group."""
-        found: list[bool] = [False] * self.size
-        dist.all_gather_object(found, agrees, group=self.group)
-        return all(found)
+        """Whether `agrees` is true on every worker of the group. A collective call."""
+        answers: list[bool] = [False] * self.size
+        dist.all_gather_object(answers, agrees, group=self.group)
+        return all(answers)
 
 
 def join(size: int) -> SequenceGroup | None:
-    """This worker's group of `size` consecutive ranks; None for groups of one. Every worker calls it at the same time."""
+    """Make the groups of `size` consecutive ranks and return this worker's; None if size is 1. A collective call."""
     if size == 1:
         return None
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -51,9 +51,10 @@ def join(size: int) -> SequenceGroup | None:
 def to_heads(
     sequence: SequenceGroup, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """[1, heads, T / N, d] of all heads -> [1, heads / N, T, d] of all tokens. N must divide the query's heads.
+    """Exchange T / N tokens of all heads for all tokens of h / N heads: [1, h, T / N, d] -> [1, h / N, T, d], three times.
 
-    Where N does not divide the heads of keys and values, each is given to as many workers as need it.
+    h must be a multiple of N. If the number of key and value heads is not (grouped-query attention), these heads are
+    repeated, so that each worker gets those that its query heads need.
     """
     copies = math.lcm(key.shape[1], sequence.size) // key.shape[1]
     if copies > 1:
@@ -63,13 +64,15 @@ def to_heads(
 
 
 def to_tokens(sequence: SequenceGroup, out: torch.Tensor) -> torch.Tensor:
-    """The way back, of what attention returns: [1, T, heads / N, d] -> [1, T / N, heads, d]."""
-    result = _ToTokens.apply(sequence, out.transpose(1, 2))
+    """Exchange back the result of attention: [1, T, h / N, d] -> [1, T / N, h, d]."""
+    result = _ToTokens.apply(sequence, out.transpose(1, 2))  # [1, h, T / N, d]
     assert isinstance(result, torch.Tensor)
     return result.transpose(1, 2)
 
 
 class _ToHeads(torch.autograd.Function):
+    """The gradient of one exchange is the other exchange."""
+
     @staticmethod
     def forward(ctx: Any, sequence: SequenceGroup, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.sequence = sequence
@@ -81,6 +84,8 @@ class _ToHeads(torch.autograd.Function):
 
 
 class _ToTokens(torch.autograd.Function):
+    """The gradient of one exchange is the other exchange."""
+
     @staticmethod
     def forward(ctx: Any, sequence: SequenceGroup, out: torch.Tensor) -> torch.Tensor:
         ctx.sequence = sequence
@@ -92,30 +97,32 @@ class _ToTokens(torch.autograd.Function):
 
 
 def _all_tokens(sequence: SequenceGroup, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """[1, h, T / N, d] each -> [1, h / N, T, d], in one message to each worker."""
-    views = [part[0].unflatten(0, (sequence.size, -1)).transpose(1, 2) for part in parts]  # [w, t, h, d]
+    """[1, h, T / N, d] each -> [1, h / N, T, d] each, with one message to each worker for all parts."""
+    # [N, T / N, h / N, d] each
+    views = [part[0].unflatten(0, (sequence.size, -1)).transpose(1, 2) for part in parts]
     return [part.flatten(0, 1).transpose(0, 1)[None] for part in _exchange(sequence, views)]
 
 
 def _all_heads(sequence: SequenceGroup, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """[1, h / N, T, d] each -> [1, h, T / N, d]."""
-    views = [part[0].transpose(0, 1).unflatten(0, (sequence.size, -1)) for part in parts]  # [w, t, h, d]
+    """[1, h / N, T, d] each -> [1, h, T / N, d] each."""
+    # [N, T / N, h / N, d] each
+    views = [part[0].transpose(0, 1).unflatten(0, (sequence.size, -1)) for part in parts]
     return [part.transpose(1, 2).flatten(0, 1)[None] for part in _exchange(sequence, views)]
 
 
 def _exchange(sequence: SequenceGroup, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Send `view[w]` to worker w; what each worker sent here, in the same form.
+    """All-to-all: send `view[w]` to worker w, and return in `result[w]` what worker w sent, for each view.
 
-    views: [w, t, h, d] each, of w workers with t tokens and h heads of each.
+    views: [N, T / N, h / N, d] each; h may differ between views.
     """
-    workers, own = views[0].shape[:2]
+    workers, tokens = views[0].shape[:2]
     widths = [view.shape[2] * view.shape[3] for view in views]
-    sent = views[0].new_empty(workers, own, sum(widths))
-    for view, place in zip(views, sent.split(widths, dim=2), strict=True):
-        place.unflatten(2, tuple(view.shape[2:])).copy_(view)
+    sent = views[0].new_empty(workers, tokens, sum(widths))  # [N, T / N, sum of h / N · d]
+    for view, columns in zip(views, sent.split(widths, dim=2), strict=True):
+        columns.unflatten(2, tuple(view.shape[2:])).copy_(view)
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent, group=sequence.group)
     return [
-        place.unflatten(2, tuple(view.shape[2:]))
-        for view, place in zip(views, received.split(widths, dim=2), strict=True)
+        columns.unflatten(2, tuple(view.shape[2:]))
+        for view, columns in zip(views, received.split(widths, dim=2), strict=True)
     ]

@@ -1,7 +1,8 @@
-"""A model whose weights are never whole on any worker but the first.
+"""Load a model sharded over the workers (FSDP, ZeRO-3): only rank 0 ever has the full weights, and in host memory.
 
-Every worker builds the network without weights. Rank 0 loads it in host memory, adapts and proves it, and hands its
-weights out, one tensor at a time; decoder layer by decoder layer, each worker keeps what it is to hold.
+Every worker builds the network on the meta device. Rank 0 loads the model in host memory, adds the adapter, runs the
+checks, and broadcasts the weights one tensor at a time. After each decoder layer, every worker shards the layer and keeps
+its part, so that a GPU holds at most one full layer.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Model
 
 HOST = torch.device("cpu")
-Place = Callable[[nn.Module], None]
-"""Given a module whose weights are all there, keeps this worker's part of them."""
+ShardModule = Callable[[nn.Module], None]
+"""Shards a module that has its full weights: this worker's part of them remains."""
 
 
 def load_sharded(
     spec: Model,
-    place: Place,
+    shard: ShardModule,
     *,
     rank: int,
     world: int,
@@ -42,13 +43,13 @@ def load_sharded(
     seed: int,
     embeds: EmbeddingMethod | None = None,
 ) -> tuple[CausalModel, tuple[int, int]]:
-    """The model in parts, and how many weights are trained and how many there are. Collective.
+    """The sharded model, and its (trained, all) number of parameters before sharding. A collective call.
 
-    embeds: a method that embeds, whose projection is added and whose attention is proven.
-    Host memory: the whole model once, by rank 0, in the dtype that it is held in. Raises a ModelError on every rank.
+    embeds: an embedding method, whose projection is added and whose attention is checked. Host memory on rank 0: the full
+    model once, in the dtype that it is trained with. Raises the same ModelError on every rank.
     """
     dtype = base_dtype(spec, frozen_dtype)
-    whole: CausalModel | None = None
+    full: CausalModel | None = None
     error: TailorError | None = None
     settings: dict[str, Any] = {
         "precision": precision,
@@ -61,18 +62,16 @@ def load_sharded(
         try:
             torch.manual_seed(seed)
             loaded = adapt(load_network(spec, dtype=dtype, device=HOST), spec, **settings)
-            whole = prove(loaded, spec, device=HOST, precision=precision, pack=pack, static_shapes=False)
+            full = prove(loaded, spec, device=HOST, precision=precision, pack=pack, static_shapes=False)
             if embeds is not None:
-                fit_to_embed(whole, embeds, seed=seed)
-                prove_embedding(whole, embeds, precision)
-        except TailorError as found:
-            error = found
-    proven = (
-        (whole.layout, whole.splits_head, whole.base.config._attn_implementation)
-        if whole is not None
-        else None
+                fit_to_embed(full, embeds, seed=seed)
+                prove_embedding(full, embeds, precision)
+        except TailorError as raised:
+            error = raised  # on every rank, below: the others would wait for the broadcast
+    checked = (
+        (full.layout, full.splits_head, full.base.config._attn_implementation) if full is not None else None
     )
-    layout, splits_head, implementation = _agreed((error, proven), world)
+    layout, splits_head, implementation = _from_rank_0((error, checked), world)
     attention.register()
     network = skeleton(spec, frozen_dtype=frozen_dtype, **settings)
     base_of(network).set_attn_implementation(implementation)
@@ -80,58 +79,59 @@ def load_sharded(
     if embeds is not None:
         fit_to_embed(model, embeds, seed=seed)
     counts = model.weights()
-    source = _Source(model, whole, device, world)
+    source = _WeightSource(model, full, device, world)
     for module in [*_layers(model), model]:
         source.fill(module)
-        place(module)
+        shard(module)
     return model, counts
 
 
-def _agreed(told: tuple[TailorError | None, Any], world: int) -> Any:
-    """What rank 0 found, on every rank; its error, raised on every rank."""
-    box = [told]
+def _from_rank_0(result: tuple[TailorError | None, Any], world: int) -> Any:
+    """The value of rank 0's (error, value) on every rank; or raises rank 0's error on every rank."""
+    results = [result]
     if world > 1:
-        dist.broadcast_object_list(box, src=0)
-    error, found = box[0]
+        dist.broadcast_object_list(results, src=0)
+    error, value = results[0]
     if error is not None:
         raise error
-    return found
+    return value
 
 
 def _layers(model: CausalModel) -> Iterator[nn.Module]:
-    """The decoder's layers, by what transformers says must stay together."""
+    """The decoder layers: the modules that transformers must not split over devices (`_no_split_modules`)."""
     names = set(model.base._no_split_modules or ())
     return (module for module in model.base.get_decoder().modules() if type(module).__name__ in names)
 
 
-class _Source:
-    """Rank 0's weights and buffers by name, put into the others' empty network."""
+class _WeightSource:
+    """Fills a network on the meta device with the weights and buffers of rank 0, by name."""
 
     def __init__(
-        self, model: CausalModel, whole: CausalModel | None, device: torch.device, world: int
+        self, model: CausalModel, full: CausalModel | None, device: torch.device, world: int
     ) -> None:
         self._device, self._world = device, world
         self._values: dict[str, torch.Tensor] = {}
-        if whole is not None:
-            self._values = {**dict(whole.named_buffers()), **dict(whole.named_parameters())}
+        if full is not None:
+            self._values = {**dict(full.named_buffers()), **dict(full.named_parameters())}
         self._names = {id(value): name for name, value in [*model.named_parameters(), *model.named_buffers()]}
-        self._places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        # Tied weights have several owners.
+        self._owners: dict[int, list[tuple[dict[str, Any], str]]] = {}
         for module in model.modules():
-            for held in (module._parameters, module._buffers):
-                for key, value in held.items():
+            for tensors in (module._parameters, module._buffers):
+                for key, value in tensors.items():
                     if value is not None:
-                        self._places.setdefault(id(value), []).append((held, key))
+                        self._owners.setdefault(id(value), []).append((tensors, key))
 
     def fill(self, module: nn.Module) -> None:
-        """Give a module its weights, those that it shares with others too."""
+        """Fill a module's weights and buffers. A tied weight is filled in all modules that share it. A collective call."""
         for value in [*module.parameters(), *module.buffers()]:
             if value.is_meta:
                 name = self._names[id(value)]
                 tensor = self._receive(name, value)
                 if isinstance(value, nn.Parameter):
                     tensor = nn.Parameter(tensor, requires_grad=value.requires_grad)
-                for held, key in self._places[id(value)]:
-                    held[key] = tensor
+                for tensors, key in self._owners[id(value)]:
+                    tensors[key] = tensor
 
     def _receive(self, name: str, like: torch.Tensor) -> torch.Tensor:
         value = self._values.pop(name, None)
@@ -139,7 +139,9 @@ class _Source:
             tensor = torch.empty(like.shape, dtype=like.dtype, device=self._device)
         else:
             tensor = value.detach().to(self._device, like.dtype, copy=True).contiguous()
-            value.data = torch.empty(0, dtype=value.dtype)  # nobody needs it any longer
+            value.data = torch.empty(
+                0, dtype=value.dtype
+            )  # frees rank 0's host memory as the weights are broadcast
         if self._world > 1:
             dist.broadcast(tensor, src=0)
         return tensor

@@ -1,1 +1,1 @@
-"""The only importer of Ray: where a run is placed, and how it runs there."""
+"""Everything that uses Ray: training, evaluation, data preparation and jobs. No other package imports Ray."""

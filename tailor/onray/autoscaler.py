@@ -1,4 +1,4 @@
-"""What a cluster's autoscaler could bring: it is asked, and its report is read."""
+"""Asks Ray's autoscaler (v2) which nodes it could add to the cluster."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import time
 from typing import Any
 
 ANSWER_SECONDS = 60.0
-"""Within so long an autoscaler answers. It looks every 5 s; others may be asking too."""
+"""Maximum wait for the autoscaler's answer. It updates every 5 s, and requests of other runs may come first."""
 
 OTHERS_SECONDS = 7.0
-"""A request of another run is a question that passes in less."""
+"""How long another run's request may stay before this run replaces it. A request of `can_provide` is shorter."""
 
 
-def can_bring(bundle: dict[str, float], count: int) -> bool:
-    """Whether the cluster could have so many such bundles together, with the machines that its autoscaler may add.
+def can_provide(bundle: dict[str, float], count: int) -> bool:
+    """Whether the cluster could hold `count` such bundles, including the nodes that its autoscaler may add.
 
-    What is in use counts as well. False where no autoscaler reports: there is none, it is Ray's first one, or a Ray
-    whose report is not known here. True where one does not answer, as it may yet start.
+    Resources that are in use count as available. False when no autoscaler reports its state: there is none, it is v1,
+    or this version of Ray has another report format. True when the autoscaler does not answer in time, because it may
+    still be starting.
 
-    Ray has one request for a whole cluster, and keeps it when its maker dies. So it stands no longer than the answer
-    takes, and what it displaced is put back.
+    Ray keeps a single resource request per cluster (`request_resources`), and keeps it after the process that made it
+    has died. Therefore this function withdraws its request as soon as it has the answer, and restores the previous one.
     """
     report = _report(client := _client())
     if report is None:
         return False
     from ray.autoscaler.sdk import request_resources
 
-    ours, before = [bundle] * count, []  # type: list[dict[str, float]], list[dict[str, float]]
-    theirs, since = None, 0.0
+    ours, previous = [bundle] * count, []  # type: list[dict[str, float]], list[dict[str, float]]
+    others, since = None, 0.0
     version: int | None = None
     deadline = time.monotonic() + ANSWER_SECONDS
     try:
         while report is not None and time.monotonic() < deadline:
-            standing = _requested(report.cluster_resource_state.cluster_resource_constraints)
-            if standing != ours:
-                if standing != theirs:
-                    theirs, since = standing, time.monotonic()
-                if not standing or time.monotonic() - since >= OTHERS_SECONDS:
-                    before, theirs, version = standing, None, None
+            current = _requested(report.cluster_resource_state.cluster_resource_constraints)
+            if current != ours:
+                if current != others:
+                    others, since = current, time.monotonic()
+                if not current or time.monotonic() - since >= OTHERS_SECONDS:
+                    previous, others, version = current, None, None
                     request_resources(bundles=ours)
             elif version is None:
                 version = report.cluster_resource_state.cluster_resource_state_version
@@ -51,35 +52,36 @@ def can_bring(bundle: dict[str, float], count: int) -> bool:
     finally:
         report = _report(client)
         if report is None or _requested(report.cluster_resource_state.cluster_resource_constraints) == ours:
-            request_resources(bundles=before)
+            request_resources(bundles=previous)
 
 
 def _client() -> Any:
-    """Ray's own client of the cluster's control, or None. Not of its public interface: `ray status` uses it."""
+    """Ray's client of the global control service, or None. It is not a public API; `ray status` uses it."""
     import ray
 
     try:
         from ray._raylet import GcsClient
         from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-        # What is remembered may be of a Ray that this process was connected to before.
-        known = is_autoscaler_v2(fetch_from_server=True)
-        return GcsClient(ray.get_runtime_context().gcs_address) if known else None
-    except Exception:  # another Ray, or a connection through a proxy
+        # Ray caches the answer, and the cached one may belong to a cluster that this process was connected to before.
+        is_v2 = is_autoscaler_v2(fetch_from_server=True)
+        return GcsClient(ray.get_runtime_context().gcs_address) if is_v2 else None
+    except Exception:  # another version of Ray, or a connection through Ray Client (ray://)
         return None
 
 
 def _report(client: Any) -> Any:
-    """The newest report of the cluster's state and of its autoscaler's, or None."""
+    """The newest state of the cluster and of its autoscaler, or None."""
     try:
         from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
         return GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=10))
-    except Exception:  # as above
+    except Exception:  # another version of Ray, or no client
         return None
 
 
 def _requested(constraints: Any) -> list[dict[str, float]]:
+    """The bundles of the cluster's current resource request."""
     return [bundle for constraint in constraints for bundle in _bundles(constraint)]
 
 

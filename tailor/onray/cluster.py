@@ -1,4 +1,4 @@
-"""Which machines a run uses: this process alone, a Ray of this machine's own, or a cluster that is joined."""
+"""Where a run executes: in this process, on a local Ray instance, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from tailor.plan import Hardware
 if TYPE_CHECKING:
     from tailor.spec.scale import Scale
 
-OWN = "local"
-"""The address that stands for a Ray of this machine's own."""
+LOCAL = "local"
+"""Ray's address for a new local instance."""
 
-KNOCK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
+"""Timeout of the TCP connection that checks whether a server answers."""
 
 DETECT_SECONDS = 60
-"""How long a machine may take to start a process and look at its GPU."""
+"""Maximum time for a node to start a process and detect its GPU."""
 
 START_SECONDS = 60
-"""How long a group of workers may take to get its place, once there was room for it."""
+"""Maximum time for Ray Train to schedule and start a worker group for which there is room."""
 
-KIND = "accelerator_type:"
-"""Ray's name of the resource that tells a machine's kind of GPU."""
+ACCELERATOR_PREFIX = "accelerator_type:"
+"""Prefix of the Ray resource that names a node's GPU type, as in `accelerator_type:H100`."""
 
-TUNED = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll: 2 s by default, and each report waits for it
+RAY_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll interval; at the default, 2 s, reports wait
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it doubles what workers print
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints every line of the workers twice
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a worker as in the driver
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run tailor` builds an environment per worker
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # otherwise `uv run tailor` builds an environment per worker
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -49,20 +50,20 @@ TUNED = {
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster has in all, used or free."""
+    """Total resources of one node of the cluster, in use or free."""
 
     cpus: float
     gpus: float
     accelerator: str = ""
-    """The kind of its GPUs, as Ray names it."""
+    """GPU type as Ray names it, such as `H100`; empty when Ray does not know it."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that this process is connected to."""
+    """The Ray cluster or local Ray instance that this process is connected to."""
 
-    own: bool
-    """Started by this process, on this machine; its workers share the CPUs when there are more workers."""
+    is_local: bool
+    """Started by this process on this machine. Workers may then have fractions of a CPU."""
     nodes: tuple[Node, ...]
 
     @property
@@ -74,64 +75,68 @@ class Cluster:
         return sum(node.gpus for node in self.nodes)
 
     @property
-    def has(self) -> str:
-        """What it has, in words: the cluster's 2 machines have 16 CPUs and 8 GPUs (8 A100)."""
-        machines = "this machine has" if self.own else "the cluster's machine has"
-        if not self.own and len(self.nodes) != 1:
-            machines = f"the cluster's {count(len(self.nodes), 'machine')} have"
-        kinds: dict[str, float] = {}
+    def name(self) -> str:
+        """`this machine` or `the cluster`, for messages."""
+        return "this machine" if self.is_local else "the cluster"
+
+    @property
+    def resources(self) -> str:
+        """The total resources, for messages: `16 CPUs and 8 GPUs (8 A100) on 2 nodes`."""
+        by_type: dict[str, float] = {}
         for node in self.nodes:
             if node.accelerator and node.gpus:
-                kinds[node.accelerator] = kinds.get(node.accelerator, 0) + node.gpus
-        which = ", ".join(f"{number:g} {kind}" for kind, number in sorted(kinds.items()))
-        has = f"{machines} {count(self.cpus, 'CPU')} and {count(self.gpus, 'GPU')}"
-        return f"{has} ({which})" if which else has
+                by_type[node.accelerator] = by_type.get(node.accelerator, 0) + node.gpus
+        types = ", ".join(f"{number:g} {name}" for name, number in sorted(by_type.items()))
+        total = f"{count(self.cpus, 'CPU')} and {count(self.gpus, 'GPU')}"
+        if types:
+            total = f"{total} ({types})"
+        return total if self.is_local else f"{total} on {count(len(self.nodes), 'node')}"
 
-    def of_kind(self, accelerator: str | None) -> tuple[Node, ...]:
-        """The machines that a recipe may train on: those with such GPUs, or all of them."""
+    def nodes_with(self, accelerator: str | None) -> tuple[Node, ...]:
+        """The nodes that a recipe may train on: those with this GPU type, or all nodes if it is None."""
         return tuple(node for node in self.nodes if accelerator in (None, node.accelerator))
 
 
 def address(scale: Scale) -> str | None:
-    """The Ray to join, or None when nothing says one. Inside a Ray job it is the job's cluster."""
+    """Address of the Ray cluster to join, or None if none is set. Inside a Ray job it is the job's cluster."""
     inside_job = "auto" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else None
     return scale.address or os.environ.get("RAY_ADDRESS") or inside_job
 
 
 def in_process(scale: Scale) -> bool:
-    """Whether training runs in this very process: one worker, and no cluster to join. Saves 15 s of start-up."""
+    """Whether training runs in this process: one worker, and no cluster to join. This saves 15 s of start-up."""
     return scale.max_workers == 1 and address(scale) is None
 
 
-class Starting:
-    """A Ray that is started or joined in the background, while data is prepared. A context: it is left at the end."""
+class BackgroundStart:
+    """Starts or joins Ray in a thread while data is prepared. A context manager that disconnects at the end."""
 
     def __init__(self, scale: Scale, *, verbose: bool = False) -> None:
         import_ray(scale, verbose=verbose)
         self.seconds = 0.0
         self._outcome: Cluster | BaseException | None = None
-        self._there = threading.Event()
-        self._leave = threading.Event()
+        self._connected = threading.Event()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._start, args=(scale, verbose), name="ray", daemon=True)
         self._thread.start()
 
     def wait(self) -> Cluster:
-        """The cluster, once it is there. Raises what `connect` raised."""
-        self._there.wait()
+        """Wait for the connection and return the cluster. Raises the error of `connect`."""
+        self._connected.wait()
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         assert self._outcome is not None
         return self._outcome
 
-    def __enter__(self) -> Starting:
+    def __enter__(self) -> BackgroundStart:
         return self
 
     def __exit__(self, *exception: object) -> None:
         import ray
 
-        self._there.wait()
+        self._connected.wait()
         ray.shutdown()
-        self._leave.set()
+        self._closed.set()
         self._thread.join()
 
     def _start(self, scale: Scale, verbose: bool) -> None:
@@ -141,102 +146,118 @@ class Starting:
         except BaseException as error:  # `wait` raises it in the caller's thread
             self._outcome = error
         self.seconds = time.monotonic() - began
-        self._there.set()
-        self._leave.wait()  # the system ends Ray's processes with the thread that started them
+        self._connected.set()
+        # Keep the thread alive: the kernel ends Ray's processes together with the thread that started them.
+        self._closed.wait()
 
 
 def connect(scale: Scale, *, verbose: bool = False) -> Cluster:
-    """Join the recipe's cluster, or start a Ray here. ScaleError when the cluster cannot be reached."""
+    """Join the recipe's Ray cluster, or start a local instance. ScaleError when the cluster cannot be reached."""
     import_ray(scale, verbose=verbose)
     import ray
 
-    target = address(scale) or OWN
+    target = address(scale) or LOCAL
     options: dict[str, Any] = {"log_to_driver": verbose}
     if not verbose:
         options["logging_level"] = logging.ERROR
         options["logging_config"] = ray.LoggingConfig(log_level="ERROR")
-    if target == OWN:
+    if target == LOCAL:
         options |= {"num_cpus": machine.cpus(), "include_dashboard": False}
     try:
-        host, found, port = target.removeprefix("ray://").rpartition(":")
-        if found and port.isdigit():
-            knock(host.strip("[]"), int(port))
+        host, colon, port = target.removeprefix("ray://").rpartition(":")
+        if colon and port.isdigit():
+            check_port(host.strip("[]"), int(port))
         ray.init(address=target, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        if target == OWN:
+        if target == LOCAL:
             raise
         raise ScaleError(
-            f"no Ray cluster answers at {target}: {_first_line(error)}",
-            hint="start one with `ray start --head`, or leave scale.address and RAY_ADDRESS away to run here",
+            f"cannot connect to the Ray cluster at {target}: {_first_line(error)}",
+            hint="start a cluster with `ray start --head`; to run on this machine, remove scale.address and "
+            "unset RAY_ADDRESS",
         ) from error
-    return describe(own=target == OWN)
+    return current_cluster(is_local=target == LOCAL)
 
 
-def knock(host: str, port: int) -> None:
-    """OSError when nothing listens there. Ray itself takes minutes to say so."""
-    socket.create_connection((host, port), timeout=KNOCK_SECONDS).close()
+def check_port(host: str, port: int) -> None:
+    """Check that a server listens at the port. OSError if not. Ray itself needs minutes to report that."""
+    socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
 
 
-def describe(*, own: bool) -> Cluster:
-    """The cluster that this process is connected to."""
+def current_cluster(*, is_local: bool) -> Cluster:
+    """The cluster that this process is connected to, with the nodes that are alive now."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return Cluster(own, tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0), accelerator(n)) for n in nodes))
+    return Cluster(
+        is_local, tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0), accelerator_type(n)) for n in nodes)
+    )
 
 
-def accelerator(resources: dict[str, float]) -> str:
-    """The kind of GPU among a machine's or a worker's resources."""
-    return next((name.removeprefix(KIND) for name in resources if name.startswith(KIND)), "")
+def accelerator_type(resources: dict[str, float]) -> str:
+    """The GPU type among the Ray resources of a node or worker; empty if there is none."""
+    prefix = ACCELERATOR_PREFIX
+    return next((name.removeprefix(prefix) for name in resources if name.startswith(prefix)), "")
 
 
-def kind(accelerator: str | None) -> dict[str, float]:
-    """What keeps a worker to such GPUs. A machine offers 1 of it, whatever number it has."""
-    return {f"{KIND}{accelerator}": 0.001} if accelerator is not None else {}
+def accelerator_resource(accelerator: str | None) -> dict[str, float]:
+    """The Ray resource that limits a worker to nodes with this GPU type.
 
-
-def hardware(scale: Scale, cluster: Cluster | None, tell: Callable[[str], None] = lambda _: None) -> Hardware:
-    """What one worker will run on: of this process when `cluster` is None, else of a machine of the cluster.
-
-    Waits for others to leave one, and tells so. ScaleError when none does, or there is no GPU of the kind that
-    is asked for.
+    Every such node offers 1 of it, independent of its number of GPUs; a worker requests 0.001.
     """
-    if scale.accelerator is not None and (cluster is None or not cluster.of_kind(scale.accelerator)):
+    return {f"{ACCELERATOR_PREFIX}{accelerator}": 0.001} if accelerator is not None else {}
+
+
+def hardware(
+    scale: Scale, cluster: Cluster | None, report: Callable[[str], None] = lambda _: None
+) -> Hardware:
+    """Hardware of one worker: of this process when `cluster` is None, else of a node of the cluster.
+
+    If other jobs use the cluster, waits for a free GPU or CPU and reports that it waits. ScaleError when none becomes
+    free within `scale.placement_timeout`, or no node has the GPU type `scale.accelerator`.
+    """
+    if scale.accelerator is not None and cluster is None:
         raise ScaleError(
-            f"a GPU of kind {scale.accelerator} was asked for, but "
-            + (cluster.has if cluster is not None else "the run joins no cluster"),
-            hint="set scale.accelerator to a kind that is there, or leave it away"
-            if cluster is not None
-            else "leave scale.accelerator away, or run on a cluster",
+            f"scale.accelerator: {scale.accelerator} needs a cluster, but the run uses this machine only",
+            hint="remove scale.accelerator, or run on a cluster",
         )
-    if cluster is None or cluster.own:
+    if scale.accelerator is not None and cluster is not None and not cluster.nodes_with(scale.accelerator):
+        raise ScaleError(
+            f"no node has a GPU of type {scale.accelerator}: {cluster.name} has {cluster.resources}",
+            hint=f"set scale.accelerator to a GPU type that {cluster.name} has, or remove it",
+        )
+    if cluster is None or cluster.is_local:
         return _detect(scale.gpu is not False, scale.max_workers)
     import ray
 
-    nodes = cluster.of_kind(scale.accelerator)
+    nodes = cluster.nodes_with(scale.accelerator)
     gpus = sum(node.gpus for node in nodes) if scale.gpu is not False else 0
-    # A head often has no CPUs to give.
+    # Head nodes are often configured with 0 CPUs, so that nothing is placed on them.
     usable = sum(1 for node in nodes if node.gpus >= 1 or (node.cpus >= 1 and not gpus))
     workers_per_node = math.ceil(scale.max_workers / max(1, usable))
     resource = "GPU" if gpus else "CPU"
     detect = ray.remote(
-        num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, resources=kind(scale.accelerator)
+        num_cpus=0 if gpus else 1,
+        num_gpus=1 if gpus else 0,
+        resources=accelerator_resource(scale.accelerator),
     )(_detect)
-    asked = detect.remote(bool(gpus), workers_per_node)
+    task = detect.remote(bool(gpus), workers_per_node)
+    busy = f"other jobs use {cluster.name}, which has {cluster.resources}"
     try:
-        if not ray.wait([asked], timeout=DETECT_SECONDS)[0]:
-            tell(f"waiting for a {resource} that no other job uses: {cluster.has}")
-        found: Hardware = ray.get(asked, timeout=scale.placement_timeout + DETECT_SECONDS)
+        if not ray.wait([task], timeout=DETECT_SECONDS)[0]:
+            report(f"waiting for a free {resource}: {busy}")
+        detected: Hardware = ray.get(task, timeout=scale.placement_timeout + DETECT_SECONDS)
     except ray.exceptions.GetTimeoutError:
-        ray.cancel(asked)
+        ray.cancel(task)
         raise ScaleError(
-            f"no {resource} was free within {scale.placement_timeout} s; {cluster.has}, all in use",
-            hint="wait for the cluster's other jobs to end, or raise scale.placement_timeout",
+            f"no {resource} became free within {scale.placement_timeout} s: {busy}",
+            hint="wait for the other jobs to end, or raise scale.placement_timeout",
         ) from None
-    return found
+    return detected
 
 
 def _detect(gpu: bool, workers: int) -> Hardware:
+    """Hardware of one of the `workers` workers on the node where this function runs."""
     if gpu:
         import torch
 
@@ -247,29 +268,29 @@ def _detect(gpu: bool, workers: int) -> Hardware:
 
 
 def threads(cpus: float) -> int:
-    """Arithmetic threads of a worker with so many CPUs. What the user set in OMP_NUM_THREADS stands."""
+    """Number of compute threads of a worker with `cpus` CPUs. OMP_NUM_THREADS, if set, has priority."""
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     return int(chosen) if chosen.isdigit() and int(chosen) > 0 else max(1, int(cpus))
 
 
 def import_ray(scale: Scale, *, verbose: bool = False) -> None:
-    """Import Ray as a run needs it. What the user set in the environment stands."""
-    if "ray" not in sys.modules:  # it reads its environment once, at import
+    """Import Ray with the settings of `RAY_ENVIRONMENT`. Environment variables that the user has set are kept."""
+    if "ray" not in sys.modules:  # Ray reads its environment once, at import
         start = max(START_SECONDS, scale.placement_timeout)
-        for name, value in {**TUNED, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start)}.items():
+        for name, value in {**RAY_ENVIRONMENT, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start)}.items():
             os.environ.setdefault(name, value)
-        # A secret of this process alone, so that nobody else on the machine can run code through its Ray.
-        if address(scale) in (None, OWN) and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        # A random token known to this process only: otherwise any user of the machine can run code through its Ray.
+        if address(scale) in (None, LOCAL) and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray.train  # noqa: F401
 
-    if not verbose:  # the import sets up loggers of its own
+    if not verbose:  # after the import, because Ray configures its loggers there
         for name in ("ray", "ray.train", "ray.data", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def count(number: float, noun: str) -> str:
-    """1 CPU, 2 CPUs."""
+    """A number with its noun: 1 CPU, 2 CPUs."""
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 

@@ -1,4 +1,4 @@
-"""What a command is shown on: the one interface between Ray's jobs and the terminal (`tailor.cli.display`)."""
+"""The interface through which commands report progress. `tailor.cli.display` implements it for the terminal."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ if TYPE_CHECKING:
 
 
 class Display(Protocol):
-    """Each method shows nothing by default, so that a subclass defines only what it shows."""
+    """Every method does nothing by default, so a subclass defines only what it shows."""
 
     def doing(self, what: str) -> None:
         """The current activity, shown until the next call of `doing` or `line`."""
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """A status line, shown permanently."""
 
     def preparing(self, progress: Progress) -> None:
-        """How far preparation is."""
+        """Progress of data preparation."""
 
     def evaluating(self, done: int, total: int, seconds_left: float | None) -> None:
-        """How many rows of an evaluation are done. seconds_left: None while it is unknown."""
+        """Number of rows of an evaluation that are done. seconds_left: None while it is unknown."""
 
     def embedding(self, done: int, total: int, seconds_left: float | None) -> None:
-        """How many rows of `tailor embed` are done. seconds_left: None while it is unknown."""
+        """Number of rows of `tailor embed` that are done. seconds_left: None while it is unknown."""
 
     def training(self, steps: int, step: int) -> None:
-        """Training begins at `step` and ends at `steps`."""
+        """Training starts after step `step` and ends after step `steps`."""
 
     def record(self, record: Record) -> None:
-        """One metric record of rank 0."""
+        """A metric record of rank 0."""

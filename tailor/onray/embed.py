@@ -1,4 +1,4 @@
-"""`tailor embed`: the texts of any number of rows as embeddings, by one process or by Ray's workers."""
+"""`tailor embed`: computes an embedding for every row of the input, in this process or on Ray workers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tailor.evaluate.embed_file import (
     fingerprint,
     is_own,
     read_batches,
-    survey,
+    scan_input,
 )
-from tailor.evaluate.models import find_subject
+from tailor.evaluate.models import find_model
 from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.onray.display import Display
@@ -37,11 +37,13 @@ from tailor.store import Store
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was written: the file, its rows, and how many of their texts were longer than the model reads."""
+    """Result of `embed`."""
 
     url: str
+    """The Parquet file."""
     rows: int
     truncated: int
+    """Number of rows whose text was longer than the model's maximum length."""
 
 
 def embed(
@@ -54,55 +56,60 @@ def embed(
     address: str | None = None,
     verbose: bool = False,
 ) -> Outcome:
-    """Embed every row of the input by a run or model, and write the Parquet file `to`, on any fsspec URL.
+    """Embed every row of the input with a run or model and write the Parquet file `to`, a path or fsspec URL.
 
-    What is done stands beside it in `NAME.unfinished` until the file is whole, so that the same call goes on after it
-    was killed. Every row is read before the model is loaded. Raises a TailorError for what the user can fix.
+    Finished batches are stored next to it in the folder `NAME.unfinished`, so that the same call resumes after it was
+    killed; the folder is removed at the end. All rows are read and checked before the model is loaded. Raises a
+    TailorError for errors that the user can fix.
     """
     machine.wait_without_spinning()
     if ROW in request.keep or EMBEDDING in request.keep:
-        raise DataError(f"--keep: the file has columns {ROW} and {EMBEDDING} of its own")
-    subject = find_subject(target)
-    require_embeddings(subject.artifact.url)
+        raise DataError(
+            f"--keep: {ROW} and {EMBEDDING} are columns that tailor writes, so input columns cannot have these names"
+        )
+    model = find_model(target)
+    require_embeddings(model.artifact.url)
     if not to.endswith(".parquet"):
-        raise StoreError(f"{to} is no Parquet file", hint="give the output a name that ends in .parquet")
-    place, name = posixpath.split(Store(to).url.rstrip("/"))
-    parent = Store(place)
+        raise StoreError(
+            f"{to} is not the name of a Parquet file", hint="give the output a name that ends in .parquet"
+        )
+    folder, name = posixpath.split(Store(to).url.rstrip("/"))
+    parent = Store(folder)
     if parent.exists(name) and not is_own(parent, name):
         raise StoreError(
-            f"{to} is there already, and is no file of `tailor embed`",
-            hint="name a file that is not there yet",
+            f"{to} already exists, and was not written by `tailor embed`",
+            hint="choose a file that does not exist yet",
         )
     with ExitStack() as stack:
         parent.make()
         unfinished = parent.join(f"{name}.unfinished")
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
-        found = find_input(request)
-        sizes, kept = survey(found, request)
-        parts = EmbeddingParts(unfinished, fingerprint(found, request, subject.identity()), kept)
-        if parts.others:
-            display.line("an unfinished file of another input, model or setting was removed")
+        files = find_input(request)
+        sizes, kept = scan_input(files, request)
+        parts = EmbeddingParts(unfinished, fingerprint(files, request, model.identity()), kept)
+        if parts.discarded:
+            display.line("removed the unfinished results of a different input, model or setting")
         open_batches = parts.remaining(len(sizes))
         if len(open_batches) < len(sizes):
-            there = sum(sizes) - sum(sizes[number] for number in open_batches)
-            display.line(f"going on: {there:,} of {sum(sizes):,} rows were done before")
+            done_before = sum(sizes) - sum(sizes[number] for number in open_batches)
+            display.line(f"resuming: {done_before:,} of {sum(sizes):,} rows are already done")
         if open_batches:
             _, runner = choose_workers(workers, address, display, stack, verbose)
             display.doing("loading the model")
-            source = _Source(subject.label, found, request, open_batches)
+            source = _Source(model.label, files, request, open_batches)
 
             def write(number: int, result: Result) -> None:
                 assert isinstance(result, Embedded)
                 parts.write(number, source.waiting.pop(number), result)
 
             began = time.monotonic()
-            results = runner([subject.ref], Decoding(), source)
+            results = runner([model.ref], Decoding(), source)
             done = compute_remaining(open_batches, sizes, results, write, display.embedding)
             display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
         display.doing("writing the file")
         about = {
-            "model": subject.ref.url,
+            "model": model.ref.url,
             "instruction": request.instruction,
             "columns": request.columns,
         }
@@ -112,18 +119,21 @@ def embed(
 
 
 class _Source:
-    """Batches to embed as they are asked for, so that only those that workers have are in memory. waiting: their batches."""
+    """Iterable of the batches `numbers`. It reads them on demand: only those that workers process are in memory.
+
+    waiting: number -> batch, for the batches whose result has not arrived yet.
+    """
 
     def __init__(
         self, model: str, parts: Sequence[FileRange], request: Request, numbers: Sequence[int]
     ) -> None:
         self._model, self._parts, self._request = model, parts, request
-        self._wanted = set(numbers)
+        self._numbers = set(numbers)
         self.waiting: dict[int, Batch] = {}
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         for number, batch in enumerate(read_batches(self._parts, self._request)):
-            if number in self._wanted:
+            if number in self._numbers:
                 self.waiting[number] = batch
                 yield EvaluationBatch(
                     self._model,

@@ -1,4 +1,4 @@
-"""A whole evaluation: rows, answers, figures, report. `tailor evaluate` and `evaluate.final` of a recipe."""
+"""Runs an evaluation from its rows to the report: `tailor evaluate`, and `evaluate.final` of a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tailor.errors import DataError, GateError, StoreError
 from tailor.evaluate import figures
 from tailor.evaluate.batches import EvaluationBatch, Result, Runner
 from tailor.evaluate.inputs import gather
-from tailor.evaluate.models import Subject, find_subject, subjects
+from tailor.evaluate.models import EvaluatedModel, evaluated_models, find_model
 from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
 from tailor.evaluate.results import join, results
 from tailor.evaluate.tasks.base import make_evaluators
@@ -42,24 +42,26 @@ from tailor.store import Store, cache_folder
 from tailor.store.publication import Publication
 
 METHOD = (
-    "percentiles of a paired bootstrap over rows: {samples} draws with replacement, the same for all models, "
-    "{confidence:.0%} of them inside, seed {seed}"
+    "paired bootstrap over rows: {confidence:.0%} percentile interval, {samples} resamples that are the same for all "
+    "models, seed {seed}"
 )
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A finished evaluation. folder: where it lies; results: its results.json."""
+    """A finished evaluation."""
 
     folder: Store
+    """The folder with its files."""
     results: dict[str, Any]
+    """The content of its `results.json`."""
 
     def require(self) -> None:
-        """GateError when a bound of `fail_if` holds, with every such figure named."""
+        """Raise a GateError if a condition of `fail_if` is met. The message lists every such metric."""
         if self.results["failed"]:
             raise GateError(
                 f"{self.results['name']}: {'; '.join(self.results['failed'])}",
-                hint=f"the figures and answers are in {self.folder.url}",
+                hint=f"see the metrics and answers in {self.folder.url}",
             )
 
 
@@ -73,25 +75,26 @@ def evaluate(
     address: str | None = None,
     verbose: bool = False,
 ) -> Evaluated:
-    """Evaluate a run or model and publish the results at `to`, or in the run's `evaluation/`.
+    """Evaluate a run or model and publish the results at `to`, by default in `evaluation/` of the run folder.
 
-    `name`: where the suite gives none. Raises a TailorError for what the user can hint, but no GateError:
-    that is the caller's, after the results were shown (`Evaluated.require`).
+    `name`: name of the evaluation if the suite has none. Finished batches are stored in the folder `NAME.unfinished`,
+    so that the same call resumes after it was killed. Raises a TailorError for errors that the user can fix, but no
+    GateError: the caller shows the results first and then calls `Evaluated.require`.
     """
     machine.wait_without_spinning()
     began = time.monotonic()
     evaluators = make_evaluators(suite.tasks)
     for evaluator in evaluators:
         evaluator.require()
-    main = find_subject(target)
-    name = "-".join(part for part in (suite.name or name, main.beside) if part)
-    parent, folder_name = _place(main, name, to)
+    main = find_model(target)
+    name = "-".join(part for part in (suite.name or name, main.derived_folder) if part)
+    parent, folder_name = _output_folder(main, name, to)
     with ExitStack() as stack:
         parent.make()
         unfinished = parent.join(f"{folder_name}.unfinished")
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
-        models = subjects(main, suite)
+        models = evaluated_models(main, suite)
         for evaluator in evaluators:
             for model in models:
                 evaluator.check_model(model)
@@ -101,13 +104,13 @@ def evaluate(
         batches = [batch for batch, _ in work]
         identity = {model.label: model.identity() for model in models}
         parts = ResultParts(unfinished, fingerprint(batches, suite.decoding, identity))
-        if parts.others:
-            display.line("an unfinished evaluation of other rows, models or settings was removed")
+        if parts.discarded:
+            display.line("removed an unfinished evaluation with different rows, models or settings")
         workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
-        done = _do(batches, models, suite, runner, parts, display)
-        judged = results(evaluators, inputs, work, done)
-        table = figures.table(judged.figures, suite.intervals)
-        found = {
+        done = _compute(batches, models, suite, runner, parts, display)
+        outcome = results(evaluators, inputs, work, done)
+        table = figures.table(outcome.figures, suite.intervals)
+        report = {
             "name": name,
             "made": now(),
             "seconds": round(time.monotonic() - began, 1),
@@ -117,7 +120,7 @@ def evaluate(
                 "available": inputs[main.label].available,
                 "cut": inputs[main.label].cut,
                 "short": inputs[main.label].short,
-                **{file.removesuffix(".jsonl"): len(rows) for file, rows in judged.rows.items()},
+                **{file.removesuffix(".jsonl"): len(rows) for file, rows in outcome.rows.items()},
             },
             "intervals": METHOD.format(**suite.intervals.model_dump()),
             "decoding": suite.decoding.model_dump(),
@@ -128,33 +131,33 @@ def evaluate(
             "failed": list(figures.broken_bounds(suite.fail_if, table)),
             "environment": environment.describe(),
         }
-        join(found, judged.summary)
-        for line in judged.notes:
+        join(report, outcome.summary)
+        for line in outcome.notes:
             display.line(line)
         with Publication(parent, folder_name) as made:
-            for file, rows in judged.rows.items():
+            for file, rows in outcome.rows.items():
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (made.folder / file).write_text("".join(lines), encoding="utf-8")
             (made.folder / SUITE).write_text(resolved(suite, name), encoding="utf-8")
-            text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
             (made.folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-            (made.folder / FIGURES).write_bytes(evaluations.draw(found))
-            for file, png in heatmap.pictures(found).items():
+            (made.folder / FIGURES).write_bytes(evaluations.draw(report))
+            for file, png in heatmap.pictures(report).items():
                 (made.folder / file).write_bytes(png)
     parent.remove(f"{folder_name}.unfinished")
     if main.run is not None and to is None:
         page.write(main.run)
-    return Evaluated(parent.join(folder_name), found)
+    return Evaluated(parent.join(folder_name), report)
 
 
 def require(suite: Suite) -> None:
-    """TailorError when something that a task needs is not installed or not known: before hours of training."""
+    """Raise a TailorError if something that a task needs is missing or unknown: now, not after hours of training."""
     for evaluator in make_evaluators(suite.tasks):
         evaluator.require()
 
 
 def resolved(suite: Suite, name: str) -> str:
-    """The evaluation file that repeats it, defaults written out."""
+    """YAML text of an evaluation file that repeats the evaluation, with all defaults and without unused keys."""
     values = {**suite.model_dump(mode="json"), "name": name}
     for key, _ in list(suite_rules.unused(Keys(values, set()), "")):
         *above, last = path_of(key)
@@ -166,25 +169,26 @@ def resolved(suite: Suite, name: str) -> str:
     return text
 
 
-def _place(main: Subject, name: str, to: str | None) -> tuple[Store, str]:
-    """The folder around the results, and their name in it."""
+def _output_folder(main: EvaluatedModel, name: str, to: str | None) -> tuple[Store, str]:
+    """(parent folder, name) of the folder for the results."""
     if to is not None:
-        whole = Store(to)
-        if whole.is_file() or (whole.names() and not whole.exists(RESULTS)):
+        folder = Store(to)
+        if folder.is_file() or (folder.names() and not folder.exists(RESULTS)):
             raise StoreError(
-                f"--to {to} is there already, and is no evaluation",
-                hint="name a folder that is not there yet",
+                f"--to {to} already exists, and is not an evaluation",
+                hint="choose a folder that does not exist yet",
             )
-        return output.parent_of(to), posixpath.basename(whole.url.rstrip("/"))
+        return output.parent_of(to), posixpath.basename(folder.url.rstrip("/"))
     if main.run is None:
         raise StoreError(
-            f"{main.ref.url} is no run, so there is no place for the results",
-            hint="name a folder for them with --to",
+            f"{main.ref.url} is not a run folder, so there is no default folder for the results",
+            hint="set an output folder with --to",
         )
     return main.run.join(EVALUATION), name
 
 
-def _preparation(main: Subject) -> Any:
+def _preparation(main: EvaluatedModel) -> Any:
+    """A function that prepares evaluation rows, stored with the tokens of the run or in the cache folder."""
     root = str(cache_folder() / TOKENS)
     if main.run is not None and main.recipe is not None:
         root = tokens_root(main.recipe, main.run)
@@ -195,37 +199,39 @@ def _preparation(main: Subject) -> Any:
 
         tokens = prepare(data, model, method, root, scorer=scorer_of(data)).tokens
         if not len(tokens.split("evaluation")):
-            raise DataError("no evaluation row is left after preparation", hint="name other rows")
+            raise DataError(
+                "preparation dropped every evaluation row", hint="choose other rows in data.evaluation"
+            )
         return tokens
 
     return prepared
 
 
-def _do(
+def _compute(
     batches: Sequence[EvaluationBatch],
-    models: Sequence[Subject],
+    models: Sequence[EvaluatedModel],
     suite: Suite,
     runner: Runner,
     parts: ResultParts,
     display: Display,
 ) -> Iterator[Result]:
-    """The result of every batch, one after the other: all are computed and written before the first is read."""
+    """The results of all batches in order. All of them are computed and written before the first one is returned."""
     sizes = [len(batch.items) for batch in batches]
     remaining = parts.remaining(len(batches))
-    total, left = sum(sizes), sum(sizes[number] for number in remaining)
-    if left < total:
-        display.line(f"going on: {total - left:,} of {total:,} rows were done before")
+    total, remaining_rows = sum(sizes), sum(sizes[number] for number in remaining)
+    if remaining_rows < total:
+        display.line(f"resuming: {total - remaining_rows:,} of {total:,} rows are already done")
     began = time.monotonic()
     display.doing("loading the model")
-    if left:
+    if remaining_rows:
         refs = [model.ref for model in models]
-        found = runner(refs, suite.decoding, [batches[number] for number in remaining])
-        done = compute_remaining(remaining, sizes, found, parts.write, display.evaluating)
+        computed = runner(refs, suite.decoding, [batches[number] for number in remaining])
+        done = compute_remaining(remaining, sizes, computed, parts.write, display.evaluating)
         display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
     return map(parts.read, range(len(batches)))
 
 
-def _describe(model: Subject) -> dict[str, Any]:
+def _describe(model: EvaluatedModel) -> dict[str, Any]:
     return {
         "url": model.ref.url,
         "artifact": posixpath.basename(model.artifact.url),

@@ -1,4 +1,4 @@
-"""Why Ray Train stopped, in the project's errors."""
+"""Translates Ray Train's failures into TailorErrors."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from tailor.errors import TailorError, TrainingError, WorkerError
 
 
 class PeerError(WorkerError):
-    """A worker failed because another one had."""
+    """A worker failed because it lost the connection to another worker."""
 
 
 class DeadWorker(WorkerError):
-    """The process of a worker is gone."""
+    """The process of a worker died."""
 
 
 def cause(failures: dict[int, Any]) -> TailorError:
-    """The error that stopped the run, among those of the ranks.
+    """The error that stopped the run, chosen from the errors of all ranks. `failures`: rank -> error.
 
-    When one rank stops, the others fail at their next exchange with it; so a user's mistake comes first,
-    then what training itself gave up on, then a process that died, then the lowest rank that has a cause of its own.
+    When one rank stops, the others fail at their next collective operation with it, so most errors are consequences.
+    The order of priority: errors that the user must fix, then a TrainingError (such as a NaN loss), then a process
+    that died, then the lowest rank whose error is not a lost connection.
     """
     from ray.exceptions import RayActorError
 
@@ -28,21 +29,21 @@ def cause(failures: dict[int, Any]) -> TailorError:
         if mistakes := [error for error in ours if not isinstance(error, kind)]:
             return mistakes[0]
     for rank, error in sorted(failures.items()):
-        # Ray Train wraps it: what it noticed is that the worker did not answer.
+        # Ray Train wraps the error of a dead process in that of the health check that noticed it.
         if isinstance(getattr(error, "health_check_failure", error), RayActorError):
             return DeadWorker(
-                f"the process of worker {rank} died, killed from outside or for want of memory",
-                hint="look at the machine's memory; lower train.micro_batch_size or data.max_length",
+                f"the process of worker {rank} died: it was killed, or the node ran out of memory",
+                hint="check the node's memory; lower train.micro_batch_size or data.max_length",
             )
-    alone = {rank: error for rank, error in failures.items() if not isinstance(error, PeerError)}
-    rank, error = min((alone or failures).items())
+    causes = {rank: error for rank, error in failures.items() if not isinstance(error, PeerError)}
+    rank, error = min((causes or failures).items())
     return error if isinstance(error, TailorError) else WorkerError(f"worker {rank}: {error}")
 
 
 def not_started(error: Any, workers: int) -> TailorError:
-    """Ray Train's controller gave up before the workers ran."""
+    """The error of a run whose workers Ray Train's controller could not start."""
     first = str(error.controller_failure).splitlines()[0]
     return WorkerError(
-        f"{workers} workers could not be started: {first}",
-        hint="`tailor run --verbose` shows what Ray says",
+        f"Ray Train could not start {workers} workers: {first}",
+        hint="run `tailor run --verbose` to see Ray's log",
     )

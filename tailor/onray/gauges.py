@@ -1,4 +1,4 @@
-"""A run's newest figures as gauges of Ray, which Prometheus reads from each machine of a cluster."""
+"""Exports the newest metrics of a run as Ray gauges, which Prometheus scrapes from every node of a cluster."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from tailor.store import Store
 
 PREFIX = "tailor_"
-"""Ray puts `ray_` before it."""
+"""Ray adds `ray_` in front: `ray_tailor_loss`."""
 
 
 def figure(kind: str, key: str) -> str:
-    """The name of a record's figure, without the prefix."""
+    """The gauge name of a record's metric, without the prefix: `loss`, `evaluation_loss`."""
     return re.sub(r"\W", "_", key if kind == "train" else f"{kind}_{key}")
 
 
 class Gauges:
-    """`tailor_loss`, `tailor_tokens_per_second`, `tailor_evaluation_loss` …, each with the run's folder as its `run`.
+    """`tailor_loss`, `tailor_tokens_per_second`, `tailor_evaluation_loss` …, each labeled with the run folder (`run`).
 
-    They go with the worker that trains: what stays is the run's own log.
+    Gauges disappear with rank 0's process. The permanent record is `metrics.jsonl` in the run folder.
     """
 
     def __init__(self, run: Store, steps: int) -> None:
@@ -34,7 +34,9 @@ class Gauges:
     def write(self, record: dict[str, Any]) -> None:
         if record["kind"] == "train":
             self._set("step", record["step"])
-            self._set("steps", self._steps)  # with each step: a gauge that is set once is offered once
+            self._set(
+                "steps", self._steps
+            )  # at every step, because Ray exports a gauge only after it was set
         for kind, key, value in curves(record):
             self._set(figure(kind, key), value)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: the first asks for a checkpoint, the second ends the run at once."""
+"""Handles Ctrl-C and SIGTERM during a run: the first signal requests a checkpoint, the second stops at once."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a cluster's scheduler sends it. It ends a run in the same way as Ctrl-C."""
+    """Raised for SIGTERM, which cluster schedulers send. It ends a run in the same way as Ctrl-C."""
 
 
 class Interrupts:
-    """A context in which both signals are handled. Outside of the main thread they are left alone."""
+    """Context manager that installs handlers for SIGINT and SIGTERM. Outside the main thread it does nothing."""
 
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        self.asked: int | None = None
-        """The signal that asked the run to save a checkpoint and stop."""
-        self.saves = False
-        """Whether there is something to save: then the first signal only asks."""
-        self._told = told
-        self._before: dict[int, Any] = {}
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+        """on_request: called when the first signal requests a checkpoint."""
+        self.requested: int | None = None
+        """The signal that requested a checkpoint and the end of the run."""
+        self.can_save = False
+        """Whether there are steps to save. If not, the first signal stops at once."""
+        self._on_request = on_request
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def take_back(self) -> None:
-        """Install the handlers again: Ray's core takes SIGTERM over, to print a stack."""
-        for number in self._before:
+    def reinstall(self) -> None:
+        """Install the handlers again, because Ray's core installs its own for SIGTERM, which prints a stack trace."""
+        for number in self._previous:
             signal.signal(number, self._handle)
 
     def error(self) -> KeyboardInterrupt:
-        """What a run that stopped as asked ends with."""
-        return Terminated("ended by SIGTERM") if self.asked == signal.SIGTERM else KeyboardInterrupt()
+        """The exception to raise after the run has stopped as requested."""
+        return Terminated("stopped by SIGTERM") if self.requested == signal.SIGTERM else KeyboardInterrupt()
 
     def _handle(self, number: int, _: Any) -> None:
-        first, self.asked = self.asked is None, number
-        if first and self.saves:
-            self._told()
+        first, self.requested = self.requested is None, number
+        if first and self.can_save:
+            self._on_request()
             return
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         raise self.error()

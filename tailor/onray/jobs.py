@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: a recipe is sent to the cluster's job server, followed, and stopped."""
+"""Submits recipes as Ray jobs to a cluster's job server, follows their logs, and stops them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tailor.errors import ScaleError, StoreError, TrainingError
 from tailor.layout import RECIPE
-from tailor.onray.cluster import knock
+from tailor.onray.cluster import check_port
 from tailor.spec import visibility
 from tailor.store import Store
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 STOP_SECONDS = 600
-"""How long a job may take to save when it is stopped. Ray kills it after 3 s unless it is told otherwise."""
+"""How long a stopped job may take to save its checkpoint. Ray's default is to kill it after 3 s."""
 
 START_SECONDS = 30.0
-"""A cluster takes jobs a while after its job server answers."""
+"""How long to retry submission: a new cluster accepts jobs only some time after its job server answers."""
 
 LOST_SECONDS = 60.0
-"""A cluster that answers no more is asked again for so long."""
+"""How long to retry when the connection to the cluster is lost."""
 
 ENTRYPOINT = f"tailor run {RECIPE}"
 RUN = "tailor.run"
-"""The name under which a job's metadata hold its run's folder."""
+"""Key of the run folder in a job's metadata."""
 
 STATES = {
     "PENDING": "pending",
@@ -46,14 +46,15 @@ STATES = {
     "FAILED": "failed",
     "STOPPED": "stopped",
 }
-STOPPED_CODE = 143  # 128 + SIGTERM: Ray keeps no exit code of a job that it stopped
+STOPPED_CODE = 143  # 128 + SIGTERM, because Ray does not keep the exit code of a job that it stopped
 
 
 @dataclass(frozen=True)
 class Job:
-    """How a job stands."""
+    """State of a submitted Ray job."""
 
     name: str
+    """Ray's submission ID."""
     state: str
     """One of `STATES`' values."""
     started: float | None
@@ -62,8 +63,9 @@ class Job:
     run: str
     """The run's folder, or the command of a job that was submitted without tailor."""
     code: int | None
-    """The exit code of its command, when that has ended by itself."""
+    """Exit code of its command; None while it runs, and when Ray or a lost node ended it."""
     message: str
+    """Ray's message about the state."""
 
     @property
     def is_over(self) -> bool:
@@ -71,33 +73,33 @@ class Job:
 
 
 def require_lasting(recipe: Recipe) -> None:
-    """StoreError for a folder in a job's unpacked working directory: Ray removes that with the job."""
+    """StoreError if a folder is inside the working directory of a Ray job, which Ray removes after the job."""
     for key, name in (("save.to", recipe.save.to), ("data.store", recipe.data.store)):
         url = Store(name).url if name is not None else ""
         if any(part.startswith("_ray_pkg_") for part in url.split("/")):
             raise StoreError(
-                f"{key} lies in the job's working directory ({url}), which Ray removes after the job",
-                hint=f"set {key} to s3://… or to an absolute folder that every machine of the cluster sees",
+                f"{key} is inside the job's working directory ({url}), which Ray removes after the job",
+                hint=f"set {key} to s3://… or to the absolute path of a folder that all nodes of the cluster share",
             )
 
 
 class Jobs:
-    """The job server of a cluster. ScaleError when it cannot be reached, or wants another token."""
+    """Client of a cluster's job server. ScaleError when it cannot be reached or rejects the token."""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = _url(address)
         self._client = _connect(self.address)
 
-    def submit(self, recipe: Recipe, view: visibility.Reach, name: str) -> str:
-        """Send a recipe whose names the cluster's machines see; gives the job's name."""
+    def submit(self, recipe: Recipe, view: visibility.Visibility, name: str) -> str:
+        """Submit a recipe and return the name of the job. The nodes must be able to read all files that it names."""
         job = f"{name}-{secrets.token_hex(3)}"
-        with tempfile.TemporaryDirectory() as folder, _asking(self.address):
-            for file, text in visibility.parcel(recipe, view, ".").items():
+        with tempfile.TemporaryDirectory() as folder, _translated_errors(self.address):
+            for file, text in visibility.bundle(recipe, view, ".").items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             self._send(
                 entrypoint=ENTRYPOINT,
                 submission_id=job,
-                # Whoever sees the dashboard sees this. Secrets are the environment's of the cluster.
+                # The dashboard shows the runtime environment, so it contains no secrets: nodes have their own.
                 runtime_env={
                     "working_dir": folder,
                     "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
@@ -107,61 +109,64 @@ class Jobs:
         return job
 
     def _send(self, **job: Any) -> None:
+        """Submit a job; retry while the cluster starts."""
         began = time.monotonic()
         while True:
             try:
                 self._client.submit_job(**job)
                 return
-            except RuntimeError as error:  # a cluster that has just been started
+            except RuntimeError as error:  # Ray asks to "try again later" while the cluster starts
                 if "try again later" not in str(error) or time.monotonic() - began > START_SECONDS:
                     raise
             time.sleep(1.0)
 
     def all(self) -> list[Job]:
-        """The jobs that the cluster knows, the oldest first."""
-        with _asking(self.address):
-            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
-        return sorted(found, key=lambda job: job.started or 0.0)
+        """All submitted jobs of the cluster, oldest first."""
+        with _translated_errors(self.address):
+            jobs = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(jobs, key=lambda job: job.started or 0.0)
 
     def job(self, name: str) -> Job:
-        with _asking(self.address, name):
+        """The job with this name. ScaleError when there is none."""
+        with _translated_errors(self.address, name):
             return _job(self._client.get_job_info(name))
 
     def follow(self, name: str, show: Callable[[str], None], *, after: int = 0) -> int:
-        """Show the job's log, from the character `after` on, until the job has ended; gives its exit code.
+        """Show the job's log, starting at character `after`, until the job has ended. Returns its exit code.
 
-        TrainingError when the job failed without its command having ended, ScaleError when the cluster is lost.
+        TrainingError when the job failed without an exit code, ScaleError when the connection is lost for
+        `LOST_SECONDS`.
         """
-        heard = time.monotonic()
+        last_answer = time.monotonic()
         while True:
             try:
                 after = asyncio.run(self._tail(name, show, after))
                 job = self.job(name)
                 if job.is_over:
                     return exit_code(job)
-                heard = time.monotonic()
-            except (_Lost, UnreachableError) as error:
-                after = error.shown if isinstance(error, _Lost) else after
-                if time.monotonic() - heard > LOST_SECONDS:
+                last_answer = time.monotonic()
+            except (_ConnectionLost, UnreachableError) as error:
+                after = error.shown if isinstance(error, _ConnectionLost) else after
+                if time.monotonic() - last_answer > LOST_SECONDS:
                     raise ScaleError(
-                        f"{self.address} answers no more: {error}",
-                        hint=f"the job may go on; `tailor jobs logs {name}` follows it again",
+                        f"lost the connection to {self.address}: {error}",
+                        hint=f"the job may still be running; follow it again with `tailor jobs logs {name}`",
                     ) from error
             time.sleep(1.0)
 
     def stop(self, name: str, show: Callable[[str], None]) -> Job:
-        """Ask the job to save a checkpoint and end, and show what it says until it has."""
+        """Stop the job after it has saved a checkpoint, and show its log until then."""
         job = self.job(name)
         if job.is_over:
             return job
-        with _asking(self.address, name):
-            said = len(self._client.get_job_logs(name))
+        with _translated_errors(self.address, name):
+            shown = len(self._client.get_job_logs(name))
             self._client.stop_job(name)
-        self.follow(name, show, after=said)
+        self.follow(name, show, after=shown)
         return self.job(name)
 
     async def _tail(self, name: str, show: Callable[[str], None], after: int) -> int:
-        """The log has no end before the job has; gives how many of its characters were shown."""
+        """Show the log after character `after` until the job ends. Returns the number of characters shown in all."""
         import aiohttp
 
         position = 0
@@ -171,21 +176,21 @@ class Jobs:
                 position += len(text)
                 if new:
                     show(new)
-        except BrokenPipeError:  # nobody reads what is shown
+        except BrokenPipeError:  # from `show`: the reader of our output is gone, the connection is not lost
             raise
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             with suppress(UnreachableError):
-                self.job(name)  # a name that is not there, a token that is wrong: told as such
-            raise _Lost(str(error) or type(error).__name__, max(after, position)) from error
+                self.job(name)  # raises a precise error for an unknown job or a wrong token
+            raise _ConnectionLost(str(error) or type(error).__name__, max(after, position)) from error
         return max(after, position)
 
 
 class UnreachableError(ScaleError):
-    """Nothing answers where the job server was said to be."""
+    """No server answers at the job server's address."""
 
 
-class _Lost(Exception):
-    """The connection to the log is gone. shown: characters of it that were shown."""
+class _ConnectionLost(Exception):
+    """The connection to the log is lost. shown: number of its characters that were shown."""
 
     def __init__(self, text: str, shown: int) -> None:
         super().__init__(text)
@@ -205,20 +210,22 @@ def _job(details: Any) -> Job:
 
 
 def exit_code(job: Job) -> int:
-    """What a command that follows the job ends with. TrainingError when there is nothing to say it."""
+    """Exit code for a command that followed the job. TrainingError when the job failed without an exit code."""
     if job.state == "stopped":
         return STOPPED_CODE
     if job.code is None and job.state == "failed":
         raise TrainingError(
-            f"job {job.name} failed, and its command did not end by itself: {' '.join(job.message.split())[:500]}",
-            hint="the dashboard has the logs of its processes; submit it again to go on from the last checkpoint",
+            f"job {job.name} failed before its command ended: {' '.join(job.message.split())[:500]}",
+            hint="see the logs of its processes in Ray's dashboard; submit it again to resume from the last checkpoint",
         )
     code = job.code or 0
-    return code if code >= 0 else 128 - code  # killed by a signal
+    return (
+        code if code >= 0 else 128 - code
+    )  # a negative code is the number of the signal that killed the command
 
 
 def _url(address: str | None) -> str:
-    """The address of the dashboard, as Ray's own commands find it."""
+    """URL of the dashboard, found in the same way as by `ray job`."""
     named = os.environ.get("RAY_ADDRESS", "")
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (named if "http" in named else "")
     address = (address or DEFAULT_ADDRESS).rstrip("/")
@@ -229,34 +236,34 @@ def _connect(address: str) -> Any:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ScaleError(
-            f"{address} is no address of a job server",
-            hint="name the dashboard's, such as http://HOST:8265",
+            f"{address} is not the address of a job server",
+            hint="use the address of Ray's dashboard, such as http://HOST:8265",
         )
-    _take_token()
-    with _asking(address):
-        knock(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    _enable_token()
+    with _translated_errors(address):
+        check_port(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
         try:
             import aiohttp  # noqa: F401
             from ray.job_submission import JobSubmissionClient
         except ImportError as error:
             raise ScaleError(
-                f"jobs need Ray's job client: {error}", hint="pip install 'tailor[jobs]'"
+                f"Ray's job client is not installed: {error}", hint="run `pip install 'tailor[jobs]'`"
             ) from error
-        for module in ("dashboard_sdk", "job.sdk"):  # they tell of every package and connection
+        for module in ("dashboard_sdk", "job.sdk"):  # they log every package and connection
             logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
         return JobSubmissionClient(address)
 
 
-def _take_token() -> None:
-    """Use the token that is there, as `ray start` and `ray.init` do. Ray's job client waits to be told."""
-    there = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if there or (Path.home() / ".ray" / "auth_token").is_file():
+def _enable_token() -> None:
+    """Turn token authentication on if a token is set, as `ray start` and `ray.init` do and Ray's job client does not."""
+    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if token or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
-def _asking(address: str, name: str = "") -> Iterator[None]:
-    """What goes wrong between here and the job server, in words with a hint. name: of the job that is asked for."""
+def _translated_errors(address: str, name: str = "") -> Iterator[None]:
+    """Turn errors of a request to the job server into ScaleErrors with a hint. name: the requested job, if any."""
     try:
         yield
     except ScaleError:
@@ -266,23 +273,23 @@ def _asking(address: str, name: str = "") -> Iterator[None]:
         first = (str(error) or kind).splitlines()[0]
         if kind == "AuthenticationError":
             raise ScaleError(
-                f"{address} refuses the request: {first.rstrip('.')}",
-                hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token "
-                "(`ray get-auth-token` on its head)",
+                f"the job server at {address} rejects the request: {first.rstrip('.')}",
+                hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token "
+                "(run `ray get-auth-token` on the head node)",
             ) from error
         if "status code 404" in first and name:
             raise ScaleError(
-                f"{address} has no job {name}", hint="`tailor jobs list` names its jobs"
+                f"{address} has no job {name}", hint="list the jobs with `tailor jobs list`"
             ) from error
         if isinstance(error, RuntimeError):
             raise ScaleError(
-                f"the job server at {address} cannot do that: {first}",
-                hint="look at the cluster: its dashboard, `ray status` on its head",
+                f"the job server at {address} reports an error: {first}",
+                hint="check the cluster in its dashboard, or run `ray status` on the head node",
             ) from error
-        if isinstance(error, OSError):  # those of requests are too
+        if isinstance(error, OSError):  # the errors of the `requests` library are OSErrors too
             raise UnreachableError(
-                f"no Ray job server answers at {address}: {first}",
-                hint="name the dashboard's address with --address, such as http://HOST:8265; "
-                "`ray start --head` needs ray[default] to have one",
+                f"cannot connect to the Ray job server at {address}: {first}",
+                hint="set the dashboard's address with --address, such as http://HOST:8265; the head node needs "
+                "ray[default] for the dashboard",
             ) from error
         raise

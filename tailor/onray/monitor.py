@@ -1,6 +1,6 @@
-"""The line between rank 0 and the driver: records one way, the wish to stop the other.
+"""The channel between rank 0 and the driver: records to the driver, the request to stop to the workers.
 
-Between processes it is a mailbox actor, because Ray Train's own report waits for its controller's poll.
+Between processes it is a mailbox actor, because `ray.train.report` is delayed until the controller's next poll.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from typing import Any, Protocol
 
 Record = dict[str, Any]
 Publish = Callable[[Record], None]
-"""Takes each record of rank 0 to the driver's display."""
+"""Passes a record of rank 0 to the driver's display."""
 
-ASK_SECONDS = 0.5
+STOP_POLL_SECONDS = 0.5
+"""How often a worker asks the mailbox whether it should stop."""
 
 
-class Line(Protocol):
-    """The workers' end."""
+class Channel(Protocol):
+    """The workers' side of the channel."""
 
     def post(self, record: Record) -> None:
         """Send a record to the driver."""
         ...
 
     def stopping(self) -> bool:
-        """Whether the driver wants a checkpoint and the end."""
+        """Whether the driver requested a checkpoint and the end of the run."""
         ...
 
     def close(self) -> None:
-        """Return when everything has arrived."""
+        """Wait until all records have arrived."""
         ...
 
 
-class Direct:
-    """The line inside one process."""
+class LocalChannel:
+    """The channel inside one process: it calls the driver's functions directly."""
 
     def __init__(self, publish: Publish, stopping: Callable[[], bool]) -> None:
         self.post, self.stopping = publish, stopping
@@ -44,7 +45,7 @@ class Direct:
 
 
 class Mailbox:
-    """Keeps what was posted until it is collected, in the order of arrival."""
+    """Actor that stores records in the order of arrival until the driver collects them, and the request to stop."""
 
     def __init__(self) -> None:
         self._records: list[Record] = []
@@ -64,13 +65,13 @@ class Mailbox:
         return self._stopping
 
 
-class Remote:
-    """The line to a mailbox. Nothing but `close` waits."""
+class RemoteChannel:
+    """The channel through a mailbox actor. Only `close` blocks."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
-        self._question: Any = None
-        self._asked = 0.0
+        self._pending: Any = None
+        self._last_poll = 0.0
         self._stopping = False
 
     def post(self, record: Record) -> None:
@@ -79,26 +80,27 @@ class Remote:
     def stopping(self) -> bool:
         import ray
 
-        if self._question is not None:
-            answered, _ = ray.wait([self._question], timeout=0)
-            if answered:
-                self._stopping, self._question = ray.get(self._question), None
-        elif not self._stopping and time.monotonic() - self._asked > ASK_SECONDS:
-            self._question, self._asked = self._mailbox.stopping.remote(), time.monotonic()
+        if self._pending is not None:
+            ready, _ = ray.wait([self._pending], timeout=0)
+            if ready:
+                self._stopping, self._pending = ray.get(self._pending), None
+        elif not self._stopping and time.monotonic() - self._last_poll > STOP_POLL_SECONDS:
+            self._pending, self._last_poll = self._mailbox.stopping.remote(), time.monotonic()
         return self._stopping
 
     def close(self) -> None:
         import ray
 
-        with suppress(ray.exceptions.RayError):  # the driver is gone: nobody is told any more
+        with suppress(ray.exceptions.RayError):  # the mailbox died with the driver
+            # An actor handles the calls of one caller in order, so this answer comes after every posted record.
             ray.get(self._mailbox.stopping.remote())
 
 
 def start() -> Any:
-    """The handle of a mailbox beside the driver. It takes no CPU from the workers."""
+    """Start a mailbox actor and return its handle. It reserves no CPU."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    # Kept on this machine, so that collecting is quick.
-    actor: Any = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": here})(Mailbox)
+    node_id = ray.get_runtime_context().get_node_id()
+    # On the driver's node, so that collecting is fast.
+    actor: Any = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node_id})(Mailbox)
     return actor.remote()

@@ -1,4 +1,7 @@
-"""Room for a run's workers on a cluster: what each reserves, and the wait for machines that come later."""
+"""Placement of a run's workers on a cluster: what each worker reserves, and the wait for free or pending nodes.
+
+A pending node is one that the cluster's autoscaler can add, or a lost one that may come back.
+"""
 
 from __future__ import annotations
 
@@ -9,85 +12,96 @@ from typing import TYPE_CHECKING
 
 from tailor.errors import ScaleError
 from tailor.onray import autoscaler
-from tailor.onray.cluster import Cluster, Node, accelerator, count, describe, kind
+from tailor.onray.cluster import (
+    Cluster,
+    Node,
+    accelerator_resource,
+    accelerator_type,
+    count,
+    current_cluster,
+)
 from tailor.runs.words import duration
 
 if TYPE_CHECKING:
     from tailor.spec.scale import Scale
 
 FIT_SECONDS = 1.5
-"""A reservation for which there is room is made in less."""
+"""Ray grants a reservation for which there is room in less time."""
 
-ASK_SECONDS = 10.0
-"""How long one reservation waits for machines: an autoscaler looks every 5 s for what does."""
+RESERVATION_SECONDS = 10.0
+"""How long one reservation waits for nodes. The autoscaler looks for pending reservations every 5 s."""
 
 SETTLE_SECONDS = 10.0
-"""After so long, what the workers of the group before held is free again, where their machines still are there."""
+"""After this time, the resources of a previous worker group are free again, unless their nodes are lost."""
 
-Tell = Callable[[str], None]
-"""Says to the user what the run waits for."""
+Report = Callable[[str], None]
+"""Shows a status line to the user."""
 
 
 def resources_per_worker(scale: Scale, cluster: Cluster, workers: int, *, gpu: bool) -> dict[str, float]:
-    """What Ray reserves for each of so many workers. ScaleError, with what was asked for and what there is, when it cannot be.
+    """The Ray resources that each of `workers` workers reserves. ScaleError when the cluster is too small for them.
 
-    On a Ray of this machine's own, more workers than CPUs share them. On a cluster they are refused.
+    On a local Ray instance, more workers than CPUs share the CPUs. On a cluster, a worker needs at least one CPU.
     """
-    were = "was" if workers == 1 else "were"
-    nodes = cluster.of_kind(scale.accelerator if gpu else None)
+    do = "does" if workers == 1 else "do"
+    nodes = cluster.nodes_with(scale.accelerator if gpu else None)
     gpus = sum(node.gpus for node in nodes)
     if gpu and workers > gpus:
-        one = f"one {scale.accelerator}" if scale.accelerator else "one GPU"
         raise ScaleError(
-            f"{count(workers, 'worker')} with {one} each {were} asked for, but {cluster.has}",
-            hint=_fewer(int(gpus), scale),
+            f"{count(workers, 'worker')} with 1 {scale.accelerator or 'GPU'} each {do} not fit on {cluster.name}, "
+            f"which has {cluster.resources}",
+            hint=_fewer_gpus(int(gpus), scale),
         )
     usable = [node for node in nodes if node.cpus >= 1 and (node.gpus >= 1 or not gpu)]
     cpus = _cpus_per_worker(scale, cluster, usable, gpu)
     room = sum(int(min(node.cpus // cpus, node.gpus if gpu else math.inf)) for node in usable)
     if room < workers:
         raise ScaleError(
-            f"{count(workers, 'worker')} with {count(cpus, 'CPU')} each {were} asked for, "
-            f"but {cluster.has}, which is room for {room}",
+            f"{count(workers, 'worker')} with {count(cpus, 'CPU')} each {do} not fit on {cluster.name}, "
+            f"which has {cluster.resources}: room for {count(room, 'worker')}",
             hint="lower scale.workers or scale.cpus_per_worker",
         )
-    return {"CPU": cpus, "GPU": 1.0, **kind(scale.accelerator)} if gpu else {"CPU": cpus}
+    return {"CPU": cpus, "GPU": 1.0, **accelerator_resource(scale.accelerator)} if gpu else {"CPU": cpus}
 
 
-def _fewer(gpus: int, scale: Scale) -> str:
+def _fewer_gpus(gpus: int, scale: Scale) -> str:
+    """The hint for a cluster with only `gpus` suitable GPUs."""
     if gpus:
         return f"set scale.workers: {gpus} or less, or scale.gpu: false"
     if scale.accelerator is not None:
-        return "set scale.accelerator to a kind that is there, or leave it away"
-    return "set scale.gpu: auto, or run where there are GPUs"
+        return "set scale.accelerator to a GPU type that the cluster has, or remove it"
+    return "set scale.gpu: auto, or run on a machine with GPUs"
 
 
-class TakenError(ScaleError):
-    """There are the CPUs and GPUs that workers need, but others use them now."""
+class BusyError(ScaleError):
+    """The cluster has the CPUs and GPUs that the workers need, but other jobs use them now."""
 
 
-def taken(cluster: Cluster, workers: int, resources: dict[str, float]) -> TakenError:
-    """The error of workers that found no room in time."""
-    gpu = accelerator(resources) or "GPU"
-    wanted = count(resources["CPU"], "CPU") + (f" and 1 {gpu}" if "GPU" in resources else "")
-    return TakenError(
-        f"{count(workers, 'worker')} with {wanted} each found no room: {cluster.has}, and others use them",
-        hint="wait for the cluster's other jobs to end, or lower scale.workers",
+def busy_error(cluster: Cluster, workers: int, resources: dict[str, float]) -> BusyError:
+    """The error for workers that have no room because of other jobs."""
+    gpu = accelerator_type(resources) or "GPU"
+    needed = count(resources["CPU"], "CPU") + (f" and 1 {gpu}" if "GPU" in resources else "")
+    do = "does" if workers == 1 else "do"
+    return BusyError(
+        f"{count(workers, 'worker')} with {needed} each {do} not fit beside the other jobs on {cluster.name}, "
+        f"which has {cluster.resources}",
+        hint="wait for the other jobs to end, or lower scale.workers",
     )
 
 
 def fits(workers: int, resources: dict[str, float], seconds: float = FIT_SECONDS) -> bool:
-    """Whether there is room for so many workers on machines that answer, now or within `seconds`.
+    """Whether there is room for `workers` workers, now or within `seconds`.
 
-    It is tried with a reservation: sums of what is free don't tell that it lies on one machine, and a machine
-    that is lost counts as alive for another 15 s. To an autoscaler a reservation that waits is a wish for machines.
+    It makes a reservation (a placement group) and removes it again. Sums of free resources are not enough: they do not
+    show whether the resources of one worker are on one node, and Ray counts a lost node as alive for another 15 s. The
+    autoscaler adds nodes for a reservation that waits.
     """
     from ray.util import placement_group, remove_placement_group
 
     reservation = placement_group([resources] * workers)
     try:
         deadline = time.monotonic() + seconds
-        # In slices, between which a signal is seen.
+        # In short waits, so that Python handles signals in between.
         while not reservation.wait(FIT_SECONDS):
             if time.monotonic() >= deadline:
                 return False
@@ -96,73 +110,73 @@ def fits(workers: int, resources: dict[str, float], seconds: float = FIT_SECONDS
         remove_placement_group(reservation)
 
 
-class Wait:
-    """One wait for machines, of at most `scale.placement_timeout`. What the cluster lacks is asked for."""
+class NodeWait:
+    """One wait for nodes, of at most `scale.placement_timeout`. Requests the missing nodes from the autoscaler."""
 
-    def __init__(self, scale: Scale, tell: Tell, *, again: bool = False) -> None:
-        """`again`: after another group, when machines that were lost may come back to any cluster."""
-        self._scale, self._tell, self._again = scale, tell, again
+    def __init__(self, scale: Scale, report: Report, *, restarted: bool = False) -> None:
+        """`restarted`: the run had workers before, so lost nodes may come back even without an autoscaler."""
+        self._scale, self._report, self._restarted = scale, report, restarted
         self._began = time.monotonic()
-        self._asked: dict[str, float] = {}
+        self._requested: dict[str, float] = {}
         self._workers = scale.min_workers
-        self.told = False
-        """Whether the user knows of it."""
+        self.reported = False
+        """Whether the user has been informed that the run waits."""
 
     @property
     def seconds(self) -> float:
-        """How long it lasts so far."""
+        """Duration of the wait so far."""
         return time.monotonic() - self._began
 
-    def after(self, error: ScaleError, *, gpu: bool, taken: dict[str, float] | None = None) -> None:
-        """Wait for some seconds, after a look at the cluster that ended with `error`.
+    def after(self, error: ScaleError, *, gpu: bool, in_use: dict[str, float] | None = None) -> None:
+        """Wait for some seconds, after an attempt to find room that failed with `error`.
 
-        `taken`: what a worker needs, where the cluster has it and others use it. Raises the error when the time is
-        over, and at once when the cluster lacks what no autoscaler of its own can bring.
+        `in_use`: the resources of one worker, if the cluster has them but other jobs use them. Raises the error after
+        `scale.placement_timeout`, and at once if the cluster is too small and its autoscaler cannot add enough nodes.
         """
         timeout = self._scale.placement_timeout
         if self.seconds >= timeout:
-            raise self._too_late(error) if timeout else error
-        bundle = taken or asked_for(self._scale, gpu=gpu)
-        if taken is None and not self._again and bundle != self._asked:
-            self._asked, self._workers = bundle, self._promised(bundle, error)
-            self.told = True
-            self._tell(
-                f"waiting up to {duration(timeout)} for machines of the cluster's autoscaler: {error.message}"
-            )
-        if not self.told and self.seconds > SETTLE_SECONDS:
-            self.told = True
-            self._tell(f"waiting for room: {error.message}")
-        fits(self._workers, bundle, max(FIT_SECONDS, min(ASK_SECONDS, timeout - self.seconds)))
+            raise self._timeout_error(error) if timeout else error
+        bundle = in_use or pending_resources(self._scale, gpu=gpu)
+        if in_use is None and not self._restarted and bundle != self._requested:
+            self._requested, self._workers = bundle, self._available_workers(bundle, error)
+            self.reported = True
+            self._report(f"waiting up to {duration(timeout)} for pending nodes: {error.message}")
+        if not self.reported and self.seconds > SETTLE_SECONDS:
+            self.reported = True
+            missing = "free resources" if in_use is not None else "lost nodes"
+            self._report(f"waiting up to {duration(timeout)} for {missing}: {error.message}")
+        fits(self._workers, bundle, max(FIT_SECONDS, min(RESERVATION_SECONDS, timeout - self.seconds)))
         time.sleep(1.0)
 
-    def _promised(self, bundle: dict[str, float], error: ScaleError) -> int:
-        """For how many workers the autoscaler can bring machines. Raises `error` where not for the fewest."""
+    def _available_workers(self, bundle: dict[str, float], error: ScaleError) -> int:
+        """`max_workers` or, if the autoscaler cannot provide nodes for them, `min_workers`. Raises `error` if for neither."""
         for workers in sorted({self._scale.max_workers, self._scale.min_workers}, reverse=True):
-            if autoscaler.can_bring(bundle, workers):
+            if autoscaler.can_provide(bundle, workers):
                 return workers
         raise error
 
-    def _too_late(self, error: ScaleError) -> ScaleError:
+    def _timeout_error(self, error: ScaleError) -> ScaleError:
         waited = duration(self.seconds)
-        if isinstance(error, TakenError):
-            return TakenError(
-                f"no machines became free within {waited}: {error.message}",
-                hint="wait for the cluster's other jobs to end, raise scale.placement_timeout, or lower scale.workers",
+        if isinstance(error, BusyError):
+            return BusyError(
+                f"no resources became free within {waited}: {error.message}",
+                hint="wait for the other jobs to end, raise scale.placement_timeout, or lower scale.workers",
             )
         return ScaleError(
-            f"no machines came within {waited}: {error.message}",
-            hint="raise scale.placement_timeout; `ray status` says what machines wait for",
+            f"the pending nodes did not start within {waited}: {error.message}",
+            hint="raise scale.placement_timeout; `ray status` shows why nodes are pending",
         )
 
 
-def await_machines(scale: Scale, cluster: Cluster, tell: Tell) -> Cluster:
-    """The cluster once it has what the fewest workers need, whoever uses it now. A Ray of this machine's own: as it is.
+def wait_for_nodes(scale: Scale, cluster: Cluster, report: Report) -> Cluster:
+    """Wait until the cluster is large enough for `scale.min_workers`, including resources that other jobs use now.
 
-    ScaleError when the machines don't come in time, or never can.
+    Returns the grown cluster; a local Ray instance is returned as it is. ScaleError when the nodes do not start in
+    time, or when the autoscaler cannot provide them.
     """
-    if cluster.own:
+    if cluster.is_local:
         return cluster
-    wait = Wait(scale, tell)
+    wait = NodeWait(scale, report)
     while True:
         gpu = _uses_gpu(scale, cluster)
         try:
@@ -170,61 +184,69 @@ def await_machines(scale: Scale, cluster: Cluster, tell: Tell) -> Cluster:
         except ScaleError as error:
             wait.after(error, gpu=gpu)
         else:
-            if wait.told:
-                tell(f"the machines are there: {cluster.has}")
+            if wait.reported:
+                report(f"the nodes are ready: {cluster.name} has {cluster.resources}")
             return cluster
-        cluster = describe(own=False)
+        cluster = current_cluster(is_local=False)
 
 
-def find_room(scale: Scale, *, own: bool, gpu: bool, again: bool, tell: Tell) -> tuple[int, dict[str, float]]:
-    """How many workers to start, and what each reserves. With a range: as many as there is room for.
+def find_room(
+    scale: Scale, *, is_local: bool, gpu: bool, restarted: bool, report: Report
+) -> tuple[int, dict[str, float]]:
+    """(number of workers to start, Ray resources of each). With a range of workers, as many as there is room for.
 
-    `again`: after another group, when machines may come back and what its workers held may still be taken.
-    Waits for machines and for other jobs to end. ScaleError when there is no room in time, or can never be.
+    `restarted`: the run had workers before, so lost nodes may come back, and the resources of the previous workers may
+    still be in use. Waits for pending nodes and for other jobs to end. ScaleError when there is no room within
+    `scale.placement_timeout`, or when there can never be.
     """
-    wait = Wait(scale, tell, again=again)
+    wait = NodeWait(scale, report, restarted=restarted)
     while True:
-        cluster = describe(own=own)
-        fewest = scale.max_workers if again and wait.seconds < SETTLE_SECONDS else scale.min_workers
+        cluster = current_cluster(is_local=is_local)
+        settling = restarted and wait.seconds < SETTLE_SECONDS
+        min_workers = scale.max_workers if settling else scale.min_workers
         error: ScaleError | None = None
-        used: dict[str, float] | None = None
-        for workers in range(scale.max_workers, fewest - 1, -scale.sequence_parallel):
+        in_use: dict[str, float] | None = None
+        for workers in range(scale.max_workers, min_workers - 1, -scale.sequence_parallel):
             try:
                 resources = resources_per_worker(scale, cluster, workers, gpu=gpu)
-            except ScaleError as found:
-                error, used = found, None
+            except ScaleError as too_small:
+                error, in_use = too_small, None
                 continue
-            if own or fits(workers, resources):
+            if is_local or fits(workers, resources):
                 return workers, resources
-            error, used = taken(cluster, workers, resources), resources
+            error, in_use = busy_error(cluster, workers, resources), resources
         assert error is not None
-        if own:
+        if is_local:
             raise error
-        wait.after(error, gpu=gpu, taken=used)
+        wait.after(error, gpu=gpu, in_use=in_use)
 
 
 def _uses_gpu(scale: Scale, cluster: Cluster) -> bool:
-    """Whether workers will have a GPU each. With `auto` it is what the cluster's machines have now."""
-    asked = scale.gpu is True or scale.accelerator is not None
-    return scale.gpu is not False and (asked or cluster.gpus >= 1)
+    """Whether each worker will have a GPU. With `scale.gpu: auto` it depends on whether the cluster has GPUs now."""
+    required = scale.gpu is True or scale.accelerator is not None
+    return scale.gpu is not False and (required or cluster.gpus >= 1)
 
 
-def asked_for(scale: Scale, *, gpu: bool) -> dict[str, float]:
-    """What a worker needs of a machine that is not there yet: CPUs that are not declared follow from the machine."""
+def pending_resources(scale: Scale, *, gpu: bool) -> dict[str, float]:
+    """Ray resources of a worker on a pending node.
+
+    Without `scale.cpus_per_worker` it is one CPU: the final number depends on the node, which is not known yet.
+    """
     cpus = float(scale.cpus_per_worker or 1)
-    return {"CPU": cpus, "GPU": 1.0, **kind(scale.accelerator)} if gpu else {"CPU": cpus}
+    return {"CPU": cpus, "GPU": 1.0, **accelerator_resource(scale.accelerator)} if gpu else {"CPU": cpus}
 
 
 def _cpus_per_worker(scale: Scale, cluster: Cluster, usable: list[Node], gpu: bool) -> float:
+    """CPUs of a worker: `scale.cpus_per_worker`, else a node's CPUs divided by its GPUs or workers."""
     if scale.cpus_per_worker is not None:
         return float(scale.cpus_per_worker)
     if not usable:
         return 1.0
     if gpu:
         return max(1.0, float(min(node.cpus // node.gpus for node in usable)))
-    # The same for every size that a range allows, so that workers that are there leave room for more.
+    # Computed for the maximum of the range, whatever the current number of workers, so that more workers fit later.
     share = min(node.cpus for node in usable) / math.ceil(scale.max_workers / len(usable))
     if share >= 1:
         return float(int(share))
-    # Ray counts CPUs in ten-thousandths; rounding down leaves room for all.
-    return math.floor(share * 1e4) / 1e4 if cluster.own else 1.0
+    # Ray's resolution is 1/10,000 CPU. Rounding down keeps the sum within the CPUs.
+    return math.floor(share * 1e4) / 1e4 if cluster.is_local else 1.0

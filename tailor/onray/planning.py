@@ -1,4 +1,4 @@
-"""The plan of a run: of one that begins, and of one that goes on."""
+"""Makes the plan of a run from its recipe, its tokens and the hardware, for new runs and for runs that resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tokens_root(recipe: Recipe, run: Store) -> str:
-    """Where prepared tokens are kept: `data.store`, else `tokens` beside the run's folder."""
+    """URL of the folder with prepared tokens: `data.store`, by default the folder `tokens` next to the run folder."""
     return recipe.data.store or posixpath.join(posixpath.dirname(run.url.rstrip("/")), TOKENS)
 
 
@@ -27,20 +27,22 @@ def make_plan(
     hardware: Hardware,
     origin: Origin | None = None,
 ) -> Plan:
-    """Everything that workers are told. `hardware`: of one of them. `origin`: the change of recipe that the run begins with.
+    """The plan: everything that the workers need to know.
 
-    A run that goes on keeps its micro-batches, unless the recipe gives their size: dropout is drawn per micro-batch.
+    `hardware`: hardware of one worker. `origin`: the run and checkpoint that this run continues with a changed recipe.
+    A run that resumes keeps its micro-batch size unless the recipe sets one, because dropout masks are drawn per
+    micro-batch.
     """
     from tailor import plan as planning
     from tailor.data.facts import data_facts
     from tailor.encode.tokenizer import load_config
 
     source = run if origin is None else Store(origin.run)
-    before = run_folder.read_json(source, PLAN) if run_folder.checkpoints(source) else {}
+    previous = run_folder.read_json(source, PLAN) if run_folder.checkpoints(source) else {}
     history = [origin] if origin is not None else origins(run)[-1:]
     sized = recipe
-    if before and recipe.train.micro_batch_size is None:
-        train = recipe.train.model_copy(update={"micro_batch_size": before["micro_batch_size"]})
+    if previous and recipe.train.micro_batch_size is None:
+        train = recipe.train.model_copy(update={"micro_batch_size": previous["micro_batch_size"]})
         sized = recipe.model_copy(update={"train": train})
     return planning.build(
         sized,
@@ -49,5 +51,5 @@ def make_plan(
         hardware,
         run_url=run.url,
         resume_from=history[0].checkpoint if history else None,
-        chunk_tokens=before.get("chunk_tokens") or None,
+        chunk_tokens=previous.get("chunk_tokens") or None,
     )

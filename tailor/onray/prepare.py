@@ -1,4 +1,4 @@
-"""Preparation through Ray Data: the same tasks on every CPU of a machine or cluster, with the same results."""
+"""Data preparation with Ray Data: runs the same tasks as in-process preparation on all CPUs, with the same results."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from tailor.quiet import quiet
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Ray Data's own start takes about as long as encoding this much on one core.
+# Inputs below these sizes (bytes) are prepared in this process.
+# On a cluster, starting Ray Data takes about as long as encoding this much on one core.
 SMALL_ON_CLUSTER = 64 << 20
-# A machine's own Ray is started for it too, and the tokenizer uses all cores without it.
+# Without a cluster, Ray must be started first, and the tokenizer already uses all cores without it.
 SMALL_ALONE = 1 << 30
 # A model that scores passages uses one core, and takes a minute or more for this much.
 SMALL_SCORED = 1 << 19
 
 
 def choose_runner(total_bytes: int, on_cluster: bool, scored: bool = False) -> Runner:
-    """In-process for small inputs; through Ray Data for large ones.
+    """The in-process runner for small inputs, Ray Data for large ones.
 
-    total_bytes: of the sources' files. scored: a model scores the passages of long prompts.
+    total_bytes: size of the source files. scored: a model scores the passages of long prompts (`data.retrieve`).
     """
     small = SMALL_SCORED if scored else SMALL_ON_CLUSTER if on_cluster else SMALL_ALONE
     return ray_runner if total_bytes >= small else in_process
 
 
 def runner_by_size(connect: Callable[[], object], on_cluster: bool) -> Runner:
-    """A runner that decides when it sees the tasks. `connect` is called only when Ray is needed."""
+    """A runner that chooses by the size of the tasks. It calls `connect` only when Ray is needed."""
 
     def run(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
         scored = work.encoder.scorer is not None
@@ -47,10 +48,10 @@ def runner_by_size(connect: Callable[[], object], on_cluster: bool) -> Runner:
 
 
 def ray_runner(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
-    """Run tasks as Ray Data tasks of one CPU each, on the Ray that this process is connected to.
+    """Run tasks as Ray Data tasks of one CPU each, on the Ray cluster that this process is connected to.
 
-    With a model that scores passages, they run in actors that hold it, as many as the machines' memory has room for.
-    ScaleError when it has none.
+    If a model scores passages, the tasks run in actors that keep it loaded, as many as fit in the nodes' memory.
+    ScaleError when not even one fits.
     """
     import pyarrow as pa
     import ray
@@ -67,7 +68,7 @@ def ray_runner(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
         settings |= {"fn_constructor_args": [work]}
     context = DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
-    # Ray Data spreads tasks over all machines; Ray's own way takes those without GPUs first.
+    # Ray Data's default is SPREAD, over all nodes. Ray's DEFAULT strategy prefers nodes without GPUs.
     strategy, context.scheduling_strategy = context.scheduling_strategy, "DEFAULT"
     log = logging.getLogger("ray.data")
     level = log.level
@@ -90,7 +91,7 @@ def ray_runner(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
 
 
 class _Process:
-    """An actor's part: it holds the model from its first task on."""
+    """Callable of a Ray Data actor. The model is loaded at the first task and kept."""
 
     def __init__(self, work: Work) -> None:
         quiet()
@@ -101,10 +102,10 @@ class _Process:
 
 
 def _reports(work: Work, batch: pa.Table) -> pa.Table:
-    """Tasks as bytes to reports as bytes."""
+    """Process pickled tasks (column `task`) and return pickled reports (column `report`)."""
     import pyarrow as pa
 
-    # One thread per task, for every CPU has a task. Read when the tokenizer is first used in the process.
+    # One tokenizer thread per task, because every CPU has a task. The tokenizer reads it when it is first used.
     os.environ["RAYON_NUM_THREADS"] = "1"
     return pa.table(
         {"report": pa.array([_outcome(work, task) for task in batch["task"].to_pylist()], pa.binary())}
@@ -112,23 +113,24 @@ def _reports(work: Work, batch: pa.Table) -> pa.Table:
 
 
 def _room(memory: int) -> int:
-    """How many processes of one CPU and so many bytes the machines have room for. ScaleError when there is none."""
+    """How many processes with one CPU and `memory` bytes each fit on the nodes. ScaleError when none does."""
     import ray
 
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    room = sum(int(min(one.get("CPU", 0), one.get("memory", 0) // memory)) for one in machines)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(int(min(node.get("CPU", 0), node.get("memory", 0) // memory)) for node in nodes)
     if not room:
-        most = max((one.get("memory", 0) for one in machines), default=0)
+        max_memory = max((node.get("memory", 0) for node in nodes), default=0)
         raise ScaleError(
-            f"data.retrieve.embedder: a process that holds it takes {memory / 2**30:.1f} GiB, and no machine of the Ray "
-            f"cluster offers more than {most / 2**30:.1f} GiB",
-            hint="take a smaller embedder, or machines with more memory",
+            f"data.retrieve.embedder: a process with the embedder needs {memory / 2**30:.1f} GiB of memory, but the "
+            f"largest node of the Ray cluster has {max_memory / 2**30:.1f} GiB",
+            hint="use a smaller embedder, or nodes with more memory",
         )
     return room
 
 
 def _outcome(work: Work, task: bytes) -> bytes:
-    # A user's mistake comes back as a value: Ray would wrap the exception and retry the task.
+    """The pickled report of a task, or its pickled TailorError."""
+    # The error is returned, not raised, because Ray would wrap the exception and retry the task.
     try:
         return pickle.dumps(work(pickle.loads(task)))
     except TailorError as error:

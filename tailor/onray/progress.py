@@ -1,4 +1,4 @@
-"""How a run is followed while it trains: on a display, in status.json, in seconds."""
+"""Reports the progress of a run on the display, in status.json and as timings."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from tailor.plan import Plan
 
 STATUS_SECONDS = 2.0
+"""Minimum time between two updates of status.json in a local folder."""
 REMOTE_STATUS_SECONDS = 15.0
+"""The same on remote storage, where every write is a request."""
 
 
 class Stopwatch:
-    """Seconds of each part, one after the other."""
+    """Measures the seconds of consecutive phases. `parts`: phase -> seconds."""
 
     def __init__(self, parts: dict[str, float]) -> None:
         self.parts = parts
         self._last = time.time()
 
     def mark(self, part: str, at: float | None = None) -> None:
-        """The time since the last mark went to `part`. `at`: seconds since the epoch."""
+        """Add the time since the last mark to `part`. `at`: seconds since the epoch at its end, by default now."""
         at = at or time.time()
         self.parts[part] = round(self.parts.get(part, 0.0) + at - self._last, 3)
         self._last = at
@@ -49,7 +51,10 @@ def publisher(
     interrupts: Interrupts,
     update: Callable[[], None],
 ) -> Publish:
-    """What takes the records of the run to the display and to status.json, which `update` brings up to date."""
+    """A function that passes the records of the run to the display and to `status`.
+
+    update: called when `status` has changed, to write status.json.
+    """
     existing = run_folder.checkpoints(run)
     newest = existing[-1] if existing else plan.resume_from
     status.resumed_from = run_folder.step_of(newest) if newest else None
@@ -68,14 +73,14 @@ def publisher(
         display.record(record)
         if kind == "failure":
             status.failures.append({"time": now(), "error": record["error"]})
-            display.line(f"{record['error']}; starting again from the last checkpoint")
-            display.doing("starting the workers again")
+            display.line(f"{record['error']}; restarting from the last checkpoint")
+            display.doing("restarting the workers")
         elif kind == "train":
-            # A signal now asks for a checkpoint, until that of the last step is made.
-            interrupts.saves = True
+            # From the first step until the last checkpoint is written, a signal requests a checkpoint.
+            interrupts.can_save = True
             status.step = record["step"]
         elif kind == "saved":
-            interrupts.saves = False
+            interrupts.can_save = False
         if kind in ("train", "failure"):
             update()
 
@@ -83,20 +88,21 @@ def publisher(
 
 
 def _mark(record: Record, expected: list[str], watch: Stopwatch) -> None:
-    """Close the start-up part that a record ends."""
+    """Stop the time of the start-up phase that ends with this record. `expected`: the phases that have not ended yet."""
     ends = {"started": "workers", "status": "model", "train": "first_step"}.get(record["kind"])
-    before = {"generation": "answers_before", "retrieval": "retrieval_before"}.get(record["kind"])
-    if before is not None and "first_step" in expected:
-        watch.mark(before, record["time"])
+    probe = {"generation": "answers_before", "retrieval": "retrieval_before"}.get(record["kind"])
+    if probe is not None and "first_step" in expected:
+        watch.mark(probe, record["time"])
     elif ends is not None and expected and ends == expected[0]:
         watch.mark(expected.pop(0), record["time"])
 
 
 @contextmanager
 def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[Callable[[], None]]:
-    """While `attempt` holds the run: write how it stands, now and then, and how training ended, whatever happens.
+    """Write `status` to status.json regularly and when training ends, also after an error, while `attempt` has the lock.
 
-    Gives the function that is called when the status has changed. Nobody waits for the writing.
+    Yields a function to call when the status has changed. It writes in a background thread, so that slow storage does
+    not block training.
     """
     wait = STATUS_SECONDS if run.is_local else REMOTE_STATUS_SECONDS
     began = time.monotonic()
@@ -114,7 +120,7 @@ def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[C
         status.state, status.step = "finished", plan.steps
     except KeyboardInterrupt as stop:
         status.state, status.error = "interrupted", str(stop) or "interrupted by the user"
-        with suppress(StoreError):  # a step may be in the log and not yet here
+        with suppress(StoreError):  # the log may contain a later step than the last record that arrived here
             status.step = step_of(status, read(run))
         raise
     except Exception as error:
@@ -124,12 +130,12 @@ def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[C
     finally:
         thread.shutdown()
         status.ended = now()
-        # What ended a run matters more than a store that cannot be told.
+        # The error that ended the run is more important than a failure to write the status.
         with suppress(StoreError) if status.state != "finished" else nullcontext():
             _write(run, status, attempt)
 
 
 def _write(run: Store, status: Status, attempt: str) -> None:
-    """Another process may have taken the run over, whose status is its own to tell."""
+    """Write the status, unless another process has taken over the run folder and writes its own."""
     if is_held_by(run, attempt):
         status.write(run)

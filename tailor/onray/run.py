@@ -1,4 +1,4 @@
-"""A whole run: tokens, plan, training, report. The folder at `save.to` holds everything that it leaves."""
+"""Executes a run: data preparation, plan, training, report. All of its output is in the run folder, `save.to`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tailor.onray.display import Display
 from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
-from tailor.onray.placement import await_machines
+from tailor.onray.placement import wait_for_nodes
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Stopwatch, publisher, recorded
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tailor.runs import environment, evaluations, resume
 from tailor.runs.lock import lock
 from tailor.runs.log import Record, read
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
 
-STOPPING = "stopping after this step, with a checkpoint; a second signal stops at once"
+STOPPING = "stopping after this step and saving a checkpoint; a second signal stops at once"
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ class Outcome:
     status: Status
     records: list[Record]
     before: bool = False
-    """It was finished already, so nothing was done."""
+    """Whether the run was already finished, so that nothing was done."""
     evaluated: Evaluated | None = None
-    """The evaluation that the recipe asks for (`evaluate.final`), where it was made now."""
+    """The final evaluation (`evaluate.final`), if this call made it."""
 
 
 def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outcome:
-    """Run a recipe from its data to its artifact and report, or go on with its unfinished run.
+    """Run a recipe from its data to its artifact and report, or resume its unfinished run.
 
-    Raises a TailorError for what the user can hint, and KeyboardInterrupt when a signal ended the run;
-    status.json says how the run ended in any case.
+    Raises a TailorError for errors that the user can fix, and KeyboardInterrupt when a signal ended the run.
+    In all cases, status.json contains how the run ended.
     """
     machine.wait_without_spinning()
     if recipe.evaluate.final is not None:
@@ -74,10 +74,11 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
 
 
 def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
+    """Everything except the final evaluation."""
     run = Store(recipe.save.to)
     require_lasting(recipe)
-    resume.check_place(recipe, run)
-    if recipe.model.warm_start is not None and not resume.begun(run):
+    resume.check_folder(recipe, run)
+    if recipe.model.warm_start is not None and not resume.has_progress(run):
         from tailor.train import warm_start
 
         warm_start.find(recipe.model.warm_start)
@@ -96,11 +97,11 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
 
         def waiting(text: str) -> None:
             display.line(text)
-            display.doing("waiting for machines")
+            display.doing("waiting for nodes")
 
         starting = None
         if not clusters.in_process(recipe.scale):
-            starting = stack.enter_context(clusters.Starting(recipe.scale, verbose=verbose))
+            starting = stack.enter_context(clusters.BackgroundStart(recipe.scale, verbose=verbose))
             watch.mark("import_ray")
         tokens = _prepare(recipe, run, starting, display, interrupts, verbose)
         if recipe.evaluate.final is not None:
@@ -112,7 +113,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
                 "starting Ray" if clusters.address(recipe.scale) is None else "joining the Ray cluster"
             )
             cluster = starting.wait()
-            interrupts.take_back()
+            interrupts.reinstall()
             display.line(_ray_line(cluster, starting.seconds))
             watch.mark("ray")
         if origin is not None:
@@ -120,45 +121,47 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             if origin is None and earlier is not None and earlier.state == "finished":
                 return Outcome(run, earlier, read(run), before=True)
         if cluster is not None:
-            cluster = await_machines(recipe.scale, cluster, waiting)
+            cluster = wait_for_nodes(recipe.scale, cluster, waiting)
             watch.mark("machines")
-            display.doing("looking at a machine")
+            display.doing("detecting the hardware")
         hardware = clusters.hardware(recipe.scale, cluster, waiting)
         plan = make_plan(recipe, tokens, run, hardware, origin)
         resume.check_plan(plan, run, origin)
-        for line in [*_tell_changes(run, origin), *plan.notes()]:
+        for line in [*_changes(run, origin), *plan.notes()]:
             display.line(line)
         if origin is not None:
             begin(run, Store(origin.run), origin)
-            status.write(run)  # a run that was finished is so no more
-            run.remove(REPORT)  # of the run before the change; its absence says that one is due
+            status.write(run)  # the run may have been finished before the change
+            run.remove(
+                REPORT
+            )  # it describes the run before the change; a finished run without a report gets one
         _write_inputs(run, recipe, plan, tokens)
         watch.mark("plan")
         with recorded(run, status, plan, attempt) as update:
             publish = publisher(plan, run, status, watch, display, interrupts, update)
-            training = Watch(publish, interrupts, attempt, verbose)
-            if not trainer.fit(plan, recipe, training, cluster=cluster):
+            driver = DriverContext(publish, interrupts, attempt, verbose)
+            if not trainer.fit(plan, recipe, driver, cluster=cluster):
                 raise interrupts.error()
         page.write(run)
     return Outcome(run, status, read(run))
 
 
-def _tell_changes(run: Store, origin: Origin | None) -> list[str]:
-    """What is other than when the run began: its recipe, on purpose, and its environment."""
+def _changes(run: Store, origin: Origin | None) -> list[str]:
+    """Status lines about what has changed since the run started: the recipe (`origin`) and the environment."""
     lines: list[str] = []
     if origin is not None:
-        lines.append(f"going on from {origin.run} at step {origin.step} with another recipe:")
+        lines.append(f"resuming {origin.run} from step {origin.step} with a changed recipe:")
         lines += [f"  {change}" for change in changed(origin)]
         if origin.first_step == origin.step:
-            lines.append("  the training data are begun from their start")
-    before = run_folder.read_json(run, ENVIRONMENT) if run_folder.checkpoints(run) else {}
-    return lines + environment.told_differences(before)
+            lines.append("  the training data starts from the beginning again")
+    previous = run_folder.read_json(run, ENVIRONMENT) if run_folder.checkpoints(run) else {}
+    return lines + environment.differences(previous)
 
 
 def _prepare(
     recipe: Recipe,
     run: Store,
-    starting: clusters.Starting | None,
+    starting: clusters.BackgroundStart | None,
     display: Display,
     interrupts: Interrupts,
     verbose: bool,
@@ -170,7 +173,7 @@ def _prepare(
     from tailor.onray.prepare import runner_by_size
 
     def preparing(progress: Progress) -> None:
-        interrupts.take_back()  # Ray may have started meanwhile
+        interrupts.reinstall()  # Ray may have started in the meantime and replaced the handlers
         display.preparing(progress)
 
     display.doing("preparing data")
@@ -178,8 +181,8 @@ def _prepare(
     with ExitStack() as stack:
 
         def connect() -> None:
-            (starting or stack.enter_context(clusters.Starting(recipe.scale, verbose=verbose))).wait()
-            interrupts.take_back()
+            (starting or stack.enter_context(clusters.BackgroundStart(recipe.scale, verbose=verbose))).wait()
+            interrupts.reinstall()
 
         prepared = prepare(
             recipe.data,
@@ -190,7 +193,7 @@ def _prepare(
             runner=runner_by_size(connect, on_cluster=starting is not None),
             progress=preparing,
         )
-    how = "prepared before" if prepared.reused else f"prepared in {time.monotonic() - began:.1f} s"
+    how = "already prepared" if prepared.reused else f"prepared in {time.monotonic() - began:.1f} s"
     report = prepared.tokens.manifest["report"]
     for line in [*data_lines(report, how), *unused_lines(report), *notes(report, recipe.data.holdout)]:
         display.line(line)
@@ -198,34 +201,38 @@ def _prepare(
 
 
 def data_lines(report: dict[str, Any], how: str) -> list[str]:
-    """The data in a line, and a line for each source that lost rows."""
+    """Status lines about the data: one with the totals, and one for each source with dropped or truncated rows.
+
+    `report`: the report of preparation. `how`: `prepared in 3.7 s` or `already prepared`.
+    """
     train, evaluation = report["train"], report["evaluation"]
-    held = f", {evaluation['examples']:,} for evaluation" if evaluation["examples"] else ""
+    held_out = f", {evaluation['examples']:,} evaluation examples" if evaluation["examples"] else ""
     lines = [
         (
-            f"data {how}: {train['examples']:,} examples of {train['tokens']:,} tokens, "
-            f"{train['supervised_tokens']:,} of them supervised{held}"
+            f"data {how}: {train['examples']:,} training examples with {train['tokens']:,} tokens "
+            f"({train['supervised_tokens']:,} supervised){held_out}"
         )
     ]
     for source in report["sources"]:
         lost = [
-            f"{loss['count']:,} {reason.replace('_', ' ')} (first {loss['first'][0][0]})"
+            f"{loss['count']:,} {reason.replace('_', ' ')} (first: {loss['first'][0][0]})"
             for reason, loss in {**source["unreadable"], **source["dropped"]}.items()
         ]
         lost += [f"{source['truncated']:,} truncated"] if source["truncated"] else []
         if lost:
-            lines.append(f"  {source['path']}: of {source['rows']:,} rows {', '.join(lost)}")
+            lines.append(f"  {source['path']}: {source['rows']:,} rows, of which {', '.join(lost)}")
     return lines
 
 
 def _ray_line(cluster: clusters.Cluster, seconds: float) -> str:
-    verb = "Ray started" if cluster.own else "joined the Ray cluster"
-    gpus = f", {cluster.gpus:g} GPUs" if cluster.gpus else ""
-    return f"{verb} in {seconds:.1f} s: {cluster.cpus:g} CPUs{gpus}"
+    verb = "started Ray" if cluster.is_local else "joined the Ray cluster"
+    return f"{verb} in {seconds:.1f} s: {cluster.resources}"
 
 
 def _write_inputs(run: Store, recipe: Recipe, plan: Plan, tokens: TokenStore) -> None:
-    run.write_json(PLAN, plan.as_dict())  # the recipe after it: together they make the folder a run's
+    """Write the plan, the resolved recipe, the data report and the environment into the run folder."""
+    # First the plan, then the recipe: a folder with both is a run folder, also after a kill in between.
+    run.write_json(PLAN, plan.as_dict())
     run.write_text(RECIPE, resolved_yaml(recipe))
     data: dict[str, Any] = {
         "fingerprint": tokens.fingerprint,

@@ -1,4 +1,7 @@
-"""Batches of an evaluation, or of texts to embed, on several Ray workers. Which worker does which batch changes no result."""
+"""Runs the batches of an evaluation or of `tailor embed` on Ray workers.
+
+The results do not depend on which worker processes which batch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from tailor.errors import TailorError, WorkerError
 from tailor.evaluate.batches import EvaluationBatch, ModelRef, Result, Runner, Worker, in_process
 from tailor.onray import cluster as clusters
 from tailor.onray.display import Display
-from tailor.onray.placement import await_machines, resources_per_worker
+from tailor.onray.placement import resources_per_worker, wait_for_nodes
 from tailor.spec.scale import Scale
 from tailor.spec.suite import Decoding
 
@@ -20,31 +23,32 @@ from tailor.spec.suite import Decoding
 def choose_workers(
     workers: int | None, address: str | None, display: Display, stack: ExitStack, verbose: bool
 ) -> tuple[int, Runner]:
-    """How many workers there are, and what runs the batches: this process, or Ray, which `stack` leaves at its end.
+    """(number of workers, runner of the batches). The runner uses this process or Ray; `stack` disconnects from Ray.
 
-    workers: by default one for each GPU of the machine or cluster, else one.
+    workers: by default one for each GPU of the machine or cluster, and one if there is no GPU.
     """
     scale = Scale(workers=workers or 1, address=address)
     joins = clusters.address(scale) is not None
-    wanted = workers or 1
+    number = workers or 1
     if workers is None and not joins:
         import torch
 
-        wanted = max(1, torch.cuda.device_count())
-    if wanted == 1 and not joins:
+        number = max(1, torch.cuda.device_count())
+    if number == 1 and not joins:
         return 1, in_process
     display.doing("joining the Ray cluster" if joins else "starting Ray")
-    starting = stack.enter_context(clusters.Starting(Scale(workers=wanted, address=address), verbose=verbose))
-    cluster = await_machines(Scale(workers=wanted, address=address), starting.wait(), display.line)
+    scale = Scale(workers=number, address=address)
+    starting = stack.enter_context(clusters.BackgroundStart(scale, verbose=verbose))
+    cluster = wait_for_nodes(scale, starting.wait(), display.line)
     if workers is None and joins:
-        wanted = max(1, int(cluster.gpus))
+        number = max(1, int(cluster.gpus))
     gpu = cluster.gpus >= 1
-    display.line(f"{wanted} workers on Ray" if wanted > 1 else "one worker on Ray")
-    return wanted, ray_runner(cluster, wanted, gpu=gpu)
+    display.line(f"running on {clusters.count(number, 'Ray worker')}")
+    return number, ray_runner(cluster, number, gpu=gpu)
 
 
 def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
-    """A runner with so many workers on the Ray that this process is connected to. ScaleError when there is no room."""
+    """A runner that uses `workers` Ray workers. ScaleError when they do not fit on the cluster."""
     resources = resources_per_worker(Scale(workers=workers), cluster, workers, gpu=gpu)
 
     def run(
@@ -60,28 +64,30 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
         first = list(islice(source, workers))
         actors = [remote.remote(list(models), decoding, os.getcwd(), threads) for _ in first]
         waiting = enumerate(chain(first, source))
-        asked: dict[Any, tuple[int, Any]] = {}
+        pending: dict[
+            Any, tuple[int, Any]
+        ] = {}  # Ray's reference of a result -> (number of the batch, actor)
 
-        def ask(actor: Any) -> None:
+        def submit_next(actor: Any) -> None:
             if (batch := next(waiting, None)) is not None:
-                asked[actor.do.remote(batch[1])] = (batch[0], actor)
+                pending[actor.compute.remote(batch[1])] = (batch[0], actor)
 
         try:
             for actor in actors:
-                ask(actor)
-            while asked:
-                (ended, *_), _ = ray.wait(list(asked), num_returns=1)
-                index, actor = asked.pop(ended)
+                submit_next(actor)
+            while pending:
+                (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+                index, actor = pending.pop(ready)
                 try:
-                    outcome = ray.get(ended)
+                    outcome = ray.get(ready)
                 except ray.exceptions.RayActorError as error:
                     raise WorkerError(
-                        f"a worker of the evaluation died: {str(error).splitlines()[0]}",
-                        hint="run the same command again, which goes on from the batches that are done",
+                        f"a Ray worker died: {str(error).splitlines()[0]}",
+                        hint="run the same command again; it resumes with the batches that are not done yet",
                     ) from error
                 if isinstance(outcome, TailorError):
                     raise outcome
-                ask(actor)
+                submit_next(actor)
                 yield index, outcome
         finally:
             for actor in actors:
@@ -91,7 +97,7 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
 
 
 class _Remote:
-    """A worker in a process of its own."""
+    """Ray actor with a worker that computes batches."""
 
     def __init__(
         self, models: Sequence[ModelRef], decoding: Decoding, working_folder: str, threads: int
@@ -101,13 +107,14 @@ class _Remote:
         from tailor.quiet import quiet
 
         quiet()
-        if os.path.isdir(working_folder):  # relative paths mean what they mean in the command
+        if os.path.isdir(working_folder):  # so that relative paths mean the same as in the driver
             os.chdir(working_folder)
         torch.set_num_threads(threads)
         self._worker = Worker(models, decoding)
 
-    def do(self, batch: EvaluationBatch) -> Result | TailorError:
-        # A user's mistake comes back as a value: Ray would wrap the exception.
+    def compute(self, batch: EvaluationBatch) -> Result | TailorError:
+        """The result of a batch, or its TailorError."""
+        # The error is returned, not raised, because Ray would wrap the exception.
         try:
             return self._worker(batch)
         except TailorError as error:

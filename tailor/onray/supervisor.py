@@ -1,4 +1,4 @@
-"""Keeps a group of workers at work: starts it again after a failure, and with more workers when there is room."""
+"""Supervises the worker group of a run: restarts it after failures, and with more workers when there is room."""
 
 from __future__ import annotations
 
@@ -17,94 +17,104 @@ if TYPE_CHECKING:
     from tailor.onray.monitor import Publish, Record
     from tailor.spec.scale import Scale
 
-Once = Callable[[int, dict[str, float], "Publish", Callable[[], bool]], str]
-"""Runs one group: (workers, resources of each, publish, whether it should stop) -> how its loop ended."""
+RunGroup = Callable[[int, dict[str, float], "Publish", Callable[[], bool]], str]
+"""Runs one worker group: (number of workers, resources of each, publish, stop requested?) -> how its loop ended."""
 
 GROW_SECONDS = 20.0
-"""How often a run with fewer workers than it may have looks for room; half as often after each time in vain."""
+"""How often a run below `scale.workers.max` checks for room. A restart that gained no worker doubles the interval."""
 
 
-def supervise(once: Once, scale: Scale, cluster: Cluster, watch: Watch, *, gpu: bool) -> bool:
-    """True when the run finished, False when it stopped as asked.
+def supervise(
+    run_group: RunGroup, scale: Scale, cluster: Cluster, driver: DriverContext, *, gpu: bool
+) -> bool:
+    """Run worker groups until the run ends. True when it finished, False when it stopped as requested.
 
-    A WorkerError is tried again from the last checkpoint, `scale.max_failures` times, but not when it comes
-    back at the same step. Every other error is raised.
+    After a WorkerError the run restarts from the last checkpoint, up to `scale.max_failures` times. It does not restart
+    when the same error occurs again at the same step. All other errors are raised.
     """
     failures = groups = 0
-    before = in_vain = 0
+    previous_workers = failed_growths = 0
     stopped_to_grow = False
-    last: tuple[int, str] | None = None
+    last_failure: tuple[int, str] | None = None
     step = 0
 
-    def tell(message: str) -> None:
-        watch.publish({"kind": "status", "message": message, "time": time.time()})
+    def report(message: str) -> None:
+        driver.publish({"kind": "status", "message": message, "time": time.time()})
 
     while True:
-        watch.interrupts.saves = False  # until the first step of the new group, there is nothing to save
-        if watch.interrupts.asked is not None:
+        driver.interrupts.can_save = False  # until the first step of the new group, there is nothing to save
+        if driver.interrupts.requested is not None:
             return False
-        workers, resources = placement.find_room(scale, own=cluster.own, gpu=gpu, again=groups > 0, tell=tell)
+        workers, resources = placement.find_room(
+            scale, is_local=cluster.is_local, gpu=gpu, restarted=groups > 0, report=report
+        )
         groups += 1
-        in_vain = in_vain + 1 if stopped_to_grow and workers <= before else 0
-        before, stopped_to_grow = workers, False
-        room = _Room(scale, workers, resources, pause=GROW_SECONDS * 2**in_vain)
+        failed_growths = failed_growths + 1 if stopped_to_grow and workers <= previous_workers else 0
+        previous_workers, stopped_to_grow = workers, False
+        growth = _GrowthCheck(scale, workers, resources, interval=GROW_SECONDS * 2**failed_growths)
 
-        def publish(record: Record, room: _Room = room) -> None:
+        def publish(record: Record, growth: _GrowthCheck = growth) -> None:
             nonlocal step
             if record["kind"] == "train":
                 step = record["step"]
-                room.begin()
-            watch.publish(record)
+                growth.start()
+            driver.publish(record)
 
-        def stop(room: _Room = room) -> bool:
-            return watch.interrupts.asked is not None or room.for_more()
+        def stop(growth: _GrowthCheck = growth) -> bool:
+            return driver.interrupts.requested is not None or growth.has_room()
 
         try:
-            ended = once(workers, resources, publish, stop)
+            ended = run_group(workers, resources, publish, stop)
         except WorkerError as error:
             failures += 1
-            asked = watch.interrupts.asked is not None
-            # Of a process that died, whatever it was doing, the next one may live.
-            repeats = (step, error.message) == last and not isinstance(error, DeadWorker)
-            if not asked and (failures > scale.max_failures or repeats):
+            requested = driver.interrupts.requested is not None
+            # A process that died twice at the same step may have been killed from outside both times.
+            repeats = (step, error.message) == last_failure and not isinstance(error, DeadWorker)
+            if not requested and (failures > scale.max_failures or repeats):
                 raise
-            last = step, error.message
-            watch.publish({"kind": "failure", "step": step, "error": error.message, "time": time.time()})
+            last_failure = step, error.message
+            driver.publish({"kind": "failure", "step": step, "error": error.message, "time": time.time()})
             continue
         if ended == "finished":
             return True
-        if watch.interrupts.asked is None:
+        if driver.interrupts.requested is None:
             stopped_to_grow = True
-            tell("there is room for more workers")
+            report("restarting with more workers: the cluster has room for them")
 
 
-class _Room:
-    """Whether a run with a range of workers could have more of them now. It is looked for every `pause` seconds of training."""
+class _GrowthCheck:
+    """Checks every `interval` seconds of training whether the cluster has room for more workers."""
 
-    def __init__(self, scale: Scale, workers: int, resources: dict[str, float], *, pause: float) -> None:
+    def __init__(self, scale: Scale, workers: int, resources: dict[str, float], *, interval: float) -> None:
         self._missing = scale.max_workers - workers
-        self._resources, self._pause = resources, pause
-        self._together = scale.sequence_parallel
-        self._looked: float | None = None
+        self._resources, self._interval = resources, interval
+        # Workers are added in groups that share sequences.
+        self._group_size = scale.sequence_parallel
+        self._last_check: float | None = None
 
-    def begin(self) -> None:
-        """The group makes steps: a new start is paid for by then."""
-        self._looked = self._looked or time.monotonic()
+    def start(self) -> None:
+        """Start the interval at the first step, so that a restart never comes before the group has trained."""
+        self._last_check = self._last_check or time.monotonic()
 
-    def for_more(self) -> bool:
-        if not self._missing or self._looked is None or time.monotonic() - self._looked < self._pause:
+    def has_room(self) -> bool:
+        """Whether there is room for more workers. False without a check while the interval has not passed."""
+        if (
+            not self._missing
+            or self._last_check is None
+            or time.monotonic() - self._last_check < self._interval
+        ):
             return False
-        fits = placement.fits(self._together, self._resources)
-        self._looked = time.monotonic()
+        fits = placement.fits(self._group_size, self._resources)
+        self._last_check = time.monotonic()
         return fits
 
 
 @dataclass
-class Watch:
-    """The driver's side of a run."""
+class DriverContext:
+    """What the driver of a run passes to training."""
 
     publish: Publish
     interrupts: Interrupts = field(default_factory=Interrupts)
     attempt: str = ""
-    """The name under which this process holds the run's folder."""
+    """Name under which this process has locked the run folder."""
     verbose: bool = False

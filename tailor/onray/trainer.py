@@ -1,4 +1,4 @@
-"""Runs a plan through Ray Train: in this process, or in workers of a cluster."""
+"""Executes a plan with Ray Train, in this process or on Ray workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tailor.errors import StoreError
 from tailor.layout import CHECKPOINTS, EVALUATION, LOGS
 from tailor.onray import cluster as clusters
 from tailor.onray import failures, monitor, supervisor, worker
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tailor.store import Store, filesystem
 
 if TYPE_CHECKING:
@@ -21,56 +21,60 @@ if TYPE_CHECKING:
 
     from tailor.onray.cluster import Cluster
     from tailor.onray.monitor import Publish
-    from tailor.onray.worker import Job
+    from tailor.onray.worker import WorkerTask
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
 
 POLL_SECONDS = 0.2
 
-PATIENCE_SECONDS = 6 * 3600
-"""How long workers wait for one another: while the first writes, hashes and uploads a large artifact, the others have nothing
-to do, and Ray's half an hour would end the run there, at every try. Workers that die are found by other means."""
+COLLECTIVE_TIMEOUT_SECONDS = 6 * 3600
+"""Timeout of collective operations. The other workers wait while rank 0 writes, hashes and uploads a large artifact.
+With Ray's default of half an hour, such a run would fail at every attempt. Health checks detect dead workers."""
 
 
-def fit(plan: Plan, recipe: Recipe, watch: Watch, *, cluster: Cluster | None) -> bool:
-    """Train. Rank 0's records come to `watch.publish`, in order, in the calling thread.
+def fit(plan: Plan, recipe: Recipe, driver: DriverContext, *, cluster: Cluster | None) -> bool:
+    """Train. Passes the records of rank 0 to `driver.publish`, in order, in the calling thread.
 
-    True when the run finished, False when it saved a checkpoint and stopped as the interrupts asked.
-    `cluster` is None for training in this process. Raises the TailorError of a worker, a WorkerError
-    for its other errors, and ScaleError when the workers cannot be placed.
+    True when the run finished, False when it saved a checkpoint and stopped because `driver.interrupts` requested it.
+    `cluster` is None for training in this process. Raises the TailorError of a worker, a WorkerError for its other
+    errors, and ScaleError when the workers cannot be placed.
     """
     run = Store(plan.run_url)
     run.remove_temporary()
     clear(run)
     if cluster is None:
         cpus = float(recipe.scale.cpus_per_worker or machine.cpus())
-        clusters.import_ray(recipe.scale, verbose=watch.verbose)
-        return _fit_here(_job(plan, recipe, cpus, watch, distributed=False), watch)
+        clusters.import_ray(recipe.scale, verbose=driver.verbose)
+        return _fit_in_process(_worker_task(plan, recipe, cpus, driver, distributed=False), driver)
     from ray.train import ScalingConfig
 
     if plan.run_url.startswith("memory:") or plan.tokens_url.startswith("memory:"):
         raise StoreError(
-            "a memory:// folder is seen by one process only, but this run has workers of its own",
-            hint="set save.to and data.store to a folder that every worker sees",
+            "a memory:// folder exists in one process only, but this run has Ray workers in other processes",
+            hint="set save.to and data.store to a folder that all workers can access",
         )
 
-    def once(workers: int, resources: dict[str, float], publish: Publish, stop: Callable[[], bool]) -> str:
-        job = _job(plan, recipe, resources["CPU"], watch, distributed=True, gauges=not cluster.own)
+    def run_group(
+        workers: int, resources: dict[str, float], publish: Publish, stop: Callable[[], bool]
+    ) -> str:
+        task = _worker_task(
+            plan, recipe, resources["CPU"], driver, distributed=True, gauges=not cluster.is_local
+        )
         scaling = ScalingConfig(
             num_workers=workers,
             use_gpu=plan.gpu,
             resources_per_worker=resources,
             placement_strategy=recipe.scale.placement.upper(),
         )
-        return _fit_on_workers(job, scaling, publish, stop, own_ray=cluster.own)
+        return _fit_on_workers(task, scaling, publish, stop, local_ray=cluster.is_local)
 
-    return supervisor.supervise(once, recipe.scale, cluster, watch, gpu=plan.gpu)
+    return supervisor.supervise(run_group, recipe.scale, cluster, driver, gpu=plan.gpu)
 
 
 def clear(run: Store) -> None:
-    """Remove what a killed writer left in the folder, and Ray Train's own files.
+    """Remove incomplete files of killed processes from the run folder, and Ray Train's files.
 
-    Which checkpoint to go on from is the folder's to say, not that of a snapshot of Ray's.
+    Ray Train would resume from its own snapshot of the checkpoints. tailor resumes from the last complete checkpoint.
     """
     for folder in (run, run.join(LOGS), run.join(EVALUATION)):
         folder.tidy()
@@ -79,56 +83,62 @@ def clear(run: Store) -> None:
         run.remove(f"{CHECKPOINTS}/{file}")
 
 
-def _job(
-    plan: Plan, recipe: Recipe, cpus: float, watch: Watch, *, distributed: bool, gauges: bool = False
-) -> Job:
-    return worker.Job(
+def _worker_task(
+    plan: Plan,
+    recipe: Recipe,
+    cpus: float,
+    driver: DriverContext,
+    *,
+    distributed: bool,
+    gauges: bool = False,
+) -> WorkerTask:
+    return worker.WorkerTask(
         plan=plan,
         track=recipe.track,
         threads=clusters.threads(cpus),
         working_folder=os.getcwd(),
         distributed=distributed,
-        attempt=watch.attempt,
-        verbose=watch.verbose,
+        attempt=driver.attempt,
+        verbose=driver.verbose,
         gauges=gauges,
     )
 
 
-def _fit_here(job: Job, watch: Watch) -> bool:
-    """Ray Train's in-process mode: the same trainer and the same function, and no Ray is started."""
+def _fit_in_process(task: WorkerTask, driver: DriverContext) -> bool:
+    """Train in this process with Ray Train's local mode (num_workers=0), which does not start Ray."""
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    line = monitor.Direct(watch.publish, lambda: watch.interrupts.asked is not None)
+    channel = monitor.LocalChannel(driver.publish, lambda: driver.interrupts.requested is not None)
     result = TorchTrainer(
         worker.train,
-        train_loop_config={"job": job, "line": line},
-        scaling_config=ScalingConfig(num_workers=0, use_gpu=job.plan.gpu),
+        train_loop_config={"task": task, "channel": channel},
+        scaling_config=ScalingConfig(num_workers=0, use_gpu=task.plan.gpu),
     ).fit()
     return bool(result.return_value == "finished")
 
 
 def _fit_on_workers(
-    job: Job,
+    task: WorkerTask,
     scaling: ScalingConfig,
     publish: Publish,
     stop: Callable[[], bool],
     *,
-    own_ray: bool,
+    local_ray: bool,
 ) -> str:
-    """One group of workers, from its start to its end; returns how its loop ended."""
+    """Run one worker group from start to end. Returns how its loop ended: `finished` or `stopped`."""
     import ray
     from ray.train import ControllerError, FailureConfig, RunConfig, WorkerGroupError
     from ray.train.torch import TorchConfig
 
-    run = Store(job.plan.run_url)
+    run = Store(task.plan.run_url)
     storage, filesystem = _storage(run)
     mailbox = monitor.start()
-    trainer = _lean_trainer(own_ray)(
+    trainer = _lean_trainer(local_ray)(
         worker.train,
-        train_loop_config={"job": job, "line": monitor.Remote(mailbox)},
+        train_loop_config={"task": task, "channel": monitor.RemoteChannel(mailbox)},
         scaling_config=scaling,
-        torch_config=TorchConfig(timeout_s=PATIENCE_SECONDS),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=storage,
@@ -145,7 +155,7 @@ def _fit_on_workers(
         except BaseException as error:
             errors.append(error)
 
-    # In a thread: fit() in the main thread takes SIGINT over.
+    # In a thread, because fit() in the main thread replaces the SIGINT handler.
     thread = threading.Thread(target=run_trainer, name="trainer", daemon=True)
     thread.start()
     stopped = False
@@ -169,7 +179,7 @@ def _fit_on_workers(
 
 
 def _storage(run: Store) -> tuple[str, Any]:
-    """(path, pyarrow filesystem) of the run's folder, as Ray Train takes them. The filesystem is None for a local path."""
+    """(path, pyarrow filesystem) of the run folder, as Ray Train expects them. A local path has no filesystem (None)."""
     if run.is_local:
         return run.url, None
     from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -178,19 +188,20 @@ def _storage(run: Store) -> tuple[str, Any]:
     return path, PyFileSystem(FSSpecHandler(fs))
 
 
-def _lean_trainer(own_ray: bool) -> Any:
-    """TorchTrainer without two helper processes that have nothing to do here.
+def _lean_trainer(local_ray: bool) -> Any:
+    """A TorchTrainer class without two helper processes that are not needed here.
 
-    One serves Ray Data sets to workers, and there are none. The other cleans up behind a driver that died,
-    and a Ray of this process's own dies with it. They cost 3.4 CPU seconds at the start, 1 s at the end.
+    One serves Ray Data datasets to the workers; tailor uses none in training. The other removes the placement group of
+    a driver that died; a local Ray instance dies with its driver. They cost 3.4 CPU seconds at the start and 1 s at the
+    end.
     """
     from ray.train.torch import TorchTrainer
 
-    idle = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if own_ray else set())
+    unneeded = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if local_ray else set())
 
     class LeanTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            return [callback for callback in callbacks if type(callback).__name__ not in idle]
+            return [callback for callback in callbacks if type(callback).__name__ not in unneeded]
 
     return LeanTrainer

@@ -1,4 +1,4 @@
-"""One worker of a run: the same function in this process and in Ray's workers."""
+"""One worker of a run: the function that Ray Train executes, in the driver's process or in Ray workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.errors import StoreError, TailorError, TrainingError, WorkerError
 from tailor.layout import LOGS
 from tailor.onray.failures import PeerError
 from tailor.onray.gauges import Gauges
-from tailor.onray.monitor import Line, Record
+from tailor.onray.monitor import Channel, Record
 from tailor.quiet import quiet
 from tailor.runs.lock import is_held_by
 from tailor.runs.log import MetricsLog
@@ -31,47 +31,48 @@ if TYPE_CHECKING:
 
 
 PEER_SECONDS = 5.0
-"""How long a worker that lost another one leaves it to that one to be found: it knows the cause, or is it."""
+"""How long a worker that lost the connection to another one waits before it raises its error. In this time, Ray
+detects the other worker's error or death, which is the cause."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What every worker is told."""
+class WorkerTask:
+    """What the driver passes to every worker."""
 
     plan: Plan
     track: Track
     threads: int
-    """Arithmetic threads of each worker."""
+    """Compute threads of each worker."""
     working_folder: str
-    """The driver's, so that relative paths mean the same."""
+    """The driver's working directory, so that relative paths mean the same in the workers."""
     distributed: bool
     """False when the worker is the driver's own process."""
     attempt: str = ""
-    """The name under which the driver holds the run's folder."""
+    """Name under which the driver has locked the run folder."""
     verbose: bool = False
     gauges: bool = False
-    """Whether Ray offers figures to Prometheus: on a cluster that was joined."""
+    """Whether to export metrics as Ray gauges for Prometheus. True on a cluster, False on a local Ray instance."""
 
 
 class Recorder:
-    """Rank 0's records: into the run's log, to the trackers, to the driver."""
+    """Writes the records of rank 0 to the run's log and the trackers, and sends them to the driver."""
 
-    def __init__(self, job: Job, line: Line, *, after_step: int) -> None:
-        run = Store(job.plan.run_url)
-        self._log = MetricsLog(run, after_step=after_step, allowed=lambda: is_held_by(run, job.attempt))
+    def __init__(self, task: WorkerTask, channel: Channel, *, after_step: int) -> None:
+        run = Store(task.plan.run_url)
+        self._log = MetricsLog(run, after_step=after_step, allowed=lambda: is_held_by(run, task.attempt))
         self._trackers: list[Tracker] = open_trackers(
-            job.track, run, after_step=after_step, tell=lambda text: line.post(_status(text))
+            task.track, run, after_step=after_step, warn=lambda text: channel.post(_status(text))
         )
-        if job.gauges:
-            self._trackers.append(Gauges(run, job.plan.steps))
-        self._line = line
+        if task.gauges:
+            self._trackers.append(Gauges(run, task.plan.steps))
+        self._channel = channel
 
     def write(self, record: Record) -> None:
         record = {**record, "time": round(time.time(), 3)}
         self._log.write(record)
         for tracker in self._trackers:
             tracker.write(record)
-        self._line.post(record)
+        self._channel.post(record)
 
     def flush(self) -> None:
         self._log.flush()
@@ -87,19 +88,19 @@ def _status(message: str) -> Record:
 
 
 class RayHost:
-    """The loop's view of this worker (`tailor.train.host.Host`)."""
+    """Implements `tailor.train.host.Host`, through which the training loop accesses its worker."""
 
-    def __init__(self, job: Job, line: Line) -> None:
+    def __init__(self, task: WorkerTask, channel: Channel) -> None:
         import ray.train
 
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
-        self.device = _device(job.plan)
-        self._line = line
-        self._checkpoint = run_folder.latest_checkpoint(Store(job.plan.run_url)) or job.plan.resume_from
+        self.device = _device(task.plan)
+        self._channel = channel
+        self._checkpoint = run_folder.latest_checkpoint(Store(task.plan.run_url)) or task.plan.resume_from
         step = step_of(self._checkpoint) if self._checkpoint else 0
-        self._recorder = Recorder(job, line, after_step=step) if self.rank == 0 else None
+        self._recorder = Recorder(task, channel, after_step=step) if self.rank == 0 else None
 
     def report(self, record: Record) -> None:
         if self._recorder is not None:
@@ -113,7 +114,7 @@ class RayHost:
         return self._checkpoint
 
     def stopping(self) -> bool:
-        return self._line.stopping()
+        return self._channel.stopping()
 
     def close(self, *, finished: bool = False) -> None:
         if self._recorder is not None:
@@ -121,60 +122,60 @@ class RayHost:
 
 
 def train(config: dict[str, Any]) -> str:
-    """Ray Train's function per worker; returns how the loop ended. `config` holds `job` (a Job) and `line` (a Line).
+    """Train as one worker. Returns how the loop ended: `finished` or `stopped`.
 
-    A TailorError passes through. Anything else becomes a WorkerError or TrainingError that names the rank
-    and the log in the run's folder that holds the traceback.
+    `config`: `task` (a WorkerTask) and `channel` (a Channel). Raises a TailorError unchanged. Every other error becomes a
+    WorkerError or TrainingError with the rank and the file in the run folder that contains the traceback.
     """
-    job: Job = config["job"]
-    line: Line = config["line"]
-    _settle(job)
+    task: WorkerTask = config["task"]
+    channel: Channel = config["channel"]
+    _configure_process(task)
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
     if rank == 0:
-        line.post({"kind": "started", "time": time.time()})
+        channel.post({"kind": "started", "time": time.time()})
     host = None
     try:
         from tailor.train import loop
 
-        host = RayHost(job, line)
-        ended = loop.run(job.plan, host, probes=probes(job.plan))
+        host = RayHost(task, channel)
+        ended = loop.run(task.plan, host, probes=probes(task.plan))
         host.close(finished=ended == "finished")
         return ended
     except BaseException as error:
         log = f"{LOGS}/worker-{rank}.log"
-        with suppress(StoreError):  # the error itself matters more
+        with suppress(StoreError):  # the worker's error is more important than a failure to write the log
             if isinstance(error, Exception):
-                Store(job.plan.run_url).write_text(log, traceback.format_exc())
+                Store(task.plan.run_url).write_text(log, traceback.format_exc())
             if host is not None:
                 host.close()
         if isinstance(error, TailorError) or not isinstance(error, Exception):
             raise
-        told = explained(error, rank, Store(job.plan.run_url).url_of(log))
-        if isinstance(told, PeerError):
+        explained = explain(error, rank, Store(task.plan.run_url).url_of(log))
+        if isinstance(explained, PeerError):
             time.sleep(PEER_SECONDS)
-        raise told from error
+        raise explained from error
     finally:
-        line.close()
+        channel.close()
 
 
 def probes(plan: Plan) -> list[Probe]:
-    """What is measured beside the loss."""
-    found: list[Probe] = []
+    """The evaluations during training that are measured in addition to the loss: exact match and retrieval."""
+    chosen: list[Probe] = []
     if plan.evaluate.generation is not None:
         from tailor.evaluate.in_training.exact_match import probe
 
-        found.append(probe)
+        chosen.append(probe)
     if plan.evaluate.retrieval is not None:
         from tailor.evaluate.in_training.retrieval import Probe as RetrievalProbe
 
-        found.append(RetrievalProbe(plan.evaluate.retrieval))
-    return found
+        chosen.append(RetrievalProbe(plan.evaluate.retrieval))
+    return chosen
 
 
-def explained(error: Exception, rank: int, log: str) -> TrainingError:
-    """An unexpected error of a worker, in a line. A WorkerError where another try may go well."""
+def explain(error: Exception, rank: int, log: str) -> TrainingError:
+    """Turn an unexpected error of a worker into one line with a hint. A WorkerError means that a restart may succeed."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -185,24 +186,24 @@ def explained(error: Exception, rank: int, log: str) -> TrainingError:
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
         return PeerError(
             f"worker {rank} lost the connection to another worker; the traceback is in {log}",
-            hint="look at the machines of the cluster and the network between them",
+            hint="check the nodes of the cluster and the network between them",
         )
     text = " ".join(str(error).split())[:300]
-    return WorkerError(f"worker {rank} stopped: {type(error).__name__}: {text}; the traceback is in {log}")
+    return WorkerError(f"worker {rank} failed: {type(error).__name__}: {text}; the traceback is in {log}")
 
 
-def _settle(job: Job) -> None:
-    """Bring this process into the state that both ways of running share."""
-    if not job.verbose:
+def _configure_process(task: WorkerTask) -> None:
+    """Set the log level, the working directory and the number of threads of the worker's process."""
+    if not task.verbose:
         quiet()
-    if job.distributed:
-        if Path(job.working_folder).is_dir():
-            os.chdir(job.working_folder)
+    if task.distributed:
+        if Path(task.working_folder).is_dir():
+            os.chdir(task.working_folder)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = str(job.threads)
+            os.environ[name] = str(task.threads)
     import torch
 
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(task.threads)
 
 
 def _device(plan: Plan) -> torch.device:

@@ -1,4 +1,4 @@
-"""Every number that a run derives from its recipe, its data and its hardware. No torch."""
+"""The plan: every number of a run, derived from its recipe, its data and its hardware. Imports no torch."""
 
 from tailor.plan.build import build
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts

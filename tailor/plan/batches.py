@@ -1,4 +1,4 @@
-"""What decides the batches of a run, beside the lengths of its examples."""
+"""The settings that determine the batches of a run, together with the lengths of its examples."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What decides the batches, beside the lengths. One of `batch_size`, `batch_tokens` and `streams` is set."""
+    """The settings of the batches. Exactly one of `batch_size`, `batch_tokens` and `streams` is set."""
 
     seed: int
     max_length: int
     pack: bool
     join: bool = False
-    """Rows are stretches of one stream of examples, and not whole examples."""
+    """Rows are cut from the concatenated examples (pretraining); they are not whole examples."""
     batch_size: int | None = None
     """Rows per batch."""
     batch_tokens: int | None = None
     """Tokens per batch."""
     weights: tuple[float, ...] = ()
-    """How often an epoch shows the examples of each source; empty means once each."""
+    """How often an epoch repeats each source; empty means once each."""
     first_step: int = 0
-    """The step at which these batches begin: a run may have begun with others."""
+    """The step at which these batches begin. A resumed run may have had other settings before it."""
     window: int | None = None
-    """Tokens of a window, where the model reads windows: examples of one number of windows share a batch."""
+    """Tokens of a beacon window, else None. A batch has examples with the same number of windows."""
     streams: StreamSizes | None = None
-    """Where set, batches are `tailor.data.grit_batches.GritBatches`, and none of the sizes above counts."""
+    """If set, batches are `tailor.data.grit_batches.GritBatches`, and `batch_size` and `batch_tokens` are unused."""
 
 
 def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
-    """The batches that a recipe declares. first_step: see `BatchSpec`."""
+    """The batch settings of a recipe. first_step: see `BatchSpec`."""
     method, train = recipe.method, recipe.train
     streams, weights = method.streams, tuple(source.weight for source in recipe.data.train)
     rows = None if train.batch_tokens else train.batch_size or DEFAULT_BATCH_SIZE

@@ -1,4 +1,4 @@
-"""A recipe, what is known of its data, model and machine → a plan."""
+"""Build the plan from the recipe and the facts about its data, model and hardware."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ from tailor.spec.recipe import Recipe
 from tailor.spec.strategy import Strategy
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
-"""Above this many tokens a forward pass gains no more speed (on a CPU it loses some, once activations leave
-the caches: 1.1 times as long at 8 192 as at 1 024 tokens for 25 M weights), so the default stops there."""
+"""Upper limit of the default micro-batch, in tokens. Larger forward passes are not faster; on a CPU they are slower once
+activations exceed the caches (25M weights: 1.1 times the time per token at 8192 tokens than at 1024)."""
 USABLE_MEMORY = 0.8
+"""Fraction of a worker's memory that the forecast may use; the rest covers fragmentation and the forecast's error, which
+tests/plan/test_memory.py limits to 20 %."""
 
 
 def build(
@@ -39,16 +41,16 @@ def build(
     resume_from: str | None = None,
     chunk_tokens: int | None = None,
 ) -> Plan:
-    """Decide every number of a run. `model_config` is the base model's `config.json`.
+    """Decide every number of a run. Raises DataError, ModelError or ScaleError if the recipe cannot run like this.
 
-    `resume_from`: URL of another run's checkpoint to begin with. `chunk_tokens`: of texts to embed, as an earlier part of
-    the run took them.
+    model_config: the base model's `config.json`. resume_from: URL of another run's checkpoint to start from.
+    chunk_tokens: tokens per chunk of texts to embed, from an earlier part of the run; kept, so that a resumed run is exact.
     """
     batches = batch_spec(recipe, data.first_step)
     config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
-    if recipe.model.beacon is None:  # which refuses every rope that depends on lengths
+    if recipe.model.beacon is None:  # beacons already exclude RoPE types that depend on the length
         rope.check_batches(
-            config, max(data.longest, data.longest_text), _not_apart(recipe), recipe.model.path
+            config, max(data.longest, data.longest_text), _missing_for_isolation(recipe), recipe.model.path
         )
     facts = ModelFacts.from_config(config)
     precision = choose_precision(recipe.train.precision, hardware)
@@ -61,7 +63,7 @@ def build(
     sizes = deepspeed.zero_sizes(recipe.scale.strategy, recipe, facts)
 
     def memory(tokens: int, strategy: Strategy) -> Memory:
-        rows = tokens // length if recipe.model.beacon else 1  # to beacons a row is a document
+        rows = tokens // length if recipe.model.beacon else 1  # with beacons, a row is one document
         found = forecast(
             facts,
             recipe.model,
@@ -82,33 +84,33 @@ def build(
         )
         return dataclasses.replace(found, embeddings=embeddings)
 
-    least = max((recipe.train.micro_batch_size or 1) * length, data.longest_text)
+    min_tokens = max((recipe.train.micro_batch_size or 1) * length, data.longest_text)
     strategy, reason = choose(
-        recipe, functools.partial(memory, least), hardware, precision=precision, usable=USABLE_MEMORY
+        recipe, functools.partial(memory, min_tokens), hardware, precision=precision, usable=USABLE_MEMORY
     )
     if precision not in strategy.precisions:
         raise ModelError(
-            f"train.precision: auto is {precision} on these GPUs, and scale.strategy {strategy.name} computes in "
-            f"{' or '.join(strategy.precisions)}",
+            f"train.precision: auto selects {precision} on these GPUs, but scale.strategy {strategy.name} supports only "
+            f"{' and '.join(strategy.precisions)}",
             hint="set train.precision: fp32, or scale.strategy: ddp",
         )
 
     groups = recipe.scale.max_workers // recipe.scale.sequence_parallel
     per_worker = -(-data.rows_per_batch // groups)
     micro = recipe.train.micro_batch_size
-    room = USABLE_MEMORY * hardware.memory_bytes
+    usable_bytes = USABLE_MEMORY * hardware.memory_bytes
     chunked = chunks(
         recipe.method,
         data,
         lambda tokens: memory(tokens, strategy),
-        tokens=MICRO_BATCH_TOKENS[hardware.device],
-        room=room,
-        kept=chunk_tokens,
+        max_tokens=MICRO_BATCH_TOKENS[hardware.device],
+        usable_bytes=usable_bytes,
+        previous=chunk_tokens,
     )
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] * recipe.scale.sequence_parallel // length)
-        while micro > limit or (micro > 1 and memory(micro * length, strategy).peak > room):
+        while micro > limit or (micro > 1 and memory(micro * length, strategy).peak > usable_bytes):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(
@@ -141,7 +143,7 @@ def build(
         accumulation=-(-micro_batches // groups),
         idle_workers=max(0, groups - micro_batches) if batches.streams is None else 0,
         chunk_size=chunked.size,
-        chunk_tokens=chunked.most,
+        chunk_tokens=chunked.max_tokens,
         resume_from=resume_from,
         steps=data.steps,
         steps_per_epoch=data.steps_per_epoch,
@@ -156,22 +158,22 @@ def build(
 
 
 def reference_model(method: Method, model: Model, strategy: Strategy) -> Reference | None:
-    """Where the reference log-probabilities come from, for a method that has some."""
-    asked = method.reference_source
-    if asked is None:
+    """The source of the reference log-probabilities. None if the method has no reference model."""
+    requested = method.reference_source
+    if requested is None:
         return None
-    if asked == "auto":
+    if requested == "auto":
         if model.adapter is not None:
             return "adapter_off"
         return "precomputed" if strategy.shards_optimizer else "copy"
-    return asked
+    return requested
 
 
-def choose_precision(asked: str, hardware: Hardware) -> Precision:
-    """bf16 where it is fast, else fp16 on a GPU, else fp32; what is asked for is taken as it is."""
-    if asked == "auto":
+def choose_precision(requested: str, hardware: Hardware) -> Precision:
+    """The requested precision. For `auto`: bf16 if the hardware has it, else fp16 on a GPU, else fp32."""
+    if requested == "auto":
         return "bf16" if hardware.bf16 else "fp16" if hardware.device == "cuda" else "fp32"
-    return asked  # type: ignore[return-value]
+    return requested  # type: ignore[return-value]
 
 
 def _frozen_dtype(model: Model, precision: Precision) -> Literal["float32", "bfloat16", "float16"]:
@@ -184,7 +186,7 @@ def _warmup(optim: Optim, steps: int) -> int:
     if optim.warmup_steps is not None:
         if optim.warmup_steps and optim.warmup_steps >= steps:
             raise DataError(
-                f"optim.warmup_steps: the warm-up of {optim.warmup_steps} steps never ends, for the data make {steps}",
+                f"optim.warmup_steps is {optim.warmup_steps}, but the whole run has only {steps} steps",
                 hint="lower it, set optim.warmup_ratio, or train longer (train.epochs, train.steps)",
             )
         return optim.warmup_steps
@@ -192,18 +194,18 @@ def _warmup(optim: Optim, steps: int) -> int:
 
 
 def _with_absolute_path(model: Model) -> Model:
-    """Workers run in other folders, and an adapter must find its base from anywhere."""
+    """The model section with an absolute path: workers run in other folders, and the adapter's config names the path."""
     local = Path(model.path).expanduser()
     return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
 
 
-def _not_apart(recipe: Recipe) -> list[str]:
-    """Settings that would give each example a forward pass of its own, and that the recipe does not have."""
+def _missing_for_isolation(recipe: Recipe) -> list[str]:
+    """The settings that the recipe lacks for one forward pass per example."""
     if recipe.method.documents_per_pass is not None:
         return ["another model.path"]
-    wanted = ["data.pack: false"] * batch_spec(recipe).pack
-    wanted += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
-    return wanted + ["train.compile: false"] * recipe.train.compile
+    missing = ["data.pack: false"] * batch_spec(recipe).pack
+    missing += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
+    return missing + ["train.compile: false"] * recipe.train.compile
 
 
 def _check(
@@ -211,33 +213,33 @@ def _check(
 ) -> None:
     if recipe.scale.gpu is True and hardware.device != "cuda":
         raise ScaleError(
-            "scale.gpu is true, but no GPU was found",
+            "scale.gpu is true, but there is no GPU",
             hint="set scale.gpu: auto, or run on a machine or cluster with GPUs",
         )
     if recipe.train.activation_offloading and hardware.device != "cuda":
         raise ScaleError(
-            "train.activation_offloading moves what a GPU holds to host memory, and no GPU was found",
+            "train.activation_offloading is true, but there is no GPU whose activations could move to host memory",
             hint="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
         )
     _check_sequences(recipe, facts)
     if batch_spec(recipe).pack and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
-            f"{recipe.model.path} ({facts.model_type}) lets packed documents see each other: {why}",
+            f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
             hint="set data.pack: false",
         )
     if recipe.model.quantize and facts.experts > 1 and not recipe.model.trust_remote_code:
         raise ModelError(
-            f"model.quantize: bitsandbytes quantizes linear modules, and the experts of {recipe.model.path} are held in "
-            "one tensor, so most of its weights would stay as they are",
+            f"model.quantize: bitsandbytes quantizes linear modules only, and {recipe.model.path} stores its experts in one "
+            "tensor, so most of its weights would not be quantized",
             hint="leave model.quantize out",
         )
     if recipe.model.beacon is not None:
         _check_beacons(recipe, recipe.model.beacon, data, facts, config)
     elif facts.positions and data.longest > facts.positions:
         raise ModelError(
-            f"the longest example has {data.longest} tokens, but {recipe.model.path} was made for "
+            f"the longest example has {data.longest} tokens, but {recipe.model.path} supports "
             f"{facts.positions} positions",
-            hint=f"set data.max_length: {facts.positions} or less, or make it for longer ones with model.rope",
+            hint=f"set data.max_length: {facts.positions} or less, or extend the context with model.rope",
         )
     if recipe.method.embedding is not None:
         _check_embedding(recipe.method.embedding, data, facts)
@@ -245,15 +247,15 @@ def _check(
     if any(0 < number < method.min_examples for number in (data.examples, data.evaluation_examples)):
         raise DataError(
             f"method {method.name} {method.too_few_examples}, and a split has only one example",
-            hint="give more rows, or another data.holdout",
+            hint="add rows, or change data.holdout",
         )
     evaluate = recipe.evaluate
     by_loss = evaluate.every and evaluate.retrieval is None
     needs_evaluation = by_loss or evaluate.generation or recipe.save.best
     if needs_evaluation and not data.evaluation_examples:
         raise DataError(
-            "the recipe evaluates, but no evaluation example is left after preparation",
-            hint="raise data.holdout, or look at `tailor data report` for why rows were lost",
+            "the recipe evaluates during training, but there is no evaluation example after preparation",
+            hint="raise data.holdout, or see `tailor data report` for the dropped rows",
         )
 
 
@@ -263,52 +265,52 @@ def _check_beacons(
     if why := beacon.refusal(config):
         raise ModelError(
             f"model.beacon: {recipe.model.path} cannot have beacons: {why}",
-            hint="leave model.beacon out, or take another base",
+            hint="remove model.beacon, or use another base model",
         )
     if data.longest <= spec.window:
         raise DataError(
-            f"model.beacon: the longest example has {data.longest} tokens and fits into one window of {spec.window}, so "
-            "no beacon would be trained",
-            hint="give longer examples, or a smaller model.beacon.window",
+            f"model.beacon: the longest example has {data.longest} tokens and fits into one window ({spec.window} tokens), "
+            "so no beacon would be trained",
+            hint="use longer examples, or lower model.beacon.window",
         )
     coarse = (beacon.coarsest(spec),) * (beacon.windows_of(data.longest, spec.window) - 1)
     reached = beacon.positions(spec, coarse)
     if facts.positions and reached > facts.positions:
         raise ModelError(
-            f"model.beacon: the longest example has {data.longest} tokens, which reach {reached} positions with a ratio of "
-            f"{coarse[0]}, but {recipe.model.path} was made for {facts.positions}",
-            hint=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a coarser ratio",
+            f"model.beacon: the longest example has {data.longest} tokens and needs {reached} positions even with ratio "
+            f"{coarse[0]}, but {recipe.model.path} supports {facts.positions}",
+            hint=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a larger ratio to model.beacon.ratios",
         )
 
 
 def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
-    """Can the model's sequences be held by several workers together?"""
+    """Raise ModelError if the model's sequences cannot be split over workers."""
     parts, path = recipe.scale.sequence_parallel, recipe.model.path
     if parts == 1:
         return
-    why = CARRIES_OVER.get(facts.model_type) or facts.across
+    why = CARRIES_OVER.get(facts.model_type) or facts.unsplittable
     if why is not None:
         raise ModelError(
-            f"scale.sequence_parallel: {path} ({facts.model_type}) cannot be cut between tokens: {why}",
+            f"scale.sequence_parallel: {path} ({facts.model_type}) cannot split its sequences: {why}",
             hint="set scale.sequence_parallel: 1",
         )
     if facts.heads % parts:
         fits = [str(n) for n in range(2, facts.heads + 1) if facts.heads % n == 0]
         raise ModelError(
-            f"scale.sequence_parallel: {parts} workers cannot share the {facts.heads} attention heads of {path}",
+            f"scale.sequence_parallel is {parts}, but the {facts.heads} attention heads of {path} are not divisible by it",
             hint=f"set it to one of {', '.join(fits)}" if fits else "set it to 1",
         )
 
 
 def _check_embedding(method: EmbeddingMethod, data: DataFacts, facts: ModelFacts) -> None:
-    whole = method.projection or facts.hidden
-    if method.matryoshka and max(method.matryoshka) >= whole:
+    full_size = method.projection or facts.hidden
+    if method.matryoshka and max(method.matryoshka) >= full_size:
         raise ModelError(
-            f"method.matryoshka: {max(method.matryoshka)} is not shorter than the whole embedding of {whole}",
-            hint="leave it out, or set a larger method.projection",
+            f"method.matryoshka: {max(method.matryoshka)} is not smaller than the full embedding size, {full_size}",
+            hint="remove it, or set a larger method.projection",
         )
     if facts.positions and data.longest_text > facts.positions:
         raise ModelError(
-            f"the longest text to embed has {data.longest_text} tokens, but the model was made for {facts.positions} positions",
+            f"the longest text to embed has {data.longest_text} tokens, but the model supports {facts.positions} positions",
             hint=f"set method.max_passage_length: {facts.positions} or less",
         )

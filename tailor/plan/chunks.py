@@ -1,4 +1,4 @@
-"""Of a method that embeds: how many texts go through the model at once, and what their embeddings take."""
+"""For methods that embed texts: the size of a chunk (texts per forward pass), and the memory of the embeddings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from tailor.plan.memory import Memory
 from tailor.spec.methods.union import Method
 
 SCORE_TILE_BYTES = 64 * 2**20
-"""Of similarities; their gradients and masks take about as much again."""
+"""Size of a tile of the similarity matrix. Its gradient and its mask take about the same again, each."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """size: texts, where the recipe says it. most: else their tokens, 0 where nothing is embedded. longest: tokens of the largest."""
+    """The size of a chunk, in texts or in tokens."""
 
     size: int | None
-    most: int
+    """Texts per chunk, if the recipe sets it."""
+    max_tokens: int
+    """Otherwise tokens per chunk; 0 if no texts are embedded."""
     longest: int
+    """Tokens of the largest chunk."""
 
 
 def chunks(
@@ -27,13 +30,14 @@ def chunks(
     data: DataFacts,
     memory: Callable[[int], Memory],
     *,
-    tokens: int,
-    room: float,
-    kept: int | None,
+    max_tokens: int,
+    usable_bytes: float,
+    previous: int | None,
 ) -> Chunks:
-    """Chunks of at most `tokens` tokens, or fewer where they do not fit into `room` bytes.
+    """Choose chunks of at most `max_tokens` tokens, or fewer if these do not fit into `usable_bytes`.
 
-    memory: the forecast for a pass of so many tokens. kept: what an earlier part of the run took.
+    memory: forecast for a forward pass of a number of tokens. previous: the tokens per chunk of an earlier part of the
+    run, which are kept.
     """
     embedding = method.embedding
     if embedding is None:
@@ -41,14 +45,14 @@ def chunks(
     if embedding.chunk_size is not None:
         texts = min(embedding.chunk_size, data.texts_per_batch)
         return Chunks(embedding.chunk_size, 0, texts * data.longest_text)
-    most = kept or max(tokens, data.longest_text)
-    while kept is None and most > data.longest_text and memory(most).peak > room:
-        most = max(data.longest_text, most // 2)
-    return Chunks(None, most, max(most, data.longest_text))
+    tokens = previous or max(max_tokens, data.longest_text)
+    while previous is None and tokens > data.longest_text and memory(tokens).peak > usable_bytes:
+        tokens = max(data.longest_text, tokens // 2)
+    return Chunks(None, tokens, max(tokens, data.longest_text))
 
 
 def embedding_bytes(method: Method, data: DataFacts, facts: ModelFacts) -> int:
-    """Embeddings of all texts of a batch with their gradients, and tiles of similarities."""
+    """Bytes of the embeddings of a batch with their gradients, and of the tiles of the similarity matrix."""
     embedding = method.embedding
     if embedding is None:
         return 0

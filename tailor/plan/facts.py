@@ -1,4 +1,4 @@
-"""What the plan knows of the data, the model and the machine before it decides anything."""
+"""The inputs of the plan: facts about the data, the model and the hardware."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ TIED = frozenset(
         "starcoder2",
     ]
 )
-"""Types of models whose embedding and head are one weight unless their `config.json` says otherwise."""
+"""Model types whose embedding and output head share one weight, unless their `config.json` says otherwise."""
 UNGATED = frozenset(
     ["bloom", "falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi", "starcoder2"]
 )
-"""Types of models whose feed-forward block has two matrices; the others' have three."""
+"""Model types whose feed-forward block has two matrices. Others have three (a gated block)."""
 STATE_SPACE = frozenset(("falcon_mamba", "mamba", "mamba2"))
-"""Types of models whose layers are state-space mixers alone."""
+"""Model types all of whose layers are state-space mixers."""
 CARRIES_OVER = {
     **dict.fromkeys(
         ("falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2"),
-        "the state of its recurrent layers goes on from document to document",
+        "its recurrent layers carry their state over from one document to the next",
     ),
-    "bloom": "its position biases (ALiBi) count from the start of the row",
+    "bloom": "its position biases (ALiBi) are counted from the start of the row",
 }
-"""Types of models that cannot keep packed documents apart, and why."""
+"""Model types that cannot isolate packed documents -> why not."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The prepared data, in numbers. Token counts are of one epoch."""
+    """Sizes of the prepared data. Token counts are per epoch."""
 
     tokens_url: str
     fingerprint: str
@@ -56,33 +56,33 @@ class DataFacts:
     longest: int
     """Tokens of the longest example."""
     longest_row: int
-    """Most tokens in one row."""
+    """Tokens of the longest row."""
     rows_per_batch: int
-    """Most rows in one batch."""
+    """Maximum number of rows in a batch."""
     steps_per_epoch: int
     """Steps of the first epoch."""
     steps: int
     """Steps of the whole run."""
     first_step: int = 0
-    """The step at which these data begin."""
+    """The step at which training on this data begins."""
     run_tokens: int | None = None
-    """Tokens of the whole run, where the recipe declares it in tokens."""
+    """Tokens of the whole run, if the recipe sets `train.tokens`."""
     texts_per_batch: int = 0
-    """Texts to embed in one batch, at most; they are none of its rows above."""
+    """Maximum number of texts to embed in a batch. They are not counted in `rows_per_batch`."""
     longest_text: int = 0
     """Tokens of the longest text to embed."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where one worker runs."""
+    """The hardware of one worker."""
 
     device: str
     """`cuda` or `cpu`."""
     memory_bytes: int
-    """Memory of one worker: its GPU's, or its share of the host's."""
+    """Memory of one worker: of its GPU, or its share of the host memory."""
     bf16: bool
-    """Whether bf16 arithmetic is fast here."""
+    """Whether the hardware computes natively in bf16."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,19 @@ class ModelFacts:
     head_dim: int
     vocabulary: int
     experts: int
-    """Feed-forward blocks of a layer; 1 unless it is a mixture of experts."""
+    """Feed-forward blocks per layer; 1 unless the model is a mixture of experts."""
     embedding: int
-    """Width of an embedding."""
+    """Width of the token embedding; most models: `hidden`."""
     tied: bool
-    across: str | None
-    """What of the model looks at a whole sequence outside its attention, where the config says so."""
+    """Whether the embedding and the output head share one weight."""
+    unsplittable: str | None
+    """Why a sequence cannot be split over workers (`scale.sequence_parallel`), as far as the config says; else None."""
     positions: int | None
-    """Longest sequence the model was made for, in tokens, where the config says it."""
+    """Maximum sequence length of the model, in tokens, if the config has it."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelFacts:
-        """Reads Hugging Face's usual names and their older synonyms (GPT-2's, OPT's, Bloom's)."""
+        """Read a `config.json`, with the older key names of GPT-2, OPT and Bloom too."""
         config = {**config, **(config.get("text_config") or {})}
 
         def first(*names: str, default: Any = None) -> Any:
@@ -119,12 +120,18 @@ class ModelFacts:
         kind = str(config.get("model_type", ""))
         hidden = int(first("hidden_size", "n_embd", "n_embed", "d_model", default=0))
         heads = 0 if kind in STATE_SPACE else int(first("num_attention_heads", "n_head", default=1))
-        wide = int(config.get("expand", 2)) * hidden if kind in STATE_SPACE else 4 * hidden
+        default_intermediate = int(config.get("expand", 2)) * hidden if kind in STATE_SPACE else 4 * hidden
         return cls(
             model_type=kind,
             hidden=hidden,
             intermediate=int(
-                first("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", default=wide)
+                first(
+                    "moe_intermediate_size",
+                    "intermediate_size",
+                    "ffn_dim",
+                    "n_inner",
+                    default=default_intermediate,
+                )
             ),
             layers=int(first("num_hidden_layers", "n_layer", default=1)),
             heads=heads,
@@ -134,35 +141,39 @@ class ModelFacts:
             experts=int(first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
             embedding=int(first("word_embed_proj_dim", default=hidden)),
             tied=bool(config.get("tie_word_embeddings", kind in TIED)),
-            across=_across(config),
+            unsplittable=_unsplittable(config),
             positions=rope.positions(config),
         )
 
     @property
     def kv(self) -> int:
-        """Width of keys (and of values) over all key-value heads."""
+        """Total width of the keys (and of the values) of all key-value heads."""
         return self.kv_heads * self.head_dim
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all linear modules but the output head. A state-space mixer's three large ones count as a block."""
+        """Number of weights in all linear modules except the output head.
+
+        The three large projections of a state-space mixer are counted like a feed-forward block.
+        """
         width = self.heads * self.head_dim
         feed_forward = self._matrices * self.hidden * self.intermediate * self.experts
         return self.layers * (self.hidden * (2 * width + 2 * self.kv) + feed_forward)
 
     @property
     def embedding_parameters(self) -> int:
+        """Number of weights of the embedding and, unless it is tied, the output head."""
         return self.vocabulary * self.embedding * (1 if self.tied else 2)
 
     @property
     def quantized_parameters(self) -> int:
-        """Weights of the linear modules that can be quantized: of a state-space mixer its input projection alone."""
+        """Number of weights that `model.quantize` quantizes: of state-space mixers only the input projection."""
         if self.model_type in STATE_SPACE:
             return self.layers * 2 * self.hidden * self.intermediate
         return self.linear_parameters
 
     def lora_parameters(self, rank: int) -> int:
-        """Adapter weights for `all-linear`: of a mixture's experts, which are no modules, and of its routers none."""
+        """Number of LoRA weights for `all-linear`, which excludes experts stored in one tensor and routers."""
         if self.model_type in STATE_SPACE:
             return self.layers * rank * (self.hidden + 2 * self.intermediate)
         width = self.heads * self.head_dim
@@ -176,12 +187,15 @@ class ModelFacts:
         return 2 if self.model_type in UNGATED else 3
 
 
-def _across(config: Mapping[str, Any]) -> str | None:
+def _unsplittable(config: Mapping[str, Any]) -> str | None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    for part in (rope, *(each for each in rope.values() if isinstance(each, Mapping))):  # by kind of layer
+    for part in (
+        rope,
+        *(each for each in rope.values() if isinstance(each, Mapping)),
+    ):  # some configs have one entry per layer type
         kind = part.get("rope_type", part.get("type"))
         if kind in ("dynamic", "longrope"):
-            return f"its rotations ({kind}) depend on the longest position that is seen"
+            return f"its RoPE frequencies ({kind}) depend on the length of the whole sequence"
     if config.get("output_router_logits") and config.get("router_aux_loss_coef"):
-        return "the balance of its experts, which is in its loss, is a product of means over each row"
+        return "its load-balancing loss is a product of means over the whole row"
     return None

@@ -1,8 +1,7 @@
-"""Forecast of a worker's peak memory, before anything is loaded.
+"""Forecast of a worker's peak memory, before the model is loaded.
 
-Bytes per token of one layer and of the logits were calibrated on decoders of the Llama kind
-(attention over documents, tiled loss); see docs/design/architecture.md. It is a forecast, not a promise:
-the run logs the measured peak beside it.
+The bytes per token of a layer and of the logits were measured on Llama-style decoders (attention over packed documents,
+tiled loss); see docs/design/architecture.md. The run logs the measured peak next to the forecast.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from tailor.spec.strategy import Strategy
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 QUANTIZED_BYTES = {"nf4": 0.516, "fp4": 0.516, "int8": 1.03}
+"""Bytes per weight with the quantization constants; in 4 bits these are one byte per block of 64 weights."""
 OPTIMIZER_BYTES = {
     "adamw": 8,
     "paged_adamw": 8,
@@ -28,29 +28,32 @@ OPTIMIZER_BYTES = {
     "lion": 4,
     "sgd": 4,
 }
+"""Bytes of optimizer state per trained weight, such as AdamW's two float32 moments."""
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 LOSS_TILE_BYTES = 256 * 2**20
+"""Logits of one tile of the tiled loss, in float32."""
 MLP_TILE_BYTES = 64 * 2**20
+"""Inner activations of one tile of `train.tiled_mlp`."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one worker at its peak, by what takes them."""
+    """Bytes on one worker at the peak, by purpose."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
-    """What the loss needs beyond that."""
+    """What the loss needs in addition to the activations."""
     reference: int = 0
-    """A frozen copy of the model."""
+    """The frozen reference model of a preference method."""
     host: int = 0
-    """In host memory: the layers' inputs, with `train.activation_offloading`. No part of the peak."""
+    """Host memory for `train.activation_offloading` (the inputs of the layers). Not part of the peak."""
     embeddings: int = 0
-    """The embeddings of all texts of a batch, their gradients, and a tile of their similarities."""
+    """Embeddings of all texts of a batch, their gradients, and a tile of the similarity matrix."""
     exchange: int = 0
-    """What gradients and the strategy add to the largest moment of a step: buckets, and weights that are gathered."""
+    """What the strategy adds at the peak of a step: communication buckets and gathered weights."""
 
     @property
     def peak(self) -> int:
@@ -77,9 +80,10 @@ def forecast(
     on_host: bool = False,
     zero_sizes: Mapping[str, int] | None = None,
 ) -> Memory:
-    """Peak of one worker whose micro-batch has `rows` rows of `length` tokens, held with `sequence_parallel` - 1 others.
+    """Forecast the peak of one worker whose micro-batch has `rows` rows of `length` tokens.
 
-    strategy: ddp where none is given. on_host: the device is a CPU. zero_sizes: those of DeepSpeed's buckets.
+    With sequence_parallel N, the rows are split over N workers. strategy: None means ddp. on_host: the device is a CPU.
+    zero_sizes: DeepSpeed's buffer sizes (`tailor.plan.deepspeed.zero_sizes`).
     """
     tokens = rows * length
     trained = trained_parameters(facts, model)
@@ -89,21 +93,24 @@ def forecast(
         per_linear = QUANTIZED_BYTES[model.quantize.type] if model.quantize else BYTES[frozen_dtype]
         plain = facts.linear_parameters - facts.quantized_parameters + facts.embedding_parameters
         weights += per_linear * facts.quantized_parameters + BYTES[frozen_dtype] * plain
-        if model.quantize:  # the largest matrix is dequantized for each product
+        if model.quantize:  # each matmul dequantizes its matrix: one buffer of the largest
             weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
-    own = tokens / sequence_parallel
+    worker_tokens = tokens / sequence_parallel
     width = 1.0 if mixed_precision else 2.0
     inputs, kept, layer = _activations(
         facts,
-        own,
+        worker_tokens,
         mixed_precision=mixed_precision,
         every=activation_checkpointing,
         tiled=tiled_mlp,
         parts=sequence_parallel,
     )
-    # The loss and the layer that is computed again are never there at one time.
+    # The loss and the recomputation of a layer (activation checkpointing) never happen at the same time.
+    # 12 bytes per logit: three float32 tensors of that size.
     at_loss = (
-        kept + min(12.0 * facts.vocabulary * own, 3.0 * LOSS_TILE_BYTES) + width * 2 * facts.hidden * own
+        kept
+        + min(12.0 * facts.vocabulary * worker_tokens, 3.0 * LOSS_TILE_BYTES)
+        + width * 2 * facts.hidden * worker_tokens
     )
     activations = max(kept, layer)
     if model.beacon is not None:
@@ -121,10 +128,10 @@ def forecast(
         at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     tables = _trained_tables(facts, model)
     table = facts.vocabulary * facts.embedding
-    # Autocast computes with copies of float32 weights, made in the forward pass and kept for the backward pass, but for
-    # layers that are computed again; the head's is needed for the loss alone.
+    # Autocast makes 16-bit copies of the float32 weights in the forward pass and keeps them for the backward pass, except
+    # in recomputed layers. The copy of the head is only needed for the loss.
     copies = 2.0 * (trained - tables * table) if mixed_precision else 0.0
-    again = -(-facts.layers // activation_checkpointing) if activation_checkpointing else 0
+    recomputed = -(-facts.layers // activation_checkpointing) if activation_checkpointing else 0
     footprint = Footprint(
         facts,
         weights=weights,
@@ -132,31 +139,31 @@ def forecast(
         trained=trained,
         tables=tables,
         low=2 if mixed_precision else 4,
-        head=_head_gradient(facts, own, mixed_precision=mixed_precision) if tables else 0.0,
+        head=_head_gradient(facts, worker_tokens, mixed_precision=mixed_precision) if tables else 0.0,
         copies_at_loss=copies + (2.0 * table if mixed_precision and tables else 0.0),
-        copies=copies * (1 - again / facts.layers),
+        copies=copies * (1 - recomputed / facts.layers),
         on_host=on_host,
     )
-    own_share = share(strategy, workers, footprint, zero_sizes or {})
+    per_worker = share(strategy, workers, footprint, zero_sizes or {})
     kept_inputs = 0.0 if activation_offloading else inputs
-    without = max(at_loss, activations) + kept_inputs
-    passes = max(at_loss + own_share.loss, activations + own_share.backward) + kept_inputs
-    between = own_share.weights + own_share.gradients + own_share.optimizer
-    most = max(passes, own_share.later, own_share.start - between)
+    without_strategy = max(at_loss, activations) + kept_inputs
+    passes = max(at_loss + per_worker.loss, activations + per_worker.backward) + kept_inputs
+    resident = per_worker.weights + per_worker.gradients + per_worker.optimizer
+    peak = max(passes, per_worker.later, per_worker.start - resident)
     return Memory(
-        weights=int(own_share.weights),
-        gradients=int(own_share.gradients),
-        optimizer=int(own_share.optimizer),
+        weights=int(per_worker.weights),
+        gradients=int(per_worker.gradients),
+        optimizer=int(per_worker.optimizer),
         activations=int(activations + kept_inputs),
         logits=int(max(0.0, at_loss - activations)),
         reference=4 * trained if reference_copy else 0,
         host=int(inputs) if activation_offloading else 0,
-        exchange=int(most - without),
+        exchange=int(peak - without_strategy),
     )
 
 
 def _head_gradient(facts: ModelFacts, tokens: float, *, mixed_precision: bool) -> float:
-    """Bytes of a trained head's gradient while the loss is taken: the sum in float32, and a tile's product beside it."""
+    """Bytes for the gradient of a trained head during the loss: the float32 sum, and the product of one tile."""
     table = float(facts.vocabulary * facts.embedding)
     one_tile = 4 * facts.vocabulary * tokens <= LOSS_TILE_BYTES
     product = 2 if mixed_precision else 0 if one_tile else 4
@@ -166,30 +173,31 @@ def _head_gradient(facts: ModelFacts, tokens: float, *, mixed_precision: bool) -
 def _activations(
     facts: ModelFacts, tokens: float, *, mixed_precision: bool, every: int, tiled: bool, parts: int
 ) -> tuple[float, float, float]:
-    """Bytes for a worker's `tokens` tokens: of the layers' inputs that checkpointing keeps, of what the other layers
-    keep, and of the layer that is computed again beside what is still kept then.
+    """Bytes of the activations of a worker's `tokens` tokens, as three values.
 
-    every: of so many layers one is computed again; 0 for none. parts: workers that hold a sequence together.
+    The inputs of the checkpointed layers; the activations kept by all other layers; the peak while a checkpointed layer is
+    recomputed, with what is still kept at that moment. every: one of `every` layers is checkpointed, 0 for none. parts:
+    number of workers that a sequence is split over.
     """
     width = 1.0 if mixed_precision else 2.0
-    # Keys and values are copied where there are fewer heads of them than workers.
+    # Ulysses replicates the key-value heads if there are fewer of them than workers.
     kv = facts.kv * (math.lcm(facts.kv_heads, parts) // facts.kv_heads if facts.kv_heads else 1)
     layer = width * tokens * (22.7 * facts.hidden + 11.9 * facts.intermediate + 4.5 * kv)
-    if tiled:  # the rest of the layer has its peak elsewhere, where much is float32
+    if tiled:  # then the peak of a layer is in its norms and attention, partly in float32
         rest = (41.0 if mixed_precision else 45.4) * facts.hidden + width * 4.5 * kv
         layer = min(layer, tokens * rest + width * 11.9 * MLP_TILE_BYTES / 4)
     kept = width * tokens * (16 * facts.hidden + 4.1 * kv + (0 if tiled else 8 * facts.intermediate))
     if not every:
         return 0.0, facts.layers * kept, 0.0
-    again = -(-facts.layers // every)
-    # The backward pass meets the last of these layers when what the layers after it kept is freed.
-    before = (again - 1) * (every - 1)
-    inputs = again * tokens * width * 2 * facts.hidden
-    return inputs, (facts.layers - again) * kept, before * kept + layer
+    recomputed = -(-facts.layers // every)
+    # When the backward pass reaches the last checkpointed layer, the activations of the layers after it are freed.
+    layers_before = (recomputed - 1) * (every - 1)
+    inputs = recomputed * tokens * width * 2 * facts.hidden
+    return inputs, (facts.layers - recomputed) * kept, layers_before * kept + layer
 
 
 def trained_parameters(facts: ModelFacts, model: Model) -> int:
-    """Estimate of the number of trained weights."""
+    """Estimate the number of trained weights."""
     if model.beacon is not None:
         return beacon.trained_parameters(facts, model.beacon)
     if model.adapter is None:
@@ -199,10 +207,10 @@ def trained_parameters(facts: ModelFacts, model: Model) -> int:
 
 
 def _trained_tables(facts: ModelFacts, model: Model) -> int:
-    """Of the embedding and the head, how many matrices are trained."""
+    """How many of the two matrices, embedding and output head, are trained."""
     if model.beacon is not None:
         return 0
     if model.adapter is None:
         return 1 if facts.tied else 2
-    whole = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
-    return sum(name in EMBEDDINGS for name in whole)
+    names = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
+    return sum(name in EMBEDDINGS for name in names)

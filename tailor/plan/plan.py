@@ -1,4 +1,4 @@
-"""The plan: what a worker needs to know, and nothing that it must derive."""
+"""The plan: everything that a worker needs, as plain values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Reference = Literal["adapter_off", "copy", "precomputed"]
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, decided. Small, immutable, picklable; sent to every worker."""
+    """All decisions about a run. Immutable and picklable; sent to every worker, and saved as plan.json."""
 
     run_url: str
     tokens_url: str
     fingerprint: str
-    """Of the prepared tokens."""
+    """Fingerprint of the prepared tokens."""
     train_fingerprint: str
-    """Of their training split alone."""
+    """Fingerprint of their training split."""
 
     model: Model
     method: Method
@@ -39,68 +39,67 @@ class Plan:
     divergence: Divergence
 
     workers: int
-    """At most: with a range, as many as there is room for."""
+    """Number of workers; the maximum, if `scale.workers` is a range."""
     gpu: bool
     strategy: Strategy
     strategy_reason: str
     deepspeed: dict[str, Any] | None
-    """What DeepSpeed is given; None for other strategies."""
+    """The DeepSpeed config; None for other strategies."""
     precision: Precision
     frozen_dtype: Literal["float32", "bfloat16", "float16"]
     sequence_parallel: int
-    """Workers that hold each sequence together."""
+    """Number of workers that each sequence is split over."""
     activation_checkpointing: int
-    """Of so many decoder layers one keeps its input only; 0 for none."""
+    """One of N decoder layers is checkpointed (keeps only its input); 0 for none."""
     activation_offloading: bool
     tiled_mlp: bool
     compile: bool
 
     batches: BatchSpec
     row_length: int
-    """Most tokens in one row: `batches.max_length`, or more where a pair is longer."""
+    """Tokens of the longest row: at most `batches.max_length`, or more if a preference pair is longer."""
     reference: Reference | None
-    """Where a preference method's reference log-probabilities come from."""
+    """The source of a preference method's reference log-probabilities."""
     micro_batch_size: int
     accumulation: int
-    """Forward passes of one worker (or of a group that holds sequences together) in one step, at most; of sequences,
-    where texts are embedded too."""
+    """Maximum number of micro-batches of one worker (or sequence-parallel group) in a step. Texts to embed are not
+    counted."""
     idle_workers: int
-    """Workers (or groups) that have no micro-batch of their own in any step, and compute one that does not count."""
+    """Workers (or sequence-parallel groups) without a micro-batch in any step. They compute padding with weight 0."""
     chunk_size: int | None
-    """Texts to embed in one forward pass, where the recipe says it."""
+    """Texts to embed per forward pass, if the recipe sets it."""
     chunk_tokens: int
-    """Else their tokens, at most; 0 where nothing is embedded."""
+    """Otherwise the maximum number of their tokens; 0 if no texts are embedded."""
 
     resume_from: str | None
-    """URL of the checkpoint of another recipe that this one went on from: another run's, or an earlier one of its own."""
+    """URL of the checkpoint that this recipe started from: of another run, or of an earlier recipe of the same run."""
     steps: int
     steps_per_epoch: int
     token_budget: int | None
-    """`train.tokens`."""
+    """`train.tokens` of the recipe."""
     run_tokens: int | None
     """Tokens that the run reads to reach the budget."""
     warmup_steps: int
     tokens_per_epoch: int
     supervised_tokens_per_epoch: int
     trained_parameters: int
-    """Estimated from the config; the run logs the exact number."""
+    """Estimate from the model config; the run logs the exact number."""
     memory: Memory
 
     def notes(self) -> list[str]:
-        """What a user may not have meant."""
+        """Warnings about settings that the user may not have intended."""
         if not self.idle_workers:
             return []
-        who = "worker" if self.sequence_parallel == 1 else "group"
-        without = (
-            f"{self.idle_workers} {who} has" if self.idle_workers == 1 else f"{self.idle_workers} {who}s have"
+        unit = "workers" if self.sequence_parallel == 1 else "worker groups"
+        total = self.workers // self.sequence_parallel
+        note = (
+            f"{self.idle_workers} of {total} {unit} would be idle: a batch has fewer than {total} micro-batches of "
+            f"{self.micro_batch_size}; lower train.micro_batch_size"
         )
-        each = f"{self.accumulation} × {self.micro_batch_size}"
-        return [
-            f"{without} no micro-batch in any step: {each} for each other one; lower train.micro_batch_size"
-        ]
+        return [note]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for plan.json. Those of `batches` are not nested."""
+        """Plain values for plan.json. The fields of `batches` are on the top level."""
         values = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return {**values, **values.pop("batches")}
 

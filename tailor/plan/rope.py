@@ -1,4 +1,4 @@
-"""`model.rope` beside the base's config.json: the complete parameters, and the lengths that follow."""
+"""RoPE scaling: combine `model.rope` with the base model's config.json, and derive the supported lengths."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tailor.spec.rope import Rope, ThetaRope
 
 Config = Mapping[str, Any]
 WITHOUT = frozenset(("bloom", "falcon_mamba", "gpt2", "gpt_neo", "jamba", "mamba", "mamba2", "mpt", "opt"))
-"""Types of models whose positions are not rotary."""
+"""Model types without rotary position embeddings (RoPE)."""
 FOLLOWING = ("dynamic", "longrope", "su")
-"""Kinds whose frequencies depend on a sequence's length (`su` is an older name of longrope)."""
+"""RoPE types whose frequencies depend on the sequence length (`su` is an older name of longrope)."""
 NESTED = ("full_attention", "sliding_attention", "chunked_attention")
-"""Kinds of layers by which some configs give parameters of their own."""
+"""Layer types for which some configs have separate RoPE parameters."""
 
 
 def length(rope: Rope) -> int:
-    """Tokens that a model with `rope` is for."""
+    """Maximum length, in tokens, of a model with this `model.rope`."""
     if rope.length is not None:
         return rope.length
     assert rope.name in ("linear", "dynamic", "yarn")
@@ -27,9 +27,9 @@ def length(rope: Rope) -> int:
 
 
 def positions(config: Config) -> int | None:
-    """Tokens that a model of this config.json is for, where it says so.
+    """Maximum length, in tokens, of a model with this config.json; None if the config does not say.
 
-    Dynamic scaling keeps the original length in `max_position_embeddings`: its formula needs it there.
+    With dynamic scaling, `max_position_embeddings` is the original length, because the formula of transformers reads it.
     """
     limit = _first(config, "max_position_embeddings", "n_positions")
     if limit is None:
@@ -40,7 +40,7 @@ def positions(config: Config) -> int | None:
 
 
 def original_length(config: Config) -> int | None:
-    """Tokens that a model of this config.json was made for before any scaling, where it says so."""
+    """Maximum length, in tokens, before RoPE scaling; None if the config does not say."""
     own = parameters_of(config)
     given = own.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
     limit = _first(config, "max_position_embeddings", "n_positions")
@@ -51,52 +51,52 @@ def original_length(config: Config) -> int | None:
 
 
 def parameters_of(config: Config) -> Config:
-    """The rotary parameters in a config.json, under the name that it uses; empty where it has none."""
+    """The RoPE parameters in a config.json, under either of their two names; empty if it has none."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return found if isinstance(found, Mapping) else {}
 
 
 def check(rope: Rope, config: Config, path: str) -> None:
-    """ModelError when `rope` does not fit the base at `path` with this config.json."""
+    """Raise ModelError if `rope` does not fit the base model at `path` with this config.json."""
     if config.get("model_type") in WITHOUT:
         raise ModelError(
-            f"model.rope: {path} ({config['model_type']}) has no rotary positions",
-            hint="leave model.rope out",
+            f"model.rope: {path} ({config['model_type']}) has no rotary position embeddings",
+            hint="remove model.rope",
         )
     if any(kind in parameters_of(config) for kind in NESTED):
         raise ModelError(
-            f"model.rope: the layers of {path} have rotary positions of several kinds, which one setting cannot describe",
-            hint="leave model.rope out",
+            f"model.rope: {path} has different RoPE parameters for its layer types, which one setting cannot replace",
+            hint="remove model.rope",
         )
     if isinstance(rope, ThetaRope):
         return
-    made_for = original_length(config)
-    if made_for is not None and made_for != rope.original_length:
+    original = original_length(config)
+    if original is not None and original != rope.original_length:
         raise ModelError(
-            f"model.rope.original_length is {rope.original_length}, but {path} was made for {made_for} tokens "
-            "before any scaling",
-            hint=f"set model.rope.original_length: {made_for}",
+            f"model.rope.original_length is {rope.original_length}, but the original maximum length of {path} is {original} "
+            "tokens",
+            hint=f"set model.rope.original_length: {original}",
         )
 
 
-def check_batches(config: Config, longest: int, wanted: list[str], path: str) -> None:
-    """ModelError where examples of a forward pass would change each other's frequencies.
+def check_batches(config: Config, longest: int, missing: list[str], path: str) -> None:
+    """Raise ModelError if an example's RoPE frequencies would depend on other examples in the same forward pass.
 
-    longest: tokens of the longest example. wanted: settings that part the examples and that the recipe does not have.
+    longest: tokens of the longest example. missing: the settings that the recipe lacks for one forward pass per example.
     """
     config = {**config, **(config.get("text_config") or {})}
     own = parameters_of(config)
-    kind, made_for = own.get("rope_type", own.get("type")), original_length(config)
-    if kind in FOLLOWING and made_for is not None and longest > made_for and wanted:
+    kind, original = own.get("rope_type", own.get("type")), original_length(config)
+    if kind in FOLLOWING and original is not None and longest > original and missing:
         raise ModelError(
-            f"{path} ({kind} rotary positions) takes its frequencies from the longest document of a forward pass once "
-            f"that is over {made_for} tokens, and the longest example has {longest}: examples would change each other",
-            hint=f"set {' and '.join(wanted)}, or data.max_length: {made_for} or less",
+            f"{path} has RoPE type {kind}: above {original} tokens, its frequencies depend on the longest document of a "
+            f"forward pass. The longest example has {longest} tokens, so it would change the results of other examples",
+            hint=f"set {' and '.join(missing)}, or data.max_length: {original} or less",
         )
 
 
 def extended(config: Config, rope: Rope | None, path: str) -> Config:
-    """A config.json of the base at `path` with the lengths of `rope`. ModelError where they do not fit."""
+    """The config.json of the base model at `path`, with `rope` applied. Raises ModelError if they do not fit."""
     text = config.get("text_config") or {}
     if rope is None:
         return config
@@ -105,16 +105,17 @@ def extended(config: Config, rope: Rope | None, path: str) -> Config:
 
 
 def written(rope: Rope, theta: float, partial: float | None = None) -> dict[str, Any]:
-    """The complete entries of a config for `rope`. theta: the model's own base, where the recipe gives none.
+    """The config.json entries for `rope`. theta: the model's own RoPE base, used if the recipe sets none.
 
-    partial: the share of a head's width that is rotated, where the model has one.
+    partial: the fraction of a head that is rotated (partial_rotary_factor), if the model has one. The default attention
+    factors are those of transformers: YaRN (arXiv 2309.00071) and LongRoPE (arXiv 2402.13753).
     """
     own: dict[str, Any] = {"rope_type": rope.name, "rope_theta": rope.theta or theta}
-    whole = length(rope)
+    new_length = length(rope)
     if isinstance(rope, ThetaRope):
         own["rope_type"] = "default"
     else:
-        own["factor"] = whole / rope.original_length if rope.name == "longrope" else rope.factor
+        own["factor"] = new_length / rope.original_length if rope.name == "longrope" else rope.factor
     if rope.name in ("yarn", "llama3", "longrope"):
         own["original_max_position_embeddings"] = rope.original_length
     if rope.name == "yarn":
@@ -128,7 +129,7 @@ def written(rope: Rope, theta: float, partial: float | None = None) -> dict[str,
         own["attention_factor"] = rope.attention_factor or math.sqrt(grown)
     if partial is not None:
         own["partial_rotary_factor"] = partial
-    kept = rope.original_length if rope.name == "dynamic" else whole
+    kept = rope.original_length if rope.name == "dynamic" else new_length
     return {"rope_parameters": own, "max_position_embeddings": kept}
 
 

@@ -1,7 +1,8 @@
-"""Of the forecast of a worker's memory, what depends on the strategy: its share, and what it needs to exchange.
+"""The part of the memory forecast that depends on the strategy: sharded state and communication buffers.
 
-Each term is an allocation that was seen in a trace of PyTorch's allocator, and names who makes it; none is fitted. A term is
-bytes, and stands for one phase of a step, because what is there in one phase is gone in the next.
+Each term is the size of an allocation seen in a trace of PyTorch's allocator; none is a fitted constant. Terms are in bytes
+and are kept apart by phase of a step (loss, backward pass, its end or the update), because buffers of one phase are freed
+before the next.
 """
 
 from __future__ import annotations
@@ -16,132 +17,139 @@ from tailor.spec.strategy import DeepSpeed, Fsdp, Strategy
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a step needs of a model that one worker holds whole, in bytes unless it says weights."""
+    """What the strategy-dependent memory is computed from: sizes for one unsharded worker, in bytes unless noted."""
 
     facts: ModelFacts
     weights: float
-    """Trained ones in float32."""
+    """All weights; trained ones are float32."""
     optimizer: float
     trained: int
-    """Weights."""
+    """Number of trained weights."""
     tables: int
-    """Of the embedding and the head, so many matrices are trained."""
+    """How many of the two matrices, embedding and output head, are trained."""
     low: int
-    """Bytes of a weight that is computed with."""
+    """Bytes per weight of the precision of computation: 2 or 4."""
     head: float
-    """The gradient of a trained head, which is taken together with the loss: all that is there of it at once."""
+    """Peak of the gradient of a trained output head, which is computed together with the loss."""
     copies_at_loss: float
-    """Copies of float32 weights that mixed precision makes where a strategy holds no low weights: while the loss is taken,"""
+    """16-bit copies of float32 weights made by autocast, during the loss. Strategies that cast the weights have none."""
     copies: float
-    """and in the backward pass."""
+    """The same, during the backward pass."""
     on_host: bool
-    """Workers compute on CPUs and exchange through gloo, which copies what it gathers and scatters."""
+    """Workers compute on CPUs and communicate through gloo, which copies what it gathers and scatters."""
 
     @property
     def layer(self) -> float:
-        """Weights of a decoder layer."""
+        """Number of weights of a decoder layer."""
         return self.facts.linear_parameters / self.facts.layers
 
     @property
     def trained_layer(self) -> float:
+        """Number of trained weights of a decoder layer."""
         return (self.trained - self.tables * self.table) / self.facts.layers
 
     @property
     def table(self) -> int:
-        """Weights of the embedding, or of the head."""
+        """Number of weights of the embedding, or of the output head."""
         return self.facts.vocabulary * self.facts.embedding
 
 
 @dataclass(frozen=True)
 class Share:
-    """Bytes of one worker."""
+    """Memory of one worker under a strategy, in bytes."""
 
     weights: float
     gradients: float
-    """Kept from one micro-batch to the next."""
+    """Gradients that are kept between micro-batches."""
     optimizer: float
     loss: float
-    """Beside these and the activations: while the loss is taken,"""
+    """Additional memory during the loss, besides the three above and the activations."""
     backward: float
-    """and in the backward pass of the last layers."""
+    """Additional memory during the backward pass of the last layers, where the activations are largest."""
     later: float = 0.0
-    """When all activations are gone: at the end of the backward pass, or in the update."""
+    """Additional memory after the activations are freed: at the end of the backward pass, or in the update."""
     start: float = 0.0
-    """In all, while the model is loaded and placed, where that is more than the weights."""
+    """Total memory while the model is loaded and sharded, if it is more than the weights."""
 
 
 def share(strategy: Strategy | None, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
-    """What the strategy's own function says; `unsharded` where there is none. sizes: `zero_sizes` of DeepSpeed."""
-    own = unsharded if strategy is None else resolve_name(strategy.memory)
-    found: Share = own(strategy, workers, footprint, sizes)
-    return found
+    """Call the memory function of the strategy; None means ddp. sizes: `zero_sizes` of DeepSpeed."""
+    function = unsharded if strategy is None else resolve_name(strategy.memory)
+    result: Share = function(strategy, workers, footprint, sizes)
+    return result
 
 
 def unsharded(
     strategy: Strategy | None, workers: int, footprint: Footprint, sizes: Mapping[str, int]
 ) -> Share:
-    """Every worker holds everything."""
+    """ddp: every worker has all weights, gradients and optimizer state."""
     return Share(
         weights=footprint.weights,
-        gradients=4.0 * footprint.trained,  # the reducer's buckets, of which gradients are views
+        gradients=4.0
+        * footprint.trained,  # DDP's buckets; gradients are views of them (gradient_as_bucket_view)
         optimizer=footprint.optimizer,
         loss=footprint.head + footprint.copies_at_loss,
         backward=footprint.copies,
         later=4.0
         * footprint.table
-        * min(footprint.tables, 1),  # the embedding's gradient, before it is added to its bucket
+        * min(footprint.tables, 1),  # the gradient of the embedding, before it is added to its bucket
     )
 
 
 def fsdp(strategy: Fsdp, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
-    """Parts of everything; layers are gathered while they are computed."""
+    """fsdp: everything is sharded; the weights of a layer are gathered while it computes."""
     low, layer, trained = footprint.low, footprint.layer, footprint.trained_layer
-    ends = (
-        low * footprint.facts.embedding_parameters
-    )  # of FSDP's root, whole from the first layer to the last
+    # Embedding and head belong to FSDP's root module, which stays gathered from the first layer to the last.
+    root = low * footprint.facts.embedding_parameters
     tables = float(footprint.tables * footprint.table)
-    # A layer's gradients, as they come and in float32 where they are cut; the layer that is computed, and the one before it
-    # on its way. gloo's copy of the latter is gone when the gradients are all there.
-    moving = 2 * low * layer + 4 * trained + low * max(trained, layer * footprint.on_host)
-    kept = 0.0 if strategy.offload else 1 / workers
+    # The gradients of a layer, in low precision and in float32 for the reduce-scatter; the gathered weights of this layer,
+    # and the prefetched ones of the layer before it. gloo's copy of the latter is freed before all gradients exist.
+    in_flight = 2 * low * layer + 4 * trained + low * max(trained, layer * footprint.on_host)
+    resident = 0.0 if strategy.offload else 1 / workers
     return Share(
-        weights=kept * footprint.weights,
-        gradients=kept * 4.0 * footprint.trained,
-        optimizer=kept * footprint.optimizer,
-        loss=ends + footprint.head,
-        backward=ends
-        + moving
-        + low * footprint.table * min(footprint.tables, 1),  # the head's gradient waits for the root's turn
-        later=ends + (low + 4 + 4 * footprint.on_host) * tables,
-        start=footprint.weights * (1 + 1 / workers) if footprint.on_host else 0.0,  # rank 0 loads it whole
+        weights=resident * footprint.weights,
+        gradients=resident * 4.0 * footprint.trained,
+        optimizer=resident * footprint.optimizer,
+        loss=root + footprint.head,
+        backward=root
+        + in_flight
+        + low
+        * footprint.table
+        * min(footprint.tables, 1),  # the head's gradient is reduced last, with the root
+        later=root + (low + 4 + 4 * footprint.on_host) * tables,
+        start=footprint.weights * (1 + 1 / workers)
+        if footprint.on_host
+        else 0.0,  # rank 0 loads the whole model
     )
 
 
 def deepspeed(strategy: DeepSpeed, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
-    """Parts of what the stage shares out."""
+    """DeepSpeed ZeRO: the stage determines what is sharded."""
     if strategy.stage == 3:
         return _stage_3(strategy, workers, footprint, sizes)
     return _stage_1_and_2(strategy, workers, footprint, sizes["reduce_bucket_size"])
 
 
 def _stage_1_and_2(strategy: DeepSpeed, workers: int, footprint: Footprint, bucket: int) -> Share:
-    trained, part = float(footprint.trained), footprint.trained / workers
-    low = 4 if strategy.stage == 1 else footprint.low  # DeepSpeed is told of no bf16 in stage 1
+    trained, shard = float(footprint.trained), footprint.trained / workers
+    low = (
+        4 if strategy.stage == 1 else footprint.low
+    )  # stage 1 runs without DeepSpeed's bf16 mode (tailor/plan/deepspeed.py)
     weights = footprint.weights + (low - 4) * trained
-    optimizer = footprint.optimizer / workers + 4 * part  # with the float32 weights that it changes
-    # The bucket is flattened to be reduced, in float32. What is larger than it is reduced alone.
+    optimizer = footprint.optimizer / workers + 4 * shard  # with float32 master weights
+    # A bucket is flattened and reduced in float32. A gradient that is larger than a bucket is reduced by itself.
     flattened = low * bucket + (4 * bucket if low < 4 else 0)
-    alone = (
+    oversized = (
         (low + (4 if low < 4 else 0)) * footprint.table
         if footprint.tables and footprint.table > bucket
         else 0
     )
     at_loss = copies = 0.0
     if strategy.stage == 1:
-        gradients, newest = 4 * trained, 0.0
+        gradients, current = 4 * trained, 0.0
         at_loss, copies = footprint.copies_at_loss, footprint.copies
-    else:  # those of the micro-batches before, and of this one
-        gradients, newest = 4 * part, low * part
+    else:  # summed over the earlier micro-batches, and of the current one
+        gradients, current = 4 * shard, low * shard
     offloads = strategy.offload_optimizer is not None
     if offloads:
         optimizer, gradients = 0.0, gradients if strategy.stage == 1 else 0.0
@@ -149,41 +157,43 @@ def _stage_1_and_2(strategy: DeepSpeed, workers: int, footprint: Footprint, buck
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        loss=footprint.head + at_loss + low * bucket,  # the last one that was flattened is kept
-        backward=copies + low * bucket + max(flattened, alone) + newest,
-        # Stage 1 reduces when the backward pass is over, into a copy of its part; in the update the part is made flat.
-        later=4 * part + low * bucket + flattened if strategy.stage == 1 else 0.0 if offloads else 4 * part,
-        # The weights as they were loaded; DeepSpeed lays them end to end, beside themselves where the host is the device.
-        start=max(footprint.weights, weights + (low * trained + 4 * part if footprint.on_host else 0.0)),
+        loss=footprint.head + at_loss + low * bucket,  # the last flattened bucket is kept
+        backward=copies + low * bucket + max(flattened, oversized) + current,
+        # Stage 1 reduces after the backward pass, into a copy of its shard. The update flattens the shard.
+        later=4 * shard + low * bucket + flattened if strategy.stage == 1 else 0.0 if offloads else 4 * shard,
+        # The loaded weights. DeepSpeed flattens them into one buffer; on a CPU both exist at the same time.
+        start=max(footprint.weights, weights + (low * trained + 4 * shard if footprint.on_host else 0.0)),
     )
 
 
 def _stage_3(strategy: DeepSpeed, workers: int, footprint: Footprint, sizes: Mapping[str, int]) -> Share:
-    low, part, facts = footprint.low, footprint.trained / workers, footprint.facts
+    low, shard, facts = footprint.low, footprint.trained / workers, footprint.facts
     bucket = sizes["reduce_bucket_size"]
     reuse = min(sizes["stage3_max_live_parameters"], sizes["stage3_max_reuse_distance"])
     body = float(facts.linear_parameters)
-    # Whole are the embedding and the head, what will be used again soon, and what is on its way, there before it is
-    # taken apart.
+    # Gathered at the same time: the embedding and the head, weights that are used again soon (reuse distance), and the
+    # prefetched layer.
     gathered = low * (
         facts.embedding_parameters + min(body, max(2 * footprint.layer, reuse)) + footprint.layer
     )
     largest = max(bucket, footprint.table * min(footprint.tables, 1))
-    # What is reduced: in float32, laid end to end by worker, and gloo's copy of that.
+    # Gradients to reduce: in float32, concatenated by worker, and gloo's copy of that.
     reduced = 4.0 * min(largest, footprint.trained) * ((low < 4) + 1 + footprint.on_host)
-    optimizer = footprint.optimizer / workers + 4 * part
-    gradients = 4 * part
+    optimizer = footprint.optimizer / workers + 4 * shard
+    gradients = 4 * shard
     if strategy.offload_optimizer is not None:
         optimizer = gradients = 0.0
     weights = (footprint.weights + (low - 4) * footprint.trained) / workers
     return Share(
         weights=0.0 if strategy.offload_parameters is not None else weights,
-        gradients=gradients + 4 * bucket,  # DeepSpeed keeps its bucket
+        gradients=gradients + 4 * bucket,  # DeepSpeed keeps its bucket allocated
         optimizer=optimizer,
         loss=gathered + footprint.head,
         backward=gathered + reduced,
         later=max(
             gradients, low * facts.embedding_parameters + low * footprint.tables * footprint.table + reduced
         ),
-        start=footprint.weights * (1 + 1 / workers) if footprint.on_host else 0.0,  # rank 0 loads it whole
+        start=footprint.weights * (1 + 1 / workers)
+        if footprint.on_host
+        else 0.0,  # rank 0 loads the whole model
     )

@@ -1,1 +1,1 @@
-"""A run's folder: what stands in it, how it is written, read and shown."""
+"""The run folder: its lock, status, metrics log, origin and environment, and the report page."""

@@ -1,4 +1,4 @@
-"""`environment.json`: what a run ran on. No environment variable is written, since they hold secrets."""
+"""`environment.json`: versions, hardware and git commit of a run. Environment variables are left out: they may contain secrets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Versions, machine and git commit. Names GPUs only where torch is imported already."""
+    """Versions, hardware and git commit of this process. GPUs are listed only if torch is already imported."""
     return {
         "tailor": tailor.__version__,
         "python": platform.python_version(),
@@ -39,13 +39,13 @@ def describe() -> dict[str, Any]:
     }
 
 
-def told_differences(before: dict[str, Any]) -> list[str]:
-    """What is other here than in the environment `before`, in lines; none when there is nothing to compare."""
+def differences(before: dict[str, Any]) -> list[str]:
+    """Message lines about the differences between the environment `before` and the present one; empty without any."""
     if not before:
         return []
     old, new = _flat(before), _flat(describe())
-    found = [f"  {key}: {old.get(key)} → {new.get(key)}" for key in new if old.get(key) != new.get(key)]
-    return ["the environment is another than the run began in:", *found] if found else []
+    lines = [f"  {key}: {old.get(key)} → {new.get(key)}" for key in new if old.get(key) != new.get(key)]
+    return ["the environment has changed since the start of the run:", *lines] if lines else []
 
 
 def _flat(environment: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _hardware() -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout around `folder`, and whether tracked files differ from it; None outside of one."""
+    """The commit of the git checkout that contains `folder`, and whether tracked files differ from it; None outside git."""
 
     def git(*words: str) -> str | None:
         try:

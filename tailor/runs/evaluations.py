@@ -1,12 +1,12 @@
-"""Evaluations in a run's folder, or beside a model: `evaluation/NAME/`, whole only with its COMMIT.
+"""Evaluations of a run or model: read and show the folders `evaluation/NAME/`, which are complete with their COMMIT file.
 
-evaluation.yaml  what was evaluated, resolved
-results.json     figures with intervals, the models, the bounds that were passed
-answers.jsonl    each question with its reference, and each model's answer and scores
-facts.jsonl, choices.jsonl, passages.jsonl, lm_eval.jsonl   the same for the other tasks
-passkey.jsonl, needle.jsonl, texts.jsonl   values that were hidden and found; losses of long texts by length
-retrieval.jsonl  each query with its relevant passages, and the best that each model found
-figures.png; passkey.png, needle.png, long_perplexity.png where these tasks are
+evaluation.yaml  the resolved evaluation file
+results.json     metrics with confidence intervals, the models, the bounds that failed
+answers.jsonl    each question with its reference, and the answer and scores of each model
+facts.jsonl, choices.jsonl, passages.jsonl, lm_eval.jsonl   the same for other tasks
+passkey.jsonl, needle.jsonl, texts.jsonl   hidden values with the models' answers; losses of long texts by length
+retrieval.jsonl  each query with its relevant passages, and the top passages of each model
+figures.png; passkey.png, needle.png, long_perplexity.png if the evaluation has these tasks
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ if TYPE_CHECKING:
     from tailor.store import Store
 
 FINAL = "final"
-"""Name of the evaluation of a finished run, where its recipe gives none."""
+"""Default name of the evaluation at the end of a run."""
 KINDS = ("answers", "facts", "searches")
-"""Rows that are shown: answers with a reference, answers with the facts that they state, queries with passages found."""
-COLOURS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
+"""Kinds of rows that can be shown: answers with a reference, answers with required facts, queries with retrieved passages."""
+COLORS = (MAIN, SECOND, THIRD, "#9333ea", "#b42318", "#616e7c")
 
 
 def names(run: Store) -> list[str]:
-    """The evaluations of a run, by name."""
+    """Names of the complete evaluations of a run."""
     folder = run.join(EVALUATION)
     return [name for name in folder.names() if folder.is_committed(name)]
 
 
 def read(run: Store, name: str) -> dict[str, Any]:
-    """An evaluation's results.json."""
+    """The content of an evaluation's results.json."""
     results: dict[str, Any] = run.read_json(f"{EVALUATION}/{name}/{RESULTS}")
     return results
 
 
 def rows_to_show(folder: Store) -> list[tuple[str, str]]:
-    """(kind, file) of those of an evaluation's JSONL files whose rows can be shown, by what a row has."""
-    found = []
+    """(kind, file) of the JSONL files of an evaluation whose rows can be shown. The first row decides the kind."""
+    files = []
     for file in folder.names():
         if file.endswith(".jsonl"):
             with folder.open(file) as stream:
                 kind = _kind(json.loads(stream.readline() or "{}"))
-            found += [(kind, file)] if kind is not None else []
-    return sorted(found, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
+            files += [(kind, file)] if kind is not None else []
+    return sorted(files, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
 
 
 def _kind(row: dict[str, Any]) -> str | None:
-    own = next(iter(row.get("models", {}).values()), {})
-    if "query" in row and "found" in own:
+    result = next(iter(row.get("models", {}).values()), {})
+    if "query" in row and "found" in result:
         return "searches"
-    if "prompt" in row and "answer" in own:
+    if "prompt" in row and "answer" in result:
         return "facts" if "facts" in row else "answers" if "reference" in row else None
     return None
 
 
 def rows(folder: Store, file: str, count: int | None) -> list[dict[str, Any]]:
-    """The first rows of one of an evaluation's JSONL files, or all of them."""
+    """The first `count` rows of a JSONL file of an evaluation; all rows if `count` is None."""
     lines = [line for line in folder.read_text(file).split("\n") if line]
     return [json.loads(line) for line in lines[:count]]
 
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the figures: a column per model, and the first one's difference to each other."""
+    """Header and rows of the metrics table: one column per model, and the difference of the first model to each other one."""
     models = list(results["models"])
     first, *others = models
-    head = ["figure", *models, *(f"{first} - {other}" for other in others), "rows"]
+    head = ["metric", *models, *(f"{first} - {other}" for other in others), "rows"]
     body = []
     for entry in results["figures"]:
         cells = [entry["figure"] + ("" if entry["better"] == "lower" else " %")]
@@ -80,37 +80,37 @@ def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def in_a_line(results: dict[str, Any]) -> str:
-    """The first model's figures, and the bounds that were passed."""
-    told = [
+def one_line(results: dict[str, Any]) -> str:
+    """The metrics of the first model and the failed bounds, in one line."""
+    metrics = [
         f"{entry['figure']} {shown(entry, next(iter(entry['models'].values()))['value'])}"
         + ("" if entry["better"] == "lower" else "%")
         for entry in results["figures"]
     ]
-    return ", ".join(told) + (f"; FAILED: {'; '.join(results['failed'])}" if results["failed"] else "")
+    return ", ".join(metrics) + (f"; FAILED: {'; '.join(results['failed'])}" if results["failed"] else "")
 
 
-def _with_interval(entry: dict[str, Any], found: dict[str, Any], sign: str = "") -> str:
-    low, high = found["interval"]
-    return f"{shown(entry, found['value'], sign)} [{shown(entry, low, sign)}, {shown(entry, high, sign)}]"
+def _with_interval(entry: dict[str, Any], estimate: dict[str, Any], sign: str = "") -> str:
+    low, high = estimate["interval"]
+    return f"{shown(entry, estimate['value'], sign)} [{shown(entry, low, sign)}, {shown(entry, high, sign)}]"
 
 
 def shown(entry: dict[str, Any], value: float, sign: str = "") -> str:
-    """A figure as text: shares in per cent, losses as they are. `sign`: `+` for a difference."""
+    """A metric as text: rates in percent, losses as they are. sign: `+` for a difference."""
     if entry["better"] == "lower":
         return f"{value:{sign}.4g}"
     return f"{100 * value:{sign}.1f}"
 
 
 def draw(results: dict[str, Any]) -> bytes:
-    """The figures with their intervals as a PNG: shares on one side, perplexity or loss on the other."""
+    """A PNG of the metrics with their confidence intervals: rates in the left panel, perplexities in the right one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shares = [entry for entry in results["figures"] if entry["better"] == "higher"]
     losses = [entry for entry in results["figures"] if entry["figure"].startswith("perplexity")]
     panels = [(entries, what) for entries, what in ((shares, "share"), (losses, "perplexity")) if entries]
-    if not panels:  # lm-eval's alone, none of which is a mean over rows
+    if not panels:  # only metrics of lm-eval
         panels = [([], "share")]
     widths = [max(1, len(entries)) for entries, _ in panels]
     figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
@@ -120,16 +120,14 @@ def draw(results: dict[str, Any]) -> bytes:
         figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0], panels, strict=True
     ):
         for number, model in enumerate(models):
-            found = [entry["models"][model] for entry in entries]
-            places = [at + (number - (len(models) - 1) / 2) * 0.16 for at in range(len(entries))]
-            values = [one["value"] for one in found]
-            spread = [
-                [max(0.0, one["value"] - one["interval"][0]) for one in found],
-                [max(0.0, one["interval"][1] - one["value"]) for one in found],
+            estimates = [entry["models"][model] for entry in entries]
+            xs = [index + (number - (len(models) - 1) / 2) * 0.16 for index in range(len(entries))]
+            values = [estimate["value"] for estimate in estimates]
+            errors = [
+                [max(0.0, estimate["value"] - estimate["interval"][0]) for estimate in estimates],
+                [max(0.0, estimate["interval"][1] - estimate["value"]) for estimate in estimates],
             ]
-            axes.errorbar(
-                places, values, yerr=spread, fmt="o", capsize=3, label=model, color=COLOURS[number % 6]
-            )
+            axes.errorbar(xs, values, yerr=errors, fmt="o", capsize=3, label=model, color=COLORS[number % 6])
         axes.set_xticks(
             range(len(entries)), [entry["figure"].replace("_", "\n").replace("/", "\n") for entry in entries]
         )
@@ -137,7 +135,7 @@ def draw(results: dict[str, Any]) -> bytes:
         axes.set_ylabel(what, color=INK)
         if what == "share":
             axes.set_ylim(-0.02, 1.02)
-        elif max(one["value"] for entry in entries for one in entry["models"].values()) > 20:
+        elif max(estimate["value"] for entry in entries for estimate in entry["models"].values()) > 20:
             axes.set_yscale("log")
         axes.grid(color=GRID, linewidth=0.8, axis="y")
         axes.set_axisbelow(True)

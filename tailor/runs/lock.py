@@ -1,8 +1,8 @@
-"""One process at a time works on a run's folder. `.lock` says which.
+"""Lock a run folder, so that only one process at a time works on it. `.lock` names the process.
 
-On a local disk the system keeps the lock, and lets go of it when the process ends. Object stores have no
-locks, so there the file is a lease: its holder writes it anew every few seconds, and one that stays as it is
-was left by a dead process.
+On a local disk the lock is a file lock of the operating system, which is released when the process ends. Object stores
+have no locks, so there the file is a lease: its holder rewrites it every few seconds, and a lease that is not renewed
+belongs to a dead process.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from tailor.store import Store
 
 RENEW_SECONDS = 10.0
+"""Interval at which a lease is renewed."""
 LEASE_SECONDS = 45.0
-"""A lease that was not renewed for so long is nobody's."""
+"""A lease expires when it has not been renewed for this long."""
 SETTLE_SECONDS = 1.0
-"""After so long, of two processes that write at once, both see whose lease it became."""
+"""Time after which two processes that write a lease at the same moment both see which one was written last."""
 TRY_SECONDS = 1.0
-"""A local lock is tried for so long: one that only looks whether it is held holds it for a moment."""
+"""How long to retry a local lock: a process that only checks the lock also takes it for a moment."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that works, or worked, on a run."""
+    """The process that works, or has worked, on a run."""
 
     attempt: str
-    """Names this start of the command, whatever process numbers are used again."""
+    """Unique name of this start of the command, because process ids are reused."""
     user: str
     host: str
     pid: int
@@ -50,7 +51,7 @@ class Holder:
     renewed: float = 0.0
     """Seconds since the epoch, by the holder's clock."""
     processes: str = ""
-    """Where the process number counts: the system's start and its name space. Machines may share a host name."""
+    """Boot id and PID namespace, in which `pid` is valid: several machines may have the same host name."""
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
@@ -58,9 +59,9 @@ class Holder:
 
 @contextmanager
 def lock(run: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterator[str]:
-    """Hold the run's folder; gives the attempt's name. StoreError, with who holds it, when another process does.
+    """Lock the run folder; yields the name of the attempt. StoreError, which names the process, when another one has the lock.
 
-    `waiting` is told why, when a lease has to run out first.
+    waiting: called with a message when an old lease must first expire.
     """
     me = Holder(
         uuid.uuid4().hex, _user(), socket.gethostname(), os.getpid(), now(), time.time(), _processes()
@@ -70,7 +71,7 @@ def lock(run: Store, waiting: Callable[[str], None] = lambda _: None) -> Iterato
 
 
 def holder(run: Store) -> Holder | None:
-    """The process that is working on a run right now."""
+    """The process that works on the run now, or None."""
     if run.is_local:
         return _read(run) if run.exists(LOCK) and not _is_free(run) else None
     found = _read(run)
@@ -78,9 +79,9 @@ def holder(run: Store) -> Holder | None:
 
 
 def is_held_by(run: Store, attempt: str) -> bool:
-    """Whether an attempt still has the run. A worker that outlived its command must not write any more.
+    """Whether an attempt still has the lock. A worker that outlives its command must not write any more.
 
-    StoreError when the store does not say. An attempt that has no name needs no lock.
+    An empty attempt name means that no lock is needed. StoreError when the store does not respond.
     """
     found = _read(run)
     return not attempt or (found is not None and found.attempt == attempt)
@@ -89,7 +90,7 @@ def is_held_by(run: Store, attempt: str) -> bool:
 def _read(run: Store) -> Holder | None:
     if not run.exists(LOCK):
         return None
-    with suppress(ValueError, TypeError, FileNotFoundError):  # being made, or being removed
+    with suppress(ValueError, TypeError, FileNotFoundError):  # just being written or removed
         return Holder(**json.loads(run.read_bytes(LOCK)))
     return None
 
@@ -97,7 +98,7 @@ def _read(run: Store) -> Holder | None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # in a container the user may have no name
         return f"user {os.getuid()}"
 
 
@@ -112,7 +113,7 @@ def _processes() -> str:
 def _refusal(run: Store, found: Holder | None) -> StoreError:
     return StoreError(
         f"another process is working on the run at {run.url}" + (f": {found}" if found else ""),
-        hint="wait for it, end it, or set another save.to",
+        hint="wait until it ends, stop it, or set another save.to",
     )
 
 
@@ -120,7 +121,7 @@ def _refusal(run: Store, found: Holder | None) -> StoreError:
 def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[None]:
     import fcntl
 
-    run.append_text(LOCK, "")  # makes the file, and never replaces the one that another process has locked
+    run.append_text(LOCK, "")  # creates the file; must not replace a file that another process has locked
     with run.local_path(LOCK).open("r+b", buffering=0) as file:
         began = time.monotonic()
         while not _locked(run, file, fcntl.LOCK_EX):
@@ -128,18 +129,18 @@ def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
                 raise _refusal(run, _read(run))
             time.sleep(TRY_SECONDS / 20)
         try:
-            # Into the locked file itself: a new one in its place would not be locked.
+            # Write into the locked file itself: a file that replaces it would not be locked.
             file.write(json.dumps(asdict(me)).encode())
             file.truncate()
         except OSError as error:
             raise StoreError(
-                f"{run.url_of(LOCK)} cannot be written: {error}", hint="make room there"
+                f"{run.url_of(LOCK)} cannot be written: {error}", hint="free some space on its disk"
             ) from error
         yield
 
 
 def _locked(run: Store, file: IO[bytes], how: int) -> bool:
-    """Whether the lock could be taken. StoreError where the file system has none."""
+    """Try to take the lock; False when another process has it. StoreError when the file system does not support locks."""
     import fcntl
 
     try:
@@ -149,7 +150,7 @@ def _locked(run: Store, file: IO[bytes], how: int) -> bool:
             return False
         raise StoreError(
             f"{run.url_of(LOCK)} cannot be locked: {error}",
-            hint="set save.to to a folder whose file system has locks",
+            hint="set save.to to a folder on a file system that supports file locks (flock)",
         ) from error
     return True
 
@@ -157,7 +158,7 @@ def _locked(run: Store, file: IO[bytes], how: int) -> bool:
 def _is_free(run: Store) -> bool:
     import fcntl
 
-    with run.local_path(LOCK).open("rb") as file:  # one who only looks may have no right to write
+    with run.local_path(LOCK).open("rb") as file:  # read only: this user may have no write permission
         return _locked(run, file, fcntl.LOCK_SH)
 
 
@@ -180,7 +181,7 @@ def _lease(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
 
 
 def _release(run: Store, me: Holder) -> None:
-    with suppress(StoreError):  # what ended the run matters more
+    with suppress(StoreError):  # do not hide the error that ended the run
         if is_held_by(run, me.attempt):
             run.remove(LOCK)
 
@@ -190,7 +191,9 @@ def _wait_until_free(run: Store, waiting: Callable[[str], None]) -> None:
     if found is None or _is_dead(found):
         return
     began = time.monotonic()
-    waiting(f"{run.url} is held by {found}; waiting {LEASE_SECONDS:.0f} s at most to see whether it lives")
+    waiting(
+        f"{run.url} is locked by {found}; waiting up to {LEASE_SECONDS:.0f} s to see whether it is still running"
+    )
     while (seen := _read(run)) is not None:
         if seen != found:
             raise _refusal(run, seen)
@@ -200,7 +203,7 @@ def _wait_until_free(run: Store, waiting: Callable[[str], None]) -> None:
 
 
 def _is_dead(found: Holder) -> bool:
-    """Whether the process is known to be gone: it ran on this machine."""
+    """Whether the process has ended for certain, which is known only for a process of this machine."""
     if found.host != socket.gethostname() or not found.processes or found.processes != _processes():
         return False
     try:

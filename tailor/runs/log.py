@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: every metric record of a run, one JSON object per line, each with its wall-clock `time`."""
+"""`metrics.jsonl`: all metric records of a run, one JSON object per line, each with its wall-clock `time`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 REMOTE_FLUSH_SECONDS = 10.0
-"""An object store rewrites the whole object for each append, so lines are gathered there."""
+"""On an object store every append rewrites the whole file, so lines are collected for this long."""
 REMOTE_SHARE = 0.05
-"""Of the time, what such writing may take: a long run's log is written less often."""
+"""Maximum fraction of the time for this writing; the log of a long run is written less often."""
 
 
 def to_json(record: Record) -> str:
-    """One line of JSON. A NaN or an infinity becomes null, since JSON has neither."""
+    """A record as one line of JSON. NaN and infinity become null, as JSON has neither."""
     return json.dumps(_finite(record), allow_nan=False, separators=(",", ":"), default=str)
 
 
@@ -39,9 +39,9 @@ def _finite(value: Any) -> Any:
 
 
 class MetricsLog:
-    """The writing side. `after_step` is the step of the checkpoint that the run goes on from: what came later is removed.
+    """Writes the log. after_step: the step of the checkpoint from which the run resumes; later records are removed.
 
-    `allowed` is asked before each writing: StoreError when the run belongs to another process by now.
+    allowed: called before each write. StoreError when it returns False, because another process has taken over the run.
     """
 
     def __init__(
@@ -65,16 +65,13 @@ class MetricsLog:
             self._write_waiting()
 
     def flush(self) -> None:
-        """Returns when everything so far is in the file, and would outlive a loss of power.
-
-        StoreError when the run belongs to another process by now.
-        """
+        """Write all records to the file and to disk (fsync). StoreError when another process has taken over the run."""
         if not self._write_waiting():
             self._check()
         self._run.sync(METRICS)
 
     def _write_waiting(self) -> bool:
-        """Whether there was anything to write, and so the lock was asked."""
+        """Write the collected lines. Returns whether there were any, in which case the lock has been checked too."""
         with self._file_lock:
             with self._text_lock:
                 text, self._waiting = self._waiting, ""
@@ -92,7 +89,7 @@ class MetricsLog:
         if not self._allowed():
             raise StoreError(
                 f"another process has taken over the run at {self._run.url}",
-                hint="`tailor runs` shows how it stands",
+                hint="`tailor runs` shows its state",
             )
 
     def _put(self, text: str) -> None:
@@ -110,7 +107,7 @@ class MetricsLog:
 
 
 def before(records: Sequence[Record], step: int) -> list[Record]:
-    """The records up to the making of the checkpoint of `step`, or up to the first one of a later step."""
+    """The records up to the one about the checkpoint of `step`; without such a record, up to the last record of `step`."""
     kept: list[Record] = []
     for record in records:
         if record.get("step", 0) > step:
@@ -121,7 +118,7 @@ def before(records: Sequence[Record], step: int) -> list[Record]:
 
 
 def read(run: Store) -> list[Record]:
-    """Every record of a run, oldest first. A last line that is still being written is left out."""
+    """All records of a run, oldest first. An unfinished last line is left out."""
     if not run.exists(METRICS):
         return []
     *lines, _rest = run.read_text(METRICS).split("\n")
@@ -135,7 +132,8 @@ def _record(run: Store, number: int, line: str) -> Record:
         record = None
     if not isinstance(record, dict):
         raise StoreError(
-            f"{run.url_of(METRICS)}:{number}: this line is no record of a run", hint="remove the line"
+            f"{run.url_of(METRICS)}:{number}: the line is not a metric record (a JSON object)",
+            hint="remove the line",
         )
     return record
 

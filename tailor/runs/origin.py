@@ -1,6 +1,6 @@
-"""`origin.json`: where a run's first steps come from, when its recipe was changed on purpose on the way.
+"""`origin.json`: the changes of recipe of a run that `save.resume` has resumed with other values.
 
-A list, oldest first; each entry says from which checkpoint of which run the new recipe went on, and what it changed.
+A list, oldest first. Each entry names the checkpoint from which the run was resumed, and the keys that changed.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """One change of recipe."""
+    """One change of the recipe."""
 
     run: str
-    """URL of the run whose checkpoint was taken."""
+    """URL of the run whose checkpoint was loaded."""
     step: int
     checkpoint: str
     """URL of that checkpoint."""
     changes: dict[str, list[Any]]
     """Key -> old and new value."""
     first_step: int
-    """The step at which the present data begin: 0, or that of the last change of data or batches."""
+    """The step at which the current data start: 0, or the step of the last change of data or batches."""
 
 
 def origins(run: Store) -> list[Origin]:
-    """Every change of a run's recipe, oldest first."""
+    """All changes of a run's recipe, oldest first."""
     return [Origin(**entry) for entry in run.read_json(ORIGIN)] if run.exists(ORIGIN) else []
 
 
 def begin(run: Store, source: Store, origin: Origin) -> None:
-    """Let `run` go on from another run's checkpoint, with that run's history and its records up to there."""
+    """Write `origin.json` of `run`, including the changes of `source`, and copy the metric records of `source` up to the checkpoint."""
     entries = [entry for entry in origins(source) if entry != origin] + [origin]
     if run.url != source.url:
         kept = before(read(source), origin.step)
@@ -45,11 +45,11 @@ def begin(run: Store, source: Store, origin: Origin) -> None:
 
 
 def changed(origin: Origin) -> list[str]:
-    """The changes in words."""
+    """The changes as text, such as `optim.learning_rate: 0.0002 → 0.0001`."""
     return [f"{key}: {short(old)} → {short(new)}" for key, (old, new) in origin.changes.items()]
 
 
 def short(value: Any) -> str:
-    """A value in a message."""
-    text = "nothing" if value is None else str(value)
+    """A value for a message, at most 60 characters."""
+    text = "not set" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "…"

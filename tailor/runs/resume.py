@@ -1,4 +1,4 @@
-"""May a recipe go on in a folder that already holds a run?"""
+"""Decide whether a recipe may resume the run that is already in its folder."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ MAY_CHANGE = (
     "train.tiled_mlp",
     "train.compile",
 )
-"""Keys that leave the curve as it is. A section stands for all of its keys."""
+"""Keys that may always change on resume, because they do not change the loss curve. A section includes all of its keys."""
 
 
-ON_PURPOSE = (
+MAY_CHANGE_ON_REQUEST = (
     "data",
     "evaluate",
     "optim.learning_rate",
@@ -62,7 +62,7 @@ ON_PURPOSE = (
     "train.seed",
     "train.divergence",
 )
-"""Keys that a run may go on with when `save.resume` names it. The change is told and recorded."""
+"""Keys that may change when `save.resume` names the run. The change is reported, and recorded in `origin.json`."""
 
 BATCHES = (
     "data.train",
@@ -72,100 +72,102 @@ BATCHES = (
     "train.batch_tokens",
     "train.seed",
 )
-"""Keys that make other batches: with new values the data are begun from their start, as with other rows."""
+"""Keys that determine the batches. After a change training starts at the beginning of the data, as with other rows."""
 
-LEFT_OVER = (LOCK, PLAN, STATUS, ORIGIN, METRICS, LOGS, TOKENS)
-"""What a run may leave that ended before its recipe was written."""
+LEFTOVERS = (LOCK, PLAN, STATUS, ORIGIN, METRICS, LOGS, TOKENS)
+"""Files and folders of a run that ended before it wrote its recipe."""
 
 
-def check_place(recipe: Recipe, run: Store) -> None:
-    """Raises StoreError when a folder without a run holds anything else: a run would mix with it, or replace it."""
+def check_folder(recipe: Recipe, run: Store) -> None:
+    """StoreError when the folder is not a run folder but contains other files, which a run would mix with or replace."""
     if run_folder.holds_run(run) and run.exists(PLAN):
         return
-    expected = {*LEFT_OVER}
+    expected = {*LEFTOVERS}
     if recipe.data.store is not None and (inside := Store(recipe.data.store).url).startswith(run.url + "/"):
         expected.add(inside.removeprefix(run.url + "/").split("/")[0])
     others = [name for name in run.names() if name not in expected and not name.startswith(".")]
     if others:
         more = ", …" if len(others) > 3 else ""
         raise StoreError(
-            f"{run.url} is not empty and holds no run; it has {', '.join(others[:3])}{more}",
-            hint=f"give the run a folder of its own, such as save.to: {run.join('run').url}",
+            f"{run.url} is not empty and not a run folder; it contains {', '.join(others[:3])}{more}",
+            hint=f"set save.to to an empty or new folder, such as save.to: {run.join('run').url}",
         )
 
 
 def check(recipe: Recipe, run: Store) -> Origin | None:
-    """May the recipe go on in this folder? The change of recipe that it begins with, when that was asked for.
+    """Check whether the recipe may run in this folder. Returns the change of recipe if `save.resume` requests one.
 
-    Raises StoreError when the folder's run is of another recipe, when `save.resume` is `never`, and when the
-    run that `save.resume` names cannot be gone on with. An attempt that left no checkpoint may be replaced.
+    StoreError when the folder's run has another recipe, when it has any run and `save.resume` is `never`, or when
+    the run that `save.resume` names cannot be resumed. A run without a checkpoint may be replaced.
     """
     if recipe.save.resume not in ("auto", "never"):
-        # A run with checkpoints of its own needs the other one no more.
+        # Once the run has checkpoints of its own, it no longer needs the run that save.resume names.
         is_other = Store(recipe.save.resume).url != run.url
-        source = run if is_other and begun(run) else run_folder.find(recipe.save.resume)
-        return _on_purpose(recipe, run, source, made_before=is_other and begun(run))
+        has_own = is_other and has_progress(run)
+        source = run if has_own else run_folder.find(recipe.save.resume)
+        return _requested_change(recipe, run, source, has_own=has_own)
     if not run_folder.holds_run(run):
         return None
     if recipe.save.resume == "never":
         raise StoreError(
-            f"{run.url} already holds a run, and save.resume is never",
+            f"{run.url} already contains a run, and save.resume is never",
             hint="set another save.to, remove the folder, or set save.resume: auto",
         )
-    if not begun(run):
-        return None  # nothing of the earlier attempt is worth going on with
-    if found := differences(_recipe_of(run), recipe):
-        refused = [key for key, _, _ in found if _bound(key)]
+    if not has_progress(run):
+        return None  # the earlier attempt left nothing to resume
+    if changes := differences(_recipe_of(run), recipe):
+        fixed = [key for key, _, _ in changes if _is_fixed(key)]
         raise StoreError(
-            f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
-            hint="set another save.to for the new run, or put the keys back to go on with the old one"
-            + ("" if refused else f", or set save.resume: {run.url} to go on with these changes"),
+            f"{run.url} contains a run with another recipe. These keys differ:\n{_lines(changes)}",
+            hint="set another save.to for a new run, or restore the old values to resume the old run"
+            + ("" if fixed else f", or set save.resume: {run.url} to resume with these changes"),
         )
     return None
 
 
-def begun(run: Store) -> bool:
-    """Whether the run has something of its own to go on from."""
+def has_progress(run: Store) -> bool:
+    """Whether the run has a checkpoint or a final artifact."""
     return bool(run_folder.checkpoints(run)) or run_folder.artifact(run) is not None
 
 
-def _on_purpose(recipe: Recipe, run: Store, source: Store, *, made_before: bool) -> Origin | None:
-    if made_before:
-        if found := differences(_recipe_of(run), recipe):
+def _requested_change(recipe: Recipe, run: Store, source: Store, *, has_own: bool) -> Origin | None:
+    """The change of recipe with which `run` resumes `source`. has_own: `run` already has checkpoints of its own."""
+    if has_own:
+        if changes := differences(_recipe_of(run), recipe):
             raise StoreError(
-                f"{run.url} holds a run of another recipe. These keys differ:\n{_lines(found)}",
-                hint=f"set another save.to, or save.resume: {run.url} to go on from this run",
+                f"{run.url} contains a run with another recipe. These keys differ:\n{_lines(changes)}",
+                hint=f"set another save.to, or set save.resume: {run.url} to resume this run with the changes",
             )
         return None
     saved = run_folder.checkpoints(source)
     if not saved:
         raise StoreError(
-            f"save.resume names {source.url}, which has no checkpoint to go on from",
-            hint="train it further, or take its adapter by model.warm_start",
+            f"save.resume names {source.url}, which has no checkpoint to resume from",
+            hint="train it until its first checkpoint, or load its adapter with model.warm_start",
         )
-    found = differences(_recipe_of(source), recipe)
-    if refused := [entry for entry in found if _bound(entry[0])]:
+    changes = differences(_recipe_of(source), recipe)
+    if fixed := [change for change in changes if _is_fixed(change[0])]:
         raise StoreError(
-            f"{source.url} cannot go on with other values of these keys:\n{_lines(refused)}\n"
-            "its weights and its optimizer's state belong to them",
-            hint="put them back, or begin anew from its weights with model.warm_start",
+            f"{source.url} cannot be resumed with other values of these keys:\n{_lines(fixed)}\n"
+            "its weights and optimizer state depend on them",
+            hint="restore the old values, or start a new run from its weights with model.warm_start",
         )
     step = run_folder.step_of(saved[-1])
-    new_batches = any(_is_of(key, BATCHES) for key, _, _ in found)
+    new_batches = any(_is_of(key, BATCHES) for key, _, _ in changes)
     earlier = origins(source)
     return Origin(
         run=source.url,
         step=step,
         checkpoint=source.join(CHECKPOINTS, saved[-1]).url,
-        changes={key: [old, new] for key, old, new in found},
+        changes={key: [old, new] for key, old, new in changes},
         first_step=step if new_batches else earlier[-1].first_step if earlier else 0,
     )
 
 
 def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
-    """The origin, with the training data begun from their start where they are other ones, whatever the recipe says.
+    """Update the origin after the data are prepared: with other training rows, training starts at the beginning of the data.
 
-    None where nothing at all is other than before.
+    Returns None when neither the recipe nor the data have changed.
     """
     before = Store(origin.run).read_json(PLAN)
     if before["train_fingerprint"] != tokens.train_fingerprint:
@@ -178,14 +180,16 @@ def _recipe_of(run: Store) -> Recipe:
     return load_recipe(run.local_path(RECIPE), check_files=False)
 
 
-def _lines(found: list[tuple[str, Any, Any]]) -> str:
-    return "\n".join(f"  {key}: {short(before)} there, {short(now)} here" for key, before, now in found)
+def _lines(changes: list[tuple[str, Any, Any]]) -> str:
+    return "\n".join(
+        f"  {key}: {short(before)} in the run, {short(now)} in this recipe" for key, before, now in changes
+    )
 
 
 def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
-    """Raises StoreError when the checkpoint to go on from stands on other data or another arithmetic than the plan.
+    """StoreError when the checkpoint to resume from was trained with other data or another precision than the plan's.
 
-    Other data are right where the change was asked for.
+    origin: the requested change of recipe, which allows other data.
     """
     source = run if origin is None else Store(origin.run)
     if not run_folder.checkpoints(source):
@@ -193,25 +197,25 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     before, now = source.read_json(PLAN), plan.as_dict()
     if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
-            f"{run.url} holds checkpoints of other data: its rows, the tokenizer or the template have changed since",
-            hint="bring the data back to go on, set another save.to for the new run, "
-            f"or set save.resume: {run.url} to go on with the new data",
+            f"{run.url} has checkpoints trained on other data: the rows, the tokenizer or the chat template have changed",
+            hint="restore the data to resume the run, set another save.to for a new run, "
+            f"or set save.resume: {run.url} to resume with the new data",
         )
     for key in ("precision", "frozen_dtype"):
         if before[key] != now[key]:
             raise StoreError(
-                f"{source.url} holds checkpoints trained with {key} {before[key]}; here it would be {now[key]}",
-                hint=f"set train.precision: {before['precision']} to go on, or set another save.to for the new run",
+                f"{source.url} has checkpoints trained with {key} {before[key]}, but the plan has {now[key]}",
+                hint=f"set train.precision: {before['precision']} to resume, or set another save.to for a new run",
             )
     if origin is not None and plan.steps <= origin.step:
         raise StoreError(
-            f"{source.url} has done {origin.step} steps, and this recipe ends after {plan.steps}",
+            f"{source.url} has already trained {origin.step} steps, but this recipe ends after {plan.steps}",
             hint="raise train.steps, train.epochs or train.tokens",
         )
 
 
 def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) of every key that differs and may not."""
+    """(key, old value, new value) of every key that differs but may not change on resume."""
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     keys = sorted(old.keys() | new.keys())
     return [
@@ -225,9 +229,9 @@ def _may_change(key: str) -> bool:
     return _is_of(key, MAY_CHANGE)
 
 
-def _bound(key: str) -> bool:
-    """Whether the checkpoints of a run are of no use with another value of the key."""
-    return not _is_of(key, ON_PURPOSE)
+def _is_fixed(key: str) -> bool:
+    """Whether a run's checkpoints cannot be used with another value of the key."""
+    return not _is_of(key, MAY_CHANGE_ON_REQUEST)
 
 
 def _is_of(key: str, names: tuple[str, ...]) -> bool:

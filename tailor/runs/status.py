@@ -1,4 +1,4 @@
-"""`status.json`: how a run stands, and how long each part of it took."""
+"""`status.json`: the state of a run, and the duration of each phase before its first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ State = Literal["running", "finished", "failed", "interrupted"]
 
 @dataclass
 class Status:
-    """How a run stands. Times are ISO 8601 in UTC."""
+    """The state of a run. Times are ISO 8601 in UTC."""
 
     state: State
     started: str
@@ -26,11 +26,11 @@ class Status:
     steps: int = 0
     error: str | None = None
     resumed_from: int | None = None
-    """Step of the checkpoint that the run went on from."""
+    """Step of the checkpoint from which the run resumed."""
     failures: list[dict[str, str]] = field(default_factory=list)
-    """Workers that failed and were started again: time and error of each."""
+    """Time and error of each failure after which the workers were restarted."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds of each part from the command to the first step, in order."""
+    """Seconds of each phase from the start of the command to the first step, in order."""
 
     def write(self, run: Store) -> None:
         run.write_json(STATUS, asdict(self))
@@ -41,7 +41,7 @@ class Status:
 
 
 def state_of(run: Store, status: Status | None) -> str:
-    """The run's state. One that says it is running, with no process at work on it, was stopped from outside."""
+    """The state of a run: `stopped` if `status.json` says `running` but no process works on it, as after a kill."""
     if status is None:
         return "unknown"
     if status.state == "running" and holder(run) is None:
@@ -50,6 +50,6 @@ def state_of(run: Store, status: Status | None) -> str:
 
 
 def step_of(status: Status, records: list[Record]) -> int:
-    """The newest step: status.json is written every few seconds only."""
+    """The last step. Taken from the metrics, because `status.json` is written only every few seconds."""
     train = of_kind(records, "train")
     return int(train[-1]["step"]) if train else status.step

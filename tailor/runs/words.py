@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as people read them."""
+"""Format numbers, sizes and times for messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """3.2 s, 1 min 05 s, 2 h 03 min."""
+    """A duration: 3.2 s, 1 min 05 s, 2 h 03 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """812, 3.41k, 12.0M: three digits."""
+    """A number with three significant digits: 812, 3.41k, 12.0M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             scaled = value / limit
@@ -35,7 +35,7 @@ def number(value: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in binary units."""
+    """A number of bytes in binary units: 512 MiB, 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit in ("B", "KiB", "MiB") else f"{count:.1f} {unit}"
@@ -52,11 +52,12 @@ _MEASURED = {
 
 
 def measured(record: Mapping[str, Any]) -> list[str]:
-    """What a record says of its method's figures, such as `token accuracy 93.1%`."""
+    """The method's metrics in a record as texts, such as `token accuracy 93.1%`."""
     return [words.format(record[name]) for name, words in _MEASURED.items() if record.get(name) is not None]
 
 
 def now() -> str:
+    """The current time as ISO 8601 in UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 

@@ -1,1 +1,3 @@
-"""Recipes: what a YAML file may say, and how it is read and judged. Imports pydantic and yaml only."""
+"""Specs of recipes, evaluation files and cluster files: their keys, how a file is read, and the rules between keys.
+Imports pydantic and yaml only.
+"""

@@ -1,12 +1,12 @@
 """Where the keys of other trainers' configurations belong in a recipe.
 
-The left side is a key of transformers' TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune, Unsloth or
-FlagEmbedding; the right side is a recipe's key, with the value to write where the two differ.
+The keys are those of transformers' TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune, Unsloth and
+FlagEmbedding.
 """
 
 from __future__ import annotations
 
-_BELONGS: dict[str, str] = {
+_KEYS: dict[str, str] = {
     "model.path": "base_model base_model_config model_name model_name_or_path model_id pretrained_model",
     "model.revision": "model_revision revision_of_model",
     "model.dtype": "torch_dtype model_dtype",
@@ -90,30 +90,30 @@ _BELONGS: dict[str, str] = {
     "track": "report_to logger metric_logger loggers",
 }
 
-BELONGS: dict[str, str] = {name: key for key, names in _BELONGS.items() for name in names.split()}
-"""Peer's key -> a recipe's key."""
+ALIASES: dict[str, str] = {name: key for key, names in _KEYS.items() for name in names.split()}
+"""Key of another trainer -> key of a recipe."""
 
-SAYS: dict[str, str] = {
+MIGRATION_HINTS: dict[str, str] = {
     "load_in_4bit": "write model.quantize: {type: nf4}",
     "load_in_8bit": "write model.quantize: {type: int8}",
     "bf16": "write train.precision: bf16",
     "fp16": "write train.precision: fp16",
     "per_device_train_batch_size": "write train.batch_size, the global batch over all workers "
-    "(train.micro_batch_size is the part of one forward pass)",
-    "per_device_eval_batch_size": "evaluation batches follow from the plan",
-    "eval_batch_size": "evaluation batches follow from the plan",
-    "gradient_accumulation_steps": "accumulation follows from train.batch_size, the global batch",
-    "logging_steps": "every step is logged",
+    "(train.micro_batch_size is the number of rows in one forward pass)",
+    "per_device_eval_batch_size": "leave it out: the plan chooses the evaluation batches",
+    "eval_batch_size": "leave it out: the plan chooses the evaluation batches",
+    "gradient_accumulation_steps": "leave it out: the number of accumulation steps follows from train.batch_size, the global batch",
+    "logging_steps": "leave it out: every step is logged",
     "save_strategy": "write save.every: N for a checkpoint every N steps",
     "eval_strategy": "write evaluate.every: N for an evaluation every N steps",
     "evaluation_strategy": "write evaluate.every: N for an evaluation every N steps",
     "precompute_ref_log_probs": "write method.reference: precomputed",
-    "group_by_length": "write data.pack: false; then rows of like lengths share a batch",
-    "shuffle": "training rows are always shuffled, by train.seed",
-    "deepspeed": "write scale.strategy: {name: deepspeed, stage: 2}, with config: for a DeepSpeed JSON of yours",
+    "group_by_length": "write data.pack: false; then rows of similar length share a batch",
+    "shuffle": "leave it out: training rows are always shuffled, with train.seed",
+    "deepspeed": "write scale.strategy: {name: deepspeed, stage: 2}, with config: FILE for your own DeepSpeed JSON",
     "fsdp": "write scale.strategy: fsdp",
 }
-"""Peer's key -> what to write, where the key alone does not say it."""
+"""Key of another trainer -> what to write, where another key alone is not the answer."""
 
 SECRETS = frozenset(
     (
@@ -122,4 +122,4 @@ SECRETS = frozenset(
         *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
     )
 )
-"""Keys of secrets, which stand in the environment."""
+"""Names of keys that hold secrets. Secrets belong in environment variables."""

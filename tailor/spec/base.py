@@ -1,4 +1,4 @@
-"""The base of every section of a file, and of a whole file."""
+"""Base classes: of every section of a file, and of a whole file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tailor.registry import Registry
 
 
 class Section(BaseModel):
-    """Unknown keys are errors, values never change, and a field's docstring is its help text."""
+    """Base of all sections.
+
+    Unknown keys are errors, instances are immutable, and a field's docstring is its help text.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -25,30 +28,32 @@ class Section(BaseModel):
 
 
 class File(Section):
-    """A whole file, and the words for it in messages."""
+    """Base of whole files. The class variables are used in messages."""
 
     noun: ClassVar[str]
+    """What a file of this kind is called, such as `recipe`."""
     folder: ClassVar[str]
-    """Where files of this kind are looked for when one is not found."""
+    """Folder in which messages look for similar names when a file is missing."""
     example: ClassVar[str]
-    """Keys of its first level."""
+    """Two keys of the first level, as an example."""
     start: ClassVar[str]
-    """How to get a first one."""
-    where_secrets_stand: ClassVar[str]
-    belongs: ClassVar[Mapping[str, str]]
-    """Another tool's key -> the key here."""
-    says: ClassVar[Mapping[str, str]]
-    """Another tool's key -> what to write, where the key alone does not say it."""
+    """How to get a first file of this kind."""
+    secrets_location: ClassVar[str]
+    """Where secrets belong, since they must not be in the file."""
+    aliases: ClassVar[Mapping[str, str]]
+    """Key of another tool -> the key here that has its meaning."""
+    migration_hints: ClassVar[Mapping[str, str]]
+    """Key of another tool -> what to write, where another key alone is not the answer."""
 
 
 class NameOf:
     """Annotation of a key whose value is a name of a registry: built in, or registered by another package.
 
-    The names are asked for when a value is checked, not when the class is made.
+    The names are looked up when a value is checked, not when the class is defined.
     """
 
     def __init__(self, registry: Registry[Any], *others: str) -> None:
-        """others: what the key may be besides."""
+        """others: further values that the key accepts, such as `auto`."""
         self._registry = registry
         self._others = others
 
@@ -65,7 +70,7 @@ class NameOf:
         return {**handler(schema), "enum": list(self.names)}
 
     def _check(self, value: str) -> str:
-        # Built-in names first: those of other packages take tens of milliseconds to find.
+        # Built-in names first: finding those of other packages takes tens of milliseconds.
         if value not in self._others and value not in self._registry:
             raise ValueError(f"not one of {', '.join(self.names)}")
         return value

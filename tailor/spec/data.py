@@ -1,4 +1,4 @@
-"""`data`: where the rows come from and how they become token examples."""
+"""`data`: the training and evaluation rows, and how they become token examples."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tailor.registry import Registry
 from tailor.spec.base import NameOf, Section
 
 Kind = Literal["examples", "texts", "pairs", "rated", "relevance"]
-"""A kind of rows. A format gives rows of one kind, and a method names the kinds that it reads."""
+"""The kind of a row. Each format produces one kind; each method names the kinds that it reads."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 EXAMPLES: Kind = "examples"
-"""Examples to learn: a conversation, or a prompt with its response."""
+"""Examples for next-token training: a conversation, or a prompt with its response."""
 TEXTS: Kind = "texts"
-"""Plain texts. They are examples too: a method that reads examples reads them."""
+"""Plain texts. A method that reads examples reads plain texts too."""
 PAIRS: Kind = "pairs"
-"""A chosen and a rejected answer to a prompt."""
+"""A prompt with a chosen and a rejected answer."""
 RATED: Kind = "rated"
-"""An answer to a prompt, and a label."""
+"""A prompt with one answer and a label."""
 RELEVANCE: Kind = "relevance"
-"""A query, texts that answer it, and texts that do not."""
+"""A query, texts that answer it (positives), and texts that do not (negatives)."""
 
 _BUILTIN: dict[str, tuple[Kind, str]] = {
     "messages": (EXAMPLES, "messages:MESSAGES"),
@@ -49,114 +49,143 @@ _BUILTIN: dict[str, tuple[Kind, str]] = {
 }
 
 FORMAT_KINDS: dict[str, Kind] = {name: kind for name, (kind, _) in _BUILTIN.items()}
-"""Built-in format -> the kind of its rows, so that a recipe is checked without loading a format."""
+"""Built-in format -> the kind of its rows. With it a recipe is checked without importing the format."""
 
 FORMATS: Registry[Any] = Registry(
     "tailor.formats", {name: f"tailor.encode.formats.{code}" for name, (_, code) in _BUILTIN.items()}
 )
-"""All formats by name. Here only names are asked for; `tailor.encode.formats` loads them."""
+"""All formats by name. This module uses only the names; `tailor.encode.formats` imports the code."""
 
 
 def is_read(kind: Kind, kinds: Sequence[Kind]) -> bool:
-    """Whether a method that reads `kinds` reads rows of this kind."""
+    """Whether a method that reads `kinds` can read rows of this kind."""
     return kind in kinds or (kind == TEXTS and EXAMPLES in kinds)
 
 
 def builtin_formats(kinds: Sequence[Kind]) -> tuple[str, ...]:
-    """The built-in formats of these kinds, those of the first kind first."""
+    """The built-in formats of these kinds, in the order of `kinds`."""
     return tuple(
         name
-        for wanted in dict.fromkeys(kinds)
+        for requested in dict.fromkeys(kinds)
         for name, kind in FORMAT_KINDS.items()
-        if is_read(kind, (wanted,))
+        if is_read(kind, (requested,))
     )
 
 
 class Source(Section):
-    """One set of rows."""
+    """One source of rows."""
 
     path: str = Field(min_length=1)
-    """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
+    """A file, a folder, a glob pattern, an fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset.
+    """
 
     format: Annotated[str, NameOf(FORMATS, "auto")] = "auto"
-    """What a row means. `auto` looks at the first rows and says which it took."""
+    """How a row is read: the names and meaning of its fields. `auto` detects the format from the first rows and
+    reports it.
+    """
 
     columns: dict[str, str] = {}
-    """Where a format's fields stand in these rows, as `field: column`, for example `prompt: question`."""
+    """Renames columns: `field: column` for each field of the format that has another name in these rows, for example
+    `prompt: question`.
+    """
 
     subset: str | None = Field(None, min_length=1)
-    """Configuration name of a Hugging Face dataset."""
+    """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
 
     split: str = Field("train", min_length=1)
     """Split of a Hugging Face dataset."""
 
     weight: float = Field(1.0, gt=0)
-    """How often an epoch shows these rows: 2.0 shows each twice, 0.5 half of them."""
+    """How often one epoch shows the rows of this source: 2.0 shows each row twice, 0.5 shows half of them. Use it to
+    balance sources.
+    """
 
     limit: int | None = Field(None, ge=1)
-    """Read only this many rows, from the start."""
+    """Use only the first N rows. Default: all rows."""
 
 
 class Budget(Section):
-    """What share of the rows may be lost before the run is refused. Every loss is counted and named."""
+    """Largest share of a source's rows that may be lost, from 0 to 1.
+
+    If more are lost, preparation fails. The data report lists every loss.
+    """
 
     unreadable: float = Field(0.0, ge=0, le=1)
-    """Rows that cannot be read: bad JSON, missing keys, wrong types, empty conversations."""
+    """Rows that cannot be read: bad JSON, missing keys, wrong types, empty conversations. Raise it for data that you
+    know to be damaged in part.
+    """
 
     dropped: float = Field(0.05, ge=0, le=1)
-    """Readable rows left out: too long with `on_long: drop`, nothing to supervise, or a pair of equal answers."""
+    """Readable rows that are left out: too long with `on_long: drop`, without any supervised token, or a preference
+    pair with two equal answers.
+    """
 
     truncated: float = Field(1.0, ge=0, le=1)
-    """Rows cut with `on_long: truncate`."""
+    """Rows that are shortened by `on_long: truncate`. The default 1.0 sets no limit."""
 
 
 class Chunk(Section):
-    """How `on_long: chunk` cuts. Every token is learned once, in the first chunk that holds it."""
+    """How `on_long: chunk` cuts a long example.
+
+    Chunks may overlap, but each token counts in the loss only once, in the first chunk that has it.
+    """
 
     overlap: int = Field(1, ge=1)
-    """Tokens of the chunk before that a chunk begins with, as context. With one, a chunk begins where the other ends."""
+    """Tokens that a chunk repeats from the end of the previous chunk, as context. Raise it to give the start of each
+    chunk more context; the repeated tokens cost compute.
+    """
 
     min_length: int = Field(2, ge=2)
-    """Shortest chunk, in tokens: a shorter last one reaches further back into the one before."""
+    """Shortest chunk, in tokens. If the last chunk would be shorter, it repeats more of the previous one."""
 
 
 class Retrieve(Section):
-    """How `on_long: retrieve` chooses among the passages of a long prompt.
+    """How `on_long: retrieve` shortens a long prompt: it keeps only the passages that are relevant to the question.
 
-    The end of the prompt is the question. It stays with all that follows, and so does the first passage; of the
-    others those stay, in their order, that suit the question best and fit: by BM25 (k1 0.9, b 0.4), which counts the
-    words that they share, or by the cosine of an embedder's embeddings.
+    The end of the prompt is the question. The question, everything after it and the first passage are always kept.
+    The other passages are ranked by BM25 (k1 0.9, b 0.4) or by the cosine similarity of an embedder's embeddings; the
+    best that fit are kept, in their original order.
     """
 
     passage: int = Field(128, ge=8)
-    """Tokens of a passage."""
+    """Length of a passage, in tokens."""
 
     question: int = Field(64, ge=1)
-    """Tokens before the answer that are the question."""
+    """Number of tokens right before the answer that are taken as the question."""
 
     embedder: str | None = Field(None, min_length=1)
-    """What scores passages in BM25's place: a run that was trained with gritlm, its adapter or model folder, or a
-    sentence-transformers model, by a folder, a URL or an id of the hub. It computes on CPUs: take a small one."""
+    """Embedding model that scores the passages: a run trained with gritlm, its adapter or model folder, or a
+    sentence-transformers model, given as a folder, a URL or a hub id. It runs on CPU, so choose a small one. Default:
+    BM25, without a model.
+    """
 
     query_instruction: str | None = Field(None, min_length=1)
-    """Instruction of the question, for an embedder of gritlm. A sentence-transformers model declares its own prompts."""
+    """Instruction before the question, for a gritlm embedder. Default: none. A sentence-transformers model has its
+    own prompts.
+    """
 
 
 class Data(Section):
-    """Rows, and how they become token examples."""
+    """The training and evaluation rows, and how they become token examples."""
 
     train: list[Source] = Field(min_length=1)
-    """Sources to train on."""
+    """Sources of the training rows."""
 
     evaluation: list[Source] = []
-    """Sources to evaluate on."""
+    """Sources of the evaluation rows. Default: none. Use `holdout` instead to take evaluation rows from the training
+    sources.
+    """
 
     holdout: float | None = Field(None, gt=0, lt=1)
-    """Share of the training rows kept for evaluation, chosen by a hash of the row's content, so that it is stable.
-    Answers to one prompt, and passages of one query, stay together."""
+    """Share of the training rows that is kept for evaluation and not trained on, for example 0.05. Rows are chosen by
+    a hash of their content, so the choice is the same in every run. All answers to one prompt, and all passages of
+    one query, stay on the same side. Default: none.
+    """
 
     template: str | None = Field(None, min_length=1)
-    """Chat template: a built-in name (`tailor init --templates` lists them), a Jinja file, or none for the model's own."""
+    """Chat template: a built-in name (`tailor init --templates` lists them) or a Jinja file. Default: the model's own
+    template. Set it for a base model that has none.
+    """
 
     template_arguments: dict[str, Any] = {}
     """Variables of the chat template, such as `enable_thinking: false`. They are saved with the template, as defaults."""
@@ -166,26 +195,34 @@ class Data(Section):
     learned reasoning the chat template does not write is refused. `drop`: it is removed from all rows."""
 
     max_length: int = Field(2048, ge=8)
-    """Longest example, and the length of a packed row, in tokens. A pair that is longer gets a row of its own."""
+    """Longest example, in tokens, and the length of a packed row. A preference pair whose answers together are longer
+    gets a row of its own. Longer examples need more GPU memory; see `on_long` for what exceeds the limit.
+    """
 
     on_long: Literal["drop", "truncate", "chunk", "retrieve"] = "drop"
-    """What happens to an example over `max_length`. `chunk` cuts it into pieces and loses nothing; `retrieve` keeps the
-    passages of a long prompt that suit its question.
+    """What happens to an example longer than `max_length`: `drop` leaves it out, `truncate` shortens it, `chunk`
+    splits it into several examples without losing tokens, `retrieve` keeps the passages of a long prompt that are
+    relevant to its question.
 
-    An answer of preference data is cut with its prompt's start and its own end, and can be no chunk.
+    With preference data, `truncate` removes the start of the prompt and the end of the answer; `chunk` is not
+    possible.
     """
 
     chunk: Chunk | None = None
-    """How `on_long: chunk` cuts."""
+    """Settings of `on_long: chunk`."""
 
     retrieve: Retrieve | None = None
-    """How `on_long: retrieve` chooses."""
+    """Settings of `on_long: retrieve`."""
 
     pack: bool = True
-    """Put several examples into one row. Examples never see each other, and nothing is cut to fit."""
+    """Put several examples into one row of `max_length` tokens, so that less compute is spent on padding. Attention
+    is limited to each example, and no example is split to fit.
+    """
 
     budget: Budget = Budget()
-    """What share of the rows may be lost."""
+    """Largest share of a source's rows that may be lost before preparation fails."""
 
     store: str | None = Field(None, min_length=1)
-    """Where prepared tokens are kept, an fsspec URL. Default: `tokens` beside the run's folder."""
+    """Folder or fsspec URL where tokenized rows are stored and reused by later runs. Default: `tokens` beside the
+    run's folder.
+    """

@@ -10,32 +10,38 @@ from tailor.spec.tasks.retrieval import Searched
 
 
 class Generation(Section):
-    """Answers generated before and after training, compared with the reference answers."""
+    """Exact match of generated answers with the reference answers, before and after training."""
 
     limit: int = Field(100, ge=1)
-    """Evaluation conversations to answer, from the start."""
+    """Number of evaluation conversations to answer, taken from the start. Generation is slow: keep it small."""
 
     max_new_tokens: int = Field(64, ge=1)
-    """Longest answer, in tokens."""
+    """Longest generated answer, in tokens. Longer answers are cut."""
 
     batch_size: int = Field(16, ge=1)
-    """Answers generated at once."""
+    """Answers generated at once. Lower it if generation runs out of GPU memory."""
 
     samples: int = Field(5, ge=0)
-    """Answers shown at the end."""
+    """Generated answers that are printed at the end of the run."""
 
 
 class Evaluate(Section):
-    """Loss, perplexity and token accuracy on the evaluation data; generated answers and retrieval if asked for."""
+    """Loss, perplexity and token accuracy on the evaluation data; generated answers and retrieval if configured."""
 
     every: int | None = Field(None, ge=1)
-    """Steps between evaluations. Default: only at the end. Needs `data.evaluation`, `data.holdout` or `evaluate.retrieval`."""
+    """Steps between evaluations. Default: only after the last step. Needs `data.evaluation`, `data.holdout` or
+    `evaluate.retrieval`.
+    """
 
     generation: Generation | None = None
-    """Exact match of generated answers, before and after training."""
+    """Measure the exact match of generated answers before and after training. Default: off."""
 
     retrieval: Searched | None = None
-    """A small collection that is searched before training and at every evaluation, for methods that train embeddings."""
+    """A small retrieval collection that is evaluated before training and at every evaluation. Only for methods that
+    train embeddings. Default: off.
+    """
 
     final: Suite | None = None
-    """What the finished run is evaluated by, beside its base; the keys are those of an evaluation file."""
+    """Evaluation of the finished run, compared with its base model. It has the same keys as an evaluation file.
+    Default: off.
+    """

@@ -1,4 +1,4 @@
-"""`export`: what is handed over when the run has finished."""
+"""`export`: what is pushed to the Hugging Face hub when the run has finished."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from tailor.spec.base import Section
 
 
 class Export(Section):
-    """What is handed over when the run has finished. `tailor export` and `tailor push` do it later, or again."""
+    """What is pushed to the Hugging Face hub when the run has finished.
+
+    `tailor export` and `tailor push` do the same at any later time.
+    """
 
     push_to_hub: str | None = Field(None, min_length=1)
-    """Repository `owner/name` of the Hugging Face hub that the artifact goes to, with its card. Needs `HF_TOKEN` in the environment."""
+    """Hub repository `owner/name` to which the trained model and its model card are pushed. Needs `HF_TOKEN` in the
+    environment. Default: nothing is pushed.
+    """
 
     weights: Literal["adapter", "merged"] | None = None
-    """Push the adapter (the default), or a model with the adapter merged into the base. Needs an adapter."""
+    """What is pushed for a run with an adapter: the `adapter` (the default), or the base model with the adapter
+    `merged` into it.
+    """
 
     private: bool = True
-    """Make a new repository private."""
+    """Make the repository private if it is created by this push."""

@@ -1,4 +1,4 @@
-"""A recipe file (or another) -> a `Recipe` (or another spec), or every problem at once."""
+"""Read a recipe (or another file) into its spec class, or raise RecipeError with every problem."""
 
 from __future__ import annotations
 
@@ -26,44 +26,45 @@ from tailor.spec.suite import Suite
 FileT = TypeVar("FileT", bound=File)
 
 Rule = Callable[[Document, set[str]], list[Problem]]
-"""What is wrong with a document, beside the keys that have a problem already."""
+"""Function (document, keys that are wrong already) -> the further problems of the document."""
 RULES: tuple[Rule, ...] = (recipe_rules.problems, files.problems, deepspeed.problems)
-"""Those of recipes. All but the first ask for files."""
+"""The rules of recipes. All but the first look at files."""
 
 
 def load_recipe(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), *, check_files: bool = True
 ) -> Recipe:
-    """Reads a recipe and its base, applies `section.key=value` overrides and judges the whole.
+    """Read a recipe and its base, apply `section.key=value` overrides, and validate the result.
 
-    `check_files=False` does not ask whether local data, models and templates are there: for the recipe of a
-    run that is over. Raises RecipeError with every problem.
+    check_files: False skips the checks that local data, models and templates exist, for the recipe of a finished run.
+
+    Raises RecipeError with every problem.
     """
     return judge(read(path, Recipe, overrides), Recipe, RULES if check_files else RULES[:1])
 
 
 def read(path: str | os.PathLike[str], root: type[File], overrides: Sequence[str] = ()) -> Document:
-    """A file's values on top of its base's, with the overrides, and not judged yet."""
+    """Read a file on top of its base and apply the overrides. The result is not validated yet."""
     document = read_layers(os.fspath(path), root)
     override(document, overrides)
     return document
 
 
 def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) -> FileT:
-    """The document as an instance of the spec.
+    """Validate a document and return it as an instance of the spec.
 
-    Raises RecipeError with every problem: of the text, of single keys, of the rules.
+    Raises RecipeError with every problem: of the YAML text, of single keys, and of the rules between keys.
     """
-    problems = document.problems + secrets.problems(document, root.where_secrets_stand)
+    problems = document.problems + secrets.problems(document, root.secrets_location)
     found: FileT | None = None
-    meant: set[str] = set()
+    intended: set[str] = set()
     try:
-        # As JSON, because only there does pydantic's strict mode take a list for a tuple.
+        # As JSON: pydantic's strict mode accepts a list for a tuple only in JSON input.
         found = root.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
-        mistakes, meant = explain(error, document, root)
+        mistakes, intended = explain(error, document, root)
         problems += mistakes
-    wrong = {problem.key for problem in problems} | meant
+    wrong = {problem.key for problem in problems} | intended
     for rule in rules:
         problems += rule(document, wrong)
     if found is None or problems:
@@ -72,7 +73,7 @@ def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) 
 
 
 def resolved_yaml(recipe: Recipe) -> str:
-    """The complete recipe, every default that has an effect written out; it loads back to an equal Recipe."""
+    """The recipe as YAML, with every default that has an effect. It loads back to an equal Recipe."""
     values = recipe.model_dump(mode="json")
     for path in recipe_rules.unused_keys(values):
         *above, key = path
@@ -85,7 +86,7 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def _once(problems: list[Problem]) -> list[Problem]:
-    """One problem per place and key; the first is the one to fix first."""
+    """Keep one problem per position and key. The first one has to be fixed first."""
     first: dict[tuple[str, int, int, str], Problem] = {}
     for problem in problems:
         first.setdefault((problem.file, problem.line, problem.column, problem.key), problem)
@@ -93,7 +94,7 @@ def _once(problems: list[Problem]) -> list[Problem]:
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.2 would read as something else, such as `2e-4`."""
+    """YAML dumper that quotes text which YAML 1.2 would read as another type, such as `2e-4`."""
 
 
 def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -108,17 +109,17 @@ EVALUATION_RULES = (suite_rules.problems, files.problems_of_evaluation)
 
 
 def load_evaluation(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Evaluation:
-    """Reads an evaluation file. Raises RecipeError with every problem."""
+    """Read and validate an evaluation file. Raises RecipeError with every problem."""
     return judge(read(path, Evaluation, overrides), Evaluation, EVALUATION_RULES)
 
 
-def with_overrides(suite: Suite | dict[str, Any] | None, where: str, overrides: Sequence[str]) -> Evaluation:
-    """An evaluation that stands in no file of its own. `where`: what messages call it."""
+def with_overrides(suite: Suite | dict[str, Any] | None, source: str, overrides: Sequence[str]) -> Evaluation:
+    """Validate an evaluation that is not in a file of its own. source: its name in messages."""
     values: dict[str, Any] = {}
     if isinstance(suite, Suite):
         values = suite.model_dump(mode="json", exclude_unset=True)
     elif suite is not None:
         values = suite
-    document = Document(where, values, places={(): Position(where)})
+    document = Document(source, values, positions={(): Position(source)})
     override(document, overrides)
     return judge(document, Evaluation, EVALUATION_RULES)

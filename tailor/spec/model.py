@@ -1,4 +1,4 @@
-"""`model`: the base model, how it is loaded, and what is trained of it."""
+"""`model`: the base model, how it is loaded, and which weights are trained."""
 
 from __future__ import annotations
 
@@ -11,107 +11,138 @@ from tailor.spec.rope import Rope
 
 
 class Quantize(Section):
-    """How the frozen base weights are stored (bitsandbytes)."""
+    """Quantization of the frozen base weights (bitsandbytes)."""
 
     type: Literal["nf4", "fp4", "int8"] = "nf4"
-    """nf4 and fp4 store 4 bits per weight (QLoRA, arXiv 2305.14314), int8 stores 8 (LLM.int8)."""
+    """nf4 and fp4 store 4 bits per weight (QLoRA, arXiv 2305.14314); int8 stores 8 bits (LLM.int8(), arXiv
+    2208.07339).
+    """
 
     double: bool = True
-    """Quantize the quantization constants too (saves 0.4 bit per weight; 4-bit types only)."""
+    """Double quantization: quantize the quantization constants too. Saves about 0.4 bits per weight; only for nf4 and
+    fp4.
+    """
 
 
 class Adapter(Section):
-    """A low-rank adapter (LoRA, arXiv 2106.09685), trained while the base stays frozen."""
+    """A low-rank adapter (LoRA, arXiv 2106.09685). Only the adapter is trained; the base model stays frozen."""
 
     type: Literal["lora"] = "lora"
-    """The kind of adapter."""
+    """Type of the adapter. LoRA is the only one."""
 
     rank: int = Field(16, ge=1)
-    """Rank of the update matrices."""
+    """Rank of the update matrices. A higher rank can learn more and needs more memory."""
 
     alpha: float = Field(32.0, gt=0)
-    """Scale: the update is multiplied by alpha / rank (alpha / sqrt(rank) with `rslora`)."""
+    """Scaling of the update: it is multiplied by alpha / rank (by alpha / sqrt(rank) with `rslora`)."""
 
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout probability on the adapter's input. Raise it, for example to 0.05, if a small dataset overfits."""
 
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Which linear modules get an adapter: all but the output head and a mixture's routers, or a list of module names."""
+    """Linear modules that get an adapter: `all-linear` (all except the output head and the routers of
+    mixture-of-experts models), or a list of module names such as `[q_proj, v_proj]`.
+    """
 
     modules_to_save: list[str] = []
-    """Modules that are trained in full beside the adapter and saved with it, such as `embed_tokens`."""
+    """Modules that are trained in full and saved with the adapter, such as `embed_tokens`. Needed, for example, for
+    new tokens.
+    """
 
     dora: bool = False
-    """Weight-decomposed LoRA (arXiv 2402.09353)."""
+    """Use DoRA, weight-decomposed low-rank adaptation (arXiv 2402.09353). Slower than LoRA."""
 
     rslora: bool = False
-    """Rank-stabilised scaling (arXiv 2312.03732)."""
+    """Use rank-stabilized scaling (rsLoRA, arXiv 2312.03732): divide by sqrt(rank) instead of rank. Useful with high
+    ranks.
+    """
 
 
 class Beacon(Section):
-    """Activation beacons (arXiv 2401.03462): what was read is kept as a few keys per window, and the base stays frozen."""
+    """Activation beacons (arXiv 2401.03462), for long contexts.
+
+    A long document is read in windows, and each window is compressed into the keys and values of a few beacon tokens.
+    Only the beacons are trained; the base model stays frozen.
+    """
 
     window: int = Field(1024, ge=8)
-    """Tokens that are read at a time. After each window its tokens are forgotten, and its beacons stay in the memory."""
+    """Tokens per window. After each window, only the keys and values of its beacons are kept."""
 
     ratios: list[int] = Field([2, 4, 8, 16, 32], min_length=1)
-    """A beacon stands after so many tokens. 0 keeps all keys of a window. Each must divide `window`."""
+    """Compression ratios: with ratio 8, one beacon replaces 8 tokens. 0 keeps all keys and values of a window. Each
+    ratio must divide `window`.
+    """
 
     draw: Literal["step-random", "adapt", "mixed"] = "step-random"
-    """How training chooses a ratio: for each window by chance, by the document's length, or a step the one, a step the other.
+    """How training chooses the ratio. `step-random`: at random for each window. `adapt`: by the document's length,
+    the smallest ratio with which the document fits into `memory`. `mixed`: one or the other, by step.
 
-    `adapt` takes the finest ratio with which a document's memory stays within `memory`. Evaluation and generation
-    always do so.
+    Evaluation and generation always use `adapt`.
     """
 
     memory: int | None = Field(None, ge=1)
-    """Keys that the memory may hold before a coarser ratio is taken. Default: `window`."""
+    """Number of keys that the compressed context may have before a higher ratio is chosen. Default: `window`."""
 
     sink: int = Field(0, ge=0)
-    """First tokens of a document whose own keys stay in the memory."""
+    """Number of tokens at the start of a document whose own keys and values are always kept (attention sinks)."""
 
     projections: list[Literal["q", "k", "v"]] = Field(["q", "k", "v"], min_length=1)
-    """Projections of each layer for which beacons have weights of their own."""
+    """Attention projections of each layer that have separate weights for beacons."""
 
     rank: int | None = Field(None, ge=1)
-    """Rank of a low-rank update in place of whole copies of the projections. A quantized base needs one."""
+    """Train low-rank updates of this rank for the beacons' projections instead of full copies. Needed with
+    `model.quantize`. Default: full copies.
+    """
 
 
 class Model(Section):
-    """The base model and what is trained of it."""
+    """The base model and which of its weights are trained."""
 
     path: str = Field(min_length=1)
-    """A local folder in Hugging Face layout, or a model id of the Hugging Face hub."""
+    """A local folder in the Hugging Face layout, or a model id of the Hugging Face hub."""
 
     revision: str | None = None
-    """Branch, tag or commit of a hub model."""
+    """Branch, tag or commit of a hub model. Default: its main branch. Set a commit for a reproducible run."""
 
     init: Literal["pretrained", "random"] = "pretrained"
-    """`random` builds the architecture of `config.json` with new weights, for training from scratch."""
+    """`pretrained` loads the weights. `random` builds the architecture of `config.json` with new weights, for
+    pretraining from scratch.
+    """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """How frozen weights are held. `auto` follows `train.precision`. Trained weights are always held in float32."""
+    """Data type of frozen weights. `auto` follows `train.precision`. Weights that are trained are always stored in
+    float32.
+    """
 
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention kernel. `auto` costs as much as the documents' lengths, not the pack's, and needs no extra package."""
+    """Attention implementation. With `auto`, the cost of a packed row depends on the lengths of its documents, not on
+    the length of the row, and no extra package is needed. Change it only to compare kernels.
+    """
 
     quantize: Quantize | None = None
-    """Store the frozen base in 4 or 8 bits. Needs an adapter."""
+    """Store the frozen base weights in 4 or 8 bits, to save GPU memory (QLoRA). Needs `model.adapter` or
+    `model.beacon`. Default: off.
+    """
 
     rope: Rope | None = None
-    """Make the rotary positions for other lengths than the base's. Written completely into the saved configuration.
+    """RoPE scaling for other lengths than the base model's. It is written into the saved model's configuration.
+    Default: the base model's own RoPE.
 
-    Refused where the factor and the lengths disagree, or the original length is not the base's.
+    An error is reported if the factor contradicts the lengths, or `original_length` is not the base model's.
     """
 
     adapter: Adapter | None = None
-    """Train a low-rank adapter. Without one, every weight is trained."""
+    """Train a low-rank adapter (LoRA). Default: all weights are trained."""
 
     beacon: Beacon | None = None
-    """Train activation beacons: a memory of what was read, which makes long documents cheap. Not with an adapter."""
+    """Train activation beacons, which compress long contexts and make them cheap. Not together with `adapter`.
+    Default: off.
+    """
 
     warm_start: str | None = Field(None, min_length=1)
-    """Start from what a run trained: the folder of a run, a checkpoint or an adapter. Optimizer and steps begin anew."""
+    """Start from trained weights: the folder of a run, a checkpoint or an adapter. The optimizer and the step count
+    start from zero. To continue a run with its optimizer, use `save.resume`.
+    """
 
     trust_remote_code: bool = False
-    """Run Python code that the model's repository ships. Only for repositories that you have read."""
+    """Run Python code from the model's repository. Only set it for repositories whose code you have read."""

@@ -17,31 +17,33 @@ class Optim(Section):
     optimizer: Literal[
         "adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "sgd"
     ] = "adamw"
-    """`_8bit` and `paged_` forms and `lion` are bitsandbytes' own; paging needs a GPU and is plain memory elsewhere."""
+    """The optimizer. The `_8bit` and `paged_` variants and `lion` are those of bitsandbytes: 8-bit variants need less
+    memory, paged ones move their state to host memory when the GPU is full. Without a GPU, paging has no effect.
+    """
 
     learning_rate: float = Field(gt=0)
-    """Peak learning rate. Usual: 1e-4 to 3e-4 for LoRA, 5e-6 to 5e-5 for full training."""
+    """Peak learning rate. Typical: 1e-4 to 3e-4 for LoRA, 5e-6 to 5e-5 for full fine-tuning."""
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up: to 0 by a cosine or a line, or not at all."""
+    """Learning rate after the warm-up: `cosine` or `linear` decay to 0, or `constant`."""
 
     warmup_ratio: float | None = Field(None, ge=0, lt=1)
-    """Warm-up as a share of all steps. Not together with `warmup_steps`."""
+    """Warm-up as a share of all steps, for example 0.03. Default: no warm-up. Not together with `warmup_steps`."""
 
     warmup_steps: int | None = Field(None, ge=0)
-    """Warm-up in steps. Not together with `warmup_ratio`."""
+    """Warm-up in steps. Default: no warm-up. Not together with `warmup_ratio`."""
 
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay, on matrices only (not on norms, biases and embeddings' scale vectors)."""
+    """Decoupled weight decay. Applied to matrices only, not to norms and biases."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the running means (adamw, lion)."""
+    """Decay rates of the running means of gradients and squared gradients (adamw, lion)."""
 
     eps: float = Field(1e-8, gt=0)
-    """Added to the denominator (adamw)."""
+    """Term added to the denominator for numerical stability (adamw)."""
 
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd."""
+    """Momentum (sgd)."""
 
     max_grad_norm: float | None = Field(1.0, gt=0)
-    """Gradients are scaled down to this L2 norm. `null` turns it off."""
+    """Gradient clipping: gradients with a larger L2 norm are scaled down to it. `null` turns clipping off."""

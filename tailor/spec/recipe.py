@@ -1,11 +1,11 @@
-"""The whole recipe: its sections, and the rules between them."""
+"""The whole recipe: its sections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tailor.spec import aliases
+from tailor.spec.aliases import ALIASES, MIGRATION_HINTS
 from tailor.spec.base import File
 from tailor.spec.data import Data
 from tailor.spec.evaluate import Evaluate
@@ -20,15 +20,15 @@ from tailor.spec.train import Train
 
 
 class Recipe(File):
-    """A fine-tuning run, from the base model to the artifacts."""
+    """A training run, from the base model to the saved artifacts."""
 
     noun: ClassVar[str] = "recipe"
     folder: ClassVar[str] = "recipes"
     example: ClassVar[str] = "`model:` and `data:`"
     start: ClassVar[str] = "`tailor init` writes a first recipe"
-    where_secrets_stand: ClassVar[str] = "the environment (HF_TOKEN, AWS_…)"
-    belongs: ClassVar[Mapping[str, str]] = aliases.BELONGS
-    says: ClassVar[Mapping[str, str]] = aliases.SAYS
+    secrets_location: ClassVar[str] = "the environment (HF_TOKEN, AWS_…)"
+    aliases: ClassVar[Mapping[str, str]] = ALIASES
+    migration_hints: ClassVar[Mapping[str, str]] = MIGRATION_HINTS
 
     model: Model
     data: Data

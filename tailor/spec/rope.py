@@ -1,4 +1,4 @@
-"""`model.rope`: rotary positions made for other lengths than the base's. One class per kind, told apart by `name`."""
+"""`model.rope`: RoPE for other lengths than the base model's. One class per type, chosen by `name`."""
 
 from __future__ import annotations
 
@@ -10,119 +10,125 @@ from tailor.spec.base import Section
 
 
 class RopeSection(Section):
-    """What all kinds have."""
+    """Keys of all types."""
 
     theta: float | None = Field(None, gt=1)
-    """Base of the frequencies. Default: the model's own."""
+    """Base of the RoPE frequencies (`rope_theta`). Default: the model's own."""
 
 
 class ScaledRope(RopeSection):
-    """What the kinds have that start from a length."""
+    """Keys of the types that scale from an original length."""
 
     original_length: int = Field(ge=8)
-    """Tokens that the base was made for before any scaling; compared with its config.json."""
+    """Longest sequence of the base model before any RoPE scaling, in tokens. It is compared with the model's
+    config.json.
+    """
 
 
 class ThetaRope(RopeSection):
-    """Another base of the frequencies, and nothing scaled (LongLLM-QLoRA's way)."""
+    """Another base of the RoPE frequencies, without scaling (as in LongLLM-QLoRA)."""
 
     name: Literal["theta"]
-    """The kind."""
+    """The type."""
 
     theta: float = Field(gt=1)
-    """Base of the frequencies."""
+    """Base of the RoPE frequencies (`rope_theta`). Raise it for longer sequences."""
 
     length: int = Field(ge=8)
-    """Tokens that the model is for from now on (`max_position_embeddings`)."""
+    """Longest sequence of the model after training (`max_position_embeddings`), in tokens."""
 
 
 class LinearRope(ScaledRope):
-    """Positions divided by a factor (position interpolation, arXiv 2306.15595)."""
+    """Positions are divided by a factor (position interpolation, arXiv 2306.15595)."""
 
     name: Literal["linear"]
-    """The kind."""
+    """The type."""
 
     factor: float = Field(gt=1)
-    """How many times the original length."""
+    """Scaling factor: new length / original length."""
 
     length: int | None = Field(None, ge=8)
-    """Tokens that the model is for from now on. Default: factor × original_length."""
+    """Longest sequence of the model after training, in tokens. Default: factor × original_length."""
 
 
 class DynamicRope(ScaledRope):
-    """A base of the frequencies that grows with each sequence beyond the original length (dynamic NTK).
+    """The base of the frequencies grows with the sequence length beyond the original length (dynamic NTK).
 
-    A sequence of another length gets other frequencies, so rows go through the model one by one.
+    The frequencies depend on the longest sequence of a forward pass, so each row needs its own forward pass:
+    `data.pack: false` and `train.micro_batch_size: 1`.
     """
 
     name: Literal["dynamic"]
-    """The kind."""
+    """The type."""
 
     factor: float = Field(gt=1)
-    """How many times the original length."""
+    """Scaling factor: new length / original length."""
 
     length: int | None = Field(None, ge=8)
-    """Tokens that the model is for from now on. Default: factor × original_length."""
+    """Longest sequence of the model after training, in tokens. Default: factor × original_length."""
 
 
 class YarnRope(ScaledRope):
-    """Slow frequencies divided by a factor, fast ones kept, a ramp between them (YaRN, arXiv 2309.00071)."""
+    """Low frequencies are divided by a factor, high ones are kept, with a ramp between them (YaRN, arXiv 2309.00071)."""
 
     name: Literal["yarn"]
-    """The kind."""
+    """The type."""
 
     factor: float = Field(gt=1)
-    """How many times the original length."""
+    """Scaling factor: new length / original length."""
 
     length: int | None = Field(None, ge=8)
-    """Tokens that the model is for from now on. Default: factor × original_length."""
+    """Longest sequence of the model after training, in tokens. Default: factor × original_length."""
 
     attention_factor: float | None = Field(None, gt=0)
-    """Multiplies queries and keys. Default: 0.1 × ln(factor) + 1."""
+    """Factor on queries and keys. Default: 0.1 × ln(factor) + 1."""
 
     beta_fast: float = Field(32.0, gt=0)
-    """Frequencies that turn at least so often within the original length are kept."""
+    """Frequencies with at least this many rotations within the original length are kept."""
 
     beta_slow: float = Field(1.0, gt=0)
-    """Frequencies that turn at most so often within it are divided by the factor."""
+    """Frequencies with at most this many rotations within the original length are divided by the factor."""
 
 
 class Llama3Rope(ScaledRope):
-    """Llama 3.1's: long wavelengths divided by a factor, short ones kept, a ramp between them."""
+    """The scaling of Llama 3.1.
+
+    Long wavelengths are divided by a factor, short ones are kept, with a ramp between them.
+    """
 
     name: Literal["llama3"]
-    """The kind."""
+    """The type."""
 
     factor: float = Field(gt=1)
-    """Divides the frequencies of long wavelengths. Llama 3.1 has 8 for sixteen times the length."""
+    """Divides the frequencies of long wavelengths. Llama 3.1 uses 8 for a context 16 times as long."""
 
     length: int = Field(ge=8)
-    """Tokens that the model is for from now on (`max_position_embeddings`)."""
+    """Longest sequence of the model after training (`max_position_embeddings`), in tokens."""
 
     low_freq_factor: float = Field(1.0, gt=0)
-    """Wavelengths over original_length / low_freq_factor are long."""
+    """Wavelengths above original_length / low_freq_factor are long."""
 
     high_freq_factor: float = Field(4.0, gt=0)
-    """Wavelengths under original_length / high_freq_factor are short."""
+    """Wavelengths below original_length / high_freq_factor are short."""
 
 
 class LongRope(ScaledRope):
-    """A factor for each frequency, one list for short and one for long sequences (LongRoPE, arXiv 2402.13753)."""
+    """One factor per frequency, from one list for short and one for long sequences (LongRoPE, arXiv 2402.13753)."""
 
     name: Literal["longrope"]
-    """The kind."""
+    """The type."""
 
     length: int = Field(ge=8)
-    """Tokens that the model is for from now on (`max_position_embeddings`)."""
+    """Longest sequence of the model after training (`max_position_embeddings`), in tokens."""
 
     short_factor: list[float] = Field(min_length=1)
-    """Divides each frequency in sequences of at most the original length; one number per frequency."""
+    """Divisors of the frequencies for sequences up to the original length: one number per frequency."""
 
     long_factor: list[float] = Field(min_length=1)
-    """Divides each frequency in longer sequences; one number per frequency."""
+    """Divisors of the frequencies for longer sequences: one number per frequency."""
 
     attention_factor: float | None = Field(None, gt=0)
-    """Multiplies queries and keys. Default: sqrt(1 + ln(length / original_length) / ln(original_length))."""
+    """Factor on queries and keys. Default: sqrt(1 + ln(length / original_length) / ln(original_length))."""
 
 
 Rope = Annotated[

@@ -1,4 +1,4 @@
-"""`scale`: how many workers, on what."""
+"""`scale`: the number of workers, their hardware, and how they share the model."""
 
 from __future__ import annotations
 
@@ -30,71 +30,84 @@ _SHORT = (
         == {"name"}
     ),
 )
-"""Names that may stand alone, because they require no other key."""
+"""Strategies that can be written as a name alone, because they require no other key."""
 
 if TYPE_CHECKING:
     AnyStrategy = Strategy
     ShortStrategy = str
 else:
     AnyStrategy = Annotated[reduce(or_, STRATEGIES), Field(discriminator="name")]
-    """What a recipe may say: one of the registered classes, told apart by `name`."""
+    """One of the registered strategies, chosen by `name`."""
     ShortStrategy = Literal[_SHORT]
 
 
 class Range(Section):
-    """Between `min` and `max` workers, as many as there is room for."""
+    """A range of workers: as many as the cluster has room for, between `min` and `max`."""
 
     min: int = Field(1, ge=1)
-    """Fewest workers to train with."""
+    """Smallest number of workers that the run trains with."""
 
     max: int = Field(ge=1)
-    """Most workers to train with."""
+    """Largest number of workers that the run trains with."""
 
 
 class Scale(Section):
-    """How many workers, on what. The batch is global, so none of this changes the curve.
+    """The number of workers, their hardware, and how they share the model.
 
-    Dropout is drawn per micro-batch, and per part of it: with `model.adapter.dropout`, set `train.micro_batch_size` too,
-    and keep `sequence_parallel`.
+    The batch size is global, so none of this changes the loss curve. Exception: dropout is drawn per micro-batch.
+    With `model.adapter.dropout`, also set `train.micro_batch_size` and keep `sequence_parallel` to get the same
+    curve.
     """
 
     workers: Annotated[int, Field(ge=1)] | Range = 1
-    """Ray Train workers: a number, or `{min: 1, max: 4}` to go on with fewer when machines are lost, with more when they come."""
+    """Number of workers (training processes), or `{min: 1, max: 4}` for an elastic run: it continues with fewer
+    workers when machines are lost and with more when machines join.
+    """
 
     gpu: Literal["auto"] | bool = "auto"
-    """One GPU per worker; `auto` uses GPUs when the machine or cluster has them."""
+    """Train on GPUs, one per worker. `auto` uses GPUs if the machine or cluster has any; `false` trains on CPU."""
 
     strategy: ShortStrategy | AnyStrategy = "auto"
-    """What each worker holds: all of it (ddp) or a share (fsdp, deepspeed). `auto`: ddp where that fits, else fsdp."""
+    """How the workers share the model: each worker holds all of it (`ddp`) or a shard (`fsdp`, `deepspeed`). `auto`
+    chooses ddp if the model fits, else fsdp.
+    """
 
     accelerator: str | None = Field(None, min_length=1)
-    """The kind of GPU, as Ray names it, such as `A100` or `H100`, where a cluster has several. Default: any."""
+    """Type of GPU as Ray names it, such as `A100` or `H100`, for clusters with several types. Default: any."""
 
     placement: Literal["pack", "spread"] = "pack"
-    """Workers on few machines (`pack`), or on as many as there are (`spread`)."""
+    """`pack` puts the workers on as few machines as possible, `spread` on as many as possible. Change it only if you
+    know the network.
+    """
 
     sequence_parallel: int = Field(1, ge=1)
-    """Workers that hold each sequence together, each a part of its tokens (Ulysses). It must divide the attention heads.
-
-    So a group of workers trains on sequences that fit none of them. Methods sft and pretrain.
+    """Sequence parallelism (Ulysses): this many workers split each sequence between them. It must divide the number
+    of attention heads and the number of workers. Raise it when one sequence does not fit on one GPU. Only for methods
+    with a loss per token (sft, pretrain).
     """
 
     cpus_per_worker: int | None = Field(None, ge=1)
-    """CPUs reserved per worker. Default: the machine's CPUs divided by the workers on it (by its GPUs, with GPUs)."""
+    """CPUs reserved for each worker. Default: the machine's CPUs divided by its GPUs, or without GPUs by the workers
+    on it.
+    """
 
     placement_timeout: int = Field(900, ge=0)
-    """Seconds that a run waits for machines on a cluster: those that its autoscaler brings, that others use, that were lost.
+    """Seconds to wait for machines of the cluster: machines that the autoscaler starts, that other jobs use, or that
+    were lost. A request that the cluster can never meet fails at once.
 
-    The default is what Kubernetes gives a node to come. What the cluster lacks and no autoscaler brings is refused at once.
+    The default of 900 is what Kubernetes' cluster autoscaler allows for a new node.
     """
 
     max_failures: int = Field(3, ge=0)
-    """How often workers that died or raised are started again, from the last checkpoint. A mistake is never tried again."""
+    """How often the run restarts from the last checkpoint after a worker died or raised an exception. Errors in the
+    recipe, data or model are not retried.
+    """
 
     address: str | None = None
-    """Ray cluster to join. Default: `RAY_ADDRESS`, or the cluster of the Ray job that runs the command.
+    """Address of the Ray cluster. Default: `RAY_ADDRESS`, or the cluster of the Ray job that runs the command.
 
-    Without one, a single worker runs in the command's own process and several in a Ray of this machine's own.
+    Without a cluster, a single worker runs in the command's own process; several workers run in a Ray instance on
+    this machine.
     """
 
     @property

@@ -1,7 +1,7 @@
-"""Strategies: how the workers hold a model's weights, gradients and optimizer state. One class per strategy.
+"""Sharding strategies: which weights, gradients and optimizer state each worker holds. One class per strategy.
 
-`tailor.spec.scale` registers them. Another package derives a class of its own from `Strategy` and registers it as an
-entry point of the group `tailor.strategies`.
+`tailor.spec.scale` registers them. Another package adds a strategy with a subclass of `Strategy` and an entry point
+of the group `tailor.strategies`.
 """
 
 from __future__ import annotations
@@ -14,38 +14,43 @@ from tailor.spec.base import Section
 
 
 class Strategy(Section):
-    """What all strategies have, and what the rules, the plan and training ask of one."""
+    """Base of all strategies.
+
+    The class variables and properties are what the rules, the plan and training need to know.
+    """
 
     implementation: ClassVar[str]
-    """`module:attribute` of the class that trains, a `tailor.train.strategy.Strategy`."""
+    """`module:attribute` of the `tailor.train.strategy.Strategy` that trains with it."""
     memory: ClassVar[str]
-    """`module:attribute` of the function that forecasts one worker's memory, as in `tailor.plan.strategy_memory`."""
+    """`module:attribute` of the function that estimates the memory of one worker, as in
+    `tailor.plan.strategy_memory`.
+    """
     precisions: ClassVar[tuple[str, ...]] = ("bf16", "fp32", "fp16")
-    """Values of `train.precision` that it computes in."""
+    """Values of `train.precision` that it supports."""
     shards_optimizer: ClassVar[bool] = False
-    """Whether each worker holds a part of the optimizer's state, whatever else is sharded."""
+    """Whether each worker holds only a shard of the optimizer state."""
 
     name: str
     """The strategy."""
 
     @property
     def label(self) -> str:
-        """The strategy in messages."""
+        """The strategy's name in messages."""
         return self.name
 
     @property
     def shards_weights(self) -> bool:
-        """Whether each worker holds a part of the weights."""
+        """Whether each worker holds only a shard of the weights."""
         return False
 
     @property
     def casts_weights(self) -> bool:
-        """Whether all weights, frozen ones too, are held in the type of `train.precision`."""
+        """Whether all weights, also frozen ones, are stored in the type of `train.precision`."""
         return False
 
 
 class Ddp(Strategy):
-    """Every worker holds all weights, gradients and optimizer state (DistributedDataParallel)."""
+    """Every worker holds all weights, gradients and optimizer state (PyTorch's DistributedDataParallel)."""
 
     implementation = "tailor.train.strategy.ddp:DataParallel"
     memory = "tailor.plan.strategy_memory:unsharded"
@@ -55,7 +60,7 @@ class Ddp(Strategy):
 
 
 class Fsdp(Strategy):
-    """Weights, gradients and optimizer state are shared out over the workers (PyTorch's FSDP2)."""
+    """Weights, gradients and optimizer state are sharded over the workers (PyTorch's FSDP2)."""
 
     implementation = "tailor.train.strategy.fsdp:FullySharded"
     memory = "tailor.plan.strategy_memory:fsdp"
@@ -66,7 +71,9 @@ class Fsdp(Strategy):
     """The strategy."""
 
     offload: bool = False
-    """Keep each worker's share in host memory, and make the optimizer's step there."""
+    """Keep each worker's shard in host memory and run the optimizer on the CPU. Saves GPU memory; steps are much
+    slower.
+    """
 
     @property
     def shards_weights(self) -> bool:
@@ -74,7 +81,7 @@ class Fsdp(Strategy):
 
 
 class DeepSpeed(Strategy):
-    """DeepSpeed's ZeRO (arXiv 1910.02054): what is shared out over the workers depends on the stage."""
+    """DeepSpeed ZeRO (arXiv 1910.02054). The stage decides what is sharded over the workers."""
 
     implementation = "tailor.train.strategy.deepspeed:Zero"
     memory = "tailor.plan.strategy_memory:deepspeed"
@@ -85,19 +92,26 @@ class DeepSpeed(Strategy):
     """The strategy."""
 
     stage: Literal[1, 2, 3]
-    """1 shares the optimizer's state out, 2 also the gradients, 3 also the weights."""
+    """1 shards the optimizer state, 2 also the gradients, 3 also the weights. A higher stage needs less memory and
+    communicates more.
+    """
 
     offload_optimizer: Literal["cpu", "nvme"] | None = None
-    """Keep the optimizer's state (and make its step) in host memory, or on a disk (stage 3)."""
+    """Keep the optimizer state in host memory (`cpu`) or on disk (`nvme`, stage 3 only), and run the optimizer on the
+    CPU. Default: on the GPU.
+    """
 
     offload_parameters: Literal["cpu", "nvme"] | None = None
-    """Keep the weights in host memory, or on a disk, while they are not computed with (stage 3)."""
+    """Keep weights that are not in use in host memory (`cpu`) or on disk (`nvme`). Stage 3 only. Default: on the GPU.
+    """
 
     nvme_path: str | None = Field(None, min_length=1)
-    """Folder on each worker's disk for `nvme`."""
+    """Folder on each worker's local disk, for `nvme`."""
 
     config: str | None = Field(None, min_length=1)
-    """Your own DeepSpeed JSON: `auto` values are filled, a value that says otherwise than this recipe is refused."""
+    """Your own DeepSpeed JSON. Its `auto` values are filled in from the recipe; a value that contradicts the recipe
+    is an error.
+    """
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""What is evaluated of a model: in an evaluation file, or of a finished run (`evaluate.final` of its recipe)."""
+"""What is evaluated: the keys of an evaluation file, and of `evaluate.final` in a recipe."""
 
 from __future__ import annotations
 
@@ -14,87 +14,98 @@ from tailor.spec.tasks.registry import Task
 
 
 class Rows(Section):
-    """Rows to evaluate on, in place of the run's own evaluation rows."""
+    """Rows to evaluate on, instead of the run's own evaluation rows."""
 
     evaluation: list[Source] = Field(min_length=1)
-    """Where the rows come from, as in a recipe's `data`."""
+    """Sources of the rows, as in `data` of a recipe."""
 
     max_length: int | None = Field(None, ge=8)
-    """Longest example, in tokens. Default: `data.max_length` of the run's recipe; 2048 for a model without a run."""
+    """Longest example, in tokens. Default: `data.max_length` of the run's recipe, or 2048 for a model without a run.
+    """
 
     on_long: Literal["drop", "truncate", "chunk", "retrieve"] = "drop"
-    """What happens to an example over `max_length`. `chunk` is for the perplexity of long texts, `retrieve` for answers."""
+    """What happens to an example longer than `max_length`: `drop`, `truncate`, `chunk` (for the perplexity of long
+    texts) or `retrieve` (for answers to long prompts). See `data.on_long` of a recipe.
+    """
 
     chunk: Chunk | None = None
-    """How `on_long: chunk` cuts."""
+    """Settings of `on_long: chunk`."""
 
     retrieve: Retrieve | None = None
-    """How `on_long: retrieve` chooses."""
+    """Settings of `on_long: retrieve`."""
 
     budget: Budget = Budget()
-    """What share of the rows may be lost."""
+    """Largest share of a source's rows that may be lost before the evaluation fails."""
 
 
 class Decoding(Section):
     """How answers are generated."""
 
     max_new_tokens: int = Field(256, ge=1)
-    """Longest answer, in tokens."""
+    """Longest generated answer, in tokens. Longer answers are cut."""
 
     temperature: float = Field(0.0, ge=0)
-    """0 takes the likeliest token; above, `seed` decides the draws, for each row by itself."""
+    """Sampling temperature. 0 means greedy decoding. Above 0, each row has its own random numbers from `seed`, so the
+    batch size does not change them.
+    """
 
     top_p: float = Field(1.0, gt=0, le=1)
-    """Draw among the likeliest tokens of this mass."""
+    """Nucleus sampling: sample only from the most likely tokens with this total probability."""
 
     seed: int = Field(0, ge=0)
-    """Decides the draws."""
+    """Seed of the sampling."""
 
     batch_size: int = Field(16, ge=1)
-    """Rows that go through the model at once."""
+    """Rows in one forward pass. Lower it if the evaluation runs out of GPU memory."""
 
 
 class Intervals(Section):
-    """Confidence intervals, by the percentiles of a paired bootstrap over rows."""
+    """Confidence intervals of the metrics, from a paired bootstrap over rows (percentile method)."""
 
     samples: int = Field(1000, ge=100)
-    """Times the rows are drawn anew, with replacement; the same draw for all models."""
+    """Number of bootstrap samples. All models use the same samples."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Share of the samples inside the interval."""
+    """Confidence level of the intervals."""
 
     seed: int = Field(0, ge=0)
-    """Decides the draws of the rows."""
+    """Seed of the bootstrap samples."""
 
 
 class Suite(Section):
-    """Tasks, the rows and the models that they are done with, and the bounds that their figures must keep."""
+    """Tasks, the rows and models to evaluate, and conditions that make the evaluation fail."""
 
     name: str | None = Field(None, min_length=1)
-    """Name of the result's folder below `evaluation/`. Default: the evaluation file's name, or `final`."""
+    """Name of the results' folder in `evaluation/`. Default: the name of the evaluation file, or `final`."""
 
     data: Rows | None = None
-    """Rows to evaluate on. Default: the run's evaluation rows."""
+    """Rows to evaluate on. Default: the run's own evaluation rows."""
 
     limit: int | None = Field(200, ge=1)
-    """Evaluate on so many of those rows, from the start. `null` takes all."""
+    """Evaluate on the first N rows. `null` uses all rows."""
 
     tasks: list[Task] = Field(
         [Perplexity(name="perplexity"), ExactMatch(name="exact_match"), F1(name="f1")], min_length=1
     )
-    """What is measured."""
+    """Tasks of the evaluation, each with the metrics that it measures."""
 
     decoding: Decoding = Decoding()
     """How answers are generated."""
 
     compare: Literal["auto", "base", "none"] | list[str] = "auto"
-    """Models beside the evaluated one: `base`, `none`, or a list of `base`, runs and models. `auto` is `base` for an adapter."""
+    """Models to compare with: `base` (the base model), `none`, or a list of `base`, run folders and models. `auto`
+    means `base` for an adapter, else `none`.
+    """
 
     intervals: Intervals = Intervals()
-    """Confidence intervals."""
+    """Confidence intervals of the metrics."""
 
     fail_if: dict[str, str] = {}
-    """Bounds: figure -> comparison, such as `rougeL: "< 0.3"`. One that holds ends the command with exit code 3."""
+    """Conditions that fail the evaluation: metric -> comparison, for example `rougeL: "< 0.3"`. If one is true, the
+    command ends with exit code 3. Use it in CI.
+    """
 
     workers: int | None = Field(None, ge=1)
-    """Workers that share the rows. Default: one per GPU of the machine or cluster, else one. They change no figure."""
+    """Number of workers that share the rows. Default: one per GPU of the machine or cluster, or one without GPUs. It
+    does not change the metrics.
+    """

@@ -1,4 +1,4 @@
-"""`track`: where the curves can be watched, beside the run's own log."""
+"""`track`: trackers that show the metrics, beside the run's own log."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TRACKERS: Registry[type[TrackerSection]] = Registry(
 
 
 def with_trackers(section: type[Track]) -> type[Track]:
-    """The section with a key for each tracker of the registry."""
+    """Class decorator: add a key for each registered tracker to the section."""
     fields: dict[str, Any] = {}
     for name in TRACKERS.names():
         tracker = TRACKERS.get(name)
         if not (isinstance(tracker, type) and issubclass(tracker, TrackerSection)):
             raise ExtensionError(
                 f"tailor.trackers: {name} is {tracker!r}, not a subclass of tailor.spec.trackers.TrackerSection",
-                hint="correct the entry point, or uninstall its package",
+                hint="correct the entry point, or uninstall the package that registers it",
             )
         if tracker.model_fields:
             fields[name] = (tracker | None, Field(None, description=tracker.help))
@@ -43,10 +43,13 @@ def with_trackers(section: type[Track]) -> type[Track]:
 
 @with_trackers
 class Track(Section):
-    """Where the curves can be watched. The run's own `metrics.jsonl` and `report.html` are always written."""
+    """Trackers that show the metrics during training.
+
+    The run's own `metrics.jsonl` and `report.html` are always written.
+    """
 
     def chosen(self) -> Iterator[tuple[str, TrackerSection]]:
-        """The trackers that are on, by name, each with its section."""
+        """The trackers that are turned on, as (name, section)."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, TrackerSection):

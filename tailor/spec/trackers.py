@@ -1,4 +1,4 @@
-"""The sections of single trackers, below `track`. One of another package derives from `TrackerSection` as these do."""
+"""The sections of the trackers, in `track`. Another package adds a tracker with a subclass of `TrackerSection`."""
 
 from __future__ import annotations
 
@@ -10,55 +10,60 @@ from tailor.spec.base import Section
 
 
 class TrackerSection(Section):
-    """The keys of one tracker. One without keys is switched on and off: `track.NAME: true`."""
+    """Base of the trackers' sections. A tracker without keys is turned on and off with `track.NAME: true` or `false`."""
 
     implementation: ClassVar[str]
-    """`module:attribute` of what opens the tracker (`tailor.track.base.Opener`), imported by the worker that writes."""
+    """`module:attribute` of the function that opens the tracker (`tailor.track.base.Opener`). The worker that writes
+    imports it.
+    """
     help: ClassVar[str]
-    """Of the key `track.NAME`, for the reference and the JSON schema."""
+    """Help text of the key `track.NAME`, for the reference and the JSON schema."""
     on_by_default: ClassVar[bool] = False
-    """Of a tracker without keys."""
+    """Whether a tracker without keys is on by default."""
     environment_prefix: ClassVar[str | None] = None
-    """Of the environment variables that it needs, which a cluster file then has to set."""
+    """Prefix of the environment variables that it needs. A cluster file then has to set them."""
 
 
 class TensorBoard(TrackerSection):
     """TensorBoard event files."""
 
     implementation: ClassVar[str] = "tailor.track.tensorboard:TensorBoard"
-    help: ClassVar[str] = "Write TensorBoard event files into the run's folder."
+    help: ClassVar[str] = "Write TensorBoard event files into the run's folder (`tensorboard/`)."
     on_by_default: ClassVar[bool] = True
 
 
 class Wandb(TrackerSection):
-    """Weights & Biases. `WANDB_API_KEY` stands in the environment; `WANDB_MODE=offline` writes files for `wandb sync`."""
+    """Weights & Biases.
+
+    Set `WANDB_API_KEY` in the environment. With `WANDB_MODE=offline` it writes files for `wandb sync`.
+    """
 
     implementation: ClassVar[str] = "tailor.track.wandb:WeightsAndBiases"
-    help: ClassVar[str] = "Send the curves to Weights & Biases too. Needs the extra `wandb`."
+    help: ClassVar[str] = "Log the metrics to Weights & Biases. Needs the extra `wandb`. Default: off."
     environment_prefix: ClassVar[str | None] = "WANDB_"
 
     project: str = Field(min_length=1)
-    """The project of W&B."""
+    """Name of the W&B project."""
 
     entity: str | None = Field(None, min_length=1)
-    """The team or user. Default: that of the key."""
+    """W&B team or user. Default: the default entity of the API key."""
 
     name: str | None = Field(None, min_length=1)
-    """The run's name there. Default: that of its folder."""
+    """Name of the run in W&B. Default: the name of the run's folder."""
 
 
 class Mlflow(TrackerSection):
-    """MLflow. Credentials (`MLFLOW_TRACKING_TOKEN` and others) stand in the environment."""
+    """MLflow. Set credentials (`MLFLOW_TRACKING_TOKEN` and others) in the environment."""
 
     implementation: ClassVar[str] = "tailor.track.mlflow:MlflowTracker"
-    help: ClassVar[str] = "Send the curves to MLflow too. Needs the extra `mlflow`."
+    help: ClassVar[str] = "Log the metrics to MLflow. Needs the extra `mlflow`. Default: off."
     environment_prefix: ClassVar[str | None] = "MLFLOW_"
 
     experiment: str = Field(min_length=1)
-    """The experiment, which is made when there is none."""
+    """Name of the MLflow experiment. It is created if it does not exist."""
 
     tracking_uri: str | None = Field(None, min_length=1)
-    """The tracking server. Default: `MLFLOW_TRACKING_URI`."""
+    """URI of the tracking server. Default: `MLFLOW_TRACKING_URI`."""
 
     name: str | None = Field(None, min_length=1)
-    """The run's name there. Default: that of its folder."""
+    """Name of the run in MLflow. Default: the name of the run's folder."""

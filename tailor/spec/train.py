@@ -1,4 +1,4 @@
-"""`train`: how long, in which batches, at which precision."""
+"""`train`: training length, batch size, memory and precision."""
 
 from __future__ import annotations
 
@@ -9,66 +9,81 @@ from pydantic import Field
 from tailor.spec.base import Section
 
 DEFAULT_BATCH_SIZE = 8
-"""Rows of the global batch where neither `batch_size` nor `batch_tokens` is given."""
+"""Rows of the global batch when neither `batch_size` nor `batch_tokens` is given."""
 
 
 class Divergence(Section):
-    """What is done when a step's loss or gradient norm is no finite number, or the norm is over a limit.
+    """What happens when the loss or gradient norm of a step is NaN or infinite, or the norm exceeds a limit.
 
-    In fp16 a norm that is none is first the gradient scaler's to fix: it leaves the step out and scales by less.
+    In fp16, the gradient scaler handles a non-finite norm first: it skips the step and lowers the loss scale.
     """
 
     action: Literal["stop", "skip", "reload"] = "stop"
-    """`stop` ends the run, `skip` leaves the step's update out, `reload` leaves out all updates since the last checkpoint."""
+    """`stop` ends the run with an error. `skip` leaves out the update of this step. `reload` returns to the last
+    checkpoint and leaves out the updates since then.
+    """
 
     grad_norm: float | None = Field(None, gt=0)
-    """A gradient norm (before `optim.max_grad_norm`) above this counts as divergence."""
+    """A gradient norm above this limit (before clipping by `optim.max_grad_norm`) counts as divergence. Default: no
+    limit.
+    """
 
     limit: int = Field(3, ge=1)
-    """Steps in a row that may be left out; after more the run stops."""
+    """Number of consecutive steps that `skip` and `reload` may leave out. After more the run stops."""
 
 
 class Train(Section):
-    """How long, in which batches, at which precision."""
+    """Training length, batch size, memory and precision."""
 
     epochs: float | None = Field(None, gt=0)
-    """Passes over the data. Default 1 when neither `steps` nor `tokens` is given."""
+    """Passes over the training data. Default: 1 if neither `steps` nor `tokens` is given. Not together with them."""
 
     steps: int | None = Field(None, ge=1)
-    """Optimizer steps. Not together with `epochs` or `tokens`."""
+    """Number of optimizer steps. Not together with `epochs` or `tokens`."""
 
     tokens: int | None = Field(None, ge=1)
-    """Tokens that the model reads, padding not counted: training ends with the step that reaches this number.
-
-    Not together with `epochs` or `steps`.
+    """Number of tokens to train on, without padding. Training ends with the step that reaches it. Not together with
+    `epochs` or `steps`.
     """
 
     batch_size: int | None = Field(None, ge=1)
-    """Global batch in sequences, or in pairs of them (in packed rows when `data.pack` is on), over all workers. Default 8."""
+    """Global batch size over all workers: the number of sequences, of preference pairs, or of packed rows with
+    `data.pack`, per optimizer step. Default: 8. Not together with `batch_tokens`.
+    """
 
     batch_tokens: int | None = Field(None, ge=1)
-    """Global batch in tokens, over all workers. Not together with `batch_size`."""
+    """Global batch size in tokens, over all workers. Not together with `batch_size`."""
 
     micro_batch_size: int | None = Field(None, ge=1)
-    """Sequences in one forward pass of one worker. Default: what fits, by the plan."""
+    """Sequences in one forward pass of one worker. Default: as many as fit into memory by the plan's estimate.
+    Gradient accumulation follows from it, so it does not change the loss curve.
+    """
 
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] = False
-    """Keep only each layer's input and recompute the rest: less memory, about a third more time. A number n: of every n-th layer."""
+    """Keep only the input of each layer and recompute its activations in the backward pass: needs much less memory
+    and about a third more time. A number n does so for every n-th layer only.
+    """
 
     activation_offloading: bool = False
-    """Hold what activation checkpointing keeps in host memory: 2 bytes × hidden size per token and layer less on the GPU."""
+    """Move the activations that activation checkpointing keeps to host memory. Saves 2 bytes × hidden size per token
+    and layer on the GPU (bf16). Needs `activation_checkpointing`; use it for very long sequences.
+    """
 
     tiled_mlp: bool = False
-    """Compute feed-forward blocks in tiles of tokens: their middle takes constant memory, and is computed once more."""
+    """Compute the MLP blocks in tiles of tokens, so that their intermediate activations need constant memory. They
+    are computed once more in the backward pass; use it for very long sequences.
+    """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic. `auto`: bf16 where the hardware has it (also CPUs with AMX or AVX512-BF16), else fp16 on a GPU, else fp32."""
+    """Precision of the computation. `auto`: bf16 if the hardware supports it (also CPUs with AMX or AVX512-BF16),
+    else fp16 on a GPU, else fp32.
+    """
 
     compile: bool = False
     """Compile the model with torch.compile: slower start, faster steps."""
 
     seed: int = Field(42, ge=0, le=2**32 - 1)
-    """Decides the order of the data, the adapter's start and dropout."""
+    """Seed of the data order, the adapter's initial weights and dropout."""
 
     divergence: Divergence = Divergence()
-    """What is done when a step diverges."""
+    """What happens when a step diverges (NaN loss or an exploding gradient norm)."""

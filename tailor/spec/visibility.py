@@ -1,4 +1,4 @@
-"""What other machines see of what a recipe names: the files that it reads, and the folders that it writes."""
+"""Check that all machines of a cluster can reach the files and folders of a recipe, and bundle local files with it."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ from tailor.spec.tasks.rows import Corpus, Questions, Texts
 
 TEMPLATE = "template.jinja"
 DEEPSPEED = "deepspeed.json"
-"""The names under which a recipe and what it names of this machine travel."""
+"""Names of the files that are sent to the machines with the recipe."""
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What the machines of a cluster see, and in which words it is told."""
+class Visibility:
+    """Which files the machines of a cluster can reach, and the words for it in messages."""
 
     machines: str
-    """Their name in a message, such as `pods`."""
-    there: str
+    """What messages call the machines, such as `pods`."""
+    context: str
     """Where a path is meant, such as `in a pod`."""
     working_dir: str
-    """Relative paths are seen from it, there."""
+    """Folder on the machines to which relative paths are relative."""
     shared: tuple[str, ...]
-    """Folders that all of them see as one, and may write."""
-    to_write: str
-    """The hint of a place that cannot be written."""
-    own_folder: str
-    """What is wrong with a folder that each machine has for itself, and the hint."""
-    to_read: str
-    """The hint of a file that they don't see."""
+    """Folders that all machines share and can write."""
+    write_hint: str
+    """Hint for a path that cannot be written: a folder that can."""
+    not_shared: str
+    """Message and hint for a folder that is not shared between the machines."""
+    read_hint: str
+    """Hint for a file that the machines cannot reach."""
     readable: tuple[str, ...] = ()
-    """More folders whose files all of them see."""
+    """Further folders that all machines can read."""
     read_only: Mapping[str, str] = field(default_factory=dict)
-    """Those among `readable` of which more can be said: folder -> why nothing is written there."""
+    """Folders of `readable` that cannot be written -> why."""
 
     def path(self, name: str) -> str | None:
-        """The absolute path there, or None for a URL."""
+        """The absolute path on the machines. None for a URL."""
         path = name.removeprefix("file://")
         if "://" in path or "::" in path:
             return None
         return posixpath.normpath(posixpath.join(self.working_dir, path))
 
-    def sees(self, name: str) -> bool:
-        """Whether every machine sees the file: by a URL, or in a folder that it shares or has."""
+    def is_reachable(self, name: str) -> bool:
+        """Whether every machine can read the file: it has a URL, or is in a shared or readable folder."""
         path = self.path(name)
         if path is None:
             return not name.startswith("memory://")
@@ -65,88 +65,99 @@ class Reach:
 
 
 def below(path: str, folder: str) -> bool:
-    """Whether an absolute path is the folder or lies below it."""
+    """Whether an absolute path is the folder or is inside it."""
     parts, outer = ([part for part in name.split("/") if part] for name in (path, folder))
     return parts[: len(outer)] == outer
 
 
-def written(recipe: Recipe, reach: Reach) -> Iterator[Finding]:
-    """What is written must outlive the machines, and be the same folder for all of them."""
-    places = [("save.to", recipe.save.to)]
+def check_writes(recipe: Recipe, visibility: Visibility) -> Iterator[Finding]:
+    """Folders that the run writes must be shared by all machines and outlive them."""
+    folders = [("save.to", recipe.save.to)]
     if recipe.data.store is not None:
-        places.append(("data.store", recipe.data.store))
-    for key, name in places:
+        folders.append(("data.store", recipe.data.store))
+    for key, name in folders:
         if name.startswith("memory://"):
-            yield key, f"is in one process's memory; write s3://… or {reach.to_write}"
+            yield key, f"memory:// is only visible to one process; write s3://… or {visibility.write_hint}"
         elif name.startswith(("http://", "https://", "hf://")):
-            yield key, f"{name} cannot be written; write s3://… or {reach.to_write}"
-        elif (path := reach.path(name)) is not None and not any(
-            below(path, folder) for folder in reach.shared
+            yield key, f"{name} cannot be written; write s3://… or {visibility.write_hint}"
+        elif (path := visibility.path(name)) is not None and not any(
+            below(path, folder) for folder in visibility.shared
         ):
-            why = next((why for folder, why in reach.read_only.items() if below(path, folder)), None)
-            seen = f" ({path} {reach.there})" if path != name else ""
-            yield key, f"{name} {why}" if why else f"{name}{seen} {reach.own_folder}"
+            reason = next((why for folder, why in visibility.read_only.items() if below(path, folder)), None)
+            resolved = f" ({path} {visibility.context})" if path != name else ""
+            yield key, f"{name} {reason}" if reason else f"{name}{resolved} {visibility.not_shared}"
 
 
-def read(recipe: Recipe, reach: Reach, *, carried: bool) -> Iterator[Finding]:
-    """What is read must be seen by every machine. carried: a chat template of this machine goes with the recipe."""
-    unseen = f"is on this machine, and {reach.machines} don't see it; {reach.to_read}"
+def check_reads(recipe: Recipe, visibility: Visibility, *, bundled: bool) -> Iterator[Finding]:
+    """Files that the run reads must be reachable from every machine.
+
+    bundled: whether local files (chat template, DeepSpeed JSON) are sent to the machines with the recipe.
+    """
+    unreachable = f"is on this machine, and {visibility.machines} cannot read it; {visibility.read_hint}"
     for key, source in sources(recipe):
         if source.path.startswith("memory://"):
-            yield key, f"is in one process's memory; {reach.to_read}"
-        elif not reach.sees(source.path):
-            yield key, f"{source.path} {unseen}"
+            yield key, f"memory:// is only visible to one process; {visibility.read_hint}"
+        elif not visibility.is_reachable(source.path):
+            yield key, f"{source.path} {unreachable}"
     model = recipe.model.path
-    if not files.is_hub_id(model) and not reach.sees(model):
-        yield "model.path", f"{model} {unseen}"
+    if not files.is_hub_id(model) and not visibility.is_reachable(model):
+        yield "model.path", f"{model} {unreachable}"
     for key, run in _runs(recipe):
-        if not reach.sees(run):
-            yield key, f"{run} {unseen}"
-    config = _deepspeed_file(recipe, reach)
-    if config is not None and not (carried and os.path.isfile(config)):
-        yield DEEPSPEED_KEY, f"no file that {reach.machines} see: {config}; {reach.to_read}"
-    template = template_file(recipe, reach)
-    if template is not None and not (carried and os.path.isfile(template)):
+        if not visibility.is_reachable(run):
+            yield key, f"{run} {unreachable}"
+    config = _deepspeed_file(recipe, visibility)
+    if config is not None and not (bundled and os.path.isfile(config)):
+        yield (
+            DEEPSPEED_KEY,
+            f"{config} is not a file that {visibility.machines} can read; {visibility.read_hint}",
+        )
+    template = template_file(recipe, visibility)
+    if template is not None and not (bundled and os.path.isfile(template)):
         yield (
             "data.template",
-            f"no built-in template and no file that {reach.machines} see: {template}; {reach.to_read}",
+            f"{template} is neither a built-in template nor a file that {visibility.machines} can read; {visibility.read_hint}",
         )
 
 
-def absolute(recipe: Recipe, reach: Reach) -> Recipe:
-    """The recipe with every local name as the absolute path that is meant there."""
+def absolute(recipe: Recipe, visibility: Visibility) -> Recipe:
+    """The recipe with every local path as the absolute path on the machines."""
     values = recipe.model_dump(mode="json")
     model = recipe.model.path
     names = [("save.to", recipe.save.to), *_runs(recipe)]
     names += [(key, source.path) for key, source in sources(recipe)]
     names += [("data.store", recipe.data.store)] if recipe.data.store is not None else []
     names += [("model.path", model)] if not files.is_hub_id(model) else []
-    if recipe.data.template is not None and reach.sees(recipe.data.template):
+    if recipe.data.template is not None and visibility.is_reachable(recipe.data.template):
         names.append(("data.template", recipe.data.template))
     strategy = recipe.scale.strategy
-    if isinstance(strategy, DeepSpeed) and strategy.config is not None and reach.sees(strategy.config):
+    if (
+        isinstance(strategy, DeepSpeed)
+        and strategy.config is not None
+        and visibility.is_reachable(strategy.config)
+    ):
         names.append((DEEPSPEED_KEY, strategy.config))
     for key, name in names:
         *above, last = path_of(key)
         section: Any = values
         for step in above:
             section = section[step]
-        section[last] = reach.path(name) or name
+        section[last] = visibility.path(name) or name
     return Recipe.model_validate_json(json.dumps(values), strict=True)
 
 
-def parcel(recipe: Recipe, reach: Reach, folder: str) -> dict[str, str]:
-    """What travels to the machines, by file name: the texts of the resolved recipe, its chat template and DeepSpeed JSON.
+def bundle(recipe: Recipe, visibility: Visibility, folder: str) -> dict[str, str]:
+    """The files that are sent to the machines with the recipe: name -> text.
 
-    folder: where they lie there. TemplateError when the template cannot be read.
+    They are the resolved recipe, its chat template and its DeepSpeed JSON. folder: where they are on the machines.
+    Raises TemplateError when a file cannot be read.
     """
     texts: dict[str, str] = {}
-    template = template_file(recipe, reach)
+    template = template_file(recipe, visibility)
     if template is not None:
         texts[TEMPLATE] = _text_of(template)
         data = recipe.data.model_copy(update={"template": posixpath.join(folder, TEMPLATE)})
         recipe = recipe.model_copy(update={"data": data})
-    config = _deepspeed_file(recipe, reach)
+    config = _deepspeed_file(recipe, visibility)
     if config is not None:
         texts[DEEPSPEED] = _text_of(config)
         strategy = recipe.scale.strategy.model_copy(update={"config": posixpath.join(folder, DEEPSPEED)})  # type: ignore[union-attr]
@@ -155,30 +166,30 @@ def parcel(recipe: Recipe, reach: Reach, folder: str) -> dict[str, str]:
     return {RECIPE: load.resolved_yaml(recipe), **texts}
 
 
-def template_file(recipe: Recipe, reach: Reach) -> str | None:
-    """The chat template's file when it is on this machine alone and must be carried."""
+def template_file(recipe: Recipe, visibility: Visibility) -> str | None:
+    """The chat template's file, if it is only on this machine and must be bundled."""
     name = recipe.data.template
-    if name is None or name in files.templates() or reach.sees(name):
+    if name is None or name in files.templates() or visibility.is_reachable(name):
         return None
     return name
 
 
-def _deepspeed_file(recipe: Recipe, reach: Reach) -> str | None:
-    """The same of a DeepSpeed JSON."""
+def _deepspeed_file(recipe: Recipe, visibility: Visibility) -> str | None:
+    """The DeepSpeed JSON, if it is only on this machine and must be bundled."""
     name = recipe.scale.strategy.config if isinstance(recipe.scale.strategy, DeepSpeed) else None
-    return None if name is None or reach.sees(name) else name
+    return None if name is None or visibility.is_reachable(name) else name
 
 
 def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions | Corpus | Texts]]:
-    """(key, source) of all rows that are read, to train on and to evaluate on."""
+    """(key, source) of all rows that are read, for training and evaluation."""
     final = recipe.evaluate.final
     evaluated = final.data.evaluation if final is not None and final.data is not None else []
-    for key, some in (
+    for key, group in (
         ("data.train", recipe.data.train),
         ("data.evaluation", recipe.data.evaluation),
         ("evaluate.final.data.evaluation", evaluated),
     ):
-        for index, source in enumerate(some):
+        for index, source in enumerate(group):
             yield f"{key}.{index}.path", source
     for index, task in enumerate(final.tasks if final is not None else ()):
         for name in task.sources:
@@ -189,7 +200,7 @@ def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions | Corpus |
 
 
 def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(key, folder) of the runs and models that this run begins with, is compared with, or chooses passages by."""
+    """(key, folder) of the runs and models that this run starts from, is compared with, or uses to score passages."""
     final = recipe.evaluate.final
     for key, data in (
         ("data", recipe.data),

@@ -1,4 +1,4 @@
-"""A folder on any fsspec URL: atomic files, and folders that exist only with their commit marker."""
+"""Storage on any fsspec URL: files are written atomically, and folders become visible with their commit marker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of remote files on this machine."""
+"""Local copies of remote files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from tailor.store.failures import writing
 from tailor.store.filesystem import cache_folder
 
-# The first that a store tells of a file names its version. The hub tells the last two.
+# Keys of fsspec's file info that identify a version, in order of preference. The Hugging Face Hub has the last two.
 _STAMPS = (
     *("ETag", "etag", "mtime", "LastModified", "created", "Last-Modified", "Content-MD5"),
     *("blob_id", "xet_hash"),
@@ -24,23 +24,23 @@ _THIS_PROCESS = uuid.uuid4().hex
 
 
 def stamp_of(info: Mapping[str, Any]) -> Any:
-    """What a file system's `info` of a file says of its version; None where it says nothing but the size."""
+    """The version of a file from the file system's `info`: an ETag or a date. None when only the size is known."""
     return next((info[key] for key in _STAMPS if info.get(key)), None)
 
 
 def copied(fs: Any, root: str, name: str) -> Path:
-    """A copy of the file or folder `root` (a path of `fs`), which is called `name` here.
+    """A local copy, with the name `name`, of the file or folder `root`, a path in `fs`.
 
-    It is made once per machine and version of the files, also when several processes ask at once. Of files whose version
-    is not told, each process makes its own, and removes it when it ends.
-    FileNotFoundError when there is nothing.
+    It is made once per machine and version of the files, also when several processes need it at the same time. If the
+    file system does not report versions, each process makes its own copy and removes it when it ends.
+    FileNotFoundError when `root` does not exist.
     """
     return _copied(fs, root, name, *_found(fs, root))
 
 
 @contextlib.contextmanager
 def borrowed(fs: Any, root: str, name: str) -> Iterator[Path]:
-    """As `copied`, of a copy that is removed by the last of those that borrowed it."""
+    """Same as `copied`, but the last process that uses the copy removes it."""
     import fcntl
 
     found, target = _found(fs, root)
@@ -48,30 +48,31 @@ def borrowed(fs: Any, root: str, name: str) -> Iterator[Path]:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             yield _copied(fs, root, name, found, target)
-        finally:  # also of one that is damaged: the next try copies it again
-            with contextlib.suppress(BlockingIOError):  # another process reads it
+        finally:  # also removes a damaged copy, so that the next try copies it again
+            with contextlib.suppress(BlockingIOError):  # another process still uses it
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(target, ignore_errors=True)
 
 
 def _found(fs: Any, root: str) -> tuple[dict[str, Any], Path]:
-    """The files and where their copy belongs, in a folder that is there."""
+    """The info of all files, and the path for their copy. Creates the parent folder of that path."""
     found = fs.find(root, detail=True)
     if not found:
         raise FileNotFoundError(root)
-    # Of some a listing tells less than `info` does (http).
+    # On some file systems (http) `find` returns less than `info`.
     found = {path: info if stamp_of(info) else {**info, **fs.info(path)} for path, info in found.items()}
-    told = all(stamp_of(info) for info in found.values())
-    target = cache_folder() / "files" / _version(fs, found, "" if told else f"{_THIS_PROCESS} {os.getpid()}")
+    has_versions = all(stamp_of(info) for info in found.values())
+    suffix = "" if has_versions else f"{_THIS_PROCESS} {os.getpid()}"
+    target = cache_folder() / "files" / _version(fs, found, suffix)
     with writing(str(cache_folder()), "TAILOR_CACHE"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    if not told:
+    if not has_versions:
         atexit.register(_drop, target, os.getpid())
     return found, target
 
 
 def _drop(target: Path, process: int) -> None:
-    """Remove a copy, unless this is a process that was forked from the one that made it."""
+    """Remove a copy, unless this process was forked from the one that made it."""
     if os.getpid() == process:
         shutil.rmtree(target, ignore_errors=True)
         for ending in (".lock", ".borrowed"):
@@ -86,7 +87,7 @@ def _copied(fs: Any, root: str, name: str, found: dict[str, Any], target: Path) 
     with FileLock(f"{target}.lock"):
         if not target.exists():
             staging = target.with_name(f".tmp-{target.name}")
-            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
             try:
                 for path in found:
                     local = staging / (content.name if single else path[len(root) :].lstrip("/"))
@@ -98,9 +99,9 @@ def _copied(fs: Any, root: str, name: str, found: dict[str, Any], target: Path) 
     return content
 
 
-def _version(fs: Any, found: dict[str, Any], beside: str) -> str:
-    """A name that changes with the files' paths, sizes and stamps, and with `beside`."""
-    version = hashlib.sha256(beside.encode())
+def _version(fs: Any, found: dict[str, Any], suffix: str) -> str:
+    """A hash of the files' paths, sizes and versions, and of `suffix`."""
+    version = hashlib.sha256(suffix.encode())
     for path, info in sorted(found.items()):
         facts = (fs.unstrip_protocol(path), info.get("size"), str(stamp_of(info)))
         version.update(repr(facts).encode())

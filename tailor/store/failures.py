@@ -1,4 +1,4 @@
-"""What a file system raises, in words that name the place and the hint; and what is worth another try."""
+"""Storage errors: convert them to StoreErrors with the URL and a hint, and retry the transient ones."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from tailor.store.filesystem import cache_folder
 T = TypeVar("T")
 
 _UNWRITABLE = {
-    errno.EACCES: "this user may not write there",
-    errno.EPERM: "this user may not write there",
-    errno.EROFS: "it is on a read-only file system",
-    errno.ENOENT: "no folder can be made there",
-    errno.ENOTDIR: "a part of its path is a file",
-    errno.EEXIST: "a part of its path is a file",
+    errno.EACCES: "this user has no write permission",
+    errno.EPERM: "this user has no write permission",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "the folder cannot be created",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "a part of the path is a file",
 }
 _FULL = {
-    errno.ENOSPC: "no space is left there",
-    errno.EDQUOT: "this user's quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed there",
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "this user's disk quota is exceeded",
+    errno.EFBIG: "the file would exceed the maximum file size",
 }
 _CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, and AWS_ENDPOINT_URL for a server of your own",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, and AWS_ENDPOINT_URL if it is not Amazon's S3",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS in the environment",
     "hf": "set HF_TOKEN in the environment",
 }
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between the tries of what a remote store fails to do."""
+"""Seconds between the retries of a failed request to a remote store."""
 
 
 def retried(action: Callable[[], T]) -> T:
-    """Call until it succeeds, with growing pauses; the last error is raised.
+    """Call `action` until it succeeds, at most 6 times with growing pauses. Raises the last error.
 
-    Errors that another try cannot fix (no permission, no such bucket, no space) are raised at once.
+    Permanent errors (no permission, no such bucket, no space) are raised at once.
     """
     for pause in PAUSES:
         try:
             return action()
         except Exception as error:
-            if _is_lasting(error):
+            if _is_permanent(error):
                 raise
             time.sleep(pause)
     return action()
 
 
-def _is_lasting(error: Exception) -> bool:
+def _is_permanent(error: Exception) -> bool:
     kinds = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ImportError, NotImplementedError)
     return isinstance(error, kinds) or is_credential(error) or _is_full(error)
 
@@ -60,15 +60,15 @@ def _is_full(error: Exception) -> bool:
 
 
 def is_credential(error: Exception) -> bool:
-    """Whether a client found no credentials, or wrong ones."""
+    """Whether credentials are missing or wrong."""
     return "Credential" in type(error).__name__ or isinstance(error, PermissionError)
 
 
 @contextlib.contextmanager
 def naming(url: str, *, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Turn a file system's error into a StoreError that names the URL.
+    """Convert file system errors of these types into a StoreError with the URL.
 
-    Clients of remote stores raise errors of their own (no credentials, unknown bucket), not only OSErrors.
+    Clients of remote stores raise error types of their own (no credentials, unknown bucket), not only OSError.
     """
     try:
         yield
@@ -80,33 +80,33 @@ def naming(url: str, *, kinds: tuple[type[Exception], ...] = (Exception,)) -> It
 
 @contextlib.contextmanager
 def writing(url: str, setting: str = "data.store (or save.to)") -> Iterator[None]:
-    """As `naming`, for a local folder that `setting` chose: what keeps it from being written is told as such."""
+    """Same as `naming`, for writing to a local folder. setting: the key or variable to change, for the hint."""
     try:
         yield
     except OSError as error:
         if reason := _UNWRITABLE.get(error.errno or 0):
-            hint = f"set {setting} to a folder that can be written"
+            hint = f"set {setting} to a writable folder"
         elif reason := _FULL.get(error.errno or 0):
-            hint = "make room there, then give the same command again"
+            hint = "free some space, then run the same command again"
         else:
             raise _store_error(url, error) from error
         raise StoreError(f"{url} cannot be written: {reason}", hint=hint) from error
 
 
 def hint_of(url: str, error: Exception) -> str | None:
-    """How to fix what a remote file system's client raised, where its kind is known."""
+    """How to fix an error of a file system's client; None when the cause is unknown."""
     protocol, remote, _ = url.partition("://")
     if isinstance(error, ImportError):
-        return "install the package that it names"
+        return "install the missing package"
     if not remote:
         return None
     if str(error).startswith("Protocol not known"):
-        return "known are, for example: s3, gs, file, memory, hf"
+        return "protocols are, for example, s3, gs, hf, file and memory"
     if _is_full(error):
-        return f"make room in {cache_folder()}, or set TAILOR_CACHE to a folder on another disk"
+        return f"free some space in {cache_folder()}, or set TAILOR_CACHE to a folder on another disk"
     if is_credential(error):
         variables = _CREDENTIALS.get("gs" if protocol == "gcs" else protocol)
-        return variables or "set its credentials in the environment"
+        return variables or "set the credentials of this store in the environment"
     if isinstance(error, OSError) or "Connect" in type(error).__name__:
         return (
             "check the URL, AWS_ENDPOINT_URL and the network"
@@ -120,12 +120,14 @@ def _store_error(url: str, error: Exception) -> StoreError:
     if isinstance(error, FileNotFoundError):
         if "bucket does not exist" in str(error):
             return StoreError(
-                f"{url}: there is no bucket {url.split('/')[2]}",
-                hint="make the bucket, or check the URL and AWS_ENDPOINT_URL",
+                f"{url}: the bucket {url.split('/')[2]} does not exist",
+                hint="create the bucket, or check the URL and AWS_ENDPOINT_URL",
             )
         return StoreError(f"{url} does not exist")
     if isinstance(error, NotADirectoryError):
-        return StoreError(f"{url}: a part of its path is a file", hint="name a folder")
+        return StoreError(f"{url}: a part of the path is a file", hint="use the path of a folder")
     if isinstance(error, PermissionError) and "://" not in url:
-        return StoreError(f"{url} may not be read or written by this user", hint="check its permissions")
+        return StoreError(
+            f"{url}: this user has no permission to read or write it", hint="check its permissions"
+        )
     return StoreError(f"{url}: {error}".rstrip("."), hint=hint_of(url, error))

@@ -1,4 +1,4 @@
-"""The one place that asks fsspec for a file system."""
+"""Open fsspec file systems and files. No other module calls fsspec's entry points."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import fsspec
 
 
 def filesystem(url: str, *, fresh: bool = True) -> tuple[Any, str]:
-    """(file system, path in it) of a URL or a plain path. `fresh`: listings are asked for anew each time.
+    """(file system, path in it) of a URL or a plain path. fresh: listings are not cached.
 
-    Its errors are those of its client, for which `tailor.store.failures` has words.
+    The file system raises the errors of its client; `tailor.store.failures` converts them.
     """
     options: dict[str, Any] = {"use_listings_cache": False} if fresh else {}
-    return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, **options, **_patience(url)))
+    return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, **options, **_retry_options(url)))
 
 
 def opened(url: str, *, compression: str | None = None) -> IO[bytes]:
-    """A file to read from its beginning. `compression`: `infer` unpacks by the name's ending."""
-    return cast("IO[bytes]", fsspec.open(url, "rb", compression=compression, **_patience(url)).open())
+    """Open a file for reading. compression: `infer` decompresses by the file name's suffix."""
+    return cast("IO[bytes]", fsspec.open(url, "rb", compression=compression, **_retry_options(url)).open())
 
 
-def _patience(url: str) -> dict[str, Any]:
-    """S3's client tries five times where s3fs and `retried` do too, so that a wrong address took minutes to tell."""
+def _retry_options(url: str) -> dict[str, Any]:
+    """Turn off the retries of the S3 client (5 by default), because s3fs and `retried` retry too.
+
+    With all three, a wrong endpoint URL took minutes to fail.
+    """
     if not url.startswith(("s3://", "s3a://")) or "AWS_MAX_ATTEMPTS" in os.environ:
         return {}
     own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})

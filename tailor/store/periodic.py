@@ -1,4 +1,4 @@
-"""Keeps something in a store up to date from a thread, so that nobody waits for a slow store."""
+"""Calls a function periodically in a background thread, so that training does not wait for a slow store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tailor.errors import StoreError
 
 
 class Periodic:
-    """Calls `action` every `seconds` until closed. A store that fails once is tried again the next time.
+    """Calls `action` every `seconds` until closed. After a StoreError the next call simply tries again.
 
-    share: the most of its time that the thread may spend in `action`; a slow one is called less often.
+    share: maximum fraction of the time that `action` may take. A slow action is called less often.
     """
 
     def __init__(self, action: Callable[[], None], seconds: float, *, share: float = 1.0) -> None:
@@ -23,7 +23,7 @@ class Periodic:
         self._thread.start()
 
     def close(self) -> None:
-        """Returns when the last call has ended."""
+        """Stop, and wait for the last call to end."""
         self._ended.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""Folders that exist only with their commit marker, which lists every file with its size and checksum."""
+"""Publish folders atomically. A folder is complete when it has its commit marker, which lists sizes and checksums of all files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BLOCK = 1 << 22
 
 
 class Publication:
-    """A folder that is being made. Readers see it from `commit` on, and never a half of it.
+    """A folder that is being written. Readers see it only after `commit`, and only as a whole.
 
-    `folder` is where its files are written: beside its final place when the store is local (so that
-    the commit is a rename), else in this machine's cache.
+    folder: the local folder to write files to. For a local store it is next to the final folder, so that
+    the commit is a rename; for a remote store it is in this machine's cache.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -42,7 +42,7 @@ class Publication:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Commit; after an error inside or in the commit, discard."""
+        """Commit after success. Discard the files after an error in the block or in the commit."""
         try:
             if kind is None:
                 self.commit()
@@ -50,10 +50,10 @@ class Publication:
             self.discard()
 
     def commit(self, guard: Callable[[], None] = lambda: None) -> None:
-        """Make the folder appear under its name, in place of an earlier one.
+        """Publish the folder under its name, replacing an earlier one.
 
-        `guard` is called before each change of the store, the marker's last, and stops it by raising.
-        When a commit fails, everything stays in `folder`.
+        guard: called before each change of the store (the marker is the last one); an exception from it stops the commit.
+        When a commit fails, all files stay in `folder`.
         """
         with self._writing():
             marker = {name: _describe(self.folder / name, sync=True) for name in _files(self.folder)}
@@ -72,12 +72,12 @@ class Publication:
             shutil.rmtree(copy, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove the written files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def kept(self) -> bool:
-        """Whether `folder` holds everything, and stays when the next run sweeps the store."""
+        """Whether `folder` is a complete local copy that the next run's cleanup keeps."""
         return not self._store.is_local and (self.folder / COMMIT).exists()
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
@@ -99,10 +99,10 @@ class Publication:
 
 @contextlib.contextmanager
 def verified(store: Store, name: str) -> Iterator[Path]:
-    """A local path of the committed folder `name`, every file compared with its size and checksum in the marker.
+    """A local path of the published folder `name`, after comparing every file with its size and checksum in the marker.
 
-    A remote folder's copy goes at the end. Raises a StoreError that names the first file that is missing,
-    was changed, or was not written with the others.
+    The local copy of a remote folder is removed at the end. StoreError for the first file that is missing, was changed,
+    or is not listed in the marker.
     """
     with store.borrowed_path(name) as folder:
         verify(store, name, folder)
@@ -110,28 +110,30 @@ def verified(store: Store, name: str) -> Iterator[Path]:
 
 
 def verify(store: Store, name: str, folder: Path, *, hashed_bytes: int | None = None) -> None:
-    """Compare `folder`, a local path of the committed folder `name`, with its marker.
+    """Compare `folder`, a local path of the published folder `name`, with its marker. StoreError for a difference.
 
-    hashed_bytes: a folder of more bytes than this is compared by sizes only. None: by checksums always.
+    hashed_bytes: a folder with more bytes than this is compared by file sizes only. None: always by checksums.
     """
     marker = _marker(store, name)
     for file in _files(folder):
         if file not in marker and not file.rpartition("/")[2].startswith("."):
-            raise _damaged(store, name, f"{store.url_of(f'{name}/{file}')} was not written with the others")
+            raise _damaged(
+                store, name, f"{store.url_of(f'{name}/{file}')} is not listed in the folder's {COMMIT} file"
+            )
     for file, written in marker.items():
         path, shown = folder / file, store.url_of(f"{name}/{file}")
         if not path.is_file():
             raise _damaged(store, name, f"{shown} is missing")
         if path.stat().st_size != written["bytes"]:
             raise _damaged(
-                store, name, f"{shown} has {path.stat().st_size} bytes; {written['bytes']} were written"
+                store, name, f"{shown} has {path.stat().st_size} bytes instead of {written['bytes']}"
             )
     if hashed_bytes is not None and sum(written["bytes"] for written in marker.values()) > hashed_bytes:
         return
     for file, written in marker.items():
         if _describe(folder / file)["sha256"] != written["sha256"]:
             shown = store.url_of(f"{name}/{file}")
-            raise _damaged(store, name, f"{shown} is not the file that was written: its checksum differs")
+            raise _damaged(store, name, f"{shown} was changed: its checksum differs from {COMMIT}")
 
 
 def _marker(store: Store, name: str) -> dict[str, dict[str, Any]]:
@@ -139,16 +141,16 @@ def _marker(store: Store, name: str) -> dict[str, dict[str, Any]]:
     if not isinstance(marker, dict) or not all(
         isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in marker.values()
     ):
-        raise _damaged(store, name, f"{store.url_of(f'{name}/{COMMIT}')} does not list files")
+        raise _damaged(store, name, f"{store.url_of(f'{name}/{COMMIT}')} is damaged: it does not list files")
     return marker
 
 
 def _damaged(store: Store, name: str, what: str) -> StoreError:
-    return StoreError(what, hint=f"bring the file back, or remove {store.url_of(name)} to do without it")
+    return StoreError(what, hint=f"restore the file, or remove {store.url_of(name)} if you do not need it")
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of the files below a folder, without its marker."""
+    """Relative names of all files below a folder, without its marker."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if name != COMMIT)
 

@@ -1,4 +1,4 @@
-"""A folder that several workers write together: it exists when the files of all of them are there."""
+"""Publish a folder that several workers write together: readers see it when the files of all workers are there."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SHARE, _OWN = ".share-", ".own-"
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 30
-"""How long rank 0 still waits for the others once its worker fails."""
+"""How long rank 0 waits for the other workers after `hurry`."""
 
 
 def begin(store: Store, name: str) -> str:
-    """Called by rank 0, before any worker opens its share: a token that all of them are to be told."""
+    """Prepare the store. Rank 0 calls it first and sends the returned token to all workers."""
     token = f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
     if store.is_local:
         store.make()
@@ -35,10 +35,10 @@ def begin(store: Store, name: str) -> str:
 
 
 class ShardedPublication(Publication):
-    """One worker's share. Every worker writes its files to a `folder` of its own and commits; rank 0's comes last.
+    """One worker's part of the folder. Every worker writes its files to its own `folder` and commits.
 
-    No worker waits for another but rank 0, in its `commit`, for what the others leave behind in the store.
-    File names must differ between workers.
+    Only rank 0 waits: its `commit` polls the store for the messages of the other workers, then publishes the folder.
+    File names must differ between workers. token: from `begin`.
     """
 
     def __init__(self, store: Store, name: str, *, token: str, rank: int, world: int) -> None:
@@ -48,8 +48,8 @@ class ShardedPublication(Publication):
             self._together = store.local_path(token)
             if not self._together.is_dir():
                 raise StoreError(
-                    f"worker {rank} does not see {self._together}, which worker 0 has made",
-                    hint="set save.to to a folder that every worker sees, or to a URL",
+                    f"worker {rank} does not see the folder {self._together}, which worker 0 has created",
+                    hint="set save.to to a shared file system that every worker can access, or to a URL",
                 )
             self.folder = self._together / f"{_OWN}{rank:05d}"
         else:
@@ -59,23 +59,24 @@ class ShardedPublication(Publication):
             self.folder.mkdir(parents=True)
 
     def hurry(self) -> None:
-        """Wait only a while longer for the other workers' shares."""
+        """Limit the waiting for the other workers to `_PATIENCE_SECONDS` from now, as some may have died."""
         self._hurried.set()
 
     def commit(self, guard: Callable[[], None] = lambda: None) -> None:
-        """Hand this worker's files over; on rank 0, wait for the others' and make the folder appear.
+        """Move this worker's files to the common folder. On rank 0, also wait for the other workers, then publish.
 
-        `guard` is called on rank 0 before it changes the store, and stops it by raising.
+        guard: called on rank 0 before each change of the store; an exception from it stops the commit. StoreError on
+        rank 0 when another worker fails.
         """
         if self._rank > 0:
             try:
-                self._leave({"files": self._hand_over()})
+                self._report({"files": self._move_files()})
             except TailorError as error:
-                self._leave({"error": error.message})
+                self._report({"error": error.message})
                 raise
             return
         guard()
-        marker = self._hand_over()
+        marker = self._move_files()
         for rank in range(1, self._world):
             marker |= self._collect(rank)
         text = json.dumps(dict(sorted(marker.items())), indent=1) + "\n"
@@ -83,7 +84,7 @@ class ShardedPublication(Publication):
         if self._store.is_local:
             with self._writing():
                 for rank in range(1, self._world):
-                    os.unlink(self._together / self._share(rank))
+                    os.unlink(self._together / self._message_name(rank))
                 (self._together / COMMIT).write_text(text)
                 _sync(self._together / COMMIT)
                 self.folder = self._together
@@ -91,11 +92,11 @@ class ShardedPublication(Publication):
             return
         self._store.write_text(f"{self._name}/{COMMIT}", text)
         for rank in range(1, self._world):
-            self._store.remove(f"{self._name}/{self._share(rank)}")
+            self._store.remove(f"{self._name}/{self._message_name(rank)}")
         self.discard()
 
-    def _hand_over(self) -> dict[str, Any]:
-        """Describe this worker's files, and put them where the others' are."""
+    def _move_files(self) -> dict[str, Any]:
+        """Move this worker's files to the common folder; returns their sizes and checksums."""
         with self._writing():
             marker = {name: _describe(self.folder / name, sync=True) for name in _files(self.folder)}
             if self._store.is_local:
@@ -107,33 +108,34 @@ class ShardedPublication(Publication):
             self._store.put_file(self.folder / name, f"{self._name}/{name}")
         return marker
 
-    def _leave(self, message: dict[str, Any]) -> None:
-        """Put down for rank 0 what this worker's share is, and what kept it from that."""
+    def _report(self, message: dict[str, Any]) -> None:
+        """Write the message for rank 0: this worker's files, or its error."""
         text = json.dumps(message)
         if self._store.is_local:
             with self._writing():
-                temporary = self._together / f"{self._share(self._rank)}.tmp"
+                temporary = self._together / f"{self._message_name(self._rank)}.tmp"
                 temporary.write_text(text)
-                os.replace(temporary, self._together / self._share(self._rank))
+                os.replace(temporary, self._together / self._message_name(self._rank))
         else:
-            self._store.write_text(f"{self._name}/{self._share(self._rank)}", text)
+            self._store.write_text(f"{self._name}/{self._message_name(self._rank)}", text)
             self.discard()
 
     def _collect(self, rank: int) -> dict[str, Any]:
-        place = f"{self._token if self._store.is_local else self._name}/{self._share(rank)}"
-        patience: float | None = None
-        while not self._store.exists(place):
-            if patience is None and self._hurried.is_set():
-                patience = time.monotonic() + _PATIENCE_SECONDS
-            if patience is not None and time.monotonic() > patience:
-                raise StoreError(f"worker {rank} did not hand over its share of {self.url}")
+        """Wait for the message of a worker; returns its files. StoreError when the worker failed or is too late."""
+        name = f"{self._token if self._store.is_local else self._name}/{self._message_name(rank)}"
+        deadline: float | None = None
+        while not self._store.exists(name):
+            if deadline is None and self._hurried.is_set():
+                deadline = time.monotonic() + _PATIENCE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                raise StoreError(f"worker {rank} has not written its files of {self.url}")
             time.sleep(_POLL_SECONDS)
-        message = self._store.read_json(place)
+        message = self._store.read_json(name)
         if "error" in message:
-            raise StoreError(f"the share of worker {rank} is missing: {message['error']}")
+            raise StoreError(f"worker {rank} failed to write its files of {self.url}: {message['error']}")
         files: dict[str, Any] = message["files"]
         return files
 
-    def _share(self, rank: int) -> str:
-        """Of this attempt: a worker of an earlier one that lives on does not hand over its files to it."""
+    def _message_name(self, rank: int) -> str:
+        """File name of a worker's message. The token makes it unique, so that a worker of an earlier attempt has no effect."""
         return f"{SHARE}{rank:05d}-{self._token.rpartition('-')[2]}"

@@ -1,4 +1,4 @@
-"""Files and folders below one fsspec URL, read and written as a whole."""
+"""Read and write whole files and folders below an fsspec URL."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from tailor.store.failures import naming, retried, writing
 from tailor.store.filesystem import cache_folder, filesystem
 
 COMMIT = "COMMIT"
-"""Marker of a whole folder. It lists the files with their sizes and checksums."""
+"""Marker of a complete folder. It lists the files with their sizes and checksums."""
 TEMPORARY = ".tmp-"
 _BLOCK = 1 << 22
 _T = TypeVar("_T")
-_answered: set[str] = set()
-"""Remote places that did what they were asked, once."""
+_reached: set[str] = set()
+"""Buckets (or hosts) to which a request has succeeded at least once in this process."""
 
 
 class Store:
     """A folder at `url`. A plain path is local and relative to the working directory.
 
-    Names are paths below the folder with `/` between the parts. Every failure of the
-    file system is a StoreError that names the URL.
+    Names are relative paths below the folder, separated by `/`. Every error of the file system is raised as a
+    StoreError with the URL.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
         with naming(text):
-            # Listings must not be cached: another process may write at any time.
+            # Listings are not cached, because another process may write at any time.
             self._fs, self._root = filesystem(text)
         self.is_local = isinstance(self._fs, LocalFileSystem)
         self.url: str = self._root if self.is_local else self._fs.unstrip_protocol(self._root)
@@ -57,11 +57,11 @@ class Store:
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file or folder is there. A store that does not answer is an error, not a no."""
+        """Whether a file or folder exists. StoreError when the store does not respond."""
         return self._ask(name, lambda: self._is_there(name))
 
     def is_file(self, name: str = "") -> bool:
-        """Whether a file is there, and no folder."""
+        """Whether a file, not a folder, has this name."""
         return self._ask(name, lambda: bool(self._fs.isfile(self._path(name))))
 
     def _is_there(self, name: str) -> bool:
@@ -72,16 +72,16 @@ class Store:
         return True
 
     def make(self) -> None:
-        """Make the folder where folders exist on their own. StoreError when it cannot be written."""
+        """Create the folder if the store is local; object stores need none. StoreError when it is not writable."""
         if self.is_local:
             with self._writing(""):
                 os.makedirs(self._root, exist_ok=True)
-                # Only a file that was made shows that files can be made.
+                # The only reliable test for write permission is to create a file.
                 with tempfile.TemporaryFile(dir=self._root):
                     pass
 
     def names(self, name: str = "") -> list[str]:
-        """Direct children, sorted, without unfinished temporary ones. A missing folder has none."""
+        """Sorted names of the direct children, without temporary ones. Empty for a missing folder."""
         return [child for child in self._children(name) if not child.startswith(TEMPORARY)]
 
     def _children(self, name: str = "") -> list[str]:
@@ -114,11 +114,12 @@ class Store:
             return json.loads(self.read_bytes(name))
         except ValueError as error:
             raise StoreError(
-                f"{self.url_of(name)} is not valid JSON ({error})", hint="remove the file and run again"
+                f"{self.url_of(name)} is not valid JSON ({error})",
+                hint="remove the file and run the same command again",
             ) from None
 
     def write_bytes(self, name: str, value: bytes) -> None:
-        """Write the whole file or nothing. Readers see the old content or the new one."""
+        """Write a file atomically: readers see either the old or the new content."""
         if self.is_local:
             with self.open(name, "wb") as stream:
                 stream.write(value)
@@ -129,11 +130,11 @@ class Store:
         self.write_bytes(name, value.encode())
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write JSON. NaN and infinity are refused (ValueError), because other readers refuse them."""
+        """Write JSON. ValueError for NaN and infinity, which are not valid JSON."""
         self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def append_text(self, name: str, text: str) -> None:
-        """Append all of the text or nothing, creating the file. Object stores cannot append: there it is written anew."""
+        """Append the text atomically; creates the file. On object stores, which cannot append, the file is rewritten."""
         if not self.is_local:
             before = self.read_bytes(name) if self.exists(name) else b""
             self.write_bytes(name, before + text.encode())
@@ -150,14 +151,14 @@ class Store:
                     raise
 
     def sync(self, name: str) -> None:
-        """Returns when a local file would outlive a loss of power."""
+        """Flush a local file to disk (fsync), so that it survives a power failure."""
         if self.is_local:
             with self._writing(name), open(self._path(name), "rb") as stream:
                 os.fsync(stream.fileno())
 
     @contextlib.contextmanager
     def open(self, name: str, mode: Literal["rb", "wb"] = "rb") -> Iterator[IO[bytes]]:
-        """`with store.open(name, "wb") as stream:` writes atomically; an exception inside leaves no file."""
+        """Open a file. Writing is atomic: the file appears at the end of the `with` block, and not after an exception."""
         path = self._path(name)
         if mode == "rb":
             stream = self._ask(name, lambda: cast("IO[bytes]", self._fs.open(path, "rb")))
@@ -167,16 +168,16 @@ class Store:
             with self._writing(name), _replacing(Path(path)) as temporary, temporary.open("wb") as stream:
                 yield stream
         else:
-            # One put, after everything is there: a stream that fails half-way would leave a half object.
+            # Upload once at the end: an interrupted stream would leave a partial object.
             with naming(self.url_of(name), kinds=(OSError,)), tempfile.NamedTemporaryFile() as stream:
                 yield stream
                 stream.flush()
                 self.put_file(Path(stream.name), name)
 
     def local_path(self, name: str = "") -> Path:
-        """A local path to read a file or folder from: itself when local, else a copy in `cache_folder()`.
+        """A local path of a file or folder: the path itself if the store is local, else a copy in `cache_folder()`.
 
-        A copy is made once per machine and version of the files, also when several processes ask at once.
+        A copy is made once per machine and version of the files, also when several processes need it at the same time.
         """
         if self.is_local:
             return Path(self._path(name))
@@ -184,7 +185,7 @@ class Store:
 
     @contextlib.contextmanager
     def borrowed_path(self, name: str = "") -> Iterator[Path]:
-        """As `local_path`, of a copy that goes when nobody on this machine reads it any more."""
+        """Same as `local_path`, but the copy is removed when no process of this machine uses it any more."""
         if self.is_local:
             yield Path(self._path(name))
             return
@@ -201,33 +202,33 @@ class Store:
         if self.is_local:
             with path.open("rb") as source, self.open(name, "wb") as target:
                 shutil.copyfileobj(source, target, _BLOCK)
-        elif isinstance(self._fs, MemoryFileSystem):  # its own put shows the file while it grows
+        elif isinstance(self._fs, MemoryFileSystem):  # its `put_file` is not atomic
             self._ask(name, lambda: self._fs.pipe_file(self._path(name), path.read_bytes()))
         else:
             self._ask(name, lambda: self._fs.put_file(str(path), self._path(name)))
 
     def is_committed(self, name: str) -> bool:
-        """Whether a folder was published completely."""
+        """Whether a folder has been published completely."""
         return self.exists(f"{name}/{COMMIT}")
 
     def sweep(self) -> None:
-        """Remove the folders that lack their marker: their writer died. Only the one writer of all may sweep."""
+        """Remove folders without a commit marker, left by interrupted writers. Only the store's single writer may call it."""
         self.tidy()
         for name in self.names():
             if not self.is_committed(name):
                 self.remove(name)
 
     def tidy(self) -> None:
-        """Remove the temporary files and folders directly in this folder, as `sweep` does."""
+        """Remove temporary files and folders directly in this folder. Only the store's single writer may call it."""
         for name in self._children():
             if name.startswith(TEMPORARY):
                 self.remove(name)
         self.sweep_uploads()
 
     def sweep_uploads(self) -> None:
-        """Remove this machine's unfinished copies of what was to go here.
+        """Remove this machine's incomplete local folders that were to be uploaded here.
 
-        Whole ones stay until a folder of their name is committed.
+        Complete ones stay until a folder with their name is committed.
         """
         if not self.is_local:
             for unfinished in uploads(self.url).glob("*"):
@@ -235,7 +236,7 @@ class Store:
                     shutil.rmtree(unfinished, ignore_errors=True)
 
     def remove_temporary(self) -> None:
-        """Remove what a dead writer began to write here, whole or not. Only the one writer of all may do so."""
+        """Remove everything that an interrupted writer left, complete or not. Only the store's single writer may call it."""
         for name in self._children():
             if name.startswith(TEMPORARY):
                 self.remove(name)
@@ -243,7 +244,7 @@ class Store:
             shutil.rmtree(uploads(self.url), ignore_errors=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder, its marker first. Nothing happens when it is not there."""
+        """Remove a file or folder, its commit marker first. Does nothing when it does not exist."""
 
         def removed() -> None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -254,10 +255,9 @@ class Store:
         self._ask(name, removed)
 
     def rename(self, name: str, to: str) -> bool:
-        """Move a folder or file to a new name, in one step where the file system can.
+        """Rename a file or folder; atomic on a local disk. On an object store every file is copied, then removed.
 
-        Returns False, and leaves both, when `to` is already there on a local disk. On an
-        object store every file is copied and the old one removed.
+        Returns False without a change when `to` already exists on a local disk.
         """
         if not self.is_local:
             self._ask(name, lambda: self._move(self._path(name), self._path(to)))
@@ -279,14 +279,14 @@ class Store:
         self._fs.rm(path, recursive=True)
 
     def _ask(self, name: str, action: Callable[[], _T]) -> _T:
-        """Call the file system. A remote one that failed is asked again, if it ever answered: else its URL may be wrong."""
+        """Call the file system. Retries a remote store only after a first success, since before the URL may be wrong."""
         with self._naming(name):
             if self.is_local:
                 return action()
-            place = self._fs.unstrip_protocol(self._root.split("/")[0])
-            answer = retried(action) if place in _answered else action()
-            _answered.add(place)
-            return answer
+            bucket = self._fs.unstrip_protocol(self._root.split("/")[0])
+            result = retried(action) if bucket in _reached else action()
+            _reached.add(bucket)
+            return result
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
@@ -295,12 +295,12 @@ class Store:
         return naming(self.url_of(name), kinds=(OSError,) if self.is_local else (Exception,))
 
     def _writing(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """As `_naming`. A local folder is named as a whole: it is what the user chose."""
+        """Same as `_naming`, for writing. Errors in a local store name the store's folder, which the user has set."""
         return writing(self.url) if self.is_local else self._naming(name)
 
 
 def _write_all(stream: IO[bytes], content: bytes) -> None:
-    """An unbuffered write may take a part only."""
+    """Write everything: a single unbuffered write may write only a part."""
     rest = memoryview(content)
     while rest:
         rest = rest[stream.write(rest) :]
@@ -308,7 +308,7 @@ def _write_all(stream: IO[bytes], content: bytes) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` at the end, or goes away."""
+    """A temporary path next to `path`, which is renamed to `path` at the end and removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -319,5 +319,5 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def uploads(url: str) -> Path:
-    """Where this machine keeps what goes to the remote folder `url`, until it is there."""
+    """The local folder for files that are to be uploaded to the remote folder `url`."""
     return cache_folder() / "uploads" / hashlib.sha256(url.encode()).hexdigest()[:16]

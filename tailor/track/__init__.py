@@ -1,4 +1,4 @@
-"""Trackers: where curves can be watched, beside the run's own log. One file per tracker."""
+"""Experiment trackers, which get the metrics in addition to the run's own log. One file per tracker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ __all__ = ["Tracker", "open_trackers"]
 
 
 def open_trackers(
-    track: Track, run: Store, *, after_step: int = 0, tell: Callable[[str], None] = print
+    track: Track, run: Store, *, after_step: int = 0, warn: Callable[[str], None] = print
 ) -> list[Tracker]:
-    """The trackers that a recipe asks for; see `tailor.track.base.Opener` for the arguments."""
+    """Open the trackers of a recipe. `tailor.track.base.Opener` explains the arguments.
+
+    ExtensionError when a tracker cannot be imported, StoreError when it cannot be opened.
+    """
     return [
-        _opener(name, section)(section, run, after_step=after_step, tell=tell)
+        _opener(name, section)(section, run, after_step=after_step, warn=warn)
         for name, section in track.chosen()
     ]
 
@@ -32,9 +35,9 @@ def _opener(name: str, section: TrackerSection) -> Opener:
     module, _, attribute = section.implementation.partition(":")
     try:
         opener: Opener = getattr(import_module(module), attribute)
-    except Exception as error:  # the code of another package may raise anything
+    except Exception as error:  # code of another package may raise any error
         raise ExtensionError(
             f"track.{name}: {section.implementation} cannot be loaded: {type(error).__name__}: {error}",
-            hint="install a version of its package that works with this one, or leave the key out",
+            hint="install a compatible version of its package, or remove the key",
         ) from error
     return opener

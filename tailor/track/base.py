@@ -1,4 +1,4 @@
-"""What a tracker is, and what opens one."""
+"""The interfaces of a tracker and of its constructor."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 
 
 class Tracker(Protocol):
-    """Takes every metric record of rank 0, in order."""
+    """Receives every metric record of rank 0, in order."""
 
     def write(self, record: dict[str, Any]) -> None: ...
 
     def close(self, *, finished: bool) -> None:
-        """No record comes any more. finished: the run came to its end, and did not stop before."""
+        """Called after the last record. finished: whether the run completed all its steps."""
         ...
 
 
 class Opener(Protocol):
     """A tracker's class, or a function that returns a tracker: the `implementation` of its section."""
 
-    def __call__(self, section: Any, run: Store, *, after_step: int, tell: Callable[[str], None]) -> Tracker:
-        """section: the tracker's keys (a `TrackerSection`). run: the run's folder.
+    def __call__(self, section: Any, run: Store, *, after_step: int, warn: Callable[[str], None]) -> Tracker:
+        """Open the tracker. section: the tracker's keys (a `TrackerSection`). run: the run's folder.
 
-        after_step: the step that the run resumes from, 0 for a new run. Records of later steps that an interrupted
-        run has already sent come again.
-        tell: shows the user a message that does not end the run.
-        Raises StoreError when the tracker cannot work, such as for missing credentials: training does not begin.
+        after_step: the step from which the run resumes, 0 for a new run. Steps after it are trained again, so records
+        that an interrupted run has already sent are written a second time.
+        warn: shows the user a message without ending the run.
+        Raises StoreError, which ends the run before training, when the tracker cannot work, for example without credentials.
         """
         ...

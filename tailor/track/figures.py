@@ -1,4 +1,4 @@
-"""What of a metric record is a curve."""
+"""Select the metrics of a record that trackers draw as curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NOT_FIGURES = ("kind", "step", "time", "count", "queries", "passages")
 
 
 def curves(record: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """(kind, key, value) of the numbers to draw. A value may be infinite: gradients that overflowed in fp16."""
+    """(kind, key, value) of the numbers to draw. A value may be infinite, for example after a gradient overflow in fp16."""
     kind = record["kind"]
     for key, value in record.items() if kind in KINDS else ():
         if key not in NOT_FIGURES and isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""`trackers.json`: under which names other services know a run, so that a run that goes on goes on there too."""
+"""`trackers.json`: the run's ids at tracking services, so that a resumed run continues the same run there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def name_of(run: Store) -> str:
-    """What a run is called where it has no other name: its folder's."""
+    """The default name of a run at a service: the name of its folder."""
     return run.url.rstrip("/").rpartition("/")[2]
 
 
 def identity(
     run: Store, service: str, after_step: int, make: Callable[[], str] = lambda: secrets.token_hex(8)
 ) -> str:
-    """The run's name at a service: what it was, when the run goes on from a step, else a new one."""
+    """The run's id at a service: the stored one when the run resumes, else a new one from `make`."""
     known: dict[str, str] = run.read_json(TRACKERS) if run.exists(TRACKERS) else {}
     if not after_step or service not in known:
         known[service] = make()
@@ -32,7 +32,7 @@ def identity(
 
 
 def settings(run: Store) -> dict[str, Any]:
-    """The resolved recipe as `section.key` → value. No recipe holds a secret."""
+    """The resolved recipe as `section.key` -> value. It is safe to send, because recipes contain no secrets."""
     values = yaml.safe_load(run.read_text(RECIPE)) if run.exists(RECIPE) else {}
     return dict(_flat("", values))
 

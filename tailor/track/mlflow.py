@@ -1,4 +1,4 @@
-"""MLflow. Where and with which credentials is said by the environment: MLFLOW_TRACKING_URI and its companions."""
+"""The MLflow tracker. Server and credentials come from environment variables such as MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from tailor.store import Store
 
 SEND_SECONDS = 5.0
-AT_ONCE = 1000
-"""Most figures in a request, by MLflow's rules."""
-PARAMETERS = 100
-"""The same of settings."""
-PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""A server that is away keeps nobody waiting for the quarter of an hour that is MLflow's default."""
+MAX_METRICS = 1000
+"""MLflow's limit of metrics per request."""
+MAX_PARAMS = 100
+"""MLflow's limit of parameters per request."""
+HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""Fewer and shorter retries: with MLflow's defaults a request to an unreachable server takes 15 minutes to fail."""
 
 
 class MlflowTracker:
-    """Figures named `train/loss`, `evaluation/loss` … by step, in one run of MLflow however often it was stopped.
+    """Logs metrics named `train/loss`, `evaluation/loss` … by step, in one MLflow run across all resumes.
 
-    They are sent from a thread. Those that a server did not take are sent again; a run does not end for them.
+    A background thread sends them. If the server is unreachable, they are sent later, and training continues.
     """
 
-    def __init__(self, section: Mlflow, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        for name, value in PATIENT.items():
+    def __init__(self, section: Mlflow, run: Store, *, after_step: int, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        for name, value in HTTP_DEFAULTS.items():
             os.environ.setdefault(name, value)
         try:
             from mlflow import MlflowClient
@@ -57,8 +57,8 @@ class MlflowTracker:
                 experiment = found.experiment_id if found else client.create_experiment(section.experiment)
                 made = client.create_run(experiment, run_name=section.name or name_of(run))
                 params = [Param(key, str(value)[:500]) for key, value in settings(run).items()]
-                for at in range(0, len(params), PARAMETERS):
-                    client.log_batch(made.info.run_id, params=params[at : at + PARAMETERS])
+                for start in range(0, len(params), MAX_PARAMS):
+                    client.log_batch(made.info.run_id, params=params[start : start + MAX_PARAMS])
                 return str(made.info.run_id)
 
             self._id = identity(run, "mlflow", after_step, make)
@@ -66,20 +66,20 @@ class MlflowTracker:
         except self._errors as error:
             raise StoreError(
                 f"track.mlflow: {' '.join(str(error).split())[:300]}",
-                hint="look at MLFLOW_TRACKING_URI (or track.mlflow.tracking_uri) and the server's credentials",
+                hint="check MLFLOW_TRACKING_URI (or track.mlflow.tracking_uri) and the server's credentials",
             ) from error
         self._periodic = Periodic(self._send, SEND_SECONDS)
 
     def write(self, record: dict[str, Any]) -> None:
         self._step = int(record.get("step", self._step))
         now = int(record.get("time", time.time()) * 1000)
-        found = [
+        metrics = [
             self._metric(f"{kind}/{key}", float(value), now, self._step)
             for kind, key, value in curves(record)
             if math.isfinite(value)
         ]
         with self._mutex:
-            self._waiting += found
+            self._waiting += metrics
 
     def close(self, *, finished: bool) -> None:
         self._periodic.close()
@@ -87,18 +87,18 @@ class MlflowTracker:
             self._send()
             self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
         except (StoreError, *self._errors) as error:
-            self._tell(f"MLflow does not have the whole run: {error}")
+            self._warn(f"MLflow has not received all metrics of the run: {error}")
 
     def _send(self) -> None:
-        """StoreError when the server takes none; then they stay."""
+        """Send all waiting metrics. StoreError when the server rejects a request; the metrics then stay for the next try."""
         with self._mutex:
-            some = self._waiting[:AT_ONCE]
-        while some:
+            batch = self._waiting[:MAX_METRICS]
+        while batch:
             try:
-                self._client.log_batch(self._id, metrics=some)
+                self._client.log_batch(self._id, metrics=batch)
             except self._errors as error:
                 what = " ".join(str(error).split())[:200]
-                raise StoreError(f"{len(self._waiting)} figures were not taken: {what}") from error
+                raise StoreError(f"{len(self._waiting)} metrics could not be sent: {what}") from error
             with self._mutex:
-                del self._waiting[: len(some)]
-                some = self._waiting[:AT_ONCE]
+                del self._waiting[: len(batch)]
+                batch = self._waiting[:MAX_METRICS]

@@ -1,4 +1,4 @@
-"""TensorBoard event files in the run's folder: `tensorboard --logdir RUN`."""
+"""The TensorBoard tracker writes event files to the run's folder: `tensorboard --logdir RUN` shows them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 10
 REMOTE_SHARE = 0.05
-"""Of the time, what copying to a remote store may take: it is copied less often where it is slow."""
+"""Maximum fraction of the time for copying to a remote store; to a slow store the files are copied less often."""
 
 
 class TensorBoard:
-    """Scalars named `train/loss`, `evaluation/loss`, `generation/exact_match` … by step.
+    """Writes scalars named `train/loss`, `evaluation/loss`, `generation/exact_match` … by step.
 
-    The event writer needs a local file; for a remote run folder it is copied up every few seconds. Events are
-    written by the caller: tensorboardX's own thread, once it met a full disk, would let training wait for ever.
+    The event writer needs a local file; for a remote run folder the file is copied there every few seconds. Events are
+    written in the caller's thread: after an error such as a full disk, tensorboardX's own thread blocks training forever.
     """
 
-    def __init__(self, section: object, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, section: object, run: Store, *, after_step: int, warn: Callable[[str], None]) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -42,12 +42,12 @@ class TensorBoard:
         self._event = Event
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # The name's own clock counts in seconds.
+            # Its default name has a resolution of one second, so the step makes the name unique.
             self._writer = EventsWriter(str(self._folder / "events"), f".step-{after_step:08d}")
         except OSError as error:
             raise self._error(error) from error
         if after_step:
-            # Makes readers leave out what an interrupted run wrote after its last checkpoint.
+            # TensorBoard then hides what an interrupted run wrote after its last checkpoint.
             self._put(step=after_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._flushed = time.monotonic()
         self._periodic = Periodic(self._copy, FLUSH_SECONDS, share=REMOTE_SHARE) if self._remote else None
@@ -57,7 +57,7 @@ class TensorBoard:
 
         self._step = int(record.get("step", self._step))
         for kind, key, value in curves(record):
-            # A step whose gradients overflowed in fp16 has a norm of infinity; a gap shows that better.
+            # After a gradient overflow in fp16 the norm is infinite; a gap in the curve is clearer.
             if math.isfinite(value):
                 self._put(step=self._step, summary=scalar(f"{kind}/{key}", value))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -87,8 +87,8 @@ class TensorBoard:
 
     def _error(self, error: OSError) -> StoreError:
         return StoreError(
-            f"the curves could not be written to {self._folder}: {error.strerror or error}",
-            hint="make room there, or set track.tensorboard: false; then give the same command again",
+            f"TensorBoard events cannot be written to {self._folder}: {error.strerror or error}",
+            hint="free some space, or set track.tensorboard: false; then run the same command again",
         )
 
     def _copy(self) -> None:

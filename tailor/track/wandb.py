@@ -1,4 +1,4 @@
-"""Weights & Biases. The key comes from the environment or `wandb login`; WANDB_MODE=offline needs none."""
+"""The Weights & Biases tracker. The API key comes from the environment or `wandb login`; WANDB_MODE=offline needs none."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class WeightsAndBiases:
-    """Curves named `train/loss`, `evaluation/loss` … over `step`, in one run of W&B however often it was stopped.
+    """Logs metrics named `train/loss`, `evaluation/loss` … by `step`, in one W&B run across all resumes.
 
-    What is sent, or kept when offline, lies in the run's folder, or in this machine's cache for a remote one.
+    W&B keeps its local files in the run's folder, or in this machine's cache if the run's folder is remote.
     """
 
-    def __init__(self, section: Wandb, run: Store, *, after_step: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, section: Wandb, run: Store, *, after_step: int, warn: Callable[[str], None]) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -39,26 +39,26 @@ class WeightsAndBiases:
                 resume="allow",
                 dir=str(folder),
                 config=settings(run),
-                # The log of a run is its own; the code and its git remote are nobody else's.
+                # Console output is already in the run's own log; code and git remote are private.
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
         except (wandb.errors.Error, OSError) as error:
             raise StoreError(
                 f"track.wandb: {' '.join(str(error).split())[:300]}",
-                hint="set WANDB_API_KEY, or WANDB_MODE=offline and `wandb sync` later",
+                hint="set WANDB_API_KEY, or set WANDB_MODE=offline and run `wandb sync` later",
             ) from error
-        # Its own count of steps takes nothing twice; a run that goes on makes some steps again.
+        # W&B's default step counter rejects steps that were logged before, but a resumed run trains some steps again.
         self._run.define_metric("*", step_metric="step")
         self._step = after_step
         self._wandb = wandb
 
     def write(self, record: dict[str, Any]) -> None:
         self._step = int(record.get("step", self._step))
-        found = {f"{kind}/{key}": value for kind, key, value in curves(record) if math.isfinite(value)}
-        if found:
-            self._run.log({"step": self._step, **found})
+        metrics = {f"{kind}/{key}": value for kind, key, value in curves(record) if math.isfinite(value)}
+        if metrics:
+            self._run.log({"step": self._step, **metrics})
 
     def close(self, *, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
         if self._run.offline:
-            self._wandb.teardown()  # else its own process may still be writing when a worker's machine goes
+            self._wandb.teardown()  # waits for its process, which may still write when the worker's machine is shut down

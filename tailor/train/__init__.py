@@ -1,1 +1,1 @@
-"""The only training loop, and its parts."""
+"""The training loop for all methods: steps, strategies, checkpoints and the final artifact."""

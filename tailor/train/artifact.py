@@ -1,8 +1,8 @@
 """The final artifact, in the layout that plain peft and transformers read.
 
-RUN/adapter/ (PEFT), RUN/model/ (Hugging Face) or RUN/beacon/ (the project's own), each with the tokenizer, the chat
-template that the data was rendered with, and a generation_config that stops at the end of a turn. Beside an adapter on
-a base with a rope of its own lies the config.json to load that base with.
+RUN/adapter/ (PEFT), RUN/model/ (Hugging Face) or RUN/beacon/ (this project's format). Each contains the tokenizer, the chat
+template of the training data, and a generation_config whose stop token ends a turn. For an adapter trained with
+`model.rope`, the folder also has the config.json to load the base with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
 from tailor.models import adapter_files, rope
 from tailor.models.attention import stock_attention
@@ -31,20 +31,21 @@ from tailor.train import checkpoint
 from tailor.train.session import Session
 
 MAX_SHARD = "5GB"
-"""Largest file of a model's weights."""
+"""Maximum size of one file of model weights."""
 
 
 def write_artifact(session: Session) -> str:
-    """Write and commit the artifact; returns its URL. Every rank calls it, and rank 0 writes.
+    """Write and commit the artifact; returns its URL. Every rank calls it, rank 0 writes.
 
-    Where the weights are shared out, one at a time is gathered and put into a file.
+    Sharded weights are gathered one at a time and written to a temporary file each, so that the full model is never in
+    memory. Raises StoreError if the disk is full.
     """
     strategy, plan = session.strategy, session.plan
     name = ADAPTER if plan.model.adapter else BEACON if plan.model.beacon else MODEL
     projection: dict[str, torch.Tensor] = {}
-    weights = _apart(strategy.whole_weights(), projection)
+    weights = _without_projection(strategy.unsharded_weights(), projection)
     if session.host.rank != 0:
-        for _ in weights:
+        for _ in weights:  # gathering a weight is a collective call
             pass
         return session.run.join(name).url
     assert session.tokenizer is not None
@@ -61,22 +62,22 @@ def write_artifact(session: Session) -> str:
             files.write(made.folder, session.model.base)
             BaseRecord.of(plan.model, plan.frozen_dtype).write(made.folder)
         else:
-            dtype = DTYPES[plan.precision]  # the one that they were trained in
+            dtype = DTYPES[plan.precision]  # the precision of training
             with _stock_attention(session):
-                own = _in_dtype(session.model.network.state_dict(), dtype)
-                _write_model(session.model.network, own, dtype, made.folder)
+                state = _in_dtype(session.model.network.state_dict(), dtype)
+                _write_model(session.model.network, state, dtype, made.folder)
         _write_embedding(session, made.folder, projection)
         session.tokenizer.write(made.folder, session.tokens.template)
-        if (warning := settle(made.folder)) is not None:
+        if (warning := fix_tokenizer_class(made.folder)) is not None:
             session.say(f"warning: {warning}")
-        session.host.flush()  # refuses when another process has the run by now
+        session.host.flush()  # raises if another process owns the run by now
     return session.run.join(name).url
 
 
-def _apart(
+def _without_projection(
     weights: Iterable[tuple[str, torch.Tensor]], projection: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The network's weights; those of the projection beside it are put into `projection`."""
+    """Yield the network's weights; put those of the embedding projection into the dict `projection` instead."""
     for name, value in weights:
         if name.startswith("projection."):
             projection[name.removeprefix("projection.")] = value
@@ -85,7 +86,7 @@ def _apart(
 
 
 def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.Tensor]) -> None:
-    """How the model embeds, where it was trained to. gathered: the projection's weights, if they were shared out."""
+    """Write the embedding settings if the method embeds. gathered: the projection's weights, if they are sharded."""
     plan, model = session.plan, session.model
     if plan.method.embedding is None:
         return
@@ -94,7 +95,7 @@ def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.T
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write weights that come one after another, by way of files beside the artifact."""
+    """Write weights that are gathered one at a time, through temporary files in the artifact's parent folder."""
     plan = session.plan
     network = skeleton(
         plan.model,
@@ -103,25 +104,25 @@ def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str,
         activation_checkpointing=False,
         seed=plan.batches.seed,
     )
-    with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder.parent) as room:
+    with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder.parent) as temporary:
         if plan.model.adapter is not None:
-            _write_adapter(network, plan, folder, spilled(weights, Path(room)))
+            _write_adapter(network, plan, folder, spilled(weights, Path(temporary)))
         else:
             dtype = DTYPES[plan.precision]
-            _write_model(network, spilled(weights, Path(room), dtype), dtype, folder)
+            _write_model(network, spilled(weights, Path(temporary), dtype), dtype, folder)
 
 
 def _write_adapter(
     network: Any, plan: Plan, folder: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """weights: by name in `network`; None for its own."""
+    """weights: by name in `network`; None for those in `network`."""
     given = {"state_dict": weights} if weights else {}
     network.save_pretrained(folder, save_embedding_layers=False, **given)
     adapter_files.set_base(folder, plan.model.path)
     if isinstance(targets := network.peft_config["default"].target_modules, set):
-        # PEFT writes a set, in another order in every process.
+        # PEFT writes the set in an order that differs between processes.
         adapter_files.change_config(folder, target_modules=sorted(targets))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, with nothing filled in
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card template
     BaseRecord.of(plan.model, plan.frozen_dtype).write(folder)
     if plan.model.rope is not None:
         rope.save_config(folder, plan.model)
@@ -134,7 +135,7 @@ def _write_model(network: Any, weights: dict[str, torch.Tensor], dtype: torch.dt
 
 @contextmanager
 def _stock_attention(session: Session) -> Iterator[None]:
-    """transformers refuses to save a model with an attention that it does not know."""
+    """Context in which the model has an attention of transformers: save_pretrained rejects `tailor_documents`."""
     base = session.model.base
     implementation = base.config._attn_implementation
     base.set_attn_implementation(stock_attention(base))
@@ -145,7 +146,7 @@ def _stock_attention(session: Session) -> Iterator[None]:
 
 
 def _in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Copies in `dtype`, on the host. Tied weights stay tied."""
+    """Copies in `dtype`, in host memory. Tied weights stay tied."""
     copies: dict[int, torch.Tensor] = {}
     return {
         name: copies.setdefault(weight.data_ptr(), weight.detach().to("cpu", dtype))
@@ -154,7 +155,7 @@ def _in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str,
 
 
 def _declare_dtype(config: Path, dtype: torch.dtype) -> None:
-    """transformers writes the dtype of the weights in memory, not of those that it was given to save."""
+    """Set the dtype in config.json: transformers writes that of the weights in memory, not of those that it saves."""
     values = {**json.loads(config.read_text()), "dtype": str(dtype).removeprefix("torch.")}
     config.write_text(json.dumps(values, indent=2) + "\n")
 
@@ -162,9 +163,10 @@ def _declare_dtype(config: Path, dtype: torch.dtype) -> None:
 def spilled(
     tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
-    """The same tensors, each backed by a file in `folder` that goes with it. Floating ones in `dtype`, if given.
+    """Copy tensors into memory-mapped temporary files in `folder`. Floating-point tensors are converted to `dtype`, if given.
 
-    They take room on the disk, not in memory: the system writes them out as it needs the memory.
+    The tensors take disk space instead of memory: the system writes the pages out when it needs the memory. A file is
+    deleted together with its tensor.
     """
     return {
         name: _in_file(tensor, folder, dtype if dtype and tensor.is_floating_point() else tensor.dtype)
@@ -178,5 +180,5 @@ def _in_file(tensor: torch.Tensor, folder: Path, dtype: torch.dtype) -> torch.Te
     handle, path = tempfile.mkstemp(prefix=".spill-", dir=folder)
     os.close(handle)
     file = torch.from_file(path, shared=True, size=tensor.numel(), dtype=dtype)
-    os.unlink(path)  # the mapping keeps it until the tensor goes
+    os.unlink(path)  # the memory map keeps the data until the tensor is freed
     return file.view(tensor.shape).copy_(tensor)

@@ -1,11 +1,11 @@
-"""Checkpoints: what is trained, the optimizer's state, and where the run stands.
+"""Checkpoints: the trained weights, the optimizer's state and the progress of the run.
 
 RUN/checkpoints/step-00000050/
     weights.safetensors   every trained weight, float32, by its name in the model
     optimizer.pt          the optimizer's state (tensors and numbers; read with weights_only)
-                          (in place of these two, a pair for each worker where it holds a part: see `parts`)
+                          (a sharded strategy writes a pair per worker instead: see `sharded_checkpoint`)
     state.json            step, best evaluation, gradient scaler
-    COMMIT                every file's size and checksum, written last: a folder without it is no checkpoint
+    COMMIT                size and checksum of every file, written last: a folder without it is an incomplete checkpoint
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from tailor.train.strategy import Sharded, Strategy
 
 @dataclass
 class State:
-    """Where a run stands between two steps."""
+    """The progress of a run between two steps."""
 
     step: int = 0
     """Steps done."""
     evaluated: bool = True
-    """False when the run was stopped before the evaluation that was due at this step."""
+    """False if the run was stopped before the evaluation that was due at this step."""
     best_step: int | None = None
     best_loss: float | None = None
-    """Lowest evaluation loss so far, and the step that gave it."""
+    """Lowest evaluation loss so far; `best_step` is its step."""
     reload_from: int | None = None
-    """Step of the checkpoint that `train.divergence.action: reload` goes back to."""
+    """Step of the checkpoint that `train.divergence.action: reload` loads."""
     diverged: int = 0
-    """Steps in a row, up to this one, whose update was left out because they diverged."""
+    """Number of consecutive steps up to this one that diverged and whose update was skipped."""
     scaler: dict[str, Any] = field(default_factory=dict)
-    """The fp16 gradient scaler's state."""
+    """State of the fp16 gradient scaler."""
 
 
 def write(folder: Path, strategy: Strategy, state: State) -> None:
-    """Write this worker's files of a checkpoint. StoreError when the disk does not take them."""
+    """Write this worker's files of a checkpoint. StoreError if the disk is full or fails."""
     from safetensors.torch import save_file
 
-    with writing(f"the checkpoint of step {state.step}", folder, "the checkpoint before"):
+    with writing(f"the checkpoint of step {state.step}", folder, "the previous checkpoint"):
         if isinstance(strategy, Sharded):
             sharded_checkpoint.write(folder, strategy)
         else:
@@ -67,26 +67,33 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
 
 @contextmanager
 def writing(what: str, folder: Path, last: str) -> Iterator[None]:
-    """Turn what a full disk makes the writers of `folder` raise into a StoreError. `last`: what a run goes on from."""
+    """Context that turns write errors (a full disk, for example) into a StoreError.
+
+    what: is written; folder: where; last: what the run resumes from. All three are for the message.
+    """
     from safetensors import SafetensorError
 
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        why = "the disk did not take all of it" if "inline_container" in str(error) else _first_line(error)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError
+        reason = (
+            "the disk did not take all of the data"
+            if "inline_container" in str(error)
+            else _first_line(error)
+        )
         raise StoreError(
-            f"{what} could not be written to {folder.parent}: {why}",
-            hint=f"make room there, then give the same command again; it goes on from {last}",
+            f"{what} could not be written to {folder.parent}: {reason}",
+            hint=f"free disk space there, then run the same command again; it resumes from {last}",
         ) from error
 
 
 def load(url: str, strategy: Strategy) -> State:
-    """Put a checkpoint's weights and optimizer state into the strategy, whatever strategy wrote it.
+    """Load a checkpoint's weights and optimizer state into the strategy. Any strategy may have written it.
 
-    The optimizer keeps the settings that it was built with, which may be other ones by now.
-    Raises a StoreError that names the file that is damaged, was altered, or holds something else.
+    The optimizer keeps its own hyperparameters (learning rate, weight decay …), which the recipe may have changed.
+    Raises a StoreError that names the file if one is damaged, was altered or does not match the model.
     """
     with _files(url) as folder:
         if isinstance(strategy, Sharded):
@@ -95,10 +102,10 @@ def load(url: str, strategy: Strategy) -> State:
             _put_shards(folder, strategy)
         else:
             _put_weights(folder / WEIGHTS, url, strategy.model)
-            with _reading(f"{url}/{OPTIMIZER}", "optimizer state"):
+            with _reading(f"{url}/{OPTIMIZER}", "optimizer state file"):
                 state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
                 _put_state(strategy.optimizer, state)
-        with _reading(f"{url}/{STATE}", "state of a run"):
+        with _reading(f"{url}/{STATE}", "run state file"):
             return State(**json.loads((folder / STATE).read_text()))
 
 
@@ -108,7 +115,7 @@ def _put_shards(folder: Path, strategy: Strategy) -> None:
         _copy_weights(saved, strategy.model)
         states: dict[int, dict[str, torch.Tensor]] = {}
         for number, name in enumerate(decayed_first(shapes)):
-            states[number] = {key: saved.whole(name, key) for key in saved.keys}
+            states[number] = {key: saved.full(name, key) for key in saved.keys}
             if saved.updates:
                 states[number]["step"] = torch.tensor(float(saved.updates))
         _put_state(strategy.optimizer, {**strategy.optimizer.state_dict(), "state": states})
@@ -117,12 +124,12 @@ def _put_shards(folder: Path, strategy: Strategy) -> None:
 def _put_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
+    for group, current in zip(optimizer.param_groups, settings, strict=True):
+        group.update(current)
 
 
 def load_weights(url: str, strategy: Strategy) -> None:
-    """Put a checkpoint's weights into the model; their names must be exactly those that are trained."""
+    """Load a checkpoint's weights, without the optimizer state. Their names must be exactly those of the trained weights."""
     with _files(url) as folder:
         if isinstance(strategy, Sharded):
             sharded_checkpoint.restore(folder, strategy, optimizer=False)
@@ -137,7 +144,7 @@ def load_weights(url: str, strategy: Strategy) -> None:
 def _copy_weights(saved: sharded_checkpoint.ShardedReader, model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in trained_parameters(model):
-            parameter.copy_(saved.whole(name))
+            parameter.copy_(saved.full(name))
 
 
 def _files(url: str) -> AbstractContextManager[Path]:
@@ -161,23 +168,24 @@ def _reading(file: str, what: str) -> Iterator[None]:
         TypeError,
     ) as error:
         raise StoreError(
-            f"{file} is no {what}: {_first_line(error)}",
-            hint=f"remove {posixpath.dirname(file)} to go on from the checkpoint before",
+            f"{file} is not a valid {what}: {_first_line(error)}",
+            hint=f"remove {posixpath.dirname(file)} to resume from the previous checkpoint",
         ) from error
 
 
 def _put_weights(file: Path, url: str, model: nn.Module) -> None:
     from safetensors.torch import load_file
 
-    with _reading(f"{url}/{WEIGHTS}", "file of weights"):
+    with _reading(f"{url}/{WEIGHTS}", "safetensors file"):
         weights = load_file(file)
     trained = dict(trained_parameters(model))
-    odd = sorted(trained.keys() ^ weights.keys())
-    odd += [name for name in trained if name in weights and weights[name].shape != trained[name].shape]
-    if odd:
+    different = sorted(trained.keys() ^ weights.keys())
+    different += [name for name in trained if name in weights and weights[name].shape != trained[name].shape]
+    if different:
         raise StoreError(
-            f"{url} holds other weights than this recipe trains, for example {odd[0]}",
-            hint="use another save.to for a changed model or adapter",
+            f"the weights in {url} do not match those that this recipe trains: {different[0]}, for example, is missing "
+            "or has another shape",
+            hint="set another save.to after changing the model or the adapter",
         )
     with torch.no_grad():
         for name, parameter in trained.items():
@@ -185,7 +193,7 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
 
 
 def remove_old(run: Store, *, keep: int, needed: Iterable[int | None]) -> None:
-    """Delete whole checkpoints but the newest `keep` and those of the steps that are `needed`."""
+    """Delete all complete checkpoints but the newest `keep` and those of the `needed` steps."""
     names = checkpoints(run)
     kept = set(names[-keep:]) | {checkpoint_name(step) for step in needed if step is not None}
     for name in names:

@@ -12,9 +12,9 @@ from tailor.train.step import SessionContext, StopRequested, prepass_mean, read_
 
 @torch.no_grad()
 def evaluate(session: Session, step: int) -> dict[str, Any] | None:
-    """One record over the whole evaluation split; every rank takes a share and gets the same numbers.
+    """Evaluate the whole evaluation split; returns a metric record. Ranks share the work and get the same record.
 
-    None, on every rank, when one of them was asked to stop during the evaluation.
+    None, on every rank, if one of them was asked to stop during the evaluation.
     """
     model, method, batches = session.model, session.method, session.evaluation
     collator, context = session.collator("evaluation"), SessionContext(session, None)
@@ -23,12 +23,12 @@ def evaluate(session: Session, step: int) -> dict[str, Any] | None:
     model.eval()
     try:
         for batch in batches.evaluation():
-            own = method.denominator(batches, batch)
-            # Read twice rather than kept: an evaluation may be one batch of every row.
-            mean = prepass_mean(session, read_micro_batches(session, batches, collator, batch), own)
+            units = method.denominator(batches, batch)
+            # The micro-batches are read twice, not kept in memory: an evaluation may be a single batch of all rows.
+            mean = prepass_mean(session, read_micro_batches(session, batches, collator, batch), units)
             micro_batches = read_micro_batches(session, batches, collator, batch)
             method.measure(context, batches, batch, micro_batches, mean)
-            denominator, supervised = denominator + own, supervised + batches.supervised_tokens(batch)
+            denominator, supervised = denominator + units, supervised + batches.supervised_tokens(batch)
     except StopRequested:
         return None
     finally:

@@ -1,4 +1,4 @@
-"""Where a worker runs: what the loop needs of it."""
+"""The interface between the training loop and the worker process that runs it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ class Host(Protocol):
     device: torch.device
 
     def report(self, record: dict[str, Any]) -> None:
-        """Take one metric record. Called on rank 0."""
+        """Log one metric record. Called on rank 0."""
         ...
 
     def flush(self) -> None:
-        """Return when every record so far is in the run's log for good. Called on rank 0, from another thread."""
+        """Return once all records so far are stored in the run's log. Called on rank 0, from another thread. Raises if another
+        process owns the run by now."""
         ...
 
     def resume(self) -> str | None:
-        """URL of the committed checkpoint to go on from, if there is one."""
+        """URL of the committed checkpoint to resume from; None to start from the beginning."""
         ...
 
     def stopping(self) -> bool:

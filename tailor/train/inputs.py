@@ -1,4 +1,4 @@
-"""What goes into the model, and in which arithmetic."""
+"""The model's inputs: the autocast context, and the collator that reads micro-batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailor.plan import Plan
 
 
 def autocast(plan: Plan, device: torch.device) -> torch.autocast:
-    """The plan's arithmetic, as a context."""
+    """The autocast context for the plan's precision."""
     dtype = torch.float16 if plan.precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=plan.precision != "fp32")
 
@@ -28,9 +28,9 @@ def make_collator(
     reference: np.ndarray | None = None,
     sequence: SequenceGroup | None = None,
 ) -> Collator:
-    """Reads rows of a split for a model. reference: float32[n], a number of each example that comes with it.
+    """Make the collator that reads rows of a split for a model.
 
-    sequence: the workers that hold each sequence together.
+    reference: float32[examples], log-probabilities under the reference model. sequence: the workers that split each stream.
     """
     return Collator(
         tokens.split(name),

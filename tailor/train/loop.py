@@ -1,4 +1,4 @@
-"""The training loop. There is one, for every method, strategy and host."""
+"""The training loop, the same for every method, strategy and host."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from tailor.train.warm_start import warm_start
 
 
 def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finished", "stopped"]:
-    """Train from the beginning or the host's checkpoint to the plan's last step, and write the artifact.
+    """Train to the plan's last step, from the beginning or from the host's checkpoint, and write the artifact.
 
-    When the host asks to stop, the loop saves a checkpoint after the step that it is in, and returns "stopped".
+    If the host asks to stop, finish the current step, save a checkpoint and return "stopped".
     """
     session = open_session(plan, host)
-    start = _agreed(host)
+    start = _resume_url(host)
     if plan.compile:
         session.model.base.get_decoder().compile()
     runner = StepRunner(session)
     if start is None and plan.model.warm_start is not None:
-        session.say(f"beginning with the weights of {warm_start(plan.model.warm_start, session.strategy)}")
+        session.say(f"starting from the weights of {warm_start(plan.model.warm_start, session.strategy)}")
     state = checkpoint.State()
     if start is not None:
         state = checkpoint.load(start, session.strategy)
         runner.restore(state)
-        if start == plan.resume_from:  # of another recipe: its evaluations are not to be compared with these
+        if start == plan.resume_from:  # of another recipe: its losses are not comparable
             state.best_step = state.best_loss = state.reload_from = None
-        session.say(f"going on from step {state.step}")
+        session.say(f"resuming from step {state.step}")
     for probe in probes:
         probe(session, "start", state.step)
 
     with Saver(session.run, keep=plan.save.keep, durable=host.flush) as saver:
         training = _Training(session, runner, saver, state, start, probes)
-        if not training.to_the_end():
+        if not training.run_to_end():
             return "stopped"
         saver.wait()
         if host.rank == 0:
@@ -59,7 +59,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     chosen = state.best_step if plan.save.best and state.best_step is not None else state.step
     if chosen != state.step:
         checkpoint.load_weights(_url(session, chosen), session.strategy)
-        session.say(f"the artifact is made from step {chosen}, the best by evaluation loss")
+        session.say(f"writing the artifact from step {chosen}, which has the lowest evaluation loss")
     for probe in probes:
         probe(session, "end", state.step)
     url = write_artifact(session)
@@ -70,7 +70,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
 
 
 class _Training:
-    """The steps of a run from `state` on, which is that of the checkpoint `start` where there is one."""
+    """The remaining steps of a run. state: the progress so far; start: URL of the checkpoint that it comes from, if any."""
 
     def __init__(
         self,
@@ -84,8 +84,8 @@ class _Training:
         self._session, self._runner, self._saver = session, runner, saver
         self._state, self._start, self._probes = state, start, probes
 
-    def to_the_end(self) -> bool:
-        """Make the remaining steps; False when a worker was asked to stop before the last one."""
+    def run_to_end(self) -> bool:
+        """Run the remaining steps. False if a worker was asked to stop before the last one."""
         state = self._state
         self._session.model.train()
         if not state.evaluated and self._evaluation_is_due() and not self._evaluate():
@@ -123,7 +123,7 @@ class _Training:
         return step == plan.steps or _due(step, plan.save.every) or improved
 
     def _evaluate(self) -> bool:
-        """Evaluate, keep the best, and let the probes measure; False when a worker was asked to stop meanwhile."""
+        """Evaluate, remember the best step and call the probes. False if a worker was asked to stop during the evaluation."""
         state, session = self._state, self._session
         if len(session.tokens.split("evaluation")) and not self._evaluate_loss():
             return False
@@ -153,7 +153,7 @@ class _Training:
     def _save(self) -> None:
         state, session = self._state, self._session
         if session.plan.divergence.action == "reload" and self._checkpoint_is_due():
-            # Not those of a signal: where a reload goes back to must not depend on when a run was stopped.
+            # Not a checkpoint that a stop request caused: what a reload loads must not depend on when a run was stopped.
             state.reload_from = state.step
         self._runner.remember(state)
         if session.host.rank == 0:
@@ -162,33 +162,38 @@ class _Training:
         self._saver.save(session.strategy, state)
 
     def _recover(self, step: StepResult) -> None:
-        """Do what the recipe says of a step that diverged. TrainingError when that is to stop."""
+        """Apply `train.divergence` to a step that diverged. TrainingError if the run is to stop."""
         session, state, policy = self._session, self._state, self._session.plan.divergence
         if policy.action == "stop":
             raise divergence_error(session, step)
         if state.diverged > policy.limit:
-            raise divergence_error(session, step, f", and so it went {state.diverged} steps in a row")
-        done = "its update is left out"
+            raise divergence_error(
+                session,
+                step,
+                f" ({state.diverged} diverged steps in a row; train.divergence.limit is {policy.limit})",
+            )
+        effect = "its update is skipped"
         if policy.action == "reload":
             back = None if state.reload_from is None else _url(session, state.reload_from)
             if back is None and self._start == session.plan.resume_from:
                 back = self._start
             if back is None:
-                raise divergence_error(session, step, ", and there is no checkpoint yet to go back to")
-            done = f"the updates since {posixpath.basename(back)} are left out"
+                raise divergence_error(session, step, " (action: reload, but there is no checkpoint yet)")
+            effect = f"the updates since {posixpath.basename(back)} are discarded"
             self._saver.wait()
             _barrier(session.host)
-            before = checkpoint.load(back, session.strategy)
-            self._runner.restore(before)
+            # Weights and optimizer only: the step number continues, so that the next batches are others.
+            loaded = checkpoint.load(back, session.strategy)
+            self._runner.restore(loaded)
         session.say(
             f"step {state.step} diverged (loss {step.record['loss']:.4g}, gradient norm "
-            f"{step.record['grad_norm']:.4g}), so {done}; its rows: "
+            f"{step.record['grad_norm']:.4g}): {effect}; its rows: "
             f"{describe_rows(session, session.batches.batch(state.step - 1))}"
         )
 
 
 def _steps(session: Session, first: int) -> Iterator[tuple[int, list[MicroBatch], float]]:
-    """Each remaining step with this worker's micro-batches, read ahead, and the seconds waited for them."""
+    """Yield (step, this worker's micro-batches, seconds waited for them) for each remaining step. Reads ahead."""
 
     def read() -> Iterator[tuple[int, list[MicroBatch]]]:
         for step in range(first, session.plan.steps):
@@ -234,12 +239,13 @@ def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _agreed(host: Host) -> str | None:
-    """The checkpoint to go on from, as rank 0 sees it: a shared folder may show others an older one."""
-    found = [host.resume()]
+def _resume_url(host: Host) -> str | None:
+    """URL of the checkpoint to resume from, as rank 0 sees it: other machines may still see an older state of a shared
+    folder."""
+    urls = [host.resume()]
     if host.world > 1:
-        dist.broadcast_object_list(found, src=0, device=host.device)
-    return found[0]
+        dist.broadcast_object_list(urls, src=0, device=host.device)
+    return urls[0]
 
 
 def _barrier(host: Host) -> None:

@@ -13,7 +13,7 @@ from tailor.spec.optim import Optim
 
 
 def build_optimizer(spec: Optim, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the model's trained weights; weight decay on matrices only."""
+    """Build the optimizer over the trained weights. Weight decay applies to matrices only, not to biases and norms."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if len(shape_of(p)) >= 2], "weight_decay": spec.weight_decay},
@@ -44,17 +44,18 @@ def build_optimizer(spec: Optim, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def shape_of(parameter: Any) -> tuple[int, ...]:
-    """Of the whole weight; DeepSpeed empties a weight that it has shared out."""
+    """Shape of the full weight. DeepSpeed stores it in `ds_shape`, because it empties a sharded weight."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def decayed_first(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Names of weights in the order in which `build_optimizer` takes them: matrices first."""
+    """Names of weights in the order of `build_optimizer`'s groups: matrices first."""
     return sorted(shapes, key=lambda name: len(shapes[name]) < 2)
 
 
 def learning_rate(spec: Optim, step: int, steps: int, warmup: int) -> float:
-    """Learning rate of a step, counted from 0. The warm-up's first step is above 0, and so is the last step."""
+    """Learning rate of a step, counted from 0. It is above 0 in the first step of the warm-up and in the last step: a rate of
+    0 would waste a step."""
     if step < warmup:
         return spec.learning_rate * (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, steps - warmup)
@@ -68,10 +69,11 @@ def learning_rate(spec: Optim, step: int, steps: int, warmup: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    """Names and weights that the optimizer changes."""
+    """(name, weight) of every trained weight, in the model's order."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Read ahead in a thread, so that the model never waits for a micro-batch."""
+"""Read micro-batches ahead in a thread, so that training does not wait for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made ahead. Errors reach the reader."""
+    """Yield the same items in the same order, reading up to `depth` ahead. An error in the thread is raised in the reader."""
     queue: Queue[tuple[bool, T | BaseException | None]] = Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -30,7 +30,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
                 if not put((True, item)):
                     return
             put((False, None))
-        except BaseException as error:  # the reader raises it
+        except BaseException as error:  # raised in the reader
             put((False, error))
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)

@@ -1,12 +1,12 @@
-"""The reference of a preference method, made before the first step from the model as it was loaded.
+"""The reference model of a preference method, made before the first step from the loaded model.
 
-Log-probabilities that are computed once stand beside the tokens:
+Log-probabilities that are computed once before training are stored next to the tokens:
 
-TOKENS/reference-KEY/train.npy        float32, one number for each example of the split
+TOKENS/reference-KEY/train.npy        float32[examples of the split]
 TOKENS/reference-KEY/evaluation.npy
 TOKENS/reference-KEY/COMMIT           written last
 
-KEY changes with the tokens, the model's weights and config, and the arithmetic.
+KEY is a hash of the tokens, the model's weights and config, precision, attention and device type.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Name = Literal["train", "evaluation"]
 def open_reference(
     plan: Plan, host: Host, tokens: TokenStore, strategy: Strategy, batches: Mapping[Name, Batches]
 ) -> tuple[Reference | None, dict[str, np.ndarray]]:
-    """The plan's reference, and what was computed of it before: float32[n] of each split."""
+    """The plan's reference model, and its precomputed log-probabilities, float32[examples], of each split."""
     match plan.reference:
         case None:
             return None, {}
@@ -51,7 +51,7 @@ def open_reference(
 
 
 def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
-    """The model as it is now, with the weights' type of training, so that its arithmetic is the same."""
+    """A frozen copy of the model. Its weights keep the dtype of training, so that equal weights give equal log-probabilities."""
     network = copy.deepcopy(model.network).requires_grad_(False)
     frozen = CausalModel(network, layout=model.layout, splits_head=model.splits_head).eval()
     if compiled:
@@ -62,12 +62,12 @@ def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
 def _values(
     plan: Plan, host: Host, tokens: TokenStore, strategy: Strategy, batches: Mapping[Name, Batches]
 ) -> dict[str, np.ndarray]:
-    """Read what an earlier run computed, or compute it, every worker a share."""
+    """Read the log-probabilities that an earlier run has stored, or compute them, shared among the workers."""
     store, name = Store(tokens.url), f"reference-{_key(plan, host, strategy)}"
-    there = torch.tensor(int(store.is_committed(name)) if host.rank == 0 else 0, device=host.device)
+    is_stored = torch.tensor(int(store.is_committed(name)) if host.rank == 0 else 0, device=host.device)
     if host.world > 1:
-        dist.broadcast(there, src=0)  # so that all workers do the same
-    if there.item():
+        dist.broadcast(is_stored, src=0)  # all workers must take the same branch
+    if is_stored.item():
         with verified(store, name) as folder:
             return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
     started = time.perf_counter()
@@ -88,22 +88,22 @@ def _computed(
 ) -> np.ndarray:
     """Log-probability of each example of a split under the model with its adapter off, float32[n]."""
     collator = make_collator(plan, tokens, strategy.model, split)
-    values = torch.zeros(len(collator.split), device=host.device)
+    values = torch.zeros(len(collator.split), device=host.device)  # float32[examples]
     rows = batches.rows()
-    # A worker without a part computes a row that doesn't count: a strategy may need all workers for each.
+    # A worker without rows computes one whose result is dropped: a forward pass may need all workers (FSDP).
     for _, part in share(rows, plan.micro_batch_size, host.rank, host.world):
         with autocast(plan, host.device):
             batch = collator(part or rows[:1]).to(host.device)
-            found = strategy.forward(AdapterOff().log_probabilities, batch)
+            log_probabilities = strategy.forward(AdapterOff().log_probabilities, batch)  # float32[D]
         if part:
-            values[[example for row in part for example in row]] = found
+            values[[example for row in part for example in row]] = log_probabilities
     if host.world > 1:
         dist.all_reduce(values)
     return values.cpu().numpy()
 
 
 def _key(plan: Plan, host: Host, strategy: Strategy) -> str:
-    """What decides the numbers: tokens, weights, config and arithmetic."""
+    """A hash of everything that the log-probabilities depend on."""
     import xxhash
 
     model = strategy.model
@@ -118,8 +118,8 @@ def _key(plan: Plan, host: Host, strategy: Strategy) -> str:
     digest = xxhash.xxh3_128(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, parameter in model.network.named_parameters():
         if parameter.requires_grad and plan.model.adapter is not None:
-            continue  # the adapter, which is off
+            continue  # the adapter, which is off for the reference
         digest.update(name.encode())
-        for tensor in strategy.values(parameter):
+        for tensor in strategy.stored_tensors(parameter):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return str(digest.hexdigest())

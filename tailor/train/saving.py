@@ -1,4 +1,4 @@
-"""Checkpoints leave the training thread: what is written is committed (hashed, uploaded) behind its back."""
+"""Save checkpoints in the background: training waits for the files only, a thread hashes, uploads and commits them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from tailor.train.strategy import Strategy
 
 
 class Saver:
-    """Saves checkpoints, one at a time: rank 0 alone, or every worker its part.
+    """Saves checkpoints one at a time: on rank 0 only, or each worker's shard if the strategy is sharded.
 
-    A context: what is under way is finished at its end.
-    `durable` is called before each change of the store, and raises when the run is another process's by now.
-    When it returns, everything that was reported up to the checkpoint is in the run's log. A commit that
-    fails stops the run at the next step.
+    A context manager that finishes a pending commit on exit. `durable` is called before each change of the store: when it
+    returns, all records up to the checkpoint are in the run's log; it raises if another process owns the run by now. A
+    failed commit stops the run at the next step.
     """
 
     def __init__(self, run: Store, *, keep: int, durable: Callable[[], None]) -> None:
@@ -34,22 +33,21 @@ class Saver:
         self._error: BaseException | None = None
 
     def __enter__(self) -> Saver:
-        self._run.join(CHECKPOINTS).sweep_uploads()  # those of a worker that died on this machine
+        self._run.join(CHECKPOINTS).sweep_uploads()  # left by a worker that died on this machine
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
-        elif issubclass(kind, Exception):  # not when the user wants to stop at once
+        elif issubclass(kind, Exception):  # not for KeyboardInterrupt: the user wants to stop at once
             if isinstance(self._made, ShardedPublication):
-                self._made.hurry()  # a worker that died hands nothing over
+                self._made.hurry()  # do not wait for the shard of a worker that died
             self._join()
 
     def save(self, strategy: Strategy, state: State) -> float:
-        """Write a checkpoint and begin to commit it; returns the seconds that this took from training.
+        """Write a checkpoint and start to commit it; returns the seconds that training waited. Every worker calls it.
 
-        Called by every worker.
-        Waits for the commit before, so that a slow store holds training back rather than filling the disk.
+        Waits for the previous commit first: a slow store slows training down instead of filling the disk.
         """
         began = time.perf_counter()
         self.wait()
@@ -69,12 +67,12 @@ class Saver:
         return time.perf_counter() - began
 
     def wait(self) -> None:
-        """Until what was saved is committed. Raises what kept it from that."""
+        """Wait until the last checkpoint is committed. Raises the error of a failed commit."""
         self._join()
         self.check()
 
     def check(self) -> None:
-        """Raise the error of a commit that failed."""
+        """Raise the error of a failed commit, if there is one."""
         if self._error is not None:
             raise self._error
 
@@ -84,33 +82,33 @@ class Saver:
             self._thread = None
 
     def _publication(self, strategy: Strategy, name: str) -> Publication | None:
-        """Where this worker writes; None where it has nothing to write."""
+        """Where this worker writes its files; None if it has nothing to write."""
         folder = self._run.join(CHECKPOINTS)
         if not strategy.is_sharded:
             return Publication(folder, name) if strategy.rank == 0 else None
-        told = [begin(folder, name) if strategy.rank == 0 else ""]
+        tokens = [begin(folder, name) if strategy.rank == 0 else ""]
         if strategy.world > 1:
-            dist.broadcast_object_list(told, src=0, device=strategy.device)
-        return ShardedPublication(folder, name, token=told[0], rank=strategy.rank, world=strategy.world)
+            dist.broadcast_object_list(tokens, src=0, device=strategy.device)
+        return ShardedPublication(folder, name, token=tokens[0], rank=strategy.rank, world=strategy.world)
 
     def _commit(self, made: Publication, state: State, rank: int) -> None:
         try:
             try:
                 made.commit(self._durable)
             except TailorError as error:
-                raise _explained(error, made, state.step) from error
+                raise _commit_error(error, made, state.step) from error
             if rank == 0:
                 checkpoint.remove_old(self._run, keep=self._keep, needed=(state.best_step, state.reload_from))
         except Exception as error:  # raised in the training thread
             self._error = error
 
 
-def _explained(error: TailorError, made: Publication, step: int) -> StoreError:
+def _commit_error(error: TailorError, made: Publication, step: int) -> StoreError:
     if not made.kept:
-        made.discard()  # makes room for what ends the run
-    hints = [f"it is kept whole in {made.folder}"] if made.kept else []
+        made.discard()  # frees disk space for the log and the error report
+    hints = [f"a complete copy is in {made.folder}"] if made.kept else []
     hints += [error.hint] if error.hint else []
     return StoreError(
         f"the checkpoint of step {step} could not be committed: {error.message}",
-        hint="; ".join([*hints, "the same command goes on from the checkpoint before"]),
+        hint="; ".join([*hints, "the same command resumes from the previous checkpoint"]),
     )

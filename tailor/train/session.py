@@ -1,4 +1,4 @@
-"""A run on one worker, as the loop's parts and probes see it."""
+"""The state of a run on one worker that the parts of the training loop and the probes share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tailor.train.strategy import Strategy, make_strategy
 
 @dataclass(frozen=True)
 class Session:
-    """Everything of a run that stays the same from its first step to its last."""
+    """Everything in a run that does not change between its first and its last step."""
 
     plan: Plan
     host: Host
@@ -44,44 +44,45 @@ class Session:
     method: Method
     strategy: Strategy
     model: CausalModel
-    """To look at. It is computed with through the strategy."""
+    """For inspection. Forward passes go through `Strategy.forward`."""
     weights: int
-    """Of the whole model, trained and frozen."""
+    """Number of parameters of the model, trained and frozen, before sharding."""
     sequence: SequenceGroup | None = None
-    """The workers that hold each sequence together, where there are several."""
+    """The sequence-parallel group of this worker; None without sequence parallelism."""
     tokenizer: Original | None = None
-    """To be written beside the artifact. On rank 0 alone."""
+    """Copied into the artifact. On rank 0 only."""
     reference: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Log-probability of each example of a split under the reference model, where they were computed before."""
+    """By split: float32[examples], precomputed log-probabilities under the reference model."""
 
     @property
     def device(self) -> torch.device:
         return self.host.device
 
     def autocast(self) -> torch.autocast:
-        """The plan's arithmetic, as a context."""
+        """The autocast context for the plan's precision."""
         return autocast(self.plan, self.device)
 
     def collator(self, name: Literal["train", "evaluation"], step: int | None = None) -> Collator:
-        """Reads rows of a split for this model. step: the training step that reads them."""
+        """A collator that reads rows of a split for this model. step: the training step that reads them."""
         reference = self.reference.get(name)
         collator = make_collator(self.plan, self.tokens, self.model, name, reference, self.sequence)
         return replace(collator, step=step)
 
     def say(self, message: str) -> None:
-        """One line for the user, from rank 0."""
+        """Report a status line to the user, from rank 0."""
         if self.host.rank == 0:
             self.host.report({"kind": "status", "message": message})
 
 
 When = Literal["start", "evaluation", "end"]
 Probe = Callable[[Session, When, int], None]
-"""Called on every rank with the number of steps made: before the first one, at each evaluation, and after the last one."""
+"""A function that is called on every rank with the number of steps done: before the first step, at each evaluation, and
+after the last step."""
 
 
 def open_session(plan: Plan, host: Host) -> Session:
     """Open the data and load the model, ready to train."""
-    # Before anything dear: at the end, a tokenizer that cannot be opened would cost the whole training.
+    # First, because it is fast: if opening the tokenizer failed at the end, the whole training would be lost.
     tokenizer = Original.open(plan.model) if host.rank == 0 else None
     tokens = TokenStore.open(plan.tokens_url)
     started = time.perf_counter()
@@ -110,7 +111,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         reference=values,
     )
     if sequence is not None:
-        prove_cut(session, sequence)
+        check_sequence_split(session, sequence)
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
         f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
@@ -118,21 +119,20 @@ def open_session(plan: Plan, host: Host) -> Session:
     )
     if model.router is not None and plan.method.compares_answers:
         session.say(
-            f"method {plan.method.name} compares answers alone: the balance of the experts is not in its loss"
+            f"the load-balancing loss of the experts is not used: method {plan.method.name} compares answers"
         )
     return session
 
 
-def prove_cut(session: Session, sequence: SequenceGroup) -> None:
-    """Raises ModelError, on every worker, where the model's sequences cannot be held by several together."""
+def check_sequence_split(session: Session, sequence: SequenceGroup) -> None:
+    """Check that sequence parallelism does not change the model's results. Raises ModelError on every worker if it does."""
     model, dtype = session.model, DTYPES[session.plan.precision]
-    taken = model.base.config._attn_implementation == attention.NAME
+    is_supported = model.base.config._attn_implementation == attention.NAME
     arguments = (sequence, session.device, dtype)
     with torch.no_grad(), session.autocast():
-        if taken and session.strategy.forward(probe.streams_can_be_cut, *arguments):
+        if is_supported and session.strategy.forward(probe.sequence_split_is_exact, *arguments):
             return
     raise ModelError(
-        f"scale.sequence_parallel: {type(model.base).__name__} does not compute of a part of a sequence what it "
-        "computes of the whole",
+        f"scale.sequence_parallel: {type(model.base).__name__} gives other results when a sequence is split over workers",
         hint="set scale.sequence_parallel: 1",
     )

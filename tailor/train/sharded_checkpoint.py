@@ -1,10 +1,10 @@
-"""Checkpoints in parts: each worker writes what it holds, and any number of workers reads it again.
+"""Sharded checkpoints: each worker writes its shards, and any number of workers can read them.
 
     weights-00001-of-00004.safetensors     elements start…stop of each trained weight, flattened, float32
     optimizer-00001-of-00004.safetensors   the same elements of the optimizer's state, as WEIGHT/STATE
 
-The files' metadata name each weight's shape and where its part starts. The same reader takes the whole weights
-and optimizer state that data parallelism writes, so a run may go on under another strategy.
+The metadata of the files give each weight's shape and the start of its shard. The reader also accepts the unsharded
+checkpoints that data parallelism writes, so that a run can resume with another strategy.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tailor.train.optimizer import decayed_first, shape_of, trained_parameters
 from tailor.train.strategy.base import Sharded
 
 WEIGHTS_STEM, OPTIMIZER_STEM = (name.partition(".")[0] for name in (WEIGHTS, OPTIMIZER))
-"""How the names of the workers' files begin."""
+"""First part of the names of the workers' files."""
 
 
 def write(folder: Path, strategy: Sharded) -> None:
-    """Write this worker's two files."""
+    """Write this worker's two files of a checkpoint."""
     from safetensors.torch import save_file
 
     suffix = f"{strategy.rank + 1:05d}-of-{strategy.world:05d}.safetensors"
@@ -40,18 +40,18 @@ def write(folder: Path, strategy: Sharded) -> None:
     save_file(weights, folder / f"{WEIGHTS_STEM}-{suffix}", metadata={"parts": json.dumps(about)})
     del weights
     states = {f"{part.name}/{key}": _on_host(strategy.read(part, key)) for part in parts for key in keys}
-    told = {"keys": json.dumps(keys), "updates": str(strategy.updates)}
-    save_file(states, folder / f"{OPTIMIZER_STEM}-{suffix}", metadata=told)
+    metadata = {"keys": json.dumps(keys), "updates": str(strategy.updates)}
+    save_file(states, folder / f"{OPTIMIZER_STEM}-{suffix}", metadata=metadata)
 
 
 def _on_host(values: torch.Tensor) -> torch.Tensor:
-    # A view of a flat buffer would be saved with all of it.
+    # A copy: safetensors would save the whole buffer that a view belongs to.
     return values.detach().to("cpu", torch.float32, copy=True).contiguous()
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Elements `start` to `stop` of a tensor, in a file."""
+    """Elements `start` to `stop` of a flattened tensor, stored in a file under `key`."""
 
     start: int
     stop: int
@@ -60,63 +60,65 @@ class _Piece:
 
 
 class ShardedReader:
-    """The weights and the optimizer's state of a checkpoint folder, read part by part. A context."""
+    """Reads weights and optimizer state of a checkpoint folder, element range by element range. A context manager."""
 
     def __init__(self, folder: Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> None:
-        """`expected`: shapes of the trained weights, in the model's order. StoreError where the folder has others.
+        """expected: shapes of the trained weights, in the model's order. StoreError if the folder has others.
 
-        Without them, only weights can be read.
+        Without it, only weights can be read.
         """
         self._folder, self._expected = folder, expected
         self._open = ExitStack()
         self._pieces: dict[str, list[_Piece]] = {}
         self._states: dict[str, torch.Tensor] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        """Of the trained weights, by name."""
+        """Shapes of the trained weights, by name."""
         self.keys: list[str] = []
-        """The optimizer's states that have a number for each element."""
+        """Names of the optimizer states with one number per element, e.g. `exp_avg`."""
         self.updates = 0
-        """Steps that the optimizer had made."""
+        """Number of steps that the optimizer had made."""
 
     def __enter__(self) -> ShardedReader:
-        whole = (self._folder / WEIGHTS).is_file()
-        if whole:
-            self._index_whole()
+        if (self._folder / WEIGHTS).is_file():
+            self._index_unsharded()
         else:
-            self._index_parts()
+            self._index_shards()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
     def read(self, name: str, start: int, stop: int, key: str | None = None) -> torch.Tensor:
-        """Elements of a weight, or of its state: float32[stop - start]."""
+        """Elements `start` to `stop` of a flattened weight, or of its optimizer state `key`: float32[stop - start].
+
+        StoreError if the folder lacks some of them.
+        """
         full = name if key is None else f"{name}/{key}"
         if full in self._states:
             return self._states[full].reshape(-1)[start:stop].float()
         values = torch.empty(stop - start)
-        found = 0
+        count = 0
         for piece in self._pieces[full]:
             first, last = max(start, piece.start), min(stop, piece.stop)
             if first < last:
                 values[first - start : last - start] = _elements(
                     piece, first - piece.start, last - piece.start
                 )
-                found += last - first
-        if found != stop - start:
-            raise _not_whole(self._folder, full)
+                count += last - first
+        if count != stop - start:
+            raise _incomplete(self._folder, full)
         return values
 
-    def whole(self, name: str, key: str | None = None) -> torch.Tensor:
-        """A whole weight, or its state, in its shape."""
+    def full(self, name: str, key: str | None = None) -> torch.Tensor:
+        """A full weight, or its optimizer state `key`, in its shape."""
         shape = self.shapes[name]
         return self.read(name, 0, math.prod(shape), key).view(shape)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every trained weight by name, one after another."""
-        return ((name, self.whole(name)) for name in self.shapes)
+        """Yield (name, full weight) of every trained weight."""
+        return ((name, self.full(name)) for name in self.shapes)
 
-    def _index_parts(self) -> None:
+    def _index_shards(self) -> None:
         from safetensors import safe_open
 
         for path in sorted(self._folder.glob(f"{WEIGHTS_STEM}-*.safetensors")):
@@ -133,28 +135,28 @@ class ShardedReader:
                     self._add(f"{name}/{key}", about["start"], states, f"{name}/{key}")
         if not self.shapes:
             raise StoreError(
-                f"{self._folder} holds no weights", hint="remove it to go on from the checkpoint before"
+                f"{self._folder} has no weights", hint="remove it to resume from the previous checkpoint"
             )
         self._check()
 
-    def _index_whole(self) -> None:
+    def _index_unsharded(self) -> None:
         from safetensors import safe_open
 
         file = self._open.enter_context(safe_open(self._folder / WEIGHTS, "pt"))
-        for name in file.keys():  # noqa: SIM118 — no mapping
+        for name in file.keys():  # noqa: SIM118 — safe_open returns no mapping
             self.shapes[name] = tuple(file.get_slice(name).get_shape())
             self._add(name, 0, file, name, count=math.prod(self.shapes[name]))
         self._check()
         if self._expected is not None:
-            self._index_whole_optimizer(self._folder / OPTIMIZER, decayed_first(self._expected))
+            self._index_unsharded_optimizer(self._folder / OPTIMIZER, decayed_first(self._expected))
 
-    def _index_whole_optimizer(self, path: Path, names: list[str]) -> None:
+    def _index_unsharded_optimizer(self, path: Path, names: list[str]) -> None:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise StoreError(
-                f"{path} is no optimizer state: {str(error).splitlines()[0]}",
-                hint=f"remove {path.parent} to go on from the checkpoint before",
+                f"{path} is not a valid optimizer state file: {str(error).splitlines()[0]}",
+                hint=f"remove {path.parent} to resume from the previous checkpoint",
             ) from error
         for number, state in saved["state"].items():
             name = names[number]
@@ -168,12 +170,13 @@ class ShardedReader:
     def _check(self) -> None:
         if self._expected is None:
             return
-        odd = sorted(self.shapes.keys() ^ self._expected.keys())
-        odd += [name for name, shape in self._expected.items() if self.shapes.get(name, shape) != shape]
-        if odd:
+        different = sorted(self.shapes.keys() ^ self._expected.keys())
+        different += [name for name, shape in self._expected.items() if self.shapes.get(name, shape) != shape]
+        if different:
             raise StoreError(
-                f"{self._folder} holds other weights than this recipe trains, for example {odd[0]}",
-                hint="use another save.to for a changed model or adapter",
+                f"the weights in {self._folder} do not match those that this recipe trains: {different[0]}, for example, "
+                "is missing or has another shape",
+                hint="set another save.to after changing the model or the adapter",
             )
 
     def _add(self, full: str, start: int, file: Any, key: str, count: int | None = None) -> None:
@@ -182,7 +185,10 @@ class ShardedReader:
 
 
 def restore(folder: Path, strategy: Sharded, *, optimizer: bool = True) -> None:
-    """Put what a checkpoint holds of this worker's parts into the strategy. Raises StoreError."""
+    """Load this worker's shards from a checkpoint into the strategy. StoreError if the checkpoint is damaged or does not match.
+
+    optimizer: load its state too.
+    """
     shapes = {name: shape_of(p) for name, p in trained_parameters(strategy.model)}
     with ShardedReader(folder, shapes) as saved:
         keys = saved.keys if optimizer else []
@@ -195,7 +201,7 @@ def restore(folder: Path, strategy: Sharded, *, optimizer: bool = True) -> None:
 
 
 def is_sharded(folder: Path) -> bool:
-    """Whether a checkpoint was written in parts."""
+    """Whether a checkpoint was written by a sharded strategy."""
     return not (folder / WEIGHTS).is_file()
 
 
@@ -208,7 +214,8 @@ def _elements(piece: _Piece, first: int, last: int) -> torch.Tensor:
     return values.float()
 
 
-def _not_whole(folder: Path, name: str) -> StoreError:
+def _incomplete(folder: Path, name: str) -> StoreError:
     return StoreError(
-        f"{folder} holds {name} in part only", hint=f"remove {folder} to go on from the checkpoint before"
+        f"{folder} has only some elements of {name}",
+        hint=f"remove {folder} to resume from the previous checkpoint",
     )

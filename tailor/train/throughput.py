@@ -1,4 +1,4 @@
-"""Speed and memory of a step."""
+"""Speed and memory of a step: peak memory and model FLOPs utilization (MFU)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 CLEAR = Path("/proc/self/clear_refs")
+"""Writing 5 resets the peak resident memory of the process (Linux, proc(5))."""
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -18,27 +19,27 @@ PEAK_FLOPS = {
     "A10G": 70e12,
     "RTX 4090": 165e12,
 }
-"""Dense bf16 peaks from the makers' data sheets, in FLOP/s, by a part of the device's name."""
+"""Dense bf16 peak from the vendor's data sheet, in FLOP/s, by a part of the device's name."""
 
 
 def start_peak(device: torch.device) -> None:
-    """Let `peak_memory_bytes` begin anew, from what is held now."""
+    """Reset `peak_memory_bytes` to the memory in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):  # not Linux, or not allowed: then the peak is that of the whole life
+        with suppress(OSError):  # not Linux, or not allowed: the peak is then that since the process started
             CLEAR.write_text("5")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held since `start_peak`: of the GPU, or of this process on a CPU."""
+    """Peak memory since `start_peak`: allocated on the GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def release(device: torch.device) -> None:
-    """Give back what the allocator keeps for tensors of the sizes that were needed so far: others will be needed now."""
+    """Release cached GPU memory before training switches to evaluation or back, because tensor sizes change (fragmentation)."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -46,10 +47,10 @@ def release(device: torch.device) -> None:
 def model_flops_utilization(
     device: torch.device, *, parameters: int, trained_fully: bool, tokens: int, seconds: float
 ) -> float | None:
-    """Share of the GPU's peak that the model's own arithmetic takes; None where the peak is unknown.
+    """Model FLOPs utilization: the model's FLOP/s as a fraction of the GPU's peak. None if the peak is unknown.
 
-    6 FLOP per parameter and token when every weight has a gradient, 4 when the base is frozen
-    (PaLM, arXiv 2204.02311, appendix B, without the attention term).
+    6 FLOP per parameter and token if every weight has a gradient, 4 if the base is frozen (PaLM, arXiv 2204.02311, appendix B,
+    without the attention term). tokens: per GPU.
     """
     if device.type != "cuda":
         return None

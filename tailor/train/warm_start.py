@@ -1,4 +1,4 @@
-"""`model.warm_start`: begin from what another run trained, with a new optimizer and from step 0."""
+"""`model.warm_start`: start from the trained weights of another run, with a new optimizer and from step 0."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tailor.train.optimizer import shape_of, trained_parameters
 from tailor.train.strategy import Sharded, Strategy
 
 _SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
-"""PEFT's settings that scale an adapter, by their keys in a recipe."""
+"""PEFT's settings that scale a LoRA update, and their keys in `model.adapter`."""
 
 
 def find(url: str) -> Store:
-    """The adapter's or checkpoint's folder that `url` means: itself, or the best that a run has.
+    """The folder of an adapter, beacons or a checkpoint: `url` itself or, if it is a run, its artifact or newest checkpoint.
 
-    StoreError when there is none.
+    StoreError if there is none.
     """
     store = Store(url)
     artifact = store.exists(ADAPTER_WEIGHTS) or store.exists(BEACON_WEIGHTS)
@@ -39,47 +39,50 @@ def find(url: str) -> Store:
             return store.join(name)
     if store.is_committed(MODEL):
         raise StoreError(
-            f"model.warm_start: {store.url} trained a whole model",
+            f"model.warm_start: the run {store.url} trained a full model, not an adapter",
             hint=f"set model.path: {store.join('model').url} instead",
         )
     if (newest := run_folder.latest_checkpoint(store)) is not None:
         return Store(newest)
     raise StoreError(
         f"model.warm_start: {store.url} has neither an adapter nor a checkpoint",
-        hint="name a run's folder, a checkpoint or an adapter; a whole model goes into model.path",
+        hint="set it to a run, a checkpoint or an adapter; to start from a full model, set model.path",
     )
 
 
 def warm_start(url: str, strategy: Strategy) -> str:
-    """Put the trained weights into the strategy's model; returns the URL that they came from. They must fit exactly."""
-    found = find(url)
-    if found.exists(BEACON_WEIGHTS):
-        with folder_of(found) as folder:
-            _put_beacons(folder, found.url, strategy)
-    elif found.exists(ADAPTER_WEIGHTS):
-        with folder_of(found) as folder:
-            _put_adapter(folder, found.url, strategy)
+    """Load the trained weights into the strategy's model; returns the URL that they come from.
+
+    StoreError if their names, shapes or LoRA scale differ from the recipe's.
+    """
+    source = find(url)
+    if source.exists(BEACON_WEIGHTS):
+        with folder_of(source) as folder:
+            _load_beacons(folder, source.url, strategy)
+    elif source.exists(ADAPTER_WEIGHTS):
+        with folder_of(source) as folder:
+            _load_adapter(folder, source.url, strategy)
     else:
-        checkpoint.load_weights(found.url, strategy)
-    return found.url
+        checkpoint.load_weights(source.url, strategy)
+    return source.url
 
 
-def folder_of(found: Store) -> AbstractContextManager[Path]:
-    """A local path of an adapter or checkpoint; a committed one is compared with its checksums."""
-    parent, name = posixpath.split(found.url.rstrip("/"))
-    return verified(Store(parent), name) if found.exists(COMMIT) else found.borrowed_path()
+def folder_of(store: Store) -> AbstractContextManager[Path]:
+    """A local path of an adapter or checkpoint. The checksums of a committed one are verified."""
+    parent, name = posixpath.split(store.url.rstrip("/"))
+    return verified(Store(parent), name) if store.exists(COMMIT) else store.borrowed_path()
 
 
-def _put_beacons(folder: Path, url: str, strategy: Strategy) -> None:
+def _load_beacons(folder: Path, url: str, strategy: Strategy) -> None:
     if beacons_of(strategy.model.base) is None:
         raise StoreError(
-            f"model.warm_start: {url} holds beacons, and this recipe has none",
-            hint="set model.beacon as it was there",
+            f"model.warm_start: {url} has beacons, but this recipe has no model.beacon",
+            hint="set model.beacon as in the recipe of that run",
         )
-    files.put_weights(strategy.model.base, folder, url)
+    files.load_weights(strategy.model.base, folder, url)
 
 
-def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
+def _load_adapter(folder: Path, url: str, strategy: Strategy) -> None:
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -87,45 +90,50 @@ def _put_adapter(folder: Path, url: str, strategy: Strategy) -> None:
     model = strategy.model
     if not isinstance(model.network, PeftModel):
         raise StoreError(
-            f"model.warm_start: {url} is an adapter, and this recipe trains every weight",
-            hint="set model.adapter, or merge the adapter into its base and set model.path to that",
+            f"model.warm_start: {url} is an adapter, but this recipe has no model.adapter",
+            hint="set model.adapter, or merge the adapter into its base and set model.path to the merged model",
         )
     _check_scale(read_config(folder), url, model.network)
     if isinstance(strategy, Sharded):
-        return _put_adapter_shards(weights, url, strategy)
-    own = get_peft_model_state_dict(model.network, save_embedding_layers=False)
-    _check_form({name: tuple(value.shape) for name, value in own.items()}, weights, url)
+        return _load_adapter_shards(weights, url, strategy)
+    expected = get_peft_model_state_dict(model.network, save_embedding_layers=False)
+    _check_shapes({name: tuple(value.shape) for name, value in expected.items()}, weights, url)
     set_peft_model_state_dict(model.network, weights)
     return None
 
 
-def _put_adapter_shards(weights: dict[str, torch.Tensor], url: str, strategy: Sharded) -> None:
-    """Each worker takes its part of every weight."""
+def _load_adapter_shards(weights: dict[str, torch.Tensor], url: str, strategy: Sharded) -> None:
+    """Load this worker's shard of every weight."""
     parameters = dict(trained_parameters(strategy.model))
     shapes = {adapter_name(name): shape_of(parameter) for name, parameter in parameters.items()}
-    _check_form(shapes, weights, url)
+    _check_shapes(shapes, weights, url)
     for part in strategy.shards():
         strategy.write(part, weights[adapter_name(part.name)].reshape(-1)[part.start : part.stop].float())
     strategy.sync()
 
 
-def _check_form(own: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str) -> None:
-    odd = sorted(own.keys() ^ weights.keys())
-    odd += [name for name in own if name in weights and tuple(weights[name].shape) != own[name]]
-    if odd:
+def _check_shapes(
+    expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, torch.Tensor], url: str
+) -> None:
+    different = sorted(expected.keys() ^ weights.keys())
+    different += [
+        name for name in expected if name in weights and tuple(weights[name].shape) != expected[name]
+    ]
+    if different:
         raise StoreError(
-            f"model.warm_start: the adapter at {url} has another form than this recipe's, for example {odd[0]}",
-            hint="set the rank, target_modules and modules_to_save of model.adapter as they were there",
+            f"model.warm_start: the adapter at {url} does not match this recipe's: {different[0]}, for example, is missing or "
+            "has another shape",
+            hint="set the rank, target_modules and modules_to_save of model.adapter as in the recipe of that adapter",
         )
 
 
 def _check_scale(theirs: dict[str, Any], url: str, network: Any) -> None:
-    """The same factors mean another update under another scale, which neither names nor shapes show."""
+    """With another scale the same LoRA matrices give another update, which names and shapes do not show. StoreError."""
     ours = network.peft_config["default"]
     for setting, key in _SCALE.items():
         if theirs.get(setting) != getattr(ours, setting):
             raise StoreError(
-                f"model.warm_start: {url} was trained with model.adapter.{key} {theirs.get(setting)}, "
-                f"and this recipe has {getattr(ours, setting)}",
-                hint=f"set model.adapter.{key} as it was there",
+                f"model.warm_start: {url} was trained with model.adapter.{key}: {theirs.get(setting)}, "
+                f"this recipe has {getattr(ours, setting)}",
+                hint=f"set model.adapter.{key}: {theirs.get(setting)}",
             )

@@ -1,4 +1,4 @@
-"""Averages: of models by their weights, of adapters by their updates, which is not by their factors."""
+"""Averages: of models by weights, and of adapters by updates (not by factors)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_plain_peft_loads_the_average(tmp_path: Path) -> None:
     assert (control - expected).norm() > 1e-2 * expected.norm()
 
 
-def test_a_rank_is_reduced_and_the_error_told(tmp_path: Path) -> None:
+def test_rank_is_reduced_and_the_error_reported(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     folders = [str(random_adapter(tmp_path / f"a{i}", base, seed=i)) for i in range(2)]
     exact = updates(average(folders, str(tmp_path / "exact")))
@@ -154,7 +154,7 @@ def test_checkpoints_of_a_run_become_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "mean" / "generation_config.json").exists()
 
 
-def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inputs_that_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, other = tiny_llama(tmp_path / "base"), tiny_llama(tmp_path / "other", seed=1)
     wide = tiny_llama(tmp_path / "wide", hidden_size=128)
     a = random_adapter(tmp_path / "a", base)
@@ -167,25 +167,25 @@ def test_what_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert main(["average", *words, *to]) == 2
         return capsys.readouterr().err
 
-    assert error(str(a)) == "tailor: an average needs two or more models, adapters or checkpoints\n"
+    assert error(str(a)) == "tailor: average needs two or more models, adapters or checkpoints\n"
     assert error(str(a), str(base)) == (
         f"tailor: {a} is an adapter and {base} is a model\n"
-        "  hint: average things of one kind; `tailor merge` makes a model of an adapter\n"
+        "  hint: average inputs of one kind; `tailor merge` turns an adapter into a model\n"
     )
     assert error(str(a), str(b)) == (
-        f"tailor: {a} and {b} belong to other bases: {base} and {other}\n"
-        "  hint: average adapters of one base, or merge each and average the models\n"
+        f"tailor: {a} and {b} have different bases: {base} and {other}\n"
+        "  hint: average adapters of one base, or merge each adapter and average the models\n"
     )
     assert "is a DoRA adapter" in error(str(a), str(dora))
-    assert "are not of one form: " in error(str(base), str(wide))
+    assert "have different tensors: " in error(str(base), str(wide))
     assert error(str(a), str(a), "--weights", "1") == (
-        "tailor: 2 things to average, and 1 weights\n  hint: give one weight for each\n"
+        "tailor: --weights: 1 given for 2 inputs\n  hint: give one weight per input\n"
     )
     for bad in ("-1", "nan", "inf"):
         assert f"must be a number of at least 0, not {bad}" in error(str(a), str(a), "--weights", "1", bad)
     assert (
         error(str(base), str(base), "--rank", "2")
-        == f"tailor: --rank is for adapters, and {base} is a model\n"
+        == f"tailor: --rank has an effect only on adapters, but {base} is a model\n"
     )
     assert not (tmp_path / "mean").exists()
 
@@ -222,7 +222,7 @@ def test_projections_are_averaged_too(tmp_path: Path) -> None:
     assert not torch.allclose(own, others[0], atol=1e-2), "the control: they differ"
     assert load_embedder(str(folder)).encode(["a text"]).shape == (1, 16)
     other = embedding_model(tmp_path / "c", projection=16, pooling="cls")
-    with pytest.raises(ModelError, match=r"embed in different ways: their embedding\.json differ"):
+    with pytest.raises(ModelError, match=r"have different embedding settings \(embedding\.json\)"):
         average([str(parts[0]), str(other)], str(tmp_path / "x"))
-    with pytest.raises(ModelError, match=r".*/a makes embeddings, and .*/d does not"):
+    with pytest.raises(ModelError, match=r".*/a was trained for embeddings, but .*/d was not"):
         average([str(parts[0]), str(tiny_llama(tmp_path / "d"))], str(tmp_path / "x"))

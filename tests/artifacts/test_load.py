@@ -1,4 +1,4 @@
-"""What a run leaves is loaded back: the same model, whatever kind it is and wherever it lies."""
+"""Artifacts of every kind, on every store, load as the model that was trained."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_run_is_loaded_as_it_was_trained(tmp_path: Path, model: dict[str, Any]
         )
 
 
-def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
+def test_remote_code_runs_if_the_run_trusted_it(tmp_path: Path) -> None:
     base = with_own_code(tiny_llama(tmp_path / "base"))
     plan, expected = trained(tmp_path, {"trust_remote_code": True}, base)
     loaded = load_run(plan.run_url)
@@ -81,7 +81,7 @@ def test_code_of_its_own_runs_where_the_run_trusted_it(tmp_path: Path) -> None:
     with torch.no_grad():
         assert (loaded.model(IDS).logits - expected).norm() <= 1e-5 * expected.norm()
     bare = Path(plan.run_url, "model").rename(tmp_path / "model")
-    with pytest.raises(ModelError, match="runs only where it is trusted") as caught:
+    with pytest.raises(ModelError, match="is not run unless you trust it") as caught:
         load_run(str(bare))
     assert "from within the run's folder" in str(caught.value.hint)
 
@@ -94,7 +94,7 @@ def test_the_tokenizer_is_the_bases_own_file(tmp_path: Path) -> None:
     assert (Path(plan.run_url) / "adapter" / "tokenizer.json").read_bytes() == path.read_bytes()
 
 
-def test_a_tokenizer_that_cannot_be_saved_costs_no_step(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_saved_fails_before_training(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     path = base / "tokenizer_config.json"
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
@@ -126,9 +126,9 @@ def test_a_plain_model_folder_is_loaded(tmp_path: Path) -> None:
     assert EOS in loaded.stop_ids
 
 
-def test_a_folder_that_is_nothing(tmp_path: Path) -> None:
+def test_a_folder_without_an_artifact(tmp_path: Path) -> None:
     (tmp_path / "quickstart").mkdir()
-    with pytest.raises(ModelError, match="holds no run, no adapter and no model") as caught:
+    with pytest.raises(ModelError, match="is not a run, an adapter or a model") as caught:
         load_run(str(tmp_path / "quikstart"))
     assert caught.value.hint == f"did you mean {tmp_path}/quickstart?"
 
@@ -139,12 +139,12 @@ def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
         load_run(str(tmp_path))
 
 
-def test_a_base_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_base(tmp_path: Path) -> None:
     plan, _ = trained(tmp_path, {"adapter": LORA})
     kept = Path(plan.model.path).rename(tmp_path / "kept")
     with pytest.raises(ModelError, match="needs its base model") as caught:
         load_run(plan.run_url)
-    assert caught.value.hint == f"bring it back to {plan.model.path} (a link does)"
+    assert caught.value.hint == f"restore it at {plan.model.path} (a symbolic link works)"
     Path(plan.model.path).symlink_to(kept)
     load_run(plan.run_url)
 
@@ -152,7 +152,7 @@ def test_a_base_that_is_gone(tmp_path: Path) -> None:
 def test_a_base_of_another_shape(tmp_path: Path) -> None:
     plan, _ = trained(tmp_path, {"adapter": LORA})
     tiny_llama(Path(plan.model.path), hidden_size=128)
-    with pytest.raises(ModelError, match="its weights are others than the adapter was trained on"):
+    with pytest.raises(ModelError, match="its weights differ from those that the adapter was trained on"):
         load_run(plan.run_url)
     (Path(plan.run_url) / "adapter" / "base.json").unlink()
     (Path(plan.run_url) / "adapter" / "COMMIT").unlink()

@@ -1,4 +1,4 @@
-"""A merge is the model that was trained, or it is none: by the logits of plain peft and plain transformers."""
+"""A merge has the logits of the trained model, or it fails: compared with plain peft and plain transformers."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
         *("tied", "tied, head adapted", "tied, embedding adapted"),
     ],
 )
-def test_plain_transformers_gives_the_logits_of_plain_peft(
-    tmp_path: Path, config: dict[str, Any], tied: bool
-) -> None:
+def test_merged_logits_match_plain_peft(tmp_path: Path, config: dict[str, Any], tied: bool) -> None:
     base = tiny_llama(tmp_path / "base", tie_word_embeddings=tied)
     adapter = random_adapter(tmp_path / "adapter", base, **config)
     expected = logits_of_adapter(adapter, base)
@@ -86,19 +84,19 @@ def test_plain_transformers_gives_the_logits_of_plain_peft(
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
-def test_a_quantized_base_is_merged_as_training_held_it(tmp_path: Path, kind: Any) -> None:
+def test_a_quantized_base_is_merged_as_in_training(tmp_path: Path, kind: Any) -> None:
     base = tiny_llama(tmp_path / "base", hidden_size=128)
     adapter = random_adapter(tmp_path / "adapter", base, quantize=Quantize(type=kind), dtype="bfloat16")
     merged = merge(str(adapter), str(tmp_path / "merged"), tolerance=0.05 if kind == "int8" else None)
     assert json.loads((tmp_path / "merged" / "merge.json").read_text())["onto"] == "dequantized"
-    with pytest.raises(ModelError, match="its logits are not those") as caught:
+    with pytest.raises(ModelError, match="its logits differ from those") as caught:
         merge(str(adapter), str(tmp_path / "other"), onto="full", tolerance=1e-12)
     assert "--onto dequantized" in str(caught.value.hint)
     loose = merge(str(adapter), str(tmp_path / "full"), onto="full", tolerance=10)
     if kind != "int8":  # LLM.int8 rounds activations too, which no weight can hold
         assert merged.figures.kl < 1e-6
         assert loose.figures.kl > 1000 * merged.figures.kl, "the wrong precision is shown to differ"
-        with pytest.raises(ModelError, match="refused"):
+        with pytest.raises(ModelError, match="fails verification"):
             merge(str(adapter), str(tmp_path / "other"), onto="full")
     assert not (tmp_path / "other").exists()
 
@@ -110,12 +108,12 @@ def test_a_merge_that_is_wrong_is_not_published(tmp_path: Path, monkeypatch: pyt
     product = LoraAdapter.product
     monkeypatch.setattr(LoraAdapter, "product", lambda self, module: 0.7 * product(self, module))
     for check in ("logits", "layers"):
-        with pytest.raises(ModelError, match="is refused"):
+        with pytest.raises(ModelError, match="fails verification"):
             merge(str(adapter), str(tmp_path / "wrong"), check=check)  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "right"]
 
 
-def test_a_lost_adapter_is_refused_however_small_it_is(
+def test_a_lost_adapter_is_rejected_even_if_it_is_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_llama(tmp_path / "base")
@@ -125,22 +123,22 @@ def test_a_lost_adapter_is_refused_however_small_it_is(
     )
     monkeypatch.setattr(LoraAdapter, "product", lambda self, module: torch.zeros(()))
     monkeypatch.setattr(LoraAdapter, "merged", lambda self, module, weight, **_: weight)
-    with pytest.raises(ModelError, match="is refused"):
+    with pytest.raises(ModelError, match="fails verification"):
         merge(str(adapter), str(tmp_path / "wrong"))
 
 
-def test_layers_alone_are_compared(tmp_path: Path) -> None:
+def test_only_layers_are_compared(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base", hidden_size=128)
     for name, options in (("plain", {}), ("dora", {"use_dora": True}), ("nf4", {"quantize": NF4})):
         adapter = random_adapter(tmp_path / name, base, **options)  # type: ignore[arg-type]
         merged = merge(str(adapter), str(tmp_path / f"{name}-merged"), check="layers")
         assert merged.figures.layer_error < 1e-5, name
-    with pytest.raises(ModelError, match="a layer's output differs by"):
+    with pytest.raises(ModelError, match="the relative error of a layer's output"):
         merge(str(adapter), str(tmp_path / "full"), check="layers", onto="full")
 
 
-def test_the_tokenizer_is_the_adapters_alone(tmp_path: Path) -> None:
-    """With its two templates, whatever lies beside the base, and with its ids in plain transformers too."""
+def test_the_tokenizer_is_the_adapters(tmp_path: Path) -> None:
+    """It keeps its two templates, whatever the base has, and gives the same ids in plain transformers."""
     from transformers import AutoTokenizer
 
     base = tiny_llama(tmp_path / "base")
@@ -160,7 +158,7 @@ def test_the_tokenizer_is_the_adapters_alone(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"] == ids
 
 
-def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_base_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = tiny_llama(tmp_path / "base")
     adapter = random_adapter(tmp_path / "adapter", base)
     other = tiny_llama(tmp_path / "other", seed=1)
@@ -168,8 +166,8 @@ def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert main(["merge", str(adapter), "--to", str(tmp_path / "merged"), "--base", str(other)]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {other} is not the base of the adapter at {adapter}: its weights are others than the adapter was "
-        f"trained on\n  hint: bring back the weights of {base}, or name their folder with --base\n"
+        f"tailor: {other} is not the base of the adapter at {adapter}: its weights differ from those that the "
+        f"adapter was trained on\n  hint: restore the weights of {base}, or give their folder with --base\n"
     )
     assert not (tmp_path / "merged").exists()
     shutil.move(base, tmp_path / "moved")  # the right weights, elsewhere
@@ -215,13 +213,13 @@ def test_a_base_of_several_files_in_half_precision(tmp_path: Path, monkeypatch: 
 def test_other_folders_are_not_overwritten(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     adapter = random_adapter(tmp_path / "adapter", base)
-    with pytest.raises(StoreError, match="holds other files"):
+    with pytest.raises(StoreError, match="has other files"):
         merge(str(adapter), str(base))
     first = merge(str(adapter), str(tmp_path / "merged"))
     assert merge(str(adapter), str(tmp_path / "merged")).url == first.url  # an earlier merge is replaced
 
 
-def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = tiny_llama(tmp_path / "base")
     adapter = random_adapter(tmp_path / "adapter", base, known_base=False)
     capsys.readouterr()
@@ -231,17 +229,17 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         return capsys.readouterr().err
 
     assert error(f"{tmp_path}/adaptr") == (
-        f"tailor: {tmp_path}/adaptr holds no run, no adapter and no model\n  hint: did you mean {adapter}?\n"
+        f"tailor: {tmp_path}/adaptr is not a run, an adapter or a model\n  hint: did you mean {adapter}?\n"
     )
     assert error(str(base)) == (
-        f"tailor: {base} is a whole model: there is no adapter to merge\n"
-        "  hint: use it as it is, or name a run that trained an adapter\n"
+        f"tailor: {base} is a full model: it has no adapter to merge\n"
+        "  hint: use it as it is, or give a run that trained an adapter\n"
     )
     assert error(str(adapter)) == (
-        f"tailor: {adapter} belongs to no run\n  hint: say with --to where the model goes\n"
+        f"tailor: {adapter} is not in a run's folder\n  hint: give the output folder with --to\n"
     )
     assert error(str(adapter), "--to", str(tmp_path / "m"), "--onto", "dequantized") == (
-        f"tailor: --onto dequantized has no effect: the base of {adapter} was not quantized in training\n"
+        f"tailor: --onto dequantized has no effect: {adapter} was not trained on a quantized base\n"
     )
     shutil.rmtree(base)
     assert error(str(adapter), "--to", str(tmp_path / "m")).startswith(
@@ -258,7 +256,7 @@ def test_an_adapter_of_another_shape_or_kind(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not fit its base"):
         merge(str(adapter), str(tmp_path / "m"), base=str(wide))
     short = tiny_llama(tmp_path / "short", num_hidden_layers=1)
-    with pytest.raises(ModelError, match="do not have"):
+    with pytest.raises(ModelError, match="does not have"):
         merge(str(adapter), str(tmp_path / "m"), base=str(short))
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))

@@ -1,4 +1,4 @@
-"""A merge holds one tensor at a time, whatever the size of the model and of its files."""
+"""A merge has one tensor in memory at a time, whatever the size of the model and of its files."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def write_adapter(folder: Path, base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_merge_needs_the_memory_of_a_tensor(tmp_path: Path) -> None:
+def test_a_merge_needs_the_memory_of_one_tensor(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     total = write_base(tmp_path / "base")

@@ -1,4 +1,4 @@
-"""Passages chosen by an embedding model: what shares no word is found, and the same wherever and beside whatever it is scored."""
+"""Passages chosen by an embedding model: found without a common word, and with scores that do not depend on machine or batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXTS = [passage["text"] for passage in passages()]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Embedders of both kinds that know synonyms, and of both kinds whose numbers follow from all tokens."""
+    """Embedders of both kinds that know synonyms, and of both kinds whose embeddings depend on all tokens."""
     folder = tmp_path_factory.mktemp("dense")
     trained_embedder(folder / "trained")
     published_embedder(folder / "published")
@@ -50,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chosen(folder: Path, score: Any) -> str:
-    """What stays of a prompt that holds the answer in its middle."""
+    """The passages kept of a prompt that has the answer in its middle."""
     made = Encoder(
         load_tokenizer(str(byte_tokenizer(folder))),
         None,
@@ -66,7 +66,7 @@ def chosen(folder: Path, score: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_shares_no_word_is_found(place: Path, tmp_path: Path, kind: str) -> None:
+def test_passages_without_a_common_word_are_found(place: Path, tmp_path: Path, kind: str) -> None:
     text = chosen(tmp_path, Dense(str(place / kind), None))
     assert text.count("physician") >= 3
     assert text.startswith(FILL[:72]), "the first passage stays"
@@ -74,14 +74,14 @@ def test_what_shares_no_word_is_found(place: Path, tmp_path: Path, kind: str) ->
     assert len(text) <= 512 + 3
 
 
-def test_control_words_alone_do_not_find_it(tmp_path: Path) -> None:
+def test_control_bm25_does_not_find_it(tmp_path: Path) -> None:
     assert not set(bm25.words(DEEP)) & set(bm25.words(ASKED))
     assert "physician" not in chosen(tmp_path, None)
 
 
 @pytest.mark.parametrize("kind", ["random", "attends"])
-def test_a_score_depends_on_nothing_beside_it(place: Path, kind: str) -> None:
-    """To the last bit before rounding, in whatever order, in another process's copy and with other threads."""
+def test_a_score_does_not_depend_on_other_texts(place: Path, kind: str) -> None:
+    """Equal to the last bit before rounding, in any order, in another process and with other thread counts."""
     texts = TEXTS if kind == "random" else [FILL[at : at + 40] for at in range(0, 60, 7)] * 2
 
     def scores(texts: list[str], threads: int = 1) -> list[float]:
@@ -101,7 +101,7 @@ def test_a_score_depends_on_nothing_beside_it(place: Path, kind: str) -> None:
         assert scores(texts, threads=2) == together
 
 
-def test_control_beside_others_the_numbers_move(place: Path) -> None:
+def test_control_batching_changes_the_numbers(place: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     texts = [FILL[at : at + 40] for at in range(0, 60, 7)]
@@ -111,7 +111,7 @@ def test_control_beside_others_the_numbers_move(place: Path) -> None:
     assert 0 < np.abs(together - alone).max() < 1e-5
 
 
-def test_near_ties_fall_to_the_earlier_passage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_ties_go_to_the_earlier_passage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same words in another order have the same mean, but for rounding."""
     words = FILL.split()
     texts = [" ".join(words[at:] + words[:at]) for at in range(len(words))]
@@ -130,7 +130,7 @@ def test_scores_are_cosines(place: Path) -> None:
     assert np.abs(np.array(plain) - expected).max() > 1e-3, "the control: the instruction is read"
 
 
-def test_a_published_model_reads_with_the_prompts_that_it_declares(place: Path, tmp_path: Path) -> None:
+def test_a_sentence_transformers_model_uses_its_own_prompts(place: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     declared = {"query": "lamp: ", "document": "road: "}
@@ -146,7 +146,7 @@ def test_a_published_model_reads_with_the_prompts_that_it_declares(place: Path, 
         Dense(str(tmp_path / "prompted"), ASK)
 
 
-def test_an_export_scores_as_the_model_that_it_was_made_of(place: Path, tmp_path: Path) -> None:
+def test_an_export_scores_like_its_run(place: Path, tmp_path: Path) -> None:
     sentence_transformers.write(shutil.copytree(place / "random", tmp_path / "out"), query_instruction=ASK)
     found = Dense(str(tmp_path / "out"), None)("wool coat", TEXTS)
     assert found == pytest.approx(Dense(str(place / "random"), ASK)("wool coat", TEXTS), abs=1.1e-4)
@@ -159,7 +159,7 @@ def test_blank_texts_come_last(place: Path) -> None:
         assert scorer(" \n", ["lamp", "sea"]) == [0, 0]
 
 
-def test_the_identity_follows_from_files_alone(place: Path, tmp_path: Path) -> None:
+def test_the_identity_depends_only_on_files(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "random", tmp_path / "moved")
     first = Dense(str(place / "random"), None).identity
     assert Dense(str(tmp_path / "moved"), None).identity == first
@@ -222,7 +222,7 @@ def test_another_model_gives_another_store(
     assert notes(report, None) == []
 
 
-def test_what_the_embedder_cannot_read_whole_is_told(place: Path, tmp_path: Path) -> None:
+def test_truncated_texts_are_reported(place: Path, tmp_path: Path) -> None:
     short = trained_embedder(tmp_path / "short", max_length=10)
     report = prepared(place, short, tmp_path / "store").tokens.manifest["report"]
     count = report["sources"][0]["passages_partly_read"]
@@ -250,16 +250,18 @@ def test_a_model_of_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any("*.py" in patterns or "*.bin" in patterns for _, patterns in asked)
 
 
-def test_models_that_cannot_embed(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_embed_are_rejected(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = tiny_llama(tmp_path / "plain")
     with pytest.raises(ModelError) as caught:
         Dense(str(plain), None)
     assert caught.value.message == (
-        f"data.retrieve.embedder: {plain} makes no embeddings: it has neither embedding.json, as runs of gritlm have, "
-        "nor modules.json, as models of sentence-transformers have"
+        f"data.retrieve.embedder: {plain} is not an embedding model: it has neither embedding.json (runs of gritlm) "
+        "nor modules.json (sentence-transformers)"
     )
     with pytest.raises(
-        ModelError, match=r"^data.retrieve.embedder: .*/none holds no run, no adapter and no model"
+        ModelError, match=r"^data.retrieve.embedder: .*/none is not a run, an adapter or a model"
     ):
         Dense(str(tmp_path / "none"), None)
 
@@ -267,7 +269,7 @@ def test_models_that_cannot_embed(place: Path, tmp_path: Path, monkeypatch: pyte
     scorer = Dense(str(moved), None)
     embedding_model(moved, seed=9)
     with pytest.raises(
-        ModelError, match=r"^data.retrieve.embedder: .*/changed on .* is another model than where"
+        ModelError, match=r"^data.retrieve.embedder: .*/changed has different files on .* than on the machine"
     ):
         scorer("sea", ["sea"])
 
@@ -275,11 +277,14 @@ def test_models_that_cannot_embed(place: Path, tmp_path: Path, monkeypatch: pyte
     modules = json.loads((own / "modules.json").read_text())
     modules[0]["type"] = "os.system"
     (own / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ModelError, match=r"has a module of code of its own, os\.system, which is not run"):
+    with pytest.raises(ModelError, match=r"has the custom module os\.system, whose code tailor does not run"):
         Dense(str(own), None)("sea", ["sea"])
 
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ModelError) as caught:
         Dense(str(place / "published"), None)
-    assert "is a model of sentence-transformers, which is not installed" in caught.value.message
+    assert (
+        "is a sentence-transformers model, but the package sentence-transformers is not installed"
+        in caught.value.message
+    )
     assert "pip install 'tailor[sentence-transformers]'" in str(caught.value.hint)

@@ -13,7 +13,7 @@ import pytest
 import tailor
 from tailor.cli.main import main
 from tailor.errors import ModelError
-from tailor.evaluate.models import find_subject
+from tailor.evaluate.models import find_model
 from tailor.evaluate.tasks.base import make_evaluators
 from tailor.spec.suite import Suite
 from tests.helpers.models import tiny_llama
@@ -55,21 +55,21 @@ def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def test_the_plan_tells_the_windows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_shows_the_windows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "recipe.yaml", "save.to=runs/other"]) == 0
     out = capsys.readouterr().out
     assert re.search(
-        r"^method +sft, beacons with projections of their own, about 12,352 trained$", out, re.M
+        r"^method +sft, beacons with copies of the projections, about 12,352 trained parameters$", out, re.M
     ), out
     assert re.search(
-        r"^windows +up to 4 of 64 tokens in a row of 2\d\d, of which 24 to 48 keys stay in each layer \(ratio 4 in evaluation\)$",
+        r"^windows +a row of 2\d\d tokens has 4 windows of 64; 24 to 48 keys per layer stay in memory \(ratio 4 in evaluation\)$",
         out,
         re.M,
     ), out
     assert (
         main(["plan", "recipe.yaml", "model.beacon.window=512", "data.max_length=600", "save.to=runs/o"]) == 2
     )
-    assert "fits into one window of 512, so no beacon would be trained" in capsys.readouterr().err
+    assert "fits into one window (512 tokens), so no beacon would be trained" in capsys.readouterr().err
 
 
 def test_it_answers_long_prompts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_it_answers_long_prompts(capsys: pytest.CaptureFixture[str], monkeypatch
     assert (
         main(["generate", "base", "--prompt", long, "--max-new-tokens", "4"]) == 2
     )  # control: the base cannot
-    assert "the model was made for 256 positions" in capsys.readouterr().err
+    assert "the model has 256 positions" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{QUESTION}\n/quit\n"))
     assert main(["chat", "runs/tiny", "--base", "--max-new-tokens", "5"]) == 0
     out = capsys.readouterr().out
@@ -99,21 +99,21 @@ def test_it_is_evaluated_beside_the_base(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_lm_eval_is_refused_since_it_would_leave_beacons_out() -> None:
-    subject = find_subject("runs/tiny")
+    model = find_model("runs/tiny")
     suite = Suite.model_validate({"tasks": [{"name": "lm_eval", "tasks": ["arc_easy"]}]})
-    with pytest.raises(ModelError, match="has activation beacons, which lm-eval would leave out"):
-        make_evaluators(suite.tasks)[0].check_model(subject)
-    make_evaluators(suite.tasks)[0].check_model(find_subject("base"))  # control
+    with pytest.raises(ModelError, match="has activation beacons, which lm-eval ignores"):
+        make_evaluators(suite.tasks)[0].check_model(model)
+    make_evaluators(suite.tasks)[0].check_model(find_model("base"))  # control
 
 
 def test_what_needs_a_plain_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "runs/tiny"]) == 2
     shown = capsys.readouterr().err
     assert re.search(
-        r"runs/tiny/beacon holds activation beacons, which cannot be merged: the base beside", shown
+        r"runs/tiny/beacon has activation beacons, which cannot be merged: they do not change the base", shown
     )
     assert main(["export", "runs/tiny", "--to", "out"]) == 2
-    assert "cannot be exported: no other tool reads them" in capsys.readouterr().err
+    assert "cannot be exported: no other tool can load them" in capsys.readouterr().err
     assert main(["average", "runs/tiny", "runs/tiny", "--to", "out"]) == 2
     assert "cannot be averaged" in capsys.readouterr().err
     (Path("runs/tiny/beacon/base.json")).rename("base.json")

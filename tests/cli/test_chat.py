@@ -129,7 +129,7 @@ def test_a_conversation_over_the_models_length(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal, _, rest = talk(model, ["x" * 400, "Hi"], capsys, monkeypatch).partition("\n")
-    assert refusal.endswith("the model takes 200; /reset starts anew")
+    assert refusal.endswith("the model's maximum is 200; /reset starts a new one")
     assert rest == talk(model, ["Hi"], capsys, monkeypatch)
 
 
@@ -153,5 +153,5 @@ def test_a_run_that_is_not_there(model: str, capsys: pytest.CaptureFixture[str])
     for arguments in (["chat", wrong], ["generate", wrong, "--prompt", "Hi"]):
         assert main(arguments) == 2
         assert capsys.readouterr().err == (
-            f"tailor: {wrong} holds no run, no adapter and no model\n  hint: did you mean {model}?\n"
+            f"tailor: {wrong} is not a run, an adapter or a model\n  hint: did you mean {model}?\n"
         )

@@ -35,19 +35,19 @@ def test_report(recipe, capsys):
     text = capsys.readouterr().out
     for line in (
         "data.train[0] rows.jsonl",
-        "  format        completion (recognized)",
+        "  format        completion (detected)",
         "  rows          42 read, 40 kept",
         "  unreadable    1 bad_json",
-        "                rows.jsonl:41 not JSON",
+        "                rows.jsonl:41 not valid JSON",
         "  dropped       1 too_long",
-        "                rows.jsonl:42 92 tokens, max_length is 64",
+        "                rows.jsonl:42 92 tokens; data.max_length is 64",
         "train: 40 examples",
         "####",
     ):
         assert line in text
-    assert "(there already)" not in text
+    assert "(prepared before)" not in text
     assert main(["data", "report", recipe]) == 0
-    assert "(there already)" in capsys.readouterr().out
+    assert "(prepared before)" in capsys.readouterr().out
 
 
 def test_report_over_budget_shows_everything_and_refuses(recipe, capsys):
@@ -55,10 +55,10 @@ def test_report_over_budget_shows_everything_and_refuses(recipe, capsys):
     shown = capsys.readouterr()
     assert "unreadable    1 bad_json" in shown.out
     assert (
-        "tailor: data.train[0] rows.jsonl: 1 of 42 rows cannot be read, and the budget allows none"
+        "tailor: data.train[0] rows.jsonl: 1 of 42 rows cannot be read, but data.budget.unreadable allows none"
         in shown.err
     )
-    assert "hint: fix these rows, or allow it with data.budget.unreadable: 0.024" in shown.err
+    assert "hint: fix these rows, or set data.budget.unreadable: 0.024 to allow it" in shown.err
 
 
 def test_preview(recipe, capsys, monkeypatch):
@@ -72,9 +72,12 @@ def test_preview(recipe, capsys, monkeypatch):
 
 def test_report_says_that_nothing_was_held_out(recipe, capsys):
     assert main(["data", "report", recipe, "data.holdout=0.0001"]) == 0
-    assert "holdout 0.0001 of 40 rows left no evaluation row; raise data.holdout\n" in capsys.readouterr().out
+    assert (
+        "data.holdout: 0.0001 selects no evaluation row from 40 rows; raise data.holdout\n"
+        in capsys.readouterr().out
+    )
     assert main(["data", "report", recipe, "data.holdout=0.5"]) == 0
-    assert "left no evaluation row" not in capsys.readouterr().out
+    assert "selects no evaluation row" not in capsys.readouterr().out
 
 
 def test_narrow_lengths_have_one_bin_each(recipe, capsys):
@@ -88,8 +91,8 @@ def test_narrow_lengths_have_one_bin_each(recipe, capsys):
 def test_an_unwritable_store_is_named(recipe, capsys):
     assert main(["data", "report", recipe, "data.store=/proc/tok"]) == 2
     told = capsys.readouterr().err
-    assert "tailor: /proc/tok cannot be written: no folder can be made there" in told
-    assert "hint: set data.store (or save.to) to a folder that can be written" in told
+    assert "tailor: /proc/tok cannot be written: the folder cannot be created" in told
+    assert "hint: set data.store (or save.to) to a writable folder" in told
 
 
 def test_report_shows_the_end_of_turn_as_text(recipe, capsys):

@@ -57,9 +57,9 @@ def test_frequent_evaluations_are_not_all_printed_but_the_last_one_is() -> None:
     assert re.findall(r"step (\d+): evaluation", stream.getvalue()) == ["10", "100"]
 
 
-def test_steps_without_any_negative_are_told_once() -> None:
-    assert shown(200, without_negatives=1.0).count(displays.TOLD_FROM_NONE) == 1
-    assert displays.TOLD_FROM_NONE not in shown(200, without_negatives=0.5)
+def test_steps_without_negatives_are_reported_once() -> None:
+    assert shown(200, without_negatives=1.0).count(displays.NO_NEGATIVES) == 1
+    assert displays.NO_NEGATIVES not in shown(200, without_negatives=0.5)
 
 
 def test_the_remaining_time_leaves_the_first_step_out() -> None:

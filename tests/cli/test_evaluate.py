@@ -33,7 +33,7 @@ def test_it_shows_a_table_beside_the_base(
     assert re.search(r"^figure +tiny +base +tiny - base +rows$", out, re.MULTILINE)
     for figure in ("loss", "perplexity", "token_accuracy %", "exact_match %", "f1 %"):
         assert re.search(rf"^{figure} +{interval} +{interval} +{interval} +3$", out, re.MULTILINE), out
-    assert "percentiles of a paired bootstrap over rows: 1000 draws" in out
+    assert "paired bootstrap over rows: 95% percentile interval, 1000 resamples" in out
     assert re.search(r"^rows +3 of \d+$", out, re.MULTILINE)
     assert re.search(r"^results +runs/tiny/evaluation/default$", out, re.MULTILINE)
     assert main(["show", "runs/tiny"]) == 0
@@ -62,7 +62,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     )
     assert main(["evaluate", "runs/tinny"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {place}/runs/tinny holds no run, no adapter and no model\n  hint: did you mean {place}/runs/tiny?\n"
+        f"tailor: {place}/runs/tinny is not a run, an adapter or a model\n  hint: did you mean {place}/runs/tiny?\n"
     )
 
 
@@ -100,7 +100,7 @@ def test_the_system_turn_can_be_changed(
     lines = ["7?", "/system Be brief, and sew.", "7?", "/system", "7?", "/quit", "7?"]
     assert talk(lines, monkeypatch, capsys, model="base") == [plain, brief, plain]
     (refused,) = talk(["/sytem"], monkeypatch, capsys, model="base")
-    assert refused.startswith("/sytem is no command; /reset forgets")
+    assert refused.startswith("/sytem: unknown command; /reset starts")
 
 
 def test_a_whole_model_has_no_base(
@@ -109,6 +109,6 @@ def test_a_whole_model_has_no_base(
     monkeypatch.chdir(place)
     assert main(["chat", "base", "--base"]) == 2
     assert (
-        "base is a whole model: it has no adapter beside whose base it could answer"
+        "base is a full model: it has no adapter to disable, so it cannot answer as its base"
         in capsys.readouterr().err
     )

@@ -71,6 +71,6 @@ def test_published_rows_become_a_model_that_embeds(place: Path) -> None:
     assert np.linalg.norm(short) == pytest.approx(1, abs=1e-5)
 
     _, shown, _ = tailor(place, "show", "runs/grit")
-    assert "8 queries with 2 passages each and 4 sequences to generate" in " ".join(shown.split())
+    assert "8 queries with 2 passages each and 4 sequences for the next-token loss" in " ".join(shown.split())
     _, seen, _ = tailor(place, "data", "preview", "recipe.yaml")
     assert "pooled, a query, 1 answers, 2 others" in seen

@@ -50,7 +50,7 @@ def test_nothing_is_overwritten(place: Path, capsys: pytest.CaptureFixture[str])
     Path("recipe.yaml").write_text("mine")
     assert main(["init"]) == 2
     assert capsys.readouterr().err == (
-        "tailor: recipe.yaml is there already\n  hint: name another file, or remove it\n"
+        "tailor: recipe.yaml exists already\n  hint: name another file, or remove it\n"
     )
     assert Path("recipe.yaml").read_text() == "mine"
 

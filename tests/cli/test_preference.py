@@ -81,9 +81,9 @@ def test_plan_and_data_report(place: Path) -> None:
     assert ", reference 0.00" in out
     code, out, _ = tailor(place, "data", "report", "recipe.yaml")
     assert code == 0
-    assert "preference_sharegpt (recognized)" in out
-    assert "1 rows, 0 supervised tokens lost, " in out
-    assert "of prompts" in out
+    assert "preference_sharegpt (detected)" in out
+    assert "1 rows, 0 supervised tokens cut, " in out
+    assert " prompt tokens cut" in out
     code, _, err = tailor(place, "run", "recipe.yaml", "method={name: sft}", "save.to=runs/sft")
     assert code == 2
     assert "preference data, which method sft does not read\n  hint: set method.name: dpo" in err

@@ -98,7 +98,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("run"))
     assert (code, err) == (0, "")
     run = f"{place.bucket}/runs/run"
-    assert "data prepared before" in out
+    assert "data already prepared" in out
     assert f"tailor chat {run}" in out
     assert curve(run) == curve(str(local / "runs/local"))
     assert adapter(run) == adapter(str(local / "runs/local"))
@@ -142,7 +142,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     assert all(Store(made).is_committed(folder) for folder in ("evaluation", "merged", "mean", "export"))
     assert Store(f"{run}/evaluation").names() == ["default"], "nothing unfinished is left"
     assert here("evaluate", f"{place.bucket}/runs/rum", *short)[2] == (
-        f"tailor: {place.bucket}/runs/rum holds no run, no adapter and no model\n  hint: did you mean {run}?\n"
+        f"tailor: {place.bucket}/runs/rum is not a run, an adapter or a model\n  hint: did you mean {run}?\n"
     )
     Store(run).write_bytes("adapter/adapter_model.safetensors", adapter(run)[:-1])
     code, out, err = here("generate", run, "--prompt", "5?", "--max-new-tokens", "3")
@@ -171,8 +171,8 @@ def test_killed_on_s3_and_started_again_equals_undisturbed(place: Place, local: 
 
     code, out, err = place.tailor("run", "recipe.yaml", *place.at("killed"))
     assert (code, err) == (0, "")
-    assert f"going on from step {int(before[-1][5:])}\n" in out
-    assert "is held by" not in out, "the dead process of this machine did not keep it waiting"
+    assert f"resuming from step {int(before[-1][5:])}\n" in out
+    assert "is locked by" not in out, "the dead process of this machine did not keep it waiting"
     assert curve(run.url) == curve(str(local / "runs/local"))
     assert adapter(run.url) == adapter(str(local / "runs/local"))
 
@@ -186,7 +186,7 @@ def test_a_second_command_on_s3_is_told_who_works_there(place: Place) -> None:
         assert first.poll() is None
         assert code == 2
         assert f"another process is working on the run at {run.url}: process {first.pid} of" in err
-        assert f"{run.url} is held by process {first.pid}" in out
+        assert f"{run.url} is locked by process {first.pid}" in out
     finally:
         first.kill()
         first.communicate()
@@ -213,10 +213,10 @@ def test_a_wrong_store_is_one_line_in_a_few_seconds(
     overrides, told, hint = place.at("wrong"), "", ""
     if fault == "bucket":
         overrides[2] = "save.to=s3://no-such-bucket-here/run"
-        told, hint = "there is no bucket no-such-bucket-here", "make the bucket, or check the URL"
+        told, hint = "the bucket no-such-bucket-here does not exist", "create the bucket, or check the URL"
     elif fault == "source":
         overrides[0] = f"data.train=[{{path: {place.bucket}/nothing.jsonl}}]"
-        told, hint = f"{place.bucket}/nothing.jsonl: it does not exist", "check the URL"
+        told, hint = f"{place.bucket}/nothing.jsonl: does not exist", "check the URL"
     elif fault == "address":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         told, hint = (

@@ -74,7 +74,7 @@ def test_it_says_what_it_did_and_nothing_else(first: tuple[int, str, str], place
     code, out, err = first
     assert (code, err) == (0, "")
     for told in (
-        r"data prepared in .* examples of .* tokens, .* for evaluation",
+        r"data prepared in .* training examples with .* tokens .*, .* evaluation examples",
         r"step 1/6  loss \d",
         r"step 6/6  loss \d",
         r"Training loss +\d\.\d+ → \d\.\d+",
@@ -110,7 +110,7 @@ def test_a_finished_run_says_so(first: tuple[int, str, str], place: Path) -> Non
 def test_another_recipe_is_refused(first: tuple[int, str, str], place: Path) -> None:
     code, _, err = tailor(place, "run", "recipe.yaml", "optim.learning_rate=0.5")
     assert code == 2
-    assert "optim.learning_rate: 0.003 there, 0.5 here" in err
+    assert "optim.learning_rate: 0.003 in the run, 0.5 in this recipe" in err
     assert "Traceback" not in err
 
 
@@ -147,7 +147,7 @@ def test_an_interrupted_run_is_one_line_and_goes_on_later(place: Path, stop: int
 
     code, out, _ = tailor(place, *arguments)
     assert code == 0
-    assert f"going on from step {told[2]}\n" in out
+    assert f"resuming from step {told[2]}\n" in out
     steps = [
         json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"kind":"train"' in line
     ]
@@ -172,7 +172,7 @@ def test_places_where_no_run_can_be_kept_are_refused(place: Path) -> None:
     before = sorted(path.name for path in place.iterdir())
     for to, told in (
         ("memory://run", "is lost when the command ends"),
-        (".", "is not empty and holds no run"),
+        (".", "is not empty and not a run folder"),
     ):
         code, _, err = tailor(place, "run", "recipe.yaml", f"save.to={to}")
         assert code == 2

@@ -23,9 +23,9 @@ method: {name: sft}
 optim: {learning_rate: 2e-4}
 save: {to: runs/x, resume: runs/before}
 """
-SHARED = "a folder below one that all machines of the cluster see, which --shared names"
-TO_READ = "put it on s3://… or hf://…, or into a folder that all of them see, which --shared names"
-OWN = f"is a folder of each machine for itself; write s3://…, or {SHARED}"
+SHARED = "a folder that all machines of the cluster share, given with --shared"
+TO_READ = "put it on s3://… or hf://…, or into a folder that they share, given with --shared"
+OWN = f"is a different folder on each machine; write s3://…, or {SHARED}"
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +48,10 @@ def problems(*overrides: str, shared: tuple[str, ...] = ()) -> list[str]:
     return []
 
 
-def test_what_the_cluster_does_not_see_is_named_with_its_place_and_mend(
+def test_paths_that_the_cluster_cannot_see_are_reported_with_position_and_hint(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unseen = f"is on this machine, and the cluster's machines don't see it; {TO_READ}"
+    unseen = f"is on this machine, and the cluster's machines cannot read it; {TO_READ}"
     expected = [
         f"recipe.yaml:1:15: model.path: base {unseen}",
         f"recipe.yaml:3:18: data.train.0.path: rows.jsonl {unseen}",
@@ -59,20 +59,23 @@ def test_what_the_cluster_does_not_see_is_named_with_its_place_and_mend(
         f"recipe.yaml:7:28: save.resume: runs/before {unseen}",
     ]
     assert main(["submit", "recipe.yaml", "--address", "http://127.0.0.1:9"]) == 2
-    assert capsys.readouterr().err.splitlines() == expected, "and no cluster was asked"
-    assert problems(shared=(".",)) == [], "the control: all of it lies in a folder that is shared"
+    assert capsys.readouterr().err.splitlines() == expected, "before any cluster is contacted"
+    assert problems(shared=(".",)) == [], "the control: all paths are in a shared folder"
     assert problems(shared=("runs",)) == expected[:2]
 
 
 @pytest.mark.parametrize(
     ("override", "refusal"),
     [
-        ("save.to=memory://x", f"save.to: is in one process's memory; write s3://… or {SHARED}"),
+        (
+            "save.to=memory://x",
+            f"save.to: memory:// is only visible to one process; write s3://… or {SHARED}",
+        ),
         ("save.to=hf://a/b", f"save.to: hf://a/b cannot be written; write s3://… or {SHARED}"),
         ("data.store=/tmp/tokens", f"data.store: /tmp/tokens {OWN}"),
         (
             "scale.address=auto",
-            "scale.address: has no place in a job, which joins the cluster that it is sent to; use --address",
+            "scale.address: cannot be set in a job, which runs on the cluster that it is submitted to; use --address",
         ),
         ("data.train=[{path: rows.jsnl}]", "no such file or folder: rows.jsnl; did you mean rows.jsonl?"),
         ("model.path=org/base", None),
@@ -84,7 +87,7 @@ def test_one_by_one(override: str, refusal: str | None) -> None:
     assert [refusal in problem for problem in found] == [True] * bool(refusal), found
 
 
-def test_a_shared_folder_that_is_not_on_this_machine_is_believed() -> None:
+def test_a_shared_folder_that_is_not_mounted_here_is_not_checked() -> None:
     away = ["save.to=/mnt/all/x", "model.path=/mnt/all/base", "data.train=[{path: /mnt/all/rows.jsonl}]"]
     assert problems(*away, "save.resume=auto", shared=("/mnt/all",)) == []
     assert len(problems(*away, "save.resume=auto")) == 3
@@ -93,7 +96,7 @@ def test_a_shared_folder_that_is_not_on_this_machine_is_believed() -> None:
 def test_what_is_sent_means_the_same_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job runs in another folder, and perhaps on another machine, so local names are absolute there."""
     view = seen(["runs", "base", "rows.jsonl"])
-    texts = visibility.parcel(load_recipe("recipe.yaml", (), view), view, ".")
+    texts = visibility.bundle(load_recipe("recipe.yaml", (), view), view, ".")
     assert texts["template.jinja"] == "{{ messages }}"
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
@@ -115,18 +118,18 @@ def test_a_deepspeed_json_travels_too(place: Path) -> None:
     (place / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
     strategy = "scale={workers: 2, strategy: {name: deepspeed, stage: 2, config: %s}}"
     view = seen(["runs", "base", "rows.jsonl"])
-    texts = visibility.parcel(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
+    texts = visibility.bundle(load_recipe("recipe.yaml", [strategy % "zero.json"], view), view, ".")
     assert texts["deepspeed.json"] == (place / "zero.json").read_text()
     assert "config: ./deepspeed.json" in texts["recipe.yaml"]
     everything = seen(["."])
-    texts = visibility.parcel(
+    texts = visibility.bundle(
         load_recipe("recipe.yaml", [strategy % "zero.json"], everything), everything, "."
     )
     assert "deepspeed.json" not in texts
     assert f"config: {place}/zero.json" in texts["recipe.yaml"]
     (found,) = problems(strategy % "none.json", shared=("runs", "base", "rows.jsonl"))
     assert found.endswith(
-        f"scale.strategy.config: no file that the cluster's machines see: none.json; {TO_READ}"
+        f"scale.strategy.config: none.json is not a file that the cluster's machines can read; {TO_READ}"
     )
 
 
@@ -136,25 +139,37 @@ def test_jobs_with_the_wrong_number_of_names(
 ) -> None:
     assert main(["jobs", *words]) == 2
     assert re.match(
-        rf"tailor: `tailor jobs {words[0]}` takes (no|the name of a) job\n  hint: ", capsys.readouterr().err
+        rf"tailor: `tailor jobs {words[0]}` takes (no job name|the name of a job)\n  hint: ",
+        capsys.readouterr().err,
     )
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "error"),
     [
         (
             "http://127.0.0.1:9",
-            "no Ray job server answers at http://127.0.0.1:9: [Errno 111] Connection refused",
+            (
+                "cannot connect to the Ray job server at http://127.0.0.1:9: [Errno 111] Connection refused\n"
+                "  hint: set the dashboard's address with --address"
+            ),
         ),
-        ("ray://127.0.0.1:10001", "ray://127.0.0.1:10001 is no address of a job server"),
+        (
+            "ray://127.0.0.1:10001",
+            (
+                "ray://127.0.0.1:10001 is not the address of a job server\n"
+                "  hint: use the address of Ray's dashboard"
+            ),
+        ),
     ],
 )
-def test_where_no_job_server_is(address: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_job_server_is_an_error(
+    address: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = os.environ.get("RAY_AUTH_MODE")
     try:
         assert main(["jobs", "list", "--address", address]) == 2
     finally:
         if before is None:
             os.environ.pop("RAY_AUTH_MODE", None)
-    assert capsys.readouterr().err.startswith(f"tailor: {told}\n  hint: name the dashboard's")
+    assert capsys.readouterr().err.startswith(f"tailor: {error}")

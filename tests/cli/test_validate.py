@@ -33,5 +33,5 @@ def test_overrides_hold_for_every_file(
     assert main(["validate", "optim.learning_rate=-2"]) == 2
     assert capsys.readouterr().err == (
         "command line: optim.learning_rate: -2 is not a number over 0\n"
-        "tailor: no recipe was named, only overrides\n"
+        "tailor: no recipe file was given, only overrides\n"
     )

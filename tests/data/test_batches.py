@@ -34,7 +34,7 @@ def test_an_epoch_shows_every_example_once(pack: bool, size: dict[str, int]) -> 
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_a_step_is_the_same_whenever_it_is_asked_for(pack: bool) -> None:
+def test_a_step_is_the_same_in_any_order_of_calls(pack: bool) -> None:
     forward, jumping = make(pack=pack), make(pack=pack)
     steps = [forward.batch(step) for step in range(150)]
     for step in (149, 3, 77, 0):
@@ -58,7 +58,7 @@ def test_best_fit_takes_the_tightest_row() -> None:
     assert sorted(pack(np.arange(5), lengths, 100)) == [(0, 2), (1, 3, 4)]
 
 
-def test_unpacked_batches_hold_examples_of_like_length() -> None:
+def test_unpacked_batches_have_examples_of_similar_length() -> None:
     def padding(batches: list[list[tuple[int, ...]]]) -> float:
         longest = [max(LENGTHS[row[0]] for row in batch) * len(batch) for batch in batches]
         return 1 - LENGTHS.sum() / sum(longest)
@@ -69,7 +69,7 @@ def test_unpacked_batches_hold_examples_of_like_length() -> None:
     assert padding(grouped) < 0.05 < 0.2 < padding(control)
 
 
-def test_long_rows_are_filled_and_of_like_length() -> None:
+def test_long_rows_are_filled_and_of_similar_length() -> None:
     """Lengths as of long-context data: many short ones, some of 80 thousand tokens."""
     capacity = 81_920
     draw = np.random.default_rng(0)
@@ -164,7 +164,7 @@ PLACES = np.array([0, 1] * 150 + [0] * 50 + [0, 1, 2] * 50)
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("size", [{"batch_size": 8}, {"batch_tokens": 1000}])
-def test_groups_are_never_divided(pack: bool, size: dict[str, int]) -> None:
+def test_groups_are_never_split(pack: bool, size: dict[str, int]) -> None:
     spec = BatchSpec(seed=1, max_length=128, pack=pack, **size)
     batches = Batches(LENGTHS, LENGTHS - 1, np.zeros(len(LENGTHS)), spec, PLACES)
     assert shown(batches) == Counter(range(len(LENGTHS)))
@@ -182,7 +182,7 @@ def test_groups_are_never_divided(pack: bool, size: dict[str, int]) -> None:
     assert batches.groups(batches.rows()) == 250
 
 
-def test_control_without_places_groups_are_divided() -> None:
+def test_control_without_positions_groups_are_split() -> None:
     rows = [row for batch in make().epoch(0) for row in batch]
     assert any(row.index(example) + 1 == len(row) for row in rows for example in row if PLACES[example] == 0)
 

@@ -1,4 +1,4 @@
-"""Batches of queries with passages beside examples to generate: a pure function of seed and step."""
+"""GRIT batches: queries with passages and examples to generate, a pure function of seed and step."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_epoch_shows_every_query_once(split: Split) -> None:
         assert shown == Counter(range(0, 17 * MEMBERS, MEMBERS))
 
 
-def test_a_batch_has_queries_of_one_source_and_of_like_number(split: Split) -> None:
+def test_a_batch_has_queries_of_one_source_and_batches_have_similar_sizes(split: Split) -> None:
     batches = make(split).epoch(0)
     assert sorted(batch.queries for batch in batches) == [3, 3, 3, 4, 4]
     for batch in batches:
@@ -61,7 +61,7 @@ def test_a_batch_has_queries_of_one_source_and_of_like_number(split: Split) -> N
     assert len({int(split.source[texts(batch)[0, 0]]) for batch in batches}) == 2
 
 
-def test_a_query_has_an_answer_and_others_of_its_own(split: Split) -> None:
+def test_a_query_has_its_own_positive_and_negatives(split: Split) -> None:
     drawn: dict[int, set[int]] = {}
     for epoch in range(6):
         for batch in make(split).epoch(epoch):
@@ -73,13 +73,13 @@ def test_a_query_has_an_answer_and_others_of_its_own(split: Split) -> None:
     assert sum(len(answers) == 2 for answers in drawn.values()) > 10, "epochs draw anew"
 
 
-def test_too_few_others_are_repeated(split: Split) -> None:
+def test_too_few_negatives_are_repeated(split: Split) -> None:
     for row in texts(make(split, group=6).epoch(0)[0]).tolist():
         assert len(row) == 7
         assert set(row[2:]) == {row[0] + 3, row[0] + 4, row[0] + 5}
 
 
-def test_the_examples_go_round_beside_the_texts(split: Split) -> None:
+def test_the_examples_repeat_independently_of_the_texts(split: Split) -> None:
     batches = make(split)
     per_epoch = len(batches.epoch(0))
     seen: Counter[int] = Counter(dict.fromkeys(range(17 * MEMBERS, 17 * MEMBERS + 10), 0))
@@ -92,7 +92,7 @@ def test_the_examples_go_round_beside_the_texts(split: Split) -> None:
     assert per_epoch * 3 % 10, "the rounds don't end with the epochs"
 
 
-def test_a_step_is_the_same_whenever_it_is_asked_for(split: Split) -> None:
+def test_a_step_is_the_same_in_any_order_of_calls(split: Split) -> None:
     forward, jumping = make(split), make(split)
     steps = [(texts(batch), generated(batch)) for batch in map(forward.batch, range(17))]
     for step in (16, 2, 9, 0):
@@ -130,7 +130,7 @@ def test_the_first_step_takes_the_longest_example_where_nothing_is_embedded(
     )
 
 
-def test_texts_stand_longest_first_and_know_their_places(split: Split) -> None:
+def test_texts_are_sorted_by_length_and_text_index_restores_the_order(split: Split) -> None:
     batch = make(split).batch(3)
     lengths = [int(split.lengths[row[0]]) for row in batch[: batch.texts]]
     assert lengths == sorted(lengths, reverse=True)
@@ -138,7 +138,7 @@ def test_texts_stand_longest_first_and_know_their_places(split: Split) -> None:
     assert batch.texts == batch.queries * 4
 
 
-def test_one_stream_alone(split: Split) -> None:
+def test_a_single_stream(split: Split) -> None:
     embedding, generating = make(split, examples=0), make(split, queries=0)
     assert all(not generated(batch) for batch in embedding.epoch(0))
     shown = Counter(example for batch in generating.epoch(0) for example in generated(batch))
@@ -165,7 +165,7 @@ def test_weights_show_sources_more_often(split: Split) -> None:
     assert len(batches.epoch(0)) == len(batches.epoch(1))
 
 
-def test_who_is_not_told_from_whom(tmp_path: Path) -> None:
+def test_excluded_pairs(tmp_path: Path) -> None:
     """Query 1 is query 0 again; query 2's other passage is an answer of query 3, by its row."""
     same = {0: [9, 9], MEMBERS: [9, 9], 2 * MEMBERS + 3: [8, 8, 8], 3 * MEMBERS + 2: [8, 8, 8]}
     split = make_grit_store(tmp_path, queries=4, texts=same).split("train")
@@ -177,13 +177,17 @@ def test_who_is_not_told_from_whom(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "queries", "examples"), [("embedding", 4, 0), ("generative", 0, 3)])
-def test_rows_that_are_not_learned_are_refused(mode: str, queries: int, examples: int, split: Split) -> None:
+def test_rows_that_the_mode_does_not_use_are_rejected(
+    mode: str, queries: int, examples: int, split: Split
+) -> None:
     both = make(split, queries, examples)
-    with pytest.raises(DataError, match=f"mode: {mode} learns nothing from rows"):
+    with pytest.raises(DataError, match=f"mode: {mode} cannot use rows that are"):
         both.check(both)
 
 
-def test_rows_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+def test_missing_rows_are_reported(tmp_path: Path) -> None:
     texts = make(make_grit_store(tmp_path, queries=3).split("train"))
-    with pytest.raises(DataError, match="no training row is a conversation or text to generate"):
+    with pytest.raises(
+        DataError, match="needs training rows that are conversations or texts to generate, but there are none"
+    ):
         texts.check(texts)

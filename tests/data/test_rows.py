@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tailor.data.batches import Batches, share
-from tailor.data.rows import Row, Stretch, join
+from tailor.data.rows import Row, StreamSlice, join
 from tailor.models.documents import Collator
 from tailor.plan.batches import BatchSpec
 from tests.helpers.stores import make_store
@@ -31,7 +31,7 @@ def make(lengths: np.ndarray = LENGTHS, sources: np.ndarray | None = None, **spe
 
 def tokens(row: Row) -> list[Token]:
     """(example, position) of a row's tokens and of the one that it only predicts."""
-    assert isinstance(row, Stretch)
+    assert isinstance(row, StreamSlice)
     return [(example, at) for example, start, stop in row.pieces for at in range(start, stop)]
 
 
@@ -70,14 +70,14 @@ def test_control_rows_without_their_last_prediction_or_with_an_overlap_fail(wron
     check(list(rows), LENGTHS)
     change = {"lost": (0, -1), "twice": (-1, 0)}[wrong]
     broken: list[Row] = [
-        Stretch(row.stream, max(row.start + change[0], 0), row.stop + change[1]) for row in rows
+        StreamSlice(row.stream, max(row.start + change[0], 0), row.stop + change[1]) for row in rows
     ]
     with pytest.raises(AssertionError):
         check(broken, LENGTHS)
 
 
 def pieces(batches: list[list[Row]]) -> list[list[list[tuple[int, int, int]]]]:
-    return [[row.pieces for row in batch if isinstance(row, Stretch)] for batch in batches]
+    return [[row.pieces for row in batch if isinstance(row, StreamSlice)] for batch in batches]
 
 
 def test_the_rows_follow_from_seed_and_epoch() -> None:

@@ -50,7 +50,7 @@ def test_reads_back(kind, tmp_path, monkeypatch):
     assert store.fingerprint == "made-by-hand"
 
 
-def test_rows_go_on_from_the_shard_before(tmp_path):
+def test_row_numbers_continue_from_the_shard_before(tmp_path):
     store = write_tokens(str(tmp_path), {"train": EXAMPLES})
     manifest = store.manifest
     manifest["shards"][0]["first_row"] = 100
@@ -60,5 +60,5 @@ def test_rows_go_on_from_the_shard_before(tmp_path):
 def test_a_folder_without_manifest_does_not_exist(tmp_path):
     store = write_tokens(str(tmp_path / "t"), {"train": EXAMPLES})
     (tmp_path / "t" / "manifest.json").unlink()
-    with pytest.raises(StoreError, match="holds no prepared tokens"):
+    with pytest.raises(StoreError, match="contains no prepared tokens"):
         TokenStore.open(store.url)

@@ -124,7 +124,7 @@ def test_an_answer_before_the_first_question_is_context(tmp_path: Path) -> None:
         "{% if messages and messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}"
     )
     shown = Rows(tmp_path).marked([first], template=alternates + STRIPS)
-    assert shown == [["! template: the chat template refuses it: user first"]]
+    assert shown == [["! template: the chat template rejects the row: user first"]]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_hints_of_refused_sources(tmp_path: Path) -> None:
 
     assert "raise data.max_length, or set data.on_long" in refused(chat("a" * 99, "b"), max_length=8)
     long = refused(chat("a", ""), max_length=64)
-    assert "look at the reasons" in long
+    assert "check the reasons" in long
     assert "max_length" not in long
     assert "data.reasoning: drop" in refused(chat("a", says("4", thinking="two")))
 
@@ -207,5 +207,5 @@ def test_the_whole_holdout(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
     report = rows.prepared([chat("a", "b")], holdout=0.999).tokens.manifest["report"]
     (note,) = notes(report, 0.999)
-    assert "took all 1 rows" in note
+    assert "selects all 1 rows" in note
     assert "lower data.holdout" in note

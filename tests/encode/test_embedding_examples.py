@@ -1,4 +1,4 @@
-"""Rows of queries with passages: what they mean, how they are recognized, and what is cut."""
+"""Queries with passages: reading rows, format detection, and truncation."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_list_of_turns_is_a_conversation() -> None:
         ("turns", {"text": []}, "empty"),
     ],
 )
-def test_a_row_that_cannot_be_read_says_why(name: str, row: dict[str, Any], reason: str) -> None:
+def test_a_row_that_cannot_be_read_has_a_reason(name: str, row: dict[str, Any], reason: str) -> None:
     with pytest.raises(RowError) as caught:
         get_format(name).record(row, {})
     assert caught.value.reason == reason
@@ -149,7 +149,7 @@ def test_a_row_becomes_a_group_whose_spans_are_the_texts(tmp_path: Path) -> None
     ]
 
 
-def test_a_colon_behind_an_instruction_is_left_out(tmp_path: Path) -> None:
+def test_a_colon_after_an_instruction_is_removed(tmp_path: Path) -> None:
     """As in the published training; the embedder does the same."""
     split = prepared(tmp_path, [{"query": ["I:\n", "q"], "pos": [["J", "a"]], "neg": ["b"]}]).tokens.split(
         "train"
@@ -158,7 +158,7 @@ def test_a_colon_behind_an_instruction_is_left_out(tmp_path: Path) -> None:
     assert text == "<|user|>\nI\n<|embed|>\nq"
 
 
-def test_long_texts_are_cut_at_their_ends_or_their_rows_dropped(tmp_path: Path) -> None:
+def test_long_texts_are_truncated_at_the_end_or_their_rows_dropped(tmp_path: Path) -> None:
     row = {"query": ["I", "q" * 50], "pos": [["J", "a" * 50]], "neg": ["b"]}
     cut = prepared(tmp_path, [row], on_long="truncate")
     split = cut.tokens.split("train")
@@ -166,28 +166,32 @@ def test_long_texts_are_cut_at_their_ends_or_their_rows_dropped(tmp_path: Path) 
     assert tuple(split.example(0).spans[0]) == (22, 32)
     report = cut.tokens.manifest["report"]["sources"][0]
     assert (report["truncated"], report["supervised_tokens_cut"]) == (1, 40)
-    with pytest.raises(DataError, match="a query of 72 tokens, and the longest may have 32"):
+    with pytest.raises(DataError, match="a query has 72 tokens; the maximum is 32"):
         prepared(tmp_path, [row], on_long="drop")
     row["query"] = ["I" * 40, "q"]
     with pytest.raises(DataError, match="an instruction with its format has 61 tokens"):
         prepared(tmp_path, [row], on_long="truncate")
 
 
-def test_a_row_without_others_is_refused_where_a_group_needs_some(tmp_path: Path) -> None:
+def test_a_row_without_negatives_is_rejected_if_the_group_size_needs_some(tmp_path: Path) -> None:
     row = {"query": ["", "q"], "pos": [["", "a"]]}
-    with pytest.raises(DataError, match="no passage that does not answer"):
+    with pytest.raises(
+        DataError, match=r"the row has no negative passage; add one, or set method\.group_size: 1"
+    ):
         prepared(tmp_path, [row])
     alone = prepared(tmp_path, [row], Gritlm(name="gritlm", group_size=1))
     assert len(alone.tokens.split("train")) == 2
 
 
-def test_other_methods_say_whose_rows_these_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="look like gritlm, which method sft does not read") as caught:
+def test_other_methods_name_the_method_that_reads_the_rows(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match="the rows have the format gritlm, which method sft does not read"
+    ) as caught:
         prepared(tmp_path, [ROWS["instructions"][1]], Sft(name="sft"))
     assert "set method.name: gritlm" in str(caught.value.hint)
 
 
-def test_the_template_writes_what_the_published_one_does() -> None:
+def test_the_template_equals_the_published_one() -> None:
     turns = [("user", "A"), ("assistant", " B "), ("user", "C"), ("assistant", "D")]
     messages = [{"role": role, "content": content} for role, content in turns]
     template, specials = load_template("gritlm"), {"bos_token": "<s>", "eos_token": "</s>"}

@@ -1,4 +1,4 @@
-"""Every format's rows become the same conversation, and rows that cannot be read say why."""
+"""Every format's rows become the same conversation, and rows that cannot be read have a reason."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_completion_and_text_and_columns():
             "messages",
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "wrong_type",
-            "a part of type 'image_url'; only text is read",
+            "a part of type 'image_url'; only text is supported",
         ),
         (
             "messages",
@@ -142,7 +142,7 @@ def test_completion_and_text_and_columns():
                 ]
             },
             "bad_json",
-            "`arguments` is not JSON",
+            "`arguments` is not valid JSON",
         ),
         (
             "messages",
@@ -165,8 +165,8 @@ def test_completion_and_text_and_columns():
         ("sharegpt", {"conversations": [{"from": "x", "value": ""}]}, "unknown_role", "unknown role 'x'"),
         ("alpaca", {"instruction": "a"}, "missing_key", "missing key `output`"),
         ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "wrong_type", "`history` must be"),
-        ("completion", {"prompt": "a", "response": ""}, "empty_answer", "the response is empty"),
-        ("text", {"text": " "}, "empty", "the text is empty"),
+        ("completion", {"prompt": "a", "response": ""}, "empty_answer", "`response` is empty"),
+        ("text", {"text": " "}, "empty", "`text` is empty"),
     ],
 )
 def test_rows_that_cannot_be_read(name, row, reason, detail):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailor.encode.masks import ChatEncoder, Encoded
+from tailor.encode.masks import ChatEncoder, EncodedExample
 from tailor.encode.records import Chat, RowError
 from tailor.encode.template import Template, builtin_templates, load_template
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
@@ -77,14 +77,14 @@ def tokenizer_of(folder: Path, template: str | Template) -> Tokenizer:
     return load_tokenizer(str(folder)).with_template(chosen)
 
 
-def encode(tokenizer: Tokenizer, chat: Chat, train_on: str = "assistant") -> list[Encoded]:
+def encode(tokenizer: Tokenizer, chat: Chat, train_on: str = "assistant") -> list[EncodedExample]:
     (result,) = ChatEncoder(tokenizer, turn_rules(tokenizer), train_on)([chat])
     if isinstance(result, RowError):
         raise result
     return result
 
 
-def told(tokenizer: Tokenizer, example: Encoded, shift: int = 0) -> list[str]:
+def supervised_texts(tokenizer: Tokenizer, example: EncodedExample, shift: int = 0) -> list[str]:
     return [tokenizer.decode(example.input_ids[a + shift : b + shift]) for a, b in example.spans]
 
 
@@ -104,16 +104,16 @@ def test_supervised_tokens_are_the_answers(tokenizer_folders, kind, name, talk):
     tokenizer = tokenizer_of(tokenizer_folders[kind], name)
     (example,) = encode(tokenizer, Chat(talk))
     answers = [m["content"] for m in talk if m["role"] == "assistant"]
-    texts = told(tokenizer, example)
+    texts = supervised_texts(tokenizer, example)
     assert are_answers(tokenizer, texts, answers), texts
     # The control: a mask shifted by one token, either way, fails the same check.
     for shift in (-1, 1):
-        assert not are_answers(tokenizer, told(tokenizer, example, shift), answers)
+        assert not are_answers(tokenizer, supervised_texts(tokenizer, example, shift), answers)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MARKED)
-def test_prompts_are_what_generation_sees(tokenizer_folders, kind, name):
+def test_prompts_equal_those_of_generation(tokenizer_folders, kind, name):
     tokenizer = tokenizer_of(tokenizer_folders[kind], name)
     (example,) = encode(tokenizer, Chat(SYSTEM))
     for turn, (start, _) in zip((2, 4), example.spans, strict=True):
@@ -131,7 +131,7 @@ def test_tools(tokenizer_folders, kind, name):
     tokenizer = tokenizer_of(tokenizer_folders[kind], name)
     (example,) = encode(tokenizer, Chat(CALLING, TOOLS))
     expected = [CALL_TEXTS[name], "It is 22 degrees.", "You are welcome."]
-    texts = told(tokenizer, example)
+    texts = supervised_texts(tokenizer, example)
     # A SentencePiece decoder drops or adds a space around special tokens in the text.
     assert [t.replace(" ", "") for t in texts] == [
         (answer + turn_rules(tokenizer).end_texts[0]).replace(" ", "") for answer in expected
@@ -140,17 +140,17 @@ def test_tools(tokenizer_folders, kind, name):
 
 
 @pytest.mark.parametrize("name", sorted(set(MARKED) - set(WITH_TOOLS)))
-def test_families_without_tools_refuse_them(tokenizer_folders, name):
+def test_families_without_tools_reject_them(tokenizer_folders, name):
     tokenizer = tokenizer_of(tokenizer_folders["bpe"], name)
-    with pytest.raises(RowError, match=f"the built-in template {name} has no tool"):
+    with pytest.raises(RowError, match=f"the built-in template {name} does not support tool"):
         encode(tokenizer, Chat(CALLING, TOOLS))
 
 
-def test_a_template_that_leaves_tool_calls_out_is_refused(tokenizer_folders):
+def test_a_template_that_drops_tool_calls_is_rejected(tokenizer_folders):
     tokenizer = tokenizer_of(tokenizer_folders["bpe"], Template("t", UNMARKED))
-    with pytest.raises(RowError, match="leaves out the tools"):
+    with pytest.raises(RowError, match="silently drops the tools"):
         encode(tokenizer, Chat(CALLING, TOOLS))
-    with pytest.raises(RowError, match="leaves out tool calls"):
+    with pytest.raises(RowError, match="silently drops tool calls"):
         encode(tokenizer, Chat(CALLING))
 
 
@@ -175,10 +175,10 @@ def test_train_on(tokenizer_folders):
         assert without_first.spans == all_turns.spans[1:]
 
 
-def test_rewritten_turns_stand_in_examples_of_their_own(tokenizer_folders):
+def test_rewritten_turns_get_examples_of_their_own(tokenizer_folders):
     tokenizer = tokenizer_of(tokenizer_folders["bpe"], Template("t", REWRITING))
     examples = encode(tokenizer, Chat(TALK))
-    texts = [told(tokenizer, example) for example in examples]
+    texts = [supervised_texts(tokenizer, example) for example in examples]
     assert sorted(texts) == sorted(
         [["<think></think>Rain, 22 degrees.<|im_end|>"], [f"<think></think>{TALK[1]['content']}<|im_end|>"]]
     )
@@ -194,7 +194,7 @@ def test_qwen_3_learns_each_answer_with_its_reasoning(tokenizer_folders, kind):
     ]
     for talk, thoughts in ((thought, ("Hm 1.", "Hm 3.")), (TALK, ("", ""))):
         examples = encode(tokenizer, Chat(talk))
-        texts = sorted(text for example in examples for text in told(tokenizer, example))
+        texts = sorted(text for example in examples for text in supervised_texts(tokenizer, example))
         answers = [m["content"] for m in TALK if m["role"] == "assistant"]
         expected = [
             f"<think>\n{t}\n</think>\n\n{a}<|im_end|>" for t, a in zip(thoughts, answers, strict=True)
@@ -206,7 +206,7 @@ def test_qwen_3_learns_each_answer_with_its_reasoning(tokenizer_folders, kind):
     (example,) = [
         e
         for e in encode(tokenizer, Chat(CALLING, TOOLS))
-        if len(e.spans) == 1 and "22 degrees." in told(tokenizer, e)[0]
+        if len(e.spans) == 1 and "22 degrees." in supervised_texts(tokenizer, e)[0]
     ]
     assert "tool_response" in tokenizer.decode(example.input_ids[: example.spans[0][0]])
 
@@ -219,20 +219,23 @@ def test_newline_inside_the_markers_is_not_supervised(tokenizer_folders):
     )
     tokenizer = tokenizer_of(tokenizer_folders["bpe"], Template("t", text))
     (example,) = encode(tokenizer, Chat(TALK))
-    assert told(tokenizer, example)[1] == "Rain, 22 degrees.<|im_end|>"
+    assert supervised_texts(tokenizer, example)[1] == "Rain, 22 degrees.<|im_end|>"
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (UNMARKED.replace("<|im_end|>", ""), "ends with no end-of-turn token"),
-        (UNMARKED.replace("<|im_end|>", "<|fin|>"), "no single token of this tokenizer"),
+        (
+            UNMARKED.replace("<|im_end|>", ""),
+            "an assistant turn has no end-of-turn token; the model would never learn to stop",
+        ),
+        (UNMARKED.replace("<|im_end|>", "<|fin|>"), "not a single token of this tokenizer"),
         (
             (
                 "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}{% endgeneration %}"
                 "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
             ),
-            "markers hold 4 of 2 answers",
+            "markers enclose 4 of 2 assistant turns",
         ),
         (
             (
@@ -240,7 +243,7 @@ def test_newline_inside_the_markers_is_not_supervised(tokenizer_folders):
                 "{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
                 "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
             ),
-            "put the end-of-turn token inside",
+            "move the end-of-turn token inside",
         ),
         (
             (
@@ -248,21 +251,27 @@ def test_newline_inside_the_markers_is_not_supervised(tokenizer_folders):
                 "{{ m.content }}<|im_end|>{% endgeneration %}\n{% else %}<|im_start|>user\n{{ m.content }}<|im_end|>\n"
                 "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
             ),
-            "begins before the answer",
+            "starts before the answer: it includes",
         ),
-        (UNMARKED.split("{% if add")[0], "writes no generation prompt"),
+        (UNMARKED.split("{% if add")[0], "there is no generation prompt"),
         (
             UNMARKED.replace("assistant\n{% endif", "assistant\n<plan>{% endif"),
-            "does not begin where the generation",
+            "does not start where the generation prompt ends",
         ),
         ("<s><s>" + UNMARKED, "two BOS tokens"),
-        ("{{ raise_exception('no') }}", "fails on a plain conversation: no"),
-        ("{{ bos_token }}\n{% if %}", "line 2 is not valid Jinja: .*; fix that line"),
-        ("{{ messages[99].content.no }}", "fails on a plain conversation: .*; choose another"),
-        ("{% for m in messages %}{{ m.role }}: <|im_end|>{% endfor %}", "never writes the assistant's text"),
+        ("{{ raise_exception('no') }}", "rendering a plain conversation fails: no"),
+        ("{{ bos_token }}\n{% if %}", "line 2: not valid Jinja: .*; fix this line"),
+        (
+            "{{ messages[99].content.no }}",
+            "rendering a plain conversation fails: .*; set data.template to a built-in",
+        ),
+        (
+            "{% for m in messages %}{{ m.role }}: <|im_end|>{% endfor %}",
+            "the text of assistant messages is missing from the result",
+        ),
     ],
 )
-def test_templates_that_cannot_be_trained_on_are_refused(tokenizer_folders, text, problem):
+def test_templates_that_cannot_be_trained_on_are_rejected(tokenizer_folders, text, problem):
     with pytest.raises(TemplateError, match=problem):
         turn_rules(tokenizer_of(tokenizer_folders["bpe"], Template("t", text)))
     # The control: the sound template passes.
@@ -274,16 +283,16 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
     folder = bpe_tokenizer(tmp_path, tags=())
     tokenizer = tokenizer_of(folder, "zephyr")
     (example,) = encode(tokenizer, Chat(TALK))
-    assert told(tokenizer, example)[1] == "Rain, 22 degrees.</s>"
+    assert supervised_texts(tokenizer, example)[1] == "Rain, 22 degrees.</s>"
     with pytest.raises(TemplateError) as caught:
         turn_rules(tokenizer_of(folder, "chatml"))
-    assert "`<|im_end|>`, which is no single token" in caught.value.message
+    assert "`<|im_end|>`, which is not a single token" in caught.value.message
     assert caught.value.hint == (
-        "choose a template whose end of turn the tokenizer has: data.template: alpaca, deepseek-v2, gritlm, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
+        "use a template whose end-of-turn token this tokenizer has: data.template: alpaca, deepseek-v2, gritlm, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
     )
 
 
-def test_a_row_with_two_bos_tokens_is_refused(tokenizer_folders):
+def test_a_row_with_two_bos_tokens_is_rejected(tokenizer_folders):
     tokenizer = tokenizer_of(
         tokenizer_folders["bpe"], Template("t", "{{ messages[0].content }}\n" + UNMARKED)
     )
@@ -294,7 +303,7 @@ def test_a_row_with_two_bos_tokens_is_refused(tokenizer_folders):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_token_never_straddles_the_border(tokenizer_folders, kind):
+def test_no_token_crosses_the_boundary(tokenizer_folders, kind):
     """Answers that begin with what a tokenizer merges with the prompt's end: the prompt stays as generation sees it."""
     for name in ("alpaca", "chatml", "gemma", "phi-3", "vicuna", "zephyr"):
         template = load_template(name)
@@ -308,7 +317,7 @@ def test_a_token_never_straddles_the_border(tokenizer_folders, kind):
             prompt = tokenizer.encode(tokenizer.render(talk[:1], add_generation_prompt=True))
             assert example.input_ids[:start].tolist() == prompt, (name, answer)
             end = turn_rules(tokenizer).end_texts[0]
-            assert told(tokenizer, example)[0].replace(" ", "") == (answer + end).replace(" ", "")
+            assert supervised_texts(tokenizer, example)[0].replace(" ", "") == (answer + end).replace(" ", "")
     # The control: encoded at once, a token does straddle.
     tokenizer = tokenizer_of(tokenizer_folders["gpt2"], "zephyr")
     talk = [TALK[0], {"role": "assistant", "content": "\n\nhouse"}]

@@ -1,4 +1,4 @@
-"""Preference rows: what they mean, what of them is supervised, and what is cut."""
+"""Preference data: reading rows, supervised tokens, and truncation."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ HEAD, TAIL = len("<|im_start|>"), 1
         ({"max_length": 100}, {"max_prompt_length": 90}, 50, (50, 22)),
     ],
 )
-def test_a_pair_is_cut_as_a_pair(
+def test_a_pair_is_truncated_as_a_pair(
     bench: Any, data: dict[str, Any], limits: dict[str, int], prompts: int | None, answers: tuple[int, int]
 ) -> None:
     whole = bench([LONG], max_length=2048).tokens
@@ -314,16 +314,16 @@ def test_a_pair_is_cut_as_a_pair(
     assert set(dropped.split("train").row) == {2}
 
 
-def test_what_a_cut_makes_equal_is_dropped(bench: Any) -> None:
+def test_answers_that_truncation_makes_equal_are_dropped(bench: Any) -> None:
     same = {"prompt": "q", "chosen": [says("a" * 40 + "x")], "rejected": [says("a" * 40 + "y")]}
     method = Dpo(name="dpo", max_completion_length=20)
     tokens = bench([same, *many(1)], method, on_long="truncate", over_budget=True).tokens
     loss = tokens.manifest["report"]["sources"][0]["dropped"]["same_answers"]
-    assert loss["first"][0][1] == "the answers differ only in what is cut"
+    assert loss["first"][0][1] == "the answers differ only in the tokens that truncation cuts"
     assert len(tokens.split("train")) == 2
 
 
-def test_equal_answers_are_counted_and_refused_over_budget(bench: Any) -> None:
+def test_equal_answers_are_counted_and_rejected_over_budget(bench: Any) -> None:
     rows = [*many(3), {"prompt": "q", "chosen": [says("a")], "rejected": [says("a")]}]
     with pytest.raises(DataError, match=r"1 of 4 rows would be dropped.*\n  1 same_answers: .*:4 "):
         bench(rows)
@@ -347,15 +347,15 @@ TEXTS = {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
 @pytest.mark.parametrize(
     ("row", "method", "message"),
     [
-        (TEXTS, Sft(name="sft"), "chosen and rejected: preference data, which method sft does not read; set method.name: dpo"),
+        (TEXTS, Sft(name="sft"), "preference data (columns chosen and rejected), which method sft does not read; set method.name: dpo"),
         (
             {"prompt": "a", "completion": "b", "label": True},
             Sft(name="sft"),
-            "rated answers, which method sft does not read; set method.name: kto; to learn every answer, set format: completion",
+            "answers with a label (as for KTO), which method sft does not read; set method.name: kto; to learn every answer, whatever its label, set format: completion",
         ),
-        ({"prompt": "a", "completion": "b"}, Dpo(name="dpo"), "look like completion, which method dpo does not read; name the columns of the answers"),
-        ({"messages": [user("a"), says("b")]}, Kto(name="kto"), "look like messages, which method kto does not read; name the column of the label"),
-        (TEXTS, Kto(name="kto"), "chosen and rejected: preference data, which method kto does not read; set method.name: dpo"),
+        ({"prompt": "a", "completion": "b"}, Dpo(name="dpo"), "the rows have the format completion, which method dpo does not read; name the columns of the answers"),
+        ({"messages": [user("a"), says("b")]}, Kto(name="kto"), "the rows have the format messages, which method kto does not read; name the column of the label"),
+        (TEXTS, Kto(name="kto"), "preference data (columns chosen and rejected), which method kto does not read; set method.name: dpo"),
         (
             {"prompt": "a", "completion": "b", "label": True},
             Dpo(name="dpo"),
@@ -364,7 +364,7 @@ TEXTS = {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
         ({"x": 1}, Dpo(name="dpo"), "set format to one of preference, preference_text, "),
     ],
 )  # fmt: skip
-def test_rows_of_another_method_are_refused(
+def test_rows_of_another_method_are_rejected(
     bench: Any, row: dict[str, Any], method: Any, message: str
 ) -> None:
     with pytest.raises(DataError) as caught:
@@ -372,7 +372,7 @@ def test_rows_of_another_method_are_refused(
     assert message in str(caught.value)
 
 
-def test_labeled_rows_may_be_learned_on_demand(bench: Any) -> None:
+def test_labeled_rows_may_be_learned_with_an_explicit_format(bench: Any) -> None:
     rows = [{"prompt": "a", "completion": "b", "label": True}]
     assert len(bench(rows, Sft(name="sft"), source={"format": "completion"}).tokens.split("train")) == 1
     assert recognize(rows, {}, formats_of((EXAMPLES,))) == ["completion"]

@@ -79,7 +79,7 @@ def test_chunks_lose_nothing(bench, kind):
     assert cut["truncated"] == 1
     assert cut["supervised_tokens_cut"] + truncated.split("train").supervised.sum() == len(targets)
     assert contents(truncated)[0][2] == ids[:100]
-    with pytest.raises(DataError, match=r"1 too_long: .*long.jsonl:1 \d+ tokens, max_length is 100"):
+    with pytest.raises(DataError, match=r"1 too_long: .*long.jsonl:1 \d+ tokens; data.max_length is 100"):
         bench(train=[{"path": path}], max_length=100)
 
 
@@ -101,7 +101,7 @@ def test_text_and_completion(bench):
     everything = bench(train=[{"path": completion}], template=None, train_on="everything").tokens
     assert contents(everything)[0][3] == [[0, 5]]
     doubled = write(bench.folder / "d.jsonl", [{"text": "<s>abc"}])
-    with pytest.raises(DataError, match="begins with a BOS token, and the tokenizer adds another"):
+    with pytest.raises(DataError, match="starts with a BOS token, and the tokenizer adds another one"):
         bench(train=[{"path": doubled}], template=None)
 
 
@@ -134,7 +134,7 @@ def test_both_templates_of_a_model_are_kept(bench):
     assert tokens.template["tool_use"] == both["tool_use"]
 
 
-def test_holdout_is_stable_and_splits_no_twins(bench):
+def test_holdout_is_stable_and_does_not_split_duplicates(bench):
     def held(rows: list[Any]) -> set[str]:
         path = write(bench.folder / "h.jsonl", rows)
         tokens = bench(train=[{"path": path}], holdout=0.3).tokens
@@ -178,7 +178,7 @@ def test_a_remote_store_and_remote_rows(bench, monkeypatch, tmp_path):
     assert bench(**data).reused
     assert Store(f"{url}/tokens").names() == [remote.tokens.fingerprint]
     Store(url).write_bytes("rows.jsonl", Path(bench.rows).read_bytes()[:-20] + b"\n")
-    with pytest.raises(DataError, match=r"rows.jsonl:200 not JSON"):
+    with pytest.raises(DataError, match=r"rows.jsonl:200 not valid JSON"):
         bench(**data)
 
 

@@ -1,4 +1,4 @@
-"""What preparation refuses, with which message."""
+"""Errors of preparation and their messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.models import byte_tokenizer
 from tests.helpers.preparation import contents, talk, write
 
 
-def test_broken_rows_are_counted_named_and_refused(bench, monkeypatch):
+def test_broken_rows_are_counted_named_and_rejected(bench, monkeypatch):
     rows: list[Any] = [talk(n) for n in range(100)]
     rows[2] = '{"messages": [{"role": "user"'
     rows[50] = {"talk": []}
@@ -34,18 +34,18 @@ def test_broken_rows_are_counted_named_and_refused(bench, monkeypatch):
             bench(train=[{"path": path}], store=f"{bench.store}{size}")
         message = caught.value.message
         assert message.startswith(
-            f"data.train[0] {path}: 6 of 100 rows cannot be read, and the budget allows none\n"
+            f"data.train[0] {path}: 6 of 100 rows cannot be read, but data.budget.unreadable allows none\n"
         )
         for name in (
-            "3 not JSON",
+            "3 not valid JSON",
             "51 missing key `messages`",
             "52 the conversation is empty",
             "71 `messages` must be a list",
         ):
             assert f"{path}:{name}" in message
         assert f"{path}:81 the conversation has no user turn" in message
-        assert f"{path}:96 the text has a character that is not valid Unicode" in message
-        assert caught.value.hint == "fix these rows, or allow it with data.budget.unreadable: 0.06"
+        assert f"{path}:96 the text contains a character that is not valid Unicode" in message
+        assert caught.value.hint == "fix these rows, or set data.budget.unreadable: 0.06 to allow it"
         # With that budget the rest is trained on, from the tokens that are there already.
         prepared = bench(train=[{"path": path}], store=f"{bench.store}{size}", budget={"unreadable": 0.06})
         assert prepared.reused
@@ -54,24 +54,24 @@ def test_broken_rows_are_counted_named_and_refused(bench, monkeypatch):
         assert report["unreadable"]["bad_json"]["count"] == 1
         assert report["dropped"]["nothing_supervised"] == {
             "count": 1,
-            "first": [[f"{path}:91", "no token of it would be learned"]],
+            "first": [[f"{path}:91", "the row has no supervised token"]],
         }
         assert [row for _, row, _, _ in contents(prepared.tokens)][:4] == [1, 2, 4, 5]
 
 
 def test_budgets_are_checked_per_source_and_on_reuse(bench):
     bench(max_length=47, budget={"dropped": 1.0})
-    with pytest.raises(DataError, match=r"of 200 rows would be dropped, and the budget allows 5 %") as caught:
+    with pytest.raises(
+        DataError, match=r"of 200 rows would be dropped, but data.budget.dropped allows 5 %"
+    ) as caught:
         bench(max_length=47)
     assert caught.value.hint is not None
-    assert (
-        "data.max_length or set data.on_long, or allow it with data.budget.dropped: 0." in caught.value.hint
-    )
+    assert "data.max_length or set data.on_long, or set data.budget.dropped: 0." in caught.value.hint
     with pytest.raises(DataError, match="rows would be truncated"):
         bench(max_length=47, on_long="truncate", budget={"truncated": 0.0})
 
 
-def test_no_usable_row_is_refused_and_not_kept(bench):
+def test_a_source_without_usable_rows_is_rejected_and_not_stored(bench):
     path = write(bench.folder / "none.jsonl", [{"messages": [{"role": "user", "content": "x"}]}] * 3)
     with pytest.raises(DataError, match="none of its 3 rows can be used\n  3 nothing_supervised"):
         bench(train=[{"path": path}], budget={"unreadable": 1.0, "dropped": 1.0})
@@ -80,7 +80,9 @@ def test_no_usable_row_is_refused_and_not_kept(bench):
 
 def test_pretraining_takes_plain_texts_only(bench, tmp_path):
     join = Pretrain(name="pretrain")
-    with pytest.raises(DataError, match=r"the rows look like messages, which method pretrain does not read"):
+    with pytest.raises(
+        DataError, match=r"the rows have the format messages, which method pretrain does not read"
+    ):
         bench(method=join)
     rows = [{"text": f"A text {n}.", "prompt": "p", "response": "r"} for n in range(9)]
     both = [{"path": write(tmp_path / "both.jsonl", rows)}]
@@ -88,7 +90,7 @@ def test_pretraining_takes_plain_texts_only(bench, tmp_path):
         bench(train=both, template=None, method=join).tokens.manifest["report"]["sources"][0]["format"]
         == "text"
     )
-    with pytest.raises(DataError, match="may be completion or text"):
+    with pytest.raises(DataError, match="the rows fit completion and text"):
         bench(train=both, template=None)
 
 
@@ -114,16 +116,16 @@ def test_a_failing_task_leaves_nothing(bench):
         (
             {"template": "chatmll"},
             TemplateError,
-            "`chatmll` is neither a built-in template nor a file; did you mean chatml?",
+            "chatmll is neither a built-in template nor a file; did you mean chatml?",
         ),
         (
             {"template": "gemma"},
             TemplateError,
-            "choose a template whose end of turn the tokenizer has: data.template: alpaca, chatml",
+            "use a template whose end-of-turn token this tokenizer has: data.template: alpaca, chatml",
         ),
     ],
 )
-def test_mistakes(bench, change, error, message):
+def test_wrong_templates_are_reported(bench, change, error, message):
     with pytest.raises(error) as caught:
         bench(**change)
     assert message in str(caught.value)
@@ -132,10 +134,12 @@ def test_mistakes(bench, change, error, message):
 def test_a_model_without_tokenizer_or_template(bench, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     byte_tokenizer(bench.model, chat_template=None)
-    with pytest.raises(TemplateError, match=r"has no chat template; choose one with data.template"):
+    with pytest.raises(TemplateError, match=r"has no chat template; set data.template"):
         bench(template=None)
     bench.model = tmp_path / "nowhere"
-    with pytest.raises(ModelError, match=f"model.path: {tmp_path}/nowhere is no local folder"):
+    with pytest.raises(
+        ModelError, match=f"model.path: {tmp_path}/nowhere is neither a local folder nor a valid Hub id"
+    ):
         bench()
     (tmp_path / "nowhere").mkdir()
     with pytest.raises(ModelError, match=r"has no tokenizer.json"):

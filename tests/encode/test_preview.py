@@ -44,29 +44,29 @@ def test_every_token_is_shown(show, kind, tokenizer_folders):
     assert "".join(piece.text for piece in pieces).replace(" ", "") == text.replace(" ", "")
 
 
-def test_what_becomes_of_rows(show):
+def test_notes_about_rows(show):
     rows: list[Any] = [TALK, "{", {"messages": []}]
     first, second, third = show(rows)
     assert "tokens, " in first.note
     assert first.note.endswith("supervised")
-    assert second.note.startswith("left out, bad_json: not JSON")
-    assert third.note == "left out, empty: the conversation is empty"
+    assert second.note.startswith("left out (bad_json): not valid JSON")
+    assert third.note == "left out (empty): the conversation is empty"
     assert not second.examples
     (row,) = show([TALK], max_length=20)
-    assert row.note.endswith("dropped, too_long: " + row.note.split()[0] + " tokens, max_length is 20")
+    assert row.note.endswith("dropped (too_long): " + row.note.split()[0] + " tokens; data.max_length is 20")
     (row,) = show([TALK], max_length=20, on_long="chunk")
-    assert "pieces of at most 20" in row.note
+    assert "chunks of at most 20 tokens" in row.note
     (row,) = show([TALK], max_length=40, on_long="truncate")
     assert "truncated to 40" in row.note
     assert any(piece.cut for piece in row.examples[0])
     assert not any(piece.cut for piece in row.examples[0][:3])
 
 
-def test_the_split_asked_for(show):
+def test_the_requested_split(show):
     talks = [json.loads(json.dumps(TALK).replace("Weather", f"Weather {n}")) for n in range(60)]
     train = {row.name for row in show(talks, holdout=0.3, count=100)}
-    held = {row.name for row in show(talks, holdout=0.3, count=100, split="evaluation")}
-    assert held
-    assert not train & held
-    assert len(train) + len(held) == 60
+    held_out = {row.name for row in show(talks, holdout=0.3, count=100, split="evaluation")}
+    assert held_out
+    assert not train & held_out
+    assert len(train) + len(held_out) == 60
     assert len(show(talks, count=2)) == 2

@@ -15,34 +15,34 @@ PUBLISHED: dict[str, dict[str, Any]] = json.loads(FIXTURE.read_text())
 TABLE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- templates -->\n", "<!-- /templates -->"
 
-NO_TOOLS = "It refuses tool calls, which the published one leaves out or writes as plain turns."
+NO_TOOLS = "It rejects tool calls, which the published template drops or writes as plain turns."
 DEPARTURES: dict[str, tuple[tuple[str, ...], str]] = {
     "alpaca": (
         ("turns", "prompt", "reasoning"),
         (
-            "Without system text it begins with Stanford Alpaca's own sentence. (Stanford's prompts have no line break after "
+            "Without a system message it begins with the default sentence of Stanford Alpaca. (Stanford's prompts have no line break after "
             "`### Response:`.)"
         ),
     ),
     "gemma": (
         ("system, prompt", "system, one exchange", "system", "spaces"),
-        "It takes system text, as Gemma 3's does; Gemma 1's and 2's refuse it.",
+        "It accepts a system message, like Gemma 3's; the templates of Gemma 1 and 2 reject it.",
     ),
     "mistral": (
         ("system, one exchange", "system", "spaces", "system and tools"),
         (
-            "System text and tools stand at the first user turn and stay there; Mistral's own moves them to the last one, "
-            "and leaves the system text out once that is answered."
+            "System message and tools are written in the first user turn; Mistral's template moves them to the last one, "
+            "and drops the system message once that turn is answered."
         ),
     ),
     "phi-3": (
         ("turns", "system, one exchange", "system", "spaces", "reasoning"),
-        "It leaves out the end of text that stands behind a whole conversation.",
+        "It omits the end-of-text token after a complete conversation.",
     ),
 }
 DEPARTURES["gritlm"] = (
     ("system, prompt", "system, one exchange", "system", "spaces"),
-    "It takes system text, for which the published format has no place.",
+    "It accepts a system message; the published format has none.",
 )
 DEPARTURES["phi-3.5"] = DEPARTURES["phi-3"]
 DEPARTURES["mistral-v3-tekken"] = DEPARTURES["mistral"]
@@ -89,13 +89,13 @@ def test_every_built_in_template_is_held_to_a_published_one() -> None:
 
 
 def table() -> str:
-    lines = ["| `data.template` | compared with | departs |", "|---|---|---|"]
+    lines = ["| `data.template` | compared with | differences |", "|---|---|---|"]
     for builtin in builtin_templates():
         names = [name for name, entry in PUBLISHED.items() if entry["builtin"] == builtin]
         sources = "; ".join(PUBLISHED[name]["source"] for name in names)
         notes = dict.fromkeys(DEPARTURES[name][1] for name in names if name in DEPARTURES)
         notes |= {NO_TOOLS: None} if set(names) & set(WITHOUT_TOOLS) else {}
-        lines.append(f"| `{builtin}` | {sources} | {' '.join(notes) or 'nowhere'} |")
+        lines.append(f"| `{builtin}` | {sources} | {' '.join(notes) or 'none'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,5 +106,5 @@ def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
         TABLE.write_text(text[:start] + table() + text[end:])
     else:
         assert text[start:end] == table(), (
-            "write it anew: pytest tests/encode/test_published.py --update-fixtures"
+            "update it: pytest tests/encode/test_published.py --update-fixtures"
         )

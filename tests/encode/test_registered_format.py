@@ -25,7 +25,7 @@ from tests.helpers.models import byte_tokenizer
 from tests.spec.helpers import GOOD, write
 
 PAGE = ROOT / "docs" / "extending.md"
-(CODE,) = (text for _, text, _ in blocks(PAGE.read_text(), "python") if text.startswith("# faq_format.py"))
+(CODE,) = (text for _, text, _ in blocks(PAGE.read_text(), "python") if "FAQ = Format(" in text)
 ROWS = [{"title": f"Which size {n}?", "answers": [f"{40 + n}.", "Ask us."]} for n in range(5)]
 CHATS = [
     {
@@ -100,7 +100,9 @@ def test_a_format_of_another_package_is_read(register: Any, bench: Any, source: 
 
 def test_without_the_package_auto_recognizes_nothing(bench: Any) -> None:
     """The control of the test above."""
-    with pytest.raises(DataError, match="format auto recognizes none: the rows have the keys title, answers"):
+    with pytest.raises(
+        DataError, match="format: auto finds no format that fits: the rows have the keys title, answers"
+    ):
         bench(ROWS)
 
 
@@ -109,10 +111,10 @@ def test_its_rows_must_be_of_a_kind_that_the_method_reads(register: Any, bench: 
     with pytest.raises(DataError) as caught:
         bench(method=Dpo(name="dpo"), format="faq")
     assert str(caught.value).endswith(
-        "rows.jsonl: format faq gives rows of the kind `examples`, and method dpo reads `pairs`; set format to one of "
-        "preference, preference_text, preference_sharegpt, preference_alpaca, or choose a method that reads `examples`"
+        "rows.jsonl: format faq has rows of the kind `examples`, but method dpo reads `pairs`; set format to one of "
+        "preference, preference_text, preference_sharegpt, preference_alpaca, or use a method that reads `examples`"
     )
-    with pytest.raises(DataError, match="the rows look like faq, which method dpo does not read"):
+    with pytest.raises(DataError, match="the rows have the format faq, which method dpo does not read"):
         bench(method=Dpo(name="dpo"))
     assert formats_of(Sft.reads)[-1] == "faq"
     assert "faq" not in formats_of(Dpo.reads)
@@ -143,7 +145,7 @@ def test_tokens_are_prepared_again_when_its_code_changes(register: Any, bench: A
         (CODE.replace("    EXAMPLES,", '    "sounds",'), "faq_format:FAQ", "rows of format faq must be one of examples, "),
     ],
 )  # fmt: skip
-def test_what_is_no_format_is_refused(register: Any, code: str, entry: str, message: str) -> None:
+def test_invalid_formats_are_rejected(register: Any, code: str, entry: str, message: str) -> None:
     register(code, entry)
     with pytest.raises(ExtensionError) as caught:
         get_format("faq")

@@ -84,11 +84,11 @@ def test_calls_of_tools(message: dict[str, Any]) -> None:
     ("message", "detail"),
     [
         ({"content": "", "function_call": CALL, "tool_calls": [{"name": "other"}]}, "another `function_call`"),
-        ({"content": "", "function_call": "{"}, "`function_call` is not JSON"),
+        ({"content": "", "function_call": "{"}, "`function_call` is not valid JSON"),
         ({"content": [{"type": "text", "words": "x", "text": None}]}, "type 'text' without `text`; its keys: type, words"),
         ({"content": [{"type": "text", "text": 3}]}, "type 'text' whose text is a number"),
         ({"content": [["x"]]}, "a part that is a list"),
-        ({"content": [{"type": "image_url", "image_url": "x"}]}, "type 'image_url'; only text is read"),
+        ({"content": [{"type": "image_url", "image_url": "x"}]}, "type 'image_url'; only text is supported"),
     ],
 )  # fmt: skip
 def test_contents_that_cannot_be_read_say_why(message: dict[str, Any], detail: str) -> None:

@@ -167,43 +167,47 @@ def test_a_folder_made_by_save_to_disk(tmp_path):
 @pytest.mark.parametrize(
     ("path", "content", "problem"),
     [
-        ("nosuch.jsonl", None, r"data\.train\[0\] nosuch.jsonl: it does not exist \(looked for /"),
-        ("x.bin", b"1", "unknown kind of file; readable are: .jsonl"),
-        ("empty.jsonl", b"", "no file with rows in it; readable are: .*, also as .gz, .bz2, .xz$"),
+        ("nosuch.jsonl", None, r"data\.train\[0\] nosuch.jsonl: does not exist \(resolved to /"),
+        ("x.bin", b"1", "unknown file type; supported suffixes: .jsonl"),
+        (
+            "empty.jsonl",
+            b"",
+            "no supported file that is not empty; supported suffixes: .*, each also compressed as .gz, .bz2, .xz$",
+        ),
         ("x.json", b"[1, 2", "x.json is not valid JSON"),
-        ("x.json", b'{"rows": []}', "format auto recognizes none: the rows have the keys rows"),
-        ("x.json", b'"text"', "must hold a list of rows"),
+        ("x.json", b'{"rows": []}', "format: auto finds no format that fits: the rows have the keys rows"),
+        ("x.json", b'"text"', "must contain a list of rows"),
         (
             "x.jsonl",
             b'{"question": "a", "answer": "b"}\n',
-            "format auto recognizes none: the rows have the keys question, answer",
+            "format: auto finds no format that fits: the rows have the keys question, answer",
         ),
         (
             "x.jsonl",
             b'{"prompt": "a", "response": "b", "text": "c"}\n',
-            "format auto: the rows may be completion or text",
+            "format: auto is ambiguous: the rows fit completion and text",
         ),
         (
             "x.jsonl",
             b'{"prompt": "a", "response": 4}\n',
-            r"x.jsonl:1 as completion: `response` must be a text, not a number",
+            r"x.jsonl:1 read as completion: `response` must be a text, not a number",
         ),
         (
             "x.txt",
             "größer\n".encode("latin-1"),
-            "no readable row among the first ones; x.txt:1 not UTF-8 .*; fix these rows, or save the file as UTF-8",
+            "none of the first rows is readable; x.txt:1 not valid UTF-8 .*; fix these rows, or save the file as UTF-8",
         ),
         (
             "x.jsonl",
             b'{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": "b"}\n{"text": "c"}\n',
-            "may be completion or text; x.jsonl:3 looks like text, those before it like completion",
+            "the rows fit completion and text; x.jsonl:3 fits text, the rows before it fit completion",
         ),
-        ("x.csv", b"prompt;response\na;b\n", "its columns are separated by ';', and a .csv file's by ','"),
-        ("x.csv", b"prompt\tresponse\na\tb\n", r"separated by '\\t', .*; name the file .tsv"),
+        ("x.csv", b"prompt;response\na;b\n", "the columns are separated by ';', but a .csv file needs ','"),
+        ("x.csv", b"prompt\tresponse\na\tb\n", r"separated by '\\t', .*; rename the file to .tsv"),
         (
             "x.jsonl",
             b'{"conversations": [{"from": "human", "value": "a"}], "chosen": {}, "rejected": {}}\n',
-            "the rows have chosen and rejected: preference data, which method sft does not read",
+            r"the rows are preference data \(columns chosen and rejected\), which method sft does not read",
         ),
         ("x.parquet", b"PAR1 no", "not a readable Parquet file"),
         (
@@ -231,7 +235,7 @@ def test_columns_are_checked(tmp_path):
     bad = Source(path=path, format="completion", columns={"promt": "q", "answer": "a"})
     with pytest.raises(
         DataError,
-        match=r"columns names `answer`, `promt`, no field of the format completion; its fields: prompt, response",
+        match=r"columns: `answer`, `promt` are not fields of the format completion; the fields are prompt, response",
     ):
         resolve(bad, "x")
 
@@ -239,22 +243,22 @@ def test_columns_are_checked(tmp_path):
 @pytest.mark.parametrize(
     ("fmt", "columns", "problem"),
     [
-        ("completion", {"question": "prompt"}, r"it is written field: column, so \{prompt: question\}"),
-        ("auto", {"question": "prompt"}, r"no field of any format; it is written field: column"),
+        ("completion", {"question": "prompt"}, r"write field: column, that is columns: \{prompt: question\}"),
+        ("auto", {"question": "prompt"}, r"`question` is not a field of any format; write field: column"),
         (
             "auto",
             {"promt": "question"},
-            r"columns names `promt`, no field of any format; its fields: messages,",
+            r"columns: `promt` is not a field of any format; the fields are messages,",
         ),
         (
             "auto",
             {"prompt": "qestion", "response": "answer"},
-            "the rows have no column `qestion` for prompt; they have question, answer; did you mean question",
+            "the rows have no column `qestion` for the field prompt; they have question, answer; did you mean question",
         ),
         (
             "completion",
             {"response": "xyz"},
-            "no column `xyz` for response; they have question, answer; name one",
+            "no column `xyz` for the field response; they have question, answer; name one",
         ),
     ],
 )
@@ -264,7 +268,7 @@ def test_wrong_columns_show_those_of_the_rows(fmt, columns, problem, tmp_path):
         resolve(Source(path=str(tmp_path / "x.jsonl"), format=fmt, columns=columns), "x")
 
 
-def test_preference_rows_may_be_read_on_demand(tmp_path):
+def test_preference_rows_may_be_read_with_an_explicit_format(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"question": "a", "chosen": "b", "rejected": "c"}\n')
     columns = {"prompt": "question", "response": "chosen"}
     assert resolve(Source(path=str(tmp_path / "x.jsonl"), columns=columns), "x").format == "completion"
@@ -286,7 +290,7 @@ def test_remote_sources_without_credentials(tmp_path, monkeypatch):
     ):
         resolve(Source(path="s3://b/x.jsonl"), "data.train[0]")
     with pytest.raises(
-        DataError, match=r"s4://b/x\.jsonl: .*; known are, for example: s3, gs, file, memory, hf"
+        DataError, match=r"s4://b/x\.jsonl: .*; protocols are, for example, s3, gs, hf, file and memory"
     ):
         resolve(Source(path="s4://b/x.jsonl"), "data.train[0]")
 
@@ -308,7 +312,7 @@ def test_the_hub_without_network(monkeypatch):
         resolve(Source(path="hf://nobody/nothing"), "x")
 
 
-def test_a_change_of_the_same_size_is_seen_without_etags() -> None:
+def test_a_change_of_the_same_size_is_detected_without_etags() -> None:
     first, second = jsonl(ROWS[:9]), jsonl(ROWS[:9]).replace(b"question 3", b"question X")
     assert len(first) == len(second)
     with web() as served:

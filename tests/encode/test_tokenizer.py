@@ -148,7 +148,7 @@ def test_templates(tmp_path, monkeypatch):
     chosen = load_tokenizer(str(folder), template=str(tmp_path / "own.jinja"))
     assert chosen.template is not None
     assert chosen.template.name == "own.jinja"
-    with pytest.raises(TemplateError, match="the chat template refuses the conversation: not that"):
+    with pytest.raises(TemplateError, match="the chat template rejects the conversation: not that"):
         chosen.render([{"role": "user", "content": "x"}])
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(TemplateError, match="several chat templates"):
@@ -165,7 +165,7 @@ def test_builtin_templates_have_descriptions_and_markers():
     assert {name for name in described if not load_template(name).has_markers} == {"qwen-3"}
 
 
-def test_places(tmp_path, monkeypatch):
+def test_paths_urls_and_hub_ids(tmp_path, monkeypatch):
     folder = bpe_tokenizer(tmp_path / "m", chat_template="C")
     remote = Store("memory://tokenizer/m")
     for path in folder.iterdir():
@@ -173,8 +173,8 @@ def test_places(tmp_path, monkeypatch):
     assert load_tokenizer(remote.url).fingerprint == load_tokenizer(str(folder)).fingerprint
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for path, problem in (
-        ("nobody/nothing", "is no local folder, and the hub cannot be reached"),
-        ("a/b/c", "is no local folder, and no id of a hub model"),
+        ("nobody/nothing", "is not a local folder, and the Hugging Face Hub cannot be reached"),
+        ("a/b/c", "is neither a local folder nor a valid Hub id"),
         ("memory://nothing/here", "does not exist"),
     ):
         with pytest.raises(ModelError, match=f"model.path: {path} {problem}"):

@@ -1,4 +1,4 @@
-"""The tokenizer beside an artifact cuts as training did, here and in plain transformers."""
+"""The tokenizer beside an artifact gives the token ids of training, here and in plain transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tailor.encode.template import load_template
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.encode.tokenizer_files import PLAIN, Original, own_files, settle
+from tailor.encode.tokenizer_files import PLAIN, Original, fix_tokenizer_class, own_files
 from tailor.errors import ModelError
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
@@ -51,7 +51,7 @@ def test_ids_are_those_of_training(tmp_path: Path, kind: str, rebuilt: bool, who
     made = written(folder, tmp_path / "made", whole=whole)
     assert (made / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert own_ids(made) == own_ids(folder)
-    assert settle(made) is None
+    assert fix_tokenizer_class(made) is None
     assert plain_ids(made) == own_ids(folder)
     if rebuilt:
         assert plain_ids(folder) != own_ids(folder), "the control: transformers rebuilds this class"
@@ -66,15 +66,15 @@ def test_control_what_transformers_saves_is_another_tokenizer(tmp_path: Path) ->
     assert own_ids(tmp_path / "saved") != own_ids(folder)
 
 
-def test_a_class_that_the_model_type_dictates_is_told(tmp_path: Path) -> None:
+def test_a_class_required_by_the_model_type_gives_a_warning(tmp_path: Path) -> None:
     folder = split_tokenizer(tmp_path / "base", kind="Qwen2Tokenizer", model="qwen2")
     made = written(folder, tmp_path / "made")
     content = json.loads((made / "tokenizer.json").read_text())
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\d+|\D"
     (made / "tokenizer.json").write_text(json.dumps(content))
-    warning = settle(made)
+    warning = fix_tokenizer_class(made)
     assert warning is not None
-    assert "does not read the tokenizer as training did" in warning
+    assert "does not give the token ids of training" in warning
     assert f"{PLAIN}.from_pretrained" in warning
     assert "other ids for '1234 and 12,345.67 in 2024'" in warning
     from transformers import PreTrainedTokenizerFast
@@ -83,7 +83,7 @@ def test_a_class_that_the_model_type_dictates_is_told(tmp_path: Path) -> None:
     assert [advised(text, add_special_tokens=False)["input_ids"] for text in TEXTS] == own_ids(made)
 
 
-def test_what_only_the_settings_say_is_kept(tmp_path: Path) -> None:
+def test_settings_that_only_the_configuration_has_are_kept(tmp_path: Path) -> None:
     """Tokens that the file lacks, with their ids, and the end that a class has by default."""
     extra = {"1900": {"content": "<|more|>", "special": True}}
     named = {"pad_token": "<|zz|>", "mask_token": "<|aa|>", "eos_token": None, "bos_token": None}
@@ -104,7 +104,7 @@ def test_what_only_the_settings_say_is_kept(tmp_path: Path) -> None:
     assert json.loads((made / "generation_config.json").read_text())["eos_token_id"] == end
 
 
-def test_a_class_of_its_own_is_told_at_once(tmp_path: Path) -> None:
+def test_a_custom_class_is_reported_at_once(tmp_path: Path) -> None:
     folder = byte_tokenizer(tmp_path / "base")
     path = folder / "tokenizer_config.json"
     own = {
@@ -118,7 +118,7 @@ def test_a_class_of_its_own_is_told_at_once(tmp_path: Path) -> None:
     assert "set model.trust_remote_code: true" in str(caught.value.hint)
 
 
-def test_code_of_its_own_is_not_needed_afterwards(tmp_path: Path) -> None:
+def test_custom_code_is_not_needed_afterwards(tmp_path: Path) -> None:
     folder = byte_tokenizer(tmp_path / "base")
     code = "from transformers import PreTrainedTokenizerFast\n\n\nclass OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
     (folder / "tokenization_own.py").write_text(f"# {folder}\n{code}")
@@ -131,7 +131,7 @@ def test_code_of_its_own_is_not_needed_afterwards(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     Original.open(Model(path=str(folder), trust_remote_code=True)).write(made, None)
-    assert settle(made) is None
+    assert fix_tokenizer_class(made) is None
     assert plain_ids(made) == own_ids(folder)
 
 

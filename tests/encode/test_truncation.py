@@ -13,7 +13,7 @@ import pytest
 
 from tailor.encode import bm25, truncation
 from tailor.encode.examples import Encoder
-from tailor.encode.masks import Encoded, Span
+from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.records import Chat, Completion, RowError
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.turns import turn_rules
@@ -23,12 +23,12 @@ from tests.helpers.models import byte_tokenizer
 SIZES = [(64, 1, 2), (64, 16, 2), (64, 63, 64), (50, 7, 40)]
 
 
-def example(length: int, spans: list[Span]) -> Encoded:
-    return Encoded(np.arange(1000, 1000 + length, dtype=np.int32), spans)
+def example(length: int, spans: list[Span]) -> EncodedExample:
+    return EncodedExample(np.arange(1000, 1000 + length, dtype=np.int32), spans)
 
 
-def learned(pieces: list[Encoded]) -> list[int]:
-    """Every token that is predicted. Token ids name their places."""
+def learned(pieces: list[EncodedExample]) -> list[int]:
+    """Every token that is predicted. Token ids are their positions."""
     return [
         int(piece.input_ids[at]) - 1000
         for piece in pieces
@@ -37,7 +37,7 @@ def learned(pieces: list[Encoded]) -> list[int]:
     ]
 
 
-def rebuilt(pieces: list[Encoded], overlap: int) -> list[int]:
+def rebuilt(pieces: list[EncodedExample], overlap: int) -> list[int]:
     """The row, by leaving out of each piece what the pieces before it hold."""
     ids: list[int] = []
     for piece in pieces:
@@ -74,7 +74,7 @@ def test_chunks_with_nothing_to_learn_are_counted(tmp_path: Path) -> None:
     made = encoder(tmp_path, 100, "chunk")
     (outcome,) = made([Completion("x" * 350, "y" * 150)])
     assert not isinstance(outcome, RowError)
-    assert (len(outcome.examples), outcome.idle) == (3, 3)
+    assert (len(outcome.examples), outcome.unsupervised) == (3, 3)
     assert sum(truncation.targets(one.spans) for one in outcome.examples) == 151
 
 
@@ -125,7 +125,7 @@ def encoder(folder: Path, most: int, way: str) -> Encoder:
 
 @pytest.mark.parametrize("kind", ["completion", "chat"])
 @pytest.mark.parametrize("depth", [5, 20, 38])
-def test_the_passage_that_holds_the_answer_stays(tmp_path: Path, kind: str, depth: int) -> None:
+def test_the_passage_with_the_answer_is_kept(tmp_path: Path, kind: str, depth: int) -> None:
     prompt = FILL * depth + NEEDLE + FILL * (40 - depth) + QUESTION
     record: Any = Completion(prompt, ANSWER)
     if kind == "chat":
@@ -143,7 +143,7 @@ def test_the_passage_that_holds_the_answer_stays(tmp_path: Path, kind: str, dept
     start = made.tokenizer.decode(whole[0].input_ids[:64].tolist())
     assert text.startswith(start), "the first passage stays"
     assert outcome.passed_over == len(whole[0].input_ids) - len(one.input_ids)
-    assert outcome.lost == 0
+    assert outcome.supervised_cut == 0
     (span,) = one.spans
     assert ANSWER.strip() in made.tokenizer.decode(one.input_ids[span[0] : span[1]].tolist())
 
@@ -158,11 +158,11 @@ def test_control_the_first_passages_do_not_hold_it(tmp_path: Path, monkeypatch: 
     )
 
 
-def test_no_room_for_a_passage_is_told(tmp_path: Path) -> None:
+def test_no_room_for_a_passage_is_reported(tmp_path: Path) -> None:
     (outcome,) = encoder(tmp_path, 512, "retrieve")([Completion(FILL + QUESTION, " ninety" * 100)])
     assert isinstance(outcome, RowError)
     assert outcome.reason == "too_long"
-    assert "leaves no room for two passages in 512" in outcome.detail
+    assert "question and answer leave no room for two passages in data.max_length: 512" in outcome.detail
 
 
 def test_a_supervised_turn_in_a_passage_that_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_supervised_turn_in_a_passage_that_is_left_out_is_counted(tmp_path: Pa
     kept = truncation.targets(outcome.examples[0].spans)
     (whole,) = encoder(tmp_path, 400, "retrieve").encode([Chat(turns)])
     assert not isinstance(whole, RowError)
-    assert kept + outcome.lost == truncation.targets(whole[0].spans)
+    assert kept + outcome.supervised_cut == truncation.targets(whole[0].spans)

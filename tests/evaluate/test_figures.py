@@ -1,4 +1,4 @@
-"""Figures and their intervals: by hand, against plain resampling, and in how often they hold the truth."""
+"""Figures and their intervals: by hand, against plain resampling, and their coverage of the true mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_losses_are_weighted_by_token() -> None:
     assert figures["loss"].value != pytest.approx((1 + 3) / 2), "the control: not the mean of the rows"
 
 
-def test_the_interval_is_that_of_plain_resampling() -> None:
+def test_the_interval_matches_plain_resampling() -> None:
     values = np.random.default_rng(5).normal(size=60)
     generator = np.random.default_rng(SETTINGS.seed)
     plain = [values[generator.integers(0, 60, 60)].mean() for _ in range(SETTINGS.samples)]
@@ -33,8 +33,8 @@ def test_the_interval_is_that_of_plain_resampling() -> None:
     )
 
 
-def test_most_intervals_hold_the_truth() -> None:
-    """Of 95 % intervals of 40 rows about 95 of 100 hold the mean that the rows were drawn with."""
+def test_most_intervals_contain_the_true_mean() -> None:
+    """About 95 of 100 intervals (95 %, 40 rows) contain the mean of the distribution."""
     generator, settings = np.random.default_rng(0), Intervals(samples=300)
     held = 0
     for _ in range(200):
@@ -43,8 +43,8 @@ def test_most_intervals_hold_the_truth() -> None:
     assert 175 <= held <= 198
 
 
-def test_a_difference_is_that_of_paired_rows() -> None:
-    """Two models that differ by the same small step on very different rows: only pairs show it."""
+def test_differences_are_of_paired_rows() -> None:
+    """Two models that differ by the same small step on very different rows: only paired rows show the difference."""
     base = np.random.default_rng(1).uniform(0, 1, 100)
     (entry,) = table({"a": {"f1": mean(base + 0.01)}, "b": {"f1": mean(base)}}, SETTINGS)
     assert entry["differences"]["b"]["value"] == pytest.approx(0.01)

@@ -1,4 +1,4 @@
-"""Generation: batched equals one by one, and nothing of the model or the random state is changed."""
+"""Generation: batches give the same answers as single prompts, and the model and the random state are not changed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def test_no_prompts_and_an_empty_prompt(model: Any) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_mode_attention_and_random_state_stay(model: Any, prompts: list[list[int]], training: bool) -> None:
+def test_mode_attention_and_random_state_are_restored(
+    model: Any, prompts: list[list[int]], training: bool
+) -> None:
     model.train(training)
     torch.manual_seed(11)
     expected = torch.rand(3)
@@ -96,7 +98,7 @@ def test_mode_attention_and_random_state_stay(model: Any, prompts: list[list[int
     model.eval()
 
 
-def test_they_stay_when_generation_fails(model: Any) -> None:
+def test_they_are_restored_when_generation_fails(model: Any) -> None:
     model.train()
     with pytest.raises(IndexError):
         answers(model, [[5, 10_000]])
@@ -105,7 +107,7 @@ def test_they_stay_when_generation_fails(model: Any) -> None:
     model.eval()
 
 
-def test_a_seed_decides_the_draws(model: Any, prompts: list[list[int]]) -> None:
+def test_a_seed_decides_the_samples(model: Any, prompts: list[list[int]]) -> None:
     first = answers(model, prompts, temperature=1.0, seed=1)
     assert first == answers(model, prompts, temperature=1.0, seed=1)
     assert first != answers(model, prompts, temperature=1.0, seed=2)
@@ -118,7 +120,7 @@ def test_tokens_come_one_by_one(model: Any, prompts: list[list[int]]) -> None:
     assert generation.before_stop(seen, [4]) == answer
 
 
-def test_a_compiled_decoder_is_not_compiled_anew(model: Any, prompts: list[list[int]]) -> None:
+def test_a_compiled_decoder_is_not_recompiled(model: Any, prompts: list[list[int]]) -> None:
     expected, calls = answers(model, prompts), []
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -134,7 +136,7 @@ def test_a_compiled_decoder_is_not_compiled_anew(model: Any, prompts: list[list[
     assert not calls
 
 
-def test_a_folder_of_the_models_own_settings_does_not_steer(tmp_path: Path) -> None:
+def test_generation_config_of_the_model_has_no_effect(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     folder = tiny_llama(tmp_path)
@@ -144,8 +146,8 @@ def test_a_folder_of_the_models_own_settings_does_not_steer(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.8, "top_p": 0.9}])
-def test_the_batch_changes_no_answer(model: Any, prompts: list[list[int]], settings: dict[str, Any]) -> None:
-    """Greedy and drawn alike: alone, in batches of any size, and in another order."""
+def test_batching_changes_no_answer(model: Any, prompts: list[list[int]], settings: dict[str, Any]) -> None:
+    """Greedy and sampled answers are the same alone, in batches of any size, and in another order."""
     expected = answers(model, prompts, batch_size=1, seed=3, **settings)
     for batch_size in (2, 3, 64):
         assert answers(model, prompts, batch_size=batch_size, seed=3, **settings) == expected
@@ -158,8 +160,8 @@ def test_the_batch_changes_no_answer(model: Any, prompts: list[list[int]], setti
         )
 
 
-def test_draws_follow_the_models_chances() -> None:
-    """Each token as often as softmax says, and with top_p only the likeliest ones."""
+def test_samples_follow_the_models_probabilities() -> None:
+    """Token frequencies match the softmax; with top_p only the most probable tokens are sampled."""
     scores = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.5]).repeat(4000, 1)
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.7)):
         chances = (scores[0] / temperature).softmax(0)
@@ -174,7 +176,7 @@ def test_draws_follow_the_models_chances() -> None:
         assert torch.allclose(shares, kept / kept.sum(), atol=0.03)
 
 
-def test_a_long_prompt_does_not_cut_the_answers_of_others(tmp_path: Path) -> None:
+def test_a_long_prompt_does_not_shorten_other_answers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     short = AutoModelForCausalLM.from_pretrained(tiny_llama(tmp_path, max_position_embeddings=40))

@@ -10,7 +10,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError
 from tailor.evaluate.inputs import ModelInputs
 from tailor.evaluate.results import results
-from tailor.evaluate.tasks.hidden_value import Hunt, finds
+from tailor.evaluate.tasks.hidden_value import NeedlePrompt, is_found
 from tailor.evaluate.tasks.needle import NeedleEvaluator
 from tailor.evaluate.tasks.passkey import PasskeyEvaluator
 from tailor.runs.report import heatmap
@@ -29,60 +29,64 @@ def passkey(**values: Any) -> Passkey:
     return Passkey(**{"name": "passkey", "lengths": [400, 256], "depths": DEPTHS, "samples": 2, **values})
 
 
-def hunts(task: Passkey | Needle, haystack: list[str], tokenizer: Tokenizer, *, plain: bool) -> list[Hunt]:
+def prompts(
+    task: Passkey | Needle, haystack: list[str], tokenizer: Tokenizer, *, plain: bool
+) -> list[NeedlePrompt]:
     evaluator = PasskeyEvaluator if isinstance(task, Passkey) else NeedleEvaluator
-    return evaluator(task, "tasks[0]").hunts(haystack, tokenizer, plain=plain)  # type: ignore[arg-type]
+    return evaluator(task, "tasks[0]").prompts(haystack, tokenizer, plain=plain)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_length_and_depth_are_exact(tokenizer: Tokenizer, plain: bool) -> None:
     task = passkey()
-    found = hunts(task, [task.filler], tokenizer, plain=plain)
+    found = prompts(task, [task.filler], tokenizer, plain=plain)
     assert len(found) == 2 * len(DEPTHS) * 2
     before = 1 if plain else len(tokenizer.encode("<|im_start|>user\n"))
-    for hunt in found:
-        length, depth = hunt.place["length"], hunt.place["depth"]
-        assert len(hunt.prompt) == length
-        needle = tokenizer.encode(task.needle.replace("{value}", hunt.value))
-        assert hunt.prompt[hunt.start : hunt.start + len(needle)] == needle
-        end = tokenizer.decode(hunt.prompt[hunt.start + len(needle) :])
+    for prompt in found:
+        length, depth = prompt.location["length"], prompt.location["depth"]
+        assert len(prompt.ids) == length
+        needle = tokenizer.encode(task.needle.replace("{value}", prompt.value))
+        assert prompt.ids[prompt.start : prompt.start + len(needle)] == needle
+        end = tokenizer.decode(prompt.ids[prompt.start + len(needle) :])
         tail = task.question if plain else f"{task.question}<|im_end|>\n<|im_start|>assistant\n"
         assert end.endswith(tail)
         room = length - before - len(needle) - len(tokenizer.encode(tail))
-        assert hunt.start - before == round(depth * room)
-        filler = tokenizer.decode(hunt.prompt[before : hunt.start]) + end.removesuffix(tail)
+        assert prompt.start - before == round(depth * room)
+        filler = tokenizer.decode(prompt.ids[before : prompt.start]) + end.removesuffix(tail)
         assert (FILLER * 9).startswith(filler)
-        assert hunt.value in tokenizer.decode(hunt.prompt)
+        assert prompt.value in tokenizer.decode(prompt.ids)
 
 
-def test_a_prompt_depends_on_its_place_alone(tokenizer: Tokenizer) -> None:
-    few = hunts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
-    more = hunts(passkey(samples=3), [FILLER], tokenizer, plain=True)
+def test_a_prompt_depends_only_on_its_grid_position(tokenizer: Tokenizer) -> None:
+    few = prompts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
+    more = prompts(passkey(samples=3), [FILLER], tokenizer, plain=True)
     assert few[0] in more
-    assert len({hunt.value for hunt in more}) == len(more)
-    other = hunts(passkey(seed=1), [FILLER], tokenizer, plain=True)
-    assert {hunt.value for hunt in other} != {hunt.value for hunt in more}
+    assert len({prompt.value for prompt in more}) == len(more)
+    other = prompts(passkey(seed=1), [FILLER], tokenizer, plain=True)
+    assert {prompt.value for prompt in other} != {prompt.value for prompt in more}
 
 
 def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
     texts = ["".join(chr(ord("a") + (at * at // 7) % 26) for at in range(300)), "Z" * 200]
     task = Needle(name="needle", lengths=[300], data={"path": "x"}, samples=4)  # type: ignore[arg-type]
-    found = hunts(task, texts, tokenizer, plain=True)
+    found = prompts(task, texts, tokenizer, plain=True)
     whole = "".join(texts)
     starts = set()
-    for hunt in found:
-        needle = task.needle.replace("{value}", hunt.value)
-        around = tokenizer.decode(hunt.prompt[1:]).removesuffix(task.question).replace(needle, "")
+    for prompt in found:
+        needle = task.needle.replace("{value}", prompt.value)
+        around = tokenizer.decode(prompt.ids[1:]).removesuffix(task.question).replace(needle, "")
         assert around in whole
         starts.add(whole.index(around))
     assert len(starts) > 3, "texts begin at many places of the haystack"
-    with pytest.raises(DataError, match="have 300 tokens together, and 700 are asked for"):
-        hunts(task.model_copy(update={"lengths": [700]}), texts[:1], tokenizer, plain=True)
+    with pytest.raises(
+        DataError, match="have 300 tokens in total, fewer than the largest of lengths \\(700\\)"
+    ):
+        prompts(task.model_copy(update={"lengths": [700]}), texts[:1], tokenizer, plain=True)
 
 
-def test_a_length_without_room_is_told(tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match=r"passkey: 64 tokens have no room .* which take 99"):
-        hunts(passkey(lengths=[64]), [FILLER], tokenizer, plain=True)
+def test_a_length_that_is_too_short_is_reported(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match=r"passkey: lengths: 64 tokens are too few .* which need 99"):
+        prompts(passkey(lengths=[64]), [FILLER], tokenizer, plain=True)
 
 
 @pytest.mark.parametrize(
@@ -93,25 +97,29 @@ def test_a_length_without_room_is_told(tokenizer: Tokenizer) -> None:
     ],
 )  # fmt: skip
 def test_the_first_number_of_the_answer_is_compared(answer: str, right: bool) -> None:
-    assert finds(answer, "12345") is right
+    assert is_found(answer, "12345") is right
 
 
-def test_the_grid_is_made_of_what_was_found(tokenizer: Tokenizer) -> None:
-    """A model that finds what lies in the first half of short texts."""
+def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
+    """A model that finds values in the first half of short texts."""
     task = passkey(depths=[0.0, 0.5, 1.0], samples=4)
-    asked = hunts(task, [FILLER], tokenizer, plain=True)
+    asked = prompts(task, [FILLER], tokenizer, plain=True)
     evaluator = PasskeyEvaluator(task, "tasks[0]")
     inputs = {"m": ModelInputs([evaluator.inputs_of(asked, tokenizer)])}
     batches = inputs["m"].batches("m", 3)
     assert sorted(at for batch, _ in batches for at in batch.items) == list(range(len(asked)))
     for batch, _ in batches:
-        assert len({len(hunt.prompt) for hunt in batch.inputs}) == 1, "nothing is padded"
+        assert len({len(prompt.ids) for prompt in batch.inputs}) == 1, "nothing is padded"
 
-    def answer(hunt: Hunt) -> list[int]:
-        knows = hunt.place["length"] == 256 and hunt.place["depth"] < 1 and hunt.place["sample"] > 1
-        return tokenizer.encode(f" {hunt.value}." if knows else " 7.")
+    def answer(prompt: NeedlePrompt) -> list[int]:
+        knows = (
+            prompt.location["length"] == 256
+            and prompt.location["depth"] < 1
+            and prompt.location["sample"] > 1
+        )
+        return tokenizer.encode(f" {prompt.value}." if knows else " 7.")
 
-    done = [[answer(hunt) for hunt in batch.inputs] for batch, _ in batches]
+    done = [[answer(prompt) for prompt in batch.inputs] for batch, _ in batches]
     judged = results([evaluator], inputs, batches, done)
     found = judged.summary["grids"]["passkey"]
     assert (found["lengths"], found["depths"]) == ([256, 400], [0.0, 0.5, 1.0])

@@ -1,6 +1,6 @@
 """lm-eval's tasks through `tailor evaluate`, with definitions and rows of the test's own: no network.
 
-lm-eval is 320 MB beside what development needs, so `make test` does without, and says that this file was skipped.
+lm-eval needs 320 MB, so it is not installed for development; `make test` reports that this file was skipped.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ aggregate_metric_list: [{metric: acc, weight_by_size: true}]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base, an adapter on it, questions with choices, and definitions of tasks that ask them."""
+    """A base, an adapter on it, questions with choices, and definitions of tasks with them."""
     folder = tmp_path_factory.mktemp("place")
     base = tiny_llama(folder / "base", max_position_embeddings=256)
     random_adapter(folder / "adapter", base, size=0.2)
@@ -120,7 +120,7 @@ def rows_of(outcome: Evaluated, file: str) -> list[dict[str, Any]]:
 
 
 def likelihoods(outcome: Evaluated, model: str) -> tuple[np.ndarray, np.ndarray]:
-    """Theirs and ours of every choice, float64[rows, choices]."""
+    """The log-likelihoods of lm-eval and of tailor for every choice, float64[rows, choices]."""
     theirs, ours = rows_of(outcome, "lm_eval.jsonl"), rows_of(outcome, "choices.jsonl")
     return (
         np.array([[answer[0] for answer in row["models"][model]["answers"]] for row in theirs]),
@@ -128,7 +128,7 @@ def likelihoods(outcome: Evaluated, model: str) -> tuple[np.ndarray, np.ndarray]
     )
 
 
-def test_lm_eval_and_our_own_choices_agree(place: Path, tmp_path: Path) -> None:
+def test_lm_eval_and_multiple_choice_agree(place: Path, tmp_path: Path) -> None:
     """Two programs, one model, the same questions: each is the other's reference."""
     choices = {"name": "multiple_choice", "data": {"path": str(place / "rows.jsonl")}}
     outcome = made(place, tmp_path / "x", choices, {"name": "lm_eval", "tasks": ["colors"]}, model="plain")
@@ -145,7 +145,7 @@ def test_lm_eval_and_our_own_choices_agree(place: Path, tmp_path: Path) -> None:
 
 
 def test_through_the_chat_template(place: Path, tmp_path: Path) -> None:
-    """lm-eval scores the white space that ends a prompt with each answer: the same share for all of them."""
+    """lm-eval moves the white space at the end of a prompt to the answers: it adds the same value to all of them."""
     choices = {"name": "multiple_choice", "data": {"path": str(place / "rows.jsonl")}}
     task = {"name": "lm_eval", "tasks": ["colors"], "chat": True, "num_fewshot": 0}
     theirs, ours = likelihoods(made(place, tmp_path / "x", choices, task, compare="none"), "adapter")
@@ -160,7 +160,7 @@ def test_through_the_chat_template(place: Path, tmp_path: Path) -> None:
     assert row["prompt"].count("<|im_start|>assistant") == 3
 
 
-def test_every_kind_of_task_and_what_is_no_mean(place: Path, tmp_path: Path) -> None:
+def test_every_kind_of_task_and_corpus_level_metrics(place: Path, tmp_path: Path) -> None:
     shown = Shown()
     task = {"name": "lm_eval", "tasks": ["both", "said", "read"], "limit": 3}
     values = {"compare": "none", "fail_if": {"both/acc": "< 2", "read/bits_per_byte": "< 0"}}
@@ -172,7 +172,7 @@ def test_every_kind_of_task_and_what_is_no_mean(place: Path, tmp_path: Path) -> 
     for name, key in (("both", "acc,none"), ("read", "word_perplexity,none"), ("read", "bits_per_byte,none")):
         reported = outcome.results["lm_eval"]["tasks"][name]["reported"]["adapter"][key]
         assert value(outcome, f"{name}/{key.split(',')[0]}") == pytest.approx(reported, rel=1e-6)
-    assert [line for line in shown.lines if "said/bleu" in line], "told, and not in the table"
+    assert [line for line in shown.lines if "said/bleu" in line], "reported, but not in the table"
     assert "bleu,none" in outcome.results["lm_eval"]["tasks"]["said"]["reported"]["adapter"]
     assert outcome.results["failed"] == [
         f"both/acc is {value(outcome, 'both/acc'):.4g}, and fail_if says < 2"
@@ -180,30 +180,30 @@ def test_every_kind_of_task_and_what_is_no_mean(place: Path, tmp_path: Path) -> 
     assert {row["task"] for row in rows_of(outcome, "lm_eval.jsonl")} == {"colors", "said", "read"}
 
 
-def test_mistakes(place: Path, tmp_path: Path) -> None:
+def test_errors_are_reported(place: Path, tmp_path: Path) -> None:
     def refusal(**task: Any) -> str:
         with pytest.raises(TailorError) as caught:
             made(place, tmp_path / "x", {"name": "lm_eval", **task}, compare="none")
         return str(caught.value)
 
     assert refusal(tasks=["hellaswagg"]).startswith(
-        "lm_eval: no such task: hellaswagg; did you mean hellaswag or "
+        "lm_eval: unknown task hellaswagg; did you mean hellaswag or "
     )
     (place / "tasks" / "lost.yaml").write_text(
         COLOURS.replace("task: colors", "task: lost").format(rows="no.jsonl")
     )
-    assert refusal(tasks=["lost"]).startswith("lm_eval: the task lost cannot be read: Unable to find")
+    assert refusal(tasks=["lost"]).startswith("lm_eval: the task lost cannot be loaded: Unable to find")
     (place / "tasks" / "zero.yaml").write_text(
         COLOURS.replace("task: colors", "task: zero").format(rows=place / "rows.jsonl") + "num_fewshot: 0\n"
     )
     assert refusal(tasks=["zero"], num_fewshot=2) == (
-        "lm_eval: zero is defined without examples (num_fewshot: 0); leave num_fewshot out"
+        "lm_eval: num_fewshot has no effect on zero, which is defined without few-shot examples; remove num_fewshot"
     )
     with pytest.raises(DataError) as caught:
         made(place, tmp_path / "y", {"name": "lm_eval", "tasks": ["colors"]}, fail_if={"colors/ac": "< 1"})
     assert str(caught.value) == (
-        "fail_if names colors/ac, and the tasks gave colors/acc, colors/acc_norm; "
-        "correct it, and give the same command again, which takes the answers that are done"
+        "fail_if: unknown figure colors/ac; the tasks report colors/acc, colors/acc_norm; "
+        "correct it, and run the same command again: finished batches are reused"
     )
     shown = Shown()
     made(
@@ -213,4 +213,4 @@ def test_mistakes(place: Path, tmp_path: Path) -> None:
         shown=shown,
         fail_if={"colors/acc": "< 0"},
     )
-    assert shown.lines[0].startswith("going on: 2 of 2 rows")
+    assert shown.lines[0].startswith("resuming: 2 of 2 rows")

@@ -1,4 +1,4 @@
-"""Likelihoods against a plain loop over transformers' logits, without tiles, padding or our layouts."""
+"""Likelihoods against a plain loop over transformers' logits, without tiles, padding or packing."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def by_hand(network: Any, one: Scored) -> tuple[float, int, int]:
     return loss, hits, len(scored)
 
 
-def test_they_are_those_of_a_plain_loop(network: Any) -> None:
+def test_likelihoods_match_a_plain_loop(network: Any) -> None:
     expected = [by_hand(network, one) for one in sequences()]
     found = likelihoods(scoring_model(network), sequences())
     assert [one.loss for one in found] == pytest.approx([loss for loss, _, _ in expected], rel=1e-5)
     assert [(one.hits, one.tokens) for one in found] == [(hits, tokens) for _, hits, tokens in expected]
 
 
-def test_control_a_span_that_is_off_by_one_is_seen(network: Any) -> None:
+def test_control_a_span_off_by_one_is_detected(network: Any) -> None:
     moved = [Scored(one.ids, [(start, stop - 1) for start, stop in one.spans]) for one in sequences()]
     expected = [by_hand(network, one)[0] for one in sequences()]
     found = likelihoods(scoring_model(network), moved)
@@ -63,7 +63,7 @@ def test_batches_hold_every_sequence_once_by_length() -> None:
     assert [LENGTHS[at] for batch in made for at in batch] == sorted(LENGTHS)
 
 
-def test_frequencies_that_follow_the_length_are_those_of_each_sequence(tmp_path: Path) -> None:
+def test_dynamic_rope_scores_each_sequence_on_its_own(tmp_path: Path) -> None:
     from tailor.models.documents import collate
     from tailor.models.loss import summed_cross_entropy
 

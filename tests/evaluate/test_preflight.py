@@ -1,4 +1,4 @@
-"""What `evaluate.final` would end with after training is told before it."""
+"""Errors of `evaluate.final` are reported before training."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_rows_of_the_evaluations_own(place: Path) -> None:
         return {"data": {"evaluation": [{"path": str(place / file), **more}]}}
 
     for wrong, said in (
-        (own("none.jsonl"), "evaluation.0. .*none.jsonl: it does not exist"),
+        (own("none.jsonl"), "evaluation.0. .*none.jsonl: does not exist"),
         (own("choices.jsonl"), "choices.jsonl: format auto recognizes none"),
         (own("asked.jsonl", columns={"response": "answer"}), "no column `answer`"),
         (own("texts.jsonl"), "evaluate.final: no evaluation row has a question"),
@@ -119,7 +119,7 @@ def test_rows_of_the_evaluations_own(place: Path) -> None:
 
 
 def test_the_runs_own_rows(place: Path) -> None:
-    """Plain text and rows that are learned whole have no question; a tiny share may hold out no row."""
+    """Plain text, and rows that are supervised as a whole, have no question; a tiny holdout may have no row."""
     check(place, {})
     data = {"train": [{"path": str(place / "texts.jsonl")}], "holdout": 0.3, "max_length": 128}
     with pytest.raises(TailorError, match="no evaluation row has a question"):
@@ -127,7 +127,7 @@ def test_the_runs_own_rows(place: Path) -> None:
     check(place, {"tasks": [{"name": "perplexity"}]}, data=data)
     with pytest.raises(TailorError, match="no evaluation row has a question"):
         check(place, {}, method={"name": "sft", "train_on": "everything"})
-    with pytest.raises(TailorError, match="no evaluation row is left"):
+    with pytest.raises(TailorError, match="no evaluation row remains"):
         check(place, {"tasks": [{"name": "perplexity"}]}, data={**data, "holdout": 1e-9})
 
 
@@ -140,7 +140,7 @@ def test_models_to_compare_with(place: Path) -> None:
         check(place, {**task(place, "retrieval", "pairs.jsonl"), "compare": [str(place / "other")]})
 
 
-def test_a_run_ends_before_its_first_step(tmp_path: Path) -> None:
+def test_errors_end_a_run_before_its_first_step(tmp_path: Path) -> None:
     write_rows(tmp_path / "choices.jsonl", [CHOICE])
     file = tmp_path / "choices.jsonl"
     final = f"{{name: multiple_choice, data: {{path: {file}, columns: {{answer: key}}}}}}"
@@ -151,7 +151,7 @@ def test_a_run_ends_before_its_first_step(tmp_path: Path) -> None:
 
 
 def test_a_pretrained_models_own_rows_keep_their_questions(place: Path) -> None:
-    """Pretraining supervises every token; of rows to evaluate on, the answers alone."""
+    """Pretraining supervises every token, but only the answers of evaluation rows."""
     source = Source(path=str(place / "asked.jsonl"))
     data = Data.model_construct(train=[], evaluation=[source], max_length=128)
 

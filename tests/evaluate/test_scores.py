@@ -64,7 +64,7 @@ def squad_f1(prediction: str, truth: str) -> float:
 
 
 @pytest.mark.parametrize("stemmer", [False, True])
-def test_rouge_is_the_librarys_on_english(stemmer: bool) -> None:
+def test_rouge_matches_rouge_score_on_english(stemmer: bool) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
     library = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=stemmer)
@@ -87,7 +87,7 @@ def test_rouge_of_chinese_is_by_characters() -> None:
     assert words("Ärger, 42 und 我爱Kyiv Київ") == ["ärger", "42", "und", "我", "爱", "kyiv", "київ"]
 
 
-def test_f1_is_squads() -> None:
+def test_f1_matches_squad() -> None:
     pairs = list(zip(texts(300, 3), texts(300, 4), strict=True))
     assert [f1(answer, reference) for answer, reference in pairs] == pytest.approx(
         [squad_f1(answer, reference) for answer, reference in pairs]
@@ -111,7 +111,7 @@ def test_exact_match_is_exact_or_normalized() -> None:
         assert normalized(answer, reference) == {"exact_match": loose}
 
 
-def test_facts_are_found_whole_and_whatever_their_form() -> None:
+def test_facts_match_whole_words_in_any_form() -> None:
     answer = "It boils at 100 °C; the ANSWER is −3.5, in New  York. 水在100度沸腾。"
     facts = [
         ("100 °c",),
@@ -132,7 +132,7 @@ def test_rouge_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPat
         RougeEvaluator(Rouge(name="rouge"), "tasks[0]").require()
     assert str(caught.value) == (
         "the task rouge needs the package rouge-score, which is not installed; "
-        "pip install 'tailor[evaluate]', or leave rouge out of the tasks"
+        "pip install 'tailor[evaluate]', or remove the task rouge"
     )
 
 
@@ -142,5 +142,5 @@ def test_lm_eval_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyP
         require(with_overrides({"tasks": [{"name": "lm_eval", "tasks": ["arc_easy"]}]}, "evaluation", ()))
     assert str(caught.value) == (
         "the task lm_eval needs the package lm-eval, which is not installed; "
-        "pip install 'tailor[lm-eval]', or leave lm_eval out of the tasks"
+        "pip install 'tailor[lm-eval]', or remove the task lm_eval"
     )

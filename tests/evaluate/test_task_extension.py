@@ -74,7 +74,7 @@ def test_its_keys_are_checked_like_those_of_any_task(place: Path) -> None:
     assert '"const": "matches"' in tailor_command(place, "schema", "--evaluation", installed=True).stdout
 
 
-def test_without_the_package_the_name_is_refused(place: Path) -> None:
+def test_without_the_package_the_name_is_rejected(place: Path) -> None:
     done = tailor_command(place, "evaluate", "runs/tiny", "--with", "matches.yaml", installed=False)
     assert done.returncode == 2
     assert "matches.yaml:3:" in done.stderr

@@ -1,4 +1,4 @@
-"""The losses of long texts: every token once, the same in parts, and weighted by token, against plain loops."""
+"""Losses of long texts, against plain loops: every token is scored once, chunks do not change them, and means are per token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.errors import ModelError
 from tailor.evaluate import windows
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.likelihood import scoring_model
-from tailor.evaluate.windows import BUCKETS, Windows, cut, losses, token_losses
+from tailor.evaluate.windows import BUCKETS, Windows, losses, sliding_windows, token_losses
 from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
 from tailor.spec.model import Model
@@ -41,19 +41,19 @@ def by_hand(network: Any, before: list[int], token: int) -> float:
 
 
 @pytest.mark.parametrize(("length", "stride"), [(32, 16), (32, 1), (64, 63), (150, 75), (200, 100), (7, 3)])
-def test_every_token_is_scored_once_with_enough_before_it(length: int, stride: int) -> None:
+def test_every_token_is_scored_once_with_enough_context(length: int, stride: int) -> None:
     scored = []
-    for start, first, end in cut(len(TEXT), length, stride):
+    for start, first, end in sliding_windows(len(TEXT), length, stride):
         assert end - start <= length
         assert start == 0 or first - start >= length - stride
         scored += range(first, end)
     assert scored == list(range(1, len(TEXT)))
 
 
-def test_the_losses_are_those_of_a_plain_loop(network: Any) -> None:
+def test_losses_match_a_plain_loop(network: Any) -> None:
     model, length, stride = scoring_model(network), 48, 16
     loss, tokens = [0.0] * BUCKETS, [0] * BUCKETS
-    for start, first, end in cut(len(TEXT), length, stride):
+    for start, first, end in sliding_windows(len(TEXT), length, stride):
         for at in range(first, end):
             part = (at - start) * BUCKETS // length
             loss[part] += by_hand(network, TEXT[start:at], TEXT[at])
@@ -67,7 +67,7 @@ def test_the_losses_are_those_of_a_plain_loop(network: Any) -> None:
 
 
 @pytest.mark.parametrize("prefill", [1, 7, 64, 149])
-def test_a_text_read_in_parts_gives_the_same(
+def test_prefill_in_chunks_gives_the_same_losses(
     network: Any, prefill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = scoring_model(network)
@@ -80,12 +80,12 @@ def test_a_text_read_in_parts_gives_the_same(
     assert (alone - whole[-49:]).abs().max() > 0.1, "control: a part that doesn't see what came before"
 
 
-def test_frequencies_that_follow_the_length_are_not_read_in_parts(tmp_path: Path) -> None:
+def test_prefill_is_rejected_for_length_dependent_rope(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path, max_position_embeddings=64)
     spec = {"path": str(base), "rope": {"name": "dynamic", "factor": 4, "original_length": 64}}
     network = load_network(Model.model_validate(spec), dtype=torch.float32, device=torch.device("cpu"))
     model = scoring_model(network)
-    with pytest.raises(ModelError, match="follow a text's whole length"):
+    with pytest.raises(ModelError, match="depend on the length of the whole text"):
         token_losses(model, TEXT, 1, prefill=32)
     whole = token_losses(model, TEXT, 1)
     assert (token_losses(model, TEXT[:70], 1) - whole[:69]).abs().max() > 0.01, "control: they do follow it"
@@ -100,7 +100,7 @@ def test_perplexity_is_weighted_by_token() -> None:
 
 
 def test_beacons_read_a_long_text_by_their_windows() -> None:
-    """The losses are those of the documents that training reads; without beacons the plain base would answer."""
+    """The losses match those of training; with beacons disabled they are those of the base."""
     made = with_beacons(beacon_network())
     found = token_losses(made, TEXT, 1)
     ids = np.array(TEXT)

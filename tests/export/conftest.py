@@ -1,4 +1,4 @@
-"""One trained run for all tests of exports: they only read it."""
+"""One trained run for all export tests, which only read it."""
 
 from __future__ import annotations
 

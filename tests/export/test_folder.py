@@ -91,7 +91,7 @@ def test_the_merged_model_is_exported(run: Path, tmp_path: Path) -> None:
     assert (merged - expected).norm() < 1e-5 * expected.norm()
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "transformers"
-    assert "merged onto the weights that training saw: the base in nf4, dequantized" in card.text
+    assert "merged into the base's weights as in training (nf4, dequantized)" in card.text
     assert str(run.parent) not in (folder / "merge.json").read_text()
     base = logits(AutoModelForCausalLM.from_pretrained(run.parent / "base"))
     assert (base - expected).norm() > 0.01 * expected.norm(), "control"
@@ -108,7 +108,7 @@ def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert {'PARAMETER stop "</s>"', 'PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 2048"} <= set(lines)
     assert read_json(folder / "tokenizer_config.json")["add_bos_token"] is False
     assert (folder / "model.safetensors").exists()
-    assert "splitting pattern" in capsys.readouterr().out
+    assert "pre-tokenizer pattern" in capsys.readouterr().out
     adapter = export(run, tmp_path / "adapter", "--as", "ollama", "--weights", "adapter")
     first = (adapter / "Modelfile").read_text().splitlines()[:2]
     assert first == [f"FROM {run.parent / 'base'}", "ADAPTER ."]
@@ -118,7 +118,7 @@ def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.Captur
 def test_what_ollama_cannot_import(run: Path, tmp_path: Path) -> None:
     folder = export(run, tmp_path / "out")
     settings = {"base": None, "max_length": 64}
-    with pytest.raises(ModelError, match="does not import safetensors of MambaForCausalLM"):
+    with pytest.raises(ModelError, match="cannot import safetensors of MambaForCausalLM"):
         write_modelfile(folder, config={"architectures": ["MambaForCausalLM"]}, **settings)  # type: ignore[arg-type]
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(ModelError, match="is not a built-in one"):
@@ -137,11 +137,11 @@ def test_a_run_of_all_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert main(["export", str(run), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: the run at {run} has no merged: it trained every weight\n  hint: give --weights model\n"
+        f"tailor: --weights merged: the run at {run} trained a full model\n  hint: give --weights model\n"
     )
 
 
-def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = ["--to", str(tmp_path / "out")]
     assert main(["export", f"{run}n", *to]) == 2
     assert capsys.readouterr().err == (
@@ -152,10 +152,10 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["export", str(tmp_path / "begun"), *to]) == 2
     assert capsys.readouterr().err == (
         f"tailor: the run at {tmp_path}/begun is not finished: it has neither adapter/ nor model/\n"
-        "  hint: run its recipe again, which goes on from the last checkpoint\n"
+        "  hint: run its recipe again: it resumes from the last checkpoint\n"
     )
     assert main(["export", str(run), "--to", str(run)]) == 2
-    assert "holds other files, which would be lost" in capsys.readouterr().err
+    assert "has other files, which would be overwritten" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_exported_as_its_run_would_have_ended(run: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_checkpoint_is_exported_as_its_run_would_have_ended(run: Path, tmp_pat
     assert (folders[0] / "tokenizer.json").is_file()
 
 
-def test_a_checkpoint_of_an_unfinished_run_speaks_as_the_run_would(
+def test_a_checkpoint_of_an_unfinished_run_has_the_runs_template_and_stop_tokens(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("adapter"))
@@ -184,26 +184,24 @@ def test_a_checkpoint_of_an_unfinished_run_speaks_as_the_run_would(
     Store(str(tmp_path / "run")).write_json("plan.json", plan)
     assert main(["export", str(checkpoint), "--to", str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: the run at {tmp_path}/run is not finished, and its tokens at {tmp_path}/gone are gone, which say the "
-        "chat template and what ends an answer\n"
+        f"tailor: the run at {tmp_path}/run is not finished, and its prepared tokens at {tmp_path}/gone, which have the chat "
+        "template and the stop tokens, are gone\n"
         f"  hint: prepare them again: tailor data report {tmp_path}/run/recipe.yaml\n"
     )
 
 
-def test_a_checkpoint_is_not_merged_on_the_way(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_is_not_merged(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = max((run / "checkpoints").iterdir())
     assert main(["export", str(checkpoint), "--to", str(tmp_path / "x"), "--weights", "merged"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {checkpoint} is a checkpoint, which is exported as it was trained\n"
-        "  hint: export it without --weights and --as, then `tailor merge` the folder\n"
+        f"tailor: {checkpoint} is a checkpoint: it cannot be exported merged\n"
+        "  hint: export it without --weights and --as, then merge the folder with `tailor merge`\n"
     )
     assert not (tmp_path / "x").exists()
 
 
-def test_the_card_tells_the_figures_of_the_weights(run: Path, tmp_path: Path) -> None:
-    """Those of the step that `save.best` chose, or of the checkpoint that is exported; else of the last step."""
+def test_the_card_has_the_figures_of_the_exported_weights(run: Path, tmp_path: Path) -> None:
+    """They are those of the step that `save.best` chose, or of the exported checkpoint; else of the last step."""
     best = Path(shutil.copytree(run, tmp_path / "best"))
     plan = read_json(best / "plan.json")
     (best / "plan.json").write_text(json.dumps(plan | {"save": plan["save"] | {"best": True}}))

@@ -40,7 +40,7 @@ def test_a_form_of_another_package_exports_a_run(
 
         assert main([*arguments, "--weights", "adapter"]) == 2
         assert capsys.readouterr().err == (
-            "tailor: this export form takes merged or model weights, not adapter\n  hint: leave --weights away\n"
+            "tailor: this export form takes merged or model weights, not adapter\n  hint: remove --weights\n"
         )
     shutil.rmtree(to)
     assert main(arguments) == 2, "the control: the package is not installed"
@@ -64,7 +64,7 @@ def test_its_check_comes_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_form_is_spelled_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_form_gets_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "run", "--to", str(tmp_path / "out"), "--as", "olama"]) == 2
     assert capsys.readouterr().err.startswith(
         "tailor: --as olama: unknown export form; did you mean ollama?\n"
@@ -74,7 +74,7 @@ def test_a_form_is_spelled_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_option_of_another_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "run", "--to", str(tmp_path / "out"), "--query-instruction", "Find:"]) == 1
     assert capsys.readouterr().err == (
-        "tailor: --query-instruction has no effect on this layout; it is for --as sentence-transformers\n"
+        "tailor: --query-instruction has no effect with --as huggingface; only --as sentence-transformers uses it\n"
     )
 
 

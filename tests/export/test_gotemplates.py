@@ -1,4 +1,4 @@
-"""Ollama's templates render what the Jinja templates render, or they are refused."""
+"""Ollama's templates render the same text as the Jinja templates, or are rejected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_both_render_the_same(name: str, conversation: str) -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_which_templates_strip(name: str) -> None:
-    """Where white space at a message's ends would differ, the user is told."""
+    """A note is shown where white space around a message would be rendered differently."""
     template = load_template(name)
     messages = [{"role": "system", "content": " a "}, {"role": "user", "content": " b "}]
     messages += [{"role": "assistant", "content": " c "}, {"role": "user", "content": " d "}]
@@ -52,16 +52,16 @@ def test_an_empty_system_turn_is_left_out_by_chatml() -> None:
     assert ollama(text, messages) == render(template, messages, None, SPECIALS, add_generation_prompt=True)
 
 
-def test_other_templates_are_refused() -> None:
+def test_other_templates_are_rejected() -> None:
     with pytest.raises(ModelError, match="is not a built-in one"):
         translated(load_template("chatml").text.replace("im_start", "start"), SPECIALS)
     for name in sorted(set(builtin_templates()) - set(TEMPLATES)):
-        with pytest.raises(ModelError, match=f"the chat template {name} does not translate"):
+        with pytest.raises(ModelError, match=f"the chat template {name} has no exact translation"):
             translated(load_template(name).text, SPECIALS)
 
 
 def test_the_interpreter() -> None:
-    """Control: the small Go interpreter tells texts apart."""
+    """Control: the small Go interpreter renders different texts differently."""
     data = {"A": "x", "L": [{"B": 1}, {"B": 2}]}
     assert execute('{{ if eq .A "x" }}1{{ else }}2{{ end }}', data) == "1"
     assert execute('{{ if ne .A "x" }}1{{ else if gt 3 2 }}2{{ else }}3{{ end }}', data) == "2"

@@ -1,4 +1,4 @@
-"""`tailor push` against a stand-in of the hub: what arrives, what never does, and the errors in a line each."""
+"""`tailor push` to a fake hub: which files are uploaded, which are never, and one-line errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err
 
 
-def test_an_adapter_arrives(
+def test_an_adapter_is_uploaded(
     run: Path, server: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", str(run), "team/shop", "--base-id", "owner/base"]) == 0
@@ -78,35 +78,35 @@ def test_a_dry_run_sends_nothing(
     monkeypatch.delenv("HF_TOKEN")
     assert main(["push", str(run), "me/shop", "--dry-run"]) == 0
     note, *files, last = capsys.readouterr().out.splitlines()
-    assert note.startswith("note: the card names no base")
+    assert note.startswith("note: the model card names no base")
     assert {line.split()[-1] for line in files} == FILES
     size = (run / "adapter" / "adapter_model.safetensors").stat().st_size
     assert any(line.split() == [f"{size // 1000}", "kB", "adapter_model.safetensors"] for line in files)
     assert last.startswith("dry run: 10 files, ")
-    assert last.endswith(" would go to the private repository me/shop")
+    assert last.endswith(" would be uploaded to the private repository me/shop")
     assert server.requests == []
 
 
-def test_errors_are_a_line_each(
+def test_errors_are_one_line_each(
     run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = (str(run), "me/shop")
     monkeypatch.delenv("HF_TOKEN")
     assert refusal(capsys, *target) == (
-        "tailor: no token for the hub: HF_TOKEN is not set\n  hint: set HF_TOKEN to a token that may write\n"
+        "tailor: HF_TOKEN is not set: the hub needs a token\n  hint: set HF_TOKEN to a token with write access\n"
     )
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert refusal(capsys, *target) == (
-        "tailor: the hub does not know this token (401)\n  hint: set HF_TOKEN to a valid token that may write\n"
+        "tailor: the hub rejects the token in HF_TOKEN (401)\n  hint: set HF_TOKEN to a valid token with write access\n"
     )
     monkeypatch.setenv("HF_TOKEN", "reader")
     assert refusal(capsys, *target) == (
-        "tailor: this token may not write to me/shop (403)\n"
-        "  hint: take a token with write access to it, or a repository of your own\n"
+        "tailor: the token in HF_TOKEN has no write access to me/shop (403)\n"
+        "  hint: use a token with write access to it, or a repository of your own\n"
     )
     monkeypatch.setenv("HF_TOKEN", "good")
     assert refusal(capsys, str(run), "shop") == (
-        "tailor: a repository of the hub is named owner/name\n  hint: such as my-name/my-model\n"
+        "tailor: 'shop' is not the name of a hub repository\n  hint: write owner/name, such as my-name/my-model\n"
     )
     assert refusal(capsys, str(run / "x"), "me/shop").startswith(f"tailor: no run at {run}/x: ")
     assert server.repositories == {}
@@ -116,8 +116,8 @@ def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest
     held = {".gitattributes": b"", "poem.txt": b"roses", "LICENSE": b"free", "model.safetensors": b"another"}
     server.repositories["me/shop"] = Repository(True, {"main": dict(held)})
     assert refusal(capsys, str(run), "me/shop") == (
-        "tailor: the repository me/shop holds other files already, such as poem.txt\n"
-        "  hint: name another repository, or give --replace to put this model into it\n"
+        "tailor: the repository me/shop already has other files, such as poem.txt\n"
+        "  hint: give another repository, or put this model into it with --replace\n"
     )
     assert main(["push", str(run), "me/shop", "--replace"]) == 0
     files = server.repositories["me/shop"].branches["main"]
@@ -126,12 +126,12 @@ def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest
     capsys.readouterr()
     server.repositories["me/open"] = Repository(False)
     assert refusal(capsys, str(run), "me/open") == (
-        "tailor: the repository me/open is there already, and it is public\n"
-        "  hint: give --public to push to it, or name another repository\n"
+        "tailor: the repository me/open exists and is public, but the push is private\n"
+        "  hint: push to it with --public, or give another repository\n"
     )
 
 
-def test_the_network_is_away(
+def test_the_hub_cannot_be_reached(
     run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as closed:
@@ -139,7 +139,7 @@ def test_the_network_is_away(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         error = refusal(capsys, str(run), "me/shop")
     assert error.startswith("tailor: the hub cannot be reached: ")
-    assert error.endswith("\n  hint: check the network and HF_ENDPOINT, then give the same command again\n")
+    assert error.endswith("\n  hint: check the network and HF_ENDPOINT, then run the same command again\n")
 
 
 def test_a_secret_is_not_uploaded(
@@ -152,13 +152,13 @@ def test_a_secret_is_not_uploaded(
     with (copy / "recipe.yaml").open("a") as file:
         file.write(f"# token hf_{'a' * 30}\n")
     assert refusal(capsys, str(copy), "me/shop") == (
-        "tailor: README.md holds what looks like a secret; nothing was uploaded\n"
-        "  hint: take it out of the run's files\n"
+        "tailor: README.md seems to contain a secret; nothing was uploaded\n"
+        "  hint: remove it from the run's files\n"
     )
     assert server.repositories == {}
 
 
-def test_what_makes_embeddings_goes_too(tmp_path: Path) -> None:
+def test_embedding_settings_are_uploaded_too(tmp_path: Path) -> None:
     folder = embedding_model(tmp_path / "model", projection=16)
     (folder / "optimizer.pt").write_bytes(b"no")
     names = {upload.name for upload in files_of(folder)}

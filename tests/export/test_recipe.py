@@ -1,4 +1,4 @@
-"""`export.push_to_hub`: the run itself hands over what it made, and asks the hub before it trains."""
+"""`export.push_to_hub`: a run checks the hub before training, and uploads its artifact at the end."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_a_run_is_pushed_when_it_has_finished(tmp_path: Path) -> None:
         done = run(None)
         assert (done.returncode, done.stderr.splitlines()[0]) == (
             2,
-            "tailor: no token for the hub: HF_TOKEN is not set",
+            "tailor: HF_TOKEN is not set: the hub needs a token",
         )
-        assert run("wrong").stderr.startswith("tailor: the hub does not know this token (401)")
+        assert run("wrong").stderr.startswith("tailor: the hub rejects the token in HF_TOKEN (401)")
         assert not (tmp_path / "runs").exists(), "nothing was trained"
         done = run("good")
         assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The export for sentence-transformers: reloaded there, every text has the embedding that it has here."""
+"""The sentence-transformers export: reloaded there, every text has the same embedding as in tailor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = [*sentence_transformers.PROBES, "one of many words " * 20]
 
 @pytest.fixture(scope="module")
 def embedding_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA run whose adapter makes embeddings."""
+    """A LoRA run that was trained for embeddings."""
     run = finished_run(tmp_path_factory.mktemp("embedding"), {"adapter": LORA})
     with Publication(Store(str(run)), "adapter") as made:
         for path in (run / "adapter").iterdir():
@@ -51,7 +51,7 @@ def theirs(folder: Path, **prompt: str) -> np.ndarray:
     return found
 
 
-def test_it_reloads_with_the_same_embeddings(embedding_run: Path, tmp_path: Path) -> None:
+def test_the_export_gives_the_same_embeddings(embedding_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     words = ["--as", "sentence-transformers", "--query-instruction", ASK, "--name", "shop"]
     assert main(["export", str(embedding_run), "--to", str(folder), *words]) == 0
@@ -86,7 +86,7 @@ def test_it_reloads_with_the_same_embeddings(embedding_run: Path, tmp_path: Path
 def test_every_kind_of_tokenizer(
     tmp_path: Path, make: Callable[..., Path], pooling: str, melts: bool
 ) -> None:
-    """A text behind its prompt has the tokens that it has alone, also where the two would melt."""
+    """A text after its prompt has the same tokens as alone, also where the tokenizer would merge the two."""
     from tokenizers import Tokenizer
 
     folder = embedding_model(tmp_path / "model", pooling=pooling, model={"vocab_size": 800}, normalize=False)
@@ -112,18 +112,20 @@ def test_every_kind_of_tokenizer(
     assert (before != after) == melts, "the control: untouched, it would give other tokens"
 
 
-def test_what_cannot_be_said_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_layout_cannot_represent_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weighted = embedding_model(tmp_path / "weighted", pooling="weightedmean")
-    with pytest.raises(ModelError, match="counts the places of the prompt in its weighted mean"):
+    with pytest.raises(ModelError, match="sentence-transformers also counts the prompt's positions"):
         sentence_transformers.write(weighted, query_instruction=None)
     monkeypatch.setattr(sentence_transformers, "_configure", lambda *_: None)
     with pytest.raises(
-        ModelError, match=r"read back by plain transformers, the embeddings of .* differ by 0\."
+        ModelError, match=r"plain transformers computes different embeddings from .* they differ by 0\."
     ):
         sentence_transformers.write(embedding_model(tmp_path / "model"), query_instruction=None)
 
 
-def test_mistakes_are_told(
+def test_errors_are_reported(
     run: Path, embedding_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = ["--to", str(tmp_path / "out")]
@@ -142,15 +144,15 @@ def test_mistakes_are_told(
             ["--as", "sentence-transformers", "--weights", "adapter"],
             2,
             (
-                "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say\n"
-                "  hint: leave --weights away"
+                "--as sentence-transformers needs a full model: an adapter cannot store that the decoder uses bidirectional attention\n"
+                "  hint: remove --weights"
             ),
         ),
         (
             run,
             ["--query-instruction", "x"],
             1,
-            "--query-instruction has no effect on this layout; it is for --as sentence-transformers",
+            "--query-instruction has no effect with --as huggingface; only --as sentence-transformers uses it",
         ),
     ):
         assert main(["export", str(made), *to, *words]) == code

@@ -1,4 +1,4 @@
-"""Every command after training on a run that is no local folder: it reads and writes what it does on a disk."""
+"""Every command after training works on a run in a remote store as on a local one."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_a_run_in_memory(
     assert "Evaluation kept" in out("show", there.url)
     assert {*made.names()} - before == {"of-disk", "of-disk.json", "of-memory", "of-memory.json"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.jsonl"], (
-        "nothing lands beside the command"
+        "nothing is written to the working directory"
     )

@@ -1,1 +1,1 @@
-"""Runs that are killed, stopped and starved, and go on. This folder mirrors no package: it tests the whole command."""
+"""Runs that are killed or stopped and resume. These tests run the whole command, so the folder mirrors no package."""

@@ -1,4 +1,4 @@
-"""A range of workers: the run grows when a machine comes, goes on when one is lost, and the curve stays."""
+"""A range of workers: the run grows when a node is added, continues when one is lost, and the curve is the same."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from tailor.runs.log import read
-from tests.helpers.killing import PATHS, Command, ended, make_place, told
+from tests.helpers.killing import PATHS, Command, comparable_records, ended, make_place
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(900)]
 
 STEPS = ("train.steps=150", "train.micro_batch_size=2", "evaluate.every=50")
 SLOW_STEPS = {"module": "tailor.train.step", "name": "StepRunner.step", "does": "wait", "call": 0}
-IMPATIENT = {"module": "tailor.onray.supervisor", "name": "GROW_SECONDS", "does": "set", "value": 3.0}
+FAST_CHECKS = {"module": "tailor.onray.supervisor", "name": "GROW_SECONDS", "does": "set", "value": 3.0}
 
 
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster whose head has no CPU, and one machine with one. Its workers make slow steps."""
-    monkeypatch.setenv("PYTHONPATH", PATHS)  # workers have the environment of their machine's Ray
+    """A Ray cluster with a head without CPUs and a node with one CPU. Its workers make slow steps."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)  # workers inherit the environment of their node's Ray processes
     monkeypatch.setenv("DISTURB", json.dumps([SLOW_STEPS]))
     from ray.cluster_utils import Cluster
 
@@ -38,19 +38,19 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def restarts(command: Command) -> list[str]:
-    """What the groups of workers after the first one said of where they go on."""
+    """The status lines in which the worker groups after the first one report from where they resume."""
     return [
         record["message"]
         for record in read(command.run)
-        if record["kind"] == "status" and "going on from step" in record["message"]
+        if record["kind"] == "status" and "resuming from step" in record["message"]
     ]
 
 
 def losses(command: Command) -> list[float]:
-    return [record["loss"] for record in told(command.run) if "loss" in record]
+    return [record["loss"] for record in comparable_records(command.run) if "loss" in record]
 
 
-def test_machines_come_and_go(machines: Any, tmp_path: Path) -> None:
+def test_nodes_are_added_and_lost(machines: Any, tmp_path: Path) -> None:
     place = make_place(tmp_path)
     whole = Command(place, "whole", STEPS)
     whole.finish()
@@ -58,7 +58,7 @@ def test_machines_come_and_go(machines: Any, tmp_path: Path) -> None:
     elastic = Command(
         place, "elastic", (*STEPS, "scale.workers={min: 1, max: 2}"), {"RAY_ADDRESS": machines.address}
     )
-    process = elastic.start(IMPATIENT)
+    process = elastic.start(FAST_CHECKS)
     elastic.wait_for(process, 3)
     second = machines.add_node(num_cpus=1, object_store_memory=80 << 20)
     elastic.wait_until(process, lambda: len(restarts(elastic)) == 1)
@@ -67,13 +67,13 @@ def test_machines_come_and_go(machines: Any, tmp_path: Path) -> None:
     machines.remove_node(second, allow_graceful=False)
     result = ended(process)
     assert result.code == 0, result.out + result.err
-    assert "there is room for more workers" in result.out
+    assert "restarting with more workers: the cluster has room for them" in result.out
 
     status = json.loads(elastic.run.read_text("status.json"))
     assert len(status["failures"]) == 1
     assert len(restarts(elastic)) == 2
     assert losses(elastic) == pytest.approx(losses(whole), abs=1e-5)
-    # Control: another seed is another curve.
+    # Control: another seed gives another curve.
     other = Command(place, "other", (*STEPS, "train.seed=1"))
     other.finish()
     assert losses(other) != pytest.approx(losses(whole), abs=1e-3)

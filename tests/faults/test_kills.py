@@ -1,4 +1,4 @@
-"""SIGKILL at exact points and at random moments: the run goes on and leaves what an undisturbed one leaves."""
+"""SIGKILL at exact points and at random moments: the run resumes and produces the same files as an undisturbed run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ POINTS: dict[str, dict[str, Any]] = {
 }
 
 
-NORMALLY = (
+DEFAULT_POINTS = (
     "in preparation",
     "between weights and optimizer",
     "between the marker and the name",
@@ -66,7 +66,7 @@ NORMALLY = (
     "in the artifact",
     "before the report",
 )
-"""The others are for `make soak`."""
+"""The other points are tested by `make soak`."""
 WRONG_RESUMES = {
     "without the optimizer's state": {
         "module": "torch.optim",
@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Command:
-    """The undisturbed run. Its best checkpoint isn't its last, so the artifact depends on which was kept."""
+    """The undisturbed run. Its best checkpoint is not its last one, so the artifact depends on which one was kept."""
     command = Command(place, "whole")
     command.finish()
     best = best_step(command.run)
@@ -94,15 +94,15 @@ def whole(place: Path) -> Command:
 
 
 def test_killed_at_exact_points(place: Path, whole: Command) -> None:
-    cut = Command(place, "cut", ("data.store=tokens-cut",))  # so that it prepares too
-    for name in NORMALLY:
+    cut = Command(place, "cut", ("data.store=tokens-cut",))  # so that it prepares its data, too
+    for name in DEFAULT_POINTS:
         cut.killed_at({"does": "kill", **POINTS[name]})
         if name == "in evaluation":
             shutil.copytree(cut.run.local_path(), place / "runs" / "control")
     cut.finish()
     assert_equal_runs(cut.run, whole.run)
 
-    # Controls: a resume that is wrong is seen.
+    # Controls: wrong ways to resume are detected.
     for number, point in enumerate(WRONG_RESUMES.values()):
         control = Command(place, f"control-{number}")
         shutil.copytree(place / "runs" / "control", control.run.local_path())
@@ -125,7 +125,7 @@ def test_killed_at_every_exact_point(place: Path, whole: Command) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_killed_at_random_moments(place: Path, whole: Command) -> None:
-    """Runs are killed until SOAK kills have hit one; every second kill is one of the whole group."""
+    """Runs are killed until SOAK kills have hit a running one. Every second kill is of the whole process group."""
     number = int(os.environ["SOAK"])
     began = time.monotonic()
     Command(place, "timed").finish()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a checkpoint of the step at hand, one line, and the same command goes on from that very step."""
+"""SIGTERM and Ctrl-C: a checkpoint of the current step, one line, and the same command resumes from that step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tailor.store import run_folder
-from tests.helpers.killing import Command, ended, make_place, told
+from tests.helpers.killing import Command, comparable_records, ended, make_place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,7 +45,7 @@ def without_extra_checkpoints(records: list[dict[str, Any]], step: int) -> list[
 
 
 def assert_stopped_at(command: Command, code: int, err: str, number: int) -> int:
-    """The command ended with one line and a checkpoint of the step that it was in; returns the step."""
+    """The command ended with one line and a checkpoint of its current step. Returns the step."""
     assert code == 128 + number
     match = LINE.fullmatch(err)
     assert match, err
@@ -56,40 +56,40 @@ def assert_stopped_at(command: Command, code: int, err: str, number: int) -> int
     return int(match[1])
 
 
-def assert_goes_on(command: Command, whole: Command, step: int) -> None:
-    """From that very step to what the undisturbed run left; only the checkpoint of the stop is more."""
+def assert_resumes(command: Command, whole: Command, step: int) -> None:
+    """The command resumes from that step, and its files equal the undisturbed run's, apart from the extra checkpoint."""
     out = command.finish().out
-    assert f"going on from step {step}\n" in out
-    assert without_extra_checkpoints(told(command.run), step) == without_extra_checkpoints(
-        told(whole.run), step
+    assert f"resuming from step {step}\n" in out
+    assert without_extra_checkpoints(comparable_records(command.run), step) == without_extra_checkpoints(
+        comparable_records(whole.run), step
     )
     for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
         assert command.run.read_bytes(file) == whole.run.read_bytes(file)
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.soak), signal.SIGTERM])
-def test_a_signal_in_a_step(place: Path, whole: Command, number: int) -> None:
+def test_a_signal_during_a_step(place: Path, whole: Command, number: int) -> None:
     cut = Command(place, f"cut-{number}")
     process = cut.start(SLOW_STEPS)
     cut.wait_for(process, 4)
     process.send_signal(number)
     result = ended(process)
-    assert "stopping after this step, with a checkpoint; a second signal stops at once\n" in result.out
+    assert "stopping after this step and saving a checkpoint; a second signal stops at once\n" in result.out
     step = assert_stopped_at(cut, result.code, result.err, number)
     assert 4 <= step < 12
-    assert_goes_on(cut, whole, step)
+    assert_resumes(cut, whole, step)
 
 
-def test_a_signal_in_evaluation_is_obeyed_before_its_end(place: Path, whole: Command) -> None:
-    """The evaluation is made after the run goes on, once."""
+def test_a_signal_during_an_evaluation_stops_it(place: Path, whole: Command) -> None:
+    """The evaluation is made once, after the run resumes."""
     cut = Command(place, "evaluation")
     stop = {"module": "tailor.methods.next_token", "name": "NextToken.evaluate", "does": "stop", "call": 4}
     result = cut(stop)
-    # An evaluation has three micro-batches, so the fourth is the first one of that at step 4.
+    # An evaluation has three micro-batches, so the fourth is the first one of the evaluation at step 4.
     step = assert_stopped_at(cut, result.code, result.err, signal.SIGTERM)
     assert step == 4
-    assert [record["step"] for record in told(cut.run) if record["kind"] == "evaluation"] == [2]
-    assert_goes_on(cut, whole, step)
+    assert [record["step"] for record in comparable_records(cut.run) if record["kind"] == "evaluation"] == [2]
+    assert_resumes(cut, whole, step)
 
 
 def test_a_second_signal_stops_at_once(place: Path) -> None:

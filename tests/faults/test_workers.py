@@ -1,4 +1,4 @@
-"""Workers of their own that are killed, with their command or without it."""
+"""Ray workers that are killed, with or without the command that started them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from tests.faults.test_signals import assert_goes_on, assert_stopped_at
+from tests.faults.test_signals import assert_resumes, assert_stopped_at
 from tests.helpers.killing import (
     PATIENCE,
     Command,
     assert_equal_runs,
+    comparable_records,
     ended,
     make_place,
     moments,
     processes_of,
-    told,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -45,21 +45,21 @@ def whole(place: Path) -> Command:
 
 
 def losses(command: Command) -> list[float]:
-    return [record["loss"] for record in told(command.run) if "loss" in record]
+    return [record["loss"] for record in comparable_records(command.run) if "loss" in record]
 
 
-def assert_nothing_is_left_of(session: int) -> None:
+def assert_no_process_remains(session: int) -> None:
     deadline = time.monotonic() + PATIENCE
-    while left := processes_of(session):
-        assert time.monotonic() < deadline, left
+    while remaining := processes_of(session):
+        assert time.monotonic() < deadline, remaining
         time.sleep(0.2)
 
 
-def test_a_run_goes_on_by_itself_when_a_worker_is_killed(place: Path, whole: Command) -> None:
+def test_a_run_restarts_by_itself_when_a_worker_is_killed(place: Path, whole: Command) -> None:
     cut = Command(place, "worker", TWO)
     out = cut.finish({**STEP, "does": "kill", "call": 6, "rank": 1, "once": str(place / "killed")}).out
-    cause = "the process of worker 1 died, killed from outside or for want of memory"
-    assert f"{cause}; starting again from the last checkpoint\n" in out
+    cause = "the process of worker 1 died: it was killed, or the node ran out of memory"
+    assert f"{cause}; restarting from the last checkpoint\n" in out
     status = json.loads(cut.run.read_text("status.json"))
     assert [failure["error"] for failure in status["failures"]] == [cause]
     assert_equal_runs(cut.run, whole.run)
@@ -67,7 +67,7 @@ def test_a_run_goes_on_by_itself_when_a_worker_is_killed(place: Path, whole: Com
 
 @pytest.mark.soak
 def test_two_workers_then_one_then_four_give_one_curve(place: Path, whole: Command) -> None:
-    """The command is killed, then its whole group; no process of either is left to write into the folder."""
+    """First the command is killed, then its whole process group. In both cases no process remains that could write."""
     for number, workers in enumerate((2, 1)):
         cut = Command(place, "changing", (f"scale.workers={workers}",))
         process = cut.start(SLOW_STEPS)
@@ -77,18 +77,18 @@ def test_two_workers_then_one_then_four_give_one_curve(place: Path, whole: Comma
         else:
             process.kill()
         assert ended(process).code == -signal.SIGKILL
-        assert_nothing_is_left_of(process.pid)
+        assert_no_process_remains(process.pid)
     cut = Command(place, "changing", ("scale.workers=4",))
     cut.finish()
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-5)
-    assert [(r["kind"], r.get("step")) for r in told(cut.run)] == [
-        (r["kind"], r.get("step")) for r in told(whole.run)
+    assert [(r["kind"], r.get("step")) for r in comparable_records(cut.run)] == [
+        (r["kind"], r.get("step")) for r in comparable_records(whole.run)
     ]
     adapter, expected = (
         load_file(command.run.local_path("adapter/adapter_model.safetensors")) for command in (cut, whole)
     )
     assert_close(adapter, expected, atol=1e-5, rtol=1e-4)
-    # Control: another seed is another curve.
+    # Control: another seed gives another curve.
     other = Command(place, "other", ("train.seed=1", "train.micro_batch_size=2"))
     other.finish()
     assert losses(other) != pytest.approx(losses(whole), abs=1e-3)
@@ -101,7 +101,7 @@ def test_two_workers_then_one_then_four_give_one_curve(place: Path, whole: Comma
         pytest.param(signal.SIGTERM, False, id="SIGTERM to the command", marks=pytest.mark.soak),
     ],
 )
-def test_a_signal_saves_the_step_at_hand(place: Path, whole: Command, number: int, to_all: bool) -> None:
+def test_a_signal_saves_the_current_step(place: Path, whole: Command, number: int, to_all: bool) -> None:
     """A terminal sends Ctrl-C to every process of the group, `ray job stop` SIGTERM to the command alone."""
     cut = Command(place, f"signal-{number}", TWO)
     process = cut.start(SLOW_STEPS)
@@ -113,12 +113,12 @@ def test_a_signal_saves_the_step_at_hand(place: Path, whole: Command, number: in
     result = ended(process)
     step = assert_stopped_at(cut, result.code, result.err, number)
     assert 4 <= step < 12
-    assert_nothing_is_left_of(process.pid)
-    assert_goes_on(cut, whole, step)
+    assert_no_process_remains(process.pid)
+    assert_resumes(cut, whole, step)
 
 
 @pytest.mark.soak
-def test_a_signal_in_preparation_by_ray_ends_the_command(place: Path) -> None:
+def test_a_signal_during_preparation_with_ray_ends_the_command(place: Path) -> None:
     cut = Command(place, "early", (*TWO, "data.store=tokens-early"))
     by_ray = {"module": "tailor.onray.prepare", "name": "SMALL_ON_CLUSTER", "does": "set", "value": 0}
     process = cut.start(by_ray, {"module": "tailor.encode.prepare", "name": "_publish", "does": "stop"})
@@ -127,11 +127,11 @@ def test_a_signal_in_preparation_by_ray_ends_the_command(place: Path) -> None:
     assert result.err.startswith("tailor: interrupted before training began; there is no checkpoint yet"), (
         result.err
     )
-    assert_nothing_is_left_of(process.pid)
+    assert_no_process_remains(process.pid)
 
 
 @pytest.mark.soak
-def test_without_retries_the_error_is_told(place: Path) -> None:
+def test_without_retries_the_error_is_raised(place: Path) -> None:
     cut = Command(place, "none", (*TWO, "scale.max_failures=0"))
     result = cut({**STEP, "does": "kill", "call": 4, "rank": 1})
     assert result.code == 1
@@ -140,15 +140,15 @@ def test_without_retries_the_error_is_told(place: Path) -> None:
 
 
 @pytest.mark.soak
-def test_a_worker_that_raises_is_started_again_once(place: Path, whole: Command) -> None:
+def test_a_worker_that_raises_is_restarted_once(place: Path, whole: Command) -> None:
     once = Command(place, "raises", TWO)
     once.finish({**STEP, "does": "raise", "call": 6, "rank": 1, "once": str(place / "raised")})
     assert_equal_runs(once.run, whole.run)
-    # The same error at the same step again is not tried for ever.
+    # The same error at the same step is not retried again.
     always = Command(place, "raises-always", (*TWO, "scale.max_failures=9"))
     result = always({**STEP, "does": "raise", "call": 0, "if": ", 5, ", "rank": 1})
     assert result.code == 1
-    assert "worker 1 stopped: RuntimeError: disturbed; the traceback is in" in result.err
+    assert "worker 1 failed: RuntimeError: disturbed; the traceback is in" in result.err
     assert len(json.loads(always.run.read_text("status.json"))["failures"]) == 1
     assert "RuntimeError: disturbed" in always.run.read_text("logs/worker-1.log")
 
@@ -174,7 +174,7 @@ def test_killed_at_random_moments(place: Path, whole: Command) -> None:
             else:
                 process.kill()
             ended(process)
-            assert_nothing_is_left_of(process.pid)
+            assert_no_process_remains(process.pid)
             cut.finish()
         assert_equal_runs(cut.run, whole.run)
         counts[kind] += 1

@@ -181,8 +181,8 @@ def moments(seed: int, number: int, longest: float) -> list[float]:
     return [generator.uniform(0.0, longest) for _ in range(number)]
 
 
-def told(run: Store) -> list[dict[str, Any]]:
-    """The metric lines of a run but for what a clock or the machine's memory decides."""
+def comparable_records(run: Store) -> list[dict[str, Any]]:
+    """The records of a run's log without the values that depend on time or on the machine's memory."""
     return [
         {key: value for key, value in record.items() if key not in OF_THE_CLOCK}
         for record in read(run)
@@ -201,7 +201,7 @@ def left_by_a_finished_run(run: Store) -> dict[str, Any]:
     adapter = run.local_path("adapter")
     return {
         "status": read_json(run, "status.json")["state"],
-        "records": told(run),
+        "records": comparable_records(run),
         "best": best_step(run),
         "checkpoints": run.join("checkpoints").names(),
         "adapter": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Rows:
         method = method or Sft(name="sft", train_on="assistant")
         shown = preview(made, self.model, method, split="train", rows=len(rows))
         return [
-            [*map(_marked, one.examples)] or [f"! {one.note.removeprefix('left out, ')}"] for one in shown
+            [*map(_marked, one.examples)] or [re.sub(r"^left out \((\w+)\)", r"! \1", one.note)]
+            for one in shown
         ]
 
     def prepared(self, rows: list[Any], *, method: Method | None = None, **data: Any) -> Prepared:

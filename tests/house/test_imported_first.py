@@ -1,7 +1,7 @@
-"""A module of another package can be the first that imports tailor: no import leads back to the module itself.
+"""A module of another package can be the first one that imports tailor, without a circular import.
 
-`tailor` loads such a module itself, while it builds the type of a recipe: a test or a notebook that begins with the
-module must not run into the same import half done.
+tailor imports the modules that other packages register while it builds the type of a recipe. A test or notebook may
+import such a module first; then tailor must not find it half imported.
 """
 
 from __future__ import annotations
@@ -9,36 +9,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.docs.test_pages import blocks
-from tests.helpers.extensions import documented, make_distribution
+from tests.helpers.extensions import documented
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "A method": ("focal_spec", "focal_loss"),
+    "A data format": ("faq_format",),
     "An export form": ("vllm_export",),
     "A tracker": ("csv_tracker.section", "csv_tracker.tracker"),
+    "A strategy": ("bf16_reduce_spec", "bf16_reduce_training"),
     "An evaluation task": ("matches_task", "matches_evaluator"),
 }
 """Section of docs/extending.md -> modules of its package."""
-STRATEGY = """\
-from typing import Literal
-
-from tailor.spec.strategy import Ddp
-
-
-class Plain(Ddp):
-    name: Literal["plain"]
-"""
 LOADS_EVERY_METHOD = "from tailor.spec.methods.union import Method\n"
 
 
 def import_first(folder: Path, module: str) -> subprocess.CompletedProcess[str]:
-    """Import the module in a new interpreter, then what reads a recipe. The package in `folder` is installed."""
+    """Import the module in a new interpreter, then `tailor.spec.load`. The package in `folder` is installed."""
     return subprocess.run(
         [sys.executable, "-c", f"import {module}; import tailor.spec.load"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
@@ -47,31 +38,11 @@ def import_first(folder: Path, module: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def format_of_the_page() -> Mapping[str, str]:
-    texts = [text for _, text, _ in blocks((ROOT / "docs" / "extending.md").read_text(), "python")]
-    (code,) = (text for text in texts if text.startswith("# faq_format.py"))
-    return {"faq_format.py": code}
-
-
 @pytest.mark.parametrize(
     ("section", "module"), [(section, module) for section, modules in SECTIONS.items() for module in modules]
 )
-def test_a_package_of_the_page(section: str, module: str, tmp_path: Path) -> None:
+def test_a_package_of_the_extensions_page(section: str, module: str, tmp_path: Path) -> None:
     done = import_first(documented(tmp_path, section), module)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_format(tmp_path: Path) -> None:
-    points = {"tailor.formats": {"faq": "faq_format:FAQ"}}
-    done = import_first(make_distribution(tmp_path, "faq-format", format_of_the_page(), points), "faq_format")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_strategy(tmp_path: Path) -> None:
-    points = {"tailor.strategies": {"plain": "plain_strategy:Plain"}}
-    done = import_first(
-        make_distribution(tmp_path, "plain", {"plain_strategy.py": STRATEGY}, points), "plain_strategy"
-    )
     assert done.returncode == 0, done.stderr
 
 
@@ -81,4 +52,4 @@ def test_control_a_section_that_imports_all_sections_is_found(tmp_path: Path) ->
     file.write_text(LOADS_EVERY_METHOD + file.read_text())
     done = import_first(folder, "focal_spec")
     assert done.returncode != 0
-    assert "tailor.methods: focal of focal-method cannot be loaded" in done.stderr
+    assert "tailor.methods: focal of the package focal-method cannot be loaded" in done.stderr

@@ -1,4 +1,4 @@
-"""Who may import whom: module by module, imports inside functions and under TYPE_CHECKING included."""
+"""Which modules may import which, including imports inside functions and under TYPE_CHECKING."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAY_IN_TESTS = (
     "tests/helpers/ray_clusters.py",
     "tests/kube/test_autoscaled.py",
 )
-"""Tests that start Ray, or compare with its own code."""
+"""Tests that start Ray or compare with its code."""
 
 Graph = Mapping[str, set[str]]
 
@@ -35,7 +35,7 @@ def sources(package: str = "tailor") -> dict[str, str]:
 
 @cache
 def imported(code: str) -> tuple[tuple[str, str], ...]:
-    """What the code imports, wherever it does: (module, name in it), and ("a.b", "") for `import a.b`."""
+    """All imports of the code: (module, name in it), and ("a.b", "") for `import a.b`."""
     found = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -88,7 +88,7 @@ def cycles(edges: Graph) -> list[list[str]]:
 
 
 def packages(edges: Graph) -> Graph:
-    """The same between the packages and modules right below `tailor`."""
+    """The import graph of the packages and modules directly in `tailor`."""
     found: dict[str, set[str]] = {}
     for name, others in edges.items():
         own = name.split(".")[1] if "." in name else ""
@@ -129,7 +129,7 @@ def contracts() -> dict[str, dict[str, Any]]:
 
 
 def below_tailor() -> set[str]:
-    """Packages and modules right below `tailor`."""
+    """Packages and modules directly in `tailor`."""
     return {name.split(".")[1] for name in sources() if "." in name}
 
 
@@ -166,4 +166,4 @@ def test_few_tests_import_ray() -> None:
 def test_control_an_import_of_ray_is_found() -> None:
     codes = {"a": "def late():\n    from ray.util import f", "b": "import rayon", "c": "import_module('ray')"}
     assert importers_of_ray(codes) == {"a", "c"}
-    assert importers_of_ray(sources()), "the package's own"
+    assert importers_of_ray(sources()), "the imports of tailor.onray"

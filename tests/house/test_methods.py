@@ -1,4 +1,4 @@
-"""No code outside `tailor/methods` and `tailor/spec` asks which method a run has: traits of the spec class say what differs."""
+"""No code outside `tailor/methods` and `tailor/spec` tests for a method; it uses the traits of the spec class."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ALLOWED = ("methods/", "spec/")
 
 
 def by_method(code: str) -> Iterator[tuple[int, str]]:
-    """(line, code) of what depends on a method's class or name."""
+    """(line, code) of each test for a method's class or name."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
             if {one.id for one in ast.walk(node.args[1]) if isinstance(one, ast.Name)} & CLASSES:
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
-            asks = [side for side in sides if _is_a_name(side)]
-            others = [side for side in sides if side not in asks]
+            names = [side for side in sides if _is_a_name(side)]
+            others = [side for side in sides if side not in names]
             texts = {one.value for s in others for one in ast.walk(s) if isinstance(one, ast.Constant)}
             groups = {s.id for s in sides if isinstance(s, ast.Name)} & {"ANSWERS", "CUT_METHODS"}
-            if asks and ((texts and texts <= NAMES) or groups):
+            if names and ((texts and texts <= NAMES) or groups):
                 yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Match) and _is_a_name(node.subject):
             texts = {
@@ -42,7 +42,7 @@ def by_method(code: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_a_name(node: ast.expr) -> bool:
-    """`x.name`, `x["name"]` or `name`, but not of a strategy, task or column."""
+    """Whether it is a method's `x.name`, `x["name"]` or `name`, not that of a strategy, task or column."""
     text = ast.unparse(node)
     return text in ("name", "method") or text.endswith(
         ("method.name", "method['name']", "method']['name']", "spec.name")
@@ -83,5 +83,5 @@ def test_control_a_test_by_method_is_found(code: str) -> None:
         "method.embeds",
     ],
 )
-def test_control_other_code_is_not(code: str) -> None:
+def test_control_other_code_is_not_found(code: str) -> None:
     assert not list(by_method(code))

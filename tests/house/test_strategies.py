@@ -1,4 +1,4 @@
-"""No code asks which strategy a run has, but for the strategies' own: traits of the spec class say what differs."""
+"""Only the strategies' own code tests for a strategy; other code uses the traits of the spec class."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAMES = set(STRATEGIES.names())
 OWN = {
     "plan/deepspeed.py": "DeepSpeed's settings",
     "spec/rules/deepspeed.py": "the user's own DeepSpeed JSON",
-    "spec/visibility.py": "the same file, where a run on other machines must see it",
+    "spec/visibility.py": "the user's DeepSpeed JSON, which other machines must reach",
     "train/strategy/deepspeed.py": "its own spec",
     "train/strategy/fsdp.py": "its own spec",
 }
 
 
 def by_strategy(code: str) -> Iterator[tuple[int, str]]:
-    """(line, code) of what depends on a strategy's class or name."""
+    """(line, code) of each test for a strategy's class or name."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
             if {one.id for one in ast.walk(node.args[1]) if isinstance(one, ast.Name)} & CLASSES:

@@ -1,6 +1,6 @@
 """Docstrings, comments, messages, documents and recipes use the field's words, in American spelling.
 
-Names of the code are not looked at, and neither is what stands in backticks or in code blocks.
+Names in the code, backticks and code blocks are not checked.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CODE = re.compile(r"^ *(```|~~~).*?^ *\1|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 
 def private_words(text: str) -> Iterator[tuple[int, str, str]]:
-    """(line, word, better) of the words that a reader of the field would not use here."""
+    """(line, word, better word) of words that are not the field's words."""
     plain = _CODE.sub(lambda match: "\n" * match[0].count("\n"), text)
     for pattern, better in INSTEAD.items():
         for match in re.finditer(rf"\b(?:{pattern})\b", plain, re.IGNORECASE):
@@ -59,7 +59,7 @@ def private_words(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def prose(code: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of the comments, docstrings and other texts of several words in a module."""
+    """(line, text) of the comments, docstrings and other texts with several words in a module."""
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string

@@ -1,4 +1,4 @@
-"""A small recipe and cluster file, and what is written from them."""
+"""A small recipe and cluster file, and the objects generated from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def objects(
     overrides: Sequence[str] = (),
     kind: manifest.Kind = "RayJob",
 ) -> list[dict[str, Any]]:
-    """What is written for the recipe's and the cluster file's text."""
+    """The Kubernetes objects for the texts of a recipe and a cluster file."""
     loaded = manifest.load_cluster(str(write(folder, cluster, "cluster.yaml")))
     path = str(write(folder, recipe, "recipe.yaml"))
     judged = manifest.load_recipe(path, loaded, overrides)

@@ -1,4 +1,4 @@
-"""KubeRay 1.7's rules for what stands around the pods, as models; the pods themselves by Kubernetes' schemas.
+"""Validation of manifests: pydantic models of KubeRay 1.7's objects, and Kubernetes' schemas for the pods.
 
 The fields and limits are those of the v1 types and of the operator's validation.
 """
@@ -12,7 +12,7 @@ import kubernetes_validate
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 KUBERNETES = ("1.29", "1.37")
-"""The versions whose schemas the pods must fit."""
+"""The versions against whose schemas the pods are validated."""
 
 Label = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -146,7 +146,7 @@ def pods(value: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def problems(value: dict[str, Any]) -> list[str]:
-    """What KubeRay or Kubernetes would refuse in an object."""
+    """The errors for which KubeRay or Kubernetes would reject an object."""
     if value["kind"] not in KINDS:
         return _schema(value)
     try:

@@ -1,4 +1,4 @@
-"""Cluster files that were broken at random end in problems, never in a traceback."""
+"""Randomly corrupted cluster files give problems, never a traceback."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ job: {ttl_seconds_after_finished: 1, backoff_limit: 2}
 """
 
 
-def test_random_mistakes() -> None:
-    chance = random.Random(0)
+def test_random_errors() -> None:
+    generator = random.Random(0)
     good = parse(FULL, "c.yaml")
     judge(good, Cluster, (check.problems,))
-    refused = 0
+    rejected = 0
     for _ in range(1000):
         document = copy.deepcopy(good)
-        document.values = broken(good.values, chance)
+        document.values = broken(good.values, generator)
         try:
             judge(document, Cluster, (check.problems,))
         except RecipeError as error:
-            refused += 1
+            rejected += 1
             for problem in error.problems:
                 assert "\n" not in str(problem)
                 assert problem.line > 0
-    assert 500 < refused < 1000
+    assert 500 < rejected < 1000

@@ -1,4 +1,4 @@
-"""The exact texts of what is wrong with a cluster file. `pytest tests/kube --update-fixtures` writes them anew."""
+"""The exact error messages for cluster files. `pytest tests/kube --update-fixtures` updates them."""
 
 from __future__ import annotations
 

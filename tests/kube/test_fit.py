@@ -1,4 +1,4 @@
-"""A recipe that cannot run on a cluster is refused at its place, before anything is applied."""
+"""A recipe that cannot run on a cluster is an error with its position, before anything is applied."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CLAIMS = CLUSTER + (
     "image_files: [/opt/tailor/recipes]\n"
 )
 OWN_FOLDER = (
-    "is a folder of each pod for itself, lost with it; write s3://…, or a folder below the mount of a claim in "
-    "volumes of the cluster file"
+    "is a separate folder in each pod, deleted with the pod; write s3://…, or a folder on a claim in volumes of the "
+    "cluster file"
 )
-MEND = "put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)"
+HINT = "put it on s3://… or hf://…, on a claim in volumes, or in the image (image_files)"
 
 
-def refusals(folder: Path, cluster: str, *overrides: str) -> list[str]:
+def errors(folder: Path, cluster: str, *overrides: str) -> list[str]:
     try:
         objects(folder, RECIPE, cluster, overrides)
     except RecipeError as error:
@@ -37,71 +37,81 @@ def refusals(folder: Path, cluster: str, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "override", "refusal"),
+    ("cluster", "override", "error"),
     [
         (CLUSTER, "scale.workers=3", None),
         (
             CLUSTER,
             "scale.gpu=true",
-            "scale.gpu: is true, but worker.gpu of the cluster file is 0; set it, or scale.gpu: auto",
+            "scale.gpu: is true, but worker.gpu in the cluster file is 0; set worker.gpu, or scale.gpu: auto",
         ),
         (GPUS, "scale.workers=4", None),
         (
             GPUS,
             "scale.workers=6",
             (
-                "scale.workers: 6 of the 8 GPUs of 2 pods would train, and the others stay idle; "
+                "scale.workers: 6 workers use only 6 of the 8 GPUs of 2 pods; "
                 "set scale.workers: 8, or worker.gpu: 3 in the cluster file"
             ),
         ),
         (
             GPUS,
             "scale={workers: 4, gpu: false}",
-            "scale.gpu: is false, and worker.gpu of the cluster file is 4: GPUs would stay idle",
+            "scale.gpu: is false, but worker.gpu in the cluster file is 4, so these GPUs would be unused",
         ),
         (HEAD, "scale.workers=1", None),
-        (HEAD, "scale.workers=2", "scale.workers: needs 2 GPUs, and the head, which trains, has 1"),
+        (
+            HEAD,
+            "scale.workers=2",
+            (
+                "scale.workers: needs 2 GPUs, but head.gpu in the cluster file is 1, and only the head trains "
+                "without a worker section"
+            ),
+        ),
         (CLUSTER, "scale.cpus_per_worker=4", None),
         (
             CLUSTER,
             "scale.cpus_per_worker=5",
-            "scale.cpus_per_worker: asks for 5 CPUs in a pod (1 workers); worker.cpu of the cluster file is 4",
+            "scale.cpus_per_worker: needs 5 CPUs per pod (1 worker), but worker.cpu in the cluster file is 4",
         ),
         (
             GPUS,
             "scale={workers: 4, cpus_per_worker: 2}",
-            "scale.cpus_per_worker: asks for 8 CPUs in a pod (4 workers); worker.cpu of the cluster file is 4",
+            "scale.cpus_per_worker: needs 8 CPUs per pod (4 workers), but worker.cpu in the cluster file is 4",
         ),
         (
             CLUSTER,
             "scale.address=auto",
-            "scale.address: has no place on Kubernetes: the job joins the cluster that it is given",
+            "scale.address: cannot be set on Kubernetes, where a job joins its own cluster; remove it",
         ),
         (
             CLUSTER,
             "model.attention=flash_attention_2",
-            "model.attention: flash_attention_2 needs a GPU; worker.gpu of the cluster file is 0",
+            "model.attention: flash_attention_2 needs a GPU, but worker.gpu in the cluster file is 0",
         ),
         (CLUSTER + "autoscaler: {max_pods: 8}\n", "scale.workers=8", None),
         (
             CLUSTER + "autoscaler: {max_pods: 2}\n",
             "scale.workers=3",
-            "scale.workers: needs 3 pods; autoscaler.max_pods of the cluster file is 2",
+            "scale.workers: needs 3 pods, but autoscaler.max_pods in the cluster file is 2",
         ),
         (CLUSTER, "save.resume=never", None),
         (
             CLUSTER + "job: {backoff_limit: 1}\n",
             "save.resume=never",
-            "save.resume: never refuses what a retry must go on with; write auto, or job.backoff_limit: 0",
+            (
+                "save.resume: never prevents retries from resuming the run; set save.resume: auto, "
+                "or job.backoff_limit: 0 in the cluster file"
+            ),
         ),
     ],
 )
-def test_scale(cluster: str, override: str, refusal: str | None, tmp_path: Path) -> None:
-    assert refusals(tmp_path, cluster, override) == ([refusal] if refusal else [])
+def test_scale(cluster: str, override: str, error: str | None, tmp_path: Path) -> None:
+    assert errors(tmp_path, cluster, override) == ([error] if error else [])
 
 
 @pytest.mark.parametrize(
-    ("to", "refusal"),
+    ("to", "error"),
     [
         ("s3://bucket/elsewhere", None),
         ("gs://bucket/runs/x", None),
@@ -113,24 +123,24 @@ def test_scale(cluster: str, override: str, refusal: str | None, tmp_path: Path)
         ("/mnt/runs-b/x", f"/mnt/runs-b/x {OWN_FOLDER}"),
         ("/mnt/runs/../x", f"/mnt/runs/../x (/mnt/x in a pod) {OWN_FOLDER}"),
         ("/scratch/x", f"/scratch/x {OWN_FOLDER}"),
-        ("/data/x", "/data/x lies on data, which the cluster file mounts read_only"),
+        ("/data/x", "/data/x is on the claim data, which the cluster file mounts read_only"),
         (
             "memory://x",
-            "is in one process's memory; write s3://… or a folder below a claim of the cluster file",
+            "memory:// is only visible to one process; write s3://… or a folder on a claim in volumes of the cluster file",
         ),
         (
             "https://host/x",
-            "https://host/x cannot be written; write s3://… or a folder below a claim of the cluster file",
+            "https://host/x cannot be written; write s3://… or a folder on a claim in volumes of the cluster file",
         ),
     ],
 )
 @pytest.mark.parametrize("key", ["save.to", "data.store"])
-def test_what_is_written_is_shared(key: str, to: str, refusal: str | None, tmp_path: Path) -> None:
-    assert refusals(tmp_path, CLAIMS, f"{key}={to}") == ([f"{key}: {refusal}"] if refusal else [])
+def test_written_folders_must_be_shared(key: str, to: str, error: str | None, tmp_path: Path) -> None:
+    assert errors(tmp_path, CLAIMS, f"{key}={to}") == ([f"{key}: {error}"] if error else [])
 
 
 @pytest.mark.parametrize(
-    ("path", "seen"),
+    ("path", "reachable"),
     [
         ("s3://bucket/*.jsonl", True),
         ("hf://owner/rows", True),
@@ -143,45 +153,45 @@ def test_what_is_written_is_shared(key: str, to: str, refusal: str | None, tmp_p
         ("../recipes/rows.jsonl", False),
     ],
 )
-def test_data_that_pods_see(path: str, seen: bool, tmp_path: Path) -> None:
-    expected = f"data.train.0.path: {path} is on this machine, and pods don't see it; {MEND}"
-    assert refusals(tmp_path, CLAIMS, f"data.train.0.path={path}") == ([] if seen else [expected])
+def test_data_must_be_reachable(path: str, reachable: bool, tmp_path: Path) -> None:
+    expected = f"data.train.0.path: {path} is on this machine, and pods cannot read it; {HINT}"
+    assert errors(tmp_path, CLAIMS, f"data.train.0.path={path}") == ([] if reachable else [expected])
 
 
-def test_rows_of_the_final_evaluation_that_pods_see(tmp_path: Path) -> None:
+def test_rows_of_the_final_evaluation_must_be_reachable(tmp_path: Path) -> None:
     tasks = "evaluate.final.tasks=[{name: perplexity}, {name: facts, data: {path: FACTS}}]"
     own = "evaluate.final.data.evaluation=[{path: ROWS}]"
     for rows, facts in (("hf://owner/rows", "/data/facts.jsonl"), ("rows.jsonl", "facts.jsonl")):
-        mine = [
-            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods don't see it; {MEND}",
-            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods don't see it; {MEND}",
+        expected = [
+            f"evaluate.final.data.evaluation.0.path: {rows} is on this machine, and pods cannot read it; {HINT}",
+            f"evaluate.final.tasks.1.data.path: {facts} is on this machine, and pods cannot read it; {HINT}",
         ]
-        asked = (own.replace("ROWS", rows), tasks.replace("FACTS", facts))
-        assert sorted(refusals(tmp_path, CLAIMS, *asked)) == ([] if rows.startswith("hf") else mine)
+        overrides = (own.replace("ROWS", rows), tasks.replace("FACTS", facts))
+        assert sorted(errors(tmp_path, CLAIMS, *overrides)) == ([] if rows.startswith("hf") else expected)
 
 
-def test_models_that_pods_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_must_be_reachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for path in ("org/base", "gpt2", "/data/base", "recipes/quickstart/base"):
-        assert refusals(tmp_path, CLAIMS, f"model.path={path}") == []
+        assert errors(tmp_path, CLAIMS, f"model.path={path}") == []
     (tmp_path / "org" / "base").mkdir(parents=True)
     for path in ("org/base", "./base", "/models/base", "a/b/c"):
-        expected = f"model.path: {path} is on this machine, and pods don't see it; {MEND}"
-        assert refusals(tmp_path, CLAIMS, f"model.path={path}") == [expected]
+        expected = f"model.path: {path} is on this machine, and pods cannot read it; {HINT}"
+        assert errors(tmp_path, CLAIMS, f"model.path={path}") == [expected]
 
 
-def test_templates_that_pods_see(tmp_path: Path) -> None:
+def test_templates_must_be_reachable(tmp_path: Path) -> None:
     own = write(tmp_path, "{{ messages }}", "own.jinja")
     for name in ("chatml", str(own), "/data/own.jinja"):
-        assert refusals(tmp_path, CLAIMS, f"data.template={name}") == []
-    missing = f"data.template: no built-in template and no file that pods see: none.jinja; {MEND}"
-    assert refusals(tmp_path, CLAIMS, "data.template=none.jinja") == [missing]
+        assert errors(tmp_path, CLAIMS, f"data.template={name}") == []
+    missing = f"data.template: no built-in template and no file that pods see: none.jinja; {HINT}"
+    assert errors(tmp_path, CLAIMS, "data.template=none.jinja") == [missing]
     in_image = CLAIMS + "recipe_path: /opt/tailor/recipes/x.yaml\n"
-    (refusal,) = refusals(tmp_path, in_image, f"data.template={own}")
-    assert refusal.startswith("data.template: no built-in template and no file that pods see")
+    (error,) = errors(tmp_path, in_image, f"data.template={own}")
+    assert error.startswith("data.template: no built-in template and no file that pods see")
 
 
-def test_problems_stand_in_the_recipe(tmp_path: Path) -> None:
+def test_problems_have_positions_in_the_recipe(tmp_path: Path) -> None:
     text = RECIPE.replace("s3://bucket/runs/x", "runs/x") + "scale: {gpu: true}\n"
     with pytest.raises(RecipeError) as caught:
         objects(tmp_path, text, CLUSTER)
@@ -201,14 +211,14 @@ def test_problems_stand_in_the_recipe(tmp_path: Path) -> None:
 def test_s3_without_credentials_is_noted(extra: str, noted: bool, tmp_path: Path) -> None:
     cluster = load_cluster(str(write(tmp_path, CLUSTER + extra, "cluster.yaml")))
     recipe = load_recipe(write(tmp_path, RECIPE, "recipe.yaml"), check_files=False)
-    assert [note[:25] for note in fit.notes(recipe, cluster)] == ["the recipe names s3://, b"] * noted
+    assert [note[:25] for note in fit.notes(recipe, cluster)] == ["the recipe uses s3://, bu"] * noted
 
 
 @pytest.mark.parametrize(
     ("extra", "noted"),
     [
-        ("", ["track.wandb, ", "track.mlflow,"]),
-        ("secret_env: {WANDB_API_KEY: wandb/key}\n", ["track.mlflow,"]),
+        ("", ["track.wandb n", "track.mlflow "]),
+        ("secret_env: {WANDB_API_KEY: wandb/key}\n", ["track.mlflow "]),
         ("env: {MLFLOW_TRACKING_URI: 'http://mlflow'}\nsecret_env: {WANDB_API_KEY: wandb/key}\n", []),
         ("env_from: [trackers]\n", []),
     ],
@@ -223,8 +233,8 @@ def test_a_tracker_without_its_environment_is_noted(extra: str, noted: list[str]
 
 
 @pytest.mark.parametrize("key", ["save.resume", "model.warm_start"])
-def test_runs_that_pods_see(key: str, tmp_path: Path) -> None:
+def test_runs_must_be_reachable(key: str, tmp_path: Path) -> None:
     for run in ("s3://bucket/runs/a", "/mnt/runs/a"):
-        assert refusals(tmp_path, CLAIMS, f"{key}={run}") == []
-    expected = f"{key}: runs/a is on this machine, and pods don't see it; {MEND}"
-    assert refusals(tmp_path, CLAIMS, f"{key}=runs/a") == [expected]
+        assert errors(tmp_path, CLAIMS, f"{key}={run}") == []
+    expected = f"{key}: runs/a is on this machine, and pods cannot read it; {HINT}"
+    assert errors(tmp_path, CLAIMS, f"{key}=runs/a") == [expected]

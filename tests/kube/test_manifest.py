@@ -1,4 +1,4 @@
-"""What `tailor manifest` writes is what KubeRay and Kubernetes take, for many recipes and clusters."""
+"""The manifests of `tailor manifest` are valid for KubeRay and Kubernetes, for many recipes and cluster files."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _pod(job: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
-MISTAKES: dict[str, Callable[[dict[str, Any]], Any]] = {
+ERRORS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a field of the job": lambda job: job["spec"].update(ttlSeconds=1),
     "ttl without shutdown": lambda job: job["spec"].update(
         shutdownAfterJobFinishes=False, ttlSecondsAfterFinished=1
@@ -98,7 +98,7 @@ MISTAKES: dict[str, Callable[[dict[str, Any]], Any]] = {
         rayStartParams={"num-cpus": "2"}
     ),
     "a long name": lambda job: job["metadata"].update(name="x" * 48),
-    "fewer pods than the least": lambda job: job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].update(
+    "fewer pods than the minimum": lambda job: job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].update(
         replicas=0
     ),
     "a field of the pod": lambda job: _pod(job).update(nodeSelectors={}),
@@ -116,12 +116,12 @@ MISTAKES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_refused(mistake: str, tmp_path: Path) -> None:
-    """Control: the models and schemas see what is wrong."""
+@pytest.mark.parametrize("mistake", ERRORS)
+def test_errors_are_detected(mistake: str, tmp_path: Path) -> None:
+    """Control: the models and schemas detect errors."""
     job = objects(tmp_path)[1]
     assert problems(job) == []
-    MISTAKES[mistake](job)
+    ERRORS[mistake](job)
     assert problems(job)
 
 
@@ -145,7 +145,7 @@ def test_pods_follow_from_the_recipe(tmp_path: Path) -> None:
     assert (scaled["replicas"], scaled["minReplicas"], scaled["maxReplicas"]) == (4, 4, 32)
 
 
-def test_a_cluster_that_stays_may_shrink(tmp_path: Path) -> None:
+def test_a_persistent_cluster_may_shrink(tmp_path: Path) -> None:
     (cluster,) = objects(tmp_path, RECIPES["four"], CLUSTERS["scaled"], kind="RayCluster")
     (group,) = cluster["spec"]["workerGroupSpecs"]
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (0, 0, 32)
@@ -157,31 +157,31 @@ def test_without_workers_the_head_trains(tmp_path: Path) -> None:
     assert "num-cpus" not in cluster["headGroupSpec"]["rayStartParams"]
 
 
-def test_the_config_map_holds_the_whole_recipe(tmp_path: Path) -> None:
-    """What it extends, the overrides and a template of this machine; it loads to the same recipe."""
+def test_the_config_map_contains_the_resolved_recipe(tmp_path: Path) -> None:
+    """With `extends`, overrides and a chat template of this machine. It loads to the same recipe."""
     template = tmp_path / "own.jinja"
     template.write_text("{{ messages }}\n")
     write(tmp_path, RECIPE, "base.yaml")
     recipe = "extends: base.yaml\noptim: {schedule: linear}\n"
     overrides = ["optim.learning_rate=3e-4", f"data.template={template}"]
-    carried, job = objects(tmp_path, recipe, CLUSTER, overrides)
-    assert carried["immutable"]
-    assert carried["data"]["template.jinja"] == template.read_text()
-    inside = write(tmp_path, carried["data"]["recipe.yaml"], "carried.yaml")
+    config_map, job = objects(tmp_path, recipe, CLUSTER, overrides)
+    assert config_map["immutable"]
+    assert config_map["data"]["template.jinja"] == template.read_text()
+    inside = write(tmp_path, config_map["data"]["recipe.yaml"], "resolved.yaml")
     loaded = load_recipe(inside, check_files=False)
-    meant = load_recipe(tmp_path / "recipe.yaml", overrides, check_files=False)
+    expected = load_recipe(tmp_path / "recipe.yaml", overrides, check_files=False)
     assert loaded.data.template == "/etc/tailor/template.jinja"
-    assert loaded.optim == meant.optim
+    assert loaded.optim == expected.optim
     assert loaded.optim.learning_rate == 3e-4
-    assert loaded.model_copy(update={"data": meant.data}) == meant
+    assert loaded.model_copy(update={"data": expected.data}) == expected
     assert job["spec"]["entrypoint"] == "tailor run /etc/tailor/recipe.yaml"
     cluster = job["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
-        assert volumes["recipe"]["configMap"] == {"name": carried["metadata"]["name"]}
+        assert volumes["recipe"]["configMap"] == {"name": config_map["metadata"]["name"]}
 
 
-def test_a_template_that_is_no_text(tmp_path: Path) -> None:
+def test_a_template_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_bytes(b"\xff")
     with pytest.raises(TemplateError, match="not UTF-8"):
         objects(tmp_path, RECIPE, CLUSTER, [f"data.template={tmp_path / 'own.jinja'}"])
@@ -196,7 +196,7 @@ def test_another_recipe_has_another_config_map(tmp_path: Path) -> None:
 
 
 def test_a_recipe_in_the_image(tmp_path: Path) -> None:
-    """Its path and the overrides pass the shell in one piece."""
+    """The path and the overrides are quoted for the shell."""
     (job,) = objects(tmp_path, RECIPE, CLUSTERS["in_image"], ["save.to=s3://b/a b$c"])
     assert job["spec"]["entrypoint"] == ("tailor run '/opt/tailor/recipes/x y.yaml' 'save.to=s3://b/a b$c'")
     volumes = _pod(job)["volumes"]
@@ -228,7 +228,7 @@ def test_gangs(cluster: str, labels: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("auth", ["token", "disabled"])
-def test_authentication_is_said_everywhere(auth: str, tmp_path: Path) -> None:
+def test_authentication_is_set_everywhere(auth: str, tmp_path: Path) -> None:
     job = objects(tmp_path, RECIPE, CLUSTER + f"auth: {auth}\n")[1]
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": auth}
     cluster = job["spec"]["rayClusterSpec"]
@@ -237,12 +237,12 @@ def test_authentication_is_said_everywhere(auth: str, tmp_path: Path) -> None:
         env = {
             entry["name"]: entry.get("value") for entry in template["spec"]["containers"][0].get("env", [])
         }
-        # With a token it is KubeRay that sets it.
+        # With a token, KubeRay sets it.
         assert env.get("RAY_AUTH_MODE") == ("disabled" if auth == "disabled" else None)
 
 
-def test_pods_fit_the_restricted_standard(tmp_path: Path) -> None:
-    """As Kubernetes' Pod Security Standards define it."""
+def test_pods_comply_with_the_restricted_standard(tmp_path: Path) -> None:
+    """As defined in Kubernetes' Pod Security Standards."""
     for kind in manifest.KINDS:
         for value in objects(tmp_path, RECIPE, CLUSTERS["volumes"], kind=kind):
             for template in pods(value) if value["kind"] == kind else []:
@@ -260,8 +260,8 @@ def test_pods_fit_the_restricted_standard(tmp_path: Path) -> None:
                     }
 
 
-def test_the_text_reads_back(tmp_path: Path) -> None:
-    """Also by a YAML 1.1 reader, as Kubernetes' is; texts that look like numbers stay texts."""
+def test_the_text_can_be_parsed(tmp_path: Path) -> None:
+    """Also by a YAML 1.1 parser, such as Kubernetes'. Strings that look like numbers remain strings."""
     cluster = CLUSTER + "env: {A: '2e-4', B: 'on', C: '010', D: '1_0', E: '1:30', F: '0o7'}\n"
     values = objects(tmp_path, RECIPE, cluster)
     text = manifest.text(values, "a\nb")
@@ -283,7 +283,7 @@ def test_the_command(
     assert job["metadata"]["name"] == "my-recipe"
     assert config_map["metadata"]["name"].startswith("my-recipe-")
     assert [line[:30] for line in printed.err.splitlines()] == [
-        "tailor: note: the recipe names",
+        "tailor: note: the recipe uses ",
         "tailor: note: without save.eve",
     ]
     assert main(["manifest", "my_Recipe.yaml", "--cluster", "k8s.yaml", "--kind", "RayCluster"]) == 0
@@ -297,6 +297,6 @@ def test_the_command(
     assert capsys.readouterr().err == "k9s.yaml: no such file; did you mean k8s.yaml?\n"
 
 
-def test_a_wrong_recipe_is_refused_first(tmp_path: Path) -> None:
+def test_a_wrong_recipe_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="schedule"):
         objects(tmp_path, RECIPE, CLUSTER, ["optim.schedule=x"])

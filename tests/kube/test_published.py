@@ -1,4 +1,4 @@
-"""What stands in `cluster/` and `docs/` is what the code says."""
+"""The generated files in `cluster/` and `docs/` are up to date."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_committed_reference_is_current() -> None:
         assert not (line.startswith("| `") and line.endswith("|  |")), line
 
 
-def test_the_commands_print_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_print_schema_and_reference(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema", "--cluster"]) == 0
     assert capsys.readouterr().out == schema_text(Cluster)
     assert main(["schema", "--cluster", "--reference"]) == 0
@@ -67,14 +67,14 @@ def test_shipped_cluster_files(path: Path) -> None:
 
 
 def command(text: str) -> list[str]:
-    """The words after `tailor` in an example's first line."""
+    """The arguments of `tailor` in an example's first line."""
     match = re.match(r"# Written by: tailor (.*)\n", text)
     assert match, "an example begins with its command"
     return shlex.split(match[1])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_are_what_their_command_writes(
+def test_examples_equal_the_output_of_their_command(
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -86,7 +86,7 @@ def test_examples_are_what_their_command_writes(
     assert printed.err == ""
     if request.config.getoption("--update-fixtures"):
         path.write_text(printed.out)
-    assert path.read_text() == printed.out, "write it anew: pytest tests/kube --update-fixtures"
+    assert path.read_text() == printed.out, "update it: pytest tests/kube --update-fixtures"
     for value in yaml.safe_load_all(printed.out):
         assert problems(value) == []
         assert value["kind"] in (*KINDS, "ConfigMap")
@@ -101,8 +101,8 @@ def test_the_version_of_ray() -> None:
     assert f"\nray=={RAY_VERSION}\n" in (ROOT / "constraints.txt").read_text()
 
 
-def test_the_command_starts_light(tmp_path: Path) -> None:
-    """Rendering imports nothing that a laptop without torch would lack, and answers at once."""
+def test_the_command_imports_no_heavy_libraries(tmp_path: Path) -> None:
+    """`tailor manifest` works without torch and Ray, and takes less than a second."""
     heavy = ("torch", "ray", "transformers", "numpy", "pyarrow", "fsspec", "datasets")
     recipe, cluster = ROOT / "recipes" / "cluster-lora.yaml", ROOT / "cluster" / "gpu.yaml"
     code = (

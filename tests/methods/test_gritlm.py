@@ -170,7 +170,7 @@ def test_memory_is_that_of_a_chunk(path: Path, engine: str, tmp_path: Path) -> N
     assert peak(32, whole=True) / peak(16, whole=True) == pytest.approx(2, rel=0.1), "the control"
 
 
-def test_generation_is_the_same_however_it_is_cut(path: Path, split: Split) -> None:
+def test_the_generative_loss_does_not_depend_on_the_micro_batch_size(path: Path, split: Split) -> None:
     model = load(path, adapter=LORA)
     keys = {"mode": "generative"}
     results = {size: chunked(model, split, keys, micro_batch_size=size) for size in (1, 2, 5)}
@@ -208,7 +208,7 @@ def test_the_loss_is_the_weighted_sum_of_both(path: Path, split: Split) -> None:
     assert relative(both, 0.5 * embedding + 3 * generative) < 1e-5
 
 
-def test_equal_answers_are_not_told_from_each_other(path: Path, tmp_path: Path) -> None:
+def test_equal_answers_are_not_negatives_of_each_other(path: Path, tmp_path: Path) -> None:
     same = {1: [9, 9, 9], 2: [9, 9, 9], 4: [9, 9, 9], 5: [9, 9, 9]}
     split = make_grit_store(tmp_path, queries=2, answers=2, others=0, texts=same).split("train")
     model = load(path, adapter=LORA)

@@ -177,7 +177,7 @@ def test_kl_partners_follow_from_the_batch_and_not_from_its_rows() -> None:
 def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An evaluation's batch is all of its rows: matched anew for each micro-batch, it would take quadratic time."""
+    """An evaluation's batch is all of its rows: pairing it again for each micro-batch would take quadratic time."""
     asked: list[int] = []
 
     def counted(batch: Any, examples: int) -> dict[int, int]:
@@ -191,7 +191,7 @@ def test_a_batch_is_matched_once_for_all_of_its_micro_batches(
     alone = {at: method.read(collator, whole, slice(at, at + 1)) for at in range(6)}
     assert asked == [6]
     method.read(collator, other, slice(0, 1))
-    assert asked == [6, 3], "the control: another batch is matched anew"
+    assert asked == [6, 3], "the control: another batch is paired again"
     for at, read in alone.items():
         expected = kl_document(collator.split, at, kl_partners(whole, 6)[at], 64)
         assert read.kl_batch is not None

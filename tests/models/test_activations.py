@@ -89,7 +89,7 @@ def test_every_nth_layer_is_computed_again(path: Path, every: int, again: list[i
     assert [at for at, layer in enumerate(layers) if layer.gradient_checkpointing] == again
 
 
-def test_memory_falls_by_what_is_kept_elsewhere(path: Path) -> None:
+def test_memory_falls_by_the_offloaded_tensors(path: Path) -> None:
     def step(**options: Any) -> Any:
         model = load(path, adapter=True, **options)
         return measured(lambda: model.next_token_loss(batch()).backward())
@@ -105,7 +105,7 @@ def test_memory_falls_by_what_is_kept_elsewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [0, 1])
-def test_a_tiled_feed_forward_block_is_the_whole_one(path: Path, every: int) -> None:
+def test_a_tiled_feed_forward_block_equals_the_untiled_one(path: Path, every: int) -> None:
     model, whole = load(path, every=every, tiled_mlp=True), load(path, every=every)
     losses = [one.next_token_loss(batch()).item() for one in (model, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -150,7 +150,7 @@ def test_a_block_that_mixes_tokens_is_found(path: Path, monkeypatch: pytest.Monk
         load(path, tiled_mlp=True, pack=False)
 
 
-def test_a_block_that_does_not_take_tokens_one_by_one_is_refused(tmp_path: Path) -> None:
+def test_a_block_that_mixes_tokens_by_design_is_rejected(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     FAMILIES["mixtral"].make(tmp_path)

@@ -217,12 +217,12 @@ def test_family(key: str) -> None:
     routers = {*linear.ROUTERS, "lm_head", "embed_out", "experts"}
     assert not routers & set(found.adapters)
     if FAMILIES[key].model_type in CARRIES_OVER:
-        assert "see each other" in found.packs, "what the plan says is what the proof finds"
+        assert "attend to each other" in found.packs, "what the plan says is what the proof finds"
     for why in found.modes.values():
         assert not why or "experts" in why, why
 
 
-def test_control_an_adapter_on_a_router_would_be_seen() -> None:
+def test_control_an_adapter_on_a_router_is_noticed() -> None:
     with TemporaryDirectory() as temporary:
         base = FAMILIES["qwen2_moe"].make(Path(temporary))
         named = {"rank": 4, "target_modules": ["q_proj", "shared_expert_gate"]}
@@ -243,7 +243,7 @@ def test_a_projection_that_the_kernel_reads_itself_takes_no_adapter(tmp_path: Pa
 
 
 @pytest.mark.parametrize("past", [False, True], ids=["called", "read past"])
-def test_an_adapter_that_training_passes_by_is_refused(
+def test_an_adapter_that_the_forward_pass_does_not_use_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past: bool
 ) -> None:
     from transformers.models.llama.modeling_llama import LlamaMLP
@@ -255,7 +255,7 @@ def test_an_adapter_that_training_passes_by_is_refused(
     base = FAMILIES["llama"].make(tmp_path)
     monkeypatch.setattr(LlamaMLP, "forward", forward)
     why = refusal(load_one, base, pack=True, adapter=ADAPTER)
-    assert ("computes past the adapter on model.layers.0.mlp.down_proj" in why) is past
+    assert ("does not use the adapter on model.layers.0.mlp.down_proj" in why) is past
 
 
 def test_joined_documents_train_an_adapter_on_a_4_bit_base(tmp_path: Path) -> None:
@@ -316,18 +316,18 @@ def row_name(family: Family) -> str:
 
 
 REASONS = {
-    "recurrent layers": "The state of its recurrent layers goes on from document to document. Set `data.pack: false`, "
+    "recurrent layers": "Its recurrent layers carry their state over from one document to the next. Set `data.pack: false`, "
     "or join documents with method `pretrain`.",
-    "ALiBi": "Its position biases (ALiBi) count from the start of the row. Set `data.pack: false`, or join documents "
+    "ALiBi": "Its position biases (ALiBi) are counted from the start of the row. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
-    "PEFT puts adapters": "PEFT takes the shared expert's modules for those of the routed experts. Name the attention's "
+    "PEFT did not adapt": "PEFT confuses the modules of the shared expert with those of the routed experts. List the attention "
     "modules in `model.adapter.target_modules`.",
-    "experts.gate_up_proj": "bitsandbytes quantizes linear modules; the experts are held in one tensor and would stay "
-    "as they are.",
-    "see each other": "Its layers carry a state from document to document. Set `data.pack: false`, or join documents "
+    "experts.gate_up_proj": "bitsandbytes quantizes linear modules only; these experts are stored in one tensor, which would "
+    "not be quantized.",
+    "attend to each other": "Its layers carry a state over from one document to the next. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
 }
-"""A part of a refusal's text, and how the table says it."""
+"""A part of an error message -> the note in the table."""
 
 
 def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
@@ -336,6 +336,4 @@ def test_the_table_is_current(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--update-fixtures"):
         TABLE.write_text(text[:start] + table() + text[end:])
     else:
-        assert text[start:end] == table(), (
-            "write it anew: pytest tests/models/test_families.py --update-fixtures"
-        )
+        assert text[start:end] == table(), "update it: pytest tests/models/test_families.py --update-fixtures"

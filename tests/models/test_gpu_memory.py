@@ -70,12 +70,12 @@ def step(model: CausalModel) -> tuple[int, torch.Tensor]:
 def test_offloading_frees_the_layers_inputs_and_changes_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[torch.Tensor] = []
+    offloaded: list[torch.Tensor] = []
     to_host = activations._to_host
 
     def seen(tensor: torch.Tensor) -> torch.Tensor:
-        held.append(to_host(tensor))
-        return held[-1]
+        offloaded.append(to_host(tensor))
+        return offloaded[-1]
 
     kept, gradients = step(load(path))
     model = load(path, activation_offloading=True)
@@ -86,9 +86,9 @@ def test_offloading_frees_the_layers_inputs_and_changes_nothing(
     assert difference <= max(1e-6, 2 * float((again - gradients).norm() / gradients.norm()))
     monkeypatch.setattr(activations, "_to_host", seen)
     step(model)
-    assert all(tensor.is_pinned() and not tensor.is_cuda for tensor in held)
-    inputs = held[0].numel() * held[0].element_size()
-    assert inputs == HIDDEN * TOKENS * held[0].element_size()
+    assert all(tensor.is_pinned() and not tensor.is_cuda for tensor in offloaded)
+    inputs = offloaded[0].numel() * offloaded[0].element_size()
+    assert inputs == HIDDEN * TOKENS * offloaded[0].element_size()
     assert kept - away >= inputs * (LAYERS - 2)
 
 
@@ -102,7 +102,7 @@ def test_tiles_free_the_middle_of_the_feed_forward_blocks(
 
 
 def test_memory_is_given_back_between_evaluation_and_training(tmp_path: Path, path: Path) -> None:
-    """Evaluation rows are longer than training rows; training goes on with what it had."""
+    """Evaluation rows are longer than training rows; training continues with the memory it had."""
     tokens = make_store(tmp_path / "tokens", [60] * 24, evaluation=[500] * 4)
     sections = {
         "data": {"max_length": 2048, "pack": False},

@@ -1,4 +1,4 @@
-"""A model whose code lies in its own folder: loaded wherever the recipe trusts it, and nowhere else."""
+"""A model whose code is in its own folder: loaded wherever the recipe trusts it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-def test_a_trusted_model_is_loaded_or_begun_anew(base: Path, init: str) -> None:
+def test_a_trusted_model_is_loaded_or_initialized(base: Path, init: str) -> None:
     spec = Model.model_validate({"path": str(base), "init": init, "trust_remote_code": True})
     assert type(load_for_training(spec, **LOAD).base).__name__ == "OwnForCausalLM"
 
@@ -41,9 +41,9 @@ def test_a_trusted_model_is_built_without_weights(base: Path) -> None:
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-def test_its_code_does_not_run_unasked(base: Path, init: str) -> None:
+def test_its_code_does_not_run_without_trust(base: Path, init: str) -> None:
     with pytest.raises(
-        ModelError, match="has code of its own, which runs only where it is trusted"
+        ModelError, match="comes with its own code, which is not run unless you trust it"
     ) as caught:
         load_for_training(Model.model_validate({"path": str(base), "init": init}), **LOAD)
     assert "set model.trust_remote_code: true" in str(caught.value.hint)

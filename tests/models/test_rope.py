@@ -111,7 +111,7 @@ def test_the_live_module_holds_the_closed_form(kind: str, base: Path, tmp_path: 
     assert (other - expected).norm() > 0.01 * expected.norm(), "control: the base is another model"
 
 
-def test_control_what_transformers_makes_of_less(base: Path) -> None:
+def test_control_incomplete_parameters_give_other_frequencies(base: Path) -> None:
     """Without the original length, and after the load: silently other frequencies, which the proof refuses."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -124,11 +124,11 @@ def test_control_what_transformers_makes_of_less(base: Path) -> None:
     spec = Model.model_validate({"path": str(base), "rope": KINDS["yarn"]}).rope
     assert spec is not None
     rope.write(late.config, spec, str(base))
-    with pytest.raises(ModelError, match="rotary_emb of LlamaForCausalLM has other frequencies"):
+    with pytest.raises(ModelError, match="the frequencies of rotary_emb in LlamaForCausalLM differ"):
         rope.prove(late, spec)
     good = load(base, KINDS["yarn"])
     good.model.rotary_emb.inv_freq *= 1 + 2e-6
-    with pytest.raises(ModelError, match="other frequencies than yarn gives"):
+    with pytest.raises(ModelError, match="differ from yarn at "):
         rope.prove(good, spec)
 
 
@@ -152,7 +152,7 @@ def test_dynamic_frequencies_do_not_depend_on_what_came_before(base: Path) -> No
 
 
 @pytest.mark.parametrize(("kind", "apart"), [("yarn", True), ("dynamic", False), ("longrope", False)])
-def test_what_a_longer_document_does_to_others_of_its_pack(kind: str, apart: bool, base: Path) -> None:
+def test_a_longer_document_changes_the_frequencies_of_its_pack(kind: str, apart: bool, base: Path) -> None:
     """Why recipes that pack are refused for two kinds: the control of the rule."""
     network = load(base, KINDS[kind])
     attention.register()
@@ -196,11 +196,13 @@ def test_a_model_loaded_in_parts_has_them_too(kind: str, base: Path) -> None:
         ({**KINDS["yarn"], "original_length": 32}, r"original_length is 32, but .* was made for 64 tokens"),
         (
             {**KINDS["longrope"], "long_factor": [1.0], "short_factor": [1.0]},
-            r"short_factor has 1 numbers, and .* has 8 frequencies",
+            r"short_factor has 1 numbers, but .* has 8 RoPE frequencies",
         ),
     ],
 )
-def test_what_does_not_fit_the_base(spec: dict[str, Any], message: str, base: Path) -> None:
+def test_rope_that_does_not_match_the_base_is_rejected(
+    spec: dict[str, Any], message: str, base: Path
+) -> None:
     with pytest.raises(ModelError, match=message):
         load(base, spec)
 
@@ -216,7 +218,7 @@ def test_models_that_cannot_be_scaled(tmp_path: Path) -> None:
         text = json.loads((folder / "config.json").read_text())
         with pytest.raises(ModelError, match=r"no rotary positions|of several kinds"):
             rope.plan.extended(text, Model.model_validate({"path": "x", "rope": KINDS["theta"]}).rope, "x")
-        with pytest.raises(ModelError, match=r"no rotary positions|of several kinds"):
+        with pytest.raises(ModelError, match=r"no rotary position embeddings|of several kinds"):
             load(folder, KINDS["theta"])
 
 
@@ -246,7 +248,7 @@ def test_the_card_of_an_adapter_loads_it_right(tmp_path: Path, capsys: pytest.Ca
     with torch.no_grad():
         expected = load_run(str(run)).model(TOKENS).logits
         assert (found["model"].eval()(TOKENS).logits - expected).norm() < 1e-5 * expected.norm()
-    with pytest.raises(ModelError, match=r"without the rotary positions of model\.rope"):
+    with pytest.raises(ModelError, match=r"without the RoPE parameters of model\.rope"):
         export(str(run), str(tmp_path / "ollama"), Request(form="ollama", weights="adapter"))
 
 
@@ -285,7 +287,7 @@ def test_an_adapter_carries_the_rope_of_its_base(tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(url).rope_parameters["rope_type"] == "yarn"
     values = json.loads((adapter / "base.json").read_text())
     (adapter / "base.json").write_text(json.dumps({**values, "rope": None}))
-    with pytest.raises(ModelError, match="other rotary positions"):
+    with pytest.raises(ModelError, match="different RoPE parameters"):
         average([str(step), str(adapter)], str(tmp_path / "mean3"))
 
 
@@ -303,6 +305,6 @@ def test_a_whole_model_carries_its_rope_and_averages_with_its_like(tmp_path: Pat
     assert plain.config.rope_parameters == mean.config.rope_parameters
     assert plain.config.rope_parameters["rope_type"] == "llama3"
     assert plain.config.max_position_embeddings == mean.config.max_position_embeddings == 4 * L
-    with pytest.raises(ModelError, match="other rotary positions"):
+    with pytest.raises(ModelError, match="different RoPE parameters"):
         average([str(run / "model"), str(tmp_path / "base")], str(tmp_path / "mixed"))
     assert average([str(run / "model"), str(tmp_path / "mean")], str(tmp_path / "alike")), "the control"

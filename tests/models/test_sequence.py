@@ -103,7 +103,7 @@ def without_targets(batch: TokenBatch, start: int, stop: int) -> TokenBatch:
 
 
 def cut_proven(model: CausalModel, group: SequenceGroup, device: torch.device, dtype: torch.dtype) -> bool:
-    return bool(probe.streams_can_be_cut(model, group, device, dtype))
+    return bool(probe.sequence_split_is_exact(model, group, device, dtype))
 
 
 def everything(host: PlainHost, models: dict[Any, Path], tokens: Path) -> dict[Any, Any]:

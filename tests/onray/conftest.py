@@ -1,4 +1,4 @@
-"""A tiny model and tokens that the tests of a folder share, and one Ray of two CPUs."""
+"""Shared by the tests of this folder: a tiny model, tokens, and a local Ray instance with two CPUs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(material: Path) -> Make:
-    """(plan, recipe) of a run in a folder; sections as in a recipe."""
+    """Makes (plan, recipe) of a run in a folder, with sections of a recipe."""
     from tailor.data.token_store import TokenStore
 
     def made(run: str | Path, **sections: Any) -> tuple[Plan, Recipe]:
@@ -55,7 +55,7 @@ def make(material: Path) -> Make:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Ray on this machine, of two CPUs whatever it has."""
+    """A local Ray instance with two CPUs, whatever the machine has."""
     import ray
 
     from tailor import machine
@@ -68,5 +68,5 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run, `runs/tiny`, and question sets, for the tests of evaluations."""
+    """A folder with a finished run, `runs/tiny`, and evaluation rows."""
     return make_place(tmp_path_factory.mktemp("place"))

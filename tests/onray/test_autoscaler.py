@@ -1,4 +1,4 @@
-"""What is asked of an autoscaler, how its report is read, and that nothing stays asked for."""
+"""Requests to the autoscaler: how its report is read, and that no request is left behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tailor.onray import autoscaler
-from tailor.onray.autoscaler import can_bring
+from tailor.onray.autoscaler import can_provide
 from tests.helpers.clock import Clock
 
 GPU = {"CPU": 1.0, "GPU": 1.0}
@@ -16,15 +16,15 @@ Request = list[dict[str, float]]
 
 
 class Control:
-    """Ray's control and an autoscaler that looks every 5 s, as far as requests and reports go."""
+    """Simulates Ray's control service with an autoscaler that updates every 5 s: requests and reports only."""
 
     def __init__(self, clock: Clock, limit: int) -> None:
         self.clock, self.limit = clock, limit
         self.requests: list[Request] = [[]]
-        """Every one that was made, the standing one last."""
+        """All requests so far. The last one is current."""
         self.meanwhile: Callable[[], None] = lambda: None
         self._version = 0
-        self._looked = (0.0, 0, [])  # type: tuple[float, int, Request]
+        self._update = (0.0, 0, [])  # type: tuple[float, int, Request]
 
     def request(self, bundles: Request) -> None:
         self.requests.append(bundles)
@@ -33,13 +33,13 @@ class Control:
         from ray.core.generated import autoscaler_pb2 as messages
 
         self._version += 1
-        when, seen, refused = self._looked
+        when, seen, infeasible = self._update
         if self.clock.now - when >= 5:
-            standing = self.requests[-1]
-            refused = standing if len(standing) > self.limit else []
+            current = self.requests[-1]
+            infeasible = current if len(current) > self.limit else []
             when, seen = self.clock.now, self._version
             self._version += 1
-            self._looked = when, seen, refused
+            self._update = when, seen, infeasible
         self.meanwhile()
         state = messages.ClusterResourceState(
             cluster_resource_state_version=self._version,
@@ -47,8 +47,10 @@ class Control:
         )
         report = messages.GetClusterStatusReply(cluster_resource_state=state)
         report.autoscaling_state.last_seen_cluster_resource_state_version = seen
-        if refused:
-            report.autoscaling_state.infeasible_cluster_resource_constraints.append(self._constraint(refused))
+        if infeasible:
+            report.autoscaling_state.infeasible_cluster_resource_constraints.append(
+                self._constraint(infeasible)
+            )
         return report.SerializeToString()
 
     @staticmethod
@@ -74,33 +76,33 @@ def control(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Control]:
     return made
 
 
-def test_an_autoscaler_says_what_it_can_bring(control: Callable[..., Control]) -> None:
+def test_the_autoscaler_reports_what_it_can_provide(control: Callable[..., Control]) -> None:
     for count, expected in ((2, True), (3, False)):
         ray = control(2)
-        assert can_bring(GPU, count) is expected
-        assert ray.requests == [[], [GPU] * count, []], "nothing stays asked for"
-        assert ray.clock.now - 1000.0 < 12, "two looks of the autoscaler"
+        assert can_provide(GPU, count) is expected
+        assert ray.requests == [[], [GPU] * count, []], "no request is left behind"
+        assert ray.clock.now - 1000.0 < 12, "two updates of the autoscaler"
 
 
-def test_where_no_autoscaler_reports_nothing_is_asked(
+def test_without_an_autoscaler_nothing_is_requested(
     control: Callable[..., Control], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = control(9)
     monkeypatch.setattr(autoscaler, "_client", lambda: None)
-    assert not can_bring(GPU, 1)
+    assert not can_provide(GPU, 1)
     assert ray.requests == [[]]
 
 
-def test_a_request_of_another_job_is_put_back(control: Callable[..., Control]) -> None:
+def test_the_request_of_another_job_is_restored(control: Callable[..., Control]) -> None:
     ray = control(3)
     ray.requests = [[{"CPU": 4.0}] * 3]
-    assert can_bring(GPU, 2)
+    assert can_provide(GPU, 2)
     assert ray.requests[1:] == [[GPU] * 2, [{"CPU": 4.0}] * 3]
-    assert ray.clock.now - 1000.0 > autoscaler.OTHERS_SECONDS, "it was left some time to pass"
+    assert ray.clock.now - 1000.0 > autoscaler.OTHERS_SECONDS, "it had time to end by itself"
 
 
-def test_runs_that_ask_at_once_are_answered_one_after_the_other(control: Callable[..., Control]) -> None:
-    """Another run's question displaces this one, just before the autoscaler looks, and ends 6 s later."""
+def test_simultaneous_requests_are_answered_one_after_the_other(control: Callable[..., Control]) -> None:
+    """Another run replaces this request just before the autoscaler's update, and withdraws its own 6 s later."""
     ray = control(2)
 
     def meanwhile() -> None:
@@ -110,14 +112,14 @@ def test_runs_that_ask_at_once_are_answered_one_after_the_other(control: Callabl
             ray.request([])
 
     ray.meanwhile = meanwhile
-    assert not can_bring(GPU, 3), "the other's answer is not taken for this one's"
+    assert not can_provide(GPU, 3), "the answer to the other request is not used"
     assert ray.requests == [[], [GPU] * 3, [GPU], [], [GPU] * 3, []]
-    assert can_bring(GPU, 2), "the control"
+    assert can_provide(GPU, 2), "the control"
 
 
-def test_an_autoscaler_that_is_silent_may_bring_all(control: Callable[..., Control]) -> None:
+def test_an_autoscaler_that_does_not_answer_may_provide_everything(control: Callable[..., Control]) -> None:
     ray = control(2)
-    ray._looked = (1e9, 0, [])
-    assert can_bring(GPU, 3)
+    ray._update = (1e9, 0, [])
+    assert can_provide(GPU, 3)
     assert ray.clock.now - 1000.0 >= autoscaler.ANSWER_SECONDS
     assert ray.requests == [[], [GPU] * 3, []]

@@ -1,4 +1,4 @@
-"""A cluster whose machines come when they are asked for: Ray's autoscaler, with machines that are processes of this one."""
+"""Ray's autoscaler with simulated nodes, which are processes on this machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.helpers.ray_clusters import autoscaled
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BROKEN = {"CPU": 1, "GPU": 1, "accelerator_type:A100": 1, "object_store_memory": 1}
-"""Promised, and it never starts: Ray wants more memory."""
-IN_VAIN = """\
+"""A node type that the autoscaler offers but that never starts, because Ray needs more memory."""
+TIMEOUTS = """\
 from tailor.errors import ScaleError
 from tailor.onray import autoscaler, cluster, placement
 from tailor.spec.scale import Scale
@@ -26,31 +26,31 @@ joined = cluster.connect(Scale())
 client = autoscaler._client()
 for scale in (Scale(cpus_per_worker=3), Scale(accelerator="A100", placement_timeout=5)):
     try:
-        placement.await_machines(scale, joined, print)
+        placement.wait_for_nodes(scale, joined, print)
     except ScaleError as error:
         print(error)
     print(autoscaler._requested(autoscaler._report(client).cluster_resource_state.cluster_resource_constraints))
 """
-HAS = "but the cluster's machine has 0 CPUs and 0 GPUs"
+HAS = "the cluster, which has 0 CPUs and 0 GPUs on 1 node"
 
 
-def test_a_run_goes_on_when_its_machine_comes(tmp_path: Path) -> None:
+def test_a_run_continues_when_its_node_starts(tmp_path: Path) -> None:
     with autoscaled(broken=BROKEN, large={"CPU": 2}) as environment:
-        # The control: no machine has 3 CPUs, and the one with a GPU is too late.
+        # The control: no node type has 3 CPUs, and the node with a GPU does not start in time.
         done = subprocess.run(
-            [sys.executable, "-c", IN_VAIN],
+            [sys.executable, "-c", TIMEOUTS],
             env={**os.environ, **environment, "PYTHONPATH": PATHS},
             capture_output=True,
             text=True,
             check=True,
         )
-        never, nothing, waits, late, nothing_again = done.stdout.splitlines()
-        assert never.startswith(f"1 worker with 3 CPUs each was asked for, {HAS}")
-        asked = f"1 worker with one A100 each was asked for, {HAS}"
-        assert waits == f"waiting up to 5.0 s for machines of the cluster's autoscaler: {asked}"
-        assert late.startswith("no machines came within")
-        assert f"{asked}; raise scale.placement_timeout; `ray status` says what machines wait for" in late
-        assert nothing == nothing_again == "[]", "nothing stays asked for"
+        impossible, requests, waits, late, requests_after = done.stdout.splitlines()
+        assert impossible.startswith(f"1 worker with 3 CPUs each does not fit on {HAS}")
+        error = f"1 worker with 1 A100 each does not fit on {HAS}"
+        assert waits == f"waiting up to 5.0 s for pending nodes: {error}"
+        assert late.startswith("the pending nodes did not start within")
+        assert f"{error}; raise scale.placement_timeout; `ray status` shows why nodes are pending" in late
+        assert requests == requests_after == "[]", "no request is left behind"
 
         command = Command(
             make_place(tmp_path),
@@ -59,8 +59,8 @@ def test_a_run_goes_on_when_its_machine_comes(tmp_path: Path) -> None:
             environment,
         )
         out = command.finish().out
-    assert "waiting up to 15 min 00 s for machines of the cluster's autoscaler: 1 worker with 2 CPUs" in out
-    assert "the machines are there: the cluster's 2 machines have 2 CPUs" in out
+    assert "waiting up to 15 min 00 s for pending nodes: 1 worker with 2 CPUs" in out
+    assert "the nodes are ready: the cluster has 2 CPUs and 0 GPUs on 2 nodes" in out
     status = Status.read(command.run)
     assert status is not None
     assert status.state == "finished"

@@ -1,4 +1,4 @@
-"""Which machines there are: where a run goes, and what it finds there."""
+"""Where a run executes, and the hardware that it detects there."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ from tailor.onray.cluster import (
 )
 from tailor.spec.scale import Scale
 
-KINDS = Cluster(own=False, nodes=(Node(2, 0), Node(32, 4, "A100"), Node(16, 2, "H100")))
+KINDS = Cluster(is_local=False, nodes=(Node(2, 0), Node(32, 4, "A100"), Node(16, 2, "H100")))
 
 
-def test_a_kind_of_gpu_that_is_not_there_is_told() -> None:
-    """Else a run that may use CPUs would."""
+def test_a_missing_gpu_type_is_an_error() -> None:
+    """Otherwise a run with `scale.gpu: auto` would use CPUs."""
     with pytest.raises(ScaleError) as caught:
         hardware(Scale(accelerator="B200"), KINDS)
     assert str(caught.value) == (
-        "a GPU of kind B200 was asked for, but the cluster's 3 machines have 50 CPUs and 6 GPUs (4 A100, 2 H100); "
-        "set scale.accelerator to a kind that is there, or leave it away"
+        "no node has a GPU of type B200: the cluster has 50 CPUs and 6 GPUs (4 A100, 2 H100) on 3 nodes; "
+        "set scale.accelerator to a GPU type that the cluster has, or remove it"
     )
-    with pytest.raises(ScaleError, match="asked for, but the run joins no cluster"):
+    with pytest.raises(
+        ScaleError, match=r"scale\.accelerator: B200 needs a cluster, but the run uses this machine only"
+    ):
         hardware(Scale(accelerator="B200"), None)
 
 
 class Busy:
-    """A Ray on which nothing is free."""
+    """A simulated Ray cluster without free resources."""
 
     class exceptions:
         GetTimeoutError = TimeoutError
@@ -63,23 +65,23 @@ class Busy:
         self.canceled += 1
 
 
-def test_a_machine_that_others_use_is_waited_for_as_long_as_the_recipe_says(
+def test_a_busy_cluster_is_waited_for_until_placement_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ray, told = Busy(), list[str]()
+    ray, reported = Busy(), list[str]()
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(ScaleError) as caught:
-        hardware(Scale(placement_timeout=30), KINDS, told.append)
+        hardware(Scale(placement_timeout=30), KINDS, reported.append)
     assert (ray.waited, ray.canceled) == ([DETECT_SECONDS, 30 + DETECT_SECONDS], 1)
-    assert told == [
+    assert reported == [
         (
-            "waiting for a GPU that no other job uses: the cluster's 3 machines have 50 CPUs and 6 GPUs "
-            "(4 A100, 2 H100)"
+            "waiting for a free GPU: other jobs use the cluster, which has 50 CPUs and 6 GPUs (4 A100, 2 H100) "
+            "on 3 nodes"
         )
     ]
     assert str(caught.value) == (
-        "no GPU was free within 30 s; the cluster's 3 machines have 50 CPUs and 6 GPUs (4 A100, 2 H100), all in use; "
-        "wait for the cluster's other jobs to end, or raise scale.placement_timeout"
+        "no GPU became free within 30 s: other jobs use the cluster, which has 50 CPUs and 6 GPUs (4 A100, 2 H100) "
+        "on 3 nodes; wait for the other jobs to end, or raise scale.placement_timeout"
     )
 
 
@@ -96,23 +98,23 @@ def test_one_worker_without_a_cluster_trains_in_this_process(monkeypatch: pytest
     assert not in_process(Scale())
 
 
-def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+def test_an_unreachable_address_is_an_error_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    with pytest.raises(ScaleError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
+    with pytest.raises(ScaleError, match=f"cannot connect to the Ray cluster at 127.0.0.1:{port}"):
         connect(Scale(address=f"127.0.0.1:{port}"))
     assert time.monotonic() - began < 10
 
 
-def test_threads_follow_the_reserved_cpus_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_equal_the_reserved_cpus_unless_the_user_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [threads(cpus) for cpus in (8.0, 1.0, 0.5)] == [8, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads(8.0) == 3
 
 
-def test_placing_imports_no_ray() -> None:
+def test_placement_does_not_import_ray() -> None:
     code = "import sys, tailor.onray.placement; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""`tailor embed`: the rows' embeddings whatever the workers and the cut, after a kill, from and to any store."""
+"""`tailor embed`: the same embeddings for any number of workers and batch size, after a kill, and on any storage."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_rows_keep_their_order_and_columns(
     assert np.abs(vectors(tmp_path / "out.parquet") - expected).max() < 1e-5
     plain = load_embedder(str(place / "model")).encode(texts())
     assert np.abs(vectors(tmp_path / "out.parquet") - plain).max() > 0.01, (
-        "the control: the instruction is read"
+        "the control: the instruction has an effect"
     )
     assert json.loads(table.schema.metadata[b"tailor"])["instruction"] == ASK
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet"]
@@ -71,7 +71,7 @@ def test_columns_are_joined_and_embeddings_shortened(place: Path, tmp_path: Path
     assert np.abs(vectors(tmp_path / "out.parquet") - expected).max() < 1e-5
 
 
-def test_a_killed_command_goes_on(
+def test_a_killed_command_resumes(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
@@ -96,17 +96,17 @@ def test_a_killed_command_goes_on(
 
     monkeypatch.setattr(batches.Worker, "__call__", counts)
     run(place, tmp_path / "out.parquet")
-    assert "going on: 21 of 40 rows were done before" in capsys.readouterr().out
+    assert "resuming: 21 of 40 rows are already done" in capsys.readouterr().out
     assert [batch.inputs[0] for batch in done] == texts()[::7], "no text was embedded twice"
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     run(place, tmp_path / "other.parquet", "--instruction", ASK)
     assert (tmp_path / "other.parquet").read_bytes() != (tmp_path / "whole.parquet").read_bytes()
 
 
-def test_another_model_begins_anew(
+def test_another_model_starts_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Control of going on: what was done with another instruction is not taken."""
+    """Control of resuming: results with another instruction are not used."""
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     real = batches.Worker.__call__
     calls: list[Any] = []
@@ -121,12 +121,12 @@ def test_another_model_begins_anew(
     run(place, tmp_path / "out.parquet", "--instruction", "Another one:", code=130)
     monkeypatch.setattr(batches.Worker, "__call__", real)
     run(place, tmp_path / "out.parquet")
-    assert "of another input, model or setting was removed" in capsys.readouterr().out
+    assert "removed the unfinished results of a different input, model or setting" in capsys.readouterr().out
     run(place, tmp_path / "alone.parquet")
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
 
 
-def test_from_and_to_any_store(place: Path, tmp_path: Path) -> None:
+def test_input_and_output_on_any_storage(place: Path, tmp_path: Path) -> None:
     remote = Store("memory://embed")
     remote.write_bytes("in/rows.jsonl", (place / "rows.jsonl").read_bytes())
     run(place, "memory://embed/out.parquet", source="memory://embed/in/rows.jsonl")
@@ -137,7 +137,9 @@ def test_from_and_to_any_store(place: Path, tmp_path: Path) -> None:
     assert remote.names() == ["in", "out.parquet"]
 
 
-def test_long_texts_are_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_texts_are_reported(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = write_jsonl(tmp_path / "long.jsonl", [{"text": "wool " * 60}, {"text": "linen"}])
     run(place, tmp_path / "out.parquet", source=long)
     assert "1 texts were longer than the model reads; their ends were left out\n" in capsys.readouterr().out
@@ -145,7 +147,7 @@ def test_long_texts_are_told(place: Path, tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_workers_change_nothing(
+def test_the_number_of_workers_does_not_change_the_result(
     place: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -153,7 +155,7 @@ def test_workers_change_nothing(
     from tests.helpers.evaluations import Joined
 
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
-    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", Joined(cluster))
+    monkeypatch.setattr("tailor.onray.sharing.clusters.BackgroundStart", Joined(cluster))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     run(place, tmp_path / "two.parquet", "--workers", "2")
     monkeypatch.delenv("RAY_ADDRESS")
@@ -168,28 +170,32 @@ def test_workers_change_nothing(
         (
             [{"text": "a"}, {"txt": "b"}],
             [],
-            "in.jsonl:2: missing key `text`\n  hint: name the column of the text with --column",
+            "in.jsonl:2: missing key `text`\n  hint: give the text column with --column",
         ),
         (
             [{"text": "a"}, {"text": " "}],
             [],
-            "in.jsonl:2: there is no text to embed\n  hint: leave the row out",
+            "in.jsonl:2: no text to embed\n  hint: remove the row",
         ),
         ([{"text": 3}], [], "in.jsonl:1: `text` must be text"),
         (
             [{"text": "a", "id": 1}, {"text": "b", "id": "x"}],
             ["--keep", "id"],
-            "--keep id: the column has values of several kinds",
+            "--keep id: the column has values of different types",
         ),
-        ([{"text": "a"}], ["--keep", "row"], "--keep: the file has columns row and embedding of its own"),
+        (
+            [{"text": "a"}],
+            ["--keep", "row"],
+            "--keep: row and embedding are columns that tailor writes, so input columns cannot have these names",
+        ),
         (
             [{"text": "a"}],
             ["--dimension", "99"],
-            "dimension: the embeddings of PLACE/model have 16 numbers, not 99",
+            "dimension: 99 is larger than the 16 dimensions of the embeddings of PLACE/model",
         ),
     ],
 )
-def test_mistakes(
+def test_errors(
     place: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -198,12 +204,12 @@ def test_mistakes(
     text: str,
 ) -> None:
     run(place, tmp_path / "out.parquet", *options, source=write_jsonl(tmp_path / "in.jsonl", rows), code=2)
-    told = capsys.readouterr().err.replace(f"{tmp_path}/", "").replace(str(place), "PLACE")
-    assert f"tailor: {text}" in told
+    printed = capsys.readouterr().err.replace(f"{tmp_path}/", "").replace(str(place), "PLACE")
+    assert f"tailor: {text}" in printed
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_model_that_makes_no_embeddings(
+def test_models_and_outputs_that_cannot_be_used(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = tiny_llama(tmp_path / "plain")
@@ -215,12 +221,12 @@ def test_a_model_that_makes_no_embeddings(
     )
     run(place, tmp_path / "out.csv", code=2)
     assert capsys.readouterr().err == (
-        f"tailor: {tmp_path}/out.csv is no Parquet file\n  hint: give the output a name that ends in .parquet\n"
+        f"tailor: {tmp_path}/out.csv is not the name of a Parquet file\n  hint: give the output a name that ends in .parquet\n"
     )
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"text": ["a"]}), other)
     run(place, other, code=2)
     assert capsys.readouterr().err == (
-        f"tailor: {other} is there already, and is no file of `tailor embed`\n"
-        "  hint: name a file that is not there yet\n"
+        f"tailor: {other} already exists, and was not written by `tailor embed`\n"
+        "  hint: choose a file that does not exist yet\n"
     )

@@ -1,4 +1,4 @@
-"""Whole evaluations of a trained run: the figures, the base, and what is written."""
+"""Evaluations of a trained run: the metrics, the comparison with the base, and the files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.evaluations import all_tasks, made, make_recipe, value, write
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_every_task_beside_the_base(place: Path) -> None:
+def test_every_task_with_the_base_for_comparison(place: Path) -> None:
     outcome = made(place, {"tasks": all_tasks(place), "name": "all"})
     names = [entry["figure"] for entry in outcome.results["figures"]]
     assert names == [
@@ -43,17 +43,17 @@ def test_every_task_beside_the_base(place: Path) -> None:
     assert "Evaluation: all" in (place / "runs/tiny/report.html").read_text()
     assert "Evaluation all" in tailor.Run(place / "runs/tiny").summary()
     for model in ("tiny", "base"):
-        for figure, expected in by_others(folder, model).items():
+        for figure, expected in by_reference(folder, model).items():
             assert value(outcome, figure, model) == pytest.approx(expected, rel=1e-9), figure
-    assert 0 < value(outcome, "f1") < 1, "the control: the answers are neither all right nor all wrong"
+    assert 0 < value(outcome, "f1") < 1, "the control: the answers are neither all correct nor all wrong"
     again = made(place, {"tasks": all_tasks(place), "name": "again"})
     assert again.results["figures"] == outcome.results["figures"]
     repeated = load_evaluation(folder / "evaluation.yaml")
     assert repeated.tasks == with_overrides({"tasks": all_tasks(place)}, "e", ()).tasks
 
 
-def by_others(folder: Path, model: str) -> dict[str, float]:
-    """The figures of the kept answers by programs that are not ours: rouge-score, SQuAD's F1, and plain Python."""
+def by_reference(folder: Path, model: str) -> dict[str, float]:
+    """The metrics of the written answers by independent code: rouge-score, SQuAD's F1, and plain Python."""
     from rouge_score.rouge_scorer import RougeScorer
 
     kinds = ["rouge1", "rouge2", "rougeL"]
@@ -64,14 +64,14 @@ def by_others(folder: Path, model: str) -> dict[str, float]:
     )
     pairs = [(row["models"][model]["answer"], row["reference"]) for row in answers]
     rouge = [library.score(reference, answer) for answer, reference in pairs]
-    told = [row["models"][model]["answer"].lower() for row in facts]
-    ways = [[fact if isinstance(fact, list) else [fact] for fact in row["facts"]] for row in facts]
+    texts = [row["models"][model]["answer"].lower() for row in facts]
+    alternatives = [[fact if isinstance(fact, list) else [fact] for fact in row["facts"]] for row in facts]
     shares = [
         mean(
             any(re.search(rf"(?<!\w){re.escape(way.lower())}(?!\w)", text) is not None for way in fact)
             for fact in own
         )
-        for text, own in zip(told, ways, strict=True)
+        for text, own in zip(texts, alternatives, strict=True)
     ]
     return {
         "exact_match": mean(answer == reference for answer, reference in pairs),
@@ -82,8 +82,8 @@ def by_others(folder: Path, model: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_perplexity_and_answers_are_those_of_plain_transformers(place: Path) -> None:
-    """The tuned model and its base, by a plain loop over whole logits and greedy steps by hand."""
+def test_perplexity_and_answers_equal_plain_transformers(place: Path) -> None:
+    """The tuned model and its base, with full logits and a hand-written greedy loop."""
     outcome = made(place, {"tasks": [{"name": "perplexity"}, {"name": "exact_match"}], "limit": None})
     loaded = load_run(str(place / "runs/tiny"))
     rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
@@ -119,7 +119,7 @@ def test_perplexity_and_answers_are_those_of_plain_transformers(place: Path) -> 
         assert value(outcome, "perplexity", model) == pytest.approx(math.exp(loss / tokens), rel=1e-5)
 
 
-def test_choices_are_those_by_hand(place: Path) -> None:
+def test_choices_equal_a_hand_written_loop(place: Path) -> None:
     outcome = made(place, {"tasks": all_tasks(place)[4:5], "compare": "none", "name": "choices"})
     loaded = load_run(str(place / "runs/tiny"))
     right = right_by_length = 0
@@ -140,7 +140,7 @@ def test_choices_are_those_by_hand(place: Path) -> None:
     assert (value(outcome, "accuracy"), value(outcome, "accuracy_norm")) == (right / 5, right_by_length / 5)
 
 
-def test_a_base_beside_an_adapter_is_the_base_itself(place: Path) -> None:
+def test_the_base_of_an_adapter_equals_the_base_model(place: Path) -> None:
     values = {"tasks": [{"name": "perplexity"}], "limit": 6}
     together = made(place, values, name="with-base")
     compared = made(place, {**values, "compare": [str(place / "base")]}, name="with-folder")
@@ -148,8 +148,8 @@ def test_a_base_beside_an_adapter_is_the_base_itself(place: Path) -> None:
     assert value(together, "loss") != pytest.approx(value(together, "loss", "base"), rel=1e-3), "the control"
 
 
-def test_another_run_answers_through_its_own_template(place: Path) -> None:
-    """The rows are the same, rendered as each was trained: as if it were evaluated by itself."""
+def test_a_compared_run_uses_its_own_template(place: Path) -> None:
+    """The rows are the same, but rendered with each run's template, as in an evaluation of that run alone."""
     changes = {"save.to": place / "runs" / "other", "data.template": "zephyr", "train.steps": 1}
     other = tailor.load(place / "recipe.yaml", changes).run()
     values = {"tasks": [{"name": "perplexity"}, {"name": "f1"}], "limit": 6}
@@ -159,12 +159,12 @@ def test_another_run_answers_through_its_own_template(place: Path) -> None:
         assert value(both, figure, "other") == pytest.approx(value(alone, figure, "other"), rel=1e-6)
     assert list(both.results["models"]) == ["tiny", "base", "other"]
     assert "v1.both" in tailor.Run(place / "runs/tiny").evaluations
-    with pytest.raises(ModelError, match="which is the model itself or there already"):
+    with pytest.raises(ModelError, match="is listed twice, or is the evaluated model itself"):
         made(place, {**values, "compare": [str(place / "runs/tiny")]})
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_the_batch_size_changes_nothing(place: Path, temperature: float) -> None:
+def test_the_batch_size_does_not_change_the_answers(place: Path, temperature: float) -> None:
     def answers(batch_size: int) -> list[str]:
         decoding = {"max_new_tokens": 8, "batch_size": batch_size, "temperature": temperature}
         outcome = made(place, {"tasks": [{"name": "f1"}], "decoding": decoding, "limit": 9})
@@ -192,8 +192,8 @@ def test_other_rows_and_a_model_without_a_run(place: Path, tmp_path: Path) -> No
         made(place, {**chunked, "tasks": [{"name": "f1"}]})
 
 
-def test_long_tasks_beside_short_ones(place: Path, tmp_path: Path) -> None:
-    """Beyond the 256 positions of the base, in parts, and with figures, rows, plots and a report."""
+def test_long_context_tasks_with_short_ones(place: Path, tmp_path: Path) -> None:
+    """Beyond the 256 positions of the base, with chunked prefill: metrics, rows, plots and the report."""
     rows = write_rows(tmp_path / "long.jsonl", [{"text": "word " * (90 + at)} for at in range(3)])
     write_rows(rows.with_name("mixed.jsonl"), [{"text": "word " * 90}, {"text": "short"}])
     grid = {"lengths": [200, 320], "depths": [0.0, 1.0], "samples": 2}
@@ -220,7 +220,7 @@ def test_long_tasks_beside_short_ones(place: Path, tmp_path: Path) -> None:
     assert len(results["positions"]["models"]["tiny"]) == 16
     texts = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
     tokens = {read["tokens"] for row in texts for one in row["models"].values() for read in one.values()}
-    assert tokens == {449}, "the same tokens at every length: all but the first"
+    assert tokens == {449}, "the same tokens at every length: all except the first"
     pictures = ("passkey.png", "needle.png", "long_perplexity.png")
     assert all((folder / file).read_bytes().startswith(b"\x89PNG") for file in pictures)
     assert (place / "runs" / "tiny" / "report.html").read_text().count('alt="Figures of long"') == 4
@@ -235,7 +235,7 @@ def test_long_tasks_beside_short_ones(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_recipe_evaluates_its_finished_run(tmp_path: Path, place: Path) -> None:
-    """`evaluate.final`: made once, with the bound's exit, and by `tailor evaluate` without a file."""
+    """`evaluate.final`: made once, with the GateError of its bound, and repeated by `tailor evaluate` without a file."""
     final = "evaluate: {final: {tasks: [{name: f1}], limit: 3, decoding: {max_new_tokens: 4}, fail_if: {f1: '< 2'}}}\n"
     recipe = tailor.load(make_recipe(tmp_path, steps=1, more=final))
     with pytest.raises(GateError, match="final: f1 is "):
@@ -244,5 +244,5 @@ def test_a_recipe_evaluates_its_finished_run(tmp_path: Path, place: Path) -> Non
     assert run.status == "finished"
     assert list(run.evaluations) == ["final"]
     assert run.evaluations["final"].results["failed"]
-    assert recipe.run().path == run.path, "a finished run is only shown again"
+    assert recipe.run().path == run.path, "a finished run is not repeated"
     assert list(run.evaluate(None, {"fail_if": {}}).results["models"]) == ["tiny", "base"]

@@ -1,4 +1,4 @@
-"""What an evaluation refuses or fails with, and with which message."""
+"""The errors of evaluations and their messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_an_adapter_without_its_base_says_so(tmp_path: Path, place: Path, gone: bool) -> None:
+def test_an_adapter_without_its_base_is_an_error(tmp_path: Path, place: Path, gone: bool) -> None:
     run = tailor.load(make_recipe(tmp_path, steps=1)).run()
     base = tmp_path / "base"
     if gone:
@@ -25,13 +25,13 @@ def test_an_adapter_without_its_base_says_so(tmp_path: Path, place: Path, gone: 
         tiny_llama(base, hidden_size=128, max_position_embeddings=256)
     with pytest.raises(ModelError) as caught:
         made(place, {"tasks": [{"name": "perplexity"}], "limit": 3}, target=run.path)
-    said = f"the adapter at {run.artifact} needs its base model {base}"
+    message = f"the adapter at {run.artifact} needs its base model {base}"
     if not gone:
-        said = f"{base} is not the base of the adapter at {run.artifact}"
-    assert said in str(caught.value)
+        message = f"{base} is not the base of the adapter at {run.artifact}"
+    assert message in str(caught.value)
 
 
-def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
+def test_a_bound_raises_with_the_metric(place: Path) -> None:
     outcome = made(
         place, {"tasks": [{"name": "rouge"}], "fail_if": {"rougeL": "< 1.1"}, "limit": 3}, name="gate"
     )
@@ -39,7 +39,7 @@ def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
     with pytest.raises(GateError) as caught:
         outcome.require()
     assert str(caught.value) == (
-        f"gate: rougeL is {rouge:.4g}, and fail_if says < 1.1; the figures and answers are in "
+        f"gate: rougeL is {rouge:.4g}, and fail_if says < 1.1; see the metrics and answers in "
         f"{place}/runs/tiny/evaluation/gate"
     )
     assert caught.value.exit_code == 3
@@ -49,20 +49,25 @@ def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "settings", "error", "text"),
     [
-        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny holds no run, no adapter and no model"),
-        ({}, {"target": "base"}, StoreError, "base is no run, so there is no place for the results"),
+        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny is not a run, an adapter or a model"),
+        (
+            {},
+            {"target": "base"},
+            StoreError,
+            "base is not a run folder, so there is no default folder for the results",
+        ),
         (
             {},
             {"target": "base", "to": "new"},
             DataError,
-            "base is no run, so it has no evaluation rows of its own",
+            "base is not a run, so it has no evaluation rows",
         ),
-        ({}, {"to": "runs"}, StoreError, "--to runs is there already, and is no evaluation"),
+        ({}, {"to": "runs"}, StoreError, "--to runs already exists, and is not an evaluation"),
         (
             {"tasks": [{"name": "facts", "data": {"path": "bad.jsonl"}}]},
             {},
             DataError,
-            "bad.jsonl:2: the fact '!' has no letter and no digit",
+            "bad.jsonl:2: the fact '!' has no letters or digits to look for",
         ),
         (
             {
@@ -79,7 +84,7 @@ def test_a_bound_ends_with_the_figure_named(place: Path) -> None:
         ),
     ],
 )
-def test_mistakes(
+def test_errors(
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
     values: dict[str, Any],

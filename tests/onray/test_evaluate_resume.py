@@ -1,4 +1,4 @@
-"""An evaluation that was killed, whose tokens are gone, or whose work several workers share, has the same figures."""
+"""An evaluation has the same metrics after a kill, without the prepared tokens, and on several workers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.helpers.evaluations import SHORT, Joined, Shown, all_tasks, made
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_rows_are_prepared_again_where_the_tokens_are_gone(place: Path) -> None:
+def test_rows_are_prepared_again_if_the_tokens_are_missing(place: Path) -> None:
     values = {"tasks": [{"name": "perplexity"}], "limit": 6, "compare": "none"}
     before = made(place, values)
     (place / "runs" / "tokens").rename(place / "runs" / "gone")
     assert made(place, values).results["figures"] == before.results["figures"]
 
 
-def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_evaluation_resumes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"tasks": all_tasks(place), "limit": 9}
     expected = made(place, values, name="whole").results["figures"]
     done: list[Any] = []
@@ -50,13 +50,13 @@ def test_a_killed_evaluation_goes_on(place: Path, monkeypatch: pytest.MonkeyPatc
     shown = Shown()
     outcome = made(place, values, name="killed", display=shown)
     assert outcome.results["figures"] == expected
-    assert len(done) == len(set(map(repr, done))), "no batch was done twice"
-    assert shown.lines[0].startswith("going on: ")
+    assert len(done) == len(set(map(repr, done))), "no batch was computed twice"
+    assert shown.lines[0].startswith("resuming: ")
     assert shown.progress[-1][0] == shown.progress[-1][1]
 
 
-def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control of going on: answers of another seed are not taken for these."""
+def test_other_settings_start_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control of resuming: answers with another seed are not used."""
     real = batches.Worker.__call__
     calls: list[Any] = []
 
@@ -74,7 +74,7 @@ def test_other_settings_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(batches.Worker, "__call__", real)
     shown = Shown()
     found = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="seeds", display=shown)
-    assert "was removed" in shown.lines[0]
+    assert "removed an unfinished evaluation with different rows, models or settings" in shown.lines[0]
     alone = made(place, {**values, "decoding": {**decoding, "seed": 2}}, name="alone")
     assert found.folder.read_text("answers.jsonl") == alone.folder.read_text("answers.jsonl")
 
@@ -89,7 +89,7 @@ def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pyte
     torch.set_num_threads(1)
     alone = made(place, {**values, "decoding": decoding}, name="one")
     address = ray.get_runtime_context().gcs_address
-    monkeypatch.setattr("tailor.onray.sharing.clusters.Starting", Joined(cluster))
+    monkeypatch.setattr("tailor.onray.sharing.clusters.BackgroundStart", Joined(cluster))
     shared = made(place, {**values, "decoding": decoding, "workers": 2}, name="two", address=address)
     assert shared.results["workers"] == 2
     assert shared.results["figures"] == alone.results["figures"]

@@ -1,4 +1,4 @@
-"""A command that followed a job ends as the job's own command did."""
+"""A command that followed a job returns the exit code of the job."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ def job(state: str, code: int | None, message: str = "") -> Job:
     ("state", "code", "expected"),
     [("finished", 0, 0), ("failed", 2, 2), ("failed", 3, 3), ("failed", -9, 137), ("stopped", None, 143)],
 )
-def test_the_code_of_the_job(state: str, code: int | None, expected: int) -> None:
+def test_exit_code_of_the_job(state: str, code: int | None, expected: int) -> None:
     assert exit_code(job(state, code)) == expected
 
 
-def test_a_job_whose_command_did_not_end_by_itself_says_why() -> None:
+def test_a_failed_job_without_an_exit_code_reports_the_reason() -> None:
     lost = "Job supervisor actor died:\n The actor's node has terminated"
     with pytest.raises(TrainingError) as caught:
         exit_code(job("failed", None, lost))
-    assert "did not end by itself: Job supervisor actor died: The actor's node has terminated" in str(
-        caught.value
+    assert (
+        "failed before its command ended: Job supervisor actor died: The actor's node has terminated"
+        in str(caught.value)
     )
-    assert "submit it again to go on" in str(caught.value)
+    assert "submit it again to resume" in str(caught.value)

@@ -1,4 +1,4 @@
-"""A store that fails: what can be fixed by waiting is, and what cannot ends the run with a clear error and nothing lost."""
+"""Storage that fails: transient errors are retried, permanent ones stop the run with instructions and without data loss."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def recipe(material: Path, to: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, rows, and an undisturbed run of them."""
+    """A model, rows, and a finished run without faults."""
     folder = tmp_path_factory.mktemp("faulty")
     tiny_llama(folder / "model")
     rows = (
@@ -69,14 +69,14 @@ def to() -> str:
     return f"faulty://{uuid.uuid4().hex}/run"
 
 
-def equals_undisturbed(material: Path, to: str) -> None:
+def assert_equals_undisturbed(material: Path, to: str) -> None:
     assert curve(to) == curve(str(material / "undisturbed"))
     assert adapter(to) == adapter(str(material / "undisturbed"))
     assert run_folder.checkpoints(Store(to)) == ["step-00000006", "step-00000008"]
 
 
 def copies(cache: Path) -> list[Path]:
-    """Checkpoints on this machine that are on their way."""
+    """Local copies of checkpoints that are being uploaded."""
     return sorted((cache / "uploads").glob("*/.tmp-step-*"))
 
 
@@ -93,7 +93,7 @@ def copies(cache: Path) -> list[Path]:
         ("read", r"\.lock"),
     ],
 )
-def test_an_error_that_passes_is_waited_for(
+def test_transient_errors_are_retried(
     material: Path, to: str, tmp_path: Path, operation: str, where: str
 ) -> None:
     fault = Fault(operation, where, lambda: OSError("try later"), times=3)
@@ -101,20 +101,26 @@ def test_an_error_that_passes_is_waited_for(
         outcome, _ = run(recipe(material, to))
     assert fault.met > 3
     assert outcome.status.state == "finished"
-    equals_undisturbed(material, to)
+    assert_equals_undisturbed(material, to)
     assert not copies(tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
-    ("error", "tries", "told"),
+    ("error", "tries", "reason"),
     [
         (lambda: OSError("the server is on fire"), 6, r"the server is on fire"),
         (lambda: PermissionError(errno.EACCES, "Access Denied"), 1, r"Access Denied"),
     ],
 )
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.pt", "COMMIT"])
-def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
-    material: Path, to: str, tmp_path: Path, error: Callable[[], Exception], tries: int, told: str, file: str
+def test_a_permanent_error_ends_the_run_and_the_same_command_resumes(
+    material: Path,
+    to: str,
+    tmp_path: Path,
+    error: Callable[[], Exception],
+    tries: int,
+    reason: str,
+    file: str,
 ) -> None:
     fault = Fault("write", f"step-00000004/{file}", error)
     with faults(fault), pytest.raises(StoreError) as caught:
@@ -124,9 +130,9 @@ def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
     assert caught.value.message.startswith(
         f"the checkpoint of step 4 could not be committed: {to}/checkpoints/step-00000004/{file}: "
     )
-    assert told in caught.value.message
+    assert reason in caught.value.message
     assert caught.value.hint is not None
-    assert f"it is kept whole in {kept}" in caught.value.hint
+    assert f"a complete copy is in {kept}" in caught.value.hint
     publication.verify(_beside(kept), kept.name, kept)
     status = Status.read(Store(to))
     assert status is not None
@@ -134,52 +140,52 @@ def test_an_error_that_stays_ends_the_run_and_the_same_command_goes_on(
     assert run_folder.checkpoints(Store(to)) == ["step-00000002"]
 
     _, lines = run(recipe(material, to))
-    assert "going on from step 2" in lines
-    equals_undisturbed(material, to)
-    assert not copies(tmp_path / "cache"), "what was kept is of no use any more"
+    assert "resuming from step 2" in lines
+    assert_equals_undisturbed(material, to)
+    assert not copies(tmp_path / "cache"), "the kept copy is removed"
 
 
 def _beside(folder: Path) -> Store:
     return Store(folder.parent)
 
 
-def test_a_store_that_does_not_answer_is_not_taken_for_an_empty_one(material: Path, to: str) -> None:
+def test_storage_that_does_not_answer_is_not_treated_as_empty(material: Path, to: str) -> None:
     run(recipe(material, to))
     before = Store(to).join("checkpoints").names()
     with faults(Fault("list", COMMIT, lambda: OSError("no answer"))):
-        for ask in (
+        for call in (
             Store(to).join("checkpoints").sweep,
             lambda: run_folder.latest_checkpoint(Store(to)),
             lambda: run({**recipe(material, to), "train": {"steps": 9, "batch_size": 2}}),
         ):
             with pytest.raises(StoreError, match="no answer"):
-                ask()
+                call()
     assert Store(to).join("checkpoints").names() == before
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_slow_answers_hold_training_back_and_one_copy_waits(
+def test_slow_uploads_block_training_and_at_most_one_copy_is_kept(
     material: Path, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
 ) -> None:
-    """Without the wait, the control, checkpoints pile up on the disk."""
-    most = 0
+    """The control: without the wait, copies of checkpoints accumulate on the disk."""
+    max_copies = 0
 
     def count() -> None:
-        nonlocal most
-        most = max(most, len(copies(tmp_path / "cache")))
+        nonlocal max_copies
+        max_copies = max(max_copies, len(copies(tmp_path / "cache")))
 
     if not waits:
         monkeypatch.setattr(Saver, "wait", lambda self: None)
     with faults(Fault("write", "checkpoints/step-", seconds=0.25, then=count)):
         run(recipe(material, to))
     if waits:
-        assert most == 1
-        equals_undisturbed(material, to)
+        assert max_copies == 1
+        assert_equals_undisturbed(material, to)
     else:
-        assert most > 1
+        assert max_copies > 1
 
 
-def test_a_log_that_cannot_be_written_keeps_the_checkpoint_from_counting(material: Path, to: str) -> None:
+def test_a_checkpoint_without_its_log_lines_is_not_committed(material: Path, to: str) -> None:
     with (
         faults(Fault("write", "metrics.jsonl", lambda: PermissionError("no"), times=1e9)),
         pytest.raises(StoreError, match=r"metrics\.jsonl"),
@@ -187,7 +193,7 @@ def test_a_log_that_cannot_be_written_keeps_the_checkpoint_from_counting(materia
         run(recipe(material, to))
     assert run_folder.checkpoints(Store(to)) == []
     run(recipe(material, to))
-    equals_undisturbed(material, to)
+    assert_equals_undisturbed(material, to)
 
 
 def full(*_: Any, **__: Any) -> None:
@@ -197,7 +203,7 @@ def full(*_: Any, **__: Any) -> None:
 def fill_when(
     monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, when: Callable[..., bool], error: Any = full
 ) -> None:
-    """`holder.name` meets a full disk at the calls that `when` says."""
+    """`holder.name` raises `error` at the calls for which `when` is true."""
     inner = getattr(holder, name)
 
     def call(*arguments: Any, **options: Any) -> Any:
@@ -212,7 +218,7 @@ def _fill(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     import safetensors.torch
     from peft import PeftModel
 
-    def said(text: str) -> Callable[[], None]:
+    def failure(text: str) -> Callable[[], None]:
         def fail() -> None:
             raise RuntimeError(text)
 
@@ -221,8 +227,8 @@ def _fill(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     step = ".tmp-step-00000004"
     if where == "weights":
         fill_when(monkeypatch, safetensors.torch, "save_file", lambda _, file: step in str(file))
-    elif where == "optimizer":  # what torch says of it
-        failing = said("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+    elif where == "optimizer":  # torch's message for a full disk
+        failing = failure("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
         fill_when(monkeypatch, torch, "save", lambda _, file: step in str(file), failing)
     elif where == "state":
         fill_when(
@@ -238,7 +244,7 @@ def _fill(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
 
 
 def _commit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint of step 4 is committed before step 5 begins: a commit writes lines that wait, too."""
+    """Commit the checkpoint of step 4 before step 5, because a commit also writes the pending lines of the log."""
     inner = Saver.save
 
     def save(saver: Saver, *arguments: Any) -> float:
@@ -260,7 +266,7 @@ def _commit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("adapter", 8),
     ],
 )
-def test_a_full_disk_ends_the_run_and_the_last_checkpoint_works(
+def test_a_full_disk_ends_the_run_and_it_resumes_from_the_last_checkpoint(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, last: int
 ) -> None:
     to = str(tmp_path / "run")
@@ -271,23 +277,25 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_works(
     assert caught.value.hint is not None
     assert "room" in caught.value.hint
     assert run_folder.checkpoints(Store(to))[-1] == run_folder.checkpoint_name(last)
-    assert Store(to).join("checkpoints").names() == run_folder.checkpoints(Store(to)), "no half checkpoint"
+    assert Store(to).join("checkpoints").names() == run_folder.checkpoints(Store(to)), (
+        "no incomplete checkpoint"
+    )
     status = Status.read(Store(to))
     assert status is not None
     assert (status.state, status.error) == ("failed", str(caught.value))
     _, lines = run(recipe(material, to))
-    assert f"going on from step {last}" in lines
-    equals_undisturbed(material, to)
+    assert f"resuming from step {last}" in lines
+    assert_equals_undisturbed(material, to)
     assert not [name for name in os.listdir(to) if name.startswith(".tmp-")]
 
 
-def test_a_full_disk_that_cannot_take_the_status_tells_the_first_error(
+def test_the_first_error_is_raised_if_the_status_cannot_be_written_either(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to = str(tmp_path / "run")
     _fill(monkeypatch, "metrics")
     fill_when(monkeypatch, Status, "write", lambda status, _: status.state == "failed", _store_error)
-    with pytest.raises(StoreError, match=f"^{to} cannot be written: no space is left there"):
+    with pytest.raises(StoreError, match=f"^{to} cannot be written: no space left on the device"):
         run(recipe(material, to))
     assert log.read(Store(to))
 

@@ -1,4 +1,4 @@
-"""The Grafana dashboard shows what a run offers to Prometheus."""
+"""The Grafana dashboard uses metrics that a run exports to Prometheus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 EVALUATION = {"kind": "evaluation", "step": 3, "loss": 0.75, "perplexity": 2.1, "token_accuracy": 0.9}
 
 
-def offered() -> set[str]:
+def exported() -> set[str]:
     records = (train_record(3), EVALUATION)
     names = {figure(kind, key) for record in records for kind, key, _ in curves(record)}
     return {f"ray_{PREFIX}{name}" for name in (*names, "step", "steps")}
@@ -25,18 +25,18 @@ def shown() -> list[str]:
     return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def test_every_panel_asks_for_what_there_is() -> None:
-    asked = {name for expression in shown() for name in re.findall(r"ray_\w+", expression)}
-    assert len(asked) >= 10
-    assert asked <= offered()
+def test_every_panel_uses_exported_metrics() -> None:
+    used = {name for expression in shown() for name in re.findall(r"ray_\w+", expression)}
+    assert len(used) >= 10
+    assert used <= exported()
 
 
-def test_the_figures_that_the_guide_names_are_offered() -> None:
-    assert {"ray_tailor_loss", "ray_tailor_evaluation_loss", "ray_tailor_tokens_per_second"} <= offered()
-    assert "ray_tailor_kind" not in offered()
+def test_the_documented_metrics_are_exported() -> None:
+    assert {"ray_tailor_loss", "ray_tailor_evaluation_loss", "ray_tailor_tokens_per_second"} <= exported()
+    assert "ray_tailor_kind" not in exported()
 
 
-def test_panels_follow_the_chosen_runs() -> None:
+def test_panels_filter_by_the_selected_runs() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     assert all('{run=~"$run"}' in expression for expression in shown())
     assert {variable["name"] for variable in dashboard["templating"]["list"]} == {"datasource", "run"}

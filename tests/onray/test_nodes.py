@@ -1,4 +1,4 @@
-"""Two machines with two CPUs each: where workers are placed, and what each machine downloads."""
+"""Two nodes with two CPUs each: where workers are placed, and what each node downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def machines(s3: str) -> Iterator[Machines]:
 
 
 def raylets_of_workers(machines: Machines) -> Counter[int]:
-    """How many workers each machine of this cluster trains with, by its raylet's process."""
+    """Number of training workers of each node of this cluster, by the process ID of its raylet."""
     token = machines.environment["RAY_AUTH_TOKEN"].encode()
     found: Counter[int] = Counter()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -41,7 +41,7 @@ def raylets_of_workers(machines: Machines) -> Counter[int]:
     return found
 
 
-def test_workers_are_packed_or_spread_and_each_machine_downloads_once(
+def test_workers_are_packed_or_spread_and_each_node_downloads_once(
     machines: Machines, s3: str, tmp_path: Path
 ) -> None:
     place = make_place(tmp_path)
@@ -72,9 +72,9 @@ def test_workers_are_packed_or_spread_and_each_machine_downloads_once(
     assert placed("all", 4, "pack") == [2, 2]
     for cache in machines.caches:
         copies = [path for path in (cache / "files").iterdir() if path.is_dir()]
-        held = [path.name for copy in copies for path in copy.rglob("*") if path.is_file()]
-        assert held, "each machine has its own copy"
-        assert len(held) == len(set(held)), "and one for all of its workers"
+        names = [path.name for copy in copies for path in copy.rglob("*") if path.is_file()]
+        assert names, "each node has its own copy"
+        assert len(names) == len(set(names)), "one copy for all of its workers"
 
 
 PREPARE = """\
@@ -94,11 +94,11 @@ for number in (2, 8):
 """
 
 
-def test_preparation_goes_to_machines_without_gpus_first() -> None:
+def test_preparation_prefers_nodes_without_gpus() -> None:
     with cluster(0, 2, 2, gpus=(0, 1, 0)) as machines:
         environment = {**os.environ, **machines.environment, "PYTHONPATH": PATHS}
         command = [sys.executable, "-c", PREPARE]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     few, many = map(int, done.stdout.split())
     assert few == 0
-    assert many > 0, "the control: the others are taken when these are full"
+    assert many > 0, "the control: other nodes are used when these are full"

@@ -9,7 +9,7 @@ import pytest
 
 from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tests.helpers.plans import LORA
 from tests.onray.conftest import Make
 
@@ -19,16 +19,16 @@ CASES: dict[str, dict[str, Any]] = {
     "full, packed": {},
     "lora, unpacked": {"model": {"adapter": {**LORA, "dropout": 0.1}}, "data": {"pack": False}},
 }
-"""The other two are compared in processes without Ray (`tests/train/test_parity.py`)."""
+"""The other two combinations are tested without Ray in `tests/train/test_parity.py`."""
 
 
 def losses(made: Any, cluster: Cluster | None) -> list[float]:
     records: list[dict[str, Any]] = []
-    trainer.fit(*made, Watch(records.append), cluster=cluster)
+    trainer.fit(*made, DriverContext(records.append), cluster=cluster)
     return [record["loss"] for record in records if "loss" in record]
 
 
-# Of a full model, packed: tests/onray/test_workers.py.
+# A similar test for a full model with packing is in tests/onray/test_workers.py.
 @pytest.mark.parametrize("case", [pytest.param("full, packed", marks=pytest.mark.soak), "lora, unpacked"])
 def test_two_ray_workers_equal_one_process(make: Make, cluster: Cluster, tmp_path: Path, case: str) -> None:
     one = make(tmp_path / "one", **CASES[case])

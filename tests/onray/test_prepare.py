@@ -1,4 +1,4 @@
-"""Ray Data runs the tasks of preparation with the results of this process, and brings a user's mistake home."""
+"""Preparation with Ray Data has the same results as in this process, and raises the same errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
 
     here, there = made("here", in_process), made("there", ray_runner)
     assert len(shards(here)) > 20
-    # Bytes of every shard and of the manifest with its report.
+    # The bytes of every shard, and of the manifest with the report.
     assert shards(there) == shards(here)
 
     (tmp_path / "bad.csv").write_text('text\n"a\n' + "x" * 10)
@@ -89,7 +89,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_scores_passages_as_this_process_does(cluster, tmp_path, monkeypatch):
-    """Actors that hold the model, beside one process that has two threads."""
+    """Actors with the model, compared with one process that has two threads."""
     monkeypatch.setattr(sources, "SCORED_PART_BYTES", 3000)
     model = Model(path=str(byte_tokenizer(tmp_path / "model")))
     draw = random.Random(0)
@@ -118,14 +118,14 @@ def test_ray_scores_passages_as_this_process_does(cluster, tmp_path, monkeypatch
     assert shards(made("there", ray_runner, embedder=embedder)) == shards(here)
     found, words = here.split("train"), made("words", in_process).split("train")
     same = [found.example(at).input_ids.tolist() == words.example(at).input_ids.tolist() for at in range(12)]
-    assert not all(same), "the control: BM25 chooses others"
+    assert not all(same), "the control: BM25 selects other passages"
 
     monkeypatch.setattr(passage_scorer, "PROCESS_BYTES", 1 << 60)
-    with pytest.raises(ScaleError, match=r"^data.retrieve.embedder: a process that holds it takes"):
+    with pytest.raises(ScaleError, match=r"^data.retrieve.embedder: a process with the embedder needs"):
         made("large", ray_runner, embedder=embedder)
 
 
-def test_small_inputs_stay_here(tmp_path):
+def test_small_inputs_are_prepared_in_process(tmp_path):
     assert choose_runner(SMALL_ON_CLUSTER - 1, on_cluster=True) is in_process
     assert choose_runner(SMALL_ON_CLUSTER, on_cluster=True) is ray_runner
     assert choose_runner(SMALL_ON_CLUSTER, on_cluster=False) is in_process

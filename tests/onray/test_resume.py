@@ -1,4 +1,4 @@
-"""A run that goes on with another recipe, on purpose: what may change, what is recorded, and what stays exact."""
+"""Resuming with a changed recipe (`save.resume`): what may change, what is recorded, and what stays identical."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ save: {to: runs/first, every: 2}
 
 
 class Shown(Display):
-    """A display that keeps its lines."""
+    """A display that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -79,21 +79,21 @@ def losses(outcome: running.Outcome) -> list[tuple[int, float]]:
     return [(record["step"], record["loss"]) for record in of_kind(outcome.records, "train")]
 
 
-def test_more_steps_are_the_curve_of_the_longer_run() -> None:
+def test_more_steps_give_the_curve_of_the_longer_run() -> None:
     whole, _ = train("train.steps=7", "save.to=runs/whole")
-    more, told = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
+    more, lines = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
     assert losses(more) == losses(whole)
     assert [r["step"] for r in of_kind(more.records, "evaluation")] == [2, 4, 6, 7]
     first = Store("runs/first")
-    assert f"going on from {first.url} at step 4 with another recipe:" in told
-    assert "  train.steps: 4 → 7" in told
+    assert f"resuming {first.url} from step 4 with a changed recipe:" in lines
+    assert "  train.steps: 4 → 7" in lines
     (origin,) = origins(more.run)
     assert (origin.run, origin.step, origin.changes) == (first.url, 4, {"train.steps": [4, 7]})
     adapters = [Path(name) / "adapter" / "adapter_model.safetensors" for name in ("runs/whole", "runs/more")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
-    assert run_folder.step_of(run_folder.checkpoints(first)[-1]) == 4, "the first run is as it was"
+    assert run_folder.step_of(run_folder.checkpoints(first)[-1]) == 4, "the first run is unchanged"
     again, _ = train("train.steps=7", "save.to=runs/more", "save.resume=runs/first")
-    assert again.before, "the same command once more finds it finished"
+    assert again.before, "the same command finds it finished"
 
 
 def test_another_learning_rate_in_the_same_folder() -> None:
@@ -102,28 +102,28 @@ def test_another_learning_rate_in_the_same_folder() -> None:
         train("save.to=runs/place", "train.steps=6", "optim.learning_rate=1e-5")
     url = Store("runs/place").url
     assert caught.value.message == (
-        f"{url} holds a run of another recipe. These keys differ:\n"
-        "  optim.learning_rate: 0.003 there, 1e-05 here\n  train.steps: 4 there, 6 here"
+        f"{url} contains a run with another recipe. These keys differ:\n"
+        "  optim.learning_rate: 0.003 in the run, 1e-05 in this recipe\n  train.steps: 4 in the run, 6 in this recipe"
     )
-    assert str(caught.value.hint).endswith(f"or set save.resume: {url} to go on with these changes")
+    assert str(caught.value.hint).endswith(f"or set save.resume: {url} to resume with these changes")
     change = ("train.steps=6", "optim.learning_rate=1e-5", "save.to=runs/place", "save.resume=runs/place")
-    went_on, told = train(*change)
-    assert "  optim.learning_rate: 0.003 → 1e-05" in told
-    records = of_kind(went_on.records, "train")
+    resumed, lines = train(*change)
+    assert "  optim.learning_rate: 0.003 → 1e-05" in lines
+    records = of_kind(resumed.records, "train")
     assert [(r["step"], r["learning_rate"]) for r in records] == [
         *[(step, 0.003) for step in (1, 2, 3, 4)],
         *[(step, 1e-5) for step in (5, 6)],
     ]
-    again, told = train(*change)
+    again, lines = train(*change)
     assert again.before
     assert len(origins(again.run)) == 1
     figures = dict(page.summary(again.run, again.records))
     assert figures["From step 5"].startswith(
-        "its own steps before; optim.learning_rate: 0.003 → 1e-05, train.steps"
+        "resumed from this run with optim.learning_rate: 0.003 → 1e-05, train.steps"
     )
 
 
-def test_weight_decay_of_the_new_recipe_counts_and_not_the_checkpoints() -> None:
+def test_weight_decay_is_that_of_the_new_recipe_not_of_the_checkpoint() -> None:
     change = ("train.steps=6", "save.resume=runs/first")
     plain, _ = train(*change, "save.to=runs/plain")
     decayed, _ = train(*change, "save.to=runs/decayed", "optim.weight_decay=50")
@@ -131,7 +131,7 @@ def test_weight_decay_of_the_new_recipe_counts_and_not_the_checkpoints() -> None
     assert losses(plain)[5] != losses(decayed)[5]
 
 
-def test_other_data_begin_from_their_start() -> None:
+def test_new_data_starts_from_its_beginning() -> None:
     change = ("data.train=[{path: others.jsonl}]", "train.epochs=1", "train.steps=null")
     alone, _ = train(*change, "save.to=runs/alone")
     on, _ = train(*change, "save.to=runs/on", "save.resume=runs/first")
@@ -139,11 +139,11 @@ def test_other_data_begin_from_their_start() -> None:
     assert plans[1]["first_step"] == 4
     assert plans[1]["steps"] == 4 + plans[0]["steps"], "an epoch of the new data, after the four steps"
     tokens = [[r["tokens"] for r in of_kind(outcome.records, "train")] for outcome in (alone, on)]
-    assert tokens[1][4:] == tokens[0], "the batches of the new data, in their order"
+    assert tokens[1][4:] == tokens[0], "the batches of the new data, in order"
     assert of_kind(on.records, "train")[-1]["epoch"] == 1.0
 
 
-def test_other_evaluation_rows_leave_the_training_data_where_they_are(place: Path) -> None:
+def test_new_evaluation_rows_do_not_restart_the_training_data(place: Path) -> None:
     rows(place / "exam.jsonl", 8)
     rows(place / "exam2.jsonl", 9)
     half = ("train.steps=null", "train.epochs=0.5", "data.holdout=null")
@@ -156,8 +156,8 @@ def test_other_evaluation_rows_leave_the_training_data_where_they_are(place: Pat
     assert losses(on) == losses(whole)
 
 
-def test_the_best_of_another_recipe_is_not_this_ones() -> None:
-    """A learning rate so high that every later step is worse: the best so far is the first run's."""
+def test_the_best_checkpoint_is_one_of_the_new_recipe() -> None:
+    """With a very high learning rate every later step is worse, so the best checkpoint of all is one of the first run."""
     best = ("save.best=true", "evaluate.every=1")
     train(*best, "save.to=runs/best")
     wild = ("train.steps=6", "optim.learning_rate=10", "save.to=runs/best-on", "save.resume=runs/best")
@@ -167,13 +167,13 @@ def test_the_best_of_another_recipe_is_not_this_ones() -> None:
     (said,) = [
         r["message"]
         for r in of_kind(outcome.records, "status")
-        if "the artifact is made from" in r["message"]
+        if "writing the artifact from" in r["message"]
     ] or ["step 6"]
     own = min((5, 6), key=evaluated.__getitem__)
     assert f"step {own}" in said
 
 
-def test_more_tokens_may_follow() -> None:
+def test_train_tokens_can_be_increased() -> None:
     tokens = ("train.steps=null", "train.tokens=300")
     train(*tokens, "save.to=runs/counted")
     more, _ = train(
@@ -182,7 +182,7 @@ def test_more_tokens_may_follow() -> None:
     assert origins(more.run)[0].changes == {"train.tokens": [300, 600]}
 
 
-def test_what_a_run_came_from_may_be_gone_once_it_has_a_checkpoint(place: Path) -> None:
+def test_the_original_run_is_not_needed_after_the_first_checkpoint(place: Path) -> None:
     import shutil
 
     train("save.to=runs/parent")
@@ -197,44 +197,46 @@ def test_what_a_run_came_from_may_be_gone_once_it_has_a_checkpoint(place: Path) 
         train("save.to=runs/never", "model.warm_start=runs/parent")
 
 
-def test_what_the_weights_belong_to_cannot_change() -> None:
+def test_keys_that_define_the_weights_cannot_change() -> None:
     for change, key in (
-        ("model.adapter.rank=8", "model.adapter.rank: 4 there, 8 here"),
-        ("optim.optimizer=sgd", "optim.optimizer: adamw there, sgd here"),
+        ("model.adapter.rank=8", "model.adapter.rank: 4 in the run, 8 in this recipe"),
+        ("optim.optimizer=sgd", "optim.optimizer: adamw in the run, sgd in this recipe"),
     ):
         with pytest.raises(StoreError) as caught:
             train(change, "train.steps=6", "save.to=runs/other", "save.resume=runs/first")
-        assert "cannot go on with other values of these keys" in caught.value.message
+        assert "cannot be resumed with other values of these keys" in caught.value.message
         assert key in caught.value.message
         assert "model.warm_start" in str(caught.value.hint)
 
 
-def test_a_run_that_cannot_be_gone_on_with_is_named() -> None:
+def test_a_run_that_cannot_be_resumed_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"save\.resume: no such folder: runs/frist"):
         train("save.to=runs/other", "save.resume=runs/frist")
     with pytest.raises(StoreError, match=r"has done 4 steps, and this recipe ends after 3"):
         train("train.steps=3", "save.to=runs/other", "save.resume=runs/first")
     Store("runs/empty").write_text("recipe.yaml", Path("runs/first/recipe.yaml").read_text())
-    with pytest.raises(StoreError, match="which has no checkpoint to go on from"):
+    with pytest.raises(StoreError, match="which has no checkpoint to resume from"):
         train("save.to=runs/other", "save.resume=runs/empty")
 
 
-def test_changed_rows_are_refused_and_gone_on_with_on_purpose(place: Path) -> None:
+def test_changed_rows_are_an_error_unless_save_resume_is_set(place: Path) -> None:
     rows(place / "growing.jsonl", 40)
     grown = ("data.train=[{path: growing.jsonl}]", "save.to=runs/growing")
     train(*grown)
     Store("runs/growing").remove("status.json")  # as if it had been killed at its last step
     rows(place / "growing.jsonl", 50)
-    with pytest.raises(StoreError, match="holds checkpoints of other data"):
+    with pytest.raises(StoreError, match="has checkpoints trained on other data"):
         train(*grown)
     with pytest.raises(StoreError, match="has done 4 steps, and this recipe ends after 4"):
-        train(*grown, "save.resume=runs/growing")  # as the message says, and the steps are told
-    outcome, told = train(*grown, "train.steps=6", "save.resume=runs/growing")
+        train(
+            *grown, "save.resume=runs/growing"
+        )  # as the message suggests; the error contains the number of steps
+    outcome, lines = train(*grown, "train.steps=6", "save.resume=runs/growing")
     assert outcome.run.read_json("plan.json")["first_step"] == 4
-    assert "  the training data are begun from their start" in told
+    assert "  the training data starts from the beginning again" in lines
 
 
-def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_during_the_last_checkpoint_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     write = checkpoint.write
 
     def signaled(folder: Path, strategy: Any, state: checkpoint.State) -> None:
@@ -242,13 +244,13 @@ def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(monkeypatch
         write(folder, strategy, state)
 
     monkeypatch.setattr(checkpoint, "write", signaled)
-    outcome, told = train("save.to=runs/signaled", "save.every=null")
-    assert running.STOPPING in told
+    outcome, lines = train("save.to=runs/signaled", "save.every=null")
+    assert running.STOPPING in lines
     assert run_folder.checkpoints(outcome.run) == ["step-00000004"]
 
 
-def test_workers_of_another_number_keep_the_micro_batches() -> None:
-    """The default of the micro-batch's size depends on the workers, and dropout on the micro-batches."""
+def test_another_number_of_workers_keeps_the_micro_batch_size() -> None:
+    """The default micro-batch size depends on the number of workers, and dropout masks on the micro-batches."""
     from tailor.encode.prepare import prepare
     from tailor.onray.cluster import hardware
     from tailor.onray.planning import make_plan, tokens_root
@@ -264,12 +266,12 @@ def test_workers_of_another_number_keep_the_micro_batches() -> None:
     assert make_plan(declared, tokens, first, here).micro_batch_size == 2
 
 
-def test_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.told_differences({}) == []
-    assert environment.told_differences(environment.describe()) == []
+def test_a_changed_environment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.differences({}) == []
+    assert environment.differences(environment.describe()) == []
     train("save.to=runs/moved")
     run = Store("runs/moved")
     run.write_json(ENVIRONMENT, {**run.read_json(ENVIRONMENT), "python": "3.9.1"})
-    _, told = train("save.to=runs/moved", "train.steps=6", "save.resume=runs/moved")
-    at = told.index("the environment is another than the run began in:")
-    assert told[at + 1].startswith("  python: 3.9.1 → 3.")
+    _, lines = train("save.to=runs/moved", "train.steps=6", "save.resume=runs/moved")
+    at = lines.index("the environment has changed since the start of the run:")
+    assert lines[at + 1].startswith("  python: 3.9.1 → 3.")

@@ -1,4 +1,4 @@
-"""Two Ray workers that share weights out give the curve of one process, and go on with one worker."""
+"""Two Ray workers with sharded weights give the curve of one process, and resume with one worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tests.helpers.strategies import under
 from tests.onray.conftest import Make
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 def losses(made: Any, cluster: Cluster | None) -> list[float]:
     records: list[dict[str, Any]] = []
-    trainer.fit(*made, Watch(records.append), cluster=cluster)
+    trainer.fit(*made, DriverContext(records.append), cluster=cluster)
     return [record["loss"] for record in records if "loss" in record]
 
 

@@ -1,4 +1,4 @@
-"""What is tried again, with how many workers, and what is not."""
+"""Which errors restart a run, with how many workers, and which do not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tailor.onray import placement, supervisor
 from tailor.onray.cluster import Cluster, Node
 from tailor.onray.failures import DeadWorker
 from tailor.onray.monitor import Publish
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tailor.spec.scale import Scale
 from tests.helpers.clock import Clock
 
@@ -44,18 +44,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in (supervisor, placement):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(placement, "describe", lambda own: TWO)
+    monkeypatch.setattr(placement, "current_cluster", lambda is_local: TWO)
     monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= 2)
-    monkeypatch.setattr(placement.autoscaler, "can_bring", lambda *_: False)
+    monkeypatch.setattr(placement.autoscaler, "can_provide", lambda *_: False)
     return clock
 
 
 def supervise(group: Group, records: list[dict[str, Any]] | None = None, **scale: Any) -> bool:
-    watch = Watch(publish=(records if records is not None else []).append)
-    return supervisor.supervise(group, Scale(**{"workers": 2, **scale}), TWO, watch, gpu=False)
+    driver = DriverContext(publish=(records if records is not None else []).append)
+    return supervisor.supervise(group, Scale(**{"workers": 2, **scale}), TWO, driver, gpu=False)
 
 
-def test_a_worker_that_failed_is_started_again_and_it_is_told() -> None:
+def test_a_failed_worker_is_restarted_and_reported() -> None:
     records: list[dict[str, Any]] = []
     group = Group((3, WorkerError("one")), (5, WorkerError("two")), (9, "finished"))
     assert supervise(group, records)
@@ -73,41 +73,41 @@ def test_the_same_error_at_the_same_step_is_raised() -> None:
     assert supervise(Group((3, WorkerError("a")), (4, WorkerError("a")), (9, "finished")))
 
 
-def test_processes_that_die_at_the_same_step_are_no_mistake() -> None:
+def test_processes_that_die_at_the_same_step_are_restarted() -> None:
     assert supervise(Group((3, DeadWorker("died")), (3, DeadWorker("died")), (9, "finished")))
 
 
-@pytest.mark.parametrize("most", [0, 2])
-def test_more_failures_than_declared_are_raised(most: int) -> None:
+@pytest.mark.parametrize("max_failures", [0, 2])
+def test_failures_above_the_limit_are_raised(max_failures: int) -> None:
     group = Group(*((step, WorkerError(f"at {step}")) for step in range(5)))
-    with pytest.raises(WorkerError, match=f"at {most}"):
-        supervise(group, max_failures=most)
-    assert len(group.sizes) == most + 1
+    with pytest.raises(WorkerError, match=f"at {max_failures}"):
+        supervise(group, max_failures=max_failures)
+    assert len(group.sizes) == max_failures + 1
 
 
 @pytest.mark.parametrize("error", [DataError("a row"), TrainingError("the loss is nan")])
-def test_a_mistake_and_a_divergence_are_not_tried_again(error: Exception) -> None:
+def test_user_errors_and_divergence_are_not_retried(error: Exception) -> None:
     group = Group((3, error), (9, "finished"))
     with pytest.raises(type(error)):
         supervise(group)
     assert len(group.sizes) == 1
 
 
-def test_a_run_that_was_asked_to_stop_is_not_started_again() -> None:
+def test_a_run_that_stops_on_request_is_not_restarted() -> None:
     for end in ("stopped", WorkerError("killed with the driver")):
-        watch = Watch(publish=lambda _: None)
+        driver = DriverContext(publish=lambda _: None)
 
-        def once(*_: Any, end: str | Exception = end, watch: Watch = watch) -> str:
-            watch.interrupts.saves = True
-            watch.interrupts.asked = signal.SIGTERM
+        def once(*_: Any, end: str | Exception = end, driver: DriverContext = driver) -> str:
+            driver.interrupts.can_save = True
+            driver.interrupts.requested = signal.SIGTERM
             if isinstance(end, Exception):
                 raise end
             return end
 
-        assert not supervisor.supervise(once, Scale(workers=2, max_failures=0), TWO, watch, gpu=False)
+        assert not supervisor.supervise(once, Scale(workers=2, max_failures=0), TWO, driver, gpu=False)
 
 
-def test_a_range_goes_on_with_the_workers_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_continues_with_as_many_workers_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     rooms = [2, 1, 2]
     group = Group((3, WorkerError("lost")), (5, "stopped"), (9, "finished"))
 
@@ -117,19 +117,19 @@ def test_a_range_goes_on_with_the_workers_there_is_room_for(monkeypatch: pytest.
         monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= (rooms or [2])[0])
         return group(*arguments)
 
-    watch = Watch(publish=lambda _: None)
-    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
+    driver = DriverContext(publish=lambda _: None)
+    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, driver, gpu=False)
     assert group.sizes == [2, 1, 2]
 
 
-def test_a_range_looks_for_room_while_it_trains(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_checks_for_room_during_training(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"workers": 1}
     monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= free["workers"])
     answers = []
 
     def once(workers: int, _: Any, publish: Publish, stop: Callable[[], bool]) -> str:
         clock.sleep(supervisor.GROW_SECONDS)
-        assert not stop()  # not before it makes steps
+        assert not stop()  # not before the first step
         publish({"kind": "train", "step": 1})
         if workers == 2:
             answers.append(stop())
@@ -138,47 +138,49 @@ def test_a_range_looks_for_room_while_it_trains(clock: Clock, monkeypatch: pytes
         clock.sleep(supervisor.GROW_SECONDS)
         answers.append(stop())  # nothing is free
         free["workers"] = 2
-        answers.append(stop())  # too early to look again
+        answers.append(stop())  # the interval has not passed
         clock.sleep(supervisor.GROW_SECONDS)
         answers.append(stop())
         return "stopped"
 
-    watch = Watch(publish=lambda _: None)
-    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
+    driver = DriverContext(publish=lambda _: None)
+    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, driver, gpu=False)
     assert answers == [False, False, True, False]
 
 
-def test_a_fixed_size_waits_for_lost_machines_and_then_gives_up(
+def test_a_fixed_number_of_workers_waits_for_lost_nodes_until_the_timeout(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records: list[dict[str, Any]] = []
     group = Group((3, WorkerError("lost")), (9, "finished"))
     back = 1000.0 + Scale().placement_timeout / 2
-    monkeypatch.setattr(placement, "describe", lambda own: ONE if group.sizes and clock.now < back else TWO)
+    monkeypatch.setattr(
+        placement, "current_cluster", lambda is_local: ONE if group.sizes and clock.now < back else TWO
+    )
     assert supervise(group, records)
-    assert any("waiting for room" in record.get("message", "") for record in records)
+    assert any("for lost nodes: 2 workers" in record.get("message", "") for record in records)
 
     group = Group((3, WorkerError("lost")), (9, "finished"))
-    monkeypatch.setattr(placement, "describe", lambda own: ONE if group.sizes else TWO)
-    with pytest.raises(ScaleError, match="2 workers with 1 CPU each were asked for"):
+    monkeypatch.setattr(placement, "current_cluster", lambda is_local: ONE if group.sizes else TWO)
+    with pytest.raises(ScaleError, match="2 workers with 1 CPU each do not fit on the cluster"):
         supervise(group)
     assert clock.now - back >= Scale().placement_timeout - 5
 
 
-def test_what_the_cluster_can_never_have_is_refused_at_once(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_impossible_requests_fail_at_once(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ScaleError, match="room for 2"):
         supervise(Group(), workers=3)
     assert clock.now == 1000.0
     monkeypatch.setattr(placement, "fits", lambda *_: False)
-    with pytest.raises(ScaleError, match="others use them"):
+    with pytest.raises(ScaleError, match="beside the other jobs"):
         supervise(Group())
     assert clock.now >= 1000.0 + Scale().placement_timeout
 
 
-def test_room_that_was_none_is_looked_for_less_often(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more worker has room, but two together never have."""
+def test_the_interval_doubles_after_each_restart_without_more_workers(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for one more worker alone, but never for two at once."""
     monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= 1)
     pauses: list[float] = []
 
@@ -191,15 +193,15 @@ def test_room_that_was_none_is_looked_for_less_often(clock: Clock, monkeypatch: 
         pauses.append(clock.now - began)
         return "stopped" if len(pauses) < 4 else "finished"
 
-    watch = Watch(publish=lambda _: None)
-    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, watch, gpu=False)
+    driver = DriverContext(publish=lambda _: None)
+    assert supervisor.supervise(once, Scale(workers={"min": 1, "max": 2}), TWO, driver, gpu=False)
     assert pauses == [20.0, 40.0, 80.0, 160.0]
 
 
-def test_workers_that_hold_sequences_together_come_and_go_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "describe", lambda own: Cluster(False, (Node(5, 0),)))
+def test_sequence_parallel_workers_are_added_and_removed_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "current_cluster", lambda is_local: Cluster(False, (Node(5, 0),)))
     monkeypatch.setattr(placement, "fits", lambda workers, *_: workers <= 5)
-    for together, sizes in ((1, [5]), (2, [4])):
+    for group_size, sizes in ((1, [5]), (2, [4])):
         group = Group((1, "finished"))
-        assert supervise(group, workers={"min": 2, "max": 6}, sequence_parallel=together)
+        assert supervise(group, workers={"min": 2, "max": 6}, sequence_parallel=group_size)
         assert group.sizes == sizes

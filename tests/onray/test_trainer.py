@@ -1,4 +1,4 @@
-"""Training in this process: no Ray is started, every record arrives, and errors are told plainly."""
+"""Training in this process: Ray is not started, every record arrives, and errors have clear messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tailor.errors import DataError, TrainingError, WorkerError
 from tailor.onray import trainer, worker
 from tailor.onray.failures import cause
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tailor.runs.log import of_kind, read
 from tailor.store import Store, run_folder
 from tailor.train import loop
@@ -20,7 +20,7 @@ from tests.onray.conftest import Make
 
 
 def fit(plan: Any, recipe: Any, until: int | None = None) -> list[dict[str, Any]]:
-    """The published records. `until`: Ctrl-C comes right after this step."""
+    """The published records. `until`: Ctrl-C arrives directly after this step."""
     records: list[dict[str, Any]] = []
 
     def publish(record: dict[str, Any]) -> None:
@@ -28,14 +28,12 @@ def fit(plan: Any, recipe: Any, until: int | None = None) -> list[dict[str, Any]
         if record["kind"] == "train" and record["step"] == until:
             raise KeyboardInterrupt
 
-    trainer.fit(plan, recipe, Watch(publish), cluster=None)
+    trainer.fit(plan, recipe, DriverContext(publish), cluster=None)
     return records
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_everything_lies_in_the_run_folder(
-    make: Make, tmp_path: Path, monkeypatch: Any, remote: bool
-) -> None:
+def test_all_output_is_in_the_run_folder(make: Make, tmp_path: Path, monkeypatch: Any, remote: bool) -> None:
     import ray
 
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
@@ -51,7 +49,7 @@ def test_everything_lies_in_the_run_folder(
     assert run.names("tensorboard")
 
 
-def test_an_interrupted_run_goes_on_without_gaps_or_repeats(make: Make, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_without_gaps_or_repeats(make: Make, tmp_path: Path) -> None:
     plan, recipe = make(tmp_path / "whole", save={"every": 2})
     fit(plan, recipe)
     plan, recipe = make(tmp_path / "cut", save={"every": 2})
@@ -67,9 +65,7 @@ def test_an_interrupted_run_goes_on_without_gaps_or_repeats(make: Make, tmp_path
     assert [loss for _, loss in cut] == pytest.approx([loss for _, loss in whole], abs=1e-6)
 
 
-def test_a_users_mistake_passes_through_and_leaves_a_log(
-    make: Make, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_user_error_is_raised_unchanged_and_logged(make: Make, tmp_path: Path, monkeypatch: Any) -> None:
     def run(*_: Any, **__: Any) -> None:
         raise DataError("the rows are gone", hint="bring them back")
 
@@ -92,19 +88,19 @@ def test_an_unexpected_error_names_the_rank_and_the_log(make: Make, tmp_path: Pa
     log = tmp_path / "logs" / "worker-0.log"
     assert (
         caught.value.message
-        == f"worker 0 stopped: ZeroDivisionError: division by zero; the traceback is in {log}"
+        == f"worker 0 failed: ZeroDivisionError: division by zero; the traceback is in {log}"
     )
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert "Traceback" in log.read_text()
 
 
-def test_want_of_gpu_memory_is_told_with_what_helps() -> None:
-    error = worker.explained(torch.OutOfMemoryError("CUDA out of memory. Tried …"), 3, "LOG")
+def test_out_of_gpu_memory_has_a_hint() -> None:
+    error = worker.explain(torch.OutOfMemoryError("CUDA out of memory. Tried …"), 3, "LOG")
     assert error.message == "worker 3 ran out of GPU memory; the traceback is in LOG"
     assert "micro_batch_size" in str(error.hint)
 
 
-def test_the_cause_among_several_ranks() -> None:
+def test_the_cause_is_chosen_from_the_errors_of_all_ranks() -> None:
     from ray.exceptions import RayActorError
 
     mistake, follow = DataError("a mistake"), WorkerError("connection closed by peer")
@@ -112,8 +108,8 @@ def test_the_cause_among_several_ranks() -> None:
     assert cause({0: follow, 1: TrainingError("it diverged")}).message == "it diverged"
     assert "the process of worker 1 died" in str(cause({0: follow, 1: RayActorError()}))
     assert cause({0: follow, 1: WorkerError("later")}) is follow
-    # What follows from another worker's end is told only where nothing else is known.
-    lost = worker.explained(RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] reset"), 0, "LOG")
+    # A lost connection to another worker is reported only if no rank has another error.
+    lost = worker.explain(RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] reset"), 0, "LOG")
     assert lost.message == "worker 0 lost the connection to another worker; the traceback is in LOG"
     assert cause({0: lost, 1: follow}) is follow
     assert cause({0: lost}) is lost
@@ -125,7 +121,7 @@ def test_the_cause_among_several_ranks() -> None:
 @pytest.mark.parametrize(
     "name", [".tmp-status.json-0a1b2c3d", ".tmp-adapter-0a1b2c3d/x", "logs/.tmp-a-0a1b2c3d"]
 )
-def test_what_a_killed_command_left_half_written_is_removed(make: Make, tmp_path: Path, name: str) -> None:
+def test_incomplete_files_of_a_killed_command_are_removed(make: Make, tmp_path: Path, name: str) -> None:
     plan, recipe = make(tmp_path)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("half")

@@ -1,4 +1,4 @@
-"""Real Ray workers: the same curve, the same folder, and plain errors."""
+"""Real Ray workers: the same curve and run folder as in one process, and TailorErrors that pass through."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tailor.errors import ModelError, StoreError
 from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
-from tailor.onray.supervisor import Watch
+from tailor.onray.supervisor import DriverContext
 from tailor.runs.log import of_kind, read
 from tailor.store import Store, run_folder
 from tests.onray.conftest import Make
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 def fit(plan: Any, recipe: Any, cluster: Cluster | None) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    trainer.fit(plan, recipe, Watch(records.append), cluster=cluster)
+    trainer.fit(plan, recipe, DriverContext(records.append), cluster=cluster)
     return records
 
 
@@ -29,7 +29,7 @@ def curve(run: Path) -> list[float]:
     return [record["loss"] for record in read(Store(str(run))) if "loss" in record]
 
 
-def test_one_worker_gives_what_this_process_gives(make: Make, cluster: Cluster, tmp_path: Path) -> None:
+def test_one_worker_equals_this_process(make: Make, cluster: Cluster, tmp_path: Path) -> None:
     fit(*make(tmp_path / "here"), None)
     fit(*make(tmp_path / "there", scale={"workers": 1, "cpus_per_worker": 1}), cluster)
     assert curve(tmp_path / "here") == curve(tmp_path / "there")
@@ -38,7 +38,7 @@ def test_one_worker_gives_what_this_process_gives(make: Make, cluster: Cluster, 
     assert curve(tmp_path / "here") != curve(tmp_path / "control")
 
 
-def test_two_workers_share_the_batch_and_rank_zero_reports_in_order(
+def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
     make: Make, cluster: Cluster, tmp_path: Path
 ) -> None:
     fit(*make(tmp_path / "one"), None)
@@ -47,11 +47,11 @@ def test_two_workers_share_the_batch_and_rank_zero_reports_in_order(
     assert [record for record in published if record["kind"] != "started"] == read(run)
     assert [record["step"] for record in of_kind(published, "train")] == [1, 2, 3, 4, 5, 6]
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), abs=1e-5)
-    # Ray Train's own files don't stay.
+    # Ray Train's files are removed.
     assert run.join("checkpoints").names() == ["step-00000002", "step-00000004", "step-00000006"]
 
 
-def test_a_users_mistake_in_a_worker_is_that_error(make: Make, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_user_error_in_a_worker_is_raised_unchanged(make: Make, cluster: Cluster, tmp_path: Path) -> None:
     plan, recipe = make(tmp_path, scale={"workers": 2})
     plan = dataclasses.replace(plan, model=plan.model.model_copy(update={"path": str(tmp_path / "nowhere")}))
     with pytest.raises(ModelError) as caught:
@@ -60,7 +60,7 @@ def test_a_users_mistake_in_a_worker_is_that_error(make: Make, cluster: Cluster,
     assert caught.value.hint
 
 
-def test_a_folder_that_workers_cannot_see_is_refused(make: Make, cluster: Cluster) -> None:
-    with pytest.raises(StoreError, match="one process only"):
+def test_a_folder_that_workers_cannot_access_is_an_error(make: Make, cluster: Cluster) -> None:
+    with pytest.raises(StoreError, match="exists in one process only"):
         fit(*make("memory://somewhere/run", scale={"workers": 2}), cluster)
     assert run_folder.checkpoints(Store("memory://somewhere/run")) == []

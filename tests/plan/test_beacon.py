@@ -1,4 +1,4 @@
-"""What a plan knows of activation beacons: refusals before anything is loaded, weights and memory."""
+"""Plans with activation beacons: unsupported models are rejected before loading; trained weights and memory."""
 
 from __future__ import annotations
 
@@ -48,16 +48,25 @@ def plan(longest: int = 400, config: dict[str, Any] | None = None, **spec: Any) 
     [
         (
             {"model_type": "gemma2"},
-            "proven on llama, mistral, qwen2, qwen3 alone, and this model is of type gemma2",
+            "beacons support the model types llama, mistral, qwen2, qwen3, and this model has type gemma2",
         ),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"\(dynamic\) changes with the length"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, r"\(longrope\) changes with the length"),
-        ({"model_type": "mistral", "sliding_window": 4096}, "look 4096 tokens back"),
-        ({"model_type": "qwen2", "sliding_window": 32, "use_sliding_window": True}, "look 32 tokens back"),
-        ({"partial_rotary_factor": 0.5}, "turns only a part of each key"),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            r"\(dynamic\) changes its frequencies with the sequence length",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            r"\(longrope\) changes its frequencies with the sequence length",
+        ),
+        ({"model_type": "mistral", "sliding_window": 4096}, "attend only to the last 4096 tokens"),
+        (
+            {"model_type": "qwen2", "sliding_window": 32, "use_sliding_window": True},
+            "attend only to the last 32 tokens",
+        ),
+        ({"partial_rotary_factor": 0.5}, "rotates only a part of each head"),
     ],
 )
-def test_models_on_which_it_would_be_wrong_are_refused(config: dict[str, Any], why: str) -> None:
+def test_unsupported_models_are_rejected(config: dict[str, Any], why: str) -> None:
     with pytest.raises(ModelError, match=why):
         plan(config=config)
     plan(config={"rope_parameters": {"rope_type": "yarn", "factor": 4.0}})
@@ -65,15 +74,17 @@ def test_models_on_which_it_would_be_wrong_are_refused(config: dict[str, Any], w
 
 def test_documents_must_fit_the_positions_with_the_coarsest_ratio() -> None:
     plan(longest=1000)  # far over the 256 positions of the base
-    with pytest.raises(ModelError, match=r"reach 272 positions with a ratio of 8.*made for 256") as caught:
+    with pytest.raises(ModelError, match=r"needs 272 positions even with ratio 8.*supports 256") as caught:
         plan(longest=1700)
-    assert "set data.max_length: 1600 or less, or add a coarser ratio" in str(caught.value.hint)
+    assert "set data.max_length: 1600 or less, or add a larger ratio" in str(caught.value.hint)
     plan(longest=1600)
-    with pytest.raises(DataError, match="the longest example has 64 tokens and fits into one window of 64"):
+    with pytest.raises(
+        DataError, match=r"the longest example has 64 tokens and fits into one window \(64 tokens\)"
+    ):
         plan(longest=64)
 
 
-def test_the_weights_are_counted_as_they_are() -> None:
+def test_trained_parameters_are_exact() -> None:
     for spec in ({}, {"rank": 3}, {"projections": ["k", "v"]}):
         made = with_beacons(network(), **spec)
         trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
@@ -82,7 +93,7 @@ def test_the_weights_are_counted_as_they_are() -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """The most bytes that new tensors held at one time. `known`: tensors that were there before."""
+    """Peak bytes of tensors created in this context. known: tensors that existed before."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
         super().__init__()
@@ -106,7 +117,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_the_forecast_follows_what_a_step_holds(checkpointing: bool) -> None:
+def test_the_forecast_is_near_the_measured_peak(checkpointing: bool) -> None:
     """Activations of one document, forward and backward, against the forecast; and that it grows as they do."""
     config = {**CONFIG, "max_position_embeddings": 65536, "num_hidden_layers": 4}
     facts, spec = ModelFacts.from_config(config), Beacon(window=128, ratios=[4])
@@ -123,7 +134,7 @@ def test_the_forecast_follows_what_a_step_holds(checkpointing: bool) -> None:
         forecast.append(
             beacon.activations(facts, spec, rows=1, length=length, width=2.0, checkpointing=checkpointing)
         )
-    for seen, said in zip(measured, forecast, strict=True):
-        assert 0.7 <= said / seen <= 1.6, (seen, said)
+    for actual, predicted in zip(measured, forecast, strict=True):
+        assert 0.7 <= predicted / actual <= 1.6, (actual, predicted)
     growth = (forecast[1] - forecast[0]) / (measured[1] - measured[0])
     assert 0.7 <= growth <= 1.5

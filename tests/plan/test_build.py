@@ -1,4 +1,4 @@
-"""Numbers that a plan derives."""
+"""The numbers of a plan."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_default_micro_batch_fits_the_memory() -> None:
     assert large.micro_batch_size > small.micro_batch_size >= 1
     assert small.memory.peak < 24 * 2**30
     declared = plan(Hardware("cuda", 24 * 2**30, bf16=True), train={"micro_batch_size": 32})
-    assert declared.memory.peak > 24 * 2**30, "the control: what is declared is taken"
+    assert declared.memory.peak > 24 * 2**30, "the control: an explicit micro-batch size is kept"
 
 
 def test_memory_by_what_is_trained() -> None:
@@ -108,20 +108,20 @@ def test_warmup(optim: dict[str, float], steps: int) -> None:
     assert plan(optim={"learning_rate": 1e-4, **optim}).warmup_steps == steps
 
 
-def test_a_warmup_that_never_ends_is_refused() -> None:
+def test_a_warmup_longer_than_the_run_is_rejected() -> None:
     assert plan(optim={"learning_rate": 1e-4, "warmup_steps": 89}).warmup_steps == 89
-    with pytest.raises(DataError, match="the warm-up of 90 steps never ends, for the data make 90"):
+    with pytest.raises(DataError, match=r"optim\.warmup_steps is 90, but the whole run has only 90 steps"):
         plan(optim={"learning_rate": 1e-4, "warmup_steps": 90})
 
 
-def test_workers_without_work_are_told() -> None:
+def test_idle_workers_are_reported() -> None:
     """The batch has 32 rows."""
     declared = {"train": {"micro_batch_size": 16}}
     assert [plan(**declared, scale={"workers": workers}).idle_workers for workers in (1, 2, 4)] == [0, 0, 2]
-    assert plan(scale={"workers": 4}).idle_workers == 0, "what the plan chooses leaves none without"
+    assert plan(scale={"workers": 4}).idle_workers == 0, "the default micro-batch size leaves no worker idle"
     (note,) = plan(**declared, scale={"workers": 4}).notes()
     assert note == (
-        "2 workers have no micro-batch in any step: 1 × 16 for each other one; lower train.micro_batch_size"
+        "2 of 4 workers would be idle: a batch has fewer than 4 micro-batches of 16; lower train.micro_batch_size"
     )
     assert plan(**declared).notes() == []
 
@@ -146,15 +146,15 @@ def test_kto_needs_two_examples_of_each_split() -> None:
         assert plan(data=dataclasses.replace(DATA, **{split: 1}))
 
 
-def test_rows_of_long_pairs_are_reckoned_with() -> None:
+def test_memory_counts_rows_of_long_pairs() -> None:
     longer = dataclasses.replace(DATA, longest_row=4000)
     assert plan(data=longer).row_length == 4000
     one = {"train": {"epochs": 3, "batch_size": 32, "micro_batch_size": 1}}
     assert plan(data=longer, **one).memory.activations > 1.9 * plan(**one).memory.activations
 
 
-def test_refusals() -> None:
-    with pytest.raises(ScaleError, match="no GPU was found"):
+def test_recipes_that_cannot_run_are_rejected() -> None:
+    with pytest.raises(ScaleError, match="there is no GPU"):
         plan(CPU, scale={"gpu": True})
     with pytest.raises(ModelError, match=r"9000 tokens.*8192 positions"):
         plan(data=dataclasses.replace(DATA, longest=9000))
@@ -170,7 +170,7 @@ def test_a_plan_is_plain_values() -> None:
 
 @pytest.mark.parametrize("name", BASES)
 def test_sizes_are_read_from_every_familys_config(name: str) -> None:
-    """The public models' facts are right, for transformers counts their weights; and the plan counts nearly as many."""
+    """transformers counts the published number of weights, and the plan counts it to within 5 %."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -183,15 +183,15 @@ def test_sizes_are_read_from_every_familys_config(name: str) -> None:
     assert facts.linear_parameters + facts.embedding_parameters == pytest.approx(published, rel=0.05)
 
 
-def test_what_a_family_cannot_do_is_refused_before_anything_is_loaded() -> None:
+def test_settings_that_a_family_does_not_support_are_rejected_before_loading() -> None:
     mamba, bloom = (BASES[name][1] for name in ("state-spaces/mamba-1.4b-hf", "bigscience/bloom-1b1"))
     for config, why in ((mamba, "recurrent layers"), (bloom, "ALiBi")):
-        with pytest.raises(ModelError, match=f"lets packed documents see each other.*{why}"):
+        with pytest.raises(ModelError, match=f"cannot isolate packed documents.*{why}"):
             build(recipe(), DATA, config, GPU, run_url="runs/x")
         for section in ({"data": {"pack": False}}, {"method": {"name": "pretrain"}}):
             build(recipe(**section), DATA, config, GPU, run_url="runs/x")
     mixture = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8}
-    with pytest.raises(ModelError, match="experts of org/model are held in one tensor"):
+    with pytest.raises(ModelError, match="org/model stores its experts in one tensor"):
         build(recipe(), DATA, mixture, GPU, run_url="runs/x")
     build(recipe(model={"quantize": None}), DATA, mixture, GPU, run_url="runs/x")
 
@@ -206,13 +206,13 @@ GRITLM = {"method": {"name": "gritlm", "embedding_batch_size": 1024, "group_size
 TEXTS = dataclasses.replace(DATA, rows_per_batch=32, texts_per_batch=4096, longest_text=512, longest_row=512)
 
 
-def test_chunks_of_texts_are_what_fits() -> None:
+def test_chunks_of_texts_fit_the_memory() -> None:
     large, small = plan(data=TEXTS, **GRITLM), plan(Hardware("cuda", 16 * 2**30, bf16=True), TEXTS, **GRITLM)
     assert large.chunk_size is None
     assert 512 <= small.chunk_tokens < large.chunk_tokens <= 32768
     assert small.memory.peak < 0.8 * 16 * 2**30
     four = plan(data=TEXTS, **GRITLM, scale={"workers": 4})
-    assert four.chunk_tokens == large.chunk_tokens, "the cut doesn't depend on the workers"
+    assert four.chunk_tokens == large.chunk_tokens, "the chunk size does not depend on the number of workers"
     doubled = dataclasses.replace(TEXTS, texts_per_batch=8192)
     grown = plan(data=doubled, **GRITLM).memory
     assert grown == dataclasses.replace(large.memory, embeddings=grown.embeddings), "nothing else grows"
@@ -222,13 +222,13 @@ def test_chunks_of_texts_are_what_fits() -> None:
     assert plan().chunk_tokens == 0
 
 
-def test_chunks_stay_when_a_run_goes_on() -> None:
+def test_a_resumed_run_keeps_its_chunk_size() -> None:
     made = build(recipe(**GRITLM), TEXTS, LLAMA_8B, CPU, run_url="runs/x", chunk_tokens=777)
     assert made.chunk_tokens == 777
 
 
-def test_a_shorter_embedding_is_shorter() -> None:
-    with pytest.raises(ModelError, match="4096 is not shorter than the whole embedding of 4096"):
+def test_matryoshka_sizes_are_below_the_full_size() -> None:
+    with pytest.raises(ModelError, match="4096 is not smaller than the full embedding size, 4096"):
         plan(data=TEXTS, method={**GRITLM["method"], "matryoshka": [4096]})
 
 
@@ -255,27 +255,31 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     assert made.steps == 90
     assert made.micro_batch_size * made.accumulation * made.workers >= data.rows_per_batch
     named = re.search(r"forecasts ([\d.]+) GiB", path.read_text().split("\nmodel:")[0])
-    assert (named is None) == (base is None), "the small model of the quickstart needs no word on memory"
+    assert (named is None) == (base is None), (
+        "the small model of the quickstart states no memory in its recipe"
+    )
     if named:
         assert float(named[1]) == pytest.approx(made.memory.peak / 2**30, abs=0.06)
 
 
-def test_a_longer_model_is_planned_and_the_base_is_not(tmp_path: Path) -> None:
+def test_model_rope_extends_the_maximum_length(tmp_path: Path) -> None:
     recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
     config = BASES[recipe.model.path][1]
     data = dataclasses.replace(DATA, longest=81920, longest_row=81920)
     assert build(recipe, data, config, GPU, run_url="r").batches.max_length == 81920
     short = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": None})})
-    with pytest.raises(ModelError, match=r"has 81920 tokens, but .* was made for 8192 positions") as caught:
+    with pytest.raises(ModelError, match=r"has 81920 tokens, but .* supports 8192 positions") as caught:
         build(short, data, config, GPU, run_url="r")
     assert "model.rope" in str(caught.value.hint)
     yarn = YarnRope(name="yarn", factor=16, original_length=4096)
     wrong = recipe.model_copy(update={"model": recipe.model.model_copy(update={"rope": yarn})})
-    with pytest.raises(ModelError, match=r"original_length is 4096, but .* was made for 8192 tokens"):
+    with pytest.raises(
+        ModelError, match=r"original_length is 4096, but the original maximum length of .* is 8192 tokens"
+    ):
         build(wrong, data, config, GPU, run_url="r")
 
 
-def test_answers_of_a_pair_share_a_pass_whatever_the_recipe_says() -> None:
+def test_length_dependent_rope_is_rejected_for_preference_pairs() -> None:
     """Frequencies that follow the longest document of a pass would make each answer depend on the other."""
     phi = {**LLAMA_8B, "model_type": "phi3", "max_position_embeddings": 131072}
     phi |= {"original_max_position_embeddings": 4096, "rope_scaling": {"type": "longrope"}}
@@ -289,12 +293,14 @@ def test_answers_of_a_pair_share_a_pass_whatever_the_recipe_says() -> None:
     data = dataclasses.replace(DATA, longest=8000, longest_row=8000)
     assert build(recipe, data, phi, GPU, run_url="r"), "the control: one example a pass"
     pairs = recipe.model_copy(update={"method": Dpo(name="dpo")})
-    with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
+    with pytest.raises(
+        ModelError, match=r"above 4096 tokens, its frequencies .* longest example has 8000"
+    ) as caught:
         build(pairs, data, phi, GPU, run_url="r")
     assert "another model.path" in str(caught.value.hint)
 
 
-def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() -> None:
+def test_length_dependent_rope_is_rejected_with_packing() -> None:
     phi = {**LLAMA_8B, "model_type": "phi3", "max_position_embeddings": 131072}
     phi |= {"original_max_position_embeddings": 4096, "rope_scaling": {"type": "longrope"}}
     recipe = load_recipe(ROOT / "recipes" / "llama3-8b-80k-qlora.yaml", check_files=False)
@@ -302,7 +308,9 @@ def test_a_base_whose_frequencies_follow_the_length_is_not_packed_beyond_it() ->
     data = dataclasses.replace(DATA, longest=8000, longest_row=8000)
     assert build(recipe, data, phi, GPU, run_url="r"), "one row a pass"
     packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": True})})
-    with pytest.raises(ModelError, match=r"frequencies .* over 4096 tokens, .* has 8000") as caught:
+    with pytest.raises(
+        ModelError, match=r"above 4096 tokens, its frequencies .* longest example has 8000"
+    ) as caught:
         build(packed, data, phi, GPU, run_url="r")
     assert caught.value.hint == "set data.pack: false, or data.max_length: 4096 or less"
     assert build(packed, dataclasses.replace(data, longest=4096), phi, GPU, run_url="r"), (

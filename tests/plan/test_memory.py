@@ -24,7 +24,7 @@ from tests.helpers.models import tiny_llama
 
 SHORT, LONG = 512, 1024
 TILE_BYTES = 4 * 512 * 128
-"""Of 128 tokens."""
+"""Rows of 128 tokens."""
 ADAPTER: dict[str, Any] = {"rank": 4}
 WAYS: dict[str, dict[str, Any]] = {
     "kept": {"activation_checkpointing": 0},
@@ -95,7 +95,7 @@ def slope(values: list[int]) -> float:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_forecast_is_what_a_step_has(path: Path, way: str) -> None:
+def test_the_forecast_matches_a_step(path: Path, way: str) -> None:
     counted = counts(path, **WAYS[way])
     made = [forecasts(path, tokens, **WAYS[way]) for tokens in (SHORT, LONG)]
     found = slope([one.peak for one in counted])
@@ -120,7 +120,7 @@ def test_control_each_way_has_another_slope(path: Path) -> None:
     assert slopes["every layer"] > 1.05 * slopes["offloaded"] > 1.5 * slopes["tiled and offloaded"]
 
 
-def test_workers_that_hold_a_sequence_together_share_its_memory(path: Path) -> None:
+def test_sequence_parallel_workers_divide_the_memory_of_a_sequence(path: Path) -> None:
     """Half the tokens each; keys and values are copied where there are fewer heads of them."""
     way = WAYS["tiled"]
     alone, two, four = (

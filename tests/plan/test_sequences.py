@@ -1,4 +1,4 @@
-"""Plans of workers that hold sequences together, and of what is moved to host memory."""
+"""Plans with sequence parallelism, and with activations offloaded to host memory."""
 
 from __future__ import annotations
 
@@ -19,60 +19,70 @@ def together(parts: int, workers: int = 8, config: dict[str, Any] = LLAMA_8B, **
     return build(made, DATA, config, GPU, run_url="runs/x")
 
 
-def test_groups_take_micro_batches_as_workers_do() -> None:
+def test_accumulation_counts_groups_like_workers() -> None:
     two = {"train": {"micro_batch_size": 2}}
     assert together(4, **two).accumulation == plan(**two, scale={"workers": 2}).accumulation == 8
     assert together(4).sequence_parallel == 4
     assert (plan().sequence_parallel, plan().activation_checkpointing) == (1, 0)
 
 
-def test_a_group_has_room_for_more_rows() -> None:
+def test_a_group_fits_more_rows_than_a_worker() -> None:
     alone = plan(SMALL, scale={"workers": 1}).micro_batch_size
     scale = {"workers": 4, "sequence_parallel": 4}
     assert plan(SMALL, scale=scale).micro_batch_size > alone
 
 
 @pytest.mark.parametrize(
-    ("parts", "changed", "says"),
+    ("parts", "changed", "message"),
     [
-        (3, {}, r"3 workers cannot share the 32 attention heads of org/model"),
-        (2, {"model_type": "mamba"}, r"\(mamba\) cannot be cut between tokens: the state of its recurrent"),
-        (2, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"its rotations \(dynamic\) depend on"),
+        (3, {}, r"sequence_parallel is 3, but the 32 attention heads of org/model are not divisible by it"),
+        (2, {"model_type": "mamba"}, r"\(mamba\) cannot split its sequences: its recurrent layers carry"),
+        (
+            2,
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            r"its RoPE frequencies \(dynamic\) depend on",
+        ),
         (
             2,
             {"rope_parameters": {"full": {"rope_type": "longrope"}}},
-            r"its rotations \(longrope\) depend on",
+            r"its RoPE frequencies \(longrope\) depend on",
         ),
-        (2, {"output_router_logits": True, "router_aux_loss_coef": 0.01}, r"the balance of its experts"),
+        (
+            2,
+            {"output_router_logits": True, "router_aux_loss_coef": 0.01},
+            r"its load-balancing loss is a product",
+        ),
     ],
 )
-def test_what_cannot_be_cut_is_refused(parts: int, changed: dict[str, Any], says: str) -> None:
+def test_models_that_cannot_split_sequences_are_rejected(
+    parts: int, changed: dict[str, Any], message: str
+) -> None:
     config = {**LLAMA_8B, **changed}
     model = {"model": {"quantize": None}}
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         together(parts, workers=2 * parts, config=config, **model)
     unlike = {"rope_scaling": {"type": "yarn"}, "router_aux_loss_coef": 0.01}
     assert together(2, config={**LLAMA_8B, **unlike}, **model), "the control"
 
 
-def test_the_mend_names_what_divides_the_heads() -> None:
+def test_the_hint_lists_the_divisors_of_the_heads() -> None:
     with pytest.raises(ModelError) as error:
         together(5, workers=5, config={**LLAMA_8B, "num_attention_heads": 12})
     assert error.value.hint == "set it to one of 2, 3, 4, 6, 12"
 
 
-def test_only_a_gpu_has_something_to_move_to_host_memory() -> None:
+def test_activation_offloading_needs_a_gpu() -> None:
     train = {"train": {"activation_checkpointing": True, "activation_offloading": True}}
     assert plan(**train).memory.host > 0
-    with pytest.raises(ScaleError, match="moves what a GPU holds to host memory, and no GPU was found"):
+    with pytest.raises(
+        ScaleError, match="activation_offloading is true, but there is no GPU whose activations could move"
+    ):
         plan(CPU, **train)
 
 
-def test_the_plan_tells_of_groups_and_of_host_memory() -> None:
+def test_the_plan_shows_workers_per_sequence_and_host_memory() -> None:
     train = {"micro_batch_size": 1, "activation_checkpointing": True, "activation_offloading": True}
-    told = dict(lines(together(4, train=train), GPU))
-    assert told["per worker"].startswith(
-        "8 workers, 4 of them on each sequence: micro-batches of 1, up to 16"
-    )
-    assert told["memory"].endswith("; beside it 0.12 GiB of host memory")
+    shown = dict(lines(together(4, train=train), GPU))
+    assert shown["per worker"].startswith("8 workers, 4 per sequence: micro-batches of 1, up to 16")
+    assert shown["memory"].endswith("; plus 0.12 GiB of host memory")
     assert "host memory" not in dict(lines(plan(), GPU))["memory"], "the control"

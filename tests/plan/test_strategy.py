@@ -1,4 +1,4 @@
-"""Which strategy a plan takes, what each worker then holds, and what DeepSpeed is told."""
+"""The choice of the strategy, the memory per worker, and the DeepSpeed config."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def full(hardware: Hardware = GPU, strategy: Any = "auto", workers: int = 8, **s
     return plan(hardware, **{**FULL, **sections}, scale=scale)
 
 
-def test_auto_takes_ddp_where_it_fits_and_fsdp_where_it_does_not() -> None:
-    fits, shared = full(LARGE), full()
-    assert (fits.strategy.name, shared.strategy.name) == ("ddp", "fsdp")
-    assert fits.strategy_reason.startswith("all weights fit each worker: ")
-    assert shared.strategy_reason.startswith("ddp would need 148.6 of each")
-    assert shared.memory.peak < 0.5 * GPU.memory_bytes < fits.memory.peak
+def test_auto_selects_ddp_if_it_fits_else_fsdp() -> None:
+    fits, sharded = full(LARGE), full()
+    assert (fits.strategy.name, sharded.strategy.name) == ("ddp", "fsdp")
+    assert fits.strategy_reason.startswith("the model fits on each worker: ")
+    assert sharded.strategy_reason.startswith("ddp would need 148.6 of 80.0 GiB per worker")
+    assert sharded.memory.peak < 0.5 * GPU.memory_bytes < fits.memory.peak
     assert full(workers=1).strategy.name == "ddp"
 
 
@@ -45,26 +45,26 @@ def test_auto_takes_ddp_where_it_fits_and_fsdp_where_it_does_not() -> None:
         ({"evaluate": {"retrieval": {"data": {"path": "beir"}}}}, "evaluate.retrieval"),
     ],
 )
-def test_auto_keeps_ddp_where_a_key_rules_sharing_out(sections: dict[str, Any], named: str) -> None:
+def test_auto_keeps_ddp_if_fsdp_does_not_support_a_setting(sections: dict[str, Any], named: str) -> None:
     made = full(**sections)
     assert made.strategy.name == "ddp"
-    assert made.strategy_reason.endswith(f"and {named} rules fsdp out")
+    assert made.strategy_reason.endswith(f", but fsdp does not support {named}")
 
 
-def test_what_a_worker_holds_falls_with_the_stage_and_the_workers() -> None:
-    def held(strategy: Any, workers: int = 8) -> int:
+def test_memory_per_worker_falls_with_the_stage_and_the_workers() -> None:
+    def resident(strategy: Any, workers: int = 8) -> int:
         memory = full(LARGE, strategy, workers).memory
         return int(memory.weights + memory.gradients + memory.optimizer)
 
-    stages = [held({"name": "deepspeed", "stage": stage}) for stage in (1, 2, 3)]
-    assert held("ddp") > stages[0] > stages[1] > stages[2]
-    assert held("fsdp", 16) < held("fsdp", 8) < held("ddp") / 4
-    assert held({"name": "fsdp", "offload": True}) < held("fsdp")
+    stages = [resident({"name": "deepspeed", "stage": stage}) for stage in (1, 2, 3)]
+    assert resident("ddp") > stages[0] > stages[1] > stages[2]
+    assert resident("fsdp", 16) < resident("fsdp", 8) < resident("ddp") / 4
+    assert resident({"name": "fsdp", "offload": True}) < resident("fsdp")
     offloaded = {"name": "deepspeed", "stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"}
-    assert held(offloaded) < stages[2] / 2
+    assert resident(offloaded) < stages[2] / 2
 
 
-def test_deepspeed_is_told_what_the_recipe_says(tmp_path: Path) -> None:
+def test_the_deepspeed_config_has_the_recipes_values(tmp_path: Path) -> None:
     own = {
         "train_batch_size": "auto",
         "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
@@ -83,27 +83,28 @@ def test_deepspeed_is_told_what_the_recipe_says(tmp_path: Path) -> None:
         "offload_optimizer": "cpu",
         "config": str(tmp_path / "zero.json"),
     }
-    told = full(LARGE, strategy, optim={"learning_rate": 1e-4, "max_grad_norm": 0.3}).deepspeed
-    assert told["zero_optimization"] == {
+    config = full(LARGE, strategy, optim={"learning_rate": 1e-4, "max_grad_norm": 0.3}).deepspeed
+    assert config["zero_optimization"] == {
         "stage": 2,
         "reduce_bucket_size": 4096 * 4096,
         "allgather_bucket_size": 4096 * 4096,
         "overlap_comm": True,
         "offload_optimizer": {"device": "cpu"},
     }
-    assert (told["gradient_clipping"], told["gradient_accumulation_steps"]) == (0.3, 1)
-    assert told["bf16"] == {"enabled": True}
-    assert told["aio"] == own["aio"]
-    assert not told.keys() & {"optimizer", "scheduler", "train_batch_size", "fp16"}
+    assert (config["gradient_clipping"], config["gradient_accumulation_steps"]) == (0.3, 1)
+    assert config["bf16"] == {"enabled": True}
+    assert config["aio"] == own["aio"]
+    assert not config.keys() & {"optimizer", "scheduler", "train_batch_size", "fp16"}
     assert full(LARGE).deepspeed is None
 
 
-def test_fp16_is_refused_where_the_hardware_chooses_it() -> None:
+def test_fsdp_without_bf16_hardware_is_rejected() -> None:
     with pytest.raises(
-        ModelError, match=r"train.precision: auto is fp16 on these GPUs, and scale.strategy fsdp"
+        ModelError,
+        match=r"train.precision: auto selects fp16 on these GPUs, but scale.strategy fsdp supports only",
     ):
         full(OLD, "fsdp")
-    assert full(OLD).strategy.name == "ddp", "the control: auto takes what computes there"
+    assert full(OLD).strategy.name == "ddp", "the control: auto selects a strategy that supports fp16"
 
 
 @pytest.mark.parametrize(
@@ -188,5 +189,6 @@ def test_another_package_brings_a_strategy(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert (
-        "optim.optimizer: conflicts with scale.strategy halves, which gives each worker a part" in ran.stdout
+        "optim.optimizer: conflicts with scale.strategy halves, which shards the optimizer state"
+        in ran.stdout
     )

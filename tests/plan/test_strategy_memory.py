@@ -1,4 +1,4 @@
-"""What a worker holds under each strategy, in closed form: the model of `benchmarks/strategies.py`, which measures it."""
+"""The memory forecast per strategy, compared with closed forms; `benchmarks/strategies.py` measures the same model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TABLE = 8192 * 768
 TRAINED = 8 * LAYER + 2 * TABLE
 BUCKET = 2**23
 KEPT = 2 * 8 * 256 * (16 * 768 + 4.1 * 768 + 8 * 2048)
-"""Bytes that the layers keep of one row of 256 tokens for the backward pass, in float32."""
+"""Activation bytes of all layers for one row of 256 tokens, in float32."""
 HOST = Hardware("cpu", 64 * 2**30, bf16=True)
 GPU = Hardware("cuda", 64 * 2**30, bf16=True)
 STAGES: dict[str, Any] = {f"zero-{stage}": {"name": "deepspeed", "stage": stage} for stage in (1, 2, 3)}
@@ -65,7 +65,7 @@ def memory(*args: Any, **options: Any) -> Memory:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_what_is_kept_between_two_steps(workers: int) -> None:
+def test_resident_memory_between_steps(workers: int) -> None:
     whole, part = 4 * TRAINED, 4 * TRAINED / workers
     kept = {  # weights, gradients, optimizer state (with DeepSpeed's own float32 weights)
         "ddp": (whole, whole, 2 * whole),
@@ -90,7 +90,7 @@ def test_mixed_precision_halves_the_weights_that_are_computed_with(workers: int)
     )
 
 
-def test_the_peak_of_a_step_is_the_largest_of_its_moments() -> None:
+def test_the_peak_of_a_step_is_the_largest_phase() -> None:
     """Two workers on CPUs in float32: the loss under ddp and stage 1, the backward pass where something is gathered."""
     loss = KEPT + 12 * 8192 * 256 + 4 * 768 * 256
     layers = 4 * LAYER  # computed, on its way, and gradients twice: as they come, and to be cut
@@ -106,7 +106,7 @@ def test_the_peak_of_a_step_is_the_largest_of_its_moments() -> None:
         assert memory(name).peak == pytest.approx(bytes_, rel=5e-3), name
 
 
-def test_control_gloo_copies_what_is_exchanged_and_a_gpu_does_not() -> None:
+def test_control_gloo_needs_copies_and_nccl_does_not() -> None:
     """There the loss is the larger moment: logits, hidden states, and the head's gradient, but no copy of the bucket."""
     host, gpu = (memory("zero-3", hardware=hardware).peak for hardware in (HOST, GPU))
     loss = 12 * 8192 * 256 + 4 * 768 * 256 + 4 * TABLE
@@ -114,7 +114,7 @@ def test_control_gloo_copies_what_is_exchanged_and_a_gpu_does_not() -> None:
     assert memory("ddp", hardware=GPU).peak == memory("ddp").peak
 
 
-def test_adapters_exchange_little() -> None:
+def test_adapters_need_small_buffers() -> None:
     """No gradient of a head; but layers are gathered as ever where they are shared out."""
     full, lora = ({name: memory(name, model=model).exchange for name in ALL} for model in (None, LORA))
     assert lora["ddp"] == 0 < full["ddp"]
@@ -125,7 +125,7 @@ def test_adapters_exchange_little() -> None:
     assert memory("ddp", model=head).exchange == pytest.approx(4 * TABLE, rel=0.2), "the control"
 
 
-def test_more_workers_never_hold_more_and_loading_bounds_it() -> None:
+def test_more_workers_never_need_more_memory_each() -> None:
     for name in ALL:
         for hardware in (HOST, GPU):
             peaks = [memory(name, workers, hardware).peak for workers in range(1, 65)]
@@ -136,7 +136,7 @@ def test_more_workers_never_hold_more_and_loading_bounds_it() -> None:
     assert gpu < many / 2, "the control: it does so in host memory"
 
 
-def test_mixed_precision_makes_copies_of_float32_weights_and_a_heads_gradient_counts() -> None:
+def test_autocast_copies_and_the_gradient_of_the_head_are_counted() -> None:
     """The gradient in float32 and a tile's product; a copy of the head and of all layers, 12 bytes for each logit.
 
     Weights that are held in bf16 need no copy.
@@ -157,11 +157,11 @@ def test_mixed_precision_makes_copies_of_float32_weights_and_a_heads_gradient_co
     assert low.exchange < own.exchange - layers
 
 
-def test_buckets_follow_the_model_and_the_users_json_comes_first(tmp_path: Path) -> None:
+def test_bucket_sizes_follow_the_model_unless_the_users_json_sets_them(tmp_path: Path) -> None:
     def sizes(stage: int, **options: Any) -> dict[str, int]:
-        told = made(f"zero-{stage}", **options).deepspeed
-        assert told is not None
-        return {key: value for key, value in told["zero_optimization"].items() if key != "stage"}
+        config = made(f"zero-{stage}", **options).deepspeed
+        assert config is not None
+        return {key: value for key, value in config["zero_optimization"].items() if key != "stage"}
 
     assert sizes(2) == {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     assert sizes(2, config=LLAMA_8B)["reduce_bucket_size"] == 4096**2
@@ -178,9 +178,9 @@ def test_buckets_follow_the_model_and_the_users_json_comes_first(tmp_path: Path)
     }
     (tmp_path / "zero.json").write_text(json.dumps({"zero_optimization": own}))
     strategy = {**STAGES["zero-3"], "config": str(tmp_path / "zero.json")}
-    told = made(strategy).deepspeed
-    assert told is not None
-    assert told["zero_optimization"]["reduce_bucket_size"] == 500_000_000
+    config = made(strategy).deepspeed
+    assert config is not None
+    assert config["zero_optimization"]["reduce_bucket_size"] == 500_000_000
     kept = memory(strategy).gradients - memory("zero-3").gradients
     assert kept == 4 * (500_000_000 - BUCKET)
     assert memory(strategy).exchange > memory("zero-3").exchange + 4 * 5 * LAYER, "all layers stay whole"

@@ -32,13 +32,13 @@ def test_a_missing_run_names_the_near_ones(tmp_path: Path) -> None:
 def test_only_a_run_on_conversations_is_one_to_talk_to(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     run.write_json("adapter/tokenizer_config.json", {})
-    assert not run_folder.converses(run)
+    assert not run_folder.can_chat(run)
     run.write_text("adapter/chat_template.jinja", "{{ messages }}")
-    assert run_folder.converses(run)
+    assert run_folder.can_chat(run)
     run.write_json("data.json", {"template": None})  # text on a base that has a template
-    assert not run_folder.converses(run)
+    assert not run_folder.can_chat(run)
     run.write_json("data.json", {"template": "chatml"})
-    assert run_folder.converses(run)
+    assert run_folder.can_chat(run)
 
 
 def test_checkpoints_without_their_marker_do_not_count(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process at a time works on a run; the second is told who does, and a dead one keeps nobody out."""
+"""One process at a time works on a run; the second gets an error that names it, and a dead process blocks nobody."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def test_a_second_process_is_kept_out_until_the_first_one_dies(
+def test_a_second_process_is_blocked_until_the_first_one_dies(
     other: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     run = Store(str(tmp_path / "run"))
@@ -77,7 +77,7 @@ def run() -> Store:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_living_lease_keeps_others_out_and_is_given_back(run: Store) -> None:
+def test_a_renewed_lease_blocks_others_and_is_released(run: Store) -> None:
     said: list[str] = []
     with lock(run) as attempt:
         began = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_living_lease_keeps_others_out_and_is_given_back(run: Store) -> None:
         found = holder(run)
         assert found is not None
         assert found.attempt == attempt
-    assert "to see whether it lives" in said[0]
+    assert "to see whether it is still running" in said[0]
     assert not run.exists(LOCK)
     assert holder(run) is None
 
@@ -111,7 +111,7 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_taken_at_once(run: Store) 
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_lease_of_another_machine_is_taken_when_it_has_run_out(run: Store) -> None:
+def test_a_lease_of_another_machine_is_taken_when_it_has_expired(run: Store) -> None:
     left_behind(run, host="elsewhere")
     began = time.monotonic()
     with lock(run) as attempt:
@@ -140,14 +140,14 @@ def test_a_host_name_that_two_machines_share_takes_no_lease(run: Store) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_attempt_that_slept_until_another_finished_holds_nothing(run: Store) -> None:
+def test_an_attempt_that_slept_until_another_finished_has_no_lock(run: Store) -> None:
     with lock(run) as attempt:
         run.remove(LOCK)
         assert not is_held_by(run, attempt)
     assert is_held_by(run, ""), "a run without a lock needs none"
 
 
-def test_those_who_look_keep_nobody_out(tmp_path: Path) -> None:
+def test_checking_the_lock_blocks_nobody(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     run.append_text(LOCK, "")
     ended = threading.Event()

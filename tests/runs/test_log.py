@@ -1,4 +1,4 @@
-"""metrics.jsonl holds each step once and in order, whatever stopped the run, and is valid JSON."""
+"""metrics.jsonl contains each step once and in order, whatever stopped the run, and is valid JSON."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_run_that_starts_over_starts_a_new_log(run: Store) -> None:
     assert steps_of(run) == [1, 2]
 
 
-def test_what_was_measured_before_the_first_step_stays(run: Store) -> None:
+def test_records_before_the_first_step_are_kept(run: Store) -> None:
     log = MetricsLog(run)
     log.write({"kind": "generation", "when": "before", "exact_match": 0.0, "count": 3})
     log.close()
@@ -90,9 +90,7 @@ def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     assert read(Store(str(tmp_path))) == [{"kind": "train", "step": 1}]
 
 
-def test_a_half_line_that_met_a_full_disk_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partial_line_after_a_full_disk_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Store(str(tmp_path))
     log = MetricsLog(run)
     log.write(train_record(1))
@@ -104,20 +102,20 @@ def test_a_half_line_that_met_a_full_disk_is_taken_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "_write_all", half)
-        with pytest.raises(StoreError, match="no space is left there"):
+        with pytest.raises(StoreError, match="no space left on the device"):
             log.write(train_record(2))
     log.close()  # there is room again
     assert steps_of(run) == [1, 2]
 
 
-def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_record_is_named(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra\n{"kind":"train","step":2}\n')
-    with pytest.raises(StoreError, match=r"metrics\.jsonl:2: this line is no record") as caught:
+    with pytest.raises(StoreError, match=r"metrics\.jsonl:2: the line is not a metric record") as caught:
         read(Store(str(tmp_path)))
     assert caught.value.hint == "remove the line"
 
 
-def test_the_lock_is_asked_once_for_each_flush() -> None:
+def test_the_lock_is_checked_once_for_each_flush() -> None:
     """On an object store, where lines wait to be written together, each time is a request."""
     asked: list[bool] = []
     run = Store(f"memory://{uuid.uuid4().hex}/run")

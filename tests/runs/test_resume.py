@@ -1,4 +1,4 @@
-"""A folder's run goes on only with its own recipe."""
+"""A run resumes only with its own recipe."""
 
 from __future__ import annotations
 
@@ -42,30 +42,32 @@ def run(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("mine", ["recipe.yaml", "a.jsonl", "checkpoints", "other/run"])
-def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path, mine: str) -> None:
+def test_a_folder_with_other_files_is_rejected(tmp_path: Path, mine: str) -> None:
     run = Store(str(tmp_path / "work"))
     run.write_text(f"{mine}/file" if "." not in mine else mine, "mine")
-    with pytest.raises(StoreError, match=f"is not empty and holds no run; it has {mine.split('/')[0]}"):
-        resume.check_place(recipe(tmp_path / "work"), run)
+    with pytest.raises(
+        StoreError, match=f"is not empty and not a run folder; it contains {mine.split('/')[0]}"
+    ):
+        resume.check_folder(recipe(tmp_path / "work"), run)
 
 
-def test_an_empty_folder_a_left_over_and_a_run_are_fine(tmp_path: Path) -> None:
+def test_an_empty_folder_leftovers_and_a_run_are_accepted(tmp_path: Path) -> None:
     run = Store(str(tmp_path / "run"))
     mine = recipe(tmp_path / "run", data={"store": str(tmp_path / "run" / "cache")})
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
     (tmp_path / "run").mkdir()
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
     for name in (".lock", "status.json", "plan.json", "logs/worker-0.log", "tokens/a", "cache/b/c"):
         run.write_text(name, "{}")
-    resume.check_place(mine, run)
-    with pytest.raises(StoreError, match="it has cache"):
-        resume.check_place(recipe(tmp_path / "run"), run)
+    resume.check_folder(mine, run)
+    with pytest.raises(StoreError, match="it contains cache"):
+        resume.check_folder(recipe(tmp_path / "run"), run)
     run.write_text("recipe.yaml", "")
     run.write_text("loss.png", "")
-    resume.check_place(mine, run)
+    resume.check_folder(mine, run)
 
 
-def test_the_same_recipe_goes_on(run: Store, tmp_path: Path) -> None:
+def test_the_same_recipe_resumes(run: Store, tmp_path: Path) -> None:
     resume.check(recipe(tmp_path / "run"), run)
 
 
@@ -79,13 +81,13 @@ def test_the_same_recipe_goes_on(run: Store, tmp_path: Path) -> None:
         {"track": {"tensorboard": False}},
     ],
 )
-def test_keys_that_leave_the_curve_alone_may_change(
+def test_keys_that_do_not_change_the_loss_curve_may_change(
     run: Store, tmp_path: Path, sections: dict[str, Any]
 ) -> None:
     resume.check(recipe(tmp_path / "run", **sections), run)
 
 
-def test_another_recipe_is_refused_with_every_key_that_differs(run: Store, tmp_path: Path) -> None:
+def test_another_recipe_is_rejected_with_all_keys_that_differ(run: Store, tmp_path: Path) -> None:
     other = recipe(
         tmp_path / "run",
         model={"adapter": {"rank": 16}},
@@ -95,10 +97,10 @@ def test_another_recipe_is_refused_with_every_key_that_differs(run: Store, tmp_p
     with pytest.raises(StoreError) as caught:
         resume.check(other, run)
     assert caught.value.message == (
-        f"{run.url} holds a run of another recipe. These keys differ:\n"
-        "  data.train[1].limit: nothing there, 7 here\n"
-        "  data.train[1].path: b.jsonl there, c.jsonl here\n"
-        "  model.adapter.rank: 8 there, 16 here"
+        f"{run.url} contains a run with another recipe. These keys differ:\n"
+        "  data.train[1].limit: not set in the run, 7 in this recipe\n"
+        "  data.train[1].path: b.jsonl in the run, c.jsonl in this recipe\n"
+        "  model.adapter.rank: 8 in the run, 16 in this recipe"
     )
 
 
@@ -115,13 +117,13 @@ def test_an_attempt_without_a_checkpoint_may_be_replaced(run: Store, tmp_path: P
     resume.check(other, run)
 
 
-def test_never_refuses_any_folder_that_holds_a_run(run: Store, tmp_path: Path) -> None:
+def test_never_rejects_every_folder_with_a_run(run: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"save\.resume is never"):
         resume.check(recipe(tmp_path / "run", save={"resume": "never"}), run)
     resume.check(recipe(tmp_path / "new", save={"resume": "never"}), Store(str(tmp_path / "new")))
 
 
-def test_checkpoints_of_other_data_or_arithmetic_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_checkpoints_with_other_data_or_precision_are_not_resumed(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     plan = make_plan(model, make_store(tmp_path / "tokens", [20] * 8), tmp_path / "run")
     run = Store(str(tmp_path / "run"))
@@ -130,7 +132,7 @@ def test_checkpoints_of_other_data_or_arithmetic_are_not_gone_on_with(tmp_path: 
     resume.check_plan(other, run)  # without a checkpoint nothing is lost
     commit(run.join("checkpoints"), "step-00000003", {"state.json": "{}"})
     resume.check_plan(plan, run)
-    with pytest.raises(StoreError, match="checkpoints of other data"):
+    with pytest.raises(StoreError, match="checkpoints trained on other data"):
         resume.check_plan(other, run)
-    with pytest.raises(StoreError, match="trained with precision fp32; here it would be bf16"):
+    with pytest.raises(StoreError, match="trained with precision fp32, but the plan has bf16"):
         resume.check_plan(dataclasses.replace(plan, precision="bf16"), run)

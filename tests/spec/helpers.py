@@ -1,4 +1,4 @@
-"""A small good recipe, and what is wrong with a changed one."""
+"""A small valid recipe, and the problems of a changed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact texts of what is wrong with a recipe. `pytest tests/spec --update-fixtures` writes them anew."""
+"""The exact error messages of recipes. `pytest tests/spec --update-fixtures` updates them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tailor.errors import RecipeError
 from tailor.spec.load import load_recipe
 
 FIXTURES = Path(__file__).parent / "fixtures"
-"""In folders by subject; no two files have one name, because a recipe may extend that of another folder."""
+"""In folders by subject. File names are unique, because all are copied into one folder and may extend each other."""
 RECIPES = sorted(FIXTURES.rglob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the fixtures, a model, rows and a template in it."""
-    root = tmp_path_factory.mktemp("place")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the fixtures, a model, rows and a template."""
+    root = tmp_path_factory.mktemp("recipes")
     for recipe in RECIPES:
         shutil.copy(recipe, root)
     shutil.copy(FIXTURES / "scale" / "zero.json", root)
@@ -39,33 +39,33 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(FIXTURES).with_suffix("")))
 def test_text(
-    recipe: Path, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", "/home/nobody-lives-here")
     try:
         load_recipe(recipe.name)
         text = "ok\n"
     except RecipeError as error:
-        text = f"{error}\n".replace(str(place), "CWD")
+        text = f"{error}\n".replace(str(folder), "CWD")
     expected = recipe.with_suffix(".expected.txt")
     if request.config.getoption("--update-fixtures"):
         expected.write_text(text)
     assert text == expected.read_text()
 
 
-def test_every_expected_text_has_its_recipe() -> None:
+def test_every_expected_text_has_a_recipe() -> None:
     texts = {path.name.removesuffix(".expected.txt") for path in FIXTURES.rglob("*.expected.txt")}
     assert texts == {path.stem for path in RECIPES}
     assert len(texts) == len(RECIPES)
 
 
-def test_problems_stand_in_file_order_once() -> None:
+def test_problems_are_unique_and_in_file_order() -> None:
     for expected in FIXTURES.rglob("*.expected.txt"):
-        places = []
+        positions = []
         for line in expected.read_text().splitlines():
             if line.startswith(expected.name.removesuffix(".expected.txt") + ".yaml:"):
                 _, row, column, key = line.split(":", 3)
                 if row.isdecimal():
-                    places.append((int(row), int(column), key.split(":")[0]))
-        assert places == sorted(set(places)), expected.name
+                    positions.append((int(row), int(column), key.split(":")[0]))
+        assert positions == sorted(set(positions)), expected.name

@@ -1,6 +1,6 @@
-"""Evaluation files: the exact texts of what is wrong with them, and what is published of their keys.
+"""Evaluation files: their exact error messages, JSON schema and reference.
 
-`pytest tests/spec --update-fixtures` writes the texts anew.
+`pytest tests/spec --update-fixtures` updates the messages.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FILES = sorted((Path(__file__).parent / "evaluations").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("place")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluations")
     for file in FILES:
         shutil.copy(file, root)
     (root / "rows").mkdir()
@@ -41,14 +41,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_text(
-    file: Path, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(folder)
     try:
         load_evaluation(file.name)
         text = "ok\n"
     except RecipeError as error:
-        text = f"{error}\n".replace(str(place), "CWD")
+        text = f"{error}\n".replace(str(folder), "CWD")
     expected = file.with_suffix(".expected.txt")
     if request.config.getoption("--update-fixtures"):
         expected.write_text(text)
@@ -79,7 +79,7 @@ def test_schema_agrees_with_the_spec() -> None:
     assert len(errors("mistakes.yaml")) > 5
 
 
-def test_every_task_has_figures_and_rows() -> None:
+def test_every_task_declares_its_metrics_and_rows() -> None:
     tasks = {
         str(name)
         for section in schema_tree.of_field(Suite.model_fields["tasks"]).item(0).sections
@@ -88,7 +88,7 @@ def test_every_task_has_figures_and_rows() -> None:
     assert tasks == set(EVALUATION_TASKS.names())
     for name in tasks:
         given = task_class(name).metrics({"name": name, "lengths": [64, 32]})
-        assert bool(given) != (name == "lm_eval"), "figures of lm_eval are known when it has run"
+        assert bool(given) != (name == "lm_eval"), "metrics of lm_eval are known only after it has run"
         if "lengths" in task_class(name).model_fields:
             own = "perplexity" if name == "long_perplexity" else name
             assert given[-2:] == (f"{own}_32", f"{own}_64")
@@ -101,10 +101,13 @@ def test_every_task_has_figures_and_rows() -> None:
     assert {name for name in tasks if task_class(name).generates} == {"exact_match", "f1", "rouge", "facts"}
 
 
-def test_other_tools_keys_belong_at_keys_that_exist() -> None:
-    known = {".".join(place) for places in schema_tree.key_index(Evaluation).values() for place in places}
-    assert set(Evaluation.belongs.values()) <= known
-    assert not (Evaluation.belongs.keys() | Evaluation.says.keys()) & schema_tree.key_index(Evaluation).keys()
+def test_aliases_point_to_existing_keys() -> None:
+    known = {".".join(path) for paths in schema_tree.key_index(Evaluation).values() for path in paths}
+    assert set(Evaluation.aliases.values()) <= known
+    assert (
+        not (Evaluation.aliases.keys() | Evaluation.migration_hints.keys())
+        & schema_tree.key_index(Evaluation).keys()
+    )
 
 
 FINAL = "evaluate: {final: {tasks: [{name: rouge}, {name: perplexity}], fail_if: {rougeL: '< 0.2'}}}\n"
@@ -118,10 +121,10 @@ def test_a_recipe_has_the_same_keys_and_rules(tmp_path: Path) -> None:
     assert load_recipe(again) == load_recipe(recipe)
     assert Recipe.model_validate(load_recipe(recipe).model_dump()).evaluate.final is not None
     assert problems(recipe, "evaluate.final.fail_if.f1=< 1") == [
-        "command line: evaluate.final.fail_if.f1: none of the tasks gives it; add {name: f1} to tasks"
+        "command line: evaluate.final.fail_if.f1: none of the tasks reports it; add {name: f1} to tasks"
     ]
     assert problems(recipe, "evaluate.final.decoding.sed=1") == [
         "command line: evaluate.final.decoding.sed: unknown key; did you mean seed?"
     ]
     (needs,) = problems(write(tmp_path, GOOD + FINAL))
-    assert needs.endswith("rouge needs rows: give evaluate.final.data, data.holdout or data.evaluation")
+    assert needs.endswith("rouge needs rows: set evaluate.final.data, data.holdout or data.evaluation")

@@ -1,4 +1,4 @@
-"""The way back to YAML, and recipes that were broken at random."""
+"""Resolved recipes, and recipes with random mistakes."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_a_resolved_recipe_is_complete(tmp_path: Path) -> None:
     assert resolved["train"]["seed"] == 42
     assert resolved["data"]["budget"]["dropped"] == 0.05
     assert resolved["optim"]["betas"] == [0.9, 0.999]
-    assert "momentum" not in resolved["optim"]  # it has no effect on adamw, and would be refused
+    assert "momentum" not in resolved["optim"]  # it has no effect with adamw, so it would be an error
 
 
 def test_plain_pyyaml_would_not_load_back(tmp_path: Path) -> None:
-    """The control: without the quotes of our dumper, text turns into numbers."""
+    """Control: without the quotes of our dumper, text becomes numbers."""
     recipe = load_recipe(write(tmp_path, FULL))
     text = yaml.safe_dump(recipe.model_dump(mode="json"))
     document = parse(text, "r")
@@ -64,14 +64,14 @@ def test_plain_pyyaml_would_not_load_back(tmp_path: Path) -> None:
 
 
 def test_values_are_never_coerced(tmp_path: Path) -> None:
-    """pydantic's lax mode, the control, takes text for numbers and `on` for true."""
+    """Control: pydantic's lax mode accepts text for numbers and `on` for true."""
     values = parse(GOOD.replace("2e-4", '"2e-4"').replace("data:\n", "data:\n  pack: on\n"), "r").values
     assert Recipe.model_validate(values).data.pack is True
     with pytest.raises(RecipeError, match=r"data.pack(.|\n)*optim.learning_rate"):
         load_recipe(write(tmp_path, GOOD.replace("2e-4", '"2e-4"').replace("data:\n", "data:\n  pack: on\n")))
 
 
-def test_random_mistakes_end_in_problems_never_in_a_traceback() -> None:
+def test_random_mistakes_give_problems_and_no_traceback() -> None:
     chance = random.Random(0)
     good = parse(FULL, "r.yaml")
     refused = 0
@@ -90,7 +90,7 @@ def test_random_mistakes_end_in_problems_never_in_a_traceback() -> None:
     assert 300 < refused < 600
 
 
-def test_random_overrides_end_in_problems_never_in_a_traceback() -> None:
+def test_random_overrides_give_problems_and_no_traceback() -> None:
     chance = random.Random(1)
     alphabet = [
         "model",

@@ -1,4 +1,4 @@
-"""Keys of another method, with a second method made here."""
+"""Errors for keys of another method, with a second method defined here."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_key_of_the_other_method() -> None:
     ]
 
 
-def test_without_the_other_method_the_key_is_just_unknown() -> None:
+def test_without_the_other_method_the_key_is_unknown() -> None:
     assert texts("{name: sft, beta: 0.1}", OneMethod) == [
         "r.yaml:4:21: method.beta: unknown key; did you mean optim.betas?"
     ]
@@ -83,7 +83,7 @@ def test_wrong_and_missing_names() -> None:
     ]
 
 
-def test_every_method_is_in_the_union_and_has_its_module() -> None:
+def test_every_method_is_in_the_union_and_its_modules_exist() -> None:
     union = get_args(Method)[0]
     assert set(get_args(union) or (union,)) == set(METHODS)
     for name in METHODS.names():

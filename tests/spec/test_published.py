@@ -1,4 +1,4 @@
-"""What is written from the specs: the schema, the reference, the table of peers' keys, the shipped recipes."""
+"""The JSON schema, the reference, the aliases of other trainers' keys, and the shipped recipes."""
 
 from __future__ import annotations
 
@@ -57,8 +57,10 @@ def test_shipped_recipes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors(path.read_text()) == []
 
 
-def test_peers_keys_belong_at_keys_that_exist() -> None:
-    known = {dotted(place) for places in schema_tree.key_index(Recipe).values() for place in places}
-    assert set(aliases.BELONGS.values()) <= known
-    assert not aliases.BELONGS.keys() & aliases.SAYS.keys()
-    assert not (aliases.BELONGS.keys() | aliases.SAYS.keys()) & schema_tree.key_index(Recipe).keys()
+def test_aliases_point_to_existing_keys() -> None:
+    known = {dotted(path) for paths in schema_tree.key_index(Recipe).values() for path in paths}
+    assert set(aliases.ALIASES.values()) <= known
+    assert not aliases.ALIASES.keys() & aliases.MIGRATION_HINTS.keys()
+    assert (
+        not (aliases.ALIASES.keys() | aliases.MIGRATION_HINTS.keys()) & schema_tree.key_index(Recipe).keys()
+    )

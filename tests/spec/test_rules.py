@@ -1,4 +1,4 @@
-"""Every rule between keys has a recipe that breaks it (exact texts in the fixtures) and one that keeps it."""
+"""Each rule between keys, with overrides that break it and overrides that keep it. The exact messages are in the fixtures."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ def test_rule(tmp_path: Path, broken: list[str], kept: list[str]) -> None:
     assert problems(path, *kept) == []
 
 
-def test_a_rule_does_not_judge_what_is_wrong_by_itself(tmp_path: Path) -> None:
+def test_a_rule_ignores_keys_that_are_wrong_by_themselves(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert len(problems(path, "train.epochs=many", "train.steps=5")) == 1
     assert len(problems(path, "model.quantize={}", "model.adaptor={}")) == 1
     assert len(problems(path, "evaluate.every=5", "data.holdoutt=0.1")) == 1
 
 
-def test_rules_speak_beside_other_mistakes(tmp_path: Path) -> None:
+def test_rules_report_beside_other_mistakes(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("2e-4", "fast") + "train: {epochs: 1, steps: 1}\nsavee: {}\n")
     assert [line.split(": ")[1] for line in problems(path)] == ["optim.learning_rate", "train.steps", "savee"]
 
@@ -147,5 +147,5 @@ def test_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "path", ["s3://b/x.jsonl", "hf://datasets/a/b.parquet", "memory://x", "https://x.org/a.csv"]
 )
-def test_urls_are_not_asked_for(tmp_path: Path, path: str) -> None:
+def test_urls_are_not_checked(tmp_path: Path, path: str) -> None:
     assert problems(write(tmp_path), f"data.train.0.path={path}") == []

@@ -1,4 +1,4 @@
-"""Every file that a recipe can name is known to the check of what other machines see."""
+"""The check that machines can reach a recipe's files covers every file that a recipe can name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TASKS: list[dict[str, Any]] = [
 ]
 
 
-def test_an_embedder_of_the_hub_is_seen_everywhere() -> None:
-    """And a local one is named by its absolute path."""
+def test_an_embedder_of_the_hub_is_reachable_everywhere() -> None:
+    """A local one gets its absolute path."""
     values: dict[str, Any] = {
         "model": {"path": "org/base"},
         "data": {"train": [{"path": "/shared/rows.jsonl"}], "on_long": "retrieve"},
@@ -25,19 +25,19 @@ def test_an_embedder_of_the_hub_is_seen_everywhere() -> None:
         "optim": {"learning_rate": 1e-4},
         "save": {"to": "runs/x"},
     }
-    machines = visibility.Reach(
+    machines = visibility.Visibility(
         "pods", "in a pod", "/shared/job", ("/shared",), "share it", "is its own", "copy it"
     )
-    for name, there in (("org/embedder", "org/embedder"), ("./embedder", "/shared/job/embedder")):
+    for name, expected in (("org/embedder", "org/embedder"), ("./embedder", "/shared/job/embedder")):
         values["data"]["retrieve"] = {"embedder": name}
         recipe = Recipe.model_validate(values)
-        assert not list(visibility.read(recipe, machines, carried=False))
+        assert not list(visibility.check_reads(recipe, machines, bundled=False))
         retrieve = visibility.absolute(recipe, machines).data.retrieve
         assert retrieve is not None
-        assert retrieve.embedder == there
+        assert retrieve.embedder == expected
 
 
-def test_files_of_every_task_are_looked_at() -> None:
+def test_files_of_every_task_are_checked() -> None:
     searched = {"evaluation": [{"path": "s3://b/q.jsonl"}], "retrieve": {"embedder": "runs/old/model"}}
     final = {"tasks": TASKS, "data": {**searched, "on_long": "retrieve"}}
     recipe = Recipe.model_validate(
@@ -54,8 +54,10 @@ def test_files_of_every_task_are_looked_at() -> None:
             "evaluate": {"retrieval": {"data": {"path": "queries.jsonl"}}, "final": final},
         }
     )
-    machines = visibility.Reach("pods", "in a pod", "/job", ("/shared",), "share it", "is its own", "copy it")
-    found = dict(visibility.read(recipe, machines, carried=False))
+    machines = visibility.Visibility(
+        "pods", "in a pod", "/job", ("/shared",), "share it", "is its own", "copy it"
+    )
+    found = dict(visibility.check_reads(recipe, machines, bundled=False))
     assert found.keys() == {
         "data.train.0.path",
         "data.retrieve.embedder",

@@ -29,7 +29,7 @@ def shares(store: Store, world: int = 3) -> list[ShardedPublication]:
     return made
 
 
-def test_it_appears_when_every_share_is_there(store: Store) -> None:
+def test_the_folder_appears_when_all_files_are_there(store: Store) -> None:
     first, *others = shares(store)
     before: list[bool] = []
     thread = threading.Thread(target=first.commit, args=(lambda: before.append(store.is_committed("made")),))
@@ -49,7 +49,7 @@ def test_it_appears_when_every_share_is_there(store: Store) -> None:
     assert store.names() == ["made"]
 
 
-def test_a_share_that_fails_keeps_the_folder_from_appearing(
+def test_the_folder_does_not_appear_when_a_worker_fails(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = shares(store, 2)
@@ -57,26 +57,27 @@ def test_a_share_that_fails_keeps_the_folder_from_appearing(
     def full(*_: Any) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(ShardedPublication, "_hand_over", full)
+    monkeypatch.setattr(ShardedPublication, "_move_files", full)
     with pytest.raises(StoreError, match="the disk is full"):
         second.commit()
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="the share of worker 1 is missing: the disk is full"):
+    with pytest.raises(StoreError, match=r"worker 1 failed to write its files of .*: the disk is full"):
         first.commit()
     assert not store.is_committed("made")
     store.sweep()
     assert store.names() == [], "the next run removes what is left"
 
 
-def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_see_the_folder_raises(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     with pytest.raises(
-        StoreError, match=r"worker 1 does not see .*set save.to to a folder that every worker sees"
+        StoreError,
+        match=r"worker 1 does not see the folder .*set save.to to a shared file system that every worker can access",
     ):
         ShardedPublication(store, "made", token=".tmp-made-elsewhere", rank=1, world=2)
 
 
-def test_a_worker_of_an_earlier_attempt_hands_nothing_over(store: Store) -> None:
+def test_a_worker_of_an_earlier_attempt_has_no_effect(store: Store) -> None:
     _, late = shares(store, 2)
     first, second = shares(store, 2)
     (late.folder / "of-before").write_text("stale")

@@ -61,7 +61,7 @@ def test_a_failing_write_leaves_the_old_file(store):
     assert store.names() == ["f"]
 
 
-def test_a_folder_is_there_when_it_is_whole(store):
+def test_a_folder_appears_when_it_is_complete(store):
     files = {"a.bin": b"123", "sub/b.bin": b"4567"}
     commit(store, "out", files)
     assert store.is_committed("out")
@@ -88,7 +88,7 @@ def test_the_marker_comes_last(store):
     assert store.is_committed("out")
 
 
-def test_what_a_dead_writer_left_is_swept(store, tmp_path):
+def test_leftovers_of_a_dead_writer_are_removed(store, tmp_path):
     commit(store, "whole", {"a": b"1"})
     half = Publication(store, "half")
     (half.folder / "a").write_bytes(b"1")
@@ -99,7 +99,7 @@ def test_what_a_dead_writer_left_is_swept(store, tmp_path):
     store.sweep()
 
 
-def test_a_changed_file_of_a_whole_folder_is_named(store):
+def test_a_changed_file_of_a_complete_folder_is_named(store):
     commit(store, "out", {"a.bin": b"123", "sub/b.bin": b"4567"})
     with verified(store, "out") as folder:
         assert (folder / "sub" / "b.bin").read_bytes() == b"4567"
@@ -110,26 +110,32 @@ def test_a_changed_file_of_a_whole_folder_is_named(store):
         store.write_json(f"out/{COMMIT}", {"a.bin": marker["a.bin"]})
 
     for change, told in (
-        (lambda: store.write_bytes("out/sub/b.bin", b"4568"), "is not the file that was written"),
-        (lambda: store.write_bytes("out/sub/b.bin", b"456"), "has 3 bytes; 4 were written"),
+        (
+            lambda: store.write_bytes("out/sub/b.bin", b"4568"),
+            "was changed: its checksum differs from COMMIT",
+        ),
+        (lambda: store.write_bytes("out/sub/b.bin", b"456"), "has 3 bytes instead of 4"),
         (lambda: store.remove("out/sub"), "is missing"),
-        (entry_left_out, "was not written with the others"),
+        (entry_left_out, "is not listed in the folder's COMMIT file"),
     ):
         change()
         with pytest.raises(StoreError, match=told) as caught, verified(store, "out"):
             pass
         assert caught.value.message.startswith(f"{store.url}/out/sub/b.bin ")
-        assert caught.value.hint == f"bring the file back, or remove {store.url}/out to do without it"
+        assert caught.value.hint == f"restore the file, or remove {store.url}/out if you do not need it"
     store.write_json(f"out/{COMMIT}", {**marker, "c.bin": marker["a.bin"]})
     with pytest.raises(StoreError, match=r"out/c\.bin is missing"), verified(store, "out"):
         pass
     for strange in ([1], {"a.bin": "x"}, {"a.bin": {"bytes": 3}}):
         store.write_json(f"out/{COMMIT}", strange)
-        with pytest.raises(StoreError, match="out/COMMIT does not list files"), verified(store, "out"):
+        with (
+            pytest.raises(StoreError, match="out/COMMIT is damaged: it does not list files"),
+            verified(store, "out"),
+        ):
             pass
 
 
-def test_a_verified_copy_goes_with_its_last_reader(store, tmp_path):
+def test_a_verified_copy_is_removed_after_its_last_reader(store, tmp_path):
     commit(store, "out", {"a.bin": b"123"})
     copies = tmp_path / "cache" / "files"
     with verified(store, "out") as first:
@@ -196,13 +202,13 @@ def test_errors_name_the_url(store, tmp_path):
 @pytest.mark.parametrize(
     ("folder", "why"),
     [
-        ("file", "a part of its path is a file"),
-        ("file/x", "a part of its path is a file"),
-        ("/dev/full", "a part of its path is a file"),
-        ("/proc/x", "no folder can be made there"),
+        ("file", "a part of the path is a file"),
+        ("file/x", "a part of the path is a file"),
+        ("/dev/full", "a part of the path is a file"),
+        ("/proc/x", "the folder cannot be created"),
     ],
 )
-def test_writing_where_nothing_can_be_written_names_the_folder(folder, why, tmp_path):
+def test_an_error_for_an_unwritable_path_names_the_folder(folder, why, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "made").mkdir()
     store = Store(tmp_path / folder)
@@ -215,7 +221,7 @@ def test_writing_where_nothing_can_be_written_names_the_folder(folder, why, tmp_
         with pytest.raises(StoreError) as caught:
             write()
         assert caught.value.message == f"{tmp_path / folder} cannot be written: {why}"
-        assert caught.value.hint == "set data.store (or save.to) to a folder that can be written"
+        assert caught.value.hint == "set data.store (or save.to) to a writable folder"
     store.remove("nothing")
 
 
@@ -225,7 +231,7 @@ def test_make(store):
     assert not store.is_local or Path(store.url).is_dir()
 
 
-def test_remote_stores_name_the_mend(tmp_path, monkeypatch):
+def test_errors_of_remote_stores_have_a_hint(tmp_path, monkeypatch):
     forget_clients()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -234,7 +240,7 @@ def test_remote_stores_name_the_mend(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(StoreError, match=r"^s3://b/x/f: .*; set AWS_ACCESS_KEY_ID and"):
         Store("s3://b/x").write_text("f", "x")
-    with pytest.raises(StoreError, match=r"s4; known are, for example: s3, gs, file, memory, hf$"):
+    with pytest.raises(StoreError, match=r"s4; protocols are, for example, s3, gs, hf, file and memory$"):
         Store("s4://b")
 
 
@@ -257,8 +263,8 @@ print(path.read_text())
 
 
 @pytest.mark.parametrize("etags", [False, True])
-def test_a_copy_is_kept_where_versions_are_told(etags, tmp_path, monkeypatch):
-    """Of a web server without ETags, each process has its own: with one of the same size, the old one would stay."""
+def test_a_copy_is_kept_if_the_store_reports_versions(etags, tmp_path, monkeypatch):
+    """Without ETags each process makes its own copy, as a changed file of the same size could not be detected."""
     monkeypatch.setenv("TAILOR_CACHE", str(tmp_path))
     with web() as served:
         served.etags = etags
@@ -272,7 +278,7 @@ def test_a_copy_is_kept_where_versions_are_told(etags, tmp_path, monkeypatch):
         assert etags or not list((tmp_path / "files").iterdir())
 
 
-def test_the_hub_tells_a_files_version():
+def test_the_hub_reports_the_version_of_a_file():
     from huggingface_hub import RepoFile
     from huggingface_hub.hf_file_system import _cache_info_from_path_info
 

@@ -1,4 +1,4 @@
-"""MLflow's file store: one run, its figures by step, its settings; a server that is away ends no run."""
+"""MLflow's file store: one run, its figures by step, its settings; an unreachable server does not end a run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_figures_and_settings_are_there_and_no_secret(tmp_path: Path) -> None:
     assert not any(b"very-private-text" in file.read_bytes() for file in written)
 
 
-def test_a_run_that_goes_on_is_the_same_run_and_one_that_starts_over_is_another(tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_run_and_a_restarted_one_is_new(tmp_path: Path) -> None:
     run = Store(str(tmp_path / "run"))
     write(run, range(1, 5), finished=False)
     assert [found.info.status for found in runs()] == ["KILLED"]
@@ -84,11 +84,11 @@ def test_more_figures_than_a_request_takes_all_arrive(tmp_path: Path) -> None:
     assert len(curve(found.info.run_id, "train/tokens_per_second")) == 300
 
 
-def test_a_server_that_goes_away_is_told_and_one_that_comes_back_gets_all(
+def test_a_lost_server_is_reported_and_gets_everything_when_it_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    tracker = open_mlflow(Store(str(tmp_path / "run")), tell=said.append)
+    tracker = open_mlflow(Store(str(tmp_path / "run")), warn=said.append)
     client, log_batch = tracker._client, tracker._client.log_batch
 
     def away(*_: Any, **__: Any) -> None:
@@ -96,7 +96,7 @@ def test_a_server_that_goes_away_is_told_and_one_that_comes_back_gets_all(
 
     monkeypatch.setattr(client, "log_batch", away)
     tracker.write(train_record(1, loss=1.0))
-    with pytest.raises(StoreError, match="were not taken: no route"):
+    with pytest.raises(StoreError, match="metrics could not be sent: no route"):
         tracker._send()
     monkeypatch.setattr(client, "log_batch", log_batch)
     tracker.write(train_record(2, loss=2.0))
@@ -104,7 +104,7 @@ def test_a_server_that_goes_away_is_told_and_one_that_comes_back_gets_all(
     assert said == []
     assert curve(runs()[0].info.run_id, "train/loss") == [(1, 1.0), (2, 2.0)]
 
-    tracker = open_mlflow(Store(str(tmp_path / "lost")), tell=said.append)
+    tracker = open_mlflow(Store(str(tmp_path / "lost")), warn=said.append)
     monkeypatch.setattr(tracker._client, "log_batch", away)
     tracker.write(train_record(1, loss=1.0))
     tracker.close(finished=True)
@@ -112,8 +112,8 @@ def test_a_server_that_goes_away_is_told_and_one_that_comes_back_gets_all(
     assert said[0].startswith("MLflow does not have the whole run: ")
 
 
-def test_a_wrong_address_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_address_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(StoreError, match=r"track\.mlflow: .*look at MLFLOW_TRACKING_URI"):
+    with pytest.raises(StoreError, match=r"track\.mlflow: .*check MLFLOW_TRACKING_URI"):
         open_mlflow(Store(str(tmp_path / "run")))

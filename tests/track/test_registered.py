@@ -68,21 +68,21 @@ def test_its_keys_are_checked_and_described(package: Path, tmp_path: Path) -> No
         in tailor(tmp_path, package, "validate", str(recipe)).stderr
     )
     described = tailor(tmp_path, package, "schema", "--reference").stdout
-    assert "| `csv` | a section | — | Write the curves to a CSV file too. |" in described
+    assert "| `csv` | a section | — | Write the curves to a CSV file. |" in described
     assert "| `file` | text | **required** | Name of the file. |" in described
     assert "csv" not in tailor(tmp_path, None, "schema", "--reference").stdout.partition("## `track`")[2], (
         "control"
     )
 
 
-def test_what_is_no_section_is_named(tmp_path: Path) -> None:
+def test_an_invalid_section_is_named(tmp_path: Path) -> None:
     points = {"tailor.trackers": {"odd": "odd_module:VALUE"}}
     package = make_distribution(tmp_path / "odd", "odd", {"odd_module.py": "VALUE = 3\n"}, points)
     done = tailor(tmp_path, package, "schema")
     assert done.returncode == 2
     assert done.stderr == (
         "tailor: tailor.trackers: odd is 3, not a subclass of tailor.spec.trackers.TrackerSection\n"
-        "  hint: correct the entry point, or uninstall its package\n"
+        "  hint: correct the entry point, or uninstall the package that registers it\n"
     )
 
 
@@ -117,7 +117,7 @@ def test_the_example_replaces_the_steps_that_are_trained_again(
     run, section = Store(str(tmp_path)), Csv(file="curves.csv")
     steps = []
     for after_step, last in ((0, 4), (2, 5), (0, 2)):
-        tracker = CsvTracker(section, run, after_step=after_step, tell=print)
+        tracker = CsvTracker(section, run, after_step=after_step, warn=print)
         for step in range(after_step + 1, last + 1):
             tracker.write({"kind": "train", "step": step, "loss": 1.0})
         tracker.close(finished=True)

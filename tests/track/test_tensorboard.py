@@ -65,5 +65,5 @@ def test_values_that_are_not_finite_leave_a_gap_and_no_warning(
     assert caplog.text == ""
 
 
-def test_no_tracker_is_opened_that_was_not_asked_for(tmp_path: Path) -> None:
+def test_only_requested_trackers_are_opened(tmp_path: Path) -> None:
     assert open_trackers(Track(tensorboard=False), Store(str(tmp_path))) == []

@@ -42,7 +42,7 @@ def write(run: Store, steps: range, *, after_step: int = 0) -> None:
 
 
 def records(file: Path) -> Iterator[bytes]:
-    """What stands in a `.wandb` file: LevelDB's log, in blocks of 32 KiB, behind a header of 7 bytes."""
+    """The records of a `.wandb` file: LevelDB's log, in blocks of 32 KiB, behind a header of 7 bytes."""
     content, at, whole = file.read_bytes(), 7, b""
     while at + 7 <= len(content):
         if 32768 - at % 32768 < 7:
@@ -93,7 +93,7 @@ def test_curves_and_settings_are_kept_and_no_key(tmp_path: Path) -> None:
     assert not any(KEY.encode() in file.read_bytes() for file in written)
 
 
-def test_a_run_that_goes_on_is_the_same_run_and_one_that_starts_over_is_another(tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_run_and_a_restarted_one_is_new(tmp_path: Path) -> None:
     run = Store(str(tmp_path / "run"))
     write(run, range(1, 5))
     write(run, range(3, 6), after_step=2)
@@ -110,5 +110,5 @@ def test_without_a_key_the_run_does_not_begin(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match=r"track\.wandb: .*set WANDB_API_KEY, or WANDB_MODE=offline"):
+    with pytest.raises(StoreError, match=r"track\.wandb: .*set WANDB_API_KEY, or set WANDB_MODE=offline"):
         open_trackers(TRACK, Store(str(tmp_path / "run")))

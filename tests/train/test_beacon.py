@@ -177,7 +177,7 @@ def test_the_micro_batch_does_not_change_the_curve(
     assert other["copies"] != pytest.approx(one_process["copies"], rel=1e-3)  # control
 
 
-def test_it_goes_on_to_the_same_bytes(made: tuple[Path, Any, Path]) -> None:
+def test_it_resumes_to_the_same_bytes(made: tuple[Path, Any, Path]) -> None:
     weights = {}
     for place, stop in (("whole", None), ("stopped", 3)):
         plan = plan_of(made, place, "low rank", save={"every": 2})
@@ -265,7 +265,7 @@ def test_generation_is_stepwise_reading_with_few_keys(made: tuple[Path, Any, Pat
             hidden = BeaconModel(model).read(torch.tensor([context]), (4,) * (windows - 1))
             assert int(model.lm_head(hidden[0, -1]).argmax()) == token
             context.append(token)
-    # control: without what was forgotten, and without beacons, it goes on otherwise
+    # control: without what was forgotten, and without beacons, the continuation differs
     with torch.no_grad():
         tail = model.generate(torch.tensor([prompt[64:]]), max_new_tokens=40, do_sample=False)
     assert tail[0, 6:].tolist() != answer
@@ -274,7 +274,7 @@ def test_generation_is_stepwise_reading_with_few_keys(made: tuple[Path, Any, Pat
     together = generate(model, several, **{**settings, "max_new_tokens": 5})
     assert together == [generate(model, [one], **{**settings, "max_new_tokens": 5})[0] for one in several]
     sampled = {**settings, "temperature": 1.0, "seed": 3, "max_new_tokens": 30}
-    both = generate(model, [prompt, prompt[:50]], **sampled)  # a draw goes on over the windows
+    both = generate(model, [prompt, prompt[:50]], **sampled)  # sampling continues over the windows
     assert both[1] == generate(model, [prompt[:50]], **sampled, numbers=[1])[0] != both[0]
     # a stop token ends it, also in a later window
     stop = next(token for token in answer[20:] if token not in answer[:20])
@@ -296,19 +296,19 @@ def test_it_begins_with_the_beacons_of_another_run(made: tuple[Path, Any, Path])
     loop.run(plan_of(made, "second", model=model), PlainHost(), [look])
     assert torch.equal(seen[0], load_run(first.run_url).model.beacons.embedding)
     loop_with_rank = plan_of(made, "third", model={**model, "beacon": {**BEACON, "rank": 4}})
-    with pytest.raises(StoreError, match="have another form than this model's"):
+    with pytest.raises(StoreError, match="do not match this model: "):
         loop.run(loop_with_rank, PlainHost())
 
 
-def test_what_cannot_be_done_with_beacons_is_refused(made: tuple[Path, Any, Path]) -> None:
+def test_unsupported_keys_with_beacons_are_rejected(made: tuple[Path, Any, Path]) -> None:
     from tailor.artifacts.average import average
     from tailor.artifacts.inputs import open_source
 
     plan = plan_of(made, "refused")
     loop.run(plan, PlainHost())
-    with pytest.raises(ModelError, match="holds activation beacons, which cannot be merged"):
+    with pytest.raises(ModelError, match="has activation beacons, which cannot be merged"):
         open_source(plan.run_url)
-    with pytest.raises(ModelError, match="holds activation beacons, which cannot be averaged"):
+    with pytest.raises(ModelError, match="has activation beacons, which cannot be averaged"):
         average([plan.run_url, plan.run_url], str(made[2] / "average"))
 
 
@@ -334,5 +334,7 @@ def test_a_quantized_base_is_trained_with_low_rank_updates(made: tuple[Path, Any
     assert torch.equal(again, seen[1])
     assert float((seen[0] - seen[1]).norm() / seen[1].norm()) > 0.01  # control: training moved it
     unchecked = plan_of(made, "quantized copies", model={**model, "beacon": BEACON})
-    with pytest.raises(ModelError, match="copies projections of the base, whose weights are quantized"):
+    with pytest.raises(
+        ModelError, match="trains copies of the base's projections, and quantized weights cannot be copied"
+    ):
         loop.run(unchecked, PlainHost())

@@ -1,4 +1,4 @@
-"""A run goes on from its last whole checkpoint as if it had never stopped."""
+"""A run that resumes from its last complete checkpoint equals one that never stopped."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_best_by_evaluation_loss_is_kept_and_becomes_the_artifact(
     assert all(torch.equal(ours[name], artifact[name]) for name in ours)
 
 
-def test_checkpoint_of_another_adapter_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:
+def test_checkpoint_of_another_adapter_is_rejected(made: tuple[Path, Any], tmp_path: Path) -> None:
     loop.run(make_plan(*made, tmp_path / "run", **SECTIONS), PlainHost())
     other = {**SECTIONS, "model": {"adapter": {**LORA, "target_modules": ["q_proj"]}}}
     with pytest.raises(StoreError, match="other weights"):
@@ -160,7 +160,7 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
     assert latest is not None
     file = Path(latest) / "optimizer.pt"
     torch.save({"state": Bomb()}, file)
-    with pytest.raises(StoreError, match=rf"^{file} has \d+ bytes; \d+ were written; .* or remove {latest}"):
+    with pytest.raises(StoreError, match=rf"^{file} has \d+ bytes instead of \d+; .* or remove {latest}"):
         loop.run(plan, PlainHost(resume_from=plan.run_url))
     # Nor where whoever put it there changed the marker too.
     listed = json.loads((Path(latest) / "COMMIT").read_text())
@@ -169,7 +169,9 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
     (Path(latest) / "COMMIT").write_text(json.dumps(listed))
-    with pytest.raises(StoreError, match=rf"^{file} is no optimizer state: Weights only load failed"):
+    with pytest.raises(
+        StoreError, match=rf"^{file} is not a valid optimizer state file: Weights only load failed"
+    ):
         loop.run(plan, PlainHost(resume_from=plan.run_url))
     assert not marker.exists()
     torch.load(file, weights_only=False)
@@ -195,8 +197,8 @@ def test_a_damaged_file_is_named_wherever_a_checkpoint_is_read(
     else:
         changed = content[:-1] if damage == "cut" else bytes([content[0] ^ 1]) + content[1:]
         (folder / file).write_bytes(changed)
-    told = {
-        "cut": r"has \d+ bytes; \d+ were written",
+    expected = {
+        "cut": r"has \d+ bytes instead of \d+",
         "altered": "its checksum differs",
         "missing": "is missing",
     }
@@ -215,10 +217,10 @@ def test_a_damaged_file_is_named_wherever_a_checkpoint_is_read(
     for read in reads:
         with pytest.raises(StoreError) as caught:
             read()
-        assert re.match(f"{folder / file} .*{told[damage]}", caught.value.message), caught.value.message
+        assert re.match(f"{folder / file} .*{expected[damage]}", caught.value.message), caught.value.message
 
 
-def test_whole_files_that_hold_something_else_are_named(
+def test_intact_files_with_wrong_contents_are_named(
     finished: Path, made: tuple[Path, Any], tmp_path: Path
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
@@ -229,7 +231,9 @@ def test_whole_files_that_hold_something_else_are_named(
         listed = json.loads((folder / "COMMIT").read_text())
         listed[file] = {"bytes": len(content), "sha256": hashlib.sha256(content.encode()).hexdigest()}
         (folder / "COMMIT").write_text(json.dumps(listed))
-        with pytest.raises(StoreError, match=rf"^{folder}/{file} is no (state of a run|file of weights): "):
+        with pytest.raises(
+            StoreError, match=rf"^{folder}/{file} is not a valid (run state file|safetensors file): "
+        ):
             loop.run(plan, PlainHost(resume_from=plan.run_url))
 
 

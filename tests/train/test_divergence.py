@@ -90,7 +90,7 @@ def test_a_skipped_step_changes_no_weight(
     said = [record["message"] for record in host.of("status") if "diverged" in record["message"]]
     assert len(said) == 1
     assert "step 5 diverged (loss " in said[0]
-    assert "so its update is left out; its rows: source 0 row" in said[0]
+    assert "): its update is skipped; its rows: source 0 row" in said[0]
 
 
 def test_a_reload_is_as_if_the_steps_since_the_checkpoint_were_skipped(
@@ -116,21 +116,24 @@ def test_a_reload_is_as_if_the_steps_since_the_checkpoint_were_skipped(
 
 def test_a_reload_without_a_checkpoint_stops(made: tuple[Path, Any], tmp_path: Path, calm: Norms) -> None:
     plan = make_plan(*made, tmp_path, **sections(action="reload", grad_norm=calm.norms()[0] / 2))
-    with pytest.raises(TrainingError, match="there is no checkpoint yet to go back to; its rows"):
+    with pytest.raises(TrainingError, match=r"\(action: reload, but there is no checkpoint yet\); its rows"):
         loop.run(plan, Norms())
 
 
 def test_too_many_in_a_row_stop_the_run_also_after_a_resume(made: tuple[Path, Any], tmp_path: Path) -> None:
     plan = make_plan(*made, tmp_path, **sections(action="skip", grad_norm=1e-9, limit=3))
     host = Norms()
-    with pytest.raises(TrainingError, match=r"step 4: .*, and so it went 4 steps in a row; its rows"):
+    with pytest.raises(
+        TrainingError,
+        match=r"step 4: .* \(4 diverged steps in a row; train.divergence.limit is 3\); its rows",
+    ):
         loop.run(plan, host)
     assert host.diverged() == [1, 2, 3]
     with pytest.raises(TrainingError, match=r"step 4: .* 4 steps in a row"):
         loop.run(plan, Norms(resume_from=plan.run_url))
 
 
-def test_stopped_after_a_reload_it_goes_on_from_the_older_weights(
+def test_stopped_after_a_reload_it_resumes_from_the_older_weights(
     made: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_at(5, monkeypatch)

@@ -1,4 +1,4 @@
-"""Method gritlm in the loop: the curve is the same for any number of workers and chunks, and goes on as if never stopped."""
+"""Method gritlm in the loop: the curve is the same for any number of workers and chunks, and after a resume."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ def two_workers(
     host: PlainHost, plans: dict[str, Plan], balance: dict[str, Plan], negatives: dict[str, Plan]
 ) -> Results:
     curves = {case: curve(host, plan) for case, plan in plans.items()}
-    stepped, internals._Partitioned.stepped = internals._Partitioned.stepped, lambda self: None  # type: ignore[method-assign]
+    after_step, internals._Stage3.after_step = internals._Stage3.after_step, lambda self: None  # type: ignore[method-assign]
     plan = plans["zero-3, full"]
     curves["zero-3, not cleared"] = curve(host, dataclasses.replace(plan, run_url=f"{plan.run_url}-control"))
-    internals._Partitioned.stepped = stepped  # type: ignore[method-assign]
+    internals._Stage3.after_step = after_step  # type: ignore[method-assign]
     found = {case: gradients(host, plan) for case, plan in balance.items()}
     right, gritlm.Gritlm._weight = gritlm.Gritlm._weight, by_world  # type: ignore[method-assign]
     found |= {f"{case}, divided": gradients(host, plan) for case, plan in balance.items()}
@@ -233,7 +233,9 @@ def test_gradients_and_their_balance_are_those_of_one_worker(made: Made, distrib
     assert ratio(two, ", divided") == pytest.approx(ratio(one) / 2, rel=1e-4), "the control"
 
 
-def test_a_passage_of_another_worker_counts_with_global_negatives_alone(distributed: list[Results]) -> None:
+def test_a_passage_of_another_worker_is_a_negative_only_with_global_negatives(
+    distributed: list[Results],
+) -> None:
     """The text that changes answers a query of the second worker."""
     first, second = (of.moved for of in distributed)
     assert first["global"] > 1e-3
@@ -242,7 +244,7 @@ def test_a_passage_of_another_worker_counts_with_global_negatives_alone(distribu
 
 
 @pytest.mark.parametrize("engine", ["gradcache", "chunk_checkpoint"])
-def test_a_run_goes_on_as_if_it_had_never_stopped(made: Made, engine: str) -> None:
+def test_a_resumed_run_equals_one_that_never_stopped(made: Made, engine: str) -> None:
     whole, first, second = PlainHost(), PlainHost(stop_after=2), PlainHost()
     loop.run(made.plan(f"whole-{engine}", engine=engine), whole)
     plan = made.plan(f"halves-{engine}", engine=engine)
@@ -252,7 +254,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(made: Made, engine: str) -> No
     assert [*first.losses(), *second.losses()] == whole.losses()
 
 
-def test_what_is_saved_embeds_and_generates_as_what_was_trained(made: Made) -> None:
+def test_the_saved_model_embeds_and_generates_as_the_trained_one(made: Made) -> None:
     plan, kept = made.plan("saved"), {}
 
     def probe(session: Session, when: str, step: int) -> None:
@@ -326,7 +328,7 @@ KINDS, VALUES, FIRST = 3, 6, 20
 def make_pairs(folder: Path, *, shuffled: bool) -> TokenStore:
     """Queries about things in words of their own, passages about the same things in others, and sentences to generate.
 
-    A fifth of the things is held out for evaluation. shuffled: each query has another thing's passage.
+    A fifth of the items is held out for evaluation. shuffled: each query has another thing's passage.
     """
     generator = np.random.default_rng(0)
     things = list(itertools.product(range(VALUES), repeat=KINDS))

@@ -1,4 +1,4 @@
-"""The memory of each kind of step is told, and an evaluation leaves none behind."""
+"""The memory of each kind of step is reported, and an evaluation does not keep memory."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_each_kind_of_step_tells_its_peak(made: tuple[Path, Any], tmp_path: Path
         assert sum(record["peak_memory_bytes"] > 0 for record in host.of(kind)) == count
 
 
-@pytest.mark.skipif(not throughput.CLEAR.exists(), reason="only Linux lets a process begin anew")
-def test_a_peak_begins_anew() -> None:
+@pytest.mark.skipif(not throughput.CLEAR.exists(), reason="only Linux can reset the peak memory of a process")
+def test_start_peak_resets_the_peak() -> None:
     large = torch.ones(100 * 2**20 // 4)
     before = throughput.peak_memory_bytes(CPU)
     del large

@@ -168,7 +168,7 @@ class StoppingHost(PlainHost):
 def test_stopped_and_gone_on_equals_undisturbed(
     model: Path, stores: dict[str, TokenStore], tmp_path: Path, case: str
 ) -> None:
-    """The reference of a run that goes on is still the model of its first step."""
+    """The reference of a resumed run is still the model of its first step."""
     sections = {**CASES[case], "save": {"every": 2}}
     whole = PlainHost()
     loop.run(planned(model, stores, tmp_path / "whole", **sections), whole)
@@ -225,7 +225,7 @@ def test_the_reference_is_the_same_by_all_three_ways(
     assert torch.equal(trained.model.log_probabilities(batch), moved)
 
 
-def test_what_was_precomputed_is_used_again_for_the_same_weights_only(
+def test_precomputed_log_probabilities_are_reused_for_the_same_weights_only(
     model: Path, stores: dict[str, TokenStore], tmp_path: Path
 ) -> None:
     sections = {"method": {**DPO, "reference": "precomputed"}, "train": {"steps": 1}}
@@ -266,7 +266,7 @@ def test_a_pass_ahead_of_training_is_a_pass_without_dropout(
 @pytest.mark.parametrize("shuffled", [False, True], ids=["learned", "control: shuffled labels"])
 @pytest.mark.parametrize("method", ["dpo", "simpo", "kto"])
 def test_a_preference_is_learned(model: Path, tmp_path: Path, method: str, shuffled: bool) -> None:
-    """BaseRecord-out pairs are told apart; labels by the toss of a coin leave them at chance."""
+    """Training ranks held-out pairs correctly; with random labels, accuracy stays at chance."""
     make = rated if method == "kto" else pairs
     tokens = write_groups(
         tmp_path / "tokens", make(200, shuffled=shuffled), make(200, seed=7, shuffled=shuffled)
@@ -291,7 +291,7 @@ def test_a_preference_is_learned(model: Path, tmp_path: Path, method: str, shuff
         assert record["reward_margin"] > 0.5
 
 
-def test_kto_estimates_the_divergence_once_for_the_whole_batch(
+def test_kto_estimates_the_kl_divergence_once_per_global_batch(
     model: Path, stores: dict[str, TokenStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepass_mean: list[float] = []

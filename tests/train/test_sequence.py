@@ -120,14 +120,14 @@ def test_control_a_micro_batch_for_each_worker_changes_the_curve(together: Any, 
     assert max(abs(wrong - right) for wrong, right in pairs) > 1e-2
 
 
-def test_a_model_that_cannot_be_cut_is_refused(together: Any) -> None:
+def test_a_model_without_exact_sequence_split_is_rejected(together: Any) -> None:
     assert together["refused"] == (
-        "scale.sequence_parallel: Gemma2ForCausalLM does not compute of a part of a sequence what it computes of the "
-        "whole; set scale.sequence_parallel: 1"
+        "scale.sequence_parallel: Gemma2ForCausalLM gives other results when a sequence is split over workers; "
+        "set scale.sequence_parallel: 1"
     )
 
 
-def test_a_run_goes_on_without_the_others(together: Any, alone: Any, made: tuple[Path, Any, Path]) -> None:
+def test_a_run_resumes_with_fewer_workers(together: Any, alone: Any, made: tuple[Path, Any, Path]) -> None:
     model, tokens, folder = made
     ended, losses = together["stopped"]
     assert ended == "stopped"

@@ -1,4 +1,4 @@
-"""A run that is asked to stop saves a checkpoint, and goes on from it as if it had never stopped."""
+"""A run that is asked to stop saves a checkpoint; resumed from it, it equals a run that never stopped."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def whole(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> t
     [(1, 2), (2, 3), (3, 3), (6, 6)],
     ids=["between evaluations", "before an evaluation", "in an evaluation", "in the last evaluation"],
 )
-def test_it_goes_on_from_the_step_after_which_it_stopped(
+def test_it_resumes_from_the_step_after_which_it_stopped(
     made: tuple[Path, Any], whole: tuple[Path, PlainHost], tmp_path: Path, asked: int, stops: int
 ) -> None:
     plan = make_plan(*made, tmp_path, **SECTIONS)
@@ -74,7 +74,7 @@ def test_it_goes_on_from_the_step_after_which_it_stopped(
     assert again.of("artifact")[0]["made_from"] == whole[1].of("artifact")[0]["made_from"]
 
 
-def test_the_best_step_is_told_when_only_the_evaluation_after_the_resume_showed_it(
+def test_the_best_step_is_reported_if_only_the_evaluation_after_the_resume_found_it(
     made: tuple[Path, Any], tmp_path: Path
 ) -> None:
     plan = make_plan(*made, tmp_path, **SECTIONS, optim={"learning_rate": 1e-2})
@@ -115,7 +115,7 @@ def stopped_on_one(host: PlainHost, plan: Any) -> tuple[str, list[int]]:
     return loop.run(plan, host), [record["step"] for record in host.of("train")]
 
 
-def test_all_workers_stop_when_one_is_asked(made: tuple[Path, Any], tmp_path: Path) -> None:
+def test_all_workers_stop_when_one_is_asked_to(made: tuple[Path, Any], tmp_path: Path) -> None:
     plan = make_plan(*made, tmp_path, **SECTIONS, scale={"workers": 2})
     ended = run_distributed(stopped_on_one, plan)
     assert ended == [("stopped", [1]), ("stopped", [])]

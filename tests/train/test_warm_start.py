@@ -41,7 +41,7 @@ def test_it_begins_where_the_other_run_ended(
     assert [record["step"] for record in host.of("train")] == [1, 2, 3, 4, 5, 6]
     assert host.losses()[0] < min(first[1].losses()[:2]), "the same batch, after six steps"
     expected = first[0] / (below or "adapter")
-    assert any(f"beginning with the weights of {expected}" in r["message"] for r in host.of("status"))
+    assert any(f"starting from the weights of {expected}" in r["message"] for r in host.of("status"))
     again = PlainHost(resume_from=str(tmp_path / "b"))
     loop.run(make_plan(*made, tmp_path / "b", model=model, optim=RATE, train={"steps": 8}), again)
     assert [record["step"] for record in again.of("train")] == [7, 8], "its own checkpoint comes first"
@@ -55,39 +55,44 @@ def test_an_unfinished_run_gives_its_last_checkpoint(
     model = {"adapter": LORA, "warm_start": str(tmp_path / "cut")}
     loop.run(make_plan(*made, tmp_path / "b", model=model, optim=RATE), host)
     newest = run_folder.latest_checkpoint(Store(str(tmp_path / "cut")))
-    assert any(f"beginning with the weights of {newest}" in r["message"] for r in host.of("status"))
+    assert any(f"starting from the weights of {newest}" in r["message"] for r in host.of("status"))
 
 
-def test_an_adapter_that_does_not_fit_is_refused(
+def test_an_adapter_that_does_not_match_is_rejected(
     made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
 ) -> None:
-    for adapter, told in (
-        ({**LORA, "rank": 8}, r"was trained with model\.adapter\.rank 4, and this recipe has 8"),
+    for adapter, expected in (
+        ({**LORA, "rank": 8}, r"was trained with model\.adapter\.rank: 4, this recipe has 8"),
         # The same names and shapes, and another model.
-        ({**LORA, "alpha": 80}, r"was trained with model\.adapter\.alpha 8.*, and this recipe has 80"),
+        ({**LORA, "alpha": 80}, r"was trained with model\.adapter\.alpha: 8.*, this recipe has 80"),
         (
             {**LORA, "rslora": True},
-            r"was trained with model\.adapter\.rslora False, and this recipe has True",
+            r"was trained with model\.adapter\.rslora: False, this recipe has True",
         ),
-        ({**LORA, "target_modules": ["q_proj"]}, "has another form than this recipe's"),
-        (None, "is an adapter, and this recipe trains every weight"),
+        ({**LORA, "target_modules": ["q_proj"]}, "does not match this recipe's: "),
+        (None, "is an adapter, but this recipe has no model.adapter"),
     ):
         plan = make_plan(*made, tmp_path / "b", model={"adapter": adapter, "warm_start": str(first[0])})
-        with pytest.raises(StoreError, match=told):
+        with pytest.raises(StoreError, match=expected):
             loop.run(plan, PlainHost())
 
 
-def test_what_holds_no_trained_weights_is_refused(made: tuple[Path, Any], tmp_path: Path) -> None:
+def test_a_folder_without_trained_weights_is_rejected(made: tuple[Path, Any], tmp_path: Path) -> None:
     from tailor.train.warm_start import find
 
-    with pytest.raises(StoreError, match="has neither an adapter nor a checkpoint; name a run's folder"):
+    with pytest.raises(
+        StoreError,
+        match="has neither an adapter nor a checkpoint; set it to a run, a checkpoint or an adapter",
+    ):
         find(str(made[0]))
     loop.run(make_plan(*made, tmp_path / "full"), PlainHost())
-    with pytest.raises(StoreError, match=f"trained a whole model; set model.path: {tmp_path}/full/model"):
+    with pytest.raises(
+        StoreError, match=f"trained a full model, not an adapter; set model.path: {tmp_path}/full/model"
+    ):
         find(str(tmp_path / "full"))
 
 
-def test_an_altered_adapter_is_refused(
+def test_an_altered_adapter_is_rejected(
     made: tuple[Path, Any], first: tuple[Path, PlainHost], tmp_path: Path
 ) -> None:
     import shutil
@@ -96,5 +101,5 @@ def test_an_altered_adapter_is_refused(
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     plan = make_plan(*made, tmp_path / "b", model={"adapter": LORA, "warm_start": str(tmp_path / "adapter")})
-    with pytest.raises(StoreError, match="is not the file that was written: its checksum differs"):
+    with pytest.raises(StoreError, match="was changed: its checksum differs from COMMIT"):
         loop.run(plan, PlainHost())

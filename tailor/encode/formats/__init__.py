@@ -1,4 +1,4 @@
-"""Data formats: from a row's columns to a record. One file per format or family of formats."""
+"""Data formats: each converts the columns of a row to a record. One file per format or family of formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS: Registry[Format] = data.FORMATS
 
 
 def get_format(name: str) -> Format:
-    """The format of a name. ExtensionError when another package registers something else under it."""
+    """The format with this name. ExtensionError when the entry point of another package is not a format of this name."""
     found: Any = FORMATS.get(name)
     if not isinstance(found, Format) or found.name != name:
         what = f"the format {found.name}" if isinstance(found, Format) else f"a {type(found).__name__}"
@@ -30,28 +30,28 @@ def get_format(name: str) -> Format:
 
 
 def code_of(name: str) -> list[str] | None:
-    """What tells two versions of another package's format apart: its package's version, and the text of its module.
+    """The version of another package's format, for fingerprints: its package's version and the source of its module.
 
-    None for a built-in format: `ENCODE_VERSION` counts its versions.
+    None for a built-in format, whose version is `ENCODE_VERSION`.
     """
     if name in FORMATS.builtin:
         return None
     (entry, *_) = entry_points(group=FORMATS.group, name=name)
     try:
         text = inspect.getsource(import_module(entry.module))
-    except (OSError, TypeError):  # a compiled module
+    except (OSError, TypeError):  # a compiled module has no source
         text = ""
     return [entry.dist.version if entry.dist is not None else "", text]
 
 
 def formats_of(kinds: Sequence[Kind]) -> list[str]:
-    """Names of all formats whose rows are of these kinds. Those of other packages are loaded for it."""
+    """Names of all formats with rows of these kinds. Loads the formats of other packages."""
     registered = [name for name in FORMATS.names() if name not in FORMATS.builtin]
     return [*builtin_formats(kinds), *(name for name in registered if is_read(get_format(name).rows, kinds))]
 
 
 def recognize(rows: Sequence[Any], columns: Mapping[str, str], among: Iterable[str]) -> list[str]:
-    """Formats that the first rows may have. One name is an answer, several are ambiguous, none is unknown."""
+    """Names of the formats that at least one of the first rows fits. Several names: ambiguous; none: unknown format."""
     formats = [get_format(name) for name in among]
     return [
         fmt.name

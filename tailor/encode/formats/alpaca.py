@@ -1,4 +1,4 @@
-"""alpaca: an instruction, perhaps with its input, and the output."""
+"""alpaca: Stanford Alpaca's instruction, optional input, and output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Answers to a prompt, shared by the formats of preference data.
+"""Helpers for the formats of preference data.
 
-Every answer becomes a whole conversation, or a prompt with its completion. The assistant's turns of the prompt
-have weight 0, so that the rules of supervised fine-tuning supervise exactly the answer.
+Every answer becomes a full conversation, or a prompt with its completion. Assistant turns of the prompt get weight 0, so
+that the masks of supervised fine-tuning supervise exactly the answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def conversation(row: Row, field: str) -> tuple[Messages, int]:
         turns = [to_message(entry) for entry in entries]
     before: Messages = []
     if isinstance(prompt, str):
-        # A whole conversation repeats its prompt, which is then only a label of the row.
+        # If the field is a full conversation, the `prompt` column only repeats its first message.
         if not any(turn["role"] == "user" for turn in turns):
             refuse_placeholder(prompt)
             before = [{"role": "user", "content": prompt}]
@@ -57,10 +57,10 @@ def join(prompt: Messages, turns: Messages) -> Messages:
 
 
 def unweighted(messages: Messages, count: int) -> Messages:
-    """The first `count` messages are the prompt: none of them is learned."""
+    """Give weight 0 to the assistant turns of the prompt, which is the first `count` messages."""
     return [
-        {**turn, "weight": 0} if at < count and turn["role"] == "assistant" else turn
-        for at, turn in enumerate(messages)
+        {**turn, "weight": 0} if index < count and turn["role"] == "assistant" else turn
+        for index, turn in enumerate(messages)
     ]
 
 
@@ -70,13 +70,13 @@ def are_messages(answer: Any, prompt: Any) -> bool:
 
 
 def check_answer(messages: Messages, shared: int, field: str) -> None:
-    """RowError unless the conversation ends with an assistant's turn after its first `shared` messages."""
+    """RowError unless the conversation ends with an assistant turn after the first `shared` messages."""
     if len(messages) <= shared or messages[-1]["role"] != "assistant":
-        raise RowError("no_answer", f"`{field}` does not end with an assistant's turn of its own")
+        raise RowError("no_answer", f"`{field}` does not end with an assistant turn after the prompt")
 
 
 def nonempty(value: Any, field: str) -> str:
-    """The text of an answer."""
+    """The text of an answer. RowError when it is empty."""
     answer = to_text(value, field)
     if not answer.strip():
         raise RowError(EMPTY, f"`{field}` is empty")

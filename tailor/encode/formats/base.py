@@ -1,4 +1,4 @@
-"""A data format: which fields a row has, and the record that they make."""
+"""The base of data formats: the fields of a row, and the function that makes a record of them."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Format:
-    """A format of rows. One file of this package per format or family of formats holds an instance."""
+    """A data format. Each module of this package defines one instance, or a family of instances."""
 
     name: str
-    """Its name in a recipe, which is also its name in the registry."""
+    """The name in recipes and in the registry."""
 
     rows: Kind
-    """The kind of rows. A method names the kinds that it reads."""
+    """The kind of rows, such as `examples` or `pairs`. A method lists the kinds that it reads."""
 
     fields: Mapping[str, tuple[str, ...]]
-    """Field -> the columns that may hold it, the usual one first. `data.train[].columns` may name another."""
+    """Field -> the columns that may contain it, in order of preference. `data.train[].columns` can name another column."""
 
     required: tuple[str, ...]
-    """Fields that every row has."""
+    """The fields that every row must have."""
 
     convert: Callable[[Row], Record]
-    """The fields that a row has -> its record. RowError for values that cannot be read."""
+    """Fields of a row -> record. Raises RowError for invalid values."""
 
     form: Callable[[Row], bool] | None = None
-    """Whether a row's fields have this format's form, where formats share columns. Default: required fields are texts."""
+    """Whether the values of a row's fields fit this format, as formats share columns. Default: required fields are strings."""
 
     is_chat: bool = False
-    """Whether records are conversations, which the chat template renders."""
+    """Whether the records are conversations, which need a chat template."""
 
     numbered: str = ""
-    """A field that may be spread over columns NAME_1, NAME_2, …: it is then a list."""
+    """A field that may be spread over columns NAME_1, NAME_2, …, whose values then form a list."""
 
     keys: frozenset[str] | None = None
     """Keys of the objects in its fields that it uses: others are reported as unused. None: they are not looked at."""
@@ -56,7 +56,7 @@ class Format:
             )
 
     def pick(self, row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
-        """The format's fields out of a row. RowError when a required one is missing."""
+        """Select the format's fields from a row. RowError when a required field is missing."""
         picked = {}
         for field, names in self.fields.items():
             for name in (columns[field],) if field in columns else names:
@@ -79,7 +79,7 @@ class Format:
             picked[self.numbered] = [*([first] if isinstance(first, str) else first), *several]
 
     def record(self, row: Any, columns: Mapping[str, str]) -> Record:
-        """The record of a row. RowError when the row cannot be read."""
+        """Convert a row to a record. RowError when the row cannot be read."""
         if not isinstance(row, Mapping):
             raise RowError("wrong_type", f"a row must be an object, not {kind_of(row)}")
         refuse_media(row, "the row")
@@ -94,14 +94,14 @@ class Format:
                 raise RowError("unsupported_column", detail)
 
     def matches(self, picked: Row) -> bool:
-        """Whether picked fields have the form of this format, by which `format: auto` recognizes it."""
+        """Whether selected fields fit this format; `format: auto` uses it."""
         if self.form is not None:
             return self.form(picked)
-        # A prompt or an answer that is a list of messages belongs to another format.
+        # A prompt or answer that is a list of messages belongs to another format.
         return all(isinstance(picked[field], str) for field in self.required)
 
     def fits(self, row: Any, columns: Mapping[str, str]) -> bool:
-        """Whether a row has the required fields in the form of this format."""
+        """Whether a row has the required fields, and their values fit this format."""
         try:
             return isinstance(row, Mapping) and self.matches(self.pick(row, columns))
         except RowError:
@@ -113,7 +113,7 @@ def _is_numbered(name: Any, head: str) -> bool:
 
 
 def own_columns(*names: str) -> dict[str, tuple[str, ...]]:
-    """Fields that stand in columns of their own names."""
+    """Fields whose columns have the same names."""
     return {name: (name,) for name in names}
 
 
@@ -133,4 +133,4 @@ TURN_KEYS = MARK_KEYS | {"from", "value"}
 """Keys of a ShareGPT turn that a format reads."""
 
 CONVERSATION = ("conversations", "conversation")
-"""Columns that hold a conversation, in several formats."""
+"""Columns that contain a conversation in several formats."""

@@ -13,7 +13,7 @@ from tailor.spec.data import EXAMPLES
 def _convert(row: Row) -> Record:
     response = to_text(row["response"], "response")
     if not response.strip():
-        raise RowError("empty_answer", "the response is empty")
+        raise RowError("empty_answer", "`response` is empty")
     prompt = to_text(row["prompt"], "prompt")
     refuse_placeholder(prompt)
     return Completion(prompt, response)

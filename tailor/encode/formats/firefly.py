@@ -1,4 +1,4 @@
-"""firefly: Firefly's conversations of `human` and `assistant`."""
+"""firefly: Firefly's conversations, whose turns have the keys `human` and `assistant`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _convert(row: Row) -> Record:
     messages = to_system(row)
     for turn in to_entries(row["conversation"], "conversation"):
         if not isinstance(turn, Mapping) or "human" not in turn or "assistant" not in turn:
-            raise RowError("missing_key", "a turn needs the keys `human` and `assistant`")
+            raise RowError("missing_key", "a turn of `conversation` needs the keys `human` and `assistant`")
         refuse_media(turn, "a turn")
         question = to_text(turn["human"], "human")
         refuse_placeholder(question)

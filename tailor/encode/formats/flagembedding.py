@@ -1,4 +1,4 @@
-"""flagembedding: FlagEmbedding's queries and passages as texts, with the query's instruction in `prompt`."""
+"""flagembedding: FlagEmbedding's queries and passages as plain texts; `prompt` is the instruction of the query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gritlm: GritLM's queries and passages, of which each is a text or [instruction, text]."""
+"""gritlm: GritLM's queries and passages; each is a text or an [instruction, text] pair."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ GRITLM = Format(
     fields=own_columns("query", "pos", "neg"),
     required=("query", "pos"),
     convert=_convert,
-    # Rows of texts alone are those of flagembedding.
+    # Rows with plain texts only have the format flagembedding.
     form=lambda picked: not (isinstance(picked["query"], str) and are_texts(picked["pos"])),
 )

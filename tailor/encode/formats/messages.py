@@ -1,4 +1,4 @@
-"""messages: OpenAI's chats."""
+"""messages: conversations as OpenAI-style messages."""
 
 from __future__ import annotations
 

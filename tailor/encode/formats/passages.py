@@ -1,4 +1,4 @@
-"""Queries and their passages, shared by the formats of retrieval data."""
+"""Helper for the formats of retrieval data: a query with its passages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tailor.encode.records import Instructed, Relevance, RowError
 def relevance(
     query: Instructed, positives: Iterable[Instructed], negatives: Iterable[Instructed]
 ) -> Relevance:
-    """A record in which every text is non-empty and at least one passage answers the query."""
-    found = Relevance(query, tuple(positives), tuple(negatives))
-    if not found.positives:
-        raise RowError("empty", "no passage answers the query")
+    """A record. RowError when a text is empty, or when there is no positive passage."""
+    record = Relevance(query, tuple(positives), tuple(negatives))
+    if not record.positives:
+        raise RowError("empty", "the row has no positive passage")
     for name, text in (
         ("the query", query),
-        *(("a positive", text) for text in found.positives),
-        *(("a negative", text) for text in found.negatives),
+        *(("a positive passage", text) for text in record.positives),
+        *(("a negative passage", text) for text in record.negatives),
     ):
         if not text[1].strip():
             raise RowError("empty", f"{name} is empty")
-    return found
+    return record

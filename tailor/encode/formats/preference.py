@@ -38,13 +38,13 @@ from tailor.spec.data import PAIRS
 
 
 def _messages(row: Row) -> Record:
-    """Answers as messages, with an explicit prompt (a text or messages) or as whole conversations that share one."""
+    """Two answers as messages, with an explicit prompt (a text or messages), or two conversations that start the same."""
     sides = [conversation(row, field)[0] for field in ("chosen", "rejected")]
     return _pair(*sides, shared=_shared(*sides), tools=row.get("tools"))
 
 
 def _text(row: Row) -> Record:
-    """Texts without a chat template."""
+    """A prompt and two answers as plain texts, without a chat template."""
     prompt = to_text(row["prompt"], "prompt")
     chosen, rejected = (nonempty(row[field], field) for field in ("chosen", "rejected"))
     if chosen == rejected:
@@ -53,7 +53,7 @@ def _text(row: Row) -> Record:
 
 
 def _sharegpt(row: Row) -> Record:
-    """ShareGPT's conversation and two last turns; or two conversations."""
+    """A ShareGPT conversation with two last turns, or two ShareGPT conversations."""
     before: Messages = []
     if row.get("conversations") is not None:
         before = to_turns(row["conversations"], "conversations")
@@ -69,7 +69,7 @@ def _sharegpt(row: Row) -> Record:
 
 
 def _alpaca(row: Row) -> Record:
-    """An instruction, rendered by the chat template, and two answers as texts."""
+    """An Alpaca instruction and two answers as texts, rendered by the chat template."""
     before = to_question(row)
     chosen, rejected = (_answer(row[field], field) for field in ("chosen", "rejected"))
     return _pair([*before, chosen], [*before, rejected], shared=len(before), tools=row.get("tools"))
@@ -87,7 +87,7 @@ def _pair(chosen: Messages, rejected: Messages, *, shared: int, tools: Any) -> P
 
 
 def _shared(chosen: Messages, rejected: Messages) -> int:
-    """How many messages the two conversations begin with together."""
+    """The number of messages at the start that both conversations share."""
     count = 0
     while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
         count += 1
@@ -99,7 +99,7 @@ def _answer(value: Any, field: str) -> dict[str, Any]:
 
 
 def _same() -> RowError:
-    return RowError("same_answers", "the chosen and the rejected answer are the same")
+    return RowError("same_answers", "the chosen and the rejected answer are equal")
 
 
 _ANSWERS = {field: (field, f"{field}_messages") for field in ("chosen", "rejected")}

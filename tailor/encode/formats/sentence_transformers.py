@@ -1,4 +1,4 @@
-"""sentence_transformers: an anchor, its positive, and any number of negatives, each in its own column."""
+"""sentence_transformers: columns `anchor`, `positive`, and any number of negatives (`negative`, `negative_1`, …)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sharegpt: ShareGPT's conversations of `from` and `value`."""
+"""sharegpt: ShareGPT's conversations, whose turns have the keys `from` and `value`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tevatron: Tevatron's queries, and passages that are objects with a text and mostly a title, which is put before it."""
+"""tevatron: Tevatron's queries and passages. A passage is an object with `text` and optional `title`, which is prepended."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from tailor.spec.data import RELEVANCE
 def _convert(row: Row) -> Record:
     return relevance(
         (None, to_text(row["query"], "query")),
-        (_titled(one, "positive_passages") for one in to_list(row["positive_passages"], "positive_passages")),
         (
-            _titled(one, "negative_passages")
-            for one in to_list(row.get("negative_passages") or [], "negative_passages")
+            _titled(passage, "positive_passages")
+            for passage in to_list(row["positive_passages"], "positive_passages")
+        ),
+        (
+            _titled(passage, "negative_passages")
+            for passage in to_list(row.get("negative_passages") or [], "negative_passages")
         ),
     )
 
 
 def _titled(value: Any, field: str) -> Instructed:
     if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):
-        raise RowError("missing_key", f"each of `{field}` needs the key `text`")
+        raise RowError("missing_key", f"each entry of `{field}` needs the key `text`")
     return None, f"{value.get('title') or ''} {value['text']}".strip()
 
 

@@ -11,7 +11,7 @@ from tailor.spec.data import TEXTS
 def _convert(row: Row) -> Record:
     text = to_text(row["text"], "text")
     if not text.strip():
-        raise RowError("empty", "the text is empty")
+        raise RowError("empty", "`text` is empty")
     return Text(text)
 
 

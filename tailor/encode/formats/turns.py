@@ -1,4 +1,4 @@
-"""turns: GritLM's conversations, a list of texts, the user's and the assistant's in turn."""
+"""turns: GritLM's conversations, a list of texts that alternate between user and assistant."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ def _convert(row: Row) -> Record:
     if not texts:
         raise RowError("empty", "the conversation is empty")
     if len(texts) % 2:
-        raise RowError("no_answer", f"`text` has {len(texts)} turns, so the last one is the user's")
+        raise RowError(
+            "no_answer", f"`text` has {len(texts)} turns, an odd number, so the last one is the user's"
+        )
     roles = ("user", "assistant")
-    return Chat([{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)])
+    return Chat([{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)])
 
 
 TURNS = Format(

@@ -1,4 +1,4 @@
-"""unpaired, unpaired_text, unpaired_sharegpt, unpaired_alpaca: a prompt with one answer, and a label that says whether the answer is desirable."""
+"""unpaired, unpaired_text, unpaired_sharegpt, unpaired_alpaca: a prompt with one answer, and a label that says whether the answer is desirable (KTO)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LABELS: dict[Any, bool] = {
     **dict.fromkeys(("true", "1", "1.0"), True),
     **dict.fromkeys(("false", "0", "0.0"), False),
 }
-"""Also 1, 0, 1.0 and 0.0 as numbers, which equal True and False. CSV files have texts."""
+"""Includes the numbers 1 and 0, which equal True and False in Python. In CSV files labels are strings."""
 
 
 def _messages(row: Row) -> Record:
@@ -71,13 +71,13 @@ def _rated(messages: Messages, shared: int, row: Row, field: str) -> Rated:
 
 
 def _text(row: Row) -> Record:
-    """A text without a chat template, and its label."""
+    """A prompt and an answer as plain texts, without a chat template, with the label."""
     answer = Completion(to_text(row["prompt"], "prompt"), nonempty(row["completion"], "completion"))
     return Rated(answer, _label(row["label"]))
 
 
 def _is_label(value: Any) -> bool:
-    """Whether a value says desirable or undesirable."""
+    """Whether a value is a valid label."""
     return isinstance(value, bool | int | float | str) and _normal(value) in _LABELS
 
 

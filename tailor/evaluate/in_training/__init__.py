@@ -1,1 +1,1 @@
-"""Measurements on the model while it trains."""
+"""Evaluations during training: exact match of generated answers, and retrieval."""

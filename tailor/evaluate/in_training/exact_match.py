@@ -1,4 +1,4 @@
-"""Exact match: the answers to held-out questions, generated before and after training, against the references."""
+"""Exact match before and after training: generated answers to held-out questions, compared with the references."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ FILES = {"start": GENERATED["before"], "end": GENERATED["after"]}
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One question: everything before an example's last supervised span. The reference is that span, without its stop."""
+    """A prompt and its reference answer, as token ids.
+
+    The prompt is everything before the example's last supervised span; the reference is that span without its stop token.
+    """
 
     source: int
     row: int
@@ -35,9 +38,9 @@ class AnswerRow:
 def answer_rows(
     split: Split, tokenizer: Tokenizer, stop_ids: Sequence[int], *, limit: int
 ) -> list[AnswerRow]:
-    """The first `limit` examples with a question before their answer.
+    """The first `limit` examples that have a question before their answer.
 
-    An answer to avoid (rejected, undesirable) is no reference.
+    Rejected and undesirable answers are skipped: they are no references.
     """
     rows: list[AnswerRow] = []
     for index in range(len(split)):
@@ -55,10 +58,10 @@ def answer_rows(
 
 
 def probe(session: Session, when: When, step: int) -> None:
-    """Answer the evaluation questions and report the exact match, before and after training; the answers go to
-    `evaluation/` in the run.
+    """Answer the evaluation questions and report the exact match, before and after training.
 
-    Every rank answers a share. A run that goes on from a checkpoint was measured before its first step.
+    The answers are written to `evaluation/` in the run. The questions are divided among the ranks. A run that resumes
+    from a checkpoint skips the measurement before training, which was made at its first start.
     DataError when the evaluation data has no question.
     """
     host, plan = session.host, session.plan
@@ -109,13 +112,13 @@ def probe(session: Session, when: When, step: int) -> None:
 
 
 def stops(tokenizer: Tokenizer, template: dict[str, Any] | None) -> list[int]:
-    """What ends an answer: the template's end-of-turn tokens and the end of the text."""
+    """The stop tokens of an answer: the template's end-of-turn tokens and the EOS."""
     ends = list(template["end_of_turn_ids"]) if template is not None else []
     return ends + [token for token in (tokenizer.eos_id,) if token is not None and token not in ends]
 
 
 def pad(tokenizer: Tokenizer) -> int:
-    """What fills a batch. The mask hides it, so any token serves where the tokenizer names none."""
+    """The padding token. The attention mask hides it, so a tokenizer without one pads with its EOS, or with token 0."""
     return next((token for token in (tokenizer.pad_id, tokenizer.eos_id) if token is not None), 0)
 
 
@@ -136,7 +139,7 @@ def _record(tokenizer: Tokenizer, questions: Questions, row: AnswerRow, answer: 
 
 
 class Questions:
-    """Finds the last user turn in a rendered prompt, by what the template puts before and after one."""
+    """Finds the last user turn in a rendered prompt, by the text that the template writes before and after a user turn."""
 
     def __init__(self, tokenizer: Tokenizer, template: dict[str, Any] | None) -> None:
         self._before = self._after = ""
@@ -147,7 +150,7 @@ class Questions:
         mark = "QUESTION"
         turns = [
             {"role": "user", "content": "One."},
-            {"role": "assistant", "content": "Two ¤"},  # ends like no system text does
+            {"role": "assistant", "content": "Two ¤"},  # ¤ cannot be mistaken for the end of a system turn
             {"role": "user", "content": mark},
         ]
         renderer = tokenizer.with_template(Template(template["name"], template["text"]))
@@ -162,7 +165,7 @@ class Questions:
         self._before = head[len(head) - common :]
 
     def last(self, prompt: str) -> str:
-        """The last question of a rendered prompt, or the whole prompt where the template hides it."""
+        """The last question of a rendered prompt, or the whole prompt when it cannot be found."""
         if not self._before or not self._after or not prompt.endswith(self._after):
             return prompt
         _, found, question = prompt.removesuffix(self._after).rpartition(self._before)

@@ -1,4 +1,4 @@
-"""Retrieval while training: a small collection searched before the first step and at every evaluation."""
+"""Retrieval during training: a small collection is searched before the first step and at every evaluation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ KEY = "evaluate.retrieval.data"
 
 
 class Probe:
-    """Searches the collection and reports the figures. Every rank embeds a share of the texts."""
+    """Embeds and searches the collection, and reports the retrieval metrics. The texts are divided among the ranks."""
 
     def __init__(self, settings: Searched) -> None:
         self._settings = settings
-        self._told = False
-        """That texts are cut, which is the same at every evaluation."""
+        self._warned_truncation = False
+        """The truncation warning is shown once: the number is the same at every evaluation."""
 
     @cached_property
     def _collection(self) -> Collection:
@@ -32,7 +32,10 @@ class Probe:
         return read_collection(settings.data, KEY, settings.query_instruction, settings.corpus_instruction)
 
     def __call__(self, session: Session, when: When, step: int) -> None:
-        """DataError when the collection cannot be read: before the first step, not at the first evaluation."""
+        """Measure at the start and at evaluations. DataError when the collection cannot be read.
+
+        The collection is read at the first call, before the first step, so a mistake in it ends the run early.
+        """
         host, collection = session.host, self._collection
         if when == "end" or (when == "start" and host.resume() is not None):
             return
@@ -56,13 +59,13 @@ class Probe:
         truncated = int(totals.over_workers(session.host.world)["truncated"])
         if host.rank != 0:
             return
-        if truncated and not self._told:
+        if truncated and not self._warned_truncation:
             session.say(
-                f"evaluate.retrieval: {truncated:,} texts are longer than the {embedder.max_length:,} tokens that the "
-                "model reads (data.max_length); their ends are left out"
+                f"evaluate.retrieval: {truncated:,} texts are longer than data.max_length ({embedder.max_length:,} tokens); "
+                "they are truncated"
             )
-            self._told = True
-        figures = [one.figures for one in search.found()]
+            self._warned_truncation = True
+        figures = [one.figures for one in search.results()]
         host.report(
             {
                 "kind": "retrieval",
@@ -76,7 +79,10 @@ class Probe:
 
 
 def _embedded(embedder: Embedder, texts: list[Text], session: Session) -> tuple[list[int], np.ndarray]:
-    """Numbers and embeddings of all texts but blank ones, by instruction; the shares of all ranks put together."""
+    """The numbers of all non-blank texts and their embeddings, float32[n, dimension], gathered from all ranks.
+
+    A batch has texts of one instruction only.
+    """
     rank, world = session.host.rank, session.host.world
     groups: dict[str | None, list[int]] = {}
     for number, text in enumerate(texts):

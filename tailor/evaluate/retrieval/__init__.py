@@ -1,1 +1,1 @@
-"""Search by embeddings: collections, rankings and their metrics."""
+"""Retrieval by embeddings: collections, rankings and their metrics."""

@@ -1,4 +1,4 @@
-"""What embeds the texts of an evaluation: a model as it was trained, or its base, pooled in the same way."""
+"""Embeds the texts of an evaluation: by a trained model, or by its base with the same pooling."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from tailor.store import Store
 
 
 class TextEmbedder:
-    """A model's embedder. like: the folder whose embedding.json says how a base is pooled, that has none itself."""
+    """Embeds texts with a model.
+
+    like: the folder whose embedding.json defines pooling and attention, for a base model without one.
+    """
 
     def __init__(self, url: str, like: str | None = None) -> None:
-        """ModelError, StoreError."""
+        """Load the model. Raises ModelError and StoreError."""
         self._url = url
         self._embedder = load_embedder(url) if like is None else _untrained(url, like)
 
@@ -32,30 +35,30 @@ class TextEmbedder:
         *,
         without_adapter: bool = False,
     ) -> tuple[np.ndarray, int]:
-        """Embeddings float32[n, dimension], and how many of the texts were longer than the model reads.
+        """Embeddings, float32[n, dimension], and the number of truncated texts.
 
-        without_adapter: by the base alone, which has no projection either. ModelError for a dimension that the model
-        has not, and for embeddings that are no numbers.
+        without_adapter: embed with the base, without adapter and projection. ModelError for a dimension larger than the
+        model's, and for embeddings that are NaN or infinite.
         """
         with _as_base(self._embedder) if without_adapter else nullcontext(self._embedder) as embedder:
             if dimension is not None and dimension > embedder.dimension:
                 raise ModelError(
-                    f"dimension: the embeddings of {self._url} have {embedder.dimension} numbers, not {dimension}"
+                    f"dimension: {dimension} is larger than the {embedder.dimension} dimensions of the embeddings of {self._url}"
                 )
-            before, whole = embedder.truncated, embedder.dimension
-            embedder.dimension = dimension or whole
+            before, full_dimension = embedder.truncated, embedder.dimension
+            embedder.dimension = dimension or full_dimension
             vectors = embedder.encode(texts, instruction)
-            embedder.dimension = whole
+            embedder.dimension = full_dimension
             if not np.isfinite(vectors).all():
                 raise ModelError(
-                    f"{self._url}: its embeddings are no numbers",
-                    hint="the model's weights or its precision are broken; `tailor show` tells how it was trained",
+                    f"{self._url}: its embeddings are NaN or infinite",
+                    hint="check its weights and its precision; `tailor show` reports how it was trained",
                 )
             return vectors, embedder.truncated - before
 
 
 def require_embeddings(url: str) -> None:
-    """ModelError for a run or model that makes no embeddings."""
+    """ModelError for a run or model that was not trained for embeddings."""
     store, _ = find_artifact(Store(url))
     Embedding.read(store.local_path(), store.url)
 
@@ -73,7 +76,7 @@ def _untrained(url: str, like: str) -> Embedder:
 
 @contextmanager
 def _as_base(embedder: Embedder) -> Iterator[Embedder]:
-    """Without what training added: the adapter and the projection."""
+    """The embedder without its adapter and its projection, which training added."""
     model, dimension = embedder.model, embedder.dimension
     projection, model.projection = model.projection, None
     embedder.dimension = states_width(model)

@@ -8,14 +8,14 @@ import numpy as np
 
 RECALL = (1, 5, 10, 100)
 DEPTH = 100
-"""Passages of a ranking that count."""
+"""Ranking depth: only this many passages of a ranking are evaluated."""
 
 
 def relevance(ranked: Sequence[int], grades: Mapping[int, int]) -> dict[str, float]:
-    """The figures of one query. ranked: passages, best first; grades: what was judged of them.
+    """The metrics of one query. ranked: passages, best first; grades: judged passage -> grade.
 
-    A passage of grade 1 or more is relevant; its gain is the grade itself (linear gain). One without a grade is not
-    relevant. A query without a relevant passage has 0 of everything, as in trec_eval.
+    A passage with a grade of 1 or more is relevant; its gain is the grade (linear gain). A passage without a grade is not
+    relevant. All metrics of a query without a relevant passage are 0, as in trec_eval.
     """
     ranked = ranked[:DEPTH]
     gains = np.array([max(0, grades.get(passage, 0)) for passage in ranked], np.float64)
@@ -33,5 +33,5 @@ def relevance(ranked: Sequence[int], grades: Mapping[int, int]) -> dict[str, flo
 
 
 def _discounted(gains: np.ndarray) -> float:
-    """Discounted cumulative gain (Järvelin & Kekäläinen 2002), the first rank undivided."""
+    """Discounted cumulative gain (Järvelin & Kekäläinen 2002) with the discount log2(1 + rank)."""
     return float((gains / np.log2(2 + np.arange(len(gains)))).sum())

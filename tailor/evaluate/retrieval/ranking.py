@@ -1,6 +1,7 @@
-"""The best passages of each query, by tiles: the matrix of all scores is never whole.
+"""The top-k passages of each query, computed in tiles, so that the full score matrix is never in memory.
 
-The order is that of trec_eval: scores from high to low, and of passages that score the same the later id first.
+The order is that of trec_eval: by descending score, and for equal scores by descending id. A passage is identified by its
+tie rank, its index in the order of descending ids.
 """
 
 from __future__ import annotations
@@ -12,23 +13,22 @@ import numpy as np
 TILE = 8192
 """Passages scored at once."""
 _QUERIES = 256
-"""Queries scored at once: with a tile of passages, 16 MiB of keys."""
+"""Queries scored at once: 256 × 8192 keys of 8 bytes are 16 MiB."""
 _LAST = np.uint64(0xFFFFFFFF)
 
 
-def places(ids: Sequence[str]) -> np.ndarray:
-    """int64[passages]: each passage's place when the ids go from last to first, as trec_eval orders ties."""
+def tie_ranks(ids: Sequence[str]) -> np.ndarray:
+    """int64[P]: each passage's index when the ids are sorted in descending order, as trec_eval orders ties."""
     order = sorted(range(len(ids)), key=ids.__getitem__, reverse=True)
-    found = np.empty(len(ids), np.int64)
-    found[order] = np.arange(len(ids))
-    return found
+    ranks = np.empty(len(ids), np.int64)  # [P]
+    ranks[order] = np.arange(len(ids))
+    return ranks
 
 
-class Best:
-    """The `count` best passages of each query, of those that it has seen so far.
+class TopK:
+    """The `count` best passages of each query among those added so far.
 
-    queries: float32[queries, dimension]. A passage is known by its place (`places`), which decides ties.
-    excluded: per query the place of a passage that must not be found, or -1.
+    queries: float32[Q, dimension]. excluded: int64[Q], the tie rank of a passage that a query must not retrieve, or -1.
     """
 
     def __init__(self, queries: np.ndarray, count: int, excluded: np.ndarray | None = None) -> None:
@@ -37,42 +37,43 @@ class Best:
         self._excluded = excluded
         self._keys = np.empty((len(queries), 0), np.uint64)
 
-    def add(self, places: np.ndarray, passages: np.ndarray) -> None:
-        """More passages. places: int64[n], each one once; passages: float32[n, dimension]."""
-        for start in range(0, len(places), TILE):
-            self._add(places[start : start + TILE], passages[start : start + TILE])
+    def add(self, tie_ranks: np.ndarray, passages: np.ndarray) -> None:
+        """Score more passages. tie_ranks: int64[P], each rank at most once; passages: float32[P, dimension]."""
+        for start in range(0, len(tie_ranks), TILE):
+            self._add(tie_ranks[start : start + TILE], passages[start : start + TILE])
 
-    def _add(self, places: np.ndarray, passages: np.ndarray) -> None:
+    def _add(self, tie_ranks: np.ndarray, passages: np.ndarray) -> None:
         merged = []
         for start in range(0, len(self._queries), _QUERIES):
             stop = start + _QUERIES
-            keys = _keys(self._queries[start:stop] @ passages.T, places)
+            keys = _keys(self._queries[start:stop] @ passages.T, tie_ranks)  # [Q, P]
             if self._excluded is not None:
-                keys[self._excluded[start:stop, None] == places] = 0
-            keys = np.concatenate([self._keys[start:stop], keys], axis=1)
+                keys[self._excluded[start:stop, None] == tie_ranks] = 0
+            keys = np.concatenate([self._keys[start:stop], keys], axis=1)  # [Q, up to count + P]
             if keys.shape[1] > self._count:
                 keys = np.partition(keys, keys.shape[1] - self._count, axis=1)[:, -self._count :]
             merged.append(keys)
         self._keys = np.concatenate(merged) if merged else self._keys
 
     def ranked(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per query the places and the scores of its best passages, best first: int64[m] and float32[m], m ≤ count."""
-        found = []
+        """The tie ranks and scores of each query's best passages, best first: int64[m] and float32[m] with m ≤ count."""
+        ranked = []
         for keys in self._keys:
             keys = np.sort(keys[keys > 0])[::-1]
-            found.append(((_LAST - (keys & _LAST)).astype(np.int64), _scores(keys)))
-        return found
+            ranked.append(((_LAST - (keys & _LAST)).astype(np.int64), _scores(keys)))
+        return ranked
 
 
-def _keys(scores: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """One number per score that orders it and, where scores are the same, its passage's place; uint64, never 0."""
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)  # -0 becomes 0
-    # IEEE 754: positive numbers are ordered as their bits are, negative ones the other way round.
+def _keys(scores: np.ndarray, tie_ranks: np.ndarray) -> np.ndarray:
+    """A sort key for each score, uint64[Q, P], never 0: the score in the upper 32 bits, the inverted tie rank in the lower."""
+    bits = (scores.astype(np.float32) + np.float32(0)).view(np.uint32)  # [Q, P]; adding 0 turns -0 into 0
+    # IEEE 754: the bits of positive floats sort like the floats, those of negative floats in reverse.
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    return (ordered.astype(np.uint64) << np.uint64(32)) | (_LAST - places.astype(np.uint64))
+    return (ordered.astype(np.uint64) << np.uint64(32)) | (_LAST - tie_ranks.astype(np.uint64))
 
 
 def _scores(keys: np.ndarray) -> np.ndarray:
+    """The scores of sort keys: the inverse of `_keys`."""
     ordered = (keys >> np.uint64(32)).astype(np.uint32)
     return (
         np.where(ordered >> 31, ordered & np.uint32(0x7FFFFFFF), ~ordered).astype(np.uint32).view(np.float32)

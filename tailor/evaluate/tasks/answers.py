@@ -1,4 +1,4 @@
-"""Generated answers against the reference answers of the evaluation rows."""
+"""Base class of tasks that compare generated answers with reference answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ S = TypeVar("S", bound=EvaluationTask)
 
 
 class AnswerEvaluator(TaskEvaluator[S]):
-    """Scores each answer against its reference. A subclass has `score`; those on the evaluation rows share the answers.
+    """Scores each answer against its reference. A subclass implements `score`.
 
-    A task with rows of its own has another `part`, another `file`, and `inputs` that read its rows.
+    All tasks on the evaluation rows share the generated answers. A task with its own rows overrides `part`, `file` and
+    `inputs`.
     """
 
     part: ClassVar[str] = "questions"
@@ -26,13 +27,13 @@ class AnswerEvaluator(TaskEvaluator[S]):
 
     @abstractmethod
     def score(self, answer: str, reference: str) -> dict[str, float]:
-        """Figure -> its value for this row, from 0 to 1. The figure of the evaluation is the mean over rows."""
+        """Figure name -> score of this row, from 0 to 1. The evaluation reports the mean over rows."""
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
         return rows.questions
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        answers = found.answers(self.part, len(inputs.rows), inputs.tokenizer)
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        answers = collected.answers(self.part, len(inputs.rows), inputs.tokenizer)
         scores = [
             self.score(answer, str(question.reference))
             for answer, question in zip(answers, inputs.rows, strict=True)
@@ -40,7 +41,7 @@ class AnswerEvaluator(TaskEvaluator[S]):
         rows = [
             (
                 {
-                    **one.place,
+                    **one.location,
                     "prompt": one.question,
                     "rendered": one.rendered,
                     "reference": one.reference,

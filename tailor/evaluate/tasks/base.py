@@ -1,4 +1,4 @@
-"""What an evaluation asks of every task."""
+"""The interface of an evaluation task: its inputs for a model, and its figures from their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ExtensionError
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.model_rows import ModelRows
-from tailor.evaluate.models import Subject
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.spec.model import Model
 from tailor.spec.tasks.base import EvaluationTask
@@ -27,35 +27,35 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found for one model."""
+    """The results of a task for one model."""
 
     figures: dict[str, PerRow]
-    """Figure -> what it is made of, row by row."""
+    """Figure name -> its sums per row."""
     file: str | None = None
-    """The JSONL file of its rows, such as `answers.jsonl`. Tasks of one file add to the same rows."""
+    """The JSONL file of its rows, such as `answers.jsonl`. Tasks with the same file add keys to the same rows."""
     rows: Sequence[tuple[Row, Row]] = ()
-    """Per row what all models share of it, and what is this model's."""
+    """(fields shared by all models, fields of this model) of each row."""
     data: Any = None
-    """Whatever `TaskEvaluator.summary` needs."""
+    """Anything that `TaskEvaluator.summary` needs."""
     notes: Sequence[str] = ()
-    """Lines for the user."""
+    """Notes for the user, one line each."""
 
 
 @dataclass(frozen=True)
 class FirstRows:
-    """What a task may look at before training, of an evaluation that follows it."""
+    """What the preflight check of a task may read before training."""
 
     model: Model
     template: str | None
     plain: bool
-    """Questions go without a chat template."""
+    """Whether prompts are plain text, without a chat template."""
     count: int
-    """Rows of each source that are read."""
+    """Number of rows of each source that are read."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Variables of the chat template."""
 
     def of(self, data: R) -> R:
-        """The same source, of which only the first rows are read."""
+        """The same source, limited to its first rows."""
         return data.model_copy(update={"limit": min(data.limit or self.count, self.count)})
 
     @cached_property
@@ -71,29 +71,29 @@ class TaskEvaluator(ABC, Generic[S]):
         self.spec, self.key = spec, key
 
     def require(self) -> None:
-        """TailorError when the task needs what is not installed here. Called first, and before training."""
+        """TailorError when the task needs a package that is not installed. Called first, and before training."""
 
-    def check_model(self, model: Subject) -> None:
+    def check_model(self, model: EvaluatedModel) -> None:
         """ModelError for a model that the task cannot evaluate."""
 
     def preflight(self, rows: FirstRows) -> None:
-        """DataError for first rows of its own that cannot be read. Called before training."""
+        """DataError when the first rows of its own data cannot be read. Called before training."""
 
     @abstractmethod
     def inputs(self, rows: ModelRows) -> TaskInputs:
-        """What a model computes. Called once per model."""
+        """What one model computes. Called once per model."""
 
     @abstractmethod
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        """The figures and rows of a model, from what its batches gave."""
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        """The figures and rows of one model, from the results of its batches."""
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """What it adds to results.json beside figures; mappings of one key are joined. outcomes: by model."""
+        """Further content of results.json; mappings under the same key are merged. outcomes: by model label."""
         return {}
 
 
 def make_evaluators(tasks: Iterable[EvaluationTask], prefix: str = "") -> list[TaskEvaluator[Any]]:
-    """One for each task. ExtensionError for an implementation that cannot be loaded."""
+    """The evaluator of each task. ExtensionError for an implementation that cannot be loaded."""
     return [_implementation(task)(task, f"{prefix}tasks[{at}]") for at, task in enumerate(tasks)]
 
 
@@ -104,6 +104,6 @@ def _implementation(task: EvaluationTask) -> type[TaskEvaluator[Any]]:
     except (ImportError, AttributeError) as error:
         raise ExtensionError(
             f"the task {task.name} cannot be loaded from {task.implementation}: {error}",
-            hint="install what it needs, or leave the task out",
+            hint="install the package that provides it, or remove the task",
         ) from error
     return found

@@ -1,4 +1,4 @@
-"""Whether a generated answer is the reference answer."""
+"""The evaluation task `exact_match`: whether a generated answer equals the reference."""
 
 from __future__ import annotations
 

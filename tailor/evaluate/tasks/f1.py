@@ -1,4 +1,4 @@
-"""Overlap of words between answer and reference."""
+"""The evaluation task `f1`: overlap of words between answer and reference."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class F1Evaluator(AnswerEvaluator[F1]):
 
 def f1(answer: str, reference: str) -> float:
     """Harmonic mean of the precision and recall of words (SQuAD, Rajpurkar et al. 2016)."""
-    given, wanted = squad_words(answer), squad_words(reference)
-    if not given or not wanted:
-        return float(given == wanted)
-    common = sum((Counter(given) & Counter(wanted)).values())
-    return 2 * common / (len(given) + len(wanted))
+    given, expected = squad_words(answer), squad_words(reference)
+    if not given or not expected:
+        return float(given == expected)
+    common = sum((Counter(given) & Counter(expected)).values())
+    return 2 * common / (len(given) + len(expected))

@@ -1,4 +1,4 @@
-"""The share of a question's facts that its generated answer states."""
+"""The evaluation task `facts`: the share of a question's facts that the generated answer states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tailor.spec.tasks.rows import Questions
 
 PART = "facts"
 Fact = tuple[str, ...]
-"""Ways to say a fact, one of which is enough."""
+"""Wordings of a fact. One of them is enough."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class FactsEvaluator(TaskEvaluator[Facts]):
         found = fact_questions(self.spec.data, f"{self.key}.data", rows.tokenizer, plain=rows.plain)
         return question_inputs(PART, found, rows.tokenizer)
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         shares, rows = [], []
-        answers = found.answers(PART, len(inputs.rows), inputs.tokenizer)
+        answers = collected.answers(PART, len(inputs.rows), inputs.tokenizer)
         for one, answer in zip(inputs.rows, answers, strict=True):
             stated = facts_found(answer, one.facts)
             shares.append(sum(stated) / len(stated))
             shared = {
-                **one.place,
+                **one.location,
                 "prompt": one.question,
                 "rendered": one.rendered,
                 "facts": [list(ways) for ways in one.facts],
@@ -56,25 +56,25 @@ class FactsEvaluator(TaskEvaluator[Facts]):
 
 
 def facts_found(answer: str, facts: Sequence[Fact]) -> list[bool]:
-    """Per fact, whether the answer states it in one of its ways, whatever case, punctuation and spaces are."""
+    """For each fact, whether the answer has one of its wordings. Case, punctuation and spaces are ignored."""
     given = fact_words(answer)
     return [any(contains(given, fact_words(way)) for way in fact) for fact in facts]
 
 
-def fact_questions(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -> list[FactQuestion]:
-    """The rows of a question set with facts. `plain`: the question goes without a chat template."""
+def fact_questions(data: Questions, key: str, tokenizer: Tokenizer, *, plain: bool) -> list[FactQuestion]:
+    """The rows of a question set with facts. plain: without a chat template. DataError for a row that cannot be used."""
     found = []
-    for one, row, place in questions_of(data, where, tokenizer, ("facts",), plain=plain):
-        facts = tuple(_fact(value, place) for value in list_of(row["facts"], "facts", place))
-        found.append(FactQuestion(one.place, one.prompt, one.question, one.rendered, facts=facts))
+    for one, row, row_id in questions_of(data, key, tokenizer, ("facts",), plain=plain):
+        facts = tuple(_fact(value, row_id) for value in list_of(row["facts"], "facts", row_id))
+        found.append(FactQuestion(one.location, one.prompt, one.question, one.rendered, facts=facts))
     return found
 
 
-def _fact(value: Any, place: str) -> Fact:
+def _fact(value: Any, row_id: str) -> Fact:
     """A fact: a text, or a list of texts of which one is enough."""
     ways = value if isinstance(value, list) and value else [value]
-    texts = tuple(text_of(way, "facts", place) for way in ways)
+    texts = tuple(text_of(way, "facts", row_id) for way in ways)
     for text in texts:
-        if not fact_words(text):  # it would stand in every answer
-            raise DataError(f"{place}: the fact {text!r} has no letter and no digit")
+        if not fact_words(text):  # it would match every answer
+            raise DataError(f"{row_id}: the fact {text!r} has no letters or digits to look for")
     return texts

@@ -1,4 +1,4 @@
-"""Prompts that hide a value: of exact length, with the value at an exact depth, built from token ids."""
+"""Needle-in-a-haystack prompts: a value hidden at an exact depth in a prompt of exact length, built from token ids."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ from tailor.spec.tasks.lengths import Grid
 S = TypeVar("S", bound=Grid)
 Ids = list[int]
 ANSWER_ROOM = 24
-"""Tokens that an answer may have beside the value's own."""
+"""New tokens allowed for an answer, in addition to the tokens of the value."""
 _MARK = "\ue000"
-"""Stands where the haystack goes, in a rendered turn; a private character that no template writes."""
+"""Marks the position of the haystack in a rendered user turn: a private-use character that no template writes."""
 _NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
-class Hunt:
-    """A prompt and the value that it hides. start: place of the hiding sentence's first token."""
+class NeedlePrompt:
+    """A prompt and the value that it hides.
 
-    place: dict[str, Any]
-    """`length`, `depth` and `sample`, from 1."""
-    prompt: Ids
+    ids: the prompt's token ids. start: index of the first token of the needle (the sentence with the value).
+    """
+
+    location: dict[str, Any]
+    """`length` in tokens, `depth` from 0 to 1, and `sample` from 1."""
+    ids: Ids
     value: str
     start: int
     max_new_tokens: int
@@ -45,9 +48,9 @@ def _find(worker: Worker, batch: EvaluationBatch) -> Result:
     with worker.language_model(batch.model) as model:
         return generation.generate(
             model.loaded.model,
-            [hunt.prompt for hunt in batch.inputs],
-            max_new_tokens=max(hunt.max_new_tokens for hunt in batch.inputs),
-            beyond=True,
+            [one.ids for one in batch.inputs],
+            max_new_tokens=max(one.max_new_tokens for one in batch.inputs),
+            exceed_positions=True,
             prefill=batch.inputs[0].prefill,
             stop_ids=model.stop_ids,
             batch_size=len(batch.inputs),
@@ -56,116 +59,125 @@ def _find(worker: Worker, batch: EvaluationBatch) -> Result:
 
 
 FIND = Computation("find", _find)
-"""Inputs: `Hunt`. Per item the answer's token ids."""
+"""Inputs: `NeedlePrompt`. Result per item: the answer's token ids, decoded greedily."""
 
 
 class HiddenValueEvaluator(TaskEvaluator[S]):
-    """Shares of values found, in all, by length, and by length and depth. A subclass has the haystack."""
+    """Share of hidden values found: in total, by length, and by length and depth. A subclass provides the haystack."""
 
     @abstractmethod
-    def stretch(self, hay: Ids, room: int, draw: random.Random) -> Ids:
-        """`room` tokens of the haystack."""
+    def excerpt(self, hay: Ids, length: int, draw: random.Random) -> Ids:
+        """`length` consecutive tokens of the haystack."""
 
     @abstractmethod
     def haystack(self) -> list[str]:
-        """Its texts."""
+        """The texts of the haystack."""
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
-        return self.inputs_of(self.hunts(self.haystack(), rows.tokenizer, plain=rows.plain), rows.tokenizer)
+        return self.inputs_of(self.prompts(self.haystack(), rows.tokenizer, plain=rows.plain), rows.tokenizer)
 
-    def inputs_of(self, found: list[Hunt], tokenizer: Tokenizer) -> TaskInputs:
+    def inputs_of(self, found: list[NeedlePrompt], tokenizer: Tokenizer) -> TaskInputs:
         return TaskInputs(
             found,
             tokenizer,
-            lambda model, size: finding(model, self.spec.name, found, size),
-            locations=[one.place for one in found],
-            beyond=[one.place["length"] for one in found],
+            lambda model, size: needle_batches(model, self.spec.name, found, size),
+            locations=[one.location for one in found],
+            exceeding=[one.location["length"] for one in found],
         )
 
-    def hunts(self, haystack: Sequence[str], tokenizer: Tokenizer, *, plain: bool) -> list[Hunt]:
-        """Every prompt of the grid. `plain`: without a chat template. DataError where a length has no room."""
+    def prompts(self, haystack: Sequence[str], tokenizer: Tokenizer, *, plain: bool) -> list[NeedlePrompt]:
+        """Every prompt of the grid. plain: without a chat template.
+
+        DataError when a length is too short for the needle and the question.
+        """
         task = self.spec
-        before, after = _around(task, tokenizer, plain)
+        before, after = _frame(task, tokenizer, plain)
         hay = [token for text in haystack for token in tokenizer.encode(text)]
         found = []
         for length in sorted(task.lengths):
             for depth in sorted(task.depths):
                 for sample in range(1, task.samples + 1):
-                    # Seeded by its place alone, so that more lengths or samples change no other prompt.
+                    # Seeded by its position in the grid: adding lengths or samples changes no other prompt.
                     draw = random.Random(f"{task.seed}/{length}/{depth:g}/{sample}")
                     value = str(draw.randrange(10 ** (task.digits - 1), 10**task.digits))
                     needle = tokenizer.encode(task.needle.replace("{value}", value))
                     room = length - len(before) - len(needle) - len(after)
                     if room < 0:
                         raise DataError(
-                            f"{task.name}: {length} tokens have no room for the sentence that hides the value and the "
-                            f"question, which take {length - room}",
-                            hint="give longer lengths, or a shorter needle and question",
+                            f"{task.name}: lengths: {length} tokens are too few for the needle and the question, which "
+                            f"need {length - room}",
+                            hint="increase the lengths, or shorten needle and question",
                         )
-                    around = self.stretch(hay, room, draw)
+                    around = self.excerpt(hay, room, draw)
                     at = round(depth * room)
                     prompt = [*before, *around[:at], *needle, *around[at:], *after]
                     assert len(prompt) == length
-                    most = len(tokenizer.encode(value)) + ANSWER_ROOM
-                    place = {"length": length, "depth": depth, "sample": sample}
-                    found.append(Hunt(place, prompt, value, len(before) + at, most, task.prefill))
+                    max_new_tokens = len(tokenizer.encode(value)) + ANSWER_ROOM
+                    location = {"length": length, "depth": depth, "sample": sample}
+                    found.append(
+                        NeedlePrompt(location, prompt, value, len(before) + at, max_new_tokens, task.prefill)
+                    )
         return found
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        name, asked = self.spec.name, inputs.rows
-        answers = found.answers(name, len(asked), inputs.tokenizer)
-        shares = [float(finds(answer, hunt.value)) for answer, hunt in zip(answers, asked, strict=True)]
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        name, prompts = self.spec.name, inputs.rows
+        answers = collected.answers(name, len(prompts), inputs.tokenizer)
+        shares = [float(is_found(answer, one.value)) for answer, one in zip(answers, prompts, strict=True)]
         figures = {name: mean(shares)}
         cells: dict[tuple[int, float], list[float]] = {}
-        for share, hunt in zip(shares, asked, strict=True):
-            cells.setdefault((hunt.place["length"], hunt.place["depth"]), []).append(share)
+        for share, one in zip(shares, prompts, strict=True):
+            cells.setdefault((one.location["length"], one.location["depth"]), []).append(share)
         lengths, depths = (sorted({key[at] for key in cells}) for at in (0, 1))
         for length in lengths:
-            own = [share for share, hunt in zip(shares, asked, strict=True) if hunt.place["length"] == length]
+            own = [
+                share for share, one in zip(shares, prompts, strict=True) if one.location["length"] == length
+            ]
             figures[f"{name}_{length}"] = mean(own)
         rows = [
-            ({**one.place, "value": one.value, "start": one.start}, {"answer": answer, "found": share})
-            for one, answer, share in zip(asked, answers, shares, strict=True)
+            ({**one.location, "value": one.value, "start": one.start}, {"answer": answer, "found": share})
+            for one, answer, share in zip(prompts, answers, shares, strict=True)
         ]
         grid = [[sum(cells[at, depth]) / len(cells[at, depth]) for depth in depths] for at in lengths]
         data = {"lengths": lengths, "depths": depths, "shares": grid}
         return Outcome(figures, f"{name}.jsonl", rows, data=data)
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """Its lengths and depths, and per model the shares found, [length][depth]."""
+        """The grid: lengths, depths, and for each model the shares found, [length][depth]."""
         first = next(iter(outcomes.values())).data
         models = {model: outcome.data["shares"] for model, outcome in outcomes.items()}
         grid = {"lengths": first["lengths"], "depths": first["depths"], "models": models}
         return {"grids": {self.spec.name: grid}}
 
 
-def finds(answer: str, value: str) -> bool:
+def is_found(answer: str, value: str) -> bool:
     """Whether the first number of an answer is the value."""
     number = _NUMBER.search(answer)
     return number is not None and number[0] == value
 
 
-def _around(task: Grid, tokenizer: Tokenizer, plain: bool) -> tuple[Ids, Ids]:
-    """What stands before the haystack and after it."""
+def _frame(task: Grid, tokenizer: Tokenizer, plain: bool) -> tuple[Ids, Ids]:
+    """The tokens before and after the haystack. DataError when the chat template drops the user's text."""
     if plain:
         return list(tokenizer.prefix), tokenizer.encode(task.question)
     turn = [{"role": "user", "content": _MARK + task.question}]
     head, found, tail = tokenizer.render(turn, None, add_generation_prompt=True).partition(_MARK)
     if not found:
-        raise DataError(f"{task.name}: the chat template does not write what the user says")
+        raise DataError(f"{task.name}: the chat template does not render the content of a user message")
     return tokenizer.encode(head), tokenizer.encode(tail)
 
 
-def finding(model: str, part: str, asked: Sequence[Hunt], batch_size: int) -> list[EvaluationBatch]:
-    """Batches that look for hidden values."""
+def needle_batches(
+    model: str, part: str, prompts: Sequence[NeedlePrompt], batch_size: int
+) -> list[EvaluationBatch]:
+    """Batches that answer needle prompts."""
     return [
-        EvaluationBatch(model, part, FIND, tuple(chosen), tuple(asked[at] for at in chosen))
-        for chosen in by_length(asked, batch_size)
+        EvaluationBatch(model, part, FIND, tuple(chosen), tuple(prompts[at] for at in chosen))
+        for chosen in by_length(prompts, batch_size)
     ]
 
 
-def by_length(items: Sequence[Hunt], batch_size: int) -> Iterator[list[int]]:
-    """Which prompts go through the model together: those of one length, so that nothing is padded."""
+def by_length(items: Sequence[NeedlePrompt], batch_size: int) -> Iterator[list[int]]:
+    """The indexes of the prompts of each batch. A batch has prompts of one length, so nothing is padded."""
     batch: list[int] = []
     for at, item in enumerate(items):
         if batch and (len(batch) == batch_size or len(items[batch[0]].prompt) != len(item.prompt)):

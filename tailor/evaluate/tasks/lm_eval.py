@@ -1,4 +1,4 @@
-"""Tasks of lm-eval (EleutherAI's harness), run as they are."""
+"""The evaluation task `lm_eval`: unmodified tasks of lm-eval (EleutherAI's evaluation harness)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tailor.errors import ModelError
 from tailor.evaluate import harness
 from tailor.evaluate.batches import Computation, EvaluationBatch, Result, Worker
 from tailor.evaluate.model_rows import ModelRows
-from tailor.evaluate.models import Subject
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
 from tailor.spec.tasks.lm_eval import LmEval
@@ -19,36 +19,38 @@ PART = "lm_eval"
 
 def _run(worker: Worker, batch: EvaluationBatch) -> Result:
     with worker.language_model(batch.model) as model:
-        return [harness.run(model.loaded, asked, worker.decoding.batch_size) for asked in batch.inputs]
+        return [
+            harness.run(model.loaded, requested, worker.decoding.batch_size) for requested in batch.inputs
+        ]
 
 
 LM_EVAL = Computation("lm_eval", _run)
-"""Inputs: `harness.settings`. Per item a `harness.Report`."""
+"""Inputs: `harness.settings`. Result per item: a `harness.Report`."""
 
 
 class LmEvalEvaluator(TaskEvaluator[LmEval]):
     def require(self) -> None:
         harness.check(self.spec)
 
-    def check_model(self, model: Subject) -> None:
+    def check_model(self, model: EvaluatedModel) -> None:
         if model.has_beacons:
             raise ModelError(
-                f"{model.ref.url} has activation beacons, which lm-eval would leave out: it calls the plain model",
-                hint="leave the task lm_eval out",
+                f"lm_eval: {model.ref.url} has activation beacons, which lm-eval ignores: it calls the model without them",
+                hint="remove the task lm_eval",
             )
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
-        asked = harness.settings(self.spec)
+        requested = harness.settings(self.spec)
         return TaskInputs(
-            asked,
+            requested,
             rows.tokenizer,
             lambda model, size: [
-                EvaluationBatch(model, PART, LM_EVAL, (at,), (one,)) for at, one in enumerate(asked)
+                EvaluationBatch(model, PART, LM_EVAL, (at,), (one,)) for at, one in enumerate(requested)
             ],
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        reports = list(found.of(PART).values())
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        reports = list(collected.of(PART).values())
         return Outcome(
             {name: made for report in reports for name, made in harness.figures(report).items()},
             "lm_eval.jsonl",
@@ -58,7 +60,7 @@ class LmEvalEvaluator(TaskEvaluator[LmEval]):
         )
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """What lm-eval itself reports, by task and model, with its tasks' versions."""
+        """The metrics as lm-eval reports them, by task and model, with the versions of the tasks."""
         tasks: dict[str, Any] = {}
         for model, outcome in outcomes.items():
             for report in outcome.data:

@@ -1,4 +1,4 @@
-"""Perplexity of long texts at each length."""
+"""The evaluation task `long_perplexity`: perplexity of long texts for each context length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailor.evaluate import windows
 from tailor.evaluate.batches import Computation, EvaluationBatch, Result, Worker
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.model_rows import ModelRows
-from tailor.evaluate.own_rows import location, texts
+from tailor.evaluate.own_rows import location_of, texts
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
 from tailor.evaluate.windows import BUCKETS, Windows
@@ -25,9 +25,9 @@ PART = "texts"
 
 @dataclass(frozen=True)
 class LongText:
-    """A text, read in windows of each length."""
+    """A text, and its windows for each context length."""
 
-    place: dict[str, Any]
+    location: dict[str, Any]
     windows: list[Windows]
 
 
@@ -39,7 +39,7 @@ def _read(worker: Worker, batch: EvaluationBatch) -> Result:
 
 
 READ = Computation("read", _read)
-"""Inputs: `Windows`. Per item a `windows.ByPosition` as a mapping."""
+"""Inputs: `Windows`. Result per item: a `windows.LossByPosition` as a mapping."""
 
 
 class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
@@ -55,13 +55,13 @@ class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
             lambda model, size: [
                 EvaluationBatch(model, PART, READ, (at,), (one,)) for at, one in enumerate(read)
             ],
-            locations=[one.place for one in found],
-            beyond=[one.length for one in read],
+            locations=[one.location for one in found],
+            exceeding=[one.length for one in read],
             short=short,
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        read = found.grouped(PART, [len(one.windows) for one in inputs.rows])
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        read = collected.grouped(PART, [len(one.windows) for one in inputs.rows])
         figures = {}
         for at, length in enumerate(sorted(self.spec.lengths)):
             loss, tokens = (
@@ -70,7 +70,7 @@ class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
             figures[f"perplexity_{length}"] = PerRow(loss, tokens, exponential=True, lower_is_better=True)
         rows = [
             (
-                {**one.place},
+                {**one.location},
                 {
                     str(window.length): {key: sum(own[key]) for key in ("loss", "tokens")}
                     for window, own in zip(one.windows, text, strict=True)
@@ -81,7 +81,7 @@ class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
         return Outcome(figures, "texts.jsonl", rows, data=_by_position([text[-1] for text in read]))
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """Ends of the parts of the longest window, and per model the mean loss in each (None without a scored token)."""
+        """For the longest window: the end of each of its parts, and each model's mean loss there (None: no scored token)."""
         longest = max(self.spec.lengths)
         return {
             "positions": {
@@ -92,15 +92,15 @@ class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
 
 
 def _by_position(read: list[dict[str, Any]]) -> list[float | None]:
-    """Mean loss in each part of the longest window."""
+    """The mean loss in each part of the longest window; None for a part without a scored token."""
     loss, tokens = (np.sum([text[key] for text in read], axis=0) for key in ("loss", "tokens"))
     return [one / count if count else None for one, count in zip(loss.tolist(), tokens.tolist(), strict=True)]
 
 
-def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[list[LongText], int]:
-    """The texts of at least the longest length, and how many others there are. DataError when there is none."""
+def long_texts(task: LongPerplexity, key: str, tokenizer: Tokenizer) -> tuple[list[LongText], int]:
+    """The texts with at least max(lengths) tokens, and the number of shorter ones. DataError when all are shorter."""
     found, short, longest = [], 0, max(task.lengths)
-    for place, text in texts(task.data, where):
+    for row_id, text in texts(task.data, key):
         ids = tokenizer.encode_prompt(text)[: task.tokens_per_text]
         if len(ids) < longest:
             short += 1
@@ -108,10 +108,10 @@ def long_texts(task: LongPerplexity, where: str, tokenizer: Tokenizer) -> tuple[
         windows = [
             Windows(ids, length, task.stride or length // 2, task.prefill) for length in sorted(task.lengths)
         ]
-        found.append(LongText(location(place), windows))
+        found.append(LongText(location_of(row_id), windows))
     if not found:
         raise DataError(
-            f"{where}: none of {short} texts has the {longest} tokens that lengths asks for",
-            hint="give longer texts, or shorter lengths",
+            f"{key}: all {short} texts are shorter than {longest} tokens, the largest of lengths",
+            hint="use longer texts, or reduce lengths",
         )
     return found, short

@@ -1,4 +1,4 @@
-"""Whether the likeliest of the given answers is the right one."""
+"""The evaluation task `multiple_choice`: whether the correct choice has the highest likelihood."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tailor.evaluate.own_rows import (
     conversation,
     last_turn,
     list_of,
-    location,
+    location_of,
     plain_text,
     read_rows,
     text_of,
@@ -35,13 +35,13 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True)
 class Choice:
-    """A question with the answers to choose from; sequence n is the question followed by answer n."""
+    """A question and its choices. Sequence n is the question followed by choice n."""
 
-    place: dict[str, Any]
+    location: dict[str, Any]
     question: str
     choices: list[str]
     answer: int
-    """Index of the right one, from 0."""
+    """Index of the correct choice, from 0."""
     sequences: list[Scored]
 
 
@@ -56,13 +56,13 @@ class MultipleChoiceEvaluator(TaskEvaluator[MultipleChoice]):
             found,
             rows.tokenizer,
             lambda model, size: scoring(model, PART, sequences, size),
-            locations=[one.place for one in found],
-            lengths=[(one.place, len(sequence.ids)) for one in found for sequence in one.sequences],
+            locations=[one.location for one in found],
+            lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         scores, rows = [], []
-        losses = found.grouped(PART, [len(one.sequences) for one in inputs.rows])
+        losses = collected.grouped(PART, [len(one.sequences) for one in inputs.rows])
         for row, choice in zip(losses, inputs.rows, strict=True):
             plain = [-one["loss"] for one in row]
             by_length = [value / len(text) for value, text in zip(plain, choice.choices, strict=True)]
@@ -72,7 +72,7 @@ class MultipleChoiceEvaluator(TaskEvaluator[MultipleChoice]):
             }
             scores.append(score)
             shared = {
-                **choice.place,
+                **choice.location,
                 "question": choice.question,
                 "choices": choice.choices,
                 "right": choice.answer,
@@ -83,43 +83,46 @@ class MultipleChoiceEvaluator(TaskEvaluator[MultipleChoice]):
         )
 
 
-def choices(data: Questions, where: str, tokenizer: Tokenizer, *, plain: bool) -> list[Choice]:
-    """The rows of a multiple-choice set, each answer tokenized as a trained answer would be, without its stop."""
+def choices(data: Questions, key: str, tokenizer: Tokenizer, *, plain: bool) -> list[Choice]:
+    """The rows of a multiple-choice set. Each choice is tokenized as an answer in training, without the stop token.
+
+    DataError for a row that cannot be used.
+    """
     rules = None if plain else turn_rules(tokenizer)
     encoder = Encoder(tokenizer, rules, train_on="last_assistant", max_length=1 << 30, on_long="drop")
     ends = [*(rules.end_ids if rules else ()), *([tokenizer.eos_id] if tokenizer.eos_id is not None else [])]
     found = []
-    for place, row in read_rows(data, where, ("question", "choices", "answer")):
-        turns = conversation(row["question"], place)
-        texts = [text_of(value, "choices", place) for value in list_of(row["choices"], "choices", place)]
+    for row_id, row in read_rows(data, key, ("question", "choices", "answer")):
+        turns = conversation(row["question"], row_id)
+        texts = [text_of(value, "choices", row_id) for value in list_of(row["choices"], "choices", row_id)]
         if len(texts) < 2 or len(set(texts)) < len(texts):
-            raise DataError(f"{place}: `choices` must be two texts or more, each another")
-        right = _index(row["answer"], texts, place)
-        records: list[Any] = [_with_answer(turns, text, place, plain=plain) for text in texts]
+            raise DataError(f"{row_id}: `choices` must be two or more different texts")
+        right = _index(row["answer"], texts, row_id)
+        records: list[Any] = [_with_answer(turns, text, row_id, plain=plain) for text in texts]
         sequences = []
         for text, encoded in zip(texts, encoder.encode(records), strict=True):
             if isinstance(encoded, RowError):
-                raise DataError(f"{place}: {encoded.detail or encoded.reason}")
+                raise DataError(f"{row_id}: {encoded.detail or encoded.reason}")
             example = encoded[-1]
             start, stop = example.spans[-1]
             ids = [int(token) for token in example.input_ids]
             stop = start + len(before_stop(ids[start:stop], ends))
             if stop <= max(start, 1):
-                raise DataError(f"{place}: the answer {text!r} has no tokens to score")
+                raise DataError(f"{row_id}: the choice {text!r} has no tokens to score")
             sequences.append(Scored(ids[:stop], [(start, stop)]))
-        found.append(Choice(location(place), last_turn(turns), texts, right, sequences))
+        found.append(Choice(location_of(row_id), last_turn(turns), texts, right, sequences))
     return found
 
 
-def _with_answer(turns: list[dict[str, Any]], text: str, place: str, *, plain: bool) -> Chat | Completion:
+def _with_answer(turns: list[dict[str, Any]], text: str, row_id: str, *, plain: bool) -> Chat | Completion:
     if not plain:
         return Chat([*turns, {"role": "assistant", "content": text}])
-    question = plain_text(turns, place)
+    question = plain_text(turns, row_id)
     return Completion(question, text if question[-1].isspace() else f" {text}")
 
 
-def _index(value: Any, texts: list[str], place: str) -> int:
-    """The right answer's index: an index from 0, the answer's text, or its letter."""
+def _index(value: Any, texts: list[str], row_id: str) -> int:
+    """The index of the correct choice. value: an index from 0, the text of a choice, or its letter."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(texts):
         return value
     if isinstance(value, str) and value in texts:
@@ -128,6 +131,6 @@ def _index(value: Any, texts: list[str], place: str) -> int:
         return LETTERS.index(value)
     last = len(texts) - 1
     raise DataError(
-        f"{place}: `answer` is {value!r}; it must be an index from 0 to {last}, a letter from A to "
+        f"{row_id}: `answer` is {value!r}; it must be an index from 0 to {last}, a letter from A to "
         f"{LETTERS[min(last, 25)]}, or one of the choices"
     )

@@ -1,4 +1,4 @@
-"""A value hidden in texts of one's own."""
+"""The evaluation task `needle`: a value hidden in the user's texts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class NeedleEvaluator(HiddenValueEvaluator[Needle]):
     def haystack(self) -> list[str]:
         return [text for _, text in texts(self.spec.data, f"{self.key}.data")]
 
-    def stretch(self, hay: Ids, room: int, draw: random.Random) -> Ids:
-        """A stretch of the texts."""
-        if len(hay) < room:
+    def excerpt(self, hay: Ids, length: int, draw: random.Random) -> Ids:
+        """A random excerpt of the texts."""
+        if len(hay) < length:
             raise DataError(
-                f"needle: the texts have {len(hay):,} tokens together, and {max(self.spec.lengths):,} are asked for",
-                hint="give more texts in data, or shorter lengths",
+                f"needle: the texts have {len(hay):,} tokens in total, fewer than the largest of lengths ({max(self.spec.lengths):,})",
+                hint="add texts to data, or reduce lengths",
             )
-        start = draw.randrange(len(hay) - room + 1)
-        return hay[start : start + room]
+        start = draw.randrange(len(hay) - length + 1)
+        return hay[start : start + length]

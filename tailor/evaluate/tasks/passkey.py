@@ -1,4 +1,4 @@
-"""A value hidden in a few sentences that are repeated."""
+"""The evaluation task `passkey`: a value hidden in repeated filler sentences (Mohtashami & Jaggi 2023, arXiv 2305.16300)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class PasskeyEvaluator(HiddenValueEvaluator[Passkey]):
     def haystack(self) -> list[str]:
         return [self.spec.filler]
 
-    def stretch(self, hay: Ids, room: int, draw: random.Random) -> Ids:
-        """The filler over and over."""
-        return (hay * (room // max(1, len(hay)) + 1))[:room]
+    def excerpt(self, hay: Ids, length: int, draw: random.Random) -> Ids:
+        """The filler, repeated."""
+        return (hay * (length // max(1, len(hay)) + 1))[:length]

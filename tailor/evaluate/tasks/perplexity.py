@@ -1,4 +1,4 @@
-"""Loss, perplexity and token accuracy of the supervised tokens of the evaluation rows."""
+"""The evaluation task `perplexity`: loss, perplexity and token accuracy of the evaluation rows' supervised tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _KEYS = ("loss", "hits", "tokens")
 
 @dataclass(frozen=True)
 class Passage:
-    """A row of text or a conversation, in one sequence or several."""
+    """An evaluation row, as one sequence or several."""
 
-    place: dict[str, Any]
+    location: dict[str, Any]
     sequences: list[Scored]
 
 
@@ -34,19 +34,19 @@ class PerplexityEvaluator(TaskEvaluator[Perplexity]):
             found,
             rows.tokenizer,
             lambda model, size: scoring(model, PART, sequences, size),
-            locations=[one.place for one in found],
-            lengths=[(one.place, len(sequence.ids)) for one in found for sequence in one.sequences],
+            locations=[one.location for one in found],
+            lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        losses = found.grouped(PART, [len(one.sequences) for one in inputs.rows])
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        losses = collected.grouped(PART, [len(one.sequences) for one in inputs.rows])
         sums = [{key: sum(one[key] for one in row) for key in _KEYS} for row in losses]
-        rows = [({**one.place}, own) for one, own in zip(inputs.rows, sums, strict=True)]
+        rows = [({**one.location}, own) for one, own in zip(inputs.rows, sums, strict=True)]
         return Outcome(from_losses(*([row[key] for row in sums] for key in _KEYS)), "passages.jsonl", rows)
 
 
 def passages(split: Split, limit: int | None) -> list[Passage]:
-    """The first `limit` rows; the pieces of one row belong together."""
+    """The first `limit` rows. A row that was split into several examples is one passage."""
     found = []
     for (source, row), indexes in numbered_rows(split, limit):
         examples = [split.example(index) for index in indexes]

@@ -1,4 +1,4 @@
-"""Whether a query's relevant passages are the nearest to it."""
+"""The evaluation task `retrieval`: how high the relevant passages of a query are ranked by embedding similarity."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 from tailor.evaluate.batches import Embedded, EvaluationBatch, Result, embedding
 from tailor.evaluate.figures import mean
 from tailor.evaluate.model_rows import ModelRows
-from tailor.evaluate.models import Subject
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.retrieval.collection import Collection, check_collection, read_collection
 from tailor.evaluate.retrieval.embedders import require_embeddings
-from tailor.evaluate.retrieval.search import Found, Search
+from tailor.evaluate.retrieval.search import Search, SearchResult
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, Row, TaskEvaluator
 from tailor.layout import RETRIEVAL
 from tailor.spec.tasks.retrieval import Retrieval
 
 QUERIES, CORPUS = "queries", "corpus"
-SHOWN_PASSAGES, SHOWN_LETTERS = 10, 200
-"""What is kept of a query's best passages: how many, and how much of each text."""
+SHOWN_PASSAGES, SHOWN_CHARACTERS = 10, 200
+"""What retrieval.jsonl keeps of a query's ranking: the number of passages, and the characters of each text."""
 
 
-class Searching(Collected):
-    """Takes embeddings one batch at a time, for all of them may be more than fit."""
+class CollectedSearch(Collected):
+    """Ranks passages batch by batch, because the embeddings of a whole corpus may not fit into memory."""
 
     def __init__(self, search: Search) -> None:
         super().__init__()
         self.search = search
         self.truncated = 0
-        """Texts that were embedded without their ends."""
+        """Number of texts that were truncated."""
 
     def add(self, batch: EvaluationBatch, result: Result) -> None:
         assert isinstance(result, Embedded)
@@ -40,7 +40,7 @@ class Searching(Collected):
 
 
 class RetrievalEvaluator(TaskEvaluator[Retrieval]):
-    def check_model(self, model: Subject) -> None:
+    def check_model(self, model: EvaluatedModel) -> None:
         require_embeddings(model.ref.embeds_like or model.artifact.url)
 
     def preflight(self, rows: FirstRows) -> None:
@@ -61,28 +61,28 @@ class RetrievalEvaluator(TaskEvaluator[Retrieval]):
                 *embedding(model, QUERIES, collection.queries, dimension),
                 *embedding(model, CORPUS, collection.corpus, dimension),
             ],
-            collect=lambda: Searching(Search(collection, ignore_identical_ids=same_ids)),
+            collect=lambda: CollectedSearch(Search(collection, ignore_identical_ids=same_ids)),
         )
 
-    def judge(self, inputs: TaskInputs, found: Collected) -> Outcome:
-        assert isinstance(found, Searching)
-        results = found.search.found()
+    def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
+        assert isinstance(collected, CollectedSearch)
+        results = collected.search.results()
         return Outcome(
             {name: mean([one.figures[name] for one in results]) for name in results[0].figures},
             RETRIEVAL,
             list(_rows(self._collection, results)),
-            data=found.truncated,
+            data=collected.truncated,
         )
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """What the search went through: passages in all and without text, and texts that were too long, by model."""
+        """Number of passages, of passages without text, and of truncated texts for each model."""
         truncated = {model: outcome.data for model, outcome in outcomes.items()}
         corpus = self._collection
         return {"rows": {"corpus": len(corpus.corpus), "blank": corpus.blank, "truncated": truncated}}
 
 
-def _rows(collection: Collection, found: Sequence[Found]) -> Iterator[tuple[Row, Row]]:
-    """Per query what was judged, and what was found: the best passages with their scores and grades."""
+def _rows(collection: Collection, found: Sequence[SearchResult]) -> Iterator[tuple[Row, Row]]:
+    """For each query: its relevant passages, and the top-ranked passages with scores and grades."""
     for query, grades, own in zip(collection.queries, collection.grades, found, strict=True):
         passages = [
             {
@@ -101,4 +101,4 @@ def _rows(collection: Collection, found: Sequence[Found]) -> Iterator[tuple[Row,
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 1]}…"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"

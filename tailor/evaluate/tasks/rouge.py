@@ -1,4 +1,4 @@
-"""ROUGE of the answer against the reference, by rouge-score."""
+"""The evaluation task `rouge`: ROUGE of the answer against the reference, computed by the package rouge-score."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ def require_rouge() -> Any:
     except ImportError:
         raise TailorError(
             "the task rouge needs the package rouge-score, which is not installed",
-            hint="pip install 'tailor[evaluate]', or leave rouge out of the tasks",
+            hint="pip install 'tailor[evaluate]', or remove the task rouge",
         ) from None
     return rouge_scorer
 
 
 class RougeWords:
-    """What rouge-score splits texts with: its own words on plain English, CJK by characters, no letter lost elsewhere."""
+    """A tokenizer for rouge-score. Its default one drops every non-ASCII letter; this one keeps them.
+
+    ASCII text gets the default's words, CJK text is split into characters.
+    """
 
     def __init__(self, stemmer: bool) -> None:
         self._stemmer = None
@@ -52,5 +55,5 @@ class RougeWords:
         stemmer = self._stemmer
         if stemmer is None:
             return words(text)
-        # Short words stay, as rouge-score has it.
+        # rouge-score does not stem words of up to three letters.
         return [stemmer.stem(word) if len(word) > 3 else word for word in words(text)]

@@ -1,5 +1,7 @@
-"""Export forms: the layouts that `tailor export --as` writes, one file each. Another package registers its own with an
-entry point of the group `tailor.export_forms` (docs/extending.md)."""
+"""Export forms: the layouts that `tailor export --as` writes, one file each.
+
+Other packages register forms with an entry point of the group `tailor.export_forms` (docs/extending.md).
+"""
 
 from __future__ import annotations
 
@@ -23,22 +25,22 @@ EXPORT_FORMS: Registry[type[ExportForm]] = Registry(
 
 
 def find_form(name: str) -> ExportForm:
-    """The form of a name. ModelError for an unknown one, ExtensionError for one that cannot be loaded."""
+    """The export form `name`. ModelError for an unknown name, ExtensionError when its package cannot be loaded."""
     if name not in EXPORT_FORMS:
         near = difflib.get_close_matches(name, EXPORT_FORMS.names(), n=1, cutoff=0.7)
         raise ModelError(
             f"--as {name}: unknown export form" + (f"; did you mean {near[0]}?" if near else ""),
-            hint=f"the forms are {', '.join(EXPORT_FORMS.names())}; a package that registers another must be installed",
+            hint=f"use {', '.join(EXPORT_FORMS.names())}, or install the package that provides it",
         )
     return EXPORT_FORMS.get(name)()
 
 
 def check_options(name: str, given: Iterable[str]) -> None:
-    """TailorError for one of the `given` options for single forms that the form `name` does not read."""
+    """TailorError when the form `name` does not read one of the `given` form-specific options."""
     own = find_form(name).options
     for option in given:
         if option not in own:
             others = [other for other in EXPORT_FORMS.names() if option in EXPORT_FORMS.get(other).options]
             raise TailorError(
-                f"--{option.replace('_', '-')} has no effect on this layout; it is for --as {' or '.join(others)}"
+                f"--{option.replace('_', '-')} has no effect with --as {name}; only --as {' or '.join(others)} uses it"
             )

@@ -1,4 +1,4 @@
-"""What an export form defines: the weights that it takes, its checks, its files, and its part of the model card."""
+"""The interface of an export form: the weights that it takes, its checks, its files, and its part of the model card."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CardSection:
-    """What replaces the card's own text for transformers and PEFT."""
+    """A form's replacement for the model card's default usage section (transformers and PEFT)."""
 
     use: str
     """Markdown below the heading `## Use`: how to load the folder."""
     metadata: Mapping[str, Any]
     """Keys of the card's YAML, such as `library_name`."""
     tags: Sequence[str] = ()
-    """Put before the other tags."""
+    """Tags, listed before the others."""
 
 
 class ExportForm:
-    """A layout of the exported folder. The defaults write no file beside the weights and the tokenizer.
+    """A layout of the exported folder. By default it has only the weights and the tokenizer.
 
-    Its module is imported when a command names the form.
+    Its module is imported only when a command uses the form.
     """
 
     weights: ClassVar[tuple[Weights, ...]] = ("merged", "model")
-    """What it takes, the default first: `adapter` or `merged` of a run with an adapter, `model` of one that trained
-    every weight. A form that does not take `adapter` gets a whole model of every run."""
+    """The weights that it takes, the default first: `adapter` or `merged` for a run that trained an adapter, `model` for full
+    fine-tuning. A form that does not take `adapter` always gets a full model."""
     reads_base: ClassVar[bool] = False
     """Whether it reads the base of an adapter that is not merged, so that `--base` has an effect."""
     takes_checkpoints: ClassVar[bool] = False
-    """Whether a checkpoint can be exported in it. Its weights are as they were trained, never merged, and the artifact of
-    an unfinished run is missing in `check`."""
+    """Whether it takes checkpoints. Their weights are never merged, and an unfinished run has no artifact when `check` runs."""
     options: ClassVar[tuple[str, ...]] = ()
-    """Those that it reads of the options for single forms: `query_instruction`."""
+    """The form-specific options that it reads: `query_instruction`."""
 
     def refusal(self, weights: Weights) -> str:
         """Why it does not take `weights`, for the error message."""
@@ -53,9 +52,9 @@ class ExportForm:
         return ()
 
     def card(self, folder: Path) -> CardSection | None:
-        """Called after `write`. None for the text for transformers and PEFT."""
+        """The form's part of the model card. None keeps the default text. Called after `write`."""
         return None
 
     def next_step(self, url: str) -> str | None:
-        """The command that reads the folder published at `url`, if there is one to show."""
+        """The command that loads the folder exported to `url`, to show to the user; None for no command."""
         return None

@@ -1,8 +1,8 @@
-"""The built-in chat templates in Ollama's terms: Go templates over `.Messages`.
+"""The built-in chat templates as Go templates over `.Messages`, the language of Ollama's Modelfile.
 
-Only templates whose text is known are here, each compared with its Jinja source by a test; Go's template language has
-no way to strip white space, so where the Jinja template strips a message's ends, the two agree on messages without any.
-Ollama's tokenizer puts the BOS before the whole text, so no template begins with it.
+Only the built-in templates are translated; a test compares each translation with its Jinja source. Go templates cannot strip
+white space: if the Jinja template strips messages, both agree only on messages without surrounding white space.
+Ollama's tokenizer adds the BOS itself, so no translation begins with it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _SYSTEM_FIRST = "{{ if and $.System (eq $i 1) }}"
 
 @dataclass(frozen=True)
 class GoTemplate:
-    """`text` uses EOS and BOS for the tokenizer's own tokens."""
+    """A Go template. text: with the placeholders EOS and BOS. bos: whether the prompt begins with the BOS."""
 
     text: str
     bos: bool
     strips: bool
-    """The Jinja template strips messages."""
+    """Whether the Jinja template strips white space around messages."""
 
 
 TEMPLATES = {
@@ -96,7 +96,7 @@ TEMPLATES = {
 
 
 def translated(text: str, specials: dict[str, str]) -> tuple[str, GoTemplate]:
-    """The Go template of a Jinja template's text. ModelError for one that is not known to translate exactly.
+    """The Go template for a Jinja template. ModelError when it has no exact translation.
 
     specials: the tokenizer's `bos_token` and `eos_token`.
     """
@@ -104,13 +104,13 @@ def translated(text: str, specials: dict[str, str]) -> tuple[str, GoTemplate]:
     name = known.get(text.strip())
     if name is None:
         raise ModelError(
-            "the run's chat template is not a built-in one, and no other is known to translate exactly into Ollama's",
-            hint=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
+            "the run's chat template is not a built-in one, and only built-in ones have a translation for Ollama",
+            hint=f"use {', '.join(TEMPLATES)}, or export with --as huggingface and write the Modelfile yourself",
         )
     if name not in TEMPLATES:
         raise ModelError(
-            f"the chat template {name} does not translate exactly into Ollama's: it depends on more than roles and texts",
-            hint=f"known are {', '.join(TEMPLATES)}; or export with --as huggingface and write the Modelfile yourself",
+            f"the chat template {name} has no exact translation for Ollama: it depends on more than roles and texts",
+            hint=f"use {', '.join(TEMPLATES)}, or export with --as huggingface and write the Modelfile yourself",
         )
     template = TEMPLATES[name]
     eos, bos = specials.get("eos_token", ""), specials.get("bos_token", "")

@@ -1,4 +1,4 @@
-"""The Hugging Face layout: the weights as plain transformers and PEFT read them."""
+"""The Hugging Face layout, which transformers and PEFT load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tailor.export.forms.base import ExportForm
 
 
 class HuggingFace(ExportForm):
-    """The run's artifact as it is, which has this layout already, or its adapter merged."""
+    """The run's artifact, which already has this layout, or its merged adapter."""
 
     weights = ("adapter", "merged", "model")
     takes_checkpoints = True

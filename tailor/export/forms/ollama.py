@@ -1,4 +1,4 @@
-"""An Ollama Modelfile beside the weights: what `ollama create NAME -f Modelfile` needs to answer as in training."""
+"""Writes an Ollama Modelfile beside the weights, for `ollama create NAME -f Modelfile`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ ARCHITECTURES = (
     ),
     *("Gemma3ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Olmo3ForCausalLM", "CohereForCausalLM"),
 )
-"""Text models whose safetensors Ollama converts."""
+"""Architectures whose safetensors Ollama can import."""
 ADAPTER_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Gemma2ForCausalLM")
+"""Architectures whose adapters Ollama can import."""
 SPLITS = (
     "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f",
     "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02",
     "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e",
     "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e",
 )
-"""SHA-256 of the splitting patterns that Ollama knows: Llama 3's, DeepSeek's two, Qwen 2's."""
+"""SHA-256 of the pre-tokenizer patterns that Ollama recognizes: Llama 3, DeepSeek (two) and Qwen 2."""
 
 
 class Ollama(ExportForm):
-    """A Modelfile beside a whole model, or beside an adapter that names the folder of its base."""
+    """A Modelfile beside a full model, or beside an adapter, with the path of the adapter's base."""
 
     weights = ("merged", "adapter", "model")
     reads_base = True
@@ -49,7 +50,7 @@ class Ollama(ExportForm):
     def check(self, selection: Selection) -> None:
         if selection.weights == "adapter" and _source(selection).base_record.rope is not None:
             raise ModelError(
-                "Ollama does not import this adapter: it would read the base without the rotary positions of model.rope",
+                "Ollama cannot use this adapter: it would load the base without the RoPE parameters of model.rope",
                 hint="export the merged model: --weights merged",
             )
 
@@ -71,9 +72,10 @@ def _source(selection: Selection) -> Source:
 
 
 def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], max_length: int) -> list[str]:
-    """Write `folder`/Modelfile for the model in it, or for the adapter in it on `base`. Returns notes for the user.
+    """Write a Modelfile into `folder` for the model in it, or for the adapter in it on `base`. Returns notes for the user.
 
-    config: of the model (config.json). max_length: of training. ModelError for what Ollama cannot import.
+    config: the model's config.json. max_length: of training; the context (num_ctx) is at least 2048 and at most the model's
+    positions. ModelError when Ollama cannot import the model.
     """
     _check_architecture(config, adapter=base is not None)
     if base is not None:
@@ -87,7 +89,7 @@ def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], m
         bos = known.bos
         if known.strips:
             notes.append(
-                "the template strips white space from a message's ends; Ollama's cannot, so send messages without any"
+                "the chat template strips white space around messages, which Ollama's cannot do: send messages without it"
             )
     _settle_bos(folder, bos)
     context = config.get("max_position_embeddings")
@@ -98,18 +100,19 @@ def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], m
     for token in [ends] if isinstance(ends, int) else list(ends or []):
         lines.append(f"PARAMETER stop {json.dumps(tokenizer.token(token), ensure_ascii=False)}")
     lines.append(f"PARAMETER num_ctx {min(max(2048, max_length), context or max(2048, max_length))}")
-    lines.append("PARAMETER repeat_penalty 1")  # Ollama's own default changes what the model would say
+    lines.append("PARAMETER repeat_penalty 1")  # Ollama's default of 1.1 would change the answers
     (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return notes
 
 
 def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
+    """ModelError when Ollama cannot import the architecture."""
     known = ADAPTER_ARCHITECTURES if adapter else ARCHITECTURES
     name = (config.get("architectures") or ["?"])[0]
     if name not in known:
         what = "adapters of" if adapter else "safetensors of"
         raise ModelError(
-            f"Ollama does not import {what} {name}; it knows {', '.join(known)}",
+            f"Ollama cannot import {what} {name}, only of {', '.join(known)}",
             hint="export the merged model: --weights merged"
             if adapter
             else "convert the merged model with llama.cpp",
@@ -117,29 +120,30 @@ def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
 
 
 def _settle_adapter(folder: Path) -> None:
-    """Ollama reads alpha as a whole number, and knows neither rsLoRA nor DoRA nor modules trained in full."""
+    """Write alpha as an integer, as Ollama expects. ModelError for features that Ollama does not support."""
     config = read_config(folder)
     reasons = {
         "rsLoRA": config.get("use_rslora"),
         "DoRA": config.get("use_dora"),
         "modules trained in full": config.get("modules_to_save"),
-        "ranks by module": config.get("rank_pattern"),
-        "an alpha that is no whole number": config["lora_alpha"] != int(config["lora_alpha"]),
+        "different ranks per module (rank_pattern)": config.get("rank_pattern"),
+        "an alpha that is not an integer": config["lora_alpha"] != int(config["lora_alpha"]),
     }
     if found := [reason for reason, value in reasons.items() if value]:
         raise ModelError(
-            f"Ollama does not import this adapter: it has {', '.join(found)}",
+            f"Ollama cannot import this adapter, which uses {', '.join(found)}",
             hint="export the merged model: --weights merged",
         )
     change_config(folder, lora_alpha=int(config["lora_alpha"]))
 
 
 def _check_tokenizer(folder: Path) -> list[str]:
+    """Notes on the tokenizer. ModelError when Ollama cannot read it."""
     content = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
     if content["model"].get("byte_fallback") and not (folder / "tokenizer.model").is_file():
         raise ModelError(
-            "Ollama reads a SentencePiece tokenizer from tokenizer.model, and the base has none",
-            hint="put the tokenizer.model of the original model into the base's folder, and merge again",
+            "Ollama needs tokenizer.model for a SentencePiece tokenizer, and the base has none",
+            hint="copy tokenizer.model of the original model into the base's folder, and merge again",
         )
     splits = (content.get("pre_tokenizer") or {}).get("pretokenizers") or []
     patterns = [
@@ -149,13 +153,13 @@ def _check_tokenizer(folder: Path) -> list[str]:
         return []
     if not patterns or hashlib.sha256("".join(patterns).encode()).hexdigest() not in SPLITS:
         return [
-            "Ollama does not know this tokenizer's splitting pattern and takes its default one: some texts may be cut into other tokens"
+            "Ollama does not recognize this tokenizer's pre-tokenizer pattern and uses its default: some texts may get different tokens"
         ]
     return []
 
 
 def _settle_bos(folder: Path, bos: bool) -> None:
-    """Say whether a text begins with the BOS: Ollama takes it from there, and the template leaves it out."""
+    """Set add_bos_token in tokenizer_config.json, by which Ollama decides whether to add the BOS."""
     path = folder / TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(

@@ -1,8 +1,8 @@
-"""`tailor export --as sentence-transformers`: a model folder in the layout that SentenceTransformer loads.
+"""`tailor export --as sentence-transformers`: a model folder that `SentenceTransformer(folder)` loads.
 
-The layout is the one that every version reads. The decoder's configuration says `is_causal: false`, which generation
-does not survive, so the folder is for embeddings alone. What was written is proven: read back by plain transformers,
-texts must have the tokens and the embeddings that they have here.
+The layout is the one that every version of sentence-transformers reads. The decoder's config.json has `is_causal: false`,
+which breaks generation, so the folder is only for embeddings. The export is verified: plain transformers must produce the
+same tokens and embeddings from it as tailor does from the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tailor.artifacts.base_model import saved_dtype
 from tailor.artifacts.load import load_embedder
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.encode.tokenizer_files import settle
+from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.export.forms.base import CardSection, ExportForm
@@ -56,9 +56,10 @@ PROBES = (
     "日本の海",
     "a longer sentence, of more words than the others have in all: one, two, three.",
 )
-"""Texts whose beginnings may melt into what stands before them."""
+"""Test texts. Their first characters can form a token with the end of the prompt before them."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
-"""Largest difference of two embeddings' numbers that rounding explains. There, everything is in the model's own precision."""
+"""Largest difference between numbers of two embeddings that rounding explains. Plain transformers computes everything in the
+model's own dtype."""
 _PACKAGE = "sentence_transformers.models"
 _SETTINGS = SENTENCE_TRANSFORMERS
 _USE = """\
@@ -72,18 +73,18 @@ print(model.similarity(queries, passages))
 ```
 
 {prompts}
-It needs transformers 5.2 or newer: its decoder reads in both directions, which older ones ignore.
+It needs transformers 5.2 or newer: the decoder uses bidirectional attention, which older versions ignore.
 """
 
 
 class SentenceTransformers(ExportForm):
-    """A whole model with its pooling and its prompts."""
+    """A full model with pooling settings and prompts."""
 
     weights = ("merged", "model")
     options = ("query_instruction",)
 
     def refusal(self, weights: Weights) -> str:
-        return "sentence-transformers gets a whole model: its decoder reads in both directions, which an adapter cannot say"
+        return "--as sentence-transformers needs a full model: an adapter cannot store that the decoder uses bidirectional attention"
 
     def check(self, selection: Selection) -> None:
         require_embeddings(selection.artifact.url)
@@ -96,26 +97,30 @@ class SentenceTransformers(ExportForm):
         prompts = json.loads((folder / _SETTINGS).read_text())["prompts"]
         rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
         return CardSection(
-            _USE.format(prompts=table(["prompt", "what stands before a text"], rows)),
+            _USE.format(prompts=table(["prompt", "written before each text"], rows)),
             {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},
             ["sentence-transformers", "feature-extraction"],
         )
 
 
 def write(folder: Path, *, query_instruction: str | None) -> None:
-    """Turn a model folder that makes embeddings into one for sentence-transformers. ModelError where it cannot be one."""
+    """Convert an embedding model folder to the sentence-transformers layout, in place.
+
+    ModelError when the layout cannot represent the model, or when verification fails.
+    """
     settings, projection = Embedding.read(folder, str(folder))
     if settings.pooling == "weightedmean":
         raise ModelError(
-            "sentence-transformers counts the places of the prompt in its weighted mean, so that the embeddings would be others",
+            "method.pooling: weightedmean cannot be exported: sentence-transformers also counts the prompt's positions in the "
+            "weights, so the embeddings would differ",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
     prompts = {"document": settings.format.before(None), "query": settings.format.before(query_instruction)}
     embedder = load_embedder(str(folder))
-    wanted = [embedder.encode(PROBES, one) for one in (None, query_instruction)]
+    expected = [embedder.encode(PROBES, one) for one in (None, query_instruction)]
     limit = embedder.max_length or _positions(folder)
     width = states_width(embedder.model)
-    del embedder  # its memory, before the model is loaded again
+    del embedder  # free its memory before the model is loaded again
     _configure(folder, settings)
     _tokenizer(folder, settings.format, query_instruction)
     modules: list[tuple[str, str, dict[str, Any]]] = [
@@ -133,7 +138,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
                         ("lasttoken", "lasttoken"),
                     )
                 },
-                # The first token of all is a part of the prompt.
+                # CLS pooling takes the first token, which belongs to the prompt.
                 "include_prompt": settings.pooling == "cls",
             },
         ),
@@ -171,7 +176,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
             for at, (path, kind, _) in enumerate(modules)
         ],
     )
-    _prove(folder, settings, projection, [prompts["document"], prompts["query"]], wanted)
+    _prove(folder, settings, projection, [prompts["document"], prompts["query"]], expected)
 
 
 def _positions(folder: Path) -> int | None:
@@ -180,6 +185,7 @@ def _positions(folder: Path) -> int | None:
 
 
 def _configure(folder: Path, settings: Embedding) -> None:
+    """Write bidirectional attention into config.json, if the model was trained with it."""
     config = json.loads((folder / MODEL_CONFIG).read_text())
     if settings.attention == "bidirectional":
         config["is_causal"] = False
@@ -190,13 +196,17 @@ def _configure(folder: Path, settings: Embedding) -> None:
 
 
 def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) -> None:
-    """Make the tokenizer give a text behind its prompt the tokens that it has here, and fill batches on the right."""
+    """Make the tokenizer encode prompt and text as tailor does, separately, and pad on the right.
+
+    sentence-transformers encodes prompt + text as one string, so a token could span the end of the prompt. A pre-tokenizer
+    that splits off the prompt prevents that. ModelError when the tokens still differ.
+    """
     settings = json.loads((folder / TOKENIZER_CONFIG).read_text())
     settings["padding_side"] = "right"
     settings.setdefault("pad_token", settings.get("eos_token"))
     _write_json(folder / TOKENIZER_CONFIG, settings)
-    wanted = _tokens(folder, format, query_instruction)
-    if (first := _first_difference(folder, format, query_instruction, wanted)) is None:
+    expected_tokens = _tokens(folder, format, query_instruction)
+    if (first := _first_difference(folder, format, query_instruction, expected_tokens)) is None:
         return
     file = folder / TOKENIZER
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -210,19 +220,21 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
     after = then["pretokenizers"] if then and then["type"] == "Sequence" else [then] if then else []
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *after]}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    settle(folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES])
-    if _first_difference(folder, format, query_instruction, wanted) is not None:
+    fix_tokenizer_class(
+        folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES]
+    )
+    if _first_difference(folder, format, query_instruction, expected_tokens) is not None:
         raise ModelError(
-            f"sentence-transformers encodes prompt and text as one, and behind the prompt this tokenizer gives {first!r} "
-            "other tokens than it has alone",
+            f"sentence-transformers encodes prompt and text as one string, and this tokenizer then encodes {first!r} after "
+            "the prompt to different tokens than in training",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
 
 
 def _pattern(format: TextFormat) -> str:
-    """What stands before a text, as a regular expression, so that nothing melts across its end.
+    """A regular expression for the prompt at the start of a text.
 
-    SentencePiece's normalizers have put ▁ before the text and for every space by then.
+    The pre-tokenizer runs after SentencePiece's normalizers, which write ▁ at the start and for every space.
     """
     head, _, tail = format.instructed.partition("{instruction}")
     head, tail, plain = (re.escape(part).replace(r"\ ", "[ ▁]") for part in (head, tail, format.plain))
@@ -230,20 +242,21 @@ def _pattern(format: TextFormat) -> str:
 
 
 def _tokens(folder: Path, format: TextFormat, instruction: str | None) -> list[list[int]]:
+    """tailor's token ids of the test texts, without and with the instruction."""
     encoder = TextEncoder(load_tokenizer(str(folder)), format)
     pairs = [(one, text) for one in (None, instruction) for text in PROBES]
     return [text.input_ids.tolist() for text in encoder(pairs)]
 
 
 def _first_difference(
-    folder: Path, format: TextFormat, instruction: str | None, wanted: Sequence[list[int]]
+    folder: Path, format: TextFormat, instruction: str | None, expected_tokens: Sequence[list[int]]
 ) -> str | None:
-    """The first text that has other tokens behind a prompt, when prompt and text are encoded as one."""
+    """The first test text that gets different tokens when prompt and text are encoded as one string; None when there is none."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     texts = [(one, text) for one in (None, instruction) for text in PROBES]
-    for (one, text), ids in zip(texts, wanted, strict=True):
+    for (one, text), ids in zip(texts, expected_tokens, strict=True):
         if tokenizer(format.before(one) + text)["input_ids"] != ids:
             return text
     return None
@@ -255,9 +268,12 @@ def _prove(
     settings: Embedding,
     projection: torch.nn.Linear | None,
     prompts: Sequence[str],
-    wanted: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
 ) -> None:
-    """Embed the probes by plain transformers, as sentence-transformers does. ModelError when they are others."""
+    """Embed the test texts with plain transformers, as sentence-transformers does. ModelError when the embeddings differ.
+
+    expected: for each prompt, tailor's embeddings, float32[len(PROBES), dimension].
+    """
     from transformers import AutoModel, AutoTokenizer
 
     dtype = saved_dtype(folder)
@@ -265,12 +281,12 @@ def _prove(
     model = AutoModel.from_pretrained(str(folder), dtype=dtype).to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     worst = 0.0
-    for prompt, expected in zip(prompts, wanted, strict=True):
+    for prompt, vectors_here in zip(prompts, expected, strict=True):
         start = len(tokenizer(prompt)["input_ids"])
         batch = tokenizer([prompt + text for text in PROBES], padding=True, return_tensors="pt").to(device)
-        states = model(**batch).last_hidden_state.float().cpu()
-        mask = batch["attention_mask"].cpu().clone()
-        lasts = mask.sum(1) - 1
+        states = model(**batch).last_hidden_state.float().cpu()  # [B, T, H]
+        mask = batch["attention_mask"].cpu().clone()  # [B, T]
+        lasts = mask.sum(1) - 1  # [B]
         mask[:, :start] = 0
         vectors = {
             "cls": states[:, 0],
@@ -279,11 +295,11 @@ def _prove(
         }[settings.pooling]
         vectors = vectors if projection is None else projection(vectors)
         vectors = torch.nn.functional.normalize(vectors, dim=-1) if settings.normalize else vectors
-        worst = max(worst, float((vectors - torch.from_numpy(expected)).abs().max()))
+        worst = max(worst, float((vectors - torch.from_numpy(vectors_here)).abs().max()))
     if not worst <= TOLERANCE[dtype]:
         raise ModelError(
-            f"read back by plain transformers, the embeddings of {folder.name} differ by {worst:.2g}: "
-            f"{type(model).__name__} does not do there what it does here",
+            f"plain transformers computes different embeddings from {folder.name} than tailor: they differ by {worst:.2g}, so "
+            f"{type(model).__name__} behaves differently there",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
 

@@ -1,6 +1,6 @@
-"""Trained beacons in a folder of their own: `beacon.json` has the settings, `beacon.safetensors` the weights.
+"""The files of trained activation beacons: settings in `beacon.json`, weights in `beacon.safetensors`.
 
-The base is not among them and does not change; `base.json` beside them says which one it is.
+The folder does not contain the base, which is unchanged by training. Its `base.json` says which base it is.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tailor.models.beacon.modules import add_beacons, beacons_of
 from tailor.spec.model import Beacon
 
 
-def trained(network: Any) -> dict[str, nn.Parameter]:
-    """The beacons' weights of a transformers model, by their names in it."""
+def beacon_weights(network: Any) -> dict[str, nn.Parameter]:
+    """The beacon weights of a transformers model, by name."""
     return {
         name: weight
         for name, weight in network.named_parameters()
@@ -29,40 +29,45 @@ def trained(network: Any) -> dict[str, nn.Parameter]:
 
 
 def write(folder: Path, network: Any) -> None:
-    """Write a network's beacons, float32."""
+    """Write a network's beacon settings and weights (as float32) into `folder`."""
     from safetensors.torch import save_file
 
     beacons = beacons_of(network)
     assert beacons is not None
-    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in trained(network).items()}
+    weights = {
+        name: weight.detach().float().cpu().contiguous() for name, weight in beacon_weights(network).items()
+    }
     save_file(weights, folder / BEACON_WEIGHTS)
     (folder / BEACON_CONFIG).write_text(json.dumps(beacons.spec.model_dump(), indent=1) + "\n")
 
 
 def read_settings(folder: Path, url: str) -> Beacon:
-    """The settings that beacons were trained with. StoreError. `url`: for messages."""
+    """The `model.beacon` that beacons were trained with. StoreError if the file is missing or damaged. url: for messages."""
     try:
         return Beacon.model_validate(json.loads((folder / BEACON_CONFIG).read_text()))
     except (OSError, ValueError, ValidationError) as error:
         raise StoreError(
-            f"{url}/{BEACON_CONFIG} holds no settings of beacons: {str(error).splitlines()[0]}",
-            hint="bring back the file that the run wrote",
+            f"{url}/{BEACON_CONFIG} has no valid beacon settings: {str(error).splitlines()[0]}",
+            hint="restore the file that the training run wrote",
         ) from error
 
 
-def put_onto(network: Any, folder: Path, url: str) -> None:
-    """Give a network the beacons in `folder`, in its own dtype, ready to answer. Raises ModelError and StoreError."""
+def load_beacons(network: Any, folder: Path, url: str) -> None:
+    """Add the beacons in `folder` to a network for inference, frozen and in the network's dtype.
+
+    Raises ModelError if the network cannot have beacons, StoreError if the files are damaged. url: for messages.
+    """
     add_beacons(network, read_settings(folder, url))
-    put_weights(network, folder, url)
+    load_weights(network, folder, url)
     dtype = network.get_input_embeddings().weight.dtype
-    for weight in trained(network).values():
+    for weight in beacon_weights(network).values():
         weight.data = weight.data.to(dtype)
         weight.requires_grad_(False)
 
 
 @torch.no_grad()
-def put_weights(network: Any, folder: Path, url: str) -> None:
-    """Put the weights in `folder` into a network's beacons, whose form must be theirs. StoreError."""
+def load_weights(network: Any, folder: Path, url: str) -> None:
+    """Copy the weights in `folder` into a network's beacons. StoreError if names or shapes differ. url: for messages."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -70,16 +75,18 @@ def put_weights(network: Any, folder: Path, url: str) -> None:
         weights = load_file(folder / BEACON_WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StoreError(
-            f"{url}/{BEACON_WEIGHTS} is no file of weights: {str(error).splitlines()[0]}",
-            hint="bring back the file that the run wrote",
+            f"{url}/{BEACON_WEIGHTS} is not a readable safetensors file: {str(error).splitlines()[0]}",
+            hint="restore the file that the training run wrote",
         ) from error
-    own = trained(network)
-    odd = sorted(own.keys() ^ weights.keys())
-    odd += [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    if odd:
+    expected = beacon_weights(network)
+    different = sorted(expected.keys() ^ weights.keys())
+    different += [
+        name for name in expected if name in weights and expected[name].shape != weights[name].shape
+    ]
+    if different:
         raise StoreError(
-            f"the beacons at {url} have another form than this model's, for example {odd[0]}",
-            hint="set projections and rank of model.beacon as they were there, and take the same base",
+            f"the beacons at {url} do not match this model: {different[0]}, for example, is missing or has another shape",
+            hint="set model.beacon.projections and model.beacon.rank as in the recipe of that run, and use the same base",
         )
-    for name, weight in own.items():
+    for name, weight in expected.items():
         weight.copy_(weights[name])

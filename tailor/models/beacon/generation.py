@@ -1,6 +1,7 @@
-"""Answers of a model with activation beacons: transformers generates up to a window's end, then the window is compressed.
+"""Generation with activation beacons: transformers generates up to the end of a window, then the window is compressed.
 
-The memory stands in a stock cache, and a prompt as long as it makes transformers begin behind it.
+The memory is passed to transformers as a `DynamicCache`. transformers takes cached positions from the start of the prompt,
+so that the prompt is padded with as many tokens as the memory has keys. Their ids are not read.
 """
 
 from __future__ import annotations
@@ -25,32 +26,33 @@ def answer(
     stop_ids: Sequence[int],
     make_options: Callable[[], dict[str, Any]],
 ) -> list[int]:
-    """New tokens behind one prompt, at most `config.max_new_tokens`, with the stop token that ended them.
+    """Generate the answer to one prompt: at most `config.max_new_tokens` token ids, including the stop token.
 
-    The prompt's length decides the ratio of every window, those that the answer fills too.
-    make_options: gives transformers' further arguments, for each window anew.
+    The length of the prompt determines the compression ratio of every window, also of those that the answer fills.
+    make_options: called for each window; returns further arguments of transformers' `generate`.
     """
     window = beacons.spec.window
-    ids, memory, is_positive, done = list(prompt), Memory(), config.max_new_tokens, 0
-    now, then = (beacon.windows_of(tokens, window) for tokens in (len(ids), len(ids) + is_positive))
-    ratio = beacon.adapted(beacons.spec, now, beacons.limit, at_most=then)
+    ids, memory, max_new_tokens, done = list(prompt), Memory(), config.max_new_tokens, 0
+    now, later = (beacon.windows_of(tokens, window) for tokens in (len(ids), len(ids) + max_new_tokens))
+    ratio = beacon.adapted(beacons.spec, now, beacons.limit, at_most=later)
     device = beacons.embedding.device
-    while len(ids) - len(prompt) < is_positive:
-        while len(ids) - done > window:  # the last window, even when it is full, has no beacons
-            full = torch.tensor([ids[done : done + window]], device=device)
-            memory, done = beacons.read_whole(full, memory, ratio)[1], done + window
-        behind = torch.tensor([[ids[0]] * memory.length + ids[done:]], device=device)
-        # A window of n tokens predicts one more, with which the next one begins.
-        config.max_new_tokens = min(is_positive - (len(ids) - len(prompt)), window - (len(ids) - done) + 1)
+    while len(ids) - len(prompt) < max_new_tokens:
+        while len(ids) - done > window:  # the last window has no beacons, even if it is full
+            full = torch.tensor([ids[done : done + window]], device=device)  # int64[1, window]
+            memory, done = beacons.read_window(full, memory, ratio)[1], done + window
+        # int64[1, memory + n]
+        padded = torch.tensor([[ids[0]] * memory.length + ids[done:]], device=device)
+        # + 1: a full window predicts one more token, which is the first of the next window.
+        config.max_new_tokens = min(max_new_tokens - (len(ids) - len(prompt)), window - (len(ids) - done) + 1)
         out = network.generate(
-            input_ids=behind,
-            attention_mask=torch.ones_like(behind),
+            input_ids=padded,
+            attention_mask=torch.ones_like(padded),
             past_key_values=memory.cache(),
             generation_config=config,
             **make_options(),
         )
-        ids += out[0, behind.shape[1] :].tolist()
+        ids += out[0, padded.shape[1] :].tolist()
         if ids[-1] in stop_ids:
             break
-    config.max_new_tokens = is_positive
+    config.max_new_tokens = max_new_tokens
     return ids[len(prompt) :]

@@ -1,4 +1,4 @@
-"""A causal model with activation beacons, as the methods see it: documents are read window by window."""
+"""The causal model with activation beacons: hidden states of documents that are read window by window."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tailor.plan import beacon
 
 
 def beacon_model(network: Any, *, seed: int = 0) -> BeaconModel:
-    """A transformers model that has beacons, with its head proven to stand apart."""
+    """Wrap a transformers model with beacons. Checks that its logits are exactly `head(hidden)`. seed: see `BeaconModel`."""
     device = next(network.parameters()).device
     assert probe.head_is_separate(CausalModel(network, layout="rows"), device)
     return BeaconModel(network, seed=seed)
 
 
 class BeaconModel(CausalModel):
-    """One document a row. Documents of one number of windows go through the model together, whatever the micro-batch.
+    """One document per row. Documents with the same number of windows go through the model together.
 
-    seed: of the ratios that training steps draw.
+    seed: for the compression ratios that are drawn in training steps.
     """
 
     def __init__(self, network: Any, *, seed: int = 0) -> None:
@@ -35,41 +35,49 @@ class BeaconModel(CausalModel):
     @property
     def beacons(self) -> Beacons:
         """The network's beacons."""
-        found = beacons_of(self.base)
-        assert found is not None
-        return found
+        beacons = beacons_of(self.base)
+        assert beacons is not None
+        return beacons
 
     def hidden(self, batch: TokenBatch) -> torch.Tensor:
-        """Last hidden states, [B, T, H]. The loss flows back through all windows of a document."""
+        """Last hidden states, [B, T, H]. Gradients flow back through all windows of a document."""
         if self.beacons.off:
             return super().hidden(batch)
         assert len(batch.supervised) == len(batch.input_ids), "a row holds one document"
         window, limit = self.beacons.spec.window, self.beacons.limit
-        lengths: list[int] = (batch.rows >= 0).sum(dim=1).tolist()
+        lengths: list[int] = (batch.rows >= 0).sum(dim=1).tolist()  # B numbers
         counts = [beacon.windows_of(length, window) for length in lengths]
         parts: list[torch.Tensor] = []
-        places: list[int] = []
-        learns = False
+        order: list[int] = []
+        has_beacons = False
         for windows in sorted(set(counts)):
             rows = [row for row, count in enumerate(counts) if count == windows]
-            ids = batch.input_ids[rows, : max(lengths[row] for row in rows)]
-            given = beacon.ratios(self.beacons.spec, windows, limit, seed=self.seed, step=batch.step)
-            learns = learns or any(given)
-            read = self.read(ids, given)
-            parts.append(functional.pad(read, (0, 0, 0, batch.input_ids.shape[1] - read.shape[1])))
-            places += rows
-        hidden = torch.cat(parts)[sorted(range(len(places)), key=places.__getitem__)]
-        # Not asked of `requires_grad`: activation checkpointing sets it without a way to any weight.
-        return hidden if learns or not torch.is_grad_enabled() else self._with_all_weights(hidden)
+            ids = batch.input_ids[rows, : max(lengths[row] for row in rows)]  # int64[rows, n]
+            ratios = beacon.ratios(self.beacons.spec, windows, limit, seed=self.seed, step=batch.step)
+            has_beacons = has_beacons or any(ratios)
+            part = self.read(ids, ratios)  # [rows, n, H]
+            parts.append(
+                functional.pad(part, (0, 0, 0, batch.input_ids.shape[1] - part.shape[1]))
+            )  # [rows, T, H]
+            order += rows
+        hidden = torch.cat(parts)[sorted(range(len(order)), key=order.__getitem__)]  # [B, T, H]
+        # `hidden.requires_grad` would not do: activation checkpointing sets it even if no trained weight was used.
+        return hidden if has_beacons or not torch.is_grad_enabled() else self._with_all_weights(hidden)
 
     def read(self, ids: torch.Tensor, ratios: tuple[int, ...]) -> torch.Tensor:
-        """Last hidden states of documents of one number of windows. ids: int64[B, T]; ratios: of all windows but the last."""
+        """Last hidden states [B, n, H] of documents with the same number of windows.
+
+        ids: int64[B, n]; ratios: compression ratio of each window but the last.
+        """
         window, memory = self.beacons.spec.window, Memory()
         parts = []
-        for at, ratio in enumerate(ratios):
-            part, memory = self.beacons.read_whole(ids[:, at * window : (at + 1) * window], memory, ratio)
+        for index, ratio in enumerate(ratios):
+            start = index * window
+            part, memory = self.beacons.read_window(ids[:, start : start + window], memory, ratio)
             parts.append(part)
-        return torch.cat([*parts, self.beacons.read_last(ids[:, len(ratios) * window :], memory)], dim=1)
+        return torch.cat(
+            [*parts, self.beacons.read_last_window(ids[:, len(ratios) * window :], memory)], dim=1
+        )
 
     def logits(self, batch: TokenBatch) -> torch.Tensor:
         """Logits, [B, T, V]."""
@@ -82,7 +90,7 @@ class BeaconModel(CausalModel):
         return BaseModelOutputWithPast(last_hidden_state=self.hidden(batch))
 
     def _with_all_weights(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Data parallelism waits for the gradient of every weight, also where no document had a beacon."""
+        """`hidden` with 0 × every trained weight added: DDP waits for a gradient of each, also if no document had a beacon."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        nothing = sum((parameter.sum() for parameter in trained), start=torch.zeros((), device=hidden.device))
-        return hidden + (0.0 * nothing).to(hidden.dtype)
+        total = sum((parameter.sum() for parameter in trained), start=torch.zeros((), device=hidden.device))
+        return hidden + (0.0 * total).to(hidden.dtype)

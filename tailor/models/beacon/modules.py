@@ -1,7 +1,8 @@
-"""The weights of activation beacons: one embedding, and projections of their own beside a frozen base's.
+"""The weights of activation beacons: one embedding, and separate attention projections next to those of the frozen base.
 
-Nothing of the base changes: a projection is wrapped, and takes its own weights for the rows that are beacons. Which
-rows are is said by the cache of each call, so that a layer that is computed again takes the same ones.
+The base does not change. A wrapped projection uses the beacon weights for the positions that are beacons. The positions
+come from the cache of each call, so that a layer that activation checkpointing computes again uses the same ones.
+Shapes: see `tailor.models`; n is the number of positions of a window, tokens and beacons.
 """
 
 from __future__ import annotations
@@ -16,44 +17,44 @@ from torch import nn
 from torch.nn import functional
 
 from tailor.errors import ModelError
-from tailor.models.beacon.windows import Memory, Window, WindowCache, turning
+from tailor.models.beacon.windows import Memory, Window, WindowCache, key_rotation
 from tailor.plan.beacon import refusal
 from tailor.spec.model import Beacon
 
-SAME_TURN = 1e-4
-"""Largest difference between a key that is turned and one that was made at its place, that rounding explains."""
+ROTATION_TOLERANCE = 1e-4
+"""Maximum relative difference between a key rotated to a position and one computed there that counts as rounding."""
 
 
 class BeaconLinear(nn.Module):
-    """A frozen projection with weights of its own for beacons: a whole copy, or a low-rank update."""
+    """A frozen projection with separate weights for beacons: a full copy, or a low-rank update if `rank` is given."""
 
     def __init__(self, base: nn.Linear, rank: int | None) -> None:
         super().__init__()
         self.base = base
         self.rows: torch.Tensor | None = None
-        """int64[b], the rows that are beacons; given by the attention for the time of its call."""
+        """int64[beacons]: positions in the window that are beacons. A hook sets it before each call of the attention."""
         self.own = _LowRank(base, rank) if rank else _copy(base)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [B, n, in] -> [B, n, out]."""
-        out: torch.Tensor = self.base(hidden)
+        out: torch.Tensor = self.base(hidden)  # [B, n, out]
         if self.rows is None or not len(self.rows):
             return out
-        beacons = hidden.index_select(1, self.rows)
-        own = self.own(beacons)
+        beacons = hidden.index_select(1, self.rows)  # [B, beacons, in]
+        projected = self.own(beacons)  # [B, beacons, out]
         if isinstance(self.own, _LowRank):
-            own = out.index_select(1, self.rows) + own
-        return out.index_copy(1, self.rows, own.to(out.dtype))
+            projected = out.index_select(1, self.rows) + projected
+        return out.index_copy(1, self.rows, projected.to(out.dtype))
 
 
 class _LowRank(nn.Module):
-    """B · A, where B begins with zeros, so that beacons begin as what the base makes of them."""
+    """A low-rank update `up · down`. `up` starts at zero, so that beacons start with the projection of the base, as in LoRA."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
-        place = {"device": base.weight.device, "dtype": torch.float32}
-        self.down = nn.Parameter(torch.empty(rank, base.in_features, **place))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank, **place))
+        options = {"device": base.weight.device, "dtype": torch.float32}
+        self.down = nn.Parameter(torch.empty(rank, base.in_features, **options))  # [rank, in]
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, **options))  # [out, rank]
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -61,6 +62,8 @@ class _LowRank(nn.Module):
 
 
 class _Copy(nn.Module):
+    """A trained float32 copy of a projection."""
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().to(torch.float32, copy=True))
@@ -73,63 +76,68 @@ class _Copy(nn.Module):
 def _copy(base: nn.Linear) -> _Copy:
     if not base.weight.is_floating_point():
         raise ModelError(
-            "model.beacon copies projections of the base, whose weights are quantized",
-            hint="set model.beacon.rank, which trains a low-rank update of them",
+            "model.beacon without a rank trains copies of the base's projections, and quantized weights cannot be copied",
+            hint="set model.beacon.rank to train a low-rank update instead",
         )
     return _Copy(base.weight, base.bias)
 
 
 class Beacons(nn.Module):
-    """Of one network: the recipe's settings, the beacons' embedding, and the way of a window through the network."""
+    """The beacons of one network: settings, embedding, and the forward pass of a window."""
 
     def __init__(self, network: Any, spec: Beacon, embedding: torch.Tensor) -> None:
         super().__init__()
         self.spec = spec
         self.off = False
-        """The network answers without beacons, as the plain base."""
+        """True while the network computes as the plain base, without beacons."""
         self.embedding = nn.Parameter(embedding.detach().to(torch.float32, copy=True))
-        self._network = [network]  # in a list: the network holds this module, and not the other way
+        self._network = [
+            network
+        ]  # in a list: the network contains this module, so it must not be a submodule
 
     def read(self, ids: torch.Tensor, memory: Memory, window: Window) -> tuple[torch.Tensor, Memory]:
-        """Last hidden states of a window's tokens, and the memory after it. ids: int64[B, n] -> [B, n, H]."""
+        """Read one window: (last hidden states of its tokens [B, tokens, H], the memory after it). ids: int64[B, tokens]."""
         network = self._network[0]
         decoder = network.get_decoder()
-        embedded = network.get_input_embeddings()(ids)
+        embedded = network.get_input_embeddings()(ids)  # [B, tokens, H]
         if len(window.beacons):
-            own = self.embedding.to(embedded.dtype).expand(len(ids), len(window.beacons), -1)
-            embedded = torch.cat([embedded, own], dim=1).index_select(1, window.order)
-        cache = WindowCache(memory, window, turning(decoder))
-        positions = torch.arange(memory.length, memory.length + embedded.shape[1], device=ids.device)
+            # [B, beacons, H]
+            of_beacons = self.embedding.to(embedded.dtype).expand(len(ids), len(window.beacons), -1)
+            embedded = torch.cat([embedded, of_beacons], dim=1).index_select(1, window.order)  # [B, n, H]
+        cache = WindowCache(memory, window, key_rotation(decoder))
+        positions = torch.arange(
+            memory.length, memory.length + embedded.shape[1], device=ids.device
+        )  # int64[n]
         out = decoder(
             inputs_embeds=embedded,
             position_ids=positions.expand(len(ids), -1),
             past_key_values=cache,
             use_cache=False,
         )
-        hidden = out.last_hidden_state
+        hidden = out.last_hidden_state  # [B, n, H]
         if len(window.beacons):
             hidden = hidden.index_select(1, window.tokens)
         return hidden, cache.after()
 
-    def read_whole(self, ids: torch.Tensor, memory: Memory, ratio: int) -> tuple[torch.Tensor, Memory]:
-        """The same of a full window that is forgotten."""
+    def read_window(self, ids: torch.Tensor, memory: Memory, ratio: int) -> tuple[torch.Tensor, Memory]:
+        """Read a full window that is compressed into beacons, one per `ratio` tokens; 0 keeps all tokens. Returns as `read`."""
         first = memory.length == 0
-        window = Window.whole(ids.shape[1], ratio, self.spec.sink if first else 0, ids.device)
+        window = Window.compressed(ids.shape[1], ratio, self.spec.sink if first else 0, ids.device)
         return self.read(ids, memory, window)
 
-    def read_last(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
-        """Last hidden states of a document's last window."""
+    def read_last_window(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """Last hidden states [B, tokens, H] of a document's last window, which has no beacons."""
         return self.read(ids, memory, Window.last(ids.shape[1], ids.device))[0]
 
     @property
     def limit(self) -> int | None:
-        """Positions that the network was made for."""
-        found = getattr(self._network[0].config, "max_position_embeddings", None)
-        return None if found is None else int(found)
+        """Maximum positions of the network, from its config."""
+        positions = getattr(self._network[0].config, "max_position_embeddings", None)
+        return None if positions is None else int(positions)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The plain base meanwhile."""
+        """Context in which the network computes as the plain base."""
         self.off = True
         try:
             yield
@@ -138,34 +146,38 @@ class Beacons(nn.Module):
 
 
 def beacons_of(network: Any) -> Beacons | None:
-    """The beacons of a transformers model, where it has some."""
-    found = getattr(network, "beacons", None)
-    return found if isinstance(found, Beacons) else None
+    """The beacons of a transformers model; None if it has none."""
+    beacons = getattr(network, "beacons", None)
+    return beacons if isinstance(beacons, Beacons) else None
 
 
 def add_beacons(network: Any, spec: Beacon) -> Beacons:
-    """Freeze a transformers model and give it beacons. Their weights are float32 and trained. Raises ModelError."""
+    """Freeze a transformers model and add beacons, whose weights are trained in float32.
+
+    Raises ModelError if the architecture does not support them.
+    """
     if why := refusal(network.config.to_dict()):
         raise ModelError(
-            f"model.beacon: {type(network).__name__} cannot have beacons: {why}",
-            hint="leave model.beacon out, or take another base",
+            f"model.beacon: {type(network).__name__} does not support beacons: {why}",
+            hint="remove model.beacon, or use another base",
         )
     decoder = network.get_decoder()
     network.requires_grad_(False)
     for layer in decoder.layers:
-        # What the last layer's beacons ask for is read by nothing: those weights would never learn.
+        # Nothing reads the output of the last layer's beacons, so that their query weights would have no gradient.
         last = layer is decoder.layers[-1]
         for letter in (letter for letter in spec.projections if not (last and letter == "q")):
             name = f"{letter}_proj"
             setattr(layer.self_attn, name, BeaconLinear(getattr(layer.self_attn, name), spec.rank))
-        layer.self_attn.register_forward_pre_hook(_say_which_rows, with_kwargs=True)
-        layer._can_checkpoint_with_cache = True  # else transformers takes the memory away
+        layer.self_attn.register_forward_pre_hook(_set_beacon_rows, with_kwargs=True)
+        layer._can_checkpoint_with_cache = True  # else transformers drops the cache in checkpointed layers
     network.beacons = Beacons(network, spec, _embedding_of_eos(network))
-    _check_turning(decoder)
+    _check_key_rotation(decoder)
     return network.beacons
 
 
-def _say_which_rows(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _set_beacon_rows(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook of an attention: gives its projections the positions of this call that are beacons."""
     cache = kwargs.get("past_key_values")
     rows = cache.window.beacons if isinstance(cache, WindowCache) else None
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -179,33 +191,34 @@ def _embedding_of_eos(network: Any) -> torch.Tensor:
         eos = eos[0] if eos else None
     if eos is None:
         raise ModelError(
-            "model.beacon: beacons begin as the end-of-text token, and config.json names no eos_token_id",
-            hint="write its id into the base's config.json",
+            "model.beacon: the beacon embedding starts as that of the end-of-text token, but config.json has no eos_token_id",
+            hint="set eos_token_id in the base's config.json",
         )
     weight: torch.Tensor = network.get_input_embeddings().weight
     return weight[eos]
 
 
 @torch.no_grad()
-def _check_turning(decoder: Any) -> None:
-    """A key that is turned must be the one that the live model would have made at the other place."""
+def _check_key_rotation(decoder: Any) -> None:
+    """Check that a key rotated from one position to another equals the key that the model computes there. ModelError."""
     rotary = decoder.rotary_emb
     device = rotary.inv_freq.device
-    places = torch.tensor([[3, 700, 41]], device=device)
-    others = torch.tensor([[0, 29, 40]], device=device)
+    sources = torch.tensor([[3, 700, 41]], device=device)  # int64[1, 3]
+    targets = torch.tensor([[0, 29, 40]], device=device)  # int64[1, 3]
     size = 2 * rotary.inv_freq.shape[0]
-    keys = torch.randn(1, 1, 3, size, generator=torch.Generator().manual_seed(0)).to(device)
+    keys = torch.randn(1, 1, 3, size, generator=torch.Generator().manual_seed(0)).to(device)  # [1, 1, 3, d]
     with torch.autocast(device.type, enabled=False):
-        here, there = (_rotated(rotary, keys, at) for at in (places, others))
-        turned = turning(decoder)(here, (others - places)[0])
-    if float((turned - there).abs().max()) > SAME_TURN * float(there.abs().max()):
+        at_source, at_target = (_rotated(rotary, keys, positions) for positions in (sources, targets))
+        moved = key_rotation(decoder)(at_source, (targets - sources)[0])
+    if float((moved - at_target).abs().max()) > ROTATION_TOLERANCE * float(at_target.abs().max()):
         raise ModelError(
-            f"model.beacon: keys of {type(decoder).__name__} cannot be turned from one position to another",
-            hint="leave model.beacon out, or take another base",
+            f"model.beacon: the RoPE of {type(decoder).__name__} does not let keys be moved to another position",
+            hint="remove model.beacon, or use another base",
         )
 
 
-def _rotated(rotary: Any, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    cos, sin = (part[:, None].float() for part in rotary(keys, places))
+def _rotated(rotary: Any, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Apply the model's RoPE. keys: [B, kv heads, n, d]; positions: int64[B, n]."""
+    cos, sin = (part[:, None].float() for part in rotary(keys, positions))  # [B, 1, n, d]
     first, second = keys.chunk(2, dim=-1)
     return keys * cos + torch.cat([-second, first], dim=-1) * sin

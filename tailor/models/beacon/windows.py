@@ -1,9 +1,10 @@
-"""One window of a document with beacons: where its tokens stand, and what of it goes on into the memory.
+"""One window of a document with beacons: the positions of its tokens, and which of its keys and values are kept.
 
-A window goes through the stock model, with a cache that shows it the memory before it and takes the keys and values
-that stay: those of the beacons, of the document's first tokens (sinks), or of all tokens for ratio 0. Positions are
-compact: the memory stands at 0, 1, 2 … and the window follows. Rotation leaves a key at its place in the window, so
-each one that stays is turned on to its place in the memory.
+A window goes through the unchanged transformers model with a cache. The cache gives it the memory of earlier windows, and
+collects the keys and values that are kept: those of the beacons, of the document's first tokens (attention sinks, Xiao et
+al. 2023, arXiv 2309.17453), or of all tokens for ratio 0. Positions are compact: the memory is at 0, 1, 2 …, the window
+follows. RoPE has rotated a key to its position in the window, so that a kept key is rotated on to its position in the
+memory. n is the number of positions of a window, tokens and beacons together.
 """
 
 from __future__ import annotations
@@ -16,60 +17,63 @@ import torch
 from transformers import Cache, DynamicCache
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]
-"""Keys and values, [B, kv heads, n, d]."""
-Turn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(keys [B, kv heads, n, d], positions to go on by int64[n]) -> the keys there."""
+"""Keys and values, [B, kv heads, n, d] each."""
+RotateKeys = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(keys [B, kv heads, n, d], offsets int64[n]) -> the keys at positions moved by the offsets."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Places in the window as the model reads it, tokens and beacons in their order. All int64."""
+    """Positions in a window as the model reads it, with beacons between the tokens. All tensors are int64."""
 
     order: torch.Tensor
-    """The window, of the tokens (0 … n-1) followed by the beacons (n …)."""
+    """[n]: permutation from (all tokens, then all beacons) to the order of the window."""
     tokens: torch.Tensor
-    """Where the tokens stand."""
+    """[tokens]: positions of the tokens."""
     beacons: torch.Tensor
-    """Where the beacons stand."""
+    """[beacons]: positions of the beacons."""
     kept: torch.Tensor
-    """Where stands what goes on into the memory, in the memory's order."""
+    """[kept]: positions whose keys and values go into the memory, in the memory's order."""
 
     @classmethod
-    def whole(cls, tokens: int, ratio: int, sinks: int, device: torch.device) -> Window:
-        """A window that is forgotten, with a beacon after every `ratio` of its tokens. sinks: tokens of it that stay."""
-        numbers = torch.arange(tokens, device=device)
+    def compressed(cls, tokens: int, ratio: int, sinks: int, device: torch.device) -> Window:
+        """A window with a beacon after every `ratio` tokens; ratio 0: no beacons, all tokens are kept.
+
+        sinks: number of first tokens that are kept besides the beacons.
+        """
+        numbers = torch.arange(tokens, device=device)  # [tokens]
         none = numbers[:0]
         if not ratio:
             return cls(numbers, numbers, none, numbers)
-        places = numbers + numbers // ratio
-        beacons = torch.arange(1, tokens // ratio + 1, device=device) * (ratio + 1) - 1
-        order = torch.cat([places, beacons]).argsort()
-        return cls(order, places, beacons, torch.cat([places[:sinks], beacons]))
+        positions = numbers + numbers // ratio  # [tokens]
+        beacons = torch.arange(1, tokens // ratio + 1, device=device) * (ratio + 1) - 1  # [beacons]
+        order = torch.cat([positions, beacons]).argsort()  # [n]
+        return cls(order, positions, beacons, torch.cat([positions[:sinks], beacons]))
 
     @classmethod
     def last(cls, tokens: int, device: torch.device) -> Window:
-        """A document's last window: its tokens stay as they are, and nothing follows them."""
+        """The last window of a document: it has no beacons and nothing of it is kept."""
         numbers = torch.arange(tokens, device=device)
         return cls(numbers, numbers, numbers[:0], numbers[:0])
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What stays of the windows before: per layer, the keys and values of each window. Never changed."""
+    """The kept keys and values of earlier windows: for each layer, those of each window. Immutable."""
 
     layers: tuple[tuple[KeyValue, ...], ...] = ()
     length: int = 0
-    """Keys of a layer."""
+    """Number of keys per layer."""
 
     def extended(self, taken: tuple[KeyValue, ...], length: int) -> Memory:
-        """The same with what one more window left in each layer."""
+        """The memory with one more window. taken: the window's kept keys and values of each layer; length: their number."""
         before = self.layers or ((),) * len(taken)
         return Memory(
             tuple((*pieces, new) for pieces, new in zip(before, taken, strict=True)), self.length + length
         )
 
     def cache(self) -> DynamicCache:
-        """A stock cache that holds it."""
+        """The memory as a `DynamicCache` of transformers."""
         cache = DynamicCache()
         for layer, pieces in enumerate(self.layers):
             cache.update(*(torch.cat(parts, dim=2) for parts in zip(*pieces, strict=True)), layer)
@@ -77,40 +81,42 @@ class Memory:
 
 
 class WindowCache(Cache):
-    """The memory as one window's forward pass sees it, and the place for what it leaves.
+    """The cache of one window's forward pass: gives the memory, and collects the keys and values to keep.
 
-    Activation checkpointing computes a layer again in the backward pass, when later windows have been read: nothing
-    here changes with a second call, and what the first one left stays.
+    Activation checkpointing computes a layer again in the backward pass, after later windows have been read. A second call
+    of `update` therefore changes nothing, and the results of the first one remain.
     """
 
-    def __init__(self, memory: Memory, window: Window, turn: Turn) -> None:
+    def __init__(self, memory: Memory, window: Window, rotate: RotateKeys) -> None:
         super().__init__(layers=[])
         self.memory, self.window = memory, window
-        self._turn = turn
-        self._on = torch.arange(len(window.kept), device=window.kept.device) - window.kept
-        """By how much each kept key moves: the memory before the window is before both places."""
+        self._rotate = rotate
+        self._offsets = torch.arange(len(window.kept), device=window.kept.device) - window.kept
+        """int64[kept]: by how much each kept key moves. The earlier memory precedes both positions and cancels out."""
         self._taken: dict[int, KeyValue] = {}
 
     def update(  # type: ignore[override]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> KeyValue:
         window = self.window
-        # Also the second time: checkpointing expects the same operations.
+        # Also in the second call: checkpointing expects the recomputation to run the same operations.
+        # [B, kv heads, kept, d] each
         keys, values = (states.index_select(2, window.kept) for states in (key_states, value_states))
-        left = (self._turn(keys, self._on), values)
-        self._taken.setdefault(layer_idx, left)
+        self._taken.setdefault(layer_idx, (self._rotate(keys, self._offsets), values))
         if not self.memory.length:
             return key_states, value_states
-        # Joined here and not once for all windows: checkpointing then keeps one copy of the memory, not one per window.
+        # Concatenated here, inside the checkpointed layer: the concatenated memory is not kept for the backward pass, which
+        # would be one copy per window.
         before = zip(*self.memory.layers[layer_idx], strict=True)
+        # [B, kv heads, memory + n, d] each
         keys, values = (
-            torch.cat([*pieces, own], dim=2)
-            for pieces, own in zip(before, (key_states, value_states), strict=True)
+            torch.cat([*pieces, states], dim=2)
+            for pieces, states in zip(before, (key_states, value_states), strict=True)
         )
         return keys, values
 
     def after(self) -> Memory:
-        """The memory after the window, once it has been read."""
+        """The memory including this window, once the window has been read."""
         taken = tuple(self._taken[layer] for layer in sorted(self._taken))
         return self.memory.extended(taken, len(self.window.kept))
 
@@ -124,16 +130,19 @@ class WindowCache(Cache):
         return self.memory.length + query_length, 0
 
 
-def turning(decoder: Any) -> Turn:
-    """Turns keys of a decoder whose rotation is fixed. A scale of the rotation (YaRN's) is on the keys already."""
-    inverse = decoder.rotary_emb.inv_freq
+def key_rotation(decoder: Any) -> RotateKeys:
+    """A function that moves keys to other positions by rotating them, for a decoder with fixed RoPE frequencies.
 
-    def turn(keys: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    It does not apply the attention factor (of YaRN, for example), which the keys contain already.
+    """
+    frequencies = decoder.rotary_emb.inv_freq  # [d / 2]
+
+    def rotate(keys: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         with torch.autocast(keys.device.type, enabled=False):
-            angles = by[:, None].float() * inverse.float()[None, :].to(by.device)
-            cos, sin = (part.repeat(1, 2) for part in (angles.cos(), angles.sin()))
-            exact = keys.float()
-            first, second = exact.chunk(2, dim=-1)
+            angles = offsets[:, None].float() * frequencies.float()[None, :].to(offsets.device)  # [n, d / 2]
+            cos, sin = (part.repeat(1, 2) for part in (angles.cos(), angles.sin()))  # [n, d]
+            exact = keys.float()  # [B, kv heads, n, d]
+            first, second = exact.chunk(2, dim=-1)  # [B, kv heads, n, d / 2]
             return (exact * cos + torch.cat([-second, first], dim=-1) * sin).to(keys.dtype)
 
-    return turn
+    return rotate

@@ -1,1 +1,1 @@
-"""Text embeddings: pooling, bidirectional attention, layout of a text, settings saved beside the weights."""
+"""Text embeddings: bidirectional attention, pooling, projection, and the settings that are saved with the weights."""

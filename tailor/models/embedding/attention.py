@@ -1,8 +1,8 @@
-"""A decoder that reads texts in both directions, and the proof that it does.
+"""Bidirectional attention in a causal decoder, and the check that a model supports it.
 
-transformers' decoders take `is_causal=False` in a call, so neither a copied model nor a changed configuration is
-needed, and generation with the same model stays causal. Some architectures ignore the flag without a word, so it is
-proven at load.
+transformers' decoders accept `is_causal=False` per call, so that the same model embeds bidirectionally and generates
+causally, with no copy and no change to its config. Some architectures silently ignore the flag, so the effect is checked
+at load.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Attention, Window
 
 LENGTHS = (9, 7)
-"""Of the two probe texts, in tokens."""
+"""Lengths of the two test texts, in tokens."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 8e-2}
-"""Largest relative difference (of L2 norms) that rounding explains."""
+"""Maximum relative difference (L2 norms) that counts as rounding, by dtype."""
 
 
 def text_states(
@@ -31,8 +31,8 @@ def text_states(
 ) -> torch.Tensor:
     """Last hidden states of texts, [B, T, H]. In the rows layout each row is one text.
 
-    window: what becomes of a sliding window in bidirectional attention: each token sees as far in both directions
-    (keep), or the whole text (widen).
+    window: for a model with sliding-window attention, in bidirectional attention: a token attends to the window on both
+    sides (keep), or to the whole text (widen).
     """
     if attention == "causal":
         return model.hidden(batch)
@@ -47,25 +47,26 @@ def text_states(
 def check_attention(
     model: CausalModel, dtype: torch.dtype, *, attention: Attention, window: Window = "keep"
 ) -> None:
-    """Prove on two texts that the model reads them as declared. dtype: of the arithmetic. ModelError where it does not.
+    """Check on two short texts that the model reads texts with the given attention. dtype: of autocast. ModelError.
 
-    A token that changes must be felt by the token before it exactly when the attention is bidirectional, and never by
-    the other text or through padding; and all must agree with the stock attention on each text alone.
+    Changing a token must change the token before it if and only if the attention is bidirectional. It must not change the
+    other text. And both texts must give the same as each alone with transformers' attention.
     """
     problem = _problem(model, dtype, attention, window)
     if problem:
         config = model.base.config
         raise ModelError(
             f"method.attention: {type(model.base).__name__} ({config.model_type}) with {config._attn_implementation} "
-            f"attention does not read texts as {attention} attention does: {problem}",
-            hint="set method.attention: causal, or take another model"
+            f"attention does not support {attention} attention: {problem}",
+            hint="set method.attention: causal, or use another model"
             if attention == "bidirectional"
-            else "set model.attention: eager, or take another model",
+            else "set model.attention: eager, or use another model",
         )
 
 
 @torch.no_grad()
 def _problem(model: CausalModel, dtype: torch.dtype, attention: Attention, window: Window) -> str:
+    """What is wrong, for a message; empty if nothing is."""
     texts = _texts(model)
     changed = [texts[0].copy(), texts[1]]
     changed[0][-1] = (changed[0][-1] + 1) % int(texts[0].max() + 1)
@@ -80,22 +81,22 @@ def _problem(model: CausalModel, dtype: torch.dtype, attention: Attention, windo
         with _stock(model):
             alone = [states([text], "rows")[0] for text in texts]
     except (ValueError, TypeError, RuntimeError) as error:
-        return f"it refuses: {(str(error) or type(error).__name__).splitlines()[0]}"
-    felt = _distance(after[0][-2], before[0][-2])
-    if attention == "bidirectional" and felt == 0:
-        return "it ignores is_causal=False, and a token sees only those before it"
-    if attention == "causal" and felt > _slack(model):
-        return "a token sees the one after it"
+        return f"the forward pass fails: {(str(error) or type(error).__name__).splitlines()[0]}"
+    change = _distance(after[0][-2], before[0][-2])  # of the token before the one that was changed
+    if attention == "bidirectional" and change == 0:
+        return "it ignores is_causal=False: tokens attend to earlier tokens only"
+    if attention == "causal" and change > _slack(model):
+        return "tokens attend to later tokens"
     if _distance(after[1], before[1]) > _slack(model):
-        return "one text changes another"
+        return "a text changes the states of another text"
     worst = max(_distance(ours, stock) for ours, stock in zip(before, alone, strict=True))
     if worst > TOLERANCE[torch.float16 if _is_8bit(model) else dtype]:
-        return f"texts together differ from each alone by {worst:.1%}"
+        return f"the states of texts in one batch differ from those of each text alone by {worst:.1%}"
     return ""
 
 
 def _slack(model: CausalModel) -> float:
-    """What a text may change of another: 8-bit layers choose columns, and mixtures cut products, over all rows of a call."""
+    """How much a text may change another, relative: see `tailor.models.probe` on 8-bit layers and mixtures of experts."""
     routed = any("experts" in name for name, _ in model.base.named_modules())
     return 0.1 if _is_8bit(model) else 1e-3 if routed else 0.0
 
@@ -106,7 +107,7 @@ def _is_8bit(model: CausalModel) -> bool:
 
 @contextmanager
 def _stock(model: CausalModel) -> Iterator[None]:
-    """transformers' own attention over padded rows."""
+    """Context in which the model uses transformers' own attention over padded rows."""
     chosen, layout = model.base.config._attn_implementation, model.layout
     stock = "eager" if chosen == "eager" else own.stock_attention(model.base)
     model.base.set_attn_implementation(stock)
@@ -119,15 +120,20 @@ def _stock(model: CausalModel) -> Iterator[None]:
 
 
 def _mask(model: CausalModel, batch: TokenBatch, window: Window) -> torch.Tensor:
-    """What keeps padding out. A mask of four dimensions is taken as it is by every layer, sliding or not."""
-    real = batch.rows >= 0
+    """Attention mask without padding: int64[B, T] to keep a sliding window, [B, 1, T, T] to widen it.
+
+    transformers uses a four-dimensional mask unchanged in every layer, also in those with a sliding window.
+    """
+    real = batch.rows >= 0  # bool[B, T]
     if window == "keep":
         return real.long()
-    seen = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)
+    visible = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)  # bool[B, 1, T, T]
     if model.base.config._attn_implementation == "sdpa":
-        return seen
+        return visible
     dtype = model.base.dtype
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
+        ~visible, torch.finfo(dtype).min
+    )
 
 
 def _texts(model: CausalModel) -> list[np.ndarray]:
@@ -141,7 +147,7 @@ def _batch(texts: Sequence[np.ndarray], layout: Layout, device: torch.device) ->
 
 
 def _apart(states: torch.Tensor, texts: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    """The states of each text, [n, H], out of a stream or out of rows."""
+    """The states of each text, [n, H], from a stream [1, T, H] or from rows [B, T, H]."""
     if len(states) == len(texts):
         return [row[: len(text)] for row, text in zip(states, texts, strict=True)]
     lengths = [len(text) for text in texts]
@@ -149,7 +155,7 @@ def _apart(states: torch.Tensor, texts: Sequence[np.ndarray]) -> list[torch.Tens
 
 
 def _distance(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Relative, in L2."""
+    """L2 norm of the difference, relative to that of `right`."""
     left, right = left.float(), right.float()
     return float((left - right).norm() / right.norm())
 

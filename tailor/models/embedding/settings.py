@@ -1,7 +1,7 @@
-"""`embedding.json` and `projection.safetensors`: how the model beside them makes embeddings.
+"""`embedding.json` and `projection.safetensors`: how a trained model makes embeddings.
 
-Written into an artifact's folder (adapter/ or model/) and read by everything that embeds with it. Without the
-projection the same weights give other embeddings, so a folder whose embedding.json names one must hold it.
+They are in the artifact's folder (adapter/ or model/), and everything that embeds with the artifact reads them. Without
+its projection a model would give different embeddings, so that a missing projection is an error.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ Window = Literal["keep", "widen"]
 
 @dataclass(frozen=True)
 class Embedding:
-    """How texts become embeddings."""
+    """The contents of `embedding.json`."""
 
     pooling: Pooling = "mean"
     attention: Attention = "bidirectional"
     window: Window = "keep"
-    """What a sliding window of the model does to bidirectional attention."""
+    """For a model with sliding-window attention, in bidirectional attention: `keep` the window or `widen` it to the text."""
     normalize: bool = True
     dimension: int = 0
-    """Numbers of an embedding."""
+    """Size of an embedding."""
     projection: bool = False
-    """Whether `projection.safetensors` stands between pooling and normalization."""
+    """Whether a linear layer (`projection.safetensors`) is applied after pooling, before normalization."""
     matryoshka: tuple[int, ...] = ()
-    """Shorter lengths that the model was trained for: the first so many numbers, normalized again."""
+    """Sizes that an embedding can be shortened to: keep the first numbers, then normalize again."""
     max_length: int | None = None
-    """Longest text in training, in tokens, with its instruction."""
+    """Maximum tokens of a text in training, instruction included."""
     format: TextFormat = GRITLM
-    """What stands before a text."""
+    """The format of instruction and text."""
 
     @classmethod
     def of(cls, spec: EmbeddingMethod, hidden: int = 0, max_length: int | None = None) -> Embedding:
-        """What a recipe declares. hidden: width of the model's states."""
+        """The settings of a recipe. hidden: H, the size of the model's hidden states."""
         return cls(
             pooling=spec.pooling,
             attention=spec.attention,
@@ -60,7 +60,7 @@ class Embedding:
         )
 
     def write(self, folder: Path, projection: Mapping[str, torch.Tensor] | None) -> None:
-        """Write both files. projection: its weight and bias, which are written in float32."""
+        """Write the files into `folder`. projection: its weight and bias, saved as float32; None without one."""
         from safetensors.torch import save_file
 
         assert self.projection == (projection is not None)
@@ -71,25 +71,25 @@ class Embedding:
 
     @classmethod
     def read(cls, folder: Path, url: str) -> tuple[Embedding, nn.Linear | None]:
-        """What stands in `folder`. ModelError when there is none, or a part is missing or damaged. url: for messages."""
+        """Read the settings and the projection in `folder`. ModelError if a file is missing or damaged. url: for messages."""
         if not (folder / EMBEDDING).is_file():
             raise ModelError(
-                f"{url} makes no embeddings: it has no {EMBEDDING}",
-                hint="name a run that was trained with gritlm",
+                f"{url} is not an embedding model: it has no {EMBEDDING}",
+                hint="give a run that was trained with method gritlm",
             )
         try:
             values: dict[str, Any] = json.loads((folder / EMBEDDING).read_text())
             values["matryoshka"] = tuple(values["matryoshka"])
             values["format"] = TextFormat(**values["format"])
-            found = cls(**values)
-            assert found.pooling in get_args(Pooling)
+            settings = cls(**values)
+            assert settings.pooling in get_args(Pooling)
             assert set(values) == {field.name for field in fields(cls)}
         except (ValueError, KeyError, TypeError, AssertionError):
             raise ModelError(f"{url}/{EMBEDDING} is damaged", hint="copy the artifact again") from None
-        return found, found.read_projection(folder, url) if found.projection else None
+        return settings, settings.read_projection(folder, url) if settings.projection else None
 
     def read_projection(self, folder: Path, url: str) -> nn.Linear:
-        """The projection in `folder`. ModelError."""
+        """Read the projection in `folder`, frozen. ModelError if it is missing or damaged. url: for messages."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -100,7 +100,7 @@ class Embedding:
             projection.load_state_dict(weights)
         except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
             raise ModelError(
-                f"{url}/{PROJECTION} is missing or damaged, and without it the embeddings are others",
+                f"{url}/{PROJECTION} is missing or damaged; without it the embeddings would be wrong",
                 hint="copy the artifact again",
             ) from None
         assert torch.is_tensor(projection.weight)

@@ -1,1 +1,1 @@
-"""The report of a run: an HTML page and its plots."""
+"""The report of a run: an HTML page with its plots."""

@@ -1,38 +1,38 @@
-"""Pictures of an evaluation at given lengths: a heat map of values found, and the loss by position."""
+"""Plots of long-context evaluations: a heat map of needle retrieval by length and depth, and the loss by position."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
-from tailor.runs.evaluations import COLOURS
+from tailor.runs.evaluations import COLORS
 from tailor.runs.report.plots import GRID, INK
 
 PERPLEXITY = "long_perplexity.png"
 SHADES = " ░▒▓█"
-"""From nothing found to everything."""
+"""Characters for rates from 0 to 1."""
 
 
 def pictures(results: dict[str, Any]) -> dict[str, bytes]:
-    """File name -> PNG, for each such task of an evaluation's results.json."""
-    found = {f"{task}.png": draw_grid(task, grid) for task, grid in results.get("grids", {}).items()}
+    """File name -> PNG, for each long-context task in an evaluation's results.json."""
+    plots = {f"{task}.png": draw_grid(task, grid) for task, grid in results.get("grids", {}).items()}
     if results.get("positions"):
-        found[PERPLEXITY] = draw_positions(results["positions"])
-    return found
+        plots[PERPLEXITY] = draw_positions(results["positions"])
+    return plots
 
 
 def lines(task: str, grid: dict[str, Any], *, unicode: bool = True) -> list[str]:
-    """The heat map as text: a block per model, a line per length, a cell per depth with its share in per cent."""
+    """The heat map as text: a block per model, a line per length, a cell per depth with the rate in percent."""
     depths, lengths = grid["depths"], grid["lengths"]
     gutter = max(len(f"{length:,}") for length in (*lengths, 100_000)) + 1
-    told = []
+    text = []
     for model, shares in grid["models"].items():
-        told.append(f"{task} found by {model}, in % (lengths in tokens down, depth across)")
-        told.append(" " * gutter + "".join(f"{depth:>8g}" for depth in depths))
+        text.append(f"{task}: % correct of {model} (rows: length in tokens, columns: depth)")
+        text.append(" " * gutter + "".join(f"{depth:>8g}" for depth in depths))
         for length, row in zip(lengths, shares, strict=True):
             cells = (f"{_shade(share) if unicode else '':>4}{100 * share:>4.0f}" for share in row)
-            told.append(f"{length:>{gutter},}" + "".join(cells))
-    return told
+            text.append(f"{length:>{gutter},}" + "".join(cells))
+    return text
 
 
 def _shade(share: float) -> str:
@@ -40,14 +40,14 @@ def _shade(share: float) -> str:
 
 
 def draw_grid(task: str, grid: dict[str, Any]) -> bytes:
-    """Lengths across, depths down, a panel per model; green is found, red is not."""
+    """The heat map as PNG: one panel per model, lengths on the x-axis, depths on the y-axis, green for correct."""
     figure, panels = _figure(len(grid["models"]), height=1.6 + 0.36 * len(grid["depths"]))
     for axes, (model, shares) in zip(panels, grid["models"].items(), strict=True):
         across = [[row[at] for row in shares] for at in range(len(grid["depths"]))]
         image = axes.imshow(across, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
         for y, row in enumerate(across):
             for x, share in enumerate(row):
-                ink = "white" if abs(share - 0.5) > 0.4 else INK  # the ends of the scale are dark
+                ink = "white" if abs(share - 0.5) > 0.4 else INK  # both ends of the color scale are dark
                 axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=8)
         axes.set_xticks(range(len(grid["lengths"])), [f"{length:,}" for length in grid["lengths"]])
         axes.set_yticks(range(len(grid["depths"])), [f"{depth:g}" for depth in grid["depths"]])
@@ -55,19 +55,19 @@ def draw_grid(task: str, grid: dict[str, Any]) -> bytes:
         axes.set_xlabel("length in tokens", color=INK)
         axes.tick_params(colors=INK, labelsize=8)
     panels[0].set_ylabel("depth", color=INK)
-    figure.colorbar(image, ax=list(panels), label=f"{task} found", shrink=0.9)
+    figure.colorbar(image, ax=list(panels), label=f"{task} accuracy", shrink=0.9)
     return _png(figure)
 
 
 def draw_positions(positions: dict[str, Any]) -> bytes:
-    """The mean loss of the tokens in each part of the longest window, a curve per model."""
+    """A PNG of the mean loss by position in the longest window, one curve per model."""
     figure, (axes,) = _figure(1, height=3.6)
     for number, (model, loss) in enumerate(positions["models"].items()):
-        points = [(end, one) for end, one in zip(positions["ends"], loss, strict=True) if one is not None]
-        axes.plot(
-            *zip(*points, strict=True), marker="o", markersize=4, label=model, color=COLOURS[number % 6]
-        )
-    axes.set_xlabel("tokens before, at most", color=INK)
+        points = [
+            (end, value) for end, value in zip(positions["ends"], loss, strict=True) if value is not None
+        ]
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=model, color=COLORS[number % 6])
+    axes.set_xlabel("position in the window (tokens)", color=INK)
     axes.set_ylabel("loss", color=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

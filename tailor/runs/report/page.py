@@ -1,4 +1,4 @@
-"""`report.html`: a run on one page that needs no other file. The plots stand beside it as PNG files too."""
+"""`report.html`: a self-contained page about a run. Its plots are also written as PNG files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.jinja"
 SAMPLES = 8
+"""Number of generated answers on the page."""
 
 
 def write(run: Store) -> None:
-    """Draw the plots and write the page, from what stands in the run's folder."""
+    """Draw the plots and write the page from the files in the run's folder."""
     from jinja2 import Environment
 
     records, data = read(run), run_folder.read_json(run, DATA_REPORT)
@@ -53,7 +54,7 @@ def write(run: Store) -> None:
 
 
 def evaluation(run: Store, name: str) -> dict[str, Any]:
-    """What the page shows of an evaluation: its table, plot, and first answers."""
+    """The page's data about an evaluation: its table, plots and first answers."""
     results = evaluations.read(run, name)
     folder = run.join(f"{EVALUATION}/{name}")
     files = [FIGURES, *(f"{task}.png" for task in results.get("grids", {}))]
@@ -72,7 +73,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
 
 
 def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
-    """(what, figure) of everything worth knowing first."""
+    """(label, text) rows of the summary table, which `tailor show` prints too."""
     status, plan = Status.read(run), run_folder.read_json(run, PLAN)
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     rows: list[tuple[str, str]] = []
@@ -89,12 +90,14 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
             )
         if status.failures:
             times = f"{len(status.failures)} time" + ("s" if len(status.failures) > 1 else "")
-            rows.append(("Workers failed", f"{times}, the last: {status.failures[-1]['error']}"))
+            rows.append(("Worker failures", f"{times}; last error: {status.failures[-1]['error']}"))
     for origin in origins(run):
-        source = "its own" if origin.run == run.url else f"{origin.run}'s"
-        rows.append((f"From step {origin.step + 1}", f"{source} steps before; {', '.join(changed(origin))}"))
-    if left_out := sum(bool(record.get("diverged")) for record in train):
-        rows.append(("Diverged", f"{left_out} of {len(train)} steps, left out"))
+        source = "this run" if origin.run == run.url else origin.run
+        rows.append(
+            (f"From step {origin.step + 1}", f"resumed from {source} with {', '.join(changed(origin))}")
+        )
+    if skipped := sum(bool(record.get("diverged")) for record in train):
+        rows.append(("Diverged", f"{skipped} of {len(train)} steps, skipped"))
     if train:
         rows.append(("Training loss", f"{_loss(train[0])} → {_loss(train[-1])}"))
     if evaluation:
@@ -113,25 +116,25 @@ def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
             if last.get("reward_margin") is not None:
                 rows.append(("Reward margin", f"{last['reward_margin']:.4g}"))
     if (best := best_step(records, plan)) is not None:
-        rows.append(("Artifact from", f"step {best}, the best by evaluation loss"))
+        rows.append(("Artifact", f"from step {best}, which has the lowest evaluation loss"))
     matches = exact_match(records)
     if matches:
         rows.append(("Exact match", " → ".join(f"{value:.1%} {when}" for when, value in matches.items())))
-    if searched := of_kind(records, "retrieval"):
-        ends = searched if len(searched) == 1 else (searched[0], searched[-1])
+    if retrieval := of_kind(records, "retrieval"):
+        ends = retrieval if len(retrieval) == 1 else (retrieval[0], retrieval[-1])
         for name in ("recall@1", "ndcg@10"):
-            told = " → ".join(f"{record[name]:.1%}" for record in ends)
-            rows.append((name.upper() if name[0] == "n" else name.capitalize(), told))
+            values = " → ".join(f"{record[name]:.1%}" for record in ends)
+            rows.append((name.upper() if name[0] == "n" else name.capitalize(), values))
     for name in evaluations.names(run):
-        rows.append((f"Evaluation {name}", evaluations.in_a_line(evaluations.read(run, name))))
+        rows.append((f"Evaluation {name}", evaluations.one_line(evaluations.read(run, name))))
     if len(train) > 1:
         speed = median(record["tokens_per_second"] for record in train[1:])
         waiting = 100 * _share(train[1:], "data_seconds")
-        rows.append(("Speed", f"{speed:,.0f} tokens/s in the median step, {waiting:.1f} % waiting for data"))
+        rows.append(("Speed", f"{speed:,.0f} tokens/s (median), {waiting:.1f}% of the time waiting for data"))
         rows.append(("Padding", f"{sum(record['padding'] for record in train) / len(train):.1%}"))
         rows.append(("Peak memory", f"{size(_peak(train))} {_memory_words(plan)}"))
         if _peak(evaluation):
-            rows.append(("Peak, evaluation", size(_peak(evaluation))))
+            rows.append(("Peak memory, evaluation", size(_peak(evaluation))))
     return rows
 
 
@@ -140,43 +143,43 @@ def _peak(records: list[Record]) -> int:
 
 
 def _memory_words(plan: dict[str, Any]) -> str:
-    """On a CPU the figure is the process's, libraries and all, which no forecast of the model is like."""
+    """What the peak memory includes. On a CPU it is the whole process with its libraries, so no estimate is shown."""
     if not plan.get("gpu"):
-        return "of the worker's process"
-    forecast = sum(value for name, value in (plan.get("memory") or {}).items() if name != "host")
-    return f"of a worker; its model and activations were forecast at {size(forecast)}"
+        return "in the worker process"
+    estimate = sum(value for name, value in (plan.get("memory") or {}).items() if name != "host")
+    return f"per worker; the plan estimated {size(estimate)} for model and activations"
 
 
 def best_step(records: list[Record], plan: dict[str, Any]) -> int | None:
-    """Step that the artifact was made from, where `save.best` chose it."""
+    """The step from which the artifact was made if `save.best` selected it, else None."""
     if not (plan.get("save") or {}).get("best"):
         return None
     return next((int(record["made_from"]) for record in reversed(of_kind(records, "artifact"))), None)
 
 
 def method_words(plan: dict[str, Any]) -> str:
-    """Such as `sft, LoRA of rank 16 on an nf4 base`."""
+    """The method and what it trains, such as `sft, LoRA of rank 16 on a base model in nf4`."""
     adapter, quantize = plan["model"].get("adapter"), plan["model"].get("quantize")
     loss = plan["method"].get("loss")
     words = plan["method"]["name"] + (f" with the {loss} loss, " if loss else ", ")
     if plan["model"].get("beacon"):
         words += "activation beacons"
-        return words + (f" on a base in {quantize['type']}" if quantize else "")
+        return words + (f" on a base model in {quantize['type']}" if quantize else "")
     if adapter is None:
         return words + "all weights"
     kind = "DoRA" if adapter.get("dora") else "LoRA"
     words += f"{kind} of rank {adapter['rank']}"
-    return words + (f" on a base in {quantize['type']}" if quantize else "")
+    return words + (f" on a base model in {quantize['type']}" if quantize else "")
 
 
 def exact_match(records: list[Record]) -> dict[str, float]:
-    """Share of exact answers before and after training, as far as it was measured."""
-    found = {record["when"]: record["exact_match"] for record in of_kind(records, "generation")}
-    return {when: found[when] for when in ("before", "after") if when in found}
+    """Exact-match rate `before` and `after` training, as far as it was measured."""
+    rates = {record["when"]: record["exact_match"] for record in of_kind(records, "generation")}
+    return {when: rates[when] for when in ("before", "after") if when in rates}
 
 
 def paired_answers(run: Store) -> list[dict[str, Any]]:
-    """Each generated answer, with the one before training as `before`."""
+    """Each answer generated after training, with the one generated before training as `before`."""
     earlier = run_folder.answers(run, "before")
     after = run_folder.answers(run, "after")
     return [
@@ -186,7 +189,7 @@ def paired_answers(run: Store) -> list[dict[str, Any]]:
 
 
 def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the data report, one row per source."""
+    """Header and rows of the data table, one row per source."""
     head = ["Source", "Format", "Rows", "Kept", "Unreadable", "Dropped", "Truncated", "Chunked"]
     head += ["Tokens", "Supervised", "Median length", "Longest"]
     rows = []
@@ -209,22 +212,22 @@ def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def lost_rows(report: dict[str, Any]) -> list[str]:
-    """Why rows were left out, with the first of them, one line per source and reason."""
+    """Why rows were left out, with the first rows, one line per source and reason."""
     return [
-        f"{loss['count']:,} {reason.replace('_', ' ')}: "
-        + "; ".join(f"{where} {detail}".strip() for where, detail in loss["first"])
+        f"{lost['count']:,} {reason.replace('_', ' ')}: "
+        + "; ".join(f"{name} {detail}".strip() for name, detail in lost["first"])
         for source in report.get("sources", [])
-        for reason, loss in {**source["unreadable"], **source["dropped"]}.items()
+        for reason, lost in {**source["unreadable"], **source["dropped"]}.items()
     ]
 
 
 def _lost(reasons: dict[str, Any]) -> int:
-    return sum(loss["count"] for loss in reasons.values())
+    return sum(rows["count"] for rows in reasons.values())
 
 
 def _share(records: list[Record], key: str) -> float:
-    whole: float = sum(record["step_seconds"] for record in records)
-    return float(sum(record[key] for record in records)) / whole
+    total: float = sum(record["step_seconds"] for record in records)
+    return float(sum(record[key] for record in records)) / total
 
 
 def _loss(record: Record) -> str:

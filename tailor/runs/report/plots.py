@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 INK, GRID, MAIN, SECOND, THIRD = "#1f2933", "#e4e7eb", "#2563eb", "#ea580c", "#0f7b45"
 SMOOTHED_FROM = 40
-"""Points from which a running mean is drawn over the faint raw curve."""
+"""Minimum number of points for which a running mean is drawn over a pale raw curve."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture: PNG bytes, 8 × 3.6 inches at 150 dots per inch."""
+    """One plot: PNG bytes, 8 × 3.6 inches at 150 dots per inch."""
 
     file: str
     title: str
@@ -28,7 +28,7 @@ class Plot:
 
 
 def draw(records: list[Record]) -> list[Plot]:
-    """Every curve for which there are at least two steps."""
+    """All curves with at least two points; none for fewer than two training steps."""
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     if len(train) < 2:
         return []
@@ -37,7 +37,7 @@ def draw(records: list[Record]) -> list[Plot]:
         _plot(
             "reward_accuracy.png",
             "Reward accuracy",
-            "share of answers on the right side",
+            "reward accuracy",
             train,
             ["reward_accuracy"],
             evaluation=evaluation,
@@ -47,18 +47,18 @@ def draw(records: list[Record]) -> list[Plot]:
         ),
         _plot("learning_rate.png", "Learning rate", "learning rate", train, ["learning_rate"]),
         _plot("grad_norm.png", "Gradient norm", "L2 norm before clipping", train, ["grad_norm"]),
-        _plot("router_loss.png", "Balance of the experts", "router loss", train, ["router_loss"]),
+        _plot("router_loss.png", "Router loss (expert balance)", "router loss", train, ["router_loss"]),
         _plot(
             "tokens_per_second.png",
             "Speed",
             "tokens per second",
-            train[1:],  # the first step holds the warm-up of the kernels
+            train[1:],  # the first step includes the warm-up of the kernels
             ["tokens_per_second", "supervised_tokens_per_second"],
         ),
         _plot(
             "retrieval.png",
             "Retrieval",
-            "share",
+            "recall and nDCG",
             of_kind(records, "retrieval"),
             ["recall@1", "recall@10", "ndcg@10"],
         ),
@@ -101,7 +101,7 @@ def _plot(
         drawn += 1
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    _dress(axes, legend=drawn > 1)
+    _style(axes, legend=drawn > 1)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return Plot(file, title, out.getvalue())
@@ -117,7 +117,7 @@ def _line(axes: Axes, points: list[tuple[float, float]], color: str, label: str)
 
 
 def running_mean(values: list[float]) -> list[float]:
-    """Mean of the values around each one, over a twentieth of all."""
+    """Centered moving average over a window of 1/20 of all values."""
     half = max(1, len(values) // 40)
     total = [0.0]
     for value in values:
@@ -126,7 +126,7 @@ def running_mean(values: list[float]) -> list[float]:
     return [(total[end] - total[start]) / (end - start) for start, end in windows]
 
 
-def _dress(axes: Axes, *, legend: bool) -> None:
+def _style(axes: Axes, *, legend: bool) -> None:
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)

@@ -1,4 +1,4 @@
-"""A curve as text: two by four dots per character cell (braille), or stars where the terminal has no Unicode."""
+"""Plot a curve as text: 2 × 4 dots per character (braille), or asterisks on a terminal without Unicode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def curve(points: Sequence[Point], *, width: int = 60, height: int = 8, unicode: bool = True) -> list[str]:
-    """Lines of text with the points joined, the y-range at the left and the x-range below.
+    """The plot as lines of text, with the range of y on the left and the range of x below.
 
-    Points that are not finite are left out; fewer than two leave nothing to draw, so no lines.
+    Points that are not finite are skipped. Empty if fewer than two points remain.
     """
     points = [(x, y) for x, y in points if y is not None and math.isfinite(y)]
     if len(points) < 2:
@@ -26,13 +26,12 @@ def curve(points: Sequence[Point], *, width: int = 60, height: int = 8, unicode:
     columns, rows = width * across, height * down
     grid = [[False] * columns for _ in range(rows)]
 
-    def place(point: Point) -> tuple[int, int]:
+    def dot_of(point: Point) -> tuple[int, int]:
         column = round((point[0] - left) / ((right - left) or 1) * (columns - 1))
         row = round((high - point[1]) / ((high - low) or 1) * (rows - 1))
         return column, row
 
-    placed = [place(point) for point in sorted(points)]
-    for (x0, y0), (x1, y1) in itertools.pairwise(placed):
+    for (x0, y0), (x1, y1) in itertools.pairwise([dot_of(point) for point in sorted(points)]):
         dots = max(abs(x1 - x0), abs(y1 - y0), 1)
         for dot in range(dots + 1):
             grid[round(y0 + (y1 - y0) * dot / dots)][round(x0 + (x1 - x0) * dot / dots)] = True
@@ -50,9 +49,9 @@ def curve(points: Sequence[Point], *, width: int = 60, height: int = 8, unicode:
 
 
 def sparkline(values: Sequence[float], *, width: int = 24) -> str:
-    """The newest values as one line of bars."""
+    """All values as one line of bars. More values than `width` are averaged in equal parts."""
     values = [value for value in values if value is not None and math.isfinite(value)]
-    if len(values) > width:  # means of equal parts
+    if len(values) > width:
         edges = [round(index * len(values) / width) for index in range(width + 1)]
         values = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     if len(values) < 2:

@@ -1,1 +1,4 @@
-"""`method`: what is learned. One section per method; nothing is loaded here, so that each can be imported by itself."""
+"""`method`: the training method, one section per method.
+
+This module imports none of them, so that each can be imported by itself.
+"""

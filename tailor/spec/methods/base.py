@@ -1,4 +1,4 @@
-"""What every method's section has in common, and what the rest of tailor asks of a method."""
+"""Base of the methods' sections, and the traits by which the rest of tailor handles a method."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from tailor.spec.base import Section
 from tailor.spec.data import TEXTS, Kind
 
 Turns = Literal["assistant", "last_assistant", "everything"]
-"""Which tokens of a conversation are supervised."""
+"""Which tokens of a conversation are supervised (count in the loss)."""
 ReferenceSource = Literal["auto", "adapter_off", "copy", "precomputed"]
 
 
 @dataclass(frozen=True)
 class StreamSizes:
-    """Of a method whose steps take rows from two streams: how many of each, over all workers; 0 for none."""
+    """Sizes of a GRIT batch, over all workers. 0 means that the step has none."""
 
     queries: int
-    """Texts to embed come as queries, each with its passages."""
+    """Queries to embed, each with its passages."""
     examples: int
-    """Sequences to generate."""
+    """Sequences for the next-token loss."""
     group: int
-    """Passages of each query."""
+    """Passages per query."""
 
     @property
     def embeds(self) -> bool:
@@ -37,19 +37,19 @@ class StreamSizes:
         return "unified" if self.embeds and self.generates else "embedding" if self.embeds else "generative"
 
     def describe(self) -> str:
-        """A step in words."""
+        """The batch in words, for messages."""
         parts = []
         if self.embeds:
             passages = f"{self.group} passage" + ("s" if self.group > 1 else "")
             parts.append(f"{self.queries} queries with {passages} each")
         if self.generates:
-            parts.append(f"{self.examples} sequences to generate")
+            parts.append(f"{self.examples} sequences for the next-token loss")
         return " and ".join(parts)
 
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """Longest prompt and longest answer in tokens; None for no limit of their own."""
+    """Maximum length of prompt and answer, in tokens. None: no separate limit."""
 
     prompt: int | None = None
     completion: int | None = None
@@ -57,16 +57,16 @@ class AnswerLimits:
 
 @dataclass(frozen=True)
 class TextLimits:
-    """Longest texts to embed, in tokens with all that is around them."""
+    """Maximum length of the texts to embed, in tokens, with instruction and special tokens."""
 
     query: int
     passage: int
     negatives: bool = True
-    """Whether a query needs a passage that does not answer it."""
+    """Whether each query needs a passage that does not answer it."""
 
 
 class EmbeddingMethod(Protocol):
-    """The keys of a method that trains embeddings, as models, plans and artifacts read them."""
+    """Keys of a method that trains embeddings, as models, plans and artifacts read them."""
 
     @property
     def pooling(self) -> Literal["mean", "weightedmean", "lasttoken", "cls"]: ...
@@ -92,31 +92,35 @@ class EmbeddingMethod(Protocol):
     def max_passage_length(self) -> int | None: ...
     @property
     def generates(self) -> bool:
-        """Whether it trains the language model's head too."""
+        """Whether it also trains next-token prediction."""
         ...
 
 
 class MethodSection(Section):
-    """Base of the method sections. A class variable or property below is a trait: code elsewhere asks for the trait and
-    never for the method's name or class.
+    """Base of the methods' sections.
+
+    The class variables and properties are traits: other code reads a trait and never tests for a method's name or
+    class.
     """
 
     implementation: ClassVar[str]
     """`module:function` that builds the loss: (section, reference) -> `tailor.methods.base.Method`."""
     rules: ClassVar[str | None] = None
-    """Module of the rules between its keys, with any of `conflicts`, `findings` and `unused`."""
+    """Module of the rules between its keys, with any of the functions `conflicts`, `findings` and `unused`."""
     reads: ClassVar[tuple[Kind, ...]]
-    """Kinds of the rows that it learns from."""
+    """Kinds of rows that it reads."""
     compares_answers: ClassVar[bool] = False
-    """Its rows are whole answers to compare, none of them right or wrong by itself."""
+    """Whether its rows are answers to compare. No such answer is right or wrong by itself."""
     token_loss: ClassVar[bool] = False
-    """Its loss is a sum over tokens wherever they are, so a sequence can be cut: over workers, or into windows."""
+    """Whether its loss is a sum over tokens. Then a sequence can be split, over workers or into windows."""
     documents_per_pass: ClassVar[str | None] = None
-    """Why one forward pass always holds several documents, after `method NAME `; None where it need not."""
+    """Why a forward pass always has several documents: the end of a sentence that starts with `method NAME`. None if
+    it can have one.
+    """
     min_examples: ClassVar[int] = 1
-    """Examples that a split needs."""
+    """Minimum number of examples in a split."""
     too_few_examples: ClassVar[str] = ""
-    """What the examples are needed for, after `method NAME `."""
+    """Why it needs `min_examples`: the end of a sentence that starts with `method NAME`."""
     embedding_key: ClassVar[str] = "method.name"
     """The key that decides whether it trains embeddings."""
     can_precompute_reference: ClassVar[bool] = True
@@ -131,7 +135,7 @@ class MethodSection(Section):
 
     @property
     def supervised_turns(self) -> Turns:
-        """Which turns of a conversation are supervised where one is read, in training or in an evaluation of the run."""
+        """Which tokens of a conversation are supervised, in training and in evaluations of the run."""
         return "assistant"
 
     @property
@@ -141,34 +145,34 @@ class MethodSection(Section):
 
     @property
     def answer_limits(self) -> AnswerLimits | None:
-        """The limits of prompt and answer, for a method that compares answers."""
+        """Maximum lengths of prompt and answer. None for methods that do not compare answers."""
         return None
 
     def text_limits(self, max_length: int) -> TextLimits | None:
-        """The limits of queries and passages, for a method that reads them. max_length: `data.max_length`."""
+        """Maximum lengths of queries and passages. None for methods without them. max_length: `data.max_length`."""
         return None
 
     @property
     def embedding(self) -> EmbeddingMethod | None:
-        """Its keys of embeddings; None where it trains none."""
+        """The method's embedding keys. None if it trains no embeddings."""
         return None
 
     @property
     def streams(self) -> StreamSizes | None:
-        """What a step takes of its two streams; None for a method whose batches are `train.batch_size` rows."""
+        """Sizes of its GRIT batches. None for a method whose batches are `train.batch_size` rows."""
         return None
 
     @property
     def joins(self) -> bool:
-        """Rows are cut from a stream of joined documents."""
+        """Whether documents are joined into one stream that is cut into rows."""
         return False
 
     @property
     def reference_source(self) -> ReferenceSource | None:
-        """Where the log-probabilities of its reference model come from; None where it has no reference."""
+        """Source of the reference log-probabilities. None if it has no reference model."""
         return None
 
     @property
     def loss_keys(self) -> tuple[str, ...]:
-        """Keys elsewhere in the recipe that may change when a run continues, but decide this method's loss."""
+        """Keys outside of `method` that change this method's loss. They must stay the same when a run is resumed."""
         return ()

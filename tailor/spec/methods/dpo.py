@@ -17,51 +17,61 @@ SMOOTHED = ("sigmoid", "robust", "simpo", "cpo")
 
 
 class Dpo(MethodSection):
-    """Direct preference optimization: of two answers to a prompt, the chosen one becomes likelier than the rejected one.
+    """Direct preference optimization (DPO, arXiv 2305.18290) and related losses.
 
-    The loss is the mean over the pairs of the global batch.
+    Of two answers to a prompt, the chosen one becomes more likely than the rejected one. The loss is the mean over
+    the pairs of the global batch.
     """
 
     implementation = "tailor.methods.dpo:build"
     rules = "tailor.spec.rules.methods.dpo"
     reads = (PAIRS,)
     compares_answers = True
-    documents_per_pass = "gives several answers to one"
+    documents_per_pass = "puts several answers into one forward pass"
 
     name: Literal["dpo"]
     """The method."""
 
     loss: Literal["sigmoid", "robust", "ipo", "hinge", "simpo", "orpo", "cpo"] = "sigmoid"
-    """The loss of a pair. simpo, orpo and cpo need no reference model."""
+    """Loss of a pair. `sigmoid` is the original DPO loss; `robust` and `sigmoid` with `label_smoothing` are for noisy
+    labels; `ipo` and `hinge` are alternatives with a reference model; `simpo`, `orpo` and `cpo` need no reference
+    model.
+    """
 
     beta: float = Field(0.1, gt=0)
-    """How much a difference of log-probabilities counts: larger keeps the model closer to the reference.
-
-    For ipo it is the paper's tau, for orpo the weight of the odds-ratio term (lambda).
+    """Strength of the implicit KL penalty: larger values keep the model closer to the reference model. Typical: 0.05
+    to 0.5. For ipo it is the paper's tau, for orpo the weight of the odds-ratio term (lambda).
     """
 
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of the pairs whose labels are taken to be swapped. For sigmoid (conservative DPO), robust, simpo and cpo."""
+    """Assumed share of pairs whose chosen and rejected answers are swapped. For sigmoid (conservative DPO), robust,
+    simpo and cpo. Raise it for noisy labels.
+    """
 
     gamma: float = Field(0.5, ge=0)
-    """Margin by which the chosen answer's reward must be larger, for simpo."""
+    """Target reward margin between the chosen and the rejected answer, for simpo."""
 
     sft_weight: float | None = Field(None, ge=0)
-    """Weight of the chosen answer's own loss, its mean over the answer's tokens. Default 1 for orpo and cpo, else 0."""
+    """Weight of an added SFT loss: the negative log-likelihood of the chosen answer, averaged over its tokens.
+    Default: 1 for orpo and cpo, else 0.
+    """
 
     reference: Literal["auto", "adapter_off", "copy", "precomputed"] = "auto"
-    """Where the reference log-probabilities come from.
-
-    adapter_off: the base under the adapter. copy: a frozen copy of the model. precomputed: computed once before
-    training and kept beside the tokens. auto: adapter_off with an adapter, else copy, or precomputed where the
-    workers share the weights out.
+    """Source of the reference log-probabilities. `adapter_off`: the base model with the adapter turned off. `copy`: a
+    frozen copy of the model, which needs memory for it. `precomputed`: computed once before training and stored
+    beside the tokens. `auto`: adapter_off with an adapter; else copy, or precomputed if the strategy shards the
+    weights.
     """
 
     max_prompt_length: int | None = Field(None, ge=1)
-    """Longest prompt, in tokens. With `data.on_long: truncate` the end of a longer one is kept."""
+    """Longest prompt, in tokens. With `data.on_long: truncate`, a longer prompt loses its start; otherwise the row
+    counts as too long. Default: only `data.max_length` limits it.
+    """
 
     max_completion_length: int | None = Field(None, ge=1)
-    """Longest answer, in tokens. With `data.on_long: truncate` the start of a longer one is kept."""
+    """Longest answer, in tokens. With `data.on_long: truncate`, a longer answer loses its end; otherwise the row
+    counts as too long. Default: only `data.max_length` limits it.
+    """
 
     @property
     def answer_limits(self) -> AnswerLimits:

@@ -11,69 +11,82 @@ from tailor.spec.methods.base import EmbeddingMethod, MethodSection, StreamSizes
 
 
 class Gritlm(MethodSection):
-    """One model that embeds and generates (Muennighoff et al. 2024, arXiv 2402.09906): contrastive loss on queries
-    with their passages, and next-token loss on conversations.
+    """One model for embedding and generation (GRIT, arXiv 2402.09906).
 
-    The loss is `embedding_weight` times the mean over the queries of the global batch, plus `generative_weight` times
-    the mean over its supervised tokens.
+    It has a contrastive loss on queries with their passages, and a next-token loss on conversations. The loss is
+    `embedding_weight` times the mean over the queries of the global batch, plus `generative_weight` times the mean
+    over its supervised tokens.
     """
 
     implementation = "tailor.methods.gritlm:build"
     rules = "tailor.spec.rules.methods.gritlm"
     reads = (RELEVANCE, EXAMPLES)
-    documents_per_pass = "reads many texts in one"
+    documents_per_pass = "puts many texts into one forward pass"
     embedding_key = "method.mode"
 
     name: Literal["gritlm"]
     """The method."""
 
     mode: Literal["unified", "embedding", "generative"] = "unified"
-    """What each step learns: to embed and to generate, or one of them."""
+    """`unified` trains embedding and generation in each step; `embedding` and `generative` train one of them."""
 
     pooling: Literal["mean", "weightedmean", "lasttoken", "cls"] = "mean"
-    """How a text's tokens become one vector. Its instruction, BOS and format are seen, but not pooled.
-
-    weightedmean: the n-th token counts n times. cls: the first token of all, BOS mostly.
+    """How the hidden states of a text's tokens become one vector. The tokens of instruction, BOS and format are
+    attended to but not pooled. `weightedmean`: the n-th token has weight n. `lasttoken`: the last token. `cls`: the
+    first token of the sequence, usually BOS.
     """
 
     projection: int | None = Field(None, ge=1)
-    """Numbers of an embedding, by a linear layer that is trained too. Default: the model's hidden size, and no layer."""
+    """Dimension of the embedding, through a linear layer that is trained too. Default: the model's hidden size,
+    without such a layer.
+    """
 
     normalize: bool = True
-    """Whether embeddings have length 1, so that a similarity is a cosine."""
+    """Normalize embeddings to length 1, so that similarities are cosines."""
 
     attention: Literal["bidirectional", "causal"] = "bidirectional"
-    """How texts to embed are read. Generation is always causal."""
+    """Attention for texts to embed. Generation is always causal."""
 
     window: Literal["keep", "widen"] = "keep"
-    """A model's sliding window in bidirectional attention: as far in both directions, or the whole text."""
+    """For models with sliding-window attention and bidirectional embeddings: `keep` applies the window in both
+    directions, `widen` attends to the whole text.
+    """
 
     temperature: float = Field(0.02, gt=0)
-    """What similarities are divided by."""
+    """Temperature of the contrastive loss: similarities are divided by it."""
 
     group_size: int = Field(2, ge=1)
-    """Passages of each query in a step: one that answers it, drawn anew each epoch, and others that do not."""
+    """Passages per query in a step: one positive, drawn again in each epoch, and group_size - 1 negatives of the
+    query's row.
+    """
 
     negatives: Literal["global", "local", "hard"] = "global"
-    """What a query's passage is told from: all passages of the global batch; those of the queries of the same worker, so
-    that the loss depends on their number; or only the query's own that do not answer.
+    """Which passages a query's positive is contrasted with. `global`: all passages of the global batch. `local`: the
+    passages of the queries on the same worker, so the loss depends on the number of workers. `hard`: only the query's
+    own negatives.
     """
 
     symmetric: bool = False
-    """Also tell the query of each passage that answers from the batch's other queries; the mean of both losses."""
+    """Also contrast each positive passage with all queries of the batch; the loss is the mean of both directions."""
 
     mask_duplicates: bool = True
-    """Leave passages out that the query's row itself says to answer, and those that answer the same query in another row."""
+    """Leave known false negatives out of the loss: passages that are a positive of the query in its own row, or of
+    the same query in another row.
+    """
 
     false_negative_margin: float | None = Field(None, ge=0)
-    """Leave passages out whose similarity to the query is larger than its answer's by more than this."""
+    """Leave likely false negatives out of the loss: passages whose similarity to the query exceeds that of the
+    positive by more than this margin. Default: off.
+    """
 
     matryoshka: list[Annotated[int, Field(ge=1)]] = []
-    """Shorter lengths that embeddings shall be useful at: the loss is the mean over these and the whole one."""
+    """Matryoshka representation learning (arXiv 2205.13147): shorter dimensions at which embeddings can be cut. The
+    loss is the mean over these and the full dimension.
+    """
 
     generative_normalization: Literal["token", "mixed"] = "token"
-    """token: the mean over the batch's tokens. mixed: the mean over `train.micro_batch_size` sequences' tokens at a time,
-    then over these means, as published.
+    """`token`: the mean over all supervised tokens of the batch. `mixed`: the mean over the tokens of each
+    `train.micro_batch_size` sequences, then over these means, as in the published GritLM.
     """
 
     embedding_weight: float = Field(1.0, gt=0)
@@ -83,27 +96,34 @@ class Gritlm(MethodSection):
     """Weight of the next-token loss."""
 
     embedding_batch_size: int = Field(256, ge=2)
-    """Queries of a step, over all workers. They are of one source."""
+    """Queries per step, over all workers. All queries of a step come from one source. More queries give more
+    negatives.
+    """
 
     generative_batch_size: int = Field(32, ge=1)
-    """Sequences to generate of a step, over all workers."""
+    """Sequences for the next-token loss per step, over all workers."""
 
     chunk_size: int | None = Field(None, ge=1)
-    """Texts in one forward pass of one worker. Default: what fits, by the plan. Dropout alone depends on it."""
+    """Texts to embed in one forward pass of one worker. Default: as many as fit into memory by the plan's estimate.
+    It does not change the loss, except through dropout.
+    """
 
     engine: Literal["gradcache", "chunk_checkpoint"] = "gradcache"
-    """How a batch of any size fits into memory: texts are embedded without gradients, then again chunk by chunk with
-    those of the loss; or in one pass whose chunks are computed again in the backward pass.
+    """How a large batch fits into memory. `gradcache` (arXiv 2101.06983): embed all texts without gradients, then
+    embed them again chunk by chunk and apply the loss's gradients. `chunk_checkpoint`: one forward pass whose chunks
+    are recomputed in the backward pass.
     """
 
     max_query_length: int | None = Field(None, ge=8)
-    """Longest query, in tokens, with its instruction. Default: `data.max_length`."""
+    """Longest query with its instruction, in tokens. Default: `data.max_length`."""
 
     max_passage_length: int | None = Field(None, ge=8)
-    """Longest passage, in tokens, with its instruction. Default: `data.max_length`."""
+    """Longest passage with its instruction, in tokens. Default: `data.max_length`."""
 
     train_on: Literal["assistant", "last_assistant", "everything"] = "assistant"
-    """Which tokens of a conversation are supervised, as in sft."""
+    """Which tokens of a conversation are supervised: all `assistant` turns, the `last_assistant` turn, or
+    `everything`.
+    """
 
     @property
     def supervised_turns(self) -> Turns:

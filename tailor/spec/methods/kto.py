@@ -11,44 +11,49 @@ from tailor.spec.methods.base import AnswerLimits, MethodSection, ReferenceSourc
 
 
 class Kto(MethodSection):
-    """Kahneman-Tversky optimization: single answers that are labeled desirable or undesirable.
+    """Kahneman-Tversky optimization (KTO, arXiv 2402.01306).
 
-    The loss is the mean over the examples of the global batch.
+    It learns from single answers that are labeled desirable or undesirable. The loss is the mean over the examples of
+    the global batch.
     """
 
     implementation = "tailor.methods.kto:build"
     rules = "tailor.spec.rules.methods.kto"
     reads = (RATED,)
     compares_answers = True
-    documents_per_pass = "gives several answers to one"
+    documents_per_pass = "puts several answers into one forward pass"
     min_examples = 2
-    too_few_examples = "compares each prompt with another example's answer"
+    too_few_examples = "estimates the KL divergence from prompts with the answers of other examples"
     can_precompute_reference = False
 
     name: Literal["kto"]
     """The method."""
 
     beta: float = Field(0.1, gt=0)
-    """How much a difference of log-probabilities counts: larger keeps the model closer to the reference."""
+    """Strength of the implicit KL penalty: larger values keep the model closer to the reference model. Typical: 0.05
+    to 0.5.
+    """
 
     desirable_weight: float = Field(1.0, ge=0)
-    """Weight of the desirable examples' losses."""
+    """Weight of the loss of desirable examples. Raise it if there are far fewer of them than undesirable ones."""
 
     undesirable_weight: float = Field(1.0, ge=0)
-    """Weight of the undesirable examples' losses."""
+    """Weight of the loss of undesirable examples. Raise it if there are far fewer of them than desirable ones."""
 
     reference: Literal["auto", "adapter_off", "copy"] = "auto"
-    """Where the reference log-probabilities come from.
-
-    adapter_off: the base under the adapter. copy: a frozen copy of the model. auto: adapter_off with an adapter,
-    else copy.
+    """Source of the reference log-probabilities. `adapter_off`: the base model with the adapter turned off. `copy`: a
+    frozen copy of the model, which needs memory for it. `auto`: adapter_off with an adapter, else copy.
     """
 
     max_prompt_length: int | None = Field(None, ge=1)
-    """Longest prompt, in tokens. With `data.on_long: truncate` the end of a longer one is kept."""
+    """Longest prompt, in tokens. With `data.on_long: truncate`, a longer prompt loses its start; otherwise the row
+    counts as too long. Default: only `data.max_length` limits it.
+    """
 
     max_completion_length: int | None = Field(None, ge=1)
-    """Longest answer, in tokens. With `data.on_long: truncate` the start of a longer one is kept."""
+    """Longest answer, in tokens. With `data.on_long: truncate`, a longer answer loses its end; otherwise the row
+    counts as too long. Default: only `data.max_length` limits it.
+    """
 
     @property
     def answer_limits(self) -> AnswerLimits:

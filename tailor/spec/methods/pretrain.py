@@ -9,7 +9,7 @@ from tailor.spec.methods.base import MethodSection, Turns
 
 
 class Pretrain(MethodSection):
-    """Pretraining, from new weights or going on: next-token loss on every token of plain texts."""
+    """Pretraining or continued pretraining: next-token loss on every token of plain texts."""
 
     implementation = "tailor.methods.next_token:build"
     rules = "tailor.spec.rules.methods.pretrain"
@@ -20,11 +20,10 @@ class Pretrain(MethodSection):
     """The method."""
 
     documents: Literal["join", "isolate"] = "join"
-    """How documents share rows of `data.max_length` tokens.
-
-    `join`: shuffled documents, each ended by EOS, make one stream that is cut into rows. Every row but the last is
-    full, every token is learned once, and a token sees all before it in its row, of other documents too.
-    `isolate`: as in `sft`, so `data.pack` and `data.on_long` decide, and no document sees another.
+    """How documents fill rows of `data.max_length` tokens. `join`: shuffled documents, each with EOS at its end, form
+    one stream that is cut into rows. Almost no padding, every token is trained on once, and a token attends to all
+    earlier tokens of its row, also of other documents. `isolate`: as in `sft`; attention is limited to each document,
+    and `data.pack` and `data.on_long` apply.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""The methods by name: those built in, and those that other packages register."""
+"""The registry of methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METHODS: Registry[type[MethodSection]] = Registry(
 
 
 def method_of(values: Mapping[str, Any]) -> MethodSection:
-    """The section from its plain values, as they stand in a run's plan. KeyError for a method that is not installed."""
+    """The section from its plain values, as in a run's plan. Raises KeyError for a method that is not installed."""
     return METHODS.get(values["name"]).model_validate(values)
 
 

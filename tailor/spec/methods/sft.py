@@ -9,7 +9,7 @@ from tailor.spec.methods.base import MethodSection, Turns
 
 
 class Sft(MethodSection):
-    """Supervised fine-tuning: next-token loss on the supervised tokens."""
+    """Supervised fine-tuning (SFT): next-token loss on the supervised tokens."""
 
     implementation = "tailor.methods.next_token:build"
     reads = (EXAMPLES,)
@@ -19,9 +19,9 @@ class Sft(MethodSection):
     """The method."""
 
     train_on: Literal["assistant", "last_assistant", "everything"] = "assistant"
-    """Which tokens of a conversation are supervised: all assistant turns, the last one, or every token.
-
-    Plain text is always supervised in full, and a completion row on its response unless this says `everything`.
+    """Which tokens of a conversation are supervised: all `assistant` turns, the `last_assistant` turn, or
+    `everything`. In a completion row it is the response, or all tokens with `everything`. Plain text is always
+    supervised in full.
     """
 
     @property

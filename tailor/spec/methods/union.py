@@ -1,4 +1,4 @@
-"""The type of `method` in a recipe. It loads every method, so no method's section or rules may import it."""
+"""The type of `method` in a recipe. It imports every method, so the sections and rules of methods must not import it."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ if TYPE_CHECKING:
     Method = MethodSection
 else:
     Method = Annotated[reduce(or_, METHODS), Field(discriminator="name")]
-    """One of the registered sections, by its `name`."""
+    """One of the registered methods, chosen by `name`."""

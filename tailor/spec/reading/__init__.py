@@ -1,1 +1,1 @@
-"""From YAML text to values with positions, and back: source, overrides, explanations, schemas, the reference."""
+"""Read a file into plain values with positions, validate them, and publish the schema and the reference."""

@@ -1,7 +1,7 @@
-"""pydantic's validation error + positions -> problems a reader can act on.
+"""Turn pydantic's validation error into problems with positions and hints.
 
-pydantic says only where a value failed. What is needed there is described from the specs, so that
-a message and the reference cannot disagree.
+pydantic reports only where a value failed. What is allowed there is described from the spec classes, so messages and
+the reference agree.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ _TAG = ("union_tag_not_found", "union_tag_invalid")
 
 @dataclass(frozen=True)
 class _Failure:
-    """One of pydantic's errors, with the path in the file and what is allowed there."""
+    """One of pydantic's errors, with its path in the file and what is allowed there."""
 
     kind: str
     path: Path
     allowed: schema_tree.Allowed | None
     union: Path | None
-    """The path at which a plain union (`Literal | list`) was tried, if there was one."""
+    """The path where a plain union (`Literal | list`) was tried, if there was one."""
 
 
 def explain(error: ValidationError, document: Document, root: type[File]) -> tuple[list[Problem], set[str]]:
-    """Every problem, and the keys that unknown keys were probably meant to be."""
+    """Every problem, and the existing keys that the unknown keys were probably meant to be."""
     failures = [
         _locate(entry["type"], entry["loc"], document, root) for entry in error.errors(include_url=False)
     ]
     problems: list[Problem] = []
-    meant: set[Path] = set()
+    intended: set[Path] = set()
     unknown = [failure.path for failure in failures if failure.kind == "extra_forbidden"]
     for failure in failures:
-        if failure.kind in _TAG and failure.allowed:  # pydantic looks no further into these
+        if failure.kind in _TAG and failure.allowed:  # pydantic does not validate the keys of these
             known = {key for section in failure.allowed.sections for key in section.model_fields}
             unknown += [(*failure.path, key) for key in document.get(failure.path) if key not in known]
     for path in unknown:
         message, suggestion = _unknown(path, document, root)
         if suggestion:
-            meant.add(suggestion)
+            intended.add(suggestion)
         problems.append(document.at_key(path).problem(path, message))
     for failure in _one_per_union(failures):
         path, needed = failure.path, failure.allowed
@@ -60,26 +60,26 @@ def explain(error: ValidationError, document: Document, root: type[File]) -> tup
         if failure.kind in _TAG:
             path, needed = (*path, "name"), _names(needed)
         if failure.kind in ("missing", "union_tag_not_found"):
-            if path not in meant:
+            if path not in intended:
                 problems.append(document.at_key(path).problem(path, _missing(needed)))
             continue
         problems.append(document.at_value(path).problem(path, _wrong(path, needed, document)))
-    return problems, {dotted(path) for path in meant}
+    return problems, {dotted(path) for path in intended}
 
 
 def _locate(kind: str, location: Iterable[str | int], document: Document, root: type[Section]) -> _Failure:
-    """pydantic's location also names union members; this finds the path in the file."""
+    """Translate pydantic's location, which also names union members, into the path in the file."""
     needed: schema_tree.Allowed | None = schema_tree.allowed(root)
     path: Path = ()
     union: Path | None = None
-    inside = False
+    in_variant = False
     for step in location:
         if needed is None:
             break
         if isinstance(step, int):
             path, needed = (*path, step), needed.item(step)
-        elif needed.tagged and not inside:
-            inside = True  # the step is the tag
+        elif needed.tagged and not in_variant:
+            in_variant = True  # the step is the tag
         elif needed.sections and len(needed.types) > 1 and not needed.tagged:
             union = path  # the step is the member of a plain union that was tried
             if str(step).startswith("tagged-union["):
@@ -91,7 +91,7 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
         elif needed.sections:
             section = schema_tree.variant(needed.sections, document.get(path))
             info = schema_tree.field(section, step) if section else None
-            path, needed, inside = (*path, step), schema_tree.of_field(info) if info else None, False
+            path, needed, in_variant = (*path, step), schema_tree.of_field(info) if info else None, False
         elif needed.mappings:
             path, needed = (*path, step), schema_tree.allowed(str)
         else:
@@ -100,7 +100,10 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
 
 
 def _one_per_union(failures: list[_Failure]) -> list[_Failure]:
-    """A value that fits no member of a union fails once: inside the member it was meant for, else as a whole."""
+    """Keep one failure per value that fits no member of a union.
+
+    It is the one inside the intended member if there is one, else the one of the whole value.
+    """
     kept: list[_Failure] = []
     deeper = {
         failure.union
@@ -118,7 +121,7 @@ def _one_per_union(failures: list[_Failure]) -> list[_Failure]:
 
 
 def _names(needed: schema_tree.Allowed) -> schema_tree.Allowed:
-    """What `name` may be in a tagged union of sections."""
+    """The values that `name` may have in a tagged union of sections."""
     literals: list[Any] = []
     for section in needed.sections:
         info = schema_tree.field(section, "name")
@@ -138,14 +141,14 @@ def _missing(needed: schema_tree.Allowed) -> str:
 
 
 def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Path | None]:
-    """The message for an unknown key, and the key that was probably meant."""
+    """The message for an unknown key, and the key that was probably intended."""
     *above, key = path
     section, siblings = _section_at(tuple(above), document, root)
     own = [*section.model_fields, *([EXTENDS] if section is root else [])]
     start = "unknown section" if not above and isinstance(document.get(path), dict) else "unknown key"
     if key in aliases.SECRETS:
         return (
-            f"{start}; secrets do not stand in a {root.noun} but in {root.where_secrets_stand}",
+            f"{start}; a {root.noun} must not contain secrets: put them into {root.secrets_location}",
             None,
         )
     owners = [
@@ -157,14 +160,17 @@ def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Pat
     index = schema_tree.key_index(root)
     steps = tuple(str(key).split("."))
     if len(steps) > 1 and (*above, *steps) in index.get(steps[-1], ()):
-        return f"{start}; dots are for the command line, in a file write {steps[-1]} below {steps[-2]}:", None
+        return (
+            f"{start}; dotted keys work only on the command line: in the file, write {steps[-1]} below {steps[-2]}:",
+            None,
+        )
     elsewhere = _nearest(index.get(str(key), ()), above)
     if elsewhere:
         return f"{start}; it belongs at {' or '.join(map(dotted, elsewhere))}", _exact(elsewhere)
-    if key in root.says:
-        return f"{start}; {root.says[str(key)]}", None
-    if key in root.belongs:
-        target = tuple(root.belongs[str(key)].split("."))
+    if key in root.migration_hints:
+        return f"{start}; {root.migration_hints[str(key)]}", None
+    if key in root.aliases:
+        target = tuple(root.aliases[str(key)].split("."))
         if target[:-1] == tuple(above):
             return f"{start}; did you mean {target[-1]}?", target
         return f"{start}; it belongs at {dotted(target)}", target
@@ -173,8 +179,8 @@ def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Pat
         return f"{start}; did you mean {near[0]}?", (*above, near[0])
     far = difflib.get_close_matches(str(key), index, n=1, cutoff=0.8)
     if far:
-        places = _nearest(index[far[0]], above)
-        return f"{start}; did you mean {' or '.join(map(dotted, places))}?", _exact(places)
+        candidates = _nearest(index[far[0]], above)
+        return f"{start}; did you mean {' or '.join(map(dotted, candidates))}?", _exact(candidates)
     what = "sections" if not above else "keys here"
     return f"{start}; the {what} are {', '.join(own)}", None
 
@@ -197,23 +203,23 @@ def _section_at(
     return section, others
 
 
-def _nearest(places: tuple[tuple[str, ...], ...], above: list[str | int]) -> list[tuple[str, ...]]:
-    """The places below this section if there are any, else the shallowest ones."""
+def _nearest(paths: tuple[tuple[str, ...], ...], above: list[str | int]) -> list[tuple[str, ...]]:
+    """At most two positions of a key: those below this section if any, else the least nested ones."""
     here = tuple("N" if isinstance(step, int) else step for step in above)
-    below = [place for place in places if here and place[: len(here)] == here]
-    pool = below or list(places)
-    depth = min((len(place) for place in pool), default=0)
-    return [place for place in pool if len(place) == depth][:2]
+    below = [path for path in paths if here and path[: len(here)] == here]
+    candidates = below or list(paths)
+    depth = min((len(path) for path in candidates), default=0)
+    return [path for path in candidates if len(path) == depth][:2]
 
 
-def _exact(places: list[tuple[str, ...]]) -> Path | None:
-    return places[0] if len(places) == 1 and "N" not in places[0] else None
+def _exact(paths: list[tuple[str, ...]]) -> Path | None:
+    return paths[0] if len(paths) == 1 and "N" not in paths[0] else None
 
 
 def _wrong(path: Path, needed: schema_tree.Allowed, document: Document) -> str:
     value = document.get(path)
     if needed.sections and value is None:
-        return "empty section; give it keys, or leave it out"
+        return "empty section; add keys to it, or remove it"
     if value in ("", []):
         return f"empty; it must be {schema_tree.describe(needed)}"
     hint = _hint(path, value, needed, document)
@@ -221,7 +227,7 @@ def _wrong(path: Path, needed: schema_tree.Allowed, document: Document) -> str:
 
 
 def given(path: Path, document: Document) -> str:
-    """A value as its writer would recognize it."""
+    """A value as the user wrote it, shortened to 60 characters."""
     value = document.get(path)
     if isinstance(value, (dict, list)):
         kind = "mapping" if isinstance(value, dict) else "list"
@@ -235,16 +241,16 @@ def given(path: Path, document: Document) -> str:
 
 
 def _hint(path: Path, value: Any, needed: schema_tree.Allowed, document: Document) -> str | None:
-    """How to write what was probably meant."""
+    """How to write the value that was probably intended."""
     if isinstance(value, str):
-        return _mend_text(path, value, needed, document)
+        return _text_hint(path, value, needed, document)
     plain = isinstance(value, (bool, int, float))
     if plain and str in needed.types and path in document.written:
         return f'put it in quotes: "{document.written[path]}"'
     if plain and any(get_origin(kind) is list for kind in needed.types):
         return f"write it as a list: [{given(path, document)}]"
     if isinstance(value, float) and not math.isfinite(value):
-        return "it must be finite"
+        return "write a finite number"
     if isinstance(value, float) and int in needed.types and value.is_integer():
         return f"write {int(value)}"
     if isinstance(value, dict) and needed.lists:
@@ -252,7 +258,7 @@ def _hint(path: Path, value: Any, needed: schema_tree.Allowed, document: Documen
     return None
 
 
-def _mend_text(path: Path, value: str, needed: schema_tree.Allowed, document: Document) -> str | None:
+def _text_hint(path: Path, value: str, needed: schema_tree.Allowed, document: Document) -> str | None:
     for section in needed.sections:
         for key, info in section.model_fields.items():
             if value in schema_tree.of_field(info).choices:
@@ -274,5 +280,5 @@ def _mend_text(path: Path, value: str, needed: schema_tree.Allowed, document: Do
     if int in needed.types or float in needed.types:
         number = scalar(value.replace("_", "").replace(",", "").strip())
         if isinstance(number, (int, float)) and not isinstance(number, bool):
-            return "leave the quotes out" if path not in document.written else f"write {number}"
+            return "remove the quotes" if path not in document.written else f"write {number}"
     return None

@@ -12,9 +12,9 @@ from tailor.spec.recipe import Recipe
 
 
 def schema(root: type[File] = Recipe) -> dict[str, Any]:
-    """The schema. Because `extends` may bring them, required keys are required of files without a base only.
+    """The JSON Schema. Keys are required only in files without `extends`, because the base may have them.
 
-    List items are replaced as a whole, so what they require is always required.
+    Keys that list items require are always required: a list replaces the base's list as a whole.
     """
     found = root.model_json_schema()
     items = {section.__name__ for section in schema_tree.list_items(root)}
@@ -30,7 +30,7 @@ def schema(root: type[File] = Recipe) -> dict[str, Any]:
         "properties": {
             EXTENDS: {
                 "type": "string",
-                "description": f"A {root.noun} whose keys this one takes and changes; its path is seen from this file.",
+                "description": f"A {root.noun} from which this one takes its keys. The path is relative to this file.",
             },
             **found["properties"],
         },

@@ -1,4 +1,4 @@
-"""What the specs allow, read from their classes: the keys of a section, and what a key's value must be."""
+"""The keys of each section and what their values may be, read from the spec classes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NONE = type(None)
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a value may be, without `null` and without the wrapping of Annotated."""
+    """What a value may be, without `null` and without the wrapper Annotated."""
 
     types: tuple[Any, ...]
     metadata: tuple[Any, ...]
     optional: bool
     tagged: bool = False
-    """A union of sections told apart by their `name`."""
+    """Whether it is a union of sections, chosen by their `name`."""
 
     @property
     def sections(self) -> tuple[type[Section], ...]:
@@ -44,7 +44,7 @@ class Allowed:
         return any(get_origin(kind) is dict for kind in self.types)
 
     def item(self, index: int) -> Allowed | None:
-        """What a list's item may be."""
+        """What an item of a list may be. None if the value is not a list."""
         for kind in self.types:
             arguments = get_args(kind)
             if get_origin(kind) is list:
@@ -55,7 +55,7 @@ class Allowed:
 
 
 def allowed(annotation: Any, metadata: tuple[Any, ...] = ()) -> Allowed:
-    """Reads an annotation such as `Annotated[int, Field(ge=1)] | None`."""
+    """Read an annotation such as `Annotated[int, Field(ge=1)] | None`."""
     if get_origin(annotation) is Annotated:
         kind, *extra = get_args(annotation)
         tagged = any(isinstance(entry, FieldInfo) and entry.discriminator for entry in extra)
@@ -87,7 +87,7 @@ def of_field(info: FieldInfo) -> Allowed:
 
 
 def variant(sections: tuple[type[Section], ...], value: Any) -> type[Section] | None:
-    """The class that a mapping is meant to be: the only one, or the one whose `name` it gives."""
+    """The class for a mapping: the only one, or the one whose `name` the mapping has. None if there is no such class."""
     if len(sections) == 1:
         return sections[0]
     name = value.get("name") if isinstance(value, dict) else None
@@ -95,13 +95,13 @@ def variant(sections: tuple[type[Section], ...], value: Any) -> type[Section] | 
 
 
 def names(section: type[Section]) -> tuple[Any, ...]:
-    """The tags under which a class of a tagged union goes."""
+    """The values of `name` for a class of a tagged union."""
     info = field(section, "name")
     return of_field(info).choices if info else ()
 
 
 def list_items(section: type[Section]) -> Iterator[type[Section]]:
-    """The sections that stand in lists, at any depth."""
+    """The sections that are items of lists, at any depth."""
     for info in section.model_fields.values():
         value = of_field(info)
         item = value.item(0)
@@ -113,7 +113,7 @@ def list_items(section: type[Section]) -> Iterator[type[Section]]:
 
 @cache
 def key_index(root: type[Section]) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Key -> the paths at which it may stand, shallow ones first. A list's index is written `N`."""
+    """Key -> the paths where it may occur, least nested first. A list index is written `N`."""
     index: dict[str, list[tuple[str, ...]]] = {}
     for path in _paths(root, ()):
         if path not in index.setdefault(path[-1], []):
@@ -134,7 +134,7 @@ def _paths(section: type[Section], above: tuple[str, ...]) -> Iterator[tuple[str
 
 
 def describe(value: Allowed) -> str:
-    """What is needed, in words: `a whole number of at least 1`."""
+    """What a value may be, in words: `a whole number of at least 1`."""
     parts: list[str] = []
     if value.tagged and len(value.sections) > 1:
         tags = [str(name) for section in value.sections for name in names(section)]

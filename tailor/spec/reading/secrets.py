@@ -1,4 +1,7 @@
-"""Secrets have no place in a file: a recipe is copied into every run's folder, a cluster file into a manifest."""
+"""Find secrets in a file, which must not contain any.
+
+A recipe is copied into every run's folder, a cluster file into a manifest.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ _TOKEN = re.compile(
 _CREDENTIALS = re.compile(r"://[^/\s@]*:[^/\s@]+@|[?&](X-Amz-Signature|X-Goog-Signature|sig|token)=")
 
 
-def problems(document: Document, where: str) -> list[Problem]:
-    """A problem per value that looks like a secret; the value is never shown. `where`: it belongs there."""
+def problems(document: Document, location: str) -> list[Problem]:
+    """One problem per value that looks like a secret. The value is never shown. location: where secrets belong."""
     found = []
     for path, text in _texts(document.values, ()):
         if _TOKEN.search(text):
-            message = f"looks like a secret token; take it out, for secrets stand in {where}"
+            message = f"looks like a secret token; remove it and put secrets into {location}"
         elif _CREDENTIALS.search(text):
-            message = f"a URL with credentials in it; take them out, for they stand in {where}"
+            message = f"is a URL with credentials; remove them and put secrets into {location}"
         else:
             continue
         found.append(document.at_value(path).problem(path, message))

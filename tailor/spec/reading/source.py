@@ -1,8 +1,8 @@
-"""YAML text -> plain values, and the place of every key and value.
+"""Parse YAML text into plain values, with the position of every key and value.
 
-Scalars follow YAML 1.2's core schema: `2e-4` is a number, `on` and `yes` are text, `010` is ten.
-A duplicate key is a problem. Anchors, aliases, merge keys and tags are refused: a file says
-everything where it stands, and `extends` is the one way to share.
+Scalars follow the YAML 1.2 core schema: `2e-4` is a number, `on` and `yes` are text, `010` is ten. A duplicate key is
+a problem. Anchors, aliases, merge keys and tags are rejected: a file shows each value where it is used, and `extends`
+is the only way to share keys.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import yaml
 from tailor.errors import Problem
 
 Path = tuple["str | int", ...]
-"""The way to a value: `("data", "train", 0, "path")`."""
+"""Path to a value: `("data", "train", 0, "path")`."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DEEPEST = 40
+_MAX_DEPTH = 40
 
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -38,14 +38,14 @@ _NAN = re.compile(r"\.(nan|NaN|NAN)")
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a file; lines and columns count from 1. Line 0 means the file or command line as a whole."""
+    """A position in a file. Lines and columns count from 1; line 0 means the whole file or command line."""
 
     file: str
     line: int = 0
     column: int = 0
 
     def problem(self, path: Path, message: str) -> Problem:
-        """One line, whatever the file holds."""
+        """A problem at this position. Line breaks and control characters are escaped, so it is one line."""
         return Problem(self.file, self.line, self.column, _one_line(dotted(path)), _one_line(message))
 
     def __str__(self) -> str:
@@ -54,30 +54,31 @@ class Position:
 
 @dataclass
 class Document:
-    """Plain values, where each key and value stands, and what was wrong with the text."""
+    """Plain values, the position of each key and value, and the problems of the text."""
 
     file: str
     values: Any = None
     keys: dict[Path, Position] = field(default_factory=dict)
-    places: dict[Path, Position] = field(default_factory=dict)
+    positions: dict[Path, Position] = field(default_factory=dict)
+    """Positions of the values; `keys` has those of the keys."""
     written: dict[Path, str] = field(default_factory=dict)
-    """Plain scalars as they stand in the text."""
+    """Plain scalars as written in the text."""
     problems: list[Problem] = field(default_factory=list)
 
     def at_key(self, path: Path) -> Position:
-        """Where the key stands; for a key that is not there, where the nearest one above it does."""
+        """Position of the key. For a key that is missing, the position of the nearest section above it."""
         while path:
-            for places in (self.keys, self.places):
-                if path in places:
-                    return places[path]
+            for known in (self.keys, self.positions):
+                if path in known:
+                    return known[path]
             path = path[:-1]
-        return self.places.get((), Position(self.file, 1, 1))
+        return self.positions.get((), Position(self.file, 1, 1))
 
     def at_value(self, path: Path) -> Position:
-        return self.places.get(path) or self.at_key(path)
+        return self.positions.get(path) or self.at_key(path)
 
     def get(self, path: Path, default: Any = None) -> Any:
-        """The value at the path, or the default where there is none."""
+        """The value at the path, or the default if there is none."""
         value = self.values
         for step in path:
             inside = isinstance(step, int) and step < len(value) if isinstance(value, list) else False
@@ -87,8 +88,8 @@ class Document:
         return value
 
     def forget(self, path: Path) -> None:
-        """Drops the places of a value that is replaced."""
-        for table in (self.keys, self.places, self.written):
+        """Remove the positions of a value that is replaced."""
+        for table in (self.keys, self.positions, self.written):
             for known in [known for known in table if known[: len(path)] == path]:
                 del table[known]
 
@@ -102,11 +103,11 @@ def _one_line(text: str) -> str:
 
 
 def parse(text: str, file: str) -> Document:
-    """Reads one YAML document. What is wrong with the text goes to `problems`; this never raises."""
+    """Parse one YAML document. Errors in the text are added to `problems`; this function never raises."""
     document = Document(file)
     try:
         _Builder(document, yaml.parse(text, Loader=_LOADER)).build()
-    except UnicodeEncodeError as error:  # half a character, as a shell can pass it
+    except UnicodeEncodeError as error:  # a lone surrogate: an argument of the shell with invalid UTF-8
         document.problems.append(Problem(file, 1, error.start + 1, "", "not UTF-8"))
         document.values = None
     except yaml.YAMLError as error:
@@ -116,7 +117,7 @@ def parse(text: str, file: str) -> Document:
 
 
 def scalar(text: str) -> Any:
-    """The value of an unquoted scalar by YAML 1.2's core schema."""
+    """The value of an unquoted scalar by the YAML 1.2 core schema."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
@@ -135,7 +136,7 @@ def scalar(text: str) -> Any:
 
 
 class _Builder:
-    """Builds a document from the parser's events."""
+    """Builds a document from the events of PyYAML's parser."""
 
     def __init__(self, document: Document, events: Iterator[Any]) -> None:
         self.document = document
@@ -147,28 +148,29 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents == 2:
-                    self._refuse(event, (), "a second document starts here; the file is one document")
+                    self._reject(event, (), "a second YAML document starts here; remove the line `---`")
                     return
             elif isinstance(event, yaml.NodeEvent):
                 self.document.values = self._node(event, ())
 
     def _node(self, event: Any, path: Path) -> Any:
-        place = self._position(event)
-        self.document.places[path] = place
+        self.document.positions[path] = self._position(event)
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(event, path, f"aliases (*{event.anchor}) are not read; write the value out")
+            self._reject(event, path, f"aliases (*{event.anchor}) are not supported; write out the value")
             return None
         if event.anchor:
-            self._refuse(event, path, f"anchors (&{event.anchor}) are not read; leave the anchor out")
+            self._reject(event, path, f"anchors (&{event.anchor}) are not supported; remove the anchor")
         if event.tag:
-            self._refuse(event, path, f"tags ({event.tag}) are not read; leave the tag out")
+            self._reject(event, path, f"tags ({event.tag}) are not supported; remove the tag")
         if isinstance(event, yaml.ScalarEvent):
             if event.style:
                 return event.value
             self.document.written[path] = event.value
             return scalar(event.value)
-        if len(path) >= _DEEPEST:
-            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=event.start_mark)
+        if len(path) >= _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested more than {_MAX_DEPTH} levels deep", problem_mark=event.start_mark
+            )
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(path)
         return self._mapping(path)
@@ -191,19 +193,19 @@ class _Builder:
             here = (*path, event.value)
             if event.value in values:
                 first = self.document.keys[here].line
-                self._refuse(event, here, f"duplicate key; it stands in line {first} already")
+                self._reject(event, here, f"duplicate key; it is in line {first} already")
                 self._skip(next(self.events))
                 continue
             self.document.keys[here] = self._position(event)
             if event.value == "<<" and not event.style:
-                self._refuse(event, here, "merge keys are not read; use extends to share keys")
+                self._reject(event, here, "merge keys are not supported; use extends to share keys")
                 self._skip(next(self.events))
                 continue
             values[event.value] = self._node(next(self.events), here)
         return values
 
     def _skip(self, event: Any) -> None:
-        """Reads over a value."""
+        """Skip a value."""
         depth = 0
         while True:
             depth += isinstance(event, yaml.CollectionStartEvent)
@@ -216,23 +218,23 @@ class _Builder:
         mark = event.start_mark
         return Position(self.document.file, mark.line + 1, mark.column + 1)
 
-    def _refuse(self, event: Any, path: Path, message: str) -> None:
+    def _reject(self, event: Any, path: Path, message: str) -> None:
         self.document.problems.append(self._position(event).problem(path, message))
 
 
 _SYNTAX = {
     "could not find expected ':'": "a key without a colon; write `key: value`",
-    "did not find expected key": "the indentation does not fit the lines above, or a quote or bracket is left over",
-    "did not find expected '-' indicator": "the indentation does not fit the list above",
-    "did not find expected ',' or ']'": "a [ is never closed, or a comma is missing",
-    "did not find expected ',' or '}'": "a { is never closed, or a comma is missing",
+    "did not find expected key": "the indentation does not match the lines above, or there is an extra quote or bracket",
+    "did not find expected '-' indicator": "the indentation does not match the list above",
+    "did not find expected ',' or ']'": "a [ is not closed, or a comma is missing",
+    "did not find expected ',' or '}'": "a { is not closed, or a comma is missing",
     "mapping values are not allowed in this context": "a second colon in one line, or a wrong indentation; "
-    "put text that holds `: ` in quotes",
-    "block sequence entries are not allowed in this context": "a list cannot start here; put `- ` on a line of its own",
-    "found unexpected end of stream": "a quote that is opened here is never closed",
+    "put text that contains `: ` in quotes",
+    "block sequence entries are not allowed in this context": "a list cannot start here; start a new line before `- `",
+    "found unexpected end of stream": "a quote that is opened here is not closed",
 }
 
-# The parser complains where it gave up; these are better shown where the construct began.
+# The parser reports where it stopped. For these errors, the start of the construct is the better position.
 _SYNTAX_AT_START = (
     "could not find expected ':'",
     "did not find expected ',' or ']'",
@@ -242,13 +244,17 @@ _SYNTAX_AT_START = (
 
 
 def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
-    """The parser's complaint as one line."""
-    if not isinstance(error, yaml.MarkedYAMLError):  # yaml.reader.ReaderError: a character YAML forbids
+    """The parser's error as a problem of one line."""
+    if not isinstance(error, yaml.MarkedYAMLError):  # yaml.reader.ReaderError: a character that YAML forbids
         offset = getattr(error, "position", 0)
         before = text[:offset] if isinstance(offset, int) else ""
         column = len(before) - before.rfind("\n")
         return Problem(
-            file, before.count("\n") + 1, column, "", "a control character, which YAML does not allow"
+            file,
+            before.count("\n") + 1,
+            column,
+            "",
+            "a control character, which YAML does not allow; remove it",
         )
     what = error.problem or "not YAML"
     mark = error.problem_mark
@@ -259,7 +265,7 @@ def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else ""
     if "\t" in line[: mark.column + 1] and not line[: mark.column].strip():
-        message = "a tab in the indentation; YAML wants spaces"
+        message = "a tab in the indentation; use spaces"
     elif "cannot start any token" in what and line[mark.column : mark.column + 1] in ("@", "`", "%"):
         message = f"text cannot start with {line[mark.column]}; put it in quotes"
     else:

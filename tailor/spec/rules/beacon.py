@@ -1,4 +1,4 @@
-"""The rules between the keys of `model.beacon` and the rest of a recipe."""
+"""Rules between `model.beacon` and the rest of a recipe."""
 
 from __future__ import annotations
 
@@ -14,35 +14,51 @@ KEY = "model.beacon"
 
 
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
-    """What beacons do not go together with."""
+    """Settings that do not work with activation beacons."""
     if keys(KEY) is None:
         return
     if keys("model.adapter") is not None:
         yield (
             KEY,
             "model.adapter",
-            "beacons remember what a frozen base reads, and an adapter would change it",
+            "beacons are trained on a frozen base model, which an adapter would change; remove model.adapter",
         )
     if keys("model.attention") == "flash_attention_2":
-        yield KEY, "model.attention", "beacons are proven with sdpa and eager"
+        yield KEY, "model.attention", "beacons are tested only with sdpa and eager; use one of them"
     if keys.method is not None and not keys.method.token_loss:
-        which = " and ".join(token_methods())
-        yield KEY, "method.name", f"beacons learn from next tokens: they go with {which}"
+        which = " or ".join(token_methods())
+        yield KEY, "method.name", f"beacons are trained with a next-token loss; use {which}"
     if (rope := keys("model.rope.name")) in ("dynamic", "longrope"):
-        why = f"{rope} changes with the length of what is read, and keys in the memory were turned by an earlier one"
+        why = f"the frequencies of {rope} change with the sequence length, but compressed keys keep those of an earlier length; use another rope type"
         yield KEY, "model.rope", why
     if (parts := keys("scale.sequence_parallel")) is not None and parts != 1:
-        yield KEY, "scale.sequence_parallel", "windows are read one after the other, by one worker"
+        yield (
+            KEY,
+            "scale.sequence_parallel",
+            "one worker reads all windows of a document in order; set scale.sequence_parallel: 1",
+        )
     every = keys("train.activation_checkpointing")
     if every is not None and not isinstance(every, bool) and every > 1:
-        yield KEY, "train.activation_checkpointing", "every layer of a window is computed again, or none"
+        yield (
+            KEY,
+            "train.activation_checkpointing",
+            "beacons need checkpointing of all layers or none; write true or false",
+        )
     for key in ("train.activation_offloading", "train.tiled_mlp"):
         if keys(key):
-            yield KEY, key, "it is proven on models that read a sequence at once"
+            yield (
+                KEY,
+                key,
+                f"it is not supported with beacons, which read a document window by window; remove {key}",
+            )
     if keys("train.compile"):
-        yield KEY, "train.compile", "every window has another form, and each would be compiled"
+        yield (
+            KEY,
+            "train.compile",
+            "the windows have different shapes, and each shape would be compiled; remove train.compile",
+        )
     if keys("export.push_to_hub") is not None:
-        yield KEY, "export.push_to_hub", "no other tool reads beacons"
+        yield KEY, "export.push_to_hub", "other tools cannot read beacons; remove export.push_to_hub"
     for why in dict.fromkeys(
         task.ignores_beacons for _, task in suite.named_tasks(keys, "evaluate.final.") if task.ignores_beacons
     ):
@@ -53,38 +69,38 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         yield (
             f"{KEY}.window",
             "data.max_length",
-            f"an example of {length} tokens fits into one window of {window}, and no beacon would be trained",
+            f"examples of {length} tokens fit into one window of {window}, so no beacon would be trained; raise data.max_length",
         )
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """What beacons need, and numbers that do not fit each other."""
+    """Settings that beacons need, and numbers that contradict each other."""
     if keys(KEY) is None:
         return
     joined = keys.method is not None and keys.method.joins
     if not joined and not keys.is_wrong("data.pack") and keys("data.pack") is not False:
         yield (
             "data.pack",
-            "must be false with model.beacon: a memory is one document's, and documents in a pack would share windows",
+            "must be false with model.beacon: packed documents would share a window",
         )
     if keys("model.quantize") is not None and keys.absent(f"{KEY}.rank"):
-        yield f"{KEY}.rank", "is needed beside model.quantize: quantized projections cannot be copied"
+        yield f"{KEY}.rank", "is required with model.quantize: quantized projections cannot be copied"
     yield from _ratios(keys)
     window, sink = _window(keys), keys(f"{KEY}.sink")
     if window and sink and sink >= window:
-        yield f"{KEY}.sink", f"{sink} tokens are no part of a window of {window}"
+        yield f"{KEY}.sink", f"{sink} tokens must be fewer than the window of {window}"
     names = keys(f"{KEY}.projections")
     if isinstance(names, list) and len(set(names)) < len(names):
-        yield f"{KEY}.projections", f"names {next(n for n in names if names.count(n) > 1)} twice"
+        yield f"{KEY}.projections", f"has {next(n for n in names if names.count(n) > 1)} twice; remove one"
 
 
 def unused(keys: Keys) -> Iterator[Finding]:
-    """Keys that choose between ratios where there is one."""
+    """Keys that choose between ratios, when there is only one ratio."""
     ratios = keys(f"{KEY}.ratios")
     if isinstance(ratios, list) and len(ratios) == 1:
         for key in (f"{KEY}.draw", f"{KEY}.memory"):
             if keys(key) is not None:
-                yield key, "has no effect with one ratio: there is nothing to choose"
+                yield key, "has no effect with a single ratio; remove it"
 
 
 def _ratios(keys: Keys) -> Iterator[Finding]:
@@ -92,18 +108,21 @@ def _ratios(keys: Keys) -> Iterator[Finding]:
     if not isinstance(ratios, list) or not ratios:
         return
     if any(ratios.count(ratio) > 1 for ratio in ratios):
-        yield f"{KEY}.ratios", f"names {next(r for r in ratios if ratios.count(r) > 1)} twice"
+        yield f"{KEY}.ratios", f"has {next(r for r in ratios if ratios.count(r) > 1)} twice; remove one"
     elif any(ratio < 0 for ratio in ratios):
         yield (
             f"{KEY}.ratios",
-            "a beacon stands after so many tokens; 0 keeps all keys, and less means nothing",
+            "a ratio must not be negative; it is the number of tokens per beacon, or 0 for no compression",
         )
     elif not any(ratios):
-        yield f"{KEY}.ratios", "0 alone trains nothing: it keeps all keys and has no beacons"
+        yield (
+            f"{KEY}.ratios",
+            "ratio 0 alone trains nothing: without compression there are no beacons; add a ratio such as 8",
+        )
     elif window and (odd := [ratio for ratio in ratios if ratio and window % ratio]):
         yield (
             f"{KEY}.ratios",
-            f"{odd[0]} does not divide the window of {window}: its last {window % odd[0]} tokens would have no beacon",
+            f"ratio {odd[0]} does not divide the window of {window}: the last {window % odd[0]} tokens would have no beacon",
         )
 
 

@@ -1,6 +1,7 @@
-"""A user's own DeepSpeed JSON beside the recipe: what says otherwise, and what a recipe has no place for.
+"""Rules of the user's own DeepSpeed JSON.
 
-The recipe decides; `auto` in the JSON takes what it says. Names of keys are DeepSpeed's, see
+The recipe decides; `auto` in the JSON takes the recipe's value. Other values must not contradict the recipe, and
+settings that tailor cannot support are errors. For the keys of DeepSpeed see
 https://www.deepspeed.ai/docs/config-json/.
 """
 
@@ -26,9 +27,10 @@ PASSED_ON = frozenset(
         "zero_force_ds_cpu_optimizer",
     )
 )
-"""Top-level keys that say nothing of what a recipe says."""
+"""Top-level keys that are passed on to DeepSpeed as they are, because no key of a recipe corresponds to them."""
+# Checkpoints are stored by the layout of plain ZeRO; these options shard weights in another way.
 _OTHER_LAYOUTS = ("zero_hpz_partition_size", "mics_shard_size", "zenflow", "super_offload")
-_QUANTISED = ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients")
+_QUANTIZED = ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients")
 _OPTIMIZERS = {"adamw": "adamw", "adam": "adamw", "sgd": "sgd"}
 _SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
@@ -37,7 +39,7 @@ Claim = tuple[str, str, Any]
 
 
 def read(path: str) -> Document:
-    """The JSON's values and where they stand. What is wrong with the text is in the document's problems."""
+    """The values of the JSON and their positions. Errors in the text are in the document's problems."""
     with open(os.path.expanduser(path), encoding="utf-8") as file:
         return parse(file.read(), path)
 
@@ -48,15 +50,15 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     path = keys(KEY)
     if not isinstance(path, str) or keys("scale.strategy.name") != "deepspeed":
         return []
-    place = document.at_value(path_of(KEY))
+    position = document.at_value(path_of(KEY))
     try:
         json = read(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        return [place.problem(path_of(KEY), f"{path} cannot be read: {reason}")]
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        return [position.problem(path_of(KEY), f"{path} cannot be read: {reason}")]
     if json.problems or not isinstance(json.values, dict):
         first = f": {json.problems[0].message}" if json.problems else ""
-        return [place.problem(path_of(KEY), f"{path} holds no JSON object{first}")]
+        return [position.problem(path_of(KEY), f"{path} is not a JSON object{first}")]
     return [
         json.at_key(path_of(key)).problem(path_of(key), message)
         for key, message in [*_misplaced(json), *_contradictions(json, document, keys)]
@@ -67,23 +69,23 @@ def _misplaced(json: Document) -> Iterator[tuple[str, str]]:
     known = PASSED_ON | {claim[0].split(".")[0] for claim in _claims(Keys({}, set()))} | {"scheduler", "fp16"}
     for key in json.values:
         if key not in known:
-            yield key, "has no place in a run of tailor; take it out"
+            yield key, "is not supported in a run of tailor; remove it"
     claimed = {claim[0] for claim in _claims(Keys({}, set()))}
     for section in ("optimizer", "scheduler", "bf16"):
         for key in _leaves(json.values.get(section), section):
             if key not in claimed and json.get(path_of(key)) not in (AUTO, None):
-                yield key, "says what the recipe has no key for; take it out"
+                yield key, "is not supported: the recipe has no such setting; remove it"
     zero = json.values.get("zero_optimization")
     for key in zero if isinstance(zero, dict) else ():
         if key in _OTHER_LAYOUTS and zero[key] not in (0, 1, -1, None, False):
             yield (
                 f"zero_optimization.{key}",
-                "shares weights out in a way that checkpoints do not know; take it out",
+                "shards weights in a way that checkpoints do not support; remove it",
             )
-        if key in _QUANTISED and zero[key]:
+        if key in _QUANTIZED and zero[key]:
             yield (
                 f"zero_optimization.{key}",
-                "rounds weights or gradients, which changes the curve; take it out",
+                "quantizes weights or gradients, which changes the loss curve; remove it",
             )
 
 
@@ -97,21 +99,21 @@ def _leaves(value: Any, above: str) -> Iterator[str]:
 
 def _contradictions(json: Document, document: Document, keys: Keys) -> Iterator[tuple[str, str]]:
     for key, decides, value in _claims(keys):
-        said = json.get(path_of(key), None)
-        if said is None or said == AUTO or keys.is_wrong(decides):
+        json_value = json.get(path_of(key), None)
+        if json_value is None or json_value == AUTO or keys.is_wrong(decides):
             continue
         if value is None:
             yield (
                 key,
-                f"is {_shown(said)}, but the plan derives it from the recipe; write auto or take it out",
+                f"is {_shown(json_value)}, but the plan derives it from the recipe; write auto or remove it",
             )
-        elif not _same(said, value):
-            at = document.keys.get(path_of(decides))
-            where = f"{at}" if at else "its default"
+        elif not _same(json_value, value):
+            position = document.keys.get(path_of(decides))
+            source = f"{position}" if position else "its default"
             own = keys(decides) if decides == "train.precision" else value
             yield (
                 key,
-                f"is {_shown(said)}, but {decides} is {_shown(own)} ({where}); write auto or take it out",
+                f"is {_shown(json_value)}, but {decides} is {_shown(own)} ({source}); write auto or remove it",
             )
 
 
@@ -156,13 +158,13 @@ def _claims(keys: Keys) -> Iterator[Claim]:
             yield f"zero_optimization.{theirs}.nvme_path", path, keys(path)
 
 
-def _same(said: Any, value: Any) -> bool:
-    if isinstance(said, str) and isinstance(value, str):
-        meant = _OPTIMIZERS.get(said.lower()) or _SCHEDULES.get(said) or said
-        return meant == value
-    if isinstance(said, list) or isinstance(value, list | tuple):
-        return isinstance(said, list) and list(said) == list(value)
-    return bool(said == value) and isinstance(said, bool) == isinstance(value, bool)
+def _same(json_value: Any, value: Any) -> bool:
+    if isinstance(json_value, str) and isinstance(value, str):
+        translated = _OPTIMIZERS.get(json_value.lower()) or _SCHEDULES.get(json_value) or json_value
+        return translated == value
+    if isinstance(json_value, list) or isinstance(value, list | tuple):
+        return isinstance(json_value, list) and list(json_value) == list(value)
+    return bool(json_value == value) and isinstance(json_value, bool) == isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:

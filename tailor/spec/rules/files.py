@@ -1,6 +1,6 @@
-"""Are the local files that a recipe names there? URLs and hub ids are not asked for.
+"""Rules of local files: what a recipe names must exist. URLs and hub ids are not checked.
 
-Asks through `os.path`, whose answers for names that no file system takes are `False`, not exceptions.
+The checks use `os.path`: for names that are invalid in the file system it returns False, where `pathlib` would raise.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tailor.spec.rules.keys import Finding, Keys, path_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _EMBEDS = (EMBEDDING, f"{ADAPTER}/{EMBEDDING}", f"{MODEL}/{EMBEDDING}", MODULES)
-"""What a folder that makes embeddings has: one that gritlm trained, and one in the layout of sentence-transformers."""
+"""Files of a folder that makes embeddings: one that gritlm trained, or a sentence-transformers model."""
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
-    """A problem per file that is missing, with what was looked for. `wrong` are keys that have a problem already."""
+    """One problem per missing file, with the folder that was searched. wrong: the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     return [
         document.at_value(path_of(key)).problem(path_of(key), message)
@@ -45,7 +45,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 
 def problems_of_evaluation(document: Document, wrong: set[str]) -> list[Problem]:
-    """The same for an evaluation file."""
+    """The problems of an evaluation file, as in `problems`."""
     keys = Keys(document.values, wrong)
     return [
         document.at_value(path_of(key)).problem(path_of(key), message)
@@ -60,7 +60,7 @@ def templates() -> dict[str, FilePath]:
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether a model's name is an id of the hub, and no folder here."""
+    """Whether a model's name is a hub id and not a local folder."""
     return "://" not in model and bool(_HUB_ID.fullmatch(model)) and not os.path.isdir(model)
 
 
@@ -70,26 +70,27 @@ def _model(keys: Keys) -> Iterator[Finding]:
     if path is None:
         return
     if os.path.isdir(path):
-        if os.path.isfile(path / ADAPTER_CONFIG):  # beside some lies a config.json, for their base
+        # Checked first: some adapters have the config.json of their base beside them.
+        if os.path.isfile(path / ADAPTER_CONFIG):
             yield (
                 "model.path",
-                f"{name} is an adapter; name its base here, and the adapter in model.warm_start",
+                f"{name} is an adapter; set model.path to its base model and model.warm_start to the adapter",
             )
         elif not os.path.isfile(path / MODEL_CONFIG):
             found = (one.parent for one in path.glob(f"*/{MODEL_CONFIG}"))
             nested = sorted(one.name for one in found if not os.path.isfile(one / ADAPTER_CONFIG))
             hint = f"; did you mean {FilePath(name) / nested[0]}?" if nested else ""
-            yield "model.path", f"{name} is no model folder: it has no config.json{hint}"
+            yield "model.path", f"{name} is not a model folder: it has no config.json{hint}"
         if keys("model.revision") is not None:
-            yield "model.revision", f"has no effect: {name} is a local folder; it is for models of the hub"
+            yield "model.revision", f"has no effect: {name} is a local folder; it is for hub models"
     elif os.path.isfile(path):
-        yield "model.path", f"{name} is a file; name the folder that holds config.json"
+        yield "model.path", f"{name} is a file; write the folder that contains config.json"
     elif not _HUB_ID.fullmatch(name):
-        yield "model.path", f"no such folder, and no model id of the hub: {name}{_looked_for(name)}"
+        yield "model.path", f"{name} is neither a folder nor a hub model id{_looked_for(name)}"
 
 
 def _earlier_runs(keys: Keys) -> Iterator[Finding]:
-    """The runs that this one begins with. One with checkpoints of its own needs them no more."""
+    """The runs that this run starts from. A run with checkpoints of its own no longer needs them."""
     to = _local(keys("save.to"))
     if to is not None and os.path.isdir(to / CHECKPOINTS):
         return
@@ -97,7 +98,7 @@ def _earlier_runs(keys: Keys) -> Iterator[Finding]:
         name = keys(key)
         path = _local(name) if name not in ("auto", "never") else None
         if path is not None and not os.path.isdir(path):
-            words = "; it may be auto, never, or the folder of a run" if key == "save.resume" else ""
+            words = "; write auto, never, or the folder of a run" if key == "save.resume" else ""
             yield key, f"no such folder: {name}{_looked_for(name)}{words}"
 
 
@@ -109,19 +110,19 @@ def _data(keys: Keys) -> Iterator[Finding]:
 
 
 def _embedder(keys: Keys, key: str) -> Iterator[Finding]:
-    """The model that scores passages. A run that is not finished yet may be so when it is needed."""
+    """The model that scores passages. An unfinished run is accepted, since it may be finished when it is needed."""
     path = _local(name := keys(key))
     if path is None:
         return
     if not os.path.isdir(path):
         if not _HUB_ID.fullmatch(name):
-            yield key, f"no such folder, and no model id of the hub: {name}{_looked_for(name)}"
+            yield key, f"{name} is neither a folder nor a hub model id{_looked_for(name)}"
         return
-    ended = any(os.path.isdir(path / one) for one in ARTIFACTS)
-    begun = os.path.isfile(path / RECIPE) and not ended
-    if not begun and not any(os.path.isfile(path / one) for one in _EMBEDS):
-        names = "a run of gritlm, the folder of its adapter or model, or a model of sentence-transformers"
-        yield key, f"{name} makes no embeddings; name {names}"
+    finished = any(os.path.isdir(path / folder) for folder in ARTIFACTS)
+    unfinished = os.path.isfile(path / RECIPE) and not finished
+    if not unfinished and not any(os.path.isfile(path / file) for file in _EMBEDS):
+        allowed = "a run of gritlm, its adapter or model folder, or a sentence-transformers model"
+        yield key, f"{name} makes no embeddings; write {allowed}"
 
 
 def _final(keys: Keys) -> Iterator[Finding]:
@@ -141,7 +142,7 @@ def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
         if path is not None and not os.path.isdir(path):
             yield key, f"no such folder: {name}{_looked_for(name)}"
         elif path is None and name is not None:
-            yield key, f"{name} is no local folder, which {reader} reads"
+            yield key, f"{name} is not a local folder; {reader} reads only local folders"
     others = keys(f"{prefix}compare")
     for at, name in enumerate(others if isinstance(others, list) else ()):
         path = _local(name) if name != "base" else None
@@ -150,7 +151,7 @@ def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
 
 
 def _rows(key: str, name: object, source: dict[str, object]) -> Iterator[Finding]:
-    """A source's files. `source` may have the keys of Hugging Face datasets."""
+    """The files of a source. source: its keys `subset` and `split`, if it has them."""
     path = _local(name)
     if path is None or not isinstance(name, str):
         return
@@ -158,7 +159,7 @@ def _rows(key: str, name: object, source: dict[str, object]) -> Iterator[Finding
         if not glob(str(path), recursive=True):
             yield f"{key}.path", f"no file matches {name}{_looked_for(name)}"
     elif not os.path.exists(path):
-        hub = f"; for a dataset of the hub write hf://{name}" if name.count("/") == 1 else ""
+        hub = f"; for a hub dataset write hf://{name}" if name.count("/") == 1 else ""
         hub = hub if _HUB_ID.fullmatch(name) and not path.suffix else ""
         yield f"{key}.path", f"no such file or folder: {name}{_looked_for(name)}{hub}"
     elif os.path.isfile(path):
@@ -173,21 +174,24 @@ def _template(keys: Keys) -> Iterator[Finding]:
         return
     near = difflib.get_close_matches(name, templates(), n=1)
     if near:
-        yield "data.template", f"no built-in template and no file: {name}; did you mean {near[0]}?"
+        yield "data.template", f"{name} is neither a built-in template nor a file; did you mean {near[0]}?"
     else:
         names = ", ".join(templates())
-        yield "data.template", f"no built-in template and no file: {name}; built in are {names}"
+        yield (
+            "data.template",
+            f"{name} is neither a built-in template nor a file; the built-in ones are {names}",
+        )
 
 
 def _run(keys: Keys) -> Iterator[Finding]:
     for key in ("save.to", "data.store"):
         path = _local(keys(key))
         if path is not None and os.path.isfile(path):
-            yield key, f"{path} is a file, and a folder is needed"
+            yield key, f"{path} is a file; write a folder"
 
 
 def _local(name: object) -> FilePath | None:
-    """The path, or None for a URL or a value that is no text."""
+    """The local path. None for a URL or a value that is not text."""
     if not isinstance(name, str) or "::" in name:
         return None
     if name.startswith("file://"):
@@ -198,17 +202,17 @@ def _local(name: object) -> FilePath | None:
 
 
 def _looked_for(name: str) -> str:
-    """Where was looked, and what is there that looks like it."""
+    """A hint: the file with the most similar name, or the folder that was searched."""
     path = _local(name) or FilePath(name)
     folder = path.parent
     while not os.path.isdir(folder) and folder != folder.parent:
         folder = folder.parent
     if folder != path.parent:
-        found = f"; there is no folder {path.parent} (looked in {FilePath.cwd()})"
+        found = f"; there is no folder {path.parent} (searched in {FilePath.cwd()})"
         return found if not path.is_absolute() else f"; there is no folder {path.parent}"
     try:
         near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
     except OSError:
         near = []
-    where = f"; looked in {folder.resolve()}"
-    return f"; did you mean {folder / near[0]}?" if near else where
+    searched = f"; searched in {folder.resolve()}"
+    return f"; did you mean {folder / near[0]}?" if near else searched

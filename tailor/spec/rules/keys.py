@@ -1,4 +1,4 @@
-"""The plain values of a file as the rules between keys see them."""
+"""Access to the plain values of a file, for the rules between keys."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from tailor.spec.methods.registry import METHODS
 from tailor.spec.reading.source import Document, Path, dotted
 
 Finding = tuple[str, str]
-"""A key, and what is wrong with it beside the others."""
+"""A key, and what is wrong with it given the other keys."""
 
 
 Conflict = tuple[str, str, str]
-"""Two keys that do not go together, and why. The problem stands at the later one and names the other."""
+"""Two keys that cannot be used together, and why. The problem is reported at the later key and names the other."""
 
 
 class Keys:
-    """The plain values, without those that are wrong by themselves."""
+    """The plain values of a file, without those that are wrong by themselves."""
 
     def __init__(self, values: Any, wrong: set[str]) -> None:
         self._document = Document("", values)
         self._wrong = wrong
 
     def __call__(self, key: str) -> Any:
-        """The value; None where the key is absent, null or wrong."""
+        """The value. None if the key is absent, null or wrong."""
         return None if self.is_wrong(key) else self._document.get(path_of(key))
 
     @cached_property
     def method(self) -> MethodSection | None:
-        """The method's section, with the defaults of keys that are absent or wrong. None without a right name."""
+        """The method's section, with defaults for keys that are absent or wrong. None if `method.name` is wrong."""
         name = self("method.name")
         if name not in METHODS:
             return None
@@ -46,15 +46,15 @@ class Keys:
         return any(dotted(path[:depth]) in self._wrong for depth in range(1, len(path) + 1))
 
     def given(self, key: str) -> bool:
-        """The key stands in the file, whatever its value."""
+        """Whether the key is in the file, with any value."""
         return path_of(key) in self._document.keys or self._document.get(path_of(key), ...) is not ...
 
     def absent(self, key: str) -> bool:
-        """The key is neither given nor meant: absent, null, false or an empty list."""
+        """Whether the key has no effective value: it is absent, null, false or an empty list."""
         return not self.is_wrong(key) and self._document.get(path_of(key)) in (None, False, [])
 
     def sources(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The sources of `data.train` or `data.evaluation` with their keys."""
+        """The sources of `data.train` or `data.evaluation`, as (key, values)."""
         sources = self(key)
         for index, source in enumerate(sources if isinstance(sources, list) else []):
             if isinstance(source, dict):

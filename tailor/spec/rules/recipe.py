@@ -1,7 +1,7 @@
-"""The rules between keys.
+"""The rules between the keys of a recipe.
 
-They look at plain values, not at a validated Recipe, so that they speak up beside other mistakes.
-A rule never judges a key that is wrong by itself.
+They read plain values, not a validated Recipe, so that they also report when other keys are wrong. A rule ignores a
+key that is wrong by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
-    """Every broken rule. `wrong` are the keys that have a problem already."""
+    """Every broken rule. wrong: the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     found: list[Problem] = []
     rules = (
@@ -48,8 +48,8 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     for conflicts in rules:
         for key, other, why in conflicts(keys):
             early, late = sorted((key, other), key=lambda name: _order(document, name))
-            place = document.keys.get(path_of(early))
-            named = f"{early} ({place})" if place else early
+            position = document.keys.get(path_of(early))
+            named = f"{early} ({position})" if position else early
             found.append(
                 document.at_key(path_of(late)).problem(path_of(late), f"conflicts with {named}: {why}")
             )
@@ -72,26 +72,26 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 
 def unused_keys(values: dict[str, Any]) -> list[Path]:
-    """The keys of a complete recipe that have no effect beside its other keys."""
+    """The keys of a complete recipe that have no effect because of its other keys."""
     keys = Keys(values, set())
     final = suite.unused(keys, "evaluate.final.") if keys("evaluate.final") is not None else ()
     return [path_of(key) for key, _ in (*_unused(keys), *final)]
 
 
 def _order(document: Document, key: str) -> tuple[int, int, int]:
-    """Where a key stands: nowhere, in the base, in the file, or on the command line."""
-    place = document.keys.get(path_of(key))
-    if place is None:
+    """Sort key for the origin of a key: absent, in the base, in the file, on the command line."""
+    position = document.keys.get(path_of(key))
+    if position is None:
         return 0, 0, 0
     return (
-        3 if place.file == COMMAND_LINE else 2 if place.file == document.file else 1,
-        place.line,
-        place.column,
+        3 if position.file == COMMAND_LINE else 2 if position.file == document.file else 1,
+        position.line,
+        position.column,
     )
 
 
 def _pairs(keys: Keys) -> Iterator[Conflict]:
-    """Two ways to say one thing."""
+    """Two keys for the same setting."""
     for key, other in (
         ("train.epochs", "train.steps"),
         ("train.epochs", "train.tokens"),
@@ -101,17 +101,17 @@ def _pairs(keys: Keys) -> Iterator[Conflict]:
         ("data.holdout", "data.evaluation"),
     ):
         if keys(key) is not None and keys(other) not in (None, []):
-            yield key, other, f"give one of them ({other}=null takes that one away)"
+            yield key, other, f"use only one of them ({other}=null removes it)"
 
 
 def _sizes(keys: Keys) -> Iterator[Conflict]:
     batch, micro = keys("train.batch_size"), keys("train.micro_batch_size")
-    by_tokens, workers = keys("train.batch_tokens"), _most_workers(keys)
+    by_tokens, workers = keys("train.batch_tokens"), _max_workers(keys)
     if batch and micro and micro > batch:
         yield (
             "train.micro_batch_size",
             "train.batch_size",
-            f"a forward pass of {micro} rows is more than the global batch of {batch}",
+            f"a micro-batch of {micro} rows is larger than the global batch of {batch}; lower train.micro_batch_size",
         )
     parts = keys("scale.sequence_parallel") or 1
     groups = workers // parts if workers else 0
@@ -120,7 +120,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
         yield (
             "scale.workers",
             "train.batch_size",
-            f"a global batch of {batch} rows leaves some of {named} without any",
+            f"a batch of {batch} rows is too small for {named}; lower scale.workers or raise train.batch_size",
         )
     default = keys.absent("train.batch_size") and keys.absent("train.batch_tokens")
     default &= keys.method is None or keys.method.streams is None
@@ -128,35 +128,47 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
         yield (
             "scale.workers",
             "train.batch_size",
-            f"its default of {DEFAULT_BATCH_SIZE} rows leaves some of {named} without any",
+            f"the default batch of {DEFAULT_BATCH_SIZE} rows is too small for {named}; set train.batch_size",
         )
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     if by_tokens and not keys.is_wrong("data.max_length") and by_tokens < length:
         yield (
             "train.batch_tokens",
             "data.max_length",
-            f"a batch of {by_tokens} tokens cannot hold an example of {length}",
+            f"a batch of {by_tokens} tokens is smaller than an example of {length}; raise train.batch_tokens",
         )
     yield from suite.long_rows(keys, "data.", length)
-    fewest, most = keys("scale.workers.min"), keys("scale.workers.max")
-    if fewest and most and fewest > most:
-        yield "scale.workers.min", "scale.workers.max", f"at least {fewest} workers, but at most {most}"
+    minimum, maximum = keys("scale.workers.min"), keys("scale.workers.max")
+    if minimum and maximum and minimum > maximum:
+        yield (
+            "scale.workers.min",
+            "scale.workers.max",
+            f"the minimum {minimum} is larger than the maximum {maximum}; change one of them",
+        )
     steps, warmup = keys("train.steps"), keys("optim.warmup_steps")
     if steps and warmup and warmup >= steps:
-        yield "optim.warmup_steps", "train.steps", f"the warm-up of {warmup} steps never ends in {steps}"
+        yield (
+            "optim.warmup_steps",
+            "train.steps",
+            f"the warm-up of {warmup} steps does not end within {steps} steps; lower optim.warmup_steps",
+        )
 
 
-def _most_workers(keys: Keys) -> int | None:
+def _max_workers(keys: Keys) -> int | None:
     workers = keys("scale.workers")
-    most: int | None = workers if isinstance(workers, int) else keys("scale.workers.max")
-    return most
+    maximum: int | None = workers if isinstance(workers, int) else keys("scale.workers.max")
+    return maximum
 
 
 def _model(keys: Keys) -> Iterator[Conflict]:
     if keys("model.init") == "random":
         for key in ("model.adapter", "model.beacon", "model.quantize"):
             if keys(key) is not None:
-                yield key, "model.init", "new weights (init: random) must all be trained"
+                yield (
+                    key,
+                    "model.init",
+                    f"with new weights (init: random) all weights must be trained; remove {key}",
+                )
     saved, targets = keys("model.adapter.modules_to_save"), keys("model.adapter.target_modules")
     if isinstance(targets, list) and isinstance(saved, list):
         both = [name for name in saved if name in targets]
@@ -164,42 +176,50 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             yield (
                 "model.adapter.modules_to_save",
                 "model.adapter.target_modules",
-                f"{both[0]} is in both; a module is trained in full or through the adapter",
+                f"{both[0]} is in both lists, but a module is trained either in full or with an adapter; remove it from one list",
             )
     if keys("scale.accelerator") is not None and keys("scale.gpu") is False:
-        yield "scale.accelerator", "scale.gpu", "no GPU is used, of whatever kind"
+        yield "scale.accelerator", "scale.gpu", "no GPU is used; remove scale.accelerator"
     if keys("model.attention") == "flash_attention_2":
         if keys("train.precision") == "fp32":
-            yield "model.attention", "train.precision", "flash_attention_2 computes in bf16 and fp16 only"
+            yield (
+                "model.attention",
+                "train.precision",
+                "flash_attention_2 supports only bf16 and fp16; change one of them",
+            )
         if keys("scale.gpu") is False:
-            yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU"
+            yield "model.attention", "scale.gpu", "flash_attention_2 needs a GPU; set model.attention: auto"
 
 
 def _retrieval(keys: Keys) -> Iterator[Conflict]:
-    """Searches need embeddings."""
+    """Retrieval needs embeddings."""
     method = keys.method
     if method is None or method.embedding is not None:
         return
-    searches = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
+    retrieval = [key for key in ("evaluate.retrieval",) if keys(key) is not None]
     for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
-        searches += [f"evaluate.final.tasks.{at}.name"] if task_class(task).embeds else []
-    for key in searches:
-        yield key, method.embedding_key, "it trains no embeddings to search with"
+        retrieval += [f"evaluate.final.tasks.{at}.name"] if task_class(task).embeds else []
+    for key in retrieval:
+        yield (
+            key,
+            method.embedding_key,
+            f"retrieval needs embeddings, and none are trained; remove {key.removesuffix('.name')}",
+        )
 
 
 def _rows(keys: Keys) -> Iterator[Finding]:
-    """Do the rows suit the method?"""
+    """The kinds of the rows must be those that the method reads."""
     name = keys("method.name")
     if name not in METHODS:
         return
     reads = METHODS.get(name).reads
     for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
         fmt = keys(f"{key}.format")
-        # The kind of another package's format is known once it is loaded, in preparation.
+        # The kind of another package's format is known only when preparation imports it.
         kind = FORMAT_KINDS.get(fmt)
         if kind is not None and not is_read(kind, reads):
             formats = ", ".join(builtin_formats(reads))
-            yield f"{key}.format", f"method {name} reads no {fmt} rows, but {formats}"
+            yield f"{key}.format", f"method {name} cannot read {fmt} rows; it reads {formats}"
 
 
 def _folders(keys: Keys) -> Iterator[Conflict]:
@@ -208,10 +228,14 @@ def _folders(keys: Keys) -> Iterator[Conflict]:
         yield (
             "data.store",
             "save.to",
-            "prepared tokens serve many runs; keep them beside the run's folder, not in one another",
+            "one folder is inside the other, but several runs share the tokens; use separate folders",
         )
     if to and model and _inside(to, model):
-        yield "save.to", "model.path", "the run's folder would lie in the base model's"
+        yield (
+            "save.to",
+            "model.path",
+            "the run's folder would be inside the base model's folder; change save.to",
+        )
 
 
 def _inside(inner: str, outer: str) -> bool:
@@ -220,24 +244,30 @@ def _inside(inner: str, outer: str) -> bool:
 
 
 def _needs(keys: Keys) -> Iterator[Finding]:
-    """Keys that say nothing without another."""
-    whole = keys.absent("model.adapter") and keys.absent("model.beacon")
-    if keys("model.quantize") is not None and whole and keys("model.init") != "random":
-        yield "model.quantize", "needs model.adapter: quantized weights cannot be trained themselves"
+    """Keys that need another key."""
+    full = keys.absent("model.adapter") and keys.absent("model.beacon")
+    if keys("model.quantize") is not None and full and keys("model.init") != "random":
+        yield "model.quantize", "needs model.adapter: quantized weights cannot be trained"
     no_evaluation = keys.absent("data.evaluation") and keys.absent("data.holdout")
     for key in ("evaluate.every", "evaluate.generation", "save.best"):
-        searched = key == "evaluate.every" and keys("evaluate.retrieval") is not None
-        if keys(key) not in (None, False) and no_evaluation and not searched:
-            yield key, "needs evaluation data: give data.holdout or data.evaluation"
+        retrieval = key == "evaluate.every" and keys("evaluate.retrieval") is not None
+        if keys(key) not in (None, False) and no_evaluation and not retrieval:
+            yield key, "needs evaluation data: set data.holdout or data.evaluation"
     repository = keys("export.push_to_hub")
     if isinstance(repository, str) and [bool(part) for part in repository.split("/")] != [True, True]:
-        yield "export.push_to_hub", "needs the form owner/name, such as my-name/my-model"
+        yield (
+            "export.push_to_hub",
+            f"{repository} is not a repository name; write owner/name, such as my-name/my-model",
+        )
     if keys("export.weights") is not None and keys.absent("model.adapter"):
-        yield "export.weights", "needs model.adapter: without one, the whole model is pushed"
+        yield (
+            "export.weights",
+            "needs model.adapter: without an adapter, the full model is always pushed; remove it",
+        )
     if keys("train.divergence.action") == "reload" and keys.absent("save.every") and keys.absent("save.best"):
         yield (
             "train.divergence.action",
-            "reload needs save.every: without it there is no checkpoint to go back to",
+            "reload needs save.every: without it there is no checkpoint to return to",
         )
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
@@ -248,44 +278,44 @@ def _lists(keys: Keys) -> Iterator[Finding]:
     if targets == []:
         yield (
             "model.adapter.target_modules",
-            "an empty list trains nothing; name modules, or write all-linear",
+            "an empty list trains nothing; list module names, or write all-linear",
         )
     for key in ("model.adapter.target_modules", "model.adapter.modules_to_save"):
         names = keys(key)
         for name in (
             sorted({name for name in names if names.count(name) > 1}) if isinstance(names, list) else []
         ):
-            yield key, f"names {name} twice"
+            yield key, f"has {name} twice; remove one"
     for section in ("data.train", "data.evaluation"):
         seen: list[tuple[str, Any]] = []
         for key, source in keys.sources(section):
             first = next((other for other, known in seen if known == source), None)
             if first:
-                hint = "weight shows rows more often" if section == "data.train" else "leave one out"
+                hint = "to show rows more often, set weight" if section == "data.train" else "remove one"
                 yield key, f"is the same source as {first}; {hint}"
             seen.append((key, source))
 
 
 def _unused(keys: Keys) -> Iterator[Finding]:
-    """Keys that would be ignored. The text is complete recipes' too: a resolved recipe leaves these keys out."""
+    """Keys that would be ignored. They are left out of a resolved recipe."""
     optimizer = keys("optim.optimizer") or "adamw"
     adamw, lion = "adamw" in optimizer, optimizer == "lion"
     if not keys.is_wrong("optim.optimizer"):
-        for key, used, whose in (
+        for key, used, users in (
             ("optim.betas", adamw or lion, "the adamw optimizers and lion"),
             ("optim.eps", adamw, "the adamw optimizers"),
             ("optim.momentum", optimizer == "sgd", "sgd"),
             ("optim.weight_decay", optimizer != "sgd", "the other optimizers"),
         ):
             if keys(key) is not None and not used:
-                yield key, f"has no effect on {optimizer}; it is for {whose}"
+                yield key, f"has no effect with {optimizer}; it is for {users}"
     if keys("model.quantize.type") == "int8" and keys("model.quantize.double") is not None:
-        yield "model.quantize.double", "has no effect on int8; it is for nf4 and fp4"
-    whole = keys.absent("model.adapter") and keys.absent("model.beacon")
-    if keys("model.dtype") not in (None, "auto") and whole:
+        yield "model.quantize.double", "has no effect with int8; it is for nf4 and fp4"
+    full = keys.absent("model.adapter") and keys.absent("model.beacon")
+    if keys("model.dtype") not in (None, "auto") and full:
         yield (
             "model.dtype",
-            "has no effect without model.adapter: all weights are trained, and trained weights are held in float32",
+            "has no effect without model.adapter: all weights are trained, and trained weights are stored in float32",
         )
     yield from beacon.unused(keys)
     yield from strategy.unused(keys)
@@ -300,10 +330,10 @@ def _unused(keys: Keys) -> Iterator[Finding]:
             if keys(key) is not None:
                 yield key, "has no effect without export.push_to_hub"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
-        yield "save.keep", "has no effect without save.every: the only checkpoint is the last step's"
+        yield "save.keep", "has no effect without save.every: the only checkpoint is that of the last step"
     for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
         if keys(f"{key}.weight") is not None and key.startswith("data.evaluation"):
-            yield f"{key}.weight", "has no effect: every evaluation row counts once"
+            yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
         path = keys(f"{key}.path")
         if isinstance(path, str) and "://" in path and not path.startswith("hf://"):
             for name in ("subset", "split"):

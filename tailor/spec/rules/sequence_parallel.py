@@ -1,4 +1,4 @@
-"""The rules of long sequences: workers that hold them together, and what is done for memory."""
+"""Rules of long sequences: sequence parallelism, activation offloading and the tiled MLP."""
 
 from __future__ import annotations
 
@@ -9,56 +9,72 @@ from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
-    """Pairs of keys that do not go together, and why."""
+    """Pairs of keys that cannot be used together."""
     parts = keys("scale.sequence_parallel")
     if isinstance(parts, int) and parts > 1:
-        yield from _cut(keys, parts)
+        yield from _sequence_parallel(keys, parts)
     if keys("train.activation_offloading"):
         if keys("scale.gpu") is False:
-            yield "train.activation_offloading", "scale.gpu", "it moves what a GPU holds to host memory"
+            yield (
+                "train.activation_offloading",
+                "scale.gpu",
+                "without a GPU there is nothing to move to host memory; remove train.activation_offloading",
+            )
         if keys("train.compile"):
             yield (
                 "train.activation_offloading",
                 "train.compile",
-                "its hooks would break the compiled graph at every layer",
+                "offloading has hooks that break the compiled graph at every layer; remove one of the keys",
             )
     if keys("train.tiled_mlp") and keys("train.compile"):
-        yield "train.tiled_mlp", "train.compile", "its tiles would break the compiled graph at every layer"
+        yield (
+            "train.tiled_mlp",
+            "train.compile",
+            "tiling breaks the compiled graph at every layer; remove one of the keys",
+        )
 
 
-def _cut(keys: Keys, parts: int) -> Iterator[Conflict]:
+def _sequence_parallel(keys: Keys, parts: int) -> Iterator[Conflict]:
     key = "scale.sequence_parallel"
     workers = "scale.workers"
-    together = f"{parts} workers hold a sequence together"
+    group = f"{parts} workers share each sequence"
     for name in (workers,) if isinstance(keys(workers), int) else (f"{workers}.min", f"{workers}.max"):
         number = keys(name)
         if isinstance(number, int) and number % parts:
-            yield key, name, f"{together}, and {number} is no multiple of that"
+            yield key, name, f"{group}, but {number} is not a multiple of {parts}; change {name}"
     if keys.absent(workers):
-        yield key, workers, f"{together}, and there is one (the default)"
+        yield (
+            key,
+            workers,
+            f"{group}, but the default is 1 worker; set scale.workers to a multiple of {parts}",
+        )
     method = keys.method
     if method is not None and not method.token_loss:
         only = ", ".join(token_methods())
         yield (
             key,
             "method.name",
-            f"{method.name} compares whole texts, whose tokens would stand on several workers; it is for {only}",
+            f"{method.name} compares whole texts, which must not be split over workers; it works with {only}",
         )
     if keys("train.compile"):
-        yield key, "train.compile", "compilation takes padded rows, and only streams of documents are cut"
+        yield (
+            key,
+            "train.compile",
+            "compiled models need padded rows, which sequence parallelism does not support; remove train.compile",
+        )
     attention = keys("model.attention")
     if attention not in (None, "auto"):
         yield (
             key,
             "model.attention",
-            f"it has an attention of its own, which {attention} is not; leave it at auto",
+            f"sequence parallelism has its own attention and cannot use {attention}; set model.attention: auto",
         )
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Keys that say nothing without another."""
+    """Keys that need another key."""
     if keys("train.activation_offloading") and keys.absent("train.activation_checkpointing"):
         yield (
             "train.activation_offloading",
-            "needs train.activation_checkpointing: what that keeps of each layer is what is moved",
+            "needs train.activation_checkpointing: it moves the layer inputs that checkpointing keeps",
         )

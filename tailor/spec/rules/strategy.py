@@ -1,4 +1,4 @@
-"""The rules of `scale.strategy`: what a strategy that shares something out cannot do."""
+"""Rules of `scale.strategy`: settings that a sharding strategy does not support."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from tailor.spec.scale import STRATEGIES
 from tailor.spec.strategy import Strategy
 
 SHARDED_OPTIMIZERS = ("adamw", "sgd")
-"""Those that change each element by itself, in PyTorch's own code."""
+"""Optimizers that work on shards: PyTorch's own implementations that update each element independently."""
 
 _TYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Every key that the strategy, or its stage, rules out."""
+    """Every key that the strategy or its stage does not support."""
     yield from _offload(keys)
-    if (strategy := _meant(keys)) is not None:
+    if (strategy := _named_strategy(keys)) is not None:
         for found in exclusions(keys, strategy):
             if not found.conflict:
                 yield found.key, f"conflicts with scale.strategy {strategy.label}{found.why}"
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
-    """The exclusions that name the strategy as the other key."""
-    if (strategy := _meant(keys)) is not None:
+    """The unsupported keys that are reported as conflicts with `scale.strategy`."""
+    if (strategy := _named_strategy(keys)) is not None:
         for found in exclusions(keys, strategy):
             if found.conflict:
                 yield found.key, "scale.strategy", found.why
@@ -39,7 +39,7 @@ def unused(keys: Keys) -> Iterator[Finding]:
     if keys("scale.strategy.nvme_path") is not None and "nvme" not in devices:
         yield (
             "scale.strategy.nvme_path",
-            "has no effect without offload_optimizer or offload_parameters: nvme",
+            "has no effect without offload_optimizer: nvme or offload_parameters: nvme",
         )
 
 
@@ -48,7 +48,7 @@ def _offload(keys: Keys) -> Iterator[Finding]:
     for key in ("offload_optimizer", "offload_parameters"):
         value = keys(f"scale.strategy.{key}")
         if stage in (1, 2) and (value == "nvme" or (value and key == "offload_parameters")):
-            yield f"scale.strategy.{key}", f"{value} needs stage 3; this is stage {stage}"
+            yield f"scale.strategy.{key}", f"{value} needs stage: 3, but the stage is {stage}"
         if value == "nvme" and keys.absent("scale.strategy.nvme_path"):
             yield (
                 f"scale.strategy.{key}",
@@ -58,24 +58,27 @@ def _offload(keys: Keys) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """A key that a strategy rules out."""
+    """A key that a strategy does not support."""
 
     key: str
-    said: str
-    """The key with its value, in a few words."""
+    setting: str
+    """The key with its value, for messages."""
     why: str
     conflict: bool = False
-    """Reported as a pair of the key and `scale.strategy`, and not at the key alone."""
+    """Reported as a conflict of the key and `scale.strategy`, not as a finding of the key."""
 
 
 def exclusions(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
-    """Every key beside which the strategy cannot be used. The plan asks this, too, where the strategy is `auto`."""
+    """Every key that the strategy does not support.
+
+    The plan calls this for each candidate when the strategy is `auto`.
+    """
     if strategy.shards_weights and not keys.absent("model.quantize"):
         yield Exclusion(
             "model.quantize",
             "model.quantize",
-            ", which cuts every weight into parts: bitsandbytes' packed weights cannot be cut; "
-            "take ddp or ZeRO stage 1 or 2",
+            ", which shards every weight: quantized weights (bitsandbytes) cannot be sharded; "
+            "use ddp, or deepspeed stage 1 or 2",
         )
     if strategy.shards_optimizer:
         yield from _without_sharding(keys, strategy)
@@ -84,44 +87,46 @@ def exclusions(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
     precision = keys("train.precision")
     if precision not in (None, "auto", *strategy.precisions):
         computes = " or ".join(strategy.precisions)
-        yield Exclusion("train.precision", f"{precision} arithmetic", f", which computes in {computes}")
+        yield Exclusion("train.precision", f"{precision} arithmetic", f", which supports only {computes}")
     if strategy.casts_weights and keys("model.dtype") not in (None, "auto", _TYPES.get(precision)):
         dtype = f"model.dtype: {keys('model.dtype')}"
         yield Exclusion(
             "model.dtype",
             dtype,
-            ", which holds all weights in the type of train.precision; leave it at auto",
+            ", which stores all weights in the type of train.precision; set model.dtype: auto",
         )
 
 
 def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
     if keys("model.beacon") is not None:
-        why = f"beacons are proven with ddp, and {strategy.name} shares weights or their states out"
+        why = f"beacons are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
         yield Exclusion("model.beacon", "model.beacon", why, conflict=True)
     optimizer = keys("optim.optimizer")
     if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
         yield Exclusion(
             "optim.optimizer",
             f"optim.optimizer: {optimizer}",
-            f", which gives each worker a part of the optimizer's state: {optimizer} needs whole weights "
-            f"or kernels of its own; take {' or '.join(SHARDED_OPTIMIZERS)}",
+            f", which shards the optimizer state: {optimizer} needs unsharded weights or its own kernels; "
+            f"use {' or '.join(SHARDED_OPTIMIZERS)}",
         )
     if keys("train.compile"):
         yield Exclusion(
-            "train.compile", "train.compile", ", whose hooks would break the compiled graph at every layer"
+            "train.compile",
+            "train.compile",
+            ", whose hooks break the compiled graph at every layer; remove train.compile",
         )
     if keys("method.reference") == "copy":
         yield Exclusion(
             "method.reference",
             "method.reference: copy",
-            ": a frozen copy would be whole on every worker; take precomputed",
+            ": every worker would hold a complete frozen copy; use precomputed",
         )
     method = keys.method
     if method is not None and not method.can_precompute_reference and keys.absent("model.adapter"):
         yield Exclusion(
             "method.name",
             f"method.name: {method.name} without an adapter",
-            f": {method.name} without an adapter compares with a frozen copy, which would be whole on every worker; "
+            f": without an adapter, {method.name} needs a complete frozen copy of the model on every worker; "
             "set model.adapter",
         )
 
@@ -131,25 +136,25 @@ def _without_sharded_weights(keys: Keys) -> Iterator[Exclusion]:
         yield Exclusion(
             "evaluate.retrieval",
             "evaluate.retrieval",
-            ": workers that embed unlike numbers of texts would wait for each other; search with evaluate.final",
+            ": its workers embed different numbers of texts and would deadlock; use a retrieval task in evaluate.final",
         )
     if keys("evaluate.generation") is not None:
         yield Exclusion(
             "evaluate.generation",
             "evaluate.generation",
-            ": every token of an answer would gather all weights from all workers; "
-            "generate from the finished model",
+            ": every generated token would gather all weights from all workers; "
+            "generate with evaluate.final or tailor evaluate after training",
         )
     if keys("model.attention") == "flash_attention_2":
         yield Exclusion(
             "model.attention",
             "model.attention: flash_attention_2",
-            ", under which the attention is proven on a CPU, before any weight is on a GPU; leave it at auto",
+            ", which checks the attention on the CPU before the weights are on a GPU; set model.attention: auto",
         )
 
 
-def _meant(keys: Keys) -> Strategy | None:
-    """The strategy that the recipe names, as far as its keys are right; None for `auto` and unknown names."""
+def _named_strategy(keys: Keys) -> Strategy | None:
+    """The strategy that the recipe names, with those of its keys that are right. None for `auto` and unknown names."""
     name = strategy_name(keys)
     if not isinstance(name, str) or name not in STRATEGIES:
         return None
@@ -160,6 +165,6 @@ def _meant(keys: Keys) -> Strategy | None:
 
 
 def strategy_name(keys: Keys) -> Any:
-    """`auto`, `ddp`, `fsdp` or `deepspeed`, however it is written."""
+    """The name of the strategy, whether it is written as text or as a section."""
     value = keys("scale.strategy")
     return keys("scale.strategy.name") if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""The rules between the keys of an evaluation, in its own file or in a recipe's `evaluate.final`."""
+"""Rules between the keys of an evaluation, in a file of its own or in `evaluate.final` of a recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEFAULT_TASKS = [task.name for task in Suite().tasks]
 
 
 def problems(document: Document, wrong: set[str]) -> list[Problem]:
-    """Every broken rule of an evaluation file. `wrong` are the keys that have a problem already."""
+    """Every broken rule of an evaluation file. wrong: the keys that have a problem already."""
     keys = Keys(document.values, wrong)
     return [
         document.at_key(path_of(key)).problem(path_of(key), message) for key, message in findings(keys, "")
@@ -31,7 +31,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
 
 
 def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
-    """What is wrong with the evaluation below `prefix` (with its dot, or empty for a file of its own)."""
+    """Problems of the evaluation. prefix: of its keys, with the dot; empty for a file of its own."""
     for rules in (_tasks, _bounds, unused, _names):
         yield from rules(keys, prefix)
     for key, other, why in long_rows(keys, f"{prefix}data.", keys(f"{prefix}data.max_length")):
@@ -39,7 +39,7 @@ def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
 
 
 def task_names(keys: Keys, prefix: str) -> list[str] | None:
-    """The names of the tasks; None when one of them is wrong."""
+    """Names of the tasks. None if one of them is wrong."""
     tasks = keys(f"{prefix}tasks")
     if keys.is_wrong(f"{prefix}tasks"):
         return None
@@ -54,7 +54,10 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
     seen: list[str] = []
     for at, name in enumerate(task_names(keys, prefix) or ()):
         if name in seen:
-            yield f"{prefix}tasks.{at}.name", f"{name} is there twice; its figures would have one name"
+            yield (
+                f"{prefix}tasks.{at}.name",
+                f"{name} is listed twice, and both would report the same metrics; remove one",
+            )
         seen.append(name)
         task = task_class(name)
         yield from task_rules.findings(task, keys, f"{prefix}tasks.{at}")
@@ -84,14 +87,14 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
             )
             near = difflib.get_close_matches(metric, metrics, n=1, cutoff=0.7)
             if owner is not None:
-                yield key, f"none of the tasks gives it; add {{name: {owner}}} to tasks"
+                yield key, f"none of the tasks reports it; add {{name: {owner}}} to tasks"
             elif near:
-                yield key, f"no such figure; did you mean {near[0]}?"
+                yield key, f"unknown metric; did you mean {near[0]}?"
             else:
-                given = [*metrics, *(f"{name}/METRIC" for name in groups)]
-                yield key, f"no such figure; the tasks give {', '.join(given)}"
+                reported = [*metrics, *(f"{name}/METRIC" for name in groups)]
+                yield key, f"unknown metric; the tasks report {', '.join(reported)}"
         elif isinstance(bound, str) and not keys.is_wrong(key) and not BOUND.fullmatch(bound):
-            yield key, f'{bound} is no bound; write a comparison and a number, such as "< 0.3"'
+            yield key, f'{bound} is not a condition; write a comparison and a number, such as "< 0.3"'
 
 
 def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
@@ -105,7 +108,7 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
             if keys(f"{prefix}{key}") is not None:
                 yield (
                     f"{prefix}{key}",
-                    f"has no effect: the tasks ({', '.join(names)}) bring rows of their own",
+                    f"has no effect: the tasks ({', '.join(names)}) have their own rows",
                 )
     if not any(task.generates for task in tasks):
         for key in ("max_new_tokens", "temperature", "top_p", "seed"):
@@ -113,25 +116,25 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
                 yield (
                     f"{prefix}decoding.{key}",
                     f"has no effect: the tasks ({', '.join(names)}) generate no answers"
-                    + (", or greedy ones of their own length" if any(task.greedy for task in tasks) else ""),
+                    + (", or greedy answers of fixed length" if any(task.greedy for task in tasks) else ""),
                 )
     elif keys(f"{prefix}decoding.temperature") in (None, 0) and not keys.is_wrong(
         f"{prefix}decoding.temperature"
     ):
         for key in ("top_p", "seed"):
             if keys(f"{prefix}decoding.{key}") is not None:
-                yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature over 0"
+                yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature above 0"
     yield from unused_long_rows(keys, f"{prefix}data.")
     if all(task.embeds for task in tasks) and keys(f"{prefix}decoding.batch_size") is not None:
         yield (
             f"{prefix}decoding.batch_size",
-            "has no effect: texts to embed go through the model by their tokens",
+            "has no effect: the batches of texts to embed are chosen by their number of tokens",
         )
     for at, task in enumerate(tasks):
         yield from task_rules.unused(task, keys, f"{prefix}tasks.{at}")
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
-            yield f"{key}.weight", "has no effect: every evaluation row counts once"
+            yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
     for key, path in paths(keys, prefix):
         if "://" in path and not path.startswith("hf://"):
             for name in ("subset", "split"):
@@ -143,16 +146,23 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
 
 
 def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str, str, str]]:
-    """Conflicts of what `chunk` and `retrieve` say with the longest example, `length` tokens, of the rows at `prefix`."""
+    """Conflicts of `chunk` and `retrieve` with the longest example.
+
+    prefix: of the data section, with the dot. length: the longest example, in tokens.
+    """
     if length is None or keys.is_wrong(f"{prefix}max_length"):
         return
-    for key, what in (
-        ("chunk.overlap", "a chunk must have new tokens"),
-        ("chunk.min_length", "no chunk is so long"),
+    for key, why in (
+        ("chunk.overlap", "leave no new tokens in a chunk"),
+        ("chunk.min_length", "are more than the longest chunk"),
     ):
         tokens = keys(f"{prefix}{key}")
         if tokens and tokens >= length + (key == "chunk.min_length"):
-            yield f"{prefix}{key}", f"{prefix}max_length", f"{tokens} tokens of {length}: {what}"
+            yield (
+                f"{prefix}{key}",
+                f"{prefix}max_length",
+                f"{tokens} tokens {why} of {length}; lower {prefix}{key}",
+            )
     passage, question = (
         keys(f"{prefix}retrieve.{name}") or Retrieve.model_fields[name].default
         for name in ("passage", "question")
@@ -161,34 +171,34 @@ def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str
         yield (
             f"{prefix}on_long",
             f"{prefix}max_length",
-            f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length}",
+            f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length} tokens; raise {prefix}max_length",
         )
 
 
 def unused_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:
-    """Settings for a way with long rows that is not taken."""
-    for way in ("chunk", "retrieve"):
-        other = keys(f"{prefix}on_long") != way and not keys.is_wrong(f"{prefix}on_long")
-        if other and keys(f"{prefix}{way}") is not None:
-            yield f"{prefix}{way}", f"has no effect without {prefix}on_long: {way}"
-    asked = f"{prefix}retrieve.query_instruction"
-    if keys(asked) is not None and keys.absent(f"{prefix}retrieve.embedder"):
-        yield asked, f"has no effect without {prefix}retrieve.embedder: BM25 takes the question's words"
+    """Settings of a value of `on_long` that is not chosen."""
+    for value in ("chunk", "retrieve"):
+        not_chosen = keys(f"{prefix}on_long") != value and not keys.is_wrong(f"{prefix}on_long")
+        if not_chosen and keys(f"{prefix}{value}") is not None:
+            yield f"{prefix}{value}", f"has no effect without {prefix}on_long: {value}"
+    instruction = f"{prefix}retrieve.query_instruction"
+    if keys(instruction) is not None and keys.absent(f"{prefix}retrieve.embedder"):
+        yield instruction, f"has no effect without {prefix}retrieve.embedder: BM25 uses no instruction"
 
 
 def _names(keys: Keys, prefix: str) -> Iterator[Finding]:
     name = keys(f"{prefix}name")
     if isinstance(name, str) and not FOLDER_NAME.fullmatch(name):
-        yield f"{prefix}name", f"{name} is no name of a folder; use letters, digits, -, _ and ."
+        yield f"{prefix}name", f"{name} is not a valid folder name; use letters, digits, -, _ and ."
     others: Any = keys(f"{prefix}compare")
     for other in (
         sorted({other for other in others if others.count(other) > 1}) if isinstance(others, list) else ()
     ):
-        yield f"{prefix}compare", f"names {other} twice"
+        yield f"{prefix}compare", f"has {other} twice; remove one"
 
 
 def paths(keys: Keys, prefix: str) -> Iterator[tuple[str, str]]:
-    """(key, path) of every source of rows, those of tasks too."""
+    """(key, path) of every source of rows, including those of tasks."""
     for key, _ in keys.sources(f"{prefix}data.evaluation"):
         if isinstance(path := keys(f"{key}.path"), str):
             yield f"{key}.path", path
@@ -199,14 +209,14 @@ def paths(keys: Keys, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def folders(keys: Keys, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    """(key, value, what reads it) of every local folder that a task names."""
+    """(key, value, what reads the folder) of every local folder that a task names."""
     for key, task in named_tasks(keys, prefix):
         for name, reader in task.folders.items():
             yield f"{key}.{name}", keys(f"{key}.{name}"), reader
 
 
 def named_tasks(keys: Keys, prefix: str) -> Iterator[tuple[str, type[EvaluationTask]]]:
-    """The key and the spec of each task in the file. One with a wrong name counts as any task."""
+    """The key and the spec class of each task in the file. A task with a wrong name gets the base class."""
     tasks = keys(f"{prefix}tasks")
     for at in range(len(tasks) if isinstance(tasks, list) else 0):
         name = keys(f"{prefix}tasks.{at}.name")

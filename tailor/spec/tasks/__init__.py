@@ -1,1 +1,1 @@
-"""Evaluation tasks: one class each, with what the rules and the evaluation must know of it."""
+"""The specs of evaluation tasks: one class per task with its keys and traits."""

@@ -1,4 +1,4 @@
-"""Tasks that compare generated answers with the answers of the evaluation rows."""
+"""Tasks that compare generated answers with the answers in the evaluation rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tailor.spec.tasks.base import EvaluationTask
 
 
 class ExactMatch(EvaluationTask):
-    """Whether a generated answer is the reference answer."""
+    """Share of generated answers that equal the reference answer."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.exact_match:ExactMatchEvaluator"
     figures: ClassVar[tuple[str, ...]] = ("exact_match",)
@@ -16,14 +16,14 @@ class ExactMatch(EvaluationTask):
     generates: ClassVar[bool] = True
 
     name: Literal["exact_match"]
-    """Gives `exact_match`."""
+    """Metric: `exact_match`."""
 
     normalize: bool = False
-    """Compare without case, punctuation, articles (a, an, the) and surplus spaces, as SQuAD does."""
+    """Ignore case, punctuation, articles (a, an, the) and extra spaces, as SQuAD does."""
 
 
 class F1(EvaluationTask):
-    """Overlap of words between answer and reference, as SQuAD counts it; CJK by characters."""
+    """Word overlap of answer and reference, as in SQuAD. Chinese, Japanese and Korean are compared by character."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.f1:F1Evaluator"
     figures: ClassVar[tuple[str, ...]] = ("f1",)
@@ -31,11 +31,14 @@ class F1(EvaluationTask):
     generates: ClassVar[bool] = True
 
     name: Literal["f1"]
-    """Gives `f1`."""
+    """Metric: `f1`."""
 
 
 class Rouge(EvaluationTask):
-    """ROUGE of the answer against the reference, F-measures by rouge-score; CJK by characters. Needs the extra `evaluate`."""
+    """ROUGE F-measures of answer and reference, computed by rouge-score.
+
+    Chinese, Japanese and Korean are compared by character. Needs the extra `evaluate`.
+    """
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.rouge:RougeEvaluator"
     figures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
@@ -43,7 +46,7 @@ class Rouge(EvaluationTask):
     generates: ClassVar[bool] = True
 
     name: Literal["rouge"]
-    """Gives `rouge1`, `rouge2` and `rougeL`."""
+    """Metrics: `rouge1`, `rouge2` and `rougeL`."""
 
     stemmer: bool = False
-    """Compare English words by their stems (Porter)."""
+    """Compare English words by their stem (Porter stemmer)."""

@@ -1,4 +1,4 @@
-"""What the rules, the reports and the evaluation know of every task."""
+"""Base of the evaluation tasks' specs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from tailor.spec.base import Section
 
 
 class EvaluationTask(Section):
-    """One task of an evaluation. A subclass has the key `name` with its registered name, then keys of its own."""
+    """Base of the tasks.
+
+    A subclass has the key `name` with its registered name, then its own keys. The class variables are traits for the
+    rules, reports and the evaluation.
+    """
 
     if TYPE_CHECKING:
         name: str
@@ -17,32 +21,36 @@ class EvaluationTask(Section):
     implementation: ClassVar[str]
     """`module:attribute` of its `tailor.evaluate.tasks.base.TaskEvaluator`, imported when an evaluation runs."""
     rules: ClassVar[str | None] = None
-    """Module of the rules between its keys, with `findings(keys, key)`, `unused(keys, key)` or both; `key`: of the task."""
+    """Module of the rules between its keys, with `findings(keys, key)`, `unused(keys, key)` or both. key: the key of
+    the task, such as `tasks.0`.
+    """
     figures: ClassVar[tuple[str, ...]] = ()
-    """The figures that it always gives."""
+    """Metrics that it always reports."""
     on_rows: ClassVar[bool] = False
-    """It reads the evaluation rows (`data`, `limit`); other tasks bring rows of their own."""
+    """Whether it reads the evaluation rows (`data`, `limit`). Other tasks have rows of their own."""
     generates: ClassVar[bool] = False
-    """It judges answers that are generated as `decoding` says."""
+    """Whether it scores answers that are generated with the settings of `decoding`."""
     greedy: ClassVar[bool] = False
-    """It generates greedy answers whose length it chooses itself."""
+    """Whether it generates greedy answers and sets their maximum length itself."""
     embeds: ClassVar[bool] = False
-    """It embeds texts, which needs a model that makes embeddings."""
+    """Whether it needs a model that makes embeddings."""
     ignores_beacons: ClassVar[str | None] = None
-    """Why it cannot measure a model with activation beacons; None where it can."""
+    """Why it cannot evaluate a model with activation beacons. None if it can."""
     sources: ClassVar[tuple[str, ...]] = ("data",)
-    """Those of its keys, where present, whose `path` names rows: files, URLs or data sets."""
+    """Its keys with a `path` to rows: files, URLs or datasets."""
     folders: ClassVar[Mapping[str, str]] = {}
-    """Its keys that name a local folder -> what reads that folder."""
+    """Its keys that name a local folder -> what reads the folder, for messages."""
     fields: ClassVar[tuple[str, ...] | None] = None
-    """What it reads of a row of `data`, the keys of `data.columns`; None: whatever the rows have."""
+    """Fields that it reads from a row of `data`, which are the possible keys of `data.columns`. None: all fields of
+    the row.
+    """
 
     @classmethod
     def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
-        """The figures that it gives with these keys. task: its plain values."""
+        """Metrics that it reports with these keys. task: its plain values."""
         return cls.figures
 
     @classmethod
     def metric_groups(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names before the slash of figures `NAME/METRIC` whose metrics are known when the task has run."""
+        """Prefixes of metrics `PREFIX/METRIC` that are known only after the task has run. task: its plain values."""
         return ()

@@ -1,4 +1,4 @@
-"""Tasks at given lengths: perplexity of long texts, and a value to find in a long text."""
+"""Tasks at given context lengths: perplexity of long texts, passkey retrieval, needle in a haystack."""
 
 from __future__ import annotations
 
@@ -14,42 +14,46 @@ FILLER = (
     "The kettle is on the stove. The street is quiet this morning. A cart goes by, and then another one. "
     "Nobody is in a hurry. The clock on the wall is right. "
 )
-"""What a passkey is hidden in, over and over."""
+"""Text that is repeated around the passkey."""
 
 
 class LongTask(EvaluationTask):
-    """What tasks at given lengths have. A model with rotary positions is measured beyond its own length too."""
+    """Keys of all tasks at given lengths. Lengths beyond the model's own context length are evaluated too."""
 
     rules: ClassVar[str | None] = "tailor.spec.rules.tasks.lengths"
 
     lengths: list[int] = Field(min_length=1)
-    """Tokens that the model sees at once, special tokens and all."""
+    """Context lengths, in tokens, with special tokens. Each is evaluated separately."""
 
     prefill: int | None = Field(None, ge=1)
-    """Read a text in parts of so many tokens, with a cache of those before: less memory, the same figures."""
+    """Chunked prefill: read a text N tokens at a time with a KV cache. Needs less memory and gives the same metrics.
+    Default: the whole text at once.
+    """
 
 
 class LongPerplexity(LongTask):
-    """Perplexity of long texts at each length, weighted by token, over the same tokens at every length.
+    """Perplexity of long texts at each length, averaged over tokens. All lengths score the same tokens.
 
-    A window slides over each text; every token is scored once, in the first window that holds it. Texts shorter than
-    the longest length are left out and counted.
+    A window of this length moves over each text; each token is scored once, in the first window that has it. Texts
+    shorter than the largest length are left out and counted.
     """
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.long_perplexity:LongPerplexityEvaluator"
     fields: ClassVar[tuple[str, ...] | None] = ("text",)
 
     name: Literal["long_perplexity"]
-    """Gives `perplexity_N` for each length N, and a plot of the loss by a token's position in the longest window."""
+    """Metrics: `perplexity_N` for each length N. Also makes a plot of the loss by position in the largest window."""
 
     data: Texts
-    """Rows with `text`."""
+    """Rows with the field `text`."""
 
     stride: int | None = Field(None, ge=1)
-    """New tokens of each window after the first. Default: half of its length."""
+    """Step of the sliding window: number of new tokens in each window after the first. Default: half of the length. A
+    smaller stride gives each token more context and takes longer.
+    """
 
     tokens_per_text: int | None = Field(None, ge=2)
-    """Read only so many tokens of each text."""
+    """Use only the first N tokens of each text. Default: all."""
 
     @classmethod
     def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
@@ -57,30 +61,30 @@ class LongPerplexity(LongTask):
 
 
 class Grid(LongTask):
-    """A value to find, hidden at each depth in texts of each length.
+    """Keys of tasks that hide a value at each depth in texts of each length.
 
-    Built from token ids, so that a prompt has exactly its length and the hiding sentence lies exactly at its depth.
+    Prompts are built from token ids, so that each has exactly its length, and the needle is exactly at its depth.
     """
 
     greedy: ClassVar[bool] = True
 
     depths: list[float] = Field([0.0, 0.25, 0.5, 0.75, 1.0], min_length=1)
-    """Share of the text before the hidden sentence: 0 is the start, 1 right before the question."""
+    """Positions of the needle, as a share of the text: 0 is the start, 1 is right before the question."""
 
     samples: int = Field(5, ge=1)
-    """Prompts of each length and depth."""
+    """Prompts per length and depth."""
 
     digits: int = Field(5, ge=1, le=18)
-    """Digits of the value."""
+    """Digits of the hidden value."""
 
     needle: str = Field("\nThe pass key is {value}. Remember it: {value} is the pass key.\n", min_length=1)
-    """The sentence that hides the value, where `{value}` stands."""
+    """The sentence with the hidden value. It must contain `{value}`."""
 
     question: str = Field("\nWhat is the pass key? The pass key is", min_length=1)
     """The end of the prompt. With a chat template it ends the user's turn."""
 
     seed: int = Field(0, ge=0)
-    """Decides the values, and where in the haystack a text begins."""
+    """Seed of the hidden values, and of where in the haystack each prompt starts."""
 
     @classmethod
     def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
@@ -88,31 +92,35 @@ class Grid(LongTask):
 
 
 class Passkey(Grid):
-    """The value hidden in a few sentences that are repeated (Mohtashami and Jaggi, arXiv 2305.16300)."""
+    """Passkey retrieval: the value is hidden in a few sentences that are repeated (arXiv 2305.16300)."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.passkey:PasskeyEvaluator"
 
     name: Literal["passkey"]
-    """Gives `passkey`, the share of values that the answer's first number is, and `passkey_N` for each length N."""
+    """Metrics: `passkey`, the share of answers whose first number is the hidden value, and `passkey_N` for each
+    length N.
+    """
 
     filler: str = Field(FILLER, min_length=1)
-    """The sentences."""
+    """The sentences that are repeated."""
 
 
 class Needle(Grid):
-    """The value hidden in texts of one's own (needle in a haystack)."""
+    """Needle in a haystack: the value is hidden in your own texts."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.needle:NeedleEvaluator"
     fields: ClassVar[tuple[str, ...] | None] = ("text",)
 
     name: Literal["needle"]
-    """Gives `needle`, the share of values that the answer's first number is, and `needle_N` for each length N."""
+    """Metrics: `needle`, the share of answers whose first number is the hidden value, and `needle_N` for each length
+    N.
+    """
 
     data: Texts
-    """Rows with `text`, joined into the haystack."""
+    """Rows with the field `text`. The texts are joined into the haystack."""
 
 
 def _lengths(task: Mapping[str, Any]) -> list[int]:
-    """The lengths in order, from plain values that may be wrong."""
+    """The lengths in order, without duplicates. The plain values may be invalid; then the list is empty."""
     lengths = task.get("lengths")
     return sorted({one for one in lengths if type(one) is int}) if isinstance(lengths, list) else []

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval."""
+"""Tasks of lm-eval, EleutherAI's evaluation harness."""
 
 from __future__ import annotations
 
@@ -11,30 +11,37 @@ from tailor.spec.tasks.base import EvaluationTask
 
 
 class LmEval(EvaluationTask):
-    """Tasks of lm-eval (EleutherAI's harness), with their own data and prompts. Needs the extra `lm-eval`."""
+    """Tasks of lm-eval (EleutherAI's evaluation harness), with their own data and prompts. Needs the extra `lm-eval`."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.lm_eval:LmEvalEvaluator"
     rules: ClassVar[str | None] = "tailor.spec.rules.tasks.lm_eval"
-    ignores_beacons: ClassVar[str | None] = "lm-eval calls the plain model and would leave beacons out"
+    ignores_beacons: ClassVar[str | None] = (
+        "lm-eval runs the base model without its beacons; remove the task lm_eval"
+    )
     folders: ClassVar[Mapping[str, str]] = {"include": "lm-eval"}
 
     name: Literal["lm_eval"]
-    """Gives `TASK/METRIC` for each metric that is a share or a perplexity of its rows, such as `arc_easy/acc_norm`."""
+    """Metrics: `TASK/METRIC` for each metric of lm-eval that is a share or a perplexity, such as `arc_easy/acc_norm`.
+    """
 
     tasks: list[str] = Field(min_length=1)
-    """lm-eval's names of tasks and groups, such as `arc_easy`."""
+    """Names of lm-eval tasks and groups, such as `arc_easy`."""
 
     num_fewshot: int | None = Field(None, ge=0)
-    """Examples before each question. Default: the task's own number."""
+    """Few-shot examples before each question. Default: the number that the task defines."""
 
     limit: int | None = Field(None, ge=1)
-    """Only the first rows of each task."""
+    """Use only the first N rows of each task. Default: all rows."""
 
     chat: bool = False
-    """Ask through the model's chat template, examples as turns. lm-eval's published figures are without."""
+    """Use the model's chat template, with few-shot examples as turns. Published lm-eval results are usually without
+    it.
+    """
 
     include: str | None = Field(None, min_length=1)
-    """A local folder with definitions of your own (YAML). Python functions that they name are run."""
+    """A local folder with your own task definitions (YAML). Python functions that they name are executed. Default:
+    only the tasks of lm-eval.
+    """
 
     @classmethod
     def metric_groups(cls, task: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ from tailor.spec.tasks.base import EvaluationTask
 
 
 class Perplexity(EvaluationTask):
-    """Loss, perplexity and token accuracy of the supervised tokens, weighted by token."""
+    """Loss, perplexity and token accuracy of the supervised tokens, averaged over tokens."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.perplexity:PerplexityEvaluator"
     figures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
     on_rows: ClassVar[bool] = True
 
     name: Literal["perplexity"]
-    """Gives `loss`, `perplexity` and `token_accuracy`."""
+    """Metrics: `loss`, `perplexity` and `token_accuracy`."""

@@ -1,4 +1,4 @@
-"""Tasks with question sets of their own."""
+"""Tasks with their own set of questions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from tailor.spec.tasks.rows import Questions
 
 
 class MultipleChoice(EvaluationTask):
-    """Whether the likeliest of the given answers is the right one, by log-likelihood after the question."""
+    """Share of questions for which the correct choice has the highest log-likelihood after the question."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.multiple_choice:MultipleChoiceEvaluator"
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_norm")
     fields: ClassVar[tuple[str, ...] | None] = ("question", "choices", "answer")
 
     name: Literal["multiple_choice"]
-    """Gives `accuracy`, and `accuracy_norm` with log-likelihoods divided by the answers' lengths in characters."""
+    """Metrics: `accuracy`, and `accuracy_norm` with each log-likelihood divided by the length of the choice in
+    characters.
+    """
 
     data: Questions
-    """Rows with `question`, `choices` (a list of texts) and `answer`: an index from 0, a letter, or the text."""
+    """Rows with `question`, `choices` (a list of texts) and `answer`: an index from 0, a letter, or the text itself.
+    """
 
 
 class Facts(EvaluationTask):
-    """A curated set of questions, and the facts that each answer must state."""
+    """A curated set of questions with the facts that each answer must state."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.facts:FactsEvaluator"
     figures: ClassVar[tuple[str, ...]] = ("facts",)
@@ -31,7 +34,9 @@ class Facts(EvaluationTask):
     fields: ClassVar[tuple[str, ...] | None] = ("question", "facts")
 
     name: Literal["facts"]
-    """Gives `facts`: the mean share of a question's facts that its answer states."""
+    """Metric: `facts`, the mean share of a question's facts that the answer states."""
 
     data: Questions
-    """Rows with `question` and `facts`: a list of texts, or of lists of texts of which one is enough."""
+    """Rows with `question` and `facts`: a list of texts. An item may be a list of alternative texts, of which one is
+    enough.
+    """

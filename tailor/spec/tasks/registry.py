@@ -1,4 +1,4 @@
-"""The evaluation tasks by name: those built in, and those that other packages register."""
+"""The registry of evaluation tasks."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ EVALUATION_TASKS: Registry[type[EvaluationTask]] = Registry(
 
 
 def task_class(name: str) -> type[EvaluationTask]:
-    """The spec of a registered name. ExtensionError when another package registers something else under it."""
+    """The spec class of a registered task. Raises ExtensionError when another package registers something else."""
     found = EVALUATION_TASKS.get(name)
     if not (isinstance(found, type) and issubclass(found, EvaluationTask)):
         raise ExtensionError(
-            f"{EVALUATION_TASKS.group}: {name} is {found!r}, which is no subclass of EvaluationTask",
+            f"{EVALUATION_TASKS.group}: {name} is {found!r}, which is not a subclass of EvaluationTask",
             hint="register the task's spec class, a subclass of tailor.spec.tasks.base.EvaluationTask",
         )
     field = found.model_fields.get("name")
     if field is None or get_args(field.annotation) != (name,):
         raise ExtensionError(
-            f"{EVALUATION_TASKS.group}: {name} is {found.__module__}.{found.__name__}, whose key `name` has another type",
+            f'{EVALUATION_TASKS.group}: {name} is {found.__module__}.{found.__name__}, whose key `name` does not have the type Literal["{name}"]',
             hint=f'write `name: Literal["{name}"]` in the class, or register it under its own name',
         )
     return found
@@ -52,4 +52,4 @@ else:
         Union[tuple(task_class(name) for name in EVALUATION_TASKS.names())],  # noqa: UP007 (built at run time)
         Field(discriminator="name"),
     ]
-"""One of the registered tasks, by its `name`."""
+"""One of the registered tasks, chosen by `name`."""

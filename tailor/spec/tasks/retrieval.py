@@ -1,4 +1,4 @@
-"""Retrieval by the model's embeddings."""
+"""Retrieval with the model's embeddings."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from tailor.spec.tasks.rows import Corpus
 
 
 class Searched(Section):
-    """What is searched, and the instructions before the texts."""
+    """A retrieval collection, and the instructions before its texts."""
 
     data: Corpus
-    """Queries, corpus and judgments."""
+    """Queries, corpus and relevance judgments (qrels)."""
 
     query_instruction: str | None = None
-    """Instruction of every query. Default: that of its row, where the rows have any."""
+    """Instruction before every query. Default: the instruction in the query's row, if any."""
 
     corpus_instruction: str | None = None
-    """Instruction of every passage. Default: that of its row, where the rows have any."""
+    """Instruction before every passage. Default: the instruction in the passage's row, if any."""
 
     dimension: int | None = Field(None, ge=1)
-    """Take the first so many numbers of each embedding, for models trained with `method.matryoshka`. Default: all."""
+    """Cut embeddings to the first N dimensions, for models trained with `method.matryoshka`. Default: all dimensions.
+    """
 
 
 class Retrieval(Searched, EvaluationTask):
-    """Whether a query's relevant passages are the nearest to it, for models that make embeddings; as trec_eval counts."""
+    """Whether the passages nearest to a query are relevant to it.
+
+    For models that make embeddings. The metrics are those of trec_eval.
+    """
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.retrieval:RetrievalEvaluator"
     rules: ClassVar[str | None] = "tailor.spec.rules.tasks.retrieval"
@@ -38,4 +42,4 @@ class Retrieval(Searched, EvaluationTask):
     embeds: ClassVar[bool] = True
 
     name: Literal["retrieval"]
-    """Gives `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""
+    """Metrics: `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""

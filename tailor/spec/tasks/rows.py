@@ -1,4 +1,4 @@
-"""Rows that a task brings: where they come from."""
+"""Sources of the rows that a task has of its own."""
 
 from __future__ import annotations
 
@@ -8,54 +8,62 @@ from tailor.spec.base import Section
 
 
 class Questions(Section):
-    """Rows with a question and what is to be found or chosen: JSONL, JSON, Parquet, CSV or a Hugging Face dataset."""
+    """A source of questions: JSONL, JSON, Parquet, CSV or a Hugging Face dataset."""
 
     path: str = Field(min_length=1)
-    """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
+    """A file, a folder, a glob pattern, an fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset.
+    """
 
     columns: dict[str, str] = {}
-    """Where the fields stand in these rows, as `field: column`, for example `question: prompt`."""
+    """Renames columns: `field: column` for each field that has another name in these rows, for example `question:
+    prompt`.
+    """
 
     subset: str | None = Field(None, min_length=1)
-    """Configuration name of a Hugging Face dataset."""
+    """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
 
     split: str = Field("train", min_length=1)
     """Split of a Hugging Face dataset."""
 
     limit: int | None = Field(None, ge=1)
-    """Read only this many rows, from the start."""
+    """Use only the first N rows. Default: all rows."""
 
 
 class Texts(Section):
-    """Rows with a text: JSONL, JSON, Parquet, CSV, plain text or a Hugging Face dataset."""
+    """A source of texts: JSONL, JSON, Parquet, CSV, plain text or a Hugging Face dataset."""
 
     path: str = Field(min_length=1)
-    """A file, a folder, a glob, any fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset."""
+    """A file, a folder, a glob pattern, an fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset.
+    """
 
     columns: dict[str, str] = {}
-    """Where the text stands in these rows, as `text: column`."""
+    """Renames the column of the text: `text: column`."""
 
     subset: str | None = Field(None, min_length=1)
-    """Configuration name of a Hugging Face dataset."""
+    """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
 
     split: str = Field("train", min_length=1)
     """Split of a Hugging Face dataset."""
 
     limit: int | None = Field(None, ge=1)
-    """Read only this many rows, from the start."""
+    """Use only the first N rows. Default: all rows."""
 
 
 class Corpus(Section):
-    """Queries, the passages that they search, and which of these are relevant."""
+    """A retrieval collection: queries, passages, and which passages are relevant to each query."""
 
     path: str = Field(min_length=1)
-    """A folder in BEIR's layout (`corpus.jsonl`, `queries.jsonl`, `qrels/`), or a file of rows with queries and their passages, all of which are the corpus. Local, or any fsspec URL."""
+    """A folder in the BEIR layout (`corpus.jsonl`, `queries.jsonl`, `qrels/`), or a file of rows with queries and
+    their passages, which together form the corpus. A local path or an fsspec URL.
+    """
 
     qrels: str = Field("test", min_length=1)
-    """The judgments of a folder: `qrels/NAME.tsv`."""
+    """Name of the relevance judgments in a BEIR folder: `qrels/NAME.tsv`."""
 
     limit: int | None = Field(None, ge=1)
-    """Ask only this many queries, from the start. The corpus stays whole."""
+    """Use only the first N queries. The corpus stays complete. Default: all queries."""
 
     ignore_identical_ids: bool = False
-    """A passage with the query's own id cannot be found, for collections whose queries are passages too (ArguAna, Quora)."""
+    """Never count a passage with the query's own id as a result. For collections whose queries are also passages
+    (ArguAna, Quora).
+    """

@@ -1,4 +1,4 @@
-"""How a model's weights are held by the workers, one strategy per file."""
+"""Strategies: how weights, gradients and optimizer state are distributed over the workers. One file each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tailor.train.strategy.base import Shard, Sharded, Strategy
 
 
 def make_strategy(plan: Plan, host: Host) -> Strategy:
-    """The plan's strategy. Only its own module is imported."""
+    """Make the plan's strategy. Only the module of that strategy is imported."""
     made: Strategy = resolve_name(plan.strategy.implementation)(plan, host)
     return made
 

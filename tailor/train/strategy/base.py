@@ -1,4 +1,4 @@
-"""What the loop asks of a strategy: how weights are base_record, and how one step's gradients become one."""
+"""The interface of a strategy: how weights are distributed, and how the workers' gradients are reduced to one update."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """This worker's part of a trained weight: elements `start` to `stop` of it, flattened."""
+    """This worker's part of a trained weight: elements `start` to `stop` of the flattened weight. shape: of the full weight."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,16 +30,16 @@ class Shard:
 
 
 class Strategy(ABC):
-    """One model, its weights placed, with its optimizer. Every worker calls everything in the same order."""
+    """A model with its optimizer, distributed over the workers. Every worker must make the same calls in the same order."""
 
     is_sharded: ClassVar[bool]
-    """Whether a worker has only a part of what a checkpoint holds. `Sharded` says how it is reached."""
+    """Whether each worker has only a part of the trained weights or of the optimizer state; then it is a `Sharded`."""
 
     model: CausalModel
     optimizer: Any
-    """PyTorch's optimizer, or what stands for one."""
+    """A PyTorch optimizer, or DeepSpeed's equivalent."""
     scaler: torch.amp.GradScaler
-    """Of fp16 gradients; does nothing elsewhere."""
+    """Gradient scaler for fp16; disabled for other precisions."""
 
     def __init__(self, plan: Plan, host: Host) -> None:
         self.plan, self.world, self.rank, self.device = plan, host.world, host.rank, host.device
@@ -47,49 +47,50 @@ class Strategy(ABC):
 
     @abstractmethod
     def load(self) -> CausalModel:
-        """Load the model and place its weights. Raises ModelError."""
+        """Load the model and distribute its weights. Raises ModelError."""
 
     @abstractmethod
     def setup(self) -> None:
-        """Make the optimizer, once the weights are those that training starts from."""
+        """Make the optimizer. Called once after `load`, before weights are restored from a checkpoint."""
 
     @abstractmethod
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(model, *arguments)`, with all weights in reach. The only way to compute with the model.
+        """Call `function(model, *arguments)` with all weights available. Every computation with the model goes through it.
 
-        Tensors must come back alone or in tuples, lists and dicts, where the strategies look for them.
+        The function must return a tensor, or tuples, lists or dicts of tensors: FSDP and DDP find no others.
         """
 
     @abstractmethod
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of each micro-batch of a step."""
+        """Context for the forward and backward pass of one micro-batch. last: the gradients are reduced, as without `no_sync`."""
 
     def scale(self, loss: torch.Tensor, denominator: int) -> torch.Tensor:
-        """What to call backward on. Averaging over the workers is undone: gradients are summed."""
+        """The loss to call backward on. Times the number of workers, because DDP and DeepSpeed average gradients over the
+        workers, and they must be summed."""
         return loss * (self.world / denominator)
 
     def backward(self, loss: torch.Tensor, denominator: int) -> None:
-        """Add the gradient of a summed loss, divided by the denominator of the whole batch."""
+        """Accumulate the gradient of a summed loss, divided by the denominator of the global batch."""
         self.scaler.scale(self.scale(loss, denominator)).backward()
 
     @abstractmethod
     def gradient_norm(self) -> float:
-        """L2 norm of the step's gradient over all weights and workers, before it is clipped."""
+        """L2 norm of the step's reduced gradient over all weights, before clipping. The same on every worker."""
 
     @abstractmethod
     def update(self, learning_rate: float) -> None:
-        """Scale the gradient down to the plan's limit, make the optimizer's step, and forget the gradient."""
+        """Clip the gradient to `optim.max_grad_norm`, run the optimizer's step, and clear the gradient."""
 
     @abstractmethod
     def skip(self) -> None:
-        """Forget the gradient."""
+        """Clear the gradient without an update."""
 
     def weights(self) -> tuple[int, int]:
-        """How many weights are trained, and how many there are, of the whole model."""
+        """(trained, all): number of parameters of the model before sharding."""
         return self.model.weights()
 
-    def values(self, parameter: Any) -> list[torch.Tensor]:
-        """A whole weight, and the constants of a 4-bit or 8-bit one."""
+    def stored_tensors(self, parameter: Any) -> list[torch.Tensor]:
+        """A full weight, followed by the quantization constants of a 4-bit or 8-bit one."""
         tensors = [parameter.detach()]
         if (state := getattr(parameter, "quant_state", None)) is not None:
             constants = state.as_dict(packed=False)
@@ -99,75 +100,75 @@ class Strategy(ABC):
         return tensors
 
     @abstractmethod
-    def whole_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """Name in `model.network` and value of what the artifact holds: the adapter's weights, or all of them.
+    def unsharded_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Yield (name in `model.network`, full weight) for the artifact: the adapter's weights, or all weights without one.
 
-        One after another, so that none but the caller keeps them; on rank 0 only, though all must iterate.
+        Every rank must iterate, rank 0 gets the weights. They are gathered one at a time, to save memory.
         """
 
 
 class Sharded(Strategy):
-    """A strategy whose workers hold parts of the weights and of the optimizer's state."""
+    """A strategy in which each worker has shards of the weights or of the optimizer state."""
 
     is_sharded = True
 
     @property
     @abstractmethod
     def updates(self) -> int:
-        """Steps that the optimizer has made."""
+        """Number of steps that the optimizer has made."""
 
     @abstractmethod
     def shards(self) -> list[Shard]:
-        """What this worker holds of the trained weights."""
+        """This worker's shards of the trained weights."""
 
     @abstractmethod
     def state_keys(self) -> list[str]:
-        """Names of the optimizer's states that have a number for each element."""
+        """Names of the optimizer states with one number per element, e.g. `exp_avg`."""
 
     @abstractmethod
     def read(self, part: Shard, key: str | None = None) -> torch.Tensor:
-        """A part's weight, or its state of the optimizer: float32[stop - start]."""
+        """A shard's elements of the weight, or of the optimizer state `key`: float32[stop - start]."""
 
     @abstractmethod
     def setup_state(self, keys: Iterable[str], updates: int) -> None:
-        """Make room for the optimizer's state, to be written."""
+        """Allocate optimizer states for `write`, with `updates` as their step count."""
 
     @abstractmethod
     def write(self, part: Shard, values: torch.Tensor, key: str | None = None) -> None:
-        """The other way of `read`."""
+        """Write what `read` returns: float32[stop - start]."""
 
     @abstractmethod
     def sync(self) -> None:
-        """Every part was written: bring the weights that are computed with in line."""
+        """Update the weights of the forward pass after shards were written."""
 
-    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        own: dict[str, list[Shard]] = {}
+    def unsharded_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        by_name: dict[str, list[Shard]] = {}
         for part in self.shards():
-            own.setdefault(part.name, []).append(part)
+            by_name.setdefault(part.name, []).append(part)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                whole = self._gathered(shape_of(parameter), own.get(name, []))
+                full = self._gathered(shape_of(parameter), by_name.get(name, []))
             elif self.plan.model.adapter is None:
-                whole = self.whole_frozen(parameter)
+                full = self.unsharded_frozen_weight(parameter)
             else:
                 continue
             if self.rank == 0:
-                yield name.removeprefix("network."), whole.cpu()
+                yield name.removeprefix("network."), full.cpu()
         if self.rank == 0 and self.plan.model.adapter is None:
-            kept = self.model.network.state_dict().keys()
+            saved = self.model.network.state_dict().keys()  # without non-persistent buffers
             yield from (
-                (name, value.cpu()) for name, value in self.model.network.named_buffers() if name in kept
+                (name, value.cpu()) for name, value in self.model.network.named_buffers() if name in saved
             )
 
     @abstractmethod
-    def whole_frozen(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """A whole weight that is not trained."""
+    def unsharded_frozen_weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """A full weight that is not trained. A collective call."""
 
     def _gathered(self, shape: tuple[int, ...], parts: list[Shard]) -> torch.Tensor:
-        """A whole trained weight, float32, on rank 0."""
-        whole = torch.zeros(shape, device=self.device)
+        """A full trained weight, float32, on rank 0. A collective call."""
+        full = torch.zeros(shape, device=self.device)
         for part in parts:
-            whole.view(-1)[part.start : part.stop] = self.read(part).to(self.device)
+            full.view(-1)[part.start : part.stop] = self.read(part).to(self.device)
         if self.world > 1:
-            dist.reduce(whole, dst=0)  # the parts are disjoint, so nothing is rounded
-        return whole
+            dist.reduce(full, dst=0)  # a sum, and exact: each element is nonzero on one worker only
+        return full

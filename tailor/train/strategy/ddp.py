@@ -1,4 +1,4 @@
-"""Every worker holds all weights; gradients are summed over the workers in the last backward of a step."""
+"""Data parallelism: every worker has all weights, and gradients are reduced in the last backward pass of a step."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import nn
 from tailor.models.causal import CausalModel
 from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from tailor.train.strategy.base import Strategy
-from tailor.train.strategy.start import load_whole
+from tailor.train.strategy.start import load_unsharded
 
 T = TypeVar("T")
 
 
 class DataParallel(Strategy):
-    """PyTorch's DistributedDataParallel; without it for a single worker."""
+    """PyTorch's DistributedDataParallel; for a single worker, the plain model."""
 
     is_sharded = False
 
     def load(self) -> CausalModel:
-        self.model = load_whole(self.plan, self.device)
+        self.model = load_unsharded(self.plan, self.device)
         return self.model
 
     def setup(self) -> None:
@@ -41,15 +41,14 @@ class DataParallel(Strategy):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
 
     def _make_buckets(self) -> None:
-        """Make every gradient a view of the reducer's buckets, from the first micro-batch on.
+        """Make every gradient a view of DDP's buckets from the first micro-batch on, with two passes of zero gradients.
 
-        The reducer makes its buckets anew once, after the first pass that it reduces, and only what it reduced stands in
-        them: without these two passes of zeros, gradients of the micro-batches before a step's last one would be held a
-        second time, beside the buckets.
+        DDP rebuilds its buckets after the first pass that it reduces, and only reduced gradients are views of them. Without
+        these passes, the gradients that accumulate under `no_sync` would be allocated a second time outside the buckets.
         """
         for _ in range(2):
             for _, parameter in trained_parameters(self.model):
-                parameter.grad = None  # keeps no bucket alive that is being replaced
+                parameter.grad = None  # a gradient would keep the memory of the replaced bucket alive
             one_each = self._training(_one_element_each)
             one_each.backward(torch.zeros_like(one_each))
 
@@ -74,13 +73,14 @@ class DataParallel(Strategy):
 
     def skip(self) -> None:
         self.scaler.update()
-        # Where there are buckets, gradients stay views of them, and the next ones are added up in place.
+        # With several workers, gradients stay views of DDP's buckets: they are zeroed, not freed.
         self.optimizer.zero_grad(set_to_none=self.world == 1)
 
-    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def unsharded_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         if self.rank == 0:
             yield from self.model.network.state_dict().items()
 
 
 def _one_element_each(model: CausalModel) -> torch.Tensor:
+    """The first element of every trained weight: the cheapest function that uses all of them."""
     return torch.stack([parameter.flatten()[0].float() for _, parameter in trained_parameters(model)])

@@ -1,7 +1,8 @@
-"""DeepSpeed's ZeRO: its engine makes the steps, driven by our loop.
+"""DeepSpeed's ZeRO, stages 1 to 3 (Rajbhandari et al. 2020, arXiv 1910.02054). The training loop drives its engine.
 
-Accumulation is ours: the engine is told which micro-batch is a step's last, and divides by nothing but the number of
-workers, which `scale` puts back. What of DeepSpeed's optimizers has no public name is named in `internals`.
+The loop does the gradient accumulation: it marks the last micro-batch of a step for the engine. The engine divides
+gradients by the number of workers only, which `Strategy.scale` undoes. All use of DeepSpeed's private attributes is in
+`internals`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from tailor.models.causal import CausalModel
 from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Shard, Sharded
-from tailor.train.strategy.internals import Shards, shards_of
-from tailor.train.strategy.start import join_group, load_sharded, load_whole
+from tailor.train.strategy.internals import ZeroShards, shards_of
+from tailor.train.strategy.start import join_group, load_sharded, load_unsharded
 
 T = TypeVar("T")
 
 
 class Zero(Sharded):
-    """ZeRO stage 1, 2 or 3. In stage 3 the weights are shared out too, from the moment they are loaded."""
+    """ZeRO stage 1, 2 or 3. In stage 3 the weights are sharded too, already while they are loaded."""
 
     def load(self) -> CausalModel:
         spec = self.plan.strategy
@@ -41,19 +42,19 @@ class Zero(Sharded):
             dist_backend=torch.distributed.get_backend(), dist_init_required=False, verbose=False
         )
         if self._stage < 3:
-            self.model = load_whole(self.plan, self.device)
+            self.model = load_unsharded(self.plan, self.device)
             self._counts = self.model.weights()
             return self.model
-        base_record = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
-        cut = deepspeed.zero.Init(config_dict_or_path=self.plan.deepspeed, dtype=base_record)
+        dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+        zero_init = deepspeed.zero.Init(config_dict_or_path=self.plan.deepspeed, dtype=dtype)
 
-        def place(module: nn.Module) -> None:
+        def shard(module: nn.Module) -> None:
             for parameter in module.parameters():
                 if not hasattr(parameter, "ds_id"):
-                    parameter.data = parameter.data.to(base_record)
-                    cut._convert_to_zero_parameters([parameter])
+                    parameter.data = parameter.data.to(dtype)
+                    zero_init._convert_to_zero_parameters([parameter])
 
-        self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, place)
+        self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, shard)
         return self.model
 
     def setup(self) -> None:
@@ -66,15 +67,15 @@ class Zero(Sharded):
         assert self._engine.zero_optimization_stage() == self._stage
         assert self._engine.gradient_accumulation_steps() == 1
         if self._stage == 3:
-            # The loss takes the head's weight without calling the head, and embeddings that of the projection.
+            # The loss uses the head's weight without calling the head, and embedding uses the projection's in the same way.
             modules = (self.model.head, self.model.projection)
             for parameter in (p for module in modules if module is not None for p in module.parameters()):
                 deepspeed.zero.register_external_parameter(self.model, parameter)
-        self._parts: Shards = shards_of(self._engine, self._stage)
+        self._shards: ZeroShards = shards_of(self._engine, self._stage)
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         self._engine.train(self.model.training)
-        with self._letting_go():
+        with self._regathered_weights():
             result: T = self._engine(function, *arguments)
         return result
 
@@ -84,15 +85,16 @@ class Zero(Sharded):
         yield
 
     def backward(self, loss: torch.Tensor, denominator: int) -> None:
-        with self._letting_go():  # activation checkpointing computes layers again
+        with self._regathered_weights():  # for the layers that activation checkpointing computes again
             self._engine.backward(self.scale(loss, denominator), scale_wrt_gas=False)
 
     @contextmanager
-    def _letting_go(self) -> Iterator[None]:
-        """In stage 3, linear layers keep no weight for the backward pass but gather it again: PyTorch's own would keep a
-        transposed view of each, and with it all gathered weights of the model.
+    def _regathered_weights(self) -> Iterator[None]:
+        """In stage 3, linear layers gather their weight again for the backward pass instead of keeping it.
+
+        PyTorch's `linear` saves a transposed view of the weight, which would keep all gathered weights of the model alive.
         """
-        own = nn.functional.linear
+        original = nn.functional.linear
         if self._stage == 3:
             from deepspeed.runtime.zero.linear import zero3_linear_wrap
 
@@ -100,27 +102,31 @@ class Zero(Sharded):
         try:
             yield
         finally:
-            nn.functional.linear = own
+            nn.functional.linear = original
 
     def gradient_norm(self) -> float:
-        norm = float(self._parts.gradient_norm())
-        return norm if norm >= 0 else math.nan  # DeepSpeed says -1 of one that is no number
+        norm = float(self._shards.gradient_norm())
+        return norm if norm >= 0 else math.nan  # DeepSpeed returns -1 for a norm that is not finite
 
     def update(self, learning_rate: float) -> None:
         set_learning_rate(self.optimizer, learning_rate)
         self._engine.step()
-        self._parts.stepped()
+        self._shards.after_step()
 
     def skip(self) -> None:
-        self._parts.forget_gradients()
+        self._shards.clear_gradients()
 
     def weights(self) -> tuple[int, int]:
         return self._counts
 
-    def values(self, parameter: Any) -> list[torch.Tensor]:
-        return super().values(parameter) if self._stage < 3 else [self.whole_frozen(parameter)]
+    def stored_tensors(self, parameter: Any) -> list[torch.Tensor]:
+        return (
+            super().stored_tensors(parameter)
+            if self._stage < 3
+            else [self.unsharded_frozen_weight(parameter)]
+        )
 
-    def whole_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
+    def unsharded_frozen_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         if self._stage < 3:
             return parameter.detach()
         import deepspeed
@@ -130,19 +136,19 @@ class Zero(Sharded):
 
     @property
     def updates(self) -> int:
-        steps = [state["step"] for state in self._parts.states() if "step" in state]
+        steps = [state["step"] for state in self._shards.states() if "step" in state]
         return int(steps[0]) if steps else 0
 
     def shards(self) -> list[Shard]:
-        found = []
+        shards = []
         for name, parameter in trained_parameters(self.model):
-            start, stop = self._parts.bounds(parameter)
+            start, stop = self._shards.bounds(parameter)
             if start < stop:
-                found.append(Shard(name, shape_of(parameter), start, stop))
-        return found
+                shards.append(Shard(name, shape_of(parameter), start, stop))
+        return shards
 
     def state_keys(self) -> list[str]:
-        states = self._parts.states()
+        states = self._shards.states()
         return (
             [key for key, value in states[0].items() if torch.is_tensor(value) and value.dim()]
             if states
@@ -150,27 +156,27 @@ class Zero(Sharded):
         )
 
     def read(self, part: Shard, key: str | None = None) -> torch.Tensor:
-        return self._parts.read(self._named(part), key)[: part.stop - part.start]
+        return self._shards.read(self._parameter(part), key)[: part.stop - part.start]
 
     def setup_state(self, keys: Iterable[str], updates: int) -> None:
-        for flat in self._parts.flat():
+        for flat in self._shards.flat():
             state = {key: torch.zeros_like(flat) for key in keys}
             if updates:
                 state["step"] = torch.tensor(float(updates), device=flat.device)
             self.optimizer.state[flat] = state
 
     def write(self, part: Shard, values: torch.Tensor, key: str | None = None) -> None:
-        self._parts.write(self._named(part), values, key)
+        self._shards.write(self._parameter(part), values, key)
 
     def sync(self) -> None:
-        self._parts.sync()
+        self._shards.sync()
 
-    def _named(self, part: Shard) -> nn.Parameter:
+    def _parameter(self, part: Shard) -> nn.Parameter:
         return dict(trained_parameters(self.model))[part.name]
 
 
 def _imported(device: torch.device) -> Any:
-    """The package, quiet, with its CPU form where there is no GPU. ScaleError when it is not installed."""
+    """Import deepspeed without its log output, with its CPU backend if there is no GPU. ScaleError if it is not installed."""
     os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -186,6 +192,6 @@ def _imported(device: torch.device) -> Any:
 
     logger.setLevel(logging.ERROR)
     if device.type == "cpu":
-        # Its shared-memory collectives would be compiled for most of a minute at the first start.
+        # Otherwise DeepSpeed compiles its shared-memory collectives at the first start, which takes most of a minute.
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     return deepspeed

@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimizer state are cut along the first dimension, decoder layer by decoder layer."""
+"""FSDP2: weights, gradients and optimizer state are sharded along the first dimension, one decoder layer at a time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class FullySharded(Sharded):
-    """PyTorch's `fully_shard` on each decoder layer and on the whole.
+    """PyTorch's `fully_shard`, applied to each decoder layer and then to the whole model.
 
-    Gradients are reduced and cut in float32 after every micro-batch, so that no worker holds a whole one.
+    Gradients are reduced and sharded in float32 after every micro-batch, so that no worker keeps an unsharded gradient.
     """
 
     def load(self) -> CausalModel:
@@ -33,24 +33,24 @@ class FullySharded(Sharded):
         join_group(self.device)
         spec = self.plan.strategy
         assert isinstance(spec, Fsdp)
-        low = torch.bfloat16 if self.plan.precision == "bf16" else None
+        param_dtype = torch.bfloat16 if self.plan.precision == "bf16" else None
         settings: dict[str, Any] = {
             "mesh": init_device_mesh(self.device.type, (self.world,)),
-            "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32),
+            "mp_policy": MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32),
             "offload_policy": CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
             if spec.offload
             else OffloadPolicy(),
         }
 
-        def place(module: nn.Module) -> None:
+        def shard(module: nn.Module) -> None:
             fully_shard(module, **settings)
 
-        self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, place)
-        # A sum over the workers, as the loss is divided by the denominator of all of them.
+        self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, shard)
+        # Sum gradients instead of averaging: the loss is divided by the denominator of the global batch already.
         for module in self.model.modules():
             if hasattr(module, "set_gradient_divide_factor"):
                 module.set_gradient_divide_factor(1.0)
-                module.set_force_sum_reduction_for_comms(True)  # gloo multiplies nothing
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no reduction with a factor
         self._parameters = dict(trained_parameters(self.model))
         return self.model
 
@@ -60,7 +60,7 @@ class FullySharded(Sharded):
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         result: T = self.model(function, *arguments)
         if not torch.is_grad_enabled():
-            self.model.reshard()  # type: ignore[operator]  # else the backward pass would
+            self.model.reshard()  # type: ignore[operator]  # normally the backward pass does it
         return result
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -95,11 +95,11 @@ class FullySharded(Sharded):
     def weights(self) -> tuple[int, int]:
         return self._counts
 
-    def values(self, parameter: Any) -> list[torch.Tensor]:
-        return [self.whole_frozen(parameter)]
+    def stored_tensors(self, parameter: Any) -> list[torch.Tensor]:
+        return [self.unsharded_frozen_weight(parameter)]
 
-    def whole_frozen(self, parameter: nn.Parameter) -> torch.Tensor:
-        return _whole(parameter, self.device)
+    def unsharded_frozen_weight(self, parameter: nn.Parameter) -> torch.Tensor:
+        return _gathered_full(parameter, self.device)
 
     @property
     def updates(self) -> int:
@@ -123,7 +123,7 @@ class FullySharded(Sharded):
 
     def state_keys(self) -> list[str]:
         states = next(iter(self.optimizer.state.values()), {})
-        return [key for key, value in states.items() if _is_cut(value)]
+        return [key for key, value in states.items() if _is_sharded(value)]
 
     def read(self, part: Shard, key: str | None = None) -> torch.Tensor:
         parameter = self._parameter(part)
@@ -140,31 +140,31 @@ class FullySharded(Sharded):
         self.read(part, key).copy_(values)
 
     def sync(self) -> None:
-        """Weights are gathered anew for every forward pass."""
+        """Nothing to do: weights are gathered for every forward pass."""
 
     def _parameter(self, part: Shard) -> Any:
         return self._parameters[part.name]
 
 
-def _is_cut(value: Any) -> bool:
+def _is_sharded(value: Any) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(value, DTensor)
 
 
 def _local(value: torch.Tensor) -> torch.Tensor:
-    """This worker's part of a cut tensor; it may be written."""
-    return value.detach().to_local() if _is_cut(value) else value.detach()  # type: ignore[attr-defined]
+    """This worker's shard of a DTensor. Writing to it changes the DTensor."""
+    return value.detach().to_local() if _is_sharded(value) else value.detach()  # type: ignore[attr-defined]
 
 
-def _whole(value: Any, device: torch.device) -> torch.Tensor:
-    """All of a cut tensor, gathered from all workers. A part in host memory goes by way of the GPU."""
+def _gathered_full(value: Any, device: torch.device) -> torch.Tensor:
+    """The full tensor of a DTensor, gathered from all workers. A shard in host memory is copied to the GPU first, for NCCL."""
     from torch.distributed.tensor import DTensor
 
-    if not _is_cut(value):
+    if not _is_sharded(value):
         return value.detach()  # type: ignore[no-any-return]
     part = value.detach().to_local().to(device)
-    placed = DTensor.from_local(
+    on_device = DTensor.from_local(
         part, value.device_mesh, value.placements, shape=value.shape, stride=value.stride()
     )
-    return placed.full_tensor()
+    return on_device.full_tensor()

@@ -1,4 +1,4 @@
-"""Where DeepSpeed's ZeRO optimizers keep a worker's part of the float32 weights and of the optimizer's state."""
+"""Access to a worker's shards in DeepSpeed's ZeRO optimizers, through private attributes of DeepSpeed 0.19."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ import torch
 from torch import nn
 
 
-class Shards(ABC):
-    """One of DeepSpeed's ZeRO optimizers."""
+class ZeroShards(ABC):
+    """A worker's float32 weights, optimizer states and gradients in one of DeepSpeed's ZeRO optimizers."""
 
     def __init__(self, zero: Any) -> None:
         self._zero = zero
 
     def states(self) -> list[dict[str, Any]]:
-        """The optimizer's state of each flat group; none before its first step."""
+        """The optimizer state of each flattened parameter group; empty before the first step."""
         return [
             self._zero.optimizer.state[flat] for flat in self.flat() if flat in self._zero.optimizer.state
         ]
 
     @abstractmethod
     def flat(self) -> list[torch.Tensor]:
-        """This worker's float32 weights, end to end, group by group."""
+        """This worker's float32 weights: one flattened tensor for each parameter group."""
 
     @abstractmethod
     def gradient_norm(self) -> torch.Tensor | float:
-        """Over all workers; -1 where it is no number."""
+        """L2 norm over all workers; -1 if it is not finite."""
 
     @abstractmethod
-    def forget_gradients(self) -> None:
-        """What DeepSpeed itself does when a step overflows."""
+    def clear_gradients(self) -> None:
+        """Clear the gradients as DeepSpeed does when a step overflows."""
 
     @abstractmethod
-    def stepped(self) -> None:
-        """After a step of the engine: nothing of this step's gradients reaches the next."""
+    def after_step(self) -> None:
+        """Called after a step of the engine: clear gradients that would leak into the next step."""
 
     @abstractmethod
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
-        """Which elements of a weight this worker has, flattened."""
+        """(start, stop): the elements of the flattened weight that this worker has."""
 
     @abstractmethod
     def read(self, parameter: nn.Parameter, key: str | None) -> torch.Tensor:
-        """This worker's elements of a weight or of its state, float32, maybe with padding behind."""
+        """This worker's elements of a weight or of its optimizer state `key`, float32; padding may follow them."""
 
     @abstractmethod
     def write(self, parameter: nn.Parameter, values: torch.Tensor, key: str | None) -> None:
-        """The other way."""
+        """Write this worker's elements of a weight or of its optimizer state `key`."""
 
     @abstractmethod
     def sync(self) -> None:
-        """Bring the weights that are computed with in line with the float32 ones."""
+        """Copy the float32 weights to those of the forward pass."""
 
 
-class _Replicated(Shards):
-    """Stages 1 and 2: a group's weights stand end to end, and each worker has an equal piece of that."""
+class _Stage1And2(ZeroShards):
+    """Stages 1 and 2: the weights of a group are concatenated, and each worker has an equal piece of the result."""
 
     def flat(self) -> list[torch.Tensor]:
         return list(self._zero.single_partition_of_fp32_groups)
@@ -64,7 +64,7 @@ class _Replicated(Shards):
         norm: torch.Tensor | float = self._zero.scaled_global_norm()
         return norm
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         zero = self._zero
         zero.micro_step_id = -1
         zero.zero_grad(set_to_none=True)
@@ -77,22 +77,22 @@ class _Replicated(Shards):
                 zero.averaged_gradients[group] = None
                 zero.all_grad_tensors[group] = None
 
-    def stepped(self) -> None:
-        pass  # the sums begin anew by themselves
+    def after_step(self) -> None:
+        pass  # DeepSpeed clears the gradients of these stages itself
 
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
         mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
             return 0, 0
-        at = mapping.lp_fragment_address
-        return at.start, at.start + at.numel
+        fragment = mapping.lp_fragment_address
+        return fragment.start, fragment.start + fragment.numel
 
     def read(self, parameter: nn.Parameter, key: str | None) -> torch.Tensor:
         mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
         flat = self.flat()[mapping.param_group_index]
-        at = mapping.hp_fragment_address
+        fragment = mapping.hp_fragment_address
         values = flat if key is None else self._zero.optimizer.state[flat][key]
-        return values.detach().narrow(0, at.start, at.numel)
+        return values.detach().narrow(0, fragment.start, fragment.numel)
 
     def write(self, parameter: nn.Parameter, values: torch.Tensor, key: str | None) -> None:
         self.read(parameter, key).copy_(values)
@@ -101,8 +101,8 @@ class _Replicated(Shards):
         self._zero.update_lp_params()
 
 
-class _Partitioned(Shards):
-    """Stage 3: each weight is cut into equal pieces, one for each worker, the last padded."""
+class _Stage3(ZeroShards):
+    """Stage 3: each weight is split into equal pieces, one for each worker; the last one is padded."""
 
     def flat(self) -> list[torch.Tensor]:
         return list(self._zero.fp32_partitioned_groups_flat)
@@ -113,23 +113,23 @@ class _Partitioned(Shards):
         norm: torch.Tensor | float = combine_grad_norm_groups(self._zero._get_norm_groups())
         return norm
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         self._zero._pre_step()
         self._zero._partition_all_parameters()
         self._zero._overflow_clean_up(1.0)
         self._gather_persistent()
-        self.stepped()
+        self.after_step()
 
-    def stepped(self) -> None:
-        # A step's first micro-batch overwrites the sums, for the weights that it reaches, and the others add to them:
-        # a weight that only later ones reach, as the head beside texts to embed, would add to the last step's.
+    def after_step(self) -> None:
+        # The first micro-batch of a step overwrites the accumulated gradients of the weights that it uses; the others add
+        # to them. A weight that only later micro-batches use (in GRITLM, the head) would add to the previous step's.
         self._zero.grad_partitions_flat_buffer.zero_()
 
     def bounds(self, parameter: nn.Parameter) -> tuple[int, int]:
-        held: Any = parameter
-        size = held.partition_numel()
+        sharded: Any = parameter
+        size = sharded.partition_numel()
         start = size * torch.distributed.get_rank()
-        return min(start, held.ds_numel), min(start + size, held.ds_numel)
+        return min(start, sharded.ds_numel), min(start + size, sharded.ds_numel)
 
     def read(self, parameter: nn.Parameter, key: str | None) -> torch.Tensor:
         values: torch.Tensor = self._zero.get_local_fp32_param(parameter, key)
@@ -146,14 +146,14 @@ class _Partitioned(Shards):
             self._zero._reassign_or_swap_out_partitioned_parameters(group)
 
     def _gather_persistent(self) -> None:
-        """Weights too small to be worth cutting are whole on every worker between steps."""
+        """Gather the weights below DeepSpeed's size limit, which every worker keeps unsharded between steps."""
         if kept := self._zero.persistent_parameters:
             kept[0].all_gather(kept)
 
 
-def shards_of(engine: Any, stage: int) -> Shards:
-    """The engine's optimizer, which must be the one of its stage."""
+def shards_of(engine: Any, stage: int) -> ZeroShards:
+    """The shards of an engine's optimizer. stage: 1, 2 or 3."""
     zero = engine.optimizer
     expected = "DeepSpeedZeroOptimizer_Stage3" if stage == 3 else "DeepSpeedZeroOptimizer"
     assert type(zero).__name__ == expected, f"{type(zero).__name__}, not {expected}"
-    return _Partitioned(zero) if stage == 3 else _Replicated(zero)
+    return _Stage3(zero) if stage == 3 else _Stage1And2(zero)

@@ -1,4 +1,4 @@
-"""How a strategy's model comes to be, from the plan."""
+"""Load a strategy's model from the plan: unsharded or sharded."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tailor.models.load import load_for_training
 from tailor.plan import Plan
 
 
-def load_whole(plan: Plan, device: torch.device) -> CausalModel:
-    """The whole model, on this worker's device."""
+def load_unsharded(plan: Plan, device: torch.device) -> CausalModel:
+    """Load the full model on this worker's device."""
     model = load_for_training(plan.model, device=device, static_shapes=plan.compile, **_settings(plan))
     if (embedding := plan.method.embedding) is not None:
         fit_to_embed(model, embedding, seed=plan.batches.seed)
@@ -24,12 +24,12 @@ def load_whole(plan: Plan, device: torch.device) -> CausalModel:
 
 
 def load_sharded(
-    plan: Plan, rank: int, world: int, device: torch.device, place: sharded_load.Place
+    plan: Plan, rank: int, world: int, device: torch.device, shard: sharded_load.ShardModule
 ) -> tuple[CausalModel, tuple[int, int]]:
-    """The model in the parts that `place` keeps, and its (trained, all) weights."""
+    """Load the model sharded by `shard`; returns it with its (trained, all) number of parameters."""
     return sharded_load.load_sharded(
         plan.model,
-        place,
+        shard,
         rank=rank,
         world=world,
         device=device,
@@ -51,7 +51,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 
 def join_group(device: torch.device) -> None:
-    """A process group of one where a single worker runs in the command's own process."""
+    """Make a process group of one, for a single worker that runs in the process of the command."""
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -1,4 +1,4 @@
-"""The exact-match probe: questions and references out of the tokens, the run's files, and several workers."""
+"""The exact-match measurement: questions and references from the tokens, the run's files, and several workers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def saved(folder: Path, when: str, run: str = "run") -> list[dict[str, Any]]:
     ]
 
 
-def test_the_last_answer_is_asked_for(folder: Path) -> None:
+def test_the_last_answer_is_the_reference(folder: Path) -> None:
     tokens = prepared(folder, [{"messages": TURNS}], held_out=1)
     tokenizer = load_tokenizer(str(folder / "model"))
     (row,) = answer_rows(tokens.split("evaluation"), tokenizer, stops(tokenizer, tokens.template), limit=9)
@@ -99,7 +99,7 @@ def test_the_last_answer_is_asked_for(folder: Path) -> None:
     assert (row.source, row.row) == (0, 1)
 
 
-def test_a_limit_takes_the_first_rows(folder: Path) -> None:
+def test_limit_takes_the_first_rows(folder: Path) -> None:
     tokens, tokenizer = prepared(folder, chats()), load_tokenizer(str(folder / "model"))
     assert [row.row for row in answer_rows(tokens.split("evaluation"), tokenizer, [4], limit=3)] == [1, 2, 3]
 
@@ -193,7 +193,7 @@ def test_answers_go_to_any_store(folder: Path) -> None:
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_row_of_a_bos_and_an_answer_has_no_question(folder: Path, bos: bool) -> None:
-    """The rule is the same while a model trains and in an evaluation. The control: one letter is a question."""
+    """Training and evaluation use one rule. The control: one letter is a question."""
     byte_tokenizer(folder / "model", bos=bos)
     rows = [{"prompt": "", "response": "Tea."}, {"prompt": "?", "response": "Coffee."}]
     tokens, tokenizer = prepared(folder, rows, held_out=2), load_tokenizer(str(folder / "model"))
@@ -203,6 +203,6 @@ def test_a_row_of_a_bos_and_an_answer_has_no_question(folder: Path, bos: bool) -
     asked = answer_rows(split, tokenizer, stops(tokenizer, tokens.template), limit=9)
     assert [row.row for row in asked] == [2]
     found, _ = questions(split, None, tokenizer, tokens.template, chunked=False)
-    assert [question.place["row"] for question in found] == [2]
+    assert [question.location["row"] for question in found] == [2]
     assert any_question(split, None, tokenizer, chunked=False)
     assert not any_question(split, 1, tokenizer, chunked=False)

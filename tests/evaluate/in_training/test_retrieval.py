@@ -1,4 +1,4 @@
-"""Retrieval while a run trains: when it is measured, what it leaves alone, and workers that share the texts."""
+"""Retrieval during training: when it is measured, that it does not change training, and several workers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plan_of(place: Path, run: str, *, searched: bool = True, **keys: Any) -> Pla
 
 
 def test_it_is_measured_before_training_and_at_every_evaluation(place: Path) -> None:
-    """The last figures are those of the artifact; a run without them has the same losses."""
+    """The last figures match those of the artifact; a run without retrieval has the same losses."""
     plan, host, plain = plan_of(place, "run"), PlainHost(), PlainHost()
     loop.run(plan, host, probes(plan))
     records = host.of("retrieval")
@@ -73,7 +73,7 @@ def test_it_is_measured_before_training_and_at_every_evaluation(place: Path) -> 
     assert any(models["adapter"]["value"] != models["base"]["value"] for models in found.values())
 
 
-def test_a_run_that_goes_on_measures_the_rest(place: Path) -> None:
+def test_a_resumed_run_measures_the_remaining_evaluations(place: Path) -> None:
     plan = plan_of(place, "resumed")
     before, after = PlainHost(stop_after=2), PlainHost(resume_from=plan.run_url)
     assert loop.run(plan, before, probes(plan)) == "stopped"
@@ -90,7 +90,7 @@ def _records(host: PlainHost, plan: Plan) -> list[dict[str, Any]]:
 
 
 def cut_rows(place: Path) -> dict[str, Any]:
-    """Rows of which two queries are longer than the model reads."""
+    """Rows with two queries that are longer than max_length."""
     rows = pair_rows("Represent:")
     for at, row in enumerate(rows[:2]):
         row["query"][1] = f"{at} " * 300
@@ -98,12 +98,12 @@ def cut_rows(place: Path) -> dict[str, Any]:
     return {"path": str(place / "cut.jsonl")}
 
 
-def test_cut_texts_are_counted_and_told_once(place: Path) -> None:
+def test_truncated_texts_are_counted_and_reported_once(place: Path) -> None:
     plan, host = plan_of(place, "cut", data=cut_rows(place)), PlainHost()
     loop.run(plan, host, probes(plan))
     assert [record["truncated"] for record in host.of("retrieval")] == [2, 2, 2]
     (said,) = [one["message"] for one in host.of("status") if "evaluate.retrieval" in one["message"]]
-    assert said.startswith("evaluate.retrieval: 2 texts are longer than the 64 tokens that the model reads")
+    assert said.startswith("evaluate.retrieval: 2 texts are longer than data.max_length (64 tokens)")
     whole = PlainHost()  # the control
     (record,) = _records(whole, plan_of(place, "whole"))
     assert record["truncated"] == 0
@@ -119,8 +119,8 @@ def test_workers_share_the_texts(place: Path) -> None:
     assert (first, second) == ([pytest.approx(alone)], [])
 
 
-def test_a_collection_that_cannot_be_read_is_told_before_the_first_step(place: Path) -> None:
+def test_an_invalid_collection_fails_before_the_first_step(place: Path) -> None:
     plan, host = plan_of(place, "wrong", data={"path": str(place / "none.jsonl")}), PlainHost()
-    with pytest.raises(DataError, match=r"evaluate\.retrieval\.data .*none\.jsonl: it does not exist"):
+    with pytest.raises(DataError, match=r"evaluate\.retrieval\.data .*none\.jsonl: does not exist"):
         loop.run(plan, host, probes(plan))
     assert not host.of("train")

@@ -1,4 +1,4 @@
-"""Collections in BEIR's layout and as rows, and the exact texts of what is wrong with them."""
+"""Collections in BEIR's layout and as rows, and their exact error messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_beirs_layout(tmp_path: Path) -> None:
     assert [query.id for query in read(tmp_path, limit=2).queries] == ["q1", "q2"]  # type: ignore[attr-defined]
 
 
-def test_only_judged_queries_are_asked(tmp_path: Path) -> None:
+def test_only_judged_queries_are_searched(tmp_path: Path) -> None:
     found = read(beir_folder(tmp_path, [("q3", "d1", 1)], split="dev"), qrels="dev")
     assert [query.id for query in found.queries] == ["q3"]  # type: ignore[attr-defined]
 
@@ -96,24 +96,24 @@ HEAD = "query-id\tcorpus-id\tscore"
     [
         (
             _qrels(HEAD, "q1\td1\t1", "q9\td1\t1"),
-            "PLACE/qrels/test.tsv:2: no query 'q9' in the queries of PLACE; qrels, queries and corpus must be of one collection",
+            "PLACE/qrels/test.tsv:2: no query 'q9' in the queries of PLACE; qrels, queries and corpus must belong to the same collection",
         ),
         (
             _qrels(HEAD, "q1\tx\t1"),
-            "PLACE/qrels/test.tsv:1: no passage 'x' in the corpus of PLACE; qrels, queries and corpus must be of one collection",
+            "PLACE/qrels/test.tsv:1: no passage 'x' in the corpus of PLACE; qrels, queries and corpus must belong to the same collection",
         ),
-        (_qrels(HEAD, "q1\td1\t0.5"), "PLACE/qrels/test.tsv:1: the score '0.5' is no whole number"),
+        (_qrels(HEAD, "q1\td1\t0.5"), "PLACE/qrels/test.tsv:1: the score '0.5' is not an integer"),
         (
             _qrels("q1\td1\t1", "q1\td2\t1"),
             (
-                "PLACE/qrels/test.tsv:1: no judgment: its columns are q1, d1, 1; the file's first line must be `query-id`, "
-                "`corpus-id` and `score`, with tabs between them"
+                "PLACE/qrels/test.tsv:1: not a relevance judgment: its columns are q1, d1, 1; the first line of the file must be `query-id`, "
+                "`corpus-id` and `score`, separated by tabs"
             ),
         ),
         (_qrels(HEAD), "PLACE/qrels/test.tsv: no rows"),
         (
             lambda place: (place / "corpus.jsonl").write_text(""),
-            "tasks[0].data PLACE/corpus.jsonl: no file with rows in it; readable are: ",
+            "tasks[0].data PLACE/corpus.jsonl: no supported file that is not empty; supported suffixes: ",
         ),
         (
             lambda place: write_jsonl(place / "corpus.jsonl", [{"_id": "d1", "text": " "}]),
@@ -123,7 +123,7 @@ HEAD = "query-id\tcorpus-id\tscore"
             lambda place: write_jsonl(
                 place / "corpus.jsonl", [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]
             ),
-            "PLACE/corpus.jsonl:2: the id 'd1' is there twice",
+            "PLACE/corpus.jsonl:2: duplicate id 'd1'",
         ),
         (
             lambda place: write_jsonl(place / "corpus.jsonl", [{"_id": "d1"}]),
@@ -132,17 +132,17 @@ HEAD = "query-id\tcorpus-id\tscore"
         (
             lambda place: (place / "corpus.jsonl").unlink(),
             (
-                "tasks[0].data PLACE: no corpus.jsonl in it; the folder must hold corpus.jsonl, queries.jsonl and qrels/, "
-                "or name a file of rows"
+                "tasks[0].data PLACE: the folder has no corpus.jsonl; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/; "
+                "or give a file of rows"
             ),
         ),
         (
             lambda place: (place / "qrels/test.tsv").rename(place / "qrels/dev.tsv"),
-            "tasks[0].data PLACE: no qrels/test.tsv in it; there are dev; name one of them as tasks[0].data.qrels",
+            "tasks[0].data PLACE: the folder has no qrels/test.tsv; it has dev; set tasks[0].data.qrels to one of them",
         ),
     ],
 )
-def test_mistakes(tmp_path: Path, spoil: Callable[[Path], object], text: str) -> None:
+def test_errors_are_reported(tmp_path: Path, spoil: Callable[[Path], object], text: str) -> None:
     folder = beir_folder(tmp_path)
     spoil(folder)
     with pytest.raises(DataError) as caught:
@@ -159,13 +159,13 @@ def test_mistakes(tmp_path: Path, spoil: Callable[[Path], object], text: str) ->
         (
             [{"prompt": "a", "response": "b"}],
             (
-                "tasks[0].data PLACE: the rows are completion, and have no passages; give rows of one of the formats gritlm, "
+                "tasks[0].data PLACE: rows of the format completion have no passages; use rows of one of the formats gritlm, "
                 "flagembedding, tevatron, sentence_transformers, or a folder in BEIR's layout"
             ),
         ),
     ],
 )
-def test_mistakes_of_rows(tmp_path: Path, rows: list[object], text: str) -> None:
+def test_errors_in_rows_are_reported(tmp_path: Path, rows: list[object], text: str) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(DataError) as caught:
         read(path)

@@ -8,7 +8,7 @@ import pytrec_eval
 
 from tailor.evaluate.retrieval import ranking
 from tailor.evaluate.retrieval.metrics import relevance
-from tailor.evaluate.retrieval.ranking import Best, places
+from tailor.evaluate.retrieval.ranking import TopK, tie_ranks
 
 THEIRS = {
     "recall@1": "recall_1",
@@ -16,7 +16,7 @@ THEIRS = {
     "recall@10": "recall_10",
     "recall@100": "recall_100",
     "ndcg@10": "ndcg_cut_10",
-    "mrr@10": "recip_rank",  # of the ten best alone
+    "mrr@10": "recip_rank",  # only of the ten best
     "map@100": "map_cut_100",
 }
 MEASURES = {"recall.1,5,10,100", "ndcg_cut.10", "map_cut.100"}
@@ -24,7 +24,7 @@ IDS = [*(f"d{at}" for at in range(398)), "Zürich", "東京"]
 
 
 def judged(seed: int, queries: int) -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, int]]]:
-    """Vectors of few whole numbers, so that many scores tie, and grades from -1 to 3, with a query of none above 0."""
+    """Vectors of small integers, so that many scores tie, and grades from -1 to 3. One query has no grade above 0."""
     generator = np.random.default_rng(seed)
     asked, passages = (
         generator.integers(-2, 3, (count, 6)).astype(np.float32) for count in (queries, len(IDS))
@@ -43,8 +43,8 @@ def judged(seed: int, queries: int) -> tuple[np.ndarray, np.ndarray, dict[str, d
 def ours(
     asked: np.ndarray, passages: np.ndarray, grades: dict[str, dict[str, int]]
 ) -> list[dict[str, float]]:
-    at = places(IDS)
-    best = Best(asked, 100)
+    at = tie_ranks(IDS)
+    best = TopK(asked, 100)
     best.add(at, passages)
     by_place = dict(zip(IDS, at.tolist(), strict=True))
     return [
@@ -71,7 +71,7 @@ def theirs(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_figures_are_those_of_trec_eval(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_match_trec_eval(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "TILE", 37)
     monkeypatch.setattr(ranking, "_QUERIES", 7)
     made = judged(seed, 40)
@@ -84,10 +84,10 @@ def test_figures_are_those_of_trec_eval(seed: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_ties_matter() -> None:
-    """Control: with ties the other way round the figures are others."""
+    """Control: the opposite order of ties changes the figures."""
     asked, passages, grades = judged(0, 40)
-    at = len(IDS) - 1 - places(IDS)
-    best = Best(asked, 100)
+    at = len(IDS) - 1 - tie_ranks(IDS)
+    best = TopK(asked, 100)
     best.add(at, passages)
     by_place = dict(zip(IDS, at.tolist(), strict=True))
     other = [
@@ -112,13 +112,13 @@ def test_gain_is_linear() -> None:
     assert found["map@100"] == pytest.approx((1 / 2 + 2 / 3) / 2, abs=1e-12)
 
 
-def test_the_best_are_those_of_the_whole_matrix() -> None:
-    """In any order and any tiles, negative scores too; the one that is excluded is not found."""
+def test_top_k_matches_the_full_score_matrix() -> None:
+    """In any order and tile size, with negative scores; an excluded passage is not ranked."""
     generator = np.random.default_rng(1)
     asked, passages = (generator.integers(-3, 4, (n, 5)).astype(np.float32) for n in (300, 1000))
     at = generator.permutation(1000)
     excluded = generator.integers(-1, 1000, 300)
-    best = Best(asked, 12, excluded)
+    best = TopK(asked, 12, excluded)
     for part in np.array_split(generator.permutation(1000), 9):
         best.add(at[part], passages[part])
     scores = np.empty((300, 1000), np.float32)
@@ -128,6 +128,6 @@ def test_the_best_are_those_of_the_whole_matrix() -> None:
         order = order[order != excluded[query]][:12]
         assert ranked.tolist() == order.tolist()
         assert found.tolist() == scores[query, order].tolist()
-    few = Best(asked, 12)
+    few = TopK(asked, 12)
     few.add(np.arange(3), passages[:3])
     assert [len(ranked) for ranked, _ in few.ranked()] == [3] * 300

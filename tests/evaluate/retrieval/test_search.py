@@ -59,7 +59,7 @@ def figures(outcome: Evaluated, model: str = "one") -> dict[str, float]:
     return {entry["figure"]: entry["models"][model]["value"] for entry in outcome.results["figures"]}
 
 
-def test_figures_are_those_of_trec_eval_on_the_embeddings(
+def test_figures_match_trec_eval_on_the_embeddings(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "EMBEDDED", 7)
@@ -94,7 +94,7 @@ def test_figures_are_those_of_trec_eval_on_the_embeddings(
     assert figures(again) != mine, "the control: the instruction is read"
 
 
-def test_models_beside_each_other_and_a_bound(place: Path, tmp_path: Path) -> None:
+def test_compared_models_and_a_bound(place: Path, tmp_path: Path) -> None:
     outcome = made(
         place,
         tmp_path / "e",
@@ -114,11 +114,13 @@ def test_models_beside_each_other_and_a_bound(place: Path, tmp_path: Path) -> No
 
 def test_a_shorter_embedding(place: Path, tmp_path: Path) -> None:
     assert figures(made(place, tmp_path / "a", task={"dimension": 4})) != figures(made(place, tmp_path / "b"))
-    with pytest.raises(ModelError, match=r"dimension: the embeddings of .*/one have 16 numbers, not 99"):
+    with pytest.raises(
+        ModelError, match=r"dimension: 99 is larger than the 16 dimensions of the embeddings of .*/one"
+    ):
         made(place, tmp_path / "c", task={"dimension": 99})
 
 
-def test_a_killed_search_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_search_resumes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "EMBEDDED", 7)
     expected = figures(made(place, tmp_path / "whole"))
     real, done = batches.Worker.__call__, []
@@ -142,7 +144,7 @@ def test_a_killed_search_goes_on(place: Path, tmp_path: Path, monkeypatch: pytes
     assert len(done) == len(set(map(repr, done))) == 7, "no text was embedded twice"
 
 
-def test_long_texts_are_told(place: Path, tmp_path: Path) -> None:
+def test_truncated_texts_are_reported(place: Path, tmp_path: Path) -> None:
     rows = [{"query": "wool " * 60, "pos": ["wool"]}, {"query": "b", "pos": ["linen"]}]
     data = {"path": str(write_jsonl(tmp_path / "long.jsonl", rows))}
     outcome = made(place, tmp_path / "e", task={"data": data})
@@ -161,7 +163,9 @@ def test_long_texts_are_told(place: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes(place: Path, tmp_path: Path, target: str, values: dict[str, Any], text: str) -> None:
+def test_errors_are_reported(
+    place: Path, tmp_path: Path, target: str, values: dict[str, Any], text: str
+) -> None:
     if not (place / "plain").exists():
         tiny_llama(place / "plain")
     values = json.loads(json.dumps(values).replace("PLACE", str(place)))

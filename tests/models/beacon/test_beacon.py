@@ -68,7 +68,7 @@ def test_the_reimplementation_would_see_a_key_that_is_not_turned(monkeypatch: py
     made = network(rope_parameters=YARN)
     model, tokens = with_beacons(made), ids(1, 40)
     expected = reference_beacon.read(made, tokens[0], 16, [4, 4], 0)
-    monkeypatch.setattr("tailor.models.beacon.modules.turning", lambda decoder: lambda keys, by: keys)
+    monkeypatch.setattr("tailor.models.beacon.modules.key_rotation", lambda decoder: lambda keys, by: keys)
     assert apart(model.read(tokens, (4, 4))[0], expected) > 0.1
 
 
@@ -128,7 +128,7 @@ def test_activation_checkpointing_changes_no_gradient(family: str) -> None:
 
 
 def test_rows_that_a_module_remembers_would_be_the_last_windows() -> None:
-    """The control: a layer that is computed again, when its module was told the rows of a later window."""
+    """The control: a layer that is computed again, whose module already has the beacon positions of a later window."""
     made = network()
     model, tokens, ratios = with_beacons(made), ids(2, 75), (4, 2, 2, 8)
     kept = gradients(model, tokens, ratios)
@@ -160,12 +160,12 @@ def test_the_loss_flows_through_all_windows() -> None:
     def gradient(cut: int) -> torch.Tensor:
         memory = Memory()
         for at in range(3):
-            _, memory = model.beacons.read_whole(tokens[:, at * 16 : at * 16 + 16], memory, 4)
+            _, memory = model.beacons.read_window(tokens[:, at * 16 : at * 16 + 16], memory, 4)
             if at < cut:
                 layers = tuple(tuple((k.detach(), v.detach()) for k, v in pieces) for pieces in memory.layers)
                 memory = Memory(layers, memory.length)
         model.zero_grad()
-        hidden = model.beacons.read_last(tokens[:, 48:], memory)
+        hidden = model.beacons.read_last_window(tokens[:, 48:], memory)
         (hidden * torch.sin(torch.arange(hidden.numel())).view_as(hidden)).sum().backward()
         return made.beacons.embedding.grad
 
@@ -199,7 +199,7 @@ def test_a_micro_batch_without_beacons_still_has_a_gradient_for_every_weight() -
 
 @torch.no_grad()
 def test_a_second_call_changes_nothing_of_a_window() -> None:
-    window = Window.whole(8, 4, 0, torch.device("cpu"))
+    window = Window.compressed(8, 4, 0, torch.device("cpu"))
     assert window.tokens.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
     assert window.beacons.tolist() == window.kept.tolist() == [4, 9]
     cache = WindowCache(Memory(), window, lambda keys, by: keys)
@@ -242,18 +242,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "changes with the length",
     ),
     "sliding": (lambda: network("mistral", sliding_window=64), "look 64 tokens back"),
-    "no eos": (lambda: network(eos_token_id=None), "names no eos_token_id"),
+    "no eos": (lambda: network(eos_token_id=None), "config.json has no eos_token_id"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_it_is_not_right_on_is_refused(case: str) -> None:
+def test_unsupported_bases_are_rejected(case: str) -> None:
     make, why = REFUSED[case]
     with pytest.raises(ModelError, match=why):
         add_beacons(make(), Beacon(window=16, ratios=[4]))
 
 
-def test_other_families_are_refused() -> None:
+def test_other_families_are_rejected() -> None:
     assert "alone, and this model is of type gemma2" in str(beacon.refusal({"model_type": "gemma2"}))
     assert (
         beacon.refusal({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}) is None

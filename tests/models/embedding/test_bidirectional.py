@@ -111,7 +111,7 @@ def test_the_attentions_agree(plain: Path, sliding: Path, name: str, window: Any
         assert torch.allclose(ours, other, atol=2e-5)
 
 
-def test_padding_that_is_seen_would_be_noticed(plain: Path) -> None:
+def test_control_attention_to_padding_is_noticed(plain: Path) -> None:
     """The control of the mask: without it a text changes with what fills its row up."""
     model = load(plain, "sdpa")
     generator = np.random.default_rng(1)
@@ -146,7 +146,7 @@ def test_families_that_read_both_ways(kind: str, tmp_path: Path) -> None:
     check_attention(model, FLOAT32, attention="causal")
 
 
-def test_falcon_is_refused(tmp_path: Path) -> None:
+def test_falcon_is_rejected(tmp_path: Path) -> None:
     from transformers import FalconConfig, FalconForCausalLM
 
     config = FalconConfig(
@@ -161,7 +161,7 @@ def test_falcon_is_refused(tmp_path: Path) -> None:
     check_attention(model, FLOAT32, attention="causal")
 
 
-def test_a_leak_would_be_found(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_leak_is_found(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the probe: an attention over the whole stream is no attention over texts."""
     model = load(plain)
 
@@ -172,5 +172,5 @@ def test_a_leak_would_be_found(plain: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from transformers import AttentionInterface
 
     monkeypatch.setitem(AttentionInterface._global_mapping, own.NAME, over_everything)
-    with pytest.raises(ModelError, match="one text changes another"):
+    with pytest.raises(ModelError, match="a text changes the states of another text"):
         check_attention(model, FLOAT32, attention="bidirectional")

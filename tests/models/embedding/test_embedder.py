@@ -88,14 +88,14 @@ def test_texts_are_the_same_however_they_are_batched(folder: Path, monkeypatch: 
     assert float(np.abs(whole - one.encode(TEXTS)).max()) > 0.05, "an instruction changes them"
 
 
-def test_without_its_projection_a_model_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_its_projection_is_rejected(folder: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(saved(folder), tmp_path / "copy")
     before = load_embedder(str(folder)).encode(TEXTS)
     assert np.array_equal(before, load_embedder(str(tmp_path / "copy")).encode(TEXTS))
     (tmp_path / "copy" / PROJECTION).unlink()
-    with pytest.raises(ModelError, match="without it the embeddings are others"):
+    with pytest.raises(ModelError, match="without it the embeddings would be wrong"):
         load_embedder(str(tmp_path / "copy"))
     Embedding(dimension=16, projection=True).write(
         tmp_path / "copy", new_projection(64, 16, seed=4).state_dict()
@@ -106,7 +106,7 @@ def test_without_its_projection_a_model_is_refused(folder: Path, tmp_path: Path)
         load_embedder(str(tmp_path / "copy"))
 
 
-def test_long_texts_are_counted_and_empty_ones_refused(folder: Path) -> None:
+def test_long_texts_are_counted_and_empty_ones_rejected(folder: Path) -> None:
     one = load_embedder(str(saved(folder)), max_length=40)
     one.encode(["x" * 100, "short"])
     assert one.truncated == 1

@@ -1,4 +1,4 @@
-"""The page holds everything, escaped, in one file."""
+"""The report page is complete, escaped, and a single file."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_the_page_needs_no_other_file_and_runs_nothing(run: Store) -> None:
     assert page.count("data:image/png;base64,") == 4
 
 
-def test_the_page_tells_the_run(run: Store) -> None:
+def test_the_page_describes_the_run(run: Store) -> None:
     report.write(run)
     page = run.read_text("report.html")
     told = (
         "3.9689",
         "0.7500",
         "90.0%",
-        "LoRA of rank 8 on a base in nf4",
+        "LoRA of rank 8 on a base model in nf4",
         "nonsense",
         "1,234",
         "2 bad json: rows.jsonl:7",
@@ -68,7 +68,7 @@ def test_the_page_tells_the_run(run: Store) -> None:
     assert [text for text in told if text not in page] == []
 
 
-def test_plots_stand_beside_it_as_png(run: Store) -> None:
+def test_plots_are_also_written_as_png(run: Store) -> None:
     report.write(run)
     pictures = [name for name in run.names() if name.endswith(".png")]
     assert pictures == ["grad_norm.png", "learning_rate.png", "loss.png", "tokens_per_second.png"]
@@ -76,7 +76,7 @@ def test_plots_stand_beside_it_as_png(run: Store) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_a_run_that_hardly_started_has_a_page_without_curves(tmp_path: Path, step: int) -> None:
+def test_a_run_with_fewer_than_two_steps_has_a_page_without_curves(tmp_path: Path, step: int) -> None:
     store = make_run(str(tmp_path / "run"), state="failed", step=step)
     report.write(store)
     page = store.read_text("report.html")
@@ -88,7 +88,7 @@ def figures(run: Store) -> dict[str, str]:
     return dict(report.summary(run, read(run)))
 
 
-def test_a_run_that_was_killed_is_told_with_its_newest_step(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_is_shown_with_its_last_step(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"), state="running", step=18)
     status = Status.read(run)
     assert status is not None
@@ -99,23 +99,25 @@ def test_a_run_that_was_killed_is_told_with_its_newest_step(tmp_path: Path) -> N
         assert figures(run)["State"] == "running, step 18 of 60"
 
 
-def test_the_best_step_is_told_where_it_was_chosen(tmp_path: Path) -> None:
+def test_the_best_step_is_shown_if_the_artifact_is_from_it(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"))
     run.append_text("metrics.jsonl", '{"kind":"artifact","url":"adapter","made_from":40}\n')
-    assert "Artifact from" not in figures(run)
+    assert "Artifact" not in figures(run)
     run.write_json("plan.json", {**run.read_json("plan.json"), "save": {"best": True}})
-    assert figures(run)["Artifact from"] == "step 40, the best by evaluation loss"
+    assert figures(run)["Artifact"] == "from step 40, which has the lowest evaluation loss"
 
 
-def test_the_speed_is_the_median_steps_and_the_memory_says_whose(tmp_path: Path) -> None:
+def test_the_speed_is_the_median_and_the_memory_names_its_process(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"))
-    assert figures(run)["Speed"].startswith("5,000 tokens/s in the median step")
-    assert figures(run)["Peak memory"] == "3.0 GiB of the worker's process"
+    assert figures(run)["Speed"].startswith("5,000 tokens/s (median)")
+    assert figures(run)["Peak memory"] == "3.0 GiB in the worker process"
     run.write_json("plan.json", {**run.read_json("plan.json"), "gpu": True})
-    assert figures(run)["Peak memory"].endswith("were forecast at 2.0 GiB")
+    assert figures(run)["Peak memory"].endswith(
+        "per worker; the plan estimated 2.0 GiB for model and activations"
+    )
 
 
-def test_losses_that_are_not_finite_leave_a_gap_and_are_said(tmp_path: Path) -> None:
+def test_losses_that_are_not_finite_leave_a_gap_and_are_reported(tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     log = MetricsLog(run)
     for step in range(1, 6):
@@ -125,7 +127,7 @@ def test_losses_that_are_not_finite_leave_a_gap_and_are_said(tmp_path: Path) -> 
     assert ("Training loss", "1.0000 → not finite") in report.summary(run, read(run))
 
 
-def test_retrieval_has_a_curve_and_its_best_passages(tmp_path: Path) -> None:
+def test_retrieval_has_a_curve_and_the_top_passages(tmp_path: Path) -> None:
     run = make_run(str(tmp_path / "run"))
     log = MetricsLog(run, after_step=60)
     names = ("recall@1", "recall@10", "ndcg@10")
@@ -144,7 +146,7 @@ def test_retrieval_has_a_curve_and_its_best_passages(tmp_path: Path) -> None:
         (made.folder / "figures.png").write_bytes(b"")
     report.write(run)
     page = run.read_text("report.html")
-    assert "Best of tiny" in page
+    assert "Top passage of tiny" in page
     assert '<td class="right">&lt;script&gt;' in page
     assert figures(run) == figures(run) | {
         "Recall@1": "10.0% → 90.0%",

@@ -1,4 +1,4 @@
-"""`extends` below the recipe, overrides above it."""
+"""`extends` and overrides from the command line."""
 
 from __future__ import annotations
 
@@ -44,18 +44,21 @@ def test_overrides_are_read_like_the_file(tmp_path: Path) -> None:
         ("optim.learnin_rate=1", "optim.learnin_rate: unknown key; did you mean learning_rate?"),
         ("optim.learning_rate=fast", "optim.learning_rate: fast is not a number over 0"),
         ("lr=1", "lr: unknown key; it belongs at optim.learning_rate"),
-        ("optim.learning_rate", "optim.learning_rate: an override is written section.key=value"),
-        ("=3", "=3: an override is written section.key=value"),
-        ("optim..lr=3", "optim..lr=3: an override is written section.key=value"),
+        ("optim.learning_rate", "optim.learning_rate is not an override; write section.key=value"),
+        ("=3", "=3 is not an override; write section.key=value"),
+        ("optim..lr=3", "optim..lr=3 is not an override; write section.key=value"),
         (
             "data.train.5.path=x",
-            "data.train.5.path: there is no item 5 in data.train; it has 1, counted from 0",
+            "data.train.5.path: data.train has no item 5; it has 1, counted from 0",
         ),
         ("data.train.path=x", "data.train.path: data.train is a list; write data.train.0.path"),
-        ("model.path.x=1", "model.path.x: model.path is a single value and has no keys"),
+        (
+            "model.path.x=1",
+            "model.path.x: model.path is a single value and has no keys; write model.path=VALUE",
+        ),
         ("model.revision=010", 'model.revision: 010 is not text; put it in quotes: "010"'),
-        ("train.steps=[1", "train.steps: not YAML: a [ is never closed, or a comma is missing"),
-        ("model=null", "model: empty section; give it keys, or leave it out"),
+        ("train.steps=[1", "train.steps: not YAML: a [ is not closed, or a comma is missing"),
+        ("model=null", "model: empty section; add keys to it, or remove it"),
     ],
 )
 def test_wrong_overrides(tmp_path: Path, override: str, text: str) -> None:
@@ -72,7 +75,7 @@ def test_a_secret_is_never_shown(tmp_path: Path, override: str) -> None:
 
 def test_an_override_given_twice(tmp_path: Path) -> None:
     assert problems(write(tmp_path), "train.steps=1", "train.steps=2") == [
-        "command line: train.steps: given twice"
+        "command line: train.steps: given twice; remove one of them"
     ]
 
 
@@ -81,7 +84,7 @@ def test_a_conflict_with_the_command_line_names_the_file(tmp_path: Path) -> None
     assert problems(path, "train.epochs=1") == [
         (
             "command line: train.epochs: conflicts with train.steps (r.yaml:7:9): "
-            "give one of them (train.steps=null takes that one away)"
+            "use only one of them (train.steps=null removes it)"
         )
     ]
     assert problems(path, "train.epochs=1", "train.steps=null") == []
@@ -95,10 +98,10 @@ def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
     recipe = load_recipe(over)
     assert (recipe.train.steps, recipe.train.seed) == (6, 3)
     assert [source.path for source in recipe.data.train] == ["hf://org/other"]
-    assert load_recipe(tmp_path / "base.yaml").train.steps == 5  # the control: the base alone differs
+    assert load_recipe(tmp_path / "base.yaml").train.steps == 5  # control: the base alone differs
 
 
-def test_the_path_of_a_base_is_seen_from_the_file(tmp_path: Path) -> None:
+def test_the_path_of_a_base_is_relative_to_the_file(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     write(tmp_path, name="base.yaml")
@@ -114,7 +117,7 @@ def test_problems_keep_the_position_of_their_own_file(tmp_path: Path) -> None:
     ]
 
 
-def test_what_an_override_replaces_is_not_judged(tmp_path: Path) -> None:
+def test_a_value_that_an_override_replaces_is_not_validated(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD.replace("2e-4", "fast"))
     assert problems(path) == ["r.yaml:5:24: optim.learning_rate: fast is not a number over 0"]
     assert problems(path, "optim.learning_rate=1e-4") == []
@@ -123,23 +126,23 @@ def test_what_an_override_replaces_is_not_judged(tmp_path: Path) -> None:
 def test_a_base_cannot_extend_itself(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + "extends: r.yaml\n")
     assert problems(path) == [
-        f"r.yaml:7:1: extends: {path} extends this file, and a base cannot extend another; put the keys together".replace(
+        f"r.yaml:7:1: extends: {path} extends this file, and a base cannot extend another file; move the keys into one base".replace(
             f"{tmp_path}/", ""
         )
     ]
 
 
 @pytest.mark.parametrize("name", ["rr.yaml", "sub", "r.yml"])
-def test_a_missing_recipe_names_its_neighbor(tmp_path: Path, name: str) -> None:
+def test_a_missing_recipe_suggests_a_similar_file(tmp_path: Path, name: str) -> None:
     write(tmp_path)
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub", name="inner.yaml")
     (text,) = problems(tmp_path / name)
-    neighbor = "sub/inner.yaml" if name == "sub" else "r.yaml"
-    assert text.replace(f"{tmp_path}/", "").endswith(f"; did you mean {neighbor}?")
+    similar = "sub/inner.yaml" if name == "sub" else "r.yaml"
+    assert text.replace(f"{tmp_path}/", "").endswith(f"; did you mean {similar}?")
 
 
-def test_a_near_recipe_in_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_recipe_suggests_a_file_in_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").mkdir()
     write(tmp_path / "recipes", name="quickstart.yaml")
     monkeypatch.chdir(tmp_path)

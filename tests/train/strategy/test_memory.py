@@ -37,7 +37,7 @@ def planned(made: tuple[Path, Any, Path], strategy: Any) -> Any:
 def test_gradients_stay_in_the_buckets(made: tuple[Path, Any, Path]) -> None:
     plan = planned(made, "ddp")
     for found, control in run_distributed(gradients_with_control, plan):
-        assert found == 0, "every gradient lies in its bucket after every micro-batch"
+        assert found == 0, "every gradient is in its bucket after every micro-batch"
         assert control > 0, "plain DDP has those of the first micro-batch outside its buckets"
 
 
@@ -78,7 +78,7 @@ def weights_kept_by_autograd(host: PlainHost, plan: Any, letting_go: bool) -> in
     if not letting_go:
         from contextlib import nullcontext
 
-        Zero._letting_go = lambda self: nullcontext()  # type: ignore[method-assign,assignment]
+        Zero._regathered_weights = lambda self: nullcontext()  # type: ignore[method-assign,assignment]
     shapes: set[tuple[int, ...]] = set()
     kept: list[tuple[int, ...]] = []
     forward = Zero.forward

@@ -1,4 +1,4 @@
-"""A run under any strategy goes on from its checkpoint as if it had never stopped, also with other workers."""
+"""A run with any strategy resumes from its checkpoint as if it had never stopped, also with another number of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rules between the keys of one method and the rest of its recipe: a file per method, named by its section."""
+"""Rules between the keys of one method and the rest of the recipe: one file per method.
+
+The method's section names the module.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
-    """Pairs of keys that do not go together, and why."""
+    """Pairs of keys that cannot be used together."""
     yield from _of_method(keys, "conflicts")
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Keys that need others, or are wrong in themselves."""
+    """Keys that need other keys, or are wrong by themselves."""
     yield from _of_method(keys, "findings")
 
 

@@ -1,4 +1,4 @@
-"""The rules between the keys of method dpo."""
+"""Rules of method dpo."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ conflicts = preference.conflicts
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Keys that need others."""
+    """Keys that need other keys."""
     yield from preference.findings(keys)
     if keys("method.loss") == "robust" and not keys("method.label_smoothing"):
-        yield "method.loss", "needs method.label_smoothing over 0: without it robust is sigmoid"
+        yield "method.loss", "needs method.label_smoothing above 0: without it, robust equals sigmoid"
 
 
 def unused(keys: Keys) -> Iterator[Finding]:
-    """Keys that its loss does not use."""
+    """Keys that the chosen loss does not use."""
     if keys.is_wrong("method.loss"):
         return
     loss = keys("method.loss") or "sigmoid"
-    for key, used, whose in (
+    for key, used, users in (
         ("method.label_smoothing", loss in SMOOTHED, ", ".join(SMOOTHED)),
         ("method.gamma", loss == "simpo", "simpo"),
         ("method.reference", loss not in REFERENCE_FREE, "losses with a reference model"),
     ):
         if keys(key) is not None and not used:
-            yield key, f"has no effect on {loss}; it is for {whose}"
+            yield key, f"has no effect with loss: {loss}; it is for {users}"

@@ -1,4 +1,4 @@
-"""The rules between the keys of method gritlm."""
+"""Rules of method gritlm."""
 
 from __future__ import annotations
 
@@ -30,67 +30,79 @@ _GENERATIVE = ("generative_normalization", "generative_weight", "generative_batc
 
 
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
-    """Pairs of keys that cannot stand together, and why."""
+    """Pairs of keys that cannot be used together."""
     mode = keys("method.mode") or "unified"
     if keys("data.on_long") in ("chunk", "retrieve") and mode != "generative":
         yield (
             "data.on_long",
             "method.name",
-            "a text to embed has one embedding, so it cannot be cut into chunks",
+            "a text to embed must stay whole, because it has one embedding; use drop or truncate",
         )
     if keys("method.negatives") == "local" and isinstance(keys("scale.workers"), dict):
-        yield "method.negatives", "scale.workers", "the loss would change when workers come and go"
+        yield (
+            "method.negatives",
+            "scale.workers",
+            "the loss would depend on the number of workers, which may change; write scale.workers as one number",
+        )
     if keys("train.compile"):
-        yield "train.compile", "method.name", "texts have many lengths, and each would be compiled"
+        yield (
+            "train.compile",
+            "method.name",
+            "texts have many lengths, and each length would be compiled; remove train.compile",
+        )
     if keys("evaluate.generation") is not None:
         yield (
             "evaluate.generation",
             "method.name",
-            "it would look for conversations among texts to embed; tailor evaluate RUN --with FILE asks rows of its own",
+            "the evaluation rows contain texts to embed, which have no answers; generate with evaluate.final or tailor evaluate",
         )
     if keys("method.negatives") == "hard":
         if keys("method.symmetric"):
             yield (
                 "method.symmetric",
                 "method.negatives",
-                "with hard negatives no query is told from other queries",
+                "with hard negatives, queries are not contrasted with each other; remove method.symmetric",
             )
         if keys("method.group_size") == 1:
-            yield "method.negatives", "method.group_size", "a group of 1 has no negative"
+            yield (
+                "method.negatives",
+                "method.group_size",
+                "a group of 1 has no negatives; raise method.group_size",
+            )
     longest = keys("method.projection")
     for length in keys("method.matryoshka") or ():
         if longest and isinstance(length, int) and length >= longest:
             yield (
                 "method.matryoshka",
                 "method.projection",
-                f"{length} is not shorter than the whole embedding of {longest}",
+                f"dimension {length} is not smaller than the full dimension of {longest}; remove it from method.matryoshka",
             )
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Keys that need others, or are wrong in themselves."""
+    """Keys that need other keys, or are wrong by themselves."""
     if keys("method.generative_normalization") == "mixed" and keys.absent("train.micro_batch_size"):
         yield (
             "method.generative_normalization",
-            "mixed needs train.micro_batch_size: its means are over so many sequences",
+            "mixed needs train.micro_batch_size: it averages over this many sequences at a time",
         )
     lengths = keys("method.matryoshka") or []
     for length in sorted({length for length in lengths if lengths.count(length) > 1}):
-        yield "method.matryoshka", f"names {length} twice"
+        yield "method.matryoshka", f"has {length} twice; remove one"
     if keys("model.warm_start") is not None and keys("method.projection") is not None:
-        yield "model.warm_start", "takes no projection over; leave method.projection out"
+        yield "model.warm_start", "cannot load a projection from another run; remove method.projection"
 
 
 def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored."""
-    batches = "method.embedding_batch_size and method.generative_batch_size are its batches"
+    batches = "set method.embedding_batch_size and method.generative_batch_size"
     for key in ("train.batch_size", "train.batch_tokens"):
         if keys(key) is not None:
-            yield key, f"has no effect on gritlm: {batches}"
+            yield key, f"has no effect with gritlm; {batches}"
     if keys("data.pack") is not None:
         yield (
             "data.pack",
-            "has no effect on gritlm: sequences lie end to end in any case, and are counted one by one",
+            "has no effect with gritlm: its sequences are always concatenated without padding, and its batch sizes count sequences",
         )
     mode = keys("method.mode")
     if mode in ("embedding", "generative"):
@@ -98,6 +110,9 @@ def unused(keys: Keys) -> Iterator[Finding]:
             if keys(f"method.{name}") not in (None, []):
                 yield f"method.{name}", f"has no effect with mode: {mode}"
     if mode == "embedding" and keys("train.micro_batch_size") is not None:
-        yield "train.micro_batch_size", "has no effect with mode: embedding; method.chunk_size is for texts"
+        yield (
+            "train.micro_batch_size",
+            "has no effect with mode: embedding; for texts to embed set method.chunk_size",
+        )
     if keys("method.attention") == "causal" and keys("method.window") is not None:
-        yield "method.window", "has no effect on causal attention"
+        yield "method.window", "has no effect with attention: causal"

@@ -1,4 +1,4 @@
-"""The rules between the keys of method kto."""
+"""Rules of method kto."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ conflicts = preference.conflicts
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Keys that need others."""
+    """Keys that need other keys."""
     yield from preference.findings(keys)
     if keys("data.pack") is False and keys("train.batch_size") == 1:
         yield (
             "train.batch_size",
-            "method kto compares each prompt with another example's answer: a batch needs two examples",
+            "must be at least 2 for kto: its KL estimate pairs each prompt with the answer of another example",
         )

@@ -1,4 +1,4 @@
-"""The rules between the keys of method pretrain."""
+"""Rules of method pretrain."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
-    """What a method that learns plain texts cannot do."""
+    """Settings that plain texts do not support."""
     if keys("evaluate.generation") is not None:
-        yield "evaluate.generation", "method.name", "plain text has no answers to compare with"
+        yield (
+            "evaluate.generation",
+            "method.name",
+            "plain text has no answers to compare with; remove evaluate.generation",
+        )
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """What cannot be done with plain texts."""
+    """Values that plain texts do not support."""
     if keys("data.on_long") == "retrieve":
-        yield "data.on_long", "plain text has no question to choose passages by; write chunk"
+        yield "data.on_long", "plain text has no question for which passages could be retrieved; use chunk"
 
 
 def unused(keys: Keys) -> Iterator[Finding]:
@@ -24,9 +28,9 @@ def unused(keys: Keys) -> Iterator[Finding]:
     assert keys.method is not None
     for key in ("data.template", "data.template_arguments", "data.reasoning"):
         if keys(key) is not None:
-            yield key, "has no effect on pretrain: plain text has no turns"
+            yield key, "has no effect with pretrain: plain text has no turns"
     if keys.method.joins and not keys.is_wrong("method.documents"):
-        why = "has no effect on joined documents: one stream is cut into rows, and nothing is too long"
+        why = "has no effect with documents: join, where no document is too long"
         for key in ("data.pack", "data.on_long", "data.chunk", "data.retrieve"):
             if keys(key) is not None:
                 yield key, f"{why}; it is for documents: isolate"

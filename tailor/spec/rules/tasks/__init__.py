@@ -1,4 +1,7 @@
-"""Rules between the keys of one evaluation task: a file per task that has any, named by its spec class."""
+"""Rules between the keys of one evaluation task: one file per task that has any.
+
+The task's spec class names the module.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from tailor.spec.tasks.base import EvaluationTask
 
 
 def findings(task: type[EvaluationTask], keys: Keys, key: str) -> Iterator[Finding]:
-    """What is wrong with the task at `key`, beyond what its fields' types say."""
+    """Problems of the task at `key`, beyond the types of its fields."""
     yield from _of_task(task, "findings", keys, key)
 
 
 def unused(task: type[EvaluationTask], keys: Keys, key: str) -> Iterator[Finding]:
-    """Its keys that have no effect beside the others."""
+    """Keys of the task at `key` that have no effect."""
     yield from _of_task(task, "unused", keys, key)
 
 

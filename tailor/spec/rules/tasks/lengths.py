@@ -1,4 +1,4 @@
-"""Rules between the keys of tasks at given lengths."""
+"""Rules of tasks at given context lengths."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Iterator
 
 from tailor.spec.rules.keys import Finding, Keys
 
-SHORTEST = 8
-"""Tokens of the shortest length."""
+MIN_LENGTH = 8
+"""Smallest length, in tokens."""
 
 
 def findings(keys: Keys, key: str) -> Iterator[Finding]:
-    """What is wrong with the task at `key`."""
+    """Problems of the task at `key`."""
     lengths, depths = keys(f"{key}.lengths"), keys(f"{key}.depths")
     lengths = lengths if isinstance(lengths, list) else []
     depths = depths if isinstance(depths, list) else []
     for what, values in (("lengths", lengths), ("depths", depths)):
         for value in sorted({value for value in values if values.count(value) > 1}):
-            yield f"{key}.{what}", f"names {value:g} twice"
-    if short := [length for length in lengths if length < SHORTEST]:
-        yield f"{key}.lengths", f"{short[0]} tokens are no text; give at least {SHORTEST}"
+            yield f"{key}.{what}", f"has {value:g} twice; remove one"
+    if short := [length for length in lengths if length < MIN_LENGTH]:
+        yield f"{key}.lengths", f"{short[0]} tokens are too few; write at least {MIN_LENGTH}"
     if odd := [depth for depth in depths if not 0 <= depth <= 1]:
-        yield f"{key}.depths", f"{odd[0]:g} is no share of a text; write a number from 0 to 1"
+        yield f"{key}.depths", f"{odd[0]:g} is not a share of a text; write a number from 0 to 1"
     stride = keys(f"{key}.stride")
     if stride and lengths and stride >= min(lengths):
         yield (
             f"{key}.stride",
-            f"{stride} new tokens leave a window of {min(lengths)} no tokens before them",
+            f"{stride} new tokens leave no context in a window of {min(lengths)}; lower it",
         )
     needle = keys(f"{key}.needle")
     if isinstance(needle, str) and "{value}" not in needle:
-        yield f"{key}.needle", "hides nothing: write {value} where the value stands"
+        yield f"{key}.needle", "has no hidden value; write {value} where it should be"

@@ -1,4 +1,4 @@
-"""Rules between the keys of a search."""
+"""Rules of retrieval collections."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from tailor.spec.rules.keys import Finding, Keys
 
 ROWS = re.compile(r"\.(jsonl|ndjson|json|parquet|csv|tsv)(\.(gz|bz2|xz))?$", re.IGNORECASE)
-"""Ends the name of a file of rows."""
+"""The end of the name of a file with rows."""
 
 
 def unused(keys: Keys, key: str) -> Iterator[Finding]:
-    """Keys of the task at `key` that have no effect beside the others."""
+    """Keys of the task at `key` that have no effect."""
     return unused_of_corpus(keys, f"{key}.data")
 
 
 def unused_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
-    """Keys of a `Corpus` that have no effect on a file of rows."""
+    """Keys of a `Corpus` that have no effect when its path is a file of rows."""
     path = keys(f"{key}.path")
     if isinstance(path, str) and ROWS.search(path):
         for name in ("qrels", "ignore_identical_ids"):
             if keys(f"{key}.{name}") is not None:
                 yield (
                     f"{key}.{name}",
-                    f"has no effect: {path} is a file of rows; it is for a folder in BEIR's layout",
+                    f"has no effect: {path} is a file of rows; it is for folders in the BEIR layout",
                 )
