@@ -52,10 +52,11 @@ def execute(args: argparse.Namespace) -> int:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if args.what == "preview":
         return _preview(recipe, args, console)
-    return _report(recipe, console)
+    return report(recipe, console)
 
 
-def _report(recipe: Any, console: Console) -> int:
+def report(recipe: Any, console: Console) -> int:
+    """Prepare a recipe's data and print what it is. DataError over budget."""
     from rich.text import Text
 
     from tailor.artifacts.passage_scorer import scorer_of
@@ -76,20 +77,20 @@ def _report(recipe: Any, console: Console) -> int:
             scorer=scorer_of(recipe.data),
             progress=display.preparing,
         )
-    report = prepared.tokens.manifest["report"]
-    for source in report["sources"]:
+    counts = prepared.tokens.manifest["report"]
+    for source in counts["sources"]:
         console.print(_source(source))
     for split in ("train", "evaluation"):
-        if report[split]["examples"]:
-            console.print(_split(split, report[split]))
-    for note in notes(report, recipe.data.holdout):
+        if counts[split]["examples"]:
+            console.print(_split(split, counts[split]))
+    for note in notes(counts, recipe.data.holdout):
         console.print(Text(note, "yellow"))
     template = prepared.tokens.template
     if template is not None:
         ends = " or ".join(template.get("end_of_turn") or map(str, template["end_of_turn_ids"]))
         console.print(f"chat template   {template['name']}, end of turn {ends}")
     console.print(f"tokens          {prepared.tokens.url}{' (prepared before)' if prepared.reused else ''}")
-    check_budget(report, recipe.data.budget)
+    check_budget(counts, recipe.data.budget)
     return 0
 
 
@@ -127,6 +128,12 @@ def _source(source: dict[str, Any]) -> Text:
         text.append(
             f"  split         {source['split_conversations']:,} conversations, because the chat template rewrites earlier turns\n"
         )
+    for what, loss in source.get("changes", {}).items():
+        text.append(f"  changed       {loss['count']:,} rows: {what} (first {loss['first'][0]})\n", "yellow")
+    for name, loss in source.get("unused", {}).items():
+        where, value = loss["first"]
+        text.append(f"  unused        {loss['count']:,} rows have {name}\n", "yellow")
+        text.append(f"                {where} {value}\n", style="dim")
     text.append(f"  tokens        {_tokens(source)}\n")
     return text
 

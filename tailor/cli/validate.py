@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from tailor.errors import RecipeError
+from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
+from tailor.spec.recipe import Recipe
 
 _OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -19,6 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE | key=value",
         help="recipe files to check, and keys to change in all of them, such as optim.learning_rate=1e-4",
+    )
+    parser.add_argument(
+        "--data", action="store_true", help="also prepare the data, and report what is lost or not used"
     )
 
 
@@ -31,14 +36,26 @@ def execute(args: argparse.Namespace) -> int:
     code = 0
     for path in recipes:
         try:
-            load_recipe(path, overrides)
+            recipe = load_recipe(path, overrides)
         except RecipeError as error:
             code = error.exit_code
             for problem in error.problems:
                 print(problem, file=sys.stderr)
         else:
+            if args.data:
+                _check_data(recipe)
             print(f"{path}: ok")
     return code
+
+
+def _check_data(recipe: Recipe) -> None:
+    """Report the recipe's data. DataError for sources that are missing or lose more rows than the budget allows."""
+    quiet()
+    from rich.console import Console
+
+    from tailor.cli.data import report
+
+    report(recipe, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
 
 
 def _is_override(argument: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailor.encode import bm25, embedding_examples, preference_examples, truncation
+from tailor.encode.control_text import CONTROL
 from tailor.encode.embedding_examples import TextEncoder, TextLimits
 from tailor.encode.masks import ChatEncoder, EncodedExample
 from tailor.encode.preference_examples import AnswerLimits
@@ -55,6 +56,7 @@ class Encoder:
         scorer: Scorer | None = None,
         limits: AnswerLimits | None = None,
         text_limits: TextLimits | None = None,
+        drop_reasoning: bool = False,
     ) -> None:
         """rules: of the chat template, None when no record is a conversation. max_length: None for no limit.
 
@@ -70,7 +72,9 @@ class Encoder:
         self.scorer = scorer
         self.limits = limits
         self._text_limits = text_limits
-        self._chats = ChatEncoder(tokenizer, rules, train_on) if rules is not None else None
+        self._chats = None
+        if rules is not None:
+            self._chats = ChatEncoder(tokenizer, rules, train_on, drop_reasoning=drop_reasoning)
 
     def __call__(self, records: Sequence[Record]) -> list[Outcome | RowError]:
         """The outcome of each record, in order. All records of a batch have the same type."""
@@ -130,6 +134,9 @@ class Encoder:
             answer = list(response.ids)
             if answer[-1:] != [eos]:
                 answer.append(eos)
+            if answer.index(eos) < len(answer) - 1:
+                results.append(RowError(CONTROL, "the response has the end-of-text token inside its text"))
+                continue
             whole = np.array(prefix + prompt + answer, np.int32)
             start = 0 if self._train_on == "everything" else len(whole) - len(answer)
             results.append([EncodedExample(whole, [(start, len(whole))])])

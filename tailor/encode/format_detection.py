@@ -12,12 +12,12 @@ from tailor.encode.formats import formats_of, get_format, recognize
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
-from tailor.spec.data import PAIRS, RATED, Source, is_read
+from tailor.spec.data import EXAMPLES, PAIRS, RATED, Source, is_read
 from tailor.spec.methods.registry import METHODS
 from tailor.spec.methods.union import Method
 
 _PEEK = 20
-_PREFERENCE = ("chosen", "rejected")
+_PREFERENCE = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
 
 Rows = list[tuple[str, Any]]
 """(name, row) pairs; a name is, for example, `rows.jsonl:3`."""
@@ -48,16 +48,30 @@ def find_format(source: Source, context: str, files: list[FileRange], method: Me
             + _first_deviating(rows, source.columns, among),
             hint=f"set the format, for example format: {matching[0]}",
         )
-    for other in METHODS.names():
+    needs = _missing_field(method)
+    if needs and _reason(rows, source.columns, among):
+        raise _undetected(source, context, files, rows, unreadable, among)
+    # Methods that compare or rate answers first: their rows are examples too.
+    for other in sorted(METHODS.names(), key=lambda name: EXAMPLES in METHODS.get(name).reads):
         others = [name for name in formats_of(METHODS.get(other).reads) if name not in among]
         if fitting := recognize(readable, source.columns, others):
             raise DataError(
                 f"{context}: the rows have the format {' or '.join(fitting)}, which method {method.name} does not read",
                 hint="name the column of the texts with columns: {text: …}, or use method sft with train_on: everything"
                 if not method.reads_conversations
-                else f"set method.name: {other}, or use another data source",
+                else (EXAMPLES in METHODS.get(other).reads and needs)
+                or f"set method.name: {other}, or use another data source",
             )
     raise _undetected(source, context, files, rows, unreadable, among)
+
+
+def _missing_field(method: Method) -> str:
+    """What to do about rows of examples for a method that compares or rates answers; empty for other methods."""
+    if RATED in method.reads:
+        return "name the column of the label, as columns: {label: …}, or use another data source"
+    if PAIRS in method.reads:
+        return "name the columns of the answers, as columns: {chosen: …, rejected: …}, or use another data source"
+    return ""
 
 
 def _check_kind(source: Source, context: str, method: Method, among: Sequence[str]) -> None:
@@ -76,8 +90,10 @@ def _check_kind(source: Source, context: str, method: Method, among: Sequence[st
 def _check_not_preference(source: Source, context: str, rows: list[Any], method: Method) -> None:
     """DataError for preference data in a method that would learn the rejected answers too."""
     named = set(source.columns.values())
-    pairs = any(isinstance(row, Mapping) and set(_PREFERENCE) <= set(row) for row in rows)
-    if pairs and not set(_PREFERENCE) & named and PAIRS not in method.reads:
+    pairs = any(
+        isinstance(row, Mapping) and any(set(columns) <= set(row) for columns in _PREFERENCE) for row in rows
+    )
+    if pairs and named.isdisjoint(chain.from_iterable(_PREFERENCE)) and PAIRS not in method.reads:
         raise DataError(
             f"{context}: the rows are preference data (columns chosen and rejected), which method {method.name} does not read",
             hint="set method.name: dpo; to learn only the chosen answers, set format and columns",

@@ -28,6 +28,8 @@ import jinja2
 import numpy as np
 from tokenizers import Encoding
 
+from tailor.encode import control_text, learned_turns, reasoning
+from tailor.encode.reasoning import Reasoning
 from tailor.encode.records import Chat, RowError
 from tailor.encode.template import render, render_marked
 from tailor.encode.tokenizer import Tokenizer
@@ -61,10 +63,13 @@ class Layout:
 class ChatEncoder:
     """Encodes conversations. train_on: `assistant`, `last_assistant` or `everything`, as in the recipe."""
 
-    def __init__(self, tokenizer: Tokenizer, rules: TurnRules, train_on: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, rules: TurnRules, train_on: str, *, drop_reasoning: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._rules = rules
         self._train_on = train_on
+        self._reasoning = Reasoning(tokenizer.require_template(), drop=drop_reasoning)
 
     def __call__(self, chats: Sequence[Chat]) -> list[list[EncodedExample] | RowError]:
         """The examples of each conversation: one, or several where the template rewrites earlier turns."""
@@ -87,14 +92,37 @@ class ChatEncoder:
         for what in self._rules.left_out[bool(chat.tools)]:
             if what in _contents(chat):
                 raise RowError("template", f"the chat template silently drops {what}")
-        if self._train_on == "everything":
-            return [Layout(self._render(chat.messages, chat.tools), [(0, -1)])]
+        control_text.check(chat, self._rules.controls)
+        chat = Chat(self._reasoning.apply(chat), chat.tools)
         turns = [at for at, message in enumerate(chat.messages) if message["role"] == "assistant"]
-        supervised = turns[-1:] if self._train_on == "last_assistant" else turns
-        supervised = [turn for turn in supervised if chat.messages[turn].get("weight", 1)]
+        supervised = learned_turns.learned(chat, turns, self._train_on)
+        if self._train_on == "everything":
+            return [self._everything(chat, turns, supervised)]
+        if not supervised:
+            return [Layout(self._render(chat.messages, chat.tools))]
         if self._rules.markers:
-            return [self._marked(chat, turns, supervised)]
-        return self._by_prefix(chat, supervised) or [Layout(self._render(chat.messages, chat.tools))]
+            marked = self._marked(chat, turns, supervised)
+            # A template may drop the reasoning of earlier turns: each is then rendered as the last one.
+            texts = [marked.text[start:stop] for start, stop in marked.ranges]
+            if reasoning.are_kept([chat.messages[turn] for turn in supervised], texts):
+                return [marked]
+        return self._by_prefix(chat, supervised)
+
+    def _everything(self, chat: Chat, turns: list[int], supervised: list[int]) -> Layout:
+        """The whole text without the turns that are marked as not to be learned."""
+        text = self._render(chat.messages, chat.tools)
+        for turn in supervised:
+            reasoning.check_kept(chat.messages[turn], text)
+        excluded = learned_turns.unlearned(chat, turns)
+        if not excluded:
+            return Layout(text, [(0, -1)])
+        marked = self._rules.markers
+        layouts = [self._marked(chat, turns, excluded)] if marked else self._by_prefix(chat, excluded)
+        if [layout.text for layout in layouts] != [text]:
+            raise RowError(
+                "template", "the chat template rewrites a turn that is marked as not to be learned"
+            )
+        return Layout(text, learned_turns.complement(layouts[0].ranges, len(text)))
 
     def _marked(self, chat: Chat, turns: list[int], supervised: list[int]) -> Layout:
         tokenizer = self._tokenizer
@@ -119,8 +147,11 @@ class ChatEncoder:
         for turn in supervised:
             prompt = self._render(chat.messages[:turn], chat.tools, add_generation_prompt=True)
             text = self._render(chat.messages[: turn + 1], chat.tools)
+            if not text.startswith(prompt) and self._rules.opening:
+                text = self._opened(chat, turn, prompt)
             if not text.startswith(prompt):
                 raise RowError("template", "the answer does not start where the generation prompt ends")
+            reasoning.check_kept(chat.messages[turn], text[len(prompt) :])
             remaining[turn] = (text, (len(prompt), self._rules.end(text, len(prompt), len(text))))
         layouts = []
         text = self._render(chat.messages, chat.tools)
@@ -131,6 +162,14 @@ class ChatEncoder:
             if remaining:
                 text = remaining[max(remaining)][0]
         return layouts
+
+    def _opened(self, chat: Chat, turn: int, prompt: str) -> str:
+        """The text up to a turn where the generation prompt opens `<think>`: the turn closes it after its reasoning."""
+        thoughts, _ = reasoning.parts(chat.messages[turn])
+        bare = reasoning.without(chat.messages[turn])
+        text = self._render([*chat.messages[:turn], bare], chat.tools)
+        begin = len(prompt) - len(self._rules.opening)
+        return prompt + reasoning.close(thoughts) + text[begin:] if text.startswith(prompt[:begin]) else text
 
     def _render(self, messages: Sequence[Any], tools: Any, *, add_generation_prompt: bool = False) -> str:
         tokenizer = self._tokenizer
@@ -149,9 +188,11 @@ class ChatEncoder:
         ids, tokenizer = tokens.ids, self._tokenizer
         if tokenizer.bos_id is not None and list(ids[:2]) == [tokenizer.bos_id] * 2:
             raise RowError("double_bos", "the text starts with two BOS tokens")
-        if self._train_on == "everything":
+        if layout.ranges == [(0, -1)]:
             return EncodedExample(ids, [(0, len(ids))])
         spans = [(tokens.at(start), tokens.at(stop)) for start, stop in layout.ranges]
+        if self._train_on == "everything":
+            return EncodedExample(ids, [span for span in spans if span[0] < span[1]])
         for start, stop in spans:
             if stop <= start or int(ids[stop - 1]) not in self._rules.end_ids:
                 raise RowError(

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from tailor.encode.masks import EncodedExample, Span
+from tailor.encode.reasoning import DROPPED, differ_only_in_reasoning
 from tailor.encode.records import Answer, Pair, Rated, RowError
 from tailor.spec.methods.base import AnswerLimits
 
@@ -31,11 +32,20 @@ def grouped(
     """Group the encoded answers of `answers` by record again, and set their positions in the groups."""
     remaining = iter(results)
     return [
-        _group([next(remaining), next(remaining)], (True, False), ("chosen: ", "rejected: "))
+        _pair(record, [next(remaining), next(remaining)])
         if isinstance(record, Pair)
         else _group([next(remaining)], (record.desirable,), ("",))
         for record in records
     ]
+
+
+def _pair(
+    record: Pair, results: Sequence[list[EncodedExample] | RowError]
+) -> list[EncodedExample] | RowError:
+    dropped = all(isinstance(result, RowError) and result.reason == DROPPED for result in results)
+    if dropped and differ_only_in_reasoning(record):
+        return RowError(SAME, "the answers differ only in reasoning, which the chat template drops")
+    return _group(results, (True, False), ("chosen: ", "rejected: "))
 
 
 def _group(
@@ -51,7 +61,18 @@ def _group(
         if not result[0].spans:
             return RowError("nothing_supervised", name + "the answer has no supervised token")
         group.append(replace(result[0], position=position, is_positive=is_positive[position]))
+    if len(group) == 2 and _same_scored(*group):
+        return RowError(SAME, "the tokens of both answers that are compared are the same")
     return group
+
+
+def _same_scored(first: EncodedExample, second: EncodedExample) -> bool:
+    """Whether the supervised tokens of two answers are the same."""
+    one, other = (
+        np.concatenate([example.input_ids[start:stop] for start, stop in example.spans])
+        for example in (first, second)
+    )
+    return np.array_equal(one, other)
 
 
 def too_long(group: Sequence[EncodedExample], limits: AnswerLimits, max_length: int) -> str:
@@ -91,6 +112,6 @@ def cut(group: Sequence[EncodedExample], spans: Sequence[Span]) -> list[EncodedE
         inside = [(max(start, begin) - begin, min(stop, end) - begin) for start, stop in example.spans]
         inside = [span for span in inside if span[0] < span[1]]
         pieces.append(replace(example, input_ids=example.input_ids[begin:end], spans=inside))
-    if len(pieces) == 2 and np.array_equal(pieces[0].input_ids, pieces[1].input_ids):
+    if len(pieces) == 2 and all(piece.spans for piece in pieces) and _same_scored(*pieces):
         return RowError(SAME, "the answers differ only in the tokens that truncation cuts")
     return pieces

@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
@@ -18,15 +19,17 @@ from tailor.encode.formats import code_of, get_format
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
+from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
+from tailor.encode.unused import merged
 from tailor.spec.data import Budget, Chunk, Data, Retrieve
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-ENCODE_VERSION = 3
+ENCODE_VERSION = 4
 """Part of every fingerprint. Increase it when a change of the code gives other tokens for the same rows."""
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
@@ -113,6 +116,8 @@ def prepare_all(
     """Same as `prepare`, but without the budget check, so that a report can show the lost rows."""
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    if sources.chats:
+        tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
     fingerprint = _fingerprint(data, method, tokenizer, sources, scorer)
     root = Store(store_url)
@@ -145,6 +150,7 @@ def make_encoder(
         scorer=scorer,
         limits=method.answer_limits,
         text_limits=method.text_limits(data.max_length),
+        drop_reasoning=data.reasoning == "drop",
     )
 
 
@@ -240,21 +246,23 @@ def _manifest(
     reports: list[TaskReport],
 ) -> dict[str, Any]:
     shards, source_reports = [], []
+    template = tokenizer.template if rules is not None else None
     for split, index, resolved in sources:
         numbers = [at for at, task in enumerate(tasks) if (task.split, task.source) == (split, index)]
         task_reports = [reports[number] for number in numbers]
         shards += _numbered([tasks[number] for number in numbers], task_reports)
-        source_reports.append(
-            source_report(
-                task_reports,
-                split=split,
-                index=index,
-                path=resolved.source.path,
-                fmt=resolved.format,
-                detected=resolved.detected,
-            )
+        counts = source_report(
+            task_reports,
+            split=split,
+            index=index,
+            path=resolved.source.path,
+            fmt=resolved.format,
+            detected=resolved.detected,
         )
-    template = tokenizer.template if rules is not None else None
+        text = "" if template is None else template.text + (template.tool_use or "")
+        counts["unused"] = merged([report.unused for report in task_reports], text)
+        counts["changes"] = merged([report.changes for report in task_reports])
+        source_reports.append(counts)
     return {
         "fingerprint": fingerprint,
         "train_fingerprint": train_fingerprint,
@@ -289,7 +297,9 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
         label = task.parts[0].label
         first = before.get(label, 0) if task.parts[0].start and not task.parts[0].first_row else 0
         if first:
-            for lost in report.lost_rows.values():
+            for lost in chain.from_iterable(
+                counts.values() for counts in (report.lost_rows, report.unused, report.changes)
+            ):
                 lost.first = [(name, row + first, detail) for name, row, detail in lost.first]
         for label, lines in report.lines.items():
             before[label] = before.get(label, 0) + lines
@@ -331,6 +341,8 @@ def _fingerprint(
             if split in splits
         ],
     }
+    if template is not None and data.reasoning == "drop":
+        facts["reasoning"] = "drop"
     if not method.joins and data.on_long in ("chunk", "retrieve"):
         settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
         # Without the embedder's path: its content is part of the scorer's identity below.

@@ -16,6 +16,7 @@ from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved
 from tailor.encode.tasks import split_of
+from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import turn_rules
@@ -58,6 +59,8 @@ def preview(
     """The first rows of each source of a split, encoded again at their full length. scorer: as in `prepare`."""
     sources = Sources.of(data, method)
     tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    if sources.chats:
+        tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
     encoder = make_encoder(data, method, tokenizer, rules, scorer)
     for source_split, _, resolved in sources:

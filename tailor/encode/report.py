@@ -15,7 +15,7 @@ from tailor.spec.data import Budget
 
 NAMED = 5
 """Rows that the report names per reason."""
-DROPPED = ("too_long", "nothing_supervised", "same_answers")
+DROPPED = ("too_long", "nothing_supervised", "same_answers", "empty_answer", "control_text")
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
@@ -61,6 +61,10 @@ class TaskReport:
     partly_read: int = 0
     split: int = 0
     lost_rows: dict[str, LostRows] = field(default_factory=dict)
+    unused: dict[str, LostRows] = field(default_factory=dict)
+    """Columns and keys that the format does not use. Counted are the rows that have them."""
+    changes: dict[str, LostRows] = field(default_factory=dict)
+    """What conversion changed in rows."""
     shards: list[tuple[str, str, int]] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     supervised: Counter[str] = field(default_factory=Counter)
@@ -136,6 +140,10 @@ def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
         warnings.append(
             f"data.holdout: {holdout:g} selects no evaluation row from {kept:,} rows; raise data.holdout"
         )
+    if holdout is not None and kept and not report["train"]["examples"]:
+        warnings.append(
+            f"data.holdout: {holdout:g} selects all {kept:,} rows for evaluation; lower data.holdout"
+        )
     if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
         warnings.append(
             f"{cut:,} passages and questions are longer than the embedder's maximum length, so it scored only their "
@@ -172,7 +180,9 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
         if not source["kept"]:
             raise DataError(
                 f"{context}: none of its {source['rows']} rows can be used{_reasons(lost)}",
-                hint="check the reasons above, and the source's format and columns",
+                hint="raise data.max_length, or set data.on_long"
+                if set(lost) == {"too_long"}
+                else "check the reasons above, and the source's format and columns",
             )
         for key, what in (("unreadable", "cannot be read"), ("dropped", "would be dropped")):
             count = sum(rows["count"] for rows in source[key].values())
@@ -202,9 +212,11 @@ def _check(
     }[key]
     if set(lost) == {"template"}:
         hint = "choose a data.template that supports these rows"
+    elif set(lost) == {"reasoning_dropped"}:
+        hint = "choose a data.template that writes the reasoning, or set data.reasoning: drop"
     elif set(lost) == {"nothing_supervised"}:
         hint = "look at these rows with `tailor data preview`"
-    elif set(lost) == {"same_answers"}:
+    elif lost and set(lost) <= {"same_answers", "empty_answer", "control_text"}:
         hint = "fix these rows"
     raise DataError(
         f"{context}: {count} of {rows} rows {what}, but data.budget.{key} allows {_share(allowed)}{_reasons(lost)}",

@@ -18,6 +18,7 @@ from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
 from tailor.encode.report import TaskReport
 from tailor.encode.truncation import targets
+from tailor.encode.unused import Watch
 from tailor.store import Store
 
 _BATCH_ROWS = 512
@@ -140,6 +141,8 @@ class _Shards:
 def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Record]]]:
     """The records of a task as (file label, row number, record), in batches of bounded size."""
     fmt = get_format(task.format)
+    watch = Watch(fmt, task.columns)
+    report.unused, report.changes = watch.unused, watch.changes
     batch: list[tuple[str, int, Record]] = []
     characters = 0
     for label, number, row in _rows(task, report):
@@ -151,6 +154,7 @@ def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Re
         except RowError as error:
             report.leave_out(error.reason, label, number, error.detail)
             continue
+        watch.add(label, number, row, record)
         batch.append((label, number, record))
         characters += _characters(row)
         if len(batch) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -120,7 +119,9 @@ class Tokenizer:
 
     def with_template(self, template: Template) -> Tokenizer:
         """A copy of this tokenizer with another chat template."""
-        other = copy.copy(self)
+        # `copy.copy` would go by `__reduce__`, whose cache gives the same object to every caller.
+        other = object.__new__(Tokenizer)
+        other.__dict__.update(self.__dict__)
         other.template, other._state = template, (*self._state[:3], template)
         return other
 

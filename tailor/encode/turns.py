@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 
+from tailor.encode import reasoning
+from tailor.encode.control_text import control_texts
 from tailor.encode.template import builtin_templates, load_template, render, render_marked
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import TemplateError
@@ -38,6 +40,10 @@ class TurnRules:
     end_ids: tuple[int, ...]
     end_texts: tuple[str, ...]
     left_out: tuple[tuple[str, ...], tuple[str, ...]]
+    controls: tuple[str, ...] = ()
+    """Texts that the content of a message must not have."""
+    opening: str = ""
+    """What the generation prompt opens and the text of a turn lacks, such as `<think>`."""
 
     def end(self, text: str, start: int, stop: int) -> int:
         """The end of the turn that starts at `start`: after its first end-of-turn token, else after its last visible character."""
@@ -49,7 +55,7 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
     """The rules of the tokenizer's chat template. TemplateError for a template that cannot be used for training."""
     template = tokenizer.require_template()
     try:
-        text, ranges, markers = _ranges(tokenizer)
+        text, ranges, markers, opened = _ranges(tokenizer)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             f"chat template {template.name}: line {error.lineno}: not valid Jinja: {error.message}",
@@ -75,11 +81,14 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
         markers = markers and tokenizer.template.has_markers
     end_ids, end_texts = zip(*ends, strict=True)
     left_out = (_left_out(tokenizer, None), _left_out(tokenizer, [_TOOL]))
-    return TurnRules(markers, tuple(sorted(set(end_ids))), tuple(sorted(set(end_texts))), left_out)
+    end_texts = tuple(sorted(set(end_texts)))
+    controls = control_texts(tokenizer, text, end_texts)
+    return TurnRules(markers, tuple(sorted(set(end_ids))), end_texts, left_out, controls, opened)
 
 
-def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool]:
-    """The rendered probe; (text, start, stop) of each assistant turn; whether these ranges come from markers."""
+def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool, str]:
+    """The rendered probe; (text, start, stop) of each assistant turn; whether these ranges come from markers;
+    what the generation prompt opens (`TurnRules.opening`)."""
     template = tokenizer.require_template()
     whole = _render(tokenizer, _PROBE)
     if not any(answer in whole for answer in _ANSWERS):
@@ -103,10 +112,12 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
                         f"it includes {text[start : len(prompt)]!r} of the generation prompt",
                         hint="move {% generation %} to the end of the generation prompt",
                     )
-            return text, [(text, start, stop) for start, stop in marked], True
-    ranges = []
+            return text, [(text, start, stop) for start, stop in marked], True, ""
+    ranges, opened = [], ""
     for turn, prompt in zip((1, 3), prompts, strict=True):
         text = _render(tokenizer, _PROBE[: turn + 1])
+        if opened := reasoning.opening(prompt, text):
+            text = prompt + reasoning.close("") + text[len(prompt) - len(opened) :]
         lead = text[len(prompt) :].split(_ANSWERS[turn // 2])[0]
         if not text.startswith(prompt):
             raise TemplateError(
@@ -120,7 +131,7 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
                 hint="render the header of the assistant turn when add_generation_prompt is true",
             )
         ranges.append((text, len(prompt), len(text)))
-    return whole, ranges, False
+    return whole, ranges, False, opened
 
 
 def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers: bool) -> tuple[int, str]:
@@ -134,7 +145,7 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
     tail = supervised[supervised.index(answer) + len(answer) :]
     encoding = tokenizer.encode_with_offsets([tail])[0]
     for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-        if token in tokenizer.added or token == tokenizer.eos_id:
+        if _ends_turns(tokenizer, token):
             return token, tail[start:stop].strip()
     hint = None
     if markers and _has_special(tokenizer, after):
@@ -182,13 +193,21 @@ def _try(tokenizer: Tokenizer, messages: Sequence[Any], tools: list[Any] | None,
 
 def _names(tokenizer: Tokenizer) -> str:
     """The built-in templates whose end-of-turn token is in the vocabulary."""
-    return ", ".join(name for name in builtin_templates() if _ends_with_known(tokenizer, name))
+    names = [name for name in builtin_templates() if name != tokenizer.require_template().name]
+    return ", ".join(name for name in names if _ends_with_known(tokenizer, name))
 
 
 def _ends_with_known(tokenizer: Tokenizer, name: str) -> bool:
     other = tokenizer.with_template(load_template(name))
     tail = _render(other, _PROBE[:2]).split(_ANSWERS[0])[-1]
-    return any(token in other.added or token == other.eos_id for token in other.encode(tail))
+    return any(_ends_turns(other, token) for token in other.encode(tail))
+
+
+def _ends_turns(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether a token may end turns. Some tokenizers (Gemma's) have newlines and tags among their added tokens."""
+    if token == tokenizer.eos_id:
+        return True
+    return token in tokenizer.added and bool(tokenizer.added[token].content.strip())
 
 
 def _has_special(tokenizer: Tokenizer, text: str) -> bool:

@@ -32,7 +32,13 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
     elif on_rows:
         _check_split(suite, recipe, tokens, needs_questions=needs_questions)
     evaluators = make_evaluators(suite.tasks, "evaluate.final.")
-    first = FirstRows(recipe.model, recipe.data.template, plain=tokens.template is None, count=PEEK)
+    first = FirstRows(
+        recipe.model,
+        recipe.data.template,
+        plain=tokens.template is None,
+        count=PEEK,
+        arguments=recipe.data.template_arguments,
+    )
     for evaluator in evaluators:
         evaluator.preflight(first)
     for other in suite.compare if isinstance(suite.compare, list) else ():

@@ -169,6 +169,7 @@ def _prepare(
     from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.prepare import prepare
     from tailor.encode.report import notes
+    from tailor.encode.unused import unused_lines
     from tailor.onray.prepare import runner_by_size
 
     def preparing(progress: Progress) -> None:
@@ -194,7 +195,7 @@ def _prepare(
         )
     how = "already prepared" if prepared.reused else f"prepared in {time.monotonic() - began:.1f} s"
     report = prepared.tokens.manifest["report"]
-    for line in [*data_lines(report, how), *notes(report, recipe.data.holdout)]:
+    for line in [*data_lines(report, how), *unused_lines(report), *notes(report, recipe.data.holdout)]:
         display.line(line)
     return prepared.tokens
 

@@ -31,6 +31,7 @@ _BUILTIN: dict[str, tuple[Kind, str]] = {
     "firefly": (EXAMPLES, "firefly:FIREFLY"),
     "alpaca": (EXAMPLES, "alpaca:ALPACA"),
     "completion": (EXAMPLES, "completion:COMPLETION"),
+    "completion_messages": (EXAMPLES, "completion_messages:COMPLETION_MESSAGES"),
     "text": (TEXTS, "text:TEXT"),
     "turns": (EXAMPLES, "turns:TURNS"),
     "preference": (PAIRS, "preference:PREFERENCE"),
@@ -39,6 +40,8 @@ _BUILTIN: dict[str, tuple[Kind, str]] = {
     "preference_alpaca": (PAIRS, "preference:PREFERENCE_ALPACA"),
     "unpaired": (RATED, "unpaired:UNPAIRED"),
     "unpaired_text": (RATED, "unpaired:UNPAIRED_TEXT"),
+    "unpaired_sharegpt": (RATED, "unpaired:UNPAIRED_SHAREGPT"),
+    "unpaired_alpaca": (RATED, "unpaired:UNPAIRED_ALPACA"),
     "gritlm": (RELEVANCE, "gritlm:GRITLM"),
     "flagembedding": (RELEVANCE, "flagembedding:FLAGEMBEDDING"),
     "tevatron": (RELEVANCE, "tevatron:TEVATRON"),
@@ -183,6 +186,13 @@ class Data(Section):
     """Chat template: a built-in name (`tailor init --templates` lists them) or a Jinja file. Default: the model's own
     template. Set it for a base model that has none.
     """
+
+    template_arguments: dict[str, Any] = {}
+    """Variables of the chat template, such as `enable_thinking: false`. They are saved with the template, as defaults."""
+
+    reasoning: Literal["keep", "drop"] = "keep"
+    """What happens to an assistant's reasoning (`reasoning_content`, `thinking` or a `<think>` block). `keep`: a row whose
+    learned reasoning the chat template does not write is refused. `drop`: it is removed from all rows."""
 
     max_length: int = Field(2048, ge=8)
     """Longest example, in tokens, and the length of a packed row. A preference pair whose answers together are longer

@@ -158,14 +158,14 @@ def test_completion_and_text_and_columns():
         (
             "messages",
             {"messages": [{"role": "user", "content": "", "weight": 2}]},
-            "wrong_type",
+            "turn_mark",
             "must be 0 or 1",
         ),
         ("sharegpt", {"conversations": [{"from": "human"}]}, "missing_key", "`from` and `value`"),
         ("sharegpt", {"conversations": [{"from": "x", "value": ""}]}, "unknown_role", "unknown role 'x'"),
         ("alpaca", {"instruction": "a"}, "missing_key", "missing key `output`"),
         ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "wrong_type", "`history` must be"),
-        ("completion", {"prompt": "a", "response": ""}, "empty", "`response` is empty"),
+        ("completion", {"prompt": "a", "response": ""}, "empty_answer", "`response` is empty"),
         ("text", {"text": " "}, "empty", "`text` is empty"),
     ],
 )

@@ -255,7 +255,7 @@ def test_newline_inside_the_markers_is_not_supervised(tokenizer_folders):
         ),
         (UNMARKED.split("{% if add")[0], "there is no generation prompt"),
         (
-            UNMARKED.replace("assistant\n{% endif", "assistant\n<think>{% endif"),
+            UNMARKED.replace("assistant\n{% endif", "assistant\n<plan>{% endif"),
             "does not start where the generation prompt ends",
         ),
         ("<s><s>" + UNMARKED, "two BOS tokens"),
@@ -294,12 +294,12 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
 
 def test_a_row_with_two_bos_tokens_is_rejected(tokenizer_folders):
     tokenizer = tokenizer_of(
-        tokenizer_folders["bpe"], Template("t", "<s>{{ messages[0].content }}\n" + UNMARKED)
+        tokenizer_folders["bpe"], Template("t", "{{ messages[0].content }}\n" + UNMARKED)
     )
     plain = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     encode(tokenizer, Chat(plain))
     with pytest.raises(RowError, match="two BOS"):
-        encode(tokenizer, Chat([{"role": "user", "content": "<s>Hi"}, plain[1]]))
+        encode(tokenizer, Chat([{"role": "user", "content": "<s><s>Hi"}, plain[1]]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -333,8 +333,8 @@ def test_random_conversations_agree_with_generation(tokenizer_folders):
         tokenizer = tokenizer_of(tokenizer_folders[kind], "zephyr")
         for _ in range(60):
             talk = [
-                {"role": role, "content": "".join(random.choices(words, k=random.randint(1, 8)))}
-                for role in ("user", "assistant", "user", "assistant")
+                {"role": role, "content": "".join(random.choices(words, k=random.randint(1, 8))) + end}
+                for role, end in (("user", ""), ("assistant", "s"), ("user", ""), ("assistant", "is"))
             ]
             (example,) = encode(tokenizer, Chat(talk), "last_assistant")
             ((start, stop),) = example.spans

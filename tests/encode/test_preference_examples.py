@@ -154,7 +154,7 @@ def test_only_what_follows_the_shared_start_has_weight() -> None:
             "no_answer",
         ),
         ("preference", {"chosen": [says("b")], "rejected": [says("c")]}, "no_user"),
-        ("preference_text", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty"),
+        ("preference_text", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty_answer"),
         (
             "preference_sharegpt",
             {"conversations": [human("a")], "chosen": gpt("b"), "rejected": 3},
@@ -353,8 +353,8 @@ TEXTS = {"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}
             Sft(name="sft"),
             "answers with a label (as for KTO), which method sft does not read; set method.name: kto; to learn every answer, whatever its label, set format: completion",
         ),
-        ({"prompt": "a", "completion": "b"}, Dpo(name="dpo"), "the rows have the format completion, which method dpo does not read; set method.name: sft"),
-        ({"messages": [user("a"), says("b")]}, Kto(name="kto"), "the rows have the format messages, which method kto does not read; set method.name: sft"),
+        ({"prompt": "a", "completion": "b"}, Dpo(name="dpo"), "the rows have the format completion, which method dpo does not read; name the columns of the answers"),
+        ({"messages": [user("a"), says("b")]}, Kto(name="kto"), "the rows have the format messages, which method kto does not read; name the column of the label"),
         (TEXTS, Kto(name="kto"), "preference data (columns chosen and rejected), which method kto does not read; set method.name: dpo"),
         (
             {"prompt": "a", "completion": "b", "label": True},

@@ -9,27 +9,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tailor.encode.fields import to_list, to_message, to_system, to_text
+from tailor.encode.content import refuse_placeholder
+from tailor.encode.fields import first_keys, to_list, to_message, to_text, with_system
 from tailor.encode.formats.base import Row
 from tailor.encode.records import RowError
 
 Messages = list[dict[str, Any]]
 
+EMPTY = "empty_answer"
 
-def conversation(row: Row, field: str) -> Messages:
-    """The conversation that ends with the answer in `field`. The prompt is prepended unless the field already contains it."""
+
+def conversation(row: Row, field: str) -> tuple[Messages, int]:
+    """The conversation that ends with an answer, and how many of its messages are the row's prompt.
+
+    The prompt is put before the answer, unless it is there already. A whole conversation without a prompt in
+    messages is counted as prompt up to its last message.
+    """
     value, prompt = row[field], row.get("prompt")
-    turns = [
-        to_message(entry) for entry in ([value] if isinstance(value, Mapping) else to_list(value, field))
-    ]
+    turns = [{"role": "assistant", "content": nonempty(value, field)}] if isinstance(value, str) else []
+    if not turns:
+        entries = [value] if isinstance(value, Mapping) else to_list(value, field)
+        turns = [to_message(entry) for entry in entries]
+    before: Messages = []
     if isinstance(prompt, str):
         # If the field is a full conversation, the `prompt` column only repeats its first message.
         if not any(turn["role"] == "user" for turn in turns):
-            turns = [{"role": "user", "content": prompt}, *turns]
+            refuse_placeholder(prompt)
+            before = [{"role": "user", "content": prompt}]
     elif prompt is not None:
         before = [to_message(entry) for entry in to_list(prompt, "prompt")]
-        turns = turns if turns[: len(before)] == before else before + turns
-    return to_system(row) + turns
+        if before and turns and before[-1]["role"] == "assistant" and before[0] == turns[0]:
+            before = []  # the whole conversation with one of its answers
+    joined = join(before, turns)
+    messages = with_system(row, joined)
+    given = len(before) + len(messages) - len(joined)
+    return messages, given if before else max(len(messages) - 1, 0)
+
+
+def join(prompt: Messages, turns: Messages) -> Messages:
+    """The prompt and the turns after it, which may repeat it. RowError for turns with another prompt of their own."""
+    if turns[: len(prompt)] == prompt:
+        return turns
+    answered = any(turn["role"] == "assistant" for turn in turns)
+    if answered and (turns[0]["role"] == "system" or turns[0]["role"] == "user" == prompt[-1]["role"]):
+        raise RowError("two_prompts", "an answer begins with another prompt than the row's")
+    return prompt + turns
 
 
 def unweighted(messages: Messages, count: int) -> Messages:
@@ -38,6 +62,11 @@ def unweighted(messages: Messages, count: int) -> Messages:
         {**turn, "weight": 0} if index < count and turn["role"] == "assistant" else turn
         for index, turn in enumerate(messages)
     ]
+
+
+def are_messages(answer: Any, prompt: Any) -> bool:
+    """Whether an answer is a message or messages, or a text behind a prompt of messages."""
+    return first_keys(answer) >= {"role"} or (isinstance(answer, str) and first_keys(prompt) >= {"role"})
 
 
 def check_answer(messages: Messages, shared: int, field: str) -> None:
@@ -49,6 +78,18 @@ def check_answer(messages: Messages, shared: int, field: str) -> None:
 def nonempty(value: Any, field: str) -> str:
     """The text of an answer. RowError when it is empty."""
     answer = to_text(value, field)
-    if not answer:
-        raise RowError("empty", f"`{field}` is empty")
+    if not answer.strip():
+        raise RowError(EMPTY, f"`{field}` is empty")
     return answer
+
+
+def needs_template(other: str, **answers: str) -> dict[str, str]:
+    """For a format without a chat template: columns that another format uses -> how to name that format."""
+    columns = {"instruction": "prompt", **answers}
+    shown = ", ".join(f"{field}: {column}" for field, column in columns.items())
+    instead = f"remove the column, or use format {other} with columns {{{shown}}}"
+    query = f"remove the column, or use format {other} with columns {{{shown}, input: query}}"
+    return {
+        **dict.fromkeys(("system", "system_prompt", "tools", "functions", "input", "history"), instead),
+        "query": query,
+    }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
-from tailor.encode.fields import kind_of
+from tailor.encode.content import REASONING_KEYS, is_empty, kind_of, refuse_media
 from tailor.encode.records import Record, RowError
+from tailor.encode.turn_marks import MARKS, PART_MARKS
 from tailor.spec.data import KINDS, Kind
 
 Row = Mapping[str, Any]
@@ -40,6 +42,12 @@ class Format:
 
     numbered: str = ""
     """A field that may be spread over columns NAME_1, NAME_2, …, whose values then form a list."""
+
+    keys: frozenset[str] | None = None
+    """Keys of the objects in its fields that it uses: others are reported as unused. None: they are not looked at."""
+
+    unsupported: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """Column that would change what a row means, and that this format cannot use -> what can. Such a row is refused."""
 
     def __post_init__(self) -> None:
         if self.rows not in KINDS:
@@ -74,7 +82,16 @@ class Format:
         """Convert a row to a record. RowError when the row cannot be read."""
         if not isinstance(row, Mapping):
             raise RowError("wrong_type", f"a row must be an object, not {kind_of(row)}")
+        refuse_media(row, "the row")
+        if not self.unsupported.keys().isdisjoint(row):
+            self._refuse_unsupported(row, columns)
         return self.convert(self.pick(row, columns))
+
+    def _refuse_unsupported(self, row: Row, columns: Mapping[str, str]) -> None:
+        for column, instead in self.unsupported.items():
+            if column in row and column not in columns.values() and not is_empty(row[column]):
+                detail = f"`{column}` changes the prompt, and format {self.name} does not use it; {instead}"
+                raise RowError("unsupported_column", detail)
 
     def matches(self, picked: Row) -> bool:
         """Whether selected fields fit this format; `format: auto` uses it."""
@@ -99,6 +116,21 @@ def own_columns(*names: str) -> dict[str, tuple[str, ...]]:
     """Fields whose columns have the same names."""
     return {name: (name,) for name in names}
 
+
+SYSTEM = {"system": ("system", "system_prompt")}
+"""The column of a system text, in all formats of conversations."""
+
+TOOLS = {"tools": ("tools", "functions")}
+"""The column of the tools, in all formats of conversations."""
+
+MARK_KEYS = frozenset({*MARKS, *PART_MARKS, *REASONING_KEYS})
+"""Keys of any turn that a format reads."""
+
+MESSAGE_KEYS = MARK_KEYS | {"role", "content", "tool_calls", "tool_call_id", "function_call"}
+"""Keys of an OpenAI message that a format reads. The template may read others."""
+
+TURN_KEYS = MARK_KEYS | {"from", "value"}
+"""Keys of a ShareGPT turn that a format reads."""
 
 CONVERSATION = ("conversations", "conversation")
 """Columns that contain a conversation in several formats."""

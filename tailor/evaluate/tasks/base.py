@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
+from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ExtensionError
 from tailor.evaluate.figures import PerRow
@@ -50,6 +51,8 @@ class FirstRows:
     """Whether prompts are plain text, without a chat template."""
     count: int
     """Number of rows of each source that are read."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
 
     def of(self, data: R) -> R:
         """The same source, limited to its first rows."""
@@ -57,7 +60,8 @@ class FirstRows:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.model.path, self.model.revision, self.template)
+        tokenizer = load_tokenizer(self.model.path, self.model.revision, self.template)
+        return tokenizer if self.plain else with_arguments(tokenizer, self.arguments)
 
 
 class TaskEvaluator(ABC, Generic[S]):

@@ -26,8 +26,9 @@ def findings(keys: Keys) -> Iterator[Finding]:
 def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored."""
     assert keys.method is not None
-    if keys("data.template") is not None:
-        yield "data.template", "has no effect with pretrain: plain text has no turns"
+    for key in ("data.template", "data.template_arguments", "data.reasoning"):
+        if keys(key) is not None:
+            yield key, "has no effect with pretrain: plain text has no turns"
     if keys.method.joins and not keys.is_wrong("method.documents"):
         why = "has no effect with documents: join, where no document is too long"
         for key in ("data.pack", "data.on_long", "data.chunk", "data.retrieve"):
