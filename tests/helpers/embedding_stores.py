@@ -36,8 +36,8 @@ def make_grit_store(
     generator = np.random.default_rng(seed)
     texts: dict[int, Sequence[int]] = changed.get("texts", {})
     shards, number = [], 0
-    for split, is_positive, free in (("train", queries, examples), ("evaluation", evaluation, evaluation)):
-        owners = list(sources) if sources is not None and split == "train" else [0] * is_positive
+    for split, count, free in (("train", queries, examples), ("evaluation", evaluation, evaluation)):
+        owners = list(sources) if sources is not None and split == "train" else [0] * count
         for source in [*dict.fromkeys(owners), max([0, *owners]) + 1]:
             mine = owners.count(source)
             groups = [1 + answers + others] * mine if mine else [1] * free

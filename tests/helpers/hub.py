@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._batch(json.loads(body))
         if path == "/verify":
-            is_positive = json.loads(body)
-            assert len(self.hub.objects[is_positive["oid"]]) == is_positive["size"]
+            values = json.loads(body)
+            assert len(self.hub.objects[values["oid"]]) == values["size"]
             return self._send(200, {})
         name, _, rest = path.removeprefix("/api/models/").partition("/")
         second, _, action = rest.partition("/")
@@ -127,22 +127,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.objects[oid] = body
         self._send(200, {})
 
-    def _create(self, is_positive: dict[str, Any], owners: tuple[str, ...]) -> None:
-        owner = is_positive.get("organization") or "me"
-        name = f"{owner}/{is_positive['name']}"
+    def _create(self, values: dict[str, Any], owners: tuple[str, ...]) -> None:
+        owner = values.get("organization") or "me"
+        name = f"{owner}/{values['name']}"
         if owner not in owners:
             return self._forbidden()
         if name in self.hub.repositories:
             return self._send(
                 409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}
             )
-        private = (
-            is_positive["private"] if "private" in is_positive else is_positive["visibility"] == "private"
-        )
+        private = values["private"] if "private" in values else values["visibility"] == "private"
         self.hub.repositories[name] = Repository(private)
         return self._send(200, {"url": f"{self.hub.url}/{name}"})
 
-    def _batch(self, is_positive: dict[str, Any]) -> None:
+    def _batch(self, values: dict[str, Any]) -> None:
         objects = [
             {
                 **entry,
@@ -151,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "verify": {"href": f"{self.hub.url}/verify"},
                 },
             }
-            for entry in is_positive["objects"]
+            for entry in values["objects"]
         ]
         self._send(200, {"transfer": "basic", "objects": objects})
 

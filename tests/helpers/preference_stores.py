@@ -11,7 +11,7 @@ from tailor.data.token_store import MANIFEST, ShardWriter, TokenStore, ragged
 from tailor.store import Store
 
 Answer = tuple[np.ndarray, int, bool]
-"""(token ids, length of the prompt, whether it is is_positive)"""
+"""(token ids, length of the prompt, whether the answer is positive)"""
 
 
 def pairs(count: int, *, seed: int = 0, shuffled: bool = False) -> list[list[Answer]]:

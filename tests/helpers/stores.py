@@ -34,8 +34,8 @@ def make_store(
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     shards = []
-    for split, is_positive in (("train", lengths), ("evaluation", evaluation)):
-        ids = [generator.integers(5, VOCABULARY, size=length) for length in is_positive]
+    for split, split_lengths in (("train", lengths), ("evaluation", evaluation)):
+        ids = [generator.integers(5, VOCABULARY, size=length) for length in split_lengths]
         if not ids:
             continue
         name = f"{split}-00000.arrow"
