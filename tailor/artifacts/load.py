@@ -48,7 +48,7 @@ class Loaded:
         """ModelError when the model was saved without a chat template."""
         if self.tokenizer.template is None:
             raise ModelError(
-                f"{self.tokenizer.name} has no chat template: it was not trained on conversations",
+                f"{self.tokenizer.name} has no chat template, so it cannot chat",
                 hint="complete plain text with `tailor generate RUN --plain --prompt TEXT`",
             )
 
@@ -56,7 +56,7 @@ class Loaded:
         """ModelError when the model has neither an adapter nor beacons that can be disabled."""
         if not hasattr(self.model, "disable_adapter") and beacons_of(self.model) is None:
             raise ModelError(
-                f"{self.tokenizer.name} is a full model: it has no adapter to disable, so it cannot answer as its base",
+                f"{self.tokenizer.name} is a full model: there is no adapter to disable, so the answers of its base are not available",
                 hint="remove --base, or give the folder of the base model",
             )
 

@@ -109,6 +109,6 @@ def test_a_whole_model_has_no_base(
     monkeypatch.chdir(place)
     assert main(["chat", "base", "--base"]) == 2
     assert (
-        "base is a full model: it has no adapter to disable, so it cannot answer as its base"
+        "base is a full model: there is no adapter to disable, so the answers of its base are not available"
         in capsys.readouterr().err
     )

@@ -35,7 +35,7 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
         yield (
             KEY,
             "scale.sequence_parallel",
-            "one worker reads all windows of a document in order; set scale.sequence_parallel: 1",
+            "beacons do not support sequence parallelism: one worker must read all windows in order; set scale.sequence_parallel: 1",
         )
     every = keys("train.activation_checkpointing")
     if every is not None and not isinstance(every, bool) and every > 1:

@@ -74,7 +74,10 @@ def _misplaced(json: Document) -> Iterator[tuple[str, str]]:
     for section in ("optimizer", "scheduler", "bf16"):
         for key in _leaves(json.values.get(section), section):
             if key not in claimed and json.get(path_of(key)) not in (AUTO, None):
-                yield key, "is not supported: the recipe has no such setting; remove it"
+                yield (
+                    key,
+                    "is not supported in a DeepSpeed config: no recipe key corresponds to it; remove it",
+                )
     zero = json.values.get("zero_optimization")
     for key in zero if isinstance(zero, dict) else ():
         if key in _OTHER_LAYOUTS and zero[key] not in (0, 1, -1, None, False):

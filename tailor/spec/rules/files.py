@@ -82,7 +82,10 @@ def _model(keys: Keys) -> Iterator[Finding]:
             hint = f"; did you mean {FilePath(name) / nested[0]}?" if nested else ""
             yield "model.path", f"{name} is not a model folder: it has no config.json{hint}"
         if keys("model.revision") is not None:
-            yield "model.revision", f"has no effect: {name} is a local folder; it is for hub models"
+            yield (
+                "model.revision",
+                f"has no effect: {name} is a local folder, and only models on the hub have revisions",
+            )
     elif os.path.isfile(path):
         yield "model.path", f"{name} is a file; write the folder that contains config.json"
     elif not _HUB_ID.fullmatch(name):

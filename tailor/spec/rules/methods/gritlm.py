@@ -112,7 +112,7 @@ def unused(keys: Keys) -> Iterator[Finding]:
     if mode == "embedding" and keys("train.micro_batch_size") is not None:
         yield (
             "train.micro_batch_size",
-            "has no effect with mode: embedding; for texts to embed set method.chunk_size",
+            "has no effect with method.mode embedding; set method.chunk_size, the number of texts in one forward pass",
         )
     if keys("method.attention") == "causal" and keys("method.window") is not None:
         yield "method.window", "has no effect with attention: causal"
