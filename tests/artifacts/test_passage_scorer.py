@@ -228,7 +228,9 @@ def test_truncated_texts_are_reported(place: Path, tmp_path: Path) -> None:
     count = report["sources"][0]["passages_partly_read"]
     assert count > ROWS
     (told,) = notes(report, None)
-    assert told.startswith(f"{count} passages and questions were longer than the embedder reads")
+    assert told.startswith(
+        f"{count} passages and questions are longer than the embedder's maximum length, so it scored only"
+    )
     assert told.endswith("lower data.retrieve.passage or data.retrieve.question")
     model = Dense(str(place / "published"), None)
     model("sea", ["sea " * 62, "sea " * 90])

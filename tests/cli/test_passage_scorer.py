@@ -49,7 +49,7 @@ def test_from_the_first_look_to_an_evaluation(here: Path, capsys: pytest.Capture
     (here / "recipe.yaml").write_text(RECIPE.format(**values))
     recipe = str(here / "recipe.yaml")
     assert main(["data", "preview", recipe, "--rows", "1"]) == 0
-    assert "of passages that suit the question less left out" in capsys.readouterr().out
+    assert "tokens of the least relevant passages left out" in capsys.readouterr().out
     assert main(["data", "report", recipe]) == 0
     assert "retrieved     passages of 4 rows" in capsys.readouterr().out
     assert main(["plan", recipe]) == 0
@@ -66,6 +66,6 @@ def test_from_the_first_look_to_an_evaluation(here: Path, capsys: pytest.Capture
 
     assert main(["data", "report", recipe, f"data.retrieve.embedder={here}/model"]) == 2
     assert capsys.readouterr().err == (
-        f"command line: data.retrieve.embedder: {here}/model makes no embeddings; name a run of gritlm, the folder of "
-        "its adapter or model, or a model of sentence-transformers\n"
+        f"command line: data.retrieve.embedder: {here}/model makes no embeddings; write a run of gritlm, its adapter "
+        "or model folder, or a sentence-transformers model\n"
     )

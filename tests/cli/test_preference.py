@@ -86,4 +86,7 @@ def test_plan_and_data_report(place: Path) -> None:
     assert " prompt tokens cut" in out
     code, _, err = tailor(place, "run", "recipe.yaml", "method={name: sft}", "save.to=runs/sft")
     assert code == 2
-    assert "preference data, which method sft does not read\n  hint: set method.name: dpo" in err
+    assert (
+        "preference data (columns chosen and rejected), which method sft does not read\n  hint: set method.name: dpo"
+        in err
+    )

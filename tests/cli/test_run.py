@@ -188,7 +188,7 @@ def test_text_is_continued_and_an_empty_holdout_is_reported(place: Path) -> None
     rest = ("train.steps=2", "evaluate.generation=null", "save.to=runs/text")
     code, out, err = tailor(place, "run", "recipe.yaml", *data, *rest)
     assert (code, err) == (0, "")
-    assert "holdout 0.0001 of 20 rows left no evaluation row; raise data.holdout\n" in out
+    assert "data.holdout: 0.0001 selects no evaluation row from 20 rows; raise data.holdout\n" in out
     assert "tailor generate runs/text --plain --prompt" in out
     assert "tailor chat" not in out
 

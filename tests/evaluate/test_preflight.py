@@ -108,7 +108,7 @@ def test_rows_of_the_evaluations_own(place: Path) -> None:
 
     for wrong, said in (
         (own("none.jsonl"), "evaluation.0. .*none.jsonl: does not exist"),
-        (own("choices.jsonl"), "choices.jsonl: format auto recognizes none"),
+        (own("choices.jsonl"), "choices.jsonl: format: auto finds no format that fits"),
         (own("asked.jsonl", columns={"response": "answer"}), "no column `answer`"),
         (own("texts.jsonl"), "evaluate.final: no evaluation row has a question"),
     ):

@@ -135,8 +135,8 @@ def test_errors_are_reported(
             ["--as", "sentence-transformers"],
             2,
             (
-                f"{run}/adapter makes no embeddings: it has no embedding.json\n"
-                "  hint: name a run that was trained with gritlm"
+                f"{run}/adapter is not an embedding model: it has no embedding.json\n"
+                "  hint: give a run that was trained with method gritlm"
             ),
         ),
         (

@@ -218,8 +218,8 @@ def test_models_and_outputs_that_cannot_be_used(
     capsys.readouterr()
     assert main(["embed", str(plain), str(place / "rows.jsonl"), str(tmp_path / "out.parquet")]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {plain} makes no embeddings: it has no embedding.json\n"
-        "  hint: name a run that was trained with gritlm\n"
+        f"tailor: {plain} is not an embedding model: it has no embedding.json\n"
+        "  hint: give a run that was trained with method gritlm\n"
     )
     run(place, tmp_path / "out.csv", code=2)
     assert capsys.readouterr().err == (

@@ -212,7 +212,7 @@ def test_keys_that_define_the_weights_cannot_change() -> None:
 def test_a_run_that_cannot_be_resumed_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"save\.resume: no such folder: runs/frist"):
         train("save.to=runs/other", "save.resume=runs/frist")
-    with pytest.raises(StoreError, match=r"has done 4 steps, and this recipe ends after 3"):
+    with pytest.raises(StoreError, match=r"has already trained 4 steps, but this recipe ends after 3"):
         train("train.steps=3", "save.to=runs/other", "save.resume=runs/first")
     Store("runs/empty").write_text("recipe.yaml", Path("runs/first/recipe.yaml").read_text())
     with pytest.raises(StoreError, match="which has no checkpoint to resume from"):
@@ -227,7 +227,7 @@ def test_changed_rows_are_an_error_unless_save_resume_is_set(place: Path) -> Non
     rows(place / "growing.jsonl", 50)
     with pytest.raises(StoreError, match="has checkpoints trained on other data"):
         train(*grown)
-    with pytest.raises(StoreError, match="has done 4 steps, and this recipe ends after 4"):
+    with pytest.raises(StoreError, match="has already trained 4 steps, but this recipe ends after 4"):
         train(
             *grown, "save.resume=runs/growing"
         )  # as the message suggests; the error contains the number of steps

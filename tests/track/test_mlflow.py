@@ -109,7 +109,7 @@ def test_a_lost_server_is_reported_and_gets_everything_when_it_returns(
     tracker.write(train_record(1, loss=1.0))
     tracker.close(finished=True)
     assert len(said) == 1
-    assert said[0].startswith("MLflow does not have the whole run: ")
+    assert said[0].startswith("MLflow has not received all metrics of the run: ")
 
 
 def test_a_wrong_address_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

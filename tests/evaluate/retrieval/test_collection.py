@@ -155,7 +155,10 @@ def test_errors_are_reported(tmp_path: Path, spoil: Callable[[Path], object], te
     [
         ([{"query": "a", "pos": ["b"]}, {"query": "a"}], "PLACE:2: missing key `pos`"),
         ([{"query": "a", "pos": ["b"]}, {"query": " ", "pos": ["b"]}], "PLACE:2: the query is empty"),
-        ([{"query": "a"}], "tasks[0].data PLACE: format auto recognizes none: the rows have the keys query"),
+        (
+            [{"query": "a"}],
+            "tasks[0].data PLACE: format: auto finds no format that fits: the rows have the keys query",
+        ),
         (
             [{"prompt": "a", "response": "b"}],
             (

@@ -154,8 +154,12 @@ def test_truncated_texts_are_reported(place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "values", "text"),
     [
-        ("plain", {}, "PLACE/plain makes no embeddings: it has no embedding.json"),
-        ("one", {"compare": ["PLACE/plain"]}, "PLACE/plain makes no embeddings: it has no embedding.json"),
+        ("plain", {}, "PLACE/plain is not an embedding model: it has no embedding.json"),
+        (
+            "one",
+            {"compare": ["PLACE/plain"]},
+            "PLACE/plain is not an embedding model: it has no embedding.json",
+        ),
         (
             "one",
             {"task": {"data": {"path": "PLACE/none"}}},

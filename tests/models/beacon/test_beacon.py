@@ -239,9 +239,9 @@ def test_no_draw_passes_the_models_positions() -> None:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "dynamic": (
         lambda: network(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-        "changes with the length",
+        "changes its frequencies with the sequence length",
     ),
-    "sliding": (lambda: network("mistral", sliding_window=64), "look 64 tokens back"),
+    "sliding": (lambda: network("mistral", sliding_window=64), "attend only to the last 64 tokens"),
     "no eos": (lambda: network(eos_token_id=None), "config.json has no eos_token_id"),
 }
 
@@ -254,7 +254,7 @@ def test_unsupported_bases_are_rejected(case: str) -> None:
 
 
 def test_other_families_are_rejected() -> None:
-    assert "alone, and this model is of type gemma2" in str(beacon.refusal({"model_type": "gemma2"}))
+    assert "and this model has type gemma2" in str(beacon.refusal({"model_type": "gemma2"}))
     assert (
         beacon.refusal({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}) is None
     )
