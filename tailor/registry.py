@@ -9,10 +9,10 @@ The code is built in, or another package registers it with an entry point (docs/
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 from tailor.errors import ExtensionError
 
@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         entry = self._registered[name]
         try:
             return cast("T", entry.load())
-        except Exception as error:  # the code of another package may raise anything
+        except (Exception, SystemExit) as error:  # the code of another package may raise anything
             raise ExtensionError(
                 f"{self.group}: {name} of the package {_package(entry)} cannot be loaded from {entry.value}: "
                 f"{type(error).__name__}: {error}",
@@ -72,6 +72,36 @@ class Registry(Generic[T]):
                 )
             found[entry.name] = entry
         return found
+
+
+def check_section(
+    group: str, name: str, found: object, base: type[Any], requires: Sequence[str] = ()
+) -> None:
+    """Raise ExtensionError unless `found` is a section that can be registered as `name`.
+
+    It must be a subclass of `base`, with a key `name` of the type `Literal[name]` if sections of this kind are chosen by
+    their name, and with the class variables in `requires`.
+    """
+    expected = f"{base.__module__}.{base.__name__}"
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ExtensionError(
+            f"{group}: {name} is {found!r}, which is not a subclass of {expected}",
+            hint=f"let the entry point name a subclass of {expected}, or uninstall the package that registers it",
+        )
+    label = f"{group}: {name} is {found.__module__}.{found.__name__}"
+    fields = getattr(found, "model_fields", {})
+    if "name" in getattr(base, "__annotations__", {}) and (
+        "name" not in fields or get_args(fields["name"].annotation) != (name,)
+    ):
+        raise ExtensionError(
+            f'{label}, whose key `name` does not have the type Literal["{name}"]',
+            hint=f'write `name: Literal["{name}"]` in the class, or register it under its own name',
+        )
+    if missing := [attribute for attribute in requires if not hasattr(found, attribute)]:
+        raise ExtensionError(
+            f"{label}, which has no class variable {missing[0]}",
+            hint=f"add it; {expected} describes it",
+        )
 
 
 @lru_cache(maxsize=1)

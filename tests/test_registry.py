@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tailor.errors import ExtensionError
-from tailor.registry import Registry
+from tailor.registry import Registry, check_section
+from tailor.spec.methods.base import MethodSection
+from tailor.spec.methods.sft import Sft
 from tests.helpers.extensions import make_distribution
 
 BUILTIN = {"square": "math:sqrt"}
@@ -66,3 +69,41 @@ def test_a_name_cannot_be_registered_twice(
         install(monkeypatch, tmp_path, other, **{name: "X"})
     with pytest.raises(ExtensionError, match=rf"registers the name {name}, which {owner} uses already"):
         registry.names()
+
+
+class Nameless(MethodSection):
+    """A section without a key `name` of its own."""
+
+    implementation = "math:sqrt"
+    reads = ()
+
+
+class Unfinished(MethodSection):
+    """A section without its implementation."""
+
+    name: Literal["unfinished"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "text"),
+    [
+        ("sft", 3, "sft is 3, which is not a subclass of tailor.spec.methods.base.MethodSection"),
+        ("sft", int, "which is not a subclass of tailor.spec.methods.base.MethodSection"),
+        ("other", Sft, 'whose key `name` does not have the type Literal\\["other"\\]'),
+        ("nameless", Nameless, 'whose key `name` does not have the type Literal\\["nameless"\\]'),
+        ("unfinished", Unfinished, "which has no class variable implementation"),
+    ],
+)
+def test_a_section_that_cannot_be_used_is_named(name: str, found: object, text: str) -> None:
+    with pytest.raises(ExtensionError, match=text) as caught:
+        check_section("tailor.methods", name, found, MethodSection, ("implementation", "reads"))
+    assert caught.value.hint
+    check_section("tailor.methods", "sft", Sft, MethodSection, ("implementation", "reads"))  # the control
+
+
+def test_a_package_that_ends_the_process_is_named(
+    registry: Registry[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, "ending", code="raise SystemExit(3)\n", round="X")
+    with pytest.raises(ExtensionError, match="round of the package ending cannot be loaded"):
+        registry.get("round")

@@ -113,9 +113,6 @@ class Structure:
 
         return isinstance(self.model.get_submodule(module), Conv1D | torch.nn.Embedding)
 
-    def has_module(self, module: str) -> bool:
-        return any(name == module for name, _ in self.model.named_modules())
-
     def quantized(self, spec: Quantize, dtype: torch.dtype) -> set[str]:
         """The names of the weights that bitsandbytes quantizes when the model is loaded with `spec`."""
         from transformers.quantizers import AutoHfQuantizer

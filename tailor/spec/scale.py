@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tailor.registry import Registry
+from tailor.registry import Registry, check_section
 from tailor.spec.base import Section
 from tailor.spec.strategy import Strategy
 
@@ -21,12 +21,20 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
     },
 )
 
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The section of a registered strategy. Raises ExtensionError when another package registers something else."""
+    found = STRATEGIES.get(name)
+    check_section(STRATEGIES.group, name, found, Strategy, ("implementation", "memory"))
+    return found
+
+
 _SHORT = (
     "auto",
     *(
         name
         for name in STRATEGIES.names()
-        if {key for key, field in STRATEGIES.get(name).model_fields.items() if field.is_required()}
+        if {key for key, field in strategy_class(name).model_fields.items() if field.is_required()}
         == {"name"}
     ),
 )
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
     AnyStrategy = Strategy
     ShortStrategy = str
 else:
-    AnyStrategy = Annotated[reduce(or_, STRATEGIES), Field(discriminator="name")]
+    AnyStrategy = Annotated[reduce(or_, map(strategy_class, STRATEGIES.names())), Field(discriminator="name")]
     """One of the registered strategies, chosen by `name`."""
     ShortStrategy = Literal[_SHORT]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from tailor.errors import ExtensionError
-from tailor.registry import Registry
+from tailor.registry import Registry, check_section
 from tailor.spec.base import Section
 from tailor.spec.trackers import TrackerSection
 
@@ -27,11 +26,7 @@ def with_trackers(section: type[Track]) -> type[Track]:
     fields: dict[str, Any] = {}
     for name in TRACKERS.names():
         tracker = TRACKERS.get(name)
-        if not (isinstance(tracker, type) and issubclass(tracker, TrackerSection)):
-            raise ExtensionError(
-                f"tailor.trackers: {name} is {tracker!r}, not a subclass of tailor.spec.trackers.TrackerSection",
-                hint="correct the entry point, or uninstall the package that registers it",
-            )
+        check_section(TRACKERS.group, name, tracker, TrackerSection, ("implementation", "help"))
         if tracker.model_fields:
             fields[name] = (tracker | None, Field(None, description=tracker.help))
         else:

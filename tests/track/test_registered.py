@@ -81,8 +81,9 @@ def test_an_invalid_section_is_named(tmp_path: Path) -> None:
     done = tailor(tmp_path, package, "schema")
     assert done.returncode == 2
     assert done.stderr == (
-        "tailor: tailor.trackers: odd is 3, not a subclass of tailor.spec.trackers.TrackerSection\n"
-        "  hint: correct the entry point, or uninstall the package that registers it\n"
+        "tailor: tailor.trackers: odd is 3, which is not a subclass of tailor.spec.trackers.TrackerSection\n"
+        "  hint: let the entry point name a subclass of tailor.spec.trackers.TrackerSection, or uninstall the package "
+        "that registers it\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tailor.registry import Registry
+from tailor.registry import Registry, check_section
 from tailor.spec.methods.base import MethodSection
 
 METHODS: Registry[type[MethodSection]] = Registry(
@@ -18,6 +18,13 @@ METHODS: Registry[type[MethodSection]] = Registry(
         "gritlm": "tailor.spec.methods.gritlm:Gritlm",
     },
 )
+
+
+def method_class(name: str) -> type[MethodSection]:
+    """The section of a registered method. Raises ExtensionError when another package registers something else."""
+    found = METHODS.get(name)
+    check_section(METHODS.group, name, found, MethodSection, ("implementation", "reads"))
+    return found
 
 
 def method_of(values: Mapping[str, Any]) -> MethodSection:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from tailor.spec.methods.base import MethodSection
-from tailor.spec.methods.registry import METHODS
+from tailor.spec.methods.registry import METHODS, method_class
 
 if TYPE_CHECKING:
     Method = MethodSection
 else:
-    Method = Annotated[reduce(or_, METHODS), Field(discriminator="name")]
+    Method = Annotated[reduce(or_, map(method_class, METHODS.names())), Field(discriminator="name")]
     """One of the registered methods, chosen by `name`."""

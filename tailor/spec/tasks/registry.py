@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from tailor.errors import ExtensionError
-from tailor.registry import Registry
+from tailor.registry import Registry, check_section
 from tailor.spec.tasks.base import EvaluationTask
 
 EVALUATION_TASKS: Registry[type[EvaluationTask]] = Registry(
@@ -31,17 +30,7 @@ EVALUATION_TASKS: Registry[type[EvaluationTask]] = Registry(
 def task_class(name: str) -> type[EvaluationTask]:
     """The spec class of a registered task. Raises ExtensionError when another package registers something else."""
     found = EVALUATION_TASKS.get(name)
-    if not (isinstance(found, type) and issubclass(found, EvaluationTask)):
-        raise ExtensionError(
-            f"{EVALUATION_TASKS.group}: {name} is {found!r}, which is not a subclass of EvaluationTask",
-            hint="register the task's spec class, a subclass of tailor.spec.tasks.base.EvaluationTask",
-        )
-    field = found.model_fields.get("name")
-    if field is None or get_args(field.annotation) != (name,):
-        raise ExtensionError(
-            f'{EVALUATION_TASKS.group}: {name} is {found.__module__}.{found.__name__}, whose key `name` does not have the type Literal["{name}"]',
-            hint=f'write `name: Literal["{name}"]` in the class, or register it under its own name',
-        )
+    check_section(EVALUATION_TASKS.group, name, found, EvaluationTask, ("implementation",))
     return found
 
 
