@@ -15,6 +15,7 @@ from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
 from tailor.encode.embedding_examples import GRITLM
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import code_of, get_format
+from tailor.encode.leakage import leaks
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
@@ -27,7 +28,7 @@ from tailor.spec.model import Model
 from tailor.store import Store
 
 # Raised whenever the same rows would give other tokens: it is part of every fingerprint.
-ENCODE_VERSION = 3
+ENCODE_VERSION = 4
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -110,7 +111,7 @@ def prepare_all(
 ) -> Prepared:
     """As `prepare`, also over budget, so that a report can show what was lost."""
     sources = Sources.of(data, method)
-    tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    tokenizer = load_tokenizer(model.path, model.revision, data.template).at_date(data.date)
     rules = turn_rules(tokenizer) if sources.chats else None
     fingerprint = _fingerprint(data, method, tokenizer, sources, scorer)
     root = Store(store_url)
@@ -164,7 +165,9 @@ def _write(
     staging = root.join(name)
     tasks = _tasks(sources, scored=encoder.scorer is not None)
     try:
-        reports = _run(runner, Work(encoder, holdout, staging.url), tasks, progress)
+        reports = _run(
+            runner, Work(encoder, holdout, staging.url, hashed=bool(sources.evaluation)), tasks, progress
+        )
         manifest = _manifest(
             fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports
         )
@@ -253,6 +256,8 @@ def _manifest(
                 guessed=resolved.guessed,
             )
         )
+        if split == "evaluation":
+            told[-1]["in_training"] = leaks(own, reports)
     template = tokenizer.template if rules is not None else None
     return {
         "fingerprint": fingerprint,
@@ -265,6 +270,7 @@ def _manifest(
             "name": template.name,
             "text": template.text,
             "tool_use": template.tool_use,
+            "date": template.date,
             "end_of_turn_ids": list(rules.end_ids),
             "end_of_turn": list(rules.end_texts),
         },
@@ -287,6 +293,7 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
         if first:
             for loss in report.lost_rows.values():
                 loss.first = [(name, row + first, detail) for name, row, detail in loss.first]
+            report.hashed_rows = [(name, row + first) for name, row in report.hashed_rows]
         for label, lines in report.lines.items():
             before[label] = before.get(label, 0) + lines
         shards += [
@@ -336,6 +343,8 @@ def _fingerprint(
     formats = {resolved.format for split, _, resolved in sources if split in splits}
     if registered := {name: code for name in formats if (code := code_of(name)) is not None}:
         facts["formats"] = registered
+    if template is not None and template.date is not None:
+        facts["date"] = template.date
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:

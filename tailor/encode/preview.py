@@ -9,6 +9,7 @@ from typing import Literal
 
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
+from tailor.encode.guard import guarded
 from tailor.encode.masks import Encoded, Span
 from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
@@ -54,7 +55,7 @@ def preview(
 ) -> Iterator[Shown]:
     """The first rows of each source of a split, encoded anew at their whole length. scorer: as in `prepare`."""
     sources = Sources.of(data, method)
-    tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    tokenizer = load_tokenizer(model.path, model.revision, data.template).at_date(data.date)
     rules = turn_rules(tokenizer) if sources.chats else None
     encoder = make_encoder(data, method, tokenizer, rules, scorer)
     for own, _, resolved in sources:
@@ -72,9 +73,7 @@ def _of_source(
                 return
             name = f"{part.label}:{number}"
             try:
-                if isinstance(row, RowError):
-                    raise row
-                record = fmt.record(row, resolved.source.columns)
+                record, _ = guarded(fmt, row, resolved.source.columns)
                 if goes_to(own, data.holdout, record) != split:
                     continue
                 (whole,) = encoder.encode([record])

@@ -57,6 +57,10 @@ class TaskReport:
     lost_rows: dict[str, Loss] = field(default_factory=dict)
     shards: list[tuple[str, str, int]] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    hashes: dict[str, np.ndarray] = field(default_factory=dict)
+    """Content of the rows kept: split -> uint64, where the recipe has evaluation sources."""
+    hashed_rows: list[tuple[str, int]] = field(default_factory=list)
+    """The evaluation rows that have a hash, as (file label, row)."""
     supervised: Counter[str] = field(default_factory=Counter)
 
     def lose(self, reason: str, label: str, row: int, detail: str) -> None:
@@ -127,6 +131,12 @@ def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
     kept = sum(source["kept"] for source in report["sources"] if source["split"] == "train")
     if holdout is not None and kept and not report["evaluation"]["examples"]:
         told.append(f"holdout {holdout:g} of {kept:,} rows left no evaluation row; raise data.holdout")
+    for source in report["sources"]:
+        if found := source.get("in_training", {"count": 0})["count"]:
+            told.append(
+                f"data.{source['split']}[{source['index']}] {source['path']}: {found:,} of its {source['kept']:,} rows are "
+                f"training rows too ({', '.join(source['in_training']['first'][:3])}); remove them from one of both"
+            )
     if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
         told.append(
             f"{cut:,} passages and questions were longer than the embedder reads, which scored them by their "

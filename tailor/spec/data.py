@@ -85,7 +85,8 @@ class Source(Section):
     """Configuration name of a Hugging Face dataset."""
 
     split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or the files of a folder or glob whose names say it; `all` takes every file. Needed
+    where files say several."""
 
     weight: float = Field(1.0, gt=0)
     """How often an epoch shows these rows: 2.0 shows each twice, 0.5 half of them."""
@@ -154,6 +155,11 @@ class Data(Section):
 
     template: str | None = Field(None, min_length=1)
     """Chat template: a built-in name (`tailor init --templates` lists them), a Jinja file, or none for the model's own."""
+
+    date: str = Field("2024-07-26", pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")
+    """The date, as YYYY-MM-DD, that a chat template gets when it asks for today's (`strftime_now`), so that the same
+    rows give the same tokens on every day. It is in the manifest of the tokens. The default is the one that the
+    templates of Llama 3 take where they cannot ask."""
 
     max_length: int = Field(2048, ge=8)
     """Longest example, and the length of a packed row, in tokens. A pair that is longer gets a row of its own."""

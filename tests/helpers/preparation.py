@@ -9,8 +9,8 @@ from typing import Any
 from tailor.data.token_store import TokenStore
 from tailor.encode.prepare import Prepared, prepare
 from tailor.spec.data import Data
-from tailor.spec.methods.union import Method
 from tailor.spec.methods.sft import Sft
+from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tests.helpers.models import byte_tokenizer
 

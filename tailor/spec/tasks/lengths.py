@@ -115,5 +115,4 @@ class Needle(Grid):
 def _lengths(task: Mapping[str, Any]) -> list[int]:
     """The lengths in order, from plain values that may be wrong."""
     lengths = task.get("lengths")
-    whole = isinstance(lengths, list) and all(isinstance(length, int) for length in lengths)
-    return sorted(set(lengths)) if whole and isinstance(lengths, list) else []
+    return sorted({one for one in lengths if type(one) is int}) if isinstance(lengths, list) else []

@@ -20,7 +20,8 @@ class Questions(Section):
     """Configuration name of a Hugging Face dataset."""
 
     split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or the files of a folder or glob whose names say it; `all` takes every file. Needed
+    where files say several."""
 
     limit: int | None = Field(None, ge=1)
     """Read only this many rows, from the start."""
@@ -39,7 +40,8 @@ class Texts(Section):
     """Configuration name of a Hugging Face dataset."""
 
     split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or the files of a folder or glob whose names say it; `all` takes every file. Needed
+    where files say several."""
 
     limit: int | None = Field(None, ge=1)
     """Read only this many rows, from the start."""
