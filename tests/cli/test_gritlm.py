@@ -53,7 +53,7 @@ def test_published_rows_become_a_model_that_embeds(place: Path) -> None:
     code, out, err = tailor(place, "run", "recipe.yaml")
     assert (code, err) == (0, "")
     assert "embedding.jsonl" in out
-    assert "of 40 rows 1 truncated" in out
+    assert "40 rows, of which 1 truncated" in out
     run = place / "runs" / "grit"
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     train = [record for record in records if record["kind"] == "train"]
@@ -73,4 +73,4 @@ def test_published_rows_become_a_model_that_embeds(place: Path) -> None:
     _, shown, _ = tailor(place, "show", "runs/grit")
     assert "8 queries with 2 passages each and 4 sequences for the next-token loss" in " ".join(shown.split())
     _, seen, _ = tailor(place, "data", "preview", "recipe.yaml")
-    assert "pooled, a query, 1 answers, 2 others" in seen
+    assert "pooled, 1 query, 1 positive, 2 negatives" in seen

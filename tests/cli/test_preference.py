@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pair_file_becomes_a_model_that_answers(place: Path) -> None:
     code, out, err = tailor(place, "run", "recipe.yaml")
     assert (code, err) == (0, "")
-    assert "rows.json: of 60 rows 1 truncated" in out
+    assert "rows.json: 60 rows, of which 1 truncated" in out
     assert "step 8: evaluation loss 0." in out
     assert "reward accuracy" in out
     run = place / "runs" / "dpo"
