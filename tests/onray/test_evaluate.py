@@ -223,7 +223,7 @@ def test_long_context_tasks_with_short_ones(place: Path, tmp_path: Path) -> None
     assert tokens == {449}, "the same tokens at every length: all except the first"
     pictures = ("passkey.png", "needle.png", "long_perplexity.png")
     assert all((folder / file).read_bytes().startswith(b"\x89PNG") for file in pictures)
-    assert (place / "runs" / "tiny" / "report.html").read_text().count('alt="Figures of long"') == 4
+    assert (place / "runs" / "tiny" / "report.html").read_text().count('alt="Metrics of long"') == 4
     parts = made(place, {"tasks": [{**task, "prefill": 50} for task in tasks[1:]]}, name="parts")
     for figure in names[3:]:
         assert value(parts, figure) == pytest.approx(value(whole, figure), rel=1e-4)

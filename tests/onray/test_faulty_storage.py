@@ -275,7 +275,7 @@ def test_a_full_disk_ends_the_run_and_it_resumes_from_the_last_checkpoint(
         with pytest.raises(StoreError) as caught:
             run(recipe(material, to))
     assert caught.value.hint is not None
-    assert "room" in caught.value.hint
+    assert "space" in caught.value.hint
     assert run_folder.checkpoints(Store(to))[-1] == run_folder.checkpoint_name(last)
     assert Store(to).join("checkpoints").names() == run_folder.checkpoints(Store(to)), (
         "no incomplete checkpoint"
