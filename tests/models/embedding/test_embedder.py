@@ -141,5 +141,5 @@ def test_only_the_text_is_cut(tmp_path: Path) -> None:
     whole, cut = (encoder([("AB", "text")], length)[0] for length in (None, 7))
     assert tokenizer.decode(cut.input_ids[1:]) == "iABete"
     assert (cut.start, cut.cut, whole.cut) == (5, 2, 0)
-    with pytest.raises(DataError, match="leaves no room for a text in 5"):
+    with pytest.raises(DataError, match="leaves no room for a text in the maximum length of 5"):
         encoder([("AB", "text")], 5)
