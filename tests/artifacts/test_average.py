@@ -182,7 +182,7 @@ def test_inputs_that_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFi
         "tailor: --weights: 1 given for 2 inputs\n  hint: give one weight per input\n"
     )
     for bad in ("-1", "nan", "inf"):
-        assert f"must be a number of at least 0, not {bad}" in error(str(a), str(a), "--weights", "1", bad)
+        assert f"must be a number >= 0, not {bad}" in error(str(a), str(a), "--weights", "1", bad)
     assert (
         error(str(base), str(base), "--rank", "2")
         == f"tailor: --rank has an effect only on adapters, but {base} is a model\n"

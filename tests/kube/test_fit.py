@@ -190,7 +190,9 @@ def test_templates_must_be_reachable(tmp_path: Path) -> None:
     assert errors(tmp_path, CLAIMS, "data.template=none.jinja") == [missing]
     in_image = CLAIMS + "recipe_path: /opt/tailor/recipes/x.yaml\n"
     (error,) = errors(tmp_path, in_image, f"data.template={own}")
-    assert error.startswith(f"data.template: {own} is neither a built-in template nor a file that pods can read")
+    assert error.startswith(
+        f"data.template: {own} is neither a built-in template nor a file that pods can read"
+    )
 
 
 def test_problems_have_positions_in_the_recipe(tmp_path: Path) -> None:
