@@ -37,7 +37,7 @@ def parity(folder: Path) -> None:
 
 
 def quickstart(folder: Path) -> None:
-    """The losses of the 50 steps and of the evaluations."""
+    """The losses of every step and of the evaluations."""
     command = [sys.executable, "-m", "tailor", "run", "recipes/quickstart.yaml", f"save.to={folder / 'run'}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     for text in (folder / "run" / "metrics.jsonl").read_text().splitlines():

@@ -2,7 +2,7 @@
 
 A new interpreter spends 8 seconds of CPU on imports before a command begins; this spends half a second. It is a real
 process all the same: it has its own process id and, when asked for, its own session; it takes signals, and it can be
-killed. `tailor` itself is imported anew, so that disturbances (`tests/helpers/disturbance`) find its modules. What is
+killed. `tailor` itself is imported again, so that disturbances (`tests/helpers/disturbance`) find its modules. What is
 about a new interpreter, its environment or its imports starts `python -m tailor` instead (`tests/test_quickstart.py`,
 `tests/cli/test_main.py`, `tests/onray/test_jobs.py`).
 """
