@@ -12,11 +12,21 @@ from tailor.encode.control_text import CONTROL
 from tailor.encode.embedding_examples import TextEncoder, TextLimits
 from tailor.encode.masks import ChatEncoder, EncodedExample
 from tailor.encode.preference_examples import AnswerLimits
-from tailor.encode.records import Chat, Completion, Pair, Rated, Record, Relevance, RowError, Text
+from tailor.encode.records import (
+    Chat,
+    Completion,
+    Pair,
+    Rated,
+    Record,
+    Relevance,
+    RowError,
+    Text,
+    unreadable_value,
+)
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.truncation import Scorer, targets
 from tailor.encode.turns import TurnRules
-from tailor.errors import ModelError
+from tailor.errors import ModelError, TailorError
 from tailor.spec.data import Chunk, Retrieve
 
 
@@ -88,6 +98,12 @@ class Encoder:
             # A lone surrogate (from a JSON escape) cannot be encoded. Encode one by one to find its rows.
             if len(records) == 1:
                 return [RowError("bad_encoding", "the text contains a character that is not valid Unicode")]
+            return [self.encode([record])[0] for record in records]
+        except TailorError:
+            raise
+        except Exception as error:
+            if len(records) == 1:
+                return [unreadable_value(error)]
             return [self.encode([record])[0] for record in records]
 
     def _encode(self, records: Sequence[Record]) -> list[list[EncodedExample] | RowError]:

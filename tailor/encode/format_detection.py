@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from tailor.encode.formats import formats_of, get_format, recognize
+from tailor.encode.guard import guarded
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.errors import DataError
@@ -218,11 +219,11 @@ def _reason(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str
             if not set(columns) <= set(fmt.fields):
                 continue
             try:
-                picked = fmt.pick(row, columns)
-            except RowError:
+                fmt.pick(row, columns)
+            except Exception:
                 continue
             try:
-                fmt.convert(picked)
+                guarded(fmt, row, columns)
             except RowError as error:
                 return f"{name} read as {fmt.name}: {error.detail}"
     return ""

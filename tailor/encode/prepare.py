@@ -9,13 +9,13 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
 from tailor.encode.embedding_examples import GRITLM
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import code_of, get_format
+from tailor.encode.leakage import leaks
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.sources import Resolved, cut, resolve
 from tailor.encode.tasks import Runner, Task, Work, in_process
@@ -115,7 +115,7 @@ def prepare_all(
 ) -> Prepared:
     """Same as `prepare`, but without the budget check, so that a report can show the lost rows."""
     sources = Sources.of(data, method)
-    tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    tokenizer = load_tokenizer(model.path, model.revision, data.template).with_date(data.date)
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
@@ -171,7 +171,9 @@ def _write(
     staging = root.join(name)
     tasks = _tasks(sources, scored=encoder.scorer is not None)
     try:
-        reports = _run(runner, Work(encoder, holdout, staging.url), tasks, progress)
+        reports = _run(
+            runner, Work(encoder, holdout, staging.url, hashed=bool(sources.evaluation)), tasks, progress
+        )
         manifest = _manifest(
             fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports
         )
@@ -262,6 +264,8 @@ def _manifest(
         text = "" if template is None else template.text + (template.tool_use or "")
         counts["unused"] = merged([report.unused for report in task_reports], text)
         counts["changes"] = merged([report.changes for report in task_reports])
+        if split == "evaluation":
+            counts["in_training"] = leaks(task_reports, reports)
         source_reports.append(counts)
     return {
         "fingerprint": fingerprint,
@@ -274,6 +278,7 @@ def _manifest(
             "name": template.name,
             "text": template.text,
             "tool_use": template.tool_use,
+            "date": template.date,
             "end_of_turn_ids": list(rules.end_ids),
             "end_of_turn": list(rules.end_texts),
         },
@@ -297,10 +302,10 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
         label = task.parts[0].label
         first = before.get(label, 0) if task.parts[0].start and not task.parts[0].first_row else 0
         if first:
-            for lost in chain.from_iterable(
-                counts.values() for counts in (report.lost_rows, report.unused, report.changes)
-            ):
-                lost.first = [(name, row + first, detail) for name, row, detail in lost.first]
+            lists = [*report.lost_rows.values(), *report.unused.values(), *report.changes.values()]
+            for rows in lists:
+                rows.first = [(name, row + first, detail) for name, row, detail in rows.first]
+            report.hashed_rows = [(name, row + first) for name, row in report.hashed_rows]
         for label, lines in report.lines.items():
             before[label] = before.get(label, 0) + lines
         shards += [
@@ -353,6 +358,8 @@ def _fingerprint(
     formats = {resolved.format for split, _, resolved in sources if split in splits}
     if registered := {name: code for name in formats if (code := code_of(name)) is not None}:
         facts["formats"] = registered
+    if template is not None and template.date is not None:
+        facts["date"] = template.date
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
+from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
@@ -58,7 +59,7 @@ def preview(
 ) -> Iterator[Shown]:
     """The first rows of each source of a split, encoded again at their full length. scorer: as in `prepare`."""
     sources = Sources.of(data, method)
-    tokenizer = load_tokenizer(model.path, model.revision, data.template)
+    tokenizer = load_tokenizer(model.path, model.revision, data.template).with_date(data.date)
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
@@ -78,9 +79,7 @@ def _of_source(
                 return
             name = f"{part.label}:{number}"
             try:
-                if isinstance(row, RowError):
-                    raise row
-                record = fmt.record(row, resolved.source.columns)
+                record, _ = guarded(fmt, row, resolved.source.columns)
                 if split_of(source_split, data.holdout, record) != split:
                     continue
                 (whole,) = encoder.encode([record])

@@ -28,6 +28,14 @@ class RowError(Exception):
         self.detail = detail
 
 
+def unreadable_value(error: Exception) -> RowError:
+    """The reason for a row that fails in a way that no reader, format or template foresees."""
+    if isinstance(error, RecursionError):
+        return RowError("too_deep", "its values are nested too deeply")
+    what = " ".join(str(error).split())[:200]
+    return RowError("bad_value", f"a value that cannot be read: {type(error).__name__}: {what}")
+
+
 @dataclass(frozen=True)
 class Chat:
     """A conversation as OpenAI-style messages. Each content is a string, the arguments of a tool call are an object."""

@@ -67,6 +67,10 @@ class TaskReport:
     """What conversion changed in rows."""
     shards: list[tuple[str, str, int]] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    hashes: dict[str, np.ndarray] = field(default_factory=dict)
+    """Content of the rows kept: split -> uint64, where the recipe has evaluation sources."""
+    hashed_rows: list[tuple[str, int]] = field(default_factory=list)
+    """The evaluation rows that have a hash, as (file label, row)."""
     supervised: Counter[str] = field(default_factory=Counter)
 
     def leave_out(self, reason: str, label: str, row: int, detail: str) -> None:
@@ -144,6 +148,12 @@ def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
         warnings.append(
             f"data.holdout: {holdout:g} selects all {kept:,} rows for evaluation; lower data.holdout"
         )
+    for source in report["sources"]:
+        if found := source.get("in_training", {"count": 0})["count"]:
+            warnings.append(
+                f"data.{source['split']}[{source['index']}] {source['path']}: {found:,} of {source['kept']:,} rows are also "
+                f"training rows ({', '.join(source['in_training']['first'][:3])}); remove them from one of the two"
+            )
     if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
         warnings.append(
             f"{cut:,} passages and questions are longer than the embedder's maximum length, so it scored only their "

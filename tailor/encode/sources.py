@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import os
+import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailor.encode.format_detection import find_format
-from tailor.encode.readers import COMPRESSIONS, CUT_BY_BYTES, SUFFIXES, FileRange, load_dataset
+from tailor.encode.readers import (
+    COMPRESSIONS,
+    CUT_BY_BYTES,
+    MAX_LINE_BYTES,
+    SUFFIXES,
+    FileRange,
+    buffered,
+    load_dataset,
+)
+from tailor.encode.splits import is_metadata, of_split
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Source
 from tailor.spec.methods.union import Method
@@ -74,7 +86,8 @@ def _as_data_error(context: str, url: str) -> Iterator[None]:
     except TailorError:
         raise
     except Exception as error:
-        if "://" not in url and not isinstance(error, (OSError, ImportError, ValueError)):
+        broken = (OSError, EOFError, ImportError, ValueError, zlib.error, lzma.LZMAError)
+        if "://" not in url and not isinstance(error, broken):
             raise
         raise DataError(f"{context}: cannot be read: {error}", hint=hint_of(url, error)) from error
 
@@ -171,6 +184,10 @@ def _files(source: Source | Questions, context: str) -> list[FileRange]:
             f"{context}: does not exist{resolved}",
             hint="check the path; it is relative to the working directory" if local else "check the URL",
         )
+    if [root] != found:
+        base = root if fs.isdir(root) else re.split(r"[*?[]", root)[0].rpartition("/")[0]
+        below = {path: path[len(base) :].lstrip("/") for path in found if not is_metadata(path)}
+        found = of_split(below, source.split if "split" in source.model_fields_set else None, context)
     parts = []
     for path in sorted(found):
         kind = _kind(path)
@@ -204,16 +221,16 @@ def _with_json_kind(part: FileRange) -> FileRange:
     """Look into a `.json` file: it contains an array, an object with an array as `data`, or one object per line."""
     if part.kind != "json":
         return part
-    with opened(part.url, compression="infer") as stream:
-        first = stream.readline()
+    with buffered(opened(part.url, compression="infer")) as stream:
+        first = stream.readline(MAX_LINE_BYTES)
         while first and first.isspace():
-            first = stream.readline()
-        more = bool(stream.readline().strip())
+            first = stream.readline(MAX_LINE_BYTES)
+        more = bool(stream.readline(MAX_LINE_BYTES).strip())
     if not first.lstrip().startswith(b"{"):
         return part
     try:
         row = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return part
     is_wrapper = not more and isinstance(row.get("data"), list)
     return part if is_wrapper else replace(part, kind="jsonl")

@@ -13,6 +13,7 @@ import numpy as np
 from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.examples import Encoder, Outcome
 from tailor.encode.formats import get_format
+from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
@@ -48,15 +49,18 @@ class Work:
     """The settings that all tasks share; sent once to every worker process. Calling it with a task runs the task.
 
     holdout: fraction of the training rows to move to the evaluation split. staging: URL of the folder for the shards.
+    hashed: whether the rows' content is compared between training and evaluation.
     """
 
     encoder: Encoder
     holdout: float | None
     staging: str
+    hashed: bool = False
 
     def __call__(self, task: Task) -> TaskReport:
         report = TaskReport(task.number)
         staging = Store(self.staging)
+        hashes: dict[str, list[int]] = {}
         with tempfile.TemporaryDirectory() as temporary:
             shards = _Shards(task, staging.local_path() if staging.is_local else Path(temporary), report)
             for batch in _batches(task, report):
@@ -69,10 +73,15 @@ class Work:
                         split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
                         shards.add(split, row, outcome.examples)
+                        if self.hashed:
+                            hashes.setdefault(split, []).append(content_hash(record))
+                            if split == "evaluation":
+                                report.hashed_rows.append((label, row))
                 shards.flush()
             for path in shards.close():
                 if not staging.is_local:
                     staging.put_file(path, path.name)
+        report.hashes = {split: np.array(found, np.uint64) for split, found in hashes.items()}
         return report
 
 
@@ -148,15 +157,13 @@ def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Re
     for label, number, row in _rows(task, report):
         report.rows += 1
         try:
-            if isinstance(row, RowError):
-                raise row
-            record = fmt.record(row, task.columns)
+            record, size = guarded(fmt, row, task.columns)
         except RowError as error:
             report.leave_out(error.reason, label, number, error.detail)
             continue
         watch.add(label, number, row, record)
         batch.append((label, number, record))
-        characters += _characters(row)
+        characters += size
         if len(batch) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -174,15 +181,6 @@ def _rows(task: Task, report: TaskReport) -> Iterator[tuple[str, int, Any]]:
             remaining = None if remaining is None else remaining - 1
             yield part.label, number + part.first_row, row
         report.lines[part.label] = reader.lines
-
-
-def _characters(row: Any) -> int:
-    """A rough estimate of a row's text length, which limits the memory of a batch."""
-    return sum(
-        len(value) if isinstance(value, str) else 40 * len(value)
-        for value in row.values()
-        if isinstance(value, (str, list))
-    )
 
 
 def _count(report: TaskReport, outcome: Outcome) -> None:

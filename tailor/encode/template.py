@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from tailor.errors import TemplateError
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -28,6 +30,13 @@ class Template:
     name: str
     text: str
     tool_use: str | None = None
+    date: str | None = None
+    """What `strftime_now` writes, as an ISO date. None for the day of the rendering."""
+
+    @property
+    def asks_date(self) -> bool:
+        """Whether it writes the date of the rendering."""
+        return any("strftime_now" in text for text in (self.text, self.tool_use) if text is not None)
 
     def choose(self, tools: Sequence[Any] | None) -> str:
         """The template text for a conversation with or without tools."""
@@ -84,7 +93,7 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> str:
-    """Render a conversation. Raises jinja2.TemplateError, or any error of the template's code, when the template fails."""
+    """Render a conversation. Raises jinja2.TemplateError when the template refuses it, fails or exceeds a limit."""
     text, _ = _rendered(template, messages, tools, specials, add_generation_prompt=add_generation_prompt)
     return text
 
@@ -107,14 +116,18 @@ def _rendered(
     specials: Mapping[str, str],
     **options: Any,
 ) -> tuple[str, Any]:
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from tailor.encode.rendering import RenderingError, described, rendering
 
-    with _RENDER_LOCK:
-        rendered: Any = render_jinja_template(
-            conversations=[list(messages)],
-            tools=list(tools) if tools else None,
-            chat_template=template.choose(tools),
-            **{**options, **specials},
-        )
-    texts, ranges = rendered
+    try:
+        with _RENDER_LOCK:
+            texts, ranges = rendering(template.choose(tools), template.date)(
+                conversations=[list(messages)],
+                tools=list(tools) if tools else None,
+                **{**options, **specials},
+            )
+    except jinja2.TemplateError:
+        raise
+    except Exception as error:
+        # A template is a program, which fails in its own ways on messages that it does not expect.
+        raise RenderingError(described(error)) from error
     return texts[0], ranges

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from tailor.encode.template import Message, Template, load_template, model_template, render
-from tailor.errors import ModelError, TemplateError
+from tailor.errors import DataError, ModelError, TemplateError
 from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
 from tailor.store import Store
 
@@ -124,6 +126,16 @@ class Tokenizer:
         other.__dict__.update(self.__dict__)
         other.template, other._state = template, (*self._state[:3], template)
         return other
+
+    def with_date(self, date: str) -> Tokenizer:
+        """The same tokenizer, whose chat template writes this date where it asks for today's."""
+        if self.template is None or not self.template.asks_date:
+            return self
+        try:
+            datetime.date.fromisoformat(date)
+        except ValueError:
+            raise DataError(f"data.date: {date} is not a date", hint="write it as YYYY-MM-DD") from None
+        return self.with_template(replace(self.template, date=date))
 
     def require_template(self) -> Template:
         """The chat template. TemplateError, with a hint how to choose one, when there is none."""

@@ -93,7 +93,8 @@ class Source(Section):
     """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
 
     split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or the files of a folder or glob whose names say it; `all` takes every file. Needed
+    where files say several."""
 
     weight: float = Field(1.0, gt=0)
     """How often one epoch shows the rows of this source: 2.0 shows each row twice, 0.5 shows half of them. Use it to
@@ -193,6 +194,11 @@ class Data(Section):
     reasoning: Literal["keep", "drop"] = "keep"
     """What happens to an assistant's reasoning (`reasoning_content`, `thinking` or a `<think>` block). `keep`: a row whose
     learned reasoning the chat template does not write is refused. `drop`: it is removed from all rows."""
+
+    date: str = Field("2024-07-26", pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")
+    """The date, as YYYY-MM-DD, that a chat template gets when it asks for today's (`strftime_now`), so that the same
+    rows give the same tokens on every day. It is in the manifest of the tokens. The default is the one that the
+    templates of Llama 3 take where they cannot ask."""
 
     max_length: int = Field(2048, ge=8)
     """Longest example, in tokens, and the length of a packed row. A preference pair whose answers together are longer

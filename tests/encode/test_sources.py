@@ -60,7 +60,6 @@ CONTENTS = {
     "a.parquet": parquet(ROWS),
     "a.csv": as_csv(ROWS),
     "bom.csv": b"\xef\xbb\xbf" + as_csv(ROWS),
-    "a.tsv": as_csv(ROWS, "\t"),
     "bom.jsonl": b"\xef\xbb\xbf" + jsonl(ROWS),
     "no_newline.jsonl": jsonl(ROWS)[:-1],
 }

@@ -30,7 +30,7 @@ def broken(values: Any, chance: random.Random) -> Any:
                 continue
             action = chance.random()
             if action < 0.7:
-                holder[key] = chance.choice(JUNK)
+                holder[key] = copy.deepcopy(chance.choice(JUNK))
             elif action < 0.85:
                 del holder[key]
             elif isinstance(holder, dict):

@@ -72,11 +72,14 @@ class Format:
 
     def _pick_numbered(self, row: Row, columns: Mapping[str, str], picked: dict[str, Any]) -> None:
         head = f"{columns.get(self.numbered, self.numbered)}_"
-        numbers = sorted(int(name[len(head) :]) for name in row if _is_numbered(name, head))
-        several = [row[f"{head}{number}"] for number in numbers if row[f"{head}{number}"] is not None]
+        names = sorted(
+            (name for name in row if _is_numbered(name, head)),
+            key=lambda name: (int(name[len(head) :]), name),
+        )
+        several = [row[name] for name in names if row[name] is not None]
         if several:
             first = picked.get(self.numbered, [])
-            picked[self.numbered] = [*([first] if isinstance(first, str) else first), *several]
+            picked[self.numbered] = [*(first if isinstance(first, list) else [first]), *several]
 
     def record(self, row: Any, columns: Mapping[str, str]) -> Record:
         """Convert a row to a record. RowError when the row cannot be read."""
@@ -104,12 +107,17 @@ class Format:
         """Whether a row has the required fields, and their values fit this format."""
         try:
             return isinstance(row, Mapping) and self.matches(self.pick(row, columns))
-        except RowError:
+        except Exception:  # a form looks at values of any kind
             return False
 
 
 def _is_numbered(name: Any, head: str) -> bool:
-    return isinstance(name, str) and name.startswith(head) and name[len(head) :].isdecimal()
+    return isinstance(name, str) and name.startswith(head) and _is_number(name[len(head) :])
+
+
+def _is_number(text: str) -> bool:
+    """Whether a column's number is one of ASCII digits, few enough to be read as a number."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def own_columns(*names: str) -> dict[str, tuple[str, ...]]:

@@ -153,7 +153,9 @@ class Questions:
             {"role": "assistant", "content": "Two ¤"},  # ¤ cannot be mistaken for the end of a system turn
             {"role": "user", "content": mark},
         ]
-        renderer = tokenizer.with_template(Template(template["name"], template["text"]))
+        renderer = tokenizer.with_template(
+            Template(template["name"], template["text"], date=template.get("date"))
+        )
         try:
             first, later = (renderer.render(part, add_generation_prompt=True) for part in (turns[2:], turns))
         except (TailorError, jinja2.TemplateError):

@@ -26,8 +26,14 @@ class Keys:
         self._wrong = wrong
 
     def __call__(self, key: str) -> Any:
-        """The value. None if the key is absent, null or wrong."""
-        return None if self.is_wrong(key) else self._document.get(path_of(key))
+        """The value. None if the key is absent, null or wrong. Lists of plain values come without their wrong ones."""
+        value = None if self.is_wrong(key) else self._document.get(path_of(key))
+        return self._without_wrong(key, value) if isinstance(value, list) and self._wrong else value
+
+    def _without_wrong(self, key: str, values: list[Any]) -> list[Any]:
+        """A list of sections stays whole, because its elements are named by their position."""
+        right = [value for at, value in enumerate(values) if not self.is_wrong(f"{key}.{at}")]
+        return values if any(isinstance(value, dict) for value in right) else right
 
     @cached_property
     def method(self) -> MethodSection | None:

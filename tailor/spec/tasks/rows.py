@@ -23,7 +23,8 @@ class Questions(Section):
     """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
 
     split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or the files of a folder or glob whose names say it; `all` takes every file. Needed
+    where files say several."""
 
     limit: int | None = Field(None, ge=1)
     """Use only the first N rows. Default: all rows."""
@@ -43,7 +44,8 @@ class Texts(Section):
     """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
 
     split: str = Field("train", min_length=1)
-    """Split of a Hugging Face dataset."""
+    """Split of a Hugging Face dataset, or the files of a folder or glob whose names say it; `all` takes every file. Needed
+    where files say several."""
 
     limit: int | None = Field(None, ge=1)
     """Use only the first N rows. Default: all rows."""
