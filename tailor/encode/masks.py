@@ -143,18 +143,19 @@ class ChatEncoder:
         A template may rewrite earlier turns when later ones follow; Qwen 3, for instance, drops their reasoning.
         A turn whose rendering is not a prefix of the whole text gets an example of its own.
         """
+        whole = self._render(chat.messages, chat.tools)
         remaining: dict[int, tuple[str, Span]] = {}
         for turn in supervised:
             prompt = self._render(chat.messages[:turn], chat.tools, add_generation_prompt=True)
-            text = self._render(chat.messages[: turn + 1], chat.tools)
+            is_last = turn + 1 == len(chat.messages)
+            text = whole if is_last else self._render(chat.messages[: turn + 1], chat.tools)
             if not text.startswith(prompt) and self._rules.opening:
                 text = self._opened(chat, turn, prompt)
             if not text.startswith(prompt):
                 raise RowError("template", "the answer does not start where the generation prompt ends")
             reasoning.check_kept(chat.messages[turn], text[len(prompt) :])
             remaining[turn] = (text, (len(prompt), self._rules.end(text, len(prompt), len(text))))
-        layouts = []
-        text = self._render(chat.messages, chat.tools)
+        layouts, text = [], whole
         while remaining:
             fitting = [turn for turn, (own, (_, stop)) in remaining.items() if text.startswith(own[:stop])]
             if fitting:

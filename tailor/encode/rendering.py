@@ -218,6 +218,10 @@ def _limit(environment: Any, budget: Budget) -> None:
         return call(context, function, *args, **kwargs)
 
     def limited_binop(context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and type(left) is str and type(right) is str:
+            # Most operations by far, so they take the short way.
+            budget.step(len(left) + len(right))
+            return left + right
         budget.step(_size_of(operator, left, right))
         return call_binop(context, operator, left, right)
 
@@ -246,13 +250,22 @@ def _limited_filter(budget: Budget, name: str, function: Any) -> Any:
 
 def _check(budget: Budget, name: str, values: tuple[Any, ...], subject: Any) -> None:
     """Count a call, and refuse one that would make a huge text at once. subject: what a filter or a method is of."""
+    if not values and type(subject) is str:
+        budget.step(len(subject))
+        return
+    for value in values:
+        if type(value) is int and abs(value) > _MAX_NUMBER:
+            raise RenderingError(f"it calls {name or 'a function'} with a number over {_MAX_NUMBER:,}")
     every = (subject, *values)
-    texts = [value for value in every if isinstance(value, str)]
-    # Most filters and functions visit every element.
-    elements = sum(len(value) for value in every if isinstance(value, list | tuple | range | dict))
-    budget.step(sum(map(len, texts)), elements >> 2)
-    if any(type(value) is int and abs(value) > _MAX_NUMBER for value in values):
-        raise RenderingError(f"it calls {name or 'a function'} with a number over {_MAX_NUMBER:,}")
+    texts, characters, elements = [], 0, 0
+    for value in every:
+        if isinstance(value, str):
+            texts.append(value)
+            characters += len(value)
+        elif isinstance(value, (list, tuple, range, dict)):
+            # Most filters and functions visit every element.
+            elements += len(value)
+    budget.step(characters, elements >> 2)
     if name == "replace" and len(texts) >= 3:
         text, old, new = texts[:3]
         budget.step(text.count(old) * len(new))
