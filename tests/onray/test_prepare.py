@@ -67,7 +67,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
     assert shards(there) == shards(here)
 
     (tmp_path / "bad.csv").write_text('text\n"a\n' + "x" * 10)
-    with pytest.raises(DataError, match=r"bad.csv: none of its 1 rows can be used"):
+    with pytest.raises(DataError, match=r"bad.csv: none of its 2 rows can be used"):
         prepare(
             Data(train=[{"path": str(tmp_path / "bad.csv"), "format": "completion"}]),
             model,
