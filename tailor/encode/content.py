@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tailor.encode.records import RowError
 
-MEDIA = frozenset({"image", "images", "audio", "audios", "video", "videos"})
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+_FILES = ("", "_path", "_paths", "_url", "_urls", "_file", "_files")
+MEDIA = frozenset(f"{name}{file}" for name in _MEDIA for file in _FILES)
 """Columns and message keys that hold what is not text."""
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -17,7 +20,7 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TEXT = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "thinking", "think")
 _CALLS = ("tool_call", "function_call")
-_PLACEHOLDERS = ("<image>", "<video>", "<audio>")
+_PLACEHOLDER = re.compile(r"<(\|?)(image|video|audio)(?:_pad|_?\d+)?\1>", re.IGNORECASE)
 
 
 @dataclass
@@ -33,7 +36,7 @@ def read_content(value: Any, name: str) -> Content:
     """The content of a message: a text, or a list of texts and parts. RowError for parts of other types."""
     if isinstance(value, str):
         return Content(value)
-    if not isinstance(value, Sequence):
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise RowError("wrong_type", f"`{name}` must be a text, not {kind_of(value)}")
     content = Content()
     for part in value:
@@ -76,12 +79,12 @@ def refuse_media(row: Mapping[str, Any], where: str) -> None:
 
 def refuse_placeholder(text: str) -> None:
     """RowError for a user's text with a placeholder such as `<image>`, unless it is an XML or HTML element."""
-    if "o>" not in text and "<image>" not in text:
+    if "<" not in text:
         return
-    for mark in _PLACEHOLDERS:
-        if mark in text and f"</{mark[1:]}" not in text:
+    for found in _PLACEHOLDER.finditer(text):
+        if f"</{found[2]}>" not in text:
             raise RowError(
-                "not_text", f"the user's text has the placeholder `{mark}`; only text is supported"
+                "not_text", f"the user's text has the placeholder `{found[0]}`; only text is supported"
             )
 
 

@@ -13,8 +13,11 @@ CONTROL = "control_text"
 
 
 def control_texts(tokenizer: Tokenizer, rendered: str, ends: Sequence[str]) -> tuple[str, ...]:
-    """The texts that content must not have: ends of turns, the end of text, and special tokens of a rendered probe."""
-    found = {*ends, tokenizer.specials.get("eos_token", "")}
+    """The texts that content must not have: ends of turns and of text, padding, and special tokens of a rendered probe.
+
+    Models end a text with more tokens than their `eos_token`, such as Qwen's padding token `<|endoftext|>`.
+    """
+    found = {*ends, *(tokenizer.specials.get(name, "") for name in ("eos_token", "pad_token", "unk_token"))}
     for token in set(tokenizer.encode(rendered)):
         if token in tokenizer.added and tokenizer.added[token].special:
             found.add(tokenizer.added[token].content)
@@ -34,6 +37,10 @@ def check(chat: Chat, texts: Sequence[str]) -> None:
                     f"the {message['role']} message has {text!r} in its text, which the tokenizer reads as the "
                     "token of a turn's border",
                 )
+    if chat.tools:
+        shown = json.dumps(chat.tools, ensure_ascii=False, default=str)
+        if found := next((text for text in texts if text in shown), None):
+            raise RowError(CONTROL, f"the tools have {found!r} in their text, which is a special token")
 
 
 def _others(message: dict[str, Any]) -> list[str]:

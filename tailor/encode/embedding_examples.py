@@ -23,11 +23,23 @@ from tailor.spec.methods.base import TextLimits
 class TextFormat:
     """The format before a text. instructed: contains the placeholder `{instruction}`; plain: without instruction.
 
-    The tokenizer adds BOS.
+    bos: whether a text begins with the tokenizer's BOS even if the tokenizer does not add it to plain text.
     """
 
     instructed: str
     plain: str
+    bos: bool = False
+
+    def prefix(self, tokenizer: Tokenizer) -> list[int]:
+        """The ids before the format: what the tokenizer adds, or its BOS."""
+        if self.bos and not tokenizer.prefix and tokenizer.bos_id is not None:
+            return [tokenizer.bos_id]
+        return tokenizer.prefix
+
+    def prompt(self, instruction: str | None, tokenizer: Tokenizer) -> str:
+        """The text before a text for callers whose tokenizer adds only what it always adds: with the BOS that it lacks."""
+        is_missing = self.prefix(tokenizer) != tokenizer.prefix
+        return (tokenizer.specials["bos_token"] if is_missing else "") + self.before(instruction)
 
     def before(self, instruction: str | None) -> str:
         """The format before a text with this instruction, or without one.
@@ -41,8 +53,8 @@ class TextFormat:
         return head + instruction + tail
 
 
-GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n")
-"""The format of the GritLM paper. Its tags are plain text, not special tokens."""
+GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n", bos=True)
+"""The format of the GritLM paper. Its tags are plain text, not special tokens. Its BOS is that of the template gritlm."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +82,11 @@ class TextEncoder:
         for a text. UnicodeEncodeError or TypeError for a text with a lone surrogate.
         """
         heads: dict[str | None, list[int]] = {}
+        prefix = self.format.prefix(self.tokenizer)
         for instruction, _ in texts:
             if instruction not in heads:
                 head = self.tokenizer.encode(self.format.before(instruction))
-                heads[instruction] = [*self.tokenizer.prefix, *head]
+                heads[instruction] = [*prefix, *head]
                 if max_length is not None and len(heads[instruction]) >= max_length:
                     raise DataError(
                         f"the instruction {instruction!r} with its format has {len(heads[instruction])} tokens, "

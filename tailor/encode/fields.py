@@ -9,6 +9,7 @@ from typing import Any
 from tailor.encode.content import (
     REASONING_KEYS,
     Content,
+    is_empty,
     kind_of,
     part_text,
     read_content,
@@ -33,7 +34,8 @@ _SHAREGPT = {
 
 def to_system(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The system message of a row as a list, empty without one."""
-    return [{"role": "system", "content": to_text(row["system"], "system")}] if row.get("system") else []
+    system = row.get("system")
+    return [] if is_empty(system) else [{"role": "system", "content": to_text(system, "system")}]
 
 
 def with_system(row: Mapping[str, Any], messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -53,7 +55,7 @@ def to_turns(value: Any, field: str) -> list[dict[str, Any]]:
         if not isinstance(entry, Mapping) or "from" not in entry or "value" not in entry:
             raise RowError("missing_key", "a turn needs the keys `from` and `value`")
         refuse_media(entry, "a turn")
-        role = _SHAREGPT.get(entry["from"])
+        role = _SHAREGPT.get(entry["from"]) if isinstance(entry["from"], str) else None
         if role is None:
             raise RowError("unknown_role", f"unknown role {entry['from']!r}; known: {', '.join(_SHAREGPT)}")
         if role == "call":
@@ -71,14 +73,14 @@ def to_turns(value: Any, field: str) -> list[dict[str, Any]]:
 def to_question(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Convert the Alpaca columns before the answer to messages: system, history, and the instruction with its input."""
     messages = to_system(row)
-    for pair in row.get("history") or []:
+    for pair in to_entries(row.get("history", []), "history"):
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise RowError("wrong_type", "`history` must be a list of [instruction, answer] pairs")
         messages.append({"role": "user", "content": to_text(pair[0], "history")})
         messages.append({"role": "assistant", "content": to_text(pair[1], "history")})
     question = to_text(row["instruction"], "instruction")
     refuse_placeholder(question)
-    if row.get("input"):
+    if not is_empty(row.get("input")):
         text = to_text(row["input"], "input")
         question = f"{question}\n{text}" if question else text
     return [*messages, {"role": "user", "content": question}]
@@ -86,8 +88,10 @@ def to_question(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def to_message(entry: Any) -> dict[str, Any]:
     """Check and normalize an OpenAI-style message."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("role"), str):
+    if not isinstance(entry, Mapping) or entry.get("role") is None:
         raise RowError("missing_key", "a message needs the key `role`")
+    if not isinstance(entry["role"], str):
+        raise RowError("wrong_type", f"the `role` of a message must be a text, not {kind_of(entry['role'])}")
     message = {key: value for key, value in entry.items() if value is not None}
     message["role"] = role = _ROLES.get(entry["role"], entry["role"])
     if role not in ("system", "user", "assistant", "tool"):
@@ -215,7 +219,7 @@ def to_text(value: Any, field: str) -> str:
     """The text of a string, or of a list of text parts. RowError for a list of strings: several answers are not one."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
         if value and are_texts(value):
             raise RowError("wrong_type", f"`{field}` must be a text, not a list of {len(value)} texts")
         return "".join(part_text(part, field) for part in value)
@@ -224,7 +228,7 @@ def to_text(value: Any, field: str) -> str:
 
 def to_list(value: Any, field: str) -> Sequence[Any]:
     """The value, if it is a list."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return value
     raise RowError("wrong_type", f"`{field}` must be a list, not {kind_of(value)}")
 

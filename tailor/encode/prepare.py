@@ -8,7 +8,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
@@ -29,7 +29,7 @@ from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-ENCODE_VERSION = 4
+ENCODE_VERSION = 5
 """Part of every fingerprint. Increase it when a change of the code gives other tokens for the same rows."""
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
@@ -363,5 +363,5 @@ def _fingerprint(
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:
-        facts["texts"] = [texts.query, texts.passage, texts.negatives, GRITLM.instructed, GRITLM.plain]
+        facts["texts"] = [texts.query, texts.passage, texts.negatives, *astuple(GRITLM)]
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

@@ -82,10 +82,17 @@ def check_kept(message: Message, text: str) -> None:
 def are_kept(messages: Sequence[Message], texts: Sequence[str]) -> bool:
     """Whether the text of every turn has the reasoning of its message."""
     return all(
-        parts(message)[0] in text
+        _has_reasoning(message, text)
         for message, text in zip(messages, texts, strict=True)
         if message.get(_KEY) or CLOSE in message["content"]
     )
+
+
+def _has_reasoning(message: Message, text: str) -> bool:
+    """Whether a text has the reasoning beside the answer, which may have the same words."""
+    reasoning, answer = (part.strip() for part in parts(message))
+    before, _, after = text.rpartition(answer) if answer else (text, "", "")
+    return reasoning in before or reasoning in after
 
 
 def differ_only_in_reasoning(pair: Pair) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tailor.errors import DataError
-from tailor.spec.data import Budget
+from tailor.spec.data import FORMAT_KINDS, PAIRS, RATED, RELEVANCE, Budget
 
 NAMED = 5
 """Rows that the report names per reason."""
@@ -150,9 +150,11 @@ def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
         )
     for source in report["sources"]:
         if found := source.get("in_training", {"count": 0})["count"]:
+            by_prompt = FORMAT_KINDS.get(source["format"]) in (PAIRS, RATED, RELEVANCE)
+            what = "have the prompt of a training row" if by_prompt else "are also training rows"
             warnings.append(
-                f"data.{source['split']}[{source['index']}] {source['path']}: {found:,} of {source['kept']:,} rows are also "
-                f"training rows ({', '.join(source['in_training']['first'][:3])}); remove them from one of the two"
+                f"data.{source['split']}[{source['index']}] {source['path']}: {found:,} of {source['kept']:,} rows {what} "
+                f"({', '.join(source['in_training']['first'][:3])}); remove them from one of the two"
             )
     if cut := sum(source.get("passages_partly_read", 0) for source in report["sources"]):
         warnings.append(

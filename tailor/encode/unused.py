@@ -168,7 +168,7 @@ def unused_lines(report: Mapping[str, Any], names: int = 8) -> list[str]:
 
 def _is_read(name: str, template: str) -> bool:
     _, nested, key = name.rpartition("[].")
-    return bool(nested) and re.search(rf"\b{re.escape(key)}\b", template) is not None
+    return bool(nested) and re.search(rf"[.'\"]{re.escape(key)}\b", template) is not None
 
 
 def _begins_with_answer(chat: Chat) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tailor.encode.embedding_examples import GRITLM, TextEncoder, TextFormat
 from tailor.encode.formats import formats_of, get_format, recognize
 from tailor.encode.prepare import Prepared, prepare_all
 from tailor.encode.records import Chat, Relevance, RowError, content_hash
@@ -114,8 +115,10 @@ def test_rows_of_one_query_are_held_out_together() -> None:
     assert content_hash(PLAIN) != content_hash(Relevance((None, "r"), ((None, "a"),), ()))
 
 
-def prepared(folder: Path, rows: list[dict[str, Any]], method: Any = None, **data: Any) -> Prepared:
-    byte_tokenizer(folder / "model", bos=True)
+def prepared(
+    folder: Path, rows: list[dict[str, Any]], method: Any = None, bos: bool = True, **data: Any
+) -> Prepared:
+    byte_tokenizer(folder / "model", bos=bos)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {"train": [{"path": str(folder / "rows.jsonl")}], "template": "gritlm", **data}
     method = method or Gritlm(name="gritlm", max_query_length=32)
@@ -201,3 +204,37 @@ def test_the_template_equals_the_published_one() -> None:
     prompt = render(template, messages[:1], None, specials, add_generation_prompt=True)
     assert text.startswith(prompt)
     assert prompt.endswith("\n<|assistant|>\n")
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_texts_to_embed_and_conversations_begin_as_in_the_published_training(
+    tmp_path: Path, adds_bos: bool
+) -> None:
+    """GritLM's collator writes `<s>` before both, whether or not the tokenizer would add it."""
+    from transformers import PreTrainedTokenizerFast
+
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"text": ["Go?", "Yes."]}) + "\n")
+    rows = [ROWS["instructions"][1]]
+    sources = [{"path": str(tmp_path / name)} for name in ("rows.jsonl", "chats.jsonl")]
+    split = prepared(tmp_path, rows, bos=adds_bos, train=sources).tokens.split("train")
+    theirs = PreTrainedTokenizerFast.from_pretrained(str(tmp_path / "model"))
+    expected = [
+        "<s><|user|>\nI\n<|embed|>\nq",
+        "<s><|user|>\nJ\n<|embed|>\na",
+        "<s><|user|>\nJ\n<|embed|>\nb",
+        "<s><|embed|>\nc",
+        "<s><|user|>\nGo?\n<|assistant|>\nYes.</s>",
+    ]
+    shown = [split.example(number).input_ids.tolist() for number in range(len(split))]
+    assert shown == theirs(expected, add_special_tokens=False)["input_ids"]
+    start, stop = split.example(0).spans[0]
+    assert theirs.decode(shown[0][start:stop]) == "q", "BOS is not pooled"
+
+
+def test_a_format_of_before_keeps_its_tokens(tmp_path: Path) -> None:
+    """Embeddings of models that were trained without this BOS stay what they are."""
+    tokenizer = load_tokenizer(str(byte_tokenizer(tmp_path)))
+    before = TextFormat(GRITLM.instructed, GRITLM.plain)
+    (now,), (then,) = (TextEncoder(tokenizer, one)([("I", "q")]) for one in (GRITLM, before))
+    assert now.input_ids.tolist() == [tokenizer.bos_id, *then.input_ids]
+    assert (now.start, then.start) == (len(now.input_ids) - 1, len(then.input_ids) - 1)

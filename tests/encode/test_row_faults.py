@@ -40,8 +40,12 @@ def share(*turns: tuple[Any, Any]) -> dict[str, Any]:
 ALPACA = {"instruction": "a", "output": "c"}
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": nested(300)}}}
 ODD = {
-    "a role that is a list": (share(("human", "hi"), ("gpt", "yo")), share((["human"], "hi")), "bad_value"),
-    "a role that is an object": (share(("human", "hi"), ("gpt", "yo")), share(({}, "hi")), "bad_value"),
+    "a role that is a list": (
+        share(("human", "hi"), ("gpt", "yo")),
+        share((["human"], "hi")),
+        "unknown_role",
+    ),
+    "a role that is an object": (share(("human", "hi"), ("gpt", "yo")), share(({}, "hi")), "unknown_role"),
     "history that is true": (ALPACA, {**ALPACA, "history": True}, None),
     "history that is NaN": (ALPACA, json.dumps(ALPACA)[:-1] + ', "history": NaN}', None),
     "history of numbers": (ALPACA, {**ALPACA, "history": [1]}, None),

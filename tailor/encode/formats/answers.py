@@ -90,6 +90,8 @@ def needs_template(other: str, **answers: str) -> dict[str, str]:
     instead = f"remove the column, or use format {other} with columns {{{shown}}}"
     query = f"remove the column, or use format {other} with columns {{{shown}, input: query}}"
     return {
-        **dict.fromkeys(("system", "system_prompt", "tools", "functions", "input", "history"), instead),
+        **dict.fromkeys(
+            ("system", "system_prompt", "system_message", "tools", "functions", "input", "history"), instead
+        ),
         "query": query,
     }

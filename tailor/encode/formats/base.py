@@ -65,10 +65,14 @@ class Format:
                     break
             else:
                 if field in self.required:
-                    raise RowError("missing_key", f"missing key `{columns.get(field, names[0])}`")
+                    raise self._missing(row, (columns[field],) if field in columns else names)
         if self.numbered:
             self._pick_numbered(row, columns, picked)
         return picked
+
+    def _missing(self, row: Row, names: tuple[str, ...]) -> RowError:
+        empty = next((name for name in names if name in row), "")
+        return RowError("missing_key", f"`{empty}` has no value" if empty else f"missing key `{names[0]}`")
 
     def _pick_numbered(self, row: Row, columns: Mapping[str, str], picked: dict[str, Any]) -> None:
         head = f"{columns.get(self.numbered, self.numbered)}_"
@@ -125,7 +129,7 @@ def own_columns(*names: str) -> dict[str, tuple[str, ...]]:
     return {name: (name,) for name in names}
 
 
-SYSTEM = {"system": ("system", "system_prompt")}
+SYSTEM = {"system": ("system", "system_prompt", "system_message")}
 """The column of a system text, in all formats of conversations."""
 
 TOOLS = {"tools": ("tools", "functions")}

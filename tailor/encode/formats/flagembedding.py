@@ -14,7 +14,7 @@ def _convert(row: Row) -> Record:
     return relevance(
         (to_text(prompt, "prompt") if prompt else None, to_text(row["query"], "query")),
         ((None, to_text(text, "pos")) for text in to_list(row["pos"], "pos")),
-        ((None, to_text(text, "neg")) for text in to_list(row.get("neg") or [], "neg")),
+        ((None, to_text(text, "neg")) for text in to_list(row.get("neg", []), "neg")),
     )
 
 

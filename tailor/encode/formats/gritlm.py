@@ -16,7 +16,7 @@ def _convert(row: Row) -> Record:
     return relevance(
         _instructed(row["query"], "query"),
         (_instructed(text, "pos") for text in to_list(row["pos"], "pos")),
-        (_instructed(text, "neg") for text in to_list(row.get("neg") or [], "neg")),
+        (_instructed(text, "neg") for text in to_list(row.get("neg", []), "neg")),
     )
 
 

@@ -107,7 +107,7 @@ _ANSWERS = {field: (field, f"{field}_messages") for field in ("chosen", "rejecte
 PREFERENCE = Format(
     "preference",
     PAIRS,
-    fields={"prompt": ("prompt", "messages"), **_ANSWERS, **SYSTEM, **TOOLS},
+    fields={"prompt": ("prompt", "messages", *CONVERSATION), **_ANSWERS, **SYSTEM, **TOOLS},
     required=("chosen", "rejected"),
     convert=_messages,
     form=lambda picked: are_messages(picked["chosen"], picked.get("prompt")),

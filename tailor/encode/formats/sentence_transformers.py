@@ -10,7 +10,8 @@ from tailor.spec.data import RELEVANCE
 
 
 def _convert(row: Row) -> Record:
-    negatives = [row["negative"]] if isinstance(row.get("negative"), str) else row.get("negative") or []
+    negative = row.get("negative", [])
+    negatives = negative if isinstance(negative, list) else [negative]
     return relevance(
         (None, to_text(row["anchor"], "anchor")),
         [(None, to_text(row["positive"], "positive"))],

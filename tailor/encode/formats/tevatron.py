@@ -21,7 +21,7 @@ def _convert(row: Row) -> Record:
         ),
         (
             _titled(passage, "negative_passages")
-            for passage in to_list(row.get("negative_passages") or [], "negative_passages")
+            for passage in to_list(row.get("negative_passages", []), "negative_passages")
         ),
     )
 

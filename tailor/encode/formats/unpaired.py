@@ -102,7 +102,7 @@ UNPAIRED = Format(
     RATED,
     fields={
         "prompt": ("prompt",),
-        "completion": ("completion", "response", "messages"),
+        "completion": ("completion", "response", "messages", *CONVERSATION),
         **_LABEL,
         **SYSTEM,
         **TOOLS,

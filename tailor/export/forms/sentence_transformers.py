@@ -115,14 +115,16 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
             "weights, so the embeddings would differ",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
-    prompts = {"document": settings.format.before(None), "query": settings.format.before(query_instruction)}
+    tokenizer = load_tokenizer(str(folder))
+    document, query = (settings.format.prompt(one, tokenizer) for one in (None, query_instruction))
+    prompts = {"document": document, "query": query}
     embedder = load_embedder(str(folder))
     expected = [embedder.encode(PROBES, one) for one in (None, query_instruction)]
     limit = embedder.max_length or _positions(folder)
     width = states_width(embedder.model)
     del embedder  # free its memory before the model is loaded again
     _configure(folder, settings)
-    _tokenizer(folder, settings.format, query_instruction)
+    _tokenizer(folder, settings.format, query_instruction, (document, query))
     modules: list[tuple[str, str, dict[str, Any]]] = [
         ("", "Transformer", {}),
         (
@@ -195,7 +197,9 @@ def _configure(folder: Path, settings: Embedding) -> None:
     _write_json(folder / MODEL_CONFIG, config)
 
 
-def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) -> None:
+def _tokenizer(
+    folder: Path, format: TextFormat, query_instruction: str | None, prompts: Sequence[str]
+) -> None:
     """Make the tokenizer encode prompt and text as tailor does, separately, and pad on the right.
 
     sentence-transformers encodes prompt + text as one string, so a token could span the end of the prompt. A pre-tokenizer
@@ -206,7 +210,7 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
     settings.setdefault("pad_token", settings.get("eos_token"))
     _write_json(folder / TOKENIZER_CONFIG, settings)
     expected_tokens = _tokens(folder, format, query_instruction)
-    if (first := _first_difference(folder, format, query_instruction, expected_tokens)) is None:
+    if (first := _first_difference(folder, prompts, expected_tokens)) is None:
         return
     file = folder / TOKENIZER
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -220,10 +224,8 @@ def _tokenizer(folder: Path, format: TextFormat, query_instruction: str | None) 
     after = then["pretokenizers"] if then and then["type"] == "Sequence" else [then] if then else []
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *after]}
     file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    fix_tokenizer_class(
-        folder, [format.before(one) + text for one in (None, query_instruction) for text in PROBES]
-    )
-    if _first_difference(folder, format, query_instruction, expected_tokens) is not None:
+    fix_tokenizer_class(folder, [prompt + text for prompt in prompts for text in PROBES])
+    if _first_difference(folder, prompts, expected_tokens) is not None:
         raise ModelError(
             f"sentence-transformers encodes prompt and text as one string, and this tokenizer then encodes {first!r} after "
             "the prompt to different tokens than in training",
@@ -249,15 +251,15 @@ def _tokens(folder: Path, format: TextFormat, instruction: str | None) -> list[l
 
 
 def _first_difference(
-    folder: Path, format: TextFormat, instruction: str | None, expected_tokens: Sequence[list[int]]
+    folder: Path, prompts: Sequence[str], expected_tokens: Sequence[list[int]]
 ) -> str | None:
     """The first test text that gets different tokens when prompt and text are encoded as one string; None when there is none."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    texts = [(one, text) for one in (None, instruction) for text in PROBES]
-    for (one, text), ids in zip(texts, expected_tokens, strict=True):
-        if tokenizer(format.before(one) + text)["input_ids"] != ids:
+    texts = [(prompt, text) for prompt in prompts for text in PROBES]
+    for (prompt, text), ids in zip(texts, expected_tokens, strict=True):
+        if tokenizer(prompt + text)["input_ids"] != ids:
             return text
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_a_text_has_the_tokens_that_it_has_alone(text: str, make: Any, tmp_path:
     encoded = TextEncoder(tokenizer)([(INSTRUCTION, text)])[0]
     alone = tokenizer.encode_continuation([text])[0].ids
     assert list(encoded.input_ids[encoded.start :]) == alone
-    head = [*tokenizer.prefix, *tokenizer.encode("<|user|>\nRepresent this text\n<|embed|>\n")]
+    head = [tokenizer.bos_id, *tokenizer.encode("<|user|>\nRepresent this text\n<|embed|>\n")]
     assert list(encoded.input_ids[: encoded.start]) == head
 
 
@@ -143,3 +144,12 @@ def test_only_the_text_is_cut(tmp_path: Path) -> None:
     assert (cut.start, cut.cut, whole.cut) == (5, 2, 0)
     with pytest.raises(DataError, match="leaves no room for a text in the maximum length of 5"):
         encoder([("AB", "text")], 5)
+
+
+def test_settings_of_before_the_key_bos_keep_the_tokens(tmp_path: Path) -> None:
+    Embedding(dimension=16).write(tmp_path, None)
+    values = json.loads((tmp_path / EMBEDDING).read_text())
+    assert values["format"].pop("bos") is True
+    (tmp_path / EMBEDDING).write_text(json.dumps(values))
+    settings, _ = Embedding.read(tmp_path, str(tmp_path))
+    assert settings.format.bos is False
