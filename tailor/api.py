@@ -227,10 +227,11 @@ class Evaluation:
     """The results of a finished evaluation. `results` is the whole `results.json`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        from tailor.runs.evaluations import RESULTS_FILE
         from tailor.store import Store
 
         self._store = Store(path)
-        self.results: dict[str, Any] = self._store.read_json(RESULTS)
+        self.results: dict[str, Any] = RESULTS_FILE.read(self._store, RESULTS)
 
     def __repr__(self) -> str:
         from tailor.runs.evaluations import one_line
@@ -258,7 +259,9 @@ class Evaluation:
         file = f"{part}.jsonl"
         if not self._store.exists(file):
             return []
-        return [json.loads(line) for line in self._store.read_text(file).split("\n") if line]
+        from tailor.store.json_files import OBJECT, lines
+
+        return lines(self._store.read_text(file), self._store.url_of(file), OBJECT.adapter)
 
 
 def _arguments(overrides: Overrides | None) -> list[str]:

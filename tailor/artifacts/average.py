@@ -6,7 +6,6 @@ not average the products B·A, so the factors are concatenated, and the rank is 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -59,7 +58,7 @@ def average(
             )
             if (warning := fix_tokenizer_class(made.folder)) is not None:
                 say(f"warning: {warning}")
-            (made.folder / AVERAGE_RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            (made.folder / AVERAGE_RECORD).write_text(output.RECORD_FILE.text(record))
     for part, share in zip(parts, shares, strict=True):
         say(f"{share:.3g} × {part.url}")
     return made.url

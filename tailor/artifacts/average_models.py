@@ -18,6 +18,7 @@ from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
 from tailor.models import files, rope
 from tailor.plan import rope as plan_rope
 from tailor.spec.model import Model
+from tailor.store import OBJECT
 
 
 def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch.Tensor:
@@ -55,7 +56,7 @@ def _require_same_rope(models: Sequence[Path]) -> None:
     """ModelError when the RoPE parameters in the models' config.json differ."""
     ropes = []
     for model in models:
-        config = json.loads((model / MODEL_CONFIG).read_text())
+        config = OBJECT.read_path(model / MODEL_CONFIG)
         config = {**config, **(config.get("text_config") or {})}
         own = dict(plan_rope.parameters_of(config))
         theta = own.pop("rope_theta", config.get("rope_theta"))
@@ -124,7 +125,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     if models[0].rope is not None:
         rope.save_config(folder, models[0])
     source = folder if models[0].rope is not None else base
-    config = {**json.loads((source / MODEL_CONFIG).read_text()), "dtype": "float32"}
+    config = {**OBJECT.read_path(source / MODEL_CONFIG), "dtype": "float32"}
     config.pop("torch_dtype", None)
     (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.layout import MODEL_CONFIG, PLAN
+from tailor.layout import MODEL_CONFIG
 from tailor.models import adapter_files, files
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES, quantization
 from tailor.spec.model import Model, Quantize
-from tailor.store import Store
+from tailor.store import OBJECT, Store, run_files
 
 
 def base_record_of(folder: Path, run: Store) -> BaseRecord:
@@ -29,10 +28,10 @@ def base_record_of(folder: Path, run: Store) -> BaseRecord:
     base_record = BaseRecord.read(folder)
     if base_record is not None:
         return replace(base_record, path=path)
-    plan = run.read_json(PLAN) if run.exists(PLAN) else None
-    if plan is None:
+    plan = run_files.plan_if_written(run)
+    if not plan:
         return BaseRecord(path, revision, _stored_dtype(Path(path)), None, None)
-    model = Model.model_validate(plan["model"])
+    model = run_files.planned_model(run)
     return BaseRecord(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
 
 
@@ -49,7 +48,7 @@ def model_spec(base_record: BaseRecord, run: Store) -> Model:
 
 def is_trusted(run: Store) -> bool:
     """Whether the model's own code may run: only where the recipe of the run at `run` allowed it."""
-    plan = run.read_json(PLAN) if run.exists(PLAN) else {}
+    plan = run_files.plan_if_written(run)
     return bool((plan.get("model") or {}).get("trust_remote_code", False))
 
 
@@ -59,7 +58,7 @@ def _stored_dtype(folder: Path) -> str:
 
 def saved_dtype(folder: Path) -> torch.dtype:
     """The dtype that a model folder's config.json names (older ones say `torch_dtype`)."""
-    config = json.loads((folder / MODEL_CONFIG).read_text()) if (folder / MODEL_CONFIG).is_file() else {}
+    config = OBJECT.read_path(folder / MODEL_CONFIG) if (folder / MODEL_CONFIG).is_file() else {}
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
 
 

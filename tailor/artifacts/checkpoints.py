@@ -12,13 +12,12 @@ from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, PLAN, RECIPE, WEIGHTS
+from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, RECIPE, WEIGHTS
 from tailor.models import files, rope
 from tailor.models.adapter_files import write_config
 from tailor.models.adapters import adapter_name
 from tailor.models.base_record import BaseRecord
-from tailor.spec.model import Model
-from tailor.store import Store
+from tailor.store import Store, run_files
 from tailor.train import sharded_checkpoint
 
 _UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
@@ -39,8 +38,8 @@ def in_one_file(weights: Path, scratch: Path) -> Path:
 
 def write_adapter(folder: Path, weights: Path, run: Store) -> None:
     """Write the adapter of a checkpoint of `run` into `folder`. weights: the folder with the checkpoint's weights."""
-    plan = run.read_json(PLAN)
-    model = Model.model_validate(plan["model"])
+    plan = run_files.plan(run)
+    model = run_files.planned_model(run)
     spec = model.adapter
     assert spec is not None
     folder.mkdir(parents=True)
@@ -88,7 +87,7 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
     if made is not None:
         output.copy_texts(run.join(made).local_path(), folder, but=(BASE_RECORD, MODEL_CONFIG))
     else:
-        plan = run.read_json(PLAN)
+        plan = run_files.plan(run)
         if not Store(plan["tokens_url"]).exists(MANIFEST):
             raise ModelError(
                 f"the run at {run.url} is not finished, and its prepared tokens at {plan['tokens_url']}, which have the chat "
@@ -96,5 +95,5 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
                 hint=f"prepare them again: tailor data report {run.url}/{RECIPE}",
             )
         template = TokenStore.open(plan["tokens_url"]).template
-        Original.open(Model.model_validate(plan["model"])).write(folder, template)
+        Original.open(run_files.planned_model(run)).write(folder, template)
     output.copy_texts(base, folder, but=(MODEL_CONFIG, *own_files(folder)))

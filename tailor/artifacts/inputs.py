@@ -13,9 +13,8 @@ from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, PLAN
 from tailor.models.base_record import BaseRecord
-from tailor.spec.methods.registry import method_of
 from tailor.spec.model import Model
-from tailor.store import Store, run_folder
+from tailor.store import Store, run_files, run_folder
 from tailor.train.warm_start import folder_of
 
 
@@ -90,7 +89,7 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
         model = trained_model(store.url, run)
-        if method_of(run.read_json(PLAN)["method"]).embedding is not None:
+        if run_files.planned_method(run).embedding is not None:
             raise ModelError(
                 f"{store.url} is a checkpoint of a run that trains embeddings; only the artifact of the finished run has the "
                 "embedding settings",
@@ -118,7 +117,7 @@ def trained_model(url: str, run: Store) -> Model:
             f"{url} is not in a run's folder",
             hint="give it as RUN/checkpoints/step-…, inside its run",
         )
-    return Model.model_validate(run.read_json(PLAN)["model"])
+    return run_files.planned_model(run)
 
 
 def same_base(parts: Sequence[AverageInput]) -> list[BaseRecord]:

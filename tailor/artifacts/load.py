@@ -18,6 +18,7 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, RECIPE
 from tailor.models import attention
+from tailor.models.adapter_files import check_weights
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
 from tailor.models.beacon.modules import beacons_of
@@ -175,13 +176,15 @@ def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
 def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, device: torch.device) -> Any:
     """Load the adapter in `folder` on its base as in training (a PeftModel). url: for messages. ModelError when it fails."""
     from peft import PeftModel
+    from safetensors import SafetensorError
     from transformers import GenerationConfig
 
+    check_weights(folder, url)
     base = base_record.path
     network = _base_of("adapter", url, base_record, spec, device)
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             hint="the base must be the model that the adapter was trained on",

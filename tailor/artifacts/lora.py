@@ -19,7 +19,7 @@ import torch
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_WEIGHTS
-from tailor.models.adapter_files import read_config
+from tailor.models.adapter_files import check_weights, read_config
 
 PREFIX = "base_model.model."
 _A, _B = (".lora_A.weight", ".lora_embedding_A"), (".lora_B.weight", ".lora_embedding_B")
@@ -49,10 +49,7 @@ class LoraAdapter:
             raise ModelError(
                 f"the adapter at {url} is of type {self.config.get('peft_type')}; only LoRA adapters can be merged or averaged"
             )
-        if not (folder / ADAPTER_WEIGHTS).is_file():
-            raise ModelError(
-                f"the adapter at {url} has no {ADAPTER_WEIGHTS}", hint="save its weights as safetensors"
-            )
+        check_weights(folder, url)
         self.reader = Reader([folder / ADAPTER_WEIGHTS])
         self.updates: dict[str, Update] = {}
         """Module of the base -> its update."""

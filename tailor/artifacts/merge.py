@@ -37,6 +37,7 @@ from tailor.layout import (
 from tailor.models import rope
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES
+from tailor.store import OBJECT
 
 Onto = Literal["full", "dequantized"]
 OWN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, "COMMIT", "README.md")
@@ -245,7 +246,7 @@ def _dtype(reader: Reader, name: str, requested: str) -> torch.dtype:
 
 
 def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
-    config: dict[str, Any] = json.loads((base / MODEL_CONFIG).read_text())
+    config: dict[str, Any] = OBJECT.read_path(base / MODEL_CONFIG)
     for part in (config, config.get("text_config")):
         if not isinstance(part, dict):
             continue
@@ -300,4 +301,4 @@ def _record(
         "replaced": sorted(adapter.replaced),
         "verification": {**figures.as_dict(), "tolerance": figures.limit(settings.tolerance)},
     }
-    (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    (folder / MERGE_RECORD).write_text(output.RECORD_FILE.text(values))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import posixpath
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tailor.errors import StoreError
 from tailor.layout import ADAPTER_CONFIG, AVERAGE_RECORD, EXPORT_RECORD, MERGE_RECORD, MODEL_INDEX
-from tailor.store import Publication, Store
+from tailor.store import JsonFile, Publication, Store
 
 RECORDS = (MERGE_RECORD, AVERAGE_RECORD, EXPORT_RECORD)
+RECORD_FILE = JsonFile(dict[str, Any], "make {folder} again")
 
 
 def publication(to: str, record: str) -> Publication:

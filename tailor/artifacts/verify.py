@@ -21,7 +21,6 @@ from tailor.artifacts.inputs import Source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
-from tailor.layout import PLAN
 from tailor.models.load import DTYPES
 
 Check = Literal["logits", "layers"]
@@ -218,9 +217,9 @@ def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
     """Token ids to compare on, and their description: rows of the run, or `TEXTS` when its tokens are not available."""
     from tailor.data.token_store import MANIFEST, TokenStore
     from tailor.encode.tokenizer import load_tokenizer
-    from tailor.store import Store
+    from tailor.store import Store, run_files
 
-    plan = source.run.read_json(PLAN) if source.run.exists(PLAN) else {}
+    plan = run_files.plan_if_written(source.run)
     if plan and Store(plan["tokens_url"]).exists(MANIFEST):
         tokens = TokenStore.open(plan["tokens_url"])
         for name in ("evaluation", "train"):

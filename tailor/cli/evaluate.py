@@ -171,8 +171,8 @@ def sample_table(folder: Store, results: dict[str, Any], kind: str, file: str, c
     """
     from tailor.runs import evaluations
 
-    rows = evaluations.rows(folder, file, None if kind == "facts" else count)
     models = list(results["models"])
+    rows = evaluations.rows(folder, kind, file, models, None if kind == "facts" else count)
     return _searches(rows, models) if kind == "searches" else _answers(rows, models, kind)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.errors import StoreError
-from tailor.layout import ENVIRONMENT, PLAN, RECIPE, REPORT
+from tailor.layout import PLAN, RECIPE, REPORT
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
 
@@ -97,11 +97,11 @@ def execute(args: argparse.Namespace) -> int:
 
 def _environment_beside(recipe: str) -> dict[str, Any]:
     """The recorded environment, if the recipe is the resolved one in a run folder; else empty."""
-    from tailor.store import Store, run_folder
+    from tailor.store import Store, run_files
 
     beside = Store(posixpath.dirname(recipe) or ".")
     of_a_run = posixpath.basename(recipe) == RECIPE and beside.exists(PLAN)
-    return run_folder.read_json(beside, ENVIRONMENT) if of_a_run else {}
+    return run_files.environment(beside) if of_a_run else {}
 
 
 def stopped(recipe: Recipe, progress: Progress) -> str:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tailor.errors import StoreError
-from tailor.layout import PLAN
+from tailor.errors import StoreError, TailorError
 from tailor.runs.log import of_kind, read
 from tailor.runs.status import Status, state_of, step_of
-from tailor.store import Store, run_folder
+from tailor.store import Store, run_files, run_folder
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+DAMAGED = "damaged"
+"""State of a run with a file that cannot be read."""
 COLORS = {
     "finished": "green",
     "running": "cyan",
     "failed": "red",
     "interrupted": "yellow",
     "stopped": "yellow",
+    DAMAGED: "red",
 }
 
 
@@ -31,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     store = Store(args.folder)
     if not store.exists():
@@ -47,11 +51,18 @@ def execute(args: argparse.Namespace) -> int:
         table.add_column(
             head, justify="right" if head in ("step", "loss", "evaluation") else "left", no_wrap=True
         )
+    damaged: list[TailorError] = []
     for run in found:
-        table.add_row(*_row(run, store))
+        try:
+            table.add_row(*_row(run, store))
+        except TailorError as error:
+            table.add_row(_name(run, store), Text(DAMAGED, COLORS[DAMAGED]))
+            damaged.append(error)
     if not console.is_terminal:
         console.width = 10_000  # never truncate lines in a pipe
     console.print(table)
+    for error in damaged:
+        print(f"tailor: {error.message}\n  hint: {error.hint}", file=sys.stderr)
     return 0
 
 
@@ -60,12 +71,11 @@ def _row(run: Store, below: Store) -> list[str | Text]:
 
     from tailor.runs.report.page import method_words
 
-    status, plan, records = Status.read(run), run_folder.read_json(run, PLAN), read(run)
+    status, plan, records = Status.read(run), run_files.plan_if_written(run), read(run)
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     state = state_of(run, status)
-    name = run.url.removeprefix(below.url.rstrip("/") + "/")
     return [
-        name if name != run.url else run_folder.name(run),
+        _name(run, below),
         Text(state, COLORS.get(state, "")),
         f"{step_of(status, records)}/{status.steps}" if status else "",
         _loss(train[-1]["loss"]) if train else "",
@@ -74,6 +84,11 @@ def _row(run: Store, below: Store) -> list[str | Text]:
         plan["model"]["path"].rstrip("/").rsplit("/", 1)[-1] if plan else "",
         _when(status.started) if status else "",
     ]
+
+
+def _name(run: Store, below: Store) -> str:
+    name = run.url.removeprefix(below.url.rstrip("/") + "/")
+    return name if name != run.url else run_folder.name(run)
 
 
 def _loss(value: float | None) -> str:

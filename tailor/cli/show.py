@@ -7,12 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
-from tailor.layout import DATA_REPORT, PLAN
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
-from tailor.spec.methods.registry import method_of
-from tailor.store import run_folder
+from tailor.store import run_files, run_folder
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -57,10 +55,10 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _details(run: Store) -> list[tuple[str, str]]:
-    plan, data = run_folder.read_json(run, PLAN), run_folder.read_json(run, DATA_REPORT)
+    plan, data = run_files.plan_if_written(run), run_files.data_report(run)
     rows = []
     if plan:
-        streams = method_of(plan["method"]).streams
+        streams = run_files.planned_method(run).streams
         batch = (
             streams.describe()
             if streams is not None

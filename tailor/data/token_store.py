@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tailor.errors import StoreError
-from tailor.store import Store
+from tailor.store import JsonFile, Store
+from tailor.store.json_files import Count
 
 MANIFEST = "manifest.json"
 SCHEMA = pa.schema(
@@ -32,6 +34,33 @@ SCHEMA = pa.schema(
         ("position", pa.int16()),
         ("is_positive", pa.bool_()),
     ]
+)
+
+
+class _Template(TypedDict):
+    name: str
+    text: str
+    tool_use: NotRequired[str | None]
+    end_of_turn_ids: list[Count]
+
+
+class _Shard(TypedDict):
+    name: str
+    split: Literal["train", "evaluation"]
+    first_row: int
+
+
+class _Manifest(TypedDict):
+    fingerprint: str
+    train_fingerprint: NotRequired[str]
+    tokenizer: NotRequired[str]
+    template: _Template | None
+    shards: list[_Shard]
+    report: NotRequired[dict[str, Any]]
+
+
+MANIFEST_FILE = JsonFile(
+    _Manifest, "remove {folder} and run the same command again: it prepares the tokens again"
 )
 SPLITS = ("train", "evaluation")
 
@@ -116,7 +145,7 @@ class TokenStore:
             raise StoreError(
                 f"{store.url} contains no prepared tokens", hint="prepare them with `tailor data report`"
             )
-        return cls(store.url, store.read_json(MANIFEST))
+        return cls(store.url, MANIFEST_FILE.read(store, MANIFEST))
 
     @property
     def fingerprint(self) -> str:

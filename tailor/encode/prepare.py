@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from tailor.data.token_store import MANIFEST, SPLITS, TokenStore
+from tailor.data.token_store import MANIFEST, MANIFEST_FILE, SPLITS, TokenStore
 from tailor.encode.embedding_examples import GRITLM
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import code_of, get_format
@@ -179,7 +179,7 @@ def _write(
         )
         if not any(source["kept"] for source in manifest["report"]["sources"]):
             check_budget(manifest["report"], Budget())
-        staging.write_json(MANIFEST, manifest)
+        MANIFEST_FILE.write(staging, MANIFEST, manifest)
         _publish(root, staging, name, fingerprint)
     finally:
         root.remove(name)

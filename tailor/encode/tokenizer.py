@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from tailor.encode.template import Message, Template, load_template, model_template, render
 from tailor.errors import DataError, ModelError, TemplateError
 from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
-from tailor.store import Store
+from tailor.store import OBJECT, Store
 
 _TOOL_USE = "additional_chat_templates/tool_use.jinja"
 FILES = (
@@ -193,8 +193,11 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
     config = {key: value for key, value in config.items() if key != "chat_template"}
     try:
         return Tokenizer(path, content, config, load_template(template) if template else own)
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{path}/tokenizer.json cannot be read: {error}") from None
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise ModelError(
+            f"{path}/tokenizer.json cannot be read: {error}",
+            hint="restore the file, or copy the folder again",
+        ) from None
 
 
 def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -215,7 +218,8 @@ def _reader(path: str, revision: str | None) -> Callable[[str], str | None]:
         return lambda name: store.read_text(name) if store.exists(name) else None
     folder = Path(path)
     if folder.is_dir():
-        return lambda name: (folder / name).read_bytes().decode() if (folder / name).is_file() else None
+        local = Store(folder)
+        return lambda name: local.read_text(name) if (folder / name).is_file() else None
     return lambda name: _from_hub(path, revision, name)
 
 
@@ -247,10 +251,7 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
 
 
 def _parse(path: str, name: str, text: str | None) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text or "{}"))
-    except ValueError as error:
-        raise ModelError(f"{path}/{name} is not valid JSON ({error})") from None
+    return OBJECT.parse((text or "{}").encode(), f"{path}/{name}")
 
 
 def _converted(path: str, revision: str | None) -> str:

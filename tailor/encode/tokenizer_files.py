@@ -16,6 +16,7 @@ from tailor.encode.tokenizer import FILES, Tokenizer, load_tokenizer
 from tailor.errors import ModelError
 from tailor.layout import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from tailor.spec.model import Model
+from tailor.store import OBJECT
 
 PLAIN = "PreTrainedTokenizerFast"
 """This class uses tokenizer.json as it is. The classes of model families rebuild parts of it."""
@@ -119,7 +120,7 @@ def fix_tokenizer_class(folder: Path, texts: Iterable[str] = ()) -> str | None:
     if _difference(folder, own, probes) is None:
         return None
     path = folder / TOKENIZER_CONFIG
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = OBJECT.read_path(path) if path.is_file() else {}
     _write_settings(folder, {**settings, "tokenizer_class": PLAIN})
     difference = _difference(folder, own, probes)
     if difference is None:

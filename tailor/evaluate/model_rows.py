@@ -17,7 +17,7 @@ from tailor.spec.methods.sft import Sft
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.suite import Suite
-from tailor.store import Store
+from tailor.store import Store, run_files
 
 DEFAULT_LENGTH = 2048
 Prepare = Callable[[Data, Model, Method], TokenStore]
@@ -45,7 +45,7 @@ class ModelRows:
         """Whether prompts are plain text: the tokenizer has no chat template, or the run was trained on plain text."""
         run, template = self.model.run, self.tokenizer.template
         if run is not None and run.exists(DATA_REPORT):
-            return template is None or run.read_json(DATA_REPORT)["template"] is None
+            return template is None or run_files.data_report(run)["template"] is None
         return template is None
 
     @cached_property
@@ -116,7 +116,7 @@ class ModelRows:
                 f"the evaluation rows of the run at {main.run.url} also have texts to embed, which are not answers",
                 hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
-        url = main.run.read_json(DATA_REPORT)["tokens"]
+        url = run_files.DATA_FILE.read(main.run, DATA_REPORT)["tokens"]
         if Store(url).exists(MANIFEST):
             tokens = TokenStore.open(url)
         else:

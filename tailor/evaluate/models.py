@@ -14,12 +14,12 @@ from tailor.errors import ModelError
 from tailor.evaluate.batches import ModelRef
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
 from tailor.models.base_record import BaseRecord
+from tailor.models.beacon.files import read_settings
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
-from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
-from tailor.store import COMMIT, Store
+from tailor.store import COMMIT, OBJECT, Store, listed_files, run_files
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class EvaluatedModel:
         limit = None if config is None else ModelFacts.from_config(config).positions
         if limit is None or not self.has_beacons:
             return limit
-        return beacon.context(Beacon.model_validate(self.artifact.read_json(BEACON_CONFIG)), limit)
+        return beacon.context(read_settings(self.artifact.local_path(), self.artifact.url), limit)
 
     @property
     def can_exceed_positions(self) -> bool:
@@ -92,7 +92,7 @@ class EvaluatedModel:
     def identity(self) -> Any:
         """A value that changes with the model's files: checksums of a run's artifact, else names and sizes."""
         if self.artifact.exists(COMMIT):
-            return [self.ref.without_adapter, self.artifact.read_json(COMMIT)]
+            return [self.ref.without_adapter, listed_files(self.artifact)]
         files = [name for name in self.artifact.names() if not name.startswith(".")]
         return [
             self.ref.without_adapter,
@@ -102,7 +102,7 @@ class EvaluatedModel:
 
     def stop_ids(self) -> tuple[int, ...]:
         """The stop tokens, from its generation_config.json."""
-        ends = self.artifact.read_json(GENERATION_CONFIG).get("eos_token_id")
+        ends = OBJECT.read(self.artifact, GENERATION_CONFIG).get("eos_token_id")
         return (ends,) if isinstance(ends, int) else tuple(ends or ())
 
 
@@ -118,7 +118,7 @@ def find_model(url: str) -> EvaluatedModel:
         ModelRef(label, target),
         artifact,
         run,
-        run.read_json(PLAN) if run is not None else {},
+        run_files.plan(run) if run is not None else {},
         load_recipe(run.local_path(RECIPE), check_files=False) if run is not None else None,
     )
 

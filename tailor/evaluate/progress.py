@@ -10,13 +10,27 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tailor.evaluate.batches import Embedded, EvaluationBatch, Result
 from tailor.layout import STATE
 from tailor.spec.suite import Decoding
+from tailor.store import JsonFile
 
 if TYPE_CHECKING:
     from tailor.store import Store
+
+
+class _State(TypedDict):
+    identity: str
+
+
+class _Result(TypedDict):
+    result: list[Any]
+
+
+STATE_FILE = JsonFile(_State, "remove {folder} and run the same command again: it starts from the first part")
+RESULT_FILE = JsonFile(_Result, "remove {file} and run the same command again: it computes this part again")
 
 
 class ResumableParts:
@@ -32,12 +46,12 @@ class ResumableParts:
         self.folder = folder
         self.discarded = False
         """Whether the folder had parts of other work, which were removed."""
-        if folder.exists(STATE) and folder.read_json(STATE) != identity:
+        if folder.exists(STATE) and STATE_FILE.read(folder, STATE)["identity"] != identity:
             self.discarded = True
             for name in folder.names():
                 if name != STATE and name.endswith(self.suffixes):
                     folder.remove(name)
-        folder.write_json(STATE, identity)
+        STATE_FILE.write(folder, STATE, {"identity": identity})
         self._existing = set(folder.names())
 
     def has(self, number: int) -> bool:
@@ -102,7 +116,7 @@ class ResultParts(ResumableParts):
         if (name := self.file(number, ".npz")) in self._existing:
             arrays = np.load(io.BytesIO(self.folder.read_bytes(name)), allow_pickle=False)
             return Embedded(arrays["vectors"], int(arrays["truncated"]))
-        result: list[Any] = self.folder.read_json(self.file(number, ".json"))
+        result: list[Any] = RESULT_FILE.read(self.folder, self.file(number, ".json"))["result"]
         return result
 
     def write(self, number: int, result: Result) -> None:
@@ -113,5 +127,5 @@ class ResultParts(ResumableParts):
             self.folder.write_bytes(name, content.getvalue())
         else:
             name = self.file(number, ".json")
-            self.folder.write_json(name, result)
+            RESULT_FILE.write(self.folder, name, {"result": result})
         self._existing.add(name)

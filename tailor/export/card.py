@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.export.forms.base import CardSection
 from tailor.export.markdown import folded, table
-from tailor.layout import DATA_REPORT, ENVIRONMENT, LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, PLAN, RECIPE
+from tailor.layout import LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, RECIPE
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.report.page import (
     best_step,
@@ -21,8 +20,7 @@ from tailor.runs.report.page import (
     paired_answers,
     summary,
 )
-from tailor.store import Store
-from tailor.store import run_folder as runs
+from tailor.store import OBJECT, Store, run_files
 
 SAMPLES = 3
 
@@ -43,7 +41,7 @@ def card(
     folder: the exported folder. base: the base's id on the hub, if known. curve: whether the folder has the loss plot. step:
     of the exported checkpoint; None for the run's artifact. section: the export form's part of the card.
     """
-    plan, data = runs.read_json(run, PLAN), runs.read_json(run, DATA_REPORT)
+    plan, data = run_files.plan(run), run_files.data_report(run)
     records = read(run)
     measured = _measured(records, plan, step)
     head = front_matter(plan, data, measured, weights, base=base, name=name)
@@ -62,14 +60,14 @@ def card(
     if curve:
         parts.append(f"![loss by step]({LOSS_PLOT})\n")
     if (folder / MERGE_RECORD).is_file():
-        parts.append(_merge(json.loads((folder / MERGE_RECORD).read_text())))
+        parts.append(_merge(OBJECT.read_path(folder / MERGE_RECORD)))
     if data:
         parts += ["## Data\n", table(*data_table(data))]
         parts += [f"- left out: {line}\n" for line in lost_rows(data)]
     parts += _evaluation(measured, paired_answers(run)[:SAMPLES] if step is None else [])
     if run.exists(RECIPE):
         parts.append(folded("Recipe", "yaml", run.read_text(RECIPE)))
-    environment = runs.read_json(run, ENVIRONMENT)
+    environment = run_files.environment(run)
     versions = {"tailor": environment.get("tailor"), "python": environment.get("python")}
     versions |= environment.get("packages", {})
     known = [[package, version] for package, version in versions.items() if version]
@@ -135,7 +133,7 @@ def base_license(folder: Path) -> str | None:
             if isinstance(values, dict) and isinstance(values.get("license"), str):
                 return str(values["license"])
     if (folder / MODEL_CONFIG).is_file():
-        license = json.loads((folder / MODEL_CONFIG).read_text()).get("license")
+        license = OBJECT.read_path(folder / MODEL_CONFIG).get("license")
         return license if isinstance(license, str) else None
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from tailor.errors import ModelError, StoreError
 from tailor.export.card import card
 from tailor.export.forms import check_options, find_form
 from tailor.export.request import Request, Selection, Weights
-from tailor.layout import ADAPTER, ARTIFACTS, EXPORT_RECORD, LOSS_PLOT, MERGE_RECORD, PLAN, STATE
+from tailor.layout import ADAPTER, ARTIFACTS, EXPORT_RECORD, LOSS_PLOT, MERGE_RECORD, STATE
 from tailor.models import adapter_files
 from tailor.runs.log import read
-from tailor.store import COMMIT, Store
+from tailor.store import COMMIT, Store, run_files
 from tailor.store import run_folder as runs
+from tailor.train.checkpoint import STATE_FILE
 
 
 def finished(url: str) -> tuple[Store, str]:
@@ -48,7 +48,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         if runs.is_checkpoint(Store(url)):
             source = Path(scratch) / "weights"
             kind, run = consolidate(url, source)
-            step = int(Store(url).read_json(STATE)["step"])
+            step = int(STATE_FILE.read(Store(url), STATE)["step"])
             if request.weights == "merged" or not find_form(request.form).takes_checkpoints:
                 raise ModelError(
                     f"{url} is a checkpoint: it can be exported neither merged nor with --as {request.form}"
@@ -157,21 +157,21 @@ def _record(folder: Path, selection: Selection, base: str | None) -> None:
     """Write export.json. In the record of a merge, local paths are replaced by public names."""
     name = runs.name(selection.run)
     if (folder / MERGE_RECORD).is_file():
-        values = json.loads((folder / MERGE_RECORD).read_text())
+        values = output.RECORD_FILE.read_path(folder / MERGE_RECORD)
         values |= {"adapter": f"{name}/{ADAPTER}", "base": base or Path(values["base"]).name}
-        (folder / MERGE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
+        (folder / MERGE_RECORD).write_text(output.RECORD_FILE.text(values))
     record: dict[str, Any] = {
         "run": name,
         "as": selection.request.form,
         "weights": selection.weights,
         "base": base,
     }
-    (folder / EXPORT_RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    (folder / EXPORT_RECORD).write_text(output.RECORD_FILE.text(record))
 
 
 def _public_base(folder: Path, run: Store, request: Request) -> str | None:
     """The base's id on the hub, which is also written into the adapter's configuration; None for a local base without an id."""
-    path = str(runs.read_json(run, PLAN)["model"]["path"])
+    path = str(run_files.plan(run)["model"]["path"])
     public = request.base_id or (
         None if "://" in path or Path(path).exists() or path.startswith("/") else path
     )

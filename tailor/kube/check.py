@@ -38,6 +38,7 @@ _RESERVED_ENV = {
     "TAILOR_CACHE": "set cache.mount instead",
     "RAY_AUTH_MODE": "set auth instead",
     "RAY_AUTH_TOKEN": "KubeRay generates the token",
+    "RAY_JOB_STOP_WAIT_TIME_S": "set stop_seconds instead",
     "RAY_ADDRESS": "a job always joins its own cluster",
 }
 _RESERVED_LABELS = {

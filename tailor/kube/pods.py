@@ -13,6 +13,18 @@ Values = dict[str, Any]
 USER = 1000
 """User ID of the images, also used as group ID (fsGroup) with write access to volumes."""
 
+STOP_MARGIN_SECONDS = 30
+"""Time for Ray to shut down after the run has saved its checkpoint."""
+STOP_RUNS = (
+    "for f in /proc/[0-9]*/cmdline; do grep -qaz 'bin/tailor$' $f 2>/dev/null && p=${f%/*} && pids=\"$pids ${p##*/}\"; done; "
+    "kill -TERM $pids 2>/dev/null; for p in $pids; do while kill -0 $p 2>/dev/null; do sleep 1; done; done"
+)
+"""Before the head is stopped: `tailor run` saves a checkpoint and exits with 143, so that KubeRay retries the job. After
+`ray job stop` it would not."""
+WAIT_FOR_TRAINING = "while cat /proc/[0-9]*/comm 2>/dev/null | grep -q '^ray::RayTrainWo'; do sleep 1; done"
+"""Before a worker pod is stopped: wait until its training processes (`ray::RayTrainWorker`) have ended. Kubernetes deletes
+the pods of a cluster all at once, and the run needs its workers for the checkpoint. Linux shows 15 characters of a name."""
+
 _PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 
 
@@ -71,6 +83,8 @@ def _template(
     cluster: Cluster, pod: Head, name: str, labels: Values, config_map: str | None, ports: list[Values]
 ) -> Values:
     volumes, mounts = _volumes(cluster, pod, config_map)
+    is_head = name == "ray-head"
+    before_stop = STOP_RUNS if is_head else WAIT_FOR_TRAINING
     container: Values = {
         "name": name,
         "image": cluster.image,
@@ -78,6 +92,7 @@ def _template(
         "workingDir": cluster.working_dir,
         "securityContext": container_security(),
         "ports": ports,
+        "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", before_stop]}}},
         "env": _env(cluster),
         "resources": _resources(pod),
         "volumeMounts": mounts,
@@ -86,7 +101,12 @@ def _template(
         container["envFrom"] = [{"secretRef": {"name": secret}} for secret in cluster.env_from]
     return {
         "metadata": _metadata(cluster, labels),
-        "spec": {**_pod(cluster, pod), "containers": [container], "volumes": volumes},
+        "spec": {
+            **_pod(cluster, pod, uses_api=is_head and cluster.autoscaler is not None),
+            "terminationGracePeriodSeconds": cluster.stop_seconds + STOP_MARGIN_SECONDS,
+            "containers": [container],
+            "volumes": volumes,
+        },
     }
 
 
@@ -95,9 +115,14 @@ def _metadata(cluster: Cluster, labels: Values) -> Values:
     return {"labels": {**labels, **cluster.labels}, **annotations}
 
 
-def _pod(cluster: Cluster, pod: Head) -> Values:
-    """The fields of a pod's spec except containers and volumes. They meet the `restricted` Pod Security Standard."""
+def _pod(cluster: Cluster, pod: Head, *, uses_api: bool = False) -> Values:
+    """The fields of a pod's spec except containers and volumes. They meet the `restricted` Pod Security Standard.
+
+    uses_api: whether the pod calls the Kubernetes API, as Ray's autoscaler on the head does, and so needs the token of its
+    service account.
+    """
     spec: Values = {
+        "automountServiceAccountToken": uses_api,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER,
@@ -105,7 +130,7 @@ def _pod(cluster: Cluster, pod: Head) -> Values:
             # The default, Always, changes the owner of every file of a large cache at every start.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
-        }
+        },
     }
     if cluster.service_account is not None:
         spec["serviceAccountName"] = cluster.service_account
@@ -164,6 +189,7 @@ def _env(cluster: Cluster) -> list[Values]:
     variables = {
         "HF_HOME": f"{cluster.cache.mount.rstrip('/')}/huggingface",
         "TAILOR_CACHE": f"{cluster.cache.mount.rstrip('/')}/tailor",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(cluster.stop_seconds),
         # Explicit, because Ray turns authentication on by itself where it finds a token.
         **({"RAY_AUTH_MODE": "disabled"} if cluster.auth == "disabled" else {}),
         **cluster.env,

@@ -241,6 +241,10 @@ class Cluster(File):
     image_files: list[str] = []
     """Folders of the image with files that a recipe may use: data, models, templates."""
 
+    stop_seconds: int = Field(600, ge=1, le=86_400)
+    """How long a stopped run, or one whose pods are deleted, may take to save a checkpoint. Kubernetes kills the pods 30 s
+    later."""
+
     head: Head = Head()
     """The head pod."""
 

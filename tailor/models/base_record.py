@@ -6,25 +6,27 @@ at that path may have changed, and the quantization is not recorded.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tailor.errors import ModelError
 from tailor.layout import BASE_RECORD
 from tailor.models import files
 from tailor.spec.model import Model, Quantize
 from tailor.spec.rope import Rope
+from tailor.store.json_files import JsonFile, made
 
 
 @dataclass(frozen=True)
 class BaseRecord:
     """The base model of an adapter, as it was loaded for training."""
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     revision: str | None
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
     """Of the frozen weights that are not quantized: float32, bfloat16 or float16."""
     quantize: Quantize | None
     weights: str | None
@@ -35,17 +37,16 @@ class BaseRecord:
     def write(self, folder: Path) -> None:
         parts = {"quantize": self.quantize, "rope": self.rope}
         values = {**vars(self), **{name: part and part.model_dump() for name, part in parts.items()}}
-        (folder / BASE_RECORD).write_text(json.dumps(values, indent=1) + "\n")
+        (folder / BASE_RECORD).write_text(RECORD_FILE.text(values))
 
     @classmethod
     def read(cls, folder: Path) -> BaseRecord | None:
         """Read the record in an adapter's folder; None if there is none (an adapter that PEFT wrote)."""
         if not (folder / BASE_RECORD).is_file():
             return None
-        values: dict[str, Any] = json.loads((folder / BASE_RECORD).read_text())
-        # Validated as the same keys of a recipe. Records of older versions have no rope.
-        model = Model.model_validate({key: values.pop(key, None) for key in ("path", "quantize", "rope")})
-        return cls(path=model.path, quantize=model.quantize, rope=model.rope, **values)
+        return made(
+            cls, RECORD_FILE.read_path(folder / BASE_RECORD)
+        )  # records of older versions have no rope
 
     @classmethod
     def of(cls, model: Model, frozen_dtype: str) -> BaseRecord:
@@ -61,3 +62,6 @@ class BaseRecord:
                 f"{folder} is not the base of the adapter at {url}: its weights differ from those that the adapter was trained on",
                 hint=hint,
             )
+
+
+RECORD_FILE = JsonFile(BaseRecord, "restore the file that the training run wrote, or copy the adapter again")

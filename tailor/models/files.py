@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
+from tailor.store import JsonFile
 
 BLOCKS, BLOCK = 64, 1 << 16
 """The fingerprint samples this many blocks of this many bytes from each file, evenly spread (4 MiB in total)."""
@@ -34,6 +37,13 @@ class Stored:
         for size in self.shape:
             count *= size
         return count
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+
+
+_INDEX_FILE = JsonFile(_Index, "copy the model again", version=None)
 
 
 def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
@@ -80,7 +90,7 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, sorted. ModelError if there are none or one is missing."""
     if (folder / MODEL_INDEX).is_file():
-        names = sorted(set(json.loads((folder / MODEL_INDEX).read_text())["weight_map"].values()))
+        names = sorted(set(_INDEX_FILE.read_path(folder / MODEL_INDEX)["weight_map"].values()))
     else:
         names = [MODEL_WEIGHTS]
     for name in names:

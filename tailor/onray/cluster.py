@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.errors import ScaleError
+from tailor.onray.authentication import check_token, enable_token, refused
 from tailor.plan import Hardware
 
 if TYPE_CHECKING:
@@ -167,7 +168,11 @@ def connect(scale: Scale, *, verbose: bool = False) -> Cluster:
         host, colon, port = target.removeprefix("ray://").rpartition(":")
         if colon and port.isdigit():
             check_port(host.strip("[]"), int(port))
+            if "://" not in target:
+                check_token(target)
         ray.init(address=target, **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise refused(f"the Ray cluster at {target}", _first_line(error).split(". ")[0]) from error
     except (OSError, ValueError, RuntimeError) as error:
         if target == LOCAL:
             raise
@@ -279,6 +284,8 @@ def import_ray(scale: Scale, *, verbose: bool = False) -> None:
         start = max(START_SECONDS, scale.placement_timeout)
         for name, value in {**RAY_ENVIRONMENT, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start)}.items():
             os.environ.setdefault(name, value)
+        if address(scale) not in (None, LOCAL):
+            enable_token()
         # A random token known to this process only: otherwise any user of the machine can run code through its Ray.
         if address(scale) in (None, LOCAL) and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

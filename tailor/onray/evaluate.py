@@ -139,8 +139,7 @@ def evaluate(
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (made.folder / file).write_text("".join(lines), encoding="utf-8")
             (made.folder / SUITE).write_text(resolved(suite, name), encoding="utf-8")
-            text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-            (made.folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+            (made.folder / RESULTS).write_text(evaluations.RESULTS_FILE.text(report), encoding="utf-8")
             (made.folder / FIGURES).write_bytes(evaluations.draw(report))
             for file, png in heatmap.pictures(report).items():
                 (made.folder / file).write_bytes(png)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from tailor.errors import ScaleError, StoreError, TrainingError
 from tailor.layout import RECIPE
+from tailor.onray.authentication import enable_token, refused
 from tailor.onray.cluster import check_port
 from tailor.spec import visibility
 from tailor.store import Store
@@ -239,7 +240,7 @@ def _connect(address: str) -> Any:
             f"{address} is not the address of a job server",
             hint="use the address of Ray's dashboard, such as http://HOST:8265",
         )
-    _enable_token()
+    enable_token()
     with _translated_errors(address):
         check_port(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
         try:
@@ -254,13 +255,6 @@ def _connect(address: str) -> Any:
         return JobSubmissionClient(address)
 
 
-def _enable_token() -> None:
-    """Turn token authentication on if a token is set, as `ray start` and `ray.init` do and Ray's job client does not."""
-    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token or (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
 @contextmanager
 def _translated_errors(address: str, name: str = "") -> Iterator[None]:
     """Turn errors of a request to the job server into ScaleErrors with a hint. name: the requested job, if any."""
@@ -272,11 +266,7 @@ def _translated_errors(address: str, name: str = "") -> Iterator[None]:
         kind = type(error).__name__
         first = (str(error) or kind).splitlines()[0]
         if kind == "AuthenticationError":
-            raise ScaleError(
-                f"the job server at {address} rejects the request: {first.rstrip('.')}",
-                hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token "
-                "(run `ray get-auth-token` on the head node)",
-            ) from error
+            raise refused(f"the job server at {address}", first) from error
         if "status code 404" in first and name:
             raise ScaleError(
                 f"{address} has no job {name}", hint="list the jobs with `tailor jobs list`"

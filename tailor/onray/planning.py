@@ -5,9 +5,9 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from tailor.layout import PLAN, TOKENS
+from tailor.layout import TOKENS
 from tailor.runs.origin import Origin, origins
-from tailor.store import Store, run_folder
+from tailor.store import Store, run_files, run_folder
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
@@ -38,7 +38,7 @@ def make_plan(
     from tailor.encode.tokenizer import load_config
 
     source = run if origin is None else Store(origin.run)
-    previous = run_folder.read_json(source, PLAN) if run_folder.checkpoints(source) else {}
+    previous = run_files.plan(source) if run_folder.checkpoints(source) else {}
     history = [origin] if origin is not None else origins(run)[-1:]
     sized = recipe
     if previous and recipe.train.micro_batch_size is None:

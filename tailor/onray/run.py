@@ -28,7 +28,7 @@ from tailor.runs.report import page
 from tailor.runs.status import Status
 from tailor.runs.words import now
 from tailor.spec.load import resolved_yaml
-from tailor.store import Store, run_folder
+from tailor.store import Store, run_files, run_folder
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
@@ -154,7 +154,7 @@ def _changes(run: Store, origin: Origin | None) -> list[str]:
         lines += [f"  {change}" for change in changed(origin)]
         if origin.first_step == origin.step:
             lines.append("  the training data starts from the beginning again")
-    previous = run_folder.read_json(run, ENVIRONMENT) if run_folder.checkpoints(run) else {}
+    previous = run_files.environment(run) if run_folder.checkpoints(run) else {}
     return lines + environment.differences(previous)
 
 
@@ -232,12 +232,12 @@ def _ray_line(cluster: clusters.Cluster, seconds: float) -> str:
 def _write_inputs(run: Store, recipe: Recipe, plan: Plan, tokens: TokenStore) -> None:
     """Write the plan, the resolved recipe, the data report and the environment into the run folder."""
     # First the plan, then the recipe: a folder with both is a run folder, also after a kill in between.
-    run.write_json(PLAN, plan.as_dict())
+    run_files.PLAN_FILE.write(run, PLAN, plan.as_dict())
     run.write_text(RECIPE, resolved_yaml(recipe))
     data: dict[str, Any] = {
         "fingerprint": tokens.fingerprint,
         "tokens": tokens.url,
         "template": tokens.template and tokens.template["name"],
     }
-    run.write_json(DATA_REPORT, {**data, **tokens.manifest["report"]})
-    run.write_json(ENVIRONMENT, environment.describe())
+    run_files.DATA_FILE.write(run, DATA_REPORT, {**data, **tokens.manifest["report"]})
+    run_files.ENVIRONMENT_FILE.write(run, ENVIRONMENT, environment.describe())

@@ -12,15 +12,91 @@ figures.png; passkey.png, needle.png, long_perplexity.png if the evaluation has 
 from __future__ import annotations
 
 import io
-import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from tailor.errors import StoreError
 from tailor.layout import EVALUATION, RESULTS
 from tailor.runs.report.plots import GRID, INK, MAIN, SECOND, THIRD
+from tailor.store.json_files import Count, JsonFile, Number, lines
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
+
+class _Estimate(TypedDict):
+    value: Number
+    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class _Figure(TypedDict):
+    figure: str
+    better: Literal["higher", "lower"]
+    models: dict[str, _Estimate]
+    differences: dict[str, _Estimate]
+    rows: Count
+
+
+class _Grid(TypedDict):
+    lengths: list[Count]
+    depths: list[Number]
+    models: dict[str, list[list[Number]]]
+
+
+class _Results(TypedDict):
+    models: Annotated[dict[str, Any], Field(min_length=1)]
+    figures: list[_Figure]
+    failed: list[str]
+    intervals: str
+    rows: NotRequired[dict[str, Any]]
+    grids: NotRequired[dict[str, _Grid]]
+    positions: NotRequired[dict[str, Any] | None]
+
+
+class _Found(TypedDict):
+    text: str
+    grade: Number
+
+
+class _AnswerOf(TypedDict):
+    answer: str
+
+
+class _FactsOf(_AnswerOf):
+    found: list[bool]
+
+
+class _SearchOf(TypedDict):
+    found: list[_Found]
+
+
+class _Answer(TypedDict):
+    prompt: str
+    reference: str | None
+    models: dict[str, _AnswerOf]
+
+
+class _Facts(TypedDict):
+    prompt: str
+    facts: list[list[str]]
+    models: dict[str, _FactsOf]
+
+
+class _Search(TypedDict):
+    query: str
+    models: dict[str, _SearchOf]
+
+
+RESULTS_FILE = JsonFile(_Results, "remove {folder}, or evaluate again with the same name")
+_ROWS: dict[str, TypeAdapter[Any]] = {
+    "answers": TypeAdapter(_Answer),
+    "facts": TypeAdapter(_Facts),
+    "searches": TypeAdapter(_Search),
+}
+_ANY_ROW = TypeAdapter(dict[str, Any])
 FINAL = "final"
 """Default name of the evaluation at the end of a run."""
 KINDS = ("answers", "facts", "searches")
@@ -36,8 +112,7 @@ def names(run: Store) -> list[str]:
 
 def read(run: Store, name: str) -> dict[str, Any]:
     """The content of an evaluation's results.json."""
-    results: dict[str, Any] = run.read_json(f"{EVALUATION}/{name}/{RESULTS}")
-    return results
+    return RESULTS_FILE.read(run, f"{EVALUATION}/{name}/{RESULTS}")
 
 
 def rows_to_show(folder: Store) -> list[tuple[str, str]]:
@@ -46,13 +121,17 @@ def rows_to_show(folder: Store) -> list[tuple[str, str]]:
     for file in folder.names():
         if file.endswith(".jsonl"):
             with folder.open(file) as stream:
-                kind = _kind(json.loads(stream.readline() or "{}"))
+                first = lines(stream.readline().decode(errors="replace"), folder.url_of(file), _ANY_ROW)
+                kind = _kind(first[0]) if first else None
             files += [(kind, file)] if kind is not None else []
     return sorted(files, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
 
 
 def _kind(row: dict[str, Any]) -> str | None:
-    result = next(iter(row.get("models", {}).values()), {})
+    models = row.get("models")
+    result = next(iter(models.values()), None) if isinstance(models, dict) else None
+    if not isinstance(result, dict):
+        return None
     if "query" in row and "found" in result:
         return "searches"
     if "prompt" in row and "answer" in result:
@@ -60,10 +139,24 @@ def _kind(row: dict[str, Any]) -> str | None:
     return None
 
 
-def rows(folder: Store, file: str, count: int | None) -> list[dict[str, Any]]:
-    """The first `count` rows of a JSONL file of an evaluation; all rows if `count` is None."""
-    lines = [line for line in folder.read_text(file).split("\n") if line]
-    return [json.loads(line) for line in lines[:count]]
+def rows(
+    folder: Store, kind: str, file: str, models: Sequence[str], count: int | None
+) -> list[dict[str, Any]]:
+    """The first `count` rows of a JSONL file of an evaluation; all rows if `count` is None.
+
+    models: those of the evaluation. StoreError when a row is not of this kind, or lacks a model.
+    """
+    chosen = [line for line in folder.read_text(file).split("\n") if line][:count]
+    found = lines("\n".join(chosen), folder.url_of(file), _ROWS[kind])
+    for number, row in enumerate(found, 1):
+        for model in models:
+            one = row["models"].get(model)
+            if one is None or (kind == "facts" and len(one["found"]) != len(row["facts"])):
+                raise StoreError(
+                    f"{folder.url_of(file)}: row {number} is damaged: it has no complete result of {model}",
+                    hint="remove the row, or evaluate again with the same name",
+                )
+    return found
 
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import getpass
-import json
 import os
 import socket
 import time
@@ -24,6 +23,7 @@ from tailor.errors import StoreError
 from tailor.layout import LOCK
 from tailor.runs.words import now
 from tailor.store import Periodic
+from tailor.store.json_files import JsonFile, Number, Positive, made
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -46,15 +46,18 @@ class Holder:
     """Unique name of this start of the command, because process ids are reused."""
     user: str
     host: str
-    pid: int
+    pid: Positive
     since: str
-    renewed: float = 0.0
+    renewed: Number = 0.0
     """Seconds since the epoch, by the holder's clock."""
     processes: str = ""
     """Boot id and PID namespace, in which `pid` is valid: several machines may have the same host name."""
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
+
+
+LOCK_FILE = JsonFile(Holder, "remove {file} if no process works on the run")
 
 
 @contextmanager
@@ -90,8 +93,8 @@ def is_held_by(run: Store, attempt: str) -> bool:
 def _read(run: Store) -> Holder | None:
     if not run.exists(LOCK):
         return None
-    with suppress(ValueError, TypeError, FileNotFoundError):  # just being written or removed
-        return Holder(**json.loads(run.read_bytes(LOCK)))
+    with suppress(StoreError):  # just being written or removed
+        return made(Holder, LOCK_FILE.parse(run.read_bytes(LOCK), run.url_of(LOCK)))
     return None
 
 
@@ -130,7 +133,7 @@ def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
             time.sleep(TRY_SECONDS / 20)
         try:
             # Write into the locked file itself: a file that replaces it would not be locked.
-            file.write(json.dumps(asdict(me)).encode())
+            file.write(LOCK_FILE.text(asdict(me)).encode())
             file.truncate()
         except OSError as error:
             raise StoreError(
@@ -165,14 +168,14 @@ def _is_free(run: Store) -> bool:
 @contextmanager
 def _lease(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[None]:
     _wait_until_free(run, waiting)
-    run.write_json(LOCK, asdict(me))
+    LOCK_FILE.write(run, LOCK, asdict(me))
     time.sleep(SETTLE_SECONDS)
     if not is_held_by(run, me.attempt):
         raise _refusal(run, _read(run))
 
     def renew() -> None:
         if is_held_by(run, me.attempt):
-            run.write_json(LOCK, asdict(me) | {"renewed": time.time()})
+            LOCK_FILE.write(run, LOCK, asdict(me) | {"renewed": time.time()})
 
     with ExitStack() as stack:
         stack.callback(_release, run, me)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
 from tailor.layout import METRICS
+from tailor.runs.records import HEADER, HEADER_FILE, RECORD
 from tailor.store import Periodic
+from tailor.store.json_files import VERSION, lines
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -21,6 +23,12 @@ REMOTE_FLUSH_SECONDS = 10.0
 """On an object store every append rewrites the whole file, so lines are collected for this long."""
 REMOTE_SHARE = 0.05
 """Maximum fraction of the time for this writing; the log of a long run is written less often."""
+
+
+def log_text(records: Iterable[Record]) -> str:
+    """The content of `metrics.jsonl` with these records."""
+    header = to_json({"kind": HEADER, VERSION: HEADER_FILE.version})
+    return "".join(f"{line}\n" for line in (header, *map(to_json, records)))
 
 
 def to_json(record: Record) -> str:
@@ -51,7 +59,7 @@ class MetricsLog:
         self._check()
         kept = before(read(run), after_step) if after_step else []
         self._waiting = ""
-        self._written = "".join(to_json(record) + "\n" for record in kept)
+        self._written = log_text(kept)
         run.write_text(METRICS, self._written)
         self._text_lock, self._file_lock = threading.Lock(), threading.Lock()
         self._periodic = (
@@ -121,21 +129,11 @@ def read(run: Store) -> list[Record]:
     """All records of a run, oldest first. An unfinished last line is left out."""
     if not run.exists(METRICS):
         return []
-    *lines, _rest = run.read_text(METRICS).split("\n")
-    return [_record(run, number, line) for number, line in enumerate(lines, 1) if line]
-
-
-def _record(run: Store, number: int, line: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise StoreError(
-            f"{run.url_of(METRICS)}:{number}: the line is not a metric record (a JSON object)",
-            hint="remove the line",
-        )
-    return record
+    complete, _, _rest = run.read_text(METRICS).rpartition("\n")
+    records = lines(complete, run.url_of(METRICS), RECORD)
+    if records and records[0]["kind"] == HEADER:
+        HEADER_FILE.parse(to_json(records.pop(0)).encode(), run.url_of(METRICS))
+    return records
 
 
 def of_kind(records: Iterable[Record], kind: str) -> list[Record]:

@@ -9,7 +9,7 @@ from tailor.errors import StoreError
 from tailor.layout import CHECKPOINTS, LOCK, LOGS, METRICS, ORIGIN, PLAN, RECIPE, STATUS, TOKENS
 from tailor.runs.origin import Origin, origins, short
 from tailor.spec.load import load_recipe
-from tailor.store import Store, run_folder
+from tailor.store import Store, run_files, run_folder
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
@@ -169,7 +169,7 @@ def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
 
     Returns None when neither the recipe nor the data have changed.
     """
-    before = Store(origin.run).read_json(PLAN)
+    before = run_files.plan(Store(origin.run))
     if before["train_fingerprint"] != tokens.train_fingerprint:
         return replace(origin, first_step=origin.step)
     same = not origin.changes and origin.run == run.url and before["fingerprint"] == tokens.fingerprint
@@ -194,7 +194,7 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     source = run if origin is None else Store(origin.run)
     if not run_folder.checkpoints(source):
         return
-    before, now = source.read_json(PLAN), plan.as_dict()
+    before, now = run_files.plan(source), plan.as_dict()
     if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
             f"{run.url} has checkpoints trained on other data: the rows, the tokenizer or the chat template have changed",

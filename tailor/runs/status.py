@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from tailor.layout import STATUS
 from tailor.runs.lock import holder
 from tailor.runs.log import Record, of_kind
+from tailor.store.json_files import Count, JsonFile, Moment, Number, made
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -15,29 +18,40 @@ if TYPE_CHECKING:
 State = Literal["running", "finished", "failed", "interrupted"]
 
 
+class Failure(TypedDict):
+    """A failure after which the workers were restarted."""
+
+    time: str
+    error: str
+
+
 @dataclass
 class Status:
     """The state of a run. Times are ISO 8601 in UTC."""
 
     state: State
-    started: str
-    ended: str | None = None
-    step: int = 0
-    steps: int = 0
+    started: Moment
+    ended: Moment | None = None
+    step: Count = 0
+    steps: Count = 0
     error: str | None = None
-    resumed_from: int | None = None
+    resumed_from: Count | None = None
     """Step of the checkpoint from which the run resumed."""
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """Time and error of each failure after which the workers were restarted."""
-    timings: dict[str, float] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    timings: dict[str, Number] = field(default_factory=dict)
     """Seconds of each phase from the start of the command to the first step, in order."""
 
     def write(self, run: Store) -> None:
-        run.write_json(STATUS, asdict(self))
+        STATUS_FILE.write(run, STATUS, asdict(self))
 
     @classmethod
     def read(cls, run: Store) -> Status | None:
-        return cls(**run.read_json(STATUS)) if run.exists(STATUS) else None
+        return made(cls, STATUS_FILE.read(run, STATUS)) if run.exists(STATUS) else None
+
+
+STATUS_FILE = JsonFile(
+    Status, "remove {file} and run the recipe again: it continues from the last checkpoint"
+)
 
 
 def state_of(run: Store, status: Status | None) -> str:

@@ -127,8 +127,9 @@ def absolute(recipe: Recipe, visibility: Visibility) -> Recipe:
     names += [(key, source.path) for key, source in sources(recipe)]
     names += [("data.store", recipe.data.store)] if recipe.data.store is not None else []
     names += [("model.path", model)] if not files.is_hub_id(model) else []
-    if recipe.data.template is not None and visibility.is_reachable(recipe.data.template):
-        names.append(("data.template", recipe.data.template))
+    template = _own_template(recipe)
+    if template is not None and visibility.is_reachable(template):
+        names.append(("data.template", template))
     strategy = recipe.scale.strategy
     if (
         isinstance(strategy, DeepSpeed)
@@ -168,10 +169,14 @@ def bundle(recipe: Recipe, visibility: Visibility, folder: str) -> dict[str, str
 
 def template_file(recipe: Recipe, visibility: Visibility) -> str | None:
     """The chat template's file, if it is only on this machine and must be bundled."""
+    name = _own_template(recipe)
+    return None if name is None or visibility.is_reachable(name) else name
+
+
+def _own_template(recipe: Recipe) -> str | None:
+    """The file of the chat template; None for a built-in template, which is a name and not a path."""
     name = recipe.data.template
-    if name is None or name in files.templates() or visibility.is_reachable(name):
-        return None
-    return name
+    return None if name in files.templates() else name
 
 
 def _deepspeed_file(recipe: Recipe, visibility: Visibility) -> str | None:

@@ -31,6 +31,19 @@ _CREDENTIALS = {
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS in the environment",
     "hf": "set HF_TOKEN in the environment",
 }
+_RIGHTS = {
+    "HeadBucket": "s3:ListBucket",
+    "ListObjects": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    "CopyObject": "s3:GetObject or s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "UploadPartCopy": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
+}
+"""Operation of S3 -> the right that it needs, where the names differ."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the retries of a failed request to a remote store."""
 
@@ -62,6 +75,17 @@ def _is_full(error: Exception) -> bool:
 def is_credential(error: Exception) -> bool:
     """Whether credentials are missing or wrong."""
     return "Credential" in type(error).__name__ or isinstance(error, PermissionError)
+
+
+def missing_right(error: Exception) -> str | None:
+    """The right that S3 denies to valid credentials, such as `s3:PutObject`; None for other errors."""
+    cause = error.__cause__  # the error of boto, which s3fs translates
+    response, operation = getattr(cause, "response", None), getattr(cause, "operation_name", None)
+    if not isinstance(response, dict) or not isinstance(operation, str):
+        return None
+    if response.get("Error", {}).get("Code") not in ("AccessDenied", "403", "Forbidden"):
+        return None
+    return _RIGHTS.get(operation, f"s3:{operation}")
 
 
 @contextlib.contextmanager
@@ -104,6 +128,10 @@ def hint_of(url: str, error: Exception) -> str | None:
         return "protocols are, for example, s3, gs, hf, file and memory"
     if _is_full(error):
         return f"free some space in {cache_folder()}, or set TAILOR_CACHE to a folder on another disk"
+    if (right := missing_right(error)) is not None:
+        bucket, _, key = url.partition("://")[2].partition("/")
+        resource = bucket if right == "s3:ListBucket" else f"{bucket}/{key}"
+        return f"the credentials are valid but lack the right {right} on arn:aws:s3:::{resource}: add it to their policy"
     if is_credential(error):
         variables = _CREDENTIALS.get("gs" if protocol == "gcs" else protocol)
         return variables or "set the credentials of this store in the environment"
@@ -124,6 +152,10 @@ def _store_error(url: str, error: Exception) -> StoreError:
                 hint="create the bucket, or check the URL and AWS_ENDPOINT_URL",
             )
         return StoreError(f"{url} does not exist")
+    if isinstance(error, IsADirectoryError):
+        return StoreError(
+            f"{url} is a folder, and a file is expected there", hint="remove the folder, or restore the file"
+        )
     if isinstance(error, NotADirectoryError):
         return StoreError(f"{url}: a part of the path is a file", hint="use the path of a folder")
     if isinstance(error, PermissionError) and "://" not in url:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -12,11 +11,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from tailor.errors import StoreError
 from tailor.store.failures import writing
+from tailor.store.json_files import VERSION, Count, JsonFile
 from tailor.store.store import COMMIT, TEMPORARY, Store, uploads
 
 _BLOCK = 1 << 22
+
+
+class _Listed(TypedDict):
+    bytes: Count
+    sha256: str
+
+
+class _Marker(TypedDict):
+    files: dict[str, _Listed]
+
+
+_REPAIR = "restore the file, or remove {folder} if you do not need it"
+COMMIT_FILE = JsonFile(_Marker, _REPAIR, version=2)
+_FIRST_COMMIT_FILE = JsonFile(dict[str, _Listed], _REPAIR, version=None)
 
 
 class Publication:
@@ -57,7 +73,7 @@ class Publication:
         """
         with self._writing():
             marker = {name: _describe(self.folder / name, sync=True) for name in _files(self.folder)}
-            (self.folder / COMMIT).write_text(json.dumps(marker, indent=1) + "\n")
+            (self.folder / COMMIT).write_text(COMMIT_FILE.text({"files": marker}))
             _sync(self.folder / COMMIT)
         guard()
         if self._store.is_local:
@@ -114,7 +130,7 @@ def verify(store: Store, name: str, folder: Path, *, hashed_bytes: int | None = 
 
     hashed_bytes: a folder with more bytes than this is compared by file sizes only. None: always by checksums.
     """
-    marker = _marker(store, name)
+    marker = listed_files(store.join(name))
     for file in _files(folder):
         if file not in marker and not file.rpartition("/")[2].startswith("."):
             raise _damaged(
@@ -136,13 +152,16 @@ def verify(store: Store, name: str, folder: Path, *, hashed_bytes: int | None = 
             raise _damaged(store, name, f"{shown} was changed: its checksum differs from {COMMIT}")
 
 
-def _marker(store: Store, name: str) -> dict[str, dict[str, Any]]:
-    marker = store.read_json(f"{name}/{COMMIT}")
-    if not isinstance(marker, dict) or not all(
-        isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in marker.values()
-    ):
-        raise _damaged(store, name, f"{store.url_of(f'{name}/{COMMIT}')} is damaged: it does not list files")
-    return marker
+def listed_files(folder: Store) -> dict[str, dict[str, Any]]:
+    """Size and checksum of every file of a published folder, by name, as its marker lists them.
+
+    StoreError when the marker is damaged or of a newer format.
+    """
+    content = folder.read_bytes(COMMIT)
+    if f'"{VERSION}"'.encode() not in content:  # version 1, which listed the files on the top level
+        return _FIRST_COMMIT_FILE.parse(content, folder.url_of(COMMIT))
+    files: dict[str, dict[str, Any]] = COMMIT_FILE.parse(content, folder.url_of(COMMIT))["files"]
+    return files
 
 
 def _damaged(store: Store, name: str, what: str) -> StoreError:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import json
 import posixpath
-from typing import Any
 
 from tailor.errors import StoreError
 from tailor.layout import (
     ARTIFACTS,
     CHAT_TEMPLATE,
     CHECKPOINTS,
-    DATA_REPORT,
-    GENERATED,
     RECIPE,
     STATE,
     TOKENIZER_CONFIG,
     TOKENS,
     WEIGHTS,
 )
-from tailor.store import Store
+from tailor.store.json_files import OBJECT
+from tailor.store.run_files import data_report
+from tailor.store.store import Store
 
 
 def name(run: Store) -> str:
@@ -31,12 +29,6 @@ def name(run: Store) -> str:
 def holds_run(run: Store) -> bool:
     """Whether a folder is a run folder."""
     return run.exists(RECIPE)
-
-
-def read_json(run: Store, file: str) -> dict[str, Any]:
-    """The content of a JSON file, or an empty dict when the run ended before writing it."""
-    value: dict[str, Any] = run.read_json(file) if run.exists(file) else {}
-    return value
 
 
 def checkpoints(run: Store) -> list[str]:
@@ -73,19 +65,12 @@ def artifact(run: Store) -> str | None:
 def can_chat(run: Store) -> bool:
     """Whether the run has an artifact with a chat template and was trained on conversations, as `tailor chat` needs."""
     kind = artifact(run)
-    if read_json(run, DATA_REPORT).get("template", "") is None or kind is None:
+    if kind is None or data_report(run).get("template", "") is None:
         return False
     if run.exists(f"{kind}/{CHAT_TEMPLATE}"):
         return True
-    return bool(read_json(run, f"{kind}/{TOKENIZER_CONFIG}").get("chat_template"))
-
-
-def answers(run: Store, when: str) -> list[dict[str, Any]]:
-    """The records of the answers generated `before` or `after` training; empty when there are none."""
-    file = GENERATED[when]
-    if not run.exists(file):
-        return []
-    return [json.loads(line) for line in run.read_text(file).split("\n") if line]
+    settings = f"{kind}/{TOKENIZER_CONFIG}"
+    return run.exists(settings) and bool(OBJECT.read(run, settings).get("chat_template"))
 
 
 def find(url: str) -> Store:

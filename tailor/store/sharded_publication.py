@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError
-from tailor.store.publication import Publication, _describe, _files, _sync
+from tailor.store.publication import COMMIT_FILE, Publication, _describe, _files, _sync
 from tailor.store.store import COMMIT, TEMPORARY, uploads
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ShardedPublication(Publication):
         marker = self._move_files()
         for rank in range(1, self._world):
             marker |= self._collect(rank)
-        text = json.dumps(dict(sorted(marker.items())), indent=1) + "\n"
+        text = COMMIT_FILE.text({"files": dict(sorted(marker.items()))})
         guard()
         if self._store.is_local:
             with self._writing():

@@ -107,7 +107,13 @@ class Store:
         return self._ask(name, lambda: cast(bytes, self._fs.cat_file(self._path(name))))
 
     def read_text(self, name: str) -> str:
-        return self.read_bytes(name).decode()
+        try:
+            return self.read_bytes(name).decode()
+        except UnicodeDecodeError as error:
+            raise StoreError(
+                f"{self.url_of(name)} is not UTF-8 text ({error.reason} at byte {error.start})",
+                hint="restore the file, or save it as UTF-8",
+            ) from None
 
     def read_json(self, name: str) -> Any:
         try:

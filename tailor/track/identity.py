@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tailor.layout import RECIPE, TRACKERS
+from tailor.store import JsonFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailor.store import Store
+
+
+TRACKERS_FILE = JsonFile(
+    dict[str, str], "remove {file}: the resumed run then starts a new run at the services"
+)
 
 
 def name_of(run: Store) -> str:
@@ -24,11 +30,11 @@ def identity(
     run: Store, service: str, after_step: int, make: Callable[[], str] = lambda: secrets.token_hex(8)
 ) -> str:
     """The run's id at a service: the stored one when the run resumes, else a new one from `make`."""
-    known: dict[str, str] = run.read_json(TRACKERS) if run.exists(TRACKERS) else {}
+    known: dict[str, Any] = TRACKERS_FILE.read(run, TRACKERS) if run.exists(TRACKERS) else {}
     if not after_step or service not in known:
         known[service] = make()
-        run.write_json(TRACKERS, known)
-    return known[service]
+        TRACKERS_FILE.write(run, TRACKERS, known)
+    return str(known[service])
 
 
 def settings(run: Store) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tailor.models.beacon import files
 from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
+from tailor.store import OBJECT
 from tailor.store.publication import Publication
 from tailor.train import checkpoint
 from tailor.train.session import Session
@@ -156,7 +157,7 @@ def _in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str,
 
 def _declare_dtype(config: Path, dtype: torch.dtype) -> None:
     """Set the dtype in config.json: transformers writes that of the weights in memory, not of those that it saves."""
-    values = {**json.loads(config.read_text()), "dtype": str(dtype).removeprefix("torch.")}
+    values = {**OBJECT.read_path(config), "dtype": str(dtype).removeprefix("torch.")}
     config.write_text(json.dumps(values, indent=2) + "\n")
 
 

@@ -10,21 +10,22 @@ RUN/checkpoints/step-00000050/
 
 from __future__ import annotations
 
-import json
 import pickle
 import posixpath
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from torch import nn
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tailor.errors import StoreError
 from tailor.layout import CHECKPOINTS, OPTIMIZER, STATE, WEIGHTS
 from tailor.store import Store, verified
+from tailor.store.json_files import Count, JsonFile, Number, made
 from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
 from tailor.train.optimizer import decayed_first, trained_parameters
@@ -50,6 +51,21 @@ class State:
     """State of the fp16 gradient scaler."""
 
 
+class _State(TypedDict):
+    """`State` as a file: `step` is required, older versions lack some of the others."""
+
+    step: Count
+    evaluated: NotRequired[bool]
+    best_step: NotRequired[Count | None]
+    best_loss: NotRequired[Number | None]
+    reload_from: NotRequired[Count | None]
+    diverged: NotRequired[Count]
+    scaler: NotRequired[dict[str, Any]]
+
+
+STATE_FILE = JsonFile(_State, "remove {folder} to resume from the previous checkpoint")
+
+
 def write(folder: Path, strategy: Strategy, state: State) -> None:
     """Write this worker's files of a checkpoint. StoreError if the disk is full or fails."""
     from safetensors.torch import save_file
@@ -62,7 +78,7 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
             save_file(weights, folder / WEIGHTS)
             torch.save(strategy.optimizer.state_dict(), folder / OPTIMIZER)
         if strategy.rank == 0:
-            (folder / STATE).write_text(json.dumps(asdict(state)))
+            (folder / STATE).write_text(STATE_FILE.text(asdict(state)))
 
 
 @contextmanager
@@ -105,8 +121,7 @@ def load(url: str, strategy: Strategy) -> State:
             with _reading(f"{url}/{OPTIMIZER}", "optimizer state file"):
                 state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
                 _put_state(strategy.optimizer, state)
-        with _reading(f"{url}/{STATE}", "run state file"):
-            return State(**json.loads((folder / STATE).read_text()))
+        return made(State, STATE_FILE.read_path(folder / STATE, f"{url}/{STATE}"))
 
 
 def _put_shards(folder: Path, strategy: Strategy) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tailor.encode.template import builtin_templates, load_template
 from tailor.encode.tokenizer import load_config, load_tokenizer
-from tailor.errors import ModelError, TemplateError
+from tailor.errors import ModelError, StoreError, TemplateError
 from tailor.store import Store
 from tests.helpers.tokenizers import bpe_tokenizer, sentencepiece_tokenizer
 
@@ -185,7 +185,7 @@ def test_paths_urls_and_hub_ids(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
         load_tokenizer(str(folder))
     (folder / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"tokenizer_config\.json is not valid JSON"):
+    with pytest.raises(StoreError, match=r"tokenizer_config\.json is damaged: it is not valid JSON"):
         load_tokenizer(str(folder))
 
 

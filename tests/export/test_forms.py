@@ -57,7 +57,7 @@ def test_its_check_comes_before_anything_is_written(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = Path(shutil.copytree(run, tmp_path / "plain"))
-    (plain / "data.json").write_text('{"template": null}')
+    (plain / "data.json").write_text('{"template": null, "tokens": "t", "sources": []}')
     with installed(documented(tmp_path / "package", "An export form"), EXPORT_FORMS):
         assert main(["export", str(plain), "--to", str(tmp_path / "out"), "--as", "vllm"]) == 2
     captured = capsys.readouterr()

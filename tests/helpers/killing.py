@@ -17,7 +17,6 @@ from typing import Any
 
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store
-from tailor.store.run_folder import read_json
 from tests.helpers.commands import ForkedCommand
 from tests.helpers.models import tiny_llama
 
@@ -200,7 +199,7 @@ def left_by_a_finished_run(run: Store) -> dict[str, Any]:
     """What must be equal between a run that was killed and one that was not."""
     adapter = run.local_path("adapter")
     return {
-        "status": read_json(run, "status.json")["state"],
+        "status": run.read_json("status.json")["state"],
         "records": comparable_records(run),
         "best": best_step(run),
         "checkpoints": run.join("checkpoints").names(),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ import yaml
 from tailor.cli.main import main
 from tailor.errors import RecipeError, TemplateError
 from tailor.kube import manifest
+from tailor.kube.pods import STOP_MARGIN_SECONDS
+from tailor.kube.spec import Cluster
 from tailor.spec.load import load_recipe
 from tests.kube.helpers import CLUSTER, RECIPE, objects, write
 from tests.kube.kuberay import pods, problems
@@ -258,6 +264,70 @@ def test_pods_comply_with_the_restricted_standard(tmp_path: Path) -> None:
                         "allowPrivilegeEscalation": False,
                         "capabilities": {"drop": ["ALL"]},
                     }
+
+
+def test_only_the_autoscaler_gets_a_token_of_the_service_account(tmp_path: Path) -> None:
+    for kind in manifest.KINDS:
+        for autoscaler in ("", "autoscaler: {max_pods: 4}\n"):
+            (value,) = (
+                value
+                for value in objects(tmp_path, RECIPE, CLUSTER + autoscaler, kind=kind)
+                if value["kind"] == kind
+            )
+            tokens = [template["spec"]["automountServiceAccountToken"] for template in pods(value)]
+            assert tokens.count(True) == (1 if autoscaler else 0)
+            head = value["spec"].get("rayClusterSpec", value["spec"])["headGroupSpec"]["template"]["spec"]
+            assert head["automountServiceAccountToken"] is bool(autoscaler)
+
+
+def test_one_key_sets_how_long_a_stopped_run_may_save(tmp_path: Path) -> None:
+    """Ray waits for the run, and Kubernetes for Ray. The images set the same number as the default."""
+    for dockerfile in Path("docker").glob("Dockerfile.*"):
+        assert f"RAY_JOB_STOP_WAIT_TIME_S={Cluster(image='x').stop_seconds}" in dockerfile.read_text()
+    for kind in manifest.KINDS:
+        for line, seconds in (("", 600), ("stop_seconds: 90\n", 90)):
+            for value in objects(tmp_path, RECIPE, CLUSTER + line, kind=kind):
+                for template in pods(value) if value["kind"] == kind else []:
+                    container = template["spec"]["containers"][0]
+                    if container["name"] == "ray-job-submitter":
+                        continue
+                    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(seconds)} in container["env"]
+                    assert template["spec"]["terminationGracePeriodSeconds"] == seconds + STOP_MARGIN_SECONDS
+
+
+def test_a_pod_stops_after_its_training(tmp_path: Path) -> None:
+    """The hooks, run with a folder of these processes alone in place of /proc."""
+    for value in objects(tmp_path, RECIPE, CLUSTER, kind="RayCluster"):
+        hooks = [
+            template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+            for template in pods(value)
+        ]
+    stop_runs, wait = ((*words[:2], words[2].replace("/proc/", f"{tmp_path}/proc/")) for words in hooks)
+    saved = tmp_path / "saved"
+    for command, ends in (("tailor", True), ("other", False)):
+        saved.unlink(missing_ok=True)
+        stop = f"lambda *_: (time.sleep(0.5), open({str(saved)!r}, 'w'), sys.exit(143))"
+        script = f"import signal, sys, time; signal.signal(15, {stop}); print(flush=True); time.sleep(60)"
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
+            run.stdout.readline()
+            threading.Thread(target=run.wait, daemon=True).start()  # as the shell of the job does
+            folder = tmp_path / "proc" / str(run.pid)
+            folder.mkdir(parents=True)
+            (folder / "cmdline").write_bytes(f"python3\0/opt/bin/{command}\0run\0recipe.yaml\0".encode())
+            subprocess.run(stop_runs, check=True, timeout=30)
+            assert saved.exists() is ends, (
+                "the hook returns when the run has saved; the control is another command"
+            )
+            shutil.rmtree(folder)
+            run.kill()
+    names = tmp_path / "proc" / "1"
+    names.mkdir()
+    (names / "comm").write_text("ray::IDLE\n")
+    subprocess.run(wait, check=True, timeout=30)
+    (names / "comm").write_text("ray::RayTrainWorker"[:15] + "\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(wait, check=True, timeout=1.5)
 
 
 def test_the_text_can_be_parsed(tmp_path: Path) -> None:

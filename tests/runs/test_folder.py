@@ -35,9 +35,11 @@ def test_only_a_run_on_conversations_is_one_to_talk_to(tmp_path: Path) -> None:
     assert not run_folder.can_chat(run)
     run.write_text("adapter/chat_template.jinja", "{{ messages }}")
     assert run_folder.can_chat(run)
-    run.write_json("data.json", {"template": None})  # text on a base that has a template
+    run.write_json(
+        "data.json", {"template": None, "tokens": "t", "sources": []}
+    )  # text on a base that has a template
     assert not run_folder.can_chat(run)
-    run.write_json("data.json", {"template": "chatml"})
+    run.write_json("data.json", {"template": "chatml", "tokens": "t", "sources": []})
     assert run_folder.can_chat(run)
 
 

@@ -82,12 +82,12 @@ def test_a_loss_that_is_not_finite_is_valid_json(value: float) -> None:
 def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
     log = MetricsLog(Store(str(tmp_path)))
     log.write(train_record(1))
-    assert (tmp_path / METRICS).read_text().count("\n") == 1
+    assert (tmp_path / METRICS).read_text().count("\n") == 2, "the header and the record"
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra')
-    assert read(Store(str(tmp_path))) == [{"kind": "train", "step": 1}]
+    (tmp_path / METRICS).write_text('{"kind":"saved","step":1}\n{"kind":"tra')
+    assert read(Store(str(tmp_path))) == [{"kind": "saved", "step": 1}]
 
 
 def test_a_partial_line_after_a_full_disk_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +109,10 @@ def test_a_partial_line_after_a_full_disk_is_removed(tmp_path: Path, monkeypatch
 
 
 def test_a_line_that_is_not_a_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / METRICS).write_text('{"kind":"train","step":1}\n{"kind":"tra\n{"kind":"train","step":2}\n')
-    with pytest.raises(StoreError, match=r"metrics\.jsonl:2: the line is not a metric record") as caught:
+    (tmp_path / METRICS).write_text('{"kind":"saved","step":1}\n{"kind":"tra\n{"kind":"saved","step":2}\n')
+    with pytest.raises(
+        StoreError, match=r"metrics\.jsonl:2: the line is damaged: it is not valid JSON"
+    ) as caught:
         read(Store(str(tmp_path)))
     assert caught.value.hint == "remove the line"
 

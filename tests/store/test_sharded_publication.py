@@ -45,7 +45,7 @@ def test_the_folder_appears_when_all_files_are_there(store: Store) -> None:
     with verified(store, "made") as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "part-0", "part-1", "part-2"]
         assert [(folder / f"part-{rank}").read_text() for rank in range(3)] == ["of 0", "of 1", "of 2"]
-    assert sorted(store.read_json("made/COMMIT")) == ["part-0", "part-1", "part-2"]
+    assert sorted(store.read_json("made/COMMIT")["files"]) == ["part-0", "part-1", "part-2"]
     assert store.names() == ["made"]
 
 
@@ -88,4 +88,4 @@ def test_a_worker_of_an_earlier_attempt_has_no_effect(store: Store) -> None:
     assert thread.is_alive(), "it waits for the worker of its own attempt"
     second.commit()
     thread.join(timeout=10)
-    assert sorted(store.read_json("made/COMMIT")) == ["part-0", "part-1"]
+    assert sorted(store.read_json("made/COMMIT")["files"]) == ["part-0", "part-1"]

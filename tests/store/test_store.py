@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tailor.errors import StoreError
-from tailor.store import COMMIT, Store, stamp_of, verified
+from tailor.store import COMMIT, Store, hint_of, stamp_of, verified
 from tailor.store.publication import Publication
 from tests.helpers.http_server import web
 from tests.helpers.s3 import forget_clients
@@ -66,7 +66,7 @@ def test_a_folder_appears_when_it_is_complete(store):
     commit(store, "out", files)
     assert store.is_committed("out")
     assert store.names() == ["out"]
-    marker = store.read_json(f"out/{COMMIT}")
+    marker = store.read_json(f"out/{COMMIT}")["files"]
     assert {name: entry["bytes"] for name, entry in marker.items()} == {"a.bin": 3, "sub/b.bin": 4}
     assert {name: store.read_bytes(f"out/{name}") for name in marker} == files
     # One that fails half-way leaves the one before; a new one replaces it.
@@ -103,7 +103,10 @@ def test_a_changed_file_of_a_complete_folder_is_named(store):
     commit(store, "out", {"a.bin": b"123", "sub/b.bin": b"4567"})
     with verified(store, "out") as folder:
         assert (folder / "sub" / "b.bin").read_bytes() == b"4567"
-    marker = store.read_json(f"out/{COMMIT}")
+    marker = store.read_json(f"out/{COMMIT}")["files"]
+    store.write_json(f"out/{COMMIT}", marker)  # the format of older versions
+    with verified(store, "out"):
+        pass
 
     def entry_left_out() -> None:
         store.write_bytes("out/sub/b.bin", b"4567")
@@ -126,12 +129,15 @@ def test_a_changed_file_of_a_complete_folder_is_named(store):
     store.write_json(f"out/{COMMIT}", {**marker, "c.bin": marker["a.bin"]})
     with pytest.raises(StoreError, match=r"out/c\.bin is missing"), verified(store, "out"):
         pass
-    for strange in ([1], {"a.bin": "x"}, {"a.bin": {"bytes": 3}}):
+    for strange, told in (
+        ([1], "is damaged: it is not a JSON object"),
+        ({"a.bin": "x"}, r"is damaged: a\.bin: "),
+        ({"a.bin": {"bytes": 3}}, r"is damaged: it has no a\.bin\.sha256"),
+        ({"format_version": 2, "files": {"a.bin": 3}}, r"is damaged: files\.a\.bin: "),
+        ({"format_version": 9}, "was written by a newer version of tailor: its format has version 9"),
+    ):
         store.write_json(f"out/{COMMIT}", strange)
-        with (
-            pytest.raises(StoreError, match="out/COMMIT is damaged: it does not list files"),
-            verified(store, "out"),
-        ):
+        with pytest.raises(StoreError, match=f"out/COMMIT {told}"), verified(store, "out"):
             pass
 
 
@@ -288,3 +294,29 @@ def test_the_hub_reports_the_version_of_a_file():
     ]
     assert [stamp_of(info) for info in infos] == ["1" * 40, "2" * 40]
     assert stamp_of({"name": "a.jsonl", "size": 3}) is None  # the control
+
+
+@pytest.mark.parametrize(
+    ("code", "operation", "right"),
+    [
+        ("AccessDenied", "PutObject", "s3:PutObject on arn:aws:s3:::bucket/runs/x"),
+        ("AccessDenied", "CreateMultipartUpload", "s3:PutObject on arn:aws:s3:::bucket/runs/x"),
+        ("AccessDenied", "ListObjectsV2", "s3:ListBucket on arn:aws:s3:::bucket"),
+        ("403", "HeadObject", "s3:GetObject on arn:aws:s3:::bucket/runs/x"),
+        ("AccessDenied", "DeleteObjects", "s3:DeleteObject on arn:aws:s3:::bucket/runs/x"),
+        ("InvalidAccessKeyId", "PutObject", None),
+        ("ExpiredToken", "GetObject", None),
+    ],
+)
+def test_a_denied_request_names_the_missing_right(code: str, operation: str, right: str | None) -> None:
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    response = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {}}
+    error = translate_boto_error(ClientError(response, operation))  # type: ignore[arg-type]
+    hint = hint_of("s3://bucket/runs/x", error)
+    assert hint is not None
+    if right is None:
+        assert hint.startswith("set AWS_ACCESS_KEY_ID"), "the control: the credentials themselves are wrong"
+    else:
+        assert f"lack the right {right}: " in hint

@@ -164,7 +164,7 @@ def test_a_checkpoint_cannot_run_code(made: tuple[Path, Any], tmp_path: Path) ->
         loop.run(plan, PlainHost(resume_from=plan.run_url))
     # Nor where whoever put it there changed the marker too.
     listed = json.loads((Path(latest) / "COMMIT").read_text())
-    listed["optimizer.pt"] = {
+    listed["files"]["optimizer.pt"] = {
         "bytes": file.stat().st_size,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
@@ -226,13 +226,16 @@ def test_intact_files_with_wrong_contents_are_named(
     shutil.copytree(finished, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints" / "step-00000006"
     plan = make_plan(*made, tmp_path / "run", **SECTIONS)
-    for file, content in (("state.json", '{"step": 6, "strange": 1}'), ("weights.safetensors", "{}")):
+    for file, content in (("state.json", '{"step": "six"}'), ("weights.safetensors", "{}")):
         (folder / file).write_text(content)
         listed = json.loads((folder / "COMMIT").read_text())
-        listed[file] = {"bytes": len(content), "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        listed["files"][file] = {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content.encode()).hexdigest(),
+        }
         (folder / "COMMIT").write_text(json.dumps(listed))
         with pytest.raises(
-            StoreError, match=rf"^{folder}/{file} is not a valid (run state file|safetensors file): "
+            StoreError, match=rf"^{folder}/{file} is (damaged: step|not a valid safetensors file): "
         ):
             loop.run(plan, PlainHost(resume_from=plan.run_url))
 

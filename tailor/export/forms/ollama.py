@@ -12,9 +12,9 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export.forms.base import ExportForm
 from tailor.export.forms.gotemplates import translated
-from tailor.layout import GENERATION_CONFIG, MODEL_CONFIG, PLAN, TOKENIZER, TOKENIZER_CONFIG
+from tailor.layout import GENERATION_CONFIG, MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from tailor.models.adapter_files import change_config, read_config
-from tailor.store import run_folder as runs
+from tailor.store import OBJECT, run_files
 
 if TYPE_CHECKING:
     from tailor.export.request import Selection
@@ -59,8 +59,8 @@ class Ollama(ExportForm):
         return write_modelfile(
             folder,
             base=str(base.absolute()) if base else None,
-            config=json.loads(((base or folder) / MODEL_CONFIG).read_text()),
-            max_length=int(runs.read_json(selection.run, PLAN)["max_length"]),
+            config=OBJECT.read_path((base or folder) / MODEL_CONFIG),
+            max_length=int(run_files.plan(selection.run)["max_length"]),
         )
 
     def next_step(self, url: str) -> str:
@@ -93,7 +93,7 @@ def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], m
             )
     _settle_bos(folder, bos)
     context = config.get("max_position_embeddings")
-    generation = json.loads((folder / GENERATION_CONFIG).read_text())
+    generation = OBJECT.read_path(folder / GENERATION_CONFIG)
     ends = generation.get("eos_token_id")
     lines = ["FROM ." if base is None else f"FROM {base}\nADAPTER ."]
     lines.append(f'TEMPLATE """{template}"""')
@@ -139,7 +139,7 @@ def _settle_adapter(folder: Path) -> None:
 
 def _check_tokenizer(folder: Path) -> list[str]:
     """Notes on the tokenizer. ModelError when Ollama cannot read it."""
-    content = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+    content = OBJECT.read_path(folder / TOKENIZER)
     if content["model"].get("byte_fallback") and not (folder / "tokenizer.model").is_file():
         raise ModelError(
             "Ollama needs tokenizer.model for a SentencePiece tokenizer, and the base has none",
@@ -161,7 +161,7 @@ def _check_tokenizer(folder: Path) -> list[str]:
 def _settle_bos(folder: Path, bos: bool) -> None:
     """Set add_bos_token in tokenizer_config.json, by which Ollama decides whether to add the BOS."""
     path = folder / TOKENIZER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = OBJECT.read_path(path)
     path.write_text(
         json.dumps({**config, "add_bos_token": bos}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

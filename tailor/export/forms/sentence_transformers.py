@@ -37,6 +37,7 @@ from tailor.layout import (
 )
 from tailor.models.embedding.embedder import states_width
 from tailor.models.embedding.settings import Embedding
+from tailor.store import OBJECT
 
 if TYPE_CHECKING:
     from tailor.export.request import Selection, Weights
@@ -94,7 +95,7 @@ class SentenceTransformers(ExportForm):
         return ()
 
     def card(self, folder: Path) -> CardSection:
-        prompts = json.loads((folder / _SETTINGS).read_text())["prompts"]
+        prompts = OBJECT.read_path(folder / _SETTINGS)["prompts"]
         rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
         return CardSection(
             _USE.format(prompts=table(["prompt", "written before each text"], rows)),
@@ -182,13 +183,13 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
 
 
 def _positions(folder: Path) -> int | None:
-    limit: int | None = json.loads((folder / MODEL_CONFIG).read_text()).get("max_position_embeddings")
+    limit: int | None = OBJECT.read_path(folder / MODEL_CONFIG).get("max_position_embeddings")
     return limit
 
 
 def _configure(folder: Path, settings: Embedding) -> None:
     """Write bidirectional attention into config.json, if the model was trained with it."""
-    config = json.loads((folder / MODEL_CONFIG).read_text())
+    config = OBJECT.read_path(folder / MODEL_CONFIG)
     if settings.attention == "bidirectional":
         config["is_causal"] = False
         if settings.window == "widen" and config.get("sliding_window"):
@@ -205,7 +206,7 @@ def _tokenizer(
     sentence-transformers encodes prompt + text as one string, so a token could span the end of the prompt. A pre-tokenizer
     that splits off the prompt prevents that. ModelError when the tokens still differ.
     """
-    settings = json.loads((folder / TOKENIZER_CONFIG).read_text())
+    settings = OBJECT.read_path(folder / TOKENIZER_CONFIG)
     settings["padding_side"] = "right"
     settings.setdefault("pad_token", settings.get("eos_token"))
     _write_json(folder / TOKENIZER_CONFIG, settings)
@@ -213,7 +214,7 @@ def _tokenizer(
     if (first := _first_difference(folder, prompts, expected_tokens)) is None:
         return
     file = folder / TOKENIZER
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = OBJECT.read_path(file)
     split = {
         "type": "Split",
         "pattern": {"Regex": _pattern(format)},

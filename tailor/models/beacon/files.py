@@ -5,18 +5,19 @@ The folder does not contain the base, which is unchanged by training. Its `base.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from tailor.errors import StoreError
 from tailor.layout import BEACON_CONFIG, BEACON_WEIGHTS
 from tailor.models.beacon.modules import add_beacons, beacons_of
 from tailor.spec.model import Beacon
+from tailor.store import JsonFile
+
+BEACON_FILE = JsonFile(Beacon, "restore the file that the training run wrote")
 
 
 def beacon_weights(network: Any) -> dict[str, nn.Parameter]:
@@ -38,18 +39,12 @@ def write(folder: Path, network: Any) -> None:
         name: weight.detach().float().cpu().contiguous() for name, weight in beacon_weights(network).items()
     }
     save_file(weights, folder / BEACON_WEIGHTS)
-    (folder / BEACON_CONFIG).write_text(json.dumps(beacons.spec.model_dump(), indent=1) + "\n")
+    (folder / BEACON_CONFIG).write_text(BEACON_FILE.text(beacons.spec.model_dump()))
 
 
 def read_settings(folder: Path, url: str) -> Beacon:
     """The `model.beacon` that beacons were trained with. StoreError if the file is missing or damaged. url: for messages."""
-    try:
-        return Beacon.model_validate(json.loads((folder / BEACON_CONFIG).read_text()))
-    except (OSError, ValueError, ValidationError) as error:
-        raise StoreError(
-            f"{url}/{BEACON_CONFIG} has no valid beacon settings: {str(error).splitlines()[0]}",
-            hint="restore the file that the training run wrote",
-        ) from error
+    return Beacon.model_validate(BEACON_FILE.read_path(folder / BEACON_CONFIG, f"{url}/{BEACON_CONFIG}"))
 
 
 def load_beacons(network: Any, folder: Path, url: str) -> None:

@@ -6,11 +6,10 @@ its projection a model would give different embeddings, so that a missing projec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from tailor.errors import ModelError
 from tailor.layout import EMBEDDING, PROJECTION
 from tailor.models.embedding.pooling import Pooling
 from tailor.spec.methods.base import EmbeddingMethod
+from tailor.store.json_files import Count, JsonFile, Positive, made
 
 Attention = Literal["bidirectional", "causal"]
 Window = Literal["keep", "widen"]
@@ -34,13 +34,13 @@ class Embedding:
     window: Window = "keep"
     """For a model with sliding-window attention, in bidirectional attention: `keep` the window or `widen` it to the text."""
     normalize: bool = True
-    dimension: int = 0
+    dimension: Count = 0
     """Size of an embedding."""
     projection: bool = False
     """Whether a linear layer (`projection.safetensors`) is applied after pooling, before normalization."""
     matryoshka: tuple[int, ...] = ()
     """Sizes that an embedding can be shortened to: keep the first numbers, then normalize again."""
-    max_length: int | None = None
+    max_length: Positive | None = None
     """Maximum tokens of a text in training, instruction included."""
     format: TextFormat = GRITLM
     """The format of instruction and text."""
@@ -64,7 +64,7 @@ class Embedding:
         from safetensors.torch import save_file
 
         assert self.projection == (projection is not None)
-        (folder / EMBEDDING).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (folder / EMBEDDING).write_text(EMBEDDING_FILE.text(asdict(self)))
         if projection is not None:
             weights = {name: value.detach().float().cpu().contiguous() for name, value in projection.items()}
             save_file(weights, folder / PROJECTION)
@@ -77,15 +77,7 @@ class Embedding:
                 f"{url} is not an embedding model: it has no {EMBEDDING}",
                 hint="give a run that was trained with method gritlm",
             )
-        try:
-            values: dict[str, Any] = json.loads((folder / EMBEDDING).read_text())
-            values["matryoshka"] = tuple(values["matryoshka"])
-            values["format"] = TextFormat(**values["format"])
-            settings = cls(**values)
-            assert settings.pooling in get_args(Pooling)
-            assert set(values) == {field.name for field in fields(cls)}
-        except (ValueError, KeyError, TypeError, AssertionError):
-            raise ModelError(f"{url}/{EMBEDDING} is damaged", hint="copy the artifact again") from None
+        settings = made(cls, EMBEDDING_FILE.read_path(folder / EMBEDDING, f"{url}/{EMBEDDING}"))
         return settings, settings.read_projection(folder, url) if settings.projection else None
 
     def read_projection(self, folder: Path, url: str) -> nn.Linear:
@@ -105,3 +97,6 @@ class Embedding:
             ) from None
         assert torch.is_tensor(projection.weight)
         return projection.requires_grad_(False)
+
+
+EMBEDDING_FILE = JsonFile(Embedding, "copy the artifact again")

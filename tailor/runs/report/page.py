@@ -9,14 +9,14 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tailor.layout import DATA_REPORT, ENVIRONMENT, EVALUATION, FIGURES, PLAN, RECIPE, REPORT
+from tailor.layout import EVALUATION, FIGURES, RECIPE, REPORT
 from tailor.runs import evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
 from tailor.runs.report import heatmap, plots
 from tailor.runs.status import Status, state_of, step_of
 from tailor.runs.words import duration, seconds_between, size
-from tailor.store import run_folder
+from tailor.store import run_files, run_folder
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -30,7 +30,7 @@ def write(run: Store) -> None:
     """Draw the plots and write the page from the files in the run's folder."""
     from jinja2 import Environment
 
-    records, data = read(run), run_folder.read_json(run, DATA_REPORT)
+    records, data = read(run), run_files.data_report(run)
     drawn = plots.draw(records)
     for plot in drawn:
         run.write_bytes(plot.file, plot.png)
@@ -48,7 +48,7 @@ def write(run: Store) -> None:
         answers=paired_answers(run)[:SAMPLES],
         evaluations=[evaluation(run, name) for name in evaluations.names(run)],
         recipe=run.read_text(RECIPE) if run.exists(RECIPE) else "",
-        environment=json.dumps(run_folder.read_json(run, ENVIRONMENT), indent=2, ensure_ascii=False),
+        environment=json.dumps(run_files.environment(run), indent=2, ensure_ascii=False),
     )
     run.write_text(REPORT, page)
 
@@ -67,14 +67,15 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
         "failed": results["failed"],
         "plots": [base64.b64encode(folder.read_bytes(file)).decode() for file in files],
         "samples": [
-            (kind, evaluations.rows(folder, file, SAMPLES)) for kind, file in evaluations.rows_to_show(folder)
+            (kind, evaluations.rows(folder, kind, file, list(results["models"]), SAMPLES))
+            for kind, file in evaluations.rows_to_show(folder)
         ],
     }
 
 
 def summary(run: Store, records: list[Record]) -> list[tuple[str, str]]:
     """(label, text) rows of the summary table, which `tailor show` prints too."""
-    status, plan = Status.read(run), run_folder.read_json(run, PLAN)
+    status, plan = Status.read(run), run_files.plan_if_written(run)
     train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
     rows: list[tuple[str, str]] = []
     if plan:
@@ -180,8 +181,8 @@ def exact_match(records: list[Record]) -> dict[str, float]:
 
 def paired_answers(run: Store) -> list[dict[str, Any]]:
     """Each answer generated after training, with the one generated before training as `before`."""
-    earlier = run_folder.answers(run, "before")
-    after = run_folder.answers(run, "after")
+    earlier = run_files.answers(run, "before")
+    after = run_files.answers(run, "after")
     return [
         {**answer, "before": earlier[index]["answer"] if index < len(earlier) else None}
         for index, answer in enumerate(after)

@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Store:
         "supervised_tokens": 567,
         "lengths": {"p50": 20, "max": 99},
     }
-    store.write_json("data.json", {"tokens": "…", "sources": [source]})
+    store.write_json("data.json", {"tokens": "…", "template": "chatml", "sources": [source]})
     return store
 
 
