@@ -15,11 +15,24 @@
 A message says what is wrong and where; `hint` says what to do. The command line
 prints both without a traceback; `tailor --debug` also prints the traceback.
 Bugs in tailor itself raise `AssertionError` or other plain exceptions, never a TailorError.
+
+Messages and hints never contain secrets: `***` replaces them when the error is made, because errors are printed, logged
+and stored in `status.json`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+
+from tailor.printable import printable
+from tailor.redaction import redacted
+
+MAX_PROBLEMS = 50
+"""Problems of one error report. The others are counted."""
+_MAX_KEY = 100
+_MAX_MESSAGE = 2000
+_LONG_WORD = re.compile(r"(\S{200})\S{100,}")
 
 
 class TailorError(Exception):
@@ -28,6 +41,7 @@ class TailorError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message, hint = redacted(message), hint and redacted(hint)
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -63,16 +77,37 @@ class Problem:
 
 
 class RecipeError(TailorError):
-    """A recipe has one or more problems. They are sorted by their position in the file."""
+    """A recipe has one or more problems.
+
+    `problems` has the first MAX_PROBLEMS of them by their position in the file, each in one printable line without
+    secrets; `omitted` is the number of the others.
+    """
 
     exit_code = 2
 
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = sorted(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+    def __init__(self, problems: list[Problem], omitted: int = 0) -> None:
+        self.problems = [_shown(problem) for problem in sorted(problems)[:MAX_PROBLEMS]]
+        self.omitted = omitted + len(problems) - len(self.problems)
+        lines = [str(problem) for problem in self.problems]
+        if self.omitted:
+            lines.append(f"{self.problems[-1].file}: {self.omitted:,} more problems are not shown")
+        super().__init__("")
+        self.message = "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (RecipeError, (self.problems,))
+        return (RecipeError, (self.problems, self.omitted))
+
+
+def _shown(problem: Problem) -> Problem:
+    """The problem as text for the user: no secrets, no control characters, no endless words."""
+    key = printable(redacted(problem.key))
+    message = _LONG_WORD.sub(r"\1…", printable(redacted(problem.message)))
+    return replace(
+        problem,
+        file=printable(redacted(problem.file)),
+        key=key if len(key) <= _MAX_KEY else f"{key[: _MAX_KEY - 1]}…",
+        message=message if len(message) <= _MAX_MESSAGE else f"{message[: _MAX_MESSAGE - 1]}…",
+    )
 
 
 class DataError(TailorError):

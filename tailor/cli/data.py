@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
+from tailor.cli.terminal import make_console
+from tailor.printable import printable
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
 
@@ -47,9 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     quiet()
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     if args.what == "preview":
         return _preview(recipe, args, console)
     return report(recipe, console)
@@ -198,7 +198,7 @@ def _colored(pieces: list[Piece]) -> Text:
             style for style, applies in (("green", piece.supervised), ("reverse", piece.special)) if applies
         ]
         styles = ["strike", "red"] if piece.cut else styles
-        text.append(piece.text.replace("\n", "↵\n"), style=" ".join(styles) or "dim")
+        text.append(printable(piece.text, lines=True).replace("\n", "↵\n"), style=" ".join(styles) or "dim")
     return text
 
 
@@ -210,5 +210,5 @@ def _marked(pieces: list[Piece]) -> str:
         if now != state:
             marked += state[1] + now[0]
             state = now
-        marked += piece.text
+        marked += printable(piece.text, lines=True)
     return marked + state[1]

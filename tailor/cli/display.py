@@ -14,7 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tailor.cli.terminal import Escaping
 from tailor.onray import display
+from tailor.printable import printable
 from tailor.runs.report.textplot import sparkline
 from tailor.runs.words import duration, measured, number, size
 
@@ -105,6 +107,7 @@ class Display(display.Display):
             soft_wrap=True,
             **({"force_terminal": False, "force_jupyter": False} if plain else {}),
         )
+        self.console.push_render_hook(Escaping())
         self.progress = Progress()
         self._live: Live | None = None
         self._now = ""
@@ -131,7 +134,7 @@ class Display(display.Display):
 
     def doing(self, what: str) -> None:
         """Show the current activity until the next call or line."""
-        self._now, self._since = what, time.monotonic()
+        self._now, self._since = printable(what), time.monotonic()
 
     def line(self, text: str) -> None:
         """Print a permanent line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from tailor.errors import StoreError
@@ -77,13 +78,14 @@ def execute(args: argparse.Namespace) -> int:
     path = Path(args.path)
     run = _quoted(f"runs/{path.stem}")
     text = STARTER.format(file=args.path, model=_quoted(args.model), data=_quoted(args.data), run=run)
-    if path.exists():
+    if os.path.lexists(path):
         raise StoreError(f"{path} exists already", hint="name another file, or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{args.path} cannot be written: {(error.strerror or str(error)).lower()}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"{args.path} cannot be written: {reason.lower()}") from None
     print(f"{args.path} written; edit it, then `tailor validate {args.path}`")
     return 0
 

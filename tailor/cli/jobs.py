@@ -9,7 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from tailor.cli.main import INTERRUPTED
+from tailor.cli.terminal import make_console
 from tailor.errors import ScaleError
+from tailor.redaction import redacted
 
 if TYPE_CHECKING:
     from tailor.onray.jobs import Job, Jobs
@@ -71,14 +73,13 @@ def show(text: str) -> None:
 
 
 def _list(jobs: Jobs) -> int:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     found = jobs.all()
     if not found:
-        console.print(f"no jobs on {jobs.address}")
+        console.print(f"no jobs on {redacted(jobs.address)}")
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("job", "state", "code", "started", "took", "run"):

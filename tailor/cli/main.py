@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
 from tailor import __version__
+from tailor.cli.terminal import guarded
 from tailor.errors import RecipeError, TailorError
+from tailor.redaction import has_credentials
 
 # Name -> (module, what it does). Modules are imported only when their command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -40,12 +43,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
 }
 
+_URL = re.compile(r"(?:--[a-z-]+=)?[a-z][a-z0-9+.-]*://\S+", re.I)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Exceptions become messages, unless `--debug` is given."""
+    with guarded():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options, rest = _own_options(arguments)
     debug = "--debug" in options or "--debug" in rest
@@ -62,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  hint: `tailor --help` lists the commands", file=sys.stderr)
         return 2
     module_name, purpose = COMMANDS[name]
+    if any(_is_url_with_credentials(argument) for argument in rest[1:]):
+        print(
+            "tailor: an argument is a URL with credentials, which other users of this machine can see",
+            file=sys.stderr,
+        )
+        print("  hint: remove them and put secrets into the environment (HF_TOKEN, AWS_…)", file=sys.stderr)
+        return 2
     try:
         command = importlib.import_module(module_name)
         parser = argparse.ArgumentParser(
@@ -127,10 +143,14 @@ def _suggestion(name: str) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def _is_url_with_credentials(argument: str) -> bool:
+    """Whether a whole argument is one. Prompts may speak of such URLs, and recipe keys have their own message."""
+    return bool(_URL.fullmatch(argument)) and has_credentials(argument)
+
+
 def _report(error: Exception) -> int:
     if isinstance(error, RecipeError):
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
+        print(error.message, file=sys.stderr)
         return error.exit_code
     if isinstance(error, TailorError):
         print(f"tailor: {error.message}", file=sys.stderr)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tailor.errors import StoreError
+from tailor.redaction import redacted
 
 DEFAULT_CLUSTER = "cluster/k8s.yaml"
 
@@ -48,5 +49,5 @@ def execute(args: argparse.Namespace) -> int:
     )
     kind = [] if args.kind == "RayJob" else ["--kind", args.kind]
     command = ["tailor", "manifest", args.recipe, *args.overrides, "--cluster", path, *kind]
-    sys.stdout.write(manifest.text(objects, f"Written by: {shlex.join(command)}"))
+    sys.stdout.write(manifest.text(objects, redacted(f"Written by: {shlex.join(command)}")))
     return 0

@@ -7,6 +7,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from tailor.cli.terminal import make_console
 from tailor.errors import StoreError, TailorError
 from tailor.runs.log import of_kind, read
 from tailor.runs.status import Status, state_of, step_of
@@ -32,7 +33,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -42,7 +42,7 @@ def execute(args: argparse.Namespace) -> int:
             f"there is no folder {store.url}", hint="name the folder that contains your runs (their save.to)"
         )
     found = [store] if run_folder.holds_run(store) else run_folder.below(store)
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     if not found:
         console.print(f"no runs in {store.url}")
         return 0

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
+from tailor.cli.terminal import make_console
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.status import Status
 from tailor.runs.words import duration, number
@@ -30,14 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.text import Text
 
     from tailor.runs.report.page import summary
 
     run = run_folder.find(args.run)
     records, status = read(run), Status.read(run)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     console.print(Text(shown_path(run.url), "bold"))
     for label, figure in [*summary(run, records), *_details(run)]:
         console.print(Text.assemble((f"{label:<17}", "dim"), figure))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tailor.cli.jobs import add_address, followed
 from tailor.errors import Problem, RecipeError
+from tailor.redaction import redacted
 from tailor.spec import load, visibility
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules.keys import path_of
@@ -54,7 +55,7 @@ def execute(args: argparse.Namespace) -> int:
     name = jobs.submit(recipe, view, name_from(Path(args.recipe).stem))
     print(f"submitted job {name} to {jobs.address}; run folder {recipe.save.to}", file=sys.stderr)
     if args.detach:
-        print(f"tailor jobs logs {name} --address {jobs.address}")
+        print(f"tailor jobs logs {name} --address {redacted(jobs.address)}")
         return 0
     return followed(jobs, name)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
-from pathlib import Path
 
+from tailor.cli.terminal import make_console
 from tailor.errors import RecipeError
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
@@ -39,8 +40,7 @@ def execute(args: argparse.Namespace) -> int:
             recipe = load_recipe(path, overrides)
         except RecipeError as error:
             code = error.exit_code
-            for problem in error.problems:
-                print(problem, file=sys.stderr)
+            print(error.message, file=sys.stderr)
         else:
             if args.data:
                 _check_data(recipe)
@@ -51,12 +51,11 @@ def execute(args: argparse.Namespace) -> int:
 def _check_data(recipe: Recipe) -> None:
     """Report the recipe's data. DataError for sources that are missing or lose more rows than the budget allows."""
     quiet()
-    from rich.console import Console
 
     from tailor.cli.data import report
 
-    report(recipe, Console(highlight=False, markup=False, emoji=False, soft_wrap=True))
+    report(recipe, make_console(soft_wrap=True))
 
 
 def _is_override(argument: str) -> bool:
-    return bool(_OVERRIDE.match(argument)) and not Path(argument).exists()
+    return bool(_OVERRIDE.match(argument)) and not os.path.exists(argument)

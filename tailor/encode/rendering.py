@@ -18,6 +18,8 @@ from jinja2 import nodes
 
 MAX_STEPS = 3_000_000
 """Loop iterations, calls (ten each), and characters / 64 of one rendering. A conversation of 1000 turns takes about 20 000."""
+MAX_PROBE_STEPS = 200_000
+"""Of a rendering of a short probe, of which a template gets about a dozen before any row."""
 MAX_CHARACTERS = 32 << 20
 """Of the rendered text and of every text on the way there."""
 MAX_SECONDS = 20.0
@@ -42,7 +44,8 @@ class Budget:
     def __init__(self) -> None:
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, max_steps: int = MAX_STEPS) -> None:
+        self._max_steps = max_steps
         self._steps, self._next_check = 0, _CHECK_TIME_EVERY
         self._until: float | None = None  # the clock costs a microsecond, and most renderings end before
 
@@ -53,8 +56,8 @@ class Budget:
         self._steps += steps + (characters >> 6)
         if self._steps >= self._next_check:
             self._next_check = self._steps + _CHECK_TIME_EVERY
-            if self._steps > MAX_STEPS:
-                raise RenderingError(f"it does not end within {MAX_STEPS:,} steps")
+            if self._steps > self._max_steps:
+                raise RenderingError(f"it does not end within {self._max_steps:,} steps")
             now = time.thread_time()
             self._until = self._until or now + MAX_SECONDS
             if now > self._until:
@@ -100,8 +103,8 @@ class Rendering:
         self._render.__kwdefaults__ = function.__kwdefaults__
         self._text = text
 
-    def __call__(self, **options: Any) -> Any:
-        self._budget.begin()
+    def __call__(self, *, max_steps: int, **options: Any) -> Any:
+        self._budget.begin(max_steps)
         return self._render(chat_template=self._text, **options)
 
 

@@ -71,12 +71,26 @@ def load_template(chosen: str) -> Template:
 
 
 def model_template(value: Any) -> Template | None:
-    """The model's own template from `chat_template` of its tokenizer: a string, or a list of named strings."""
+    """The model's own template from `chat_template` of its tokenizer: a string, or a list of named strings.
+
+    TemplateError for anything else.
+    """
     if value is None:
         return None
     if isinstance(value, str):
         return Template("model", value)
-    named = {entry["name"]: entry["template"] for entry in value} if isinstance(value, list) else dict(value)
+    try:
+        named = (
+            {entry["name"]: entry["template"] for entry in value} if isinstance(value, list) else dict(value)
+        )
+        valid = bool(named) and all(isinstance(text, str) for pair in named.items() for text in pair)
+    except (TypeError, KeyError, ValueError):
+        valid = False
+    if not valid:
+        raise TemplateError(
+            "the model's chat_template is neither a text nor a list of named texts",
+            hint="correct it in its tokenizer_config.json, or set data.template",
+        )
     if "default" not in named and len(named) > 1:
         raise TemplateError(
             f"the model has several chat templates ({', '.join(sorted(named))}), but none is named default",
@@ -92,9 +106,14 @@ def render(
     specials: Mapping[str, str],
     *,
     add_generation_prompt: bool = False,
+    probe: bool = False,
 ) -> str:
-    """Render a conversation. Raises jinja2.TemplateError when the template refuses it, fails or exceeds a limit."""
-    text, _ = _rendered(template, messages, tools, specials, add_generation_prompt=add_generation_prompt)
+    """Render a conversation. Raises jinja2.TemplateError when the template refuses it, fails or exceeds a limit.
+
+    probe: a short conversation, with a lower limit.
+    """
+    options = {"add_generation_prompt": add_generation_prompt}
+    text, _ = _rendered(template, messages, tools, specials, probe=probe, **options)
     return text
 
 
@@ -103,9 +122,13 @@ def render_marked(
     messages: Sequence[Message],
     tools: Sequence[Any] | None,
     specials: Mapping[str, str],
+    *,
+    probe: bool = False,
 ) -> tuple[str, list[tuple[int, int]]]:
     """Render a conversation. Returns the text and the character ranges inside `{% generation %}` markers."""
-    text, ranges = _rendered(template, messages, tools, specials, return_assistant_tokens_mask=True)
+    text, ranges = _rendered(
+        template, messages, tools, specials, probe=probe, return_assistant_tokens_mask=True
+    )
     return text, [(int(start), int(end)) for start, end in ranges[0]]
 
 
@@ -114,13 +137,16 @@ def _rendered(
     messages: Sequence[Message],
     tools: Sequence[Any] | None,
     specials: Mapping[str, str],
+    *,
+    probe: bool,
     **options: Any,
 ) -> tuple[str, Any]:
-    from tailor.encode.rendering import RenderingError, described, rendering
+    from tailor.encode.rendering import MAX_PROBE_STEPS, MAX_STEPS, RenderingError, described, rendering
 
     try:
         with _RENDER_LOCK:
             texts, ranges = rendering(template.choose(tools), template.date)(
+                max_steps=MAX_PROBE_STEPS if probe else MAX_STEPS,
                 conversations=[list(messages)],
                 tools=list(tools) if tools else None,
                 **{**options, **specials},

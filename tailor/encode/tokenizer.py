@@ -191,12 +191,14 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
     files = {"default": main, "tool_use": tool_use} if main and tool_use else main
     own = model_template(files or config.get("chat_template"))
     config = {key: value for key, value in config.items() if key != "chat_template"}
+    chosen = load_template(template) if template else own
     try:
-        return Tokenizer(path, content, config, load_template(template) if template else own)
-    except Exception as error:  # tokenizers raises plain exceptions
+        return Tokenizer(path, content, config, chosen)
+    except Exception as error:  # the package raises bare ones, and its settings may have any type
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"{path}/tokenizer.json cannot be read: {error}",
-            hint="restore the file, or copy the folder again",
+            f"the tokenizer of {path} cannot be read: {reason}",
+            hint=f"copy its {TOKENIZER} and {TOKENIZER_CONFIG} again",
         ) from None
 
 
@@ -233,7 +235,8 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
     )
 
     try:
-        return Path(hf_hub_download(path, name, revision=revision)).read_bytes().decode()
+        file = Path(hf_hub_download(path, name, revision=revision))
+        return Store(file.parent).read_text(file.name)
     except LocalEntryNotFoundError:
         problem = "is not a local folder, and the Hugging Face Hub cannot be reached"
     except EntryNotFoundError:

@@ -98,7 +98,7 @@ def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool
         )
     prompts = [_render(tokenizer, _PROBE[:turn], add_generation_prompt=True) for turn in (1, 3)]
     if template.has_markers:
-        text, marked = render_marked(template, _PROBE, None, tokenizer.specials)
+        text, marked = render_marked(template, _PROBE, None, tokenizer.specials, probe=True)
         if len(marked) != len(_ANSWERS):
             raise TemplateError(
                 f"chat template {template.name}: the {{% generation %}} markers enclose {len(marked)} of 2 assistant turns",
@@ -186,7 +186,7 @@ def _left_out(tokenizer: Tokenizer, tools: list[Any] | None) -> tuple[str, ...]:
 
 def _try(tokenizer: Tokenizer, messages: Sequence[Any], tools: list[Any] | None, mark: str) -> str:
     try:
-        return render(tokenizer.require_template(), messages, tools, tokenizer.specials)
+        return render(tokenizer.require_template(), messages, tools, tokenizer.specials, probe=True)
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError):
         return mark
 
@@ -222,6 +222,7 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Any], *, add_generation_pro
         None,
         tokenizer.specials,
         add_generation_prompt=add_generation_prompt,
+        probe=True,
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.export.forms.base import CardSection
-from tailor.export.markdown import folded, table
+from tailor.export.markdown import code, folded, inline, table, without_local_paths
 from tailor.layout import LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, RECIPE
+from tailor.printable import printable
+from tailor.redaction import redacted
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.report.page import (
     best_step,
@@ -20,6 +24,8 @@ from tailor.runs.report.page import (
     paired_answers,
     summary,
 )
+from tailor.spec.load import dump
+from tailor.spec.reading.source import parse
 from tailor.store import OBJECT, Store, run_files
 
 SAMPLES = 3
@@ -48,25 +54,26 @@ def card(
     if section is not None:
         head |= {**section.metadata, "tags": [*section.tags, *head["tags"]]}
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
-        f"# {name}\n",
+        f"---\n{yaml.safe_dump(_public(head), sort_keys=False, allow_unicode=True)}---\n",
+        f"# {inline(name)}\n",
         _intro(plan, weights, base),
         f"## Use\n\n{section.use}"
         if section is not None
         else _use(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
         "## Training\n",
-        table(["", ""], [list(row) for row in summary(run, records) if row[0] != "Model"]),
+        table(["", ""], [without_local_paths(row) for row in summary(run, records) if row[0] != "Model"]),
     ]
     if curve:
         parts.append(f"![loss by step]({LOSS_PLOT})\n")
     if (folder / MERGE_RECORD).is_file():
         parts.append(_merge(OBJECT.read_path(folder / MERGE_RECORD)))
     if data:
-        parts += ["## Data\n", table(*data_table(data))]
-        parts += [f"- left out: {line}\n" for line in lost_rows(data)]
+        header, sources = data_table(data)
+        parts += ["## Data\n", table(header, without_local_paths(sources))]
+        parts += [f"- left out: {inline(without_local_paths(line))}\n" for line in lost_rows(data)]
     parts += _evaluation(measured, paired_answers(run)[:SAMPLES] if step is None else [])
     if run.exists(RECIPE):
-        parts.append(folded("Recipe", "yaml", run.read_text(RECIPE)))
+        parts.append(folded("Recipe", "yaml", public_recipe(run.read_text(RECIPE))))
     environment = run_files.environment(run)
     versions = {"tailor": environment.get("tailor"), "python": environment.get("python")}
     versions |= environment.get("packages", {})
@@ -138,6 +145,23 @@ def base_license(folder: Path) -> str | None:
     return None
 
 
+def public_recipe(text: str) -> str:
+    """A recipe without the paths of local folders."""
+    document = parse(text, RECIPE)
+    if document.problems or not isinstance(document.values, dict):
+        return str(without_local_paths(text))
+    return dump(without_local_paths(document.values))
+
+
+def _public(value: Any) -> Any:
+    """Metadata as text that every YAML reader takes: no secrets and no control characters."""
+    if isinstance(value, dict):
+        return {key: _public(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_public(inner) for inner in value]
+    return printable(redacted(value)) if isinstance(value, str) else value
+
+
 def _measured(records: list[Record], plan: dict[str, Any], step: int | None) -> list[Record]:
     """The evaluation records of the exported weights.
 
@@ -167,9 +191,13 @@ def _metrics(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def _intro(plan: dict[str, Any], weights: str, base: str | None) -> str:
-    of = f"[{base}](https://huggingface.co/{base})" if base else "a base model without a known hub id"
+    of = (
+        f"[{inline(base)}](https://huggingface.co/{quote(base)})"
+        if base
+        else "a base model without a known hub id"
+    )
     what = {"adapter": "An adapter for", "merged": "Fine-tuned from", "model": "Fine-tuned from"}[weights]
-    return f"{what} {of}, trained with tailor by the method `{plan['method']['name']}`.\n"
+    return f"{what} {of}, trained with tailor by the method {code(plan['method']['name'])}.\n"
 
 
 def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
@@ -197,7 +225,7 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
                 "",
                 *config,
                 'own = AutoConfig.from_pretrained("PATH")  # the base\'s config with the RoPE parameters of training',
-                f'model = AutoModelForCausalLM.from_pretrained("{base or "BASE"}", config=own{given})',
+                f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base or 'BASE')}, config=own{given})",
                 'model = PeftModel.from_pretrained(model, "PATH")',
             ]
     else:
@@ -267,6 +295,6 @@ def _evaluation(measured: list[Record], answers: list[dict[str, Any]]) -> list[s
 
 def _license_words(license: str | None, base: str | None) -> str:
     if license:
-        return f"## License\n\n`{license}`, taken from the base model. The licenses of the training data apply too.\n"
-    of = base or "the base"
+        return f"## License\n\n{code(license)}, taken from the base model. The licenses of the training data apply too.\n"
+    of = inline(base or "the base")
     return f"## License\n\nUnknown: the files of {of} name no license. The licenses of the base and of the training data apply.\n"

@@ -33,7 +33,7 @@ from tailor.layout import (
     TOKENIZER_CONFIG,
 )
 from tailor.models import adapter_files
-from tailor.spec.reading.secrets import is_secret
+from tailor.redaction import is_secret, redacted
 
 BESIDE = ("README.md", LOSS_PLOT, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
@@ -213,7 +213,7 @@ class _Hub:
             commit = self._api.create_commit(
                 push.repo, operations=operations, commit_message=message, revision=push.revision
             )
-        return str(commit.commit_url)
+        return redacted(str(commit.commit_url))
 
     def _is_public(self) -> bool:
         from huggingface_hub.errors import RepositoryNotFoundError

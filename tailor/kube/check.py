@@ -9,6 +9,7 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.kube import names
 from tailor.kube.spec import Cache, Head
+from tailor.redaction import is_secret_variable
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules.keys import Finding, Keys, path_of
 from tailor.spec.visibility import below
@@ -19,20 +20,6 @@ MIN_SHARED_MEMORY = 256 << 20
 MIN_RAY_VERSION = (2, 53)
 """Older versions have no HTTP health endpoints. KubeRay then probes pods with commands that an image may not contain."""
 
-# Words in the names of variables that contain secrets. spec.secrets recognizes secrets by their values: tokens, and URLs
-# with credentials.
-_SECRET_PARTS = {
-    "TOKEN",
-    "SECRET",
-    "SECRETS",
-    "PASSWORD",
-    "PASSWD",
-    "PASSPHRASE",
-    "CREDENTIAL",
-    "CREDENTIALS",
-}
-_SECRET_PARTS |= {"KEY", "APIKEY", "PAT"}
-_NO_SECRET = ("_FILE", "_PATH", "_DIR")  # such a variable contains the path of a secret, not the secret
 _RESERVED_ENV = {
     "HF_HOME": "set cache.mount instead",
     "TAILOR_CACHE": "set cache.mount instead",
@@ -253,11 +240,7 @@ def _env(keys: Keys) -> Iterator[PathFinding]:
                 yield path, f"cannot be set here: {_RESERVED_ENV[name]}"
             elif section == "env" and isinstance(secret, dict) and name in secret:
                 yield path, "is also in secret_env; remove one of the two"
-            elif (
-                section == "env"
-                and _SECRET_PARTS & set(name.upper().split("_"))
-                and not name.upper().endswith(_NO_SECRET)
-            ):
+            elif section == "env" and is_secret_variable(name):
                 yield (
                     path,
                     (

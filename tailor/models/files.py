@@ -77,13 +77,16 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
     """The local folder of a model that was loaded on this machine before; None if there is none. Downloads nothing."""
     from transformers.utils import cached_file
 
-    found = cached_file(
-        path,
-        MODEL_CONFIG,
-        revision=revision,
-        local_files_only=True,
-        _raise_exceptions_for_missing_entries=False,
-    )
+    try:
+        found = cached_file(
+            path,
+            MODEL_CONFIG,
+            revision=revision,
+            local_files_only=True,
+            _raise_exceptions_for_missing_entries=False,
+        )
+    except OSError:  # a folder that is gone is no valid id either
+        return None
     return Path(found).parent if found else None
 
 

@@ -20,6 +20,7 @@ from tailor.onray.placement import wait_for_nodes
 from tailor.onray.planning import make_plan, tokens_root
 from tailor.onray.progress import Stopwatch, publisher, recorded
 from tailor.onray.supervisor import DriverContext
+from tailor.redaction import redacted_values
 from tailor.runs import environment, evaluations, resume
 from tailor.runs.lock import lock
 from tailor.runs.log import Record, read
@@ -239,5 +240,6 @@ def _write_inputs(run: Store, recipe: Recipe, plan: Plan, tokens: TokenStore) ->
         "tokens": tokens.url,
         "template": tokens.template and tokens.template["name"],
     }
-    run_files.DATA_FILE.write(run, DATA_REPORT, {**data, **tokens.manifest["report"]})
+    report = redacted_values({**data, **tokens.manifest["report"]})
+    run_files.DATA_FILE.write(run, DATA_REPORT, report)
     run_files.ENVIRONMENT_FILE.write(run, ENVIRONMENT, environment.describe())

@@ -16,6 +16,7 @@ from tailor.onray.failures import PeerError
 from tailor.onray.gauges import Gauges
 from tailor.onray.monitor import Channel, Record
 from tailor.quiet import quiet
+from tailor.redaction import redacted
 from tailor.runs.lock import is_held_by
 from tailor.runs.log import MetricsLog
 from tailor.store import Store, run_folder
@@ -147,7 +148,7 @@ def train(config: dict[str, Any]) -> str:
         log = f"{LOGS}/worker-{rank}.log"
         with suppress(StoreError):  # the worker's error is more important than a failure to write the log
             if isinstance(error, Exception):
-                Store(task.plan.run_url).write_text(log, traceback.format_exc())
+                Store(task.plan.run_url).write_text(log, redacted(traceback.format_exc()))
             if host is not None:
                 host.close()
         if isinstance(error, TailorError) or not isinstance(error, Exception):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tailor.layout import STATUS
+from tailor.redaction import redacted_values
 from tailor.runs.lock import holder
 from tailor.runs.log import Record, of_kind
 from tailor.store.json_files import Count, JsonFile, Moment, Number, made
@@ -42,7 +43,7 @@ class Status:
     """Seconds of each phase from the start of the command to the first step, in order."""
 
     def write(self, run: Store) -> None:
-        STATUS_FILE.write(run, STATUS, asdict(self))
+        STATUS_FILE.write(run, STATUS, redacted_values(asdict(self)))
 
     @classmethod
     def read(cls, run: Store) -> Status | None:

@@ -114,12 +114,3 @@ MIGRATION_HINTS: dict[str, str] = {
     "fsdp": "write scale.strategy: fsdp",
 }
 """Key of another trainer -> what to write, where another key alone is not the answer."""
-
-SECRETS = frozenset(
-    (
-        *("token", "hf_token", "hub_token", "use_auth_token", "auth_token", "api_key", "wandb_api_key"),
-        *("access_key", "secret", "secret_key", "password"),
-        *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
-    )
-)
-"""Names of keys that hold secrets. Secrets belong in environment variables."""

@@ -64,6 +64,7 @@ def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) 
     except ValidationError as error:
         mistakes, intended = explain(error, document, root)
         problems += mistakes
+    problems += secrets.key_problems(document, root.secrets_location)
     wrong = {problem.key for problem in problems} | intended
     for rule in rules:
         problems += rule(document, wrong)
@@ -81,6 +82,11 @@ def resolved_yaml(recipe: Recipe) -> str:
         for step in above:
             section = section[step]
         del section[key]
+    return dump(values)
+
+
+def dump(values: dict[str, Any]) -> str:
+    """Plain values as the YAML of a recipe, which `parse` reads back."""
     text: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
     return text
 

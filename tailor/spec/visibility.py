@@ -12,6 +12,7 @@ from typing import Any
 
 from tailor.errors import TemplateError
 from tailor.layout import RECIPE
+from tailor.redaction import is_secret
 from tailor.spec import load
 from tailor.spec.data import Source
 from tailor.spec.recipe import Recipe
@@ -230,8 +231,14 @@ def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _text_of(template: str) -> str:
     try:
-        return Path(template).read_text(encoding="utf-8")
+        text = Path(template).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise TemplateError(f"{template} is not UTF-8") from None
     except OSError as error:
         raise TemplateError(f"{template} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if is_secret(text):
+        raise TemplateError(
+            f"{template} contains a secret, and would be sent to the cluster",
+            hint=f"put secrets into {Recipe.secrets_location}",
+        )
+    return text

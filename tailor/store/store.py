@@ -39,6 +39,8 @@ class Store:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
+        if "\0" in text:
+            raise StoreError(f"{text} is not a path: it contains a null byte")
         with naming(text):
             # Listings are not cached, because another process may write at any time.
             self._fs, self._root = filesystem(text)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import jinja2
 import pytest
 
-from tailor.encode.template import Template, render, render_marked
+from tailor.encode.template import Template, load_template, render, render_marked
+from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.turns import turn_rules
 from tailor.errors import TemplateError
-from tests.helpers.models import CHATML
+from tests.helpers.models import CHATML, byte_tokenizer
 from tests.helpers.preparation import contents
 
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -125,3 +128,15 @@ def test_the_date_is_fixed_and_in_fingerprint_and_manifest(bench):
     assert plain.tokens.manifest["template"]["date"] is None
     assert bench(date="2026-01-02").reused
     assert render(Template("t", DATED, date="2026-01-02"), TALK, None, {}).startswith("02 Jan 2026 ")
+
+
+def test_probes_have_a_lower_limit(tmp_path: Path) -> None:
+    """A dozen probes of two seconds each ran before the first row."""
+    byte_tokenizer(tmp_path)
+    heavy = "{% for i in range(20) %}{% set y = range(99999) | list | sort | reverse | list %}{% endfor %}"
+    file = tmp_path / "heavy.jinja"
+    file.write_text(heavy + load_template("chatml").text)
+    tokenizer = load_tokenizer(str(tmp_path), None, str(file))
+    assert render(tokenizer.require_template(), TALK, None, {}), "control: a row may take so long"
+    with pytest.raises(TemplateError, match=r"does not end within 200,000 steps"):
+        turn_rules(tokenizer)

@@ -149,10 +149,9 @@ def test_a_secret_is_not_uploaded(
 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    with (copy / "recipe.yaml").open("a") as file:
-        file.write(f"# token hf_{'a' * 30}\n")
+    (copy / "adapter" / "NOTICE").write_text(f"token hf_{'a' * 30}\n")
     assert refusal(capsys, str(copy), "me/shop") == (
-        "tailor: README.md seems to contain a secret; nothing was uploaded\n"
+        "tailor: NOTICE seems to contain a secret; nothing was uploaded\n"
         "  hint: remove it from the run's files\n"
     )
     assert server.repositories == {}

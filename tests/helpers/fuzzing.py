@@ -37,3 +37,35 @@ def broken(values: Any, chance: random.Random) -> Any:
                 holder[key[:-1] + chance.choice(["", "x", "s"])] = holder.pop(key)
             break
     return changed
+
+
+INSERTED = [
+    "é", "\x00", "\x1b[31m", "\u202e", " - ", "\n", "\t", ": ", "{", "[", '"', "'", "&a ", "*a", "!!python/object:x ", "|", ">",
+    "%", "---\n", "#", "\ufeff", "1e999", "0x", "9" * 5000, "a.b", "<<: ", "? ", "null", "}", "]", ",", "\r",
+]  # fmt: skip
+WORDS = [
+    "model", "path", "data", "train", "evaluation", ".", ".0", "=", "[", "]", "{", "}", ":", " ", "1e-4", "x", "'", "&", "*",
+    "9" * 30, "é", "\x1b", "²", "٣", "-1", "/", "null", "a" * 300, ".a" * 60,
+]  # fmt: skip
+
+
+def damaged_bytes(content: bytes, chance: random.Random) -> bytes:
+    """The bytes with one to four stretches removed, inserted, changed or doubled."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        action, at = chance.random(), chance.randrange(len(changed) + 1)
+        if action < 0.3:
+            del changed[at : at + chance.randint(1, 8)]
+        elif action < 0.7:
+            changed[at:at] = chance.choice(INSERTED).encode()
+        elif action < 0.85:
+            changed[at:at] = bytes([chance.randrange(256)])
+        else:
+            changed[at:at] = changed[max(0, at - 40) : at]
+    return bytes(changed)
+
+
+def override_words(chance: random.Random) -> list[str]:
+    """Overrides of the command line, mostly nonsense."""
+    words = ["".join(chance.choices(WORDS, k=chance.randint(1, 9))) for _ in range(chance.randint(1, 3))]
+    return [word for word in words if "=" in word and not word.startswith("-")]

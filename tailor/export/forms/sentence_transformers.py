@@ -96,7 +96,7 @@ class SentenceTransformers(ExportForm):
 
     def card(self, folder: Path) -> CardSection:
         prompts = OBJECT.read_path(folder / _SETTINGS)["prompts"]
-        rows = [[f"`{name}`", f"`{prompt!r}`"] for name, prompt in prompts.items()]
+        rows = [[name, repr(prompt)] for name, prompt in prompts.items()]
         return CardSection(
             _USE.format(prompts=table(["prompt", "written before each text"], rows)),
             {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},

@@ -9,7 +9,11 @@ from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from tailor.layout import EVALUATION, FIGURES, RECIPE, REPORT
+from tailor.printable import printable
+from tailor.redaction import redacted
 from tailor.runs import evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
@@ -34,15 +38,15 @@ def write(run: Store) -> None:
     drawn = plots.draw(records)
     for plot in drawn:
         run.write_bytes(plot.file, plot.png)
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        resources.files("tailor.runs.report").joinpath(TEMPLATE).read_text()
-    )
+    template = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    ).from_string(resources.files("tailor.runs.report").joinpath(TEMPLATE).read_text())
     page = template.render(
         name=run_folder.name(run),
         url=run.url,
         status=Status.read(run),
         summary=summary(run, records),
-        plots=[(plot.title, base64.b64encode(plot.png).decode()) for plot in drawn],
+        plots=[(plot.title, Markup(base64.b64encode(plot.png).decode())) for plot in drawn],
         data=data_table(data),
         lost=lost_rows(data),
         answers=paired_answers(run)[:SAMPLES],
@@ -51,6 +55,13 @@ def write(run: Store) -> None:
         environment=json.dumps(run_files.environment(run), indent=2, ensure_ascii=False),
     )
     run.write_text(REPORT, page)
+
+
+def _shown(value: Any) -> Any:
+    """Foreign text on the page: no secrets, and no characters that reverse or hide text. Jinja escapes HTML."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(redacted(value), lines=True)
+    return value
 
 
 def evaluation(run: Store, name: str) -> dict[str, Any]:
@@ -65,7 +76,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
         "models": list(results["models"]),
         "intervals": results["intervals"],
         "failed": results["failed"],
-        "plots": [base64.b64encode(folder.read_bytes(file)).decode() for file in files],
+        "plots": [Markup(base64.b64encode(folder.read_bytes(file)).decode()) for file in files],
         "samples": [
             (kind, evaluations.rows(folder, kind, file, list(results["models"]), SAMPLES))
             for kind, file in evaluations.rows_to_show(folder)

@@ -15,12 +15,12 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
-from tailor.errors import Problem
-from tailor.spec import aliases
+from tailor.errors import MAX_PROBLEMS, Problem
+from tailor.redaction import is_secret_key, redacted
 from tailor.spec.base import File, Section
 from tailor.spec.reading import schema_tree
 from tailor.spec.reading.overrides import EXTENDS
-from tailor.spec.reading.source import Document, Path, dotted, scalar
+from tailor.spec.reading.source import Document, Path, Position, dotted, scalar
 
 _TAG = ("union_tag_not_found", "union_tag_invalid")
 
@@ -48,8 +48,12 @@ def explain(error: ValidationError, document: Document, root: type[File]) -> tup
         if failure.kind in _TAG and failure.allowed:  # pydantic does not validate the keys of these
             known = {key for section in failure.allowed.sections for key in section.model_fields}
             unknown += [(*failure.path, key) for key in document.get(failure.path) if key not in known]
-    for path in unknown:
-        message, suggestion = _unknown(path, document, root)
+    unknown.sort(key=lambda path: (_order(document.at_key(path)), dotted(path)))  # as a report sorts them
+    for number, path in enumerate(unknown):
+        # The search for similar keys is slow, and a report shows no more than these.
+        message, suggestion = (
+            _unknown(path, document, root) if number < MAX_PROBLEMS else ("unknown key", None)
+        )
         if suggestion:
             intended.add(suggestion)
         problems.append(document.at_key(path).problem(path, message))
@@ -65,6 +69,10 @@ def explain(error: ValidationError, document: Document, root: type[File]) -> tup
             continue
         problems.append(document.at_value(path).problem(path, _wrong(path, needed, document)))
     return problems, {dotted(path) for path in intended}
+
+
+def _order(position: Position) -> tuple[str, int, int]:
+    return position.file, position.line, position.column
 
 
 def _locate(kind: str, location: Iterable[str | int], document: Document, root: type[Section]) -> _Failure:
@@ -146,7 +154,7 @@ def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Pat
     section, siblings = _section_at(tuple(above), document, root)
     own = [*section.model_fields, *([EXTENDS] if section is root else [])]
     start = "unknown section" if not above and isinstance(document.get(path), dict) else "unknown key"
-    if key in aliases.SECRETS:
+    if is_secret_key(str(key)):
         return (
             f"{start}; a {root.noun} must not contain secrets: put them into {root.secrets_location}",
             None,
@@ -236,7 +244,7 @@ def given(path: Path, document: Document) -> str:
         text = document.written[path] or "nothing"
     else:
         text = json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
+    text = " ".join(redacted(text).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

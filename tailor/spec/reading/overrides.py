@@ -6,18 +6,21 @@ The base is that of `extends: base.yaml`; overrides are written `section.key=val
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 from tailor.errors import Problem, RecipeError
+from tailor.redaction import is_secret
 from tailor.spec.base import File
-from tailor.spec.reading import secrets
-from tailor.spec.reading.source import Document, Path, Position, dotted, parse
+from tailor.spec.reading.source import MAX_DEPTH, Document, Path, Position, dotted, parse
 
 EXTENDS = "extends"
 COMMAND_LINE = "command line"
 _MAX_BYTES = 1 << 20
+_INDEX = re.compile(r"[0-9]{1,9}")
+"""A step of an override that is the index of a list's item."""
 
 
 def read_layers(file: str, root: type[File]) -> Document:
@@ -30,6 +33,11 @@ def read_layers(file: str, root: type[File]) -> Document:
     if not isinstance(name, str):
         document.problems.append(
             position.problem((EXTENDS,), f"must be the path of a {root.noun}, relative to this file")
+        )
+        raise RecipeError(document.problems)
+    if is_secret(name):
+        document.problems.append(
+            position.problem((EXTENDS,), f"contains a secret; put secrets into {root.secrets_location}")
         )
         raise RecipeError(document.problems)
     try:
@@ -53,10 +61,13 @@ def read_layers(file: str, root: type[File]) -> Document:
 
 def merge(base: Document, over: Document) -> Document:
     """`over` on top of `base`. Mappings are merged key by key; any other value replaces the one in the base."""
-    for path in list(over.positions):
-        value = over.get(path)
-        if not (isinstance(value, dict) and isinstance(base.get(path), dict)):
-            base.forget(path)
+    base.forget(
+        {
+            path
+            for path in over.positions
+            if not (isinstance(over.get(path), dict) and isinstance(base.get(path), dict))
+        }
+    )
     return Document(
         over.file,
         _merged(base.values, over.values),
@@ -79,14 +90,21 @@ def override(document: Document, arguments: Sequence[str]) -> None:
     seen: set[Path] = set()
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        path = tuple(int(step) if step.isdecimal() else step for step in key.strip().split("."))
+        path = tuple(int(step) if _INDEX.fullmatch(step) else step for step in key.strip().split("."))
         if not equals or "" in path:
-            shown = "an argument" if secrets.is_secret(argument) else argument
+            shown = "an argument" if is_secret(argument) else argument
             document.problems.append(
                 position.problem((), f"{shown} is not an override; write section.key=value")
             )
             continue
         value = parse(text, COMMAND_LINE)
+        if len(path) > MAX_DEPTH:
+            document.problems.append(
+                position.problem(
+                    path[:3], f"nested {len(path)} levels deep; at most {MAX_DEPTH} are possible"
+                )
+            )
+            continue
         if path in seen:
             error: str | None = "given twice; remove one of them"
         elif value.problems:
@@ -97,7 +115,7 @@ def override(document: Document, arguments: Sequence[str]) -> None:
             document.problems.append(position.problem(path, error))
             continue
         seen.add(path)
-        document.forget(path)
+        document.forget([path])
         for depth in range(1, len(path) + 1):
             document.keys.setdefault(path[:depth], position)
         document.keys |= {path + inner: position for inner in value.keys}

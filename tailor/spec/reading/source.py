@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ Path = tuple["str | int", ...]
 """Path to a value: `("data", "train", 0, "path")`."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MAX_DEPTH = 40
+MAX_DEPTH = 40
 
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -45,8 +45,7 @@ class Position:
     column: int = 0
 
     def problem(self, path: Path, message: str) -> Problem:
-        """A problem at this position. Line breaks and control characters are escaped, so it is one line."""
-        return Problem(self.file, self.line, self.column, _one_line(dotted(path)), _one_line(message))
+        return Problem(self.file, self.line, self.column, dotted(path), message)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -87,19 +86,20 @@ class Document:
             value = value[step]
         return value
 
-    def forget(self, path: Path) -> None:
-        """Remove the positions of a value that is replaced."""
+    def forget(self, paths: Collection[Path]) -> None:
+        """Remove the positions of values that are replaced, in one pass over the document."""
+        gone = {path for path in paths if path in self.positions or path in self.keys}
+        if not gone:
+            return
         for table in (self.keys, self.positions, self.written):
-            for known in [known for known in table if known[: len(path)] == path]:
+            for known in [
+                known for known in table if any(known[:depth] in gone for depth in range(len(known) + 1))
+            ]:
                 del table[known]
 
 
 def dotted(path: Path) -> str:
     return ".".join(str(step) for step in path)
-
-
-def _one_line(text: str) -> str:
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def parse(text: str, file: str) -> Document:
@@ -167,9 +167,9 @@ class _Builder:
                 return event.value
             self.document.written[path] = event.value
             return scalar(event.value)
-        if len(path) >= _MAX_DEPTH:
+        if len(path) >= MAX_DEPTH:
             raise yaml.MarkedYAMLError(
-                problem=f"nested more than {_MAX_DEPTH} levels deep", problem_mark=event.start_mark
+                problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark
             )
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(path)

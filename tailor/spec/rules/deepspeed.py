@@ -14,6 +14,7 @@ from typing import Any
 
 from tailor.errors import Problem
 from tailor.spec.optim import Optim
+from tailor.spec.reading import secrets
 from tailor.spec.reading.source import Document, parse
 from tailor.spec.rules.keys import Keys, path_of
 from tailor.spec.train import DEFAULT_BATCH_SIZE
@@ -59,7 +60,8 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     if json.problems or not isinstance(json.values, dict):
         first = f": {json.problems[0].message}" if json.problems else ""
         return [position.problem(path_of(KEY), f"{path} is not a JSON object{first}")]
-    return [
+    location = "the environment (HF_TOKEN, AWS_…)"
+    return [*secrets.problems(json, location), *secrets.key_problems(json, location)] + [
         json.at_key(path_of(key)).problem(path_of(key), message)
         for key, message in [*_misplaced(json), *_contradictions(json, document, keys)]
     ]

@@ -6,6 +6,8 @@ key that is wrong by itself.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -283,17 +285,18 @@ def _lists(keys: Keys) -> Iterator[Finding]:
     for key in ("model.adapter.target_modules", "model.adapter.modules_to_save"):
         names = keys(key)
         for name in (
-            sorted({name for name in names if names.count(name) > 1}) if isinstance(names, list) else []
+            sorted(name for name, count in Counter(names).items() if count > 1)
+            if isinstance(names, list)
+            else []
         ):
             yield key, f"has {name} twice; remove one"
     for section in ("data.train", "data.evaluation"):
-        seen: list[tuple[str, Any]] = []
+        seen: dict[str, str] = {}
         for key, source in keys.sources(section):
-            first = next((other for other, known in seen if known == source), None)
-            if first:
+            first = seen.setdefault(json.dumps(source, sort_keys=True), key)
+            if first != key:
                 hint = "to show rows more often, set weight" if section == "data.train" else "remove one"
                 yield key, f"is the same source as {first}; {hint}"
-            seen.append((key, source))
 
 
 def _unused(keys: Keys) -> Iterator[Finding]:

@@ -1,0 +1,81 @@
+"""Forms of secrets that users have put into recipes, and ordinary values that look a little like them."""
+
+from __future__ import annotations
+
+NEEDLE = "x7Qz9Kd2"
+"""Part of every secret: nothing that a command writes or prints may contain it."""
+_LONG = f"aB3{NEEDLE}" * 4
+
+FORMS = {
+    "Hugging Face": f"hf_{_LONG}",
+    "OpenAI": f"sk-proj-{_LONG}",
+    "Anthropic": f"sk-ant-api03-{_LONG}",
+    "Stripe": f"sk_live_{_LONG}",
+    "GitHub": f"ghp_{_LONG}",
+    "GitHub, fine-grained": f"github_pat_{_LONG}",
+    "GitLab": f"glpat-{_LONG}",
+    "Google": f"AIza{_LONG}",
+    "Google, OAuth": f"ya29.{_LONG}",
+    "Slack": f"xoxb-{_LONG}",
+    "npm": f"npm_{_LONG}",
+    "PyPI": f"pypi-{_LONG}",
+    "NVIDIA": f"nvapi-{_LONG}",
+    "Groq": f"gsk_{_LONG}",
+    "W&B": f"wandb_v1_{_LONG}",
+    "JSON web token": f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.{_LONG}",
+    "password": f"https://user:{NEEDLE}@host.example/x",
+    "password with a slash": f"https://user:ab/{NEEDLE}@host.example/x",
+    "password with an at sign": f"https://user:p@{NEEDLE}@host.example/x",
+    "database": f"postgresql://root:{NEEDLE}@db.example:5432/x",
+    "bucket": f"s3://key:{NEEDLE}@bucket/x",
+    "user-only token": f"https://{NEEDLE}{NEEDLE}@git.example/x.git",
+    "AWS signature": f"https://b.s3.amazonaws.com/x?X-Amz-Date=1&X-Amz-Signature={NEEDLE}",
+    "AWS credential": f"https://b.s3.amazonaws.com/x?X-Amz-Credential={NEEDLE}%2F2026",
+    "AWS session": f"https://b.s3.amazonaws.com/x?X-Amz-Security-Token={NEEDLE}",
+    "old AWS signature": f"https://b.s3.amazonaws.com/x?AWSAccessKeyId=a&Signature={NEEDLE}%3D&Expires=1",
+    "Google signature": f"https://storage.googleapis.com/b/x?X-Goog-Signature={NEEDLE}",
+    "Azure signature": f"https://a.blob.core.windows.net/c?sv=2022&sig={NEEDLE}",
+    "access_token": f"https://host.example/x?access_token={NEEDLE}",
+    "access_token in a fragment": f"https://host.example/x#access_token={NEEDLE}",
+    "api_key": f"https://host.example/x?a=1&api_key={NEEDLE}",
+    "encoded query": f"https://host.example/?next=%2Fx%3Ftoken%3D{NEEDLE}",
+    "variable": f"WANDB_API_KEY={NEEDLE * 5}",
+    "assignment": f"password={NEEDLE}",
+    "option": f"--api-key={NEEDLE}",
+    "JSON": f'"secret_key": "{NEEDLE}"',
+    "JSON in a text": f'{{\\"secret_key\\": \\"{NEEDLE}\\"}}',
+    "header": f"Authorization: Bearer {NEEDLE * 3}",
+    "connection string": f"DefaultEndpointsProtocol=https;AccountKey={NEEDLE * 4}==",
+    "webhook": f"https://hooks.slack.com/services/T000/B000/{NEEDLE}",
+    "private key": f"-----BEGIN RSA PRIVATE KEY----- {NEEDLE} -----END RSA PRIVATE KEY-----",
+}
+
+ORDINARY = (
+    "0123456789abcdef0123456789abcdef01234567",  # a commit
+    "a" * 64,  # a SHA-256
+    "sha256:" + "0a" * 32,
+    "hf://org/name@0123456789abcdef0123456789abcdef01234567",
+    "hf://datasets/org/name@main",
+    "s3://bucket/folder/x@2:3",
+    "abfs://container@account.dfs.core.windows.net/x",
+    "http://localhost:8265/a@b",
+    "http://127.0.0.1:8265",
+    "http://[::1]:8265/x@y",
+    "ssh://git@github.com/org/x",
+    "registry.example.org/tailor:1.0@sha256:" + "ab" * 32,
+    "/home/me/sk-learn-something-longer/model",
+    "/data/task-abcdefghijklmnopqrst/rows.jsonl",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "key=value",
+    "section.key=value",
+    "max_tokens=200",
+    "train.batch_tokens=4096",
+    "eos_token: <|im_end|>",
+    "token_accuracy=0.73",
+    "https://host.example/a?key=3&page=2",
+    "the key: a1b2c3d4 is hidden in the text",
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+    "write secret_env: {HF_TOKEN: secret/key}",
+    "api_key: unknown key; a recipe must not contain secrets",
+    "password: missing key",
+)
