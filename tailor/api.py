@@ -18,6 +18,7 @@ from tailor.quiet import quiet
 if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
     from tailor.cli.display import Display
+    from tailor.models.own_code import Trust
     from tailor.spec.recipe import Recipe
     from tailor.spec.suite import Suite
 
@@ -70,16 +71,20 @@ class LoadedRecipe:
             if outcome.evaluated is not None:
                 outcome.evaluated.require()
             handover.push(self.spec, display.line)
-        return Run(outcome.run.url)
+        return Run(outcome.run.url, trust_remote_code=self.spec.model.trust_remote_code)
 
 
 class Run:
-    """A run, finished or not. Raises StoreError if there is no run folder at `path`."""
+    """A run, finished or not. Raises StoreError if there is no run folder at `path`.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    trust_remote_code: run the Python code in the folder of its model, or of the base; only for code that you have read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> None:
         from tailor.store import run_folder
 
         self._store = run_folder.find(os.fspath(path))
+        self._trusts = trust_remote_code
         self._loaded: Loaded | None = None
 
     def __repr__(self) -> str:
@@ -166,7 +171,9 @@ class Run:
         with _display(verbose) as display:
             from tailor.onray.evaluate import evaluate
 
-            outcome = evaluate(self.path, found, display, name=name, to=to, verbose=verbose)
+            outcome = evaluate(
+                self.path, found, display, name=name, to=to, trust=self._trust(), verbose=verbose
+            )
         outcome.require()
         return Evaluation(outcome.folder.url)
 
@@ -195,7 +202,7 @@ class Run:
         from tailor.evaluate.generation import generate
 
         if self._loaded is None:
-            self._loaded = load_run(self.path)
+            self._loaded = load_run(self.path, trust=self._trust())
         loaded = self._loaded
         system_turns = [{"role": "system", "content": system}] if system else []
         if system:
@@ -217,6 +224,12 @@ class Run:
             seed=seed,
         )
         return [loaded.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+    def _trust(self) -> Trust:
+        from tailor.artifacts.trust import trust_of
+        from tailor.models.own_code import NOTHING
+
+        return trust_of([self.path]) if self._trusts else NOTHING
 
     def unload(self) -> None:
         """Free the model that `generate()` keeps loaded."""

@@ -6,7 +6,6 @@ not average the products B·A, so the factors are concatenated, and the rank is 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,8 @@ from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.layout import AVERAGE_RECORD, EMBEDDING
 from tailor.models.embedding.settings import Embedding
+from tailor.models.own_code import NOTHING, Trust
+from tailor.store.scratch import scratch
 
 
 def average(
@@ -29,17 +30,18 @@ def average(
     *,
     weights: Sequence[float] | None = None,
     rank: int | None = None,
+    trust: Trust = NOTHING,
     say: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Average the inputs at `urls` and write the result to `to`. Returns its URL.
 
     weights: one per input, normalized to a sum of 1; equal by default. rank: reduces averaged adapters to this rank by
-    SVD, and reports the error. Raises ModelError and StoreError.
+    SVD, and reports the error. trust: own code of the inputs' base that may run. Raises ModelError and StoreError.
     """
     shares = _shares(urls, weights)
     output.check(to, AVERAGE_RECORD)
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        parts = [open_input(url, Path(scratch) / str(number), stack) for number, url in enumerate(urls)]
+    with scratch() as temporary, ExitStack() as stack:
+        parts = [open_input(url, temporary / str(number), stack, trust) for number, url in enumerate(urls)]
         kind = _kind(parts, rank)
         with output.publication(to, AVERAGE_RECORD) as made:
             averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
@@ -52,7 +54,8 @@ def average(
                 average_checkpoints(made.folder, parts, shares)
             else:
                 average_models(made.folder, [part.folder for part in parts], shares)
-                output.copy_texts(parts[0].folder, made.folder)
+                for line in output.copy_texts(parts[0].folder, made.folder):
+                    say(line)
             average_embeddings(
                 made.folder, [part.folder for part in parts], [part.url for part in parts], shares
             )

@@ -57,7 +57,8 @@ def average_adapters(
                 writer.write(name, tensor)
         _write_config(folder, adapters, ranks)
     records[0].write(folder)
-    output.copy_texts(parts[0].folder, folder)
+    for line in output.copy_texts(parts[0].folder, folder):
+        say(line)
     record: dict[str, Any] = {"rank": max(ranks.values())}
     if rank is not None:
         whole = kept_squares + lost_squares

@@ -16,6 +16,7 @@ from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
 from tailor.models import files, rope
+from tailor.models.own_code import granted
 from tailor.plan import rope as plan_rope
 from tailor.spec.model import Model
 from tailor.store import OBJECT
@@ -91,7 +92,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
 
     ModelError when the checkpoints are of different models.
     """
-    models = [trained_model(part.url, part.run) for part in parts]
+    models = [trained_model(part.url, part.run, part.trust) for part in parts]
     if any(model.rope != models[0].rope for model in models):
         raise ModelError(
             OTHER_ROPE.format(parts[0].url, "others"), hint="average checkpoints with the same model.rope"
@@ -104,7 +105,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     base = files.find_folder(
         models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code
     )
-    write_tokenizer(folder, base, parts[0].run)  # before the weights, because it may fail
+    write_tokenizer(folder, base, parts[0].run, parts[0].trust)  # before the weights, because it may fail
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader([part.folder / WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])
@@ -132,6 +133,6 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
 
 def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:
     """The tensors that checkpoints leave out because text training does not use them, such as a vision tower."""
-    structure = Structure.of(base, trust_remote_code=model.trust_remote_code)
+    structure = Structure.of(base, trust_remote_code=granted(model))
     tied = structure.tied or ()
     return [name for name in structure.model.state_dict() if name not in trained and name not in tied]

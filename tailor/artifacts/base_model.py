@@ -14,6 +14,7 @@ from tailor.layout import MODEL_CONFIG
 from tailor.models import adapter_files, files
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES, quantization
+from tailor.models.own_code import Trust, untrusted
 from tailor.spec.model import Model, Quantize
 from tailor.store import OBJECT, Store, run_files
 
@@ -35,21 +36,21 @@ def base_record_of(folder: Path, run: Store) -> BaseRecord:
     return BaseRecord(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
 
 
-def model_spec(base_record: BaseRecord, run: Store) -> Model:
+def model_spec(base_record: BaseRecord, trust: Trust) -> Model:
     """The `model` section that loads the base as in training."""
     return Model(
         path=base_record.path,
         revision=base_record.revision,
         quantize=base_record.quantize,
         rope=base_record.rope,
-        trust_remote_code=is_trusted(run),
+        trust_remote_code=trust.allows(base_record.path, base_record.revision),
     )
 
 
-def is_trusted(run: Store) -> bool:
-    """Whether the model's own code may run: only where the recipe of the run at `run` allowed it."""
-    plan = run_files.plan_if_written(run)
-    return bool((plan.get("model") or {}).get("trust_remote_code", False))
+def planned_model(run: Store, trust: Trust) -> Model:
+    """The `model` section of a run's plan. Its `trust_remote_code` is not the word of this command's user: `trust` decides."""
+    model = run_files.planned_model(run)
+    return model.model_copy(update={"trust_remote_code": trust.allows(model.path, model.revision)})
 
 
 def _stored_dtype(folder: Path) -> str:
@@ -79,6 +80,8 @@ class Structure:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
+            if (refusal := untrusted(str(folder), error)) is not None:
+                raise refusal from error
             raise ModelError(
                 f"transformers cannot load {folder} as a causal language model: {str(error).splitlines()[0]}"
             ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tailor.artifacts import output
+from tailor.artifacts.base_model import planned_model
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
@@ -17,6 +18,7 @@ from tailor.models import files, rope
 from tailor.models.adapter_files import write_config
 from tailor.models.adapters import adapter_name
 from tailor.models.base_record import BaseRecord
+from tailor.models.own_code import Trust, granted
 from tailor.store import Store, run_files
 from tailor.train import sharded_checkpoint
 
@@ -36,10 +38,10 @@ def in_one_file(weights: Path, scratch: Path) -> Path:
     return scratch
 
 
-def write_adapter(folder: Path, weights: Path, run: Store) -> None:
+def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None:
     """Write the adapter of a checkpoint of `run` into `folder`. weights: the folder with the checkpoint's weights."""
     plan = run_files.plan(run)
-    model = run_files.planned_model(run)
+    model = planned_model(run, trust)
     spec = model.adapter
     assert spec is not None
     folder.mkdir(parents=True)
@@ -75,10 +77,10 @@ def write_adapter(folder: Path, weights: Path, run: Store) -> None:
     base_record.write(folder)
     if model.rope is not None:
         rope.save_config(folder, model)
-    write_tokenizer(folder, base, run)
+    write_tokenizer(folder, base, run, trust)
 
 
-def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
+def write_tokenizer(folder: Path, base: Path, run: Store, trust: Trust) -> None:
     """Write tokenizer, template and stop tokens as in the run's artifact.
 
     For an unfinished run they come from its prepared tokens. ModelError when those are gone too.
@@ -95,5 +97,6 @@ def write_tokenizer(folder: Path, base: Path, run: Store) -> None:
                 hint=f"prepare them again: tailor data report {run.url}/{RECIPE}",
             )
         template = TokenStore.open(plan["tokens_url"]).template
-        Original.open(run_files.planned_model(run)).write(folder, template)
+        model = planned_model(run, trust)
+        Original.open(model, trust_remote_code=granted(model)).write(folder, template)
     output.copy_texts(base, folder, but=(MODEL_CONFIG, *own_files(folder)))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 from tailor.artifacts.average_models import average_checkpoints
 from tailor.artifacts.inputs import open_input
+from tailor.models.own_code import NOTHING, Trust
 from tailor.store import Store
+from tailor.store.scratch import scratch
 
 
-def consolidate(url: str, folder: Path) -> tuple[Literal["adapter", "model"], Store]:
+def consolidate(url: str, folder: Path, trust: Trust = NOTHING) -> tuple[Literal["adapter", "model"], Store]:
     """Write the adapter or model of a checkpoint into `folder`, which must not exist. Returns its kind, and its run.
 
     One tensor is in memory at a time. A model is written in float32, the dtype of the trained weights.
     Raises ModelError and StoreError.
     """
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        part = open_input(url, Path(scratch) / "adapter", stack)
+    with scratch() as temporary, ExitStack() as stack:
+        part = open_input(url, temporary / "adapter", stack, trust)
         if part.kind == "adapter":
             part.folder.rename(folder)
             return "adapter", part.run

@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailor.artifacts.base_model import base_folder, base_record_of, model_spec
+from tailor.artifacts.base_model import base_folder, base_record_of, model_spec, planned_model
 from tailor.artifacts.checkpoints import in_one_file, write_adapter
 from tailor.artifacts.load import find_artifact, refuse_beacons
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, PLAN
 from tailor.models.base_record import BaseRecord
+from tailor.models.own_code import NOTHING, Trust
 from tailor.spec.model import Model
 from tailor.store import Store, run_files, run_folder
 from tailor.train.warm_start import folder_of
@@ -30,8 +31,9 @@ class Source:
     base: Path
 
 
-def open_source(url: str, base: str | None = None) -> Source:
-    """Open the adapter of a run, or an adapter folder. base: new path of a base that has moved.
+def open_source(url: str, base: str | None = None, trust: Trust = NOTHING) -> Source:
+    """Open the adapter of a run, or an adapter folder. base: new path of a base that has moved. trust: the base's own
+    code that may run.
 
     ModelError when there is no adapter, or its base is missing or is another model.
     """
@@ -45,7 +47,7 @@ def open_source(url: str, base: str | None = None) -> Source:
     folder = store.local_path()
     trained = base_record_of(folder, run)
     base_record = trained if base is None else replace(trained, path=base, revision=None)
-    spec = model_spec(base_record, run)
+    spec = model_spec(base_record, trust)
     try:
         found = base_folder(base_record, store.url, spec)
     except ModelError as error:
@@ -76,9 +78,10 @@ class AverageInput:
     """`adapter`, `model` or `checkpoint`."""
     folder: Path
     run: Store
+    trust: Trust
 
 
-def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
+def open_input(url: str, scratch: Path, stack: ExitStack, trust: Trust = NOTHING) -> AverageInput:
     """Open a run, a model or adapter folder, or a checkpoint of a run. ModelError when it cannot be averaged or exported.
 
     scratch: path of a temporary folder, created if needed. The result is valid until the stack is closed.
@@ -88,7 +91,7 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
         run = Store(store.url.rstrip("/").rsplit("/", 2)[0])
         joined = scratch.with_name(f"{scratch.name}-joined")
         weights = in_one_file(stack.enter_context(folder_of(store)), joined)
-        model = trained_model(store.url, run)
+        model = trained_model(store.url, run, trust)
         if run_files.planned_method(run).embedding is not None:
             raise ModelError(
                 f"{store.url} is a checkpoint of a run that trains embeddings; only the artifact of the finished run has the "
@@ -101,23 +104,23 @@ def open_input(url: str, scratch: Path, stack: ExitStack) -> AverageInput:
                 hint="average adapters, or models whose weights were all trained",
             )
         if model.adapter is None:
-            return AverageInput(store.url, "checkpoint", weights, run)
-        write_adapter(scratch, weights, run)
-        return AverageInput(store.url, "adapter", scratch, run)
+            return AverageInput(store.url, "checkpoint", weights, run, trust)
+        write_adapter(scratch, weights, run, trust)
+        return AverageInput(store.url, "adapter", scratch, run, trust)
     found, run = find_artifact(store)
     refuse_beacons(found, f"averaged: {NOT_AVERAGED}")
     kind = "adapter" if found.exists(ADAPTER_CONFIG) else "model"
-    return AverageInput(found.url, kind, found.local_path(), run)
+    return AverageInput(found.url, kind, found.local_path(), run, trust)
 
 
-def trained_model(url: str, run: Store) -> Model:
+def trained_model(url: str, run: Store, trust: Trust) -> Model:
     """The `model` section of the run's plan. ModelError when the checkpoint is not in a run's folder."""
     if not run.exists(PLAN):
         raise ModelError(
             f"{url} is not in a run's folder",
             hint="give it as RUN/checkpoints/step-…, inside its run",
         )
-    return run_files.planned_model(run)
+    return planned_model(run, trust)
 
 
 def same_base(parts: Sequence[AverageInput]) -> list[BaseRecord]:

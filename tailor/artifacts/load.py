@@ -12,12 +12,20 @@ from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts.base_model import base_record_of, is_trusted, model_spec, saved_dtype
+from tailor.artifacts.base_model import base_record_of, model_spec, saved_dtype
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, RECIPE
-from tailor.models import attention
+from tailor.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ARTIFACTS,
+    BEACON_CONFIG,
+    GENERATION_CONFIG,
+    MODEL_CONFIG,
+    RECIPE,
+)
+from tailor.models import adapter_files, attention
 from tailor.models.adapter_files import check_weights
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
@@ -28,6 +36,7 @@ from tailor.models.embedding.embedder import Embedder
 from tailor.models.embedding.settings import Embedding
 from tailor.models.files import find_folder
 from tailor.models.load import DTYPES, load_network
+from tailor.models.own_code import NOTHING, Trust, UntrustedCodeError
 from tailor.plan import beacon, rope
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, run_folder, verify
@@ -84,10 +93,11 @@ class Loaded:
         return beacon.context(beacons.spec, limit)
 
 
-def load_run(url: str, device: str | None = None) -> Loaded:
+def load_run(url: str, device: str | None = None, *, trust: Trust = NOTHING) -> Loaded:
     """Load a finished run, an adapter folder or a model folder.
 
     device: by default a GPU if there is one. An adapter's base is loaded as in training, with the same quantization.
+    trust: the model's own code that may run.
     Raises ModelError when there is no artifact, or when the base of an adapter is missing or does not fit; StoreError when
     a file of the artifact is missing or has changed.
     """
@@ -100,7 +110,7 @@ def load_run(url: str, device: str | None = None) -> Loaded:
     load = (
         _adapted if store.exists(ADAPTER_CONFIG) else _with_beacons if store.exists(BEACON_CONFIG) else _whole
     )
-    model = load(folder, store.url, run, target_device)
+    model = load(folder, store.url, run, target_device, trust)
     tokenizer = load_tokenizer(str(folder))
     ends = model.generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])
@@ -148,12 +158,12 @@ def _instead(store: Store) -> str:
     return "`tailor runs` lists the runs below a folder"
 
 
-def _whole(folder: Path, url: str, run: Store, device: torch.device) -> Any:
-    spec = Model(path=str(folder), trust_remote_code=is_trusted(run))
+def _whole(folder: Path, url: str, run: Store, device: torch.device, trust: Trust) -> Any:
+    spec = Model(path=str(folder), trust_remote_code=trust.allows(str(folder)))
     return load_network(spec, dtype=saved_dtype(folder), device=device)
 
 
-def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> Any:
+def _with_beacons(folder: Path, url: str, run: Store, device: torch.device, trust: Trust) -> Any:
     from transformers import GenerationConfig
 
     base_record = BaseRecord.read(folder)
@@ -162,15 +172,15 @@ def _with_beacons(folder: Path, url: str, run: Store, device: torch.device) -> A
             f"the beacons at {url} have no base.json, the file with the path of their base model",
             hint="restore the file from the run",
         )
-    network = _base_of("beacons", url, base_record, model_spec(base_record, run), device)
+    network = _base_of("beacons", url, base_record, model_spec(base_record, trust), device)
     beacon_files.load_beacons(network, folder, url)
     network.generation_config = GenerationConfig.from_pretrained(str(folder))
     return network
 
 
-def _adapted(folder: Path, url: str, run: Store, device: torch.device) -> Any:
+def _adapted(folder: Path, url: str, run: Store, device: torch.device, trust: Trust) -> Any:
     base_record = base_record_of(folder, run)
-    return load_adapted(folder, url, base_record, model_spec(base_record, run), device)
+    return load_adapted(folder, url, base_record, model_spec(base_record, trust), device)
 
 
 def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, device: torch.device) -> Any:
@@ -181,6 +191,7 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
 
     check_weights(folder, url)
     base = base_record.path
+    _check_peft(folder, url)
     network = _base_of("adapter", url, base_record, spec, device)
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
@@ -197,6 +208,22 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     return model
 
 
+def _check_peft(folder: Path, url: str) -> None:
+    """ModelError for an adapter that PEFT would load from pickles, or with settings that load tokenizers or packages."""
+    config = adapter_files.read_config(folder)
+    if config.get("peft_type") != "LORA" or config.get("megatron_config"):
+        kind = "LoRA with Megatron" if config.get("peft_type") == "LORA" else config.get("peft_type")
+        raise ModelError(
+            f"the adapter at {url} is of the type {kind}; only LoRA is supported",
+            hint="merge it into its base with PEFT, and use the merged model",
+        )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(
+            f"the adapter at {url} has no {ADAPTER_WEIGHTS}; weights in pickle files (.bin) are not loaded",
+            hint="save the adapter as safetensors",
+        )
+
+
 def _base_of(
     what: Literal["adapter", "beacons"], url: str, base_record: BaseRecord, spec: Model, device: torch.device
 ) -> Any:
@@ -211,6 +238,8 @@ def _base_of(
     base_record.check(found, url, hint=moved)
     try:
         return load_network(spec, dtype=DTYPES[base_record.dtype], device=device)
+    except UntrustedCodeError:
+        raise
     except ModelError as error:
         raise ModelError(
             f"{needs} base model {base}, which cannot be loaded: {error.message}",
@@ -219,7 +248,12 @@ def _base_of(
 
 
 def load_embedder(
-    url: str, *, dimension: int | None = None, max_length: int | None = None, device: str | None = None
+    url: str,
+    *,
+    dimension: int | None = None,
+    max_length: int | None = None,
+    device: str | None = None,
+    trust: Trust = NOTHING,
 ) -> Embedder:
     """Load an embedding model: a finished run, or its adapter or model folder. Raises ModelError and StoreError.
 
@@ -227,7 +261,7 @@ def load_embedder(
     """
     store, _ = find_artifact(Store(url))
     settings, projection = Embedding.read(store.local_path(), store.url)
-    loaded = load_run(url, device)
+    loaded = load_run(url, device, trust=trust)
     model = causal_model(loaded.model)
     model.projection = None if projection is None else projection.to(model.device)
     check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)

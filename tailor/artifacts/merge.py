@@ -34,9 +34,11 @@ from tailor.layout import (
     PROJECTION,
     RECIPE,
 )
-from tailor.models import rope
+from tailor.models import own_code, rope
 from tailor.models.base_record import BaseRecord
+from tailor.models.links import inside
 from tailor.models.load import DTYPES
+from tailor.models.own_code import NOTHING, Trust
 from tailor.store import OBJECT
 
 Onto = Literal["full", "dequantized"]
@@ -71,6 +73,7 @@ def merge(
     base: str | None = None,
     tolerance: float | None = None,
     check: verify.Check = "logits",
+    trust: Trust = NOTHING,
     say: Callable[[str], None] = lambda _: None,
 ) -> Merged:
     """Merge the adapter at `url` and publish the model at `to` (by default the folder `merged` of the run).
@@ -78,9 +81,9 @@ def merge(
     onto: merge into the base's stored weights (`full`), or into its quantized and dequantized weights (`dequantized`, the
     default after training on a quantized base, because the adapter was trained on those).
     dtype: of the result; `auto` keeps the dtype of each tensor. base: new path of a base that has moved. tolerance: see
-    `verify.Figures.limit`. check: compare the `logits`, or only sampled `layers`. Raises ModelError and StoreError.
+    `verify.Figures.limit`. check: compare the `logits`, or only sampled `layers`. trust: the base's own code that may run. Raises ModelError and StoreError.
     """
-    source = open_source(url, base)
+    source = open_source(url, base, trust)
     if to is None and not source.run.exists(RECIPE):
         raise ModelError(f"{source.url} is not in a run's folder", hint="give the output folder with --to")
     target = source.run.join(MERGED).url if to is None else to
@@ -101,7 +104,8 @@ def merge_into(
         if settings.check == "logits":
             verify.require_memory(reader.weights(), device)
         names = write_model(folder, source, adapter, reader, onto, settings.dtype, device)
-        _copy_files(folder, source)
+        for line in _copy_files(folder, source):
+            say(line)
         measure = verify.by_logits if settings.check == "logits" else verify.by_layers
         figures = measure(folder, source, adapter, names, device)
         say(f"merged {len(adapter.updates)} LoRA updates into the base ({_onto_words(onto, source, reader)})")
@@ -158,7 +162,7 @@ def write_model(
     Returns, for each changed tensor, the name under which the base's files store it. ModelError when the base does not
     have a changed tensor, or has it in another shape.
     """
-    structure = Structure.of(source.base, trust_remote_code=source.spec.trust_remote_code)
+    structure = Structure.of(source.base, trust_remote_code=own_code.granted(source.spec))
     tied = structure.tied
     names = {
         name: stored
@@ -258,23 +262,28 @@ def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
     (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _copy_files(folder: Path, source: Source) -> None:
-    """Copy tokenizer, template and generation settings: those of the adapter, else those of the base."""
+def _copy_files(folder: Path, source: Source) -> list[str]:
+    """Copy tokenizer, template and generation settings: those of the adapter, else those of the base.
+
+    Returns a line about each link that leaves its folder, which is not copied.
+    """
+    skipped: list[str] = []
     for pattern in ("*.py", "LICENSE*", "NOTICE*"):
-        for path in sorted(source.base.glob(pattern)):
+        for path in inside(sorted(source.base.glob(pattern)), source.base, skipped):
             shutil.copyfile(path, folder / path.name)
     of_adapter = own_files(source.folder)
     for origin, but in ((source.base, of_adapter), (source.folder, ())):
-        for path in sorted(origin.iterdir()):
+        for path in inside(sorted(origin.iterdir()), origin, skipped):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            skipped = (*OWN, MODEL_CONFIG, EMBEDDING, *but)
-            if path.is_file() and text and not weights and path.name not in skipped:
+            others = (*OWN, MODEL_CONFIG, EMBEDDING, *but)
+            if text and not weights and path.name not in others:
                 shutil.copyfile(path, folder / path.name)
     # The base's embedding settings do not apply after training: only the adapter's are copied.
     for name in (EMBEDDING, PROJECTION):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
+    return list(dict.fromkeys(skipped))
 
 
 def _record(

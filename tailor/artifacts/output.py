@@ -9,7 +9,9 @@ from typing import Any
 
 from tailor.errors import StoreError
 from tailor.layout import ADAPTER_CONFIG, AVERAGE_RECORD, EXPORT_RECORD, MERGE_RECORD, MODEL_INDEX
+from tailor.models.links import inside
 from tailor.store import JsonFile, Publication, Store
+from tailor.store.publication import require_replaceable
 
 RECORDS = (MERGE_RECORD, AVERAGE_RECORD, EXPORT_RECORD)
 RECORD_FILE = JsonFile(dict[str, Any], "make {folder} again")
@@ -35,7 +37,7 @@ def parent_of(to: str) -> Store:
 
 
 def check(to: str, record: str) -> None:
-    """StoreError when `to` is a file, or has content that this command did not write."""
+    """StoreError when `to` is a file or a link, or has content that this command did not write, changed or added since."""
     store = Store(to)
     if store.is_file():
         raise StoreError(f"{store.url} is a file", hint="give an empty or new folder with --to")
@@ -44,12 +46,19 @@ def check(to: str, record: str) -> None:
             f"{store.url} has other files, which would be overwritten",
             hint="give an empty or new folder with --to",
         )
+    parent, name = posixpath.split(store.url.rstrip("/"))
+    require_replaceable(Store(parent), name)
 
 
-def copy_texts(source: Path, target: Path, but: tuple[str, ...] = ()) -> None:
-    """Copy configuration, tokenizer and template files that `target` does not have yet. Weights and records are skipped."""
-    for path in sorted(source.iterdir()):
+def copy_texts(source: Path, target: Path, but: tuple[str, ...] = ()) -> list[str]:
+    """Copy configuration, tokenizer and template files that `target` does not have yet. Weights and records are skipped.
+
+    Returns a line about each link that leaves `source`, which is not copied.
+    """
+    skipped: list[str] = []
+    for path in inside(sorted(source.iterdir()), source, skipped):
         text = path.suffix in (".json", ".jinja", ".model", ".txt", ".py") or path.name.startswith("LICENSE")
         own = path.name in (*RECORDS, MODEL_INDEX, ADAPTER_CONFIG, *but)
-        if path.is_file() and text and not own and not (target / path.name).exists():
+        if text and not own and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
+    return skipped

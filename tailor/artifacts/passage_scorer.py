@@ -16,6 +16,7 @@ from tailor.encode.truncation import Scorer
 from tailor.errors import ModelError, TailorError
 from tailor.layout import ADAPTER_CONFIG, EMBEDDING, MODULES
 from tailor.models import files
+from tailor.models.own_code import UntrustedCodeError
 from tailor.spec.data import Data
 from tailor.spec.rules.files import is_hub_id
 from tailor.store import Store
@@ -189,6 +190,8 @@ def _named() -> Iterator[None]:
     """Prefix the messages of errors with the recipe key."""
     try:
         yield
+    except UntrustedCodeError as error:
+        raise ModelError(f"{KEY}: {error.message}", hint="use an embedder without code of its own") from error
     except TailorError as error:
         if error.message.startswith("data.retrieve."):
             raise

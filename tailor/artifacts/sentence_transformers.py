@@ -13,6 +13,7 @@ from tailor.layout import MODULES
 from tailor.models import files
 
 _PACKAGE = "sentence_transformers."
+_MODULES = ("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "StaticEmbedding")
 _PASSAGES = ("document", "passage", "corpus")
 """Prompt names for passages, in the order in which sentence-transformers looks for them."""
 
@@ -69,13 +70,17 @@ class SentenceTransformersModel:
 
 
 def _require_own_modules(folder: Path, path: str) -> None:
-    """ModelError for modules outside the package sentence_transformers: they would run code of the folder or of any package."""
+    """ModelError for modules that could run code of the folder or of any package.
+
+    They are modules outside the package sentence_transformers, and those of the package that load classes by name from
+    their own configuration (Router, WordEmbeddings …).
+    """
     try:
         kinds = [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
     except (ValueError, KeyError, TypeError):
         raise ModelError(f"{path}/{MODULES} is damaged", hint="copy the model again") from None
     for kind in kinds:
-        if not kind.startswith(_PACKAGE):
+        if not kind.startswith(_PACKAGE) or kind.rpartition(".")[2] not in _MODULES:
             raise ModelError(
                 f"{path} has the custom module {kind}, whose code tailor does not run",
                 hint="use another model",

@@ -6,7 +6,6 @@ Both models compute in float32, so that the differences come from the merge and 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,9 @@ from tailor.artifacts.inputs import Source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
+from tailor.models import own_code
 from tailor.models.load import DTYPES
+from tailor.store.scratch import scratch
 
 Check = Literal["logits", "layers"]
 TOLERANCE = 0.001
@@ -124,22 +125,23 @@ def by_logits(
 
     rows, what = _rows(folder, source)
     totals = _Totals()
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as temporary:
         trained = in_float32(load_adapted(source.folder, source.url, source.base_record, source.spec, device))
         for number, logits in enumerate(_logits(trained, rows, device)):
-            torch.save(logits, Path(scratch) / f"{number}.pt")
+            torch.save(logits, temporary / f"{number}.pt")
         with trained.disable_adapter():
             for number, logits in enumerate(_logits(trained, rows, device)):
-                totals.add_base(torch.load(Path(scratch) / f"{number}.pt"), logits)
+                totals.add_base(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
         del trained
         merged = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             device_map={"": device},
-            trust_remote_code=source.spec.trust_remote_code,
+            use_safetensors=True,
+            trust_remote_code=own_code.granted(source.spec),
         ).eval()
         for number, logits in enumerate(_logits(merged, rows, device)):
-            totals.add(torch.load(Path(scratch) / f"{number}.pt"), logits)
+            totals.add(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
     return totals.figures(what)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tailor.cli.numbers import number, whole
+from tailor.cli.trust import add_trust_option, granted
 from tailor.quiet import quiet
 
 
@@ -30,11 +31,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="reduce an average of adapters to rank R by SVD (default: the exact average, of a higher rank)",
     )
 
+    add_trust_option(parser)
+
 
 def execute(args: argparse.Namespace) -> int:
     quiet()
     from tailor.artifacts.average import average
 
-    url = average(args.parts, args.to, weights=args.weights, rank=args.rank, say=print)
+    url = average(
+        args.parts, args.to, weights=args.weights, rank=args.rank, trust=granted(args, args.parts), say=print
+    )
     print(f"average written to {url}")
     return 0

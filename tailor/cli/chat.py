@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.generate import add_generation_options
+from tailor.cli.trust import granted
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     quiet()
     from tailor.artifacts.load import load_run
 
-    loaded = load_run(args.run)
+    loaded = load_run(args.run, trust=granted(args, [args.run]))
     loaded.require_template()
     if args.base:
         loaded.require_adapter()

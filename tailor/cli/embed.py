@@ -7,6 +7,7 @@ import sys
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
+from tailor.cli.trust import add_trust_option, granted
 from tailor.quiet import quiet
 
 
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of Ray workers (default: one per GPU; without a GPU, this process)",
     )
+    add_trust_option(parser)
     parser.add_argument(
         "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
     )
@@ -64,11 +66,18 @@ def execute(args: argparse.Namespace) -> int:
         args.instruction,
         args.dimension,
     )
+    trust = granted(args, [args.run])
     display = Display()
     try:
         with display:
             outcome = embed(
-                args.run, request, args.output, display, workers=args.workers, verbose=args.verbose
+                args.run,
+                request,
+                args.output,
+                display,
+                workers=args.workers,
+                trust=trust,
+                verbose=args.verbose,
             )
     except KeyboardInterrupt:
         print(

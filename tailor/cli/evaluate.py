@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
+from tailor.cli.trust import add_trust_option, granted
 from tailor.layout import RECIPE
 from tailor.quiet import quiet
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from tailor.spec.evaluate import Generation
     from tailor.spec.evaluation import Evaluation
+    from tailor.spec.suite import Suite
     from tailor.store import Store
 
 DEFAULT_NAME = "default"
@@ -48,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"number of answers to print (default {SAMPLES})",
     )
+    add_trust_option(parser)
     parser.add_argument(
         "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
     )
@@ -60,10 +63,13 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.cli.display import Display
     from tailor.onray.evaluate import evaluate
 
+    trust = granted(args, [args.run])
     display = Display()
     try:
         with display:
-            outcome = evaluate(args.run, suite, display, name=name, to=args.to, verbose=args.verbose)
+            outcome = evaluate(
+                args.run, suite, display, name=name, to=args.to, trust=trust, verbose=args.verbose
+            )
     except KeyboardInterrupt:
         print(
             "tailor: interrupted; run the same command again to continue after the finished batches",
@@ -86,10 +92,26 @@ def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation
     if store.exists(RECIPE):
         own = load_recipe(store.local_path(RECIPE), check_files=False).evaluate
         if own.final is not None:
+            _refuse_code(own.final, f"{run}/{RECIPE}")
             return with_overrides(own.final, f"{run}/{RECIPE}", overrides), "final"
         if own.generation is not None:
             return _like_the_run(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
     return with_overrides(None, "evaluation", overrides), DEFAULT_NAME
+
+
+def _refuse_code(suite: Suite, file: str) -> None:
+    """DataError when the evaluation in a run folder runs code: task definitions of lm-eval may contain any.
+
+    A run folder may come from someone else; an evaluation file is named by the user.
+    """
+    from tailor.errors import DataError
+
+    for task in suite.tasks:
+        if (folder := getattr(task, "include", None)) is not None:
+            raise DataError(
+                f"{file}: evaluate.final runs the task definitions of lm-eval in {folder}, which may contain any code",
+                hint="if you trust them, copy evaluate.final into an evaluation file, and give it with --with",
+            )
 
 
 def _like_the_run(generation: Generation, suite: Evaluation) -> Evaluation:

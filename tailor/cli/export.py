@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tailor.cli.merge import add_merge_options
+from tailor.cli.trust import granted
 from tailor.export.forms import EXPORT_FORMS, find_form
 from tailor.quiet import quiet
 
@@ -53,7 +54,8 @@ def request(args: argparse.Namespace, form: str) -> Request:
 
     merging = Settings(args.onto, args.dtype, args.tolerance, args.verify)
     query = getattr(args, "query_instruction", None)  # only `export` has it
-    return Request(form, args.weights, args.base, args.base_id, merging, args.name, query)
+    trust = granted(args, [args.run])
+    return Request(form, args.weights, args.base, args.base_id, merging, args.name, trust, query)
 
 
 def execute(args: argparse.Namespace) -> int:

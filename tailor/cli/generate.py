@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import number, whole
+from tailor.cli.trust import add_trust_option, granted
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
 from tailor.errors import DataError, StoreError
@@ -39,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `generate` and `chat` have in common."""
+    add_trust_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="system prompt of each conversation")
     parser.add_argument(
         "--max-new-tokens",
@@ -76,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.artifacts.load import load_run
     from tailor.evaluate.generation import generate
 
-    loaded = load_run(args.run)
+    loaded = load_run(args.run, trust=granted(args, [args.run]))
     answers = generate(
         loaded.model,
         [_ids(loaded, row, args) for row in rows],

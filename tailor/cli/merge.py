@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tailor.cli.numbers import number
+from tailor.cli.trust import add_trust_option, granted
 from tailor.quiet import quiet
 
 
@@ -16,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `merge`, `export` and `push` have in common."""
+    add_trust_option(parser)
     parser.add_argument(
         "--onto",
         choices=("full", "dequantized"),
@@ -57,6 +59,7 @@ def execute(args: argparse.Namespace) -> int:
         base=args.base,
         tolerance=args.tolerance,
         check=args.verify,
+        trust=granted(args, [args.run]),
         say=lambda line: print(line, flush=True),
     )
     print(f"model written to {merged.url}")

@@ -31,6 +31,7 @@ from tailor.store import Store
 
 ENCODE_VERSION = 5
 """Part of every fingerprint. Increase it when a change of the code gives other tokens for the same rows."""
+_SHARD = re.compile(r"(train|evaluation)-\d+\.arrow")
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -189,7 +190,7 @@ def _publish(root: Store, staging: Store, name: str, fingerprint: str) -> None:
     """Rename the staging folder to its final name. If another run was faster, its folder has the same content and stays."""
     if staging.is_local:
         if not root.rename(name, fingerprint) and not root.exists(f"{fingerprint}/{MANIFEST}"):
-            root.remove(fingerprint)
+            root.remove(fingerprint, lambda file: _SHARD.fullmatch(file) is not None)
             root.rename(name, fingerprint)
         return
     for child in staging.names():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from tailor.encode.report import TaskReport
 from tailor.encode.truncation import targets
 from tailor.encode.unused import Watch
 from tailor.store import Store
+from tailor.store.scratch import scratch
 
 _BATCH_ROWS = 512
 _BATCH_CHARACTERS = 1 << 21
@@ -61,8 +61,8 @@ class Work:
         report = TaskReport(task.number)
         staging = Store(self.staging)
         hashes: dict[str, list[int]] = {}
-        with tempfile.TemporaryDirectory() as temporary:
-            shards = _Shards(task, staging.local_path() if staging.is_local else Path(temporary), report)
+        with scratch() as temporary:
+            shards = _Shards(task, staging.local_path() if staging.is_local else temporary, report)
             for batch in _batches(task, report):
                 outcomes = self.encoder([record for _, _, record in batch])
                 for (label, row, record), outcome in zip(batch, outcomes, strict=True):

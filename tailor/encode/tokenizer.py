@@ -262,7 +262,8 @@ def _converted(path: str, revision: str | None) -> str:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(path, revision=revision)
+        # Never the model's own code: its tokenizers are written in Python and have no fast form to convert.
+        loaded = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:
         # The cause may be a missing package, missing files or a slow (Python) tokenizer: the hint covers all three.

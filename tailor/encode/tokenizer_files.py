@@ -46,14 +46,17 @@ class Original:
     """The content of tokenizer_config.json."""
 
     @classmethod
-    def open(cls, model: Model) -> Original:
-        """Load the base model's tokenizer. ModelError when transformers cannot open it, as the artifact would be unusable."""
+    def open(cls, model: Model, *, trust_remote_code: bool) -> Original:
+        """Load the base model's tokenizer. ModelError when transformers cannot open it, as the artifact would be unusable.
+
+        trust_remote_code: `own_code.granted` of the model.
+        """
         from transformers import AutoTokenizer
 
         tokenizer = load_tokenizer(model.path, model.revision)
         try:
             known = AutoTokenizer.from_pretrained(
-                model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+                model.path, revision=model.revision, trust_remote_code=trust_remote_code
             )
         except Exception as error:  # a missing package, an unknown class, files of another kind
             raise ModelError(

@@ -19,6 +19,7 @@ from tailor.evaluate import generation, likelihood
 from tailor.evaluate.retrieval.collection import Text
 from tailor.evaluate.rows import Ids, Scored
 from tailor.models.causal import CausalModel
+from tailor.models.own_code import NOTHING, Trust
 from tailor.spec.suite import Decoding
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ModelRef:
     """A model to load.
 
     without_adapter: use only its base. stop_ids: replace the model's own stop tokens. embeds_like: the folder whose
-    embedding.json defines pooling and attention, for a base model without one.
+    embedding.json defines pooling and attention, for a base model without one. trust: the own code that may run.
     """
 
     label: str
@@ -41,6 +42,7 @@ class ModelRef:
     without_adapter: bool = False
     stop_ids: tuple[int, ...] | None = None
     embeds_like: str | None = None
+    trust: Trust = NOTHING
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class Worker:
 
         ref = self._models[label]
         if self._make_room(ref.url, "write"):
-            self._loaded = load_run(ref.url)
+            self._loaded = load_run(ref.url, trust=ref.trust)
             self._scoring = likelihood.scoring_model(self._loaded.model)
         with self._loaded.without_adapter() if ref.without_adapter else nullcontext():
             yield LanguageModel(ref, self._loaded, self._scoring)
@@ -198,7 +200,7 @@ class Worker:
 
         ref = self._models[batch.model]
         if self._make_room(ref.url, "embed"):
-            self._embedder = TextEmbedder(ref.url, ref.embeds_like)
+            self._embedder = TextEmbedder(ref.url, ref.embeds_like, ref.trust)
         vectors, truncated = self._embedder(
             batch.inputs, batch.instruction, batch.dimension, without_adapter=ref.without_adapter
         )

@@ -93,7 +93,7 @@ def run(loaded: Loaded, settings_of_task: dict[str, Any], batch_size: int) -> Re
     with ready(loaded.model):
         model = HFLM(
             pretrained=loaded.model,
-            tokenizer=AutoTokenizer.from_pretrained(loaded.tokenizer.name),
+            tokenizer=AutoTokenizer.from_pretrained(loaded.tokenizer.name, trust_remote_code=False),
             batch_size=batch_size,
         )
         results = require_lm_eval().evaluate(

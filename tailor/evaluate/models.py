@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tailor.artifacts.base_model import base_record_of
@@ -15,6 +15,7 @@ from tailor.evaluate.batches import ModelRef
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon.files import read_settings
+from tailor.models.own_code import Trust
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.recipe import Recipe
@@ -38,6 +39,10 @@ class EvaluatedModel:
     @property
     def label(self) -> str:
         return self.ref.label
+
+    def trusting(self, trust: Trust) -> EvaluatedModel:
+        """The same model, whose own code may run as far as `trust` says."""
+        return replace(self, ref=replace(self.ref, trust=trust))
 
     @property
     def derived_folder(self) -> str | None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import posixpath
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tailor.evaluate.batches import Embedded, EvaluationBatch, Result
-from tailor.layout import STATE
+from tailor.layout import LOCK, STATE
 from tailor.spec.suite import Decoding
-from tailor.store import JsonFile
+from tailor.store import JsonFile, Store
+from tailor.store.removal import refuse_foreign
 
-if TYPE_CHECKING:
-    from tailor.store import Store
+_PART = re.compile(r"part-\d{6}\.\w+")
 
 
 class _State(TypedDict):
@@ -36,7 +38,7 @@ RESULT_FILE = JsonFile(_Result, "remove {file} and run the same command again: i
 class ResumableParts:
     """The finished parts in a folder, numbered from 0, and the identity of the work that they belong to.
 
-    Parts of work with another identity are removed when the folder is opened.
+    Parts of work with another identity are removed when the folder is opened. DeletionError when it has other files.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -44,6 +46,7 @@ class ResumableParts:
 
     def __init__(self, folder: Store, identity: str) -> None:
         self.folder = folder
+        refuse_foreign(folder.url, folder.files(), self.made)
         self.discarded = False
         """Whether the folder had parts of other work, which were removed."""
         if folder.exists(STATE) and STATE_FILE.read(folder, STATE)["identity"] != identity:
@@ -53,6 +56,16 @@ class ResumableParts:
                     folder.remove(name)
         STATE_FILE.write(folder, STATE, {"identity": identity})
         self._existing = set(folder.names())
+
+    @classmethod
+    def made(cls, name: str) -> bool:
+        """Whether this class, or the lock of the work, makes a file of this name."""
+        return name in (STATE, LOCK) or (_PART.fullmatch(name) is not None and name.endswith(cls.suffixes))
+
+    def remove(self) -> None:
+        """Remove the folder, when its results are elsewhere."""
+        parent, name = posixpath.split(self.folder.url.rstrip("/"))
+        Store(parent).remove(name, self.made)
 
     def has(self, number: int) -> bool:
         return any(self.file(number, suffix) in self._existing for suffix in self.suffixes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ from tailor.export.forms import check_options, find_form
 from tailor.export.request import Request, Selection, Weights
 from tailor.layout import ADAPTER, ARTIFACTS, EXPORT_RECORD, LOSS_PLOT, MERGE_RECORD, STATE
 from tailor.models import adapter_files
+from tailor.models.links import inside
 from tailor.runs.log import read
 from tailor.store import COMMIT, Store, run_files
 from tailor.store import run_folder as runs
+from tailor.store.scratch import scratch
 from tailor.train.checkpoint import STATE_FILE
 
 
@@ -42,12 +43,12 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
     """Export the run or checkpoint at `url` to the folder `to`. Returns its URL. Raises ModelError and StoreError."""
     check_options(request.form, request.form_options)
     output.check(to, EXPORT_RECORD)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as temporary:
         source: Path | None = None
         step: int | None = None
         if runs.is_checkpoint(Store(url)):
-            source = Path(scratch) / "weights"
-            kind, run = consolidate(url, source)
+            source = temporary / "weights"
+            kind, run = consolidate(url, source, request.trust)
             step = int(STATE_FILE.read(Store(url), STATE)["step"])
             if request.weights == "merged" or not find_form(request.form).takes_checkpoints:
                 raise ModelError(
@@ -144,11 +145,19 @@ def _write_weights(
     """Write the weights and the tokenizer, merged or copied."""
     if selection.weights == "merged":
         base = selection.request.base
-        merge_into(folder, open_source(selection.run.url, base), selection.request.merging, say)
+        merge_into(
+            folder,
+            open_source(selection.run.url, base, selection.request.trust),
+            selection.request.merging,
+            say,
+        )
         return
-    for path in sorted((source or selection.artifact.local_path()).iterdir()):
-        if path.is_file() and path.name not in (COMMIT, "README.md"):
+    origin, skipped = source or selection.artifact.local_path(), list[str]()
+    for path in inside(sorted(origin.iterdir()), origin, skipped):
+        if path.name not in (COMMIT, "README.md"):
             shutil.copyfile(path, folder / path.name)
+    for line in skipped:
+        say(line)
     if (warning := fix_tokenizer_class(folder)) is not None:
         say(f"warning: {warning}")
 

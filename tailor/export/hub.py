@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from tailor.layout import (
 )
 from tailor.models import adapter_files
 from tailor.redaction import is_secret, redacted
+from tailor.store.scratch import scratch
 
 BESIDE = ("README.md", LOSS_PLOT, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 MODEL = (
@@ -98,8 +98,8 @@ def push(
         _check_name(push.repo)
     else:
         hub = require(push)  # before merging, which takes minutes
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / push.repo.split("/")[1]
+    with scratch() as temporary:
+        folder = temporary / push.repo.split("/")[1]
         folder.mkdir()
         named = replace(request, name=request.name or push.repo.split("/")[1])
         fill(folder, replace(selection, request=named), say)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tailor.errors import GateError
 from tailor.export import hub
 from tailor.export.request import Request
+from tailor.models.own_code import Trust
 from tailor.runs import evaluations
 from tailor.spec.recipe import Recipe
 from tailor.store import Store
@@ -28,7 +29,8 @@ def push(recipe: Recipe, say: Callable[[str], None]) -> None:
             f"{run.url} was not pushed: {'; '.join(failed)}",
             hint=f"to push it anyway: tailor push {run.url} {recipe.export.push_to_hub}",
         )
-    url = hub.push(recipe.save.to, _destination(recipe), Request(weights=recipe.export.weights), say=say)
+    request = Request(weights=recipe.export.weights, trust=Trust.of_model(recipe.model))
+    url = hub.push(recipe.save.to, _destination(recipe), request, say=say)
     say(f"pushed to {url}")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tailor.artifacts.merge import Settings
+from tailor.models.own_code import NOTHING, Trust
 from tailor.store import Store
 
 Weights = Literal["adapter", "merged", "model"]
@@ -26,6 +27,8 @@ class Request:
     merging: Settings = field(default_factory=Settings)
     name: str | None = None
     """The model's name in the card; by default the name of the run."""
+    trust: Trust = NOTHING
+    """The base's own code that may run."""
     query_instruction: str | None = None
     """The instruction for queries, for a form that stores prompts."""
 

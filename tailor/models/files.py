@@ -93,7 +93,7 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, sorted. ModelError if there are none or one is missing."""
     if (folder / MODEL_INDEX).is_file():
-        names = sorted(set(_INDEX_FILE.read_path(folder / MODEL_INDEX)["weight_map"].values()))
+        names = indexed_files(folder)
     else:
         names = [MODEL_WEIGHTS]
     for name in names:
@@ -103,6 +103,18 @@ def weight_files(folder: Path) -> list[Path]:
                 hint="weights must be safetensors files",
             )
     return [folder / name for name in names]
+
+
+def indexed_files(folder: Path) -> list[str]:
+    """The file names in the index of a sharded model. ModelError when it names files of other folders."""
+    names = set(_INDEX_FILE.read_path(folder / MODEL_INDEX)["weight_map"].values())
+    for name in sorted(names):
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ModelError(
+                f"{folder / MODEL_INDEX} names the file {name!r}, which is not in the folder of the model",
+                hint="weights must be in the model's own folder",
+            )
+    return sorted(names)
 
 
 def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Stored], dict[str, str]]:

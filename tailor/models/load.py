@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import activations, attention, linear, probe, rope
+from tailor.layout import ADAPTER_CONFIG, MODEL_INDEX
+from tailor.models import activations, attention, files, linear, own_code, probe, rope
 from tailor.models.adapters import add_adapter
 from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
@@ -158,15 +160,23 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    if (
+        Path(spec.path) / ADAPTER_CONFIG
+    ).is_file():  # transformers would load the model that this file names instead
+        raise ModelError(
+            f"model.path {spec.path}: the folder has an {ADAPTER_CONFIG}, so it is an adapter and not a model",
+            hint="set model.path to the base model, and model.warm_start to the adapter",
+        )
+    if (Path(spec.path) / MODEL_INDEX).is_file():
+        files.indexed_files(Path(spec.path))
+    trusted = own_code.granted(spec)
+    common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": trusted}
     try:
         config = AutoConfig.from_pretrained(spec.path, **common)
         if spec.rope is not None:
             rope.write(config, spec.rope, spec.path)
         if spec.init == "random" or empty:
-            network = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=spec.trust_remote_code
-            )
+            network = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
         network, loaded = AutoModelForCausalLM.from_pretrained(
             spec.path,
@@ -198,12 +208,8 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             hint="copy the model again",
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        if not spec.trust_remote_code and "trust_remote_code" in str(error):
-            raise ModelError(
-                f"model.path {spec.path}: the model comes with its own code, which is not run unless you trust it",
-                hint="if you trust it, set model.trust_remote_code: true in the recipe; an adapter trained on such a "
-                "model is loaded from within the run's folder",
-            ) from error
+        if not trusted and (refusal := own_code.untrusted(f"model.path {spec.path}", error)) is not None:
+            raise refusal from error
         raise ModelError(
             f"model.path {spec.path}: the model could not be loaded: {_first_line(error)}",
             hint="check the path, the revision and config.json; weights must be safetensors",
@@ -227,7 +233,7 @@ def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
 
     assert spec.quantize is not None
     with torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+        bare = AutoModelForCausalLM.from_config(config, trust_remote_code=own_code.granted(spec))
     plain = list(linear.read_directly(bare))
     share, largest = linear.quantized_share(bare, plain)
     if share < 0.5:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from tailor.errors import ModelError
+from tailor.models import own_code
 from tailor.plan import rope as plan
 from tailor.spec.model import Model
 from tailor.spec.rope import Rope
@@ -60,7 +61,7 @@ def save_config(folder: Path, spec: Model) -> None:
 
     assert spec.rope is not None
     config = AutoConfig.from_pretrained(
-        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        spec.path, revision=spec.revision, trust_remote_code=own_code.granted(spec)
     )
     write(config, spec.rope, spec.path)
     config.save_pretrained(folder)

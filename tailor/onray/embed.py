@@ -27,12 +27,14 @@ from tailor.evaluate.embed_file import (
 from tailor.evaluate.models import find_model
 from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.display import Display
 from tailor.onray.sharing import choose_workers
 from tailor.runs.lock import lock
 from tailor.runs.words import duration
 from tailor.spec.suite import Decoding
 from tailor.store import Store
+from tailor.store.scratch import sweep
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,24 @@ def embed(
     *,
     workers: int | None = None,
     address: str | None = None,
+    trust: Trust = NOTHING,
     verbose: bool = False,
 ) -> Outcome:
     """Embed every row of the input with a run or model and write the Parquet file `to`, a path or fsspec URL.
+
+    trust: the own code of the model that may run.
 
     Finished batches are stored next to it in the folder `NAME.unfinished`, so that the same call resumes after it was
     killed; the folder is removed at the end. All rows are read and checked before the model is loaded. Raises a
     TailorError for errors that the user can fix.
     """
     machine.wait_without_spinning()
+    sweep()
     if ROW in request.keep or EMBEDDING in request.keep:
         raise DataError(
             f"--keep: {ROW} and {EMBEDDING} are columns that tailor writes, so input columns cannot have these names"
         )
-    model = find_model(target)
+    model = find_model(target).trusting(trust)
     require_embeddings(model.artifact.url)
     if not to.endswith(".parquet"):
         raise StoreError(
@@ -114,7 +120,7 @@ def embed(
             "columns": request.columns,
         }
         truncated = parts.join(parent, name, len(sizes), about)
-    parent.remove(f"{name}.unfinished")
+    parts.remove()
     return Outcome(parent.url_of(name), sum(sizes), truncated)
 
 

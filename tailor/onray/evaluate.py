@@ -24,6 +24,7 @@ from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
 from tailor.evaluate.results import join, results
 from tailor.evaluate.tasks.base import make_evaluators
 from tailor.layout import EVALUATION, FIGURES, RESULTS, SUITE, TOKENS
+from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.display import Display
 from tailor.onray.planning import tokens_root
 from tailor.onray.sharing import choose_workers
@@ -40,6 +41,7 @@ from tailor.spec.rules.keys import Keys, path_of
 from tailor.spec.suite import Suite
 from tailor.store import Store, cache_folder
 from tailor.store.publication import Publication
+from tailor.store.scratch import sweep
 
 METHOD = (
     "paired bootstrap over rows: {confidence:.0%} percentile interval, {samples} resamples that are the same for all "
@@ -73,15 +75,17 @@ def evaluate(
     name: str,
     to: str | None = None,
     address: str | None = None,
+    trust: Trust = NOTHING,
     verbose: bool = False,
 ) -> Evaluated:
     """Evaluate a run or model and publish the results at `to`, by default in `evaluation/` of the run folder.
 
-    `name`: name of the evaluation if the suite has none. Finished batches are stored in the folder `NAME.unfinished`,
+    `name`: name of the evaluation if the suite has none. trust: own code of the models that may run. Finished batches are stored in the folder `NAME.unfinished`,
     so that the same call resumes after it was killed. Raises a TailorError for errors that the user can fix, but no
     GateError: the caller shows the results first and then calls `Evaluated.require`.
     """
     machine.wait_without_spinning()
+    sweep()
     began = time.monotonic()
     evaluators = make_evaluators(suite.tasks)
     for evaluator in evaluators:
@@ -94,7 +98,7 @@ def evaluate(
         unfinished = parent.join(f"{folder_name}.unfinished")
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
-        models = evaluated_models(main, suite)
+        models = [model.trusting(trust) for model in evaluated_models(main, suite)]
         for evaluator in evaluators:
             for model in models:
                 evaluator.check_model(model)
@@ -143,7 +147,7 @@ def evaluate(
             (made.folder / FIGURES).write_bytes(evaluations.draw(report))
             for file, png in heatmap.pictures(report).items():
                 (made.folder / file).write_bytes(png)
-    parent.remove(f"{folder_name}.unfinished")
+    parts.remove()
     if main.run is not None and to is None:
         page.write(main.run)
     return Evaluated(parent.join(folder_name), report)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from tailor.onray.authentication import enable_token, refused
 from tailor.onray.cluster import check_port
 from tailor.spec import visibility
 from tailor.store import Store
+from tailor.store.scratch import scratch
 
 if TYPE_CHECKING:
     from tailor.spec.recipe import Recipe
@@ -94,7 +94,7 @@ class Jobs:
     def submit(self, recipe: Recipe, view: visibility.Visibility, name: str) -> str:
         """Submit a recipe and return the name of the job. The nodes must be able to read all files that it names."""
         job = f"{name}-{secrets.token_hex(3)}"
-        with tempfile.TemporaryDirectory() as folder, _translated_errors(self.address):
+        with scratch() as folder, _translated_errors(self.address):
             for file, text in visibility.bundle(recipe, view, ".").items():
                 (Path(folder) / file).write_text(text, encoding="utf-8")
             self._send(

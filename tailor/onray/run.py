@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailor import machine
 from tailor.evaluate import preflight
 from tailor.layout import DATA_REPORT, ENVIRONMENT, PLAN, RECIPE, REPORT
+from tailor.models.own_code import Trust
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
 from tailor.onray.display import Display
@@ -30,6 +31,7 @@ from tailor.runs.status import Status
 from tailor.runs.words import now
 from tailor.spec.load import resolved_yaml
 from tailor.store import Store, run_files, run_folder
+from tailor.store.scratch import sweep
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
@@ -60,6 +62,7 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
     In all cases, status.json contains how the run ended.
     """
     machine.wait_without_spinning()
+    sweep()
     if recipe.evaluate.final is not None:
         require(recipe.evaluate.final)
     outcome = _train(recipe, display, verbose=verbose)
@@ -69,7 +72,13 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
     ):
         return outcome
     evaluated = evaluate(
-        outcome.run.url, final, display, name=evaluations.FINAL, address=recipe.scale.address, verbose=verbose
+        outcome.run.url,
+        final,
+        display,
+        name=evaluations.FINAL,
+        address=recipe.scale.address,
+        trust=Trust.of_model(recipe.model),
+        verbose=verbose,
     )
     return replace(outcome, evaluated=evaluated)
 

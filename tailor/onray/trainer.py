@@ -12,7 +12,7 @@ from tailor.layout import CHECKPOINTS, EVALUATION, LOGS
 from tailor.onray import cluster as clusters
 from tailor.onray import failures, monitor, supervisor, worker
 from tailor.onray.supervisor import DriverContext
-from tailor.store import Store, filesystem
+from tailor.store import Store, filesystem, run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ def clear(run: Store) -> None:
     """
     for folder in (run, run.join(LOGS), run.join(EVALUATION)):
         folder.tidy()
-    run.join(CHECKPOINTS).sweep()
+    run.join(CHECKPOINTS).sweep(run_folder.CHECKPOINT_NAME, run_folder.is_checkpoint_file)
     for file in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
         run.remove(f"{CHECKPOINTS}/{file}")
 

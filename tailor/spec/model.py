@@ -145,4 +145,6 @@ class Model(Section):
     """
 
     trust_remote_code: bool = False
-    """Run Python code from the model's repository. Only set it for repositories whose code you have read."""
+    """Run Python code from the model's folder or repository. Only set it for code that you have read. It applies to the
+    commands that read this recipe; those that load the trained model need `--trust-remote-code`.
+    """

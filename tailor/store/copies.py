@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tailor.store.failures import writing
 from tailor.store.filesystem import cache_folder
+from tailor.store.scratch import process_folder
 
 # Keys of fsspec's file info that identify a version, in order of preference. The Hugging Face Hub has the last two.
 _STAMPS = (
     *("ETag", "etag", "mtime", "LastModified", "created", "Last-Modified", "Content-MD5"),
     *("blob_id", "xet_hash"),
 )
-_THIS_PROCESS = uuid.uuid4().hex
 
 
 def stamp_of(info: Mapping[str, Any]) -> Any:
@@ -44,14 +42,27 @@ def borrowed(fs: Any, root: str, name: str) -> Iterator[Path]:
     import fcntl
 
     found, target = _found(fs, root)
-    with open(f"{target}.borrowed", "w") as users:
-        fcntl.flock(users, fcntl.LOCK_SH)
+    used = Path(f"{target}.borrowed")
+    with _shared(used) as users:
         try:
             yield _copied(fs, root, name, found, target)
         finally:  # also removes a damaged copy, so that the next try copies it again
             with contextlib.suppress(BlockingIOError):  # another process still uses it
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(target, ignore_errors=True)
+                used.unlink(missing_ok=True)
+
+
+def _shared(path: Path) -> IO[str]:
+    """The file, open and locked for sharing. Another user of the copy may remove the file until it is locked."""
+    import fcntl
+
+    while True:
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def _found(fs: Any, root: str) -> tuple[dict[str, Any], Path]:
@@ -62,21 +73,10 @@ def _found(fs: Any, root: str) -> tuple[dict[str, Any], Path]:
     # On some file systems (http) `find` returns less than `info`.
     found = {path: info if stamp_of(info) else {**info, **fs.info(path)} for path, info in found.items()}
     has_versions = all(stamp_of(info) for info in found.values())
-    suffix = "" if has_versions else f"{_THIS_PROCESS} {os.getpid()}"
-    target = cache_folder() / "files" / _version(fs, found, suffix)
     with writing(str(cache_folder()), "TAILOR_CACHE"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    if not has_versions:
-        atexit.register(_drop, target, os.getpid())
-    return found, target
-
-
-def _drop(target: Path, process: int) -> None:
-    """Remove a copy, unless this process was forked from the one that made it."""
-    if os.getpid() == process:
-        shutil.rmtree(target, ignore_errors=True)
-        for ending in (".lock", ".borrowed"):
-            Path(f"{target}{ending}").unlink(missing_ok=True)
+        folder = cache_folder() / "files" if has_versions else process_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+    return found, folder / _version(fs, found)
 
 
 def _copied(fs: Any, root: str, name: str, found: dict[str, Any], target: Path) -> Path:
@@ -99,9 +99,9 @@ def _copied(fs: Any, root: str, name: str, found: dict[str, Any], target: Path) 
     return content
 
 
-def _version(fs: Any, found: dict[str, Any], suffix: str) -> str:
-    """A hash of the files' paths, sizes and versions, and of `suffix`."""
-    version = hashlib.sha256(suffix.encode())
+def _version(fs: Any, found: dict[str, Any]) -> str:
+    """A hash of the files' paths, sizes and versions."""
+    version = hashlib.sha256()
     for path, info in sorted(found.items()):
         facts = (fs.unstrip_protocol(path), info.get("size"), str(stamp_of(info)))
         version.update(repr(facts).encode())

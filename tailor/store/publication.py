@@ -16,8 +16,12 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from tailor.errors import StoreError
 from tailor.store.failures import writing
 from tailor.store.json_files import VERSION, Count, JsonFile
-from tailor.store.store import COMMIT, TEMPORARY, Store, uploads
+from tailor.store.removal import TEMPORARY, DeletionError, Made, refuse_foreign, refuse_link
+from tailor.store.scratch import Claim, lock_of
+from tailor.store.store import COMMIT, Store, uploads
 
+UPLOADING = ".uploading"
+"""While a folder is uploaded: the names of its files, so that an interrupted upload can be distinguished from other files."""
 _BLOCK = 1 << 22
 
 
@@ -30,8 +34,13 @@ class _Marker(TypedDict):
     files: dict[str, _Listed]
 
 
+class _Uploaded(TypedDict):
+    files: list[str]
+
+
 _REPAIR = "restore the file, or remove {folder} if you do not need it"
 COMMIT_FILE = JsonFile(_Marker, _REPAIR, version=2)
+UPLOADING_FILE = JsonFile(_Uploaded, "remove {folder}, whose upload was interrupted")
 _FIRST_COMMIT_FILE = JsonFile(dict[str, _Listed], _REPAIR, version=None)
 
 
@@ -45,13 +54,20 @@ class Publication:
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
         self.url = store.join(name).url
+        require_replaceable(store, name)
         temporary = f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
         if store.is_local:
             store.make()
             self.folder = store.local_path(temporary)
         else:
             self.folder = uploads(store.url) / temporary
+        self._create()
+
+    def _create(self) -> None:
         with self._writing():
+            if not self._store.is_local:
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                self._claim = Claim(self.folder)
             self.folder.mkdir(parents=True)
 
     def __enter__(self) -> Publication:
@@ -66,7 +82,7 @@ class Publication:
             self.discard()
 
     def commit(self, guard: Callable[[], None] = lambda: None) -> None:
-        """Publish the folder under its name, replacing an earlier one.
+        """Publish the folder under its name, replacing an earlier one. DeletionError when that one has other files.
 
         guard: called before each change of the store (the marker is the last one); an exception from it stops the commit.
         When a commit fails, all files stay in `folder`.
@@ -80,16 +96,24 @@ class Publication:
             with self._writing():
                 self._take_the_name()
             return
+        require_replaceable(self._store, self._name)
         self._store.remove(self._name)
+        UPLOADING_FILE.write(self._store, f"{self._name}/{UPLOADING}", {"files": [*marker, COMMIT]})
         for name in [*marker, COMMIT]:
             guard()
             self._store.put_file(self.folder / name, f"{self._name}/{name}")
+        self._store.remove(f"{self._name}/{UPLOADING}")
         for copy in self.folder.parent.glob(f"{TEMPORARY}{self._name}-*"):  # also those of failed attempts
-            shutil.rmtree(copy, ignore_errors=True)
+            if copy.is_dir():
+                shutil.rmtree(copy, ignore_errors=True)
+                lock_of(copy).unlink(missing_ok=True)
+        self.discard()
 
     def discard(self) -> None:
         """Remove the written files."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if not self._store.is_local:
+            self._claim.release()
 
     @property
     def kept(self) -> bool:
@@ -103,7 +127,8 @@ class Publication:
 
     def _take_the_name(self) -> None:
         target = self._store.local_path(self._name)
-        if target.exists():
+        if os.path.lexists(target):
+            require_replaceable(self._store, self._name)
             aside = self.folder.with_name(f"{self.folder.name}-before")
             os.rename(target, aside)
             os.rename(self.folder, target)
@@ -111,6 +136,46 @@ class Publication:
         else:
             os.rename(self.folder, target)
         _sync(target.parent)
+
+
+def require_replaceable(store: Store, name: str) -> None:
+    """DeletionError when a new folder cannot take a name: what has it was not published by tailor, or was added to since.
+
+    On a local disk also when it is a symbolic link, or when a text file in it was changed.
+    """
+    if store.is_local:
+        path = store.local_path(name)
+        refuse_link(path, path.parent)
+        if path.is_file():
+            raise DeletionError(f"{path} is a file", hint="remove it, or choose another folder")
+    if not (names := store.files(name)):
+        return
+    refuse_foreign(store.url_of(name), names, published(store, name))
+    if store.is_local and store.is_committed(name):
+        for file, written in listed_files(store.join(name)).items():
+            path = store.local_path(f"{name}/{file}")
+            refuse_link(path, store.local_path(name))
+            if path.is_file() and _was_edited(path, written):
+                raise DeletionError(
+                    f"{path} would be replaced, but it was changed since tailor wrote it",
+                    hint="move it to another folder, then run the same command again",
+                )
+
+
+def _was_edited(path: Path, written: dict[str, Any]) -> bool:
+    """Whether a file is not what the marker says. Large files are compared by size only."""
+    size = path.stat().st_size
+    return size != written["bytes"] or (size <= _BLOCK and _describe(path)["sha256"] != written["sha256"])
+
+
+def published(store: Store, name: str) -> Made:
+    """Which files of a folder its publication wrote: those that its marker lists, or a list of an interrupted upload."""
+    made = {COMMIT, UPLOADING}
+    if store.exists(f"{name}/{COMMIT}"):
+        made |= listed_files(store.join(name)).keys()
+    elif store.exists(f"{name}/{UPLOADING}"):
+        made |= set(UPLOADING_FILE.read(store, f"{name}/{UPLOADING}")["files"])
+    return made.__contains__
 
 
 @contextlib.contextmanager

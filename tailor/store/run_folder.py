@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import posixpath
+import re
 
 from tailor.errors import StoreError
 from tailor.layout import (
@@ -34,11 +35,23 @@ def holds_run(run: Store) -> bool:
 def checkpoints(run: Store) -> list[str]:
     """Names of the complete checkpoints, oldest first."""
     folder = run.join(CHECKPOINTS)
-    return [step for step in folder.names() if step.startswith("step-") and folder.is_committed(step)]
+    return [step for step in folder.names() if CHECKPOINT_NAME.fullmatch(step) and folder.is_committed(step)]
 
 
 def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
+
+
+CHECKPOINT_NAME = re.compile(r"step-\d{8}")
+_CHECKPOINT_FILES = re.compile(
+    r"COMMIT|\.uploading|state\.json|weights\.safetensors|optimizer\.pt"
+    r"|(weights|optimizer)-\d{5}-of-\d{5}\.safetensors|\.share-\d{5}-[0-9a-f]{8}(\.tmp)?"
+)
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Whether tailor writes a file of this name into a checkpoint's folder, complete or not."""
+    return _CHECKPOINT_FILES.fullmatch(name) is not None
 
 
 def is_checkpoint(folder: Store) -> bool:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError
 from tailor.store.publication import COMMIT_FILE, Publication, _describe, _files, _sync
-from tailor.store.store import COMMIT, TEMPORARY, uploads
+from tailor.store.removal import TEMPORARY, Made
+from tailor.store.store import COMMIT, uploads
 
 if TYPE_CHECKING:
     from tailor.store.store import Store
@@ -23,14 +24,17 @@ _PATIENCE_SECONDS = 30
 """How long rank 0 waits for the other workers after `hurry`."""
 
 
-def begin(store: Store, name: str) -> str:
-    """Prepare the store. Rank 0 calls it first and sends the returned token to all workers."""
+def begin(store: Store, name: str, made: Made) -> str:
+    """Prepare the store. Rank 0 calls it first and sends the returned token to all workers.
+
+    made: the files of such a folder, to recognize an incomplete one. DeletionError when the name has other files.
+    """
     token = f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
     if store.is_local:
         store.make()
         store.local_path(token).mkdir()
     else:
-        store.remove(name)
+        store.remove(name, made)
     return token
 
 
@@ -55,8 +59,7 @@ class ShardedPublication(Publication):
         else:
             self.folder = uploads(store.url) / f"{token}-{rank:05d}"
         self._hurried = threading.Event()
-        with self._writing():
-            self.folder.mkdir(parents=True)
+        self._create()
 
     def hurry(self) -> None:
         """Limit the waiting for the other workers to `_PATIENCE_SECONDS` from now, as some may have died."""

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -20,10 +21,19 @@ from tailor.errors import StoreError
 from tailor.store.copies import borrowed, copied
 from tailor.store.failures import naming, retried, writing
 from tailor.store.filesystem import cache_folder, filesystem
+from tailor.store.removal import (
+    TEMPORARY,
+    Made,
+    is_temporary,
+    local_files,
+    refuse_foreign,
+    refuse_link,
+    remove_local,
+)
+from tailor.store.scratch import lock_of, scratch
 
 COMMIT = "COMMIT"
 """Marker of a complete folder. It lists the files with their sizes and checksums."""
-TEMPORARY = ".tmp-"
 _BLOCK = 1 << 22
 _T = TypeVar("_T")
 _reached: set[str] = set()
@@ -46,13 +56,17 @@ class Store:
             self._fs, self._root = filesystem(text)
         self.is_local = isinstance(self._fs, LocalFileSystem)
         self.url: str = self._root if self.is_local else self._fs.unstrip_protocol(self._root)
+        self._anchor = self._root
+        """The folder that the caller named. It may be a symbolic link; below it, nothing is deleted through links."""
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
     def join(self, *names: str) -> Store:
         """The folder below this one."""
-        return Store("/".join([self.url.rstrip("/"), *names]))
+        below = Store("/".join([self.url.rstrip("/"), *names]))
+        below._anchor = self._anchor
+        return below
 
     def url_of(self, name: str) -> str:
         """The URL of `name`, for messages."""
@@ -148,7 +162,7 @@ class Store:
             self.write_bytes(name, before + text.encode())
             return
         with self._writing(name):
-            path = Path(self._path(name))
+            path = self._unlinked(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab", buffering=0) as stream:
                 size = stream.tell()
@@ -173,14 +187,18 @@ class Store:
             with stream, naming(self.url_of(name), kinds=(OSError,)):
                 yield stream
         elif self.is_local:
-            with self._writing(name), _replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+            with (
+                self._writing(name),
+                _replacing(self._unlinked(name)) as temporary,
+                temporary.open("wb") as stream,
+            ):
                 yield stream
         else:
             # Upload once at the end: an interrupted stream would leave a partial object.
-            with naming(self.url_of(name), kinds=(OSError,)), tempfile.NamedTemporaryFile() as stream:
-                yield stream
-                stream.flush()
-                self.put_file(Path(stream.name), name)
+            with naming(self.url_of(name), kinds=(OSError,)), scratch() as folder:
+                with (folder / "upload").open("wb") as stream:
+                    yield stream
+                self.put_file(folder / "upload", name)
 
     def local_path(self, name: str = "") -> Path:
         """A local path of a file or folder: the path itself if the store is local, else a copy in `cache_folder()`.
@@ -219,40 +237,58 @@ class Store:
         """Whether a folder has been published completely."""
         return self.exists(f"{name}/{COMMIT}")
 
-    def sweep(self) -> None:
-        """Remove folders without a commit marker, left by interrupted writers. Only the store's single writer may call it."""
+    def files(self, name: str = "") -> list[str]:
+        """Names of all files below a folder, relative to it; on a local disk also links, which are not followed."""
+        if self.is_local:
+            return local_files(Path(self._path(name)))
+        start = len(self._path(name).rstrip("/")) + 1
+        return [path[start:] for path in self._ask(name, lambda: list(self._fs.find(self._path(name))))]
+
+    def sweep(self, of: re.Pattern[str], made: Made) -> None:
+        """Remove folders without a commit marker, left by interrupted writers. Only the store's single writer may call it.
+
+        of: the names that the writer gives to its folders; others stay. made: the files in them. DeletionError for a folder
+        of such a name that has other files, or is a link.
+        """
         self.tidy()
         for name in self.names():
-            if not self.is_committed(name):
-                self.remove(name)
+            if of.fullmatch(name) and not self.is_committed(name):
+                self.remove(name, made)
 
     def tidy(self) -> None:
         """Remove temporary files and folders directly in this folder. Only the store's single writer may call it."""
         for name in self._children():
-            if name.startswith(TEMPORARY):
+            if is_temporary(name):
                 self.remove(name)
         self.sweep_uploads()
 
-    def sweep_uploads(self) -> None:
+    def sweep_uploads(self, *, complete: bool = False) -> None:
         """Remove this machine's incomplete local folders that were to be uploaded here.
 
-        Complete ones stay until a folder with their name is committed.
+        Complete ones stay until a folder with their name is committed, unless `complete`.
         """
         if not self.is_local:
-            for unfinished in uploads(self.url).glob("*"):
-                if not (unfinished / COMMIT).exists():
-                    shutil.rmtree(unfinished, ignore_errors=True)
+            for unfinished in uploads(self.url).glob(f"{TEMPORARY}*"):
+                if unfinished.is_dir() and (complete or not (unfinished / COMMIT).exists()):
+                    shutil.rmtree(unfinished, ignore_errors=True)  # never follows a link
+                    lock_of(unfinished).unlink(missing_ok=True)
 
     def remove_temporary(self) -> None:
         """Remove everything that an interrupted writer left, complete or not. Only the store's single writer may call it."""
-        for name in self._children():
-            if name.startswith(TEMPORARY):
-                self.remove(name)
-        if not self.is_local:
-            shutil.rmtree(uploads(self.url), ignore_errors=True)
+        self.tidy()
+        self.sweep_uploads(complete=True)
 
-    def remove(self, name: str) -> None:
-        """Remove a file or folder, its commit marker first. Does nothing when it does not exist."""
+    def remove(self, name: str, made: Made | None = None) -> None:
+        """Remove a file or folder, its commit marker first. Does nothing when it does not exist.
+
+        made: whether tailor makes a file of this name in the folder; None when the folder's own name shows that tailor made
+        it. DeletionError, before anything is removed, for other files, and on a local disk for symbolic links.
+        """
+        if self.is_local:
+            self._ask(name, lambda: remove_local(Path(self._path(name)), Path(self._anchor), COMMIT, made))
+            return
+        if made is not None:
+            refuse_foreign(self.url_of(name), self.files(name), made)
 
         def removed() -> None:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -298,6 +334,12 @@ class Store:
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
+
+    def _unlinked(self, name: str) -> Path:
+        """The local path of a file to write. DeletionError for a symbolic link: its target is not tailor's file."""
+        path = Path(self._path(name))
+        refuse_link(path, path.parent)
+        return path
 
     def _naming(self, name: str) -> contextlib.AbstractContextManager[None]:
         return naming(self.url_of(name), kinds=(OSError,) if self.is_local else (Exception,))

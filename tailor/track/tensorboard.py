@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import tempfile
+import re
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
 from tailor.layout import TENSORBOARD
 from tailor.store import Periodic
+from tailor.store.scratch import scratch
 from tailor.track.figures import curves
 
 if TYPE_CHECKING:
     from tailor.store import Store
 
 FLUSH_SECONDS = 10
+_EVENTS = re.compile(r"events\.out\.tfevents\..+\.step-\d{8}")
+"""The event files that this tracker writes."""
 REMOTE_SHARE = 0.05
 """Maximum fraction of the time for copying to a remote store; to a slow store the files are copied less often."""
 
@@ -34,10 +37,13 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._remote = None if run.is_local else run.join(TENSORBOARD)
-        self._scratch = None if run.is_local else tempfile.TemporaryDirectory()
+        self._closing = ExitStack()
         if not after_step:
-            run.remove(TENSORBOARD)
-        self._folder = Path(self._scratch.name) if self._scratch else run.local_path(TENSORBOARD)
+            events = run.join(TENSORBOARD)
+            for name in events.names():
+                if _EVENTS.fullmatch(name):
+                    events.remove(name)
+        self._folder = run.local_path(TENSORBOARD) if run.is_local else self._closing.enter_context(scratch())
         self._step = after_step
         self._event = Event
         try:
@@ -69,8 +75,7 @@ class TensorBoard:
             self._periodic.close()
             self._copy()
         self._writer.close()
-        if self._scratch:
-            self._scratch.cleanup()
+        self._closing.close()
 
     def _put(self, **content: Any) -> None:
         try:

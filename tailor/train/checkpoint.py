@@ -24,7 +24,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from tailor.errors import StoreError
 from tailor.layout import CHECKPOINTS, OPTIMIZER, STATE, WEIGHTS
-from tailor.store import Store, verified
+from tailor.store import DeletionError, Store, published, verified
 from tailor.store.json_files import Count, JsonFile, Number, made
 from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
@@ -207,13 +207,22 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
             parameter.copy_(weights[name])
 
 
-def remove_old(run: Store, *, keep: int, needed: Iterable[int | None]) -> None:
-    """Delete all complete checkpoints but the newest `keep` and those of the `needed` steps."""
+def remove_old(run: Store, *, keep: int, needed: Iterable[int | None]) -> list[str]:
+    """Delete all complete checkpoints but the newest `keep` and those of the `needed` steps.
+
+    A checkpoint to which files were added, or that is a symbolic link, stays. Returns a status line for each of them.
+    """
+    notes = []
     names = checkpoints(run)
     kept = set(names[-keep:]) | {checkpoint_name(step) for step in needed if step is not None}
     for name in names:
         if name not in kept:
-            run.join(CHECKPOINTS).remove(name)
+            folder = run.join(CHECKPOINTS)
+            try:
+                folder.remove(name, published(folder, name))
+            except DeletionError as error:
+                notes.append(f"an old checkpoint is kept: {error.message}")
+    return notes
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     for probe in probes:
         probe(session, "start", state.step)
 
-    with Saver(session.run, keep=plan.save.keep, durable=host.flush) as saver:
+    with Saver(session.run, keep=plan.save.keep, durable=host.flush, say=session.say) as saver:
         training = _Training(session, runner, saver, state, start, probes)
         if not training.run_to_end():
             return "stopped"

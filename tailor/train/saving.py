@@ -22,12 +22,17 @@ class Saver:
     """Saves checkpoints one at a time: on rank 0 only, or each worker's shard if the strategy is sharded.
 
     A context manager that finishes a pending commit on exit. `durable` is called before each change of the store: when it
-    returns, all records up to the checkpoint are in the run's log; it raises if another process owns the run by now. A
-    failed commit stops the run at the next step.
+    returns, all records up to the checkpoint are in the run's log; it raises if another process owns the run by now. `say`
+    reports a status line. A failed commit stops the run at the next step.
     """
 
-    def __init__(self, run: Store, *, keep: int, durable: Callable[[], None]) -> None:
-        self._run, self._keep, self._durable = run, keep, durable
+    def __init__(
+        self, run: Store, *, keep: int, durable: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        self._run, self._keep, self._durable, self._say = run, keep, durable, say
+        self._notes: list[str] = []
+        """Status lines of the thread, which the training thread reports. Each is reported once."""
+        self._reported: set[str] = set()
         self._thread: threading.Thread | None = None
         self._made: Publication | None = None
         self._error: BaseException | None = None
@@ -72,7 +77,11 @@ class Saver:
         self.check()
 
     def check(self) -> None:
-        """Raise the error of a failed commit, if there is one."""
+        """Raise the error of a failed commit, if there is one. Report the checkpoints that could not be deleted."""
+        while self._notes:
+            if (note := self._notes.pop(0)) not in self._reported:
+                self._reported.add(note)
+                self._say(note)
         if self._error is not None:
             raise self._error
 
@@ -86,7 +95,7 @@ class Saver:
         folder = self._run.join(CHECKPOINTS)
         if not strategy.is_sharded:
             return Publication(folder, name) if strategy.rank == 0 else None
-        tokens = [begin(folder, name) if strategy.rank == 0 else ""]
+        tokens = [begin(folder, name, run_folder.is_checkpoint_file) if strategy.rank == 0 else ""]
         if strategy.world > 1:
             dist.broadcast_object_list(tokens, src=0, device=strategy.device)
         return ShardedPublication(folder, name, token=tokens[0], rank=strategy.rank, world=strategy.world)
@@ -98,7 +107,8 @@ class Saver:
             except TailorError as error:
                 raise _commit_error(error, made, state.step) from error
             if rank == 0:
-                checkpoint.remove_old(self._run, keep=self._keep, needed=(state.best_step, state.reload_from))
+                needed = (state.best_step, state.reload_from)
+                self._notes += checkpoint.remove_old(self._run, keep=self._keep, needed=needed)
         except Exception as error:  # raised in the training thread
             self._error = error
 

@@ -16,7 +16,7 @@ from tailor.data.token_store import TokenStore
 from tailor.encode.tokenizer_files import Original
 from tailor.errors import ModelError
 from tailor.methods import Method, load_method
-from tailor.models import attention, probe
+from tailor.models import attention, own_code, probe
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
 from tailor.models.load import DTYPES
@@ -83,7 +83,9 @@ after the last step."""
 def open_session(plan: Plan, host: Host) -> Session:
     """Open the data and load the model, ready to train."""
     # First, because it is fast: if opening the tokenizer failed at the end, the whole training would be lost.
-    tokenizer = Original.open(plan.model) if host.rank == 0 else None
+    tokenizer = (
+        Original.open(plan.model, trust_remote_code=own_code.granted(plan.model)) if host.rank == 0 else None
+    )
     tokens = TokenStore.open(plan.tokens_url)
     started = time.perf_counter()
     strategy = make_strategy(plan, host)

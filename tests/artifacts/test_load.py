@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tailor.artifacts.load import load_run
+from tailor.artifacts.trust import trust_of
 from tailor.data.token_store import TokenStore
 from tailor.encode.template import load_template
 from tailor.errors import ModelError
+from tailor.models.own_code import Trust
 from tailor.plan import Plan
 from tailor.store import Store
 from tailor.train import loop
@@ -73,17 +75,21 @@ def test_a_run_is_loaded_as_it_was_trained(tmp_path: Path, model: dict[str, Any]
         )
 
 
-def test_remote_code_runs_if_the_run_trusted_it(tmp_path: Path) -> None:
+def test_remote_code_runs_only_if_this_command_trusts_it(tmp_path: Path) -> None:
+    """The run's own plan.json says that it was trusted. That is not the word of who loads it."""
     base = with_own_code(tiny_llama(tmp_path / "base"))
     plan, expected = trained(tmp_path, {"trust_remote_code": True}, base)
-    loaded = load_run(plan.run_url)
+    assert Store(plan.run_url).read_json("plan.json")["model"]["trust_remote_code"]
+    with pytest.raises(ModelError, match="is not run unless you trust it"):
+        load_run(plan.run_url)
+    loaded = load_run(plan.run_url, trust=trust_of([plan.run_url]))
     assert type(loaded.model).__name__ == "OwnForCausalLM"
     with torch.no_grad():
         assert (loaded.model(IDS).logits - expected).norm() <= 1e-5 * expected.norm()
     bare = Path(plan.run_url, "model").rename(tmp_path / "model")
     with pytest.raises(ModelError, match="is not run unless you trust it") as caught:
-        load_run(str(bare))
-    assert "from within the run's folder" in str(caught.value.hint)
+        load_run(str(bare), trust=Trust.of(tmp_path / "run"))  # the model is not in this folder any more
+    assert "pass --trust-remote-code" in str(caught.value.hint)
 
 
 def test_the_tokenizer_is_the_bases_own_file(tmp_path: Path) -> None:

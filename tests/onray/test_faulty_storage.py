@@ -154,7 +154,9 @@ def test_storage_that_does_not_answer_is_not_treated_as_empty(material: Path, to
     before = Store(to).join("checkpoints").names()
     with faults(Fault("list", COMMIT, lambda: OSError("no answer"))):
         for call in (
-            Store(to).join("checkpoints").sweep,
+            lambda: (
+                Store(to).join("checkpoints").sweep(run_folder.CHECKPOINT_NAME, run_folder.is_checkpoint_file)
+            ),
             lambda: run_folder.latest_checkpoint(Store(to)),
             lambda: run({**recipe(material, to), "train": {"steps": 9, "batch_size": 2}}),
         ):

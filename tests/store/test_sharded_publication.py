@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -21,8 +22,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return Store(tmp_path / "run" if request.param == "local" else f"memory://{uuid.uuid4().hex}/run")
 
 
+def is_part(name: str) -> bool:
+    return name == "COMMIT" or name.startswith(("part-", ".share-"))
+
+
 def shares(store: Store, world: int = 3) -> list[ShardedPublication]:
-    token = begin(store, "made")
+    token = begin(store, "made", is_part)
     made = [ShardedPublication(store, "made", token=token, rank=rank, world=world) for rank in range(world)]
     for rank, share in enumerate(made):
         (share.folder / f"part-{rank}").write_text(f"of {rank}")
@@ -64,7 +69,7 @@ def test_the_folder_does_not_appear_when_a_worker_fails(
     with pytest.raises(StoreError, match=r"worker 1 failed to write its files of .*: the disk is full"):
         first.commit()
     assert not store.is_committed("made")
-    store.sweep()
+    store.sweep(re.compile("made"), is_part)
     assert store.names() == [], "the next run removes what is left"
 
 

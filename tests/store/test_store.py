@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -93,10 +94,13 @@ def test_leftovers_of_a_dead_writer_are_removed(store, tmp_path):
     half = Publication(store, "half")
     (half.folder / "a").write_bytes(b"1")
     store.write_text("other/a", "no marker")
-    store.sweep()
-    assert store.names() == ["whole"]
-    assert not half.folder.exists()
-    store.sweep()
+    store.write_text("mine/a", "a name that the writer does not use")
+    store.write_text(".tmp-mine", "not a name of an atomic write")
+    for _ in range(2):
+        store.sweep(re.compile("whole|half|other"), {"a"}.__contains__)
+        assert store.names() == ["mine", "whole"]
+        assert store.exists(".tmp-mine")
+        assert not half.folder.exists()
 
 
 def test_a_changed_file_of_a_complete_folder_is_named(store):

@@ -13,19 +13,20 @@ from tailor.errors import ModelError
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder, states_width
 from tailor.models.embedding.settings import Embedding
+from tailor.models.own_code import NOTHING, Trust
 from tailor.store import Store
 
 
 class TextEmbedder:
     """Embeds texts with a model.
 
-    like: the folder whose embedding.json defines pooling and attention, for a base model without one.
+    like: the folder whose embedding.json defines pooling and attention, for a base model without one. trust: own code that may run.
     """
 
-    def __init__(self, url: str, like: str | None = None) -> None:
+    def __init__(self, url: str, like: str | None = None, trust: Trust = NOTHING) -> None:
         """Load the model. Raises ModelError and StoreError."""
         self._url = url
-        self._embedder = load_embedder(url) if like is None else _untrained(url, like)
+        self._embedder = load_embedder(url, trust=trust) if like is None else _untrained(url, like, trust)
 
     def __call__(
         self,
@@ -63,10 +64,10 @@ def require_embeddings(url: str) -> None:
     Embedding.read(store.local_path(), store.url)
 
 
-def _untrained(url: str, like: str) -> Embedder:
+def _untrained(url: str, like: str, trust: Trust) -> Embedder:
     store, _ = find_artifact(Store(like))
     settings, _ = Embedding.read(store.local_path(), store.url)
-    loaded = load_run(url)
+    loaded = load_run(url, trust=trust)
     model = causal_model(loaded.model)
     check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)
     return Embedder(

@@ -68,7 +68,7 @@ class Ollama(ExportForm):
 
 
 def _source(selection: Selection) -> Source:
-    return open_source(selection.run.url, selection.request.base)
+    return open_source(selection.run.url, selection.request.base, selection.request.trust)
 
 
 def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], max_length: int) -> list[str]:

@@ -257,7 +257,7 @@ def _first_difference(
     """The first test text that gets different tokens when prompt and text are encoded as one string; None when there is none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     texts = [(prompt, text) for prompt in prompts for text in PROBES]
     for (prompt, text), ids in zip(texts, expected_tokens, strict=True):
         if tokenizer(prompt + text)["input_ids"] != ids:
@@ -281,8 +281,9 @@ def _prove(
 
     dtype = saved_dtype(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModel.from_pretrained(str(folder), dtype=dtype).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    model = AutoModel.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    model = model.to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     worst = 0.0
     for prompt, vectors_here in zip(prompts, expected, strict=True):
         start = len(tokenizer(prompt)["input_ids"])
