@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -48,6 +51,28 @@ def wait_without_spinning() -> None:
     a small model on two busy cores trains at 2,000 tokens/s with spinning threads and at 11,800 with sleeping ones.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def collectives_on_loopback() -> dict[str, str]:
+    """Environment variables with which gloo and NCCL listen on the loopback interface only: for workers of one machine."""
+    names = [name for _, name in socket.if_nameindex()]
+    interface = "lo0" if "lo0" in names else "lo"  # macOS, Linux
+    return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, and restore their previous values at the end."""
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _cpuinfo(key: str) -> str:

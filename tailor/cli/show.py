@@ -154,6 +154,10 @@ def next_commands(run: Store) -> list[str]:
 
 
 def shown_path(url: str) -> str:
-    """A local path, relative to the working directory if it is below it."""
+    """A local path, relative to the working directory if it is below it; in a Ray job, whose log is read elsewhere, absolute."""
+    from tailor.onray.cluster import in_job
+
+    if in_job():
+        return url
     relative = os.path.relpath(url) if url.startswith("/") else url
     return url if relative.startswith("..") else relative

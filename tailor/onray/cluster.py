@@ -11,12 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.errors import ScaleError
 from tailor.onray.authentication import check_token, enable_token, refused
+from tailor.onray.loopback import ray_on_loopback
+from tailor.onray.nodes import draining
 from tailor.plan import Hardware
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ ACCELERATOR_PREFIX = "accelerator_type:"
 
 RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll interval; at the default, 2 s, reports wait
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # some clouds give a notice of 30 s only
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints every line of the workers twice
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a worker as in the driver
@@ -100,8 +103,12 @@ class Cluster:
 
 def address(scale: Scale) -> str | None:
     """Address of the Ray cluster to join, or None if none is set. Inside a Ray job it is the job's cluster."""
-    inside_job = "auto" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else None
-    return scale.address or os.environ.get("RAY_ADDRESS") or inside_job
+    return scale.address or os.environ.get("RAY_ADDRESS") or ("auto" if in_job() else None)
+
+
+def in_job() -> bool:
+    """Whether this process is the command of a Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def in_process(scale: Scale) -> bool:
@@ -170,7 +177,8 @@ def connect(scale: Scale, *, verbose: bool = False) -> Cluster:
             check_port(host.strip("[]"), int(port))
             if "://" not in target:
                 check_token(target)
-        ray.init(address=target, **options)
+        with ray_on_loopback() if target == LOCAL else nullcontext():
+            ray.init(address=target, **options)
     except ray.exceptions.AuthenticationError as error:
         raise refused(f"the Ray cluster at {target}", _first_line(error).split(". ")[0]) from error
     except (OSError, ValueError, RuntimeError) as error:
@@ -190,10 +198,15 @@ def check_port(host: str, port: int) -> None:
 
 
 def current_cluster(*, is_local: bool) -> Cluster:
-    """The cluster that this process is connected to, with the nodes that are alive now."""
+    """The cluster that this process is connected to, with the nodes that are alive now and are not being drained."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    leaving = frozenset() if is_local else draining()
+    nodes = [
+        node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["NodeID"] not in leaving
+    ]
     return Cluster(
         is_local, tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0), accelerator_type(n)) for n in nodes)
     )
@@ -289,11 +302,13 @@ def import_ray(scale: Scale, *, verbose: bool = False) -> None:
         # A random token known to this process only: otherwise any user of the machine can run code through its Ray.
         if address(scale) in (None, LOCAL) and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray.train  # noqa: F401
+    import ray.train
 
     if not verbose:  # after the import, because Ray configures its loggers there
         for name in ("ray", "ray.train", "ray.data", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray prints the last lines of a dead node's log into the driver's output, whatever log_to_driver and the levels are.
+    ray._private.worker._worker_logs_enabled = verbose
 
 
 def count(number: float, noun: str) -> str:

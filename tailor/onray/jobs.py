@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,9 @@ LOST_SECONDS = 60.0
 ENTRYPOINT = f"tailor run {RECIPE}"
 RUN = "tailor.run"
 """Key of the run folder in a job's metadata."""
+
+RAY_INFO = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\s+INFO \w+\.py:\d+ -- .*\n", re.MULTILINE)
+"""The lines that Ray's job server writes into a job's log while it prepares the job."""
 
 STATES = {
     "PENDING": "pending",
@@ -173,7 +177,7 @@ class Jobs:
         position = 0
         try:
             async for text in self._client.tail_job_logs(name):
-                new = text[max(0, after - position) :]
+                new = RAY_INFO.sub("", text[max(0, after - position) :])
                 position += len(text)
                 if new:
                     show(new)
@@ -250,8 +254,13 @@ def _connect(address: str) -> Any:
             raise ScaleError(
                 f"Ray's job client is not installed: {error}", hint="run `pip install 'tailor[jobs]'`"
             ) from error
-        for module in ("dashboard_sdk", "job.sdk"):  # they log every package and connection
-            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
+        # After the import, because Ray configures its loggers there. They log every package and connection.
+        for module in (
+            "dashboard.modules.dashboard_sdk",
+            "dashboard.modules.job.sdk",
+            "_private.runtime_env",
+        ):
+            logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
         return JobSubmissionClient(address)
 
 

@@ -25,6 +25,10 @@ class Channel(Protocol):
         """Send a record to the driver."""
         ...
 
+    def place(self, rank: int) -> None:
+        """Report the node of this worker."""
+        ...
+
     def stopping(self) -> bool:
         """Whether the driver requested a checkpoint and the end of the run."""
         ...
@@ -40,15 +44,19 @@ class LocalChannel:
     def __init__(self, publish: Publish, stopping: Callable[[], bool]) -> None:
         self.post, self.stopping = publish, stopping
 
+    def place(self, rank: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
 class Mailbox:
-    """Actor that stores records in the order of arrival until the driver collects them, and the request to stop."""
+    """Actor that stores the records until the driver collects them, the workers' nodes, and the request to stop."""
 
     def __init__(self) -> None:
         self._records: list[Record] = []
+        self._placed: dict[int, str] = {}
         self._stopping = False
 
     def post(self, record: Record) -> None:
@@ -57,6 +65,13 @@ class Mailbox:
     def collect(self) -> list[Record]:
         records, self._records = self._records, []
         return records
+
+    def place(self, rank: int, node: str) -> None:
+        self._placed[rank] = node
+
+    def placed(self) -> dict[int, str]:
+        """rank -> ID of its node."""
+        return self._placed
 
     def stop(self) -> None:
         self._stopping = True
@@ -76,6 +91,11 @@ class RemoteChannel:
 
     def post(self, record: Record) -> None:
         self._mailbox.post.remote(record)
+
+    def place(self, rank: int) -> None:
+        import ray
+
+        self._mailbox.place.remote(rank, ray.get_runtime_context().get_node_id())
 
     def stopping(self) -> bool:
         import ray

@@ -203,10 +203,9 @@ def find_room(
     while True:
         cluster = current_cluster(is_local=is_local)
         settling = restarted and wait.seconds < SETTLE_SECONDS
-        min_workers = scale.max_workers if settling else scale.min_workers
         error: ScaleError | None = None
         in_use: dict[str, float] | None = None
-        for workers in range(scale.max_workers, min_workers - 1, -scale.sequence_parallel):
+        for workers in range(scale.max_workers, scale.min_workers - 1, -scale.sequence_parallel):
             try:
                 resources = resources_per_worker(scale, cluster, workers, gpu=gpu)
             except ScaleError as too_small:
@@ -215,6 +214,8 @@ def find_room(
             if is_local or fits(workers, resources):
                 return workers, resources
             error, in_use = busy_error(cluster, workers, resources), resources
+            if settling:
+                break
         assert error is not None
         if is_local:
             raise error

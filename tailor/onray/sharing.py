@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -15,6 +15,7 @@ from tailor.errors import TailorError, WorkerError
 from tailor.evaluate.batches import EvaluationBatch, ModelRef, Result, Runner, Worker, in_process
 from tailor.onray import cluster as clusters
 from tailor.onray.display import Display
+from tailor.onray.failures import dead_worker
 from tailor.onray.placement import resources_per_worker, wait_for_nodes
 from tailor.spec.scale import Scale
 from tailor.spec.suite import Decoding
@@ -63,6 +64,7 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
         source = iter(batches)
         first = list(islice(source, workers))
         actors = [remote.remote(list(models), decoding, os.getcwd(), threads) for _ in first]
+        nodes = [actor.node.remote() for actor in actors]
         waiting = enumerate(chain(first, source))
         pending: dict[
             Any, tuple[int, Any]
@@ -81,8 +83,9 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
                 try:
                     outcome = ray.get(ready)
                 except ray.exceptions.RayActorError as error:
+                    rank = actors.index(actor)
                     raise WorkerError(
-                        f"a Ray worker died: {str(error).splitlines()[0]}",
+                        dead_worker(rank, error, _placed(nodes)).message,
                         hint="run the same command again; it resumes with the batches that are not done yet",
                     ) from error
                 if isinstance(outcome, TailorError):
@@ -94,6 +97,17 @@ def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:
                 ray.kill(actor)
 
     return run
+
+
+def _placed(answers: Sequence[Any]) -> dict[int, str]:
+    """rank -> ID of its node, of the actors that have started. answers: Ray's references of the IDs."""
+    import ray
+
+    placed = {}
+    for rank, answer in enumerate(answers):
+        with suppress(ray.exceptions.RayError):  # it did not start, or Ray's copy of the answer is lost
+            placed[rank] = ray.get(answer, timeout=1.0)
+    return placed
 
 
 class _Remote:
@@ -111,6 +125,12 @@ class _Remote:
             os.chdir(working_folder)
         torch.set_num_threads(threads)
         self._worker = Worker(models, decoding)
+
+    def node(self) -> str:
+        """ID of this worker's node."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def compute(self, batch: EvaluationBatch) -> Result | TailorError:
         """The result of a batch, or its TailorError."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailor.errors import WorkerError
 from tailor.onray import placement
-from tailor.onray.failures import DeadWorker
+from tailor.onray.failures import DeadWorker, Preempted
 from tailor.onray.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -30,16 +30,22 @@ def supervise(
     """Run worker groups until the run ends. True when it finished, False when it stopped as requested.
 
     After a WorkerError the run restarts from the last checkpoint, up to `scale.max_failures` times. It does not restart
-    when the same error occurs again at the same step. All other errors are raised.
+    when the same error occurs again at the same step. All other errors are raised. At a preemption notice the workers
+    save a checkpoint and stop, and the run restarts on the other nodes; preemptions are recorded as failures, but do not
+    count.
     """
     failures = groups = 0
     previous_workers = failed_growths = 0
     stopped_to_grow = False
     last_failure: tuple[int, str] | None = None
     step = 0
+    preempted: str | None = None
 
     def report(message: str) -> None:
         driver.publish({"kind": "status", "message": message, "time": time.time()})
+
+    def report_failure(error: str) -> None:
+        driver.publish({"kind": "failure", "step": step, "error": error, "time": time.time()})
 
     while True:
         driver.interrupts.can_save = False  # until the first step of the new group, there is nothing to save
@@ -50,11 +56,12 @@ def supervise(
         )
         groups += 1
         failed_growths = failed_growths + 1 if stopped_to_grow and workers <= previous_workers else 0
-        previous_workers, stopped_to_grow = workers, False
+        previous_workers, stopped_to_grow, preempted = workers, False, None
         growth = _GrowthCheck(scale, workers, resources, interval=GROW_SECONDS * 2**failed_growths)
 
         def publish(record: Record, growth: _GrowthCheck = growth) -> None:
-            nonlocal step
+            nonlocal step, preempted
+            preempted = record.get("preempted", preempted)
             if record["kind"] == "train":
                 step = record["step"]
                 growth.start()
@@ -66,18 +73,25 @@ def supervise(
         try:
             ended = run_group(workers, resources, publish, stop)
         except WorkerError as error:
-            failures += 1
             requested = driver.interrupts.requested is not None
+            if preempted is not None or isinstance(error, Preempted):
+                report_failure(error.message)
+                continue
+            failures += 1
             # A process that died twice at the same step may have been killed from outside both times.
             repeats = (step, error.message) == last_failure and not isinstance(error, DeadWorker)
             if not requested and (failures > scale.max_failures or repeats):
                 raise
             last_failure = step, error.message
-            driver.publish({"kind": "failure", "step": step, "error": error.message, "time": time.time()})
+            report_failure(error.message)
             continue
         if ended == "finished":
             return True
-        if driver.interrupts.requested is None:
+        if driver.interrupts.requested is not None:
+            continue
+        if preempted is not None:
+            report_failure(f"{preempted} is being preempted")
+        else:
             stopped_to_grow = True
             report("restarting with more workers: the cluster has room for them")
 

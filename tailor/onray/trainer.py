@@ -10,7 +10,7 @@ from tailor import machine
 from tailor.errors import StoreError
 from tailor.layout import CHECKPOINTS, EVALUATION, LOGS
 from tailor.onray import cluster as clusters
-from tailor.onray import failures, monitor, supervisor, worker
+from tailor.onray import failures, loopback, monitor, supervisor, worker
 from tailor.onray.supervisor import DriverContext
 from tailor.store import Store, filesystem, run_folder
 
@@ -58,7 +58,7 @@ def fit(plan: Plan, recipe: Recipe, driver: DriverContext, *, cluster: Cluster |
         workers: int, resources: dict[str, float], publish: Publish, stop: Callable[[], bool]
     ) -> str:
         task = _worker_task(
-            plan, recipe, resources["CPU"], driver, distributed=True, gauges=not cluster.is_local
+            plan, recipe, resources["CPU"], driver, distributed=True, on_cluster=not cluster.is_local
         )
         scaling = ScalingConfig(
             num_workers=workers,
@@ -90,7 +90,7 @@ def _worker_task(
     driver: DriverContext,
     *,
     distributed: bool,
-    gauges: bool = False,
+    on_cluster: bool = False,
 ) -> WorkerTask:
     return worker.WorkerTask(
         plan=plan,
@@ -100,7 +100,7 @@ def _worker_task(
         distributed=distributed,
         attempt=driver.attempt,
         verbose=driver.verbose,
-        gauges=gauges,
+        on_cluster=on_cluster,
     )
 
 
@@ -110,11 +110,13 @@ def _fit_in_process(task: WorkerTask, driver: DriverContext) -> bool:
     from ray.train.torch import TorchTrainer
 
     channel = monitor.LocalChannel(driver.publish, lambda: driver.interrupts.requested is not None)
-    result = TorchTrainer(
+    trainer = TorchTrainer(
         worker.train,
         train_loop_config={"task": task, "channel": channel},
         scaling_config=ScalingConfig(num_workers=0, use_gpu=task.plan.gpu),
-    ).fit()
+    )
+    with machine.environment(machine.collectives_on_loopback()):  # gloo opens a port even for one process
+        result = trainer.fit()
     return bool(result.return_value == "finished")
 
 
@@ -127,8 +129,7 @@ def _fit_on_workers(
     local_ray: bool,
 ) -> str:
     """Run one worker group from start to end. Returns how its loop ended: `finished` or `stopped`."""
-    import ray
-    from ray.train import ControllerError, FailureConfig, RunConfig, WorkerGroupError
+    from ray.train import RunConfig
     from ray.train.torch import TorchConfig
 
     run = Store(task.plan.run_url)
@@ -138,12 +139,14 @@ def _fit_on_workers(
         worker.train,
         train_loop_config={"task": task, "channel": monitor.RemoteChannel(mailbox)},
         scaling_config=scaling,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+        torch_config=(loopback.torch_config if local_ray else TorchConfig)(
+            timeout_s=COLLECTIVE_TIMEOUT_SECONDS
+        ),
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=storage,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            failure_config=failures.no_retries(),
         ),
     )
     results: list[Any] = []
@@ -151,7 +154,8 @@ def _fit_on_workers(
 
     def run_trainer() -> None:
         try:
-            results.append(trainer.fit())
+            with machine.environment(_watch_settings(local_ray)):
+                results.append(trainer.fit())
         except BaseException as error:
             errors.append(error)
 
@@ -161,21 +165,36 @@ def _fit_on_workers(
     stopped = False
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        for record in ray.get(mailbox.collect.remote()):
+        for record in _answer(mailbox.collect):
             publish(record)
         if not stopped and (stopped := stop()):
             mailbox.stop.remote()
-    for record in ray.get(mailbox.collect.remote()):
+    for record in _answer(mailbox.collect):
         publish(record)
     clear(run)
     if not errors:
         return str(results[0].return_value)
     error = errors[0]
-    if isinstance(error, WorkerGroupError):
-        raise failures.cause(error.worker_failures) from error
-    if isinstance(error, ControllerError):
-        raise failures.not_started(error, scaling.num_workers) from error
-    raise error
+    translated = failures.translated(error, scaling.num_workers, _answer(mailbox.placed))
+    if translated is error:
+        raise error
+    raise translated from error
+
+
+def _answer(method: Any) -> Any:
+    """The mailbox's answer. TrainingError when the mailbox is gone, which is on the same node as this process."""
+    import ray
+
+    try:
+        return ray.get(method.remote())
+    except ray.exceptions.RayActorError as error:
+        raise failures.lost_cluster(error) from error
+
+
+def _watch_settings(local_ray: bool) -> dict[str, str]:
+    """Environment variables for Ray Train's watcher of preemption notices: only a cluster has nodes that are preempted."""
+    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    return {name: "0"} if local_ray and name not in os.environ else {}
 
 
 def _storage(run: Store) -> tuple[str, Any]:

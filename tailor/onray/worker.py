@@ -15,6 +15,7 @@ from tailor.layout import LOGS
 from tailor.onray.failures import PeerError
 from tailor.onray.gauges import Gauges
 from tailor.onray.monitor import Channel, Record
+from tailor.onray.preemption import NoticeWatcher, notice_record
 from tailor.quiet import quiet
 from tailor.redaction import redacted
 from tailor.runs.lock import is_held_by
@@ -51,8 +52,9 @@ class WorkerTask:
     attempt: str = ""
     """Name under which the driver has locked the run folder."""
     verbose: bool = False
-    gauges: bool = False
-    """Whether to export metrics as Ray gauges for Prometheus. True on a cluster, False on a local Ray instance."""
+    on_cluster: bool = False
+    """Whether the worker is on a Ray cluster, not on a local Ray instance. Then it exports metrics as Ray gauges for
+    Prometheus, and watches for preemption notices."""
 
 
 class Recorder:
@@ -64,7 +66,7 @@ class Recorder:
         self._trackers: list[Tracker] = open_trackers(
             task.track, run, after_step=after_step, warn=lambda text: channel.post(_status(text))
         )
-        if task.gauges:
+        if task.on_cluster:
             self._trackers.append(Gauges(run, task.plan.steps))
         self._channel = channel
 
@@ -102,6 +104,8 @@ class RayHost:
         self._checkpoint = run_folder.latest_checkpoint(Store(task.plan.run_url)) or task.plan.resume_from
         step = step_of(self._checkpoint) if self._checkpoint else 0
         self._recorder = Recorder(task, channel, after_step=step) if self.rank == 0 else None
+        self._watcher = NoticeWatcher() if task.on_cluster else None
+        self._noticed = False
 
     def report(self, record: Record) -> None:
         if self._recorder is not None:
@@ -115,6 +119,11 @@ class RayHost:
         return self._checkpoint
 
     def stopping(self) -> bool:
+        if self._watcher is not None and self._watcher.notice is not None:
+            if not self._noticed:
+                self._noticed = True
+                self.report(notice_record(self._watcher.notice))
+            return True
         return self._channel.stopping()
 
     def close(self, *, finished: bool = False) -> None:
@@ -134,6 +143,7 @@ def train(config: dict[str, Any]) -> str:
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
+    channel.place(rank)
     if rank == 0:
         channel.post({"kind": "started", "time": time.time()})
     host = None

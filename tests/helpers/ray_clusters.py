@@ -20,16 +20,25 @@ from pathlib import Path
 from tests.helpers.killing import PATHS
 
 SERVE = """\
-import json, os, sys
+import json, os, sys, time
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION as PREEMPTION
 cluster, nodes = Cluster(), []
 for node in json.loads(sys.argv[1]):
     os.environ["TAILOR_CACHE"] = node.pop("cache")
     nodes.append(cluster.add_node(**node))
 print(json.dumps([cluster.webui_url, cluster.address]), flush=True)
 for line in sys.stdin:
-    cluster.remove_node(nodes[int(line)], allow_graceful=False)
-    print("removed", flush=True)
+    number, *seconds = map(int, line.split())
+    if seconds:
+        deadline = int(1000 * (time.time() + seconds[0]))
+        client = GcsClient(address=cluster.address)
+        accepted, why = client.drain_node(nodes[number].node_id, PREEMPTION, "spot", deadline)
+        assert accepted, why
+    else:
+        cluster.remove_node(nodes[number], allow_graceful=False)
+    print("done", flush=True)
 cluster.shutdown()
 """
 MEMORY = 80 << 20
@@ -51,11 +60,18 @@ class Machines:
 
     def kill(self, number: int) -> None:
         """Kill a machine, as a power cut would. 0 is the head."""
+        self._send(f"{number}")
+
+    def drain(self, number: int, seconds: int) -> None:
+        """Announce that a machine will be preempted after so many seconds, as clouds do. It isn't killed then."""
+        self._send(f"{number} {seconds}")
+
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
-        assert self._process.stdout.readline() == "removed\n"
+        assert self._process.stdout.readline() == "done\n"
 
     def metrics(self) -> str:
         """Those of all machines that answer."""
@@ -70,8 +86,13 @@ class Machines:
 
 
 @contextmanager
-def cluster(*cpus: int, gpus: Sequence[int] = (), disturb: object = ()) -> Iterator[Machines]:
-    """Machines with so many CPUs each, and so many GPUs in name; the first is the head."""
+def cluster(
+    *cpus: int, gpus: Sequence[int] = (), disturb: object = (), own_addresses: bool = False
+) -> Iterator[Machines]:
+    """Machines with so many CPUs each, and so many GPUs in name; the first is the head.
+
+    own_addresses: the others have the addresses 127.0.0.2, 127.0.0.3 ...; otherwise all have the same one.
+    """
     ports = [_free_port() for _ in cpus]
     agents = [_free_port() for _ in cpus]
     head = {"include_dashboard": True, "dashboard_port": _free_port()}
@@ -87,6 +108,7 @@ def cluster(*cpus: int, gpus: Sequence[int] = (), disturb: object = ()) -> Itera
                 "dashboard_agent_listen_port": agents[at],
                 # Each machine has its own folder: two agents would unpack a job's files over each other.
                 **({"temp_dir": f"{folder}/{at}"} if at else head),
+                **({"node_ip_address": f"127.0.0.{at + 1}"} if at and own_addresses else {}),
             }
             for at, number in enumerate(cpus)
         ]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tailor.errors import ModelError, StoreError
+from tailor.errors import ModelError, StoreError, WorkerError
 from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
+from tailor.onray.sharing import ray_runner
 from tailor.onray.supervisor import DriverContext
 from tailor.runs.log import of_kind, read
+from tailor.spec.suite import Decoding
 from tailor.store import Store, run_folder
+from tests.helpers.ports import listening
 from tests.onray.conftest import Make
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -36,6 +41,36 @@ def test_one_worker_equals_this_process(make: Make, cluster: Cluster, tmp_path: 
     assert Store(str(tmp_path / "here")).names() == Store(str(tmp_path / "there")).names()
     fit(*make(tmp_path / "control", train={"seed": 7}), None)
     assert curve(tmp_path / "here") != curve(tmp_path / "control")
+
+
+class _EndsItsProcess:
+    """A batch that ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def test_a_dead_worker_of_an_evaluation_is_an_error_with_a_hint(cluster: Cluster) -> None:
+    runner = ray_runner(cluster, 1, gpu=False)
+    with pytest.raises(WorkerError) as caught:
+        list(runner([], Decoding(), [_EndsItsProcess()]))  # type: ignore[list-item]
+    assert str(caught.value) == (
+        "the process of worker 0 died: it was killed, or the node ran out of memory; "
+        "run the same command again; it resumes with the batches that are not done yet"
+    )
+
+
+def test_all_ports_are_on_the_loopback_interface(make: Make, cluster: Cluster, tmp_path: Path) -> None:
+    ports: dict[tuple[str, int], bool] = {}
+
+    def publish(record: dict[str, Any]) -> None:
+        if record["kind"] == "train" and not ports:
+            processes = psutil.Process().children(recursive=True)
+            ports.update(listening({os.getpid(), *(process.pid for process in processes)}))
+
+    trainer.fit(*make(tmp_path / "ports", scale={"workers": 2}), DriverContext(publish), cluster=cluster)
+    assert len(ports) > 10, "of Ray's processes, torch's store and gloo"
+    assert [port for port, is_loopback in ports.items() if not is_loopback] == []
 
 
 def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
