@@ -1,4 +1,4 @@
-"""`tailor data report` and `tailor data preview`: statistics of the data, and which tokens are supervised."""
+"""`tailor data report`, `preview` and `doctor`: statistics of the data, which tokens are supervised, and faults of rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ BAR = 40
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        choices=("report", "preview"),
-        help="report: counts, lengths and dropped rows; preview: rows as the model sees them, supervised tokens marked",
+        choices=("report", "preview", "doctor"),
+        help="report: counts, lengths and dropped rows; preview: rows as the model sees them, supervised tokens marked; "
+        "doctor: duplicates, leaked evaluation rows, damaged text and other faults",
     )
     parser.add_argument("recipe", help="recipe file")
     parser.add_argument(
@@ -44,12 +45,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="train",
         help="preview: split to show (default: train)",
     )
+    parser.add_argument("--json", action="store_true", help="doctor: print the findings as JSON")
+    parser.add_argument("--html", metavar="FILE", help="doctor: also write the findings as an HTML page")
+    parser.add_argument(
+        "--benchmark",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="doctor: a file, folder, URL or hf://owner/dataset whose texts training rows must not contain; may be repeated",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     quiet()
     console = make_console(soft_wrap=True)
+    if args.what == "doctor":
+        from tailor.cli import doctor
+
+        return doctor.execute(recipe, args, console)
     if args.what == "preview":
         return _preview(recipe, args, console)
     return report(recipe, console)
@@ -102,8 +116,8 @@ def _source(source: dict[str, Any]) -> Text:
     text.append(f"  format        {source['format']}{detected}\n")
     text.append(f"  rows          {source['rows']:,} read, {source['kept']:,} kept")
     text.append(f", {source['held_out']:,} held out for evaluation\n" if source["held_out"] else "\n")
-    for kind, style in (("unreadable", "red"), ("dropped", "yellow")):
-        for reason, loss in source[kind].items():
+    for kind, style in (("unreadable", "red"), ("dropped", "yellow"), ("removed", "yellow")):
+        for reason, loss in source.get(kind, {}).items():
             text.append(f"  {kind:<13} {loss['count']:,} {reason}\n", style=style)
             for name, detail in loss["first"]:
                 text.append(f"                {name} {detail}\n", style="dim")

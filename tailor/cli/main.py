@@ -19,7 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tailor.cli.run", "train a recipe: prepare data, train, verify, save the artifacts"),
     "validate": ("tailor.cli.validate", "check recipes without running them"),
     "plan": ("tailor.cli.plan", "show what a run would do on this machine: batches, steps, strategy, memory"),
-    "data": ("tailor.cli.data", "show statistics of the training data, or rows with their supervised tokens"),
+    "data": (
+        "tailor.cli.data",
+        "show statistics of the training data, rows with their supervised tokens, or faults",
+    ),
     "evaluate": ("tailor.cli.evaluate", "evaluate a trained model and compare it with its base"),
     "chat": ("tailor.cli.chat", "chat with a trained model"),
     "generate": ("tailor.cli.generate", "generate answers to prompts with a trained model"),

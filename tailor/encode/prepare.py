@@ -17,14 +17,16 @@ from tailor.encode.examples import Encoder
 from tailor.encode.formats import code_of, get_format
 from tailor.encode.leakage import leaks
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
-from tailor.encode.sources import Resolved, cut, resolve
-from tailor.encode.tasks import Runner, Task, Work, in_process
+from tailor.encode.similarity.overlap import benchmark_reference
+from tailor.encode.similarity.selection import without_duplicates
+from tailor.encode.sources import Resolved, content_of, cut, find_files, resolve
+from tailor.encode.tasks import Runner, Task, Work, first_rows, in_process
 from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.encode.unused import merged
-from tailor.spec.data import Budget, Chunk, Data, Retrieve
+from tailor.spec.data import Benchmark, Budget, Chunk, Data, Retrieve
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
@@ -126,7 +128,7 @@ def prepare_all(
     if not reused:
         train = _fingerprint(data, method, tokenizer, sources, scorer, splits=("train",))
         encoder = make_encoder(data, method, tokenizer, rules, scorer)
-        _write(root, fingerprint, train, data.holdout, encoder, rules, sources, runner, progress)
+        _write(root, fingerprint, train, data, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
 
 
@@ -159,7 +161,7 @@ def _write(
     root: Store,
     fingerprint: str,
     train_fingerprint: str,
-    holdout: float | None,
+    data: Data,
     encoder: Encoder,
     rules: TurnRules | None,
     sources: Sources,
@@ -170,11 +172,15 @@ def _write(
     _sweep(root)
     name = f".staging-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     staging = root.join(name)
-    tasks = _tasks(sources, scored=encoder.scorer is not None)
+    tasks = tasks_of(sources, scored=encoder.scorer is not None)
     try:
-        reports = _run(
-            runner, Work(encoder, holdout, staging.url, hashed=bool(sources.evaluation)), tasks, progress
-        )
+        benchmarks = None
+        if data.decontaminate:
+            benchmarks = benchmark_reference(data.decontaminate, "data.decontaminate")
+        if data.deduplicate is not None:
+            tasks = without_duplicates(runner, tasks, near=data.deduplicate == "near")
+        work = Work(encoder, data.holdout, staging.url, bool(sources.evaluation), benchmarks)
+        reports = _run(runner, work, tasks, progress)
         manifest = _manifest(
             fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports
         )
@@ -217,7 +223,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _tasks(sources: Sources, *, scored: bool) -> list[Task]:
+def tasks_of(sources: Sources, *, scored: bool = False) -> list[Task]:
+    """The tasks of all sources, in the order of the recipe. scored: an embedding model scores passages."""
     tasks: list[Task] = []
     for split, index, resolved in sources:
         source = resolved.source
@@ -298,17 +305,12 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
     Also adds it to the row numbers of lost rows in the reports.
     """
     shards = []
-    before: dict[str, int] = {}
-    for task, report in zip(tasks, reports, strict=True):
-        label = task.parts[0].label
-        first = before.get(label, 0) if task.parts[0].start and not task.parts[0].first_row else 0
+    for report, first in zip(reports, first_rows(tasks, [report.lines for report in reports]), strict=True):
         if first:
             lists = [*report.lost_rows.values(), *report.unused.values(), *report.changes.values()]
             for rows in lists:
                 rows.first = [(name, row + first, detail) for name, row, detail in rows.first]
             report.hashed_rows = [(name, row + first) for name, row in report.hashed_rows]
-        for label, lines in report.lines.items():
-            before[label] = before.get(label, 0) + lines
         shards += [
             {"split": split, "name": name, "examples": examples, "first_row": first}
             for split, name, examples in report.shards
@@ -347,6 +349,10 @@ def _fingerprint(
             if split in splits
         ],
     }
+    if data.deduplicate is not None:
+        facts["deduplicate"] = data.deduplicate
+    if data.decontaminate:
+        facts["decontaminate"] = _contents(data.decontaminate)
     if template is not None and data.reasoning == "drop":
         facts["reasoning"] = "drop"
     if not method.joins and data.on_long in ("chunk", "retrieve"):
@@ -366,3 +372,12 @@ def _fingerprint(
     if texts is not None:
         facts["texts"] = [texts.query, texts.passage, texts.negatives, *astuple(GRITLM)]
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
+
+
+def _contents(benchmarks: Sequence[Benchmark]) -> list[list[Any]]:
+    """Settings, files and file contents of the benchmarks."""
+    found = []
+    for at, benchmark in enumerate(benchmarks):
+        parts = find_files(benchmark, f"data.decontaminate[{at}]")
+        found.append([benchmark.model_dump(), [[part.label, content_of(part)] for part in parts]])
+    return found

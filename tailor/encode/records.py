@@ -105,6 +105,25 @@ def content_hash(record: Record) -> int:
     return int(xxhash.xxh3_64_intdigest(json.dumps(_parts(record), sort_keys=True).encode()))
 
 
+def row_hash(record: Record) -> int:
+    """A 64-bit hash of everything in a record: two records with the same hash are duplicates."""
+    import xxhash
+
+    return int(xxhash.xxh3_64_intdigest(json.dumps(_everything(record), sort_keys=True).encode()))
+
+
+def _everything(record: Record) -> Any:
+    match record:
+        case Pair():
+            return [_parts(record.chosen), _parts(record.rejected)]
+        case Rated():
+            return [_parts(record.answer), record.desirable]
+        case Relevance():
+            return [record.query, record.positives, record.negatives]
+        case _:
+            return _parts(record)
+
+
 def _parts(record: Record) -> Any:
     match record:
         case Text():

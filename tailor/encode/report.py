@@ -16,6 +16,8 @@ from tailor.spec.data import FORMAT_KINDS, PAIRS, RATED, RELEVANCE, Budget
 NAMED = 5
 """Rows that the report names per reason."""
 DROPPED = ("too_long", "nothing_supervised", "same_answers", "empty_answer", "control_text")
+REMOVED = ("duplicate", "near_duplicate", "contaminated")
+"""Reasons of rows that `data.deduplicate` and `data.decontaminate` leave out. The budget does not limit them."""
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
@@ -99,9 +101,12 @@ def source_report(
         "kept": sum(report.kept for report in reports),
         "held_out": sum(report.held_out for report in reports),
         "unreadable": {
-            reason: _as_json(rows) for reason, rows in sorted(lost.items()) if reason not in DROPPED
+            reason: _as_json(rows)
+            for reason, rows in sorted(lost.items())
+            if reason not in (*DROPPED, *REMOVED)
         },
         "dropped": {reason: _as_json(rows) for reason, rows in sorted(lost.items()) if reason in DROPPED},
+        "removed": {reason: _as_json(rows) for reason, rows in sorted(lost.items()) if reason in REMOVED},
         "truncated": sum(report.truncated for report in reports),
         "supervised_tokens_cut": sum(report.supervised_cut for report in reports),
         "prompt_tokens_cut": sum(report.prompt_cut for report in reports),
@@ -188,13 +193,15 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
     """DataError when a source lost more rows than the budget allows, or has no usable row at all."""
     for source in report["sources"]:
         context = f"data.{source['split']}[{source['index']}] {source['path']}"
-        lost = {**source["unreadable"], **source["dropped"]}
+        lost = {**source["unreadable"], **source["dropped"], **source.get("removed", {})}
         if not source["kept"]:
+            hint = "check the reasons above, and the source's format and columns"
+            if set(lost) == {"too_long"}:
+                hint = "raise data.max_length, or set data.on_long"
+            elif lost and set(lost) <= set(REMOVED):
+                hint = "remove the source, or change data.deduplicate or data.decontaminate"
             raise DataError(
-                f"{context}: none of its {source['rows']} rows can be used{_reasons(lost)}",
-                hint="raise data.max_length, or set data.on_long"
-                if set(lost) == {"too_long"}
-                else "check the reasons above, and the source's format and columns",
+                f"{context}: none of its {source['rows']} rows can be used{_reasons(lost)}", hint=hint
             )
         for key, what in (("unreadable", "cannot be read"), ("dropped", "would be dropped")):
             count = sum(rows["count"] for rows in source[key].values())

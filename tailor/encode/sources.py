@@ -24,7 +24,7 @@ from tailor.encode.readers import (
 )
 from tailor.encode.splits import is_metadata, of_split
 from tailor.errors import DataError, TailorError
-from tailor.spec.data import Source
+from tailor.spec.data import Benchmark, Source
 from tailor.spec.methods.union import Method
 from tailor.spec.tasks.rows import Questions
 from tailor.store import filesystem, hint_of, opened, stamp_of
@@ -68,7 +68,7 @@ def resolve(source: Source, key: str, method: Method) -> Resolved:
     return Resolved(source, context, tuple(files), contents, fmt, detected)
 
 
-def find_files(source: Source | Questions, key: str) -> list[FileRange]:
+def find_files(source: Source | Benchmark | Questions, key: str) -> list[FileRange]:
     """The files of a source, sorted by path. DataError when there are none."""
     context = f"{key} {source.path}"
     with _as_data_error(context, source.path):
@@ -163,12 +163,12 @@ def _is_dataset(path: str) -> bool:
     )
 
 
-def _dataset(source: Source | Questions) -> list[FileRange]:
+def _dataset(source: Source | Benchmark | Questions) -> list[FileRange]:
     part = FileRange(source.path, source.path, "dataset", subset=source.subset, split=source.split)
     return [replace(part, size=load_dataset(part).data.nbytes)]
 
 
-def _files(source: Source | Questions, context: str) -> list[FileRange]:
+def _files(source: Source | Benchmark | Questions, context: str) -> list[FileRange]:
     fs, root = filesystem(source.path, fresh=False)
     local = "://" not in source.path
     if fs.isdir(root):

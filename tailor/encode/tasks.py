@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,13 +17,30 @@ from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
 from tailor.encode.report import TaskReport
-from tailor.encode.truncation import targets
+from tailor.encode.similarity.overlap import Reference
+from tailor.encode.similarity.texts import HashedTexts, texts_of
+from tailor.encode.truncation import Scorer, targets
 from tailor.encode.unused import Watch
 from tailor.store import Store
 from tailor.store.scratch import scratch
 
+Batch = list[tuple[str, int, Record]]
+"""Records as (file label, row number, record)."""
+
 _BATCH_ROWS = 512
 _BATCH_CHARACTERS = 1 << 21
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Rows of a task that repeat other rows. indices: int64 [n], their indices in the task, ascending.
+
+    near: bool [n], whether a row is nearly equal, not equal. details: index -> which row it repeats, for the first ones.
+    """
+
+    indices: np.ndarray
+    near: np.ndarray
+    details: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Task:
     format: str
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
+    removed: Removed | None = None
 
     @property
     def size(self) -> int:
@@ -49,13 +67,20 @@ class Work:
     """The settings that all tasks share; sent once to every worker process. Calling it with a task runs the task.
 
     holdout: fraction of the training rows to move to the evaluation split. staging: URL of the folder for the shards.
-    hashed: whether the rows' content is compared between training and evaluation.
+    hashed: whether the rows' content is compared between training and evaluation. benchmarks: training rows that
+    contain one of these texts are left out.
     """
 
     encoder: Encoder
     holdout: float | None
     staging: str
     hashed: bool = False
+    benchmarks: Reference | None = None
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """The model that scores passages."""
+        return self.encoder.scorer
 
     def __call__(self, task: Task) -> TaskReport:
         report = TaskReport(task.number)
@@ -64,6 +89,8 @@ class Work:
         with scratch() as temporary:
             shards = _Shards(task, staging.local_path() if staging.is_local else temporary, report)
             for batch in _batches(task, report):
+                if self.benchmarks is not None and task.split == "train":
+                    batch = self._without_matches(batch, self.benchmarks, report)
                 outcomes = self.encoder([record for _, _, record in batch])
                 for (label, row, record), outcome in zip(batch, outcomes, strict=True):
                     if isinstance(outcome, RowError):
@@ -84,11 +111,32 @@ class Work:
         report.hashes = {split: np.array(found, np.uint64) for split, found in hashes.items()}
         return report
 
+    def _without_matches(self, batch: Batch, benchmarks: Reference, report: TaskReport) -> Batch:
+        """The rows that contain no text of a benchmark, and those that the holdout moves to the evaluation split."""
+        kept: Batch = []
+        for label, row, record in batch:
+            match = benchmarks.match(HashedTexts.of(texts_of(record)))
+            if match is None or split_of("train", self.holdout, record) != "train":
+                kept.append((label, row, record))
+            else:
+                report.leave_out("contaminated", label, row, f"contains {match.share:.0%} of {match.name}")
+        return kept
 
-Runner = Callable[[Work, Sequence[Task]], Iterator[TaskReport]]
+
+class TaskFunction(Protocol):
+    """What a runner calls with each task; sent once to every worker process. scorer: a model that it keeps loaded."""
+
+    @property
+    def scorer(self) -> Scorer | None: ...
+
+    def __call__(self, task: Task) -> Any: ...
 
 
-def in_process(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
+Runner = Callable[[TaskFunction, Sequence[Task]], Iterator[Any]]
+"""Calls a function with each task and returns its results, in any order."""
+
+
+def in_process(work: TaskFunction, tasks: Sequence[Task]) -> Iterator[Any]:
     """Run the tasks one after the other in this process. The tokenizer uses all cores, a passage scorer uses one."""
     return map(work, tasks)
 
@@ -147,19 +195,25 @@ class _Shards:
         return [writer.path for writer in self._writers.values()]
 
 
-def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Record]]]:
-    """The records of a task as (file label, row number, record), in batches of bounded size."""
+def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
+    """The records of a task in batches of bounded size, without those that repeat other rows."""
     fmt = get_format(task.format)
     watch = Watch(fmt, task.columns)
     report.unused, report.changes = watch.unused, watch.changes
-    batch: list[tuple[str, int, Record]] = []
+    removed = task.removed
+    repeats = dict(zip(removed.indices.tolist(), removed.near.tolist(), strict=True)) if removed else {}
+    batch: Batch = []
     characters = 0
-    for label, number, row in _rows(task, report):
+    for index, (label, number, row) in enumerate(read_rows(task, report.lines)):
         report.rows += 1
         try:
             record, size = guarded(fmt, row, task.columns)
         except RowError as error:
             report.leave_out(error.reason, label, number, error.detail)
+            continue
+        if removed is not None and index in repeats:
+            reason = "near_duplicate" if repeats[index] else "duplicate"
+            report.leave_out(reason, label, number, removed.details.get(index, ""))
             continue
         watch.add(label, number, row, record)
         batch.append((label, number, record))
@@ -171,7 +225,11 @@ def _batches(task: Task, report: TaskReport) -> Iterator[list[tuple[str, int, Re
         yield batch
 
 
-def _rows(task: Task, report: TaskReport) -> Iterator[tuple[str, int, Any]]:
+def read_rows(task: Task, lines: dict[str, int]) -> Iterator[tuple[str, int, Any]]:
+    """The rows of a task as (file label, row number in the file range, row or RowError).
+
+    lines: gets the number of rows of each file range that was read to its end.
+    """
     remaining = task.limit
     for part in task.parts:
         reader = Reader(part)
@@ -180,7 +238,21 @@ def _rows(task: Task, report: TaskReport) -> Iterator[tuple[str, int, Any]]:
                 return
             remaining = None if remaining is None else remaining - 1
             yield part.label, number + part.first_row, row
-        report.lines[part.label] = reader.lines
+        lines[part.label] = reader.lines
+
+
+def first_rows(tasks: Sequence[Task], lines: Sequence[Mapping[str, int]]) -> list[int]:
+    """Per task, the number of rows in its file before its range, from the `lines` of all tasks of the sources."""
+    before: dict[tuple[str, int, str], int] = {}
+    firsts = []
+    for task, own in zip(tasks, lines, strict=True):
+        part = task.parts[0]
+        is_later = part.start and not part.first_row
+        firsts.append(before.get((task.split, task.source, part.label), 0) if is_later else 0)
+        for label, count in own.items():
+            key = (task.split, task.source, label)
+            before[key] = before.get(key, 0) + count
+    return firsts
 
 
 def _count(report: TaskReport, outcome: Outcome) -> None:

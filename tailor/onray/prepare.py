@@ -8,8 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tailor.encode.report import TaskReport
-from tailor.encode.tasks import Runner, Task, Work, in_process
+from tailor.encode.tasks import Runner, Task, TaskFunction, in_process
 from tailor.errors import ScaleError, TailorError
 from tailor.quiet import quiet
 
@@ -35,19 +34,22 @@ def choose_runner(total_bytes: int, on_cluster: bool, scored: bool = False) -> R
 
 
 def runner_by_size(connect: Callable[[], object], on_cluster: bool) -> Runner:
-    """A runner that chooses by the size of the tasks. It calls `connect` only when Ray is needed."""
+    """A runner that chooses by the size of the tasks. It calls `connect` once, and only when Ray is needed."""
+    connected = False
 
-    def run(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
-        scored = work.encoder.scorer is not None
+    def run(work: TaskFunction, tasks: Sequence[Task]) -> Iterator[Any]:
+        nonlocal connected
+        scored = work.scorer is not None
         runner = choose_runner(sum(task.size for task in tasks), on_cluster, scored)
-        if runner is ray_runner:
+        if runner is ray_runner and not connected:
             connect()
+            connected = True
         return runner(work, tasks)
 
     return run
 
 
-def ray_runner(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
+def ray_runner(work: TaskFunction, tasks: Sequence[Task]) -> Iterator[Any]:
     """Run tasks as Ray Data tasks of one CPU each, on the Ray cluster that this process is connected to.
 
     If a model scores passages, the tasks run in actors that keep it loaded, as many as fit in the nodes' memory.
@@ -61,7 +63,7 @@ def ray_runner(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
         return _reports(work, batch)
 
     settings: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 1}
-    scorer = work.encoder.scorer
+    scorer = work.scorer
     if scorer is not None:
         size = min(len(tasks), _room(scorer.memory))
         settings |= {"compute": ActorPoolStrategy(size=size), "memory": scorer.memory}
@@ -93,7 +95,7 @@ def ray_runner(work: Work, tasks: Sequence[Task]) -> Iterator[TaskReport]:
 class _Process:
     """Callable of a Ray Data actor. The model is loaded at the first task and kept."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: TaskFunction) -> None:
         quiet()
         self._work = work
 
@@ -101,7 +103,7 @@ class _Process:
         return _reports(self._work, batch)
 
 
-def _reports(work: Work, batch: pa.Table) -> pa.Table:
+def _reports(work: TaskFunction, batch: pa.Table) -> pa.Table:
     """Process pickled tasks (column `task`) and return pickled reports (column `report`)."""
     import pyarrow as pa
 
@@ -128,7 +130,7 @@ def _room(memory: int) -> int:
     return room
 
 
-def _outcome(work: Work, task: bytes) -> bytes:
+def _outcome(work: TaskFunction, task: bytes) -> bytes:
     """The pickled report of a task, or its pickled TailorError."""
     # The error is returned, not raised, because Ray would wrap the exception and retry the task.
     try:

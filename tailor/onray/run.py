@@ -226,7 +226,8 @@ def data_lines(report: dict[str, Any], how: str) -> list[str]:
     for source in report["sources"]:
         lost = [
             f"{loss['count']:,} {reason.replace('_', ' ')} (first: {loss['first'][0][0]})"
-            for reason, loss in {**source["unreadable"], **source["dropped"]}.items()
+            for kind in ("unreadable", "dropped", "removed")
+            for reason, loss in source.get(kind, {}).items()
         ]
         lost += [f"{source['truncated']:,} truncated"] if source["truncated"] else []
         if lost:

@@ -66,6 +66,8 @@ MAY_CHANGE_ON_REQUEST = (
 
 BATCHES = (
     "data.train",
+    "data.deduplicate",
+    "data.decontaminate",
     "data.max_length",
     "data.pack",
     "train.batch_size",

@@ -105,6 +105,23 @@ class Source(Section):
     """Use only the first N rows. Default: all rows."""
 
 
+class Benchmark(Section):
+    """Rows that the model will be tested on. All texts in them are compared, whatever the names of the columns."""
+
+    path: str = Field(min_length=1)
+    """A file, a folder, a glob pattern, an fsspec URL (`s3://…`), or `hf://owner/dataset` for a Hugging Face dataset.
+    """
+
+    subset: str | None = Field(None, min_length=1)
+    """Configuration (subset) of a Hugging Face dataset. Default: the dataset's default configuration."""
+
+    split: str = Field("test", min_length=1)
+    """Split of a Hugging Face dataset."""
+
+    limit: int | None = Field(None, ge=1)
+    """Use only the first N rows. Default: all rows."""
+
+
 class Budget(Section):
     """Largest share of a source's rows that may be lost, from 0 to 1.
 
@@ -181,6 +198,17 @@ class Data(Section):
     """Share of the training rows that is kept for evaluation and not trained on, for example 0.05. Rows are chosen by
     a hash of their content, so the choice is the same in every run. All answers to one prompt, and all passages of
     one query, stay on the same side. Default: none.
+    """
+
+    deduplicate: Literal["exact", "near"] | None = None
+    """Leave out training rows that repeat an earlier one, over all sources. `exact`: the content is equal. `near`: prompt
+    and answer are each nearly equal (MinHash, Jaccard similarity of at least 0.7 between runs of 3 words); needs `pip
+    install 'tailor[doctor]'`. Default: all rows are kept.
+    """
+
+    decontaminate: list[Benchmark] = []
+    """Leave out training rows that contain a text of these benchmarks: at least half of its runs of 8 words. `tailor
+    data doctor` compares the rows with them too. Default: none.
     """
 
     template: str | None = Field(None, min_length=1)

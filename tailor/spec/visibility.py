@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os.path
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tailor.errors import TemplateError
 from tailor.layout import RECIPE
 from tailor.redaction import is_secret
 from tailor.spec import load
-from tailor.spec.data import Source
+from tailor.spec.data import Benchmark, Source
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules import files
 from tailor.spec.rules.deepspeed import KEY as DEEPSPEED_KEY
@@ -186,15 +186,17 @@ def _deepspeed_file(recipe: Recipe, visibility: Visibility) -> str | None:
     return None if name is None or visibility.is_reachable(name) else name
 
 
-def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Questions | Corpus | Texts]]:
+def sources(recipe: Recipe) -> Iterator[tuple[str, Source | Benchmark | Questions | Corpus | Texts]]:
     """(key, source) of all rows that are read, for training and evaluation."""
     final = recipe.evaluate.final
     evaluated = final.data.evaluation if final is not None and final.data is not None else []
-    for key, group in (
+    groups: tuple[tuple[str, Sequence[Source | Benchmark]], ...] = (
         ("data.train", recipe.data.train),
         ("data.evaluation", recipe.data.evaluation),
+        ("data.decontaminate", recipe.data.decontaminate),
         ("evaluate.final.data.evaluation", evaluated),
-    ):
+    )
+    for key, group in groups:
         for index, source in enumerate(group):
             yield f"{key}.{index}.path", source
     for index, task in enumerate(final.tasks if final is not None else ()):

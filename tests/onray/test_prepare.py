@@ -13,11 +13,15 @@ from tailor.artifacts import passage_scorer
 from tailor.artifacts.passage_scorer import scorer_of
 from tailor.data.token_store import TokenStore
 from tailor.encode import sources
+from tailor.encode.doctor.examine import examine
 from tailor.encode.examples import Encoder
 from tailor.encode.prepare import prepare
-from tailor.encode.tasks import Runner, Work, in_process
+from tailor.encode.readers import FileRange
+from tailor.encode.similarity.selection import Scan
+from tailor.encode.tasks import Runner, Task, Work, in_process
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ScaleError
+from tailor.onray import prepare as onray_prepare
 from tailor.onray.prepare import (
     SMALL_ALONE,
     SMALL_ON_CLUSTER,
@@ -31,6 +35,7 @@ from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tests.helpers.collections import embedding_model
 from tests.helpers.models import byte_tokenizer
+from tests.helpers.sentences import clean_rows
 from tests.helpers.synonyms import ASKED, DEEP, FILL
 
 
@@ -65,6 +70,22 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
     assert len(shards(here)) > 20
     # The bytes of every shard, and of the manifest with the report.
     assert shards(there) == shards(here)
+
+    # The pass over all rows before, and the doctor, whose results come in any order.
+    rows += [{"path": str(tmp_path / "repeated.jsonl")}]
+    (tmp_path / "repeated.jsonl").write_text(
+        "".join(json.dumps(talk) + "\n" for talk in talks[:20] * 2 + clean_rows(3))
+    )
+    data = Data(train=rows, deduplicate="near", template="chatml")
+    here, there = made("here", in_process), made("there", ray_runner)
+    assert here.manifest["report"]["sources"][2]["removed"]["duplicate"]["count"] == 40
+    assert shards(there) == shards(here)
+    data = Data(train=rows, template="chatml")
+    found = [
+        examine(data, model, Sft(name="sft"), runner=runner).as_dict() for runner in (in_process, ray_runner)
+    ]
+    assert "duplicates" in {finding["check"] for finding in found[0]["findings"]}
+    assert found[0] == found[1]
 
     (tmp_path / "bad.csv").write_text('text\n"a\n' + "x" * 10)
     with pytest.raises(DataError, match=r"bad.csv: none of its 2 rows can be used"):
@@ -138,3 +159,13 @@ def test_small_inputs_are_prepared_in_process(tmp_path):
     encoder = Encoder(tokenizer, None, train_on="assistant", max_length=8, on_long="drop")
     assert list(runner(Work(encoder, None, ""), [])) == []
     assert not connected
+
+
+def test_a_runner_connects_once(monkeypatch):
+    """Deduplication and preparation call the same runner."""
+    monkeypatch.setattr(onray_prepare, "ray_runner", lambda work, tasks: iter([len(tasks)]))
+    large = Task(0, "train", 0, (FileRange("a", "a", "jsonl", size=SMALL_ON_CLUSTER),), "text")
+    connected = []
+    runner = runner_by_size(lambda: connected.append(True), on_cluster=True)
+    assert [list(runner(Scan(near=True), [large])) for _ in range(2)] == [[1], [1]]
+    assert connected == [True]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tailor.spec.rules import recipe
 from tests.spec.helpers import GOOD, problems, write
 
 EVALUATED = "data.holdout=0.1"
@@ -109,6 +110,12 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
         (["data.evaluation=[{path: hf://a/b, weight: 2}]"], ["data.evaluation=[{path: hf://a/b}]"]),
         (["data.train.0={path: s3://a/b, subset: x}"], ["data.train.0={path: hf://a/b, subset: x}"]),
         (["data.train=[{path: s3://a}, {path: s3://a}]"], ["data.train=[{path: s3://a}, {path: s3://b}]"]),
+        (
+            ["data.decontaminate=[{path: s3://a, split: x}]"],
+            ["data.decontaminate=[{path: hf://a/b, split: x}]"],
+        ),
+        (["data.decontaminate=[{path: none.jsonl}]"], ["data.decontaminate=[{path: s3://a}]"]),
+        (["data.deduplicate=fuzzy"], ["data.deduplicate=near"]),
         (["optim.learning_rate=sk-abcdefghijklmnopqrstuvwxyz"], ["optim.learning_rate=3"]),
         (["model.revision=hf_abcdefghijklmnopqrstuvwxyz"], ["model.revision=hf_branch"]),
         (["save.to=s3://key:secret@bucket/x"], ["save.to=s3://bucket/x@2:3"]),
@@ -149,3 +156,11 @@ def test_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_urls_are_not_checked(tmp_path: Path, path: str) -> None:
     assert problems(write(tmp_path), f"data.train.0.path={path}") == []
+
+
+def test_near_duplicates_need_datasketch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path)
+    monkeypatch.setattr(recipe, "find_spec", lambda name: None)
+    (problem,) = problems(path, "data.deduplicate=near")
+    assert "near needs the package datasketch: pip install 'tailor[doctor]'" in problem
+    assert problems(path, "data.deduplicate=exact") == []

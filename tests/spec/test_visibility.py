@@ -45,6 +45,7 @@ def test_files_of_every_task_are_checked() -> None:
             "model": {"path": "org/base"},
             "data": {
                 "train": [{"path": "rows.jsonl"}],
+                "decontaminate": [{"path": "benchmark.jsonl"}],
                 "on_long": "retrieve",
                 "retrieve": {"embedder": "./embedder"},
             },
@@ -60,6 +61,7 @@ def test_files_of_every_task_are_checked() -> None:
     found = dict(visibility.check_reads(recipe, machines, bundled=False))
     assert found.keys() == {
         "data.train.0.path",
+        "data.decontaminate.0.path",
         "data.retrieve.embedder",
         "evaluate.final.data.retrieve.embedder",
         "evaluate.final.tasks.0.data.path",

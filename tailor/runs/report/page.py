@@ -5,19 +5,17 @@ from __future__ import annotations
 import base64
 import json
 from datetime import datetime
-from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from tailor.layout import EVALUATION, FIGURES, RECIPE, REPORT
-from tailor.printable import printable
-from tailor.redaction import redacted
 from tailor.runs import evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
 from tailor.runs.report import heatmap, plots
+from tailor.runs.report.templates import render
 from tailor.runs.status import Status, state_of, step_of
 from tailor.runs.words import duration, seconds_between, size
 from tailor.store import run_files, run_folder
@@ -32,16 +30,12 @@ SAMPLES = 8
 
 def write(run: Store) -> None:
     """Draw the plots and write the page from the files in the run's folder."""
-    from jinja2 import Environment
-
     records, data = read(run), run_files.data_report(run)
     drawn = plots.draw(records)
     for plot in drawn:
         run.write_bytes(plot.file, plot.png)
-    template = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown
-    ).from_string(resources.files("tailor.runs.report").joinpath(TEMPLATE).read_text())
-    page = template.render(
+    page = render(
+        TEMPLATE,
         name=run_folder.name(run),
         url=run.url,
         status=Status.read(run),
@@ -55,13 +49,6 @@ def write(run: Store) -> None:
         environment=json.dumps(run_files.environment(run), indent=2, ensure_ascii=False),
     )
     run.write_text(REPORT, page)
-
-
-def _shown(value: Any) -> Any:
-    """Foreign text on the page: no secrets, and no characters that reverse or hide text. Jinja escapes HTML."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return printable(redacted(value), lines=True)
-    return value
 
 
 def evaluation(run: Store, name: str) -> dict[str, Any]:
@@ -202,7 +189,7 @@ def paired_answers(run: Store) -> list[dict[str, Any]]:
 
 def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the data table, one row per source."""
-    head = ["Source", "Format", "Rows", "Kept", "Unreadable", "Dropped", "Truncated", "Chunked"]
+    head = ["Source", "Format", "Rows", "Kept", "Unreadable", "Dropped", "Removed", "Truncated", "Chunked"]
     head += ["Tokens", "Supervised", "Median length", "Longest"]
     rows = []
     for source in report.get("sources", []):
@@ -212,6 +199,7 @@ def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             source["kept"],
             _lost(source["unreadable"]),
             _lost(source["dropped"]),
+            _lost(source.get("removed", {})),
             source["truncated"],
             source["chunked"],
             source["tokens"],
@@ -229,7 +217,7 @@ def lost_rows(report: dict[str, Any]) -> list[str]:
         f"{lost['count']:,} {reason.replace('_', ' ')}: "
         + "; ".join(f"{name} {detail}".strip() for name, detail in lost["first"])
         for source in report.get("sources", [])
-        for reason, lost in {**source["unreadable"], **source["dropped"]}.items()
+        for reason, lost in {**source["unreadable"], **source["dropped"], **source.get("removed", {})}.items()
     ]
 
 

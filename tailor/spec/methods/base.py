@@ -153,6 +153,14 @@ class MethodSection(Section):
         return None
 
     @property
+    def label_weights(self) -> tuple[float, float] | None:
+        """Weights of desirable and undesirable answers: the keys `desirable_weight` and `undesirable_weight`.
+
+        None for a method without labels.
+        """
+        return None
+
+    @property
     def embedding(self) -> EmbeddingMethod | None:
         """The method's embedding keys. None if it trains no embeddings."""
         return None

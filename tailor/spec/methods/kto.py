@@ -62,3 +62,7 @@ class Kto(MethodSection):
     @property
     def reference_source(self) -> ReferenceSource:
         return self.reference
+
+    @property
+    def label_weights(self) -> tuple[float, float]:
+        return self.desirable_weight, self.undesirable_weight

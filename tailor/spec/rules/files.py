@@ -106,7 +106,7 @@ def _earlier_runs(keys: Keys) -> Iterator[Finding]:
 
 
 def _data(keys: Keys) -> Iterator[Finding]:
-    for section in ("data.train", "data.evaluation"):
+    for section in ("data.train", "data.evaluation", "data.decontaminate"):
         for key, source in keys.sources(section):
             yield from _rows(key, keys(f"{key}.path"), source)
     yield from _embedder(keys, "data.retrieve.embedder")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from tailor.errors import Problem
@@ -271,6 +272,8 @@ def _needs(keys: Keys) -> Iterator[Finding]:
             "train.divergence.action",
             "reload needs save.every: without it there is no checkpoint to return to",
         )
+    if keys("data.deduplicate") == "near" and find_spec("datasketch") is None:
+        yield "data.deduplicate", "near needs the package datasketch: pip install 'tailor[doctor]'"
     if keys("save.best") and keys.absent("evaluate.every") and not no_evaluation:
         yield "save.best", "needs evaluate.every: without it only the last step is evaluated"
 
@@ -290,7 +293,7 @@ def _lists(keys: Keys) -> Iterator[Finding]:
             else []
         ):
             yield key, f"has {name} twice; remove one"
-    for section in ("data.train", "data.evaluation"):
+    for section in ("data.train", "data.evaluation", "data.decontaminate"):
         seen: dict[str, str] = {}
         for key, source in keys.sources(section):
             first = seen.setdefault(json.dumps(source, sort_keys=True), key)
@@ -334,7 +337,8 @@ def _unused(keys: Keys) -> Iterator[Finding]:
                 yield key, "has no effect without export.push_to_hub"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is that of the last step"
-    for key, source in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
+    sections = ("data.train", "data.evaluation", "data.decontaminate")
+    for key, source in [found for section in sections for found in keys.sources(section)]:
         if keys(f"{key}.weight") is not None and key.startswith("data.evaluation"):
             yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
         path = keys(f"{key}.path")
