@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
 from tailor.cli.terminal import make_console
+from tailor.errors import DataError
 from tailor.printable import printable
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from tailor.encode.preview import Piece
 
+_OPTIONS = {"preview": ("rows", "split"), "doctor": ("json", "html", "benchmark")}
 BAR = 40
 """Longest bar of the histogram, in characters."""
 
@@ -36,13 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="recipe keys to change, such as data.max_length=4096",
     )
-    parser.add_argument(
-        "--rows", type=whole(1), default=3, metavar="N", help="preview: rows per source (default 3)"
-    )
+    parser.add_argument("--rows", type=whole(1), metavar="N", help="preview: rows per source (default 3)")
     parser.add_argument(
         "--split",
         choices=("train", "evaluation"),
-        default="train",
         help="preview: split to show (default: train)",
     )
     parser.add_argument("--json", action="store_true", help="doctor: print the findings as JSON")
@@ -50,13 +49,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--benchmark",
         action="append",
-        default=[],
         metavar="PATH",
         help="doctor: a file, folder, URL or hf://owner/dataset whose texts training rows must not contain; may be repeated",
     )
 
 
 def execute(args: argparse.Namespace) -> int:
+    for what, options in _OPTIONS.items():
+        for option in options:
+            if what != args.what and getattr(args, option):
+                raise DataError(
+                    f"`tailor data {args.what}` has no option --{option}",
+                    hint=f"remove it; it is an option of `tailor data {what}`",
+                )
     recipe = load_recipe(args.recipe, args.overrides)
     quiet()
     console = make_console(soft_wrap=True)
@@ -193,9 +198,9 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
         else Text("«supervised»  not supervised  ~~cut~~")
     )
     console.print(legend)
-    scorer = scorer_of(recipe.data)
+    scorer, split = scorer_of(recipe.data), args.split or "train"
     for shown in preview(
-        recipe.data, recipe.model, recipe.method, split=args.split, rows=args.rows, scorer=scorer
+        recipe.data, recipe.model, recipe.method, split=split, rows=args.rows or 3, scorer=scorer
     ):
         console.print(Text.assemble("\n", (shown.name, "bold"), f"  {shown.note}"))
         for pieces in shown.examples:

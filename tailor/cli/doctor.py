@@ -30,7 +30,7 @@ def execute(recipe: Any, args: argparse.Namespace, console: Console) -> int:
     from tailor.encode.doctor.finding import summary
     from tailor.runs.report import doctor
 
-    diagnosis = _examined(recipe, args.benchmark)
+    diagnosis = _examined(recipe, args.benchmark or [])
     if args.html is not None:
         try:
             Path(args.html).write_text(doctor.page(args.recipe, diagnosis), encoding="utf-8")

@@ -103,3 +103,23 @@ def test_the_lines_of_a_fix_are_a_recipe(recipe: str, capsys: pytest.CaptureFixt
 def test_mistakes(recipe: str, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str) -> None:
     assert main(["data", "doctor", recipe, *arguments]) == 2
     assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "option", "owner"),
+    [
+        ("report", ["--html", "page.html"], "doctor"),
+        ("preview", ["--benchmark", "own.jsonl"], "doctor"),
+        ("doctor", ["--split", "train"], "preview"),
+        ("report", ["--rows", "3"], "preview"),
+    ],
+)
+def test_an_option_of_another_command_is_refused(
+    recipe: str, capsys: pytest.CaptureFixture[str], what: str, option: list[str], owner: str
+) -> None:
+    assert main(["data", what, recipe, *option]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"tailor: `tailor data {what}` has no option {option[0]}\n"
+        f"  hint: remove it; it is an option of `tailor data {owner}`\n"
+    )
