@@ -270,10 +270,9 @@ def load_embedder(
 
 def causal_model(network: torch.nn.Module) -> CausalModel:
     """Wrap a loaded network for embedding: with packed sequences if its attention supports them, else with padded rows."""
-    attention.register()
     base = base_of(network)
     try:
-        base.set_attn_implementation(attention.NAME)
+        attention.set_attention(base)
         model = CausalModel(network, layout="stream")
         check_attention(model, base.dtype, attention="causal")
     except (ValueError, ImportError, ModelError):

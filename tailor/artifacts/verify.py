@@ -20,7 +20,8 @@ from tailor.artifacts.inputs import Source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
-from tailor.models import own_code
+from tailor.models import own_code, visibility
+from tailor.models.causal import base_of
 from tailor.models.load import DTYPES
 from tailor.store.scratch import scratch
 
@@ -209,10 +210,14 @@ def _divergence(trained: torch.Tensor, other: torch.Tensor) -> float:
 
 @torch.no_grad()
 def _logits(model: Any, rows: list[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
-    """The logits of each row, float32 [T, V] on the CPU. Rows are not batched, so there is no padding."""
-    for row in rows:
-        ids = torch.tensor([row], device=device)  # [1, T]
-        yield model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+    """The logits of each row, float32 [T, V] on the CPU. Rows are not batched, so there is no padding.
+
+    Windows and chunks are shortened, so that the rows are longer than each of them.
+    """
+    with visibility.shortened(base_of(model)):
+        for row in rows:
+            ids = torch.tensor([row], device=device)  # [1, T]
+            yield model(input_ids=ids, use_cache=False).logits[0].float().cpu()
 
 
 def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:

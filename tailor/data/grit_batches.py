@@ -10,7 +10,8 @@ function of (seed, step), as all batches are. An epoch contains every query once
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -29,9 +30,16 @@ class GritBatch(list[Row]):
     so on.
     """
 
-    def __init__(self, split: Split, texts: np.ndarray, examples: Sequence[int]) -> None:
-        """texts: int[Q, 1 + group] example indices, query first; examples: indices of the examples to generate."""
-        self._split, lengths = split, split.lengths
+    def __init__(
+        self,
+        split: Split,
+        texts: np.ndarray,
+        examples: Sequence[int],
+        equal_queries: Callable[[bytes], Sequence[int]] = lambda text: (),
+    ) -> None:
+        """texts: int[Q, 1 + group] example indices, query first; examples: indices of the examples to generate;
+        equal_queries: from the text of a query to the queries of the split that have it, if they are several."""
+        self._split, lengths, self._equal_queries = split, split.lengths, equal_queries
         ordered = np.concatenate([texts[:, 0], texts[:, 1:].reshape(-1)]).astype(np.int64)  # [Q + P]
         self.text_index = np.argsort(-lengths[ordered], kind="stable")  # [Q + P]
         self.queries, self.group = len(texts), texts.shape[1] - 1
@@ -52,29 +60,27 @@ class GritBatch(list[Row]):
     def excluded(self) -> np.ndarray:
         """int64[k, 2]: the (query, passage) pairs that must not count as negatives (false negatives).
 
-        These are passages with the text of any positive of the query, and positives of a query with the same text. The pair
-        of a query and its own drawn positive is never included. Passages count from 0 in the order of `text_index`.
+        These are passages with the text of the query itself, or with that of any positive of the query in any row of the
+        split that has a query of the same text. The pair of a query and its own drawn positive is never included. Passages
+        count from 0 in the order of `text_index`.
         """
         examples = self.text_examples()  # [Q + P]
         queries, passages = examples[: self.queries], examples[self.queries :]  # [Q], [P]
         passages_by_text: dict[bytes, list[int]] = {}
         for passage, example in enumerate(passages):
-            passages_by_text.setdefault(self._text(example), []).append(passage)
+            passages_by_text.setdefault(_text(self._split, int(example)), []).append(passage)
         queries_by_text: dict[bytes, list[int]] = {}
-        for query, example in enumerate(queries):
-            queries_by_text.setdefault(self._text(example), []).append(query)
+        for example in queries:
+            queries_by_text.setdefault(_text(self._split, int(example)), []).append(int(example))
         pairs = set()
         for query, example in enumerate(queries):
-            for positive in self._positives(int(example)):
-                pairs.update((query, passage) for passage in passages_by_text.get(self._text(positive), ()))
-            pairs.update((query, other * self.group) for other in queries_by_text[self._text(example)])
+            text = _text(self._split, int(example))
+            same = {*queries_by_text[text], *self._equal_queries(text)}
+            positives = (_text(self._split, positive) for one in same for positive in self._positives(one))
+            for other in {text, *positives}:
+                pairs.update((query, passage) for passage in passages_by_text.get(other, ()))
         kept = sorted(pair for pair in pairs if pair[1] != pair[0] * self.group)
         return np.array(kept, np.int64).reshape(-1, 2)
-
-    def _text(self, index: int) -> bytes:
-        example = self._split.example(int(index))
-        start, stop = example.spans[0]
-        return bytes(example.input_ids[start:stop].tobytes())
 
     def _positives(self, query: int) -> Iterator[int]:
         """All positive passages in the data row of a query, whether drawn or not."""
@@ -83,6 +89,17 @@ class GritBatch(list[Row]):
             if self._split.is_positive[member]:
                 yield member
             member += 1
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def _text(split: Split, index: int) -> bytes:
+    """The tokens of a text, without its instruction and format."""
+    example = split.example(index)
+    start, stop = example.spans[0]
+    return bytes(example.input_ids[start:stop].tobytes())
 
 
 class GritBatches(Batches):
@@ -97,6 +114,17 @@ class GritBatches(Batches):
         self._texts = counts > 1
         """bool[groups]: True for a query with its passages."""
         self._round = lru_cache(maxsize=2)(self._make_round)
+
+    @cached_property
+    def _equal_queries(self) -> dict[bytes, list[int]]:
+        """Digest of a text -> the queries that have it, for texts that several queries have."""
+        queries: dict[bytes, list[int]] = {}
+        for query in self._starts[self._texts]:
+            queries.setdefault(_digest(_text(self._split, int(query))), []).append(int(query))
+        return {text: several for text, several in queries.items() if len(several) > 1}
+
+    def _with_text(self, text: bytes) -> Sequence[int]:
+        return self._equal_queries.get(_digest(text), ())
 
     @property
     def has_texts(self) -> bool:
@@ -207,7 +235,7 @@ class GritBatches(Batches):
         )  # [Q, 1 + size]
         ids = [int(example) for example in examples]
         ids.sort(key=lambda example: -int(self.lengths[example]))
-        return GritBatch(self._split, texts.reshape(-1, 1 + size), ids)
+        return GritBatch(self._split, texts.reshape(-1, 1 + size), ids, self._with_text)
 
     def _drawn(self, group: int, size: int, generator: np.random.Generator | None) -> list[int]:
         """A query, one positive and `size - 1` negatives. Negatives repeat if there are too few.

@@ -12,6 +12,7 @@ example is a group of one, with position 0.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -117,6 +118,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def digest(self) -> str:
+        """A hash of the examples in their order: their tokens, what is supervised, and their groups."""
+        columns = ("ids", "spans", "position", "is_positive")
+        parts = [hashlib.sha256() for _ in (*columns, "lengths")]
+        for block in self._blocks:
+            for part, name in zip(parts, columns, strict=False):
+                part.update(np.ascontiguousarray(getattr(block, name)).tobytes())
+            parts[-1].update(np.stack([np.diff(block.id_offsets), np.diff(block.span_offsets)], 1).tobytes())
+        return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
 
     def example(self, index: int) -> Example:
         """Example `index`, counted from 0. IndexError when out of range."""

@@ -15,6 +15,7 @@ from tailor.models import rope
 from tailor.models.beacon.model import BeaconModel
 from tailor.models.beacon.modules import Beacons
 from tailor.models.causal import CausalModel
+from tailor.models.decoder import decoder_of
 from tailor.plan import beacon
 
 BUCKETS = 16
@@ -86,7 +87,7 @@ def token_losses(
         # Beacons read a text window by window anyway, so `prefill` has no effect here.
         states = model.read(tokens, _ratios(model.beacons, len(ids)))[0, first - 1 : -1]  # [S, H]
         return torch.cat(list(_tiles(model.head, states, tokens[0, first:])))
-    forward = model.base.get_decoder() if model.splits_head else model.base
+    forward = decoder_of(model.base) if model.splits_head else model.base
     part = len(ids) if prefill is None else prefill
     if part < len(ids):
         _require_parts(model.base)
@@ -121,7 +122,7 @@ def _tiles(head: nn.Module, states: torch.Tensor, targets: torch.Tensor) -> Iter
 def _require_parts(base: Any) -> None:
     """ModelError for a model whose losses change when a text is read in chunks."""
     name = type(base).__name__
-    if "past_key_values" not in inspect.signature(type(base.get_decoder()).forward).parameters:
+    if "past_key_values" not in inspect.signature(type(decoder_of(base)).forward).parameters:
         raise ModelError(
             f"prefill: {name} has no KV cache, so it cannot read a text in chunks", hint="remove prefill"
         )

@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from tailor.errors import ModelError
+from tailor.models.decoder import decoder_of
 
 TILE_BYTES = 64 * 2**20
 """Maximum bytes of one intermediate float32 tensor in a tiled feed-forward block."""
@@ -51,9 +52,7 @@ def decoder_layers(base: Any) -> list[Any]:
     """The decoder layers of a transformers model, in order; empty if the model does not mark them."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    return [
-        module for module in base.get_decoder().modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
+    return [module for module in decoder_of(base).modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _offloading(function: Callable[..., Any], hidden: torch.Tensor, *arguments: Any) -> Any:

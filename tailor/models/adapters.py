@@ -20,7 +20,8 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
     if spec.target_modules == "all-linear":
-        names = linear.adaptable(network)
+        # A module that is trained in full needs no adapter.
+        names = [name for name in linear.adaptable(network) if not _is_within(name, spec.modules_to_save)]
     else:
         _check_names(network, spec.target_modules, "model.adapter.target_modules")
         names = _named(network, spec.target_modules)
@@ -99,6 +100,11 @@ def _check_placed(adapted: Any, names: list[str]) -> None:
             f"{type(adapted.get_base_model()).__name__}; {odd[0]}, for example, differs",
             hint="name the modules in model.adapter.target_modules",
         )
+
+
+def _is_within(name: str, modules: list[str]) -> bool:
+    """Whether a module, by its full name, is one of `modules` or inside one. modules: full names or their last parts."""
+    return any(f".{module}." in f".{name}." for module in modules)
 
 
 def _check_saved(network: Any, names: list[str]) -> None:

@@ -2,22 +2,25 @@
 
 Registered with transformers as `tailor_documents`. It takes a stream [1, T] of documents. On a CPU it calls the kernel
 once per document, on CUDA once for all documents (variable-length flash attention). No token attends to another document,
-and no T × T mask is made. It is causal unless the model is called with `is_causal=False`, as in transformers. No mask
-function is registered with it, because transformers then makes no mask. With sequence parallelism, the workers first
-exchange their tokens of all heads for all tokens of their heads (`sequence`).
+and no T × T mask is made. Which tokens of its document a token attends to is the rule that `visibility.learn` found for the
+module (`set_attention`). No mask function is registered, so that transformers makes no mask. With sequence parallelism, the
+workers first exchange their tokens of all heads for all tokens of their heads (`sequence`).
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+import itertools
+from contextlib import suppress
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from tailor.models import sequence
+from tailor.models import sequence, visibility
 from tailor.models.documents import Documents
+from tailor.models.visibility import Rule
 
 NAME = "tailor_documents"
 
@@ -27,6 +30,17 @@ def register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, documents_attention)
+
+
+def set_attention(base: Any) -> None:
+    """Set `tailor_documents` as a model's attention, and learn the rules that it follows. ValueError if it cannot follow them."""
+    register()
+    base.set_attn_implementation(NAME)
+    visibility.learn(base)
+    with suppress(
+        ValueError
+    ):  # the model does not support bidirectional attention, which the check of texts reports
+        visibility.learn(base, causal=False)
 
 
 def stock_attention(base: Any) -> str:
@@ -43,8 +57,8 @@ def documents_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     documents: Documents | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
+    sliding_window: int | None = None,
     is_causal: bool | None = None,
     widen_window: bool = False,
     **kwargs: Any,
@@ -52,34 +66,60 @@ def documents_attention(
     """Attention as transformers calls it.
 
     query: [1, h, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, h, d]. With sequence parallelism over N workers,
-    the tensors hold T / N tokens, while the bounds in `documents` are those of all T. widen_window: ignore a sliding window
-    (for bidirectional attention). Raises ValueError for a mask or a soft cap, on which the checks at load try another
-    attention.
+    the tensors hold T / N tokens, while the bounds in `documents` are those of all T. widen_window: attend to the whole
+    document, whatever the module's rule. Raises ValueError for a mask, a soft cap, or a window of a module whose rule is
+    not known, on which the checks at load try another attention.
     """
     if documents is None or attention_mask is not None or softcap is not None:
         raise ValueError(
             "tailor_documents needs document bounds, and supports neither an attention mask nor a soft cap"
         )
+    causal = is_causal is not False
+    rule = visibility.rule_of(module, causal=causal)
+    if rule is None and sliding_window is not None and not widen_window:
+        raise ValueError("tailor_documents does not know the rule of a module with a sliding window")
+    rule = Rule(causal) if rule is None or widen_window else rule
     kind = query.device.type
     # RoPE returns float32 queries and keys, and autocast does not cast the arguments of the flash kernel.
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if (group := documents.sequence) is not None:
-        whole = replace(documents, sequence=None)
         parts = sequence.to_heads(group, query, key, value)  # [1, h / N, T, d] each
-        out, _ = documents_attention(module, *parts, None, dropout, scaling, whole, sliding_window)
-        return sequence.to_tokens(group, out), None
-    sliding_window = None if widen_window else sliding_window or getattr(module, "sliding_window", None)
-    causal = is_causal is not False
-    if query.shape[-1] == value.shape[-1] and dropout == 0.0 and _flash_is_right(query.device, query.dtype):
-        return _flash(query, key, value, documents, scaling, sliding_window, causal), None
+        return sequence.to_tokens(group, _attend(*parts, documents, rule, dropout, scaling)), None
+    return _attend(query, key, value, documents, rule, dropout, scaling), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    documents: Documents,
+    rule: Rule,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Shapes as in `documents_attention`, for all tokens of a stream: returns [1, T, h, d]."""
+    if rule.chunk is not None:  # a token sees no other chunk, so that each chunk is a document of its own
+        documents, rule = documents.chunks(rule.chunk), Rule(rule.causal)
+    heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[-1]
+    trial = (
+        query.device,
+        query.dtype,
+        size,
+        heads // kv_heads,
+        scaling,
+        rule.window is not None,
+        rule.causal,
+    )
+    if size == value.shape[-1] and dropout == 0.0 and _flash_is_right(*trial):
+        return _flash(query, key, value, documents, scaling, rule)
     # `split`, not one slice per document: the backward pass of each slice would fill a gradient of all T tokens.
     lengths = [end - start for start, end in documents.bounds]
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     # [1, h, length, d] each
-    out = [_one_document(*part, dropout, scaling, sliding_window, causal) for part in parts]
-    return torch.cat(out, dim=2).transpose(1, 2), None  # [1, T, h, d]
+    out = [_one_document(*part, dropout, scaling, rule) for part in parts]
+    return torch.cat(out, dim=2).transpose(1, 2)  # [1, T, h, d]
 
 
 def _one_document(
@@ -88,24 +128,21 @@ def _one_document(
     value: torch.Tensor,
     dropout: float,
     scaling: float | None,
-    window: int | None,
-    causal: bool,
+    rule: Rule,
 ) -> torch.Tensor:
     """query: [1, h, n, d]; key, value: [1, kv heads, n, d]; returns [1, h, n, d], for a document of n tokens."""
     length = query.shape[2]
     mask = None
-    if window is not None and length > window:
+    if rule.window is not None and length > rule.window:
         positions = torch.arange(length, device=query.device)  # int64[n]
-        distance = positions[:, None] - positions[None, :]  # int64[n, n]
-        # As in transformers: a causal window of w is the token and the w - 1 before it; a bidirectional one is w on each side.
-        mask = (distance >= 0) & (distance < window) if causal else distance.abs() <= window
+        mask = rule.sees(positions[:, None], positions[None, :])  # bool[n, n]
     return functional.scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=causal and mask is None,
+        is_causal=rule.causal and mask is None,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -117,15 +154,13 @@ def _flash(
     value: torch.Tensor,
     documents: Documents,
     scaling: float | None,
-    window: int | None,
-    causal: bool,
+    rule: Rule,
 ) -> torch.Tensor:
-    """Shapes as in `documents_attention`: [1, h, T, d] and [1, kv heads, T, d] -> [1, T, h, d]."""
+    """Shapes as in `documents_attention`: [1, h, T, d] and [1, kv heads, T, d] -> [1, T, h, d]. For a rule without chunks."""
     from torch.nn.attention.varlen import varlen_attn
 
-    left = (
-        -1 if window is None else window - 1 if causal else window
-    )  # the kernel does not count the token itself
+    # The kernel does not count the token itself.
+    left = -1 if rule.window is None else rule.window - 1 if rule.causal else rule.window
     out = varlen_attn(
         *(part[0].transpose(0, 1) for part in (query, key, value)),  # [T, h, d] and [T, kv heads, d]
         documents.offsets,
@@ -133,33 +168,72 @@ def _flash(
         documents.longest,
         documents.longest,
         scale=scaling,
-        window_size=(left, 0 if causal else left),
+        window_size=(left, 0 if rule.causal else left),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(out, torch.Tensor)
     return out[None]
 
 
+TRIAL = (1, 300, 40)
+"""Lengths of the documents that the flash kernel is tried on, in tokens: more than two of its blocks of 128, and less than one."""
+TRIAL_WINDOW = 150
+"""Tokens: more than a block of the kernel, and less than the longest document of the trial."""
+TRIAL_TOLERANCE = 2e-2
+"""Maximum relative difference (L2 norms) that counts as rounding to 16 bits. A window that is one token off gives 4e-2."""
+
+
 @functools.cache
-def _flash_is_right(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the variable-length kernel runs on this device and agrees with the plain one. Tried once per process."""
+def _flash_is_right(device: torch.device, dtype: torch.dtype, *kind: Any) -> bool:
+    """Whether the variable-length kernel runs on this device and agrees with the plain one. kind: as for `_flash_agrees`.
+
+    Tried once per process for each kind of attention that a model has, in the worker that trains.
+    """
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return False
+    try:
+        return _flash_agrees(device, dtype, *kind)
+    except (RuntimeError, ImportError, TypeError):
+        return False
+
+
+def _flash_agrees(
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int,
+    group: int,
+    scaling: float | None,
+    window: bool,
+    causal: bool,
+) -> bool:
+    """Whether the output and gradients of the variable-length kernel are those of the plain one in float32.
+
+    size: of a head; group: query heads per key head.
+    """
+    offsets = [0, *itertools.accumulate(TRIAL)]
+    bounds = tuple(itertools.pairwise(offsets))
+    documents = Documents(bounds, torch.tensor(offsets, dtype=torch.int32, device=device), max(TRIAL))
+    rule = Rule(causal, window=TRIAL_WINDOW if window else None)
     generator = torch.Generator(device).manual_seed(0)
-    query, key, value = (
-        torch.randn(1, heads, 96, 64, device=device, dtype=dtype, generator=generator) for heads in (4, 2, 2)
-    )
-    bounds = ((0, 40), (40, 96))
-    documents = Documents(bounds, torch.tensor([0, 40, 96], dtype=torch.int32, device=device), 56)
-    for causal in (True, False):
-        try:
-            fast = _flash(query, key, value, documents, None, None, causal)
-        except (RuntimeError, ImportError, TypeError):
-            return False
-        plain = [
-            _one_document(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], 0.0, None, None, causal)
-            for a, b in bounds
+    shapes = [(1, heads, sum(TRIAL), size) for heads in (2 * group, 2, 2)]
+    inputs = [torch.randn(shape, device=device, generator=generator).to(dtype) for shape in shapes]
+    cotangent = torch.randn(1, sum(TRIAL), 2 * group, size, device=device, generator=generator)
+
+    def results(fast: bool) -> list[torch.Tensor]:
+        query, key, value = parts = [
+            part.to(dtype if fast else torch.float32).detach().requires_grad_() for part in inputs
         ]
-        if not torch.allclose(fast, torch.cat(plain, dim=2).transpose(1, 2), atol=2e-2, rtol=2e-2):
-            return False
-    return True
+        if fast:
+            out = _flash(query, key, value, documents, scaling, rule)
+        else:
+            cut = [[part[:, :, start:stop] for part in parts] for start, stop in bounds]
+            out = torch.cat([_one_document(*part, 0.0, scaling, rule) for part in cut], dim=2).transpose(1, 2)
+        return [out, *torch.autograd.grad(out, parts, cotangent.to(out.dtype))]
+
+    # Hooks of its own: activation checkpointing would count the tensors of a trial within a checkpointed layer.
+    own_hooks = saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False), own_hooks:
+        pairs = zip(results(True), results(False), strict=True)
+        return all(
+            bool((fast.float() - plain).norm() <= TRIAL_TOLERANCE * plain.norm()) for fast, plain in pairs
+        )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tailor.models import attention
+from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import (
     document_cross_entropy,
@@ -76,7 +77,7 @@ class CausalModel(nn.Module):
 
     def hidden(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states, [B, T, H]."""
-        return self.base.get_decoder()(**self.inputs(batch)).last_hidden_state
+        return decoder_of(self.base)(**self.inputs(batch)).last_hidden_state
 
     def logits(self, batch: TokenBatch) -> torch.Tensor:
         """Logits from the model's own forward pass, [B, T, V]."""
@@ -142,7 +143,7 @@ class CausalModel(nn.Module):
 
     def _outputs(self, batch: TokenBatch, **options: Any) -> Any:
         """Output of transformers: of the decoder (hidden states) with `splits_head`, of the whole model (logits) without."""
-        forward = self.base.get_decoder() if self.splits_head else self.base
+        forward = decoder_of(self.base) if self.splits_head else self.base
         return forward(**self.inputs(batch), **options)
 
     def _at_predictions(self, batch: TokenBatch, out: Any) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
@@ -156,7 +157,7 @@ class CausalModel(nn.Module):
         """A micro-batch as keyword arguments of a transformers model."""
         # With a cache, transformers would treat a pack as one document.
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
-        if "position_ids" in inspect.signature(type(self.base.get_decoder()).forward).parameters:
+        if "position_ids" in inspect.signature(type(decoder_of(self.base)).forward).parameters:
             inputs["position_ids"] = batch.position_ids
         if batch.documents is not None and self.base.config._attn_implementation == attention.NAME:
             inputs["documents"] = batch.documents

@@ -44,6 +44,18 @@ class Documents:
     sequence: SequenceGroup | None = None
     """The workers that the stream is split over, if any. The bounds are always those of the whole stream."""
 
+    def chunks(self, size: int) -> Documents:
+        """Each document cut into pieces of `size` tokens from its start, the last one shorter."""
+        made: dict[int, Documents] = vars(self).setdefault("_chunks", {})  # for all layers with such chunks
+        if size not in made:
+            starts = [(start, end) for first, end in self.bounds for start in range(first, end, size)]
+            bounds = tuple((start, min(start + size, end)) for start, end in starts)
+            offsets = torch.tensor(
+                [0, *(end for _, end in bounds)], dtype=torch.int32, device=self.offsets.device
+            )
+            made[size] = Documents(bounds, offsets, min(size, self.longest))
+        return made[size]
+
 
 @dataclass(frozen=True)
 class Pool:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from tailor.models.decoder import decoder_of
+
 ROUTERS = ("gate", "router", "shared_expert_gate")
 """Names of the linear modules that route tokens to experts."""
 
@@ -23,7 +25,7 @@ def adaptable(network: Any) -> list[str]:
     """
     from transformers.pytorch_utils import Conv1D
 
-    decoder, head = network.get_decoder(), network.get_output_embeddings()
+    decoder, head = decoder_of(network), network.get_output_embeddings()
     inside = {id(module) for module in decoder.modules()}
     bypassed = set(read_directly(network))
     routers = ROUTERS if has_experts(network) else ()

@@ -10,12 +10,14 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, MODEL_INDEX
-from tailor.models import activations, attention, files, linear, own_code, probe, rope
+from tailor.models import activations, attention, files, linear, own_code, probe, rope, visibility
 from tailor.models.adapters import add_adapter
 from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
+from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout
+from tailor.models.visibility import Rule
 from tailor.spec.model import Beacon, Model, Quantize
 
 DTYPES = {  # the names in transformers' configs, and those of `train.precision`
@@ -40,12 +42,13 @@ def load_for_training(
     seed: int,
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
+    tokens: int = 0,
 ) -> CausalModel:
     """Load, quantize, adapt and check a model. Trained weights are float32, frozen ones `frozen_dtype`.
 
     pack: documents share rows, so that they must be isolated. activation_checkpointing: checkpoint every n-th decoder
-    layer; 0 or False for none. static_shapes: for `torch.compile`, take transformers' attention over padded rows. Raises
-    ModelError.
+    layer; 0 or False for none. static_shapes: for `torch.compile`, take transformers' attention over padded rows. tokens:
+    maximum of a forward pass. Raises ModelError.
     """
     torch.manual_seed(seed)
     network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device)
@@ -60,7 +63,15 @@ def load_for_training(
         tiled_mlp=tiled_mlp,
         seed=seed,
     )
-    return prove(network, spec, device=device, precision=precision, pack=pack, static_shapes=static_shapes)
+    return prove(
+        network,
+        spec,
+        device=device,
+        precision=precision,
+        pack=pack,
+        static_shapes=static_shapes,
+        tokens=tokens,
+    )
 
 
 def base_dtype(spec: Model, frozen_dtype: str) -> torch.dtype:
@@ -98,16 +109,24 @@ def adapt(
 
 
 def prove(
-    network: Any, spec: Model, *, device: torch.device, precision: str, pack: bool, static_shapes: bool
+    network: Any,
+    spec: Model,
+    *,
+    device: torch.device,
+    precision: str,
+    pack: bool,
+    static_shapes: bool,
+    tokens: int = 0,
 ) -> CausalModel:
     """Choose the first attention that passes the checks, and run the other checks of `probe`. Raises ModelError.
 
-    device: where the weights are.
+    device: where the weights are. tokens: maximum of a forward pass in training.
     """
-    attention.register()
     dtype = DTYPES[precision]
     with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-        model = _with_attention(network, spec, device, dtype, pack=pack, static_shapes=static_shapes)
+        model = _with_attention(
+            network, spec, device, dtype, pack=pack, static_shapes=static_shapes, tokens=tokens
+        )
         model.splits_head = probe.head_is_separate(model, device)
         if not probe.tiling_is_exact(model, device, dtype):
             raise activations.no_tiles(model.base)
@@ -126,6 +145,12 @@ def _with_beacons(
     """The frozen base with beacons, under transformers' attention, which supports the cache that beacons need."""
     torch.manual_seed(seed)
     add_beacons(network, settings)
+    if any(rule.form != Rule().form for rule in visibility.learned(network).values()):
+        raise ModelError(
+            f"model.beacon: {type(network).__name__} does not support beacons: its layers do not attend to all earlier "
+            "tokens, so they would not see the memory",
+            hint="remove model.beacon, or use another base",
+        )
     if checkpointing:
         layers = activations.decoder_layers(network)
         if not all(hasattr(type(layer), "_can_checkpoint_with_cache") for layer in layers):
@@ -266,7 +291,7 @@ def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None =
 def _freeze_unused(network: Any) -> None:
     """Freeze weights that no text token uses (a vision tower's): DDP waits for a gradient of each trained weight."""
     base = base_of(network)
-    used = {id(p) for part in (base.get_decoder(), base.get_output_embeddings()) for p in part.parameters()}
+    used = {id(p) for part in (decoder_of(base), base.get_output_embeddings()) for p in part.parameters()}
     for parameter in network.parameters():
         if id(parameter) not in used:
             parameter.requires_grad_(False)
@@ -285,7 +310,14 @@ def without_repacking(network: Any) -> Any:
 
 
 def _with_attention(
-    network: Any, spec: Model, device: torch.device, dtype: torch.dtype, *, pack: bool, static_shapes: bool
+    network: Any,
+    spec: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    pack: bool,
+    static_shapes: bool,
+    tokens: int,
 ) -> CausalModel:
     """Choose the first allowed attention under which packed documents do not affect each other.
 
@@ -294,7 +326,10 @@ def _with_attention(
     for name in _candidates(spec, static_shapes):
         layout: Layout = "rows" if name in ("sdpa", "eager") else "stream"
         try:
-            base_of(network).set_attn_implementation(name)
+            if name == attention.NAME:
+                attention.set_attention(base_of(network))
+            else:
+                base_of(network).set_attn_implementation(name)
         except (ValueError, ImportError) as error:
             if spec.attention != "auto":
                 raise ModelError(
@@ -302,7 +337,7 @@ def _with_attention(
                 ) from error
             continue
         model = CausalModel(network, layout=layout)
-        if probe.packs_in_isolation(model, device, dtype):
+        if probe.packs_in_isolation(model, device, dtype, tokens=tokens):
             return model
     if pack:
         raise ModelError(

@@ -1,7 +1,7 @@
 """Checks on a loaded model before training, each with a few tokens.
 
 * isolation: in a pack, changing a token of one document does not change the hidden states of another;
-* agreement: packed documents give the same as each document alone with transformers' attention;
+* agreement: packed documents give the same as each document alone with transformers' attention, and the same gradients;
 * head: the logits are exactly `head(hidden)`; if not, the loss uses the model's own logits;
 * adapters: the forward pass calls every adapted module;
 * tiling: tiled feed-forward blocks give the same as untiled ones;
@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 
+from tailor.models import visibility
 from tailor.models.activations import tiled_blocks
 from tailor.models.attention import stock_attention
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Documents, Layout, TokenBatch
 from tailor.models.sequence import SequenceGroup
+from tailor.models.visibility import SHORT
 
 FIRST, SECOND = 9, 7
-"""Lengths of the two test documents, in tokens."""
+"""Lengths of the two test documents, in tokens. Both are longer than SHORT, to which windows and chunks are shortened."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 8e-2}
 """Maximum relative difference (L2 norms) that counts as rounding, by dtype."""
 SAME = 1e-6
@@ -35,23 +37,67 @@ SAME = 1e-6
 
 
 @torch.no_grad()
-def packs_in_isolation(model: CausalModel, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether two packed documents give the same as each alone, and neither changes the other."""
-    ids = _ids(model, device)  # int64[FIRST + SECOND]
+def packs_in_isolation(
+    model: CausalModel, device: torch.device, dtype: torch.dtype, *, tokens: int = 0
+) -> bool:
+    """Whether two packed documents give the same as each alone, and neither changes the other.
+
+    The documents are longer than every window and chunk of the model, which are shortened for the check. tokens: maximum of
+    a forward pass in training.
+    """
     try:
-        packed = model.hidden(_pack(ids, model.layout, device))  # [1, T, H]
-        changed = ids.clone()
-        changed[FIRST - 2] = (changed[FIRST - 2] + 1) % int(ids.max())
-        other = model.hidden(_pack(changed, model.layout, device))
+        if not _is_isolated(model, device, dtype, (FIRST, SECOND)):
+            return False
+        longest = _longest_unshortened(model, device)
+        with visibility.shortened(model.base, tokens=tokens):
+            return _is_isolated(model, device, dtype, (FIRST + longest, SECOND + longest))
     except (ValueError, TypeError, RuntimeError):  # the attention does not support this model
         return False
-    leaked = _distance(packed[0, FIRST:], other[0, FIRST:])
-    within = _distance(packed[0, FIRST - 1], other[0, FIRST - 1])
+
+
+def _longest_unshortened(model: CausalModel, device: torch.device) -> int:
+    """The longest window or chunk that `visibility.shortened` does not shorten, in tokens; 0 without.
+
+    Modules may keep a length elsewhere, such as in a buffer. ValueError if a rule has another form when it is shortened.
+    """
+    base = model.base
+    try:
+        full = visibility.learned(base)
+        with visibility.shortened(base):
+            short = visibility.learned(base)
+    except ValueError:  # no transformers masks
+        full, short = {}, {}
+    if any(rule.form != full[name].form for name, rule in short.items()):
+        raise ValueError("a shortened rule has another form")
+    longest = max((rule.reach for rule in short.values() if rule.reach > SHORT), default=0)
+    for key, length in visibility.local_lengths(base).items():
+        if length not in {rule.reach for rule in full.values()}:
+            before = _states(model, device)
+            with visibility.shortened(base, keys=(key,)):
+                has_effect = _distance(_states(model, device), before) > SAME
+            longest = longest if has_effect else max(longest, length)
+    return longest
+
+
+def _is_isolated(
+    model: CausalModel, device: torch.device, dtype: torch.dtype, lengths: tuple[int, int]
+) -> bool:
+    """`packs_in_isolation` for two documents of the given lengths, with the model as it is."""
+    first = lengths[0]
+    ids = _ids(model, device, sum(lengths))  # int64[T]
+    packed = model.hidden(_pack(ids, lengths, model.layout))  # [1, T, H]
+    changed = ids.clone()
+    changed[first - 2] = (changed[first - 2] + 1) % int(ids.max())
+    other = model.hidden(_pack(changed, lengths, model.layout))
+    leaked = _distance(packed[0, first:], other[0, first:])
+    within = _distance(packed[0, first - 1], other[0, first - 1])
     rounded_together = bool(getattr(model.base, "is_loaded_in_8bit", False))
     routed = any("experts" in name for name, _ in model.base.named_modules())
     allowed = 0.1 if rounded_together else 1e-3 if routed else 0.0
     isolated = within > 0 and leaked <= allowed * within  # within > 0: the change has an effect at all
-    return isolated and _agrees_with_stock(model, ids, packed, torch.float16 if rounded_together else dtype)
+    return isolated and _agrees_with_stock(
+        model, ids, lengths, packed.shape[-1], torch.float16 if rounded_together else dtype
+    )
 
 
 @torch.no_grad()
@@ -109,40 +155,75 @@ def tiling_is_exact(model: CausalModel, device: torch.device, dtype: torch.dtype
 
 @torch.no_grad()
 def sequence_split_is_exact(
-    model: CausalModel, sequence: SequenceGroup, device: torch.device, dtype: torch.dtype
+    model: CausalModel, sequence: SequenceGroup, device: torch.device, dtype: torch.dtype, tokens: int = 0
 ) -> torch.Tensor:
     """Whether two documents split over the group's workers give the same as on one worker. A collective call.
 
     Returns bool[] and not a bool, because `Strategy.forward` returns tensors only. The lengths are
-    odd, so that the border between the documents lies within a worker's part.
+    odd, so that the border between the documents lies within a worker's part. They exceed SHORT, to which the rules are
+    shortened. tokens: maximum of a forward pass in training.
     """
     first, second = 4 * sequence.size + 1, 4 * sequence.size - 1
     positions = torch.cat([torch.arange(first), torch.arange(second)]).to(device)  # int64[T]
     batch = _batch(_ids(model, device, first + second), positions, (first, second), "stream")
     start, stop = sequence.span(first + second)
-    expected = model.hidden(batch)[:, start:stop]  # [1, T / N, H]
-    try:
-        agrees = _close(model.hidden(batch.cut(sequence)), expected, _rounding(model, dtype))
-    except (ValueError, TypeError, RuntimeError):
-        agrees = False
+    with visibility.short_rules(model.base, tokens=tokens):
+        expected = model.hidden(batch)[:, start:stop]  # [1, T / N, H]
+        try:
+            agrees = _close(model.hidden(batch.cut(sequence)), expected, _rounding(model, dtype))
+        except (ValueError, TypeError, RuntimeError):
+            agrees = False
     return torch.tensor(sequence.all_agree(agrees))
 
 
 def _agrees_with_stock(
-    model: CausalModel, ids: torch.Tensor, packed: torch.Tensor, dtype: torch.dtype
+    model: CausalModel, ids: torch.Tensor, lengths: tuple[int, int], width: int, dtype: torch.dtype
 ) -> bool:
-    """Whether `packed`, [1, T, H], is what transformers' attention gives for each document alone."""
+    """Whether packed documents have the hidden states and gradients that transformers' attention gives each alone.
+
+    width: H.
+    """
+    generator = torch.Generator().manual_seed(1)
+    cotangent = torch.randn(len(ids), width, generator=generator).to(ids.device)  # [T, H]
+    packed = _with_gradient(model, _pack(ids, lengths, model.layout), cotangent)
     base: Any = model.base
     chosen = base.config._attn_implementation
-    stock = "eager" if chosen == "eager" else stock_attention(base)
-    base.set_attn_implementation(stock)
+    base.set_attn_implementation("eager" if chosen == "eager" else stock_attention(base))
     try:
-        first = model.hidden(_alone(ids[:FIRST], "rows", ids.device))
-        second = model.hidden(_alone(ids[FIRST:], "rows", ids.device))
+        parts = zip(ids.split(lengths), cotangent.split(lengths), strict=True)
+        alone = [_with_gradient(model, _alone(some, "rows", ids.device), part) for some, part in parts]
     finally:
         base.set_attn_implementation(chosen)
-    alone = torch.cat([first, second], dim=1)  # [1, T, H]
-    return _close(packed, alone, dtype)
+    # [1, T, H] each: hidden states, and gradients of the embedded tokens
+    return all(
+        _close(together, torch.cat(apart, dim=1), dtype)
+        for together, apart in zip(packed, zip(*alone, strict=True), strict=True)
+    )
+
+
+def _with_gradient(
+    model: CausalModel, batch: TokenBatch, cotangent: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(last hidden states, gradient of their product with `cotangent` [T, H] by the embedded tokens), [1, T, H] each."""
+    embedded: list[torch.Tensor] = []
+
+    def as_leaf(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[0]
+
+    handle = model.base.get_input_embeddings().register_forward_hook(as_leaf)
+    try:
+        with torch.enable_grad():
+            hidden = model.hidden(batch)  # [1, T, H]
+            (gradient,) = torch.autograd.grad((hidden[0].float() * cotangent).sum(), embedded)
+    finally:
+        handle.remove()
+    return hidden.detach(), gradient
+
+
+def _states(model: CausalModel, device: torch.device) -> torch.Tensor:
+    """Last hidden states of a document of FIRST tokens, [1, FIRST, H]."""
+    return model.hidden(_alone(_ids(model, device, FIRST), model.layout, device))
 
 
 def _rounding(model: CausalModel, dtype: torch.dtype) -> torch.dtype:
@@ -167,9 +248,9 @@ def _ids(model: CausalModel, device: torch.device, count: int = FIRST + SECOND) 
     return torch.randint(0, vocabulary, (count,), generator=generator).to(device)
 
 
-def _pack(ids: torch.Tensor, layout: Layout, device: torch.device) -> TokenBatch:
-    positions = torch.cat([torch.arange(FIRST), torch.arange(SECOND)]).to(device)
-    return _batch(ids, positions, (FIRST, SECOND), layout)
+def _pack(ids: torch.Tensor, lengths: tuple[int, int], layout: Layout) -> TokenBatch:
+    positions = torch.cat([torch.arange(length, device=ids.device) for length in lengths])  # int64[T]
+    return _batch(ids, positions, lengths, layout)
 
 
 def _alone(ids: torch.Tensor, layout: Layout, device: torch.device) -> TokenBatch:

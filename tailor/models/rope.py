@@ -17,6 +17,7 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.models import own_code
+from tailor.models.decoder import decoder_of
 from tailor.plan import rope as plan
 from tailor.spec.model import Model
 from tailor.spec.rope import Rope
@@ -168,7 +169,7 @@ def _rotary(network: Any) -> dict[str, Any]:
     """The decoder's RoPE modules by name."""
     return {
         name: module
-        for name, module in network.get_decoder().named_modules()
+        for name, module in decoder_of(network).named_modules()
         if hasattr(module, "inv_freq") and hasattr(module, "attention_scaling")
     }
 

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import nn
 
 from tailor.errors import TailorError
-from tailor.models import attention
+from tailor.models import attention, visibility
 from tailor.models.causal import CausalModel, base_of
+from tailor.models.decoder import decoder_of
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import adapt, base_dtype, load_network, prove, skeleton
 from tailor.spec.methods.base import EmbeddingMethod
@@ -41,11 +42,12 @@ def load_sharded(
     activation_offloading: bool,
     tiled_mlp: bool,
     seed: int,
+    tokens: int = 0,
     embeds: EmbeddingMethod | None = None,
 ) -> tuple[CausalModel, tuple[int, int]]:
     """The sharded model, and its (trained, all) number of parameters before sharding. A collective call.
 
-    embeds: an embedding method, whose projection is added and whose attention is checked. Host memory on rank 0: the full
+    tokens: maximum of a forward pass. embeds: an embedding method, whose projection is added and whose attention is checked. Host memory on rank 0: the full
     model once, in the dtype that it is trained with. Raises the same ModelError on every rank.
     """
     dtype = base_dtype(spec, frozen_dtype)
@@ -62,19 +64,29 @@ def load_sharded(
         try:
             torch.manual_seed(seed)
             loaded = adapt(load_network(spec, dtype=dtype, device=HOST), spec, **settings)
-            full = prove(loaded, spec, device=HOST, precision=precision, pack=pack, static_shapes=False)
+            full = prove(
+                loaded,
+                spec,
+                device=HOST,
+                precision=precision,
+                pack=pack,
+                static_shapes=False,
+                tokens=tokens,
+            )
             if embeds is not None:
                 fit_to_embed(full, embeds, seed=seed)
                 prove_embedding(full, embeds, precision)
         except TailorError as raised:
             error = raised  # on every rank, below: the others would wait for the broadcast
-    checked = (
-        (full.layout, full.splits_head, full.base.config._attn_implementation) if full is not None else None
-    )
-    layout, splits_head, implementation = _from_rank_0((error, checked), world)
+    checked = None
+    if full is not None:
+        implementation, rules = full.base.config._attn_implementation, visibility.rules_of(full.base)
+        checked = (full.layout, full.splits_head, implementation, rules)
+    layout, splits_head, implementation, rules = _from_rank_0((error, checked), world)
     attention.register()
     network = skeleton(spec, frozen_dtype=frozen_dtype, **settings)
     base_of(network).set_attn_implementation(implementation)
+    visibility.set_rules(base_of(network), rules)
     model = CausalModel(network, layout=layout, splits_head=splits_head).eval()
     if embeds is not None:
         fit_to_embed(model, embeds, seed=seed)
@@ -100,7 +112,7 @@ def _from_rank_0(result: tuple[TailorError | None, Any], world: int) -> Any:
 def _layers(model: CausalModel) -> Iterator[nn.Module]:
     """The decoder layers: the modules that transformers must not split over devices (`_no_split_modules`)."""
     names = set(model.base._no_split_modules or ())
-    return (module for module in model.base.get_decoder().modules() if type(module).__name__ in names)
+    return (module for module in decoder_of(model.base).modules() if type(module).__name__ in names)
 
 
 class _WeightSource:

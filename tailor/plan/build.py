@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,7 +192,9 @@ def _warmup(optim: Optim, steps: int) -> int:
                 hint="lower it, set optim.warmup_ratio, or train longer (train.epochs, train.steps)",
             )
         return optim.warmup_steps
-    return round((optim.warmup_ratio or 0.0) * steps)
+    # Of the decimal number: 0.07 * 100 is above 7 in binary. A run of several steps also has one after the warm-up.
+    warmup = math.ceil(Fraction(str(optim.warmup_ratio or 0.0)) * steps)
+    return min(warmup, max(steps - 1, 1))
 
 
 def _with_absolute_path(model: Model) -> Model:

@@ -29,7 +29,8 @@ OPTIMIZER_BYTES = {
     "sgd": 4,
 }
 """Bytes of optimizer state per trained weight, such as AdamW's two float32 moments."""
-EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
+HEADS = ("lm_head", "embed_out")
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", *HEADS)
 LOSS_TILE_BYTES = 256 * 2**20
 """Logits of one tile of the tiled loss, in float32."""
 MLP_TILE_BYTES = 64 * 2**20
@@ -135,7 +136,7 @@ def forecast(
     footprint = Footprint(
         facts,
         weights=weights,
-        optimizer=float(OPTIMIZER_BYTES[optimizer] * trained),
+        optimizer=OPTIMIZER_BYTES[optimizer] * trained + _table_state(optimizer, model, table),
         trained=trained,
         tables=tables,
         low=2 if mixed_precision else 4,
@@ -204,6 +205,17 @@ def trained_parameters(facts: ModelFacts, model: Model) -> int:
         return facts.linear_parameters + facts.embedding_parameters
     tables = _trained_tables(facts, model)
     return facts.lora_parameters(model.adapter.rank) + tables * facts.vocabulary * facts.hidden
+
+
+def _table_state(optimizer: str, model: Model, table: int) -> float:
+    """Bytes that the 32-bit state of a trained embedding of `table` weights has more than an 8-bit one."""
+    if not optimizer.endswith("_8bit") or model.beacon is not None:
+        return 0.0
+    names = (
+        [] if model.adapter is None else [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
+    )
+    trained = model.adapter is None or any(name in EMBEDDINGS and name not in HEADS for name in names)
+    return 6.0 * table if trained else 0.0
 
 
 def _trained_tables(facts: ModelFacts, model: Model) -> int:

@@ -86,6 +86,11 @@ class Plan:
     """Estimate from the model config; the run logs the exact number."""
     memory: Memory
 
+    @property
+    def pass_tokens(self) -> int:
+        """Maximum tokens of a forward pass in training, over the workers that a sequence is split over."""
+        return max(self.micro_batch_size * self.row_length, self.chunk_tokens)
+
     def notes(self) -> list[str]:
         """Warnings about settings that the user may not have intended."""
         if not self.idle_workers:

@@ -47,6 +47,8 @@ def read(path: str | os.PathLike[str], root: type[File], overrides: Sequence[str
     """Read a file on top of its base and apply the overrides. The result is not validated yet."""
     document = read_layers(os.fspath(path), root)
     override(document, overrides)
+    if root is Recipe:
+        recipe_rules.replace_twins(document)
     return document
 
 

@@ -11,6 +11,10 @@ from tailor.spec.base import Section
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _betas(optimizer: str | None) -> tuple[float, float]:
+    return (0.9, 0.99) if optimizer == "lion" else (0.9, 0.999)
+
+
 class Optim(Section):
     """The optimizer, its learning rate and the schedule."""
 
@@ -18,7 +22,7 @@ class Optim(Section):
         "adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "sgd"
     ] = "adamw"
     """The optimizer. The `_8bit` and `paged_` variants and `lion` are those of bitsandbytes: 8-bit variants need less
-    memory, paged ones move their state to host memory when the GPU is full. Without a GPU, paging has no effect.
+    memory (the state of embeddings stays in 32 bits), paged ones move their state to host memory when the GPU is full. Without a GPU, paging has no effect.
     """
 
     learning_rate: float = Field(gt=0)
@@ -28,16 +32,20 @@ class Optim(Section):
     """Learning rate after the warm-up: `cosine` or `linear` decay to 0, or `constant`."""
 
     warmup_ratio: float | None = Field(None, ge=0, lt=1)
-    """Warm-up as a share of all steps, for example 0.03. Default: no warm-up. Not together with `warmup_steps`."""
+    """Warm-up as a share of all steps, rounded up, for example 0.03. Default: no warm-up. Not together with `warmup_steps`."""
 
     warmup_steps: int | None = Field(None, ge=0)
     """Warm-up in steps. Default: no warm-up. Not together with `warmup_ratio`."""
 
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay. Applied to matrices only, not to norms and biases."""
+    """Decoupled weight decay. Applied to matrices only, not to norms and biases of any shape, nor to `A_log` and `D` of
+    state-space layers.
+    """
 
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the running means of gradients and squared gradients (adamw, lion)."""
+    betas: tuple[Beta, Beta] = Field(default_factory=lambda values: _betas(values.get("optimizer")))
+    """Decay rates of the running means of gradients and squared gradients (adamw, lion). Default: 0.9 and 0.999, for lion
+    0.9 and 0.99.
+    """
 
     eps: float = Field(1e-8, gt=0)
     """Term added to the denominator for numerical stability (adamw)."""

@@ -28,7 +28,7 @@ from tailor.store import DeletionError, Store, published, verified
 from tailor.store.json_files import Count, JsonFile, Number, made
 from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
-from tailor.train.optimizer import decayed_first, trained_parameters
+from tailor.train.optimizer import NAMES, numbering, optimizer_order, shape_of, trained_parameters
 from tailor.train.strategy import Sharded, Strategy
 
 
@@ -43,12 +43,24 @@ class State:
     best_step: int | None = None
     best_loss: float | None = None
     """Lowest evaluation loss so far; `best_step` is its step."""
+    best_run: str | None = None
+    """URL of the run that has the checkpoint of `best_step`, if it is another one, which this run has resumed."""
+    best_rows: str | None = None
+    """Digest of the evaluation rows and the method that `best_loss` belongs to."""
+    earlier_best: list[int] = field(default_factory=list)
+    """Best steps by evaluations that are not comparable. Their checkpoints are kept."""
     reload_from: int | None = None
     """Step of the checkpoint that `train.divergence.action: reload` loads."""
+    reload_run: str | None = None
+    """URL of the run that has that checkpoint, if it is another one, which this run has resumed."""
     diverged: int = 0
     """Number of consecutive steps up to this one that diverged and whose update was skipped."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """State of the fp16 gradient scaler."""
+
+    def needed(self) -> list[int]:
+        """Steps of the checkpoints that must not be deleted."""
+        return [step for step in (self.best_step, self.reload_from, *self.earlier_best) if step is not None]
 
 
 class _State(TypedDict):
@@ -58,7 +70,11 @@ class _State(TypedDict):
     evaluated: NotRequired[bool]
     best_step: NotRequired[Count | None]
     best_loss: NotRequired[Number | None]
+    best_run: NotRequired[str | None]
+    best_rows: NotRequired[str | None]
+    earlier_best: NotRequired[list[Count]]
     reload_from: NotRequired[Count | None]
+    reload_run: NotRequired[str | None]
     diverged: NotRequired[Count]
     scaler: NotRequired[dict[str, Any]]
 
@@ -76,7 +92,8 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
         else:
             weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(strategy.model)}
             save_file(weights, folder / WEIGHTS)
-            torch.save(strategy.optimizer.state_dict(), folder / OPTIMIZER)
+            names = optimizer_order(strategy.model)
+            torch.save({**strategy.optimizer.state_dict(), NAMES: names}, folder / OPTIMIZER)
         if strategy.rank == 0:
             (folder / STATE).write_text(STATE_FILE.text(asdict(state)))
 
@@ -120,7 +137,7 @@ def load(url: str, strategy: Strategy) -> State:
             _put_weights(folder / WEIGHTS, url, strategy.model)
             with _reading(f"{url}/{OPTIMIZER}", "optimizer state file"):
                 state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-                _put_state(strategy.optimizer, state)
+                _put_state(strategy, state)
         return made(State, STATE_FILE.read_path(folder / STATE, f"{url}/{STATE}"))
 
 
@@ -129,18 +146,22 @@ def _put_shards(folder: Path, strategy: Strategy) -> None:
     with sharded_checkpoint.ShardedReader(folder, shapes) as saved:
         _copy_weights(saved, strategy.model)
         states: dict[int, dict[str, torch.Tensor]] = {}
-        for number, name in enumerate(decayed_first(shapes)):
+        order = optimizer_order(strategy.model)
+        for number, name in enumerate(order):
             states[number] = {key: saved.full(name, key) for key in saved.keys}
             if saved.updates:
                 states[number]["step"] = torch.tensor(float(saved.updates))
-        _put_state(strategy.optimizer, {**strategy.optimizer.state_dict(), "state": states})
+        _put_state(strategy, {"state": states, NAMES: order})
 
 
-def _put_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, current in zip(optimizer.param_groups, settings, strict=True):
-        group.update(current)
+def _put_state(strategy: Strategy, state: dict[str, Any]) -> None:
+    """Load a saved optimizer state by the names of its weights: their numbers depend on the groups, and these on the version."""
+    optimizer = strategy.optimizer
+    names = numbering(state, {name: shape_of(p) for name, p in trained_parameters(strategy.model)})
+    numbers = {name: number for number, name in enumerate(optimizer_order(strategy.model))}
+    states = {numbers[names[number]]: values for number, values in state["state"].items()}
+    # The groups and their settings are those of the recipe.
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 
 def load_weights(url: str, strategy: Strategy) -> None:
@@ -207,14 +228,14 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
             parameter.copy_(weights[name])
 
 
-def remove_old(run: Store, *, keep: int, needed: Iterable[int | None]) -> list[str]:
+def remove_old(run: Store, *, keep: int, needed: Iterable[int]) -> list[str]:
     """Delete all complete checkpoints but the newest `keep` and those of the `needed` steps.
 
     A checkpoint to which files were added, or that is a symbolic link, stays. Returns a status line for each of them.
     """
     notes = []
     names = checkpoints(run)
-    kept = set(names[-keep:]) | {checkpoint_name(step) for step in needed if step is not None}
+    kept = set(names[-keep:]) | {checkpoint_name(step) for step in needed}
     for name in names:
         if name not in kept:
             folder = run.join(CHECKPOINTS)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from tailor.layout import CHECKPOINTS
 from tailor.methods.base import MicroBatch
+from tailor.models.decoder import decoder_of
 from tailor.plan import Plan
-from tailor.store import run_folder
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
+from tailor.train.carried import begin, carry_over, checkpoint_url, other_run
 from tailor.train.evaluation import evaluate
 from tailor.train.host import Host
 from tailor.train.prefetch import prefetch
@@ -33,16 +33,15 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     session = open_session(plan, host)
     start = _resume_url(host)
     if plan.compile:
-        session.model.base.get_decoder().compile()
+        decoder_of(session.model.base).compile()
     runner = StepRunner(session)
     if start is None and plan.model.warm_start is not None:
         session.say(f"starting from the weights of {warm_start(plan.model.warm_start, session.strategy)}")
-    state = checkpoint.State()
+    state = begin(session)
     if start is not None:
         state = checkpoint.load(start, session.strategy)
         runner.restore(state)
-        if start == plan.resume_from:  # of another recipe: its losses are not comparable
-            state.best_step = state.best_loss = state.reload_from = None
+        state = carry_over(session, state, start)
         session.say(f"resuming from step {state.step}")
     for probe in probes:
         probe(session, "start", state.step)
@@ -58,7 +57,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
 
     chosen = state.best_step if plan.save.best and state.best_step is not None else state.step
     if chosen != state.step:
-        checkpoint.load_weights(_url(session, chosen), session.strategy)
+        checkpoint.load_weights(checkpoint_url(session, chosen, state.best_run), session.strategy)
         session.say(f"writing the artifact from step {chosen}, which has the lowest evaluation loss")
     for probe in probes:
         probe(session, "end", state.step)
@@ -82,7 +81,9 @@ class _Training:
         probes: Sequence[Probe],
     ) -> None:
         self._session, self._runner, self._saver = session, runner, saver
-        self._state, self._start, self._probes = state, start, probes
+        self._state, self._probes = state, probes
+        self._first = state.step
+        self._first_run = None if start is None else other_run(session, start)
 
     def run_to_end(self) -> bool:
         """Run the remaining steps. False if a worker was asked to stop before the last one."""
@@ -148,16 +149,18 @@ class _Training:
         )
         if session.plan.save.best and better:
             state.best_step, state.best_loss = state.step, record["loss"]
+            # An evaluation at the step of another run's checkpoint: this run has none of that step.
+            state.best_run = self._first_run if state.step == self._first else None
         return True
 
     def _save(self) -> None:
         state, session = self._state, self._session
         if session.plan.divergence.action == "reload" and self._checkpoint_is_due():
             # Not a checkpoint that a stop request caused: what a reload loads must not depend on when a run was stopped.
-            state.reload_from = state.step
+            state.reload_from, state.reload_run = state.step, None
         self._runner.remember(state)
         if session.host.rank == 0:
-            url = _url(session, state.step)
+            url = checkpoint_url(session, state.step, None)
             session.host.report({"kind": "checkpoint", "step": state.step, "url": url})
         self._saver.save(session.strategy, state)
 
@@ -174,11 +177,9 @@ class _Training:
             )
         effect = "its update is skipped"
         if policy.action == "reload":
-            back = None if state.reload_from is None else _url(session, state.reload_from)
-            if back is None and self._start == session.plan.resume_from:
-                back = self._start
-            if back is None:
+            if state.reload_from is None:
                 raise divergence_error(session, step, " (action: reload, but there is no checkpoint yet)")
+            back = checkpoint_url(session, state.reload_from, state.reload_run)
             effect = f"the updates since {posixpath.basename(back)} are discarded"
             self._saver.wait()
             _barrier(session.host)
@@ -229,10 +230,6 @@ def _report(session: Session, record: dict[str, Any]) -> None:
     if utilization is not None:
         record["mfu"] = utilization
     session.host.report(record)
-
-
-def _url(session: Session, step: int) -> str:
-    return session.run.join(CHECKPOINTS, run_folder.checkpoint_name(step)).url
 
 
 def _due(step: int, every: int | None) -> bool:

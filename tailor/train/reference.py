@@ -25,6 +25,7 @@ from tailor.data.batches import Batches, share
 from tailor.data.token_store import SPLITS, TokenStore
 from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
 from tailor.models.causal import CausalModel
+from tailor.models.decoder import decoder_of
 from tailor.plan import Plan
 from tailor.store import Store, verified
 from tailor.store.publication import Publication
@@ -55,7 +56,7 @@ def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
     network = copy.deepcopy(model.network).requires_grad_(False)
     frozen = CausalModel(network, layout=model.layout, splits_head=model.splits_head).eval()
     if compiled:
-        frozen.base.get_decoder().compile()
+        decoder_of(frozen.base).compile()
     return frozen
 
 

@@ -107,8 +107,7 @@ class Saver:
             except TailorError as error:
                 raise _commit_error(error, made, state.step) from error
             if rank == 0:
-                needed = (state.best_step, state.reload_from)
-                self._notes += checkpoint.remove_old(self._run, keep=self._keep, needed=needed)
+                self._notes += checkpoint.remove_old(self._run, keep=self._keep, needed=state.needed())
         except Exception as error:  # raised in the training thread
             self._error = error
 

@@ -130,7 +130,7 @@ def check_sequence_split(session: Session, sequence: SequenceGroup) -> None:
     """Check that sequence parallelism does not change the model's results. Raises ModelError on every worker if it does."""
     model, dtype = session.model, DTYPES[session.plan.precision]
     is_supported = model.base.config._attn_implementation == attention.NAME
-    arguments = (sequence, session.device, dtype)
+    arguments = (sequence, session.device, dtype, session.plan.pass_tokens)
     with torch.no_grad(), session.autocast():
         if is_supported and session.strategy.forward(probe.sequence_split_is_exact, *arguments):
             return

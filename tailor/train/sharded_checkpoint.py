@@ -22,7 +22,7 @@ import torch
 
 from tailor.errors import StoreError
 from tailor.layout import OPTIMIZER, WEIGHTS
-from tailor.train.optimizer import decayed_first, shape_of, trained_parameters
+from tailor.train.optimizer import numbering, shape_of, trained_parameters
 from tailor.train.strategy.base import Sharded
 
 WEIGHTS_STEM, OPTIMIZER_STEM = (name.partition(".")[0] for name in (WEIGHTS, OPTIMIZER))
@@ -148,9 +148,9 @@ class ShardedReader:
             self._add(name, 0, file, name, count=math.prod(self.shapes[name]))
         self._check()
         if self._expected is not None:
-            self._index_unsharded_optimizer(self._folder / OPTIMIZER, decayed_first(self._expected))
+            self._index_unsharded_optimizer(self._folder / OPTIMIZER, self._expected)
 
-    def _index_unsharded_optimizer(self, path: Path, names: list[str]) -> None:
+    def _index_unsharded_optimizer(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -158,6 +158,7 @@ class ShardedReader:
                 f"{path} is not a valid optimizer state file: {str(error).splitlines()[0]}",
                 hint=f"remove {path.parent} to resume from the previous checkpoint",
             ) from error
+        names = numbering(saved, shapes)
         for number, state in saved["state"].items():
             name = names[number]
             for key, value in state.items():

@@ -18,12 +18,13 @@ from tailor.models.causal import CausalModel
 from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import new_projection
+from tailor.models.embedding.settings import Embedding
 from tailor.models.load import load_for_training
 from tailor.plan.batches import BatchSpec
 from tailor.spec.methods.base import StreamSizes
 from tailor.spec.methods.gritlm import Gritlm as Spec
 from tailor.spec.model import Model
-from tests.helpers.embedding_stores import make_grit_store
+from tests.helpers.embedding_stores import FORMAT, make_grit_store
 from tests.helpers.models import tiny_llama
 from tests.helpers.passes import LiveBytes, OneWorker, gradient, micro_batches_of, relative
 
@@ -224,6 +225,80 @@ def test_equal_answers_are_not_negatives_of_each_other(path: Path, tmp_path: Pat
 
     assert loss() == 0.0
     assert loss(mask_duplicates=False) == pytest.approx(np.log(2), rel=1e-4)
+
+
+A, B, C, D, X = ([number] * 4 for number in (9, 10, 11, 12, 13))
+
+
+@pytest.mark.parametrize(
+    ("rows", "hidden"),
+    [
+        ([(A, [B]), (B, [A])], {(0, 1), (1, 0)}),  # pairs of paraphrases in both directions
+        ([(A, [B]), (A, [C]), (D, [X])], {(0, 1), (1, 0)}),  # two rows of one query
+        ([(A, [B]), (D, [B])], {(0, 1), (1, 0)}),
+    ],
+    ids=["a text that is the query", "a positive of an equal query", "an equal positive"],
+)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_false_negatives_by_numpy(
+    path: Path,
+    tmp_path: Path,
+    rows: list[tuple[list[int], list[list[int]]]],
+    hidden: set[Any],
+    symmetric: bool,
+) -> None:
+    texts = [text for query, positives in rows for text in (query, *positives)]
+    count = len(rows)
+    store = make_grit_store(tmp_path, queries=count, answers=1, others=0, texts=dict(enumerate(texts)))
+    split, model = store.split("train"), load(path, adapter=LORA)
+
+    def loss(**keys: Any) -> tuple[float, list[int]]:
+        settings = spec(mode="embedding", group_size=1, symmetric=symmetric, **keys)
+        method, context = Gritlm(settings), OneWorker(model)
+        batches = batches_of(split, 1, count)
+        method.backward(
+            context, batches, batches.batch(0), micro_batches_of(method, context, batches, split), 0.0
+        )
+        gradient(model)
+        return context.sums["loss"], [int(i) // 2 for i in batches.batch(0).text_examples()[:count]]
+
+    found, order = loss()
+    settings = spec(mode="embedding", group_size=1)
+    alone = [([np.concatenate([np.full(FORMAT, 7), np.array(text)])]) for text in texts]
+    batch = lay_out_texts([(one[0], np.array([[FORMAT, len(one[0])]])) for one in alone], model.layout)
+    with torch.no_grad():
+        vectors = embed(model, Embedding.of(settings, 64, 64), batch).double().numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries, passages = vectors[0::2][order], vectors[1::2][order]
+    scores = queries @ passages.T / settings.temperature
+
+    def by_hand(pairs: set[tuple[int, int]]) -> float:
+        kept = np.array([[(order[i], order[j]) not in pairs for j in range(count)] for i in range(count)])
+
+        def direction(values: np.ndarray, kept: np.ndarray) -> float:
+            return float(-(np.diag(values) - np.log((np.exp(values) * kept).sum(1))).sum())
+
+        one = direction(scores, kept)
+        return (one + direction(scores.T, kept.T)) / 2 if symmetric else one
+
+    assert found == pytest.approx(by_hand(hidden) / count, rel=1e-4, abs=1e-5)
+    plain = loss(mask_duplicates=False)[0]
+    assert plain == pytest.approx(by_hand(set()) / count, rel=1e-4), "control"
+    assert plain > found + 0.01
+
+
+def test_a_positive_that_a_row_outside_the_batch_gives_is_no_negative(tmp_path: Path) -> None:
+    texts = dict(enumerate([A, B, A, C, D, C]))  # the second row gives C for the query of the first
+    store = make_grit_store(tmp_path, queries=3, answers=1, others=0, texts=texts)
+    batches = batches_of(store.split("train"), 1, 2)
+    seen = 0
+    for step in range(20):
+        batch = batches.batch(step)
+        rows = [int(example) // 2 for example in batch.text_examples()[:2]]
+        if sorted(rows) == [0, 2]:
+            seen += 1
+            assert batch.excluded.tolist() == [[rows.index(0), rows.index(2)]]
+    assert seen, "control: such a batch was drawn"
 
 
 def test_chunks_by_number_and_by_tokens() -> None:

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.gpu
 
 def test_the_variable_length_kernel_is_taken_and_right() -> None:
     cuda = torch.device("cuda")
-    assert attention._flash_is_right(cuda, torch.bfloat16)
+    for size, group in ((64, 4), (128, 8), (256, 2)):
+        for window, causal in ((False, True), (True, True), (False, False), (True, False)):
+            assert attention._flash_is_right(cuda, torch.bfloat16, size, group, None, window, causal)
     torch.manual_seed(0)
     bounds = ((0, 5), (5, 70), (70, 200))
     offsets = torch.tensor([0, 5, 70, 200], dtype=torch.int32, device=cuda)

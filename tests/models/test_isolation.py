@@ -236,3 +236,17 @@ def test_damaged_and_foreign_weights_are_named(tmp_path: Path, path: Path) -> No
         ModelError, match=r"has the shape \(.*128.*\) in the weights, and \(.*96.*\) in config.json"
     ):
         load(tmp_path / "foreign")
+
+
+def test_all_linear_leaves_out_modules_that_are_trained_in_full(path: Path) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = load(path, adapter={"rank": 4, "modules_to_save": ["down_proj"]})
+    adapted = {
+        name.rsplit(".", 1)[-1] for name, m in model.base.named_modules() if isinstance(m, BaseTunerLayer)
+    }
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    in_full = {name for name in trained if "lora" not in name}
+    assert len(in_full) == 2
+    assert all(name.endswith("down_proj.modules_to_save.default.weight") for name in in_full)

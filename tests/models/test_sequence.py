@@ -27,6 +27,7 @@ from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.stores import make_store
 from tests.models.test_isolation import sliding
+from tests.models.test_visibility import make
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora past the attention": {"adapter": {**ADAPTER, "target_modules": ["down_proj"]}},
     "qlora": {"adapter": ADAPTER, "quantize": {"type": "nf4"}},
     "sliding window": {},
+    "chunks": {},
 }
 
 
@@ -160,6 +162,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
         keys: tiny_llama(folder / str(keys), num_key_value_heads=keys, **shape) for keys in KEYS
     }
     models["sliding window"] = sliding(folder / "sliding", 12)
+    models["chunks"] = make("llama4_text", folder / "chunks", num_experts_per_tok=4, initializer_range=0.02)
     results = run_distributed(everything, models, folder / "tokens", world=4)
     return results[3]
 

@@ -356,3 +356,14 @@ def test_planning_imports_nothing_heavy() -> None:
     code = "import sys, tailor.plan; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "warmup"),
+    [(0.03, 10, 1), (0.1, 11, 2), (0.07, 100, 7), (0.5, 1, 1), (0.99, 2, 1), (0.0, 9, 0)],
+)
+def test_a_warmup_ratio_is_rounded_up(ratio: float, steps: int, warmup: int) -> None:
+    from tailor.plan.build import _warmup
+    from tailor.spec.optim import Optim
+
+    assert _warmup(Optim(learning_rate=1e-4, warmup_ratio=ratio), steps) == warmup

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from tailor.errors import ModelError
 from tailor.models.beacon.windows import Memory, Window, WindowCache, key_rotation
+from tailor.models.decoder import decoder_of
 from tailor.plan.beacon import refusal
 from tailor.spec.model import Beacon
 
@@ -98,7 +99,7 @@ class Beacons(nn.Module):
     def read(self, ids: torch.Tensor, memory: Memory, window: Window) -> tuple[torch.Tensor, Memory]:
         """Read one window: (last hidden states of its tokens [B, tokens, H], the memory after it). ids: int64[B, tokens]."""
         network = self._network[0]
-        decoder = network.get_decoder()
+        decoder = decoder_of(network)
         embedded = network.get_input_embeddings()(ids)  # [B, tokens, H]
         if len(window.beacons):
             # [B, beacons, H]
@@ -161,7 +162,7 @@ def add_beacons(network: Any, spec: Beacon) -> Beacons:
             f"model.beacon: {type(network).__name__} does not support beacons: {why}",
             hint="remove model.beacon, or use another base",
         )
-    decoder = network.get_decoder()
+    decoder = decoder_of(network)
     network.requires_grad_(False)
     for layer in decoder.layers:
         # Nothing reads the output of the last layer's beacons, so that their query weights would have no gradient.

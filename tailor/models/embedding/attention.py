@@ -15,13 +15,15 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.models import attention as own
+from tailor.models import visibility
 from tailor.models.causal import CausalModel
+from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Attention, Window
 
 LENGTHS = (9, 7)
-"""Lengths of the two test texts, in tokens."""
+"""Lengths of the two test texts, in tokens. Both are longer than visibility.SHORT."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 8e-2}
 """Maximum relative difference (L2 norms) that counts as rounding, by dtype."""
 
@@ -41,7 +43,7 @@ def text_states(
         inputs["widen_window"] = window == "widen"
     elif model.layout == "rows":
         inputs["attention_mask"] = _mask(model, batch, window)
-    return model.base.get_decoder()(**inputs, is_causal=False).last_hidden_state
+    return decoder_of(model.base)(**inputs, is_causal=False).last_hidden_state
 
 
 def check_attention(
@@ -77,9 +79,13 @@ def _problem(model: CausalModel, dtype: torch.dtype, attention: Attention, windo
         )
 
     try:
-        before, after = states(texts, model.layout), states(changed, model.layout)
-        with _stock(model):
-            alone = [states([text], "rows")[0] for text in texts]
+        if attention == "bidirectional" and window == "keep" and (layers := _causal_layers(model)):
+            return f"with is_causal=False, {layers[0]} still attends to earlier tokens only"
+        # Longer than each window and chunk, which are shortened for the check.
+        with visibility.shortened(model.base):
+            before, after = states(texts, model.layout), states(changed, model.layout)
+            with _stock(model):
+                alone = [states([text], "rows")[0] for text in texts]
     except (ValueError, TypeError, RuntimeError) as error:
         return f"the forward pass fails: {(str(error) or type(error).__name__).splitlines()[0]}"
     change = _distance(after[0][-2], before[0][-2])  # of the token before the one that was changed
@@ -93,6 +99,15 @@ def _problem(model: CausalModel, dtype: torch.dtype, attention: Attention, windo
     if worst > TOLERANCE[torch.float16 if _is_8bit(model) else dtype]:
         return f"the states of texts in one batch differ from those of each text alone by {worst:.1%}"
     return ""
+
+
+def _causal_layers(model: CausalModel) -> list[str]:
+    """Names of the attention modules that are causal in a call with `is_causal=False`."""
+    try:
+        rules = visibility.learned(model.base, causal=False)
+    except ValueError:  # no masks of transformers: the check on texts decides
+        return []
+    return [name for name, rule in rules.items() if rule.causal]
 
 
 def _slack(model: CausalModel) -> float:

@@ -70,8 +70,8 @@ class Gritlm(MethodSection):
     """Also contrast each positive passage with all queries of the batch; the loss is the mean of both directions."""
 
     mask_duplicates: bool = True
-    """Leave known false negatives out of the loss: passages that are a positive of the query in its own row, or of
-    the same query in another row.
+    """Leave known false negatives out of the loss: passages with the text of the query itself, or with that of a positive
+    of the query in its own row or in another row with the same query.
     """
 
     false_negative_margin: float | None = Field(None, ge=0)

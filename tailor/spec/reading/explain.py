@@ -39,7 +39,9 @@ class _Failure:
 def explain(error: ValidationError, document: Document, root: type[File]) -> tuple[list[Problem], set[str]]:
     """Every problem, and the existing keys that the unknown keys were probably meant to be."""
     failures = [
-        _locate(entry["type"], entry["loc"], document, root) for entry in error.errors(include_url=False)
+        _locate(entry["type"], entry["loc"], document, root)
+        for entry in error.errors(include_url=False)
+        if entry["type"] != "default_factory_not_called"  # follows from another error of the section
     ]
     problems: list[Problem] = []
     intended: set[Path] = set()

@@ -91,6 +91,8 @@ def _value(info: FieldInfo) -> str:
 def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "**required**"
+    if info.default_factory is not None:
+        return "—"  # its meaning says what the default depends on
     default: Any = info.default
     if isinstance(default, list) and default and isinstance(default[0], BaseModel):
         return f"`{json.dumps([one.model_dump(exclude_defaults=True) for one in default])}`"

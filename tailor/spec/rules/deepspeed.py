@@ -147,7 +147,9 @@ def _claims(keys: Keys) -> Iterator[Claim]:
     yield "optimizer.params.lr", "optim.learning_rate", keys("optim.learning_rate")
     for ours, theirs in (("betas", "betas"), ("eps", "eps"), ("weight_decay", "weight_decay")):
         own = keys(f"optim.{ours}")
-        default = Optim.model_fields[ours].default
+        default = Optim.model_fields[ours].get_default(
+            call_default_factory=True, validated_data={"optimizer": optimizer}
+        )
         yield f"optimizer.params.{theirs}", f"optim.{ours}", own if own is not None else default
     yield "scheduler.type", "optim.schedule", keys("optim.schedule") or "cosine"
     yield "scheduler.params.warmup_num_steps", "optim.warmup_steps", keys("optim.warmup_steps")

@@ -93,16 +93,38 @@ def _order(document: Document, key: str) -> tuple[int, int, int]:
     )
 
 
+PAIRS = (
+    ("train.epochs", "train.steps"),
+    ("train.epochs", "train.tokens"),
+    ("train.steps", "train.tokens"),
+    ("train.batch_size", "train.batch_tokens"),
+    ("optim.warmup_ratio", "optim.warmup_steps"),
+    ("data.holdout", "data.evaluation"),
+)
+"""Two keys for the same setting, of which a recipe has at most one."""
+
+
+def replace_twins(document: Document) -> None:
+    """Remove the keys of files for a setting that the command line sets with the other key of a pair."""
+    for pair in PAIRS:
+        for given, other in (pair, pair[::-1]):
+            position, theirs = (document.keys.get(path_of(key)) for key in (given, other))
+            if (
+                position is None
+                or position.file != COMMAND_LINE
+                or theirs is None
+                or theirs.file == COMMAND_LINE
+            ):
+                continue
+            if document.get(path_of(given)) not in (None, []):
+                *above, name = path_of(other)
+                document.get(tuple(above)).pop(name, None)
+                document.forget([path_of(other)])
+
+
 def _pairs(keys: Keys) -> Iterator[Conflict]:
     """Two keys for the same setting."""
-    for key, other in (
-        ("train.epochs", "train.steps"),
-        ("train.epochs", "train.tokens"),
-        ("train.steps", "train.tokens"),
-        ("train.batch_size", "train.batch_tokens"),
-        ("optim.warmup_ratio", "optim.warmup_steps"),
-        ("data.holdout", "data.evaluation"),
-    ):
+    for key, other in PAIRS:
         if keys(key) is not None and keys(other) not in (None, []):
             yield key, other, f"use only one of them ({other}=null removes it)"
 

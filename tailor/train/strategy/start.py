@@ -47,6 +47,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "activation_offloading": plan.activation_offloading,
         "tiled_mlp": plan.tiled_mlp,
         "seed": plan.batches.seed,
+        "tokens": plan.pass_tokens,
     }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tailor.spec.load import load_recipe
+from tailor.spec.recipe import Recipe
 from tests.spec.helpers import GOOD, problems, write
 
 
@@ -79,15 +81,48 @@ def test_an_override_given_twice(tmp_path: Path) -> None:
     ]
 
 
-def test_a_conflict_with_the_command_line_names_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD + "train: {steps: 5}\n")
-    assert problems(path, "train.epochs=1") == [
+@pytest.mark.parametrize(
+    ("written", "given", "kept", "gone"),
+    [
+        ("train: {epochs: 2}", "train.steps=30", "train.steps", "train.epochs"),
+        ("train: {tokens: 900}", "train.epochs=3", "train.epochs", "train.tokens"),
+        ("train: {steps: 5}", "train.tokens=5000", "train.tokens", "train.steps"),
+        ("train: {batch_size: 8}", "train.batch_tokens=9000", "train.batch_tokens", "train.batch_size"),
         (
-            "command line: train.epochs: conflicts with train.steps (r.yaml:7:9): "
-            "use only one of them (train.steps=null removes it)"
+            "optim: {learning_rate: 1e-4, warmup_ratio: 0.1}",
+            "optim.warmup_steps=0",
+            "optim.warmup_steps",
+            "optim.warmup_ratio",
+        ),
+        (
+            "data: {train: [{path: hf://org/a}], holdout: 0.1}",
+            "data.evaluation=[{path: hf://org/b}]",
+            "data.evaluation",
+            "data.holdout",
+        ),
+    ],
+)
+def test_the_command_line_replaces_the_other_key_of_a_pair(
+    tmp_path: Path, written: str, given: str, kept: str, gone: str
+) -> None:
+    section = written.split(":", 1)[0]
+    kept_lines = GOOD.replace("data:\n  train: [{path: hf://org/rows}]\n", "") if section == "data" else GOOD
+    lines = [line for line in kept_lines.splitlines() if not line.startswith(f"{section}:")]
+    path = write(tmp_path, "\n".join([*lines, written]) + "\n")
+
+    def value(recipe: Recipe, key: str) -> Any:
+        return getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1])
+
+    before, recipe = load_recipe(path, check_files=False), load_recipe(path, [given], check_files=False)
+    assert value(before, gone)
+    assert not value(before, kept)
+    assert value(recipe, gone) in (None, [])
+    assert value(recipe, kept) not in (None, [])
+    swapped = f"{gone}={value(before, gone)}"
+    if section != "data":
+        assert any("use only one of them" in line for line in problems(path, given, swapped)), (
+            "both are given"
         )
-    ]
-    assert problems(path, "train.epochs=1", "train.steps=null") == []
 
 
 def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
