@@ -41,12 +41,14 @@ class JsonFile:
 
     shape: the type of the content, a JSON object: a TypedDict or a dataclass of the keys that are read. Further keys are
     allowed. hint: how to repair a damaged file; `{file}` and `{folder}` become its path and its folder. version: of the
-    format, to be raised when older readers would misread it; None for a format of another program.
+    format, to be raised when older readers would misread it; None for a format of another program. required: keys that
+    must be there although the shape has defaults for them, because a default in their place would change results.
     """
 
     shape: Any
     hint: str
     version: int | None = 1
+    required: tuple[str, ...] = ()
 
     def read(self, store: Store, name: str) -> dict[str, Any]:
         """The content of a file in a store. StoreError when it cannot be read, is damaged, or has a newer format."""
@@ -74,6 +76,8 @@ class JsonFile:
                         f"version of tailor reads up to {self.version}",
                         hint="install the newer version of tailor (`pip install --upgrade tailor`)",
                     )
+            if missing := [key for key in self.required if key not in values]:
+                raise ValueError(f"it has no {missing[0]}")
             self.adapter.validate_json(json.dumps(values), strict=True)
         except (
             ValueError,

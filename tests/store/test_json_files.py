@@ -10,10 +10,12 @@ import pytest
 
 import tailor
 from tailor.errors import StoreError
+from tailor.models.beacon.files import BEACON_FILE
+from tailor.models.embedding.settings import EMBEDDING_FILE
 from tailor.runs.log import log_text, read
 from tailor.runs.origin import Origin, origins
 from tailor.runs.status import STATUS_FILE, Status
-from tailor.store import Store
+from tailor.store import JsonFile, Store
 from tests.helpers.run_folders import make_run, train_record
 
 GOOD = {"state": "finished", "started": "2026-01-02T10:00:00.000+00:00"}
@@ -59,6 +61,15 @@ def test_a_newer_format_is_an_error_and_an_older_or_unknown_key_is_not() -> None
         STATUS_FILE.parse(newer, "status.json")
     for values in (GOOD, {**GOOD, "format_version": 1}, {**GOOD, "color": "blue"}):
         assert STATUS_FILE.parse(json.dumps(values).encode(), "status.json")["state"] == "finished"
+
+
+@pytest.mark.parametrize(("file", "key"), [(EMBEDDING_FILE, "pooling"), (BEACON_FILE, "window")])
+def test_a_setting_of_a_model_is_never_a_default(file: JsonFile, key: str) -> None:
+    """A default in place of a missing setting would change results without an error."""
+    with pytest.raises(StoreError, match=f"x.json is damaged: it has no {key}"):
+        file.parse(b"{}", "x.json")
+    # The control: the shape itself would accept the file.
+    assert JsonFile(file.shape, "").parse(b"{}", "x.json") == {}
 
 
 def test_the_version_is_written(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ from tailor.models.beacon.modules import add_beacons, beacons_of
 from tailor.spec.model import Beacon
 from tailor.store import JsonFile
 
-BEACON_FILE = JsonFile(Beacon, "restore the file that the training run wrote")
+BEACON_FILE = JsonFile(
+    Beacon,
+    "restore the file that the training run wrote",
+    required=("window", "ratios", "memory", "sink", "projections", "rank"),
+)
 
 
 def beacon_weights(network: Any) -> dict[str, nn.Parameter]:

@@ -99,4 +99,8 @@ class Embedding:
         return projection.requires_grad_(False)
 
 
-EMBEDDING_FILE = JsonFile(Embedding, "copy the artifact again")
+EMBEDDING_FILE = JsonFile(
+    Embedding,
+    "copy the artifact again",
+    required=("pooling", "attention", "window", "normalize", "dimension", "projection", "format"),
+)

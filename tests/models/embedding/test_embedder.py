@@ -13,7 +13,7 @@ import torch
 from tailor.artifacts.load import load_embedder
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.errors import DataError, ModelError
+from tailor.errors import DataError, ModelError, StoreError
 from tailor.layout import EMBEDDING, PROJECTION
 from tailor.models.embedding import embedder
 from tailor.models.embedding.layout import lay_out_texts
@@ -103,7 +103,7 @@ def test_a_model_without_its_projection_is_rejected(folder: Path, tmp_path: Path
     )
     assert float(np.abs(before - load_embedder(str(tmp_path / "copy")).encode(TEXTS)).max()) > 0.05
     (tmp_path / "copy" / EMBEDDING).write_text("{}")
-    with pytest.raises(ModelError, match="is damaged"):
+    with pytest.raises(StoreError, match="is damaged: it has no pooling"):
         load_embedder(str(tmp_path / "copy"))
 
 
