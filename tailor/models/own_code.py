@@ -7,7 +7,6 @@ that appears in the folder later, nor to other models.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tailor.errors import ModelError
 from tailor.layout import GENERATION_CONFIG, MODEL_CONFIG, TOKENIZER_CONFIG
 from tailor.models.files import find_folder
 from tailor.spec.model import Model
+from tailor.store import OBJECT
 
 HINT = (
     "read its Python files; if you trust them, set model.trust_remote_code: true in the recipe, or pass "
@@ -105,11 +105,10 @@ def untrusted(path: str, error: Exception) -> UntrustedCodeError | None:
 
 
 def _references(file: Path) -> list[str]:
-    """The classes that `auto_map` of a configuration file names."""
-    try:
-        values = json.loads(file.read_bytes()).get("auto_map") or {}
-        found = values.values() if isinstance(values, dict) else [values]
-    except (OSError, ValueError, AttributeError):
+    """The classes that `auto_map` of a configuration file names. StoreError when the file is damaged."""
+    if not file.is_file():
         return []
+    values = OBJECT.read_path(file).get("auto_map") or {}
+    found = values.values() if isinstance(values, dict) else [values]
     flat = [one for value in found for one in (value if isinstance(value, list | tuple) else [value])]
     return [str(one) for one in flat if one is not None]
