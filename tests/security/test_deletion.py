@@ -295,8 +295,9 @@ def test_markers_of_a_received_folder_do_not_widen_what_is_deleted(run: Store, t
     (tmp_path / "theirs.txt").write_text("theirs")
     folder = run.join("checkpoints")
     marker = folder.read_json("step-00000001/COMMIT")
-    names = ("../../../theirs.txt", str(tmp_path / "theirs.txt"))
-    folder.write_json("step-00000001/COMMIT", marker | dict.fromkeys(names, marker["state.json"]))
+    for name in ("../../../theirs.txt", str(tmp_path / "theirs.txt")):
+        marker["files"][name] = marker["files"]["state.json"]
+    folder.write_json("step-00000001/COMMIT", marker)
     folder.remove("step-00000001", published(folder, "step-00000001"))
     assert (tmp_path / "theirs.txt").read_text() == "theirs"
     assert not folder.exists("step-00000001")
