@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tailor
+from tailor.printable import printable
 from tests.helpers.evaluations import make_recipe
 
 
@@ -86,7 +87,7 @@ def test_it_generates_as_the_command_does(run: tailor.Run, capsys: pytest.Captur
 
     answers = run.generate(["7?", "8?"], max_new_tokens=6)
     assert main(["generate", run.path, "--prompt", "7?", "--prompt", "8?", "--max-new-tokens", "6"]) == 0
-    assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in answers)
+    assert capsys.readouterr().out == "".join(f"{printable(answer, lines=True)}\n" for answer in answers)
     assert run.generate("7?", max_new_tokens=6) == answers[:1]
     with pytest.raises(tailor.TailorError, match="prompts must be non-empty strings"):
         run.generate([""])

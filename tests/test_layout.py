@@ -17,6 +17,7 @@ OTHER_FILES = {
     ("cli/init.py", layout.MODEL): "of a path in a new recipe",
     ("encode/sources.py", layout.STATE): "of a data set that datasets has saved",
     ("store/copies.py", layout.LOCK): "the ending of a lock beside a copy",
+    ("store/scratch.py", layout.LOCK): "the ending of a lock beside a temporary folder",
 }
 
 

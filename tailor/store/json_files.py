@@ -42,7 +42,7 @@ class JsonFile:
     shape: the type of the content, a JSON object: a TypedDict or a dataclass of the keys that are read. Further keys are
     allowed. hint: how to repair a damaged file; `{file}` and `{folder}` become its path and its folder. version: of the
     format, to be raised when older readers would misread it; None for a format of another program. required: keys that
-    must be there although the shape has defaults for them, because a default in their place would change results.
+    must be there although the shape has defaults for them, because a default would change results.
     """
 
     shape: Any

@@ -145,7 +145,7 @@ def test_the_tokenizer_is_the_adapters(tmp_path: Path) -> None:
     adapter = random_adapter(tmp_path / "adapter", base)
     trained = split_tokenizer(tmp_path / "trained", kind="GPT2Tokenizer")
     template = {"name": "model", "text": "D", "tool_use": "T", "end_of_turn_ids": []}
-    Original.open(Model(path=str(trained))).write(adapter, template)
+    Original.open(Model(path=str(trained)), trust_remote_code=False).write(adapter, template)
     (base / "chat_template.jinja").write_text("of the base")
     text = "1234 and 12,345"
     ids = load_tokenizer(str(trained)).encode(text)

@@ -182,7 +182,7 @@ def test_paths_urls_and_hub_ids(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"config\.json"):
         load_config(str(folder))
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(ModelError, match=r"the tokenizer of .* cannot be read"):
         load_tokenizer(str(folder))
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(StoreError, match=r"tokenizer_config\.json is damaged: it is not valid JSON"):

@@ -37,7 +37,7 @@ def written(folder: Path, out: Path, *, whole: bool = True, template: dict[str, 
     out.mkdir()
     if whole:
         shutil.copy(folder / "config.json", out)
-    Original.open(Model(path=str(folder))).write(out, template)
+    Original.open(Model(path=str(folder)), trust_remote_code=False).write(out, template)
     return out
 
 
@@ -114,7 +114,7 @@ def test_a_custom_class_is_reported_at_once(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     load_tokenizer(str(folder))  # the control: its rows could be prepared
     with pytest.raises(ModelError, match="transformers cannot open its tokenizer") as caught:
-        Original.open(Model(path=str(folder)))
+        Original.open(Model(path=str(folder)), trust_remote_code=False)
     assert "set model.trust_remote_code: true" in str(caught.value.hint)
 
 
@@ -130,7 +130,7 @@ def test_custom_code_is_not_needed_afterwards(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     made = tmp_path / "made"
     made.mkdir()
-    Original.open(Model(path=str(folder), trust_remote_code=True)).write(made, None)
+    Original.open(Model(path=str(folder)), trust_remote_code=True).write(made, None)
     assert fix_tokenizer_class(made) is None
     assert plain_ids(made) == own_ids(folder)
 

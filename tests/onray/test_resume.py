@@ -156,21 +156,23 @@ def test_new_evaluation_rows_do_not_restart_the_training_data(place: Path) -> No
     assert losses(on) == losses(whole)
 
 
-def test_the_best_checkpoint_is_one_of_the_new_recipe() -> None:
-    """With a very high learning rate every later step is worse, so the best checkpoint of all is one of the first run."""
+def test_the_best_checkpoint_of_the_first_run_stays_the_best() -> None:
+    """The evaluation rows are the same. With a very high learning rate every later step is worse."""
     best = ("save.best=true", "evaluate.every=1")
-    train(*best, "save.to=runs/best")
+    first, _ = train(*best, "save.to=runs/best")
+    evaluated = {r["step"]: r["loss"] for r in of_kind(first.records, "evaluation")}
     wild = ("train.steps=6", "optim.learning_rate=10", "save.to=runs/best-on", "save.resume=runs/best")
     outcome, _ = train(*best, *wild)
     assert run_folder.artifact(outcome.run) == "adapter"
-    evaluated = {r["step"]: r["loss"] for r in of_kind(outcome.records, "evaluation")}
-    (said,) = [
+    assert min(r["loss"] for r in of_kind(outcome.records, "evaluation") if r["step"] > 4) > min(
+        evaluated.values()
+    )
+    (message,) = [
         r["message"]
         for r in of_kind(outcome.records, "status")
         if "writing the artifact from" in r["message"]
-    ] or ["step 6"]
-    own = min((5, 6), key=evaluated.__getitem__)
-    assert f"step {own}" in said
+    ]
+    assert f"step {min(evaluated, key=evaluated.__getitem__)}," in message
 
 
 def test_train_tokens_can_be_increased() -> None:

@@ -31,7 +31,7 @@ class Overlap(Check):
             return
         for kind, reference in self._references.items():
             if reference is not None and (match := reference.match(row.hashed)) is not None:
-                tally.add(f"overlap/{kind}", row, f"contains {match.share:.0%} of {match.name}")
+                tally.add(f"overlap-{kind}", row, f"contains {match.share:.0%} of {match.name}")
 
     def findings(self, examined: Examined) -> Iterator[Finding]:
         recipe = [benchmark.path for benchmark in examined.data.decontaminate]
@@ -40,19 +40,19 @@ class Overlap(Check):
             "benchmark_leakage",
             "info",
             f"{message}, and data.decontaminate leaves them out",
-            examined.found.get("overlap/recipe"),
+            examined.found.get("overlap-recipe"),
         )
         yield from finding_of(
             "benchmark_leakage",
             "error",
             message,
-            examined.found.get("overlap/named"),
+            examined.found.get("overlap-named"),
             decontaminate([*recipe, *self._others]),
         )
         yield from finding_of(
             "evaluation_overlap",
             "warning",
             f"training rows that contain at least half of the runs of {SIZE} words of an evaluation text",
-            examined.found.get("overlap/evaluation"),
+            examined.found.get("overlap-evaluation"),
             decontaminate(source.path for source in examined.data.evaluation),
         )
