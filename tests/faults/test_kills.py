@@ -124,15 +124,19 @@ def test_killed_at_every_exact_point(place: Path, whole: Command) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_killed_at_random_moments(place: Path, whole: Command) -> None:
+@pytest.mark.parametrize("storage", ["local", "s3"])
+def test_killed_at_random_moments(
+    place: Path, whole: Command, storage: str, request: pytest.FixtureRequest
+) -> None:
     """Runs are killed until SOAK kills have hit a running one. Every second kill is of the whole process group."""
     number = int(os.environ["SOAK"])
+    folder = f"{request.getfixturevalue('s3')}/runs" if storage == "s3" else f"runs/{storage}"
     began = time.monotonic()
-    Command(place, "timed").finish()
+    Command(place, "timed", runs=folder).finish()
     longest = time.monotonic() - began
     runs = kills = 0
     for count, seconds in enumerate(moments(7, 10 * number, longest)):
-        cut = Command(place, f"random-{runs}", (f"data.store=tokens-{runs}",))
+        cut = Command(place, f"random-{runs}", (f"data.store=tokens-{storage}-{runs}",), runs=folder)
         if cut.killed_after(seconds, group=count % 2 == 1):
             kills += 1
         else:
@@ -140,7 +144,7 @@ def test_killed_at_random_moments(place: Path, whole: Command) -> None:
             runs += 1
         if kills >= number:
             break
-    cut = Command(place, f"random-{runs}", (f"data.store=tokens-{runs}",))
+    cut = Command(place, f"random-{runs}", (f"data.store=tokens-{storage}-{runs}",), runs=folder)
     cut.finish()
     assert_equal_runs(cut.run, whole.run)
-    print(f"\n{kills} kills at random moments over {runs + 1} runs, nothing lost")
+    print(f"\n{kills} kills at random moments, {storage}, over {runs + 1} runs, nothing lost")

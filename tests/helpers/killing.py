@@ -68,23 +68,25 @@ class Ended:
 
 @dataclass
 class Command:
-    """`tailor run recipe.yaml`, with the run's folder at `runs/NAME`."""
+    """`tailor run recipe.yaml`, with the run's folder at `runs/NAME`. runs: a folder of the place, or a URL."""
 
     place: Path
     name: str
     overrides: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    runs: str = "runs"
 
     @property
     def run(self) -> Store:
-        return Store(str(self.place / "runs" / self.name))
+        below = self.runs if "://" in self.runs else self.place / self.runs
+        return Store(f"{below}/{self.name}")
 
     def start(self, *points: dict[str, Any]) -> Process:
         """Start it in a process group of its own, disturbed at `points`.
 
         By `python -m tailor` in the soak, or when it has an environment of its own, which Ray may read on its import.
         """
-        words = ["run", "recipe.yaml", f"save.to=runs/{self.name}", *self.overrides]
+        words = ["run", "recipe.yaml", f"save.to={self.runs}/{self.name}", *self.overrides]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -197,16 +199,16 @@ def best_step(run: Store) -> int | None:
 
 def left_by_a_finished_run(run: Store) -> dict[str, Any]:
     """What must be equal between a run that was killed and one that was not."""
-    adapter = run.local_path("adapter")
+    adapter = run.join("adapter")
     return {
         "status": run.read_json("status.json")["state"],
         "records": comparable_records(run),
         "best": best_step(run),
         "checkpoints": run.join("checkpoints").names(),
         "adapter": {
-            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(adapter.iterdir())
-            if file.name != COMMIT
+            name: hashlib.sha256(adapter.read_bytes(name)).hexdigest()
+            for name in adapter.names()
+            if name != COMMIT
         },
         "answers": run.read_text("evaluation/after.jsonl"),
         "files": [name for name in run.names() if name != "logs"],
@@ -215,10 +217,9 @@ def left_by_a_finished_run(run: Store) -> dict[str, Any]:
 
 def unfinished(run: Store) -> list[str]:
     """Temporary files, and folders of checkpoints or artifacts without their marker."""
-    root = run.local_path()
-    found = [str(path.relative_to(root)) for path in root.rglob(".tmp-*")]
-    folders = [*(root / "checkpoints").iterdir(), root / "adapter"]
-    return found + [str(path.relative_to(root)) for path in folders if not (path / COMMIT).exists()]
+    found = [name for name in run.files() if "/.tmp-" in f"/{name}"]
+    folders = [*(f"checkpoints/{name}" for name in run.join("checkpoints").names()), "adapter"]
+    return found + [name for name in folders if not run.exists(f"{name}/{COMMIT}")]
 
 
 def assert_equal_runs(run: Store, whole: Store) -> None:
