@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.killing import Command, assert_equal_runs, best_step, make_place, moments
+from tests.helpers.killing import (
+    Command,
+    assert_equal_runs,
+    best_step,
+    comparable_records,
+    make_place,
+    moments,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -132,19 +139,21 @@ def test_killed_at_random_moments(
     number = int(os.environ["SOAK"])
     folder = f"{request.getfixturevalue('s3')}/runs" if storage == "s3" else f"runs/{storage}"
     began = time.monotonic()
-    Command(place, "timed", runs=folder).finish()
+    undisturbed = Command(place, "undisturbed", runs=folder)
+    undisturbed.finish()
     longest = time.monotonic() - began
+    assert comparable_records(undisturbed.run) == comparable_records(whole.run)
     runs = kills = 0
     for count, seconds in enumerate(moments(7, 10 * number, longest)):
         cut = Command(place, f"random-{runs}", (f"data.store=tokens-{storage}-{runs}",), runs=folder)
         if cut.killed_after(seconds, group=count % 2 == 1):
             kills += 1
         else:
-            assert_equal_runs(cut.run, whole.run)
+            assert_equal_runs(cut.run, undisturbed.run)
             runs += 1
         if kills >= number:
             break
     cut = Command(place, f"random-{runs}", (f"data.store=tokens-{storage}-{runs}",), runs=folder)
     cut.finish()
-    assert_equal_runs(cut.run, whole.run)
+    assert_equal_runs(cut.run, undisturbed.run)
     print(f"\n{kills} kills at random moments, {storage}, over {runs + 1} runs, nothing lost")
