@@ -16,15 +16,16 @@ _TOKENS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|sk-(?=[\w-]{0,40}?[A-Za-z0-9_]{16})[\w-]{20,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"  # OpenAI, Anthropic; Stripe
-    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|gl[a-z]{2,5}-[\w-]{18,}"  # GitHub, GitLab
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"  # GitHub
+    r"|gl(?:pat|oas|dt|rtr?|cbt|ptt|ft|imt|agent|soat|ffct|wt)-[\w-]{18,}"  # GitLab
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])"  # AWS
     r"|AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"  # Google
-    r"|xox[a-z]-[\w-]{10,}|xapp-[\w-]{20,}"  # Slack
+    r"|xox[a-z]-(?=[\w-]{0,40}\d)[\w-]{10,}|xapp-[\w-]{20,}"  # Slack
     r"|wandb_v\d_\w{20,}|nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{20,}|xai-[A-Za-z0-9]{20,}"
-    r"|pplx-[A-Za-z0-9]{20,}|tgp_v\d_[\w-]{20,}|dapi[0-9a-f]{32}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}"
+    r"|pplx-[A-Za-z0-9]{20,}|tgp_v\d_[\w-]{20,}|dapi[0-9a-f]{32}|npm_[A-Za-z0-9]{30,}|pypi-(?=[\w-]{0,40}?[A-Za-z0-9_]{16})[\w-]{30,}"
     r"|dckr_pat_[\w-]{20,}|dop_v1_[0-9a-f]{40,}|SG\.[\w-]{16,}\.[\w-]{16,}|ATATT[\w-]{20,}=?|key-[0-9a-f]{32}"
     r"|eyJ[\w-]{6,}\.eyJ[\w-]{6,}\.[\w-]*|eyJhcGlf[\w+/-]{20,}={0,2}"  # JSON web tokens; Neptune
-    r"|AGE-SECRET-KEY-1[0-9A-Z]{20,}"
+    r"|AGE-SECRET-KEY-1[0-9A-Z]{20,}|bot\d{8,10}:[\w-]{30,}"  # age; Telegram
     r")"
 )
 _PRIVATE_KEY = re.compile(
@@ -41,8 +42,8 @@ _WEBHOOK = re.compile(r"(hooks\.slack\.com/services/|discord(?:app)?\.com/api/we
 
 _STRONG = (
     r"(?:api|access|secret|private|account|signing|encryption|master|shared[_-]?access)[_-]?key(?:[_-]?id)?"
-    r"|secret[_-]?access[_-]?key|(?:access|auth|refresh|id|session|security|private|bearer|api|hub|hf|user|personal)[_-]?token"
-    r"|shared[_-]?access[_-]?signature|client[_-]?secret|secret|passwords?|passwd|passphrase|pwd|credentials?"
+    r"|secret[_-]?access[_-]?key|(?:access|auth|refresh|id|session|security|private|bearer|api|hub|hf|user|personal|sas)[_-]?token"
+    r"|shared[_-]?access[_-]?signature|client[_-]?secret|secret|passwords?|passwd|passphrase|pwd(?!=/)|credentials?"
 )
 """Names of keys whose values are secrets."""
 _QUERY = re.compile(
@@ -62,8 +63,10 @@ _QUOTED = (
         re.I,
     )
 )
-_LINE = re.compile(  # password: …, as in YAML and headers; only what no sentence says: letters with digits
-    rf"""((?:{_STRONG})\s?:\s)(?=\S{{0,200}}\d)(?=\S{{0,200}}[A-Za-z])[^\s"']{{6,4000}}""", re.I
+_LINE = re.compile(  # password: …, as in YAML and headers, --password …; only what no sentence says: letters with digits
+    rf"""((?:{_STRONG})\s?[:=]\s|--[\w-]{{0,30}}(?:{_STRONG})\s)"""
+    r"""(?=\S{0,200}\d)(?=\S{0,200}[A-Za-z])[^\s"']{6,4000}""",
+    re.I,
 )
 _HEADER = re.compile(r"\b(bearer |basic |authorization: ?token )(?=\S{0,200}\d)[\w.~+/-]{12,}=*", re.I)
 _SAS = re.compile(r"((?:AccountKey|SharedAccessKey)=)[\w+/]{16,}=*", re.I)

@@ -23,12 +23,12 @@ def publication(to: str, record: str) -> Publication:
     StoreError when `to` has other content, which would be lost.
     """
     check(to, record)
-    return Publication(parent_of(to), posixpath.basename(Store(to).url.rstrip("/")))
+    return Publication(parent_of(to), _split(to)[1])
 
 
 def parent_of(to: str) -> Store:
     """Create the parent folder of `to`. StoreError when it is not writable."""
-    parent = Store(posixpath.dirname(Store(to).url.rstrip("/")))
+    parent = Store(_split(to)[0])
     try:
         parent.make()
     except StoreError as error:
@@ -38,6 +38,7 @@ def parent_of(to: str) -> Store:
 
 def check(to: str, record: str) -> None:
     """StoreError when `to` is a file or a link, or has content that this command did not write, changed or added since."""
+    parent, name = _split(to)
     store = Store(to)
     if store.is_file():
         raise StoreError(f"{store.url} is a file", hint="give an empty or new folder with --to")
@@ -46,8 +47,16 @@ def check(to: str, record: str) -> None:
             f"{store.url} has other files, which would be overwritten",
             hint="give an empty or new folder with --to",
         )
-    parent, name = posixpath.split(store.url.rstrip("/"))
     require_replaceable(Store(parent), name)
+
+
+def _split(to: str) -> tuple[str, str]:
+    """The parent of a folder, and its name. StoreError for a whole bucket, which has no parent."""
+    store = Store(to)
+    url = store.url.rstrip("/")
+    if not store.is_local and "/" not in url.partition("://")[2].strip("/"):
+        raise StoreError(f"{to} has no folder above it", hint=f"name a folder in it, such as {url}/model")
+    return posixpath.split(url)
 
 
 def copy_texts(source: Path, target: Path, but: tuple[str, ...] = ()) -> list[str]:

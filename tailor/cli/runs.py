@@ -62,7 +62,8 @@ def execute(args: argparse.Namespace) -> int:
         console.width = 10_000  # never truncate lines in a pipe
     console.print(table)
     for error in damaged:
-        print(f"tailor: {error.message}\n  hint: {error.hint}", file=sys.stderr)
+        hint = f"\n  hint: {error.hint}" if error.hint else ""
+        print(f"tailor: {error.message}{hint}", file=sys.stderr)
     return 0
 
 

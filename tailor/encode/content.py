@@ -20,7 +20,9 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TEXT = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "thinking", "think")
 _CALLS = ("tool_call", "function_call")
-_PLACEHOLDER = re.compile(r"<(\|?)(image|video|audio)(?:_pad|_?\d+)?\1>", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"<(\|?)(image|video|audio)(_pad|_?\d+)?\1>", re.IGNORECASE)
+_QUOTES = ("`", '"', "'", "“", "‘", "«")
+_ELEMENT = re.compile(r"\W{0,3}(?:html5?\s+|svg\s+)?(?:tag|element|markup)s?\b", re.IGNORECASE)
 
 
 @dataclass
@@ -73,24 +75,39 @@ def refuse_media(row: Mapping[str, Any], where: str) -> None:
     if MEDIA.isdisjoint(row):
         return
     for key in sorted(MEDIA.intersection(row)):
-        if _has_content(row[key]):
+        if _holds_media(row[key]):
             raise RowError("not_text", f"{where} has `{key}`; only text is supported")
 
 
 def refuse_placeholder(text: str) -> None:
-    """RowError for a user's text with a placeholder such as `<image>`, unless it is an XML or HTML element."""
+    """RowError for a user's text with a placeholder such as `<image>`, unless it is about an element of HTML or SVG."""
     if "<" not in text:
         return
     for found in _PLACEHOLDER.finditer(text):
-        if f"</{found[2]}>" not in text:
+        if found[1] or found[3] or not _is_element(text, found):
             raise RowError(
                 "not_text", f"the user's text has the placeholder `{found[0]}`; only text is supported"
             )
 
 
+def _is_element(text: str, found: re.Match[str]) -> bool:
+    """Whether `<image>` is quoted, called a tag or closed, as in a question about HTML."""
+    before, after = text[: found.start()], text[found.end() :]
+    return f"</{found[2]}>" in text or before.endswith(_QUOTES) or _ELEMENT.match(after) is not None
+
+
 def is_empty(value: Any) -> bool:
     """Whether a column or key holds nothing."""
     return not _has_content(value)
+
+
+def _holds_media(value: Any) -> bool:
+    """Whether a value has a text, bytes or a number. Datasets that mix rows fill others with nulls, at any depth, or NaN."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_media, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_media, value))
+    return not (value is None or value in ("", b"") or value is False or value != value)
 
 
 def _has_content(value: Any) -> bool:

@@ -6,9 +6,7 @@ that the same rows are kept on a slow machine. A limit on CPU time remains for w
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
@@ -16,67 +14,20 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 
-MAX_STEPS = 3_000_000
-"""Loop iterations, calls (ten each), and characters / 64 of one rendering. A conversation of 1000 turns takes about 20 000."""
-MAX_PROBE_STEPS = 200_000
-"""Of a rendering of a short probe, of which a template gets about a dozen before any row."""
-MAX_CHARACTERS = 32 << 20
-"""Of the rendered text and of every text on the way there."""
-MAX_SECONDS = 20.0
-"""Of CPU time."""
-_MAX_NUMBER = 1_000_000
-"""Largest number in a call, such as the width of `center`, and bits of a computed integer."""
-_STEPS_OF_CALL = 10
-_CHECK_TIME_EVERY = 1024
-_WRITERS = ("string", "tojson", "join", "pprint", "escape", "e", "urlencode", "xmlattr")
-"""Filters that write whole containers, whose parts may be one and the same many times over."""
-_WIDTH = re.compile(r"\d{7,}")
+from tailor.encode.template_costs import (
+    COMPARERS,
+    MAX_CHARACTERS,
+    STEPS_OF_CALL,
+    WRITERS,
+    Budget,
+    RenderingError,
+    check_call,
+    check_result,
+    size_of,
+)
+
+_NUMBERS_OF_LOOP = ("index", "index0", "revindex", "revindex0", "first", "last", "length")
 _OPERATORS = frozenset({"+", "*", "**", "%"})
-
-
-class RenderingError(jinja2.TemplateError):
-    """A template that fails on a conversation in any way, or that exceeds a limit."""
-
-
-class Budget:
-    """What is left of the limits in one rendering."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self, max_steps: int = MAX_STEPS) -> None:
-        self._max_steps = max_steps
-        self._steps, self._next_check = 0, _CHECK_TIME_EVERY
-        self._until: float | None = None  # the clock costs a microsecond, and most renderings end before
-
-    def step(self, characters: int = 0, steps: int = 1) -> None:
-        """Count steps, and a text of `characters`. RenderingError over a limit."""
-        if characters > MAX_CHARACTERS:
-            raise RenderingError(f"it makes a text of more than {MAX_CHARACTERS:,} characters")
-        self._steps += steps + (characters >> 6)
-        if self._steps >= self._next_check:
-            self._next_check = self._steps + _CHECK_TIME_EVERY
-            if self._steps > self._max_steps:
-                raise RenderingError(f"it does not end within {self._max_steps:,} steps")
-            now = time.thread_time()
-            self._until = self._until or now + MAX_SECONDS
-            if now > self._until:
-                raise RenderingError(f"it does not end within {MAX_SECONDS:g} seconds")
-
-    def written(self, value: Any) -> Any:
-        """A value that the template writes."""
-        return value if isinstance(value, str) else self.walk(value)
-
-    def walk(self, value: Any) -> Any:
-        """Count the parts of a container that is about to be written. The value itself."""
-        if isinstance(value, str):
-            self.step(len(value))
-        elif isinstance(value, dict | list | tuple):
-            for part in (*value, *value.values()) if isinstance(value, dict) else value:
-                self.walk(part)
-        else:
-            self.step()
-        return value
 
 
 class Rendering:
@@ -138,6 +89,7 @@ def _compiled(environment: Any, text: str, budget: Budget) -> Any:
     for loop in list(tree.find_all(nodes.For)):
         loop.iter = _filtered(environment, loop.iter, "tailor_counted")
     _replace_concat(environment, tree)
+    _walk_compared(environment, tree)
     code = environment.compile(tree, None, None)
     template = environment.template_class.from_code(environment, code, dict(environment.globals), None)
     root = template.root_render_func
@@ -178,6 +130,32 @@ def _replace_concat(environment: Any, node: nodes.Node) -> None:
                     setattr(node, field, made)
 
 
+def _walk_compared(environment: Any, tree: nodes.Template) -> None:
+    """Count the parts of what is compared or hashed as a whole: lists in lists, with few parts, may take forever."""
+    for compare in tree.find_all(nodes.Compare):
+        for operand in (compare, *compare.ops):
+            others = [one.expr for one in (compare, *compare.ops) if one is not operand]
+            if not _is_constant(operand.expr) and not all(map(_is_constant, others)):
+                operand.expr = _filtered(environment, operand.expr, "tailor_walked")
+    for made in tree.find_all(nodes.Tuple):
+        if made.ctx == "load" and not _is_constant(made):
+            made.items = [
+                one if _is_constant(one) else _filtered(environment, one, "tailor_walked")
+                for one in made.items
+            ]
+
+
+def _is_constant(node: nodes.Node) -> bool:
+    """Whether a value is known, or a number."""
+    if isinstance(node, nodes.List | nodes.Tuple):
+        return all(map(_is_constant, node.items))
+    if isinstance(node, nodes.Getattr):  # loop.index0
+        return (
+            isinstance(node.node, nodes.Name) and node.node.name == "loop" and node.attr in _NUMBERS_OF_LOOP
+        )
+    return isinstance(node, nodes.Const | nodes.Sub)
+
+
 class _Counted:
     """An iterable whose iterations are steps. Its length stays known to `loop.length`."""
 
@@ -203,6 +181,10 @@ def _limit(environment: Any, budget: Budget) -> None:
         return _Counted(values, budget)
 
     @jinja2.pass_context
+    def walked(_: Any, value: Any) -> Any:
+        return value if type(value) in (str, int, bool) else budget.walk(value)
+
+    @jinja2.pass_context
     def concat(_: Any, values: list[Any]) -> str:
         return joined(value if isinstance(value, str) else str(budget.walk(value)) for value in values)
 
@@ -213,86 +195,54 @@ def _limit(environment: Any, budget: Budget) -> None:
 
     def limited_call(context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         name = getattr(function, "__name__", "")
-        budget.step(steps=_STEPS_OF_CALL)
+        budget.step(steps=STEPS_OF_CALL)
         if not isinstance(function, jinja2.runtime.Macro):
             # The sandbox wraps the `format` of a text.
             bound = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-            _check(budget, name, (*args, *kwargs.values()), bound)
-        return call(context, function, *args, **kwargs)
+            check_call(budget, name, (*args, *kwargs.values()), bound)
+        return check_result(budget, call(context, function, *args, **kwargs))
 
     def limited_binop(context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and type(left) is str and type(right) is str:
             # Most operations by far, so they take the short way.
             budget.step(len(left) + len(right))
             return left + right
-        budget.step(_size_of(operator, left, right))
+        budget.step(size_of(operator, left, right))
         return call_binop(context, operator, left, right)
 
     environment.filters.update(
         {name: _limited_filter(budget, name, own) for name, own in environment.filters.items()}
     )
-    environment.filters.update(tailor_counted=counted, tailor_concat=concat)
+    environment.filters.update(tailor_counted=counted, tailor_concat=concat, tailor_walked=walked)
+    environment.tests.update({name: _limited_test(budget, environment.tests[name]) for name in COMPARERS})
+    # Random texts, of any length: the same row would have other tokens each time.
+    environment.globals.pop("lipsum", None)
+    environment.filters.pop("random", None)
     environment.intercepted_binops, environment.finalize = _OPERATORS, budget.written
     environment.call, environment.call_binop, environment.concat = limited_call, limited_binop, joined
+
+
+def _limited_test(budget: Budget, function: Any) -> Any:
+    def limited(*args: Any) -> Any:
+        budget.walk(args)
+        return function(*args)
+
+    return limited
 
 
 def _limited_filter(budget: Budget, name: str, function: Any) -> Any:
     import functools
 
+    given = hasattr(function, "jinja_pass_arg")  # then the first argument is Jinja's
+
     # The wrapper keeps the marks by which Jinja decides what to pass.
     @functools.wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        if name in _WRITERS:
+        subject, *values = args[given:]
+        if name in WRITERS:
             for value in args:
                 budget.walk(value)
-        _check(budget, name, (*args[1:], *kwargs.values()), args[0] if args else None)
-        return function(*args, **kwargs)
+        check_call(budget, name, (*values, *kwargs.values()), subject)
+        return check_result(budget, function(*args, **kwargs))
 
     return limited
-
-
-def _check(budget: Budget, name: str, values: tuple[Any, ...], subject: Any) -> None:
-    """Count a call, and refuse one that would make a huge text at once. subject: what a filter or a method is of."""
-    if not values and type(subject) is str:
-        budget.step(len(subject))
-        return
-    for value in values:
-        if type(value) is int and abs(value) > _MAX_NUMBER:
-            raise RenderingError(f"it calls {name or 'a function'} with a number over {_MAX_NUMBER:,}")
-    every = (subject, *values)
-    texts, characters, elements = [], 0, 0
-    for value in every:
-        if isinstance(value, str):
-            texts.append(value)
-            characters += len(value)
-        elif isinstance(value, (list, tuple, range, dict)):
-            # Most filters and functions visit every element.
-            elements += len(value)
-    budget.step(characters, elements >> 2)
-    if name == "replace" and len(texts) >= 3:
-        text, old, new = texts[:3]
-        budget.step(text.count(old) * len(new))
-    elif name == "join":
-        sized = next(
-            (value for value in every if isinstance(value, Sized) and not isinstance(value, str)), ()
-        )
-        budget.step(len(sized) * max(map(len, texts), default=0))
-    elif name == "format" and any(_WIDTH.search(text) for text in texts):
-        raise RenderingError("it formats a value with a huge width")
-
-
-def _size_of(operator: str, left: Any, right: Any) -> int:
-    """Characters or elements that an operation would make. RenderingError for a huge number."""
-    if operator == "+":
-        return len(left) + len(right) if isinstance(left, Sized) and isinstance(right, Sized) else 0
-    if operator == "%":
-        if isinstance(left, str) and (_WIDTH.search(left) or "*" in left):
-            raise RenderingError("it formats a value with a huge width")
-        return len(left) if isinstance(left, str) else 0
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
-        if bits > _MAX_NUMBER:
-            raise RenderingError("it computes a huge number")
-        return 0
-    sized, count = (left, right) if isinstance(left, Sized) else (right, left)
-    return len(sized) * max(count, 0) if isinstance(sized, Sized) and isinstance(count, int) else 0

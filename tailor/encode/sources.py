@@ -22,7 +22,7 @@ from tailor.encode.readers import (
     buffered,
     load_dataset,
 )
-from tailor.encode.splits import is_metadata, of_split
+from tailor.encode.splits import is_metadata, of_split, require_split
 from tailor.errors import DataError, TailorError
 from tailor.spec.data import Benchmark, Source
 from tailor.spec.methods.union import Method
@@ -184,10 +184,14 @@ def _files(source: Source | Benchmark | Questions, context: str) -> list[FileRan
             f"{context}: does not exist{resolved}",
             hint="check the path; it is relative to the working directory" if local else "check the URL",
         )
-    if [root] != found:
+    asked = source.split if "split" in source.model_fields_set else None
+    if [root] == found:
+        if asked is not None:
+            require_split(root, asked, context)
+    else:
         base = root if fs.isdir(root) else re.split(r"[*?[]", root)[0].rpartition("/")[0]
         below = {path: path[len(base) :].lstrip("/") for path in found if not is_metadata(path)}
-        found = of_split(below, source.split if "split" in source.model_fields_set else None, context)
+        found = of_split(below, asked, context)
     parts = []
     for path in sorted(found):
         kind = _kind(path)

@@ -19,7 +19,7 @@ _WORDS = {
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _METADATA = re.compile(
     r"(dataset_infos?|dataset_dict|state|croissant|config|metadata|package|tokenizer(_config)?)\.json"
-    r"|(readme|licen[cs]e|requirements|copying|notice|authors|changelog)(\..*)?",
+    r"|(readme|licen[cs]e|requirements|copying|notice|authors|changelog)(\.(md|txt|text|rst|html))?",
     re.IGNORECASE,
 )
 
@@ -59,6 +59,8 @@ def of_split(paths: Mapping[str, str], asked: str | None, where: str) -> list[st
             )
         return sorted(paths)
     own = _SPLIT_OF.get(asked.lower(), asked.lower())
+    if own not in _WORDS:  # such as train_sft of `train_sft-00000-of-00003.parquet`
+        said = {path: _stem(below) for path, below in paths.items()}
     chosen = sorted(path for path, split in said.items() if split == own)
     if not chosen:
         raise DataError(
@@ -66,6 +68,23 @@ def of_split(paths: Mapping[str, str], asked: str | None, where: str) -> list[st
             hint="choose one of these, or leave split out" if found != ["no split"] else "leave split out",
         )
     return chosen
+
+
+def _stem(below: str) -> str:
+    """The name of a file without its suffixes and the number of its part."""
+    return re.split(r"-\d+-of-\d+|\.", PurePosixPath(below).name.lower())[0]
+
+
+def require_split(path: str, asked: str, where: str) -> None:
+    """DataError when the recipe asks one file for a split that it does not say. `train` may be any file without one."""
+    said = file_split(PurePosixPath(path).name)
+    own = _SPLIT_OF.get(asked.lower(), asked.lower())
+    said = said if own in _WORDS else _stem(path)
+    if own not in (ALL, said) and not (own == "train" and said is None):
+        raise DataError(
+            f"{where}: is one file, which says {said or 'no split'}, and not split {asked}",
+            hint="leave split out, or name the file of that split",
+        )
 
 
 def _counts(said: Mapping[str, str | None]) -> str:

@@ -141,7 +141,8 @@ def _rendered(
     probe: bool,
     **options: Any,
 ) -> tuple[str, Any]:
-    from tailor.encode.rendering import MAX_PROBE_STEPS, MAX_STEPS, RenderingError, described, rendering
+    from tailor.encode.rendering import described, rendering
+    from tailor.encode.template_costs import MAX_PROBE_STEPS, MAX_STEPS, RenderingError
 
     try:
         with _RENDER_LOCK:

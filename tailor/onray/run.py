@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor import machine
 from tailor.evaluate import preflight
-from tailor.layout import DATA_REPORT, ENVIRONMENT, PLAN, RECIPE, REPORT
+from tailor.layout import ARTIFACTS, DATA_REPORT, ENVIRONMENT, PLAN, RECIPE, REPORT
 from tailor.models.own_code import Trust
 from tailor.onray import cluster as clusters
 from tailor.onray import trainer
@@ -31,6 +31,7 @@ from tailor.runs.status import Status
 from tailor.runs.words import now
 from tailor.spec.load import resolved_yaml
 from tailor.store import Store, run_files, run_folder
+from tailor.store.publication import require_replaceable
 from tailor.store.scratch import sweep
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
                 trainer.clear(run)
                 page.write(run)
             return Outcome(run, earlier, read(run), already_finished=True)
+        for kind in ARTIFACTS:  # now, not after hours of training
+            require_replaceable(run, kind)
         status = Status(state="running", started=now())
         watch = Stopwatch(status.timings)
 

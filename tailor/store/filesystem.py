@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
+
+from tailor.errors import StoreError
+
+MAX_BYTES = 1 << 30
+"""Of a file that is read at once, such as the metrics of a run."""
 
 
 def filesystem(url: str, *, fresh: bool = True) -> tuple[Any, str]:
@@ -39,3 +45,20 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("TAILOR_CACHE"):
         return Path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailor"
+
+
+def require_readable(path: Path, *, max_bytes: int | None = MAX_BYTES) -> None:
+    """StoreError for a local file that would not end when it is read: a pipe or a device, or a huge file.
+
+    Files that are not there pass: reading them is an error of its own.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise StoreError(f"{path} is not a regular file", hint="remove it, or restore the file")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise StoreError(
+            f"{path} has {found.st_size:,} bytes; at most {max_bytes:,} are read", hint="restore the file"
+        )

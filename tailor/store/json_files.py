@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from tailor.errors import StoreError
+from tailor.store.filesystem import require_readable
 from tailor.store.store import Store
 
 VERSION = "format_version"
@@ -156,6 +157,7 @@ def _reason(error: Exception) -> str:
 
 
 def _bytes(path: Path) -> bytes:
+    require_readable(path)
     try:
         return path.read_bytes()
     except OSError as error:

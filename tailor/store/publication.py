@@ -22,6 +22,8 @@ from tailor.store.store import COMMIT, Store, uploads
 
 UPLOADING = ".uploading"
 """While a folder is uploaded: the names of its files, so that an interrupted upload can be distinguished from other files."""
+_NOTES = (".md", ".txt", ".rst", ".log", ".csv", ".tsv", ".html", ".pdf", ".png", ".jpg", ".jpeg", ".svg")
+_VOCABULARIES = ("vocab.txt", "merges.txt")  # of tokenizers
 _BLOCK = 1 << 22
 
 
@@ -183,7 +185,7 @@ def verified(store: Store, name: str) -> Iterator[Path]:
     """A local path of the published folder `name`, after comparing every file with its size and checksum in the marker.
 
     The local copy of a remote folder is removed at the end. StoreError for the first file that is missing, was changed,
-    or is not listed in the marker.
+    or is not listed in the marker, unless it is a note or a picture.
     """
     with store.borrowed_path(name) as folder:
         verify(store, name, folder)
@@ -197,9 +199,10 @@ def verify(store: Store, name: str, folder: Path, *, hashed_bytes: int | None = 
     """
     marker = listed_files(store.join(name))
     for file in _files(folder):
-        if file not in marker and not file.rpartition("/")[2].startswith("."):
-            raise _damaged(
-                store, name, f"{store.url_of(f'{name}/{file}')} is not listed in the folder's {COMMIT} file"
+        if file not in marker and not _is_note(file):
+            raise StoreError(
+                f"{store.url_of(f'{name}/{file}')} is not listed in the folder's {COMMIT} file",
+                hint="move it to another folder: libraries might load it with the files that are listed",
             )
     for file, written in marker.items():
         path, shown = folder / file, store.url_of(f"{name}/{file}")
@@ -215,6 +218,12 @@ def verify(store: Store, name: str, folder: Path, *, hashed_bytes: int | None = 
         if _describe(folder / file)["sha256"] != written["sha256"]:
             shown = store.url_of(f"{name}/{file}")
             raise _damaged(store, name, f"{shown} was changed: its checksum differs from {COMMIT}")
+
+
+def _is_note(file: str) -> bool:
+    """Whether a file that somebody added is one that no library loads: a note, a picture, or a hidden file."""
+    name = file.rpartition("/")[2].lower()
+    return name.startswith(".") or (name.endswith(_NOTES) and not name.endswith(_VOCABULARIES))
 
 
 def listed_files(folder: Store) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tailor.errors import StoreError
 from tailor.store.copies import borrowed, copied
 from tailor.store.failures import naming, retried, writing
-from tailor.store.filesystem import cache_folder, filesystem
+from tailor.store.filesystem import cache_folder, filesystem, require_readable
 from tailor.store.removal import (
     TEMPORARY,
     Made,
@@ -120,6 +120,8 @@ class Store:
         return self._ask(name, lambda: int(self._fs.size(self._path(name))))
 
     def read_bytes(self, name: str) -> bytes:
+        if self.is_local:
+            require_readable(Path(self._path(name)))
         return self._ask(name, lambda: cast(bytes, self._fs.cat_file(self._path(name))))
 
     def read_text(self, name: str) -> str:
@@ -183,6 +185,8 @@ class Store:
         """Open a file. Writing is atomic: the file appears at the end of the `with` block, and not after an exception."""
         path = self._path(name)
         if mode == "rb":
+            if self.is_local:
+                require_readable(Path(path), max_bytes=None)
             stream = self._ask(name, lambda: cast("IO[bytes]", self._fs.open(path, "rb")))
             with stream, naming(self.url_of(name), kinds=(OSError,)):
                 yield stream

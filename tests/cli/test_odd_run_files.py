@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,31 @@ def test_a_damaged_run_is_listed_as_such_beside_the_others(
     assert "\n  hint: " in captured.err
     assert main(["show", str(tmp_path / "odd")]) == 2
     assert main(["show", str(tmp_path / "first")]) == 0
+
+
+@pytest.mark.parametrize("file", ["status.json", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "huge"])
+def test_a_file_that_does_not_end_is_not_read(
+    file: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "odd"):
+        make_run(str(tmp_path / name), steps=2)
+    odd = tmp_path / "odd" / file
+    odd.unlink()
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "huge":
+        with odd.open("wb") as stream:
+            stream.truncate(1 << 40)
+    else:
+        odd.symlink_to("/dev/zero" if kind == "device" else odd.name)
+    assert main(["runs", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    states = {line.split()[0]: line.split()[1] for line in captured.out.splitlines()[1:]}
+    assert states == {"first": "finished", "odd": "damaged"}
+    assert captured.err.startswith(f"tailor: {odd}")
+    assert "None" not in captured.err
+    assert main(["show", str(tmp_path / "odd")]) == 2
 
 
 def test_an_adapter_in_a_pickle_is_named(place: Path) -> None:

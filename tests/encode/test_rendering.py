@@ -18,6 +18,10 @@ from tests.helpers.preparation import contents
 TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 _GROW = "{{% set ns = namespace(s={0}) %}}{{% for i in range(60) %}}{{% set ns.s = {1} %}}{{% endfor %}}{{{{ ns.s }}}}"
 _LONG = "{% set s = 'A' * 1000000 %}"
+_TWICE = (
+    "{{% set ns = namespace(a=[1], b=[1]) %}}{{% for i in range(60) %}}{{% set ns.a = [ns.a, ns.a] %}}"
+    "{{% set ns.b = [ns.b, ns.b] %}}{{% endfor %}}{0}"
+)
 ENDLESS = {
     "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}"
     "{% endfor %}{% endfor %}{% endfor %}",
@@ -41,6 +45,26 @@ ENDLESS = {
     "{% set ns.s = x %}{% endfor %}",
     "indent": "{{ {'a': 1} | tojson(indent=10 ** 9) }}",
     "sums": "{% for i in range(9999) %}{{ range(99999) | sum }}{% endfor %}",
+    # One call each that would make gigabytes.
+    "translate": _LONG + "{% set s = s.translate({65: s}) %}",
+    "expandtabs": "{% set s = ('\t' * 9999).expandtabs(999999) %}",
+    "wrapped": _LONG + "{% set s = ('a ' * 9999) | wordwrap(1, true, s) %}",
+    "indented JSON": "{% set s = range(9999) | list | tojson(indent=999999) %}",
+    "indented lines": "{% set s = ('b\n' * 9999) | indent(999999) %}",
+    "fields": _LONG + "{% set s = ('{0}' * 9999).format(s) %}",
+    "wide fields": "{% set s = ('{:>999999}' * 9999).format(1) %}",
+    "percents": _LONG + "{% set s = ('%(s)s' * 9999) % {'s': s} %}",
+    "mapped": "{% set s = range(9999) | map('string') | map('center', 999999) | list %}",
+    "kept": "{% set ns = namespace(s=[]) %}{% for m in range(9999) %}"
+    "{% set ns.s = ns.s + [m | string | center(999999)] %}{% endfor %}",
+    "joined lists": "{% set s = ([[1]] * 99999) | sum(start=[]) %}",
+    # Lists in lists, of a few parts each.
+    "compared": _TWICE.format("{{ ns.a == ns.b }}"),
+    "tested": _TWICE.format("{{ ns.a is eq ns.b }}"),
+    "searched": _TWICE.format("{{ ns.a in [ns.b] }}"),
+    "counted": _TWICE.format("{{ [ns.a].count(ns.b) }}"),
+    "sorted": _TWICE.format("{{ [ns.a, ns.b] | sort | length }}"),
+    "hashed": _GROW.format("(1,)", "(ns.s, ns.s)") + "{% set d = {ns.s: 1} %}",
 }
 FAILING = {
     "{{ 1 // 0 }}": "ZeroDivisionError",
@@ -48,14 +72,18 @@ FAILING = {
     "{{ messages.a.b }}": "has no attribute",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "nested too deeply",
     "{{ raise_exception('never') }}": "never",
+    "{{ lipsum() }}": "'lipsum' is undefined",
+    "{{ [1, 2] | random }}": "No filter named 'random'",
 }
 
 
 @pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
 def test_a_template_that_does_not_end_is_a_named_error(text):
     begun = time.thread_time()
-    with pytest.raises(jinja2.TemplateError, match=r"steps|text of more|huge|number over|too deeply"):
-        render(Template("t", text), TALK, None, {})
+    with pytest.raises(
+        jinja2.TemplateError, match=r"steps|text of more|huge|number over|too deeply|indents JSON"
+    ):
+        render(Template("t", text), TALK, None, {}, probe=True)
     assert time.thread_time() - begun < 20
 
 

@@ -59,7 +59,8 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
         PLAIN,
         [
             chat("<image>What is it?", "A cat.", images=["cat.jpg"]),
-            *(chat(f"What is {mark}?", "A cat.") for mark in ("<image>", "<|image|>", "<|image_1|>", "<image_2>", "<VIDEO>")),
+            *(chat(f"What is {mark}?", "A cat.") for mark in ("<image>", "<|image|>", "<|image_1|>", "<image_2>")),
+            *(chat(f"{mark}\nWhat is it?", "A cat.") for mark in ("<VIDEO>", "<audio>", "Look.\n<video>", "In <video> there")),
             *(chat("q", "a", **{key: "cat.jpg"}) for key in ("image", "image_path", "image_url", "audio_file", "video_paths")),
         ],
         "not_text",
@@ -213,6 +214,37 @@ def test_values_of_parquet_files_that_no_text_can_hold(tmp_path: Path, value: An
             Rows(tmp_path).source([], source={"path": str(path)}, holdout=0.5)
         assert "a number; only text" not in str(caught.value)
         assert "Error" not in caught.value.message
+
+
+def test_what_only_resembles_images_is_read(tmp_path: Path) -> None:
+    """Questions about tags of HTML; columns of media that mixed data sets fill for rows of text."""
+    asked = (
+        "What does the HTML <video> tag do?",
+        "Is `<image>` a tag?",
+        "Does the <audio> element play?",
+        "<image></image>?",
+    )
+    empty = ([None], [""], {"bytes": None, "path": None}, False, float("nan"), [])
+    rows = [*(chat(text, "a") for text in asked), *(chat("q", "a", images=value) for value in empty)]
+    source = Rows(tmp_path).source(rows)
+    assert source["kept"] == len(rows)
+
+
+def test_ids_of_messages_make_no_other_prompt(tmp_path: Path) -> None:
+    """The prompts of both answers are compared by what they say; a prompt beside whole conversations too."""
+    numbered = [
+        [{**turn, "id": at + side} for at, turn in enumerate((ASK, one))] for side, one in ((0, YES), (5, NO))
+    ]
+    source = Rows(tmp_path).source([{"chosen": numbered[0], "rejected": numbered[1]}], method=DPO)
+    assert source["kept"] == 1
+    with pytest.raises(DataError, match="same_answers"):
+        Rows(tmp_path).source(
+            [{"chosen": numbered[0], "rejected": [{**one, "id": 9} for one in (ASK, YES)]}], method=DPO
+        )
+    pair = {"chosen": [ASK, YES], "rejected": [ASK, NO]}
+    assert Rows(tmp_path).source([{**pair, "prompt": f" {ASK['content']}"}], method=DPO)["kept"] == 1
+    with pytest.raises(DataError, match="`prompt` has another text than the user's turns"):
+        Rows(tmp_path).source([{**pair, "prompt": "Something else"}], method=DPO)
 
 
 def test_a_prompt_of_training_in_evaluation_is_no_training_row(tmp_path: Path) -> None:

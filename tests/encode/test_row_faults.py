@@ -107,11 +107,10 @@ def test_a_value_of_a_parquet_file_without_counterpart_ends_its_row(tmp_path: Pa
     assert [row.reason for row in others] == ["bad_value", "bad_value"]
 
 
-@pytest.mark.parametrize("value", [datetime.datetime(2020, 1, 1), b"x", datetime.date(2020, 1, 1)])
 @pytest.mark.parametrize("holdout", [None, 0.5])
-def test_a_value_that_is_no_json_ends_its_row(bench: Bench, value, holdout):
+def test_a_value_that_is_no_json_ends_its_row(bench: Bench, holdout):
     messages = talk(1)["messages"]
-    rows = [{"messages": [{**messages[0], "at": at}, messages[1]]} for at in (None, value, None)]
+    rows = [{"messages": [{**messages[0], "at": at}, messages[1]]} for at in (None, b"x", None)]
     pq.write_table(pa.Table.from_pylist(rows), bench.folder / "at.parquet")
     prepared = bench(train=[{"path": str(bench.folder / "at.parquet")}], budget=ALL, holdout=holdout)
     (source,) = prepared.tokens.manifest["report"]["sources"]

@@ -28,6 +28,37 @@ def test_what_a_file_says():
     assert {name: file_split(name) for name in said} == said
 
 
+def test_one_file_has_one_split(bench: Bench, folder):
+    file = str(folder / "data" / "test-00000.jsonl")
+    for split in ("test", "eval", "all"):
+        assert read(bench, path=file, split=split) == 3
+    with pytest.raises(DataError, match="is one file, which says test, and not split train"):
+        read(bench, path=file, split="train")
+    assert read(bench, path=bench.rows, split="train") == 200
+    with pytest.raises(DataError, match="is one file, which says no split, and not split test"):
+        read(bench, path=bench.rows, split="test")
+
+
+def test_splits_of_own_names(bench: Bench):
+    """As in ultrachat_200k; a file whose name only begins as documentation does has rows."""
+    folder = bench.folder / "own"
+    folder.mkdir()
+    for at, name in enumerate(
+        ("train_sft-00000-of-00001", "train_gen-00000-of-00001", "test_sft-00000-of-00001")
+    ):
+        write(folder / f"{name}.jsonl", [talk(n) for n in range(at + 1)])
+    assert [
+        read(bench, path=str(folder), split=split) for split in ("train_sft", "train_gen", "test_sft")
+    ] == [1, 2, 3]
+    assert read(bench, path=str(folder / "train_gen-00000-of-00001.jsonl"), split="train_gen") == 2
+    with pytest.raises(DataError, match="no file of it says split test_gen"):
+        read(bench, path=str(folder), split="test_gen")
+    (bench.folder / "books").mkdir()
+    for name in ("authors.jsonl", "notice.jsonl"):
+        write(bench.folder / "books" / name, [talk(1)])
+    assert read(bench, path=str(bench.folder / "books")) == 2
+
+
 @pytest.fixture
 def folder(bench: Bench):
     folder = bench.folder / "ds"

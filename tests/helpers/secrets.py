@@ -42,6 +42,10 @@ FORMS = {
     "variable": f"WANDB_API_KEY={NEEDLE * 5}",
     "assignment": f"password={NEEDLE}",
     "option": f"--api-key={NEEDLE}",
+    "option with a space": f"--api-key {NEEDLE}",
+    "file of credentials": f"aws_secret_access_key = {NEEDLE * 5}",
+    "shared access": f"az://container/x?sas_token={NEEDLE}",
+    "Telegram": f"https://api.telegram.org/bot123456789:{_LONG}/getMe",
     "JSON": f'"secret_key": "{NEEDLE}"',
     "JSON in a text": f'{{\\"secret_key\\": \\"{NEEDLE}\\"}}',
     "header": f"Authorization: Bearer {NEEDLE * 3}",
@@ -51,6 +55,11 @@ FORMS = {
 }
 
 ORDINARY = (
+    "data/glue-sst2-validation-split.jsonl",
+    "glove-embeddings-300d-wikipedia-2014",
+    "pypi-readme-files-with-a-long-name-2024",
+    "runs/xoxo-love-letters",
+    "PWD=/work/data",
     "0123456789abcdef0123456789abcdef01234567",  # a commit
     "a" * 64,  # a SHA-256
     "sha256:" + "0a" * 32,

@@ -107,6 +107,12 @@ def test_another_learning_rate_in_the_same_folder() -> None:
     )
     assert str(caught.value.hint).endswith(f"or set save.resume: {url} to resume with these changes")
     change = ("train.steps=6", "optim.learning_rate=1e-5", "save.to=runs/place", "save.resume=runs/place")
+    note, metrics = Path("runs/place/adapter/notes.txt"), Path("runs/place/metrics.jsonl").read_bytes()
+    note.write_text("mine")
+    with pytest.raises(StoreError, match=r"files that tailor did not write: notes\.txt"):
+        train(*change)
+    assert Path("runs/place/metrics.jsonl").read_bytes() == metrics, "before training, not after it"
+    note.unlink()
     resumed, lines = train(*change)
     assert "  optim.learning_rate: 0.003 → 1e-05" in lines
     records = of_kind(resumed.records, "train")

@@ -11,6 +11,7 @@ import pytest
 
 from tailor.artifacts import output
 from tailor.encode import prepare
+from tailor.errors import StoreError
 from tailor.evaluate.progress import ResultParts
 from tailor.layout import MERGE_RECORD, TENSORBOARD
 from tailor.onray import trainer
@@ -174,6 +175,17 @@ def test_a_result_is_replaced_only_as_it_was_written(
             call()
         assert caught.value.exit_code == 2
     assert (store.files("made") if remote else tree(tmp_path)) == before
+
+
+@pytest.mark.parametrize("to", ["memory://bucket", "memory://bucket/"])
+def test_a_whole_bucket_is_no_result(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent would be a local folder, such as `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="has no folder above it"):
+        output.publication(to, MERGE_RECORD)
+    with output.publication(f"{to.rstrip('/')}/model{len(to)}", MERGE_RECORD) as made:
+        (made.folder / "a").write_text("1")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", ["full", "empty", "nowhere"])

@@ -103,6 +103,19 @@ def test_leftovers_of_a_dead_writer_are_removed(store, tmp_path):
         assert not half.folder.exists()
 
 
+def test_notes_in_a_complete_folder_do_not_make_it_unreadable(store):
+    commit(store, "out", {"a.bin": b"123"})
+    for name in ("README.md", "notes.txt", "plots/loss.png", ".DS_Store"):
+        store.write_bytes(f"out/{name}", b"mine")
+    with verified(store, "out") as folder:
+        assert (folder / "a.bin").read_bytes() == b"123"
+    for name in ("own.py", "config.json", "b.safetensors", "merges.txt", "vocab.txt", "sub/chat.jinja"):
+        store.write_bytes(f"out/{name}", b"mine")
+        with pytest.raises(StoreError, match=f"{name} is not listed"), verified(store, "out"):
+            pass
+        store.remove(f"out/{name}")
+
+
 def test_a_changed_file_of_a_complete_folder_is_named(store):
     commit(store, "out", {"a.bin": b"123", "sub/b.bin": b"4567"})
     with verified(store, "out") as folder:
@@ -129,7 +142,12 @@ def test_a_changed_file_of_a_complete_folder_is_named(store):
         with pytest.raises(StoreError, match=told) as caught, verified(store, "out"):
             pass
         assert caught.value.message.startswith(f"{store.url}/out/sub/b.bin ")
-        assert caught.value.hint == f"restore the file, or remove {store.url}/out if you do not need it"
+        repair = f"restore the file, or remove {store.url}/out if you do not need it"
+        assert caught.value.hint == (
+            "move it to another folder: libraries might load it with the files that are listed"
+            if change is entry_left_out
+            else repair
+        )
     store.write_json(f"out/{COMMIT}", {**marker, "c.bin": marker["a.bin"]})
     with pytest.raises(StoreError, match=r"out/c\.bin is missing"), verified(store, "out"):
         pass

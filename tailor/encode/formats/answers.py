@@ -18,6 +18,8 @@ Messages = list[dict[str, Any]]
 
 EMPTY = "empty_answer"
 
+_MEANT = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
+
 
 def conversation(row: Row, field: str) -> tuple[Messages, int]:
     """The conversation that ends with an answer, and how many of its messages are the row's prompt.
@@ -32,13 +34,16 @@ def conversation(row: Row, field: str) -> tuple[Messages, int]:
         turns = [to_message(entry) for entry in entries]
     before: Messages = []
     if isinstance(prompt, str):
-        # If the field is a full conversation, the `prompt` column only repeats its first message.
-        if not any(turn["role"] == "user" for turn in turns):
+        # If the field is a full conversation, the `prompt` column only repeats one of its messages, or several.
+        asked = [turn["content"] for turn in turns if turn["role"] == "user"]
+        if not asked:
             refuse_placeholder(prompt)
             before = [{"role": "user", "content": prompt}]
+        elif not any(text.strip() in prompt or prompt.strip() in text for text in asked):
+            raise RowError("two_prompts", f"`prompt` has another text than the user's turns of `{field}`")
     elif prompt is not None:
         before = [to_message(entry) for entry in to_list(prompt, "prompt")]
-        if before and turns and before[-1]["role"] == "assistant" and before[0] == turns[0]:
+        if before and turns and before[-1]["role"] == "assistant" and is_same(before[0], turns[0]):
             before = []  # the whole conversation with one of its answers
     joined = join(before, turns)
     messages = with_system(row, joined)
@@ -48,12 +53,25 @@ def conversation(row: Row, field: str) -> tuple[Messages, int]:
 
 def join(prompt: Messages, turns: Messages) -> Messages:
     """The prompt and the turns after it, which may repeat it. RowError for turns with another prompt of their own."""
-    if turns[: len(prompt)] == prompt:
+    if count_shared(prompt, turns) == len(prompt):
         return turns
     answered = any(turn["role"] == "assistant" for turn in turns)
     if answered and (turns[0]["role"] == "system" or turns[0]["role"] == "user" == prompt[-1]["role"]):
         raise RowError("two_prompts", "an answer begins with another prompt than the row's")
     return prompt + turns
+
+
+def count_shared(one: Messages, other: Messages) -> int:
+    """The number of messages at the start that both conversations share. An id or a time of a message makes no other one."""
+    count = 0
+    while count < min(len(one), len(other)) and is_same(one[count], other[count]):
+        count += 1
+    return count
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two messages say the same."""
+    return all(one.get(key) == other.get(key) for key in _MEANT)
 
 
 def unweighted(messages: Messages, count: int) -> Messages:

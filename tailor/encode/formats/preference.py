@@ -18,6 +18,8 @@ from tailor.encode.formats.answers import (
     are_messages,
     check_answer,
     conversation,
+    count_shared,
+    is_same,
     join,
     needs_template,
     nonempty,
@@ -40,7 +42,7 @@ from tailor.spec.data import PAIRS
 def _messages(row: Row) -> Record:
     """Two answers as messages, with an explicit prompt (a text or messages), or two conversations that start the same."""
     sides = [conversation(row, field)[0] for field in ("chosen", "rejected")]
-    return _pair(*sides, shared=_shared(*sides), tools=row.get("tools"))
+    return _pair(*sides, shared=count_shared(*sides), tools=row.get("tools"))
 
 
 def _text(row: Row) -> Record:
@@ -65,7 +67,7 @@ def _sharegpt(row: Row) -> Record:
         else:
             turns = to_turns([value] if isinstance(value, Mapping) else value, field)
         sides.append(with_system(row, join(before, turns)))
-    return _pair(*sides, shared=_shared(*sides), tools=row.get("tools"))
+    return _pair(*sides, shared=count_shared(*sides), tools=row.get("tools"))
 
 
 def _alpaca(row: Row) -> Record:
@@ -76,7 +78,7 @@ def _alpaca(row: Row) -> Record:
 
 
 def _pair(chosen: Messages, rejected: Messages, *, shared: int, tools: Any) -> Pair:
-    if chosen == rejected:
+    if len(chosen) == len(rejected) and all(map(is_same, chosen, rejected)):
         raise _same()
     for field, messages in (("chosen", chosen), ("rejected", rejected)):
         check_answer(messages, shared, field)
@@ -84,14 +86,6 @@ def _pair(chosen: Messages, rejected: Messages, *, shared: int, tools: Any) -> P
         what = "system texts" if "system" in (chosen[shared]["role"], rejected[shared]["role"]) else "prompts"
         raise RowError("two_prompts", f"the chosen and the rejected answer have different {what}")
     return Pair(*(to_chat(unweighted(side, shared), tools) for side in (chosen, rejected)))
-
-
-def _shared(chosen: Messages, rejected: Messages) -> int:
-    """The number of messages at the start that both conversations share."""
-    count = 0
-    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
-        count += 1
-    return count
 
 
 def _answer(value: Any, field: str) -> dict[str, Any]:
