@@ -89,7 +89,11 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
         ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
         *([("windows", _windows(plan))] if plan.model.beacon else []),
         *([("chunks", _chunks(plan))] if plan.chunk_size or plan.chunk_tokens else []),
-        ("steps", f"{plan.steps} ({plan.steps_per_epoch} per epoch), warmup {plan.warmup_steps}"),
+        (
+            "steps",
+            f"{plan.steps} ({plan.steps_per_epoch} per epoch), warmup {plan.warmup_steps}"
+            + (f", decay {plan.decay_steps}" if plan.decay_steps else ""),
+        ),
         *(
             [("token budget", f"{plan.token_budget:,}; the steps read {plan.run_tokens:,}")]
             if plan.token_budget

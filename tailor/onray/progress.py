@@ -117,7 +117,9 @@ def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[C
 
     try:
         yield update
-        status.state, status.step = "finished", plan.steps
+        # A run that has stopped early ended at the step of its last record.
+        last = plan.steps if plan.early_stopping is None else step_of(status, read(run))
+        status.state, status.step = "finished", last
     except KeyboardInterrupt as stop:
         status.state, status.error = "interrupted", str(stop) or "interrupted by the user"
         with suppress(StoreError):  # the log may contain a later step than the last record that arrived here

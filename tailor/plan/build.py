@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, deepspeed, rope
+from tailor.plan import beacon, deepspeed, rope, schedule
 from tailor.plan.batches import batch_spec
 from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
@@ -21,9 +19,9 @@ from tailor.plan.strategy import choose
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Beacon, Model
-from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
 from tailor.spec.strategy import Strategy
+from tailor.spec.tasks.retrieval import Retrieval
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Upper limit of the default micro-batch, in tokens. Larger forward passes are not faster; on a CPU they are slower once
@@ -60,6 +58,7 @@ def build(
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
     _check(recipe, data, facts, hardware, {**config, **(config.get("text_config") or {})})
 
+    warmup = schedule.warmup(recipe.optim, data.steps)
     length = max(1, data.longest_row)
     embeddings = embedding_bytes(recipe.method, data, facts)
     sizes = deepspeed.zero_sizes(recipe.scale.strategy, recipe, facts)
@@ -126,6 +125,7 @@ def build(
         save=recipe.save,
         evaluate=recipe.evaluate,
         divergence=recipe.train.divergence,
+        early_stopping=recipe.train.early_stopping,
         workers=recipe.scale.max_workers,
         gpu=gpu,
         strategy=strategy,
@@ -151,7 +151,8 @@ def build(
         steps_per_epoch=data.steps_per_epoch,
         token_budget=recipe.train.tokens,
         run_tokens=data.run_tokens,
-        warmup_steps=_warmup(recipe.optim, data.steps),
+        warmup_steps=warmup,
+        decay_steps=schedule.decay(recipe.optim, data.steps, warmup),
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
@@ -182,19 +183,6 @@ def _frozen_dtype(model: Model, precision: Precision) -> Literal["float32", "bfl
     if model.dtype != "auto":
         return model.dtype
     return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]  # type: ignore[return-value]
-
-
-def _warmup(optim: Optim, steps: int) -> int:
-    if optim.warmup_steps is not None:
-        if optim.warmup_steps and optim.warmup_steps >= steps:
-            raise DataError(
-                f"optim.warmup_steps is {optim.warmup_steps}, but the whole run has only {steps} steps",
-                hint="lower it, set optim.warmup_ratio, or train longer (train.epochs, train.steps)",
-            )
-        return optim.warmup_steps
-    # Of the decimal number: 0.07 * 100 is above 7 in binary. A run of several steps also has one after the warm-up.
-    warmup = math.ceil(Fraction(str(optim.warmup_ratio or 0.0)) * steps)
-    return min(warmup, max(steps - 1, 1))
 
 
 def _with_absolute_path(model: Model) -> Model:
@@ -247,6 +235,11 @@ def _check(
         )
     if recipe.method.embedding is not None:
         _check_embedding(recipe.method.embedding, data, facts)
+    if facts.tied and recipe.model.adapter is None and recipe.optim.learning_rate_ratios.head != 1:
+        raise ModelError(
+            f"optim.learning_rate_ratios.head: {recipe.model.path} has no output head of its own: it is tied to the embeddings",
+            hint="set optim.learning_rate_ratios.embeddings, or remove it",
+        )
     method = recipe.method
     if any(0 < number < method.min_examples for number in (data.examples, data.evaluation_examples)):
         raise DataError(
@@ -255,7 +248,9 @@ def _check(
         )
     evaluate = recipe.evaluate
     by_loss = evaluate.every and evaluate.retrieval is None
-    needs_evaluation = by_loss or evaluate.generation or recipe.save.best
+    stopping = recipe.train.early_stopping
+    watches_rows = stopping is not None and stopping.metric not in Retrieval.figures
+    needs_evaluation = by_loss or evaluate.generation or recipe.save.best or watches_rows
     if needs_evaluation and not data.evaluation_examples:
         raise DataError(
             "the recipe evaluates during training, but there is no evaluation example after preparation",

@@ -26,6 +26,8 @@ OPTIMIZER_BYTES = {
     "paged_adamw_8bit": 2,
     "adafactor": 1,
     "lion": 4,
+    "muon": 4,
+    "schedule_free": 8,
     "sgd": 4,
 }
 """Bytes of optimizer state per trained weight, such as AdamW's two float32 moments."""
@@ -136,7 +138,7 @@ def forecast(
     footprint = Footprint(
         facts,
         weights=weights,
-        optimizer=OPTIMIZER_BYTES[optimizer] * trained + _table_state(optimizer, model, table),
+        optimizer=OPTIMIZER_BYTES[optimizer] * trained + _table_state(optimizer, model, table, tables),
         trained=trained,
         tables=tables,
         low=2 if mixed_precision else 4,
@@ -207,8 +209,13 @@ def trained_parameters(facts: ModelFacts, model: Model) -> int:
     return facts.lora_parameters(model.adapter.rank) + tables * facts.vocabulary * facts.hidden
 
 
-def _table_state(optimizer: str, model: Model, table: int) -> float:
-    """Bytes that the 32-bit state of a trained embedding of `table` weights has more than an 8-bit one."""
+def _table_state(optimizer: str, model: Model, table: int, tables: int) -> float:
+    """Bytes that the state of the trained embeddings and heads of `table` weights each has more than that of other weights.
+
+    8-bit optimizers have a 32-bit one for embeddings, Muon leaves both to AdamW.
+    """
+    if optimizer == "muon":
+        return 4.0 * tables * table
     if not optimizer.endswith("_8bit") or model.beacon is not None:
         return 0.0
     names = (

@@ -14,7 +14,7 @@ from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save
 from tailor.spec.strategy import Strategy
-from tailor.spec.train import Divergence
+from tailor.spec.train import Divergence, EarlyStopping
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Reference = Literal["adapter_off", "copy", "precomputed"]
@@ -37,6 +37,7 @@ class Plan:
     save: Save
     evaluate: Evaluate
     divergence: Divergence
+    early_stopping: EarlyStopping | None
 
     workers: int
     """Number of workers; the maximum, if `scale.workers` is a range."""
@@ -80,6 +81,8 @@ class Plan:
     run_tokens: int | None
     """Tokens that the run reads to reach the budget."""
     warmup_steps: int
+    decay_steps: int
+    """Steps of the decay of the schedule `wsd`; 0 for the others."""
     tokens_per_epoch: int
     supervised_tokens_per_epoch: int
     trained_parameters: int

@@ -46,6 +46,12 @@ MAY_CHANGE_ON_REQUEST = (
     "evaluate",
     "optim.learning_rate",
     "optim.schedule",
+    "optim.min_learning_rate",
+    "optim.cycles",
+    "optim.decay_ratio",
+    "optim.decay_steps",
+    "optim.decay",
+    "optim.learning_rate_ratios",
     "optim.warmup_ratio",
     "optim.warmup_steps",
     "optim.weight_decay",
@@ -61,6 +67,7 @@ MAY_CHANGE_ON_REQUEST = (
     "train.batch_tokens",
     "train.seed",
     "train.divergence",
+    "train.early_stopping",
 )
 """Keys that may change when `save.resume` names the run. The change is reported, and recorded in `origin.json`."""
 

@@ -32,6 +32,25 @@ class Divergence(Section):
     """Number of consecutive steps that `skip` and `reload` may leave out. After more the run stops."""
 
 
+class EarlyStopping(Section):
+    """Training ends when the evaluations during training no longer improve. Needs `evaluate.every`.
+
+    The final model has the weights of the last step, or with `save.best` those of the lowest evaluation loss.
+    """
+
+    patience: int = Field(3, ge=1)
+    """Number of consecutive evaluations without an improvement after which training ends."""
+
+    metric: str = Field("loss", min_length=1)
+    """Metric of the evaluation: `loss`, one of the method, such as `token_accuracy` or `reward_margin`, or with
+    `evaluate.retrieval` one of retrieval, such as `ndcg@10`. Losses and `perplexity` improve when they fall, the others
+    when they rise.
+    """
+
+    min_delta: float = Field(0.0, ge=0)
+    """An evaluation counts as an improvement if it is better by more than this than the best one that counted."""
+
+
 class Train(Section):
     """Training length, batch size, memory and precision."""
 
@@ -84,6 +103,9 @@ class Train(Section):
 
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the data order, the adapter's initial weights and dropout."""
+
+    early_stopping: EarlyStopping | None = None
+    """Ends training when the evaluations no longer improve. Default: off."""
 
     divergence: Divergence = Divergence()
     """What happens when a step diverges (NaN loss or an exploding gradient norm)."""

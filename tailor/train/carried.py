@@ -52,6 +52,8 @@ def checkpoint_url(session: Session, step: int, run: str | None) -> str:
 
 def _carried(session: Session, state: State, start: str) -> State:
     plan, other = session.plan, other_run(session, start)
+    if start == plan.resume_from:  # the changed recipe may ask for more steps or watch another metric
+        state.watched_best, state.unimproved, state.stopped_early = None, 0, False
     if other is not None:
         state.best_run, state.reload_run = state.best_run or other, state.reload_run or other
         state.earlier_best = []

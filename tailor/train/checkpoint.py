@@ -53,6 +53,12 @@ class State:
     """Step of the checkpoint that `train.divergence.action: reload` loads."""
     reload_run: str | None = None
     """URL of the run that has that checkpoint, if it is another one, which this run has resumed."""
+    watched_best: float | None = None
+    """Best value of `train.early_stopping.metric` that counted as an improvement."""
+    unimproved: int = 0
+    """Number of consecutive evaluations up to this step without an improvement of that metric."""
+    stopped_early: bool = False
+    """Training has ended at this step."""
     diverged: int = 0
     """Number of consecutive steps up to this one that diverged and whose update was skipped."""
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +81,9 @@ class _State(TypedDict):
     earlier_best: NotRequired[list[Count]]
     reload_from: NotRequired[Count | None]
     reload_run: NotRequired[str | None]
+    watched_best: NotRequired[Number | None]
+    unimproved: NotRequired[Count]
+    stopped_early: NotRequired[bool]
     diverged: NotRequired[Count]
     scaler: NotRequired[dict[str, Any]]
 
@@ -90,10 +99,12 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
         if isinstance(strategy, Sharded):
             sharded_checkpoint.write(folder, strategy)
         else:
-            weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(strategy.model)}
-            save_file(weights, folder / WEIGHTS)
-            names = optimizer_order(strategy.model)
+            names = optimizer_order(strategy.optimizer, strategy.model)
             torch.save({**strategy.optimizer.state_dict(), NAMES: names}, folder / OPTIMIZER)
+            with strategy.evaluation_weights():
+                trained = trained_parameters(strategy.model)
+                weights = {name: p.detach().cpu().contiguous() for name, p in trained}
+                save_file(weights, folder / WEIGHTS)
         if strategy.rank == 0:
             (folder / STATE).write_text(STATE_FILE.text(asdict(state)))
 
@@ -146,7 +157,7 @@ def _put_shards(folder: Path, strategy: Strategy) -> None:
     with sharded_checkpoint.ShardedReader(folder, shapes) as saved:
         _copy_weights(saved, strategy.model)
         states: dict[int, dict[str, torch.Tensor]] = {}
-        order = optimizer_order(strategy.model)
+        order = optimizer_order(strategy.optimizer, strategy.model)
         for number, name in enumerate(order):
             states[number] = {key: saved.full(name, key) for key in saved.keys}
             if saved.updates:
@@ -158,7 +169,7 @@ def _put_state(strategy: Strategy, state: dict[str, Any]) -> None:
     """Load a saved optimizer state by the names of its weights: their numbers depend on the groups, and these on the version."""
     optimizer = strategy.optimizer
     names = numbering(state, {name: shape_of(p) for name, p in trained_parameters(strategy.model)})
-    numbers = {name: number for number, name in enumerate(optimizer_order(strategy.model))}
+    numbers = {name: number for number, name in enumerate(optimizer_order(optimizer, strategy.model))}
     states = {numbers[names[number]]: values for number, values in state["state"].items()}
     # The groups and their settings are those of the recipe.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

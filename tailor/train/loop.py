@@ -6,6 +6,7 @@ import math
 import posixpath
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from tailor.plan import Plan
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
 from tailor.train.carried import begin, carry_over, checkpoint_url, other_run
+from tailor.train.early_stopping import watch
 from tailor.train.evaluation import evaluate
 from tailor.train.host import Host
 from tailor.train.prefetch import prefetch
@@ -56,12 +58,15 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
         _barrier(host)
 
     chosen = state.best_step if plan.save.best and state.best_step is not None else state.step
+    final: AbstractContextManager[Any] = session.strategy.evaluation_weights()
     if chosen != state.step:
         checkpoint.load_weights(checkpoint_url(session, chosen, state.best_run), session.strategy)
+        final = nullcontext()  # a checkpoint has the weights to evaluate
         session.say(f"writing the artifact from step {chosen}, which has the lowest evaluation loss")
-    for probe in probes:
-        probe(session, "end", state.step)
-    url = write_artifact(session)
+    with final:
+        for probe in probes:
+            probe(session, "end", state.step)
+        url = write_artifact(session)
     if host.rank == 0:
         host.report({"kind": "artifact", "url": url, "made_from": chosen})
     _barrier(host)
@@ -91,6 +96,8 @@ class _Training:
         self._session.model.train()
         if not state.evaluated and self._evaluation_is_due() and not self._evaluate():
             return False
+        if state.stopped_early:
+            return True
         for number, micro_batches, waited in _steps(self._session, state.step):
             started = time.perf_counter()
             throughput.start_peak(self._session.device)
@@ -109,6 +116,8 @@ class _Training:
                 self._save()
             if stop:
                 return False
+            if state.stopped_early:
+                return True
             self._saver.check()
         return True
 
@@ -121,25 +130,32 @@ class _Training:
     def _checkpoint_is_due(self) -> bool:
         step, plan = self._state.step, self._session.plan
         improved = plan.save.best and self._state.best_step == step
-        return step == plan.steps or _due(step, plan.save.every) or improved
+        last = step == plan.steps or self._state.stopped_early
+        return last or _due(step, plan.save.every) or improved
 
     def _evaluate(self) -> bool:
         """Evaluate, remember the best step and call the probes. False if a worker was asked to stop during the evaluation."""
         state, session = self._state, self._session
-        if len(session.tokens.split("evaluation")) and not self._evaluate_loss():
-            return False
-        for probe in self._probes:
-            probe(session, "evaluation", state.step)
+        metrics: dict[str, Any] = {}
+        with session.strategy.evaluation_weights():
+            if len(session.tokens.split("evaluation")):
+                record = self._evaluate_loss()
+                if record is None:
+                    return False
+                metrics |= record
+            for probe in self._probes:
+                metrics |= probe(session, "evaluation", state.step) or {}
+        watch(session, state, metrics)
         state.evaluated = True
         return True
 
-    def _evaluate_loss(self) -> bool:
+    def _evaluate_loss(self) -> dict[str, Any] | None:
         state, session = self._state, self._session
         throughput.release(session.device)
         throughput.start_peak(session.device)
         record = evaluate(session, state.step)
         if record is None:
-            return False
+            return None
         record["peak_memory_bytes"] = throughput.peak_memory_bytes(session.device)
         throughput.release(session.device)
         if session.host.rank == 0:
@@ -151,7 +167,7 @@ class _Training:
             state.best_step, state.best_loss = state.step, record["loss"]
             # An evaluation at the step of another run's checkpoint: this run has none of that step.
             state.best_run = self._first_run if state.step == self._first else None
-        return True
+        return record
 
     def _save(self) -> None:
         state, session = self._state, self._session

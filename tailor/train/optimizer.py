@@ -1,47 +1,118 @@
-"""Optimizers and the learning-rate schedule."""
+"""Optimizers over groups of the trained weights."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from tailor.errors import ModelError
+from tailor.models.causal import CausalModel
 from tailor.spec.optim import Optim
+from tailor.train.muon import MuonWithAdamW
+from tailor.train.schedule_free import schedule_free
+
+RATIO = "learning_rate_ratio"
+"""Key of a parameter group: its learning rate as a multiple of `optim.learning_rate`."""
 
 
 def build_optimizer(spec: Optim, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer over the trained weights, with weight decay on those that `decayed` names."""
-    names, trained = set(decayed(model)), list(trained_parameters(model))
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trained if name in names], "weight_decay": spec.weight_decay},
-        {"params": [p for name, p in trained if name not in names], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    rate, betas = spec.learning_rate, spec.betas
+    """Build the optimizer over the trained weights, with weight decay on those that `decayed` names.
+
+    ModelError if a learning rate is set for weights that the model does not have, or a package is missing.
+    """
+    groups = parameter_groups(spec, model)
+    rate, betas, eps = spec.learning_rate, spec.betas, spec.eps
     match spec.optimizer:
         case "adamw":
-            return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=spec.eps, fused=True)
+            return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=eps, fused=True)
         case "sgd":
-            groups = [{"params": group["params"]} for group in groups]
+            for group in groups:
+                del group["weight_decay"]
             return torch.optim.SGD(groups, lr=rate, momentum=spec.momentum)
         case "adafactor":
             return torch.optim.Adafactor(groups, lr=rate)
+        case "muon":
+            return MuonWithAdamW(
+                groups, _muon_matrices(model), lr=rate, momentum=spec.momentum, betas=betas, eps=eps
+            )
+        case "schedule_free":
+            return schedule_free(groups, lr=rate, betas=betas, eps=eps)
     import bitsandbytes.optim as bnb
 
     match spec.optimizer:
         case "lion":
             return bnb.Lion(groups, lr=rate, betas=betas)
         case "paged_adamw":
-            return bnb.PagedAdamW(groups, lr=rate, betas=betas, eps=spec.eps)
+            return bnb.PagedAdamW(groups, lr=rate, betas=betas, eps=eps)
         case "adamw_8bit":
-            return _tables_in_32_bits(bnb.AdamW8bit(groups, lr=rate, betas=betas, eps=spec.eps), model)
+            return _tables_in_32_bits(bnb.AdamW8bit(groups, lr=rate, betas=betas, eps=eps), model)
         case "paged_adamw_8bit":
-            return _tables_in_32_bits(bnb.PagedAdamW8bit(groups, lr=rate, betas=betas, eps=spec.eps), model)
+            return _tables_in_32_bits(bnb.PagedAdamW8bit(groups, lr=rate, betas=betas, eps=eps), model)
     raise AssertionError(spec.optimizer)
+
+
+def parameter_groups(spec: Optim, model: nn.Module) -> list[dict[str, Any]]:
+    """The trained weights in groups of one learning rate and weight decay, those with weight decay first.
+
+    ModelError if `learning_rate_ratios` has a ratio for a kind of weights of which none is trained.
+    """
+    with_decay, kinds = set(decayed(model)), _kinds(model)
+    ratios = {kind: ratio for kind, ratio in spec.learning_rate_ratios if ratio != 1}
+    trained = list(trained_parameters(model))
+    for kind in ratios:
+        if not any(kinds(name, parameter) == kind for name, parameter in trained):
+            raise ModelError(
+                f"optim.learning_rate_ratios.{kind}: this recipe trains no such weights in this model",
+                hint="remove it, or name their module in model.adapter.modules_to_save",
+            )
+    groups: dict[tuple[float, bool], list[Any]] = {
+        (ratio, decays): [] for ratio in dict.fromkeys((1.0, *ratios.values())) for decays in (True, False)
+    }
+    for name, parameter in trained:
+        groups[ratios.get(kinds(name, parameter), 1.0), name in with_decay].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": spec.weight_decay if decays else 0.0, RATIO: ratio}
+        for (ratio, decays), parameters in groups.items()
+        if parameters
+    ]
+
+
+_LORA_B = re.compile(r"\.lora_(B|embedding_B|magnitude_vector)\.")
+"""In the name of a weight: LoRA's matrix B, or DoRA's magnitudes."""
+
+
+def _kinds(model: nn.Module) -> Callable[[str, Any], str]:
+    """A function of the name and the weight: its kind, a key of `LearningRateRatios`, or "other"."""
+    embeddings = {
+        id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
+    }
+    head = {id(p) for p in model.head.parameters()} if isinstance(model, CausalModel) else set()
+
+    def kind(name: str, parameter: Any) -> str:
+        if _LORA_B.search(name):
+            return "lora_b"
+        if id(parameter) in embeddings:
+            return "embeddings"
+        return "head" if id(parameter) in head else "other"
+
+    return kind
+
+
+def _muon_matrices(model: nn.Module) -> set[int]:
+    """Ids of the weights that Muon trains: matrices of hidden layers, without embeddings and the output head."""
+    with_decay, kinds = set(decayed(model)), _kinds(model)
+    return {
+        id(parameter)
+        for name, parameter in trained_parameters(model)
+        if name in with_decay
+        and parameter.ndim == 2
+        and "lora_embedding_" not in name
+        and kinds(name, parameter) not in ("embeddings", "head")
+    }
 
 
 def _tables_in_32_bits(optimizer: Any, model: nn.Module) -> Any:
@@ -94,10 +165,10 @@ def decayed(model: nn.Module) -> list[str]:
     ]
 
 
-def optimizer_order(model: nn.Module) -> list[str]:
-    """Names of the trained weights in the order of `build_optimizer`'s groups, in which its state numbers them."""
-    first = set(decayed(model))
-    return sorted((name for name, _ in trained_parameters(model)), key=lambda name: name not in first)
+def optimizer_order(optimizer: Any, model: nn.Module) -> list[str]:
+    """Names of the trained weights in the order of the optimizer's groups, in which its state numbers them."""
+    names = {id(parameter): name for name, parameter in trained_parameters(model)}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def numbering(state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -111,25 +182,10 @@ NAMES = "names"
 """Key of a saved optimizer state: the names of the weights in the order of their numbers."""
 
 
-def learning_rate(spec: Optim, step: int, steps: int, warmup: int) -> float:
-    """Learning rate of a step, counted from 0. It is above 0 in the first step of the warm-up and in the last step: a rate of
-    0 would waste a step."""
-    if step < warmup:
-        return spec.learning_rate * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, steps - warmup)
-    match spec.schedule:
-        case "constant":
-            return spec.learning_rate
-        case "linear":
-            return spec.learning_rate * (1 - done)
-        case "cosine":
-            return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameter groups. rate: of the groups with the ratio 1."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATIO, 1.0)
 
 
 def trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -75,9 +75,9 @@ class Session:
 
 
 When = Literal["start", "evaluation", "end"]
-Probe = Callable[[Session, When, int], None]
+Probe = Callable[[Session, When, int], Mapping[str, float] | None]
 """A function that is called on every rank with the number of steps done: before the first step, at each evaluation, and
-after the last step."""
+after the last step. It may return metrics that `train.early_stopping` can watch, on rank 0."""
 
 
 def open_session(plan: Plan, host: Host) -> Session:

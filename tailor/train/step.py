@@ -24,7 +24,7 @@ from tailor.methods import LossSum
 from tailor.methods.base import MicroBatch
 from tailor.models.documents import Collator, TokenBatch
 from tailor.train.checkpoint import State
-from tailor.train.optimizer import learning_rate
+from tailor.train.schedule import learning_rate
 from tailor.train.session import Session
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class StepRunner:
         loss = sums["loss"] / denominator
         norm = self.strategy.gradient_norm()
         diverged = self._diverged(loss, norm)
-        rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps)
+        rate = learning_rate(plan.optim, step, plan.steps, plan.warmup_steps, plan.decay_steps)
         if diverged:
             self.strategy.skip()
         else:

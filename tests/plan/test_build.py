@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope
+from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope, schedule
 from tailor.plan.build import choose_precision
 from tailor.spec.load import load_recipe
 from tailor.spec.methods.dpo import Dpo
 from tailor.spec.methods.gritlm import Gritlm
+from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
 from tailor.spec.rope import YarnRope
 from tests.helpers.public_configs import BASES
@@ -101,6 +102,34 @@ def test_memory_by_what_is_trained() -> None:
 )
 def test_precision(asked: str, device: str, bf16: bool, found: str) -> None:
     assert choose_precision(asked, Hardware(device, 2**30, bf16)) == found
+
+
+@pytest.mark.parametrize(
+    ("optim", "steps"),
+    [
+        ({"schedule": "wsd"}, 9),
+        ({"schedule": "wsd", "decay_ratio": 0.07}, 7),  # 6.3, rounded up
+        ({"schedule": "wsd", "decay_ratio": 1.0}, 90),
+        ({"schedule": "wsd", "decay_steps": 70, "warmup_steps": 20}, 70),
+        ({}, 0),
+    ],
+)
+def test_decay(optim: dict[str, Any], steps: int) -> None:
+    assert plan(optim={"learning_rate": 1e-4, **optim}).decay_steps == steps
+
+
+def test_a_schedule_that_does_not_fit_is_an_error() -> None:
+    wsd = {"learning_rate": 1e-4, "schedule": "wsd", "warmup_steps": 20}
+    with pytest.raises(
+        DataError, match=r"optim\.decay_steps asks for 71 steps of decay, .* only 70 steps after"
+    ):
+        plan(optim={**wsd, "decay_steps": 71})
+    with pytest.raises(DataError, match=r"optim\.decay_ratio asks for 90 steps of decay"):
+        plan(optim={**wsd, "decay_ratio": 1})
+    restarts = {"learning_rate": 1e-4, "schedule": "cosine_with_restarts"}
+    assert plan(optim={**restarts, "cycles": 90}).steps == 90
+    with pytest.raises(DataError, match=r"optim\.cycles is 91, but the run has only 90 steps"):
+        plan(optim={**restarts, "cycles": 91})
 
 
 @pytest.mark.parametrize(("optim", "steps"), [({"warmup_ratio": 0.1}, 9), ({"warmup_steps": 7}, 7), ({}, 0)])
@@ -363,7 +392,38 @@ def test_planning_imports_nothing_heavy() -> None:
     [(0.03, 10, 1), (0.1, 11, 2), (0.07, 100, 7), (0.5, 1, 1), (0.99, 2, 1), (0.0, 9, 0)],
 )
 def test_a_warmup_ratio_is_rounded_up(ratio: float, steps: int, warmup: int) -> None:
-    from tailor.plan.build import _warmup
-    from tailor.spec.optim import Optim
+    assert schedule.warmup(Optim(learning_rate=1e-4, warmup_ratio=ratio), steps) == warmup
 
-    assert _warmup(Optim(learning_rate=1e-4, warmup_ratio=ratio), steps) == warmup
+
+@pytest.mark.parametrize(("steps", "parts"), [(11, (6, 5)), (1, (1, 0)), (2, (1, 1)), (10, (5, 5))])
+def test_two_halves_that_are_rounded_up_fit(steps: int, parts: tuple[int, int]) -> None:
+    optim = Optim(learning_rate=1e-4, schedule="wsd", warmup_ratio=0.5, decay_ratio=0.5)
+    warmup = schedule.warmup(optim, steps)
+    assert (warmup, schedule.decay(optim, steps, warmup)) == parts
+
+
+def test_a_tied_head_has_no_learning_rate_of_its_own() -> None:
+    optim = {"learning_rate": 1e-4, "learning_rate_ratios": {"head": 2}}
+    full = recipe(model=FULL, optim=optim)
+    build(full, DATA, LLAMA_8B, GPU, run_url="runs/x")
+    with pytest.raises(ModelError, match=r"optim\.learning_rate_ratios\.head: .* tied to the embeddings"):
+        build(full, DATA, {**LLAMA_8B, "tie_word_embeddings": True}, GPU, run_url="runs/x")
+
+
+def test_the_state_of_muon_and_schedule_free() -> None:
+    """Bytes: one moment of a matrix, two of the embedding and the head, as AdamW; z and one moment of all weights."""
+
+    def optimizer(name: str) -> int:
+        return plan(model=FULL, optim={"learning_rate": 1e-4, "optimizer": name}).memory.optimizer
+
+    tables = 2 * 128256 * 4096
+    adamw = optimizer("adamw")
+    assert optimizer("schedule_free") == adamw
+    assert optimizer("muon") == pytest.approx(4 * adamw / 8 + 4 * tables, rel=1e-6)
+
+
+def test_early_stopping_needs_an_evaluation_example() -> None:
+    stopping = {"train": {"early_stopping": {}}, "evaluate": {"every": 5}}
+    assert plan(**stopping).early_stopping is not None
+    with pytest.raises(DataError, match="there is no evaluation example after preparation"):
+        plan(data=dataclasses.replace(DATA, evaluation_examples=0), **stopping)

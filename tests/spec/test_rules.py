@@ -13,6 +13,10 @@ EVALUATED = "data.holdout=0.1"
 ADAPTER = "model.adapter={}"
 TOGETHER = ["scale.workers=2", "scale.sequence_parallel=2"]
 OFFLOADED = ["train.activation_checkpointing=true", "train.activation_offloading=true"]
+BEACON = ["model.beacon={}", "data.pack=false"]
+WSD = ["optim.schedule=wsd"]
+RATIOS = "optim.learning_rate_ratios"
+STOPPING = [EVALUATED, "evaluate.every=5"]
 DPO, KTO = "method={name: dpo}", "method={name: kto}"
 
 
@@ -75,6 +79,64 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
         (["model.dtype=bfloat16"], ["model.dtype=bfloat16", ADAPTER]),
         (["model.dtype=bfloat16"], ["model.dtype=auto"]),
         (["optim.momentum=0.9"], ["optim.momentum=0.9", "optim.optimizer=sgd"]),
+        (
+            ["optim.momentum=0.9", "optim.optimizer=schedule_free"],
+            ["optim.momentum=0.9", "optim.optimizer=muon"],
+        ),
+        (
+            ["optim.betas=[0.9, 0.9]", "optim.optimizer=sgd"],
+            ["optim.betas=[0.9, 0.9]", "optim.optimizer=muon"],
+        ),
+        (
+            ["optim.schedule=constant_with_warmup"],
+            ["optim.schedule=constant_with_warmup", "optim.warmup_steps=5"],
+        ),
+        (
+            ["optim.schedule=constant_with_warmup", "optim.warmup_steps=0"],
+            ["optim.schedule=constant_with_warmup", "optim.warmup_ratio=0.1"],
+        ),
+        (["optim.min_learning_rate=1e-5", "optim.schedule=constant"], ["optim.min_learning_rate=1e-5"]),
+        (["optim.min_learning_rate=3e-4"], ["optim.min_learning_rate=2e-4"]),
+        (["optim.cycles=3"], ["optim.cycles=3", "optim.schedule=cosine_with_restarts"]),
+        (["optim.decay_ratio=0.2"], [*WSD, "optim.decay_ratio=0.2"]),
+        (["optim.decay_steps=20"], [*WSD, "optim.decay_steps=20"]),
+        (["optim.decay=linear"], [*WSD, "optim.decay=linear"]),
+        ([*WSD, "optim.decay_ratio=0.2", "optim.decay_steps=20"], [*WSD, "optim.decay_ratio=0.2"]),
+        (
+            [*WSD, "train.steps=10", "optim.warmup_steps=4", "optim.decay_steps=7"],
+            [*WSD, "train.steps=10", "optim.warmup_steps=4", "optim.decay_steps=6"],
+        ),
+        (
+            [*WSD, "optim.warmup_ratio=0.5", "optim.decay_ratio=0.6"],
+            [*WSD, "optim.warmup_ratio=0.5", "optim.decay_ratio=0.5"],
+        ),
+        (["optim.optimizer=schedule_free", "optim.schedule=cosine"], ["optim.optimizer=schedule_free"]),
+        (
+            ["optim.optimizer=schedule_free", "optim.betas=[0.0, 0.9]"],
+            ["optim.optimizer=schedule_free", "optim.betas=[0.5, 0.9]"],
+        ),
+        *(
+            ([f"optim.optimizer={name}", f"scale.strategy={strategy}"], [f"optim.optimizer={name}"])
+            for name in ("muon", "schedule_free")
+            for strategy in ("fsdp", "{name: deepspeed, stage: 1}", "{name: deepspeed, stage: 3}")
+        ),
+        ([f"{RATIOS}.lora_b=16"], [f"{RATIOS}.lora_b=16", ADAPTER]),
+        ([f"{RATIOS}.embeddings=0.1", ADAPTER], [f"{RATIOS}.embeddings=0.1"]),
+        (
+            [f"{RATIOS}.head=0.1", ADAPTER],
+            [f"{RATIOS}.head=0.1", "model.adapter={modules_to_save: [lm_head]}"],
+        ),
+        ([f"{RATIOS}.head=0.1", *BEACON], [f"{RATIOS}.head=1", *BEACON]),
+        (["train.early_stopping={}", EVALUATED], ["train.early_stopping={}", EVALUATED, "evaluate.every=5"]),
+        (["train.early_stopping={}", "evaluate.every=5"], ["evaluate.every=5", EVALUATED]),
+        (
+            [*STOPPING, "train.early_stopping.metric=reward_margin"],
+            [*STOPPING, "train.early_stopping.metric=token_accuracy"],
+        ),
+        (
+            [*STOPPING, "train.early_stopping.metric=ndcg@10"],
+            [*STOPPING, "train.early_stopping.metric=perplexity"],
+        ),
         (["optim.betas=[0.9, 0.99]", "optim.optimizer=adafactor"], ["optim.betas=[0.9, 0.99]"]),
         (["optim.eps=1e-6", "optim.optimizer=lion"], ["optim.eps=1e-6", "optim.optimizer=paged_adamw_8bit"]),
         (["save.keep=2"], ["save.keep=2", "save.every=10"]),

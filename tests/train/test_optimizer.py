@@ -1,8 +1,7 @@
-"""Optimizers move weights, schedules follow their formulas."""
+"""Optimizers move weights, and their groups have the right weights."""
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from tailor.spec.optim import Optim
 from tailor.train import checkpoint
-from tailor.train.optimizer import build_optimizer, decayed, learning_rate, numbering, optimizer_order
+from tailor.train.optimizer import build_optimizer, decayed, numbering, optimizer_order
 from tests.helpers.families import COMMON, DENSE, FAMILIES
 
 OPTIMIZERS = get_args(Optim.model_fields["optimizer"].annotation)
@@ -24,6 +23,8 @@ def spec(**values: object) -> Optim:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_lowers_a_loss(name: str) -> None:
+    if name == "schedule_free":
+        pytest.importorskip("schedulefree")
     torch.manual_seed(0)
     model, inputs = nn.Linear(128, 64), torch.randn(64, 128)
     optimizer = build_optimizer(spec(optimizer=name), model)
@@ -55,16 +56,6 @@ def test_only_trained_weights_are_given_to_it() -> None:
     model[0].requires_grad_(False)
     groups = build_optimizer(spec(), model).param_groups
     assert sum(len(group["params"]) for group in groups) == 2
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_schedules(schedule: str) -> None:
-    rates = [learning_rate(spec(schedule=schedule), step, 100, 10) for step in range(100)]
-    assert rates[:10] == pytest.approx([1e-2 * (step + 1) / 11 for step in range(10)])
-    assert rates[10] == 1e-2
-    middle = {"cosine": 0.5 * (1 + math.cos(math.pi / 2)), "linear": 0.5, "constant": 1.0}[schedule]
-    assert rates[55] == pytest.approx(1e-2 * middle)
-    assert 0 < rates[99] <= rates[98]
 
 
 GPT_OSS = {"head_dim": 16, "num_local_experts": 4, "sliding_window": 16}
@@ -127,7 +118,7 @@ def test_an_optimizer_state_of_before_is_loaded_by_name() -> None:
         parameter.grad = torch.full_like(parameter, float(number + 1))
     before.step()
     now = build_optimizer(spec(), model)
-    order = optimizer_order(model)
+    order = optimizer_order(now, model)
     old = numbering(before.state_dict(), {name: tuple(p.shape) for name, p in named})
     assert old != order, "control: the numbers have changed"
     strategy = SimpleNamespace(model=model, optimizer=now)

@@ -31,14 +31,14 @@ class Probe:
         settings = self._settings
         return read_collection(settings.data, KEY, settings.query_instruction, settings.corpus_instruction)
 
-    def __call__(self, session: Session, when: When, step: int) -> None:
-        """Measure at the start and at evaluations. DataError when the collection cannot be read.
+    def __call__(self, session: Session, when: When, step: int) -> dict[str, float] | None:
+        """Measure at the start and at evaluations; returns the metrics on rank 0. DataError when the collection cannot be read.
 
         The collection is read at the first call, before the first step, so a mistake in it ends the run early.
         """
         host, collection = session.host, self._collection
         if when == "end" or (when == "start" and host.resume() is not None):
-            return
+            return None
         plan = session.plan
         assert plan.method.embedding is not None
         embedder = Embedder(
@@ -58,7 +58,7 @@ class Probe:
         totals.add_number("truncated", embedder.truncated)
         truncated = int(totals.over_workers(session.host.world)["truncated"])
         if host.rank != 0:
-            return
+            return None
         if truncated and not self._warned_truncation:
             session.say(
                 f"evaluate.retrieval: {truncated:,} texts are longer than data.max_length ({embedder.max_length:,} tokens); "
@@ -66,16 +66,18 @@ class Probe:
             )
             self._warned_truncation = True
         figures = [one.figures for one in search.results()]
+        means = {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
         host.report(
             {
                 "kind": "retrieval",
                 "step": step,
-                **{name: float(np.mean([one[name] for one in figures])) for name in figures[0]},
+                **means,
                 "queries": len(collection.queries),
                 "passages": len(collection.corpus),
                 "truncated": truncated,
             }
         )
+        return means
 
 
 def _embedded(embedder: Embedder, texts: list[Text], session: Session) -> tuple[list[int], np.ndarray]:

@@ -123,6 +123,8 @@ class MethodSection(Section):
     """Why it needs `min_examples`: the end of a sentence that starts with `method NAME`."""
     embedding_key: ClassVar[str] = "method.name"
     """The key that decides whether it trains embeddings."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics of its evaluations, besides the loss, that `train.early_stopping` can watch. Empty: not declared."""
     can_precompute_reference: ClassVar[bool] = True
     """Whether its reference log-probabilities can be computed before training."""
 

@@ -24,6 +24,7 @@ class Dpo(MethodSection):
     """
 
     implementation = "tailor.methods.dpo:build"
+    metrics = ("reward_accuracy", "reward_margin")
     rules = "tailor.spec.rules.methods.dpo"
     reads = (PAIRS,)
     compares_answers = True

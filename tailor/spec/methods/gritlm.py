@@ -19,6 +19,7 @@ class Gritlm(MethodSection):
     """
 
     implementation = "tailor.methods.gritlm:build"
+    metrics = ("embedding_loss", "embedding_accuracy", "generative_loss")
     rules = "tailor.spec.rules.methods.gritlm"
     reads = (RELEVANCE, EXAMPLES)
     documents_per_pass = "puts many texts into one forward pass"

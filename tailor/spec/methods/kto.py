@@ -18,6 +18,7 @@ class Kto(MethodSection):
     """
 
     implementation = "tailor.methods.kto:build"
+    metrics = ("reward_accuracy", "reward_margin")
     rules = "tailor.spec.rules.methods.kto"
     reads = (RATED,)
     compares_answers = True

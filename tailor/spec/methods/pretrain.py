@@ -12,6 +12,7 @@ class Pretrain(MethodSection):
     """Pretraining or continued pretraining: next-token loss on every token of plain texts."""
 
     implementation = "tailor.methods.next_token:build"
+    metrics = ("perplexity", "token_accuracy")
     rules = "tailor.spec.rules.methods.pretrain"
     reads = (TEXTS,)
     token_loss = True

@@ -12,6 +12,7 @@ class Sft(MethodSection):
     """Supervised fine-tuning (SFT): next-token loss on the supervised tokens."""
 
     implementation = "tailor.methods.next_token:build"
+    metrics = ("perplexity", "token_accuracy")
     reads = (EXAMPLES,)
     token_loss = True
 

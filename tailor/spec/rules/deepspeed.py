@@ -17,6 +17,7 @@ from tailor.spec.optim import Optim
 from tailor.spec.reading import secrets
 from tailor.spec.reading.source import Document, parse
 from tailor.spec.rules.keys import Keys, path_of
+from tailor.spec.rules.optim import CONSTANT
 from tailor.spec.train import DEFAULT_BATCH_SIZE
 
 KEY = "scale.strategy.config"
@@ -151,7 +152,8 @@ def _claims(keys: Keys) -> Iterator[Claim]:
             call_default_factory=True, validated_data={"optimizer": optimizer}
         )
         yield f"optimizer.params.{theirs}", f"optim.{ours}", own if own is not None else default
-    yield "scheduler.type", "optim.schedule", keys("optim.schedule") or "cosine"
+    schedule = keys("optim.schedule") or "cosine"
+    yield "scheduler.type", "optim.schedule", "constant" if schedule in CONSTANT else schedule
     yield "scheduler.params.warmup_num_steps", "optim.warmup_steps", keys("optim.warmup_steps")
     yield "scheduler.params.warmup_max_lr", "optim.learning_rate", keys("optim.learning_rate")
     yield "scheduler.params.warmup_min_lr", "optim.schedule", 0

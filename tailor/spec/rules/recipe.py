@@ -19,8 +19,10 @@ from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules import (
     beacon,
+    early_stopping,
     final_evaluation,
     methods,
+    optim,
     rope,
     sequence_parallel,
     strategy,
@@ -47,6 +49,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         methods.conflicts,
         _folders,
         sequence_parallel.conflicts,
+        optim.conflicts,
     )
     for conflicts in rules:
         for key, other, why in conflicts(keys):
@@ -65,6 +68,8 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         rope.findings,
         strategy.findings,
         sequence_parallel.findings,
+        optim.findings,
+        early_stopping.findings,
         _unused,
         final_evaluation.findings,
     )
@@ -99,6 +104,7 @@ PAIRS = (
     ("train.steps", "train.tokens"),
     ("train.batch_size", "train.batch_tokens"),
     ("optim.warmup_ratio", "optim.warmup_steps"),
+    ("optim.decay_ratio", "optim.decay_steps"),
     ("data.holdout", "data.evaluation"),
 )
 """Two keys for the same setting, of which a recipe has at most one."""
@@ -169,13 +175,6 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "scale.workers.min",
             "scale.workers.max",
             f"the minimum {minimum} is larger than the maximum {maximum}; change one of them",
-        )
-    steps, warmup = keys("train.steps"), keys("optim.warmup_steps")
-    if steps and warmup and warmup >= steps:
-        yield (
-            "optim.warmup_steps",
-            "train.steps",
-            f"the warm-up of {warmup} steps does not end within {steps} steps; lower optim.warmup_steps",
         )
 
 
@@ -326,17 +325,7 @@ def _lists(keys: Keys) -> Iterator[Finding]:
 
 def _unused(keys: Keys) -> Iterator[Finding]:
     """Keys that would be ignored. They are left out of a resolved recipe."""
-    optimizer = keys("optim.optimizer") or "adamw"
-    adamw, lion = "adamw" in optimizer, optimizer == "lion"
-    if not keys.is_wrong("optim.optimizer"):
-        for key, used, users in (
-            ("optim.betas", adamw or lion, "the adamw optimizers and lion"),
-            ("optim.eps", adamw, "the adamw optimizers"),
-            ("optim.momentum", optimizer == "sgd", "sgd"),
-            ("optim.weight_decay", optimizer != "sgd", "the other optimizers"),
-        ):
-            if keys(key) is not None and not used:
-                yield key, f"has no effect with {optimizer}; it is for {users}"
+    yield from optim.unused(keys)
     if keys("model.quantize.type") == "int8" and keys("model.quantize.double") is not None:
         yield "model.quantize.double", "has no effect with int8; it is for nf4 and fp4"
     full = keys.absent("model.adapter") and keys.absent("model.beacon")

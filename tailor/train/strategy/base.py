@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -84,6 +84,11 @@ class Strategy(ABC):
     @abstractmethod
     def skip(self) -> None:
         """Clear the gradient without an update."""
+
+    def evaluation_weights(self) -> AbstractContextManager[Any]:
+        """Context in which the model has the weights to evaluate and to save, for an optimizer that averages them."""
+        averaged = getattr(self.optimizer, "averaged", None)
+        return nullcontext() if averaged is None else averaged()
 
     def weights(self) -> tuple[int, int]:
         """(trained, all): number of parameters of the model before sharding."""

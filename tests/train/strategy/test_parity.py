@@ -33,6 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "full, checkpointed": {"optim": {"max_grad_norm": 0.5}, "train": AGAIN},
     "lora, checkpointed": {**LORA_MODEL, "train": AGAIN},
     "three rows for two workers": {"train": {"batch_size": 3}},
+    "learning-rate ratios": {"optim": {"learning_rate_ratios": {"embeddings": 0.1, "head": 5}}},
 }
 SHARED = [name for name in STRATEGIES if name != "ddp"]
 CASES = [(strategy, model) for strategy in SHARED for model in MODELS] + [("ddp", "full"), ("ddp", "lora")]
@@ -111,6 +112,12 @@ def same(found: dict[str, list[float]], expected: dict[str, list[float]]) -> Non
 @pytest.mark.parametrize(("strategy", "name"), CASES)
 def test_two_workers_equal_one_process(shared: Any, alone: Any, strategy: str, name: str) -> None:
     same(shared[f"{strategy} {name}"], alone[name])
+
+
+def test_control_ratios_change_the_curve(alone: Any) -> None:
+    ratios, plain = (alone[name]["losses"] for name in ("learning-rate ratios", "full"))
+    assert ratios[0] == plain[0]
+    assert ratios != pytest.approx(plain, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", OFFLOADED)

@@ -28,7 +28,11 @@ SECTIONS: dict[str, Any] = {
     "evaluate": {"every": 3},
     "train": {"steps": 6},
 }
-MODELS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"model": {"adapter": {**LORA, "dropout": 0.1}}}}
+MODELS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"model": {"adapter": {**LORA, "dropout": 0.1}}},
+}
+RATIOS = {"full": {"embeddings": 0.5, "head": 2}, "lora": {"lora_b": 4}}
 CASES = [(name, "full") for name in STRATEGIES] + [("fsdp", "lora"), ("zero-3", "lora")]
 
 Made = tuple[Path, Any, Path]
@@ -59,7 +63,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def plan_of(made: Made, run: Path, strategy: str, model: str, workers: int = 2) -> Plan:
-    return make_plan(made[0], made[1], run, **SECTIONS, **MODELS[model], scale=under(strategy, workers))
+    optim = {**SECTIONS["optim"], "learning_rate_ratios": RATIOS[model]}
+    sections = {**SECTIONS, "optim": optim, **MODELS[model], "scale": under(strategy, workers)}
+    return make_plan(made[0], made[1], run, **sections)
 
 
 def _runs(host: PlainHost, pairs: dict[str, tuple[Plan, Plan]]) -> dict[str, Any]:
