@@ -7,6 +7,7 @@ import platform
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -51,6 +52,11 @@ def wait_without_spinning() -> None:
     a small model on two busy cores trains at 2,000 tokens/s with spinning threads and at 11,800 with sleeping ones.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+COLLECTIVE_TIMEOUT = timedelta(hours=6)
+"""Timeout of collective operations. The other workers wait while rank 0 writes, hashes and uploads a large artifact.
+With Ray's default of half an hour, such a run would fail at every attempt. Health checks detect dead workers."""
 
 
 def collectives_on_loopback() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`tailor plan`: show what a run would do on this machine (batches, steps, strategy, memory), without training."""
+"""`tailor plan`: show what a run would do on this machine, or on another one (batches, steps, strategy, memory, time)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tailor.plan import beacon
+from tailor.cli.numbers import number, whole
+from tailor.errors import ScaleError
+from tailor.plan import beacon, devices, rope
+from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy import ruled_out
+from tailor.plan.what_if import WhatIf, replaced, what_if
 from tailor.quiet import quiet
+from tailor.runs import words
+from tailor.runs.words import duration
 from tailor.spec.load import load_recipe
 from tailor.spec.strategy import Fsdp
 
@@ -33,29 +39,104 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="recipe keys to change, such as scale.workers=8",
     )
     parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
+    other = parser.add_argument_group("for a machine that is not here")
+    other.add_argument(
+        "--device",
+        metavar="NAME",
+        help=f"plan for workers with this device: {', '.join(devices.NAMES)} (N cores)",
+    )
+    other.add_argument(
+        "--workers", type=whole(1), metavar="N", help="number of workers. Default: scale.workers"
+    )
+    other.add_argument(
+        "--price",
+        type=number(over=0),
+        metavar="P",
+        help="price of an hour: of one GPU, or of the machine with N cores; shows the price of the run",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
-    recipe = load_recipe(args.recipe, args.overrides)
+    overrides = [*args.overrides, *([f"scale.workers={args.workers}"] if args.workers else [])]
+    if args.device is None and (args.workers or args.price):
+        raise ScaleError(
+            f"{'--workers' if args.workers else '--price'} needs --device",
+            hint="add --device; to plan for this machine with other workers, add scale.workers=N",
+        )
+    recipe = load_recipe(args.recipe, overrides)
+    device = None
+    if args.device is not None:
+        device = devices.device(args.device, recipe.scale.max_workers)
+        if recipe.scale.gpu is False and device.hardware.device == "cuda":
+            raise ScaleError(f"scale.gpu is false, but {device.name} is a GPU", hint="add scale.gpu=auto")
     quiet()
     from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.prepare import prepare
+    from tailor.encode.tokenizer import load_config
     from tailor.onray import cluster
-    from tailor.onray.planning import make_plan, tokens_root
+    from tailor.onray.planning import planner, tokens_root
     from tailor.store import Store
 
     run = Store(recipe.save.to)
     # The number of steps depends on the lengths of the examples, so the data is prepared. The run reuses it.
     scorer = scorer_of(recipe.data)
     prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), scorer=scorer)
-    hardware = cluster.hardware(recipe.scale, None)
-    plan = make_plan(recipe, prepared.tokens, run, hardware)
+    hardware = cluster.hardware(recipe.scale, None) if device is None else device.hardware
+    data, build = planner(recipe, prepared.tokens, run)
+    plan = build(recipe, data, hardware)
+    found = None
+    if device is not None:
+        config = rope.extended(
+            load_config(recipe.model.path, recipe.model.revision), recipe.model.rope, recipe.model.path
+        )
+        found = what_if(
+            recipe,
+            data,
+            ModelFacts.from_config(config),
+            device,
+            build,
+            lambda further: load_recipe(args.recipe, replaced(overrides, further), check_files=False),
+            price_per_hour=args.price and args.price * (plan.workers if plan.gpu else 1),
+        )
     if args.json:
-        print(json.dumps(plan.as_dict(), indent=2))
+        print(json.dumps(plan.as_dict() | ({"what_if": found.as_dict()} if found else {}), indent=2))
         return 0
-    for label, value in lines(plan, hardware):
+    for label, value in [*lines(plan, hardware), *(what_if_lines(found, plan) if found else [])]:
         print(f"{label:<14}{value}")
     return 0
+
+
+def what_if_lines(found: WhatIf, plan: Plan) -> list[tuple[str, str]]:
+    """The lines of a plan for another machine as (label, value)."""
+    spent, memory = found.duration, found.memory_bytes / GIB
+    time = f"{duration(spent.seconds)} ({duration(spent.low)} to {duration(spent.high)})"
+    maximum = ", the model's maximum" if found.length_is_model_maximum else ""
+    return [
+        ("device", f"{found.workers} × {found.device} with {memory:.1f} GiB per worker"),
+        (
+            "time",
+            f"about {time} for {spent.tokens:,} tokens, {words.number(spent.tokens_per_second)} tokens/s",
+        ),
+        *(
+            [("price", f"about {found.price:,.2f} ({found.price_low:,.2f} to {found.price_high:,.2f})")]
+            if found.price is not None
+            else []
+        ),
+        (
+            "fits",
+            (
+                f"{'yes' if found.fits else 'no'}; at most {found.micro_batch_size:,} rows of {plan.row_length:,} tokens, "
+                f"or one row of {found.length:,} tokens{maximum}"
+            ),
+        ),
+        *([] if found.fits else [("change", _change(found))]),
+    ]
+
+
+def _change(found: WhatIf) -> str:
+    if found.change is None:
+        return "no change of up to 3 settings is enough; use a larger device, or more workers with scale.strategy=fsdp"
+    return f"{' '.join(found.change.overrides)}: {found.change.peak / GIB:.2f} GiB"
 
 
 def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:

@@ -13,13 +13,14 @@ has the same batches as a run on sixteen. Terms:
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
+from tailor.data.packing import largest_sum, pack
 from tailor.data.rows import Batch, Row, StreamSlice, join
+from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 
 PACK_WINDOW = 4096
@@ -93,7 +94,12 @@ class Batches:
         return max(1, total)
 
     def steps_to(self, tokens: int) -> tuple[int, int]:
-        """(steps, total): the fewest optimizer steps whose batches have at least `tokens` tokens, and their exact number."""
+        """(steps, total): the fewest optimizer steps whose batches have at least `tokens` tokens, and their exact number.
+
+        DataError when an epoch has no row.
+        """
+        if not self.epoch(0):
+            raise empty_epoch()
         steps = epoch = total = 0
         while True:
             for batch in self.epoch(epoch):
@@ -122,12 +128,21 @@ class Batches:
         packed = self._pack(order) if self.spec.pack else [(int(group),) for group in order]
         return [self._examples(row) for row in packed]
 
-    def longest_row(self) -> int:
-        """Maximum number of tokens in a row."""
-        if self.spec.join:
-            return self.spec.max_length
+    def longest_row(self, evaluation: bool = False) -> int:
+        """Maximum number of tokens in a row of any epoch, or of the rows of `rows` for evaluation.
+
+        The sources of a low weight are included: which of their groups an epoch draws is random.
+        """
+        spec = self.spec
         longest = int(self._sizes.max(initial=0))
-        return max(self.spec.max_length, longest) if self.spec.pack else longest
+        if not (spec.join or spec.pack):
+            return longest
+        copies = np.ones(len(self._starts), np.int64)  # [groups]: how often an epoch has each group at most
+        if spec.weights and not evaluation:
+            copies = np.ceil(np.array(spec.weights))[self.sources[self._starts]].astype(np.int64)
+        if spec.join:
+            return max(0, min(spec.max_length, int((self._sizes * copies).sum()) - 1))
+        return max(longest, largest_sum(self._sizes, copies, spec.max_length))
 
     def tokens(self, batch: Batch) -> int:
         """Number of input tokens of a batch, without padding."""
@@ -145,16 +160,21 @@ class Batches:
         generator = np.random.default_rng([self.spec.seed, epoch])
         order = self._draw(generator)
         order = order[generator.permutation(len(order))]
+        if not len(order):
+            return []
         if self.spec.join:
             batches = self._joined(order, generator)
         else:
             batches = self._packed(order, generator) if self.spec.pack else self._grouped(order, generator)
-        if epoch == 0:
+        if epoch == 0 and batches:
             self._longest_first(batches)
         return batches
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
-        """int[k]: the groups of an epoch. A source of weight 2.5 appears twice, and a random half of it a third time."""
+        """int[k]: the groups of an epoch. A source of weight 2.5 appears twice, and a random half of it a third time.
+
+        At least one group of each source is drawn: weight 0.1 of three groups would otherwise be rounded to none.
+        """
         if not self.spec.weights:
             return np.arange(len(self._starts))
         drawn = [np.zeros(0, dtype=np.int64)]
@@ -162,6 +182,8 @@ class Batches:
             members = np.flatnonzero(self.sources[self._starts] == source)
             drawn += [members] * int(weight)
             extra = round((weight - int(weight)) * len(members))
+            if weight < 1 and len(members):
+                extra = max(1, extra)
             if extra:
                 drawn.append(generator.choice(members, size=extra, replace=False))
         return np.concatenate(drawn)
@@ -252,26 +274,12 @@ class Batches:
         return self.length(row) if isinstance(row, StreamSlice) else int(self.lengths[list(row)].max())
 
 
-def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
-    """Best-fit-decreasing bin packing: take the longest example first, and put each into the fullest row with enough room.
-
-    examples: int[k] indices; lengths: int[n]. Returns rows of at most `capacity` tokens. An example that is longer,
-    as a pair may be, gets a row of its own.
-    """
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    for example in examples[np.argsort(-lengths[examples], kind="stable")]:
-        length = int(lengths[example])
-        best = bisect_left(room, (length, -1))
-        if best == len(room):
-            rows.append([int(example)])
-            free, row = capacity - length, len(rows) - 1
-        else:
-            free, row = room.pop(best)
-            rows[row].append(int(example))
-            free -= length
-        insort(room, (free, row))
-    return [tuple(row) for row in rows]
+def empty_epoch() -> DataError:
+    """The error of data without a row to train on."""
+    return DataError(
+        "an epoch has no training example",
+        hint="add rows, or see in `tailor data report` why rows were left out",
+    )
 
 
 def micro_batches(batch: Batch, size: int) -> list[Batch]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailor.data.batches import Batches, BatchSpec
+from tailor.data.batches import Batches, BatchSpec, empty_epoch
 from tailor.data.grit_batches import text_facts
 from tailor.data.rows import Batch
 from tailor.data.token_store import Split, TokenStore
-from tailor.errors import DataError
 from tailor.plan import DataFacts
 from tailor.plan.batches import batch_spec
 from tailor.spec.recipe import Recipe
@@ -21,16 +20,13 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
     """
     train, evaluation = tokens.split("train"), tokens.split("evaluation")
     spec = batch_spec(recipe, first_step)
-    batches = of_split(train, spec)
+    batches, held_out = of_split(train, spec), of_split(evaluation, spec)
     texts: dict[str, int] = {}
     if spec.streams is not None:
-        texts = text_facts(batches, of_split(evaluation, spec))
+        texts = text_facts(batches, held_out)
     epoch = batches.epoch(0) if len(train) else []
     if not epoch:
-        raise DataError(
-            "an epoch has no training example",
-            hint="raise data.train.N.weight, or see in `tailor data report` why rows were left out",
-        )
+        raise empty_epoch()
     run_tokens = None
     if recipe.train.tokens is not None:
         steps, run_tokens = batches.steps_to(recipe.train.tokens)
@@ -49,8 +45,9 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         tokens=sum(batches.tokens(batch) for batch in epoch),
         supervised_tokens=sum(batches.supervised_tokens(batch) for batch in epoch),
         longest=longest,
-        longest_row=max(part.longest_row() for part in (batches, of_split(evaluation, spec))),
+        longest_row=max(batches.longest_row(), held_out.longest_row(evaluation=True)),
         rows_per_batch=spec.batch_size or _max_rows(epoch, spec),
+        max_rows=max(_max_rows(part, spec) for part in (epoch, held_out.evaluation()) if part),
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,

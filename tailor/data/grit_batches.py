@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from tailor.data.batches import Batches, BatchSpec
+from tailor.data.batches import Batches, BatchSpec, empty_epoch
 from tailor.data.rows import Batch, Row
 from tailor.data.token_store import Split
 from tailor.errors import DataError
@@ -148,7 +148,7 @@ class GritBatches(Batches):
         """Number of tokens of the longest example to generate."""
         return int(self.lengths[self._starts[~self._texts]].max(initial=0))
 
-    def longest_row(self) -> int:
+    def longest_row(self, evaluation: bool = False) -> int:
         return self.longest_example()
 
     def check(self, evaluation: GritBatches) -> None:
@@ -257,6 +257,8 @@ class GritBatches(Batches):
         step: counted from the first step with these data.
         """
         size = self._streams.examples
+        if not len(self._round(0)):
+            raise empty_epoch()
         examples: list[int] = []
         at = step * size
         while len(examples) < size:
@@ -272,7 +274,7 @@ class GritBatches(Batches):
         order = self._draw(generator)
         order = order[~self._texts[order]]
         order = order[generator.permutation(len(order))]
-        if number == 0:  # as with texts: a run that does not fit fails early
+        if number == 0 and len(order):  # as with texts: a run that does not fit fails early
             longest = int(np.argmax(self._sizes[order]))
             order[0], order[longest] = order[longest], order[0]
         return self._starts[order]
@@ -293,10 +295,9 @@ def text_facts(batches: Batches, evaluation: Batches) -> dict[str, int]:
     """
     assert isinstance(batches, GritBatches)
     assert isinstance(evaluation, GritBatches)
-    sizes = batches.spec.streams
-    assert sizes is not None
     batches.check(evaluation)
+    steps = [*batches.epoch(0), *evaluation.evaluation()]
     return {
-        "texts_per_batch": sizes.queries * (1 + sizes.group),
+        "texts_per_batch": max((step.texts for step in steps if isinstance(step, GritBatch)), default=0),
         "longest_text": max(batches.longest_text(), evaluation.longest_text()),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from tailor.models.loss import (
     summed_cross_entropy_and_hits,
 )
 from tailor.models.router import Router
+from tailor.plan.facts import ModelFacts
 
 T = TypeVar("T")
 
@@ -26,6 +27,15 @@ T = TypeVar("T")
 def base_of(network: Any) -> Any:
     """The transformers model, inside PEFT's wrapper if there is one."""
     return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+
+class Parameters(NamedTuple):
+    """Numbers of parameters of a model."""
+
+    trained: int
+    total: int
+    active: int
+    """Those that a token uses: without the experts that it is not routed to."""
 
 
 class CausalModel(nn.Module):
@@ -65,10 +75,18 @@ class CausalModel(nn.Module):
         must go through it: it is where they gather weights."""
         return function(self, *arguments)
 
-    def weights(self) -> tuple[int, int]:
-        """(trained, all): number of parameters. A 4-bit parameter counts as one, not as half a byte."""
-        counts = [(_count(parameter), parameter.requires_grad) for parameter in self.parameters()]
-        return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+    def weights(self) -> Parameters:
+        """The numbers of parameters. A 4-bit parameter counts as one, not as half a byte."""
+        facts = ModelFacts.from_config(self.base.config.to_dict())
+        trained = total = experts = 0
+        for name, parameter in self.named_parameters():
+            count = _count(parameter)
+            total += count
+            trained += count * parameter.requires_grad
+            experts += count * (".experts." in name)
+        return Parameters(
+            trained, total, total - experts * (facts.experts - facts.active_experts) // facts.experts
+        )
 
     @property
     def router(self) -> Router | None:

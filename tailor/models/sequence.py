@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tailor.machine import COLLECTIVE_TIMEOUT
+
 
 @dataclass(frozen=True)
 class SequenceGroup:
@@ -44,7 +46,11 @@ def join(size: int) -> SequenceGroup | None:
         return None
     rank, world = dist.get_rank(), dist.get_world_size()
     assert world % size == 0, (world, size)
-    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
+    # A new group does not inherit the default group's timeout: with NCCL it would be 10 minutes.
+    groups = [
+        dist.new_group(list(range(first, first + size)), timeout=COLLECTIVE_TIMEOUT)
+        for first in range(0, world, size)
+    ]
     return SequenceGroup(rank % size, size, groups[rank // size])
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from tailor.errors import TailorError
 from tailor.models import attention, visibility
-from tailor.models.causal import CausalModel, base_of
+from tailor.models.causal import CausalModel, Parameters, base_of
 from tailor.models.decoder import decoder_of
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import adapt, base_dtype, load_network, prove, skeleton
@@ -44,8 +44,8 @@ def load_sharded(
     seed: int,
     tokens: int = 0,
     embeds: EmbeddingMethod | None = None,
-) -> tuple[CausalModel, tuple[int, int]]:
-    """The sharded model, and its (trained, all) number of parameters before sharding. A collective call.
+) -> tuple[CausalModel, Parameters]:
+    """The sharded model, and its numbers of parameters before sharding. A collective call.
 
     tokens: maximum of a forward pass. embeds: an embedding method, whose projection is added and whose attention is checked. Host memory on rank 0: the full
     model once, in the dtype that it is trained with. Raises the same ModelError on every rank.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tailor.layout import TOKENS
@@ -11,7 +12,7 @@ from tailor.store import Store, run_files, run_folder
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
-    from tailor.plan import Hardware, Plan
+    from tailor.plan import DataFacts, Hardware, Plan
     from tailor.spec.recipe import Recipe
 
 
@@ -33,6 +34,14 @@ def make_plan(
     A run that resumes keeps its micro-batch size unless the recipe sets one, because dropout masks are drawn per
     micro-batch.
     """
+    data, build = planner(recipe, tokens, run, origin)
+    return build(recipe, data, hardware)
+
+
+def planner(
+    recipe: Recipe, tokens: TokenStore, run: Store, origin: Origin | None = None
+) -> tuple[DataFacts, Callable[[Recipe, DataFacts, Hardware], Plan]]:
+    """The facts of the recipe's data, and a function that plans variants of the recipe for any hardware."""
     from tailor import plan as planning
     from tailor.data.facts import data_facts
     from tailor.encode.tokenizer import load_config
@@ -40,16 +49,20 @@ def make_plan(
     source = run if origin is None else Store(origin.run)
     previous = run_files.plan(source) if run_folder.checkpoints(source) else {}
     history = [origin] if origin is not None else origins(run)[-1:]
-    sized = recipe
-    if previous and recipe.train.micro_batch_size is None:
-        train = recipe.train.model_copy(update={"micro_batch_size": previous["micro_batch_size"]})
-        sized = recipe.model_copy(update={"train": train})
-    return planning.build(
-        sized,
-        data_facts(tokens, recipe, history[0].first_step if history else 0),
-        load_config(recipe.model.path, recipe.model.revision),
-        hardware,
-        run_url=run.url,
-        resume_from=history[0].checkpoint if history else None,
-        chunk_tokens=previous.get("chunk_tokens") or None,
-    )
+    config = load_config(recipe.model.path, recipe.model.revision)
+
+    def build(variant: Recipe, data: DataFacts, hardware: Hardware) -> Plan:
+        if previous and variant.train.micro_batch_size is None:
+            train = variant.train.model_copy(update={"micro_batch_size": previous["micro_batch_size"]})
+            variant = variant.model_copy(update={"train": train})
+        return planning.build(
+            variant,
+            data,
+            config,
+            hardware,
+            run_url=run.url,
+            resume_from=history[0].checkpoint if history else None,
+            chunk_tokens=previous.get("chunk_tokens") or None,
+        )
+
+    return data_facts(tokens, recipe, history[0].first_step if history else 0), build

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tailor.errors import StoreError, TailorError
 from tailor.runs.lock import is_held_by
@@ -26,6 +26,13 @@ STATUS_SECONDS = 2.0
 """Minimum time between two updates of status.json in a local folder."""
 REMOTE_STATUS_SECONDS = 15.0
 """The same on remote storage, where every write is a request."""
+
+PROBES = {"answers_before": "training", "retrieval_before": "training", "answers_after": "artifact"}
+"""Phase of an evaluation beside training -> the phase after its result."""
+
+
+class Update(Protocol):
+    def __call__(self, at_once: bool = False) -> None: ...
 
 
 class Stopwatch:
@@ -49,16 +56,16 @@ def publisher(
     watch: Stopwatch,
     display: Display,
     interrupts: Interrupts,
-    update: Callable[[], None],
+    update: Update,
 ) -> Publish:
     """A function that passes the records of the run to the display and to `status`.
 
-    update: called when `status` has changed, to write status.json.
+    update: called when `status` has changed, to write status.json; with True when its phase has.
     """
     existing = run_folder.checkpoints(run)
     newest = existing[-1] if existing else plan.resume_from
     status.resumed_from = run_folder.step_of(newest) if newest else None
-    status.step, status.steps = status.resumed_from or 0, plan.steps
+    status.step, status.steps, status.phase = status.resumed_from or 0, plan.steps, "workers"
     status.write(run)
     display.training(status.steps, status.step)
     display.doing("starting to train")
@@ -66,11 +73,15 @@ def publisher(
 
     def publish(record: Record) -> None:
         _mark(record, expected, watch)
-        kind = record["kind"]
+        kind, before = record["kind"], status.phase
+        status.phase = _phase(record, before)
         if kind == "started":
             display.doing("loading the model")
+            update(True)
             return
         display.record(record)
+        if "phase" in record:
+            display.doing(record["message"])
         if kind == "failure":
             status.failures.append({"time": now(), "error": record["error"]})
             display.line(f"{record['error']}; restarting from the last checkpoint")
@@ -81,10 +92,26 @@ def publisher(
             status.step = record["step"]
         elif kind == "saved":
             interrupts.can_save = False
-        if kind in ("train", "failure"):
-            update()
+        if kind in ("train", "failure") or status.phase != before:
+            update(status.phase != before)
 
     return publish
+
+
+def _phase(record: Record, phase: str | None) -> str | None:
+    """The phase of the run after a record, `phase` before it."""
+    match record["kind"]:
+        case "started":
+            return "model"
+        case "failure":
+            return "workers"
+        case "train":
+            return "training"
+        case "saved":
+            return "artifact"
+        case "generation" | "retrieval" if phase in PROBES:  # its result
+            return PROBES[phase]
+    return record.get("phase", phase)
 
 
 def _mark(record: Record, expected: list[str], watch: Stopwatch) -> None:
@@ -98,20 +125,21 @@ def _mark(record: Record, expected: list[str], watch: Stopwatch) -> None:
 
 
 @contextmanager
-def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[Callable[[], None]]:
+def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[Update]:
     """Write `status` to status.json regularly and when training ends, also after an error, while `attempt` has the lock.
 
-    Yields a function to call when the status has changed. It writes in a background thread, so that slow storage does
-    not block training.
+    Yields a function to call when the status has changed; with True it does not wait for the interval. It writes in a
+    background thread, so that slow storage does not block training.
     """
     wait = STATUS_SECONDS if run.is_local else REMOTE_STATUS_SECONDS
     began = time.monotonic()
     writing: Future[None] | None = None
     thread = ThreadPoolExecutor(1, "status")
 
-    def update() -> None:
+    def update(at_once: bool = False) -> None:
         nonlocal began, writing
-        if time.monotonic() - began >= wait and (writing is None or writing.done()):
+        due = time.monotonic() - began >= wait and (writing is None or writing.done())
+        if due or at_once:
             began = time.monotonic()
             writing = thread.submit(_write, run, copy.deepcopy(status), attempt)
 
@@ -131,7 +159,7 @@ def recorded(run: Store, status: Status, plan: Plan, attempt: str) -> Iterator[C
         raise
     finally:
         thread.shutdown()
-        status.ended = now()
+        status.ended, status.phase = now(), None
         # The error that ended the run is more important than a failure to write the status.
         with suppress(StoreError) if status.state != "finished" else nullcontext():
             _write(run, status, attempt)

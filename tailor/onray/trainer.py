@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 
-COLLECTIVE_TIMEOUT_SECONDS = 6 * 3600
-"""Timeout of collective operations. The other workers wait while rank 0 writes, hashes and uploads a large artifact.
-With Ray's default of half an hour, such a run would fail at every attempt. Health checks detect dead workers."""
-
 
 def fit(plan: Plan, recipe: Recipe, driver: DriverContext, *, cluster: Cluster | None) -> bool:
     """Train. Passes the records of rank 0 to `driver.publish`, in order, in the calling thread.
@@ -140,7 +136,7 @@ def _fit_on_workers(
         train_loop_config={"task": task, "channel": monitor.RemoteChannel(mailbox)},
         scaling_config=scaling,
         torch_config=(loopback.torch_config if local_ray else TorchConfig)(
-            timeout_s=COLLECTIVE_TIMEOUT_SECONDS
+            timeout_s=int(machine.COLLECTIVE_TIMEOUT.total_seconds())
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,

@@ -64,7 +64,11 @@ class Recorder:
         run = Store(task.plan.run_url)
         self._log = MetricsLog(run, after_step=after_step, allowed=lambda: is_held_by(run, task.attempt))
         self._trackers: list[Tracker] = open_trackers(
-            task.track, run, after_step=after_step, warn=lambda text: channel.post(_status(text))
+            task.track,
+            run,
+            after_step=after_step,
+            sent=self._log.sent,
+            warn=lambda text: channel.post(_status(text)),
         )
         if task.on_cluster:
             self._trackers.append(Gauges(run, task.plan.steps))

@@ -85,7 +85,11 @@ def build(
         )
         return dataclasses.replace(found, embeddings=embeddings)
 
-    min_tokens = max((recipe.train.micro_batch_size or 1) * length, data.longest_text)
+    def tokens_of(micro: int) -> int:
+        """Maximum number of tokens of a micro-batch of `micro` rows, of which the data may have fewer."""
+        return min(micro, max(1, data.max_rows)) * length
+
+    min_tokens = max(tokens_of(recipe.train.micro_batch_size or 1), data.longest_text)
     strategy, reason = choose(
         recipe, functools.partial(memory, min_tokens), hardware, precision=precision, usable=USABLE_MEMORY
     )
@@ -111,7 +115,7 @@ def build(
     if micro is None:
         micro = per_worker
         limit = max(1, MICRO_BATCH_TOKENS[hardware.device] * recipe.scale.sequence_parallel // length)
-        while micro > limit or (micro > 1 and memory(micro * length, strategy).peak > usable_bytes):
+        while micro > limit or (micro > 1 and memory(tokens_of(micro), strategy).peak > usable_bytes):
             micro = -(-micro // 2)
     micro_batches = -(-data.rows_per_batch // micro)
     return Plan(
@@ -156,7 +160,7 @@ def build(
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
-        memory=memory(max(micro * length, chunked.longest), strategy),
+        memory=memory(max(tokens_of(micro), chunked.longest), strategy),
     )
 
 

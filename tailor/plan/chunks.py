@@ -45,10 +45,13 @@ def chunks(
     if embedding.chunk_size is not None:
         texts = min(embedding.chunk_size, data.texts_per_batch)
         return Chunks(embedding.chunk_size, 0, texts * data.longest_text)
+    all_texts = data.texts_per_batch * data.longest_text  # tokens, at most
     tokens = previous or max(max_tokens, data.longest_text)
-    while previous is None and tokens > data.longest_text and memory(tokens).peak > usable_bytes:
+    while (
+        previous is None and tokens > data.longest_text and memory(min(tokens, all_texts)).peak > usable_bytes
+    ):
         tokens = max(data.longest_text, tokens // 2)
-    return Chunks(None, tokens, max(tokens, data.longest_text))
+    return Chunks(None, tokens, max(min(tokens, all_texts), data.longest_text))
 
 
 def embedding_bytes(method: Method, data: DataFacts, facts: ModelFacts) -> int:

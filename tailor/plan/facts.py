@@ -58,7 +58,9 @@ class DataFacts:
     longest_row: int
     """Tokens of the longest row."""
     rows_per_batch: int
-    """Maximum number of rows in a batch."""
+    """Maximum number of rows in a batch, as the recipe says."""
+    max_rows: int
+    """Maximum number of rows that a batch of the data really has, in training or evaluation."""
     steps_per_epoch: int
     """Steps of the first epoch."""
     steps: int
@@ -68,7 +70,7 @@ class DataFacts:
     run_tokens: int | None = None
     """Tokens of the whole run, if the recipe sets `train.tokens`."""
     texts_per_batch: int = 0
-    """Maximum number of texts to embed in a batch. They are not counted in `rows_per_batch`."""
+    """Maximum number of texts to embed in a batch. They are not counted in `rows_per_batch` and `max_rows`."""
     longest_text: int = 0
     """Tokens of the longest text to embed."""
 
@@ -100,6 +102,8 @@ class ModelFacts:
     vocabulary: int
     experts: int
     """Feed-forward blocks per layer; 1 unless the model is a mixture of experts."""
+    active_experts: int
+    """Of these, the ones that a token is routed to."""
     embedding: int
     """Width of the token embedding; most models: `hidden`."""
     tied: bool
@@ -120,6 +124,9 @@ class ModelFacts:
         kind = str(config.get("model_type", ""))
         hidden = int(first("hidden_size", "n_embd", "n_embed", "d_model", default=0))
         heads = 0 if kind in STATE_SPACE else int(first("num_attention_heads", "n_head", default=1))
+        experts = int(
+            first("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", default=1)
+        )
         default_intermediate = int(config.get("expand", 2)) * hidden if kind in STATE_SPACE else 4 * hidden
         return cls(
             model_type=kind,
@@ -138,7 +145,12 @@ class ModelFacts:
             kv_heads=int(first("num_key_value_heads", default=heads)) if heads else 0,
             head_dim=int(first("head_dim", default=hidden // heads)) if heads else 0,
             vocabulary=int(first("vocab_size", default=0)),
-            experts=int(first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
+            experts=experts,
+            active_experts=int(
+                first("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", default=1)
+            )
+            if experts > 1
+            else 1,
             embedding=int(first("word_embed_proj_dim", default=hidden)),
             tied=bool(config.get("tie_word_embeddings", kind in TIED)),
             unsplittable=_unsplittable(config),
@@ -159,6 +171,12 @@ class ModelFacts:
         width = self.heads * self.head_dim
         feed_forward = self._matrices * self.hidden * self.intermediate * self.experts
         return self.layers * (self.hidden * (2 * width + 2 * self.kv) + feed_forward)
+
+    @property
+    def active_parameters(self) -> int:
+        """Number of weights that a token is multiplied with: the linear modules and the head, of experts only the active ones."""
+        idle = self._matrices * self.hidden * self.intermediate * (self.experts - self.active_experts)
+        return self.linear_parameters - self.layers * idle + self.vocabulary * self.embedding
 
     @property
     def embedding_parameters(self) -> int:

@@ -135,6 +135,9 @@ def _local(run: Store, me: Holder, waiting: Callable[[str], None]) -> Iterator[N
             # Write into the locked file itself: a file that replaces it would not be locked.
             file.write(LOCK_FILE.text(asdict(me)).encode())
             file.truncate()
+            os.fsync(
+                file.fileno()
+            )  # NFS shows the holder to the workers of other nodes only when the file is flushed
         except OSError as error:
             raise StoreError(
                 f"{run.url_of(LOCK)} cannot be written: {error}", hint="free some space on its disk"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+RESUMED = "resumed"
+"""Kind of the record of a resumed run whose earlier part had got further than its checkpoint."""
 REMOTE_FLUSH_SECONDS = 10.0
 """On an object store every append rewrites the whole file, so lines are collected for this long."""
 REMOTE_SHARE = 0.05
@@ -57,7 +60,15 @@ class MetricsLog:
     ) -> None:
         self._run, self._allowed = run, allowed
         self._check()
-        kept = before(read(run), after_step) if after_step else []
+        earlier = read(run) if after_step else []
+        kept = before(earlier, after_step)
+        self.sent = _sent(earlier, len(kept))
+        """kind -> step of the last record that earlier parts of the run have written, and so passed to their trackers."""
+        if self.sent:
+            # In the log, because a resumed run may be killed before it has made all of these steps again.
+            kept.append(
+                {"kind": RESUMED, "step": after_step, "sent": self.sent, "time": round(time.time(), 3)}
+            )
         self._waiting = ""
         self._written = log_text(kept)
         run.write_text(METRICS, self._written)
@@ -123,6 +134,19 @@ def before(records: Sequence[Record], step: int) -> list[Record]:
         kept.append(record)
     made = [at for at, record in enumerate(kept) if record["kind"] == "checkpoint" and record["step"] == step]
     return kept[: made[-1] + 1] if made else kept
+
+
+def _sent(records: Sequence[Record], kept: int) -> dict[str, int]:
+    """kind -> last step of the records from number `kept` on, and of those that were removed at earlier resumes."""
+    sent: dict[str, int] = {}
+    last = 0
+    for at, record in enumerate(records):
+        last = record.get("step", last)
+        steps = record["sent"] if record["kind"] == RESUMED else {record["kind"]: last} if at >= kept else {}
+        for kind, step in steps.items():
+            if kind != "status":
+                sent[kind] = max(step, sent.get(kind, 0))
+    return sent
 
 
 def read(run: Store) -> list[Record]:

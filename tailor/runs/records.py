@@ -76,7 +76,13 @@ class _Artifact(TypedDict):
     made_from: Count
 
 
-_KINDS = ("train", "evaluation", "generation", "retrieval", "checkpoint", "artifact")
+class _Resumed(TypedDict):
+    kind: str
+    step: Count
+    sent: dict[str, Count]
+
+
+_KINDS = ("train", "evaluation", "generation", "retrieval", "checkpoint", "artifact", "resumed")
 
 
 def _tag(record: Any) -> str:
@@ -92,6 +98,7 @@ RECORD: TypeAdapter[Any] = TypeAdapter(
         | Annotated[_Retrieval, Tag("retrieval")]
         | Annotated[_Checkpoint, Tag("checkpoint")]
         | Annotated[_Artifact, Tag("artifact")]
+        | Annotated[_Resumed, Tag("resumed")]
         | Annotated[_Other, Tag("other")],
         Discriminator(_tag),
     ]

@@ -35,6 +35,9 @@ class Status:
     ended: Moment | None = None
     step: Count = 0
     steps: Count = 0
+    phase: str | None = None
+    """What a running run does: `workers` (starts them), `model` (loads it), `reference`, `answers_before`,
+    `retrieval_before`, `training`, `answers_after` or `artifact` (writes it)."""
     error: str | None = None
     resumed_from: Count | None = None
     """Step of the checkpoint from which the run resumed."""

@@ -22,6 +22,10 @@ class TrackerSection(Section):
     """Whether a tracker without keys is on by default."""
     environment_prefix: ClassVar[str | None] = None
     """Prefix of the environment variables that it needs. A cluster file then has to set them."""
+    rewinds: ClassVar[bool] = True
+    """Whether a resumed run's tracker handles steps that were sent before the run was interrupted, for example by removing
+    them. Otherwise it does not get their records again.
+    """
 
 
 class TensorBoard(TrackerSection):
@@ -41,6 +45,7 @@ class Wandb(TrackerSection):
     implementation: ClassVar[str] = "tailor.track.wandb:WeightsAndBiases"
     help: ClassVar[str] = "Log the metrics to Weights & Biases. Needs the extra `wandb`. Default: off."
     environment_prefix: ClassVar[str | None] = "WANDB_"
+    rewinds: ClassVar[bool] = False
 
     project: str = Field(min_length=1)
     """Name of the W&B project."""

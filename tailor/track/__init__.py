@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tailor.errors import ExtensionError
 from tailor.track.base import Tracker
+from tailor.track.once import Once
 
 if TYPE_CHECKING:
     from tailor.spec.track import Track
@@ -19,16 +20,24 @@ __all__ = ["Tracker", "open_trackers"]
 
 
 def open_trackers(
-    track: Track, run: Store, *, after_step: int = 0, warn: Callable[[str], None] = print
+    track: Track,
+    run: Store,
+    *,
+    after_step: int = 0,
+    sent: Mapping[str, int] | None = None,
+    warn: Callable[[str], None] = print,
 ) -> list[Tracker]:
     """Open the trackers of a recipe. `tailor.track.base.Opener` explains the arguments.
 
-    ExtensionError when a tracker cannot be imported, StoreError when it cannot be opened.
+    sent: kind -> step of the last record that earlier parts of the run have passed to their trackers
+    (`tailor.runs.log.MetricsLog.sent`). Trackers that cannot rewind do not get these records again. ExtensionError when a
+    tracker cannot be imported, StoreError when it cannot be opened.
     """
-    return [
-        _opener(name, section)(section, run, after_step=after_step, warn=warn)
-        for name, section in track.chosen()
-    ]
+    opened: list[Tracker] = []
+    for name, section in track.chosen():
+        tracker = _opener(name, section)(section, run, after_step=after_step, warn=warn)
+        opened.append(tracker if section.rewinds else Once(tracker, sent or {}))
+    return opened
 
 
 def _opener(name: str, section: TrackerSection) -> Opener:

@@ -26,7 +26,7 @@ class Opener(Protocol):
         """Open the tracker. section: the tracker's keys (a `TrackerSection`). run: the run's folder.
 
         after_step: the step from which the run resumes, 0 for a new run. Steps after it are trained again, so records
-        that an interrupted run has already sent are written a second time.
+        that an interrupted run has already sent are written a second time, unless the section sets `rewinds = False`.
         warn: shows the user a message without ending the run.
         Raises StoreError, which ends the run before training, when the tracker cannot work, for example without credentials.
         """

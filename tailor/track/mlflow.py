@@ -30,7 +30,7 @@ HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TI
 class MlflowTracker:
     """Logs metrics named `train/loss`, `evaluation/loss` … by step, in one MLflow run across all resumes.
 
-    A background thread sends them. If the server is unreachable, they are sent later, and training continues.
+    The server gets each step once, also when a run resumes. A background thread sends them. If the server is unreachable, they are sent later, and training continues.
     """
 
     def __init__(self, section: Mlflow, run: Store, *, after_step: int, warn: Callable[[str], None]) -> None:
@@ -63,6 +63,10 @@ class MlflowTracker:
 
             self._id = identity(run, "mlflow", after_step, make)
             client.update_run(self._id, status="RUNNING")
+            # MLflow cannot remove points. Steps that are trained again are sent only if the server lacks them. Unlike
+            # `RunData.metrics`, these newest points have steps.
+            newest = client.get_run(self._id).data.to_proto().metrics
+            self._reached = {metric.key: int(metric.step) for metric in newest}
         except self._errors as error:
             raise StoreError(
                 f"track.mlflow: {' '.join(str(error).split())[:300]}",
@@ -76,7 +80,7 @@ class MlflowTracker:
         metrics = [
             self._metric(f"{kind}/{key}", float(value), now, self._step)
             for kind, key, value in curves(record)
-            if math.isfinite(value)
+            if math.isfinite(value) and self._step > self._reached.get(f"{kind}/{key}", -1)
         ]
         with self._mutex:
             self._waiting += metrics

@@ -47,7 +47,7 @@ class WeightsAndBiases:
                 f"track.wandb: {' '.join(str(error).split())[:300]}",
                 hint="set WANDB_API_KEY, or set WANDB_MODE=offline and run `wandb sync` later",
             ) from error
-        # W&B's default step counter rejects steps that were logged before, but a resumed run trains some steps again.
+        # W&B's default step counter rejects steps below its last one, but steps are counted from the resumed checkpoint.
         self._run.define_metric("*", step_metric="step")
         self._step = after_step
         self._wandb = wandb

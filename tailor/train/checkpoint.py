@@ -28,7 +28,7 @@ from tailor.store import DeletionError, Store, published, verified
 from tailor.store.json_files import Count, JsonFile, Number, made
 from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
-from tailor.train.optimizer import NAMES, numbering, optimizer_order, shape_of, trained_parameters
+from tailor.train.optimizer import NAMES, load_state, numbering, optimizer_order, shape_of, trained_parameters
 from tailor.train.strategy import Sharded, Strategy
 
 
@@ -172,7 +172,7 @@ def _put_state(strategy: Strategy, state: dict[str, Any]) -> None:
     numbers = {name: number for number, name in enumerate(optimizer_order(optimizer, strategy.model))}
     states = {numbers[names[number]]: values for number, values in state["state"].items()}
     # The groups and their settings are those of the recipe.
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    load_state(optimizer, {**optimizer.state_dict(), "state": states})
 
 
 def load_weights(url: str, strategy: Strategy) -> None:

@@ -238,7 +238,7 @@ def _report(session: Session, record: dict[str, Any]) -> None:
     }
     utilization = throughput.model_flops_utilization(
         session.device,
-        parameters=session.weights,
+        parameters=session.parameters.active,
         trained_fully=session.plan.model.adapter is None and session.plan.model.beacon is None,
         tokens=record["tokens"] // session.host.world,
         seconds=seconds,

@@ -129,6 +129,32 @@ def _tables_in_32_bits(optimizer: Any, model: nn.Module) -> Any:
     return optimizer
 
 
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict(state)`, after which a paged optimizer's state is still paged.
+
+    bitsandbytes would move it to the GPU, where it then stays.
+    """
+    if not getattr(optimizer, "is_paged", False):
+        optimizer.load_state_dict(state)
+        return
+    paged: Any = optimizer
+    before = {weight: dict(values) for weight, values in paged.state.items()}
+    paged.load_state_dict(state, move_to_device=False)
+    for weight, values in paged.state.items():
+        for key, value in values.items():
+            if not torch.is_tensor(value):
+                continue
+            if key not in ("state1", "state2"):
+                values[key] = value.to(weight.device)
+                continue
+            buffer = before.get(weight, {}).get(key)
+            if buffer is None or buffer.dtype != value.dtype:
+                buffer = paged.get_state_buffer(weight, dtype=value.dtype)
+            if weight.is_cuda:
+                torch.cuda.synchronize(weight.device)  # the GPU may still fill a page that the CPU writes now
+            values[key] = buffer.copy_(value)
+
+
 def shape_of(parameter: Any) -> tuple[int, ...]:
     """Shape of the full weight. DeepSpeed stores it in `ds_shape`, because it empties a sharded weight."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -72,12 +72,16 @@ def _values(
         with verified(store, name) as folder:
             return {split: np.load(folder / f"{split}.npy") for split in SPLITS}
     started = time.perf_counter()
+    if host.rank == 0:
+        count = sum(len(tokens.split(split)) for split in SPLITS)
+        message = f"computing the reference log-probabilities of {count:,} examples"
+        host.report({"kind": "status", "message": message, "phase": "reference"})
     values = {split: _computed(plan, host, tokens, strategy, split, batches[split]) for split in SPLITS}
     if host.rank == 0:
         with Publication(store, name) as made:
             for split, numbers in values.items():
                 np.save(made.folder / f"{split}.npy", numbers)
-        count, seconds = sum(map(len, values.values())), time.perf_counter() - started
+        seconds = time.perf_counter() - started
         message = f"reference log-probabilities of {count:,} examples computed in {seconds:.1f} s"
         host.report({"kind": "status", "message": message})
     return values

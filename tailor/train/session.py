@@ -17,7 +17,7 @@ from tailor.encode.tokenizer_files import Original
 from tailor.errors import ModelError
 from tailor.methods import Method, load_method
 from tailor.models import attention, own_code, probe
-from tailor.models.causal import CausalModel
+from tailor.models.causal import CausalModel, Parameters
 from tailor.models.documents import Collator
 from tailor.models.load import DTYPES
 from tailor.models.sequence import SequenceGroup, join
@@ -45,8 +45,8 @@ class Session:
     strategy: Strategy
     model: CausalModel
     """For inspection. Forward passes go through `Strategy.forward`."""
-    weights: int
-    """Number of parameters of the model, trained and frozen, before sharding."""
+    parameters: Parameters
+    """Numbers of parameters of the model, before sharding."""
     sequence: SequenceGroup | None = None
     """The sequence-parallel group of this worker; None without sequence parallelism."""
     tokenizer: Original | None = None
@@ -68,10 +68,11 @@ class Session:
         collator = make_collator(self.plan, self.tokens, self.model, name, reference, self.sequence)
         return replace(collator, step=step)
 
-    def say(self, message: str) -> None:
-        """Report a status line to the user, from rank 0."""
+    def say(self, message: str, *, phase: str | None = None) -> None:
+        """Report a status line to the user, from rank 0. phase: what the run does from now on, for `status.json`."""
         if self.host.rank == 0:
-            self.host.report({"kind": "status", "message": message})
+            record = {"kind": "status", "message": message}
+            self.host.report(record if phase is None else {**record, "phase": phase})
 
 
 When = Literal["start", "evaluation", "end"]
@@ -90,7 +91,7 @@ def open_session(plan: Plan, host: Host) -> Session:
     started = time.perf_counter()
     strategy = make_strategy(plan, host)
     model = strategy.load()
-    trained, total = strategy.weights()
+    parameters = strategy.weights()
     strategy.setup()
     sequence = join(plan.sequence_parallel)
     batches, evaluation = (of_split(tokens.split(name), plan.batches) for name in ("train", "evaluation"))
@@ -107,7 +108,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         method=load_method(plan.method, reference),
         strategy=strategy,
         model=model,
-        weights=total,
+        parameters=parameters,
         sequence=sequence,
         tokenizer=tokenizer,
         reference=values,
@@ -116,7 +117,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         check_sequence_split(session, sequence)
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
-        f"{trained:,} of {total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
+        f"{parameters.trained:,} of {parameters.total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
         f"{model.base.config._attn_implementation} attention"
     )
     if model.router is not None and plan.method.compares_answers:

@@ -220,8 +220,8 @@ class Totals:
     """Sums of the loss and the statistics over micro-batches, by name."""
 
     def __init__(self, device: torch.device) -> None:
-        # float64, because a float32 sum of thousands of losses depends on their order. Some accelerators have no float64.
-        self._device, self._dtype = device, torch.float64 if device.type == "cpu" else torch.float32
+        # float64, because a float32 sum of thousands of losses depends on their order. Apple's GPUs have no float64.
+        self._device, self._dtype = device, torch.float32 if device.type == "mps" else torch.float64
         self._sums: dict[str, torch.Tensor] = {}
 
     def add(self, sums: LossSum, *, is_padding: bool) -> None:

@@ -8,18 +8,10 @@ from pathlib import Path
 
 import torch
 
+from tailor.plan.devices import peak_flops
+
 CLEAR = Path("/proc/self/clear_refs")
 """Writing 5 resets the peak resident memory of the process (Linux, proc(5))."""
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "RTX 4090": 165e12,
-}
-"""Dense bf16 peak from the vendor's data sheet, in FLOP/s, by a part of the device's name."""
 
 
 def start_peak(device: torch.device) -> None:
@@ -50,12 +42,11 @@ def model_flops_utilization(
     """Model FLOPs utilization: the model's FLOP/s as a fraction of the GPU's peak. None if the peak is unknown.
 
     6 FLOP per parameter and token if every weight has a gradient, 4 if the base is frozen (PaLM, arXiv 2204.02311, appendix B,
-    without the attention term). tokens: per GPU.
+    without the attention term). parameters: those that a token uses, without the experts it is not routed to. tokens: per GPU.
     """
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    peak = peak_flops(torch.cuda.get_device_name(device))
     if peak is None:
         return None
     return (6 if trained_fully else 4) * parameters * tokens / seconds / peak

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import Batches, micro_batches, pack, share
+from tailor.data.batches import Batches, micro_batches, share
+from tailor.data.packing import pack
+from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 
 LENGTHS = np.random.default_rng(0).integers(5, 100, size=500)
@@ -198,6 +200,54 @@ def test_a_group_over_the_capacity_has_a_row_of_its_own_and_the_plan_knows() -> 
     )
     assert batches.epoch(0)[0] == [(0, 1)]  # the largest is the first step
     assert batches.longest_row() == 200
+    assert max(batches.length(row) for row in batches.epoch(0)[0]) == 200
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("weights", [(), (1.0, 0.4), (2.0, 1.5)])
+@pytest.mark.parametrize("sizes", ["few", "one size", "many"])
+def test_no_row_of_any_epoch_is_longer_than_the_longest_row(
+    pack: bool, weights: tuple[float, ...], sizes: str
+) -> None:
+    lengths = {"few": np.array([7, 9, 11, 30]), "one size": np.full(40, 60), "many": LENGTHS}[sizes]
+    sources = (np.arange(len(lengths)) % 2).astype(int)
+    batches = make(lengths, sources, weights=weights, pack=pack)
+    longest = batches.longest_row()
+    rows = [row for epoch in range(8) for batch in batches.epoch(epoch) for row in batch]
+    found = max(map(batches.length, rows))
+    assert found <= longest <= 128
+    drawn_in_part = pack and sizes == "few" and weights  # which of a source's groups an epoch draws is random
+    assert drawn_in_part or found == longest
+    expected = {("few", ()): 57, ("one size", ()): 120, ("many", ()): 128}
+    assert not pack or longest == expected.get((sizes, weights), longest)
+    assert max(map(batches.length, batches.rows())) <= batches.longest_row(evaluation=True)
+
+
+def test_the_longest_joined_row_is_all_there_is() -> None:
+    assert make(np.array([3, 4]), join=True, pack=False).longest_row() == 6  # the last token is a target only
+    assert make(LENGTHS, join=True, pack=False).longest_row() == 128
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("weight", [0.01, 0.1, 0.3, 0.5])
+def test_a_low_weight_draws_at_least_one_group(pack: bool, weight: float) -> None:
+    """Round half to even: also 0.5 of one group would be none."""
+    lengths = np.array([10, 10, 10, 20])
+    sources = np.array([0, 0, 0, 1])
+    batches = make(lengths, sources, weights=(1.0, weight), pack=pack)
+    assert all(shown(batches, epoch) == Counter(range(4)) for epoch in range(3))
+    alone = make(lengths, sources, weights=(weight, weight), pack=pack, batch_size=1)
+    assert all(len(shown(alone, epoch)) >= 2 for epoch in range(3))
+    assert alone.steps_to(1)[0] == alone.steps(0.01) == 1
+
+
+def test_no_rows_are_refused() -> None:
+    nothing = np.zeros(0, int)
+    for spec in ({"pack": True}, {"pack": False}, {"pack": False, "batch_tokens": 100}):
+        assert make(nothing, **spec).epoch(0) == []
+        with pytest.raises(DataError, match="no training example"):
+            make(nothing, **spec).steps_to(10)
+    assert make(np.array([1]), join=True, pack=False).epoch(0) == []  # no next token to predict
 
 
 def test_weights_draw_whole_groups() -> None:

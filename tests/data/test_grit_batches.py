@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tailor.data.facts import of_split
-from tailor.data.grit_batches import GritBatch, GritBatches
+from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
 from tailor.data.token_store import Split
 from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
@@ -59,6 +59,25 @@ def test_a_batch_has_queries_of_one_source_and_batches_have_similar_sizes(split:
     for batch in batches:
         assert len({int(split.source[row[0]]) for row in texts(batch)}) == 1
     assert len({int(split.source[texts(batch)[0, 0]]) for batch in batches}) == 2
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 0.01), (0.01, 0.05, 0.04)])
+def test_a_low_weight_draws_at_least_one_query_and_one_example(
+    split: Split, weights: tuple[float, ...]
+) -> None:
+    batches = make(split, weights=weights)
+    for epoch in (0, 1):
+        batch = batches.epoch(epoch)
+        assert {int(split.source[texts(part)[0, 0]]) for part in batch} == {0, 1}
+        assert all(len(generated(part)) == 3 for part in batch)
+    assert batches.steps_to(1)[0] == 1
+
+
+def test_the_plan_counts_the_texts_that_there_are(split: Split) -> None:
+    few = make(split, queries=1000)
+    assert text_facts(few, few)["texts_per_batch"] == 11 * 4  # the larger source, not 1,000 queries
+    assert text_facts(make(split), few)["texts_per_batch"] == 11 * 4  # of the evaluation
+    assert text_facts(make(split), make(split))["texts_per_batch"] == 4 * 4
 
 
 def test_a_query_has_its_own_positive_and_negatives(split: Split) -> None:

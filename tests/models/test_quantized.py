@@ -62,7 +62,7 @@ def test_base_unchanged_and_adapter_reloads(tmp_path: Path, kind: str | None) ->
     from peft import PeftModel
 
     plan, watch = train(tmp_path, kind)
-    assert watch.weights == (8_192, 107_456 + 8_192)
+    assert watch.weights == (8_192, 107_456 + 8_192, 107_456 + 8_192)
     stored = {p.dtype for p in watch.frozen["start"].values() if p.ndim == 2}
     assert {"nf4": torch.uint8, "int8": torch.int8, None: torch.float32}[kind] in stored
     for name, before in watch.frozen["start"].items():

@@ -123,3 +123,22 @@ def test_it_is_the_configuration_that_asks(tmp_path: Path, split: Any) -> None:
     loss, further = model.training_loss(batch)
     assert further == {}
     assert torch.equal(loss, model.next_token_loss(batch))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "jamba"])
+def test_a_token_uses_its_own_experts_only(tmp_path: Path, name: str) -> None:
+    """Shared experts, and layers without experts, count in full."""
+    model = load(FAMILIES[name].make(tmp_path))
+    config = model.base.config
+    experts = int(getattr(config, "num_local_experts", None) or config.num_experts)
+    sizes = {key: weight.numel() for key, weight in model.base.named_parameters()}
+    routed = sum(size for key, size in sizes.items() if "experts" in key and "shared" not in key)
+    assert routed > 0
+    found = model.weights()
+    assert found.total == sum(sizes.values())
+    assert found.active == found.total - routed * (experts - config.num_experts_per_tok) // experts
+
+
+def test_every_weight_of_a_dense_model_is_used(tmp_path: Path) -> None:
+    found = load(FAMILIES["llama"].make(tmp_path)).weights()
+    assert found.active == found.total

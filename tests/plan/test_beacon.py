@@ -39,7 +39,7 @@ def plan(longest: int = 400, config: dict[str, Any] | None = None, **spec: Any) 
             "save": {"to": "runs/x"},
         }
     )
-    data = DataFacts("tokens", "f", "t", 1000, 100, 500_000, 300_000, longest, longest, 32, 30, 90)
+    data = DataFacts("tokens", "f", "t", 1000, 100, 500_000, 300_000, longest, longest, 32, 32, 30, 90)
     return build(recipe, data, {**CONFIG, **(config or {})}, GPU, run_url="runs/x")
 
 

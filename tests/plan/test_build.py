@@ -38,7 +38,7 @@ LLAMA_8B = {
 GPU = Hardware("cuda", 80 * 2**30, bf16=True)
 CPU = Hardware("cpu", 16 * 2**30, bf16=True)
 FULL = {"adapter": None, "quantize": None}
-DATA = DataFacts("tokens", "f", "t", 1000, 100, 500_000, 300_000, 2048, 2048, 32, 30, 90)
+DATA = DataFacts("tokens", "f", "t", 1000, 100, 500_000, 300_000, 2048, 2048, 32, 32, 30, 90)
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -251,6 +251,22 @@ def test_chunks_of_texts_fit_the_memory() -> None:
     assert plan().chunk_tokens == 0
 
 
+def test_the_forecast_charges_no_rows_and_texts_that_the_data_lacks() -> None:
+    """A micro-batch of 8 rows of 2,048 tokens, of which there are 3; chunks of 32,768 tokens, of texts with 2,048."""
+    few = dataclasses.replace(DATA, max_rows=3)
+    declared = {"train": {"micro_batch_size": 8}}
+    three = plan(train={"micro_batch_size": 3})
+    assert plan(data=few, **declared).memory == three.memory
+    assert plan(data=few, **declared).micro_batch_size == 8, "the recipe's"
+    assert plan(**declared).memory.peak > 1.2 * three.memory.peak, "control"
+    some = dataclasses.replace(TEXTS, texts_per_batch=4, longest_row=64, longest=64)
+    made = plan(data=some, **GRITLM)
+    assert made.chunk_tokens == 32768
+    eight_thousand = plan(data=TEXTS, **GRITLM)
+    assert eight_thousand.chunk_tokens == 8192
+    assert made.memory.activations == pytest.approx(eight_thousand.memory.activations / 4, rel=0.01)
+
+
 def test_a_resumed_run_keeps_its_chunk_size() -> None:
     made = build(recipe(**GRITLM), TEXTS, LLAMA_8B, CPU, run_url="runs/x", chunk_tokens=777)
     assert made.chunk_tokens == 777
@@ -274,7 +290,7 @@ def test_shipped_recipes_are_planned(path: Path) -> None:
     length = recipe.data.max_length if base else 64
     row = recipe.data.max_length if recipe.data.pack or recipe.method.joins else length
     rows = max(32, recipe.train.batch_size or 0)
-    data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows)
+    data = dataclasses.replace(DATA, longest=length, longest_row=row, rows_per_batch=rows, max_rows=rows)
     if isinstance(recipe.method, Gritlm):
         method = recipe.method
         texts = method.embedding_batch_size * (1 + method.group_size)

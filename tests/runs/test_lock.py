@@ -188,3 +188,15 @@ def test_a_user_without_a_name_and_a_file_system_without_locks(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(StoreError, match=r"cannot be locked: .*No locks available"), lock(run):
         pass
+
+
+def test_the_holder_of_a_local_lock_is_on_disk_before_the_run_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS, the workers of other nodes would otherwise read the previous holder and give up."""
+    flushed: list[str] = []
+    monkeypatch.setattr(
+        locking.os, "fsync", lambda file: flushed.append(Path(f"/proc/self/fd/{file}").read_text())
+    )
+    with lock(Store(str(tmp_path / "run"))) as attempt:
+        assert any(attempt in content for content in flushed)

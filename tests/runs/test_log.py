@@ -42,6 +42,18 @@ def test_a_resumed_run_has_neither_gaps_nor_repeats(run: Store) -> None:
     assert [record["step"] for record in read(run) if record["kind"] == "checkpoint"] == [5, 10]
 
 
+def test_a_resumed_run_knows_what_its_earlier_parts_have_sent(run: Store) -> None:
+    """The second part was killed before it had made all steps of the first again."""
+    assert MetricsLog(run).sent == {}
+    write(run, range(1, 9))
+    assert MetricsLog(run, after_step=5).sent == {"train": 8}
+    write(run, range(6, 7), after_step=5)
+    assert MetricsLog(run, after_step=5).sent == {"train": 8}
+    write(run, range(6, 11), after_step=5)
+    assert steps_of(run) == list(range(1, 11))
+    assert MetricsLog(run, after_step=10).sent == {"train": 8}, "of steps that are not made again"
+
+
 def test_control_without_the_cut_steps_repeat(run: Store) -> None:
     write(run, range(1, 9))
     write(run, range(6, 11), after_step=8)

@@ -48,7 +48,7 @@ def runs() -> list[Any]:
 def curve(name: str, key: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
-    return sorted({(point.step, point.value) for point in MlflowClient().get_metric_history(name, key)})
+    return sorted((point.step, point.value) for point in MlflowClient().get_metric_history(name, key))
 
 
 def test_figures_and_settings_are_there_and_no_secret(tmp_path: Path) -> None:
@@ -73,8 +73,31 @@ def test_a_resumed_run_is_the_same_run_and_a_restarted_one_is_new(tmp_path: Path
     (found,) = runs()
     assert found.info.status == "FINISHED"
     assert [step for step, _ in curve(found.info.run_id, "train/loss")] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in curve(found.info.run_id, "evaluation/loss")] == [4, 5]
     write(run, range(1, 3))
     assert len(runs()) == 2
+
+
+def test_steps_that_a_killed_run_had_not_sent_are_sent_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at step 4, with step 4 and the evaluation of step 3 in memory only; again at step 3, then resumed."""
+    run = Store(str(tmp_path / "run"))
+    tracker = open_mlflow(run)
+    for step in (1, 2, 3):
+        tracker.write(train_record(step, loss=float(step)))
+    tracker._send()
+    tracker._periodic.close()
+    for last in (3, 5):
+        tracker = open_mlflow(run, after_step=1)
+        for step in range(2, last + 1):
+            tracker.write(train_record(step, loss=float(step)))
+        tracker.write({"kind": "evaluation", "step": 3, "loss": 0.5})
+        tracker._send()
+        tracker._periodic.close()
+    (found,) = runs()
+    assert curve(found.info.run_id, "train/loss") == [(step, float(step)) for step in range(1, 6)]
+    assert curve(found.info.run_id, "evaluation/loss") == [(3, 0.5)]
 
 
 def test_more_figures_than_a_request_takes_all_arrive(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import wandb
 
 from tailor.errors import StoreError
+from tailor.onray.monitor import LocalChannel
+from tailor.onray.worker import Recorder, WorkerTask
 from tailor.spec.track import Track
 from tailor.store import Store
 from tailor.track import open_trackers
@@ -32,8 +35,11 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def write(run: Store, steps: range, *, after_step: int = 0) -> None:
+    """Into the log and to the tracker, as rank 0 does."""
     run.write_text("recipe.yaml", RECIPE.format(to=run.url))
-    (tracker,) = open_trackers(TRACK, run, after_step=after_step)
+    plan: Any = SimpleNamespace(run_url=run.url)
+    task = WorkerTask(plan, TRACK, threads=1, working_folder="", distributed=False)
+    tracker = Recorder(task, LocalChannel(lambda _: None, lambda: False), after_step=after_step)
     for step in steps:
         tracker.write(train_record(step, loss=float(step), grad_norm=float("inf")))
     tracker.write({"kind": "status", "message": "no curve"})
@@ -96,11 +102,12 @@ def test_curves_and_settings_are_kept_and_no_key(tmp_path: Path) -> None:
 def test_a_resumed_run_is_the_same_run_and_a_restarted_one_is_new(tmp_path: Path) -> None:
     run = Store(str(tmp_path / "run"))
     write(run, range(1, 5))
+    write(run, range(3, 4), after_step=2)  # killed again, before it had made all steps again
     write(run, range(3, 6), after_step=2)
-    (first, *_), (again, *_) = both = kept(tmp_path / "run")
-    assert first == again
-    steps = sorted([row["step"] for row in history if "train/loss" in row] for _, history, _ in both)
-    assert steps == [[1, 2, 3, 4], [3, 4, 5]]
+    assert len({name for name, *_ in kept(tmp_path / "run")}) == 1
+    parts = [history for _, history, _ in kept(tmp_path / "run")]
+    steps = sorted([row["step"] for row in history if "train/loss" in row] for history in parts)
+    assert steps == [[], [1, 2, 3, 4], [5]]
     write(run, range(1, 3))
     assert len({name for name, *_ in kept(tmp_path / "run")}) == 2
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tailor.spec.optim import Optim
+from tailor.train.optimizer import build_optimizer, load_state
 from tests.helpers.embedding_stores import make_grit_store
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
@@ -57,3 +59,28 @@ def test_a_stretched_model(tmp_path: Path, rope: str) -> None:
     base = tiny_llama(tmp_path / "model", max_position_embeddings=64)
     tokens = make_store(tmp_path / "tokens", [40, 155, 200, 48] * 6, evaluation=[50, 160])
     same_as_on_a_cpu(base, tokens, tmp_path, "bf16", model=model, data={"max_length": 256})
+
+
+def test_a_paged_optimizer_continues_in_pages() -> None:
+    """bitsandbytes' own loading moves the state to the GPU."""
+    start, inputs = torch.randn(512, 512), torch.randn(4, 512, device="cuda")
+
+    def built() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+        model = torch.nn.Linear(512, 512, bias=False, device="cuda")
+        model.weight.data.copy_(start)
+        return model, build_optimizer(Optim(learning_rate=1e-2, optimizer="paged_adamw"), model)
+
+    def step(model: torch.nn.Linear, optimizer: torch.optim.Optimizer) -> None:
+        model(inputs).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    (model, optimizer), (resumed, loaded) = built(), built()
+    step(model, optimizer)
+    resumed.load_state_dict(model.state_dict())
+    load_state(loaded, optimizer.state_dict())
+    state = loaded.state[resumed.weight]
+    assert all(getattr(state[key], "is_paged", False) for key in ("state1", "state2"))
+    step(model, optimizer)
+    step(resumed, loaded)
+    assert torch.equal(model.weight, resumed.weight)

@@ -11,7 +11,13 @@ from torch import nn
 
 from tailor.spec.optim import Optim
 from tailor.train import checkpoint
-from tailor.train.optimizer import build_optimizer, decayed, numbering, optimizer_order
+from tailor.train.optimizer import (
+    build_optimizer,
+    decayed,
+    load_state,
+    numbering,
+    optimizer_order,
+)
 from tests.helpers.families import COMMON, DENSE, FAMILIES
 
 OPTIMIZERS = get_args(Optim.model_fields["optimizer"].annotation)
@@ -152,3 +158,36 @@ def test_betas_default_by_optimizer() -> None:
     assert spec(optimizer="lion", betas=[0.9, 0.999]).betas == (0.9, 0.999)
     (group, *_) = build_optimizer(spec(optimizer="lion"), nn.Linear(4, 4)).param_groups
     assert group["betas"] == (0.9, 0.99)
+
+
+@pytest.mark.parametrize("name", ["paged_adamw", "paged_adamw_8bit"])
+def test_a_paged_state_stays_paged_when_it_is_loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the pages, which need a GPU."""
+    model = nn.Linear(128, 64, bias=False)
+
+    def trained() -> Any:
+        optimizer = build_optimizer(spec(optimizer=name), model)
+
+        def paged(weight: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            buffer: Any = torch.zeros_like(weight, dtype=dtype)
+            buffer.is_paged = True
+            return buffer
+
+        monkeypatch.setattr(optimizer, "get_state_buffer", paged)
+        monkeypatch.setattr(optimizer, "prefetch_state", lambda weight: None)
+        model(torch.ones(2, 128)).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    first = trained()
+    expected, saved = first.state[model.weight], first.state_dict()
+    resumed, fresh = trained(), build_optimizer(spec(optimizer=name), model)
+    monkeypatch.setattr(fresh, "get_state_buffer", resumed.get_state_buffer)
+    pages = {key: resumed.state[model.weight][key] for key in ("state1", "state2")}
+    for optimizer in (resumed, fresh):
+        load_state(optimizer, saved)
+        loaded = optimizer.state[model.weight]
+        for key in pages:
+            assert getattr(loaded[key], "is_paged", False)
+            assert torch.equal(loaded[key], expected[key])
+    assert all(resumed.state[model.weight][key] is page for key, page in pages.items()), "pages are not freed"

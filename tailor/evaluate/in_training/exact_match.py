@@ -77,6 +77,10 @@ def probe(session: Session, when: When, step: int) -> None:
             "evaluate.generation: no row of the evaluation data has a question before its answer",
             hint="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
         )
+    before_or_after = "before" if when == "start" else "after"
+    session.say(
+        f"generating {len(rows):,} answers {before_or_after} training", phase=f"answers_{before_or_after}"
+    )
     mine = rows[host.rank :: host.world]
     with session.autocast():
         answers = generate(
@@ -104,7 +108,7 @@ def probe(session: Session, when: When, step: int) -> None:
     host.report(
         {
             "kind": "generation",
-            "when": "before" if when == "start" else "after",
+            "when": before_or_after,
             "exact_match": sum(record["exact"] for record in records) / len(records),
             "count": len(records),
         }

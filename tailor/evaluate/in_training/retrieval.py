@@ -39,6 +39,11 @@ class Probe:
         host, collection = session.host, self._collection
         if when == "end" or (when == "start" and host.resume() is not None):
             return None
+        if when == "start":
+            session.say(
+                f"searching {len(collection.corpus):,} passages for {len(collection.queries):,} queries before training",
+                phase="retrieval_before",
+            )
         plan = session.plan
         assert plan.method.embedding is not None
         embedder = Embedder(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as dist
 
-from tailor.models.causal import CausalModel
+from tailor.models.causal import CausalModel, Parameters
 from tailor.plan import Plan
 from tailor.train.host import Host
 from tailor.train.optimizer import shape_of
@@ -90,8 +90,8 @@ class Strategy(ABC):
         averaged = getattr(self.optimizer, "averaged", None)
         return nullcontext() if averaged is None else averaged()
 
-    def weights(self) -> tuple[int, int]:
-        """(trained, all): number of parameters of the model before sharding."""
+    def weights(self) -> Parameters:
+        """Numbers of parameters of the model before sharding."""
         return self.model.weights()
 
     def stored_tensors(self, parameter: Any) -> list[torch.Tensor]:

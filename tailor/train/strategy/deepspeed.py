@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 from tailor.errors import ScaleError
-from tailor.models.causal import CausalModel
+from tailor.machine import COLLECTIVE_TIMEOUT
+from tailor.models.causal import CausalModel, Parameters
 from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Shard, Sharded
-from tailor.train.strategy.internals import ZeroShards, shards_of
+from tailor.train.strategy.internals import ZeroShards, set_group_timeout, shards_of
 from tailor.train.strategy.start import join_group, load_sharded, load_unsharded
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Zero(Sharded):
         deepspeed.init_distributed(
             dist_backend=torch.distributed.get_backend(), dist_init_required=False, verbose=False
         )
+        set_group_timeout(COLLECTIVE_TIMEOUT)
         if self._stage < 3:
             self.model = load_unsharded(self.plan, self.device)
             self._counts = self.model.weights()
@@ -116,7 +118,7 @@ class Zero(Sharded):
     def skip(self) -> None:
         self._shards.clear_gradients()
 
-    def weights(self) -> tuple[int, int]:
+    def weights(self) -> Parameters:
         return self._counts
 
     def stored_tensors(self, parameter: Any) -> list[torch.Tensor]:

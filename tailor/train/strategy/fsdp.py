@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tailor.models.causal import CausalModel
+from tailor.models.causal import CausalModel, Parameters
 from tailor.spec.strategy import Fsdp
 from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from tailor.train.strategy.base import Shard, Sharded
@@ -92,7 +92,7 @@ class FullySharded(Sharded):
     def skip(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def weights(self) -> tuple[int, int]:
+    def weights(self) -> Parameters:
         return self._counts
 
     def stored_tensors(self, parameter: Any) -> list[torch.Tensor]:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import nn
+
+
+def set_group_timeout(timeout: timedelta) -> None:
+    """Give `timeout` to the process groups that DeepSpeed makes from now on.
+
+    It makes its own groups, also of all workers, which do not inherit the default group's timeout.
+    """
+    from deepspeed.comm import comm
+
+    comm.cdb.new_group = lambda ranks: torch.distributed.new_group(list(ranks), timeout=timeout)
 
 
 class ZeroShards(ABC):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from tailor.models import sharded_load
-from tailor.models.causal import CausalModel
+from tailor.models.causal import CausalModel, Parameters
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
@@ -25,8 +25,8 @@ def load_unsharded(plan: Plan, device: torch.device) -> CausalModel:
 
 def load_sharded(
     plan: Plan, rank: int, world: int, device: torch.device, shard: sharded_load.ShardModule
-) -> tuple[CausalModel, tuple[int, int]]:
-    """Load the model sharded by `shard`; returns it with its (trained, all) number of parameters."""
+) -> tuple[CausalModel, Parameters]:
+    """Load the model sharded by `shard`; returns it with its numbers of parameters."""
     return sharded_load.load_sharded(
         plan.model,
         shard,

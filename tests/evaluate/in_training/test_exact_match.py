@@ -110,6 +110,15 @@ def test_a_run_reports_what_it_learned_and_writes_every_answer(folder: Path) -> 
     before, after = host.of("generation")
     assert before == {"kind": "generation", "when": "before", "exact_match": 0.0, "count": 4}
     assert after == {"kind": "generation", "when": "after", "exact_match": 1.0, "count": 4}
+    started = [record for record in host.records if "phase" in record]
+    assert started == [
+        {"kind": "status", "message": f"generating 4 answers {when} training", "phase": f"answers_{when}"}
+        for when in ("before", "after")
+    ]
+    assert [
+        host.records.index(record) < host.records.index(result)
+        for record, result in zip(started, (before, after), strict=True)
+    ] == [True, True]
     assert [record["exact"] for record in saved(folder, "before")] == [False] * 4
     assert saved(folder, "after")[1] == {
         "source": 0,

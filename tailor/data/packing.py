@@ -1,0 +1,51 @@
+"""Packing: several groups of examples share a row of at most `max_length` tokens."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+import numpy as np
+
+from tailor.data.rows import Row
+
+
+def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
+    """Best-fit-decreasing bin packing: take the longest example first, and put each into the fullest row with enough room.
+
+    examples: int[k] indices; lengths: int[n]. Returns rows of at most `capacity` tokens. An example that is longer,
+    as a pair may be, gets a row of its own.
+    """
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for example in examples[np.argsort(-lengths[examples], kind="stable")]:
+        length = int(lengths[example])
+        best = bisect_left(room, (length, -1))
+        if best == len(room):
+            rows.append([int(example)])
+            free, row = capacity - length, len(rows) - 1
+        else:
+            free, row = room.pop(best)
+            rows[row].append(int(example))
+            free -= length
+        insort(room, (free, row))
+    return [tuple(row) for row in rows]
+
+
+def largest_sum(sizes: np.ndarray, copies: np.ndarray, limit: int) -> int:
+    """The largest sum of some of the sizes that is at most `limit`: no packed row of these groups can have more tokens.
+
+    sizes: int[n]; copies: int[n], how often each may be used.
+    """
+    different, index = np.unique(sizes, return_inverse=True)
+    counts = np.bincount(index, weights=copies).astype(np.int64) if len(sizes) else sizes
+    possible, within = 1, (1 << (limit + 1)) - 1  # bit n: a sum of n tokens is possible
+    for size, count in zip(different.tolist(), counts.tolist(), strict=True):
+        left = min(count, limit // size) if 0 < size <= limit else 0
+        part = 1
+        while left:  # 1, 2, 4 … copies at a time: every number of copies up to `count` is a sum of these
+            part = min(part, left)
+            possible = (possible | possible << (size * part)) & within
+            left, part = left - part, part * 2
+        if possible >> limit:
+            break
+    return possible.bit_length() - 1
