@@ -43,6 +43,7 @@ docs: $(VENV)/.installed
 	$(BIN)/tailor schema --cluster --reference > docs/cluster-reference.md
 	$(BIN)/tailor schema --evaluation > recipes/evaluation.schema.json
 	$(BIN)/tailor schema --evaluation --reference > docs/evaluation-reference.md
+	$(BIN)/tailor schema --output > docs/output.schema.json
 
 site: $(VENV)/.installed-dev
 	$(BIN)/python -m mkdocs build --strict

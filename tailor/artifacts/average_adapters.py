@@ -77,6 +77,11 @@ def _require_linear(adapters: Sequence[LoraAdapter]) -> None:
                 f"{adapter.url} is a DoRA adapter, whose updates cannot be averaged: DoRA rescales each row to a trained norm",
                 hint="merge each adapter with `tailor merge`, then average the models",
             )
+        if adapter.rows:
+            raise ModelError(
+                f"{adapter.url} has trained rows of new tokens (model.add_tokens), which cannot be averaged",
+                hint="merge each adapter with `tailor merge`, then average the models",
+            )
         if adapter.replaced.keys() != adapters[0].replaced.keys():
             odd = min(adapter.replaced.keys() ^ adapters[0].replaced.keys())
             raise ModelError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tailor.artifacts.base_model import Structure
+from tailor.artifacts.base_model import Structure, set_vocabulary
 from tailor.artifacts.checkpoints import write_tokenizer
 from tailor.artifacts.inputs import OTHER_ROPE, AverageInput, trained_model
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
@@ -97,6 +97,10 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
         raise ModelError(
             OTHER_ROPE.format(parts[0].url, "others"), hint="average checkpoints with the same model.rope"
         )
+    if any(model.add_tokens != models[0].add_tokens for model in models):
+        raise ModelError(
+            "the checkpoints have different model.add_tokens", hint="average checkpoints with the same tokens"
+        )
     if any(model.path != models[0].path or model.revision != models[0].revision for model in models):
         raise ModelError(
             "the checkpoints have different base models: " + ", ".join(sorted({m.path for m in models})),
@@ -128,6 +132,9 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     source = folder if models[0].rope is not None else base
     config = {**OBJECT.read_path(source / MODEL_CONFIG), "dtype": "float32"}
     config.pop("torch_dtype", None)
+    if models[0].add_tokens:
+        structure = Structure.of(base, trust_remote_code=granted(models[0]))
+        set_vocabulary(config, plan[structure.embedding][1][0])
     (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -33,7 +33,9 @@ def base_record_of(folder: Path, run: Store) -> BaseRecord:
     if not plan:
         return BaseRecord(path, revision, _stored_dtype(Path(path)), None, None)
     model = run_files.planned_model(run)
-    return BaseRecord(path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope)
+    return BaseRecord(
+        path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope, model.add_tokens
+    )
 
 
 def model_spec(base_record: BaseRecord, trust: Trust) -> Model:
@@ -43,6 +45,7 @@ def model_spec(base_record: BaseRecord, trust: Trust) -> Model:
         revision=base_record.revision,
         quantize=base_record.quantize,
         rope=base_record.rope,
+        add_tokens=base_record.add_tokens,
         trust_remote_code=trust.allows(base_record.path, base_record.revision),
     )
 
@@ -100,6 +103,12 @@ class Structure:
                 return candidate
         return None
 
+    @property
+    def embedding(self) -> str:
+        """Name of the embedding's weight."""
+        embedding = self.model.get_input_embeddings()
+        return next(f"{name}.weight" for name, module in self.model.named_modules() if module is embedding)
+
     @cached_property
     def tied(self) -> tuple[str, str] | None:
         """Names of the embedding's and the head's weight where they are one."""
@@ -127,6 +136,15 @@ class Structure:
             for name, module in self.model.named_modules()
             if type(module) is not before[name]
         }
+
+
+def set_vocabulary(config: dict[str, Any], size: int) -> None:
+    """Set the number of rows of the embedding in a config.json."""
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        text["vocab_size"] = size
+    if not isinstance(text, dict) or "vocab_size" in config:
+        config["vocab_size"] = size
 
 
 def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> torch.Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from tailor.artifacts import output
 from tailor.artifacts.base_model import planned_model
+from tailor.artifacts.lora import PREFIX, ROWS
 from tailor.artifacts.tensors import DTYPES, Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
@@ -18,7 +20,9 @@ from tailor.models import files, rope
 from tailor.models.adapter_files import write_config
 from tailor.models.adapters import adapter_name
 from tailor.models.base_record import BaseRecord
+from tailor.models.new_tokens import new_tokens
 from tailor.models.own_code import Trust, granted
+from tailor.spec.model import Model
 from tailor.store import Store, run_files
 from tailor.train import sharded_checkpoint
 
@@ -65,6 +69,7 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
         "use_dora": spec.dora,
         "target_modules": sorted(modules),
         "modules_to_save": spec.modules_to_save or None,
+        "trainable_token_indices": _trained_rows(names, model),
         "bias": "none",
         "inference_mode": True,
     }
@@ -72,12 +77,24 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     base_record = BaseRecord(
-        model.path, model.revision, plan["frozen_dtype"], model.quantize, weights_of_base, model.rope
+        model.path,
+        model.revision,
+        plan["frozen_dtype"],
+        model.quantize,
+        weights_of_base,
+        model.rope,
+        model.add_tokens,
     )
     base_record.write(folder)
     if model.rope is not None:
         rope.save_config(folder, model)
     write_tokenizer(folder, base, run, trust)
+
+
+def _trained_rows(names: Iterable[str], model: Model) -> dict[str, list[int]] | None:
+    """PEFT's `trainable_token_indices`. names: of the adapter's tensors."""
+    tables = [name.removesuffix(ROWS).removeprefix(PREFIX) for name in names if name.endswith(ROWS)]
+    return {table: list(new_tokens(model)) for table in sorted(tables)} or None
 
 
 def write_tokenizer(folder: Path, base: Path, run: Store, trust: Trust) -> None:

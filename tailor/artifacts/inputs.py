@@ -133,6 +133,11 @@ def same_base(parts: Sequence[AverageInput]) -> list[BaseRecord]:
                 f"{parts[0].url} and {part.url} have different bases: {records[0].path} and {base_record.path}",
                 hint="average adapters of one base, or merge each adapter and average the models",
             )
+        if base_record.add_tokens != records[0].add_tokens:
+            raise ModelError(
+                f"{parts[0].url} and {part.url} have different model.add_tokens",
+                hint="average adapters with the same tokens",
+            )
         if base_record.rope != records[0].rope:
             raise ModelError(
                 OTHER_ROPE.format(parts[0].url, part.url), hint="average adapters with the same model.rope"

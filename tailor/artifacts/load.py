@@ -195,7 +195,7 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     network = _base_of("adapter", url, base_record, spec, device)
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             hint="the base must be the model that the adapter was trained on",

@@ -22,6 +22,8 @@ from tailor.layout import ADAPTER_WEIGHTS
 from tailor.models.adapter_files import check_weights, read_config
 
 PREFIX = "base_model.model."
+ROWS = ".token_adapter.trainable_tokens_delta"
+"""End of the name of PEFT's tensor with trained rows of an embedding or a head (`trainable_token_indices`)."""
 _A, _B = (".lora_A.weight", ".lora_embedding_A"), (".lora_B.weight", ".lora_embedding_B")
 _MAGNITUDE = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 
@@ -55,6 +57,8 @@ class LoraAdapter:
         """Module of the base -> its update."""
         self.replaced: dict[str, str] = {}
         """Tensor of the base -> the adapter's tensor that replaces it (`modules_to_save`, trained in full)."""
+        self.rows: dict[str, str] = {}
+        """Embedding or head of the base -> the adapter's tensor with new values of some of its rows (`model.add_tokens`)."""
         try:
             self._sort()
         except BaseException:
@@ -113,6 +117,9 @@ class LoraAdapter:
         parts: dict[str, dict[str, str]] = {}
         for name in self.reader:
             bare = name.removeprefix(PREFIX)
+            if bare.endswith(ROWS):
+                self.rows[f"{bare.removesuffix(ROWS)}.weight"] = name
+                continue
             for part, endings in (("down", _A), ("up", _B), ("magnitude", _MAGNITUDE)):
                 ending = next((end for end in endings if bare.endswith(end)), None)
                 if ending is not None:
@@ -146,7 +153,38 @@ class LoraAdapter:
                 break
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
+    def with_rows(self, name: str, weight: torch.Tensor, size: int) -> torch.Tensor:
+        """The embedding or head `name` with the trained rows, [size, H]. weight: [V, H] of the base, V <= size.
+
+        ModelError when the rows do not fit.
+        """
+        ids, rows = self.row_ids(name), self.reader.read(self.rows[name])
+        known = len(weight)
+        if rows.shape != (len(ids), weight.shape[1]) or not set(range(known, size)) <= set(ids):
+            raise ModelError(
+                f"the adapter at {self.url} does not fit its base: its rows for {name} have the shape {tuple(rows.shape)}",
+                hint="the base must be the model that the adapter was trained on",
+            )
+        grown = torch.cat([weight, weight.new_zeros(size - known, weight.shape[1])])  # [size, H]
+        grown[ids] = rows.to(grown.dtype)
+        return grown
+
+    def row_ids(self, name: str) -> list[int]:
+        """Ids of the tokens whose rows of the embedding or head `name` are trained."""
+        named = self.config.get("trainable_token_indices") or {}
+        module = name.removesuffix(".weight")
+        if isinstance(named, list):
+            return named
+        found = next((ids for key, ids in named.items() if f".{module}".endswith(f".{key}")), None)
+        if found is None:
+            raise ModelError(
+                f"the adapter at {self.url} is damaged: trainable_token_indices does not name {module}",
+                hint="copy the adapter again",
+            )
+        return found
+
     def changed(self) -> Iterator[str]:
         """The names of all tensors of the base that the adapter changes."""
         yield from self.replaced
+        yield from self.rows
         yield from (f"{module}.weight" for module in self.updates)

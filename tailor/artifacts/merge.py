@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from tailor.artifacts import output, verify
-from tailor.artifacts.base_model import Structure, as_quantized
+from tailor.artifacts.base_model import Structure, as_quantized, set_vocabulary
 from tailor.artifacts.inputs import Source, open_source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
@@ -169,7 +169,8 @@ def write_model(
         for name in adapter.changed()
         if (stored := structure.stored_name(name, reader)) is not None
     }
-    untie = tied is not None and bool(set(tied) & set(adapter.changed()))
+    # Trained rows of a tied embedding are those of the head too.
+    untie = tied is not None and bool(set(tied) & (set(adapter.changed()) - set(adapter.rows)))
     embedding = structure.stored_name(tied[0], reader) if tied is not None else None
     untied = (
         tied[1] if untie and tied is not None and structure.stored_name(tied[1], reader) is None else None
@@ -185,6 +186,17 @@ def write_model(
     base_record = source.base_record if onto == "dequantized" else None
     quantized = _quantized(structure, base_record, reader)
     by_stored = {stored: name for name, stored in names.items()}
+
+    grown = {
+        names[name]: max(token + 1 for token in adapter.row_ids(name))
+        for name in adapter.rows
+        if name in names
+    }
+
+    def shape(stored: str) -> tuple[int, ...]:
+        """The shape of a tensor of the merged model."""
+        first, *rest = reader.about(stored).shape or (0,)
+        return (max(first, grown[stored]), *rest) if stored in grown else reader.about(stored).shape
 
     def value(stored: str, name: str | None) -> torch.Tensor:
         """A tensor of the merged model. stored: its name in the files; name: its name in the model if the adapter changes it."""
@@ -203,6 +215,8 @@ def write_model(
                     f"{reader.about(stored).shape}",
                     hint="the base must be the model that the adapter was trained on",
                 )
+        if name in adapter.rows:
+            tensor = adapter.with_rows(name, tensor, shape(stored)[0])
         module = (name or "").removesuffix(".weight")
         if module in adapter.updates:
             tensor = adapter.merged(module, tensor.float(), transposed=transposed[module], name=stored)
@@ -210,7 +224,7 @@ def write_model(
 
     total, layout = 0, {}
     for number, (file, stored_names) in enumerate(reader.layout.items()):
-        plan = {name: (_dtype(reader, name, dtype), reader.about(name).shape) for name in stored_names}
+        plan = {name: (_dtype(reader, name, dtype), shape(name)) for name in stored_names}
         extra = (
             untied if number == 0 else None
         )  # the head: tied to the embedding in the base, separate after the merge
@@ -226,7 +240,8 @@ def write_model(
     write_index(folder, layout, total)
     if source.spec.rope is not None:
         rope.save_config(folder, source.spec)
-    _write_config(folder, folder if source.spec.rope else source.base, dtype, untie=untie)
+    vocabulary = max((shape(stored)[0] for stored in grown), default=None)
+    _write_config(folder, folder if source.spec.rope else source.base, dtype, vocabulary, untie=untie)
     return names if untied is None or embedding is None else {**names, untied: embedding}
 
 
@@ -249,8 +264,10 @@ def _dtype(reader: Reader, name: str, requested: str) -> torch.dtype:
     return STORED[stored] if requested == "auto" or stored not in FLOATS else DTYPES[requested]
 
 
-def _write_config(folder: Path, base: Path, dtype: str, *, untie: bool) -> None:
+def _write_config(folder: Path, base: Path, dtype: str, vocabulary: int | None, *, untie: bool) -> None:
     config: dict[str, Any] = OBJECT.read_path(base / MODEL_CONFIG)
+    if vocabulary is not None:
+        set_vocabulary(config, vocabulary)
     for part in (config, config.get("text_config")):
         if not isinstance(part, dict):
             continue

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 
 from tailor.cli.numbers import number, whole
+from tailor.cli.output import Output, Written
 from tailor.cli.trust import add_trust_option, granted
 from tailor.quiet import quiet
+
+OUTPUT = Output(Written)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,5 +44,8 @@ def execute(args: argparse.Namespace) -> int:
     url = average(
         args.parts, args.to, weights=args.weights, rank=args.rank, trust=granted(args, args.parts), say=print
     )
-    print(f"average written to {url}")
+    if args.json:
+        args.json.write(Written(url=url))
+    else:
+        print(f"average written to {url}")
     return 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
+from tailor.cli.data_report import Report, reported
+from tailor.cli.doctor import Findings
 from tailor.cli.numbers import whole
+from tailor.cli.output import Document, Output
 from tailor.cli.terminal import make_console
 from tailor.errors import DataError
 from tailor.printable import printable
@@ -18,9 +22,36 @@ if TYPE_CHECKING:
 
     from tailor.encode.preview import Piece
 
-_OPTIONS = {"preview": ("rows", "split"), "doctor": ("json", "html", "benchmark")}
+_OPTIONS = {"preview": ("rows", "split"), "doctor": ("html", "benchmark")}
 BAR = 40
 """Longest bar of the histogram, in characters."""
+
+
+class PreviewPiece(Document):
+    """Consecutive tokens of one kind. special: the text is the name of one special token."""
+
+    text: str
+    supervised: bool
+    special: bool
+    cut: bool
+
+
+class PreviewRow(Document):
+    """A row. name: file:row. note: what preparation does with it. examples: what is made of it, as pieces of text."""
+
+    name: str
+    note: str
+    examples: list[list[PreviewPiece]]
+
+
+class Preview(Document):
+    """The first rows of each source."""
+
+    split: Literal["train", "evaluation"]
+    rows: list[PreviewRow]
+
+
+OUTPUT = Output(Report | Preview | Findings)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +75,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("train", "evaluation"),
         help="preview: split to show (default: train)",
     )
-    parser.add_argument("--json", action="store_true", help="doctor: print the findings as JSON")
     parser.add_argument("--html", metavar="FILE", help="doctor: also write the findings as an HTML page")
     parser.add_argument(
         "--benchmark",
@@ -71,46 +101,29 @@ def execute(args: argparse.Namespace) -> int:
         return doctor.execute(recipe, args, console)
     if args.what == "preview":
         return _preview(recipe, args, console)
-    return report(recipe, console)
+    found = reported(recipe)
+    if args.json:
+        args.json.write(found)
+    else:
+        show(found, console)
+    found.require()
+    return 0
 
 
-def report(recipe: Any, console: Console) -> int:
-    """Prepare a recipe's data and print what it is. DataError over budget."""
+def show(found: Report, console: Console) -> None:
+    """Print a report."""
     from rich.text import Text
 
-    from tailor.artifacts.passage_scorer import scorer_of
-    from tailor.cli.display import Display
-    from tailor.encode.prepare import prepare_all
-    from tailor.encode.report import check_budget, notes
-    from tailor.onray.planning import tokens_root
-    from tailor.store import Store
-
-    root = tokens_root(recipe, Store(recipe.save.to))
-    with Display() as display:
-        display.doing("preparing data")
-        prepared = prepare_all(
-            recipe.data,
-            recipe.model,
-            recipe.method,
-            root,
-            scorer=scorer_of(recipe.data),
-            progress=display.preparing,
-        )
-    counts = prepared.tokens.manifest["report"]
-    for source in counts["sources"]:
+    for source in found.sources:
         console.print(_source(source))
-    for split in ("train", "evaluation"):
-        if counts[split]["examples"]:
-            console.print(_split(split, counts[split]))
-    for note in notes(counts, recipe.data.holdout):
+    for name, split in (("train", found.train), ("evaluation", found.evaluation)):
+        if split["examples"]:
+            console.print(_split(name, split))
+    for note in found.notes:
         console.print(Text(note, "yellow"))
-    template = prepared.tokens.template
-    if template is not None:
-        ends = " or ".join(template.get("end_of_turn") or map(str, template["end_of_turn_ids"]))
-        console.print(f"chat template   {template['name']}, end of turn {ends}")
-    console.print(f"tokens          {prepared.tokens.url}{' (prepared before)' if prepared.reused else ''}")
-    check_budget(counts, recipe.data.budget)
-    return 0
+    if found.template is not None:
+        console.print(f"chat template   {found.template}, end of turn {' or '.join(found.end_of_turn)}")
+    console.print(f"tokens          {found.tokens}{' (prepared before)' if found.reused else ''}")
 
 
 def _source(source: dict[str, Any]) -> Text:
@@ -186,6 +199,11 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
     from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.preview import preview
 
+    scorer, split = scorer_of(recipe.data), args.split or "train"
+    found = preview(recipe.data, recipe.model, recipe.method, split=split, rows=args.rows or 3, scorer=scorer)
+    if args.json:
+        args.json.write(Preview(split=split, rows=[PreviewRow(**asdict(row)) for row in found]))
+        return 0
     legend = (
         Text.assemble(
             ("supervised", "green"),
@@ -198,10 +216,7 @@ def _preview(recipe: Any, args: argparse.Namespace, console: Console) -> int:
         else Text("«supervised»  not supervised  ~~cut~~")
     )
     console.print(legend)
-    scorer, split = scorer_of(recipe.data), args.split or "train"
-    for shown in preview(
-        recipe.data, recipe.model, recipe.method, split=split, rows=args.rows or 3, scorer=scorer
-    ):
+    for shown in found:
         console.print(Text.assemble("\n", (shown.name, "bold"), f"  {shown.note}"))
         for pieces in shown.examples:
             console.print(_colored(pieces) if console.color_system else Text(_marked(pieces)))

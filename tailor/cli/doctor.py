@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailor.cli.output import Document
+from tailor.encode.doctor.finding import Severity
 from tailor.errors import StoreError
 from tailor.printable import printable
 
@@ -17,6 +18,39 @@ if TYPE_CHECKING:
 
     from tailor.encode.doctor.examine import Diagnosis
     from tailor.encode.doctor.finding import Finding
+
+
+class FoundRow(Document):
+    """A row (file:row) with a finding."""
+
+    row: str
+    detail: str
+
+
+class FoundFault(Document):
+    """A finding. message: what the rows are. count: their number."""
+
+    check: str
+    severity: Severity
+    message: str
+    count: int
+    rows: list[FoundRow]
+    """The first of them."""
+    fix: str
+    """Lines of the recipe that fix it, or empty."""
+
+
+class Findings(Document):
+    """What the doctor found in the data."""
+
+    rows: int
+    """Number of rows that were examined."""
+    error: int
+    """Number of findings of this severity, as the next two."""
+    warning: int
+    info: int
+    findings: list[FoundFault]
+
 
 NAMED = 5
 """Rows that the text names per finding; JSON and the page name up to 20."""
@@ -40,7 +74,7 @@ def execute(recipe: Any, args: argparse.Namespace, console: Console) -> int:
                 f"{args.html} cannot be written: {reason}", hint="choose another file for --html"
             ) from None
     if args.json:
-        print(json.dumps(diagnosis.as_dict(), indent=2))
+        args.json.write(diagnosis.as_dict())
         return 0
     for finding in diagnosis.findings:
         console.print(_text(finding))

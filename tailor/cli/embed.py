@@ -7,8 +7,21 @@ import sys
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
+from tailor.cli.output import Document, Output
 from tailor.cli.trust import add_trust_option, granted
 from tailor.quiet import quiet
+
+
+class Embedded(Document):
+    """A Parquet file of embeddings."""
+
+    url: str
+    rows: int
+    truncated: int
+    """Texts that were longer than the model's maximum length."""
+
+
+OUTPUT = Output(Embedded)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +98,9 @@ def execute(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
+    if args.json:
+        args.json.write(Embedded(url=outcome.url, rows=outcome.rows, truncated=outcome.truncated))
+        return 0
     if outcome.truncated:
         print(f"{outcome.truncated:,} texts were longer than the model's maximum length and were truncated")
     print(f"{outcome.rows:,} embeddings written to {shown_path(outcome.url)}")

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
+from tailor.cli.output import Document, Failure, Output, Raw, failure_of
 from tailor.cli.trust import add_trust_option, granted
+from tailor.errors import GateError
 from tailor.layout import RECIPE
 from tailor.quiet import quiet
+from tailor.runs.evaluations import Results
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +26,19 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "default"
 SAMPLES = 5
+
+
+class Evaluated(Document):
+    """A finished evaluation."""
+
+    folder: str
+    results: Raw[Results]
+    """The content of `results.json` in the folder."""
+    error: Failure | None
+    """The bounds of `fail_if` that are violated, if any."""
+
+
+OUTPUT = Output(Evaluated)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +92,18 @@ def execute(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    show(outcome.folder, outcome.results, display.console, args.samples)
-    outcome.require()
+    try:
+        violated = None
+        outcome.require()
+    except GateError as error:
+        violated = error
+    if args.json:
+        failure = violated and failure_of(violated)
+        args.json.write(Evaluated(folder=outcome.folder.url, results=outcome.results, error=failure))
+    else:
+        show(outcome.folder, outcome.results, display.console, args.samples)
+    if violated is not None:
+        raise violated
     return 0
 
 

@@ -6,12 +6,26 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tailor.cli.merge import add_merge_options
+from tailor.cli.output import Document, Output
 from tailor.cli.trust import granted
 from tailor.export.forms import EXPORT_FORMS, find_form
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
     from tailor.export.request import Request
+
+
+class Exported(Document):
+    """A folder that was written."""
+
+    url: str
+    form: str
+    """Its layout, like `--as`."""
+    next: str | None
+    """A command that uses it."""
+
+
+OUTPUT = Output(Exported)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +78,11 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.export.folder import export
 
     url = export(args.run, args.to, request(args, args.form), say=lambda line: print(line, flush=True))
+    next_step = form.next_step(url)
+    if args.json:
+        args.json.write(Exported(url=url, form=args.form, next=next_step))
+        return 0
     print(f"{args.form} folder written to {url}")
-    if (next_step := form.next_step(url)) is not None:
+    if next_step is not None:
         print(f"next            {next_step}")
     return 0

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import number, whole
+from tailor.cli.output import Document, Output
 from tailor.cli.trust import add_trust_option, granted
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 
 BATCH = 16
 Row = dict[str, Any]
+
+
+class Generated(Document):
+    """The answers, in the order of the prompts."""
+
+    output: str | None
+    """The file that `--output` names."""
+    rows: list[dict[str, Any]]
+    """The prompts (the rows of `--input`), each with its `answer`."""
+
+
+OUTPUT = Output(Generated)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,13 +104,14 @@ def execute(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     texts = [loaded.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
-    if args.prompt and not args.output:
+    answered = [{**row, "answer": text} for row, text in zip(rows, texts, strict=True)]
+    if args.output or not (args.prompt or args.json):
+        lines = [json.dumps(row, ensure_ascii=False) for row in answered]
+        _write(args.output, "".join(f"{line}\n" for line in lines))
+    elif not args.json:
         print("\n".join(texts))
-        return 0
-    lines = [
-        json.dumps({**row, "answer": text}, ensure_ascii=False) for row, text in zip(rows, texts, strict=True)
-    ]
-    _write(args.output, "".join(f"{line}\n" for line in lines))
+    if args.json:
+        args.json.write(Generated(output=args.output, rows=answered))
     return 0
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from tailor.cli.output import Document, Output
 from tailor.errors import StoreError
 from tailor.layout import RECIPE
 from tailor.spec.reading.source import scalar
@@ -57,6 +58,16 @@ evaluate:
 """
 
 
+class Starter(Document):
+    """The file that was written, or the built-in chat templates (`--templates`) with their purposes."""
+
+    file: str | None
+    templates: dict[str, str] | None
+
+
+OUTPUT = Output(Starter)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", default=RECIPE, help="file to write (default: recipe.yaml)")
     parser.add_argument("--model", default="path/to/model", help="folder or hub id of the base model")
@@ -71,6 +82,9 @@ def execute(args: argparse.Namespace) -> int:
         from tailor.encode.template import builtin_templates
 
         templates = builtin_templates()
+        if args.json:
+            args.json.write(Starter(file=None, templates=templates))
+            return 0
         width = max(map(len, templates)) + 2
         for name, purpose in templates.items():
             print(f"{name:<{width}}{purpose}")
@@ -86,6 +100,9 @@ def execute(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StoreError(f"{args.path} cannot be written: {reason.lower()}") from None
+    if args.json:
+        args.json.write(Starter(file=str(path), templates=None))
+        return 0
     print(f"{args.path} written; edit it, then `tailor validate {args.path}`")
     return 0
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tailor.cli.main import INTERRUPTED
+from tailor.cli.output import Document, Output
 from tailor.cli.terminal import make_console
 from tailor.errors import ScaleError
 from tailor.redaction import redacted
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
     from tailor.onray.jobs import Job, Jobs
 
 COLORS = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "pending": ""}
+
+
+class JobState(Document):
+    """A job. Times are in seconds since the epoch."""
+
+    name: str
+    state: Literal["pending", "running", "finished", "failed", "stopped"]
+    run: str
+    """The run folder, or the command of a job that was submitted without tailor."""
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    """Null while it runs, and when Ray or a lost node ended it."""
+    message: str
+
+
+class ListedJobs(Document):
+    """All jobs of the cluster (`list`), or the named one (`logs` when the job has ended, `stop`)."""
+
+    jobs: list[JobState]
+
+
+OUTPUT = Output(ListedJobs)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +72,37 @@ def execute(args: argparse.Namespace) -> int:
 
     jobs = Jobs(args.address)
     if args.what == "list":
+        if args.json:
+            args.json.write(listed(jobs.all()))
+            return 0
         return _list(jobs)
     if args.what == "logs":
-        return followed(jobs, args.job)
+        code = followed(jobs, args.job)
+        if args.json:
+            args.json.write(listed([jobs.job(args.job)]))
+        return code
     job = jobs.stop(args.job, show)
+    if args.json:
+        args.json.write(listed([job]))
     print(f"job {job.name} is {job.state}", file=sys.stderr)
     return 0
+
+
+def listed(jobs: Sequence[Job]) -> ListedJobs:
+    return ListedJobs(
+        jobs=[
+            JobState(
+                name=job.name,
+                state=job.state,
+                run=job.run,
+                started=job.started,
+                ended=job.ended,
+                exit_code=job.code,
+                message=redacted(job.message),
+            )
+            for job in jobs
+        ]
+    )
 
 
 def followed(jobs: Jobs, name: str) -> int:

@@ -8,6 +8,7 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tailor import __version__
 from tailor.cli.terminal import guarded
@@ -49,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _URL = re.compile(r"(?:--[a-z-]+=)?[a-z][a-z0-9+.-]*://\S+", re.I)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
+TERMINATED = 143  # 128 + SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +75,6 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"tailor: {name}: unknown {_kind_of_argument(name)}{_suggestion(name)}", file=sys.stderr)
         print("  hint: `tailor --help` lists the commands", file=sys.stderr)
         return 2
-    module_name, purpose = COMMANDS[name]
     if any(_is_url_with_credentials(argument) for argument in rest[1:]):
         print(
             "tailor: an argument is a URL with credentials, which other users of this machine can see",
@@ -82,12 +83,12 @@ def _main(argv: Sequence[str] | None) -> int:
         print("  hint: remove them and put secrets into the environment (HF_TOKEN, AWS_…)", file=sys.stderr)
         return 2
     try:
-        command = importlib.import_module(module_name)
-        parser = argparse.ArgumentParser(
-            prog=f"tailor {name}", description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
-        )
-        command.configure(parser)
-        return int(command.execute(parser.parse_intermixed_args(rest[1:])))
+        command = importlib.import_module(COMMANDS[name][0])
+        args = make_parser(name, command, rest[1:]).parse_intermixed_args(rest[1:])
+        output = getattr(command, "OUTPUT", None)
+        if output is not None and args.json:
+            return int(output.run(command.execute, args))
+        return int(command.execute(args))
     except SystemExit as stop:  # argparse raises it for --help and usage errors
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -101,7 +102,19 @@ def _main(argv: Sequence[str] | None) -> int:
     except Exception as error:
         if debug:
             raise
-        return _report(error)
+        return report(error)
+
+
+def make_parser(name: str, command: Any, words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of a command's arguments. command: its module. words: the arguments."""
+    _, purpose = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"tailor {name}", description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
+    )
+    command.configure(parser)
+    if hasattr(command, "OUTPUT"):
+        command.OUTPUT.configure(parser, words)
+    return parser
 
 
 def entry() -> None:
@@ -151,7 +164,8 @@ def _is_url_with_credentials(argument: str) -> bool:
     return bool(_URL.fullmatch(argument)) and has_credentials(argument)
 
 
-def _report(error: Exception) -> int:
+def report(error: Exception) -> int:
+    """Print an error without its traceback, and return its exit code."""
     if isinstance(error, RecipeError):
         print(error.message, file=sys.stderr)
         return error.exit_code
@@ -160,10 +174,10 @@ def _report(error: Exception) -> int:
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    text = " ".join(str(error).split())
-    error_type = type(error).__name__
-    print(
-        f"tailor: internal error: {error_type}: {text}; run again with --debug for the traceback",
-        file=sys.stderr,
-    )
+    print(f"tailor: {internal_error(error)}; run again with --debug for the traceback", file=sys.stderr)
     return INTERNAL_ERROR
+
+
+def internal_error(error: BaseException) -> str:
+    """The message of an error that is no TailorError, in one line."""
+    return f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"

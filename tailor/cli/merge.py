@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 
 from tailor.cli.numbers import number
+from tailor.cli.output import Output, Written
 from tailor.cli.trust import add_trust_option, granted
 from tailor.quiet import quiet
+
+OUTPUT = Output(Written)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,5 +65,8 @@ def execute(args: argparse.Namespace) -> int:
         trust=granted(args, [args.run]),
         say=lambda line: print(line, flush=True),
     )
-    print(f"model written to {merged.url}")
+    if args.json:
+        args.json.write(Written(url=merged.url))
+    else:
+        print(f"model written to {merged.url}")
     return 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import ConfigDict
+from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
 from tailor.cli.numbers import number, whole
+from tailor.cli.output import Output, Raw
 from tailor.errors import ScaleError
-from tailor.plan import beacon, devices, rope
+from tailor.plan import Plan, beacon, devices, rope
+from tailor.plan.batches import BatchSpec
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy import ruled_out
 from tailor.plan.what_if import WhatIf, replaced, what_if
@@ -19,7 +23,7 @@ from tailor.spec.load import load_recipe
 from tailor.spec.strategy import Fsdp
 
 if TYPE_CHECKING:
-    from tailor.plan import Hardware, Plan
+    from tailor.plan import Hardware
 
 GIB = 2**30
 REFERENCES = {
@@ -27,6 +31,19 @@ REFERENCES = {
     "copy": "a frozen copy of the model",
     "precomputed": "log-probabilities computed once and stored with the tokens",
 }
+
+SECTIONS = ("model", "method", "optim", "save", "evaluate", "divergence", "strategy")
+"""Keys of a plan that are sections of the recipe; the recipe's own schema describes them."""
+_KEYS = {
+    **get_type_hints(Plan),
+    **get_type_hints(BatchSpec),
+    **dict.fromkeys(SECTIONS, dict[str, Any]),
+    "what_if": NotRequired[WhatIf],
+}
+PlanDocument = TypedDict("PlanDocument", _KEYS)
+"""What `Plan.as_dict` returns; with --device also `what_if`."""
+PlanDocument.__pydantic_config__ = ConfigDict(extra="forbid")
+OUTPUT = Output(Raw[PlanDocument])
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +55,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="recipe keys to change, such as scale.workers=8",
     )
-    parser.add_argument("--json", action="store_true", help="print the whole plan as JSON")
     other = parser.add_argument_group("for a machine that is not here")
     other.add_argument(
         "--device",
@@ -99,7 +115,7 @@ def execute(args: argparse.Namespace) -> int:
             price_per_hour=args.price and args.price * (plan.workers if plan.gpu else 1),
         )
     if args.json:
-        print(json.dumps(plan.as_dict() | ({"what_if": found.as_dict()} if found else {}), indent=2))
+        args.json.write(plan.as_dict() | ({"what_if": found.as_dict()} if found else {}))
         return 0
     for label, value in [*lines(plan, hardware), *(what_if_lines(found, plan) if found else [])]:
         print(f"{label:<14}{value}")

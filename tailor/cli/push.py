@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 
 from tailor.cli.export import add_export_options, request
+from tailor.cli.output import Document, Output
 from tailor.quiet import quiet
+
+
+class Pushed(Document):
+    """An upload to the Hugging Face hub. stderr lists the files."""
+
+    repo: str
+    url: str | None
+    """URL of the commit; null for `--dry-run`."""
+
+
+OUTPUT = Output(Pushed)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +51,8 @@ def execute(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         say=lambda line: print(line, flush=True),
     )
-    if url is not None:
+    if args.json:
+        args.json.write(Pushed(repo=args.repo, url=url))
+    elif url is not None:
         print(f"pushed to {url}")
     return 0

@@ -7,7 +7,9 @@ import posixpath
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tailor.cli.main import INTERRUPTED
+from tailor.cli.events import Event, EventDisplay
+from tailor.cli.main import INTERRUPTED, TERMINATED
+from tailor.cli.output import Output
 from tailor.errors import StoreError
 from tailor.layout import PLAN, RECIPE, REPORT
 from tailor.quiet import quiet
@@ -32,7 +34,7 @@ RESULTS = (
     "Speed",
     "Peak memory",
 )
-TERMINATED = 143  # 128 + SIGTERM
+OUTPUT = Output(Event, events=True)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +73,9 @@ def execute(args: argparse.Namespace) -> int:
 
         wait_without_spinning()  # before the next line imports torch
         handover.require(recipe)
-    display = Display()
+    display = EventDisplay(args.json) if args.json else Display()
+    if isinstance(display, EventDisplay):
+        display.started(args.recipe, recipe.save.to)
     try:
         with display:
             for line in environment.differences(_environment_beside(args.recipe)):
@@ -80,6 +84,8 @@ def execute(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         print(f"tailor: {stopped(recipe, display.progress)}", file=sys.stderr)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    if isinstance(display, EventDisplay):
+        display.ended(outcome)
     closing(
         outcome,
         display.console,

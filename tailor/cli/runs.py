@@ -7,6 +7,7 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from tailor.cli.output import Document, Failure, Output, failure_of
 from tailor.cli.terminal import make_console
 from tailor.errors import StoreError, TailorError
 from tailor.runs.log import of_kind, read
@@ -28,6 +29,37 @@ COLORS = {
 }
 
 
+class ListedRun(Document):
+    """A run. Values that it does not have yet are null; of a damaged run, everything but its name and `error` is."""
+
+    run: str
+    """Path below the folder."""
+    url: str
+    state: str
+    """`running`, `finished`, `failed`, `interrupted`, `stopped` (killed), `unknown` or `damaged`."""
+    step: int | None
+    steps: int | None
+    loss: float | None
+    """Training loss of the last step."""
+    evaluation_loss: float | None
+    method: str | None
+    model: str | None
+    started: str | None
+    """ISO 8601."""
+    error: Failure | None
+    """Why its files cannot be read."""
+
+
+class ListedRuns(Document):
+    """The runs in a folder and in its subfolders, by path."""
+
+    folder: str
+    runs: list[ListedRun]
+
+
+OUTPUT = Output(ListedRuns)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", default="runs", help="folder to search for runs (default: runs)")
 
@@ -42,6 +74,9 @@ def execute(args: argparse.Namespace) -> int:
             f"there is no folder {store.url}", hint="name the folder that contains your runs (their save.to)"
         )
     found = [store] if run_folder.holds_run(store) else run_folder.below(store)
+    if args.json:
+        args.json.write(ListedRuns(folder=store.url, runs=[_listed(run, store) for run in found]))
+        return 0
     console = make_console()
     if not found:
         console.print(f"no runs in {store.url}")
@@ -65,6 +100,26 @@ def execute(args: argparse.Namespace) -> int:
         hint = f"\n  hint: {error.hint}" if error.hint else ""
         print(f"tailor: {error.message}{hint}", file=sys.stderr)
     return 0
+
+
+def _listed(run: Store, below: Store) -> ListedRun:
+    nothing = dict.fromkeys(ListedRun.model_fields)
+    try:
+        status, plan, records = Status.read(run), run_files.plan_if_written(run), read(run)
+        train, evaluation = of_kind(records, "train"), of_kind(records, "evaluation")
+        values = {
+            "state": state_of(run, status),
+            "step": step_of(status, records) if status else None,
+            "steps": status.steps if status else None,
+            "loss": train[-1]["loss"] if train else None,
+            "evaluation_loss": evaluation[-1]["loss"] if evaluation else None,
+            "method": plan["method"]["name"] if plan else None,
+            "model": plan["model"]["path"] if plan else None,
+            "started": status.started if status else None,
+        }
+    except TailorError as error:
+        values = {"state": DAMAGED, "error": failure_of(error)}
+    return ListedRun.model_validate({**nothing, "run": _name(run, below), "url": run.url, **values})
 
 
 def _row(run: Store, below: Store) -> list[str | Text]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.numbers import whole
+from tailor.cli.output import Document, Output, Raw
 from tailor.cli.terminal import make_console
+from tailor.layout import CHECKPOINTS
+from tailor.runs.evaluations import Results
 from tailor.runs.log import Record, of_kind, read
-from tailor.runs.status import Status
+from tailor.runs.status import Status, state_of, step_of
 from tailor.runs.words import duration, number
 from tailor.store import run_files, run_folder
 
@@ -17,6 +21,44 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from tailor.store import Store
+
+
+class SavedCheckpoint(Document):
+    """A complete checkpoint."""
+
+    step: int
+    url: str
+
+
+class Shown(Document):
+    """A run. What it has not written yet is null or empty."""
+
+    run: str
+    """Path or URL of the run folder."""
+    state: str
+    """`running`, `finished`, `failed`, `interrupted`, `stopped` (killed) or `unknown`."""
+    step: int | None
+    status: Raw[Status] | None
+    """The content of `status.json`."""
+    summary: dict[str, str]
+    """The first lines of the text that is printed without `--json`."""
+    plan: dict[str, Any] | None
+    """The content of `plan.json`."""
+    data: dict[str, Any] | None
+    """The content of `data.json`."""
+    checkpoints: list[SavedCheckpoint]
+    artifact: str | None
+    last: dict[str, Raw[dict[str, Any]]]
+    """The last record of each kind in `metrics.jsonl`."""
+    evaluations: dict[str, Raw[Results]]
+    """Name -> the content of its `results.json`."""
+    answers: list[Raw[dict[str, Any]]]
+    """The first generated answers (`--samples`), before and after training."""
+    files: list[str]
+    """The report page and plots."""
+
+
+OUTPUT = Output(Shown)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +79,9 @@ def execute(args: argparse.Namespace) -> int:
 
     run = run_folder.find(args.run)
     records, status = read(run), Status.read(run)
+    if args.json:
+        args.json.write(_document(run, records, status, args.samples))
+        return 0
     console = make_console(soft_wrap=True)
     console.print(Text(shown_path(run.url), "bold"))
     for label, figure in [*summary(run, records), *_details(run)]:
@@ -52,6 +97,35 @@ def execute(args: argparse.Namespace) -> int:
     for command in next_commands(run)[:1] if run_folder.artifact(run) else []:
         console.print(Text.assemble(("next  ", "dim"), (command, "cyan")))
     return 0
+
+
+def _document(run: Store, records: list[Record], status: Status | None, samples: int) -> Shown:
+    from tailor.runs import evaluations
+    from tailor.runs.report.page import paired_answers, summary
+
+    kind = run_folder.artifact(run)
+    return Shown(
+        run=run.url,
+        state=state_of(run, status),
+        step=step_of(status, records) if status else None,
+        status=asdict(status) if status else None,
+        summary=dict(summary(run, records)),
+        plan=run_files.plan_if_written(run) or None,
+        data=run_files.data_report(run) or None,
+        checkpoints=[
+            SavedCheckpoint(step=run_folder.step_of(name), url=run.join(CHECKPOINTS, name).url)
+            for name in run_folder.checkpoints(run)
+        ],
+        artifact=run.join(kind).url if kind else None,
+        last={record["kind"]: record for record in records},
+        evaluations={name: evaluations.read(run, name) for name in evaluations.names(run)},
+        answers=paired_answers(run)[:samples],
+        files=_page_files(run),
+    )
+
+
+def _page_files(run: Store) -> list[str]:
+    return [name for name in run.names() if name.endswith((".png", ".html"))]
 
 
 def _details(run: Store) -> list[tuple[str, str]]:
@@ -93,8 +167,7 @@ def _details(run: Store) -> list[tuple[str, str]]:
     rows.append(("Checkpoints", "steps " + ", ".join(steps) if steps else "none"))
     if (kind := run_folder.artifact(run)) is not None:
         rows.append(("Artifact", run.join(kind).url))
-    files = [name for name in run.names() if name.endswith((".png", ".html"))]
-    if files:
+    if files := _page_files(run):
         rows.append(("Plots", ", ".join(files)))
     return rows
 

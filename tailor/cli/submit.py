@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailor.cli.jobs import add_address, followed
+from tailor.cli.output import Document, Output
 from tailor.errors import Problem, RecipeError
 from tailor.redaction import redacted
 from tailor.spec import load, visibility
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tailor.spec.rules.keys import Finding
+
+
+class Submitted(Document):
+    """A job that was submitted."""
+
+    job: str
+    address: str
+    run: str
+    """The run folder."""
+    exit_code: int | None
+    """Of the job, when it has ended; null with `--detach`."""
+
+
+OUTPUT = Output(Submitted)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +69,13 @@ def execute(args: argparse.Namespace) -> int:
     jobs = Jobs(args.address)
     name = jobs.submit(recipe, view, name_from(Path(args.recipe).stem))
     print(f"submitted job {name} to {jobs.address}; run folder {recipe.save.to}", file=sys.stderr)
-    if args.detach:
+    code = None if args.detach else followed(jobs, name)
+    if args.json:
+        address = redacted(jobs.address)
+        args.json.write(Submitted(job=name, address=address, run=recipe.save.to, exit_code=code))
+    elif args.detach:
         print(f"tailor jobs logs {name} --address {redacted(jobs.address)}")
-        return 0
-    return followed(jobs, name)
+    return code or 0
 
 
 def seen(shared: Sequence[str]) -> visibility.Visibility:

@@ -7,13 +7,37 @@ import os
 import re
 import sys
 
+from tailor.cli.data import show
+from tailor.cli.data_report import Report, reported
+from tailor.cli.main import report
+from tailor.cli.output import Document, Failure, FoundProblem, Output, failure_of, found_problems
 from tailor.cli.terminal import make_console
-from tailor.errors import RecipeError
+from tailor.errors import RecipeError, TailorError
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
-from tailor.spec.recipe import Recipe
 
 _OVERRIDE = re.compile(r"[\w.]+=")
+
+
+class Checked(Document):
+    """A recipe file."""
+
+    file: str
+    ok: bool
+    problems: list[FoundProblem]
+    data: Report | None
+    """Its data, with `--data`."""
+    error: Failure | None
+    """Why its data cannot be prepared or used."""
+
+
+class Validated(Document):
+    """The recipe files, in the order of the arguments. The exit code is 2 if one has problems."""
+
+    recipes: list[Checked]
+
+
+OUTPUT = Output(Validated)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,26 +59,32 @@ def execute(args: argparse.Namespace) -> int:
         print("tailor: no recipe file was given, only overrides", file=sys.stderr)
         return 2
     code = 0
+    checked: list[Checked] = []
     for path in recipes:
         try:
             recipe = load_recipe(path, overrides)
         except RecipeError as error:
             code = error.exit_code
             print(error.message, file=sys.stderr)
-        else:
+            problems = found_problems(error)
+            checked.append(Checked(file=path, ok=False, problems=problems, data=None, error=None))
+            continue
+        data = None
+        try:
             if args.data:
-                _check_data(recipe)
-            print(f"{path}: ok")
+                quiet()
+                data = reported(recipe)
+                show(data, make_console(soft_wrap=True))
+                data.require()
+        except TailorError as error:
+            code = report(error)
+            checked.append(Checked(file=path, ok=False, problems=[], data=data, error=failure_of(error)))
+            continue
+        print(f"{path}: ok")
+        checked.append(Checked(file=path, ok=True, problems=[], data=data, error=None))
+    if args.json:
+        args.json.write(Validated(recipes=checked))
     return code
-
-
-def _check_data(recipe: Recipe) -> None:
-    """Report the recipe's data. DataError for sources that are missing or lose more rows than the budget allows."""
-    quiet()
-
-    from tailor.cli.data import report
-
-    report(recipe, make_console(soft_wrap=True))
 
 
 def _is_override(argument: str) -> bool:

@@ -22,7 +22,7 @@ from tailor.encode.similarity.selection import without_duplicates
 from tailor.encode.sources import Resolved, content_of, cut, find_files, resolve
 from tailor.encode.tasks import Runner, Task, Work, first_rows, in_process
 from tailor.encode.template_arguments import with_arguments
-from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.encode.unused import merged
@@ -118,7 +118,7 @@ def prepare_all(
 ) -> Prepared:
     """Same as `prepare`, but without the budget check, so that a report can show the lost rows."""
     sources = Sources.of(data, method)
-    tokenizer = load_tokenizer(model.path, model.revision, data.template).with_date(data.date)
+    tokenizer = model_tokenizer(model, data.template).with_date(data.date)
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None

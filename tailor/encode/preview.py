@@ -18,7 +18,7 @@ from tailor.encode.records import RowError
 from tailor.encode.sources import Resolved
 from tailor.encode.tasks import split_of
 from tailor.encode.template_arguments import with_arguments
-from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import turn_rules
 from tailor.spec.data import Data
@@ -59,7 +59,7 @@ def preview(
 ) -> Iterator[Shown]:
     """The first rows of each source of a split, encoded again at their full length. scorer: as in `prepare`."""
     sources = Sources.of(data, method)
-    tokenizer = load_tokenizer(model.path, model.revision, data.template).with_date(data.date)
+    tokenizer = model_tokenizer(model, data.template).with_date(data.date)
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None

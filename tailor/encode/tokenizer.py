@@ -16,6 +16,7 @@ from tokenizers import AddedToken
 from tailor.encode.template import Message, Template, load_template, model_template, render
 from tailor.errors import DataError, ModelError, TemplateError
 from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
+from tailor.spec.model import Model
 from tailor.store import OBJECT, Store
 
 _TOOL_USE = "additional_chat_templates/tool_use.jinja"
@@ -127,6 +128,47 @@ class Tokenizer:
         other.template, other._state = template, (*self._state[:3], template)
         return other
 
+    def with_tokens(self, tokens: Sequence[str]) -> Tokenizer:
+        """A copy that reads each of these texts as one token, with the next free ids in this order.
+
+        They are ordinary tokens, not special ones: `decode` keeps them. ModelError if one is a token already, is part of
+        another one, or has no ids.
+        """
+        if not tokens:
+            return self
+        for token in tokens:
+            if self.knows(token):
+                raise ModelError(
+                    f"model.add_tokens: {token!r} is already a token of {self.name}",
+                    hint="remove it from the list",
+                )
+            if not self.encode(token):
+                raise ModelError(
+                    f"model.add_tokens: the tokenizer of {self.name} ignores the text {token!r}",
+                    hint="remove it from the list",
+                )
+        added = {**self.added}
+        for token in tokens:
+            added[max(self.vocab_size, *(number + 1 for number in added))] = AddedToken(
+                token, normalized=False
+            )
+        fields = {number: _fields(token) for number, token in sorted(added.items())}
+        entries = [{"id": number, **values} for number, values in fields.items()]
+        content = json.dumps(
+            {**json.loads(self.content), "added_tokens": entries}, indent=2, ensure_ascii=False
+        )
+        config = dict(self.config)
+        if config.get("added_tokens_decoder"):
+            config["added_tokens_decoder"] = {str(number): values for number, values in fields.items()}
+        other = Tokenizer(self.name, content, config, self.template)
+        for number, token in enumerate(tokens, self.vocab_size):
+            if other.encode(token) != [number]:
+                raise ModelError(
+                    f"model.add_tokens: the tokenizer of {self.name} does not read {token!r} as one token",
+                    hint="remove it from the list: it may contain another token, or differ from it only by spaces",
+                )
+        return other
+
     def with_date(self, date: str) -> Tokenizer:
         """The same tokenizer, whose chat template writes this date where it asks for today's."""
         if self.template is None or not self.template.asks_date:
@@ -200,6 +242,11 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
             f"the tokenizer of {path} cannot be read: {reason}",
             hint=f"copy its {TOKENIZER} and {TOKENIZER_CONFIG} again",
         ) from None
+
+
+def model_tokenizer(model: Model, template: str | None = None) -> Tokenizer:
+    """The tokenizer that a recipe's model is trained with: that of the base with `model.add_tokens`. See `load_tokenizer`."""
+    return load_tokenizer(model.path, model.revision, template).with_tokens(model.add_tokens)
 
 
 def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -279,6 +326,12 @@ def _text(value: Any) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
+
+
+def _fields(token: AddedToken) -> dict[str, Any]:
+    """An added token as in tokenizer.json."""
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return {name: getattr(token, name) for name in names}
 
 
 def _with_named_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tailor.encode.template import Template
-from tailor.encode.tokenizer import FILES, Tokenizer, load_tokenizer
+from tailor.encode.tokenizer import FILES, Tokenizer, load_tokenizer, model_tokenizer
 from tailor.errors import ModelError
 from tailor.layout import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from tailor.spec.model import Model
@@ -53,7 +53,7 @@ class Original:
         """
         from transformers import AutoTokenizer
 
-        tokenizer = load_tokenizer(model.path, model.revision)
+        tokenizer = model_tokenizer(model)
         try:
             known = AutoTokenizer.from_pretrained(
                 model.path, revision=model.revision, trust_remote_code=trust_remote_code

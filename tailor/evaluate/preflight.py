@@ -6,7 +6,7 @@ from tailor.data.token_store import TokenStore
 from tailor.encode.format_detection import find_format
 from tailor.encode.formats import get_format
 from tailor.encode.sources import find_files
-from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer import model_tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
 from tailor.evaluate.model_rows import rows_read_by
@@ -71,7 +71,7 @@ def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, needs_ques
             "evaluate.final: no evaluation row remains after data preparation",
             hint="raise data.holdout, or give rows in data.evaluation or evaluate.final.data",
         )
-    tokenizer = load_tokenizer(recipe.model.path, recipe.model.revision)
+    tokenizer = model_tokenizer(recipe.model)
     if needs_questions and not rows.any_question(
         split, suite.limit, tokenizer, chunked=recipe.data.on_long == "chunk"
     ):

@@ -200,6 +200,10 @@ def _intro(plan: dict[str, Any], weights: str, base: str | None) -> str:
     return f"{what} {of}, trained with tailor by the method {code(plan['method']['name'])}.\n"
 
 
+_LARGER = 'model.resize_token_embeddings(max(len(model.get_input_embeddings().weight), len(AutoTokenizer.from_pretrained("PATH"))))'
+"""AutoPeftModelForCausalLM does this by itself."""
+
+
 def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
     quantize = model.get("quantize")
     if weights == "adapter":
@@ -226,6 +230,7 @@ def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bo
                 *config,
                 'own = AutoConfig.from_pretrained("PATH")  # the base\'s config with the RoPE parameters of training',
                 f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base or 'BASE')}, config=own{given})",
+                *([_LARGER] if model.get("add_tokens") else []),
                 'model = PeftModel.from_pretrained(model, "PATH")',
             ]
     else:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import Field
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD
 from tailor.store import OBJECT, JsonFile
-from tailor.store.json_files import Number, Positive
+from tailor.store.json_files import Count, Number, Positive
 
 __all__ = ["change_config", "check_weights", "read_config", "set_base", "write_config"]
 
@@ -31,6 +31,7 @@ class _Config(TypedDict):
     alpha_pattern: NotRequired[dict[str, Number] | None]
     target_modules: NotRequired[list[str] | str | None]
     modules_to_save: NotRequired[list[str] | None]
+    trainable_token_indices: NotRequired[list[Count] | dict[str, list[Count]] | None]
 
 
 _CONFIG_FILE = JsonFile(

@@ -12,10 +12,12 @@ from tailor.models import linear
 from tailor.spec.model import Adapter
 
 
-def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
+def add_adapter(
+    network: Any, spec: Adapter, *, mixed_precision: bool, rows: dict[str, list[int]] | None = None
+) -> Any:
     """Add a LoRA adapter; returns a PeftModel. Adapter weights are float32.
 
-    mixed_precision: training uses autocast. Raises ModelError if a name in the recipe matches no suitable module.
+    mixed_precision: training uses autocast. rows: modules of which these rows are trained too. Raises ModelError if a name in the recipe matches no suitable module.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -37,6 +39,7 @@ def add_adapter(network: Any, spec: Adapter, *, mixed_precision: bool) -> Any:
         modules_to_save=list(spec.modules_to_save) or None,
         use_dora=spec.dora,
         use_rslora=spec.rslora,
+        trainable_token_indices=rows or None,
         task_type="CAUSAL_LM",
     )
     try:
@@ -93,7 +96,11 @@ def _check_placed(adapted: Any, names: list[str]) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     named = adapted.get_base_model().named_modules()
-    placed = {name for name, module in named if isinstance(module, BaseTunerLayer)}
+    placed = {
+        name
+        for name, module in named
+        if isinstance(module, BaseTunerLayer) and not name.endswith(".token_adapter")
+    }
     if odd := sorted(placed ^ set(names)):
         raise ModelError(
             f"model.adapter: PEFT did not adapt exactly the requested modules of "

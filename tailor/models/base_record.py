@@ -6,7 +6,7 @@ at that path may have changed, and the quantization is not recorded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,6 +33,8 @@ class BaseRecord:
     """`models.files.fingerprint` of the base, if known."""
     rope: Rope | None = None
     """The recipe's `model.rope`."""
+    add_tokens: list[str] = field(default_factory=list)
+    """The recipe's `model.add_tokens`."""
 
     def write(self, folder: Path) -> None:
         parts = {"quantize": self.quantize, "rope": self.rope}
@@ -44,16 +46,16 @@ class BaseRecord:
         """Read the record in an adapter's folder; None if there is none (an adapter that PEFT wrote)."""
         if not (folder / BASE_RECORD).is_file():
             return None
-        return made(
-            cls, RECORD_FILE.read_path(folder / BASE_RECORD)
-        )  # records of older versions have no rope
+        return made(cls, RECORD_FILE.read_path(folder / BASE_RECORD))  # records of older versions lack some
 
     @classmethod
     def of(cls, model: Model, frozen_dtype: str) -> BaseRecord:
         """The record of a model that was loaded on this machine. frozen_dtype: of its frozen weights."""
         folder = files.cached_folder(model.path, model.revision)
         weights = files.fingerprint(folder) if folder else None
-        return cls(model.path, model.revision, frozen_dtype, model.quantize, weights, model.rope)
+        return cls(
+            model.path, model.revision, frozen_dtype, model.quantize, weights, model.rope, model.add_tokens
+        )
 
     def check(self, folder: Path, url: str, *, hint: str) -> None:
         """Raise ModelError, with `hint`, if the weights in `folder` are not those that the adapter at `url` was trained on."""

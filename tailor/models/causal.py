@@ -62,7 +62,7 @@ class CausalModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.base.get_input_embeddings().weight.device
+        return next(self.base.parameters()).device
 
     @property
     def head(self) -> nn.Module:

@@ -17,6 +17,7 @@ from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout
+from tailor.models.new_tokens import add_rows, trained_rows
 from tailor.models.visibility import Rule
 from tailor.spec.model import Beacon, Model, Quantize
 
@@ -94,7 +95,12 @@ def adapt(
         torch.manual_seed(
             seed
         )  # so that the adapter's initial weights do not depend on how the base was loaded
-        network = add_adapter(network, spec.adapter, mixed_precision=precision != "fp32")
+        network = add_adapter(
+            network,
+            spec.adapter,
+            rows=trained_rows(network, spec) if spec.add_tokens else {},
+            mixed_precision=precision != "fp32",
+        )
     if activation_checkpointing:
         activations.checkpoint_layers(
             base_of(network), every=activation_checkpointing, offload=activation_offloading
@@ -245,6 +251,8 @@ def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
     if spec.rope is not None and not empty:
         rope.prove(network, spec.rope)
     rope.forget(network)
+    if spec.add_tokens:
+        add_rows(network, spec)
     return network
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tailor.encode.prepare import Progress
+    from tailor.plan import Plan
     from tailor.runs.log import Record
 
 
@@ -26,6 +27,9 @@ class Display(Protocol):
 
     def embedding(self, done: int, total: int, seconds_left: float | None) -> None:
         """Number of rows of `tailor embed` that are done. seconds_left: None while it is unknown."""
+
+    def planned(self, plan: Plan, step: int) -> None:
+        """The plan of the run, which starts after `step`."""
 
     def training(self, steps: int, step: int) -> None:
         """Training starts after step `step` and ends after step `steps`."""

@@ -67,6 +67,7 @@ def publisher(
     status.resumed_from = run_folder.step_of(newest) if newest else None
     status.step, status.steps, status.phase = status.resumed_from or 0, plan.steps, "workers"
     status.write(run)
+    display.planned(plan, status.step)
     display.training(status.steps, status.step)
     display.doing("starting to train")
     expected = ["workers", "model", "first_step"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tailor.plan import beacon
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy_memory import Footprint, share
-from tailor.spec.model import Model
+from tailor.spec.model import HEADS, TOKEN_TABLES, Model
 from tailor.spec.strategy import Strategy
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -31,8 +31,6 @@ OPTIMIZER_BYTES = {
     "sgd": 4,
 }
 """Bytes of optimizer state per trained weight, such as AdamW's two float32 moments."""
-HEADS = ("lm_head", "embed_out")
-EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", *HEADS)
 LOSS_TILE_BYTES = 256 * 2**20
 """Logits of one tile of the tiled loss, in float32."""
 MLP_TILE_BYTES = 64 * 2**20
@@ -115,6 +113,10 @@ def forecast(
         + min(12.0 * facts.vocabulary * worker_tokens, 3.0 * LOSS_TILE_BYTES)
         + width * 2 * facts.hidden * worker_tokens
     )
+    if model.adapter is not None and model.add_tokens:
+        # PEFT copies the tables to put the new rows in, and their gradients have the size of a table too.
+        copies_of_tables = 2 * (1 if facts.tied else 2) * facts.vocabulary * facts.embedding
+        at_loss += copies_of_tables * BYTES[frozen_dtype]
     activations = max(kept, layer)
     if model.beacon is not None:
         inputs, activations = (
@@ -203,10 +205,11 @@ def trained_parameters(facts: ModelFacts, model: Model) -> int:
     """Estimate the number of trained weights."""
     if model.beacon is not None:
         return beacon.trained_parameters(facts, model.beacon)
+    new_rows = len(model.add_tokens) * facts.embedding * (1 if facts.tied else 2)
     if model.adapter is None:
-        return facts.linear_parameters + facts.embedding_parameters
+        return facts.linear_parameters + facts.embedding_parameters + new_rows
     tables = _trained_tables(facts, model)
-    return facts.lora_parameters(model.adapter.rank) + tables * facts.vocabulary * facts.hidden
+    return facts.lora_parameters(model.adapter.rank) + tables * facts.vocabulary * facts.hidden + new_rows
 
 
 def _table_state(optimizer: str, model: Model, table: int, tables: int) -> float:
@@ -221,7 +224,7 @@ def _table_state(optimizer: str, model: Model, table: int, tables: int) -> float
     names = (
         [] if model.adapter is None else [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
     )
-    trained = model.adapter is None or any(name in EMBEDDINGS and name not in HEADS for name in names)
+    trained = model.adapter is None or any(name in TOKEN_TABLES and name not in HEADS for name in names)
     return 6.0 * table if trained else 0.0
 
 
@@ -232,4 +235,4 @@ def _trained_tables(facts: ModelFacts, model: Model) -> int:
     if model.adapter is None:
         return 1 if facts.tied else 2
     names = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
-    return sum(name in EMBEDDINGS for name in names)
+    return sum(name in TOKEN_TABLES for name in names)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from pydantic import ConfigDict, Field, TypeAdapter
+from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
 from tailor.errors import StoreError
 from tailor.layout import EVALUATION, RESULTS
@@ -46,7 +46,11 @@ class _Grid(TypedDict):
     models: dict[str, list[list[Number]]]
 
 
-class _Results(TypedDict):
+class Results(TypedDict):
+    """The keys of results.json that are read. There are more."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
     models: Annotated[dict[str, Any], Field(min_length=1)]
     figures: list[_Figure]
     failed: list[str]
@@ -90,7 +94,7 @@ class _Search(TypedDict):
     models: dict[str, _SearchOf]
 
 
-RESULTS_FILE = JsonFile(_Results, "remove {folder}, or evaluate again with the same name")
+RESULTS_FILE = JsonFile(Results, "remove {folder}, or evaluate again with the same name")
 _ROWS: dict[str, TypeAdapter[Any]] = {
     "answers": TypeAdapter(_Answer),
     "facts": TypeAdapter(_Facts),

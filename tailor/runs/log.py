@@ -36,16 +36,17 @@ def log_text(records: Iterable[Record]) -> str:
 
 def to_json(record: Record) -> str:
     """A record as one line of JSON. NaN and infinity become null, as JSON has neither."""
-    return json.dumps(_finite(record), allow_nan=False, separators=(",", ":"), default=str)
+    return json.dumps(finite(record), allow_nan=False, separators=(",", ":"), default=str)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON values with null in place of NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tailor.spec.base import Section
 from tailor.spec.rope import Rope
+
+HEADS = ("lm_head", "embed_out")
+TOKEN_TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in", *HEADS)
+"""Names of the embedding and the output head in the model families."""
 
 
 class Quantize(Section):
@@ -45,8 +49,8 @@ class Adapter(Section):
     """
 
     modules_to_save: list[str] = []
-    """Modules that are trained in full and saved with the adapter, such as `embed_tokens`. Needed, for example, for
-    new tokens.
+    """Modules that are trained in full and saved with the adapter, such as `embed_tokens`. New tokens
+    need less: see `model.add_tokens`.
     """
 
     dora: bool = False
@@ -129,6 +133,11 @@ class Model(Section):
     Default: the base model's own RoPE.
 
     An error is reported if the factor contradicts the lengths, or `original_length` is not the base model's.
+    """
+
+    add_tokens: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that become one token each. Their rows in the embedding and the output head start as the mean of the rows of
+    their pieces, and are trained, also with `adapter`. The saved tokenizer has the tokens.
     """
 
     adapter: Adapter | None = None

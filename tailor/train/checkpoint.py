@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 import torch
 from torch import nn
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
 from tailor.errors import StoreError
 from tailor.layout import CHECKPOINTS, OPTIMIZER, STATE, WEIGHTS

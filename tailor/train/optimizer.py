@@ -90,6 +90,9 @@ def _kinds(model: nn.Module) -> Callable[[str, Any], str]:
     embeddings = {
         id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
     }
+    for module in model.modules():  # PEFT's rows of new tokens
+        if isinstance(getattr(module, "base_layer", None), nn.Embedding):
+            embeddings |= {id(p) for p in getattr(module, "trainable_tokens_delta", {}).values()}
     head = {id(p) for p in model.head.parameters()} if isinstance(model, CausalModel) else set()
 
     def kind(name: str, parameter: Any) -> str:
@@ -116,7 +119,7 @@ def _muon_matrices(model: nn.Module) -> set[int]:
 
 
 def _tables_in_32_bits(optimizer: Any, model: nn.Module) -> Any:
-    """Keep the state of embedding tables in 32 bits, as bitsandbytes and Hugging Face's Trainer advise (arXiv 2110.02861, 2.3).
+    """Keep the state of embedding tables, and of the rows of new tokens, in 32 bits, as bitsandbytes and Hugging Face's Trainer advise (arXiv 2110.02861, 2.3).
 
     The gradients of rare tokens are small, and blocks of 8 bits lose them.
     """
@@ -126,6 +129,8 @@ def _tables_in_32_bits(optimizer: Any, model: nn.Module) -> Any:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             optimizer.mng.register_module_override(module, "weight", {"optim_bits": 32})
+        for name in getattr(module, "trainable_tokens_delta", {}):
+            optimizer.mng.register_module_override(module.trainable_tokens_delta, name, {"optim_bits": 32})
     return optimizer
 
 

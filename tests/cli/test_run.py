@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.helpers.commands import ForkedCommand
@@ -230,3 +232,65 @@ def test_runs_and_show(first: tuple[int, str, str], place: Path) -> None:
 def losses(run: Path) -> list[float]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records if record["kind"] == "train"]
+
+
+def test_events(place: Path) -> None:
+    """Every line of stdout is a valid event, the texts go to stderr, and the events tell what the files tell."""
+    final = "evaluate.final={tasks: [{name: perplexity}], limit: 2, fail_if: {perplexity: '> 0'}}"
+    words = ("run", "recipe.yaml", "save.to=runs/events", "evaluate.every=3", "--json")
+    code, out, err = tailor(place, *words, final)
+    assert code == 3
+    events = checked_events(out)
+    kinds = [event["event"] for event in events if event["event"] not in ("message", "step")]
+    expected = "start plan generation checkpoint evaluation artifact final_evaluation end"
+    assert list(dict.fromkeys(kinds)) == expected.split()
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 6]
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["loss"] for event in steps] == losses(place / "runs/events")
+    (plan,) = (event["plan"] for event in events if event["event"] == "plan")
+    stored = json.loads((place / "runs/events/plan.json").read_text())
+    assert {**plan, "format_version": 1} == stored
+    (evaluated,) = (event for event in events if event["event"] == "final_evaluation")
+    assert evaluated["results"]["failed"]
+    assert (events[-1]["state"], events[-1]["exit_code"]) == ("failed", 3)
+    assert "perplexity" in events[-1]["error"]["message"]
+    assert "step 6/6  loss" in err
+    assert "Training loss" in err
+
+    code, out, _ = tailor(place, *words)  # finished before
+    events = checked_events(out)
+    assert [event["event"] for event in events if event["event"] != "message"] == ["start", "artifact", "end"]
+    assert (code, events[-1]["state"], events[-1]["error"]) == (0, "finished", None)
+
+
+@pytest.mark.soak
+def test_events_of_an_interrupted_run(place: Path) -> None:
+    process = start(
+        place,
+        "run",
+        "recipe.yaml",
+        "save.to=runs/cut-events",
+        "train.steps=600",
+        "evaluate.generation=null",
+        "--json",
+    )
+    metrics = place / "runs/cut-events/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and '"step":4,' in metrics.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    last = checked_events(out)[-1]
+    assert process.returncode == 143
+    assert (last["event"], last["state"], last["exit_code"]) == ("end", "interrupted", 143)
+    assert "tailor: interrupted at step" in err
+
+
+def checked_events(out: str) -> list[dict[str, Any]]:
+    published = json.loads((Path(__file__).parents[2] / "docs/output.schema.json").read_text())
+    schema = jsonschema.Draft202012Validator({**published, "$ref": "#/$defs/run"})
+    events = [json.loads(line) for line in out.splitlines()]
+    for event in events:
+        assert (found := jsonschema.exceptions.best_match(schema.iter_errors(event))) is None, found
+    return events

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import re
 import shlex
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tailor.cli.main import COMMANDS
+from tailor.cli.main import COMMANDS, make_parser
 from tailor.errors import RecipeError
 from tailor.kube.spec import Cluster
 from tailor.spec.evaluation import Evaluation
@@ -115,8 +114,7 @@ def command_problem(words: list[str], *, whole: bool) -> str:
     name, *arguments = words
     if name not in COMMANDS:
         return f"{name} is no command"
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    importlib.import_module(COMMANDS[name][0]).configure(parser)
+    parser = make_parser(name, importlib.import_module(COMMANDS[name][0]))
     known = {*OWN_OPTIONS, *(option for action in parser._actions for option in action.option_strings)}
     for word in arguments:
         if word.startswith("-") and word.split("=")[0] not in known:

@@ -26,7 +26,7 @@ from tailor.encode.similarity.signature_file import Blocks, SignatureFile, first
 from tailor.encode.similarity.signatures import Signer, is_installed
 from tailor.encode.tasks import Runner, Task, first_rows, in_process, read_rows, split_of
 from tailor.encode.template_arguments import with_arguments
-from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer import model_tokenizer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.errors import TemplateError
 from tailor.printable import printable
@@ -171,7 +171,7 @@ def _encoder(
     data: Data, model: Model, method: Method, sources: Sources
 ) -> tuple[Encoder | None, GenerationPrompt]:
     """The encoder, which drops long rows, and the check of the chat template, which may say why there is no encoder."""
-    tokenizer = load_tokenizer(model.path, model.revision, data.template).with_date(data.date)
+    tokenizer = model_tokenizer(model, data.template).with_date(data.date)
     rules: TurnRules | None = None
     if sources.chats:
         try:

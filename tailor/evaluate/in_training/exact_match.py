@@ -11,7 +11,7 @@ import jinja2
 import torch.distributed as dist
 
 from tailor.data.token_store import Split
-from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
 from tailor.evaluate.question import has_question
@@ -69,7 +69,7 @@ def probe(session: Session, when: When, step: int) -> None:
     assert settings is not None
     if when == "evaluation" or (when == "start" and host.resume() is not None):
         return
-    tokenizer = load_tokenizer(plan.model.path, plan.model.revision)
+    tokenizer = model_tokenizer(plan.model)
     stop_ids = stops(tokenizer, session.tokens.template)
     rows = answer_rows(session.tokens.split("evaluation"), tokenizer, stop_ids, limit=settings.limit)
     if not rows:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch.distributed as dist
 
-from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer import model_tokenizer
 from tailor.evaluate.retrieval.collection import Collection, Text, read_collection
 from tailor.evaluate.retrieval.search import Search
 from tailor.models.embedding.embedder import Embedder, settings_of
@@ -48,7 +48,7 @@ class Probe:
         assert plan.method.embedding is not None
         embedder = Embedder(
             session.model,
-            load_tokenizer(plan.model.path, plan.model.revision),
+            model_tokenizer(plan.model),
             settings_of(session.model, plan.method.embedding, plan.batches.max_length),
             dimension=self._settings.dimension,
         )

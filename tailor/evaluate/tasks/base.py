@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from tailor.encode.template_arguments import with_arguments
-from tailor.encode.tokenizer import Tokenizer, load_tokenizer
+from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.errors import ExtensionError
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.model_rows import ModelRows
@@ -60,7 +60,7 @@ class FirstRows:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        tokenizer = load_tokenizer(self.model.path, self.model.revision, self.template)
+        tokenizer = model_tokenizer(self.model, self.template)
         return tokenizer if self.plain else with_arguments(tokenizer, self.arguments)
 
 

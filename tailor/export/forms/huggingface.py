@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from tailor.export.forms.base import ExportForm
+from tailor.layout import ADAPTER_CONFIG
+
+if TYPE_CHECKING:
+    from tailor.export.request import Selection
 
 
 class HuggingFace(ExportForm):
@@ -10,3 +18,12 @@ class HuggingFace(ExportForm):
 
     weights = ("adapter", "merged", "model")
     takes_checkpoints = True
+
+    def write(self, folder: Path, selection: Selection) -> Sequence[str]:
+        from tailor.models.adapter_files import read_config
+
+        if (folder / ADAPTER_CONFIG).is_file() and read_config(folder).get("trainable_token_indices"):
+            return [
+                "vLLM cannot load an adapter with new tokens (model.add_tokens); for it, export with --weights merged"
+            ]
+        return ()

@@ -126,6 +126,7 @@ def _settle_adapter(folder: Path) -> None:
         "rsLoRA": config.get("use_rslora"),
         "DoRA": config.get("use_dora"),
         "modules trained in full": config.get("modules_to_save"),
+        "new tokens (model.add_tokens)": config.get("trainable_token_indices"),
         "different ranks per module (rank_pattern)": config.get("rank_pattern"),
         "an alpha that is not an integer": config["lora_alpha"] != int(config["lora_alpha"]),
     }

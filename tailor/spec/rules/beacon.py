@@ -23,6 +23,12 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "model.adapter",
             "beacons are trained on a frozen base model, which an adapter would change; remove model.adapter",
         )
+    if keys("model.add_tokens"):
+        yield (
+            KEY,
+            "model.add_tokens",
+            "beacons are trained on a frozen base model, whose new tokens would not learn; remove model.add_tokens",
+        )
     if keys("model.attention") == "flash_attention_2":
         yield KEY, "model.attention", "beacons are tested only with sdpa and eager; use one of them"
     if keys.method is not None and not keys.method.token_loss:

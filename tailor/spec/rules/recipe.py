@@ -15,6 +15,7 @@ from typing import Any
 from tailor.errors import Problem
 from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
 from tailor.spec.methods.registry import METHODS
+from tailor.spec.model import TOKEN_TABLES
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules import (
@@ -202,6 +203,14 @@ def _model(keys: Keys) -> Iterator[Conflict]:
                 "model.adapter.target_modules",
                 f"{both[0]} is in both lists, but a module is trained either in full or with an adapter; remove it from one list",
             )
+    for key, names in (("modules_to_save", saved), ("target_modules", targets)):
+        tables = [name for name in names or () if str(name).rsplit(".", 1)[-1] in TOKEN_TABLES]
+        if keys("model.add_tokens") and isinstance(names, list) and tables:
+            yield (
+                "model.add_tokens",
+                f"model.adapter.{key}",
+                f"new tokens train rows of {tables[0]}, which cannot be trained in another way too; remove it there",
+            )
     if keys("scale.accelerator") is not None and keys("scale.gpu") is False:
         yield "scale.accelerator", "scale.gpu", "no GPU is used; remove scale.accelerator"
     if keys("model.attention") == "flash_attention_2":
@@ -306,7 +315,7 @@ def _lists(keys: Keys) -> Iterator[Finding]:
             "model.adapter.target_modules",
             "an empty list trains nothing; list module names, or write all-linear",
         )
-    for key in ("model.adapter.target_modules", "model.adapter.modules_to_save"):
+    for key in ("model.adapter.target_modules", "model.adapter.modules_to_save", "model.add_tokens"):
         names = keys(key)
         for name in (
             sorted(name for name, count in Counter(names).items() if count > 1)

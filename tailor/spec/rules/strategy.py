@@ -101,6 +101,9 @@ def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
     if keys("model.beacon") is not None:
         why = f"beacons are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
         yield Exclusion("model.beacon", "model.beacon", why, conflict=True)
+    if keys("model.add_tokens"):
+        why = f"new tokens are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
+        yield Exclusion("model.add_tokens", "model.add_tokens", why, conflict=True)
     optimizer = keys("optim.optimizer")
     if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
         yield Exclusion(
