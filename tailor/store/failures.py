@@ -77,15 +77,19 @@ def is_credential(error: Exception) -> bool:
     return "Credential" in type(error).__name__ or isinstance(error, PermissionError)
 
 
-def missing_right(error: Exception) -> str | None:
-    """The right that S3 denies to valid credentials, such as `s3:PutObject`; None for other errors."""
+def missing_right(error: Exception) -> tuple[str, bool] | None:
+    """(the right that S3 denies, such as `s3:PutObject`; whether the credentials are certainly valid). None for other errors.
+
+    The answer to a HEAD request has no reason: wrong credentials give the same.
+    """
     cause = error.__cause__  # the error of boto, which s3fs translates
     response, operation = getattr(cause, "response", None), getattr(cause, "operation_name", None)
     if not isinstance(response, dict) or not isinstance(operation, str):
         return None
-    if response.get("Error", {}).get("Code") not in ("AccessDenied", "403", "Forbidden"):
+    code = response.get("Error", {}).get("Code")
+    if code not in ("AccessDenied", "403", "Forbidden"):
         return None
-    return _RIGHTS.get(operation, f"s3:{operation}")
+    return _RIGHTS.get(operation, f"s3:{operation}"), code == "AccessDenied"
 
 
 @contextlib.contextmanager
@@ -128,10 +132,16 @@ def hint_of(url: str, error: Exception) -> str | None:
         return "protocols are, for example, s3, gs, hf, file and memory"
     if _is_full(error):
         return f"free some space in {cache_folder()}, or set TAILOR_CACHE to a folder on another disk"
-    if (right := missing_right(error)) is not None:
+    if (denied := missing_right(error)) is not None:
+        right, is_certain = denied
         bucket, _, key = url.partition("://")[2].partition("/")
         resource = bucket if right == "s3:ListBucket" else f"{bucket}/{key}"
-        return f"the credentials are valid but lack the right {right} on arn:aws:s3:::{resource}: add it to their policy"
+        needed = f"{right} on arn:aws:s3:::{resource}"
+        if is_certain:
+            return f"the credentials are valid but lack the right {needed}: add it to their policy"
+        return (
+            f"{_CREDENTIALS['s3']}; if they are right, they lack the right {needed}: add it to their policy"
+        )
     if is_credential(error):
         variables = _CREDENTIALS.get("gs" if protocol == "gcs" else protocol)
         return variables or "set the credentials of this store in the environment"

@@ -38,8 +38,8 @@ POINTS: dict[str, dict[str, Any]] = {
         "name": "remove_old",
     },
     "in retention": {
-        "module": "fsspec.implementations.local",
-        "name": "LocalFileSystem.rm",
+        "module": "shutil",
+        "name": "rmtree",
         "if": CHECKPOINT,
     },
     "in evaluation": {"module": "tailor.methods.next_token", "name": "NextToken.evaluate", "call": 2},

@@ -77,7 +77,7 @@ def assert_equals_undisturbed(material: Path, to: str) -> None:
 
 def copies(cache: Path) -> list[Path]:
     """Local copies of checkpoints that are being uploaded."""
-    return sorted((cache / "uploads").glob("*/.tmp-step-*"))
+    return sorted(path for path in (cache / "uploads").glob("*/.tmp-step-*") if path.is_dir())
 
 
 @pytest.mark.parametrize(

@@ -342,3 +342,4 @@ def test_a_denied_request_names_the_missing_right(code: str, operation: str, rig
         assert hint.startswith("set AWS_ACCESS_KEY_ID"), "the control: the credentials themselves are wrong"
     else:
         assert f"lack the right {right}: " in hint
+        assert hint.startswith("the credentials are valid") == (code == "AccessDenied")
