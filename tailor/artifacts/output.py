@@ -55,7 +55,7 @@ def _split(to: str) -> tuple[str, str]:
     store = Store(to)
     url = store.url.rstrip("/")
     if not store.is_local and "/" not in url.partition("://")[2].strip("/"):
-        raise StoreError(f"{to} has no folder above it", hint=f"name a folder in it, such as {url}/merged")
+        raise StoreError(f"{to} has no folder above it", hint=f"name a folder in it, such as {url}/result")
     return posixpath.split(url)
 
 
