@@ -7,7 +7,6 @@ import os
 import re
 import sys
 
-from tailor.cli.data import show
 from tailor.cli.data_report import Report, reported
 from tailor.cli.main import report
 from tailor.cli.output import Document, Failure, FoundProblem, Output, failure_of, found_problems
@@ -72,6 +71,8 @@ def execute(args: argparse.Namespace) -> int:
         data = None
         try:
             if args.data:
+                from tailor.cli.data import show
+
                 quiet()
                 data = reported(recipe)
                 show(data, make_console(soft_wrap=True))
