@@ -40,8 +40,14 @@ def read_layers(file: str, root: type[File]) -> Document:
             position.problem((EXTENDS,), f"contains a secret; put secrets into {root.secrets_location}")
         )
         raise RecipeError(document.problems)
+    base_file = FilePath(file).parent / name
+    if base_file.is_file() and base_file.samefile(file):
+        document.problems.append(
+            position.problem((EXTENDS,), f"is this file itself; remove it, or name another {root.noun}")
+        )
+        raise RecipeError(document.problems)
     try:
-        base = _read(str(FilePath(file).parent / name), root)
+        base = _read(str(base_file), root)
     except RecipeError as error:
         (problem, *_) = error.problems
         if not problem.line:
