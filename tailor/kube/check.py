@@ -83,7 +83,7 @@ def _names(keys: Keys) -> Iterator[Finding]:
             yield "image", f"{image} contains a space"
     version = keys("ray_version")
     if version is not None:
-        match = re.fullmatch(r"(\d+)\.(\d+)\.\d+", version)
+        match = re.fullmatch(r"([0-9]{1,6})\.([0-9]{1,6})\.[0-9]{1,6}", version)
         if not match:
             yield "ray_version", f"{version} is not a version of Ray, such as 2.60.0"
         elif (int(match[1]), int(match[2])) < MIN_RAY_VERSION:

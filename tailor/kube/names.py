@@ -17,7 +17,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_KEY = re.compile(r"[-._A-Za-z0-9]+")
 
 _PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGTP]i|[kMGTP])?")
+_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGTP]i|[kMGTP])?")
 _UNITS = {
     **{f"{letter}i": 1024**power for power, letter in enumerate("KMGTP", start=1)},
     **{letter: 1000**power for power, letter in enumerate("kMGTP", start=1)},

@@ -14,6 +14,8 @@ from tailor.kube import names
         ("64Gi", 64 << 30),
         ("2k", 2000),
         *((text, None) for text in ("", "0", "0Gi", "16GB", "5 Gi", "-1", "1e3", "Gi", "1.Gi", "٣Gi")),
+        ("9" * 5000, None),  # more digits than Python converts
+        ("1." + "9" * 5000 + "Gi", None),
     ],
 )
 def test_quantities(quantity: str, size: int | None) -> None:
