@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from tailor.cli.main import INTERNAL_ERROR, main
+from tests.cli.test_secrets import RECIPE as RUNNABLE
 from tests.helpers.adapters import random_adapter
 from tests.helpers.fuzzing import broken, damaged_bytes, override_words
 from tests.helpers.models import tiny_llama
@@ -44,14 +45,6 @@ data: {evaluation: [{path: hf://org/x, split: test}], max_length: 128}
 decoding: {max_new_tokens: 8, batch_size: 2}
 limit: 3
 fail_if: {exact_match: "< 0.5"}
-"""
-RUNNABLE = """\
-model: {path: org/base}
-data: {train: [{path: hf://org/x}]}
-method: {name: sft}
-optim: {learning_rate: 1e-4}
-train: {steps: 3}
-save: {to: s3://bucket/x}
 """
 VALUES = {"recipe": RECIPE, "cluster": CLUSTER, "evaluation": EVALUATION}
 COMMANDS = {

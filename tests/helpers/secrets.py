@@ -59,7 +59,7 @@ ORDINARY = (
     "glove-embeddings-300d-wikipedia-2014",
     "pypi-readme-files-with-a-long-name-2024",
     "runs/xoxo-love-letters",
-    "PWD=/work/data",
+    "PWD=/home/user/data",
     "0123456789abcdef0123456789abcdef01234567",  # a commit
     "a" * 64,  # a SHA-256
     "sha256:" + "0a" * 32,
