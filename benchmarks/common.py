@@ -1,4 +1,4 @@
-"""What the training benchmarks share: the model, the token store, the host that meters, and the rounds."""
+"""What the benchmarks share: the tokenizer, the model, the token store, the host that meters, and the rounds."""
 
 from __future__ import annotations
 
@@ -28,6 +28,26 @@ class Meter:
 
     def seconds(self) -> float:
         return self.at[-1] - self.at[WARM - 1]
+
+
+def train_tokenizer(folder: Path, sample: Sequence[str], *further: str) -> None:
+    """A byte-level BPE tokenizer of 8 000 tokens, trained on a sample, in `folder`/model. further: its special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000,
+        special_tokens=["</s>", *further],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample, trainer)
+    (folder / "model").mkdir()
+    tokenizer.save(str(folder / "model" / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (folder / "model" / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def make_model(folder: Path) -> None:

@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import train_tokenizer
+
 WAYS = ("none", "exact", "near", "doctor")
 
 
@@ -51,8 +53,6 @@ def main() -> None:
 
 def make(folder: Path, count: int) -> None:
     """Conversations of about 40 words, and their tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     draw = random.Random(0)
     syllables = [a + b + c for a in "bdfglmnprstvwk" for b in "aeiou" for c in ("", "n", "r", "s", "l")]
     words = ["".join(draw.choices(syllables, k=draw.choice((1, 2, 2, 3)))) for _ in range(20_000)]
@@ -71,20 +71,7 @@ def make(folder: Path, count: int) -> None:
             stream.write(json.dumps({"messages": messages}) + "\n")
             if len(sample) < 3000:
                 sample += texts
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8000,
-        special_tokens=["</s>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sample, trainer)
-    (folder / "model").mkdir()
-    tokenizer.save(str(folder / "model" / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
-    (folder / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    train_tokenizer(folder, sample, "<|im_start|>", "<|im_end|>")
 
 
 def measure(way: str, folder: Path) -> dict[str, float]:

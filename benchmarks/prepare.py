@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from common import train_tokenizer
 
 WAYS = ("tokenizers", "tailor", "tailor-ray", "datasets-map")
 LIMIT_SHARE = 0.15
@@ -77,8 +78,6 @@ def main() -> None:
 
 def make(folder: Path, size: int) -> None:
     """Documents of about 2 500 characters of made-up words with a natural (Zipf) spread, and their tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     draw = random.Random(0)
     syllables = [a + b + c for a in "bdfglmnprstvwk" for b in "aeiou" for c in ("", "n", "r", "s", "l")]
     words = ["".join(draw.choices(syllables, k=draw.choice((1, 2, 2, 3, 4)))) for _ in range(40_000)]
@@ -92,20 +91,7 @@ def make(folder: Path, size: int) -> None:
             written += len(text)
             if len(sample) < 1500:
                 sample.append(text)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8000,
-        special_tokens=["</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sample, trainer)
-    (folder / "model").mkdir()
-    tokenizer.save(str(folder / "model" / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
-    (folder / "model" / "tokenizer_config.json").write_text(json.dumps(config))
+    train_tokenizer(folder, sample)
 
 
 def measure(way: str, folder: Path, threads: int) -> dict[str, float]:
