@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tailor.encode.report import NAMED, TaskReport
+from tailor.encode.counted_rows import NAMED
+from tailor.encode.report import TaskReport
 
 
 def leaks(own: Sequence[TaskReport], everything: Sequence[TaskReport]) -> dict[str, Any]:

@@ -10,29 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from tailor.encode.counted_rows import NAMED, CountedRows
 from tailor.errors import DataError
 from tailor.spec.data import FORMAT_KINDS, PAIRS, RATED, RELEVANCE, Budget
 
-NAMED = 5
-"""Rows that the report names per reason."""
 DROPPED = ("too_long", "nothing_supervised", "same_answers", "empty_answer", "control_text")
 REMOVED = ("duplicate", "near_duplicate", "contaminated")
 """Reasons of rows that `data.deduplicate` and `data.decontaminate` leave out. The budget does not limit them."""
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
-
-
-@dataclass
-class LostRows:
-    """Rows left out for one reason: how many, and the first of them as (file label, row number, detail)."""
-
-    count: int = 0
-    first: list[tuple[str, int, str]] = field(default_factory=list)
-
-    def add(self, label: str, row: int, detail: str) -> None:
-        self.count += 1
-        if len(self.first) < NAMED:
-            self.first.append((label, row, detail))
 
 
 @dataclass
@@ -62,10 +48,10 @@ class TaskReport:
     passed_over: int = 0
     partly_read: int = 0
     split: int = 0
-    lost_rows: dict[str, LostRows] = field(default_factory=dict)
-    unused: dict[str, LostRows] = field(default_factory=dict)
+    lost_rows: dict[str, CountedRows] = field(default_factory=dict)
+    unused: dict[str, CountedRows] = field(default_factory=dict)
     """Columns and keys that the format does not use. Counted are the rows that have them."""
-    changes: dict[str, LostRows] = field(default_factory=dict)
+    changes: dict[str, CountedRows] = field(default_factory=dict)
     """What conversion changed in rows."""
     shards: list[tuple[str, str, int]] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
@@ -77,17 +63,17 @@ class TaskReport:
 
     def leave_out(self, reason: str, label: str, row: int, detail: str) -> None:
         """Count a row that is left out."""
-        self.lost_rows.setdefault(reason, LostRows()).add(label, row, detail)
+        self.lost_rows.setdefault(reason, CountedRows()).add(label, row, detail)
 
 
 def source_report(
     reports: Sequence[TaskReport], *, split: str, index: int, path: str, fmt: str, detected: bool
 ) -> dict[str, Any]:
     """The report of one source: counts, rows left out by reason with the first names, tokens and lengths."""
-    lost: dict[str, LostRows] = {}
+    lost: dict[str, CountedRows] = {}
     for report in reports:
         for reason, rows in report.lost_rows.items():
-            total = lost.setdefault(reason, LostRows())
+            total = lost.setdefault(reason, CountedRows())
             total.count += rows.count
             total.first = (total.first + rows.first)[:NAMED]
     lengths = [array for report in reports for array in report.lengths.values()]
@@ -257,5 +243,5 @@ def _reasons(lost: Mapping[str, Any]) -> str:
     return "".join(lines)
 
 
-def _as_json(rows: LostRows) -> dict[str, Any]:
+def _as_json(rows: CountedRows) -> dict[str, Any]:
     return {"count": rows.count, "first": [[f"{label}:{row}", detail] for label, row, detail in rows.first]}

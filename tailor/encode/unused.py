@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.encode.content import is_empty
+from tailor.encode.counted_rows import CountedRows
 from tailor.encode.formats.base import Format
 from tailor.encode.records import Chat, Record
-from tailor.encode.report import LostRows
 
 NULLS = "null arguments of tools or tool calls are removed"
 BEFORE_QUESTION = "an assistant turn before the first user turn is not learned"
@@ -40,8 +40,8 @@ class Watch:
         self._format, self._columns = fmt, columns
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self.unused: dict[str, LostRows] = {}
-        self.changes: dict[str, LostRows] = {}
+        self.unused: dict[str, CountedRows] = {}
+        self.changes: dict[str, CountedRows] = {}
 
     def add(self, label: str, number: int, row: Mapping[str, Any], record: Record) -> None:
         """Look at a row that was read."""
@@ -117,10 +117,10 @@ class Watch:
         self._keys[signature] = others
         return others
 
-    def _count(self, counts: dict[str, LostRows], name: str, label: str, number: int, value: Any) -> None:
+    def _count(self, counts: dict[str, CountedRows], name: str, label: str, number: int, value: Any) -> None:
         if name not in counts and len(counts) >= _MAX_NAMES:
             name = _OTHERS
-        loss = counts.setdefault(name, LostRows())
+        loss = counts.setdefault(name, CountedRows())
         if loss.first:
             loss.count += 1
         else:
@@ -135,14 +135,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
-def merged(reports: Iterable[Mapping[str, LostRows]], template: str = "") -> dict[str, Any]:
+def merged(reports: Iterable[Mapping[str, CountedRows]], template: str = "") -> dict[str, Any]:
     """The counts of all tasks of a source, most frequent first, without keys of messages that the template reads."""
-    total: dict[str, LostRows] = {}
+    total: dict[str, CountedRows] = {}
     for report in reports:
         for name, loss in report.items():
             if _is_read(name, template):
                 continue
-            own = total.setdefault(name, LostRows())
+            own = total.setdefault(name, CountedRows())
             own.count += loss.count
             own.first = own.first or loss.first[:1]
     order = sorted(total.items(), key=lambda item: (-item[1].count, item[0]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+from tailor.encode.counted_rows import CountedRows
 from tailor.printable import printable
 
 Severity = Literal["error", "warning", "info"]
@@ -20,16 +21,10 @@ EXCERPT = 100
 
 
 @dataclass
-class Found:
-    """Rows of one kind: how many, and the first of them as (file label, row number, detail)."""
+class Found(CountedRows):
+    """Rows that a check found."""
 
-    count: int = 0
-    first: list[tuple[str, int, str]] = field(default_factory=list)
-
-    def add(self, label: str, number: int, detail: str) -> None:
-        self.count += 1
-        if len(self.first) < NAMED:
-            self.first.append((label, number, detail))
+    limit: ClassVar[int] = NAMED
 
     def merge(self, later: Found, offset: int) -> None:
         """Add the rows of a later task, whose row numbers count from `offset`."""

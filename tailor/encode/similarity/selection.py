@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tailor.encode.counted_rows import NAMED
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
 from tailor.encode.records import RowError, row_hash
-from tailor.encode.report import NAMED
 from tailor.encode.similarity.signature_file import Blocks, SignatureFile, first_equal
 from tailor.encode.similarity.signatures import Signer
 from tailor.encode.similarity.texts import HashedTexts, texts_of
