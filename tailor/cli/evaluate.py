@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from tailor.store import Store
 
 DEFAULT_NAME = "default"
+LEFT_OUT = {
+    "cut": "rows are longer than max_length and were cut: they have no complete prompt or answer, and are not asked",
+    "without_question": "rows have no question and are not asked",
+    "short": "texts are shorter than the longest evaluated length and were skipped",
+}
+"""Key of the counts in results.json -> words for the rows that were left out."""
 SAMPLES = 5
 
 
@@ -171,19 +177,11 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     console.print()
     rows = results["rows"]
     if rows["available"] is not None:
-        used = max((rows.get(part, 0) for part in ("passages", "answers")), default=0)
+        used = rows.get("used", max((rows.get(part, 0) for part in ("passages", "answers")), default=0))
         console.print(Text.assemble(("rows            ", "bold"), f"{used:,} of {rows['available']:,}"))
-    if rows["cut"]:
-        console.print(
-            Text(f"{rows['cut']:,} rows were split by data.on_long: chunk and have no answer", "yellow")
-        )
-    if rows.get("short"):
-        console.print(
-            Text(
-                f"{rows['short']:,} texts are shorter than the longest evaluated length and were skipped",
-                "yellow",
-            )
-        )
+    for name, words in LEFT_OUT.items():
+        if rows.get(name):
+            console.print(Text(f"{rows[name]:,} {words}", "yellow"))
     if "corpus" in rows:
         blank = f", {rows['blank']:,} of them empty" if rows["blank"] else ""
         console.print(Text.assemble(("corpus          ", "bold"), f"{rows['corpus']:,} passages{blank}"))

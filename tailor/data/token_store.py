@@ -1,8 +1,8 @@
 """The token store: examples as token ids and supervised spans, in memory-mapped Arrow shards.
 
 ROOT/FINGERPRINT/train-00000.arrow       columns input_ids list<int32>, spans list<int32>
-ROOT/FINGERPRINT/evaluation-00003.arrow  (flattened half-open pairs), source int16, row int64,
-                                         position int16, is_positive bool
+ROOT/FINGERPRINT/evaluation-00003.arrow  (flattened half-open pairs), source int16, file int32,
+                                         row int64, position int16, is_positive bool, missing uint8
 ROOT/FINGERPRINT/manifest.json           written last: readers ignore a folder without it
 
 An example is one sequence of token ids, made from a record (see `encode.records`). Examples that belong together, such as
@@ -13,9 +13,12 @@ example is a group of one, with position 0.
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntFlag
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +34,11 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("spans", pa.list_(pa.int32())),
         ("source", pa.int16()),
+        ("file", pa.int32()),
         ("row", pa.int64()),
         ("position", pa.int16()),
         ("is_positive", pa.bool_()),
+        ("missing", pa.uint8()),
     ]
 )
 
@@ -49,6 +54,7 @@ class _Shard(TypedDict):
     name: str
     split: Literal["train", "evaluation"]
     first_row: int
+    files: list[str]
 
 
 class _Manifest(TypedDict):
@@ -64,6 +70,34 @@ MANIFEST_FILE = JsonFile(
     _Manifest, "remove {folder} and run the same command again: it prepares the tokens again"
 )
 SPLITS = ("train", "evaluation")
+
+
+class Missing(IntFlag):
+    """The tokens of a row that its example lacks, because the row was longer than `data.max_length`."""
+
+    START = 1
+    END = 2
+    MIDDLE = 4
+
+
+class RowId(NamedTuple):
+    """A data row: the index of its source in the recipe's list, the file's name, and the row number in it, from 1."""
+
+    source: int
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"source {self.source} {self.file}:{self.row}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard on this machine. first_row: rows of its file before it. files: names that its column `file` counts."""
+
+    path: Path
+    first_row: int
+    files: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -86,9 +120,11 @@ class _Block:
     spans: np.ndarray
     span_offsets: np.ndarray
     source: np.ndarray
+    file: np.ndarray
     row: np.ndarray
     position: np.ndarray
     is_positive: np.ndarray
+    missing: np.ndarray
 
 
 class Split:
@@ -96,25 +132,46 @@ class Split:
 
     lengths: int32 [n] tokens. supervised: int32 [n] supervised targets (the first token of an example
     is never a target, because nothing predicts it). source: int16 [n] index in the recipe's `data.train`
-    list, or in `data.evaluation` for rows of an evaluation source. row: int64 [n] row number in the
-    source's file, from 1. position: int16 [n] position in the example's group, from 0. is_positive: bool [n]
-    False for a rejected or undesirable answer, and for a negative passage.
+    list, or in `data.evaluation` for rows of an evaluation source. file: int32 [n] index in `files`.
+    row: int64 [n] row number in the file, from 1. position: int16 [n] position in the example's group,
+    from 0. is_positive: bool [n] False for a rejected or undesirable answer, and for a negative passage.
+    missing: uint8 [n] `Missing` flags. files: names of the files, as in messages.
     """
 
-    def __init__(self, shards: list[tuple[Path, int]]) -> None:
+    def __init__(self, shards: Sequence[Shard]) -> None:
         self._blocks: list[_Block] = []
-        for path, first_row in shards:
-            with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+        numbers: dict[str, int] = {}
+        for shard in shards:
+            files = np.array([numbers.setdefault(name, len(numbers)) for name in shard.files], np.int32)
+            with pa.memory_map(str(shard.path)) as mapped, pa.ipc.open_file(mapped) as reader:
                 for index in range(reader.num_record_batches):
-                    self._blocks.append(_block(reader.get_batch(index), first_row))
+                    self._blocks.append(_block(reader.get_batch(index), shard.first_row, files))
+        self.files = tuple(numbers)
         blocks = self._blocks
         self._starts = np.cumsum([0, *(len(block.row) for block in blocks)])
         self.lengths = _join([np.diff(block.id_offsets) for block in blocks], np.int32)
         self.supervised = _join([_supervised(block) for block in blocks], np.int32)
         self.source = _join([block.source for block in blocks], np.int16)
+        self.file = _join([block.file for block in blocks], np.int32)
         self.row = _join([block.row for block in blocks], np.int64)
         self.position = _join([block.position for block in blocks], np.int16)
         self.is_positive = _join([block.is_positive for block in blocks], np.bool_)
+        self.missing = _join([block.missing for block in blocks], np.uint8)
+
+    def row_id(self, index: int) -> RowId:
+        """The data row of example `index`. A row can have several examples; they are consecutive."""
+        return RowId(int(self.source[index]), self.files[self.file[index]], int(self.row[index]))
+
+    def rows(self) -> Iterator[tuple[RowId, list[int]]]:
+        """(data row, indices of its examples) of each row, in order."""
+        for row_id, indices in itertools.groupby(range(len(self)), key=self.row_id):
+            yield row_id, list(indices)
+
+    @property
+    def row_count(self) -> int:
+        """Number of data rows that have an example."""
+        places = np.stack([self.source.astype(np.int64), self.file.astype(np.int64), self.row])  # [3, n]
+        return int((places[:, 1:] != places[:, :-1]).any(0).sum()) + bool(len(self))
 
     def __len__(self) -> int:
         return len(self.row)
@@ -179,7 +236,7 @@ class TokenStore:
             store = Store(self.url)
             shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
             self._splits[name] = Split(
-                [(store.local_path(shard["name"]), shard["first_row"]) for shard in shards]
+                [Shard(store.local_path(one["name"]), one["first_row"], one["files"]) for one in shards]
             )
         return self._splits[name]
 
@@ -200,21 +257,26 @@ class ShardWriter:
         source: int,
         rows: np.ndarray,
         *,
+        files: np.ndarray | None = None,
         positions: np.ndarray | None = None,
         is_positive: np.ndarray | None = None,
+        missing: np.ndarray | None = None,
     ) -> None:
         """Write n examples. input_ids, spans: list<int32> [n]; rows: int64 [n], counted from 1 in the task's file range.
 
-        positions: int [n], default all 0: every example is its own group. is_positive: bool [n], default all True.
+        files: int [n], default all 0: indices in the shard's list of files. positions: int [n], default all 0: every
+        example is its own group. is_positive: bool [n], default all True. missing: int [n], default all 0.
         """
         count = len(rows)
         columns = [
             input_ids,
             spans,
             pa.array(np.full(count, source, np.int16)),
+            pa.array(np.zeros(count) if files is None else files).cast(pa.int32()),
             pa.array(rows, pa.int64()),
             pa.array(np.zeros(count) if positions is None else positions).cast(pa.int16()),
             pa.array(np.ones(count, np.bool_) if is_positive is None else is_positive),
+            pa.array(np.zeros(count) if missing is None else missing).cast(pa.uint8()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.examples += count
@@ -237,7 +299,8 @@ def supervised_targets(spans: np.ndarray) -> np.ndarray:
     return targets
 
 
-def _block(batch: pa.RecordBatch, first_row: int) -> _Block:
+def _block(batch: pa.RecordBatch, first_row: int, files: np.ndarray) -> _Block:
+    """files: int32[k], the number in `Split.files` of each of the shard's files."""
     ids, spans = batch.column("input_ids"), batch.column("spans")
     return _Block(
         ids=ids.values.to_numpy(),
@@ -245,9 +308,11 @@ def _block(batch: pa.RecordBatch, first_row: int) -> _Block:
         spans=spans.values.to_numpy(),
         span_offsets=spans.offsets.to_numpy(),
         source=batch.column("source").to_numpy(),
+        file=files[batch.column("file").to_numpy()],
         row=batch.column("row").to_numpy() + first_row,
         position=batch.column("position").to_numpy(),
         is_positive=batch.column("is_positive").to_numpy(zero_copy_only=False),
+        missing=batch.column("missing").to_numpy(),
     )
 
 

@@ -8,7 +8,7 @@ Truncation cuts only the text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -171,5 +171,5 @@ def cut(group: Sequence[EncodedExample], limits: TextLimits) -> list[EncodedExam
                 f"an instruction with its format has {start} tokens, which leaves no room in the maximum of {max_length}",
             )
         span = (start, min(stop, max_length))
-        pieces.append(replace(example, input_ids=example.input_ids[:max_length], spans=[span]))
+        pieces.append(example.part(0, max_length, [span]))
     return pieces

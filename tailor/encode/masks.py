@@ -21,13 +21,14 @@ history of later turns, as in a chat that keeps the tokens it generated.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
 import numpy as np
 from tokenizers import Encoding
 
+from tailor.data.token_store import Missing
 from tailor.encode import control_text, learned_turns, reasoning
 from tailor.encode.reasoning import Reasoning
 from tailor.encode.records import Chat, RowError
@@ -36,6 +37,7 @@ from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import CALLS, TOOLS, TurnRules
 
 Span = tuple[int, int]
+WHOLE = Missing(0)
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,23 @@ class EncodedExample:
     """One example. input_ids: int32 [T]; spans: half-open ranges of supervised tokens.
 
     position: the index in a group of examples that belong together, from 0. is_positive: False for a rejected or
-    undesirable answer, and for a passage that is irrelevant to its query.
+    undesirable answer, and for a passage that is irrelevant to its query. missing: tokens of the row that were cut away.
     """
 
     input_ids: np.ndarray
     spans: list[Span]
     position: int = 0
     is_positive: bool = True
+    missing: Missing = WHOLE
+
+    def part(self, start: int, stop: int, spans: list[Span]) -> EncodedExample:
+        """Its tokens [start, stop), with other spans."""
+        missing = self.missing
+        if start > 0:
+            missing |= Missing.START
+        if stop < len(self.input_ids):
+            missing |= Missing.END
+        return replace(self, input_ids=self.input_ids[start:stop], spans=spans, missing=missing)
 
 
 @dataclass

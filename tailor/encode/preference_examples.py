@@ -111,7 +111,7 @@ def cut(group: Sequence[EncodedExample], spans: Sequence[Span]) -> list[EncodedE
     for example, (begin, end) in zip(group, spans, strict=True):
         inside = [(max(start, begin) - begin, min(stop, end) - begin) for start, stop in example.spans]
         inside = [span for span in inside if span[0] < span[1]]
-        pieces.append(replace(example, input_ids=example.input_ids[begin:end], spans=inside))
+        pieces.append(example.part(begin, end, inside))
     if len(pieces) == 2 and all(piece.spans for piece in pieces) and _same_scored(*pieces):
         return RowError(SAME, "the answers differ only in the tokens that truncation cuts")
     return pieces

@@ -8,7 +8,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, MANIFEST_FILE, SPLITS, TokenStore
@@ -31,8 +31,8 @@ from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-ENCODE_VERSION = 5
-"""Part of every fingerprint. Increase it when a change of the code gives other tokens for the same rows."""
+ENCODE_VERSION = 6
+"""Part of every fingerprint. Increase it when a change of the code gives other tokens, or other columns, for the same rows."""
 _SHARD = re.compile(r"(train|evaluation)-\d+\.arrow")
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
@@ -311,10 +311,7 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
             for rows in lists:
                 rows.first = [(name, row + first, detail) for name, row, detail in rows.first]
             report.hashed_rows = [(name, row + first) for name, row in report.hashed_rows]
-        shards += [
-            {"split": split, "name": name, "examples": examples, "first_row": first}
-            for split, name, examples in report.shards
-        ]
+        shards += [{**asdict(shard), "first_row": first} for shard in report.shards]
     return shards
 
 

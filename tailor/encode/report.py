@@ -21,6 +21,16 @@ _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
 
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard of the token store. name: its file. files: names of the source files that its column `file` counts."""
+
+    split: str
+    name: str
+    examples: int
+    files: list[str]
+
+
 @dataclass
 class TaskReport:
     """What one task counted. Row numbers count from the start of its file range; `prepare` makes them numbers of the file.
@@ -29,7 +39,7 @@ class TaskReport:
     tokens cut away by truncation. chunked: rows cut into chunks; pieces: the chunks kept; unsupervised_pieces: the
     chunks without supervised tokens, which were left out. retrieved: rows from whose prompts passages were left out;
     passed_over: the tokens of these passages; partly_read: texts longer than the embedder's input. split: conversations
-    that made several examples. shards: (split, file name, number of examples). lengths: split -> int32 [examples] lengths in
+    that made several examples. lengths: split -> int32 [examples] lengths in
     tokens.
     """
 
@@ -53,7 +63,7 @@ class TaskReport:
     """Columns and keys that the format does not use. Counted are the rows that have them."""
     changes: dict[str, CountedRows] = field(default_factory=dict)
     """What conversion changed in rows."""
-    shards: list[tuple[str, str, int]] = field(default_factory=list)
+    shards: list[WrittenShard] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)
     """Content of the rows kept: split -> uint64, where the recipe has evaluation sources."""

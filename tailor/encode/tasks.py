@@ -16,7 +16,7 @@ from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, RowError, content_hash
-from tailor.encode.report import TaskReport
+from tailor.encode.report import TaskReport, WrittenShard
 from tailor.encode.similarity.overlap import Reference
 from tailor.encode.similarity.texts import HashedTexts, texts_of
 from tailor.encode.truncation import Scorer, targets
@@ -99,7 +99,7 @@ class Work:
                         _count(report, outcome)
                         split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
-                        shards.add(split, row, outcome.examples)
+                        shards.add(split, label, row, outcome.examples)
                         if self.hashed:
                             hashes.setdefault(split, []).append(content_hash(record))
                             if split == "evaluation":
@@ -153,28 +153,34 @@ class _Shards:
 
     def __init__(self, task: Task, folder: Path, report: TaskReport) -> None:
         self._task, self._folder, self._report = task, folder, report
-        self._waiting: dict[str, list[tuple[int, EncodedExample]]] = {}
+        self._waiting: dict[str, list[tuple[int, int, EncodedExample]]] = {}
+        self._files: dict[str, dict[str, int]] = {}
         self._writers: dict[str, ShardWriter] = {}
         self._lengths: dict[str, list[np.ndarray]] = {}
 
-    def add(self, split: str, row: int, examples: Iterable[EncodedExample]) -> None:
-        self._waiting.setdefault(split, []).extend((row, example) for example in examples)
+    def add(self, split: str, label: str, row: int, examples: Iterable[EncodedExample]) -> None:
+        files = self._files.setdefault(split, {})
+        file = files.setdefault(label, len(files))
+        self._waiting.setdefault(split, []).extend((file, row, example) for example in examples)
 
     def flush(self) -> None:
         for split, waiting in self._waiting.items():
             if not waiting:
                 continue
-            ids = [example.input_ids for _, example in waiting]
+            files, rows, examples = zip(*waiting, strict=True)
+            ids = [example.input_ids for example in examples]
             lengths = np.array([len(one) for one in ids], np.int32)
-            spans = [example.spans for _, example in waiting]
+            spans = [example.spans for example in examples]
             edges = np.array([edge for group in spans for span in group for edge in span], np.int32)
             self._writer(split).write(
                 ragged(np.concatenate(ids), lengths),
                 ragged(edges, np.array([2 * len(group) for group in spans], np.int32)),
                 self._task.source,
-                np.array([row for row, _ in waiting], np.int64),
-                positions=np.array([example.position for _, example in waiting]),
-                is_positive=np.array([example.is_positive for _, example in waiting]),
+                np.array(rows, np.int64),
+                files=np.array(files, np.int32),
+                positions=np.array([example.position for example in examples]),
+                is_positive=np.array([example.is_positive for example in examples]),
+                missing=np.array([example.missing for example in examples], np.uint8),
             )
             self._lengths.setdefault(split, []).append(lengths)
             self._report.supervised[split] += sum(targets(group) for group in spans)
@@ -190,7 +196,9 @@ class _Shards:
         """Close the shards, add them to the report and return their paths."""
         for split, writer in self._writers.items():
             writer.close()
-            self._report.shards.append((split, writer.path.name, writer.examples))
+            self._report.shards.append(
+                WrittenShard(split, writer.path.name, writer.examples, list(self._files[split]))
+            )
             self._report.lengths[split] = np.concatenate(self._lengths[split])
         return [writer.path for writer in self._writers.values()]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from tailor.data.token_store import Missing
 from tailor.encode.masks import EncodedExample, Span
 from tailor.spec.data import Chunk, Retrieve
 
@@ -44,6 +46,8 @@ def chunks(example: EncodedExample, max_length: int, settings: Chunk) -> list[En
     The overlap of the last chunk is longer if the chunk would otherwise have fewer than `min_length` tokens. Overlap is
     context only: every token is a target once, in the first chunk that contains it.
     """
+    assert settings.overlap < max_length, "it would never end"
+    assert settings.min_length <= max_length, "it would never end"
     length, pieces, done = len(example.input_ids), [], 0
     while done < length:
         start = max(done - settings.overlap, 0)
@@ -89,13 +93,13 @@ def joined(example: EncodedExample, parts: Sequence[Span]) -> EncodedExample:
         ids.append(part.input_ids)
         spans += [(begin + used, end + used) for begin, end in part.spans]
         used, previous_stop = used + stop - start, stop
-    return EncodedExample(np.concatenate(ids), spans)
+    return replace(
+        example, input_ids=np.concatenate(ids), spans=spans, missing=example.missing | Missing.MIDDLE
+    )
 
 
 def piece(example: EncodedExample, start: int, stop: int, context: int) -> EncodedExample:
     """Tokens [start, stop) of an example. The first `context` of them are not supervised."""
     stop = min(stop, len(example.input_ids))
     spans = [(max(begin, start + context) - start, min(end, stop) - start) for begin, end in example.spans]
-    return EncodedExample(
-        example.input_ids[start:stop], [(begin, end) for begin, end in spans if begin < end]
-    )
+    return example.part(start, stop, [(begin, end) for begin, end in spans if begin < end])

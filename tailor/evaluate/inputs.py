@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.data.token_store import RowId
 from tailor.errors import DataError
 from tailor.evaluate.batches import EvaluationBatch
 from tailor.evaluate.model_rows import ModelRows, Prepare
@@ -28,15 +29,18 @@ class ModelInputs:
         """The distinct inputs, in order."""
         return list({id(one): one for one in self.tasks}.values())
 
-    @property
-    def cut(self) -> int:
-        """Number of rows that are not evaluated because `on_long: chunk` cut them."""
-        return sum(one.cut for one in self.unique)
-
-    @property
-    def short(self) -> int:
-        """Number of rows that are not evaluated because they are too short."""
-        return sum(one.short for one in self.unique)
+    def counts(self) -> dict[str, int | None]:
+        """Evaluation rows: `available` before `limit`; `used`; and those that are not asked because they were `cut` or have
+        no question. `short`: texts of the tasks' own that are too short.
+        """
+        return {
+            "available": self.available,
+            "used": max((one.used for one in self.unique), default=0),
+            **{
+                name: sum(getattr(one, name) for one in self.unique)
+                for name in ("cut", "without_question", "short")
+            },
+        }
 
     def batches(self, model: str, batch_size: int) -> list[tuple[EvaluationBatch, TaskInputs]]:
         """All batches of the model, in a fixed order, each with the inputs that it belongs to."""
@@ -95,8 +99,7 @@ def _check_lengths(inputs: ModelInputs, model: EvaluatedModel) -> None:
     for location, length in (pair for one in inputs.unique for pair in one.lengths):
         if length > positions:
             raise DataError(
-                f"row {location['row']} of source {location['source']} has {length} tokens, but {model.ref.url} has only "
-                f"{positions} positions",
+                f"{_words(location)} has {length} tokens, but {model.ref.url} has only {positions} positions",
                 hint="shorten the row, or lower data.max_length",
             )
 
@@ -104,5 +107,12 @@ def _check_lengths(inputs: ModelInputs, model: EvaluatedModel) -> None:
 def _first_difference(left: list[Location], right: list[Location]) -> str:
     for one, other in zip(left, right, strict=False):
         if one != other:
-            return f"first difference: row {one['row']} of source {one['source']}"
+            return f"first difference: {_words(one)}"
     return f"{len(left)} rows and {len(right)} rows"
+
+
+def _words(location: Location) -> str:
+    """A row's location for messages."""
+    if "file" in location:
+        return str(RowId(**location))
+    return ", ".join(f"{key} {value}" for key, value in location.items())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from tailor.data.token_store import MANIFEST, Split, TokenStore
+from tailor.encode.prepare import ENCODE_VERSION
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
@@ -16,6 +17,7 @@ from tailor.spec.data import Data
 from tailor.spec.methods.sft import Sft
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
+from tailor.spec.rules.suite import check_rows
 from tailor.spec.suite import Suite
 from tailor.store import Store, run_files
 
@@ -54,23 +56,15 @@ class ModelRows:
 
         `Collected.answers("questions", …)` returns the answers. DataError when no row has a question.
         """
-        found, cut = rows.questions(
-            self.split, self.limit, self.tokenizer, self._tokens.template, chunked=self._on_long == "chunk"
-        )
-        return question_inputs("questions", found, self.tokenizer, cut=cut)
+        asked = rows.questions(self.split, self.limit, self.tokenizer, self._tokens.template)
+        return question_inputs("questions", asked.found, self.tokenizer, selection=asked.selection)
 
     @cached_property
     def split(self) -> Split:
         """The tokenized evaluation rows, encoded as for training. DataError when there are none."""
         split = self._tokens.split("evaluation")
-        self.available = len({*zip(split.source.tolist(), split.row.tolist(), strict=True)})
+        self.available = split.row_count
         return split
-
-    @property
-    def _on_long(self) -> str:
-        if self._suite.data is not None:
-            return self._suite.data.on_long
-        return self._main.recipe.data.on_long if self._main.recipe is not None else "drop"
 
     @cached_property
     def _tokens(self) -> TokenStore:
@@ -83,11 +77,13 @@ class ModelRows:
                 if recipe is not None
                 else min(DEFAULT_LENGTH, model.positions() or DEFAULT_LENGTH)
             )
+            length = suite.data.max_length or own
+            check_rows(suite.data, length)
             # model_construct skips validation: a recipe must have training rows, data preparation need not.
             data = Data.model_construct(
                 train=[],
                 evaluation=suite.data.evaluation,
-                max_length=suite.data.max_length or own,
+                max_length=length,
                 on_long=suite.data.on_long,
                 chunk=suite.data.chunk,
                 retrieve=suite.data.retrieve,
@@ -117,9 +113,8 @@ class ModelRows:
                 hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         url = run_files.DATA_FILE.read(main.run, DATA_REPORT)["tokens"]
-        if Store(url).exists(MANIFEST):
-            tokens = TokenStore.open(url)
-        else:
+        tokens = TokenStore.open(url) if Store(url).exists(MANIFEST) else None
+        if tokens is None or tokens.manifest.get("encode_version") != ENCODE_VERSION:
             tokens = self._prepare(recipe.data, recipe.model, recipe.method)
         if model is main or _rendered_alike(tokens, self.tokenizer):
             return tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tailor.data.token_store import RowId
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.readers import Reader
 from tailor.encode.records import Chat, RowError
@@ -114,6 +115,6 @@ def text_of(value: Any, field: str, row_id: str) -> str:
 
 
 def location_of(row_id: str) -> dict[str, Any]:
-    """`source` and `row` of a row id."""
+    """`source`, `file` and `row` of a row id. A task has one source."""
     file, _, row = row_id.rpartition(":")
-    return {"source": file, "row": int(row)}
+    return RowId(0, file, int(row))._asdict()

@@ -11,6 +11,7 @@ from tailor.errors import DataError
 from tailor.evaluate import rows
 from tailor.evaluate.model_rows import rows_read_by
 from tailor.evaluate.models import find_model
+from tailor.evaluate.question import select
 from tailor.evaluate.tasks.base import FirstRows, make_evaluators
 from tailor.spec.data import TEXTS
 from tailor.spec.recipe import Recipe
@@ -72,7 +73,7 @@ def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, needs_ques
             hint="raise data.holdout, or give rows in data.evaluation or evaluate.final.data",
         )
     tokenizer = model_tokenizer(recipe.model)
-    if needs_questions and not rows.any_question(
-        split, suite.limit, tokenizer, chunked=recipe.data.on_long == "chunk"
-    ):
-        raise rows.no_question("evaluate.final: ")
+    if needs_questions:
+        selection = select(split, tokenizer, rows=suite.limit, questions=1)
+        if not selection.asked:
+            raise rows.no_question("evaluate.final: ", selection.cut)

@@ -8,10 +8,11 @@ from typing import Any
 
 from tailor.encode.tokenizer import Tokenizer
 from tailor.evaluate.batches import EvaluationBatch, Result, generating
+from tailor.evaluate.question import Selection
 from tailor.evaluate.rows import Question
 
 Location = Mapping[str, Any]
-"""Where a row comes from, such as `source` and `row` (from 1)."""
+"""Where a row comes from, such as `source`, `file` and `row` (from 1)."""
 
 
 class Collected:
@@ -58,8 +59,12 @@ class TaskInputs:
     """(location, tokens) of each sequence that must fit into the model's positions."""
     exceeding: Sequence[int] = ()
     """Lengths that may exceed the model's positions, if its position encoding can extrapolate (RoPE can)."""
+    used: int = 0
+    """Number of evaluation rows that are used."""
     cut: int = 0
-    """Number of rows that are not evaluated because `on_long: chunk` cut them."""
+    """Number of evaluation rows that are not asked because `on_long` cut them."""
+    without_question: int = 0
+    """Number of evaluation rows that are not asked because they have no question."""
     short: int = 0
     """Number of rows that are not evaluated because they are too short."""
     collect: Callable[[], Collected] = field(default=Collected)
@@ -67,14 +72,24 @@ class TaskInputs:
 
 
 def question_inputs(
-    part: str, questions: Sequence[Question], tokenizer: Tokenizer, *, cut: int = 0
+    part: str,
+    questions: Sequence[Question],
+    tokenizer: Tokenizer,
+    *,
+    selection: Selection | None = None,
 ) -> TaskInputs:
-    """Inputs that generate an answer to each question, as `decoding` says. `Collected.answers(part, …)` returns them."""
+    """Inputs that generate an answer to each question, as `decoding` says. `Collected.answers(part, …)` returns them.
+
+    selection: of the evaluation rows; None for rows of the task's own.
+    """
+    selection = selection or Selection()
     return TaskInputs(
         questions,
         tokenizer,
         lambda model, size: generating(model, part, [one.prompt for one in questions], size),
         locations=[one.location for one in questions],
         lengths=[(one.location, len(one.prompt) + 1) for one in questions],
-        cut=cut,
+        used=selection.rows,
+        cut=selection.cut,
+        without_question=selection.without_question,
     )

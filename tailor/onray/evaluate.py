@@ -121,9 +121,7 @@ def evaluate(
             "workers": workers,
             "models": {model.label: _describe(model) for model in models},
             "rows": {
-                "available": inputs[main.label].available,
-                "cut": inputs[main.label].cut,
-                "short": inputs[main.label].short,
+                **inputs[main.label].counts(),
                 **{file.removesuffix(".jsonl"): len(rows) for file, rows in outcome.rows.items()},
             },
             "intervals": METHOD.format(**suite.intervals.model_dump()),

@@ -258,6 +258,6 @@ def describe_rows(session: Session, batch: Batch, limit: int = 8) -> str:
     """Names the data sources' rows in a batch, at most `limit` of them, for messages."""
     split = session.tokens.split("train")
     examples = [example for row in batch for example in examples_of(row)]
-    named = [f"source {split.source[i]} row {split.row[i]}" for i in examples[:limit]]
+    named = [str(split.row_id(example)) for example in examples[:limit]]
     more = len(examples) - limit
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")

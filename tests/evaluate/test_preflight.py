@@ -13,7 +13,7 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import TailorError
 from tailor.evaluate import preflight
 from tailor.evaluate.model_rows import rows_read_by
-from tailor.evaluate.rows import any_question
+from tailor.evaluate.question import select
 from tailor.spec.data import Data, Source
 from tailor.spec.methods.pretrain import Pretrain
 from tailor.spec.methods.sft import Sft
@@ -158,7 +158,7 @@ def test_a_pretrained_models_own_rows_keep_their_questions(place: Path) -> None:
     def asks(method: Sft) -> bool:
         tokens = prepare(data, Model(path=str(place / "base")), method, str(place / "tokens")).tokens
         tokenizer = load_tokenizer(str(place / "base"))
-        return any_question(tokens.split("evaluation"), None, tokenizer, chunked=False)
+        return bool(select(tokens.split("evaluation"), tokenizer).asked)
 
     assert asks(rows_read_by(Pretrain(name="pretrain")))
     assert not asks(Sft(name="sft", train_on="everything")), "the control"

@@ -64,7 +64,9 @@ def make_grit_store(
                 is_positive=np.array(good),
             )
             writer.close()
-            shards.append({"split": split, "name": name, "first_row": 0, "examples": len(ids)})
+            shards.append(
+                {"split": split, "name": name, "first_row": 0, "files": ["rows.jsonl"], "examples": len(ids)}
+            )
     store = Store(str(folder))
     store.write_json(
         MANIFEST,
@@ -95,7 +97,9 @@ def write_groups(
         )
         writer.close()
         own = "train" if split == "sentences" else split
-        shards.append({"split": own, "name": name, "first_row": 0, "examples": len(members)})
+        shards.append(
+            {"split": own, "name": name, "first_row": 0, "files": ["rows.jsonl"], "examples": len(members)}
+        )
     store = Store(str(folder))
     manifest = {"fingerprint": folder.name, "template": None, "shards": shards, "report": {"sources": []}}
     store.write_json(MANIFEST, manifest)

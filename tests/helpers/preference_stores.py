@@ -58,7 +58,9 @@ def write_groups(
             is_positive=np.array(is_positive),
         )
         writer.close()
-        shards.append({"name": f"{split}-00000.arrow", "split": split, "first_row": 0})
+        shards.append(
+            {"name": f"{split}-00000.arrow", "split": split, "first_row": 0, "files": ["rows.jsonl"]}
+        )
     manifest = {"fingerprint": "made", "template": None, "shards": shards, "report": {}}
     Store(str(folder)).write_json(MANIFEST, manifest)
     return TokenStore.open(str(folder))

@@ -43,7 +43,15 @@ def write_tokens(
                 )
                 writer.close()
                 store.write_bytes(name, (Path(folder) / name).read_bytes())
-                shards.append({"split": split, "name": name, "first_row": 0, "examples": len(part)})
+                shards.append(
+                    {
+                        "split": split,
+                        "name": name,
+                        "first_row": 0,
+                        "files": ["rows.jsonl"],
+                        "examples": len(part),
+                    }
+                )
     store.write_json(
         MANIFEST,
         {"fingerprint": fingerprint, "template": template, "shards": shards, "report": {"sources": []}},

@@ -188,8 +188,18 @@ def test_other_rows_and_a_model_without_a_run(place: Path, tmp_path: Path) -> No
         "tasks": [{"name": "perplexity"}],
     }
     assert made(place, chunked, name="text").results["rows"]["passages"] == 1
-    with pytest.raises(DataError, match="has a question before its answer"):
+    with pytest.raises(DataError, match="no evaluation row can be asked"):
         made(place, {**chunked, "tasks": [{"name": "f1"}]})
+
+
+def test_chunks_are_checked_against_the_length_that_holds(place: Path, tmp_path: Path) -> None:
+    """The evaluation has no max_length of its own, so it is the run's, which is known only here."""
+    rows = write_rows(tmp_path / "long.jsonl", [{"text": "word " * 400}])
+    data = {"evaluation": [{"path": str(rows)}], "on_long": "chunk"}
+    for chunk in ({"overlap": 4096}, {"min_length": 4097}):
+        values = {"data": {**data, "chunk": chunk}, "tasks": [{"name": "perplexity"}]}
+        with pytest.raises(DataError, match=r"data\.chunk\.\w+: \d+ tokens .* chunk of \d+"):
+            made(place, values, name="chunks")
 
 
 def test_long_context_tasks_with_short_ones(place: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 import torch.distributed as dist
 
-from tailor.data.token_store import Split
+from tailor.data.token_store import RowId, Split
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
-from tailor.evaluate.question import has_question
+from tailor.evaluate.question import Selection, select
 from tailor.layout import GENERATED
 from tailor.train.session import Session, When
 
@@ -28,32 +28,19 @@ class AnswerRow:
     The prompt is everything before the example's last supervised span; the reference is that span without its stop token.
     """
 
-    source: int
-    row: int
-    """Row number in its file, from 1."""
+    row: RowId
     prompt: list[int]
     reference: list[int]
 
 
-def answer_rows(
-    split: Split, tokenizer: Tokenizer, stop_ids: Sequence[int], *, limit: int
-) -> list[AnswerRow]:
-    """The first `limit` examples that have a question before their answer.
-
-    Rejected and undesirable answers are skipped: they are no references.
-    """
+def answer_rows(split: Split, selection: Selection, stop_ids: Sequence[int]) -> list[AnswerRow]:
+    """The prompts and references of the selected questions."""
     rows: list[AnswerRow] = []
-    for index in range(len(split)):
-        if len(rows) == limit:
-            break
-        if not split.is_positive[index]:
-            continue
+    for row, index in selection.asked:
         example = split.example(index)
-        if has_question(example, tokenizer):
-            start, stop = (int(bound) for bound in example.spans[-1])
-            ids = example.input_ids.tolist()
-            reference = before_stop(ids[start:stop], stop_ids)
-            rows.append(AnswerRow(int(split.source[index]), int(split.row[index]), ids[:start], reference))
+        start, stop = (int(bound) for bound in example.spans[-1])
+        ids = example.input_ids.tolist()
+        rows.append(AnswerRow(row, ids[:start], before_stop(ids[start:stop], stop_ids)))
     return rows
 
 
@@ -71,15 +58,16 @@ def probe(session: Session, when: When, step: int) -> None:
         return
     tokenizer = model_tokenizer(plan.model)
     stop_ids = stops(tokenizer, session.tokens.template)
-    rows = answer_rows(session.tokens.split("evaluation"), tokenizer, stop_ids, limit=settings.limit)
+    split = session.tokens.split("evaluation")
+    selection = select(split, tokenizer, questions=settings.limit)
+    rows = answer_rows(split, selection, stop_ids)
     if not rows:
-        raise DataError(
-            "evaluate.generation: no row of the evaluation data has a question before its answer",
-            hint="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
-        )
+        raise _no_question(selection)
     before_or_after = "before" if when == "start" else "after"
+    left_out = f"; {selection.cut:,} rows cut by data.on_long are not asked" if selection.cut else ""
     session.say(
-        f"generating {len(rows):,} answers {before_or_after} training", phase=f"answers_{before_or_after}"
+        f"generating {len(rows):,} answers {before_or_after} training{left_out}",
+        phase=f"answers_{before_or_after}",
     )
     mine = rows[host.rank :: host.world]
     with session.autocast():
@@ -111,7 +99,22 @@ def probe(session: Session, when: When, step: int) -> None:
             "when": before_or_after,
             "exact_match": sum(record["exact"] for record in records) / len(records),
             "count": len(records),
+            "cut": selection.cut,
+            "without_question": selection.without_question,
         }
+    )
+
+
+def _no_question(selection: Selection) -> DataError:
+    if selection.cut:
+        return DataError(
+            f"evaluate.generation: no evaluation row can be asked: {selection.cut:,} rows are longer than "
+            "data.max_length and were cut, so that their prompt or their answer is not complete",
+            hint="raise data.max_length, or remove evaluate.generation",
+        )
+    return DataError(
+        "evaluate.generation: no row of the evaluation data has a question before its answer",
+        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
     )
 
 
@@ -132,8 +135,7 @@ def _record(tokenizer: Tokenizer, questions: Questions, row: AnswerRow, answer: 
         tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (row.reference, answer)
     )
     return {
-        "source": row.source,
-        "row": row.row,
+        **row.row._asdict(),
         "prompt": questions.last(prompt),
         "rendered": prompt,
         "reference": reference,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from tailor.data.token_store import Split
 from tailor.evaluate.batches import scoring
 from tailor.evaluate.figures import from_losses
 from tailor.evaluate.model_rows import ModelRows
-from tailor.evaluate.rows import Scored, numbered_rows
+from tailor.evaluate.rows import Scored
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
 from tailor.spec.tasks.perplexity import Perplexity
@@ -34,6 +35,7 @@ class PerplexityEvaluator(TaskEvaluator[Perplexity]):
             found,
             rows.tokenizer,
             lambda model, size: scoring(model, PART, sequences, size),
+            used=len(found),
             locations=[one.location for one in found],
             lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
         )
@@ -48,10 +50,10 @@ class PerplexityEvaluator(TaskEvaluator[Perplexity]):
 def passages(split: Split, limit: int | None) -> list[Passage]:
     """The first `limit` rows. A row that was split into several examples is one passage."""
     found = []
-    for (source, row), indexes in numbered_rows(split, limit):
+    for row, indexes in itertools.islice(split.rows(), limit):
         examples = [split.example(index) for index in indexes]
         sequences = [
             Scored(one.input_ids.tolist(), [(int(a), int(b)) for a, b in one.spans]) for one in examples
         ]
-        found.append(Passage({"source": source, "row": row}, sequences))
+        found.append(Passage(row._asdict(), sequences))
     return found

@@ -179,12 +179,18 @@ def exact_match(records: list[Record]) -> dict[str, float]:
 
 def paired_answers(run: Store) -> list[dict[str, Any]]:
     """Each answer generated after training, with the one generated before training as `before`."""
-    earlier = run_files.answers(run, "before")
-    after = run_files.answers(run, "after")
+    earlier: dict[tuple[Any, ...], list[str]] = {}
+    for answer in run_files.answers(run, "before"):
+        earlier.setdefault(_row(answer), []).append(answer["answer"])
     return [
-        {**answer, "before": earlier[index]["answer"] if index < len(earlier) else None}
-        for index, answer in enumerate(after)
+        {**answer, "before": next(iter(earlier.get(_row(answer), ())), None)}
+        for answer in run_files.answers(run, "after")
     ]
+
+
+def _row(answer: Record) -> tuple[Any, ...]:
+    """The data row of an answer, and its prompt: a conversation can have several."""
+    return tuple(answer.get(key) for key in ("source", "file", "row", "prompt"))
 
 
 def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tailor.spec.data import FORMAT_KINDS, TEXTS
+from tailor.spec.data import FORMAT_KINDS, TEXTS, Data
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Finding, Keys
 from tailor.spec.tasks.registry import task_class
@@ -16,7 +16,8 @@ def findings(keys: Keys) -> Iterator[Finding]:
     """Problems of the evaluation itself and of its rows. They are reported before training, not after it."""
     if keys(KEY) is None:
         return
-    yield from suite_rules.findings(keys, f"{KEY}.")
+    length = keys("data.max_length") or Data.model_fields["max_length"].default
+    yield from suite_rules.findings(keys, f"{KEY}.", ("data.max_length", length))
     if keys.is_wrong(f"{KEY}.data") or keys.is_wrong("method.name"):
         return
     names = suite_rules.task_names(keys, f"{KEY}.") or []

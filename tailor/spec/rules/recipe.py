@@ -169,7 +169,7 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "data.max_length",
             f"a batch of {by_tokens} tokens is smaller than an example of {length}; raise train.batch_tokens",
         )
-    yield from suite.long_rows(keys, "data.", length)
+    yield from suite.long_rows(keys, "data.", length, "data.max_length")
     minimum, maximum = keys("scale.workers.min"), keys("scale.workers.max")
     if minimum and maximum and minimum > maximum:
         yield (

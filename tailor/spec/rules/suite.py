@@ -7,18 +7,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tailor.errors import Problem
+from tailor.errors import DataError, Problem
 from tailor.spec.data import Retrieve
 from tailor.spec.reading.source import Document
 from tailor.spec.rules import tasks as task_rules
 from tailor.spec.rules.keys import Finding, Keys, path_of
-from tailor.spec.suite import Suite
+from tailor.spec.suite import Rows, Suite
 from tailor.spec.tasks.base import EvaluationTask
 from tailor.spec.tasks.registry import EVALUATION_TASKS, task_class
 
 BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 """A comparison and a number."""
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+Conflicting = tuple[str, int | None] | None
+"""A key and its value."""
 _DEFAULT_TASKS = [task.name for task in Suite().tasks]
 
 
@@ -30,12 +32,24 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     ]
 
 
-def findings(keys: Keys, prefix: str) -> Iterator[Finding]:
-    """Problems of the evaluation. prefix: of its keys, with the dot; empty for a file of its own."""
+def findings(keys: Keys, prefix: str, inherited: Conflicting = None) -> Iterator[Finding]:
+    """Problems of the evaluation. prefix: of its keys, with the dot; empty for a file of its own.
+
+    inherited: the key and the value of the longest example where the evaluation has none of its own; None if unknown.
+    """
     for rules in (_tasks, _bounds, unused, _names):
         yield from rules(keys, prefix)
-    for key, other, why in long_rows(keys, f"{prefix}data.", keys(f"{prefix}data.max_length")):
-        yield key, f"conflicts with {other}: {why}"
+    own = f"{prefix}data.max_length"
+    key, length = inherited if inherited is not None and not keys.given(own) else (own, keys(own))
+    for found, other, why in long_rows(keys, f"{prefix}data.", length, key):
+        yield found, f"conflicts with {other}: {why}"
+
+
+def check_rows(rows: Rows, length: int) -> None:
+    """The rules that need the longest example, once it is known. DataError for the first one that is broken."""
+    keys = Keys({"data": rows.model_dump()}, set())
+    for key, _, why in long_rows(keys, "data.", length, "max_length"):
+        raise DataError(f"{key}: {why}", hint="the longest example is that of the run: set data.max_length")
 
 
 def task_names(keys: Keys, prefix: str) -> list[str] | None:
@@ -145,12 +159,12 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
                     )
 
 
-def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str, str, str]]:
+def long_rows(keys: Keys, prefix: str, length: int | None, length_key: str) -> Iterator[tuple[str, str, str]]:
     """Conflicts of `chunk` and `retrieve` with the longest example.
 
-    prefix: of the data section, with the dot. length: the longest example, in tokens.
+    prefix: of the data section, with the dot. length: the longest example, in tokens. length_key: the key that says it.
     """
-    if length is None or keys.is_wrong(f"{prefix}max_length"):
+    if length is None or keys.is_wrong(length_key):
         return
     for key, why in (
         ("chunk.overlap", "leave no new tokens in a chunk"),
@@ -160,7 +174,7 @@ def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str
         if tokens and tokens >= length + (key == "chunk.min_length"):
             yield (
                 f"{prefix}{key}",
-                f"{prefix}max_length",
+                length_key,
                 f"{tokens} tokens {why} of {length}; lower {prefix}{key}",
             )
     passage, question = (
@@ -170,8 +184,8 @@ def long_rows(keys: Keys, prefix: str, length: int | None) -> Iterator[tuple[str
     if keys(f"{prefix}on_long") == "retrieve" and 2 * passage + question >= length:
         yield (
             f"{prefix}on_long",
-            f"{prefix}max_length",
-            f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length} tokens; raise {prefix}max_length",
+            length_key,
+            f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length} tokens; raise {length_key}",
         )
 
 

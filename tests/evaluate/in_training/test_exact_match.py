@@ -15,7 +15,8 @@ from tailor.encode.template import builtin_templates
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, TemplateError
 from tailor.evaluate.in_training.exact_match import Questions, answer_rows, probe, stops
-from tailor.evaluate.rows import any_question, questions
+from tailor.evaluate.question import select
+from tailor.evaluate.rows import questions
 from tailor.plan import Plan
 from tailor.spec.data import Data
 from tailor.spec.methods.sft import Sft
@@ -93,23 +94,26 @@ def saved(folder: Path, when: str, run: str = "run") -> list[dict[str, Any]]:
 def test_the_last_answer_is_the_reference(folder: Path) -> None:
     tokens = prepared(folder, [{"messages": TURNS}], held_out=1)
     tokenizer = load_tokenizer(str(folder / "model"))
-    (row,) = answer_rows(tokens.split("evaluation"), tokenizer, stops(tokenizer, tokens.template), limit=9)
+    split = tokens.split("evaluation")
+    (row,) = answer_rows(split, select(split, tokenizer), stops(tokenizer, tokens.template))
     assert tokenizer.decode(row.prompt) == tokenizer.render(TURNS[:-1], add_generation_prompt=True)
     assert tokenizer.decode(row.reference) == " 61 cm"
-    assert (row.source, row.row) == (0, 1)
+    assert row.row == (0, str(folder / "evaluation.jsonl"), 1)
 
 
 def test_limit_takes_the_first_rows(folder: Path) -> None:
     tokens, tokenizer = prepared(folder, chats()), load_tokenizer(str(folder / "model"))
-    assert [row.row for row in answer_rows(tokens.split("evaluation"), tokenizer, [4], limit=3)] == [1, 2, 3]
+    asked = select(tokens.split("evaluation"), tokenizer, questions=3).asked
+    assert [row.row for row, _ in asked] == [1, 2, 3]
 
 
 def test_a_run_reports_what_it_learned_and_writes_every_answer(folder: Path) -> None:
     plan, host = plan_of(folder, prepared(folder, chats())), PlainHost()
     loop.run(plan, host, [probe])
     before, after = host.of("generation")
-    assert before == {"kind": "generation", "when": "before", "exact_match": 0.0, "count": 4}
-    assert after == {"kind": "generation", "when": "after", "exact_match": 1.0, "count": 4}
+    counts = {"count": 4, "cut": 0, "without_question": 0}
+    assert before == {"kind": "generation", "when": "before", "exact_match": 0.0, **counts}
+    assert after == {"kind": "generation", "when": "after", "exact_match": 1.0, **counts}
     started = [record for record in host.records if "phase" in record]
     assert started == [
         {"kind": "status", "message": f"generating 4 answers {when} training", "phase": f"answers_{when}"}
@@ -122,6 +126,7 @@ def test_a_run_reports_what_it_learned_and_writes_every_answer(folder: Path) -> 
     assert [record["exact"] for record in saved(folder, "before")] == [False] * 4
     assert saved(folder, "after")[1] == {
         "source": 0,
+        "file": str(folder / "evaluation.jsonl"),
         "row": 2,
         "prompt": "Basil?",
         "rendered": "<|im_start|>user\nBasil?<|im_end|>\n<|im_start|>assistant\n",
@@ -209,9 +214,7 @@ def test_a_row_of_a_bos_and_an_answer_has_no_question(folder: Path, bos: bool) -
     split = tokens.split("evaluation")
     starts = [int(split.example(at).spans[-1][0]) for at in range(2)]
     assert starts == ([1, 2] if bos else [0, 1]), "the first row is a BOS and an answer, or an answer alone"
-    asked = answer_rows(split, tokenizer, stops(tokenizer, tokens.template), limit=9)
-    assert [row.row for row in asked] == [2]
-    found, _ = questions(split, None, tokenizer, tokens.template, chunked=False)
+    assert [row.row for row, _ in select(split, tokenizer).asked] == [2]
+    found = questions(split, None, tokenizer, tokens.template).found
     assert [question.location["row"] for question in found] == [2]
-    assert any_question(split, None, tokenizer, chunked=False)
-    assert not any_question(split, 1, tokenizer, chunked=False)
+    assert not select(split, tokenizer, rows=1).asked

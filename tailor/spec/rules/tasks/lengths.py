@@ -28,6 +28,12 @@ def findings(keys: Keys, key: str) -> Iterator[Finding]:
             f"{key}.stride",
             f"{stride} new tokens leave no context in a window of {min(lengths)}; lower it",
         )
+    used = keys(f"{key}.tokens_per_text")
+    if used and lengths and used < max(lengths):
+        yield (
+            f"{key}.tokens_per_text",
+            f"{used} tokens of each text are fewer than the largest of lengths, {max(lengths)}; raise it",
+        )
     needle = keys(f"{key}.needle")
     if isinstance(needle, str) and "{value}" not in needle:
         yield f"{key}.needle", "has no hidden value; write {value} where it should be"
