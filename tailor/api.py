@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,7 +224,7 @@ class Run:
             top_p=top_p,
             seed=seed,
         )
-        return [loaded.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+        return [loaded.answer_text(answer) for answer in answers]
 
     def _trust(self) -> Trust:
         from tailor.artifacts.trust import trust_of
@@ -278,8 +279,21 @@ class Evaluation:
 
 
 def _arguments(overrides: Overrides | None) -> list[str]:
-    """Overrides in the form of the command line. JSON values are valid YAML."""
-    return [f"{key}={json.dumps(_plain(value))}" for key, value in (overrides or {}).items()]
+    """Overrides in the form of the command line."""
+    return [f"{key}={_yaml(_plain(value))}" for key, value in (overrides or {}).items()]
+
+
+def _yaml(value: Any) -> str:
+    """A value as JSON that is also YAML: YAML has no surrogate pairs, but an escape for each character."""
+
+    def character(found: re.Match[str]) -> str:
+        text = found[0]
+        if text == r"\\":
+            return text
+        code = ord(json.loads(f'"{text}"'))
+        return f"\\U{code:08x}"
+
+    return re.sub(r"\\\\|\\ud[89ab]..\\ud[c-f]..", character, json.dumps(value))
 
 
 def _plain(value: Any) -> Any:

@@ -60,6 +60,13 @@ def test_overrides_of_every_kind(recipe: Path) -> None:
     assert "learning_rate: 1.0e-05" in loaded.yaml()
 
 
+@pytest.mark.parametrize("text", ["runs/🧵", "a\\ud83d\\ude00", "\\🧵\\", "tab\t\x7f\x85\u2028", "\ufeff𝕏"])
+def test_overrides_keep_every_character(recipe: Path, text: str) -> None:
+    loaded = tailor.load(recipe, {"optim.learning_rate": 1e-5, "model.adapter.target_modules": [text]})
+    assert loaded.spec.model.adapter is not None
+    assert loaded.spec.model.adapter.target_modules == [text]
+
+
 def test_errors_are_those_of_the_command_line(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(tailor.TailorError) as caught:
         tailor.load(recipe, {"optim.learning_rat": 1e-4})

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from tailor.artifacts.base_model import base_record_of, model_spec, saved_dtype
+from tailor.encode.prompts import answer_text, render_prompt
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
@@ -79,9 +80,16 @@ class Loaded:
         return context
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
-        """The token ids of a conversation up to the model's answer, rendered as in training. ModelError without a template."""
+        """The token ids of a conversation up to the model's answer, rendered as in training.
+
+        ModelError without a template, TemplateError when the template drops a part of the conversation.
+        """
         self.require_template()
-        return self.tokenizer.encode(self.tokenizer.render(messages, tools, add_generation_prompt=True))
+        return self.tokenizer.encode(render_prompt(self.tokenizer, messages, tools))
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """The text of a generated answer."""
+        return answer_text(self.tokenizer, ids)
 
     @property
     def context(self) -> int | None:

@@ -115,7 +115,7 @@ class Stream:
     """Prints text token by token. A character of several tokens is printed with its last token."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self._tokenizer, self._stops = loaded.tokenizer, set(loaded.stop_ids)
+        self._loaded, self._stops = loaded, set(loaded.stop_ids)
         self._ids: list[int] = []
         self.text = ""
 
@@ -131,8 +131,8 @@ class Stream:
         self._show(end="\n")
 
     def _decoded(self) -> str:
-        # A leading space belongs to the chat template, which adds it again when it renders the next turn.
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
+        # A space at its start belongs to the chat template, which adds it again when it renders the next turn.
+        return self._loaded.answer_text(self._ids)
 
     def _show(self, *, end: str) -> None:
         text = self._decoded()

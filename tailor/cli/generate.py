@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailor.cli.numbers import number, whole
 from tailor.cli.output import Document, Output
 from tailor.cli.trust import add_trust_option, granted
+from tailor.encode.fields import with_system
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
 from tailor.errors import DataError, StoreError
@@ -94,7 +95,7 @@ def execute(args: argparse.Namespace) -> int:
     loaded = load_run(args.run, trust=granted(args, [args.run]))
     answers = generate(
         loaded.model,
-        [_ids(loaded, row, args) for row in rows],
+        [_ids(loaded, row, number, args) for number, row in enumerate(rows, 1)],
         max_new_tokens=args.max_new_tokens,
         stop_ids=loaded.stop_ids,
         batch_size=BATCH,
@@ -103,7 +104,7 @@ def execute(args: argparse.Namespace) -> int:
         top_p=args.top_p,
         seed=args.seed,
     )
-    texts = [loaded.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+    texts = [loaded.answer_text(answer) for answer in answers]
     answered = [{**row, "answer": text} for row, text in zip(rows, texts, strict=True)]
     if args.output or not (args.prompt or args.json):
         lines = [json.dumps(row, ensure_ascii=False) for row in answered]
@@ -153,7 +154,7 @@ def conversation(row: Any) -> Chat:
     return Chat(turns, chat.tools)
 
 
-def _ids(loaded: Loaded, row: Row, args: argparse.Namespace) -> list[int]:
+def _ids(loaded: Loaded, row: Row, number: int, args: argparse.Namespace) -> list[int]:
     if args.plain:
         if "prompt" not in row:
             raise DataError(
@@ -161,8 +162,14 @@ def _ids(loaded: Loaded, row: Row, args: argparse.Namespace) -> list[int]:
             )
         return loaded.tokenizer.encode_prompt(row["prompt"])
     chat = conversation(row)
-    system = [{"role": "system", "content": args.system}] if args.system else []
-    return loaded.prompt_ids([*system, *chat.messages], chat.tools)
+    try:
+        messages = with_system({"system": args.system}, chat.messages)
+    except RowError:
+        raise DataError(
+            f"--system: row {number} has a system message of its own, and it is another one",
+            hint="leave --system out, or remove the system messages of the rows",
+        ) from None
+    return loaded.prompt_ids(messages, chat.tools)
 
 
 def _split(file: str) -> tuple[Store, str]:

@@ -34,7 +34,7 @@ from tailor.encode.reasoning import Reasoning
 from tailor.encode.records import Chat, RowError
 from tailor.encode.template import render, render_marked
 from tailor.encode.tokenizer import Tokenizer
-from tailor.encode.turns import CALLS, TOOLS, TurnRules
+from tailor.encode.turns import TurnRules, contents
 
 Span = tuple[int, int]
 WHOLE = Missing(0)
@@ -102,7 +102,7 @@ class ChatEncoder:
 
     def _layouts(self, chat: Chat) -> list[Layout]:
         for what in self._rules.left_out[bool(chat.tools)]:
-            if what in _contents(chat):
+            if what in contents(chat):
                 raise RowError("template", f"the chat template silently drops {what}")
         control_text.check(chat, self._rules.controls)
         chat = Chat(self._reasoning.apply(chat), chat.tools)
@@ -296,13 +296,6 @@ def _range(piece: Encoding, token: int) -> Span:
     characters = piece.token_to_chars(token)
     assert characters is not None
     return characters
-
-
-def _contents(chat: Chat) -> set[str]:
-    """The parts of a conversation that a template may drop, named as in `TurnRules.left_out`."""
-    named = {f"{message['role']} messages" for message in chat.messages}
-    calls = any(message.get("tool_calls") for message in chat.messages)
-    return named | ({TOOLS} if chat.tools else set()) | ({CALLS} if calls else set())
 
 
 def _layouts_or_error(layouts: Callable[[Chat], list[Layout]], chat: Chat) -> list[Layout] | RowError:

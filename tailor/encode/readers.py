@@ -31,7 +31,7 @@ MAX_LINE_BYTES = 32 << 20
 """A longer line is not read, but counted as too long."""
 _BATCH_ROWS = 1000
 _MIN_WHOLE_BYTES, _MAX_RATIO = 64 << 20, 100
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class FileRange:
 
     url: the file to open; label: its name in messages. start, stop: bytes for JSONL and text, row
     groups for Parquet, rows for datasets; stop None means the end of the file. first_row: number of rows
-    before the range, 0 where it is not known in advance. size: bytes, for the progress bar.
+    before the range, 0 where it is not known in advance. size: bytes, for the progress bar. seekable: False if the
+    server sends the file only from its start.
     """
 
     url: str
@@ -50,6 +51,7 @@ class FileRange:
     stop: int | None = None
     first_row: int = 0
     size: int = 0
+    seekable: bool = True
     subset: str | None = None
     split: str = "train"
 
@@ -104,7 +106,7 @@ class Reader:
                     )
                     continue
                 if position == 0:
-                    position, line = len(line), line.removeprefix(_BYTE_ORDER_MARK)
+                    position, line = len(line), line.removeprefix(BYTE_ORDER_MARK)
                 else:
                     position += len(line)
                 self.lines += 1

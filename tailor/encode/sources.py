@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tailor.encode.format_detection import find_format
 from tailor.encode.readers import (
+    BYTE_ORDER_MARK,
     COMPRESSIONS,
     CUT_BY_BYTES,
     MAX_LINE_BYTES,
@@ -116,7 +117,7 @@ def cut(resolved: Resolved, *, scored: bool = False) -> list[tuple[FileRange, ..
 
 
 def _pieces(part: FileRange, max_bytes: int) -> Iterator[FileRange]:
-    if part.kind in CUT_BY_BYTES and not part.url.endswith(COMPRESSIONS):
+    if part.kind in CUT_BY_BYTES and part.seekable and not part.url.endswith(COMPRESSIONS):
         count = max(1, -(-part.size // max_bytes))
         step = -(-part.size // count)
         for start in range(0, part.size, step):
@@ -199,8 +200,19 @@ def _files(source: Source | Benchmark | Questions, context: str) -> list[FileRan
             raise DataError(f"{context}: unknown file type", hint=_READABLE)
         url = path if local else fs.unstrip_protocol(path)
         label = _label(source.path, root, path, url)
-        parts.append(FileRange(url, label, kind, size=int(fs.size(path) or 0)))
+        size = fs.size(path)  # None where the server does not say it
+        bytes_ = _counted(url) if size is None else int(size)
+        parts.append(FileRange(url, label, kind, size=bytes_, seekable=size is not None))
     return [_with_json_kind(part) for part in parts if part.size]
+
+
+def _counted(url: str) -> int:
+    """The number of bytes of a file whose server does not say it."""
+    size = 0
+    with opened(url) as stream:
+        while block := stream.read(1 << 22):
+            size += len(block)
+    return size
 
 
 def _kind(path: str) -> str | None:
@@ -226,7 +238,7 @@ def _with_json_kind(part: FileRange) -> FileRange:
     if part.kind != "json":
         return part
     with buffered(opened(part.url, compression="infer")) as stream:
-        first = stream.readline(MAX_LINE_BYTES)
+        first = stream.readline(MAX_LINE_BYTES).removeprefix(BYTE_ORDER_MARK)
         while first and first.isspace():
             first = stream.readline(MAX_LINE_BYTES)
         more = bool(stream.readline(MAX_LINE_BYTES).strip())

@@ -91,10 +91,9 @@ class Tokenizer:
         """Whether the tokenizer adds a space before a text, as SentencePiece does."""
         return self._continuation is not self._backend
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
-        return str(
-            self._backend.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens)
-        )
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, with special tokens."""
+        return str(self._backend.decode([int(token) for token in ids], skip_special_tokens=False))
 
     def token(self, index: int) -> str:
         """The vocabulary entry of a token id."""

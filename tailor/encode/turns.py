@@ -10,6 +10,7 @@ import jinja2
 
 from tailor.encode import reasoning
 from tailor.encode.control_text import control_texts
+from tailor.encode.records import Chat
 from tailor.encode.template import builtin_templates, load_template, render, render_marked
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import TemplateError
@@ -80,7 +81,7 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
         # The tool-use template may end turns differently, so markers are used only if both templates have them.
         markers = markers and tokenizer.template.has_markers
     end_ids, end_texts = zip(*ends, strict=True)
-    left_out = (_left_out(tokenizer, None), _left_out(tokenizer, [_TOOL]))
+    left_out = left_out_of(tokenizer)
     end_texts = tuple(sorted(set(end_texts)))
     controls = control_texts(tokenizer, text, end_texts)
     return TurnRules(markers, tuple(sorted(set(end_ids))), end_texts, left_out, controls, opened)
@@ -161,6 +162,18 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
         f"chat template {name}: an assistant turn {ending}; the model would never learn to stop",
         hint=hint,
     )
+
+
+def contents(chat: Chat) -> set[str]:
+    """The parts of a conversation that a template may drop, named as in `TurnRules.left_out`."""
+    named = {f"{message['role']} messages" for message in chat.messages}
+    calls = any(message.get("tool_calls") for message in chat.messages)
+    return named | ({TOOLS} if chat.tools else set()) | ({CALLS} if calls else set())
+
+
+def left_out_of(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the template silently drops, for conversations (without, with) tools."""
+    return (_left_out(tokenizer, None), _left_out(tokenizer, [_TOOL]))
 
 
 def _left_out(tokenizer: Tokenizer, tools: list[Any] | None) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from tailor.data.token_store import RowId
 from tailor.encode.formats.messages import MESSAGES
+from tailor.encode.prompts import render_prompt
 from tailor.encode.readers import Reader
 from tailor.encode.records import Chat, RowError
 from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import Tokenizer
-from tailor.errors import DataError
+from tailor.errors import DataError, TemplateError
 from tailor.evaluate.rows import Ids, Question
 from tailor.spec.tasks.rows import Questions, Texts
 
@@ -84,7 +85,10 @@ def prompt_of(
     if plain:
         text = plain_text(turns, row_id)
         return tokenizer.encode_prompt(text), text, text
-    rendered = tokenizer.render(turns, None, add_generation_prompt=True)
+    try:
+        rendered = render_prompt(tokenizer, turns)
+    except TemplateError as error:
+        raise DataError(f"{row_id}: {error.message}", hint=error.hint) from None
     return tokenizer.encode(rendered), last_turn(turns), rendered
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.data.token_store import Split
+from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate.generation import before_stop
@@ -58,9 +59,9 @@ def questions(
         example = split.example(index)
         start, stop = (int(bound) for bound in example.spans[-1])
         ids = example.input_ids.tolist()
-        reference = tokenizer.decode(before_stop(ids[start:stop], ends), skip_special_tokens=True)
+        reference = answer_text(tokenizer, before_stop(ids[start:stop], ends))
         rendered = tokenizer.decode(ids[:start])
-        question = Question(row._asdict(), ids[:start], shown.last(rendered), rendered, reference.strip())
+        question = Question(row._asdict(), ids[:start], shown.last(rendered), rendered, reference)
         found.append(question)
     if not found:
         raise no_question(cut=selection.cut)

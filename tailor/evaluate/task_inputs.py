@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer
 from tailor.evaluate.batches import EvaluationBatch, Result, generating
 from tailor.evaluate.question import Selection
@@ -41,7 +42,7 @@ class Collected:
     def answers(self, part: str, count: int, tokenizer: Tokenizer) -> list[str]:
         """The generated answers as text. An item with an empty prompt has no result, and its answer is empty."""
         ids = self.of(part)
-        return [tokenizer.decode(ids.get(at, []), skip_special_tokens=True).strip() for at in range(count)]
+        return [answer_text(tokenizer, ids.get(at, [])) for at in range(count)]
 
 
 @dataclass(frozen=True, eq=False)

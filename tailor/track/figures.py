@@ -15,3 +15,8 @@ def curves(record: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     for key, value in record.items() if kind in KINDS else ():
         if key not in NOT_FIGURES and isinstance(value, int | float):
             yield kind, key, value
+
+
+def with_letters(name: str) -> str:
+    """A metric's name for trackers that have no `@` in names, such as `retrieval/recall_at_1`."""
+    return name.replace("@", "_at_")

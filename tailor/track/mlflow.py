@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError
 from tailor.store import Periodic
-from tailor.track.figures import curves
+from tailor.track.figures import curves, with_letters
 from tailor.track.identity import identity, name_of, settings
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ MAX_METRICS = 1000
 """MLflow's limit of metrics per request."""
 MAX_PARAMS = 100
 """MLflow's limit of parameters per request."""
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+"""Error codes of a request that will never be accepted."""
 HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 """Fewer and shorter retries: with MLflow's defaults a request to an unreachable server takes 15 minutes to fail."""
 
@@ -30,7 +32,9 @@ HTTP_DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TI
 class MlflowTracker:
     """Logs metrics named `train/loss`, `evaluation/loss` … by step, in one MLflow run across all resumes.
 
-    The server gets each step once, also when a run resumes. A background thread sends them. If the server is unreachable, they are sent later, and training continues.
+    The server gets each step once, also when a run resumes. A background thread sends them. If the server is unreachable,
+    they are sent later, and training continues. Metrics that the server refuses are left out, and named at the end.
+    MLflow has no `@` in names: `retrieval/recall@1` is `retrieval/recall_at_1` there.
     """
 
     def __init__(self, section: Mlflow, run: Store, *, after_step: int, warn: Callable[[str], None]) -> None:
@@ -46,6 +50,8 @@ class MlflowTracker:
                 "track.mlflow needs the package mlflow-skinny or mlflow", hint="pip install 'tailor[mlflow]'"
             ) from error
         self._metric, self._errors = Metric, (MlflowException, OSError)
+        self._refusal = MlflowException
+        self._refused: dict[str, str] = {}
         self._waiting: list[Any] = []
         self._mutex = threading.Lock()
         self._step = after_step
@@ -77,32 +83,57 @@ class MlflowTracker:
     def write(self, record: dict[str, Any]) -> None:
         self._step = int(record.get("step", self._step))
         now = int(record.get("time", time.time()) * 1000)
+        named = [(with_letters(f"{kind}/{key}"), value) for kind, key, value in curves(record)]
         metrics = [
-            self._metric(f"{kind}/{key}", float(value), now, self._step)
-            for kind, key, value in curves(record)
-            if math.isfinite(value) and self._step > self._reached.get(f"{kind}/{key}", -1)
+            self._metric(name, float(value), now, self._step)
+            for name, value in named
+            if math.isfinite(value) and self._step > self._reached.get(name, -1)
         ]
         with self._mutex:
             self._waiting += metrics
 
     def close(self, *, finished: bool) -> None:
         self._periodic.close()
-        try:
-            self._send()
-            self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
-        except (StoreError, *self._errors) as error:
-            self._warn(f"MLflow has not received all metrics of the run: {error}")
+        for what, act in (
+            ("has not received all metrics of the run", self._send),
+            ("was not told that the run ended", lambda: self._end(finished)),
+        ):
+            try:
+                act()
+            except (StoreError, *self._errors) as error:
+                self._warn(f"MLflow {what}: {' '.join(str(error).split())[:300]}")
+        for name, why in self._refused.items():
+            self._warn(f"MLflow refused the metric {name}: {why}")
+
+    def _end(self, finished: bool) -> None:
+        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
 
     def _send(self) -> None:
-        """Send all waiting metrics. StoreError when the server rejects a request; the metrics then stay for the next try."""
+        """Send all waiting metrics. StoreError when the server cannot be reached; the metrics then stay for the next try."""
         with self._mutex:
             batch = self._waiting[:MAX_METRICS]
         while batch:
             try:
-                self._client.log_batch(self._id, metrics=batch)
+                self._log(batch)
             except self._errors as error:
                 what = " ".join(str(error).split())[:200]
                 raise StoreError(f"{len(self._waiting)} metrics could not be sent: {what}") from error
             with self._mutex:
                 del self._waiting[: len(batch)]
                 batch = self._waiting[:MAX_METRICS]
+
+    def _log(self, batch: list[Any]) -> None:
+        """Send metrics. Where MLflow refuses the request itself, each metric's curve is sent alone, without the refused ones."""
+        try:
+            self._client.log_batch(self._id, metrics=[one for one in batch if one.key not in self._refused])
+            return
+        except self._refusal as error:
+            if error.error_code not in REFUSALS:
+                raise
+        for key in dict.fromkeys(one.key for one in batch if one.key not in self._refused):
+            try:
+                self._client.log_batch(self._id, metrics=[one for one in batch if one.key == key])
+            except self._refusal as error:
+                if error.error_code not in REFUSALS:
+                    raise
+                self._refused[key] = " ".join(str(error).split())[:200]

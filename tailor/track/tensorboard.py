@@ -13,7 +13,7 @@ from tailor.errors import StoreError
 from tailor.layout import TENSORBOARD
 from tailor.store import Periodic
 from tailor.store.scratch import scratch
-from tailor.track.figures import curves
+from tailor.track.figures import curves, with_letters
 
 if TYPE_CHECKING:
     from tailor.store import Store
@@ -26,7 +26,7 @@ REMOTE_SHARE = 0.05
 
 
 class TensorBoard:
-    """Writes scalars named `train/loss`, `evaluation/loss`, `generation/exact_match` … by step.
+    """Writes scalars named `train/loss`, `evaluation/loss`, `retrieval/recall_at_1` … by step.
 
     The event writer needs a local file; for a remote run folder the file is copied there every few seconds. Events are
     written in the caller's thread: after an error such as a full disk, tensorboardX's own thread blocks training forever.
@@ -65,7 +65,7 @@ class TensorBoard:
         for kind, key, value in curves(record):
             # After a gradient overflow in fp16 the norm is infinite; a gap in the curve is clearer.
             if math.isfinite(value):
-                self._put(step=self._step, summary=scalar(f"{kind}/{key}", value))
+                self._put(step=self._step, summary=scalar(with_letters(f"{kind}/{key}"), value))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 

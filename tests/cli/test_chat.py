@@ -59,6 +59,22 @@ def test_a_file_is_answered_row_by_row(
     assert answers[0] == answers[1] == answers[2] == answers[3] != answers[4]
 
 
+def test_the_system_prompt_beside_a_rows_own(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same one stands once; another one is refused, as in training data."""
+    asked = {"role": "user", "content": "Hi"}
+    rows = [{"messages": [asked]}, {"messages": [{"role": "system", "content": "Be brief."}, asked]}]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["generate", model, "--input", str(source), "--max-new-tokens", "6", "--system"]
+    assert main([*command, "Be brief."]) == 0
+    first, second = (json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines())
+    assert first == second
+    assert main([*command, "Be long."]) == 2
+    assert "--system: row 2 has a system message of its own" in capsys.readouterr().err
+
+
 def test_plain_text_is_continued_without_a_template(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for options in ([], ["--plain"]):
@@ -115,7 +131,7 @@ def test_a_conversation_is_remembered_and_forgotten(
             batch_size=1,
             pad_id=loaded.pad_id,
         )
-        return loaded.tokenizer.decode(answer, skip_special_tokens=True)
+        return loaded.answer_text(answer)
 
     first = [{"role": "user", "content": "Hi"}]
     answer = expected(first)

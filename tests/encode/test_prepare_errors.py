@@ -8,8 +8,9 @@ import pytest
 
 from tailor.encode import sources
 from tailor.encode.prepare import prepare
+from tailor.encode.report import check_budget
 from tailor.errors import DataError, ModelError, TailorError, TemplateError
-from tailor.spec.data import Data
+from tailor.spec.data import Budget, Data
 from tailor.spec.methods.pretrain import Pretrain
 from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
@@ -154,3 +155,25 @@ def test_errors_survive_pickling(bench):
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert type(again) is DataError
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_a_budget_allows_exactly_its_share(rows: int) -> None:
+    """Every share with the row count as its denominator, and the share that a hint advises. The control: one row more is refused."""
+
+    def report(lost: int) -> dict[str, Any]:
+        source = {
+            "split": "train",
+            "index": 0,
+            "path": "rows.jsonl",
+            "rows": rows,
+            "kept": 1,
+            "truncated": lost,
+        }
+        return {"sources": [{**source, "unreadable": {}, "dropped": {}}]}
+
+    for lost in range(1, rows):
+        budget = Budget(truncated=lost / rows)
+        check_budget(report(lost), budget)
+        with pytest.raises(DataError):
+            check_budget(report(lost + 1), budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -309,6 +310,26 @@ def test_the_hub_without_network(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="hf://nobody/nothing cannot be loaded as a dataset"):
         resolve(Source(path="hf://nobody/nothing"), "x")
+
+
+def test_files_whose_server_does_not_tell_their_size_are_read() -> None:
+    """Alone and beside others; none of them is cut, because its server cannot send a part."""
+    content = jsonl(ROWS[:9])
+    with web() as served:
+        served.sizes = False
+        served.files["/a.jsonl"] = content
+        found = resolve(Source(path=f"{served.url}/a.jsonl"), "data.train[0]")
+        (part,) = found.files
+        assert (part.size, part.seekable) == (len(content), False)
+        (task,) = cut(dataclasses.replace(found, files=(dataclasses.replace(part, size=1 << 40),)))
+        assert [row for _, row in Reader(task[0])] == ROWS[:9]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_json_lines_in_a_json_file(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "rows.json").write_bytes(mark + jsonl(ROWS[:3]))
+    (part,) = resolve(Source(path=str(tmp_path / "rows.json")), "data.train[0]").files
+    assert [row for _, row in Reader(part)] == ROWS[:3]
 
 
 def test_a_change_of_the_same_size_is_detected_without_etags() -> None:

@@ -11,11 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Web:
-    """What it serves, by path. etags: whether it tells versions."""
+    """What it serves, by path. etags, sizes: whether it tells versions and sizes."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     etags: bool = False
+    sizes: bool = True
 
 
 @contextmanager
@@ -26,7 +27,8 @@ def web() -> Iterator[Web]:
         def do_HEAD(self) -> None:
             content = made.files.get(self.path)
             self.send_response(200 if content is not None else 404)
-            self.send_header("Content-Length", str(len(content or b"")))
+            if made.sizes:
+                self.send_header("Content-Length", str(len(content or b"")))
             if made.etags and content is not None:
                 self.send_header("ETag", f'"{hash(content)}"')
             self.end_headers()

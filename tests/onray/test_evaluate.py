@@ -112,7 +112,7 @@ def test_perplexity_and_answers_equal_plain_transformers(place: Path) -> None:
             )
             tokens += len(answer)
             assert row["reference"] == turns[1]["content"]
-            text = loaded.tokenizer.decode(said[len(prompt) :], skip_special_tokens=True).strip()
+            text = loaded.answer_text(said[len(prompt) :])
             assert row["models"][model]["answer"] == text
         assert value(outcome, "loss", model) == pytest.approx(loss / tokens, rel=1e-5)
         assert value(outcome, "token_accuracy", model) == pytest.approx(hits / tokens)

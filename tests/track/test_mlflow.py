@@ -135,6 +135,37 @@ def test_a_lost_server_is_reported_and_gets_everything_when_it_returns(
     assert said[0].startswith("MLflow has not received all metrics of the run: ")
 
 
+def test_a_name_that_mlflow_does_not_allow_does_not_block_the_others(tmp_path: Path) -> None:
+    """`@` is written as `_at_`. A name that is refused is left out and named; the run has everything else, and ends."""
+    said: list[str] = []
+    tracker = open_mlflow(Store(str(tmp_path / "run")), warn=said.append)
+    for step in (1, 2):
+        tracker.write(train_record(step, loss=float(step)))
+        tracker.write({"kind": "retrieval", "step": step, "recall@1": 0.25 * step, "a//b": 1.0})
+        tracker._send()
+    tracker.close(finished=True)
+    (found,) = runs()
+    assert found.info.status == "FINISHED"
+    assert curve(found.info.run_id, "train/loss") == [(1, 1.0), (2, 2.0)]
+    assert curve(found.info.run_id, "retrieval/recall_at_1") == [(1, 0.25), (2, 0.5)]
+    (line,) = said
+    assert line.startswith("MLflow refused the metric retrieval/a//b: ")
+
+
+def test_the_run_ends_although_metrics_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    tracker = open_mlflow(Store(str(tmp_path / "run")), warn=said.append)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(tracker._client, "log_batch", away)
+    tracker.write(train_record(1, loss=1.0))
+    tracker.close(finished=True)
+    assert [found.info.status for found in runs()] == ["FINISHED"]
+    assert len(said) == 1
+
+
 def test_a_wrong_address_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

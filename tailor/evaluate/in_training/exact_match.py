@@ -11,6 +11,7 @@ import jinja2
 import torch.distributed as dist
 
 from tailor.data.token_store import RowId, Split
+from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.errors import DataError, TailorError
 from tailor.evaluate.generation import before_stop, generate
@@ -131,9 +132,7 @@ def pad(tokenizer: Tokenizer) -> int:
 
 def _record(tokenizer: Tokenizer, questions: Questions, row: AnswerRow, answer: list[int]) -> dict[str, Any]:
     prompt = tokenizer.decode(row.prompt)
-    reference, given = (
-        tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (row.reference, answer)
-    )
+    reference, given = (answer_text(tokenizer, ids) for ids in (row.reference, answer))
     return {
         **row.row._asdict(),
         "prompt": questions.last(prompt),
