@@ -96,7 +96,7 @@ class MlflowTracker:
         self._periodic.close()
         for what, act in (
             ("has not received all metrics of the run", self._send),
-            ("was not told that the run ended", lambda: self._end(finished)),
+            ("does not know that the run ended", lambda: self._end(finished)),
         ):
             try:
                 act()
