@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +31,7 @@ from tailor.spec.reading.source import parse
 from tailor.store import OBJECT, Store, run_files
 
 SAMPLES = 3
+_DATASET = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
 
 
 def card(
@@ -54,7 +57,7 @@ def card(
     if section is not None:
         head |= {**section.metadata, "tags": [*section.tags, *head["tags"]]}
     parts = [
-        f"---\n{yaml.safe_dump(_public(head), sort_keys=False, allow_unicode=True)}---\n",
+        _metadata(head),
         f"# {inline(name)}\n",
         _intro(plan, weights, base),
         f"## Use\n\n{section.use}"
@@ -83,6 +86,18 @@ def card(
     return "\n".join(parts)
 
 
+def draft(run: Store, weights: str, *, base: str | None, name: str) -> str:
+    """The metadata of the card before the weights are written, in the form of a README.md."""
+    plan, data = run_files.plan(run), run_files.data_report(run)
+    return _metadata(
+        front_matter(plan, data, _measured(read(run), plan, None), weights, base=base, name=name)
+    )
+
+
+def _metadata(head: dict[str, Any]) -> str:
+    return f"---\n{yaml.safe_dump(_public(head), sort_keys=False, allow_unicode=True)}---\n"
+
+
 def front_matter(
     plan: dict[str, Any],
     data: dict[str, Any],
@@ -97,8 +112,7 @@ def front_matter(
     tags = ["tailor", plan["method"]["name"]]
     if model.get("adapter"):
         tags += ["qlora" if model.get("quantize") else "lora"]
-    sources = [str(source["path"]) for source in data.get("sources", [])]
-    sets = sorted({path.removeprefix("hf://").split("@")[0] for path in sources if path.startswith("hf://")})
+    sets = dataset_ids(str(source["path"]) for source in data.get("sources", []))
     head: dict[str, Any] = {}
     if base is not None:
         head |= {"base_model": base, "base_model_relation": "adapter" if weights == "adapter" else "finetune"}
@@ -118,6 +132,16 @@ def front_matter(
             {"name": name, "results": [{"task": task, "dataset": held_out, "metrics": metrics}]}
         ]
     return head
+
+
+def dataset_ids(paths: Iterable[str]) -> list[str]:
+    """The ids on the hub (`owner/name`, or `name`) of the datasets among the sources' paths."""
+    found = set()
+    for path in paths:
+        if path.startswith("hf://"):
+            parts = path.removeprefix("hf://").removeprefix("datasets/").split("/")[:2]
+            found.add("/".join(part.split("@")[0] for part in parts))
+    return sorted(one for one in found if _DATASET.fullmatch(one))
 
 
 def _base_folder(model: dict[str, Any]) -> Path:

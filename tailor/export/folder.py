@@ -119,7 +119,9 @@ def fill(
     """
     run, request, form = selection.run, selection.request, find_form(selection.request.form)
     _write_weights(folder, selection, say, source)
-    base = _public_base(folder, run, request)
+    base = public_base(run, request)
+    if base is not None:
+        adapter_files.set_base(folder, base)
     _record(folder, selection, base)
     for note in form.write(folder, selection):
         say(f"note: {note}")
@@ -178,15 +180,10 @@ def _record(folder: Path, selection: Selection, base: str | None) -> None:
     (folder / EXPORT_RECORD).write_text(output.RECORD_FILE.text(record))
 
 
-def _public_base(folder: Path, run: Store, request: Request) -> str | None:
-    """The base's id on the hub, which is also written into the adapter's configuration; None for a local base without an id."""
+def public_base(run: Store, request: Request) -> str | None:
+    """The base's id on the hub; None for a local base without an id."""
     path = str(run_files.plan(run)["model"]["path"])
-    public = request.base_id or (
-        None if "://" in path or Path(path).exists() or path.startswith("/") else path
-    )
-    if public is not None:
-        adapter_files.set_base(folder, public)
-    return public
+    return request.base_id or (None if "://" in path or Path(path).exists() or path.startswith("/") else path)
 
 
 def _curve(run: Store) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tailor.errors import StoreError
-from tailor.export.folder import fill, finished, select
+from tailor.export.card import draft
+from tailor.export.folder import fill, finished, public_base, select
 from tailor.export.request import Request
 from tailor.layout import (
     ADAPTER_CONFIG,
@@ -32,7 +34,9 @@ from tailor.layout import (
     TOKENIZER_CONFIG,
 )
 from tailor.models import adapter_files
+from tailor.printable import printable
 from tailor.redaction import is_secret, redacted
+from tailor.store import OBJECT
 from tailor.store.scratch import scratch
 
 BESIDE = ("README.md", LOSS_PLOT, "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
@@ -53,6 +57,11 @@ MODEL = (
 
 A push deletes such files of an earlier push that it does not replace: otherwise the repository would have two models.
 """
+WEIGHTS = re.compile(
+    r"(.*/)?[^/]+\.(bin|safetensors|pt|pth|ckpt|h5|msgpack|ot|onnx|gguf)(\.index\.json)?", re.IGNORECASE
+)
+"""Weights of any framework: beside those of a push, readers would not know which ones a library loads."""
+PATH_KEYS = ("base_model_name_or_path", "_name_or_path", "name_or_path", "path", "tokenizer_file")
 TEXTS = (".json", ".md", ".txt", ".jinja", ".py", "")
 
 
@@ -94,14 +103,15 @@ def push(
     run, kind = finished(url)
     selection = select(request, kind, run)
     hub = None
-    if dry_run:
-        _check_name(push.repo)
-    else:
+    _check_name(push.repo)
+    named = replace(request, name=request.name or push.repo.split("/")[1])
+    if not dry_run:
         hub = require(push)  # before merging, which takes minutes
+        base = public_base(run, request)
+        hub.check_card(draft(run, selection.weights, base=base, name=str(named.name)))
     with scratch() as temporary:
         folder = temporary / push.repo.split("/")[1]
         folder.mkdir()
-        named = replace(request, name=request.name or push.repo.split("/")[1])
         fill(folder, replace(selection, request=named), say)
         if (
             request.base_id is None
@@ -111,6 +121,7 @@ def push(
             say(
                 "note: the model card names no base, because the run has only its local path; give its hub id with --base-id"
             )
+        remove_local_paths(folder)
         uploads = files_of(folder)
         for upload in uploads:
             say(f"  {_size(upload.bytes):>10}  {upload.name}")
@@ -158,6 +169,22 @@ def files_of(folder: Path) -> list[Upload]:
     return found
 
 
+def remove_local_paths(folder: Path) -> None:
+    """Replace local paths in the configurations by the name of the folder: others cannot use them, and they contain names."""
+    for path in folder.glob("*.json"):
+        if path.name == TOKENIZER:
+            continue
+        values = OBJECT.read_path(path)
+        local = {key: str(values[key]) for key in PATH_KEYS if _is_local(values.get(key))}
+        if local:
+            values |= {key: re.split(r"[/\\]", value.rstrip("/\\"))[-1] for key, value in local.items()}
+            path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_local(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"(file://)?(~?/|[A-Za-z]:\\)", value) is not None
+
+
 def folder_of_base(folder: Path) -> str:
     """The base path or id in the exported adapter's configuration."""
     return str(adapter_files.read_config(folder)["base_model_name_or_path"])
@@ -188,10 +215,30 @@ class _Hub:
                 hint="push to it with --public, or give another repository",
             )
         foreign = [name for name in files if name != ".gitattributes"]
-        if foreign and EXPORT_RECORD not in foreign and not self._push.replace:
+        if EXPORT_RECORD in foreign:
+            foreign = [name for name in files if WEIGHTS.fullmatch(name) and not _is_of_a_model(name)]
+        if foreign and not self._push.replace:
             raise StoreError(
                 f"the repository {self._push.repo} already has other files, such as {foreign[0]}",
                 hint="give another repository, or put this model into it with --replace",
+            )
+
+    def check_card(self, card: str) -> None:
+        """StoreError when the hub refuses the metadata of the model card. It would refuse the upload, after the merge."""
+        from huggingface_hub.utils import build_hf_headers, get_session
+
+        with self._naming():
+            answer = get_session().post(
+                f"{self._api.endpoint}/api/validate-yaml",
+                json={"content": card, "repoType": "model"},
+                headers=build_hf_headers(token=self._api.token),
+            )
+        if answer.status_code == 400:
+            errors = answer.json().get("errors", [])
+            messages = "; ".join(" ".join(str(error.get("message")).split()) for error in errors)
+            raise StoreError(
+                f"the hub refuses the metadata of the model card: {printable(messages)[:500]}",
+                hint="its values come from the recipe, the base's model card (license) and --base-id; correct them",
             )
 
     def upload(self, uploads: list[Upload], message: str) -> str:
@@ -204,7 +251,12 @@ class _Hub:
             if push.revision is not None:
                 self._api.create_branch(push.repo, branch=push.revision, exist_ok=True)
             names = {upload.name for upload in uploads}
-            stale = [name for name in self._files() if _is_of_a_model(name) and name not in names]
+            stale = [
+                name
+                for name in self._files()
+                if name not in names
+                and (_is_of_a_model(name) or (push.replace and WEIGHTS.fullmatch(name) is not None))
+            ]
             operations: list[Any] = [
                 CommitOperationAdd(path_in_repo=upload.name, path_or_fileobj=str(upload.path))
                 for upload in uploads
@@ -228,7 +280,9 @@ class _Hub:
 
         try:
             return list(self._api.list_repo_files(self._push.repo, revision=self._push.revision))
-        except (RepositoryNotFoundError, RevisionNotFoundError):
+        except RevisionNotFoundError:  # the new branch will begin with the files of the main one
+            return list(self._api.list_repo_files(self._push.repo))
+        except RepositoryNotFoundError:
             return []
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,60 @@ def test_other_content_is_not_overwritten(run: Path, server: Hub, capsys: pytest
         "tailor: the repository me/open exists and is public, but the push is private\n"
         "  hint: push to it with --public, or give another repository\n"
     )
+
+
+def test_a_new_branch_begins_with_the_files_of_main(
+    run: Path, server: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are looked at before the branch is there. `--replace` leaves no weights of another framework beside the new ones."""
+    held = {
+        "config.json": b"{}",
+        "pytorch_model.bin": b"old",
+        "onnx/model.onnx": b"old",
+        "poem.txt": b"roses",
+    }
+    server.repositories["me/shop"] = Repository(True, {"main": dict(held)})
+    target = (str(run), "me/shop", "--revision", "v2")
+    assert "already has other files, such as config.json" in refusal(capsys, *target)
+    assert main(["push", *target, "--replace"]) == 0
+    repository = server.repositories["me/shop"]
+    assert repository.branches["main"] == held
+    assert repository.branches["v2"].keys() == FILES | {"poem.txt"}
+
+
+def test_weights_added_to_an_earlier_push_are_not_left_beside_new_ones(
+    run: Path, server: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(run), "me/shop"]) == 0
+    assert main(["push", str(run), "me/shop"]) == 0, "the control: a push replaces an earlier one"
+    files = server.repositories["me/shop"].branches["main"]
+    files |= {"model.Q4.gguf": b"old", "notes.txt": b"mine"}
+    assert "already has other files, such as model.Q4.gguf" in refusal(capsys, str(run), "me/shop")
+    assert main(["push", str(run), "me/shop", "--replace"]) == 0
+    assert files.keys() == FILES | {"notes.txt"}
+
+
+def test_a_card_that_the_hub_refuses_is_found_before_the_merge(
+    run: Path, server: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tailor.export.hub.fill", lambda *_: pytest.fail("merged before the card was checked")
+    )
+    server.refused_cards = '"license" must be one of [apache-2.0, mit]'
+    assert refusal(capsys, str(run), "me/shop", "--weights", "merged").startswith(
+        'tailor: the hub refuses the metadata of the model card: "license" must be one of [apache-2.0, mit]\n'
+    )
+    assert server.repositories == {}
+
+
+def test_no_local_path_is_uploaded(run: Path, server: Hub) -> None:
+    """Also without the base's id: the configurations then have the folder's name."""
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"].startswith("/"), "the control"
+    assert main(["push", str(run), "me/shop"]) == 0
+    files = server.repositories["me/shop"].branches["main"]
+    assert str(run.parent).encode() not in b"".join(files.values())
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "base"
 
 
 def test_the_hub_cannot_be_reached(

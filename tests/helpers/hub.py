@@ -32,6 +32,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    refused_cards: str = ""
+    """Why metadata of cards are refused; empty accepts them."""
 
 
 @contextmanager
@@ -84,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         path, body = self._begin(), self.rfile.read(int(self.headers.get("Content-Length") or 0))
         owners = self._owners()
+        if path == "/api/validate-yaml" and self.hub.refused_cards:
+            return self._send(400, {"errors": [{"message": self.hub.refused_cards}], "warnings": []})
         if path == "/api/validate-yaml":
             return self._send(200, {"errors": [], "warnings": []})
         if owners is None:
