@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.jinja"
 SAMPLES = 8
 """Number of generated answers on the page."""
+LARGE, SMALL = (9.6, 3.6), (4.6, 2.8)
+"""Sizes of the first plot and of the others in inches, as they are shown: then their labels have the size of the text."""
 
 
 def write(run: Store) -> None:
@@ -40,8 +42,8 @@ def write(run: Store) -> None:
         url=run.url,
         status=Status.read(run),
         summary=summary(run, records),
-        plots=[(plot.title, Markup(base64.b64encode(plot.png).decode())) for plot in drawn],
-        data=data_table(data),
+        plots=[(plot.title, Markup(plot.svg(*(SMALL if at else LARGE)))) for at, plot in enumerate(drawn)],
+        data=used_columns(*data_table(data)),
         lost=lost_rows(data),
         answers=paired_answers(run)[:SAMPLES],
         evaluations=[evaluation(run, name) for name in evaluations.names(run)],
@@ -215,6 +217,12 @@ def data_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ]
         rows.append([source["path"], source["format"], *(f"{count:,}" for count in counts)])
     return head, rows
+
+
+def used_columns(head: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The data table without the columns of counts that are 0 for every source."""
+    used = [at for at in range(len(head)) if any(row[at] != "0" for row in rows)]
+    return [head[at] for at in used], [[row[at] for at in used] for row in rows]
 
 
 def lost_rows(report: dict[str, Any]) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -49,8 +52,9 @@ def test_the_page_needs_no_other_file_and_runs_nothing(run: Store) -> None:
     page = run.read_text("report.html")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
-    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "http" not in re.sub(r'xmlns(:xlink)?="http[^"]*"', "", page)
+    assert page.count("<svg ") == 4
 
 
 def test_the_page_describes_the_run(run: Store) -> None:
@@ -82,6 +86,31 @@ def test_a_run_with_fewer_than_two_steps_has_a_page_without_curves(tmp_path: Pat
     page = store.read_text("report.html")
     assert "the loss is nan" in page
     assert "data:image" not in page
+    assert "<svg" not in page
+
+
+def test_points_show_their_values_where_they_are_drawn() -> None:
+    """Every point of the evaluation has its value at its mark; of a long curve at most 300 points, and the last one."""
+    records: list[dict[str, Any]] = [
+        {"kind": "train", "step": step, "loss": 5 / step} for step in range(1, 1001)
+    ]
+    held_out = [{"kind": "evaluation", "step": step, "loss": 6 / step} for step in (1, 250, 1000)]
+    (plot,) = plots.draw([*records, *held_out])
+    root = ElementTree.fromstring(plot.svg(4.6, 2.8))
+    space = {"s": "http://www.w3.org/2000/svg"}
+    training, evaluation = root.findall("s:g[@class='points']", space)
+    marks = [
+        (float(use.get("x", 0)), float(use.get("y", 0)))
+        for use in root.iter(f"{{{space['s']}}}use")
+        if plots.SECOND in use.get("style", "")
+    ]
+    assert len(marks) >= len(held_out)
+    for circle, record in zip(evaluation, held_out, strict=True):
+        assert circle[0].text == f"step {record['step']}\nevaluation loss {record['loss']:.5g}"
+        at = (float(circle.get("cx", 0)), float(circle.get("cy", 0)))
+        assert min(math.dist(at, mark) for mark in marks) < 0.1
+    assert 200 <= len(training) <= 300
+    assert str(training[-1][0].text).startswith("step 1000\n")
 
 
 def figures(run: Store) -> dict[str, str]:
