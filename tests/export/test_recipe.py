@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import completed
 from tests.helpers.hub import hub
 from tests.helpers.models import tiny_llama
 
@@ -33,10 +33,9 @@ def test_a_run_is_pushed_when_it_has_finished(tmp_path: Path) -> None:
 
     def run(token: str | None) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
-        environment |= {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        environment |= {"HF_ENDPOINT": server.url, "OMP_NUM_THREADS": "1"}
         environment |= {"PYTHONPATH": os.getcwd()} | ({"HF_TOKEN": token} if token else {})
-        command = [sys.executable, "-m", "tailor", "run", "recipe.yaml"]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return completed(["run", "recipe.yaml"], cwd=tmp_path, env=environment)
 
     with hub(good=("me",), reader=()) as server:
         done = run(None)

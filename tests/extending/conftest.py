@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import completed
 from tests.helpers.models import tiny_llama
 
 RECIPE = """\
@@ -45,13 +45,6 @@ def tailor(workplace: Path) -> Tailor:
     def run(*arguments: str, packages: list[Path]) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([os.getcwd(), *map(str, packages)])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-        return subprocess.run(
-            [sys.executable, "-m", "tailor", *arguments],
-            cwd=workplace,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return completed(arguments, cwd=workplace, env=environment)
 
     return run

@@ -75,6 +75,15 @@ class ForkedCommand:
         self.send_signal(signal.SIGKILL)
 
 
+def completed(
+    words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does."""
+    command = ForkedCommand(words, cwd=cwd, env=env)
+    out, err = command.communicate(timeout)
+    return subprocess.CompletedProcess(list(words), command.returncode or 0, out, err)
+
+
 def _run(
     words: list[str], cwd: str, environment: dict[str, str], files: list[str], start_new_session: bool
 ) -> None:
@@ -89,6 +98,7 @@ def _run(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["tailor", *words]
+    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     for name in [name for name in sys.modules if name.partition(".")[0] == "tailor"]:
         del sys.modules[name]
     if environment.get("DISTURB"):
