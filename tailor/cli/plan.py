@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict
@@ -14,6 +15,7 @@ from tailor.errors import ScaleError
 from tailor.plan import Plan, beacon, devices, rope
 from tailor.plan.batches import BatchSpec
 from tailor.plan.facts import ModelFacts
+from tailor.plan.outline import Outline, ParameterGroup
 from tailor.plan.strategy import ruled_out
 from tailor.plan.what_if import WhatIf, replaced, what_if
 from tailor.quiet import quiet
@@ -90,15 +92,16 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.encode.prepare import prepare
     from tailor.encode.tokenizer import load_config
     from tailor.onray import cluster
-    from tailor.onray.planning import planner, tokens_root
+    from tailor.onray.planning import examine, planner, tokens_root
     from tailor.store import Store
 
     run = Store(recipe.save.to)
+    outline = examine(recipe)
     # The number of steps depends on the lengths of the examples, so the data is prepared. The run reuses it.
     scorer = scorer_of(recipe.data)
     prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), scorer=scorer)
     hardware = cluster.hardware(recipe.scale, None) if device is None else device.hardware
-    data, build = planner(recipe, prepared.tokens, run)
+    data, build = planner(recipe, prepared.tokens, run, outline=outline)
     plan = build(recipe, data, hardware)
     found = None
     if device is not None:
@@ -108,7 +111,7 @@ def execute(args: argparse.Namespace) -> int:
         found = what_if(
             recipe,
             data,
-            ModelFacts.from_config(config),
+            ModelFacts.from_config(config, outline if isinstance(outline, Outline) else None),
             device,
             build,
             lambda further: load_recipe(args.recipe, replaced(overrides, further), check_files=False),
@@ -172,6 +175,17 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
     return [
         ("method", f"{plan.method.name}, {_trained(plan)}"),
         *([("reference", REFERENCES[plan.reference])] if plan.reference else []),
+        *(
+            [("estimate", f"numbers of parameters, from config.json: {plan.parameters_estimated}")]
+            if plan.parameters_estimated
+            else []
+        ),
+        *(
+            [("weight decay", _decay(plan.parameter_groups))]
+            if plan.optim.weight_decay and plan.parameter_groups
+            else []
+        ),
+        *([("dropout", plan.dropout_text())] if plan.base_dropout else []),
         ("precision", f"{plan.precision}, frozen weights {plan.frozen_dtype}"),
         (
             "data",
@@ -241,12 +255,23 @@ def _batch(plan: Plan) -> str:
 
 def _trained(plan: Plan) -> str:
     quantized = f" on a {plan.model.quantize.type} base" if plan.model.quantize else ""
+    about = "about " if plan.parameters_estimated else ""
+    parameters = f"{about}{plan.trained_parameters:,} of {plan.total_parameters:,} parameters trained"
     beacon = plan.model.beacon
     if beacon is not None:
         weights = f"low-rank updates (rank {beacon.rank})" if beacon.rank else "copies of the projections"
-        return f"beacons with {weights}{quantized}, about {plan.trained_parameters:,} trained parameters"
+        return f"beacons with {weights}{quantized}, {parameters}"
     kind = f"LoRA rank {plan.model.adapter.rank}{quantized}" if plan.model.adapter else "all weights"
-    return f"{kind}, about {plan.trained_parameters:,} trained parameters"
+    return f"{kind}, {parameters}"
+
+
+def _decay(groups: Sequence[ParameterGroup]) -> str:
+    """The weight decays, with the kinds of weights that have them."""
+    found: dict[float, list[str]] = {}
+    for group in groups:
+        known = found.setdefault(group.weight_decay, [])
+        known += [kind.name for kind in group.kinds if kind.name not in known]
+    return "; ".join(f"{decay:g} on {', '.join(kinds)}" for decay, kinds in found.items())
 
 
 def _windows(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.models import linear
+from tailor.plan.outline import is_within
 from tailor.spec.model import Adapter
 
 
@@ -23,9 +25,9 @@ def add_adapter(
 
     if spec.target_modules == "all-linear":
         # A module that is trained in full needs no adapter.
-        names = [name for name in linear.adaptable(network) if not _is_within(name, spec.modules_to_save)]
+        names = [name for name in linear.adaptable(network) if not is_within(name, spec.modules_to_save)]
     else:
-        _check_names(network, spec.target_modules, "model.adapter.target_modules")
+        _check_names(network, spec.target_modules, "model.adapter.target_modules", adapted=True)
         names = _named(network, spec.target_modules)
         _check_called(network, names)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
@@ -109,11 +111,6 @@ def _check_placed(adapted: Any, names: list[str]) -> None:
         )
 
 
-def _is_within(name: str, modules: list[str]) -> bool:
-    """Whether a module, by its full name, is one of `modules` or inside one. modules: full names or their last parts."""
-    return any(f".{module}." in f".{name}." for module in modules)
-
-
 def _check_saved(network: Any, names: list[str]) -> None:
     """Check that the modules of `modules_to_save` can be trained: not quantized, and not tied to another module."""
     tables = {"embed_tokens", "wte", "lm_head"} & {name.rsplit(".", 1)[-1] for name in names}
@@ -128,22 +125,41 @@ def _check_saved(network: Any, names: list[str]) -> None:
             if f".{full}".endswith(f".{name}") and any(
                 not p.is_floating_point() for p in module.parameters()
             ):
-                raise ModelError(
-                    f"model.adapter.modules_to_save names {name}, whose weights are quantized and cannot be trained",
-                    hint=f"move {name} to model.adapter.target_modules, or remove model.quantize",
-                )
+                raise quantized(name)
 
 
-def _check_names(network: nn.Module, names: list[str], key: str) -> None:
-    named = [name for name, _ in network.named_modules() if name]
-    missing = [name for name in names if not any(f".{full}".endswith(f".{name}") for full in named)]
-    if missing:
-        known = {
-            name.rsplit(".", 1)[-1]
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Linear | nn.Embedding)
-        }
-        raise ModelError(
-            f"{key} names {', '.join(missing)}, but {type(network).__name__} has no module of that name",
-            hint=f"choose from {', '.join(sorted(known))}, or all-linear for target_modules",
-        )
+def quantized(name: str) -> ModelError:
+    """The error for a name in `modules_to_save` whose weights are quantized."""
+    return ModelError(
+        f"model.adapter.modules_to_save names {name}, whose weights are quantized and cannot be trained",
+        hint=f"move {name} to model.adapter.target_modules, or remove model.quantize",
+    )
+
+
+def _check_names(network: nn.Module, names: list[str], key: str, *, adapted: bool = False) -> None:
+    """ModelError for names that match no module; if they are to be adapted, also for those of which PEFT adapts none."""
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, Conv1D)
+    modules = {full: module for full, module in network.named_modules() if full}
+    layers = {
+        full.rsplit(".", 1)[-1]
+        for full, module in modules.items()
+        if isinstance(module, kinds[:2] + kinds[3:])
+    }
+    for name in names:
+        matches = [module for full, module in modules.items() if f".{full}".endswith(f".{name}")]
+        known = layers if adapted else layers | {full.rsplit(".", 1)[-1] for full in modules}
+        near = difflib.get_close_matches(name.rsplit(".", 1)[-1], sorted(known), n=1)
+        hint = f"choose from {', '.join(sorted(layers))}" + (", or all-linear" if adapted else "")
+        if near and near[0] != name:
+            hint = f"did you mean {near[0]}? Otherwise {hint}"
+        if not matches:
+            raise ModelError(
+                f"{key} names {name}, but {type(network).__name__} has no module of that name", hint=hint
+            )
+        if adapted and not any(isinstance(module, kinds) for module in matches):
+            raise ModelError(
+                f"{key} names {name}, which is no linear layer of {type(network).__name__} but a {type(matches[0]).__name__}",
+                hint=hint,
+            )

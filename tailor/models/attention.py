@@ -18,6 +18,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
+from tailor.errors import ModelError
 from tailor.models import sequence, visibility
 from tailor.models.documents import Documents
 from tailor.models.visibility import Rule
@@ -41,6 +42,20 @@ def set_attention(base: Any) -> None:
         ValueError
     ):  # the model does not support bidirectional attention, which the check of texts reports
         visibility.learn(base, causal=False)
+
+
+FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
+"""Value of `model.attention` -> the attribute of a transformers model that allows it. All models have the others."""
+
+
+def require_supported(base: Any, name: str) -> None:
+    """ModelError if a model's class does not have the attention that `model.attention` names."""
+    if name in FLAGS and not getattr(base, FLAGS[name], False):
+        others = [other for other, flag in FLAGS.items() if getattr(base, flag, False)]
+        raise ModelError(
+            f"model.attention is {name}, which {type(base).__name__} does not support",
+            hint=f"choose from {', '.join(['auto', *others, 'eager'])}",
+        )
 
 
 def stock_attention(base: Any) -> str:

@@ -83,7 +83,7 @@ class CausalModel(nn.Module):
             count = _count(parameter)
             total += count
             trained += count * parameter.requires_grad
-            experts += count * (".experts." in name)
+            experts += count * is_routed_expert(name)
         return Parameters(
             trained, total, total - experts * (facts.experts - facts.active_experts) // facts.experts
         )
@@ -184,6 +184,11 @@ class CausalModel(nn.Module):
             inputs |= {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
             inputs |= {"max_length_q": longest, "max_length_k": longest}
         return inputs
+
+
+def is_routed_expert(name: str) -> bool:
+    """Whether a weight, by its full name, belongs to the experts that tokens are routed to."""
+    return ".experts." in name
 
 
 def _count(parameter: nn.Parameter) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, MODEL_INDEX
-from tailor.models import activations, attention, files, linear, own_code, probe, rope, visibility
+from tailor.models import activations, attention, dropout, files, linear, own_code, probe, rope, visibility
 from tailor.models.adapters import add_adapter
 from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
@@ -150,6 +150,7 @@ def _with_beacons(
 ) -> BeaconModel:
     """The frozen base with beacons, under transformers' attention, which supports the cache that beacons need."""
     torch.manual_seed(seed)
+    attention.require_supported(network, spec.attention)
     add_beacons(network, settings)
     if any(rule.form != Rule().form for rule in visibility.learned(network).values()):
         raise ModelError(
@@ -191,13 +192,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if (
-        Path(spec.path) / ADAPTER_CONFIG
-    ).is_file():  # transformers would load the model that this file names instead
-        raise ModelError(
-            f"model.path {spec.path}: the folder has an {ADAPTER_CONFIG}, so it is an adapter and not a model",
-            hint="set model.path to the base model, and model.warm_start to the adapter",
-        )
+    require_base(spec)
     if (Path(spec.path) / MODEL_INDEX).is_file():
         files.indexed_files(Path(spec.path))
     trusted = own_code.granted(spec)
@@ -206,6 +201,10 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
         config = AutoConfig.from_pretrained(spec.path, **common)
         if spec.rope is not None:
             rope.write(config, spec.rope, spec.path)
+        if spec.base_dropout is not None:
+            dropout.write(
+                config, spec.base_dropout, lambda config: without_weights(config, trusted), spec.path
+            )
         if spec.init == "random" or empty:
             network = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
@@ -247,6 +246,23 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
         ) from error
 
 
+def require_base(spec: Model) -> None:
+    """ModelError if `model.path` is an adapter: transformers would load the model that its configuration names instead."""
+    if (Path(spec.path) / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"model.path {spec.path}: the folder has an {ADAPTER_CONFIG}, so it is an adapter and not a model",
+            hint="set model.path to the base model, and model.warm_start to the adapter",
+        )
+
+
+def without_weights(config: Any, trusted: bool) -> Any:
+    """The network of a transformers config on the meta device: names and shapes of its weights. trusted: its own code may run."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+
+
 def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
     if spec.rope is not None and not empty:
         rope.prove(network, spec.rope)
@@ -257,16 +273,18 @@ def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
 
 
 def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
-    """bitsandbytes' settings for a model, from its modules alone, before any weight is read.
-
-    ModelError if quantization would cover less than half of the weights.
-    """
-    from transformers import AutoModelForCausalLM
+    """bitsandbytes' settings for a model, from its modules alone, before any weight is read. ModelError: see `plain_linear`."""
     from transformers.quantizers.base import get_keys_to_not_convert
 
     assert spec.quantize is not None
-    with torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(config, trust_remote_code=own_code.granted(spec))
+    bare = without_weights(config, own_code.granted(spec))
+    plain = plain_linear(bare)
+    # `llm_int8_skip_modules` replaces transformers' own list (the head and others), so that list is added to it.
+    return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
+
+
+def plain_linear(bare: Any) -> list[str]:
+    """Names of the linear modules that are not to be quantized. ModelError if less than half of the weights would be."""
     plain = list(linear.read_directly(bare))
     share, largest = linear.quantized_share(bare, plain)
     if share < 0.5:
@@ -275,8 +293,7 @@ def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
             f"{type(bare).__name__}; {largest}, for example, would not be quantized",
             hint="remove model.quantize",
         )
-    # `llm_int8_skip_modules` replaces transformers' own list (the head and others), so that list is added to it.
-    return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
+    return plain
 
 
 def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None = None) -> Any:
@@ -331,6 +348,7 @@ def _with_attention(
 
     Without packing, fall back to transformers' attention with one document per row. Raises ModelError.
     """
+    attention.require_supported(base_of(network), spec.attention)
     for name in _candidates(spec, static_shapes):
         layout: Layout = "rows" if name in ("sdpa", "eager") else "stream"
         try:

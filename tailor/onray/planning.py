@@ -13,6 +13,7 @@ from tailor.store import Store, run_files, run_folder
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
     from tailor.plan import DataFacts, Hardware, Plan
+    from tailor.plan.outline import NoOutline, Outline
     from tailor.spec.recipe import Recipe
 
 
@@ -21,27 +22,53 @@ def tokens_root(recipe: Recipe, run: Store) -> str:
     return recipe.data.store or posixpath.join(posixpath.dirname(run.url.rstrip("/")), TOKENS)
 
 
+def examine(recipe: Recipe) -> Outline | NoOutline:
+    """Check what the recipe wants of its model, before the data is prepared, and return the model's structure.
+
+    Raises ModelError for settings that the model does not support.
+    """
+    from tailor.encode.tokenizer import load_config
+    from tailor.plan import ModelFacts, rope
+    from tailor.plan.checks import check_model
+    from tailor.train.preflight import preflight
+
+    model = recipe.model
+    config = rope.extended(load_config(model.path, model.revision), model.rope, model.path)
+    check_model(recipe, ModelFacts.from_config(config), {**config, **(config.get("text_config") or {})})
+    return preflight(model, recipe.method, recipe.optim, recipe.train)
+
+
 def make_plan(
     recipe: Recipe,
     tokens: TokenStore,
     run: Store,
     hardware: Hardware,
     origin: Origin | None = None,
+    *,
+    outline: Outline | NoOutline,
 ) -> Plan:
     """The plan: everything that the workers need to know.
 
-    `hardware`: hardware of one worker. `origin`: the run and checkpoint that this run continues with a changed recipe.
+    `hardware`: hardware of one worker. `outline`: see `examine`. `origin`: the run and checkpoint that this run continues with a changed recipe.
     A run that resumes keeps its micro-batch size unless the recipe sets one, because dropout masks are drawn per
     micro-batch.
     """
-    data, build = planner(recipe, tokens, run, origin)
+    data, build = planner(recipe, tokens, run, origin, outline=outline)
     return build(recipe, data, hardware)
 
 
 def planner(
-    recipe: Recipe, tokens: TokenStore, run: Store, origin: Origin | None = None
+    recipe: Recipe,
+    tokens: TokenStore,
+    run: Store,
+    origin: Origin | None = None,
+    *,
+    outline: Outline | NoOutline,
 ) -> tuple[DataFacts, Callable[[Recipe, DataFacts, Hardware], Plan]]:
-    """The facts of the recipe's data, and a function that plans variants of the recipe for any hardware."""
+    """The facts of the recipe's data, and a function that plans variants of the recipe for any hardware.
+
+    `outline`: see `examine`.
+    """
     from tailor import plan as planning
     from tailor.data.facts import data_facts
     from tailor.encode.tokenizer import load_config
@@ -63,6 +90,7 @@ def planner(
             run_url=run.url,
             resume_from=history[0].checkpoint if history else None,
             chunk_tokens=previous.get("chunk_tokens") or None,
+            outline=outline,
         )
 
     return data_facts(tokens, recipe, history[0].first_step if history else 0), build

@@ -18,7 +18,7 @@ from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
 from tailor.onray.placement import wait_for_nodes
-from tailor.onray.planning import make_plan, tokens_root
+from tailor.onray.planning import examine, make_plan, tokens_root
 from tailor.onray.progress import Stopwatch, publisher, recorded
 from tailor.onray.supervisor import DriverContext
 from tailor.redaction import redacted_values
@@ -116,6 +116,9 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
         if not clusters.in_process(recipe.scale):
             starting = stack.enter_context(clusters.BackgroundStart(recipe.scale, verbose=verbose))
             watch.mark("import_ray")
+        display.doing("checking the model")
+        outline = examine(recipe)
+        watch.mark("check_model")
         tokens = _prepare(recipe, run, starting, display, interrupts, verbose)
         if recipe.evaluate.final is not None:
             preflight.check(recipe.evaluate.final, recipe, tokens)
@@ -138,7 +141,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             watch.mark("machines")
             display.doing("detecting the hardware")
         hardware = clusters.hardware(recipe.scale, cluster, waiting)
-        plan = make_plan(recipe, tokens, run, hardware, origin)
+        plan = make_plan(recipe, tokens, run, hardware, origin, outline=outline)
         resume.check_plan(plan, run, origin)
         for line in [*_changes(run, origin), *plan.notes()]:
             display.line(line)

@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, deepspeed, rope, schedule
+from tailor.errors import ModelError
+from tailor.plan import checks, deepspeed, rope, schedule
 from tailor.plan.batches import batch_spec
 from tailor.plan.chunks import chunks, embedding_bytes
-from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
+from tailor.plan.facts import DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
+from tailor.plan.outline import NOT_BUILT, NoOutline, Outline
 from tailor.plan.plan import Plan, Precision, Reference
 from tailor.plan.strategy import choose
-from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.methods.union import Method
-from tailor.spec.model import Beacon, Model
+from tailor.spec.model import Model
 from tailor.spec.recipe import Recipe
 from tailor.spec.strategy import Strategy
-from tailor.spec.tasks.retrieval import Retrieval
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Upper limit of the default micro-batch, in tokens. Larger forward passes are not faster; on a CPU they are slower once
@@ -40,23 +39,29 @@ def build(
     run_url: str,
     resume_from: str | None = None,
     chunk_tokens: int | None = None,
+    outline: Outline | NoOutline = NOT_BUILT,
 ) -> Plan:
     """Decide every number of a run. Raises DataError, ModelError or ScaleError if the recipe cannot run like this.
 
     model_config: the base model's `config.json`. resume_from: URL of another run's checkpoint to start from.
     chunk_tokens: tokens per chunk of texts to embed, from an earlier part of the run; kept, so that a resumed run is exact.
+    outline: the structure of the base model, if transformers can build it.
     """
     batches = batch_spec(recipe, data.first_step)
     config = rope.extended(model_config, recipe.model.rope, recipe.model.path)
     if recipe.model.beacon is None:  # beacons already exclude RoPE types that depend on the length
         rope.check_batches(
-            config, max(data.longest, data.longest_text), _missing_for_isolation(recipe), recipe.model.path
+            config,
+            max(data.longest, data.longest_text),
+            checks.missing_for_isolation(recipe),
+            recipe.model.path,
         )
-    facts = ModelFacts.from_config(config)
+    known = outline if isinstance(outline, Outline) else None
+    facts = ModelFacts.from_config(config, known)
     precision = choose_precision(recipe.train.precision, hardware)
     frozen_dtype = _frozen_dtype(recipe.model, precision)
     gpu = recipe.scale.gpu if isinstance(recipe.scale.gpu, bool) else hardware.device == "cuda"
-    _check(recipe, data, facts, hardware, {**config, **(config.get("text_config") or {})})
+    checks.check(recipe, data, facts, hardware, {**config, **(config.get("text_config") or {})})
 
     warmup = schedule.warmup(recipe.optim, data.steps)
     length = max(1, data.longest_row)
@@ -160,6 +165,11 @@ def build(
         tokens_per_epoch=data.tokens,
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
+        total_parameters=facts.linear_parameters + facts.embedding_parameters,
+        active_parameters=facts.active_parameters,
+        parameters_estimated=outline.reason if isinstance(outline, NoOutline) else None,
+        parameter_groups=known.groups if known else (),
+        base_dropout=dict(known.dropout) if known else {},
         memory=memory(max(tokens_of(micro), chunked.longest), strategy),
     )
 
@@ -193,127 +203,3 @@ def _with_absolute_path(model: Model) -> Model:
     """The model section with an absolute path: workers run in other folders, and the adapter's config names the path."""
     local = Path(model.path).expanduser()
     return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
-
-
-def _missing_for_isolation(recipe: Recipe) -> list[str]:
-    """The settings that the recipe lacks for one forward pass per example."""
-    if recipe.method.documents_per_pass is not None:
-        return ["another model.path"]
-    missing = ["data.pack: false"] * batch_spec(recipe).pack
-    missing += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
-    return missing + ["train.compile: false"] * recipe.train.compile
-
-
-def _check(
-    recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware, config: Mapping[str, Any]
-) -> None:
-    if recipe.scale.gpu is True and hardware.device != "cuda":
-        raise ScaleError(
-            "scale.gpu is true, but there is no GPU",
-            hint="set scale.gpu: auto, or run on a machine or cluster with GPUs",
-        )
-    if recipe.train.activation_offloading and hardware.device != "cuda":
-        raise ScaleError(
-            "train.activation_offloading is true, but there is no GPU whose activations could move to host memory",
-            hint="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
-        )
-    _check_sequences(recipe, facts)
-    if batch_spec(recipe).pack and (why := CARRIES_OVER.get(facts.model_type)):
-        raise ModelError(
-            f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
-            hint="set data.pack: false",
-        )
-    if recipe.model.quantize and facts.experts > 1 and not recipe.model.trust_remote_code:
-        raise ModelError(
-            f"model.quantize: bitsandbytes quantizes linear modules only, and {recipe.model.path} stores its experts in one "
-            "tensor, so most of its weights would not be quantized",
-            hint="leave model.quantize out",
-        )
-    if recipe.model.beacon is not None:
-        _check_beacons(recipe, recipe.model.beacon, data, facts, config)
-    elif facts.positions and data.longest > facts.positions:
-        raise ModelError(
-            f"the longest example has {data.longest} tokens, but {recipe.model.path} supports "
-            f"{facts.positions} positions",
-            hint=f"set data.max_length: {facts.positions} or less, or extend the context with model.rope",
-        )
-    if recipe.method.embedding is not None:
-        _check_embedding(recipe.method.embedding, data, facts)
-    if facts.tied and recipe.model.adapter is None and recipe.optim.learning_rate_ratios.head != 1:
-        raise ModelError(
-            f"optim.learning_rate_ratios.head: {recipe.model.path} has no output head of its own: it is tied to the embeddings",
-            hint="set optim.learning_rate_ratios.embeddings, or remove it",
-        )
-    method = recipe.method
-    if any(0 < number < method.min_examples for number in (data.examples, data.evaluation_examples)):
-        raise DataError(
-            f"method {method.name} {method.too_few_examples}, and a split has only one example",
-            hint="add rows, or change data.holdout",
-        )
-    evaluate = recipe.evaluate
-    by_loss = evaluate.every and evaluate.retrieval is None
-    stopping = recipe.train.early_stopping
-    watches_rows = stopping is not None and stopping.metric not in Retrieval.figures
-    needs_evaluation = by_loss or evaluate.generation or recipe.save.best or watches_rows
-    if needs_evaluation and not data.evaluation_examples:
-        raise DataError(
-            "the recipe evaluates during training, but there is no evaluation example after preparation",
-            hint="raise data.holdout, or see `tailor data report` for the dropped rows",
-        )
-
-
-def _check_beacons(
-    recipe: Recipe, spec: Beacon, data: DataFacts, facts: ModelFacts, config: Mapping[str, Any]
-) -> None:
-    if why := beacon.refusal(config):
-        raise ModelError(
-            f"model.beacon: {recipe.model.path} cannot have beacons: {why}",
-            hint="remove model.beacon, or use another base model",
-        )
-    if data.longest <= spec.window:
-        raise DataError(
-            f"model.beacon: the longest example has {data.longest} tokens and fits into one window ({spec.window} tokens), "
-            "so no beacon would be trained",
-            hint="use longer examples, or lower model.beacon.window",
-        )
-    coarse = (beacon.coarsest(spec),) * (beacon.windows_of(data.longest, spec.window) - 1)
-    reached = beacon.positions(spec, coarse)
-    if facts.positions and reached > facts.positions:
-        raise ModelError(
-            f"model.beacon: the longest example has {data.longest} tokens and needs {reached} positions even with ratio "
-            f"{coarse[0]}, but {recipe.model.path} supports {facts.positions}",
-            hint=f"set data.max_length: {beacon.context(spec, facts.positions)} or less, or add a larger ratio to model.beacon.ratios",
-        )
-
-
-def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
-    """Raise ModelError if the model's sequences cannot be split over workers."""
-    parts, path = recipe.scale.sequence_parallel, recipe.model.path
-    if parts == 1:
-        return
-    why = CARRIES_OVER.get(facts.model_type) or facts.unsplittable
-    if why is not None:
-        raise ModelError(
-            f"scale.sequence_parallel: {path} ({facts.model_type}) cannot split its sequences: {why}",
-            hint="set scale.sequence_parallel: 1",
-        )
-    if facts.heads % parts:
-        fits = [str(n) for n in range(2, facts.heads + 1) if facts.heads % n == 0]
-        raise ModelError(
-            f"scale.sequence_parallel is {parts}, but the {facts.heads} attention heads of {path} are not divisible by it",
-            hint=f"set it to one of {', '.join(fits)}" if fits else "set it to 1",
-        )
-
-
-def _check_embedding(method: EmbeddingMethod, data: DataFacts, facts: ModelFacts) -> None:
-    full_size = method.projection or facts.hidden
-    if method.matryoshka and max(method.matryoshka) >= full_size:
-        raise ModelError(
-            f"method.matryoshka: {max(method.matryoshka)} is not smaller than the full embedding size, {full_size}",
-            hint="remove it, or set a larger method.projection",
-        )
-    if facts.positions and data.longest_text > facts.positions:
-        raise ModelError(
-            f"the longest text to embed has {data.longest_text} tokens, but the model supports {facts.positions} positions",
-            hint=f"set method.max_passage_length: {facts.positions} or less",
-        )

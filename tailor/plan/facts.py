@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.plan import rope
+from tailor.plan.outline import Outline
+from tailor.spec.model import TOKEN_TABLES, Adapter
 
 TIED = frozenset(
     [
@@ -89,7 +91,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Sizes of a decoder, read from its `config.json`."""
+    """Sizes of a decoder, read from its `config.json`. Numbers of parameters are counted if there is an outline, else estimated."""
 
     model_type: str
     hidden: int
@@ -112,10 +114,11 @@ class ModelFacts:
     """Why a sequence cannot be split over workers (`scale.sequence_parallel`), as far as the config says; else None."""
     positions: int | None
     """Maximum sequence length of the model, in tokens, if the config has it."""
+    outline: Outline | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModelFacts:
-        """Read a `config.json`, with the older key names of GPT-2, OPT and Bloom too."""
+    def from_config(cls, config: Mapping[str, Any], outline: Outline | None = None) -> ModelFacts:
+        """Read a `config.json`, with the older key names of GPT-2, OPT and Bloom too. outline: of the model, if it is known."""
         config = {**config, **(config.get("text_config") or {})}
 
         def first(*names: str, default: Any = None) -> Any:
@@ -152,9 +155,10 @@ class ModelFacts:
             if experts > 1
             else 1,
             embedding=int(first("word_embed_proj_dim", default=hidden)),
-            tied=bool(config.get("tie_word_embeddings", kind in TIED)),
+            tied=outline.tied if outline else bool(config.get("tie_word_embeddings", kind in TIED)),
             unsplittable=_unsplittable(config),
             positions=rope.positions(config),
+            outline=outline,
         )
 
     @property
@@ -164,10 +168,12 @@ class ModelFacts:
 
     @property
     def linear_parameters(self) -> int:
-        """Number of weights in all linear modules except the output head.
+        """Number of weights outside the embedding and the output head; without an outline, those in linear modules.
 
         The three large projections of a state-space mixer are counted like a feed-forward block.
         """
+        if self.outline is not None:
+            return self.outline.total - self.outline.tables
         width = self.heads * self.head_dim
         feed_forward = self._matrices * self.hidden * self.intermediate * self.experts
         return self.layers * (self.hidden * (2 * width + 2 * self.kv) + feed_forward)
@@ -175,17 +181,27 @@ class ModelFacts:
     @property
     def active_parameters(self) -> int:
         """Number of weights that a token is multiplied with: the linear modules and the head, of experts only the active ones."""
+        if self.outline is not None:
+            inactive = self.outline.expert * (self.experts - self.active_experts) // self.experts
+            return self.outline.total - inactive - (0 if self.tied else self.outline.table)
         idle = self._matrices * self.hidden * self.intermediate * (self.experts - self.active_experts)
         return self.linear_parameters - self.layers * idle + self.vocabulary * self.embedding
 
     @property
     def embedding_parameters(self) -> int:
         """Number of weights of the embedding and, unless it is tied, the output head."""
-        return self.vocabulary * self.embedding * (1 if self.tied else 2)
+        return self.table * (1 if self.tied else 2)
+
+    @property
+    def table(self) -> int:
+        """Number of weights of the embedding, or of the output head."""
+        return self.outline.table if self.outline is not None else self.vocabulary * self.embedding
 
     @property
     def quantized_parameters(self) -> int:
         """Number of weights that `model.quantize` quantizes: of state-space mixers only the input projection."""
+        if self.outline is not None:
+            return self.outline.quantized
         if self.model_type in STATE_SPACE:
             return self.layers * 2 * self.hidden * self.intermediate
         return self.linear_parameters
@@ -199,6 +215,13 @@ class ModelFacts:
         if self.experts == 1:
             per_layer += self._matrices * (self.hidden + self.intermediate)
         return self.layers * rank * per_layer
+
+    def adapter_parameters(self, adapter: Adapter) -> int:
+        """Number of weights of an adapter and of the modules that are trained with it. Without an outline, of `all-linear`."""
+        if self.outline is None:
+            tables = sum(name.rsplit(".", 1)[-1] in TOKEN_TABLES for name in adapter.modules_to_save)
+            return self.lora_parameters(adapter.rank) + tables * self.table
+        return self.outline.adapter_parameters(adapter)
 
     @property
     def _matrices(self) -> int:

@@ -115,7 +115,7 @@ def forecast(
     )
     if model.adapter is not None and model.add_tokens:
         # PEFT copies the tables to put the new rows in, and their gradients have the size of a table too.
-        copies_of_tables = 2 * (1 if facts.tied else 2) * facts.vocabulary * facts.embedding
+        copies_of_tables = 2 * facts.embedding_parameters
         at_loss += copies_of_tables * BYTES[frozen_dtype]
     activations = max(kept, layer)
     if model.beacon is not None:
@@ -132,7 +132,7 @@ def forecast(
         )
         at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     tables = _trained_tables(facts, model)
-    table = facts.vocabulary * facts.embedding
+    table = facts.table
     # Autocast makes 16-bit copies of the float32 weights in the forward pass and keeps them for the backward pass, except
     # in recomputed layers. The copy of the head is only needed for the loss.
     copies = 2.0 * (trained - tables * table) if mixed_precision else 0.0
@@ -169,7 +169,7 @@ def forecast(
 
 def _head_gradient(facts: ModelFacts, tokens: float, *, mixed_precision: bool) -> float:
     """Bytes for the gradient of a trained head during the loss: the float32 sum, and the product of one tile."""
-    table = float(facts.vocabulary * facts.embedding)
+    table = float(facts.table)
     one_tile = 4 * facts.vocabulary * tokens <= LOSS_TILE_BYTES
     product = 2 if mixed_precision else 0 if one_tile else 4
     return (4 + product) * table
@@ -202,14 +202,20 @@ def _activations(
 
 
 def trained_parameters(facts: ModelFacts, model: Model) -> int:
-    """Estimate the number of trained weights."""
+    """Number of trained weights: counted if there is an outline with the same adapter, else estimated."""
+    outline = facts.outline
+    if outline is not None and outline.groups and outline.adapter == model.adapter:
+        return outline.trained
     if model.beacon is not None:
         return beacon.trained_parameters(facts, model.beacon)
     new_rows = len(model.add_tokens) * facts.embedding * (1 if facts.tied else 2)
-    if model.adapter is None:
-        return facts.linear_parameters + facts.embedding_parameters + new_rows
-    tables = _trained_tables(facts, model)
-    return facts.lora_parameters(model.adapter.rank) + tables * facts.vocabulary * facts.hidden + new_rows
+    if model.adapter is not None:
+        return facts.adapter_parameters(model.adapter) + new_rows
+    return (
+        outline.used
+        if outline is not None
+        else facts.linear_parameters + facts.embedding_parameters + new_rows
+    )
 
 
 def _table_state(optimizer: str, model: Model, table: int, tables: int) -> float:
@@ -233,6 +239,6 @@ def _trained_tables(facts: ModelFacts, model: Model) -> int:
     if model.beacon is not None:
         return 0
     if model.adapter is None:
-        return 1 if facts.tied else 2
+        return 1 if facts.tied or (facts.outline is not None and not facts.outline.trains_head) else 2
     names = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
     return sum(name in TOKEN_TABLES for name in names)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tailor.plan.batches import BatchSpec
 from tailor.plan.memory import Memory
+from tailor.plan.outline import ParameterGroup
 from tailor.spec.evaluate import Evaluate
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
@@ -86,13 +87,26 @@ class Plan:
     tokens_per_epoch: int
     supervised_tokens_per_epoch: int
     trained_parameters: int
-    """Estimate from the model config; the run logs the exact number."""
+    total_parameters: int
+    active_parameters: int
+    """Those that a token uses: without the experts that it is not routed to, and without the table that it is looked up in."""
+    parameters_estimated: str | None
+    """Why the numbers of parameters are estimates from `config.json`; null if they are counted."""
+    parameter_groups: tuple[ParameterGroup, ...]
+    """The trained weights by weight decay and learning rate; empty if the numbers are estimates."""
+    base_dropout: dict[str, float]
+    """Dropouts of the base model that are active in training: key in its `config.json` -> probability."""
     memory: Memory
 
     @property
     def pass_tokens(self) -> int:
         """Maximum tokens of a forward pass in training, over the workers that a sequence is split over."""
         return max(self.micro_batch_size * self.row_length, self.chunk_tokens)
+
+    def dropout_text(self) -> str:
+        """The active dropouts of the base, and how to turn them off."""
+        shown = ", ".join(f"{key} {value:g}" for key, value in self.base_dropout.items())
+        return f"of the base: {shown}; model.base_dropout: 0 turns it off"
 
     def notes(self) -> list[str]:
         """Warnings about settings that the user may not have intended."""
@@ -115,4 +129,6 @@ class Plan:
 def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]

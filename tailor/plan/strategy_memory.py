@@ -51,7 +51,7 @@ class Footprint:
     @property
     def table(self) -> int:
         """Number of weights of the embedding, or of the output head."""
-        return self.facts.vocabulary * self.facts.embedding
+        return self.facts.table
 
 
 @dataclass(frozen=True)

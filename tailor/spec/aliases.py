@@ -15,6 +15,7 @@ _KEYS: dict[str, str] = {
     "model.quantize.type": "bnb_4bit_quant_type quantization_bit quantization_method",
     "model.quantize.double": "bnb_4bit_use_double_quant double_quantization double_quant",
     "model.add_tokens": "added_tokens new_tokens additional_tokens add_special_tokens new_special_tokens resize_vocab",
+    "model.base_dropout": "attn_pdrop resid_pdrop embd_pdrop attention_dropout hidden_dropout disable_dropout",
     "model.rope": "rope_scaling rope_parameters",
     "model.rope.theta": "rope_theta rope_base rotary_base",
     "model.rope.original_length": "original_max_position_embeddings",

@@ -123,6 +123,12 @@ class Model(Section):
     the length of the row, and no extra package is needed. Change it only to compare kernels.
     """
 
+    base_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout probability of the base model in training, instead of those in its `config.json` (`attn_pdrop`,
+    `hidden_dropout` and others). 0 turns dropout off. It is written into the saved model's configuration. Not for
+    the adapter: see `adapter.dropout`. Default: those of the base, which `tailor plan` shows.
+    """
+
     quantize: Quantize | None = None
     """Store the frozen base weights in 4 or 8 bits, to save GPU memory (QLoRA). Needs `model.adapter` or
     `model.beacon`. Default: off.

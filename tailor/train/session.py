@@ -120,6 +120,8 @@ def open_session(plan: Plan, host: Host) -> Session:
         f"{parameters.trained:,} of {parameters.total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
         f"{model.base.config._attn_implementation} attention"
     )
+    if plan.base_dropout:
+        session.say(f"dropout {plan.dropout_text()}")
     if model.router is not None and plan.method.compares_answers:
         session.say(
             f"the load-balancing loss of the experts is not used: method {plan.method.name} compares answers"

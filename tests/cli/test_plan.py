@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tailor.cli.main import main
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import tiny_llama, with_own_code
 
 RECIPE = """\
 model: {path: base, adapter: {rank: 4}}
@@ -30,9 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert main(["plan", "recipe.yaml", "--json", *words]) == 0
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
@@ -74,6 +75,64 @@ def test_a_machine_that_is_not_here(folder: Path, capsys: pytest.CaptureFixture[
         "price",
     ):
         assert expected in shown
+
+
+def test_parameters_are_counted_and_their_groups_listed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("optim.weight_decay=0.1", "optim.learning_rate_ratios.lora_b=16")
+    found: dict[str, Any] = planned(capsys, *words)
+    trained = 2 * 4 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
+    assert (found["trained_parameters"], found["parameters_estimated"]) == (trained, None)
+    groups = found["parameter_groups"]
+    assert [(group["weight_decay"], group["learning_rate"]) for group in groups] == [
+        (0.1, 1e-3),
+        (0.1, 0.016),
+    ]
+    assert [[kind["name"] for kind in group["kinds"]] for group in groups] == [["lora_A"], ["lora_B"]]
+    assert sum(group["parameters"] for group in groups) == trained
+    assert main(["plan", "recipe.yaml", "model.adapter=null", *words[:1]]) == 0
+    shown = capsys.readouterr().out
+    assert f"all weights, {found['total_parameters']:,} of {found['total_parameters']:,} parameters" in shown
+    assert "weight decay  0.1 on Embedding.weight, Linear.weight; 0 on LlamaRMSNorm.weight\n" in shown
+
+
+def test_a_model_that_is_not_built_is_estimated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = planned(capsys)
+    with_own_code(folder / "base")
+    assert main(["plan", "recipe.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert f"about {exact['trained_parameters']:,} of " in shown
+    why = "the model comes with its own code, and model.trust_remote_code is false"
+    assert f"estimate      numbers of parameters, from config.json: {why}\n" in shown
+    assert planned(capsys)["parameters_estimated"] == why
+    trusted = planned(capsys, "model.trust_remote_code=true")
+    assert (trusted["parameters_estimated"], trusted["total_parameters"]) == (None, exact["total_parameters"])
+
+
+def test_the_dropout_of_the_base_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((folder / "base/config.json").read_text())
+    (folder / "base/config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    assert main(["plan", "recipe.yaml"]) == 0
+    line = "dropout       of the base: attention_dropout 0.1; model.base_dropout: 0 turns it off\n"
+    assert line in capsys.readouterr().out
+    assert main(["plan", "recipe.yaml", "model.base_dropout=0"]) == 0
+    assert "of the base" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_unknown_modules_are_found_before_the_data_is_prepared(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([command, "recipe.yaml", "model.adapter.target_modules=[qproj]"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "model.adapter.target_modules names qproj, but LlamaForCausalLM has no module of that name" in error
+    )
+    assert "hint: did you mean q_proj?" in error
+    assert not list(folder.rglob("tokens"))
+    assert main(["plan", "recipe.yaml", "model.adapter.target_modules=[q_proj]"]) == 0
+    assert list(folder.rglob("tokens")), "the control"
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,15 @@ def test_the_folder_holds_everything(first: tuple[int, str, str], place: Path) -
     assert set(expected.split()) <= {path.name for path in run.iterdir()}
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"], status["steps"], status["error"]) == ("finished", 6, 6, None)
-    assert list(status["timings"]) == ["prepare", "plan", "workers", "model", "answers_before", "first_step"]
+    assert list(status["timings"]) == [
+        "check_model",
+        "prepare",
+        "plan",
+        "workers",
+        "model",
+        "answers_before",
+        "first_step",
+    ]
     assert "HOME" not in (run / "environment.json").read_text()
 
 

@@ -262,16 +262,18 @@ def test_another_number_of_workers_keeps_the_micro_batch_size() -> None:
     from tailor.encode.prepare import prepare
     from tailor.onray.cluster import hardware
     from tailor.onray.planning import make_plan, tokens_root
+    from tailor.plan.outline import NOT_BUILT
 
     first = Store("runs/first")
     assert first.read_json("plan.json")["micro_batch_size"] == 4
     recipe = load_recipe("recipe.yaml", ["scale.workers=4"])
     tokens = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, first)).tokens
     here = hardware(recipe.scale, None)
-    assert make_plan(recipe, tokens, first, here).micro_batch_size == 4
-    assert make_plan(recipe, tokens, Store("runs/new"), here).micro_batch_size == 1, "the control"
+    assert make_plan(recipe, tokens, first, here, outline=NOT_BUILT).micro_batch_size == 4
+    new = make_plan(recipe, tokens, Store("runs/new"), here, outline=NOT_BUILT)
+    assert new.micro_batch_size == 1, "the control"
     declared = load_recipe("recipe.yaml", ["scale.workers=4", "train.micro_batch_size=2"])
-    assert make_plan(declared, tokens, first, here).micro_batch_size == 2
+    assert make_plan(declared, tokens, first, here, outline=NOT_BUILT).micro_batch_size == 2
 
 
 def test_a_changed_environment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,8 @@ def add_beacons(network: Any, spec: Beacon) -> Beacons:
         layer.self_attn.register_forward_pre_hook(_set_beacon_rows, with_kwargs=True)
         layer._can_checkpoint_with_cache = True  # else transformers drops the cache in checkpointed layers
     network.beacons = Beacons(network, spec, _embedding_of_eos(network))
-    _check_key_rotation(decoder)
+    if network.device.type != "meta":  # there, no rotation can be computed
+        _check_key_rotation(decoder)
     return network.beacons
 
 

@@ -1,0 +1,73 @@
+"""Reads the structure of a base model from the model itself, which transformers builds on the meta device without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from tailor.models import dropout, linear, own_code
+from tailor.models.causal import is_routed_expert
+from tailor.models.decoder import decoder_of
+from tailor.models.load import require_base, without_weights
+from tailor.plan.outline import NoOutline, Outline
+from tailor.printable import printable
+from tailor.spec.model import Model
+
+
+def build(spec: Model) -> Any:
+    """The base on the meta device, without adapter and new tokens; `NoOutline` if transformers cannot build it here.
+
+    Raises ModelError if the recipe's model is none, or has code that the user has not read.
+    """
+    from transformers import AutoConfig
+
+    require_base(spec)
+    trusted = own_code.granted(spec)
+    try:
+        config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=trusted)
+        return without_weights(config, trusted)
+    except Exception as error:  # transformers and a model's own code raise any
+        if not trusted and own_code.untrusted(spec.path, error) is not None:
+            return NoOutline("the model comes with its own code, and model.trust_remote_code is false")
+        reason = printable(" ".join(str(error).split()).split(". ")[0][:200]) or type(error).__name__
+        return NoOutline(f"transformers cannot build the model: {reason}")
+
+
+def read(network: Any, spec: Model) -> Outline:
+    """The outline of a base on the meta device. Raises ModelError if `model.base_dropout` finds no dropout."""
+    from transformers.pytorch_utils import Conv1D
+
+    decoder, head = decoder_of(network), network.get_output_embeddings()
+    table = network.get_input_embeddings().weight
+    tied = head.weight is table
+    used = {id(parameter) for part in (decoder, head) for parameter in part.parameters()}
+    bypassed = set(linear.read_directly(network))
+    targets: dict[str, tuple[int, int]] = {}
+    quantized = 0
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Embedding):
+            targets[name] = (module.num_embeddings, module.embedding_dim)
+        elif isinstance(module, nn.Linear | Conv1D):
+            sizes = tuple(module.weight.shape)  # [out, in], of a Conv1D [in, out]
+            targets[name] = (sizes[0], sizes[1]) if isinstance(module, Conv1D) else (sizes[1], sizes[0])
+            quantized += module.weight.numel() * (module is not head and name not in bypassed)
+    parameters = dict(network.named_parameters())
+    return Outline(
+        parameters={name: parameter.numel() for name, parameter in parameters.items()},
+        used=sum(parameter.numel() for parameter in parameters.values() if id(parameter) in used),
+        expert=sum(parameter.numel() for name, parameter in parameters.items() if is_routed_expert(name)),
+        table=table.numel(),
+        tied=tied,
+        targets=targets,
+        all_linear=tuple(linear.adaptable(network)),
+        quantized=quantized,
+        dropout=_dropout(network, spec),
+    )
+
+
+def _dropout(network: Any, spec: Model) -> dict[str, float]:
+    config, trusted = network.config, own_code.granted(spec)
+    if spec.base_dropout is not None:
+        dropout.write(config, spec.base_dropout, lambda config: without_weights(config, trusted), spec.path)
+    return dropout.active(config, lambda config: without_weights(config, trusted))

@@ -1,0 +1,112 @@
+"""The structure of a base model, as plain values that `tailor.models.outline` reads from the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tailor.spec.model import Adapter
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Weights of one name in modules of one type, such as `Linear.bias`."""
+
+    name: str
+    tensors: int
+    parameters: int
+    example: str
+    """Name of the first of these weights in the model."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trained weights with the same weight decay and learning rate."""
+
+    weight_decay: float
+    learning_rate: float
+    """The peak."""
+    tensors: int
+    parameters: int
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The structure of a base model. Names are those of transformers; tied weights are counted once."""
+
+    parameters: Mapping[str, int]
+    """Name of each weight -> its number of elements."""
+    used: int
+    """Number of elements that a text uses: the decoder and the head, without a vision tower."""
+    expert: int
+    """Number of elements in the routed experts."""
+    table: int
+    """Number of elements of the token embedding."""
+    tied: bool
+    """Whether the output head is the token embedding."""
+    targets: Mapping[str, tuple[int, int]]
+    """Name of each module that can have a LoRA adapter (linear layers, embeddings) -> its input and output features."""
+    all_linear: tuple[str, ...]
+    """Of these, the ones that `model.adapter.target_modules: all-linear` selects."""
+    quantized: int
+    """Number of elements that `model.quantize` quantizes."""
+    dropout: Mapping[str, float]
+    """Key in `config.json` -> probability, for each dropout above 0 that is active in training."""
+    adapter: Adapter | None = None
+    """The recipe's adapter, with which `groups` were counted."""
+    groups: tuple[ParameterGroup, ...] = ()
+    """The trained weights of the recipe."""
+    trains_head: bool = True
+    """Whether the recipe trains the output head, if it trains all weights. Methods that only embed freeze it."""
+
+    @property
+    def total(self) -> int:
+        """Number of elements of all weights."""
+        return sum(self.parameters.values())
+
+    @property
+    def tables(self) -> int:
+        """Number of elements of the token embedding and, unless it is tied, the output head."""
+        return self.table * (1 if self.tied else 2)
+
+    @property
+    def trained(self) -> int:
+        """Number of elements of the recipe's trained weights."""
+        return sum(group.parameters for group in self.groups)
+
+    def adapter_parameters(self, adapter: Adapter) -> int:
+        """Number of elements of a LoRA adapter and of the modules that are trained with it."""
+        names = self.all_linear if adapter.target_modules == "all-linear" else adapter.target_modules
+        saved = [name for name in self.parameters if _is_saved(name, adapter.modules_to_save)]
+        adapted = [
+            self.targets[full]
+            for full in self.targets
+            if any(f".{full}".endswith(f".{name}") for name in names)
+            and not (adapter.target_modules == "all-linear" and is_within(full, adapter.modules_to_save))
+        ]
+        magnitudes = sum(outputs for _, outputs in adapted) if adapter.dora else 0
+        low_rank = adapter.rank * sum(inputs + outputs for inputs, outputs in adapted)
+        return low_rank + magnitudes + sum(self.parameters[name] for name in saved)
+
+
+@dataclass(frozen=True)
+class NoOutline:
+    """Why a model could not be built without its weights. Its sizes are then estimated from `config.json`."""
+
+    reason: str
+
+
+NOT_BUILT = NoOutline("the model was not built")
+
+
+def _is_saved(parameter: str, modules: Iterable[str]) -> bool:
+    """Whether PEFT trains a weight in full: the name of a module that has it ends with one of `modules`."""
+    parts = parameter.split(".")
+    owners = [".".join(parts[:count]) for count in range(1, len(parts))]
+    return any(owner.endswith(module) for owner in owners for module in modules)
+
+
+def is_within(name: str, modules: Iterable[str]) -> bool:
+    """Whether a module or weight, by its full name, is one of `modules` or inside one. modules: full names or their last parts."""
+    return any(f".{module}." in f".{name}." for module in modules)
