@@ -103,6 +103,10 @@ class Generated(_Event):
     exact_match: float
     """Fraction of the answers that equal their reference."""
     count: int
+    cut: int
+    """Evaluation rows that are not asked because `data.on_long` cut them."""
+    without_question: int
+    """Evaluation rows that are not asked because they have no question."""
 
 
 class Checkpoint(_Event):

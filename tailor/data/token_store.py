@@ -25,7 +25,7 @@ import pyarrow as pa
 from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
 from tailor.errors import StoreError
-from tailor.store import JsonFile, Store
+from tailor.store import OBJECT, JsonFile, Store
 from tailor.store.json_files import Count
 
 MANIFEST = "manifest.json"
@@ -239,6 +239,14 @@ class TokenStore:
                 [Shard(store.local_path(one["name"]), one["first_row"], one["files"]) for one in shards]
             )
         return self._splits[name]
+
+
+def is_readable(url: str) -> bool:
+    """Whether there are prepared tokens at `url`, in the form of this version: earlier ones did not name the rows' files."""
+    store = Store(url)
+    return store.exists(MANIFEST) and all(
+        "files" in shard for shard in OBJECT.read(store, MANIFEST).get("shards", ())
+    )
 
 
 class ShardWriter:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from tailor.data.token_store import MANIFEST, Split, TokenStore
-from tailor.encode.prepare import ENCODE_VERSION
+from tailor.data.token_store import Split, TokenStore, is_readable
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows
@@ -19,7 +18,7 @@ from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.spec.rules.suite import check_rows
 from tailor.spec.suite import Suite
-from tailor.store import Store, run_files
+from tailor.store import run_files
 
 DEFAULT_LENGTH = 2048
 Prepare = Callable[[Data, Model, Method], TokenStore]
@@ -113,8 +112,9 @@ class ModelRows:
                 hint="write data: {evaluation: [{path: …}]} into an evaluation file, and pass it with --with",
             )
         url = run_files.DATA_FILE.read(main.run, DATA_REPORT)["tokens"]
-        tokens = TokenStore.open(url) if Store(url).exists(MANIFEST) else None
-        if tokens is None or tokens.manifest.get("encode_version") != ENCODE_VERSION:
+        if is_readable(url):
+            tokens = TokenStore.open(url)
+        else:
             tokens = self._prepare(recipe.data, recipe.model, recipe.method)
         if model is main or _rendered_alike(tokens, self.tokenizer):
             return tokens
