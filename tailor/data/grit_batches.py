@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
+from tailor.data.distinct import distinct_parts
 from tailor.data.rows import Batch, Row
 from tailor.data.token_store import Split
 from tailor.errors import DataError
@@ -114,6 +115,13 @@ class GritBatches(Batches):
         self._texts = counts > 1
         """bool[groups]: True for a query with its passages."""
         self._round = lru_cache(maxsize=2)(self._make_round)
+        self._batches: dict[int, int] = {}
+        """Number of batches of each epoch computed so far. With `distinct` it depends on the passages drawn."""
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        """uint64[examples]: hashes of the texts, 8 bytes each."""
+        return self._split.text_hashes()
 
     @cached_property
     def _equal_queries(self) -> dict[bytes, list[int]]:
@@ -147,6 +155,13 @@ class GritBatches(Batches):
     def longest_example(self) -> int:
         """Number of tokens of the longest example to generate."""
         return int(self.lengths[self._starts[~self._texts]].max(initial=0))
+
+    def distinct_texts(self) -> int:
+        """Maximum number of texts in a batch of any epoch with `distinct`, where epochs differ; else 0."""
+        if not self._streams.distinct:
+            return 0
+        largest = max(np.bincount(self.sources[self._starts[self._texts]]), default=0)
+        return int(min(largest, self._streams.queries)) * (1 + self._streams.group)
 
     def longest_row(self, evaluation: bool = False) -> int:
         return self.longest_example()
@@ -201,16 +216,41 @@ class GritBatches(Batches):
             self._largest_first(parts, epoch)
             return [self._joined([], self._starts[part], None) for part in parts]
         queries = order[self._texts[order]]
-        parts = [
-            part
-            for source in np.unique(self.sources[self._starts[queries]])
-            for part in _cut(queries[self.sources[self._starts[queries]] == source], streams.queries)
-        ]
+        sources = self.sources[self._starts[queries]]
+        of_sources = [queries[sources == source] for source in np.unique(sources)]
+        if streams.distinct:
+            return self._distinct(epoch, of_sources, generator)
+        parts = [part for groups in of_sources for part in _cut(groups, streams.queries)]
         parts = [parts[at] for at in generator.permutation(len(parts))]
         self._largest_first(parts, epoch)
         before = epoch * len(parts)  # every epoch has the same number of batches
         return [
             self._joined(part, self._examples_of(before + at) if streams.generates else [], generator)
+            for at, part in enumerate(parts)
+        ]
+
+    def _distinct(
+        self, epoch: int, of_sources: Sequence[np.ndarray], generator: np.random.Generator
+    ) -> list[Batch]:
+        """The batches of an epoch in which no two rows share a text. of_sources: the query groups of each source."""
+        streams = self._streams
+        parts: list[np.ndarray] = []  # int[Q, 1 + group] examples each
+        for groups in of_sources:
+            texts = np.array([self._drawn(int(group), streams.group, generator) for group in groups])
+            parts += [texts[part] for part in distinct_parts(self._hashes[texts], streams.queries)]
+        parts = [parts[at] for at in generator.permutation(len(parts))]
+        if epoch == 0 and parts:  # as without `distinct`: a run that does not fit fails early
+            first = int(np.argmax([int(self.lengths[part].sum(axis=1).max()) for part in parts]))
+            parts[0], parts[first] = parts[first], parts[0]
+        before = 0
+        if streams.generates:
+            for earlier in range(epoch):
+                if earlier not in self._batches:
+                    self.epoch(earlier)
+            before = sum(self._batches[earlier] for earlier in range(epoch))
+        self._batches[epoch] = len(parts)
+        return [
+            self._batch_of(part, self._examples_of(before + at) if streams.generates else [])
             for at, part in enumerate(parts)
         ]
 
@@ -233,9 +273,13 @@ class GritBatches(Batches):
         texts = np.array(
             [self._drawn(int(group), size, generator) for group in groups], np.int64
         )  # [Q, 1 + size]
+        return self._batch_of(texts.reshape(-1, 1 + size), examples)
+
+    def _batch_of(self, texts: np.ndarray, examples: Sequence[int] | np.ndarray) -> GritBatch:
+        """The batch of these texts, int[Q, 1 + group], and of these examples to generate."""
         ids = [int(example) for example in examples]
         ids.sort(key=lambda example: -int(self.lengths[example]))
-        return GritBatch(self._split, texts.reshape(-1, 1 + size), ids, self._with_text)
+        return GritBatch(self._split, texts, ids, self._with_text)
 
     def _drawn(self, group: int, size: int, generator: np.random.Generator | None) -> list[int]:
         """A query, one positive and `size - 1` negatives. Negatives repeat if there are too few.
@@ -297,7 +341,8 @@ def text_facts(batches: Batches, evaluation: Batches) -> dict[str, int]:
     assert isinstance(evaluation, GritBatches)
     batches.check(evaluation)
     steps = [*batches.epoch(0), *evaluation.evaluation()]
+    texts = [step.texts for step in steps if isinstance(step, GritBatch)]
     return {
-        "texts_per_batch": max((step.texts for step in steps if isinstance(step, GritBatch)), default=0),
+        "texts_per_batch": max([*texts, batches.distinct_texts()]),
         "longest_text": max(batches.longest_text(), evaluation.longest_text()),
     }

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
+from tailor.data.distinct import text_hashes
 from tailor.errors import StoreError
 from tailor.store import OBJECT, JsonFile, Store
 from tailor.store.json_files import Count
@@ -195,6 +196,18 @@ class Split:
         ids = block.ids[block.id_offsets[at] : block.id_offsets[at + 1]]
         spans = block.spans[block.span_offsets[at] : block.span_offsets[at + 1]]
         return Example(ids, spans.reshape(-1, 2))
+
+    def text_hashes(self) -> np.ndarray:
+        """uint64[n]: a hash of the tokens of each example's first span, which for a text to embed is the text itself."""
+        hashes = [np.zeros(0, np.uint64)]
+        for block in self._blocks:
+            first, has_spans = block.span_offsets[:-1], np.diff(block.span_offsets) > 0
+            start, stop = (
+                np.where(has_spans, np.append(block.spans, [0, 0])[first + side], 0) for side in (0, 1)
+            )
+            before = block.id_offsets[:-1].astype(np.int64)
+            hashes.append(text_hashes(block.ids, before + start, before + stop))
+        return np.concatenate(hashes)
 
 
 class TokenStore:

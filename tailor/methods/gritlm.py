@@ -38,6 +38,7 @@ from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
+from tailor.spec.methods.base import LossTerms
 from tailor.spec.methods.gritlm import Gritlm as GritlmSpec
 
 
@@ -94,7 +95,9 @@ class Gritlm(Method):
             divisor = tokens if self.spec.generative_normalization == "token" else supervised * count
             weight = 1 / max(1, divisor)
             with context.micro_batch(last=index == len(examples) - 1):
-                summed, statistics = context.forward(micro.number, _generative_loss, micro.batch)
+                summed, statistics = context.forward(
+                    micro.number, _generative_loss, micro.batch, self.spec.loss_terms
+                )
                 loss = self.spec.generative_weight * weight * summed
                 context.backward(loss * float(not micro.is_padding))
             units = torch.tensor(float(supervised))
@@ -138,8 +141,9 @@ class Gritlm(Method):
         if units := sums.get("generative_units"):
             found["generative_loss"] = sums["generative_loss"] / units
             found["loss"] += self.spec.generative_weight * found["generative_loss"]
-            if "router_loss" in sums:
-                found["router_loss"] = sums["router_loss"] / units
+            for name in ("cross_entropy", "z_loss", "router_loss"):
+                if name in sums:
+                    found[name] = sums[name] / units
             if "token_hits" in sums:
                 found["perplexity"] = math.exp(
                     min(found["generative_loss"], 700.0)
@@ -285,8 +289,10 @@ def _embed_chunks(
     return [checkpoint(seeded, batch, seed, **options) for batch, seed in zip(batches, seeds, strict=True)]
 
 
-def _generative_loss(model: CausalModel, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    loss, statistics = model.training_loss(batch)
+def _generative_loss(
+    model: CausalModel, batch: TokenBatch, terms: LossTerms
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    loss, statistics = model.training_loss(batch, terms)
     if model.projection is not None:
         # Times 0: the last pass of a step must use every trained weight, and generation does not use the projection.
         loss = loss + 0.0 * sum(parameter.sum() for parameter in model.projection.parameters())

@@ -14,13 +14,16 @@ from tailor.spec.methods.base import MethodSection
 
 
 class NextToken(Method):
-    """Next-token loss. Which tokens are supervised is decided when the data is prepared; how they are packed, in the batches."""
+    """Next-token loss. Evaluations measure the cross-entropy without the terms of training. Which tokens are supervised is decided when the data is prepared; how they are packed, in the batches."""
+
+    def __init__(self, spec: MethodSection) -> None:
+        self.terms = spec.loss_terms
 
     def denominator(self, batches: Batches, batch: Batch) -> int:
         return batches.supervised_tokens(batch)
 
     def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
-        return LossSum(*model.training_loss(batch))
+        return LossSum(*model.training_loss(batch, self.terms))
 
     def evaluate(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         loss, hits = model.next_token_loss_and_hits(batch)
@@ -34,4 +37,4 @@ class NextToken(Method):
 
 
 def build(spec: MethodSection, reference: Reference | None) -> NextToken:
-    return NextToken()
+    return NextToken(spec)

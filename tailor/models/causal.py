@@ -17,9 +17,12 @@ from tailor.models.loss import (
     document_cross_entropy,
     summed_cross_entropy,
     summed_cross_entropy_and_hits,
+    summed_loss,
 )
+from tailor.models.neftune import noisy_embeddings
 from tailor.models.router import Router
 from tailor.plan.facts import ModelFacts
+from tailor.spec.methods.base import NO_TERMS, LossTerms
 
 T = TypeVar("T")
 
@@ -101,19 +104,21 @@ class CausalModel(nn.Module):
         """Logits from the model's own forward pass, [B, T, V]."""
         return self.base(**self.inputs(batch)).logits
 
-    def training_loss(self, batch: TokenBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def training_loss(
+        self, batch: TokenBatch, terms: LossTerms = NO_TERMS
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss to train with, a float32 scalar with a graph, and statistics without a graph.
 
-        The loss is the next-token loss, summed over supervised tokens. For a mixture of experts whose config enables it,
+        The loss is the next-token loss with its terms, summed over supervised tokens (`loss.summed_loss`). For a mixture of experts whose config enables it,
         the weighted load-balancing loss (`Router.loss`) is added; `router_loss` in the statistics is without the weight.
         """
         router = self.router
         if router is None:
-            return self.next_token_loss(batch), {}
+            return summed_loss(*self.at_predictions(batch), terms)
         out = self._outputs(batch, output_router_logits=True)
         balance = router.loss(out.router_logits, batch)
-        loss = summed_cross_entropy(*self._at_predictions(batch, out))
-        return loss + router.weight * balance, {"router_loss": balance.detach()}
+        loss, parts = summed_loss(*self._at_predictions(batch, out), terms)
+        return loss + router.weight * balance, {**parts, "router_loss": balance.detach()}
 
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens, a float32 scalar with a graph."""
@@ -162,7 +167,8 @@ class CausalModel(nn.Module):
     def _outputs(self, batch: TokenBatch, **options: Any) -> Any:
         """Output of transformers: of the decoder (hidden states) with `splits_head`, of the whole model (logits) without."""
         forward = decoder_of(self.base) if self.splits_head else self.base
-        return forward(**self.inputs(batch), **options)
+        with noisy_embeddings(self.base, batch.noise):
+            return forward(**self.inputs(batch), **options)
 
     def _at_predictions(self, batch: TokenBatch, out: Any) -> tuple[torch.Tensor, nn.Module, torch.Tensor]:
         """As `at_predictions`, from an output of `_outputs`."""

@@ -22,6 +22,7 @@ import torch
 
 from tailor.data.rows import Row, StreamSlice, examples_of
 from tailor.data.token_store import Split
+from tailor.models.neftune import Noise, noisy_documents
 from tailor.models.sequence import SequenceGroup
 
 Layout = Literal["stream", "rows"]
@@ -106,6 +107,8 @@ class TokenBatch:
     """The training step, from 0; None in evaluation."""
     pool: Pool | None = None
     """For texts to embed, which have no targets. In the rows layout each text is a row of its own."""
+    noise: Noise | None = None
+    """Noise on the embedded tokens; None without NEFTune and in evaluation."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -129,6 +132,7 @@ class TokenBatch:
             None if self.kl_batch is None else self.kl_batch.to(device),
             self.step,
             None if self.pool is None else self.pool.to(device),
+            self.noise,
         )
 
     def cut(self, sequence: SequenceGroup) -> TokenBatch:
@@ -165,6 +169,7 @@ class Collator:
     of the layout. If False, each gets its own row, so that pairs also train a model whose packed documents attend to each
     other. pad_to: fixed T of the rows layout, for compiled models. reference: float32[examples], for
     `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is split over.
+    noise_alpha: NEFTune's alpha for the rows of training steps; seed: of the run, for this noise.
     """
 
     split: Split
@@ -175,10 +180,15 @@ class Collator:
     reference: np.ndarray | None = None
     step: int | None = None
     sequence: SequenceGroup | None = None
+    noise_alpha: float = 0.0
+    seed: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> TokenBatch:
         """Lay out the examples of some rows, in order."""
-        batch = self.lay_out([_documents(self.split, row) for row in rows])
+        packs = [_documents(self.split, row) for row in rows]
+        batch = self.lay_out(packs)
+        if self.noise_alpha and self.step is not None:
+            batch = replace(batch, noise=self._noise(rows, packs, batch.input_ids.shape[1]))
         if self.reference is None:
             return batch
         values = self.reference[[example for row in rows for example in examples_of(row)]]
@@ -186,11 +196,26 @@ class Collator:
 
     def lay_out(self, packs: Sequence[Sequence[Document]]) -> TokenBatch:
         """Lay out documents that a method has built; each list is one row."""
-        if not self.packs:
-            packs = [[piece] for pack in packs for piece in pack]
+        packs = self._rows(packs)
         if self.sequence is None:
             return replace(collate(packs, self.layout, pad_to=self.pad_to), step=self.step)
         return collate(packs, self.layout, parts=self.sequence.size).cut(self.sequence)
+
+    def _rows(self, packs: Sequence[Sequence[Document]]) -> Sequence[Sequence[Document]]:
+        """The documents of each row of the layout."""
+        return packs if self.packs else [[piece] for pack in packs for piece in pack]
+
+    def _noise(self, rows: Sequence[Row], packs: Sequence[Sequence[Document]], width: int) -> Noise:
+        """The noise of a micro-batch that `lay_out` made from `packs`. width: T, of this worker."""
+        numbers = [
+            number for row in rows for number in ([row.start] if isinstance(row, StreamSlice) else row)
+        ]
+        lengths = [[len(piece.ids) for piece in pack] for pack in self._rows(packs)]
+        parts = 1 if self.sequence is None else self.sequence.size
+        before = 0 if self.sequence is None else self.sequence.span(width * parts)[0]
+        assert self.step is not None
+        documents = noisy_documents(numbers, lengths, width if self.layout == "rows" else None, before)
+        return Noise(self.noise_alpha, self.seed, self.step, documents)
 
 
 def collate(

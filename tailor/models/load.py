@@ -10,7 +10,18 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, MODEL_INDEX
-from tailor.models import activations, attention, dropout, files, linear, own_code, probe, rope, visibility
+from tailor.models import (
+    activations,
+    attention,
+    dropout,
+    files,
+    kernels,
+    linear,
+    own_code,
+    probe,
+    rope,
+    visibility,
+)
 from tailor.models.adapters import add_adapter
 from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
@@ -55,6 +66,9 @@ def load_for_training(
     network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device)
     if spec.beacon is not None:
         return _with_beacons(network, spec, spec.beacon, DTYPES[precision], activation_checkpointing, seed)
+    if spec.kernels == "liger":
+        kernels.prove(network.config, device, DTYPES[precision], base_dtype(spec, frozen_dtype))
+        kernels.apply(network)
     network = adapt(
         network,
         spec,
@@ -173,14 +187,16 @@ def _with_beacons(
         return beacon_model(network, seed=seed)
 
 
-def skeleton(spec: Model, *, frozen_dtype: str, **settings: Any) -> Any:
+def skeleton(spec: Model, *, frozen_dtype: str, with_kernels: bool = False, **settings: Any) -> Any:
     """The network with its adapter on the meta device: names and shapes of the weights, without values.
 
-    settings: keyword arguments of `adapt`.
+    with_kernels: patch the modules with `model.kernels`, for a network that computes on CUDA later. settings: keyword arguments of `adapt`.
     """
     meta = torch.device("meta")
     with meta:
         network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=meta, empty=True)
+        if with_kernels:
+            kernels.apply(network)
         return adapt(network, spec, **settings)
 
 

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from tailor.spec.methods.base import NO_TERMS, LossTerms
+
 TILE_BYTES = 256 * 2**20
 """Maximum bytes of float32 logits that exist at one time. A small vocabulary needs a single tile."""
 
@@ -28,6 +30,26 @@ def summed_cross_entropy(
     """
     document = torch.zeros_like(targets)  # int64[S]: all targets count as one document
     return document_cross_entropy(hidden, head, targets, document, 1, tile_bytes=tile_bytes)[0]
+
+
+def summed_loss(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    terms: LossTerms,
+    *,
+    tile_bytes: int = TILE_BYTES,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Sum of the cross-entropies with the terms of a recipe, a float32 scalar, and what it is made of, without a graph.
+
+    The parts are sums over the targets too: `cross_entropy`, without any term, and `z_loss`, the squared logsumexp of the
+    logits, without its coefficient. Without terms there are no parts. Shapes and gradient as in `summed_cross_entropy`.
+    """
+    if not terms:
+        return summed_cross_entropy(hidden, head, targets, tile_bytes=tile_bytes), {}
+    document = torch.zeros_like(targets)  # int64[S]
+    losses, parts = _losses_and_parts(hidden, head, targets, document, 1, terms, tile_bytes)  # [1], [2]
+    return losses[0], dict(zip(("cross_entropy", "z_loss"), parts.detach(), strict=True))
 
 
 def document_cross_entropy(
@@ -45,24 +67,37 @@ def document_cross_entropy(
     The gradient is computed as in `summed_cross_entropy`, with one exception: with several documents, a trained linear
     head is computed again in the backward pass, because the weight of each document in the loss is known only there.
     """
+    return _losses_and_parts(hidden, head, targets, document, documents, NO_TERMS, tile_bytes)[0]
+
+
+def _losses_and_parts(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    document: torch.Tensor,
+    documents: int,
+    terms: LossTerms,
+    tile_bytes: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float32[D] losses with a graph, float32[2] sums of the cross-entropy and of the squared logsumexp; zeros without terms)."""
+    parts = hidden.new_zeros(2, dtype=torch.float32)  # [2]
     if not len(targets):
         # Keeps the graph, so that every trained weight of every worker has a gradient: DDP waits for each of them.
         zero = 0.0 * sum((weight.sum() for weight in head.parameters()), start=hidden.sum())
-        return zero.float().expand(documents)  # [D]
+        return zero.float().expand(documents), parts  # [D], [2]
     tile = max(1, tile_bytes // (4 * _vocabulary(head)))  # R
     # Not in fp16: the gradient is rounded in the forward pass, before the loss scale of GradScaler can lift small values.
     if type(head) is nn.Linear and head.bias is None and _autocast_dtype(hidden) != torch.float16:
-        arguments = (targets, document, documents, tile, _autocast_dtype(hidden))
-        losses = _TiledCrossEntropy.apply(hidden, head.weight, *arguments)  # float32[D]
-        assert isinstance(losses, torch.Tensor)
-        return losses
+        arguments = (targets, document, documents, terms, tile, _autocast_dtype(hidden))
+        losses, parts = _TiledCrossEntropy.apply(hidden, head.weight, *arguments)  # type: ignore[misc]  # [D], [2]
+        return losses, parts
     losses = hidden.new_zeros(documents, dtype=torch.float32)  # [D]
     for start in range(0, len(targets), tile):
         part = (hidden[start : start + tile], targets[start : start + tile])  # [R, H], int64[R]
-        of_tokens = checkpoint(_tile_losses, head, *part, use_reentrant=False)  # float32[R]
-        assert isinstance(of_tokens, torch.Tensor)
+        of_tokens, sums = checkpoint(_tile_losses, head, *part, terms, use_reentrant=False)  # float32[R], [2]
         losses = losses.index_add(0, document[start : start + tile], of_tokens)
-    return losses
+        parts = parts + sums.detach()
+    return losses, parts
 
 
 @torch.no_grad()
@@ -84,8 +119,29 @@ def summed_cross_entropy_and_hits(
     return loss, hits
 
 
-def _tile_losses(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(head(hidden).float(), targets, reduction="none")  # [R]
+def _tile_losses(
+    head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, terms: LossTerms
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """([R] losses of the tokens of a tile, [2] sums of their parts)."""
+    logits = head(hidden).float()  # [R, V]
+    if not terms:
+        return functional.cross_entropy(logits, targets, reduction="none"), logits.new_zeros(2)
+    return _with_terms(logits, logits.logsumexp(dim=-1, keepdim=True), targets[:, None], terms)
+
+
+def _with_terms(
+    logits: torch.Tensor, normalizer: torch.Tensor, target: torch.Tensor, terms: LossTerms
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """([R] losses of tokens, [2] sums of their parts). logits: float32[R, V]; normalizer: [R, 1]; target: int64[R, 1].
+
+    Smoothing mixes the logit of the target with the mean logit, because the mean of -log p over the vocabulary is
+    normalizer - mean(logits). This is `label_smoothing` of PyTorch's cross_entropy and LabelSmoother of transformers.
+    """
+    plain = (normalizer - logits.gather(1, target))[:, 0]  # [R]
+    squares = normalizer[:, 0] ** 2  # [R]
+    even = normalizer[:, 0] - logits.mean(dim=-1)  # [R], the cross-entropy against all tokens alike
+    losses = (1 - terms.label_smoothing) * plain + terms.label_smoothing * even + terms.z_loss * squares
+    return losses, torch.stack([plain.detach().sum(), squares.detach().sum()])
 
 
 def _vocabulary(head: nn.Module) -> int:
@@ -118,15 +174,18 @@ class _TiledCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         document: torch.Tensor,
         documents: int,
+        terms: LossTerms,
         tile: int,
         dtype: torch.dtype,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert documents == 1 or not terms  # the backward pass of several documents knows no terms
         trains_hidden, trains_weight = ctx.needs_input_grad[:2]
         recompute = trains_weight and documents > 1
         hidden_gradient = torch.empty_like(hidden) if trains_hidden and not recompute else None  # [S, H]
         takes_weight = trains_weight and not recompute
         weight_gradient: torch.Tensor | None = None  # float32[V, H]
         losses = hidden.new_zeros(documents, dtype=torch.float32)  # [D]
+        parts = hidden.new_zeros(2, dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)  # [V, H]
             for start in range(0, len(targets), tile):
@@ -135,14 +194,18 @@ class _TiledCrossEntropy(torch.autograd.Function):
                 target = targets[in_tile, None]  # int64[R, 1]
                 logits = (part @ matrix.T).float()  # [R, V]
                 normalizer = logits.logsumexp(dim=-1, keepdim=True)  # [R, 1]
-                of_tokens = (normalizer - logits.gather(1, target))[:, 0]  # [R]
+                if terms:
+                    of_tokens, sums = _with_terms(logits, normalizer, target, terms)  # [R], [2]
+                    parts += sums
+                else:
+                    of_tokens = (normalizer - logits.gather(1, target))[:, 0]  # [R]
                 if documents == 1:
                     losses += of_tokens.sum()
                 else:
                     losses.index_add_(0, document[in_tile], of_tokens)
                 if hidden_gradient is None and not takes_weight:
                     continue
-                gradient = _logit_gradient(logits, normalizer, target).to(dtype)  # [R, V]
+                gradient = _logit_gradient(logits, normalizer, target, terms).to(dtype)  # [R, V]
                 if hidden_gradient is not None:
                     hidden_gradient[in_tile] = gradient @ matrix  # [R, H]
                 if takes_weight:
@@ -153,13 +216,14 @@ class _TiledCrossEntropy(torch.autograd.Function):
         else:
             ctx.save_for_backward(hidden_gradient, weight_gradient, document)
         ctx.settings = (tile, dtype, weight.dtype)
-        return losses
+        ctx.mark_non_differentiable(parts)
+        return losses, parts
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         """scale: float32[D], the incoming gradient of each document's loss."""
         tile, dtype, weight_dtype = ctx.settings
-        no_gradients = (None,) * 5  # of the arguments that are not trained
+        no_gradients = (None,) * 6  # of the arguments that are not trained
         if ctx.recompute:
             hidden_gradient, weight_gradient = _recomputed(*ctx.saved_tensors, scale, tile, dtype)
             return hidden_gradient, weight_gradient.to(weight_dtype), *no_gradients
@@ -192,7 +256,7 @@ def _recomputed(
             part = hidden[in_tile].to(dtype)  # [R, H]
             logits = (part @ matrix.T).float()  # [R, V]
             normalizer = logits.logsumexp(dim=-1, keepdim=True)  # [R, 1]
-            gradient = _logit_gradient(logits, normalizer, targets[in_tile, None])  # float32[R, V]
+            gradient = _logit_gradient(logits, normalizer, targets[in_tile, None], NO_TERMS)  # float32[R, V]
             gradient = (gradient * scale[document[in_tile], None]).to(dtype)  # [R, V]
             hidden_gradient[in_tile] = gradient @ matrix  # [R, H]
             weight_gradient = _accumulated(weight_gradient, gradient.T @ part)  # [V, H]
@@ -205,7 +269,14 @@ def _accumulated(total: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor
     return part.float() if total is None else total.add_(part)
 
 
-def _logit_gradient(logits: torch.Tensor, normalizer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Gradient of the cross-entropy with respect to the logits, [R, V]: softmax minus one at the target. Overwrites `logits`."""
+def _logit_gradient(
+    logits: torch.Tensor, normalizer: torch.Tensor, target: torch.Tensor, terms: LossTerms
+) -> torch.Tensor:
+    """Gradient of the loss with respect to the logits, [R, V]: softmax minus the target. Overwrites `logits`."""
+    smoothing, vocabulary = terms.label_smoothing, logits.shape[1]
     gradient = logits.sub_(normalizer).exp_()  # [R, V], the softmax
-    return gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))
+    if terms.z_loss:  # the gradient of the logsumexp is the softmax
+        gradient.mul_(1 + 2 * terms.z_loss * normalizer)
+    if smoothing:
+        gradient.sub_(smoothing / vocabulary)
+    return gradient.scatter_add_(1, target, gradient.new_full(target.shape, smoothing - 1.0))

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import nn
 
 from tailor.errors import TailorError
-from tailor.models import attention, visibility
+from tailor.models import attention, kernels, visibility
 from tailor.models.causal import CausalModel, Parameters, base_of
 from tailor.models.decoder import decoder_of
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
-from tailor.models.load import adapt, base_dtype, load_network, prove, skeleton
+from tailor.models.load import DTYPES, adapt, base_dtype, load_network, prove, skeleton
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Model
 
@@ -84,7 +84,9 @@ def load_sharded(
         checked = (full.layout, full.splits_head, implementation, rules)
     layout, splits_head, implementation, rules = _from_rank_0((error, checked), world)
     attention.register()
-    network = skeleton(spec, frozen_dtype=frozen_dtype, **settings)
+    if spec.kernels == "liger":
+        _prove_kernels(spec, device, DTYPES[precision], dtype, world)
+    network = skeleton(spec, frozen_dtype=frozen_dtype, with_kernels=spec.kernels == "liger", **settings)
     base_of(network).set_attn_implementation(implementation)
     visibility.set_rules(base_of(network), rules)
     model = CausalModel(network, layout=layout, splits_head=splits_head).eval()
@@ -107,6 +109,26 @@ def _from_rank_0(result: tuple[TailorError | None, Any], world: int) -> Any:
     if error is not None:
         raise error
     return value
+
+
+def _prove_kernels(
+    spec: Model, device: torch.device, dtype: torch.dtype, weights: torch.dtype, world: int
+) -> None:
+    """Compare the kernels on this worker's device: rank 0's checks run in host memory, without them. A collective call."""
+    from transformers import AutoConfig
+
+    error: TailorError | None = None
+    try:
+        kernels.prove(AutoConfig.from_pretrained(spec.path, revision=spec.revision), device, dtype, weights)
+    except TailorError as raised:
+        error = raised  # raised below, on every rank
+    errors = [error]
+    if world > 1:
+        errors = [None] * world
+        dist.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            raise found
 
 
 def _layers(model: CausalModel) -> Iterator[nn.Module]:

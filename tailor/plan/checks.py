@@ -8,7 +8,7 @@ from typing import Any
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import beacon
 from tailor.plan.batches import batch_spec
-from tailor.plan.facts import CARRIES_OVER, DataFacts, Hardware, ModelFacts
+from tailor.plan.facts import CARRIES_OVER, KERNEL_TYPES, DataFacts, Hardware, ModelFacts
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
@@ -41,6 +41,11 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
             "tensor, so most of its weights would not be quantized",
             hint="leave model.quantize out",
         )
+    if recipe.model.kernels == "liger" and facts.model_type not in KERNEL_TYPES:
+        raise ModelError(
+            f"model.kernels: liger is not for {recipe.model.path} ({facts.model_type}); it is for {', '.join(KERNEL_TYPES)}",
+            hint="set model.kernels: none",
+        )
     if recipe.model.beacon is not None and (why := beacon.refusal(config)):
         raise ModelError(
             f"model.beacon: {recipe.model.path} cannot have beacons: {why}",
@@ -68,6 +73,11 @@ def check(
         raise ScaleError(
             "train.activation_offloading is true, but there is no GPU whose activations could move to host memory",
             hint="set train.activation_offloading: false, or run on a machine or cluster with GPUs",
+        )
+    if recipe.model.kernels == "liger" and hardware.device != "cuda":
+        raise ScaleError(
+            "model.kernels is liger, but there is no GPU",
+            hint="set model.kernels: none, or run on a machine or cluster with GPUs",
         )
     check_model(recipe, facts, config)
     if recipe.model.beacon is not None:

@@ -89,6 +89,14 @@ class Hardware:
     """Whether the hardware computes natively in bf16."""
 
 
+KERNEL_TYPES = (
+    *("llama", "mistral", "ministral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text"),
+    *("granite", "glm4", "olmo2", "olmo3", "smollm3", "exaone4"),
+)
+"""Values of `model_type` that `model.kernels` accepts: decoders whose layers differ in their attention at most, so that a
+comparison of a few layers holds for all."""
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """Sizes of a decoder, read from its `config.json`. Numbers of parameters are counted if there is an outline, else estimated."""

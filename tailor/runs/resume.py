@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "evaluate.every",
     "evaluate.final",
     "model.attention",
+    "model.kernels",
     "method.reference",
     "method.engine",
     "method.chunk_size",

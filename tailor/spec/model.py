@@ -123,6 +123,11 @@ class Model(Section):
     the length of the row, and no extra package is needed. Change it only to compare kernels.
     """
 
+    kernels: Literal["none", "liger"] = "none"
+    """`liger`: Liger's Triton kernels for RMSNorm and the gated MLP (SwiGLU, GeGLU), which need less GPU memory and time.
+    Needs CUDA and the package liger-kernel. Results and gradients are compared with the model's own before training.
+    """
+
     base_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout probability of the base model in training, instead of those in its `config.json` (`attn_pdrop`,
     `hidden_dropout` and others). 0 turns dropout off. It is written into the saved model's configuration. Not for

@@ -40,4 +40,6 @@ def make_collator(
         pad_to=plan.row_length if plan.compile else None,
         reference=reference,
         sequence=sequence,
+        noise_alpha=plan.method.embedding_noise if name == "train" else 0.0,
+        seed=plan.batches.seed,
     )

@@ -14,7 +14,9 @@ CPU = Hardware(device="cpu", memory_bytes=8 * 2**30, bf16=False)
 LORA = {"rank": 4, "alpha": 8}
 
 
-def make_plan(model_path: Path, tokens: TokenStore, run: Path, /, **sections: dict[str, Any]) -> Plan:
+def make_plan(
+    model_path: Path, tokens: TokenStore, run: Path, /, hardware: Hardware = CPU, **sections: dict[str, Any]
+) -> Plan:
     """A plan of the recipe `sections`, fp32, four rows a batch, one row a micro-batch."""
     import json
 
@@ -30,4 +32,4 @@ def make_plan(model_path: Path, tokens: TokenStore, run: Path, /, **sections: di
         values[name] = {**values.get(name, {}), **section}
     recipe = Recipe.model_validate(values)
     config = json.loads((model_path / "config.json").read_text())
-    return build(recipe, data_facts(tokens, recipe), config, CPU, run_url=str(run))
+    return build(recipe, data_facts(tokens, recipe), config, hardware, run_url=str(run))

@@ -183,6 +183,26 @@ def test_the_generative_loss_does_not_depend_on_the_micro_batch_size(path: Path,
     assert abs(losses[0] - losses[1]) > 1e-3, "the control: a mean of means depends on the cut"
 
 
+def test_the_terms_of_the_generative_loss(path: Path, split: Split) -> None:
+    model = load(path, adapter=LORA)
+    keys = {"mode": "generative", "label_smoothing": 0.2, "z_loss": 1e-2}
+    results = {size: chunked(model, split, keys, micro_batch_size=size) for size in (1, 2)}
+    assert results[2][1]["loss"] == pytest.approx(results[1][1]["loss"], rel=1e-6)
+    assert relative(results[2][0], results[1][0]) < 1e-5
+    other, sums_without = chunked(model, split, {"mode": "generative"})
+    _, z_sums = chunked(model, split, {"mode": "generative", "z_loss": 1e-2})
+    both, z_loss, without = (
+        Gritlm(spec()).metrics(sums, 1) for sums in (results[1][1], z_sums, sums_without)
+    )
+    assert both["cross_entropy"] == pytest.approx(without["generative_loss"], rel=1e-6)
+    assert z_loss["generative_loss"] == pytest.approx(
+        without["generative_loss"] + 1e-2 * both["z_loss"], rel=1e-6
+    )
+    assert abs(both["generative_loss"] - z_loss["generative_loss"]) > 1e-3
+    assert not {"cross_entropy", "z_loss"} & without.keys()
+    assert relative(results[1][0], other) > 0.01, "the control"
+
+
 def test_mixed_is_the_mean_of_the_means(path: Path, split: Split) -> None:
     model = load(path, adapter=LORA)
     method = Gritlm(spec(mode="generative", generative_normalization="mixed"))

@@ -8,7 +8,13 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from tailor.models.loss import document_cross_entropy, summed_cross_entropy, summed_cross_entropy_and_hits
+from tailor.models.loss import (
+    document_cross_entropy,
+    summed_cross_entropy,
+    summed_cross_entropy_and_hits,
+    summed_loss,
+)
+from tailor.spec.methods.base import LossTerms
 
 ROWS, WIDTH, VOCABULARY = 50, 16, 300
 
@@ -148,3 +154,62 @@ def test_hits_are_the_targets_with_the_largest_logit() -> None:
     assert float(loss) == pytest.approx(
         float(functional.cross_entropy(logits, targets, reduction="sum")), rel=1e-6
     )
+
+
+def with_terms(logits: torch.Tensor, targets: torch.Tensor, terms: LossTerms) -> torch.Tensor:
+    """The definitions, by PyTorch's own functions."""
+    smooth = functional.cross_entropy(logits, targets, label_smoothing=terms.label_smoothing, reduction="sum")
+    return smooth + terms.z_loss * (logits.logsumexp(-1) ** 2).sum()
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["fused", "recomputed"])
+@pytest.mark.parametrize("trained", [True, False], ids=["trained head", "frozen head"])
+@pytest.mark.parametrize("rows_a_tile", [7, 1000])
+@pytest.mark.parametrize("terms", [LossTerms(0.1, 0.0), LossTerms(0.0, 1e-2), LossTerms(0.3, 1e-2)])
+def test_terms_have_their_loss_and_gradients(
+    bias: bool, trained: bool, rows_a_tile: int, terms: LossTerms
+) -> None:
+    hidden, head, targets = make(bias)
+    head.requires_grad_(trained)
+    wanted = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+    plain = with_terms(head(hidden), targets, terms)
+    expected = torch.autograd.grad(plain / 7, wanted)
+    tiled, parts = summed_loss(hidden, head, targets, terms, tile_bytes=4 * VOCABULARY * rows_a_tile)
+    found = torch.autograd.grad(tiled / 7, wanted)
+    assert float(tiled) == pytest.approx(float(plain), rel=1e-6)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+    logits = head(hidden)
+    assert float(parts["cross_entropy"]) == pytest.approx(
+        float(functional.cross_entropy(logits, targets, reduction="sum")), rel=1e-6
+    )
+    assert float(parts["z_loss"]) == pytest.approx(float((logits.logsumexp(-1) ** 2).sum()), rel=1e-6)
+    # Control: the cross-entropy alone has another loss and another gradient.
+    control = summed_cross_entropy(hidden, head, targets)
+    assert abs(float(control - plain)) > 1e-4 * float(plain)
+    for other, theirs in zip(torch.autograd.grad(control / 7, wanted), expected, strict=True):
+        assert (other - theirs).norm() > 1e-2 * theirs.norm()
+
+
+def test_smoothing_is_that_of_transformers() -> None:
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    hidden, head, targets = make()
+    logits = head(hidden)
+    theirs = LabelSmoother(epsilon=0.1)({"logits": logits[None]}, targets[None])  # a mean
+    ours, _ = summed_loss(hidden, head, targets, LossTerms(0.1))
+    assert float(ours) / ROWS == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_without_terms_nothing_changes_and_without_targets_the_parts_are_zero() -> None:
+    hidden, head, targets = make()
+    loss, parts = summed_loss(hidden, head, targets, LossTerms())
+    assert torch.equal(loss, summed_cross_entropy(hidden, head, targets))
+    assert parts == {}
+    loss, parts = summed_loss(hidden[:0], head, targets[:0], LossTerms(0.1, 0.1))
+    loss.backward()
+    assert (float(loss), {name: float(part) for name, part in parts.items()}) == (
+        0,
+        {"cross_entropy": 0, "z_loss": 0},
+    )
+    assert float(head.weight.grad.abs().sum()) == 0

@@ -80,6 +80,19 @@ def test_activation_offloading_needs_a_gpu() -> None:
         plan(CPU, **train)
 
 
+def test_kernels_need_a_gpu_and_a_dense_model() -> None:
+    made = recipe(model={"kernels": "liger", "quantize": None})
+    llama = {**LLAMA_8B, "model_type": "llama"}
+    assert build(made, DATA, llama, GPU, run_url="runs/x").model.kernels == "liger"
+    with pytest.raises(
+        ScaleError, match=r"model\.kernels is liger, but there is no GPU; set model\.kernels: none"
+    ):
+        build(made, DATA, llama, CPU, run_url="runs/x")
+    mixture = {**LLAMA_8B, "model_type": "mixtral", "num_local_experts": 8}
+    with pytest.raises(ModelError, match=r"liger is not for org/model \(mixtral\); it is for llama, mistral"):
+        build(made, DATA, mixture, GPU, run_url="runs/x")
+
+
 def test_the_plan_shows_workers_per_sequence_and_host_memory() -> None:
     train = {"micro_batch_size": 1, "activation_checkpointing": True, "activation_offloading": True}
     shown = dict(lines(together(4, train=train), GPU))

@@ -71,7 +71,10 @@ def test_values_inside_a_tagged_union() -> None:
 def test_wrong_and_missing_names() -> None:
     assert texts("{name: sfft, zzz: 1}") == [
         "r.yaml:4:16: method.name: sfft is not one of sft, preference; did you mean sft?",
-        "r.yaml:4:22: method.zzz: unknown key; the keys here are name, train_on",
+        (
+            "r.yaml:4:22: method.zzz: unknown key; the keys here are name, train_on, label_smoothing, z_loss, "
+            "neftune_alpha"
+        ),
     ]
     assert texts("{beta: 1}") == ["r.yaml:4:1: method.name: missing key; it must be one of sft, preference"]
     assert texts("{nam: sft}") == ["r.yaml:4:10: method.nam: unknown key; did you mean name?"]

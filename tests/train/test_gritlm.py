@@ -174,7 +174,13 @@ CASES: dict[str, dict[str, Any]] = {
     "ddp, embedding alone, full": {"mode": "embedding", "adapted": False},
     "ddp, embedding alone, chunk_checkpoint": {"mode": "embedding", "engine": "chunk_checkpoint"},
     "ddp, one worker without a chunk": {"embedding_batch_size": 2, "group_size": 1},
-    "fsdp, lora": {**FSDP},
+    "fsdp, lora, regularized": {
+        **FSDP,
+        "label_smoothing": 0.1,
+        "z_loss": 1e-3,
+        "neftune_alpha": 5,
+        "no_duplicates": True,
+    },
     "fsdp, full": {**FSDP, "adapted": False},
     "fsdp, full, chunk_checkpoint": {**FSDP, "adapted": False, "engine": "chunk_checkpoint"},
 }

@@ -28,12 +28,16 @@ ADAPTED = {"adapter": LORA}
 MEMORY = {"activation_checkpointing": 2, "tiled_mlp": True}
 CASES: dict[str, dict[str, Any]] = {
     "full": {},
-    "unpacked, of three rows": {"data": {"pack": False}, "train": {"batch_size": 3}},
     "qlora, checkpointed": {
         "model": {**ADAPTED, "quantize": {"type": "nf4"}},
         "train": MEMORY,
     },
     "joined documents, lora": {"method": {"name": "pretrain"}, "model": ADAPTED},
+    "unpacked, regularized": {
+        "method": {"name": "sft", "label_smoothing": 0.1, "z_loss": 1e-3, "neftune_alpha": 5},
+        "data": {"pack": False},
+        "train": {"batch_size": 3},
+    },
 }
 FOUR = ("full",)
 """Also with a group of four."""

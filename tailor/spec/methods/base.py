@@ -23,6 +23,8 @@ class StreamSizes:
     """Sequences for the next-token loss."""
     group: int
     """Passages per query."""
+    distinct: bool = False
+    """No two rows of a training batch have a text in common."""
 
     @property
     def embeds(self) -> bool:
@@ -53,6 +55,22 @@ class AnswerLimits:
 
     prompt: int | None = None
     completion: int | None = None
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What the next-token loss has in training besides cross-entropy. Evaluations measure the cross-entropy alone."""
+
+    label_smoothing: float = 0.0
+    """Probability mass that the target gives to all tokens of the vocabulary, evenly."""
+    z_loss: float = 0.0
+    """Coefficient of the squared logsumexp of the logits, averaged over the tokens as the loss is."""
+
+    def __bool__(self) -> bool:
+        return bool(self.label_smoothing or self.z_loss)
+
+
+NO_TERMS = LossTerms()
 
 
 @dataclass(frozen=True)
@@ -176,6 +194,16 @@ class MethodSection(Section):
     def joins(self) -> bool:
         """Whether documents are joined into one stream that is cut into rows."""
         return False
+
+    @property
+    def loss_terms(self) -> LossTerms:
+        """Terms of its next-token loss, and what they smooth."""
+        return NO_TERMS
+
+    @property
+    def embedding_noise(self) -> float:
+        """NEFTune's alpha: noise on the embedded tokens of training sequences. 0 without noise."""
+        return 0.0
 
     @property
     def reference_source(self) -> ReferenceSource | None:

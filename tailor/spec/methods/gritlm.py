@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tailor.spec.data import EXAMPLES, RELEVANCE
-from tailor.spec.methods.base import EmbeddingMethod, MethodSection, StreamSizes, TextLimits, Turns
+from tailor.spec.methods.base import EmbeddingMethod, LossTerms, MethodSection, StreamSizes, TextLimits, Turns
 
 
 class Gritlm(MethodSection):
@@ -101,6 +101,11 @@ class Gritlm(MethodSection):
     negatives.
     """
 
+    no_duplicates: bool = False
+    """No training batch has the text of a query or passage in two of its rows. Rows that share a text go to different
+    batches of the epoch, which has more and smaller batches if one text is in more rows than there would be batches.
+    """
+
     generative_batch_size: int = Field(32, ge=1)
     """Sequences for the next-token loss per step, over all workers."""
 
@@ -126,9 +131,32 @@ class Gritlm(MethodSection):
     `everything`.
     """
 
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing of the next-token loss: the target of a token is 1 - label_smoothing for the right token, plus
+    label_smoothing spread evenly over the vocabulary, as in PyTorch's cross_entropy. Only in training.
+    """
+
+    z_loss: float = Field(0.0, ge=0)
+    """Coefficient of the z-loss (PaLM, arXiv 2204.02311): the squared logsumexp of the logits, averaged over the
+    supervised tokens. It keeps logits from drifting. Typical: 1e-5 to 1e-4. Only in training.
+    """
+
+    neftune_alpha: float = Field(0.0, ge=0)
+    """NEFTune (arXiv 2310.05914): uniform noise on the embedded tokens of the sequences to generate in training, of at
+    most neftune_alpha / sqrt(tokens of the document × hidden size). Typical: 5 to 15. Default: off.
+    """
+
     @property
     def supervised_turns(self) -> Turns:
         return self.train_on
+
+    @property
+    def loss_terms(self) -> LossTerms:
+        return LossTerms(self.label_smoothing, self.z_loss)
+
+    @property
+    def embedding_noise(self) -> float:
+        return self.neftune_alpha
 
     @property
     def generates(self) -> bool:
@@ -151,6 +179,7 @@ class Gritlm(MethodSection):
             queries=0 if self.mode == "generative" else self.embedding_batch_size,
             examples=0 if not self.generates else self.generative_batch_size,
             group=self.group_size,
+            distinct=self.no_duplicates,
         )
 
     @property

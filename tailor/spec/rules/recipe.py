@@ -213,6 +213,16 @@ def _model(keys: Keys) -> Iterator[Conflict]:
             )
     if keys("scale.accelerator") is not None and keys("scale.gpu") is False:
         yield "scale.accelerator", "scale.gpu", "no GPU is used; remove scale.accelerator"
+    if keys("model.kernels") == "liger":
+        for key, why in (
+            ("train.tiled_mlp", "tiles do not use the kernel of the MLP"),
+            ("train.compile", "torch.compile makes kernels of its own"),
+            ("model.beacon", "the layers of beacons do not use the kernels"),
+        ):
+            if keys(key) not in (None, False):
+                yield "model.kernels", key, f"{why}; remove one of them"
+        if keys("scale.gpu") is False:
+            yield "model.kernels", "scale.gpu", "liger needs a GPU; set model.kernels: none"
     if keys("model.attention") == "flash_attention_2":
         if keys("train.precision") == "fp32":
             yield (

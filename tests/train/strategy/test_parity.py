@@ -27,11 +27,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LENGTHS = [int(10 + (37 * i) % 50) for i in range(60)]
 LORA_MODEL = {"model": {"adapter": {**LORA, "dropout": 0.1}}}
 AGAIN = {"activation_checkpointing": True}
+REGULARIZED = {"name": "sft", "label_smoothing": 0.1, "z_loss": 1e-3, "neftune_alpha": 5}
 MODELS: dict[str, dict[str, Any]] = {
     "full": {"optim": {"max_grad_norm": 0.5}},
     "lora": LORA_MODEL,
     "full, checkpointed": {"optim": {"max_grad_norm": 0.5}, "train": AGAIN},
-    "lora, checkpointed": {**LORA_MODEL, "train": AGAIN},
+    "lora, checkpointed, regularized": {**LORA_MODEL, "train": AGAIN, "method": REGULARIZED},
     "three rows for two workers": {"train": {"batch_size": 3}},
     "learning-rate ratios": {"optim": {"learning_rate_ratios": {"embeddings": 0.1, "head": 5}}},
 }

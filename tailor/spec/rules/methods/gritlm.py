@@ -21,12 +21,21 @@ _EMBEDDING = (
     "matryoshka",
     "embedding_weight",
     "embedding_batch_size",
+    "no_duplicates",
     "chunk_size",
     "engine",
     "max_query_length",
     "max_passage_length",
 )
-_GENERATIVE = ("generative_normalization", "generative_weight", "generative_batch_size", "train_on")
+_GENERATIVE = (
+    "generative_normalization",
+    "generative_weight",
+    "generative_batch_size",
+    "train_on",
+    "label_smoothing",
+    "z_loss",
+    "neftune_alpha",
+)
 
 
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
@@ -113,6 +122,11 @@ def unused(keys: Keys) -> Iterator[Finding]:
         yield (
             "train.micro_batch_size",
             "has no effect with method.mode embedding; set method.chunk_size, the number of texts in one forward pass",
+        )
+    if keys("method.negatives") == "hard" and keys("method.no_duplicates"):
+        yield (
+            "method.no_duplicates",
+            "has no effect with negatives: hard, which uses no passage of another row",
         )
     if keys("method.attention") == "causal" and keys("method.window") is not None:
         yield "method.window", "has no effect with attention: causal"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tailor.spec.rules.keys import Conflict, Finding, Keys
+from tailor.spec.rules.methods import next_token
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
     """Settings that plain texts do not support."""
+    yield from next_token.conflicts(keys)
     if keys("evaluate.generation") is not None:
         yield (
             "evaluate.generation",
