@@ -12,6 +12,8 @@ import torch
 from tailor.artifacts import output
 from tailor.artifacts.inputs import AverageInput, same_base
 from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.open_adapter import open_adapter
+from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_WEIGHTS
@@ -28,7 +30,8 @@ def average_adapters(
     """Write the averaged adapter into `folder`. Returns values for the record. ModelError when they cannot be averaged."""
     records = same_base(parts)
     with ExitStack() as stack:
-        adapters = [stack.enter_context(LoraAdapter(part.folder, part.url)) for part in parts]
+        opened = [stack.enter_context(open_adapter(part.folder, part.url)) for part in parts]
+        adapters = [_lora(adapter) for adapter in opened]
         _require_linear(adapters)
         modules = sorted({module for adapter in adapters for module in adapter.updates})
         tensors: dict[str, torch.Tensor] = {}
@@ -67,6 +70,16 @@ def average_adapters(
             f"reduced to rank {record['rank']}: the update loses {record['svd_error']:.1e} of its Frobenius norm"
         )
     return record
+
+
+def _lora(adapter: SavedAdapter) -> LoraAdapter:
+    """ModelError for other kinds than LoRA."""
+    if not isinstance(adapter, LoraAdapter):
+        raise ModelError(
+            f"{adapter.url} is a {adapter.kind.label} adapter; only updates of LoRA adapters can be averaged",
+            hint="merge each adapter with `tailor merge`, then average the models",
+        )
+    return adapter
 
 
 def _require_linear(adapters: Sequence[LoraAdapter]) -> None:

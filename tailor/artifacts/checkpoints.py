@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tailor.artifacts import output
 from tailor.artifacts.base_model import planned_model
-from tailor.artifacts.lora import PREFIX, ROWS
-from tailor.artifacts.tensors import DTYPES, Reader, Writer
+from tailor.artifacts.lora import ROWS
+from tailor.artifacts.saved_adapter import PREFIX
+from tailor.artifacts.tensors import Reader, Writer
 from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, RECIPE, WEIGHTS
 from tailor.models import files, rope
 from tailor.models.adapter_files import write_config
-from tailor.models.adapters import adapter_name
+from tailor.models.adapter_init import as_lora, as_lora_config
+from tailor.models.adapters import adapter_name, peft_config
 from tailor.models.base_record import BaseRecord
 from tailor.models.new_tokens import new_tokens
 from tailor.models.own_code import Trust, granted
+from tailor.spec.adapter import REPLACING, Adapter
 from tailor.spec.model import Model
 from tailor.store import Store, run_files
 from tailor.train import sharded_checkpoint
-
-_UPDATE = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\b")
 
 
 def in_one_file(weights: Path, scratch: Path) -> Path:
@@ -48,32 +51,26 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     model = planned_model(run, trust)
     spec = model.adapter
     assert spec is not None
+    if spec.type == "vera":
+        raise ModelError(
+            f"a checkpoint of {run.url} lacks the random matrices of its VeRA adapter",
+            hint="give the finished run",
+        )
     folder.mkdir(parents=True)
     with Reader([weights / WEIGHTS]) as reader:
-        names = {adapter_name(name): name for name in reader}
-        layout = {n: (DTYPES[reader.about(own).dtype], reader.about(own).shape) for n, own in names.items()}
-        with Writer(folder / ADAPTER_WEIGHTS, layout) as writer:
-            for name, own in names.items():
-                writer.write(name, reader.read(own))
-    modules = {
-        _UPDATE.split(name)[0].removeprefix("base_model.model.") for name in names if _UPDATE.search(name)
-    }
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": model.path,
-        "revision": model.revision,
-        "r": spec.rank,
-        "lora_alpha": spec.alpha,
-        "use_rslora": spec.rslora,
-        "use_dora": spec.dora,
-        "target_modules": sorted(modules),
-        "modules_to_save": spec.modules_to_save or None,
-        "trainable_token_indices": _trained_rows(names, model),
-        "bias": "none",
-        "inference_mode": True,
-    }
-    write_config(folder, config)
+        saved = as_lora({name: reader.read(name) for name in reader})
+    names = {adapter_name(name): tensor for name, tensor in saved.items()}
+    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in names.items()}
+    with Writer(folder / ADAPTER_WEIGHTS, layout) as writer:
+        for name, tensor in names.items():
+            writer.write(name, tensor)
+    update = re.compile(rf"\.({spec.kind.tensors})\b")
+    modules = {update.split(name)[0].removeprefix(PREFIX) for name in names if update.search(name)}
+    config = json.loads(
+        json.dumps(_settings(spec, sorted(modules), _trained_rows(names, model)), default=sorted)
+    )
+    config |= {"base_model_name_or_path": model.path, "revision": model.revision, "inference_mode": True}
+    write_config(folder, {**config, **(as_lora_config(config) if spec.init in REPLACING else {})})
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     base_record = BaseRecord(
@@ -89,6 +86,12 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     if model.rope is not None:
         rope.save_config(folder, model)
     write_tokenizer(folder, base, run, trust)
+
+
+def _settings(spec: Adapter, modules: list[str], rows: dict[str, list[int]] | None) -> dict[str, Any]:
+    """PEFT's configuration, as a run writes it."""
+    values: dict[str, Any] = peft_config(spec, modules, rows=rows).to_dict()
+    return values
 
 
 def _trained_rows(names: Iterable[str], model: Model) -> dict[str, list[int]] | None:

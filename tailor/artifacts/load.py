@@ -39,6 +39,7 @@ from tailor.models.files import find_folder
 from tailor.models.load import DTYPES, load_network
 from tailor.models.own_code import NOTHING, Trust, UntrustedCodeError
 from tailor.plan import beacon, rope
+from tailor.spec.adapter_kinds import KINDS, known
 from tailor.spec.model import Model
 from tailor.store import COMMIT, Store, run_folder, verify
 
@@ -219,12 +220,15 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
 def _check_peft(folder: Path, url: str) -> None:
     """ModelError for an adapter that PEFT would load from pickles, or with settings that load tokenizers or packages."""
     config = adapter_files.read_config(folder)
-    if config.get("peft_type") != "LORA" or config.get("megatron_config"):
-        kind = "LoRA with Megatron" if config.get("peft_type") == "LORA" else config.get("peft_type")
+    kind = known(config.get("peft_type"))
+    if kind is None or config.get("megatron_config"):
+        label = config.get("peft_type") if kind is None else f"{kind.label} with Megatron"
         raise ModelError(
-            f"the adapter at {url} is of the type {kind}; only LoRA is supported",
+            f"the adapter at {url} is of the type {label}; supported are "
+            f"{', '.join(each.label for each in KINDS.values())}",
             hint="merge it into its base with PEFT, and use the merged model",
         )
+    adapter_files.check_init(config, url)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(
             f"the adapter at {url} has no {ADAPTER_WEIGHTS}; weights in pickle files (.bin) are not loaded",

@@ -18,7 +18,8 @@ import torch
 from tailor.artifacts import output, verify
 from tailor.artifacts.base_model import Structure, as_quantized, set_vocabulary
 from tailor.artifacts.inputs import Source, open_source
-from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.open_adapter import open_adapter
+from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
 from tailor.encode.tokenizer_files import fix_tokenizer_class, own_files
@@ -100,7 +101,7 @@ def merge_into(
     """Write the merged model and its record into `folder`. ModelError when it fails verification."""
     onto = _onto(settings.onto, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with LoraAdapter(source.folder, source.url) as adapter, Reader.of_model(source.base) as reader:
+    with open_adapter(source.folder, source.url) as adapter, Reader.of_model(source.base) as reader:
         if settings.check == "logits":
             verify.require_memory(reader.weights(), device)
         names = write_model(folder, source, adapter, reader, onto, settings.dtype, device)
@@ -108,7 +109,9 @@ def merge_into(
             say(line)
         measure = verify.by_logits if settings.check == "logits" else verify.by_layers
         figures = measure(folder, source, adapter, names, device)
-        say(f"merged {len(adapter.updates)} LoRA updates into the base ({_onto_words(onto, source, reader)})")
+        say(
+            f"merged {len(adapter.updates)} {adapter.kind.label} updates into the base ({_onto_words(onto, source, reader)})"
+        )
         for line in figures.lines():
             say(line)
         if (reason := figures.refusal(settings.tolerance)) is not None:
@@ -151,7 +154,7 @@ def _hint(source: Source, onto: Onto, dtype: str) -> str:
 def write_model(
     folder: Path,
     source: Source,
-    adapter: LoraAdapter,
+    adapter: SavedAdapter,
     reader: Reader,
     onto: Onto,
     dtype: str,
@@ -185,6 +188,9 @@ def write_model(
     transposed = {module: structure.is_transposed(module) for module in adapter.updates}
     base_record = source.base_record if onto == "dequantized" else None
     quantized = _quantized(structure, base_record, reader)
+    for module in adapter.updates if adapter.kind.scales_bias else ():
+        if (bias := structure.stored_name(f"{module}.bias", reader)) is not None:
+            names[f"{module}.bias"] = bias
     by_stored = {stored: name for name, stored in names.items()}
 
     grown = {
@@ -220,6 +226,8 @@ def write_model(
         module = (name or "").removesuffix(".weight")
         if module in adapter.updates:
             tensor = adapter.merged(module, tensor.float(), transposed=transposed[module], name=stored)
+        elif (module := (name or "").removesuffix(".bias")) in adapter.updates:
+            tensor = adapter.merged_bias(module, tensor.float(), stored)
         return tensor.to(_dtype(reader, stored, dtype))
 
     total, layout = 0, {}
@@ -309,7 +317,7 @@ def _record(
     onto: Onto,
     settings: Settings,
     figures: verify.Figures,
-    adapter: LoraAdapter,
+    adapter: SavedAdapter,
 ) -> None:
     base_record = source.base_record
     values = {

@@ -18,6 +18,7 @@ from torch import nn
 from tailor import machine
 from tailor.artifacts.inputs import Source
 from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
 from tailor.models import own_code, visibility
@@ -114,7 +115,7 @@ def require_memory(weights: int, device: torch.device) -> None:
 
 
 def by_logits(
-    folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
+    folder: Path, source: Source, adapter: SavedAdapter, names: dict[str, str], device: torch.device
 ) -> Figures:
     """Compare the logits of the merged model in `folder` with those of base and adapter as trained.
 
@@ -244,13 +245,17 @@ def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
 
 
 def by_layers(
-    folder: Path, source: Source, adapter: LoraAdapter, names: dict[str, str], device: torch.device
+    folder: Path, source: Source, adapter: SavedAdapter, names: dict[str, str], device: torch.device
 ) -> Figures:
     """Compare only sampled layers: the output of the merged weight with that of PEFT's layer.
 
-    Needs the memory of one layer. names: stored name of each weight that has an update.
+    Needs the memory of one layer. names: stored name of each weight that has an update. ModelError for other kinds than LoRA.
     """
-
+    if not isinstance(adapter, LoraAdapter):
+        raise ModelError(
+            f"{adapter.kind.label} adapters cannot be verified by layers, only by logits",
+            hint="remove --verify layers",
+        )
     modules = sorted(adapter.updates)
     step = max(1, len(modules) // LAYERS)
     chosen = modules[::step][:LAYERS]

@@ -261,7 +261,7 @@ def _trained(plan: Plan) -> str:
     if beacon is not None:
         weights = f"low-rank updates (rank {beacon.rank})" if beacon.rank else "copies of the projections"
         return f"beacons with {weights}{quantized}, {parameters}"
-    kind = f"LoRA rank {plan.model.adapter.rank}{quantized}" if plan.model.adapter else "all weights"
+    kind = f"{plan.model.adapter.words}{quantized}" if plan.model.adapter else "all weights"
     return f"{kind}, {parameters}"
 
 

@@ -110,8 +110,9 @@ def front_matter(
     """The YAML metadata for the hub. Unknown values are left out. measured: evaluation records of the exported weights."""
     model = plan["model"]
     tags = ["tailor", plan["method"]["name"]]
-    if model.get("adapter"):
-        tags += ["qlora" if model.get("quantize") else "lora"]
+    if adapter := model.get("adapter"):
+        kind = adapter.get("type", "lora")
+        tags += ["qlora" if model.get("quantize") and kind == "lora" else kind]
     sets = dataset_ids(str(source["path"]) for source in data.get("sources", []))
     head: dict[str, Any] = {}
     if base is not None:

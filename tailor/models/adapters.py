@@ -1,4 +1,4 @@
-"""LoRA adapters: which modules get one, as a configuration for PEFT."""
+"""Adapters: which modules get one, as a configuration for PEFT."""
 
 from __future__ import annotations
 
@@ -9,49 +9,53 @@ import torch
 from torch import nn
 
 from tailor.errors import ModelError
-from tailor.models import linear
+from tailor.models import adapter_init, linear
 from tailor.plan.outline import is_within
-from tailor.spec.model import Adapter
+from tailor.spec.adapter import Adapter, matching
+from tailor.spec.adapter_kinds import FEED_FORWARD, KEYS_AND_VALUES
 
 
 def add_adapter(
-    network: Any, spec: Adapter, *, mixed_precision: bool, rows: dict[str, list[int]] | None = None
+    network: Any,
+    spec: Adapter,
+    *,
+    mixed_precision: bool,
+    rows: dict[str, list[int]] | None = None,
+    unquantized: nn.Module | None = None,
 ) -> Any:
-    """Add a LoRA adapter; returns a PeftModel. Adapter weights are float32.
+    """Add an adapter; returns a PeftModel. Adapter weights are float32.
 
-    mixed_precision: training uses autocast. rows: modules of which these rows are trained too. Raises ModelError if a name in the recipe matches no suitable module.
+    mixed_precision: training uses autocast. rows: modules of which these rows are trained too. unquantized: the base without
+    quantization, for `init: loftq`. Raises ModelError if a name in the recipe matches no suitable module.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     if spec.target_modules == "all-linear":
         # A module that is trained in full needs no adapter.
         names = [name for name in linear.adaptable(network) if not is_within(name, spec.modules_to_save)]
+        names = [
+            name for name in names if spec.type != "ia3" or _last(name) in (*KEYS_AND_VALUES, *FEED_FORWARD)
+        ]
     else:
         _check_names(network, spec.target_modules, "model.adapter.target_modules", adapted=True)
         names = _named(network, spec.target_modules)
         _check_called(network, names)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
     _check_saved(network, spec.modules_to_save)
+    _check_patterns(spec, names)
     targets = _shortest(network, names)
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]
-        lora_dropout=spec.dropout,
-        target_modules=targets,
-        modules_to_save=list(spec.modules_to_save) or None,
-        use_dora=spec.dora,
-        use_rslora=spec.rslora,
-        trainable_token_indices=rows or None,
-        task_type="CAUSAL_LM",
-    )
+    _check_kind(network, spec, names)
+    config = peft_config(spec, targets, rows=rows or None)
     try:
         adapted = get_peft_model(network, config)
-    except ValueError as error:  # e.g. a kind of module that PEFT does not support
+    except (ValueError, TypeError) as error:  # e.g. a kind of module that PEFT does not support
         raise ModelError(
             f"model.adapter: {' '.join(str(error).split())}",
-            hint="name the modules in model.adapter.target_modules",
+            hint="name the modules in model.adapter.target_modules"
+            + ("" if spec.type == "lora" else ", or set type: lora"),
         ) from error
     _check_placed(adapted, names)
+    adapter_init.initialize(adapted, spec, unquantized)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
@@ -61,6 +65,52 @@ def add_adapter(
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
     return adapted
+
+
+def peft_config(spec: Adapter, targets: list[str], *, rows: dict[str, list[int]] | None = None) -> Any:
+    """PEFT's configuration of the adapter. targets: names of modules. rows: see `add_adapter`."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils.peft_types import PeftType
+
+    kind = spec.kind
+    settings = {setting: getattr(spec, key) for key, setting in kind.keys.items()}
+    settings |= {**kind.settings, "target_modules": targets, "modules_to_save": spec.modules_to_save or None}
+    if spec.type == "lora":
+        settings |= {
+            "init_lora_weights": adapter_init.BY_PEFT.get(spec.init, True),
+            "trainable_token_indices": rows,
+        }
+    if spec.type == "ia3":
+        settings["feedforward_modules"] = [name for name in targets if _last(name) in FEED_FORWARD]
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind.peft_type)](task_type="CAUSAL_LM", **settings)
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _check_kind(network: Any, spec: Adapter, names: list[str]) -> None:
+    """ModelError for modules on which this kind of adapter is not supported."""
+    if not names:
+        raise ModelError(
+            f"model.adapter: {type(network).__name__} has no modules that {spec.kind.label} adapts by default",
+            hint="name the modules in model.adapter.target_modules",
+        )
+    for name in names if spec.type != "lora" else ():
+        module: Any = network.get_submodule(name)
+        if isinstance(module, nn.Embedding):
+            raise ModelError(
+                f"model.adapter: {spec.kind.label} is not supported on {name}, which is an embedding",
+                hint="name linear modules in model.adapter.target_modules, or set type: lora",
+            )
+        inputs = (
+            module.in_features if isinstance(module, nn.Linear) else len(module.weight)
+        )  # Conv1D: [in, out]
+        if spec.type == "oft" and inputs % spec.oft_block_size:
+            raise ModelError(
+                f"model.adapter.oft_block_size: {spec.oft_block_size} does not divide the {inputs} inputs of {name}",
+                hint="choose a block size that divides the inputs of every adapted module",
+            )
 
 
 def adapter_name(trained: str) -> str:
@@ -81,6 +131,17 @@ def _shortest(network: nn.Module, names: list[str]) -> list[str]:
     adapter_config.json short."""
     last = sorted({name.rsplit(".", 1)[-1] for name in names})
     return last if set(_named(network, last)) == set(names) else names
+
+
+def _check_patterns(spec: Adapter, names: list[str]) -> None:
+    """ModelError for a pattern that matches none of the adapted modules. names: of these modules."""
+    for key, patterns in (("rank_pattern", spec.rank_pattern), ("alpha_pattern", spec.alpha_pattern)):
+        for pattern, value in patterns.items():
+            if not any(matching({pattern: value}, name, None) for name in names):
+                raise ModelError(
+                    f"model.adapter.{key} names {pattern}, which matches none of the modules with an adapter",
+                    hint=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in names}))}",
+                )
 
 
 def _check_called(network: Any, names: list[str]) -> None:

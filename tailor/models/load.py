@@ -114,6 +114,7 @@ def adapt(
             spec.adapter,
             rows=trained_rows(network, spec) if spec.add_tokens else {},
             mixed_precision=precision != "fp32",
+            unquantized=_unquantized(spec, network) if spec.adapter.init == "loftq" else None,
         )
     if activation_checkpointing:
         activations.checkpoint_layers(
@@ -336,6 +337,15 @@ def _freeze_unused(network: Any) -> None:
     for parameter in network.parameters():
         if id(parameter) not in used:
             parameter.requires_grad_(False)
+
+
+def _unquantized(spec: Model, network: Any) -> Any:
+    """The base without quantization, in host memory and in the dtype that the quantized one was made from. None on the
+    meta device."""
+    if network.device.type == "meta":
+        return None
+    whole = spec.model_copy(update={"quantize": None})
+    return load_network(whole, dtype=network.dtype, device=torch.device("cpu"))
 
 
 def without_repacking(network: Any) -> Any:

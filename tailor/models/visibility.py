@@ -277,8 +277,8 @@ def _is_length(value: object) -> TypeGuard[int]:
 
 
 def _owners(base: Any) -> list[dict[str, Any]]:
-    """The attributes of the decoder's modules and of their configs."""
-    modules = list(decoder_of(base).modules())
+    """The attributes of the decoder's modules and of their configs, without PEFT's: OFT has another `block_size`."""
+    modules = [m for m in decoder_of(base).modules() if not type(m).__module__.startswith("peft.")]
     configs = [base.config, base.config.get_text_config(), *(getattr(m, "config", None) for m in modules)]
     owners = {id(owner): vars(owner) for owner in (*configs, *modules) if hasattr(owner, "__dict__")}
     return list(owners.values())

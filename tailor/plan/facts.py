@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tailor.plan import rope
 from tailor.plan.outline import Outline
-from tailor.spec.model import TOKEN_TABLES, Adapter
+from tailor.spec.adapter import Adapter
+from tailor.spec.model import TOKEN_TABLES
 
 TIED = frozenset(
     [
@@ -214,21 +215,29 @@ class ModelFacts:
             return self.layers * 2 * self.hidden * self.intermediate
         return self.linear_parameters
 
-    def lora_parameters(self, rank: int) -> int:
-        """Number of LoRA weights for `all-linear`, which excludes experts stored in one tensor and routers."""
-        if self.model_type in STATE_SPACE:
-            return self.layers * rank * (self.hidden + 2 * self.intermediate)
+    def adapted_modules(self) -> Iterator[tuple[str, int, int]]:
+        """(name, inputs, outputs) of the linear modules that `all-linear` adapts, which excludes experts stored in one tensor
+        and routers. The names are those of Llama and Mamba."""
         width = self.heads * self.head_dim
-        per_layer = 2 * (self.hidden + width) + 2 * (self.hidden + self.kv)
-        if self.experts == 1:
-            per_layer += self._matrices * (self.hidden + self.intermediate)
-        return self.layers * rank * per_layer
+        attention = {"q": (self.hidden, width), "k": (self.hidden, self.kv), "v": (self.hidden, self.kv)}
+        attention["o"] = (width, self.hidden)
+        for layer in range(self.layers):
+            if self.model_type in STATE_SPACE:
+                yield f"backbone.layers.{layer}.mixer.in_proj", self.hidden, 2 * self.intermediate
+                continue
+            for name, (inputs, outputs) in attention.items():
+                yield f"model.layers.{layer}.self_attn.{name}_proj", inputs, outputs
+            if self.experts == 1:
+                for name in ("gate", "up")[: self._matrices - 1]:
+                    yield f"model.layers.{layer}.mlp.{name}_proj", self.hidden, self.intermediate
+                yield f"model.layers.{layer}.mlp.down_proj", self.intermediate, self.hidden
 
     def adapter_parameters(self, adapter: Adapter) -> int:
         """Number of weights of an adapter and of the modules that are trained with it. Without an outline, of `all-linear`."""
         if self.outline is None:
             tables = sum(name.rsplit(".", 1)[-1] in TOKEN_TABLES for name in adapter.modules_to_save)
-            return self.lora_parameters(adapter.rank) + tables * self.table
+            adapted = (adapter.weights(*module) for module in self.adapted_modules())
+            return sum(adapted) + tables * self.table
         return self.outline.adapter_parameters(adapter)
 
     @property

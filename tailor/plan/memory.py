@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tailor.plan import beacon
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy_memory import Footprint, share
+from tailor.spec.adapter import REPLACING
 from tailor.spec.model import HEADS, TOKEN_TABLES, Model
 from tailor.spec.strategy import Strategy
 
@@ -96,6 +97,8 @@ def forecast(
         weights += per_linear * facts.quantized_parameters + BYTES[frozen_dtype] * plain
         if model.quantize:  # each matmul dequantizes its matrix: one buffer of the largest
             weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
+    if model.adapter is not None and model.adapter.init in REPLACING:  # the frozen initial matrices
+        weights += 4.0 * facts.adapter_parameters(model.adapter.model_copy(update={"modules_to_save": []}))
     worker_tokens = tokens / sequence_parallel
     width = 1.0 if mixed_precision else 2.0
     inputs, kept, layer = _activations(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tailor.spec.model import Adapter
+from tailor.spec.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,16 @@ class Outline:
         return sum(group.parameters for group in self.groups)
 
     def adapter_parameters(self, adapter: Adapter) -> int:
-        """Number of elements of a LoRA adapter and of the modules that are trained with it."""
+        """Number of elements of an adapter and of the modules that are trained with it."""
         names = self.all_linear if adapter.target_modules == "all-linear" else adapter.target_modules
         saved = [name for name in self.parameters if _is_saved(name, adapter.modules_to_save)]
-        adapted = [
-            self.targets[full]
+        adapted = (
+            adapter.weights(full, *self.targets[full])
             for full in self.targets
             if any(f".{full}".endswith(f".{name}") for name in names)
             and not (adapter.target_modules == "all-linear" and is_within(full, adapter.modules_to_save))
-        ]
-        magnitudes = sum(outputs for _, outputs in adapted) if adapter.dora else 0
-        low_rank = adapter.rank * sum(inputs + outputs for inputs, outputs in adapted)
-        return low_rank + magnitudes + sum(self.parameters[name] for name in saved)
+        )
+        return sum(adapted) + sum(self.parameters[name] for name in saved)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ _KEYS: dict[str, str] = {
     "model.adapter": "lora peft peft_config lora_config finetuning_type",
     "model.adapter.rank": "r lora_r lora_rank lora_dim",
     "model.adapter.alpha": "lora_alpha",
+    "model.adapter.init": "init_lora_weights lora_init peft_init_lora_weights",
     "model.adapter.dropout": "lora_dropout",
     "model.adapter.target_modules": "lora_target lora_target_modules lora_target_linear lora_attn_modules",
     "model.adapter.modules_to_save": "lora_modules_to_save additional_target",

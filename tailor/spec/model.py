@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tailor.spec.adapter import Adapter
 from tailor.spec.base import Section
 from tailor.spec.rope import Rope
 
@@ -25,40 +26,6 @@ class Quantize(Section):
     double: bool = True
     """Double quantization: quantize the quantization constants too. Saves about 0.4 bits per weight; only for nf4 and
     fp4.
-    """
-
-
-class Adapter(Section):
-    """A low-rank adapter (LoRA, arXiv 2106.09685). Only the adapter is trained; the base model stays frozen."""
-
-    type: Literal["lora"] = "lora"
-    """Type of the adapter. LoRA is the only one."""
-
-    rank: int = Field(16, ge=1)
-    """Rank of the update matrices. A higher rank can learn more and needs more memory."""
-
-    alpha: float = Field(32.0, gt=0)
-    """Scaling of the update: it is multiplied by alpha / rank (by alpha / sqrt(rank) with `rslora`)."""
-
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout probability on the adapter's input. Raise it, for example to 0.05, if a small dataset overfits."""
-
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Linear modules that get an adapter: `all-linear` (all except the output head and the routers of
-    mixture-of-experts models), or a list of module names such as `[q_proj, v_proj]`.
-    """
-
-    modules_to_save: list[str] = []
-    """Modules that are trained in full and saved with the adapter, such as `embed_tokens`. New tokens
-    need less: see `model.add_tokens`.
-    """
-
-    dora: bool = False
-    """Use DoRA, weight-decomposed low-rank adaptation (arXiv 2402.09353). Slower than LoRA."""
-
-    rslora: bool = False
-    """Use rank-stabilized scaling (rsLoRA, arXiv 2312.03732): divide by sqrt(rank) instead of rank. Useful with high
-    ranks.
     """
 
 

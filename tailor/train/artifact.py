@@ -20,12 +20,14 @@ import torch
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
 from tailor.models import adapter_files, rope
+from tailor.models.adapter_init import TRAINED, as_lora, as_lora_config
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files
 from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
+from tailor.spec.adapter import REPLACING
 from tailor.store import OBJECT
 from tailor.store.publication import Publication
 from tailor.train import checkpoint
@@ -117,8 +119,10 @@ def _write_adapter(
     network: Any, plan: Plan, folder: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
     """weights: by name in `network`; None for those in `network`."""
-    given = {"state_dict": weights} if weights else {}
-    network.save_pretrained(folder, save_embedding_layers=False, **given)
+    given = {"state_dict": as_lora(weights or network.state_dict())}
+    network.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[TRAINED], **given)
+    if plan.model.adapter is not None and plan.model.adapter.init in REPLACING:
+        adapter_files.change_config(folder, **as_lora_config(adapter_files.read_config(folder)))
     adapter_files.set_base(folder, plan.model.path)
     if isinstance(targets := network.peft_config["default"].target_modules, set):
         # PEFT writes the set in an order that differs between processes.

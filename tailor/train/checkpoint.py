@@ -1,7 +1,7 @@
 """Checkpoints: the trained weights, the optimizer's state and the progress of the run.
 
 RUN/checkpoints/step-00000050/
-    weights.safetensors   every trained weight, float32, by its name in the model
+    weights.safetensors   every trained weight, float32, by its name in the model (and the initial factors of PiSSA and OLoRA)
     optimizer.pt          the optimizer's state (tensors and numbers; read with weights_only)
                           (a sharded strategy writes a pair per worker instead: see `sharded_checkpoint`)
     state.json            step, best evaluation, gradient scaler
@@ -28,7 +28,15 @@ from tailor.store import DeletionError, Store, published, verified
 from tailor.store.json_files import Count, JsonFile, Number, made
 from tailor.store.run_folder import checkpoint_name, checkpoints
 from tailor.train import sharded_checkpoint
-from tailor.train.optimizer import NAMES, load_state, numbering, optimizer_order, shape_of, trained_parameters
+from tailor.train.optimizer import (
+    NAMES,
+    load_state,
+    numbering,
+    optimizer_order,
+    saved_parameters,
+    shape_of,
+    trained_parameters,
+)
 from tailor.train.strategy import Sharded, Strategy
 
 
@@ -102,8 +110,8 @@ def write(folder: Path, strategy: Strategy, state: State) -> None:
             names = optimizer_order(strategy.optimizer, strategy.model)
             torch.save({**strategy.optimizer.state_dict(), NAMES: names}, folder / OPTIMIZER)
             with strategy.evaluation_weights():
-                trained = trained_parameters(strategy.model)
-                weights = {name: p.detach().cpu().contiguous() for name, p in trained}
+                saved = saved_parameters(strategy.model)
+                weights = {name: p.detach().cpu().contiguous() for name, p in saved}
                 save_file(weights, folder / WEIGHTS)
         if strategy.rank == 0:
             (folder / STATE).write_text(STATE_FILE.text(asdict(state)))
@@ -225,7 +233,7 @@ def _put_weights(file: Path, url: str, model: nn.Module) -> None:
 
     with _reading(f"{url}/{WEIGHTS}", "safetensors file"):
         weights = load_file(file)
-    trained = dict(trained_parameters(model))
+    trained = dict(saved_parameters(model))
     different = sorted(trained.keys() ^ weights.keys())
     different += [name for name in trained if name in weights and weights[name].shape != trained[name].shape]
     if different:

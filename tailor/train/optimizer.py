@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tailor.errors import ModelError
+from tailor.models.adapter_init import initial_factors
 from tailor.models.causal import CausalModel
 from tailor.spec.optim import Optim
 from tailor.train.muon import MuonWithAdamW
@@ -114,6 +115,7 @@ def _muon_matrices(model: nn.Module) -> set[int]:
         if name in with_decay
         and parameter.ndim == 2
         and "lora_embedding_" not in name
+        and "oft_R" not in name  # the free elements of several skew-symmetric matrices
         and kinds(name, parameter) not in ("embeddings", "head")
     }
 
@@ -167,8 +169,8 @@ def shape_of(parameter: Any) -> tuple[int, ...]:
 
 _NORM = re.compile(r"Norm(\d[dD]|Gated)?$")
 """In the name of a class: a normalization."""
-_NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-"""In the lower-case name of a weight: no weight decay, as in Hugging Face's Trainer."""
+_NOT_DECAYED = re.compile(r"bias|ia3_l|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+"""In the lower-case name of a weight: no weight decay, as in Hugging Face's Trainer. (IA)³ has factors that start at 1."""
 _STATE_SPACE = ("A_log", "D", "dt_bias")
 """Weights of state-space mixers without weight decay (Gu and Dao 2023). Loading a model drops their `_no_weight_decay`."""
 
@@ -217,6 +219,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of all parameter groups. rate: of the groups with the ratio 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get(RATIO, 1.0)
+
+
+def saved_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    """(name, weight) of every weight of a checkpoint: the trained ones, and the frozen initial factors of PiSSA and OLoRA."""
+    return (*trained_parameters(model), *initial_factors(model))
 
 
 def trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

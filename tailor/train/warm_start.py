@@ -12,17 +12,16 @@ import torch
 
 from tailor.errors import StoreError
 from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BEACON, BEACON_WEIGHTS, MODEL
-from tailor.models.adapter_files import read_config
+from tailor.models.adapter_files import check_init, read_config
+from tailor.models.adapter_init import initial_factors
 from tailor.models.adapters import adapter_name
 from tailor.models.beacon import files
 from tailor.models.beacon.modules import beacons_of
+from tailor.spec.adapter_kinds import BY_PEFT_TYPE, known
 from tailor.store import COMMIT, Store, run_folder, verified
 from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
 from tailor.train.strategy import Sharded, Strategy
-
-_SCALE = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
-"""PEFT's settings that scale a LoRA update, and their keys in `model.adapter`."""
 
 
 def find(url: str) -> Store:
@@ -93,7 +92,15 @@ def _load_adapter(folder: Path, url: str, strategy: Strategy) -> None:
             f"model.warm_start: {url} is an adapter, but this recipe has no model.adapter",
             hint="set model.adapter, or merge the adapter into its base and set model.path to the merged model",
         )
-    _check_scale(read_config(folder), url, model.network)
+    config = read_config(folder)
+    check_init(config, url)
+    if any(True for _ in initial_factors(model)):
+        raise StoreError(
+            f"model.warm_start: {url} is an adapter, which replaces the start that model.adapter.init asks for",
+            hint="remove model.adapter.init, and set rank and alpha as in the adapter: a run with pissa or olora saves twice "
+            "its rank and alpha",
+        )
+    _check_scale(config, url, model.network)
     if isinstance(strategy, Sharded):
         return _load_adapter_shards(weights, url, strategy)
     expected = get_peft_model_state_dict(model.network, save_embedding_layers=False)
@@ -128,10 +135,17 @@ def _check_shapes(
 
 
 def _check_scale(theirs: dict[str, Any], url: str, network: Any) -> None:
-    """With another scale the same LoRA matrices give another update, which names and shapes do not show. StoreError."""
+    """With another scale the same matrices give another update, which names and shapes do not show. StoreError."""
     ours = network.peft_config["default"]
-    for setting, key in _SCALE.items():
-        if theirs.get(setting) != getattr(ours, setting):
+    kind, other = BY_PEFT_TYPE[ours.peft_type], known(theirs.get("peft_type"))
+    if other is not kind:
+        raise StoreError(
+            f"model.warm_start: {url} is an adapter of the type {theirs.get('peft_type')}, this recipe has {kind.peft_type}",
+            hint="set model.adapter.type as in the recipe of that adapter",
+        )
+    for key, setting in kind.keys.items():
+        # PEFT writes no pattern as {}, older versions as null. Dropout changes no weight.
+        if key != "dropout" and (theirs.get(setting) or None) != (getattr(ours, setting) or None):
             raise StoreError(
                 f"model.warm_start: {url} was trained with model.adapter.{key}: {theirs.get(setting)}, "
                 f"this recipe has {getattr(ours, setting)}",

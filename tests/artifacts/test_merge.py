@@ -259,6 +259,7 @@ def test_an_adapter_of_another_shape_or_kind(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not have"):
         merge(str(adapter), str(tmp_path / "m"), base=str(short))
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))
-    with pytest.raises(ModelError, match="of type IA3"):
-        merge(str(adapter), str(tmp_path / "m"))
+    for kind, expected in (("XLORA", "of type XLORA"), ("IA3", "lora_A.weight, which cannot be merged")):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "peft_type": kind}))
+        with pytest.raises(ModelError, match=expected):
+            merge(str(adapter), str(tmp_path / "m"))

@@ -15,7 +15,8 @@ from tailor.models.dropout import active
 from tailor.models.load import without_weights
 from tailor.plan import ModelFacts
 from tailor.plan.outline import NoOutline, Outline
-from tailor.spec.model import Adapter, Model
+from tailor.spec.adapter import Adapter
+from tailor.spec.model import Model
 from tests.helpers.families import COMMON, DENSE, FAMILIES
 from tests.helpers.models import tiny_llama, with_own_code
 

@@ -15,9 +15,12 @@ import pytest
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope, schedule
 from tailor.plan.build import choose_precision
+from tailor.plan.memory import trained_parameters
+from tailor.spec.adapter import Adapter
 from tailor.spec.load import load_recipe
 from tailor.spec.methods.dpo import Dpo
 from tailor.spec.methods.gritlm import Gritlm
+from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.recipe import Recipe
 from tailor.spec.rope import YarnRope
@@ -58,10 +61,17 @@ def plan(hardware: Hardware = GPU, data: DataFacts = DATA, **sections: Any) -> P
     return build(recipe(**sections), data, LLAMA_8B, hardware, run_url="runs/x")
 
 
+def trained(facts: ModelFacts, **adapter: Any) -> int:
+    return trained_parameters(facts, Model(path="x", adapter=Adapter(**adapter)))
+
+
 def test_parameters_of_llama_8b() -> None:
     facts = ModelFacts.from_config(LLAMA_8B)
     assert facts.linear_parameters + facts.embedding_parameters == pytest.approx(8.03e9, rel=1e-3)
-    assert facts.lora_parameters(16) == 41_943_040  # what PEFT counts for all-linear at rank 16
+    assert trained(facts, rank=16) == 41_943_040  # what PEFT counts for all-linear at rank 16
+    some = {"q_proj": 32, r"layers\.0\.mlp\.down_proj": 8}
+    more = 32 * 16 * (4096 + 4096) - 8 * (14336 + 4096)
+    assert trained(facts, rank=16, rank_pattern=some) == 41_943_040 + more
 
 
 def test_accumulation_follows_from_the_global_batch() -> None:
@@ -228,7 +238,7 @@ def test_settings_that_a_family_does_not_support_are_rejected_before_loading() -
 def test_only_the_input_projection_of_a_mamba_is_quantized_and_adapted() -> None:
     facts = ModelFacts.from_config(BASES["state-spaces/mamba-2.8b-hf"][1])
     assert facts.quantized_parameters == pytest.approx(2 / 3 * facts.linear_parameters)
-    assert facts.lora_parameters(64) == 64 * 64 * (2560 + 2 * 5120)
+    assert trained(facts, rank=64) == 64 * 64 * (2560 + 2 * 5120)
 
 
 GRITLM = {"method": {"name": "gritlm", "embedding_batch_size": 1024, "group_size": 3}}

@@ -298,7 +298,7 @@ def test_adapters_that_load_other_things_are_refused(
     recommit(adapter)
     code, printed = tailor("generate run --prompt Hi", capsys, monkeypatch)
     assert (code, marker.exists()) == (2, False)
-    assert f"is of the type {told}; only LoRA is supported" in printed
+    assert f"is of the type {told}; supported are LoRA, LoHa, " in printed
 
 
 def test_an_adapter_in_a_pickle_is_refused(

@@ -121,6 +121,58 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             for strategy in ("fsdp", "{name: deepspeed, stage: 1}", "{name: deepspeed, stage: 3}")
         ),
         ([f"{RATIOS}.lora_b=16"], [f"{RATIOS}.lora_b=16", ADAPTER]),
+        (["model.adapter={init: pissa, dora: true}"], ["model.adapter={init: gaussian, dora: true}"]),
+        (["model.adapter={init: loftq}"], ["model.adapter={init: loftq}", "model.quantize={}"]),
+        (
+            ["model.adapter={init: loftq}", "model.quantize={type: int8}"],
+            ["model.adapter={init: loftq}", "model.quantize={type: fp4}"],
+        ),
+        *(
+            ([f"model.adapter={{init: {init}}}", "model.quantize={}"], [f"model.adapter={{init: {init}}}"])
+            for init in ("pissa", "olora", "orthogonal")
+        ),
+        *(
+            (
+                [f"model.adapter={{init: {init}}}", f"scale.strategy={strategy}"],
+                [f"model.adapter={{init: {init}}}"],
+            )
+            for init in ("pissa", "olora")
+            for strategy in ("fsdp", "{name: deepspeed, stage: 1}")
+        ),
+        (
+            ["model.adapter={init: pissa}", "scale.strategy=fsdp"],
+            ["model.adapter={init: orthogonal}", "scale.strategy=fsdp"],
+        ),
+        (["model.adapter={rank_pattern: {'q(': 4}}"], ["model.adapter={rank_pattern: {'q|k': 4}}"]),
+        (["model.adapter={rank_pattern: {q: 0}}"], ["model.adapter={rank_pattern: {q: 1}}"]),
+        *(
+            ([f"model.adapter={{type: {kind}, {key}}}"], [f"model.adapter={{type: {kind}}}"])
+            for kind, key in (
+                ("ia3", "rank: 8"),
+                ("ia3", "dora: true"),
+                ("oft", "alpha: 8"),
+                ("oft", "rank_pattern: {q: 4}"),
+                ("vera", "init: pissa"),
+                ("loha", "dropout: 0.1"),
+                ("lora", "oft_block_size: 8"),
+            )
+        ),
+        *(
+            (
+                [f"model.adapter={{type: {kind}}}", "model.quantize={}"],
+                ["model.adapter={type: oft}", "model.quantize={}"],
+            )
+            for kind in ("loha", "lokr")
+        ),
+        (
+            ["model.adapter={type: ia3}", "scale.strategy=fsdp"],
+            ["model.adapter={type: ia3}", "scale.strategy=ddp"],
+        ),
+        (["model.adapter={type: ia3}", "model.add_tokens=[x]"], [ADAPTER, "model.add_tokens=[x]"]),
+        (
+            ["model.adapter={type: oft}", f"{RATIOS}.lora_b=16"],
+            ["model.adapter={type: oft}", f"{RATIOS}.lora_b=1"],
+        ),
         ([f"{RATIOS}.embeddings=0.1", ADAPTER], [f"{RATIOS}.embeddings=0.1"]),
         (
             [f"{RATIOS}.head=0.1", ADAPTER],

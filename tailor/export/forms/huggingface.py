@@ -22,7 +22,12 @@ class HuggingFace(ExportForm):
     def write(self, folder: Path, selection: Selection) -> Sequence[str]:
         from tailor.models.adapter_files import read_config
 
-        if (folder / ADAPTER_CONFIG).is_file() and read_config(folder).get("trainable_token_indices"):
+        if not (folder / ADAPTER_CONFIG).is_file():
+            return ()
+        config = read_config(folder)
+        if config["peft_type"] != "LORA":
+            return ["vLLM loads only LoRA adapters; for it, export with --weights merged"]
+        if config.get("trainable_token_indices"):
             return [
                 "vLLM cannot load an adapter with new tokens (model.add_tokens); for it, export with --weights merged"
             ]

@@ -122,6 +122,11 @@ def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
 def _settle_adapter(folder: Path) -> None:
     """Write alpha as an integer, as Ollama expects. ModelError for features that Ollama does not support."""
     config = read_config(folder)
+    if config["peft_type"] != "LORA":
+        raise ModelError(
+            f"Ollama cannot import adapters of the type {config['peft_type']}, only LoRA",
+            hint="export the merged model: --weights merged",
+        )
     reasons = {
         "rsLoRA": config.get("use_rslora"),
         "DoRA": config.get("use_dora"),

@@ -18,6 +18,7 @@ from tailor.runs.report import heatmap, plots
 from tailor.runs.report.templates import render
 from tailor.runs.status import Status, state_of, step_of
 from tailor.runs.words import duration, seconds_between, size
+from tailor.spec.adapter_kinds import KINDS
 from tailor.store import run_files, run_folder
 
 if TYPE_CHECKING:
@@ -168,8 +169,9 @@ def method_words(plan: dict[str, Any]) -> str:
         return words + (f" on a base model in {quantize['type']}" if quantize else "")
     if adapter is None:
         return words + "all weights"
-    kind = "DoRA" if adapter.get("dora") else "LoRA"
-    words += f"{kind} of rank {adapter['rank']}"
+    kind = KINDS[adapter.get("type", "lora")]
+    words += "DoRA" if adapter.get("dora") else kind.label
+    words += f" of rank {adapter['rank']}" if "rank" in kind.keys else ""
     return words + (f" on a base model in {quantize['type']}" if quantize else "")
 
 

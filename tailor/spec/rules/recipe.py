@@ -19,6 +19,7 @@ from tailor.spec.model import TOKEN_TABLES
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
 from tailor.spec.rules import (
+    adapter,
     beacon,
     early_stopping,
     final_evaluation,
@@ -44,6 +45,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _sizes,
         _model,
         rope.conflicts,
+        adapter.conflicts,
         beacon.conflicts,
         strategy.conflicts,
         _retrieval,
@@ -63,6 +65,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     findings: tuple[Callable[[Keys], Iterator[Finding]], ...] = (
         _needs,
         methods.findings,
+        adapter.findings,
         beacon.findings,
         _lists,
         _rows,
@@ -353,6 +356,7 @@ def _unused(keys: Keys) -> Iterator[Finding]:
             "model.dtype",
             "has no effect without model.adapter: all weights are trained, and trained weights are stored in float32",
         )
+    yield from adapter.unused(keys)
     yield from beacon.unused(keys)
     yield from strategy.unused(keys)
     yield from suite.unused_long_rows(keys, "data.")

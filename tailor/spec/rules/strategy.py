@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.spec.adapter import REPLACING
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 from tailor.spec.scale import STRATEGIES
 from tailor.spec.strategy import Strategy
@@ -104,6 +105,14 @@ def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
     if keys("model.add_tokens"):
         why = f"new tokens are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
         yield Exclusion("model.add_tokens", "model.add_tokens", why, conflict=True)
+    kind = keys("model.adapter.type")
+    if kind not in (None, "lora"):
+        why = f"adapters of the type {kind} are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
+        yield Exclusion("model.adapter.type", f"model.adapter.type: {kind}", why, conflict=True)
+    init = keys("model.adapter.init")
+    if init in (*REPLACING, "loftq"):
+        why = f"the initial matrices of {init} are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
+        yield Exclusion("model.adapter.init", f"model.adapter.init: {init}", why, conflict=True)
     optimizer = keys("optim.optimizer")
     if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
         yield Exclusion(

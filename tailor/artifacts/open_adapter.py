@@ -1,0 +1,16 @@
+"""Opens an adapter by its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tailor.artifacts.layer_adapter import LayerAdapter
+from tailor.artifacts.lora import LoraAdapter
+from tailor.artifacts.saved_adapter import SavedAdapter
+from tailor.models.adapter_files import read_config
+
+
+def open_adapter(folder: Path, url: str) -> SavedAdapter:
+    """Open the adapter in `folder`. url: for messages. ModelError when it cannot be merged, StoreError when it is damaged."""
+    peft_type = read_config(folder).get("peft_type")
+    return LoraAdapter(folder, url) if peft_type == "LORA" else LayerAdapter(folder, url)

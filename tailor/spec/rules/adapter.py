@@ -1,0 +1,74 @@
+"""Rules of `model.adapter`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tailor.spec.adapter import REPLACING
+from tailor.spec.adapter_kinds import KINDS, OF_SOME
+from tailor.spec.rules.keys import Conflict, Finding, Keys
+
+INIT = "model.adapter.init"
+
+
+def conflicts(keys: Keys) -> Iterator[Conflict]:
+    """Keys that an init or a kind of adapter does not support."""
+    init = keys(INIT)
+    if init in (*REPLACING, "loftq") and keys("model.adapter.dora"):
+        yield (
+            INIT,
+            "model.adapter.dora",
+            f"DoRA trains the lengths of the base's own rows, but {init} starts from other ones; remove one of them",
+        )
+    if init in (*REPLACING, "orthogonal") and keys("model.quantize") is not None:
+        yield (
+            INIT,
+            "model.quantize",
+            f"{init} is proven only for a base that is not quantized; use loftq or gaussian, or remove model.quantize",
+        )
+    if init == "loftq" and keys("model.quantize.type") == "int8":
+        yield (INIT, "model.quantize.type", "loftq is for 4 bits; use nf4 or fp4")
+    if init == "loftq" and keys("model.add_tokens"):
+        yield (INIT, "model.add_tokens", "a quantized base takes no new tokens; remove one of them")
+
+    name = keys("model.adapter.type")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None or name == "lora":
+        return
+    if not kind.quantized and keys("model.quantize") is not None:
+        why = f"{kind.label} is not supported on a quantized base; use lora, oft, ia3 or vera, or remove model.quantize"
+        yield "model.adapter.type", "model.quantize", why
+    if keys("model.add_tokens"):
+        why = f"new tokens are trained only with LoRA, not with {kind.label}; use type: lora"
+        yield "model.adapter.type", "model.add_tokens", why
+    if keys("optim.learning_rate_ratios.lora_b") not in (None, 1):
+        why = f"{kind.label} has no matrix B; remove lora_b"
+        yield "model.adapter.type", "optim.learning_rate_ratios.lora_b", why
+
+
+def unused(keys: Keys) -> Iterator[Finding]:
+    """Keys that the kind of adapter does not have."""
+    if keys("model.adapter") is None or keys.is_wrong("model.adapter.type"):
+        return
+    name = keys("model.adapter.type") or "lora"
+    own = {*KINDS[name].keys, *(("init",) if name == "lora" else ())}
+    for key in OF_SOME:
+        if key not in own and keys(f"model.adapter.{key}") not in (None, False, {}):
+            others = [
+                other for other, kind in KINDS.items() if key in kind.keys or (other, key) == ("lora", "init")
+            ]
+            yield f"model.adapter.{key}", f"has no effect with type: {name}; it is for {', '.join(others)}"
+
+
+def findings(keys: Keys) -> Iterator[Finding]:
+    """Needs of an init, and patterns that are no regular expressions."""
+    if keys(INIT) == "loftq" and keys.absent("model.quantize"):
+        yield INIT, "loftq needs model.quantize: without quantization there is no error to approximate"
+    for name in ("rank_pattern", "alpha_pattern"):
+        patterns = keys(f"model.adapter.{name}")
+        for pattern in patterns if isinstance(patterns, dict) else ():
+            try:
+                re.compile(str(pattern))
+            except re.error as error:
+                yield f"model.adapter.{name}", f"{pattern} is not a regular expression: {error}"
