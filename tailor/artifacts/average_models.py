@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from tailor.artifacts.base_model import Structure, set_vocabulary
+from tailor.artifacts.base_model import Structure, forget_quantization, set_vocabulary
 from tailor.artifacts.checkpoints import write_tokenizer
-from tailor.artifacts.inputs import OTHER_ROPE, AverageInput, trained_model
+from tailor.artifacts.inputs import OTHER_ROPE, AverageInput, stores_plain_weights, trained_model
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
@@ -116,6 +116,12 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
         trained = {name.removeprefix("network."): name for name in readers[0]}
         frozen, base_reader = _frozen(base, models[0], trained), None
         if frozen:
+            if not stores_plain_weights(base):
+                raise ModelError(
+                    f"the checkpoints lack weights that text does not use, such as {frozen[0]}, and the base stores its weights "
+                    "quantized, so they cannot be copied from it",
+                    hint="average the models of the finished runs",
+                )
             base_reader = stack.enter_context(Reader.of_model(base))
         plan = {name: (torch.float32, readers[0].about(own).shape) for name, own in trained.items()}
         for name in frozen:
@@ -132,6 +138,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     source = folder if models[0].rope is not None else base
     config = {**OBJECT.read_path(source / MODEL_CONFIG), "dtype": "float32"}
     config.pop("torch_dtype", None)
+    forget_quantization(config)
     if models[0].add_tokens:
         structure = Structure.of(base, trust_remote_code=granted(models[0]))
         set_vocabulary(config, plan[structure.embedding][1][0])

@@ -11,9 +11,9 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG
-from tailor.models import adapter_files, files
+from tailor.models import adapter_files, files, quantization
 from tailor.models.base_record import BaseRecord
-from tailor.models.load import DTYPES, quantization
+from tailor.models.load import DTYPES
 from tailor.models.own_code import Trust, untrusted
 from tailor.spec.model import Model, Quantize
 from tailor.store import OBJECT, Store, run_files
@@ -34,7 +34,14 @@ def base_record_of(folder: Path, run: Store) -> BaseRecord:
         return BaseRecord(path, revision, _stored_dtype(Path(path)), None, None)
     model = run_files.planned_model(run)
     return BaseRecord(
-        path, model.revision, plan["frozen_dtype"], model.quantize, None, model.rope, model.add_tokens
+        path,
+        model.revision,
+        plan["frozen_dtype"],
+        model.quantize,
+        None,
+        model.rope,
+        model.add_tokens,
+        model.dequantize,
     )
 
 
@@ -44,6 +51,7 @@ def model_spec(base_record: BaseRecord, trust: Trust) -> Model:
         path=base_record.path,
         revision=base_record.revision,
         quantize=base_record.quantize,
+        dequantize=base_record.dequantize,
         rope=base_record.rope,
         add_tokens=base_record.add_tokens,
         trust_remote_code=trust.allows(base_record.path, base_record.revision),
@@ -129,7 +137,7 @@ class Structure:
         from transformers.quantizers import AutoHfQuantizer
 
         before = {name: type(module) for name, module in self.model.named_modules()}
-        quantizer = AutoHfQuantizer.from_config(quantization(spec, dtype), pre_quantized=False)
+        quantizer = AutoHfQuantizer.from_config(quantization.settings(spec, dtype), pre_quantized=False)
         quantizer._process_model_before_weight_loading(self.model, device_map=None)
         return {
             f"{name}.weight"
@@ -145,6 +153,13 @@ def set_vocabulary(config: dict[str, Any], size: int) -> None:
         text["vocab_size"] = size
     if not isinstance(text, dict) or "vocab_size" in config:
         config["vocab_size"] = size
+
+
+def forget_quantization(config: dict[str, Any]) -> None:
+    """Remove the quantization of the base's stored weights from a config.json, for a model with plain weights."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            part.pop("quantization_config", None)
 
 
 def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> torch.Tensor:

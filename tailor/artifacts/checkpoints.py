@@ -81,6 +81,7 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
         weights_of_base,
         model.rope,
         model.add_tokens,
+        model.dequantize,
     )
     base_record.write(folder)
     if model.rope is not None:

@@ -10,12 +10,16 @@ from pathlib import Path
 from tailor.artifacts.base_model import base_folder, base_record_of, model_spec, planned_model
 from tailor.artifacts.checkpoints import in_one_file, write_adapter
 from tailor.artifacts.load import find_artifact, refuse_beacons
+from tailor.encode.gguf import WEIGHTS
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER_CONFIG, PLAN
+from tailor.layout import ADAPTER_CONFIG, MODEL_CONFIG, PLAN
 from tailor.models.base_record import BaseRecord
+from tailor.models.load import DTYPES, save_plain
 from tailor.models.own_code import NOTHING, Trust
+from tailor.plan import quantized
 from tailor.spec.model import Model
-from tailor.store import Store, run_files, run_folder
+from tailor.store import OBJECT, Store, run_files, run_folder
+from tailor.store.scratch import scratch
 from tailor.train.warm_start import folder_of
 
 
@@ -29,6 +33,8 @@ class Source:
     base_record: BaseRecord
     spec: Model
     base: Path
+    weights: Path
+    """The folder with the base's weights: `base`, or a dequantized copy (`with_plain_weights`)."""
 
 
 def open_source(url: str, base: str | None = None, trust: Trust = NOTHING) -> Source:
@@ -60,7 +66,22 @@ def open_source(url: str, base: str | None = None, trust: Trust = NOTHING) -> So
     trained.check(
         found, store.url, hint=f"restore the weights of {trained.path}, or give their folder with --base"
     )
-    return Source(store.url, folder, run, base_record, spec, found)
+    return Source(store.url, folder, run, base_record, spec, found, found)
+
+
+def stores_plain_weights(base: Path) -> bool:
+    """Whether a model's weights are in ordinary safetensors files: neither quantized nor in a `.gguf` file."""
+    config = OBJECT.read_path(base / MODEL_CONFIG)
+    return quantized.method(config) is None and not (base / WEIGHTS).exists()
+
+
+def with_plain_weights(source: Source, stack: ExitStack) -> Source:
+    """The source with ordinary weights: a dequantized copy if the base's are stored quantized. stack: until when it exists."""
+    if stores_plain_weights(source.base):
+        return source
+    plain = stack.enter_context(scratch())
+    save_plain(source.spec, dtype=DTYPES[source.base_record.dtype], folder=plain)
+    return replace(source, weights=plain)
 
 
 NOT_AVERAGED = "each set of beacons was trained on its own compressed windows"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,13 @@ from typing import Any, Literal
 import torch
 
 from tailor.artifacts import output, verify
-from tailor.artifacts.base_model import Structure, as_quantized, set_vocabulary
-from tailor.artifacts.inputs import Source, open_source
+from tailor.artifacts.base_model import Structure, as_quantized, forget_quantization, set_vocabulary
+from tailor.artifacts.inputs import Source, open_source, with_plain_weights
 from tailor.artifacts.open_adapter import open_adapter
 from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import DTYPES as STORED
 from tailor.artifacts.tensors import FLOATS, Reader, Writer, write_index
+from tailor.encode.gguf import WEIGHTS
 from tailor.encode.tokenizer_files import fix_tokenizer_class, own_files
 from tailor.errors import ModelError
 from tailor.layout import (
@@ -99,9 +101,19 @@ def merge_into(
     folder: Path, source: Source, settings: Settings, say: Callable[[str], None] = lambda _: None
 ) -> verify.Figures:
     """Write the merged model and its record into `folder`. ModelError when it fails verification."""
+    with ExitStack() as stack:
+        return _merge_into(folder, with_plain_weights(source, stack), settings, say)
+
+
+def _merge_into(
+    folder: Path, source: Source, settings: Settings, say: Callable[[str], None]
+) -> verify.Figures:
     onto = _onto(settings.onto, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with open_adapter(source.folder, source.url) as adapter, Reader.of_model(source.base) as reader:
+    with (
+        open_adapter(source.folder, source.url) as adapter,
+        Reader.of_model(source.weights) as reader,
+    ):
         if settings.check == "logits":
             verify.require_memory(reader.weights(), device)
         names = write_model(folder, source, adapter, reader, onto, settings.dtype, device)
@@ -165,7 +177,7 @@ def write_model(
     Returns, for each changed tensor, the name under which the base's files store it. ModelError when the base does not
     have a changed tensor, or has it in another shape.
     """
-    structure = Structure.of(source.base, trust_remote_code=own_code.granted(source.spec))
+    structure = Structure.of(source.weights, trust_remote_code=own_code.granted(source.spec))
     tied = structure.tied
     names = {
         name: stored
@@ -249,7 +261,7 @@ def write_model(
     if source.spec.rope is not None:
         rope.save_config(folder, source.spec)
     vocabulary = max((shape(stored)[0] for stored in grown), default=None)
-    _write_config(folder, folder if source.spec.rope else source.base, dtype, vocabulary, untie=untie)
+    _write_config(folder, folder if source.spec.rope else source.weights, dtype, vocabulary, untie=untie)
     return names if untied is None or embedding is None else {**names, untied: embedding}
 
 
@@ -274,6 +286,7 @@ def _dtype(reader: Reader, name: str, requested: str) -> torch.dtype:
 
 def _write_config(folder: Path, base: Path, dtype: str, vocabulary: int | None, *, untie: bool) -> None:
     config: dict[str, Any] = OBJECT.read_path(base / MODEL_CONFIG)
+    forget_quantization(config)
     if vocabulary is not None:
         set_vocabulary(config, vocabulary)
     for part in (config, config.get("text_config")):
@@ -298,7 +311,8 @@ def _copy_files(folder: Path, source: Source) -> list[str]:
             shutil.copyfile(path, folder / path.name)
     of_adapter = own_files(source.folder)
     for origin, but in ((source.base, of_adapter), (source.folder, ())):
-        for path in inside(sorted(origin.iterdir()), origin, skipped):
+        found = sorted(path for path in origin.iterdir() if path.name != WEIGHTS)
+        for path in inside(found, origin, skipped):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
             others = (*OWN, MODEL_CONFIG, EMBEDDING, *but)

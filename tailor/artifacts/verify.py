@@ -21,7 +21,7 @@ from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
-from tailor.models import own_code, visibility
+from tailor.models import own_code, quantization, visibility
 from tailor.models.causal import base_of
 from tailor.models.load import DTYPES
 from tailor.store.scratch import scratch
@@ -128,7 +128,8 @@ def by_logits(
     rows, what = _rows(folder, source)
     totals = _Totals()
     with scratch() as temporary:
-        trained = in_float32(load_adapted(source.folder, source.url, source.base_record, source.spec, device))
+        trained = load_adapted(source.folder, source.url, source.base_record, source.spec, device)
+        in_float32(trained, DTYPES[source.base_record.dtype])
         for number, logits in enumerate(_logits(trained, rows, device)):
             torch.save(logits, temporary / f"{number}.pt")
         with trained.disable_adapter():
@@ -147,25 +148,27 @@ def by_logits(
     return totals.figures(what)
 
 
-def in_float32(model: Any) -> Any:
-    """Convert a model to compute in float32. 4-bit weights are dequantized in their compute dtype, as in training."""
+def in_float32(model: Any, dtype: torch.dtype) -> Any:
+    """Convert a model to compute in float32. Quantized weights are dequantized in `dtype`, that of training.
+
+    On GPUs, 8-bit layers stay as they are: they round the activations too, which no weight can represent.
+    """
     import bitsandbytes as bnb
 
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() and getattr(tensor, "quant_state", None) is None:
             tensor.data = tensor.data.float()
     for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.forward = partial(
-                _four_bit_forward, module
-            )  # bitsandbytes would dequantize in the dtype of the input, float32
+        # bitsandbytes would dequantize in the dtype of the input, float32.
+        if isinstance(module, bnb.nn.Linear4bit) or (
+            isinstance(module, bnb.nn.Linear8bitLt) and module.weight.device.type == "cpu"
+        ):
+            module.forward = partial(_dequantized_forward, module, dtype)
     return model.eval()
 
 
-def _four_bit_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    import bitsandbytes as bnb
-
-    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+def _dequantized_forward(layer: Any, dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+    weight = quantization.dequantized(layer).to(dtype)
     return torch.nn.functional.linear(x, weight.to(x.dtype), layer.bias)
 
 
@@ -285,7 +288,7 @@ def output_error(
     PEFT computes the trained output. folder: the merged model. names: stored name of each weight that has an update.
     """
     name = f"{module}.weight"
-    with Reader.of_model(source.base) as reader:
+    with Reader.of_model(source.weights) as reader:
         weight = reader.read(names[name])
     with Reader.of_model(folder) as reader:
         merged = reader.read(name if name in reader else names[name]).float()
@@ -317,7 +320,7 @@ def trained_layer(
         use_dora=update.magnitude is not None,
     )
     inject_adapter_in_model(config, alone)
-    in_float32(alone)
+    in_float32(alone, DTYPES[source.base_record.dtype])
     layer: Any = alone.layer
     layer.lora_A["default"].weight.copy_(adapter.reader.read(update.down))
     layer.lora_B["default"].weight.copy_(adapter.reader.read(update.up))
@@ -350,5 +353,4 @@ def _linear(source: Source, weight: torch.Tensor, device: torch.device) -> nn.Mo
         layer.weight = bnb.nn.Params4bit(
             weight, requires_grad=False, compress_statistics=quantize.double, quant_type=quantize.type
         )
-        layer.support_avx512bf16_for_cpu = False  # that kernel would round the quantization constants
-    return layer.to(device)
+    return quantization.with_one_mode(layer.to(device))

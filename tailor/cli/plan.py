@@ -254,7 +254,7 @@ def _batch(plan: Plan) -> str:
 
 
 def _trained(plan: Plan) -> str:
-    quantized = f" on a {plan.model.quantize.type} base" if plan.model.quantize else ""
+    quantized = f" on a {plan.quantization} base" if plan.quantization else ""
     about = "about " if plan.parameters_estimated else ""
     parameters = f"{about}{plan.trained_parameters:,} of {plan.total_parameters:,} parameters trained"
     beacon = plan.model.beacon
@@ -305,7 +305,7 @@ def _advice(plan: Plan) -> str:
         return "set model.adapter, or optim.optimizer: adamw_8bit"
     if plan.strategy.shards_optimizer:
         return "raise scale.workers, or set the strategy's offload"
-    if plan.model.quantize is None:
+    if plan.quantization is None:
         return "set model.quantize: {type: nf4}"
     if not plan.tiled_mlp:
         return "set train.tiled_mlp: true"

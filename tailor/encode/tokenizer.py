@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from tailor.encode.gguf import readable
 from tailor.encode.template import Message, Template, load_template, model_template, render
 from tailor.errors import DataError, ModelError, TemplateError
 from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
@@ -264,7 +265,7 @@ def _reader(path: str, revision: str | None) -> Callable[[str], str | None]:
         if not store.exists():
             raise ModelError(f"model.path: {path} does not exist")
         return lambda name: store.read_text(name) if store.exists(name) else None
-    folder = Path(path)
+    folder = Path(readable(path))
     if folder.is_dir():
         local = Store(folder)
         return lambda name: local.read_text(name) if (folder / name).is_file() else None

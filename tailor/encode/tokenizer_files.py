@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tailor.encode.gguf import readable
 from tailor.encode.template import Template
 from tailor.encode.tokenizer import FILES, Tokenizer, load_tokenizer, model_tokenizer
 from tailor.errors import ModelError
@@ -56,7 +57,7 @@ class Original:
         tokenizer = model_tokenizer(model)
         try:
             known = AutoTokenizer.from_pretrained(
-                model.path, revision=model.revision, trust_remote_code=trust_remote_code
+                readable(model.path), revision=model.revision, trust_remote_code=trust_remote_code
             )
         except Exception as error:  # a missing package, an unknown class, files of another kind
             raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.export.forms.base import CardSection
 from tailor.export.markdown import code, folded, inline, table, without_local_paths
+from tailor.export.usage import base_folder, usage
 from tailor.layout import LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, RECIPE
 from tailor.printable import printable
 from tailor.redaction import redacted
@@ -62,7 +62,7 @@ def card(
         _intro(plan, weights, base),
         f"## Use\n\n{section.use}"
         if section is not None
-        else _use(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
+        else usage(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
         "## Training\n",
         table(["", ""], [without_local_paths(row) for row in summary(run, records) if row[0] != "Model"]),
     ]
@@ -121,7 +121,7 @@ def front_matter(
         "library_name": "peft" if weights == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
     }
-    if license := base_license(_base_folder(model)):
+    if license := base_license(base_folder(model)):
         head["license"] = license
     if sets:
         head["datasets"] = sets
@@ -143,14 +143,6 @@ def dataset_ids(paths: Iterable[str]) -> list[str]:
             parts = path.removeprefix("hf://").removeprefix("datasets/").split("/")[:2]
             found.add("/".join(part.split("@")[0] for part in parts))
     return sorted(one for one in found if _DATASET.fullmatch(one))
-
-
-def _base_folder(model: dict[str, Any]) -> Path:
-    if Path(model["path"]).is_dir():
-        return Path(model["path"])
-    from tailor.models.files import cached_folder
-
-    return cached_folder(model["path"], model["revision"]) or Path(model["path"])
 
 
 def base_license(folder: Path) -> str | None:
@@ -223,69 +215,6 @@ def _intro(plan: dict[str, Any], weights: str, base: str | None) -> str:
     )
     what = {"adapter": "An adapter for", "merged": "Fine-tuned from", "model": "Fine-tuned from"}[weights]
     return f"{what} {of}, trained with tailor by the method {code(plan['method']['name'])}.\n"
-
-
-_LARGER = 'model.resize_token_embeddings(max(len(model.get_input_embeddings().weight), len(AutoTokenizer.from_pretrained("PATH"))))'
-"""AutoPeftModelForCausalLM does this by itself."""
-
-
-def _use(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
-    quantize = model.get("quantize")
-    if weights == "adapter":
-        config, given = [], ""
-        if quantize:
-            config = [f"quantization = {_quantization(quantize)}  # as in training"]
-            given = ", quantization_config=quantization"
-        lines = [
-            "from peft import AutoPeftModelForCausalLM",
-            f"from transformers import AutoTokenizer{', BitsAndBytesConfig' if quantize else ''}",
-            "",
-            *config,
-            f'model = AutoPeftModelForCausalLM.from_pretrained("PATH"{given})',
-        ]
-        if model.get("rope"):
-            # AutoPeftModelForCausalLM would load the base's config.json, which has different RoPE parameters.
-            names = (
-                f"AutoConfig, AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if quantize else ''}"
-            )
-            lines = [
-                "from peft import PeftModel",
-                f"from transformers import {names}",
-                "",
-                *config,
-                'own = AutoConfig.from_pretrained("PATH")  # the base\'s config with the RoPE parameters of training',
-                f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base or 'BASE')}, config=own{given})",
-                *([_LARGER] if model.get("add_tokens") else []),
-                'model = PeftModel.from_pretrained(model, "PATH")',
-            ]
-    else:
-        lines = [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            'model = AutoModelForCausalLM.from_pretrained("PATH")',
-        ]
-    lines.append('tokenizer = AutoTokenizer.from_pretrained("PATH")')
-    if converses:
-        lines += [
-            'messages = [{"role": "user", "content": "…"}]',
-            'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-        ]
-    else:
-        lines.append('inputs = tokenizer("…", return_tensors="pt")')
-    lines.append("print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))")
-    note = ""
-    if weights == "adapter" and base is None:
-        note = "\n`base_model_name_or_path` in `adapter_config.json` is a local path; set it to the base model on your machine.\n"
-    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```\n" + note
-
-
-def _quantization(quantize: dict[str, Any]) -> str:
-    if quantize["type"] == "int8":
-        return "BitsAndBytesConfig(load_in_8bit=True)"
-    return (
-        f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{quantize["type"]}", '
-        f'bnb_4bit_use_double_quant={quantize["double"]}, bnb_4bit_compute_dtype="bfloat16")'
-    )
 
 
 def _merge(record: dict[str, Any]) -> str:

@@ -171,8 +171,9 @@ def files_of(folder: Path) -> list[Upload]:
 
 def remove_local_paths(folder: Path) -> None:
     """Replace local paths in the configurations by the name of the folder: others cannot use them, and they contain names."""
-    for path in folder.glob("*.json"):
-        if path.name == TOKENIZER:
+    for name in (ADAPTER_CONFIG, BASE_RECORD, MODEL_CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG):
+        path = folder / name
+        if not path.is_file():
             continue
         values = OBJECT.read_path(path)
         local = {key: str(values[key]) for key in PATH_KEYS if _is_local(values.get(key))}

@@ -35,6 +35,8 @@ class BaseRecord:
     """The recipe's `model.rope`."""
     add_tokens: list[str] = field(default_factory=list)
     """The recipe's `model.add_tokens`."""
+    dequantize: bool = False
+    """The recipe's `model.dequantize`."""
 
     def write(self, folder: Path) -> None:
         parts = {"quantize": self.quantize, "rope": self.rope}
@@ -54,7 +56,14 @@ class BaseRecord:
         folder = files.cached_folder(model.path, model.revision)
         weights = files.fingerprint(folder) if folder else None
         return cls(
-            model.path, model.revision, frozen_dtype, model.quantize, weights, model.rope, model.add_tokens
+            model.path,
+            model.revision,
+            frozen_dtype,
+            model.quantize,
+            weights,
+            model.rope,
+            model.add_tokens,
+            model.dequantize,
         )
 
     def check(self, folder: Path, url: str, *, hint: str) -> None:

@@ -12,13 +12,14 @@ from typing import Any, BinaryIO
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from tailor.encode.gguf import SUFFIX, WEIGHTS, readable
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_INDEX, MODEL_WEIGHTS
 from tailor.store import JsonFile
 
 BLOCKS, BLOCK = 64, 1 << 16
 """The fingerprint samples this many blocks of this many bytes from each file, evenly spread (4 MiB in total)."""
-PARTS = (".json", ".jinja", ".model", ".safetensors", ".txt")
+PARTS = (SUFFIX, ".json", ".jinja", ".model", ".safetensors", ".txt")
 """Suffixes of the files that determine what a model computes."""
 
 
@@ -51,7 +52,7 @@ def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bo
 
     ModelError if `path` is neither.
     """
-    folder = Path(path)
+    folder = Path(readable(path))
     if (folder / MODEL_CONFIG).is_file():
         return folder
     if folder.is_dir():
@@ -79,7 +80,7 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
 
     try:
         found = cached_file(
-            path,
+            readable(path),
             MODEL_CONFIG,
             revision=revision,
             local_files_only=True,
@@ -91,7 +92,10 @@ def cached_folder(path: str, revision: str | None = None) -> Path | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, sorted. ModelError if there are none or one is missing."""
+    """The weight files of a model folder, sorted: safetensors, or one `.gguf` file. ModelError if there are none or one is
+    missing."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
     if (folder / MODEL_INDEX).is_file():
         names = indexed_files(folder)
     else:
@@ -157,7 +161,7 @@ def contents(folder: Path) -> str:
     digest = hashlib.sha256()
     for name, path in _parts(folder):
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        if path.suffix == ".safetensors":
+        if path.suffix in (".safetensors", SUFFIX):
             _sample(digest, path)
         else:
             digest.update(path.read_bytes())
@@ -185,7 +189,7 @@ def _parts(folder: Path) -> list[tuple[str, Path]]:
 def _sample(digest: Any, path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
-        header = 8 + int.from_bytes(file.read(8), "little")
+        header = BLOCK if path.suffix == SUFFIX else 8 + int.from_bytes(file.read(8), "little")
         file.seek(0)
         digest.update(file.read(header))
         rest = max(0, size - header - BLOCK)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tailor.encode.gguf import WEIGHTS, readable
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, MODEL_INDEX
 from tailor.models import (
@@ -16,9 +18,9 @@ from tailor.models import (
     dropout,
     files,
     kernels,
-    linear,
     own_code,
     probe,
+    quantization,
     rope,
     visibility,
 )
@@ -28,9 +30,12 @@ from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout
+from tailor.models.links import inside
 from tailor.models.new_tokens import add_rows, trained_rows
 from tailor.models.visibility import Rule
-from tailor.spec.model import Beacon, Model, Quantize
+from tailor.plan import quantized
+from tailor.spec.model import Beacon, Model
+from tailor.store.scratch import scratch
 
 DTYPES = {  # the names in transformers' configs, and those of `train.precision`
     "float32": torch.float32,
@@ -209,31 +214,40 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    path = readable(spec.path)
+    gguf = path != spec.path
+    if spec.quantize is not None and (spec.dequantize or gguf) and not empty:
+        return _quantized_again(spec, dtype=dtype, device=device)
     require_base(spec)
-    if (Path(spec.path) / MODEL_INDEX).is_file():
-        files.indexed_files(Path(spec.path))
+    if (Path(path) / MODEL_INDEX).is_file():
+        files.indexed_files(Path(path))
     trusted = own_code.granted(spec)
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": trusted}
     try:
-        config = AutoConfig.from_pretrained(spec.path, **common)
+        config = AutoConfig.from_pretrained(path, **common)
         if spec.rope is not None:
             rope.write(config, spec.rope, spec.path)
         if spec.base_dropout is not None:
             dropout.write(
                 config, spec.base_dropout, lambda config: without_weights(config, trusted), spec.path
             )
+        stored = quantized.method(config.to_dict())
         if spec.init == "random" or empty:
+            quantization.forget(config)
             network = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
         network, loaded = AutoModelForCausalLM.from_pretrained(
-            spec.path,
+            path,
             config=config,
             dtype=dtype,
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below with names and shapes
-            quantization_config=_quantization(config, spec, dtype) if spec.quantize else None,
+            quantization_config=quantization.when_loading(
+                config, spec, dtype, lambda: without_weights(config, trusted), gguf=gguf
+            ),
+            **({"gguf_file": WEIGHTS} if gguf else {}),
             **common,
         )
         if wrong := sorted(loaded["mismatched_keys"]):
@@ -248,7 +262,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
                 f"example {missing[0]}",
                 hint="set model.path to a complete causal language model",
             )
-        return _ready(without_repacking(network), spec)
+        return _ready(quantization.as_in_training(network, spec, dtype, stored), spec)
     except SafetensorError as error:
         raise ModelError(
             f"model.path {spec.path}: the weights are damaged: {_first_line(error)}",
@@ -261,6 +275,30 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             f"model.path {spec.path}: the model could not be loaded: {_first_line(error)}",
             hint="check the path, the revision and config.json; weights must be safetensors",
         ) from error
+
+
+def save_plain(spec: Model, *, dtype: torch.dtype, folder: Path) -> None:
+    """Write the base as an ordinary model with weights in `dtype`, dequantized if they are stored quantized. Raises ModelError.
+
+    The model is in host memory once. Without the tokenizer.
+    """
+    plain = spec.model_copy(update={"quantize": None, "dequantize": True, "rope": None, "add_tokens": []})
+    network = load_network(plain, dtype=dtype, device=torch.device("cpu"))
+    network.save_pretrained(folder)
+    base = files.find_folder(spec.path, spec.revision, trust_remote_code=own_code.granted(spec))
+    for code in inside(sorted(base.glob("*.py")), base, []):
+        shutil.copyfile(code, folder / code.name)
+
+
+def _quantized_again(spec: Model, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """The base, dequantized and then quantized as `model.quantize` says. transformers cannot do both in one call."""
+    with scratch() as folder:
+        save_plain(spec, dtype=dtype, folder=folder)
+        plain = {"path": str(folder), "revision": None, "dequantize": False, "add_tokens": []}
+        network = load_network(spec.model_copy(update=plain), dtype=dtype, device=device)
+    if spec.add_tokens:
+        add_rows(network, spec)
+    return network
 
 
 def require_base(spec: Model) -> None:
@@ -289,47 +327,6 @@ def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
     return network
 
 
-def _quantization(config: Any, spec: Model, compute: torch.dtype) -> Any:
-    """bitsandbytes' settings for a model, from its modules alone, before any weight is read. ModelError: see `plain_linear`."""
-    from transformers.quantizers.base import get_keys_to_not_convert
-
-    assert spec.quantize is not None
-    bare = without_weights(config, own_code.granted(spec))
-    plain = plain_linear(bare)
-    # `llm_int8_skip_modules` replaces transformers' own list (the head and others), so that list is added to it.
-    return quantization(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
-
-
-def plain_linear(bare: Any) -> list[str]:
-    """Names of the linear modules that are not to be quantized. ModelError if less than half of the weights would be."""
-    plain = list(linear.read_directly(bare))
-    share, largest = linear.quantized_share(bare, plain)
-    if share < 0.5:
-        raise ModelError(
-            f"model.quantize: bitsandbytes quantizes linear modules, which have only {share:.0%} of the weights of "
-            f"{type(bare).__name__}; {largest}, for example, would not be quantized",
-            hint="remove model.quantize",
-        )
-    return plain
-
-
-def quantization(spec: Quantize, compute: torch.dtype, plain: list[str] | None = None) -> Any:
-    """A recipe's `model.quantize` as transformers' BitsAndBytesConfig. plain: names of modules that are not to be quantized;
-    None for transformers' default."""
-    from transformers import BitsAndBytesConfig
-
-    skipped = plain or None
-    if spec.type == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return BitsAndBytesConfig(
-        llm_int8_skip_modules=skipped,
-        load_in_4bit=True,
-        bnb_4bit_quant_type=spec.type,
-        bnb_4bit_use_double_quant=spec.double,
-        bnb_4bit_compute_dtype=compute,
-    )
-
-
 def _freeze_unused(network: Any) -> None:
     """Freeze weights that no text token uses (a vision tower's): DDP waits for a gradient of each trained weight."""
     base = base_of(network)
@@ -346,18 +343,6 @@ def _unquantized(spec: Model, network: Any) -> Any:
         return None
     whole = spec.model_copy(update={"quantize": None})
     return load_network(whole, dtype=network.dtype, device=torch.device("cpu"))
-
-
-def without_repacking(network: Any) -> Any:
-    """Turn off bitsandbytes' repacking of 4-bit layers on CPUs with AVX512-BF16.
-
-    There, the first call without a gradient would reorder the weights of a layer and round their constants to bf16. From
-    then on, the layer would pass no gradient to the layers below it.
-    """
-    for module in network.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return network
 
 
 def _with_attention(

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from tailor.encode.gguf import readable
 from tailor.models import dropout, linear, own_code
 from tailor.models.causal import is_routed_expert
 from tailor.models.decoder import decoder_of
@@ -23,9 +24,9 @@ def build(spec: Model) -> Any:
     from transformers import AutoConfig
 
     require_base(spec)
-    trusted = own_code.granted(spec)
+    trusted, path = own_code.granted(spec), readable(spec.path)
     try:
-        config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=trusted)
+        config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=trusted)
         return without_weights(config, trusted)
     except Exception as error:  # transformers and a model's own code raise any
         if not trusted and own_code.untrusted(spec.path, error) is not None:

@@ -30,7 +30,7 @@ SAME = 1e-6
 """Maximum relative difference (L2 norms) between two runs of the same operations."""
 
 # Two kinds of model are not isolated to the last bit, although no document attends to another:
-# - 8-bit layers choose the columns that stay in fp16 from all tokens of a call, so that a document can change another's
+# - On GPUs, 8-bit layers choose the columns that stay in fp16 from all tokens of a call, so that a document can change another's
 #   rounding: by 2 % on a model with large random weights, against 54 % within the document.
 # - In a mixture of experts a changed token goes to other experts, whose matrix products then have other sizes and
 #   round differently: by 2e-7, against 1.3 within the document.
@@ -91,7 +91,7 @@ def _is_isolated(
     other = model.hidden(_pack(changed, lengths, model.layout))
     leaked = _distance(packed[0, first:], other[0, first:])
     within = _distance(packed[0, first - 1], other[0, first - 1])
-    rounded_together = bool(getattr(model.base, "is_loaded_in_8bit", False))
+    rounded_together = _rounds_together(model, device)
     routed = any("experts" in name for name, _ in model.base.named_modules())
     allowed = 0.1 if rounded_together else 1e-3 if routed else 0.0
     isolated = within > 0 and leaked <= allowed * within  # within > 0: the change has an effect at all
@@ -150,7 +150,7 @@ def tiling_is_exact(model: CausalModel, device: torch.device, dtype: torch.dtype
     tiled = model.hidden(batch)  # [1, T, H], in 6 tiles
     for block, tile in zip(blocks, tiles, strict=True):
         block.tile = tile
-    return _close(tiled, untiled, _rounding(model, dtype))
+    return _close(tiled, untiled, _rounding(model, device, dtype))
 
 
 @torch.no_grad()
@@ -170,7 +170,7 @@ def sequence_split_is_exact(
     with visibility.short_rules(model.base, tokens=tokens):
         expected = model.hidden(batch)[:, start:stop]  # [1, T / N, H]
         try:
-            agrees = _close(model.hidden(batch.cut(sequence)), expected, _rounding(model, dtype))
+            agrees = _close(model.hidden(batch.cut(sequence)), expected, _rounding(model, device, dtype))
         except (ValueError, TypeError, RuntimeError):
             agrees = False
     return torch.tensor(sequence.all_agree(agrees))
@@ -226,10 +226,15 @@ def _states(model: CausalModel, device: torch.device) -> torch.Tensor:
     return model.hidden(_alone(_ids(model, device, FIRST), model.layout, device))
 
 
-def _rounding(model: CausalModel, dtype: torch.dtype) -> torch.dtype:
-    """The dtype whose tolerance applies when a call has other tokens: 8-bit layers compute in fp16 and choose its columns
-    from all of them."""
-    return torch.float16 if getattr(model.base, "is_loaded_in_8bit", False) else dtype
+def _rounding(model: CausalModel, device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype whose tolerance applies when a call has other tokens."""
+    return torch.float16 if _rounds_together(model, device) else dtype
+
+
+def _rounds_together(model: CausalModel, device: torch.device) -> bool:
+    """Whether the rounding of a token depends on the others of a call: the 8-bit layers of GPUs compute some columns in
+    fp16, and choose these from all tokens."""
+    return device.type != "cpu" and bool(getattr(model.base, "is_loaded_in_8bit", False))
 
 
 def _close(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tailor.encode.gguf import readable
 from tailor.errors import ModelError
 from tailor.models import own_code
 from tailor.models.decoder import decoder_of
@@ -62,7 +63,7 @@ def save_config(folder: Path, spec: Model) -> None:
 
     assert spec.rope is not None
     config = AutoConfig.from_pretrained(
-        spec.path, revision=spec.revision, trust_remote_code=own_code.granted(spec)
+        readable(spec.path), revision=spec.revision, trust_remote_code=own_code.granted(spec)
     )
     write(config, spec.rope, spec.path)
     config.save_pretrained(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import ModelError
-from tailor.plan import checks, deepspeed, rope, schedule
+from tailor.plan import checks, deepspeed, quantized, rope, schedule
 from tailor.plan.batches import batch_spec
 from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
@@ -56,6 +56,7 @@ def build(
             checks.missing_for_isolation(recipe),
             recipe.model.path,
         )
+    loaded = quantized.as_loaded(recipe.model, config)
     known = outline if isinstance(outline, Outline) else None
     facts = ModelFacts.from_config(config, known)
     precision = choose_precision(recipe.train.precision, hardware)
@@ -72,7 +73,7 @@ def build(
         rows = tokens // length if recipe.model.beacon else 1  # with beacons, a row is one document
         found = forecast(
             facts,
-            recipe.model,
+            loaded,
             optimizer=recipe.optim.optimizer,
             frozen_dtype=frozen_dtype,
             mixed_precision=precision != "fp32",
@@ -87,6 +88,7 @@ def build(
             workers=recipe.scale.max_workers,
             on_host=hardware.device == "cpu",
             zero_sizes=sizes,
+            unquantized=0 if loaded is recipe.model else quantized.plain_parameters(config, facts),
         )
         return dataclasses.replace(found, embeddings=embeddings)
 
@@ -96,8 +98,13 @@ def build(
 
     min_tokens = max(tokens_of(recipe.train.micro_batch_size or 1), data.longest_text)
     strategy, reason = choose(
-        recipe, functools.partial(memory, min_tokens), hardware, precision=precision, usable=USABLE_MEMORY
+        recipe.model_copy(update={"model": loaded}),
+        functools.partial(memory, min_tokens),
+        hardware,
+        precision=precision,
+        usable=USABLE_MEMORY,
     )
+    quantized.check_strategy(recipe.model, config, strategy)
     if precision not in strategy.precisions:
         raise ModelError(
             f"train.precision: auto selects {precision} on these GPUs, but scale.strategy {strategy.name} supports only "
@@ -142,6 +149,7 @@ def build(
         deepspeed=deepspeed.settings(strategy, recipe, facts, precision=precision, micro=micro),
         precision=precision,
         frozen_dtype=frozen_dtype,
+        quantization=loaded.quantize.type if loaded.quantize else None,
         sequence_parallel=recipe.scale.sequence_parallel,
         activation_checkpointing=int(recipe.train.activation_checkpointing),
         activation_offloading=recipe.train.activation_offloading,
@@ -202,4 +210,4 @@ def _frozen_dtype(model: Model, precision: Precision) -> Literal["float32", "bfl
 def _with_absolute_path(model: Model) -> Model:
     """The model section with an absolute path: workers run in other folders, and the adapter's config names the path."""
     local = Path(model.path).expanduser()
-    return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
+    return model.model_copy(update={"path": str(local.resolve())}) if local.exists() else model

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon
+from tailor.plan import beacon, quantized
 from tailor.plan.batches import batch_spec
 from tailor.plan.facts import CARRIES_OVER, KERNEL_TYPES, DataFacts, Hardware, ModelFacts
 from tailor.spec.methods.base import EmbeddingMethod
@@ -29,13 +29,18 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
 
     config: the base model's `config.json`, with the entries of its text model on the top level.
     """
+    quantized.check(recipe.model, config)
     _check_sequences(recipe, facts)
     if batch_spec(recipe).pack and (why := CARRIES_OVER.get(facts.model_type)):
         raise ModelError(
             f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
             hint="set data.pack: false",
         )
-    if recipe.model.quantize and facts.experts > 1 and not recipe.model.trust_remote_code:
+    if (
+        quantized.as_loaded(recipe.model, config).quantize
+        and facts.experts > 1
+        and not recipe.model.trust_remote_code
+    ):
         raise ModelError(
             f"model.quantize: bitsandbytes quantizes linear modules only, and {recipe.model.path} stores its experts in one "
             "tensor, so most of its weights would not be quantized",

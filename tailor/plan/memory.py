@@ -81,11 +81,13 @@ def forecast(
     sequence_parallel: int = 1,
     on_host: bool = False,
     zero_sizes: Mapping[str, int] | None = None,
+    unquantized: int = 0,
 ) -> Memory:
     """Forecast the peak of one worker whose micro-batch has `rows` rows of `length` tokens.
 
     With sequence_parallel N, the rows are split over N workers. strategy: None means ddp. on_host: the device is a CPU.
-    zero_sizes: DeepSpeed's buffer sizes (`tailor.plan.deepspeed.zero_sizes`).
+    zero_sizes: DeepSpeed's buffer sizes (`tailor.plan.deepspeed.zero_sizes`). unquantized: number of weights in linear
+    modules that `model.quantize` leaves plain.
     """
     tokens = rows * length
     trained = trained_parameters(facts, model)
@@ -93,8 +95,9 @@ def forecast(
     weights = 4.0 * trained
     if frozen:
         per_linear = QUANTIZED_BYTES[model.quantize.type] if model.quantize else BYTES[frozen_dtype]
-        plain = facts.linear_parameters - facts.quantized_parameters + facts.embedding_parameters
-        weights += per_linear * facts.quantized_parameters + BYTES[frozen_dtype] * plain
+        compressed = facts.quantized_parameters - unquantized
+        plain = facts.linear_parameters - compressed + facts.embedding_parameters
+        weights += per_linear * compressed + BYTES[frozen_dtype] * plain
         if model.quantize:  # each matmul dequantizes its matrix: one buffer of the largest
             weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
     if model.adapter is not None and model.adapter.init in REPLACING:  # the frozen initial matrices

@@ -49,6 +49,8 @@ class Plan:
     """The DeepSpeed config; None for other strategies."""
     precision: Precision
     frozen_dtype: Literal["float32", "bfloat16", "float16"]
+    quantization: Literal["nf4", "fp4", "int8"] | None
+    """Of the frozen weights: by `model.quantize`, or as the base stores them."""
     sequence_parallel: int
     """Number of workers that each sequence is split over."""
     activation_checkpointing: int

@@ -143,7 +143,7 @@ def candidates(plan: Plan) -> dict[str, float]:
         found["scale.strategy=fsdp"] = 0.2
     if plan.gpu and plan.optim.optimizer == "adamw":
         found["optim.optimizer=adamw_8bit"] = 0.15
-    if plan.gpu and plan.model.adapter is not None and plan.model.quantize is None:
+    if plan.gpu and plan.model.adapter is not None and plan.quantization is None:
         found["model.quantize.type=nf4"] = 1.0
     if plan.model.adapter is None and plan.model.beacon is None:
         found["model.adapter.rank=16"] = 2.0

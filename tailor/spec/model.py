@@ -70,7 +70,9 @@ class Model(Section):
     """The base model and which of its weights are trained."""
 
     path: str = Field(min_length=1)
-    """A local folder in the Hugging Face layout, or a model id of the Hugging Face hub."""
+    """A local folder in the Hugging Face layout, a model id of the Hugging Face hub, or a local `.gguf` file (needs
+    `pip install 'tailor[gguf]'`).
+    """
 
     revision: str | None = None
     """Branch, tag or commit of a hub model. Default: its main branch. Set a commit for a reproducible run."""
@@ -104,6 +106,11 @@ class Model(Section):
     quantize: Quantize | None = None
     """Store the frozen base weights in 4 or 8 bits, to save GPU memory (QLoRA). Needs `model.adapter` or
     `model.beacon`. Default: off.
+    """
+
+    dequantize: bool = False
+    """Dequantize a base model whose weights are stored quantized (bitsandbytes, fp8 or MXFP4) when it is loaded, into
+    `dtype`. Together with `quantize`, the weights are quantized again. A `.gguf` file is always dequantized.
     """
 
     rope: Rope | None = None

@@ -11,8 +11,9 @@ from tailor.models.adapters import quantized
 from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel
 from tailor.models.embedding.embedder import fit_to_embed
-from tailor.models.load import adapt, plain_linear
+from tailor.models.load import adapt
 from tailor.models.new_tokens import add_rows
+from tailor.models.quantization import plain_linear
 from tailor.plan.outline import NoOutline, Outline, is_within
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model

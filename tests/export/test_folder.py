@@ -15,7 +15,7 @@ from tailor.artifacts.load import load_run
 from tailor.cli.main import main
 from tailor.errors import ModelError
 from tailor.export.forms.ollama import write_modelfile
-from tailor.models.load import without_repacking
+from tailor.models.quantization import with_one_mode
 from tailor.store import Store
 from tailor.store import run_folder as runs
 from tests.helpers.trained_runs import IM_END, finished_run, read_json
@@ -50,7 +50,7 @@ def test_the_adapter_is_exported_with_its_card(run: Path, tmp_path: Path) -> Non
         folder, quantization_config=quantized, dtype=torch.float32
     )
     expected = logits(load_run(str(run)).model)
-    without_repacking(model)  # on some CPUs bitsandbytes would round the weights anew
+    with_one_mode(model)  # on some CPUs bitsandbytes would round the weights anew
     assert (logits(model) - expected).norm() < 1e-5 * expected.norm()
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "peft"

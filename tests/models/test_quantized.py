@@ -11,6 +11,7 @@ import torch
 from tailor.data.token_store import TokenStore
 from tailor.models.documents import Collator
 from tailor.models.load import load_network
+from tailor.models.quantization import with_one_mode
 from tailor.plan import Plan
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store, run_folder
@@ -39,6 +40,10 @@ class Watch:
         with torch.no_grad():
             logits = session.model.logits(Collator(split, session.model.layout)([(0,)]))
             self.logits[when] = logits[:, : split.lengths[0]]
+            session.model.train()
+            self.in_training = session.model.logits(Collator(split, session.model.layout)([(0,)]))
+            session.model.eval()
+        self.in_training = self.in_training[:, : split.lengths[0]]
 
 
 def train(folder: Path, kind: str | None) -> tuple[Plan, Watch]:
@@ -67,15 +72,20 @@ def test_base_unchanged_and_adapter_reloads(tmp_path: Path, kind: str | None) ->
     assert {"nf4": torch.uint8, "int8": torch.int8, None: torch.float32}[kind] in stored
     for name, before in watch.frozen["start"].items():
         assert torch.equal(before, watch.frozen["end"][name]), name
+    assert torch.equal(watch.in_training, watch.logits["end"]), "training and inference use the same kernels"
     moved = (watch.logits["end"] - watch.logits["start"]).norm() / watch.logits["start"].norm()
     assert moved > 0.01, "the control: training changed the model"
 
     base = load_network(plan.model, dtype=torch.float32, device=torch.device("cpu"))
     reloaded: Any = PeftModel.from_pretrained(base, str(tmp_path / "run" / "adapter")).eval()
-    ids = TokenStore.open(plan.tokens_url).split("train").example(0).input_ids
+    ids = torch.tensor(
+        TokenStore.open(plan.tokens_url).split("train").example(0).input_ids[None].astype("int64")
+    )
     with torch.no_grad():
-        logits = reloaded(torch.tensor(ids[None].astype("int64"))).logits
-    assert (logits - watch.logits["end"]).norm() <= 1e-5 * logits.norm()
+        logits = reloaded(ids).logits
+        assert (logits - watch.logits["end"]).norm() <= 1e-5 * logits.norm()
+        answer = reloaded.generate(ids[:, :4], max_new_tokens=6, do_sample=False, eos_token_id=-1)
+        assert torch.equal(reloaded.train()(answer).logits[0, 3:-1].argmax(-1), answer[0, 4:])
 
 
 @pytest.mark.parametrize("repacks", [False, True], ids=["as loaded", "control: repacking"])
@@ -98,6 +108,50 @@ def test_inference_leaves_a_4_bit_layer_able_to_train(tmp_path: Path, repacks: b
     damaged = repacks and has_avx512bf16()
     assert torch.equal(layer.weight, before) is not damaged
     assert (inputs.grad is not None) is not damaged
+
+
+def eight_bit(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """LLM.int8()'s rounding of each row (arXiv 2208.07339, 3.1): integers, and the scale of each row."""
+    scales = rows.abs().amax(-1, keepdim=True) / 127
+    return (rows / scales).round(), scales
+
+
+def llm_int8(x: torch.Tensor, weight: torch.Tensor, threshold: float = 6.0) -> torch.Tensor:
+    """The matrix product of LLM.int8(): columns with an outlier in 16 bits, all others in 8 bits."""
+    integers, scales = eight_bit(weight)
+    outliers = (x.abs() > threshold).any(0)
+    rounded, of_rows = eight_bit(x.half().float() * ~outliers)
+    regular = (rounded @ integers.T) * of_rows * scales.T
+    return regular + (x * outliers) @ (integers * scales).T
+
+
+def test_8_bit_layers_compute_in_inference_as_in_training() -> None:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(-127, 128, (48, 96), generator=generator).float()
+    integers[:, 0] = 127  # the largest of each row
+    weight = integers / 64  # exact in 8 bits
+    x = torch.randn(32, 96, generator=generator)
+    x[3, 5], x[7, 40] = 30.0, -12.0
+    expected = x @ weight.T
+    layer = Linear8bitLt(96, 48, bias=False, has_fp16_weights=False, threshold=6.0)
+    layer.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False).to("cpu")
+    control = layer.eval()(x)
+    assert distance(control, llm_int8(x, weight)) < 1e-3, "the control: bitsandbytes rounds the activations"
+    assert distance(control, expected) > 5e-3
+    with_one_mode(layer)
+    for training in (True, False):
+        assert distance(layer.train(training)(x), expected) < 1e-6
+        assert layer.training is training
+    inputs = x.clone().requires_grad_()
+    layer.eval()(inputs).sum().backward()
+    assert inputs.grad is not None
+    assert distance(inputs.grad, weight.sum(0).expand_as(x)) < 1e-6
+
+
+def distance(value: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((value - expected).norm() / expected.norm())
 
 
 def test_control_a_trained_base_does_change(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tailor.spec.rules import recipe
+from tailor.spec.rules import files, recipe
 from tests.spec.helpers import GOOD, problems, write
 
 EVALUATED = "data.holdout=0.1"
@@ -278,3 +278,20 @@ def test_near_duplicates_need_datasketch(tmp_path: Path, monkeypatch: pytest.Mon
     (problem,) = problems(path, "data.deduplicate=near")
     assert "near needs the package datasketch: pip install 'tailor[doctor]'" in problem
     assert problems(path, "data.deduplicate=exact") == []
+
+
+def test_gguf_files_need_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, GOOD.replace("org/base", "base.gguf"))
+    (problem,) = problems(path)
+    assert "model.path: no such file: base.gguf" in problem
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    (problem,) = problems(path)
+    assert "base.gguf needs the package gguf: pip install 'tailor[gguf]'" in problem
+    monkeypatch.setattr(files, "find_spec", lambda name: name)
+    assert problems(path) == []
+    unused = problems(path, "model.revision=main", "model.dequantize=true")
+    assert ["has no effect: base.gguf is a .gguf file" in problem for problem in unused] == [True, True]
+    assert not files.is_hub_id("models/base.gguf")
+    assert files.is_hub_id("models/base-gguf"), "the control"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailor.artifacts.inputs import Source, open_source
+from tailor.artifacts.inputs import Source, open_source, stores_plain_weights
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export.forms.base import ExportForm
@@ -51,6 +51,12 @@ class Ollama(ExportForm):
         if selection.weights == "adapter" and _source(selection).base_record.rope is not None:
             raise ModelError(
                 "Ollama cannot use this adapter: it would load the base without the RoPE parameters of model.rope",
+                hint="export the merged model: --weights merged",
+            )
+
+        if selection.weights == "adapter" and not stores_plain_weights(_source(selection).base):
+            raise ModelError(
+                "Ollama cannot use this adapter: the weights of its base are stored quantized",
                 hint="export the merged model: --weights merged",
             )
 

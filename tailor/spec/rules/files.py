@@ -10,6 +10,7 @@ import os.path
 import re
 from collections.abc import Iterator
 from glob import glob, has_magic
+from importlib.util import find_spec
 from pathlib import Path as FilePath
 
 import tailor
@@ -30,6 +31,7 @@ from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys, path_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+GGUF = ".gguf"
 _EMBEDS = (EMBEDDING, f"{ADAPTER}/{EMBEDDING}", f"{MODEL}/{EMBEDDING}", MODULES)
 """Files of a folder that makes embeddings: one that gritlm trained, or a sentence-transformers model."""
 
@@ -61,7 +63,8 @@ def templates() -> dict[str, FilePath]:
 
 def is_hub_id(model: str) -> bool:
     """Whether a model's name is a hub id and not a local folder."""
-    return "://" not in model and bool(_HUB_ID.fullmatch(model)) and not os.path.isdir(model)
+    is_id = "://" not in model and bool(_HUB_ID.fullmatch(model)) and not model.endswith(GGUF)
+    return is_id and not os.path.isdir(model)
 
 
 def _model(keys: Keys) -> Iterator[Finding]:
@@ -86,10 +89,27 @@ def _model(keys: Keys) -> Iterator[Finding]:
                 "model.revision",
                 f"has no effect: {name} is a local folder, and only models on the hub have revisions",
             )
+    elif name.endswith(GGUF):
+        yield from _gguf(keys, name, path)
     elif os.path.isfile(path):
         yield "model.path", f"{name} is a file; write the folder that contains config.json"
     elif not _HUB_ID.fullmatch(name):
         yield "model.path", f"{name} is neither a folder nor a hub model id{_looked_for(name)}"
+
+
+def _gguf(keys: Keys, name: str, path: FilePath) -> Iterator[Finding]:
+    if not os.path.isfile(path):
+        yield "model.path", f"no such file: {name}{_looked_for(name)}"
+    elif find_spec("gguf") is None:
+        yield "model.path", f"{name} needs the package gguf: pip install 'tailor[gguf]'"
+    for key in ("model.revision", "model.dequantize"):
+        if keys(key):
+            why = (
+                "only models on the hub have revisions"
+                if key == "model.revision"
+                else "it is always dequantized"
+            )
+            yield key, f"has no effect: {name} is a .gguf file, and {why}"
 
 
 def _earlier_runs(keys: Keys) -> Iterator[Finding]:

@@ -190,8 +190,8 @@ def _max_workers(keys: Keys) -> int | None:
 
 def _model(keys: Keys) -> Iterator[Conflict]:
     if keys("model.init") == "random":
-        for key in ("model.adapter", "model.beacon", "model.quantize"):
-            if keys(key) is not None:
+        for key in ("model.adapter", "model.beacon", "model.quantize", "model.dequantize"):
+            if keys(key) not in (None, False):
                 yield (
                     key,
                     "model.init",
