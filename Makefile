@@ -2,6 +2,7 @@
 #   make quickstart   train the quickstart's model and see it answer
 #   make test         run the tests, in JOBS (2) processes
 #   make soak         kill runs at random SOAK times (20) and at exact points; takes ten minutes and more
+#   make real MODEL=path   compare losses with TRL's on the real weights of SmolLM2-135M, step by step
 #   make lint         ruff, mypy, import-linter
 #   make docs         write the references and the JSON schemas
 #   make site         build the documentation into site/; a broken link is an error
@@ -19,7 +20,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: quickstart test soak lint docs site format clean
+.PHONY: quickstart test soak real model-given lint docs site format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/tailor run recipes/quickstart.yaml
@@ -29,6 +30,12 @@ test: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	SOAK=$(SOAK) $(BIN)/python -m pytest -s -m soak
+
+real: model-given $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/parity/run.py "$(MODEL)"
+
+model-given:
+	@test -n "$(MODEL)" || { echo "make real needs the folder of SmolLM2-135M: make real MODEL=path" >&2; exit 1; }
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -66,4 +73,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
+	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[bench]'
 	touch $(VENV)/.installed $@

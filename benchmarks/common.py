@@ -176,17 +176,14 @@ def train_by_trl(
             meter.step()
 
     model, _ = hand_loaded(work, method)
-    settings = config(
-        output_dir=str(work / "trl"),
-        max_steps=steps,
+    settings = trl_settings(
+        config,
+        work,
+        steps,
         max_length=LENGTH,
         bf16=True,
-        use_cpu=True,
         learning_rate=1e-4,
         lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        report_to=[],
-        save_strategy="no",
         **own,
     )
     trainer(
@@ -196,6 +193,19 @@ def train_by_trl(
         processing_class=tokenizer(),
         callbacks=[Steps()],
     ).train()
+
+
+def trl_settings(config: Any, work: Path, steps: int, **own: Any) -> Any:
+    """A configuration of TRL for `steps` steps on the CPU that saves and reports nothing. own: its other settings."""
+    return config(
+        output_dir=str(work / "trl"),
+        max_steps=steps,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        **own,
+    )
 
 
 def tokenizer() -> Any:
@@ -209,11 +219,11 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="t2", pad_token="t0", unk_token="t3")
 
 
-def in_a_process(script: str, options: Sequence[str], who: Sequence[str]) -> dict[str, float]:
+def in_a_process(script: str, options: Sequence[str], who: Sequence[str]) -> dict[str, Any]:
     """One contender in a process of its own: the figures that it prints last."""
     command = [sys.executable, "-W", "ignore", script, *options, "--one", *who]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{', '.join(who)}:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
