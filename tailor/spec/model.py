@@ -126,7 +126,7 @@ class Model(Section):
     """
 
     adapter: Adapter | None = None
-    """Train a low-rank adapter (LoRA). Default: all weights are trained."""
+    """Train an adapter, such as LoRA; the base model stays frozen. Default: all weights are trained."""
 
     beacon: Beacon | None = None
     """Train activation beacons, which compress long contexts and make them cheap. Not together with `adapter`.
