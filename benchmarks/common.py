@@ -98,7 +98,15 @@ def write_store(folder: Path, ids: Any, lengths: Any, spans: Any, rows: Any, **c
     bounds = ragged(np.asarray(spans), np.full(len(lengths), 2))
     writer.write(ragged(ids, np.asarray(lengths)), bounds, 0, rows, **columns)
     writer.close()
-    shards = [{"name": "train-00000.arrow", "split": "train", "first_row": 0, "files": ["rows.jsonl"]}]
+    shards = [
+        {
+            "name": "train-00000.arrow",
+            "split": "train",
+            "first_row": 0,
+            "files": ["rows.jsonl"],
+            "datasets": [],
+        }
+    ]
     manifest = {"fingerprint": "benchmark", "template": None, "shards": shards, "report": {}}
     Store(str(folder)).write_json(MANIFEST, manifest)
 

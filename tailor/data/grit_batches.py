@@ -1,6 +1,6 @@
 """GRIT batches: queries with passages for the contrastive loss, and examples for the language-modeling loss.
 
-All queries of a step come from one source, so that in-batch negatives belong to the same task. Both streams are a pure
+All queries of a step come from one dataset or source, so that in-batch negatives belong to the same task. Both streams are a pure
 function of (seed, step), as all batches are. An epoch contains every query once; the example stream repeats independently.
 
     text stream      groups with several examples: a query, its positive passages (`is_positive`) and its negatives. A step
@@ -114,9 +114,20 @@ class GritBatches(Batches):
         counts = self._ends - self._starts
         self._texts = counts > 1
         """bool[groups]: True for a query with its passages."""
+        self._units = self._units_of(split, spec.streams.by)
         self._round = lru_cache(maxsize=2)(self._make_round)
         self._batches: dict[int, int] = {}
-        """Number of batches of each epoch computed so far. With `distinct` it depends on the passages drawn."""
+        """Number of batches of each epoch computed so far. It varies with `distinct`, by the passages drawn, and where a
+        fractional weight draws rows of several datasets."""
+
+    def _units_of(self, split: Split, by: str) -> np.ndarray:
+        """int[groups]: equal for the groups whose queries may be in one batch."""
+        sources = self.sources[self._starts]
+        if by == "source":
+            return sources
+        pairs = np.stack([sources, split.dataset[self._starts]], 1)  # [groups, 2]
+        numbers: np.ndarray = np.unique(pairs, axis=0, return_inverse=True)[1]
+        return numbers.reshape(-1)
 
     @cached_property
     def _hashes(self) -> np.ndarray:
@@ -160,7 +171,7 @@ class GritBatches(Batches):
         """Maximum number of texts in a batch of any epoch with `distinct`, where epochs differ; else 0."""
         if not self._streams.distinct:
             return 0
-        largest = max(np.bincount(self.sources[self._starts[self._texts]]), default=0)
+        largest = max(np.bincount(self._units[self._texts]), default=0)
         return int(min(largest, self._streams.queries)) * (1 + self._streams.group)
 
     def longest_row(self, evaluation: bool = False) -> int:
@@ -188,12 +199,13 @@ class GritBatches(Batches):
     def evaluation(self) -> list[Batch]:
         """Batches with every query and every example once, in the order of the store: first queries, then examples.
 
-        Each query has its first positive and its first negatives. Query batches have the training size, and one source each.
+        Each query has its first positive and its first negatives. Query batches have the training size, and one dataset or
+        source each.
         """
         batches: list[Batch] = []
         if self._streams.embeds:
-            for source in np.unique(self.sources[self._starts[self._texts]]):
-                groups = np.flatnonzero(self._texts & (self.sources[self._starts] == source))
+            for unit in np.unique(self._units[self._texts]):
+                groups = np.flatnonzero(self._texts & (self._units == unit))
                 batches += [self._embedding(part, None) for part in _cut(groups, self._streams.queries)]
         if self._streams.generates:
             examples = self._starts[~self._texts]
@@ -216,43 +228,49 @@ class GritBatches(Batches):
             self._largest_first(parts, epoch)
             return [self._joined([], self._starts[part], None) for part in parts]
         queries = order[self._texts[order]]
-        sources = self.sources[self._starts[queries]]
-        of_sources = [queries[sources == source] for source in np.unique(sources)]
+        units = self._units[queries]
+        of_units = [queries[units == unit] for unit in np.unique(units)]
         if streams.distinct:
-            return self._distinct(epoch, of_sources, generator)
-        parts = [part for groups in of_sources for part in _cut(groups, streams.queries)]
+            return self._distinct(epoch, of_units, generator)
+        parts = [part for groups in of_units for part in _cut(groups, streams.queries)]
         parts = [parts[at] for at in generator.permutation(len(parts))]
         self._largest_first(parts, epoch)
-        before = epoch * len(parts)  # every epoch has the same number of batches
+        before = self._before(epoch, len(parts))
         return [
             self._joined(part, self._examples_of(before + at) if streams.generates else [], generator)
             for at, part in enumerate(parts)
         ]
 
     def _distinct(
-        self, epoch: int, of_sources: Sequence[np.ndarray], generator: np.random.Generator
+        self, epoch: int, of_units: Sequence[np.ndarray], generator: np.random.Generator
     ) -> list[Batch]:
-        """The batches of an epoch in which no two rows share a text. of_sources: the query groups of each source."""
+        """The batches of an epoch in which no two rows share a text. of_units: the query groups of each dataset or source."""
         streams = self._streams
         parts: list[np.ndarray] = []  # int[Q, 1 + group] examples each
-        for groups in of_sources:
+        for groups in of_units:
             texts = np.array([self._drawn(int(group), streams.group, generator) for group in groups])
             parts += [texts[part] for part in distinct_parts(self._hashes[texts], streams.queries)]
         parts = [parts[at] for at in generator.permutation(len(parts))]
         if epoch == 0 and parts:  # as without `distinct`: a run that does not fit fails early
             first = int(np.argmax([int(self.lengths[part].sum(axis=1).max()) for part in parts]))
             parts[0], parts[first] = parts[first], parts[0]
-        before = 0
-        if streams.generates:
-            for earlier in range(epoch):
-                if earlier not in self._batches:
-                    self.epoch(earlier)
-            before = sum(self._batches[earlier] for earlier in range(epoch))
-        self._batches[epoch] = len(parts)
+        before = self._before(epoch, len(parts))
         return [
             self._batch_of(part, self._examples_of(before + at) if streams.generates else [])
             for at, part in enumerate(parts)
         ]
+
+    def _before(self, epoch: int, batches: int) -> int:
+        """Number of batches of the epochs before this one, which has `batches`. With sizes that vary, it computes them."""
+        weights = self.spec.weights or ()
+        varies = self._streams.distinct or any(weight != int(weight) for weight in weights)
+        if not varies or not self._streams.generates:
+            return epoch * batches
+        self._batches[epoch] = batches
+        for earlier in range(epoch):
+            if earlier not in self._batches:
+                self.epoch(earlier)
+        return sum(self._batches[earlier] for earlier in range(epoch))
 
     def _largest_first(self, parts: list[np.ndarray], epoch: int) -> None:
         """Move the part with the largest group to the front of the first epoch, so that a run that does not fit fails early."""

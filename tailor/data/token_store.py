@@ -2,7 +2,8 @@
 
 ROOT/FINGERPRINT/train-00000.arrow       columns input_ids list<int32>, spans list<int32>
 ROOT/FINGERPRINT/evaluation-00003.arrow  (flattened half-open pairs), source int16, file int32,
-                                         row int64, position int16, is_positive bool, missing uint8
+                                         dataset int32, row int64, position int16, is_positive bool,
+                                         missing uint8
 ROOT/FINGERPRINT/manifest.json           written last: readers ignore a folder without it
 
 An example is one sequence of token ids, made from a record (see `encode.records`). Examples that belong together, such as
@@ -36,6 +37,7 @@ SCHEMA = pa.schema(
         ("spans", pa.list_(pa.int32())),
         ("source", pa.int16()),
         ("file", pa.int32()),
+        ("dataset", pa.int32()),
         ("row", pa.int64()),
         ("position", pa.int16()),
         ("is_positive", pa.bool_()),
@@ -56,6 +58,7 @@ class _Shard(TypedDict):
     split: Literal["train", "evaluation"]
     first_row: int
     files: list[str]
+    datasets: list[str]
 
 
 class _Manifest(TypedDict):
@@ -94,11 +97,12 @@ class RowId(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard on this machine. first_row: rows of its file before it. files: names that its column `file` counts."""
+    """A shard on this machine. first_row: rows of its file before it. files, datasets: names that its columns count."""
 
     path: Path
     first_row: int
     files: Sequence[str]
+    datasets: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class _Block:
     span_offsets: np.ndarray
     source: np.ndarray
     file: np.ndarray
+    dataset: np.ndarray
     row: np.ndarray
     position: np.ndarray
     is_positive: np.ndarray
@@ -136,17 +141,21 @@ class Split:
     list, or in `data.evaluation` for rows of an evaluation source. file: int32 [n] index in `files`.
     row: int64 [n] row number in the file, from 1. position: int16 [n] position in the example's group,
     from 0. is_positive: bool [n] False for a rejected or undesirable answer, and for a negative passage.
-    missing: uint8 [n] `Missing` flags. files: names of the files, as in messages.
+    missing: uint8 [n] `Missing` flags. files: names of the files, as in messages. dataset: int32 [n], equal for the rows of
+    one dataset of a source: a file, or the rows with one value in the source's `dataset_column`.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._blocks: list[_Block] = []
         numbers: dict[str, int] = {}
+        datasets: dict[tuple[bool, str], int] = {}
         for shard in shards:
             files = np.array([numbers.setdefault(name, len(numbers)) for name in shard.files], np.int32)
+            keys = [(True, name) for name in shard.datasets] or [(False, name) for name in shard.files]
+            named = np.array([datasets.setdefault(key, len(datasets)) for key in keys], np.int32)
             with pa.memory_map(str(shard.path)) as mapped, pa.ipc.open_file(mapped) as reader:
                 for index in range(reader.num_record_batches):
-                    self._blocks.append(_block(reader.get_batch(index), shard.first_row, files))
+                    self._blocks.append(_block(reader.get_batch(index), shard.first_row, files, named))
         self.files = tuple(numbers)
         blocks = self._blocks
         self._starts = np.cumsum([0, *(len(block.row) for block in blocks)])
@@ -154,6 +163,7 @@ class Split:
         self.supervised = _join([_supervised(block) for block in blocks], np.int32)
         self.source = _join([block.source for block in blocks], np.int16)
         self.file = _join([block.file for block in blocks], np.int32)
+        self.dataset = _join([block.dataset for block in blocks], np.int32)
         self.row = _join([block.row for block in blocks], np.int64)
         self.position = _join([block.position for block in blocks], np.int16)
         self.is_positive = _join([block.is_positive for block in blocks], np.bool_)
@@ -249,16 +259,19 @@ class TokenStore:
             store = Store(self.url)
             shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
             self._splits[name] = Split(
-                [Shard(store.local_path(one["name"]), one["first_row"], one["files"]) for one in shards]
+                [
+                    Shard(store.local_path(one["name"]), one["first_row"], one["files"], one["datasets"])
+                    for one in shards
+                ]
             )
         return self._splits[name]
 
 
 def is_readable(url: str) -> bool:
-    """Whether there are prepared tokens at `url`, in the form of this version: earlier ones did not name the rows' files."""
+    """Whether there are prepared tokens at `url`, in the form of this version: earlier ones did not name files and datasets."""
     store = Store(url)
     return store.exists(MANIFEST) and all(
-        "files" in shard for shard in OBJECT.read(store, MANIFEST).get("shards", ())
+        "datasets" in shard for shard in OBJECT.read(store, MANIFEST).get("shards", ())
     )
 
 
@@ -279,13 +292,15 @@ class ShardWriter:
         rows: np.ndarray,
         *,
         files: np.ndarray | None = None,
+        datasets: np.ndarray | None = None,
         positions: np.ndarray | None = None,
         is_positive: np.ndarray | None = None,
         missing: np.ndarray | None = None,
     ) -> None:
         """Write n examples. input_ids, spans: list<int32> [n]; rows: int64 [n], counted from 1 in the task's file range.
 
-        files: int [n], default all 0: indices in the shard's list of files. positions: int [n], default all 0: every
+        files, datasets: int [n], default all 0: indices in the shard's lists of files and datasets; without a list of
+        datasets, `datasets` counts files. positions: int [n], default all 0: every
         example is its own group. is_positive: bool [n], default all True. missing: int [n], default all 0.
         """
         count = len(rows)
@@ -294,6 +309,7 @@ class ShardWriter:
             spans,
             pa.array(np.full(count, source, np.int16)),
             pa.array(np.zeros(count) if files is None else files).cast(pa.int32()),
+            pa.array(np.zeros(count) if datasets is None else datasets).cast(pa.int32()),
             pa.array(rows, pa.int64()),
             pa.array(np.zeros(count) if positions is None else positions).cast(pa.int16()),
             pa.array(np.ones(count, np.bool_) if is_positive is None else is_positive),
@@ -320,8 +336,8 @@ def supervised_targets(spans: np.ndarray) -> np.ndarray:
     return targets
 
 
-def _block(batch: pa.RecordBatch, first_row: int, files: np.ndarray) -> _Block:
-    """files: int32[k], the number in `Split.files` of each of the shard's files."""
+def _block(batch: pa.RecordBatch, first_row: int, files: np.ndarray, datasets: np.ndarray) -> _Block:
+    """files, datasets: int32[k], the number in the split of each of the shard's files and datasets."""
     ids, spans = batch.column("input_ids"), batch.column("spans")
     return _Block(
         ids=ids.values.to_numpy(),
@@ -330,6 +346,7 @@ def _block(batch: pa.RecordBatch, first_row: int, files: np.ndarray) -> _Block:
         span_offsets=spans.offsets.to_numpy(),
         source=batch.column("source").to_numpy(),
         file=files[batch.column("file").to_numpy()],
+        dataset=datasets[batch.column("dataset").to_numpy()],
         row=batch.column("row").to_numpy() + first_row,
         position=batch.column("position").to_numpy(),
         is_positive=batch.column("is_positive").to_numpy(zero_copy_only=False),

@@ -229,7 +229,18 @@ def tasks_of(sources: Sources, *, scored: bool = False) -> list[Task]:
     for split, index, resolved in sources:
         source = resolved.source
         for parts in cut(resolved, scored=scored):
-            tasks.append(Task(len(tasks), split, index, parts, resolved.format, source.columns, source.limit))
+            tasks.append(
+                Task(
+                    len(tasks),
+                    split,
+                    index,
+                    parts,
+                    resolved.format,
+                    source.columns,
+                    source.limit,
+                    source.dataset_column,
+                )
+            )
     return tasks
 
 

@@ -24,12 +24,13 @@ _BINS = 12
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard of the token store. name: its file. files: names of the source files that its column `file` counts."""
+    """A shard of the token store. name: its file. files, datasets: names that its columns count; no datasets: files are."""
 
     split: str
     name: str
     examples: int
     files: list[str]
+    datasets: list[str]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,8 +24,17 @@ from tailor.encode.unused import Watch
 from tailor.store import Store
 from tailor.store.scratch import scratch
 
-Batch = list[tuple[str, int, Record]]
-"""Records as (file label, row number, record)."""
+
+class RecordOfRow(NamedTuple):
+    """A record and where it comes from. label: of its file. dataset: value of the source's `dataset_column`, or None."""
+
+    label: str
+    row: int
+    record: Record
+    dataset: str | None
+
+
+Batch = list[RecordOfRow]
 
 _BATCH_ROWS = 512
 _BATCH_CHARACTERS = 1 << 21
@@ -54,6 +63,7 @@ class Task:
     format: str
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
+    dataset_column: str | None = None
     removed: Removed | None = None
 
     @property
@@ -91,15 +101,15 @@ class Work:
             for batch in _batches(task, report):
                 if self.benchmarks is not None and task.split == "train":
                     batch = self._without_matches(batch, self.benchmarks, report)
-                outcomes = self.encoder([record for _, _, record in batch])
-                for (label, row, record), outcome in zip(batch, outcomes, strict=True):
+                outcomes = self.encoder([one.record for one in batch])
+                for (label, row, record, dataset), outcome in zip(batch, outcomes, strict=True):
                     if isinstance(outcome, RowError):
                         report.leave_out(outcome.reason, label, row, outcome.detail)
                     else:
                         _count(report, outcome)
                         split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
-                        shards.add(split, label, row, outcome.examples)
+                        shards.add(split, label, dataset, row, outcome.examples)
                         if self.hashed:
                             hashes.setdefault(split, []).append(content_hash(record))
                             if split == "evaluation":
@@ -114,12 +124,13 @@ class Work:
     def _without_matches(self, batch: Batch, benchmarks: Reference, report: TaskReport) -> Batch:
         """The rows that contain no text of a benchmark, and those that the holdout moves to the evaluation split."""
         kept: Batch = []
-        for label, row, record in batch:
-            match = benchmarks.match(HashedTexts.of(texts_of(record)))
-            if match is None or split_of("train", self.holdout, record) != "train":
-                kept.append((label, row, record))
+        for one in batch:
+            match = benchmarks.match(HashedTexts.of(texts_of(one.record)))
+            if match is None or split_of("train", self.holdout, one.record) != "train":
+                kept.append(one)
             else:
-                report.leave_out("contaminated", label, row, f"contains {match.share:.0%} of {match.name}")
+                detail = f"contains {match.share:.0%} of {match.name}"
+                report.leave_out("contaminated", one.label, one.row, detail)
         return kept
 
 
@@ -153,21 +164,25 @@ class _Shards:
 
     def __init__(self, task: Task, folder: Path, report: TaskReport) -> None:
         self._task, self._folder, self._report = task, folder, report
-        self._waiting: dict[str, list[tuple[int, int, EncodedExample]]] = {}
+        self._waiting: dict[str, list[tuple[int, int, int, EncodedExample]]] = {}
         self._files: dict[str, dict[str, int]] = {}
+        self._datasets: dict[str, dict[str, int]] = {}
         self._writers: dict[str, ShardWriter] = {}
         self._lengths: dict[str, list[np.ndarray]] = {}
 
-    def add(self, split: str, label: str, row: int, examples: Iterable[EncodedExample]) -> None:
-        files = self._files.setdefault(split, {})
+    def add(
+        self, split: str, label: str, dataset: str | None, row: int, examples: Iterable[EncodedExample]
+    ) -> None:
+        files, datasets = self._files.setdefault(split, {}), self._datasets.setdefault(split, {})
         file = files.setdefault(label, len(files))
-        self._waiting.setdefault(split, []).extend((file, row, example) for example in examples)
+        of = file if dataset is None else datasets.setdefault(dataset, len(datasets))
+        self._waiting.setdefault(split, []).extend((file, of, row, example) for example in examples)
 
     def flush(self) -> None:
         for split, waiting in self._waiting.items():
             if not waiting:
                 continue
-            files, rows, examples = zip(*waiting, strict=True)
+            files, datasets, rows, examples = zip(*waiting, strict=True)
             ids = [example.input_ids for example in examples]
             lengths = np.array([len(one) for one in ids], np.int32)
             spans = [example.spans for example in examples]
@@ -178,6 +193,7 @@ class _Shards:
                 self._task.source,
                 np.array(rows, np.int64),
                 files=np.array(files, np.int32),
+                datasets=np.array(datasets, np.int32),
                 positions=np.array([example.position for example in examples]),
                 is_positive=np.array([example.is_positive for example in examples]),
                 missing=np.array([example.missing for example in examples], np.uint8),
@@ -197,7 +213,13 @@ class _Shards:
         for split, writer in self._writers.items():
             writer.close()
             self._report.shards.append(
-                WrittenShard(split, writer.path.name, writer.examples, list(self._files[split]))
+                WrittenShard(
+                    split,
+                    writer.path.name,
+                    writer.examples,
+                    list(self._files[split]),
+                    list(self._datasets[split]),
+                )
             )
             self._report.lengths[split] = np.concatenate(self._lengths[split])
         return [writer.path for writer in self._writers.values()]
@@ -206,7 +228,7 @@ class _Shards:
 def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
     """The records of a task in batches of bounded size, without those that repeat other rows."""
     fmt = get_format(task.format)
-    watch = Watch(fmt, task.columns)
+    watch = Watch(fmt, task.columns, task.dataset_column)
     report.unused, report.changes = watch.unused, watch.changes
     removed = task.removed
     repeats = dict(zip(removed.indices.tolist(), removed.near.tolist(), strict=True)) if removed else {}
@@ -216,6 +238,7 @@ def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
         report.rows += 1
         try:
             record, size = guarded(fmt, row, task.columns)
+            dataset = None if task.dataset_column is None else _dataset(row, task.dataset_column)
         except RowError as error:
             report.leave_out(error.reason, label, number, error.detail)
             continue
@@ -224,13 +247,21 @@ def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
             report.leave_out(reason, label, number, removed.details.get(index, ""))
             continue
         watch.add(label, number, row, record)
-        batch.append((label, number, record))
+        batch.append(RecordOfRow(label, number, record, dataset))
         characters += size
         if len(batch) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _dataset(row: Mapping[str, Any], column: str) -> str:
+    """The name of the row's dataset. RowError without one."""
+    value = row.get(column)
+    if not isinstance(value, str | int) or value == "":
+        raise RowError("missing_key", f"`{column}` (dataset_column) has no name of a dataset")
+    return str(value)
 
 
 def read_rows(task: Task, lines: dict[str, int]) -> Iterator[tuple[str, int, Any]]:

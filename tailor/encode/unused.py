@@ -36,8 +36,8 @@ class Watch:
     Rows mostly have the same columns, and turns the same keys, so that what to look at is found once per set of them.
     """
 
-    def __init__(self, fmt: Format, columns: Mapping[str, str]) -> None:
-        self._format, self._columns = fmt, columns
+    def __init__(self, fmt: Format, columns: Mapping[str, str], dataset_column: str | None = None) -> None:
+        self._format, self._columns, self._dataset_column = fmt, columns, dataset_column
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.unused: dict[str, CountedRows] = {}
@@ -69,7 +69,7 @@ class Watch:
             self._count(self.changes, BEFORE_QUESTION, label, number, "")
 
     def _plan(self, signature: tuple[str, ...]) -> _Plan:
-        used, several = set(), []
+        used, several = {self._dataset_column}, []
         for field, names in self._format.fields.items():
             named = (self._columns[field],) if field in self._columns else names
             present = tuple(name for name in named if name in signature)
@@ -85,7 +85,7 @@ class Watch:
                 for name in signature
                 if name not in used and not (numbered and numbered.fullmatch(str(name)))
             ),
-            tuple(name for name in signature if name in used and name != tools)
+            tuple(name for name in signature if name in used and name not in (tools, self._dataset_column))
             if self._format.keys is not None
             else (),
             tuple(several),

@@ -104,6 +104,11 @@ class Source(Section):
     limit: int | None = Field(None, ge=1)
     """Use only the first N rows. Default: all rows."""
 
+    dataset_column: str | None = Field(None, min_length=1)
+    """Column with the name of the dataset that a row comes from, such as `task_name`, for `method.batch_by: dataset` of
+    gritlm. Default: each file is a dataset.
+    """
+
 
 class Benchmark(Section):
     """Rows that the model will be tested on. All texts in them are compared, whatever the names of the columns."""

@@ -65,7 +65,14 @@ def make_grit_store(
             )
             writer.close()
             shards.append(
-                {"split": split, "name": name, "first_row": 0, "files": ["rows.jsonl"], "examples": len(ids)}
+                {
+                    "split": split,
+                    "name": name,
+                    "first_row": 0,
+                    "files": ["rows.jsonl"],
+                    "datasets": [],
+                    "examples": len(ids),
+                }
             )
     store = Store(str(folder))
     store.write_json(
@@ -98,7 +105,14 @@ def write_groups(
         writer.close()
         own = "train" if split == "sentences" else split
         shards.append(
-            {"split": own, "name": name, "first_row": 0, "files": ["rows.jsonl"], "examples": len(members)}
+            {
+                "split": own,
+                "name": name,
+                "first_row": 0,
+                "files": ["rows.jsonl"],
+                "datasets": [],
+                "examples": len(members),
+            }
         )
     store = Store(str(folder))
     manifest = {"fingerprint": folder.name, "template": None, "shards": shards, "report": {"sources": []}}

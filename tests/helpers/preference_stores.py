@@ -59,7 +59,13 @@ def write_groups(
         )
         writer.close()
         shards.append(
-            {"name": f"{split}-00000.arrow", "split": split, "first_row": 0, "files": ["rows.jsonl"]}
+            {
+                "name": f"{split}-00000.arrow",
+                "split": split,
+                "first_row": 0,
+                "files": ["rows.jsonl"],
+                "datasets": [],
+            }
         )
     manifest = {"fingerprint": "made", "template": None, "shards": shards, "report": {}}
     Store(str(folder)).write_json(MANIFEST, manifest)

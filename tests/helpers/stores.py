@@ -53,7 +53,7 @@ def make_store(
                 np.array(chosen) + 1,
             )
         writer.close()
-        shards.append({"name": name, "split": split, "first_row": 0, "files": ["rows.jsonl"]})
+        shards.append({"name": name, "split": split, "first_row": 0, "files": ["rows.jsonl"], "datasets": []})
     manifest = {"fingerprint": "made", "template": None, "shards": shards, "report": {}}
     Store(str(folder)).write_json(MANIFEST, manifest)
     return TokenStore.open(str(folder))

@@ -49,6 +49,7 @@ def write_tokens(
                         "name": name,
                         "first_row": 0,
                         "files": ["rows.jsonl"],
+                        "datasets": [],
                         "examples": len(part),
                     }
                 )

@@ -25,6 +25,8 @@ class StreamSizes:
     """Passages per query."""
     distinct: bool = False
     """No two rows of a training batch have a text in common."""
+    by: Literal["dataset", "source"] = "source"
+    """All queries of a batch are of one dataset, or of one source."""
 
     @property
     def embeds(self) -> bool:

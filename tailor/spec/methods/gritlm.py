@@ -97,8 +97,12 @@ class Gritlm(MethodSection):
     """Weight of the next-token loss."""
 
     embedding_batch_size: int = Field(256, ge=2)
-    """Queries per step, over all workers. All queries of a step come from one source. More queries give more
-    negatives.
+    """Queries per step, over all workers. More queries give more negatives."""
+
+    batch_by: Literal["dataset", "source"] = "dataset"
+    """Where all queries of a batch come from, so that in-batch negatives belong to the same task. `dataset`: one file, as in
+    the published GritLM, or the rows with one value of the source's `dataset_column`. `source`: one entry of
+    `data.train`.
     """
 
     no_duplicates: bool = False
@@ -180,6 +184,7 @@ class Gritlm(MethodSection):
             examples=0 if not self.generates else self.generative_batch_size,
             group=self.group_size,
             distinct=self.no_duplicates,
+            by=self.batch_by,
         )
 
     @property

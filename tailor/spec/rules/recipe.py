@@ -375,6 +375,13 @@ def _unused(keys: Keys) -> Iterator[Finding]:
     for key, source in [found for section in sections for found in keys.sources(section)]:
         if keys(f"{key}.weight") is not None and key.startswith("data.evaluation"):
             yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
+        streams = keys.method.streams if keys.method is not None else None
+        by_dataset = streams is not None and streams.embeds and streams.by == "dataset"
+        if source.get("dataset_column") is not None and keys.method is not None and not by_dataset:
+            yield (
+                f"{key}.dataset_column",
+                "has no effect: only the batches of gritlm with method.batch_by: dataset are of one dataset",
+            )
         path = keys(f"{key}.path")
         if isinstance(path, str) and "://" in path and not path.startswith("hf://"):
             for name in ("subset", "split"):

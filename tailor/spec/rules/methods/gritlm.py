@@ -21,6 +21,7 @@ _EMBEDDING = (
     "matryoshka",
     "embedding_weight",
     "embedding_batch_size",
+    "batch_by",
     "no_duplicates",
     "chunk_size",
     "engine",
