@@ -124,25 +124,25 @@ def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation
     if store.exists(RECIPE):
         own = load_recipe(store.local_path(RECIPE), check_files=False).evaluate
         if own.final is not None:
-            _refuse_code(own.final, f"{run}/{RECIPE}")
+            _refuse_untrusted(own.final, f"{run}/{RECIPE}")
             return with_overrides(own.final, f"{run}/{RECIPE}", overrides), "final"
         if own.generation is not None:
             return _like_the_run(own.generation, with_overrides(None, "evaluation", overrides)), DEFAULT_NAME
     return with_overrides(None, "evaluation", overrides), DEFAULT_NAME
 
 
-def _refuse_code(suite: Suite, file: str) -> None:
-    """DataError when the evaluation in a run folder runs code: task definitions of lm-eval may contain any.
+def _refuse_untrusted(suite: Suite, file: str) -> None:
+    """DataError when the evaluation in a run folder runs code, or sends answers to a server.
 
     A run folder may come from someone else; an evaluation file is named by the user.
     """
     from tailor.errors import DataError
 
     for task in suite.tasks:
-        if (folder := getattr(task, "include", None)) is not None:
+        if (action := task.needs_trust()) is not None:
             raise DataError(
-                f"{file}: evaluate.final runs the task definitions of lm-eval in {folder}, which may contain any code",
-                hint="if you trust them, copy evaluate.final into an evaluation file, and give it with --with",
+                f"{file}: evaluate.final {action}",
+                hint="if you trust it, copy evaluate.final into an evaluation file, and give it with --with",
             )
 
 
@@ -165,8 +165,11 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     from tailor.runs.report import heatmap
 
     console.print()
-    console.print(figures(results))
+    console.print(aligned(*evaluations.table(results)))
     console.print(Text(results["intervals"], "dim"))
+    for head, body in evaluations.tables_by_value(results):
+        console.print()
+        console.print(aligned(head, body))
     for task, grid in results.get("grids", {}).items():
         console.print()
         console.print(Text("\n".join(heatmap.lines(task, grid, unicode=console.encoding.startswith("utf")))))
@@ -196,13 +199,13 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     console.print(Text.assemble(("results         ", "bold"), shown_path(folder.url)))
 
 
-def figures(results: dict[str, Any]) -> Any:
-    """The figures as a table, one line per figure, never wrapped."""
+def aligned(head: list[str], body: list[list[str]]) -> Any:
+    """A table of figures, one line per row, never wrapped."""
     from rich.text import Text
 
-    from tailor.runs import evaluations
+    from tailor.cli.show import one_line
 
-    head, body = evaluations.table(results)
+    head, *body = ([one_line(cell) for cell in row] for row in (head, *body))
     widths = [max(len(row[at]) for row in (head, *body)) for at in range(len(head))]
     lines = [
         "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(pairs))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 EMBEDDED = 512
 """Texts in one embedding batch."""
+
+
+SAMPLE = 1 << 32
+"""Item `n + k * SAMPLE` is sample k of item n."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,15 @@ def generating(model: str, part: str, prompts: Sequence[Ids], batch_size: int) -
         EvaluationBatch(model, part, GENERATE, tuple(chosen), tuple(prompts[i] for i in chosen))
         for chosen in generation.batches(lengths, batch_size, 0, None)
     ]
+
+
+def sampled(batch: EvaluationBatch, samples: int) -> Iterator[EvaluationBatch]:
+    """The batch once per sample. The items of each sample have other numbers, and so other random numbers.
+
+    Batches that do not generate answers as `decoding` says are not repeated.
+    """
+    for sample in range(samples if batch.computation is GENERATE else 1):
+        yield replace(batch, items=tuple(item + sample * SAMPLE for item in batch.items))
 
 
 def scoring(model: str, part: str, sequences: Sequence[Scored], batch_size: int) -> list[EvaluationBatch]:

@@ -7,12 +7,13 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import DataError, TailorError
-from tailor.evaluate.figures import PerRow, mean
+from tailor.evaluate.figures import PerRow, exponential, mean, ratio
 from tailor.spec.tasks.lm_eval import LmEval
 
 if TYPE_CHECKING:
@@ -162,17 +163,13 @@ def _per_row(metric: str, values: list[Any], *, lower: bool) -> PerRow | None:
         return None
     if metric in ROLLING:
         over, under = ([float(value[at]) for value in values] for at in (0, 1))
-        made = mean(over)
-        return PerRow(
-            -made.over / ROLLING[metric],
-            mean(under).over,
-            exponential=metric != "bits_per_byte",
-            lower_is_better=True,
-        )
+        losses = [-one / ROLLING[metric] for one in over]
+        if metric != "bits_per_byte":
+            return exponential(losses, under)
+        return ratio(losses, under, lower_is_better=True, is_share=False)
     if not all(isinstance(value, bool | int | float) and 0 <= value <= 1 for value in values):
         return None
-    made = mean(values)
-    return PerRow(made.over, made.under, lower_is_better=lower)
+    return replace(mean(values), lower_is_better=lower)
 
 
 def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:

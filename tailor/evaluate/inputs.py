@@ -8,12 +8,12 @@ from typing import Any
 
 from tailor.data.token_store import RowId
 from tailor.errors import DataError
-from tailor.evaluate.batches import EvaluationBatch
+from tailor.evaluate.batches import EvaluationBatch, sampled
 from tailor.evaluate.model_rows import ModelRows, Prepare
 from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import Location, TaskInputs
 from tailor.evaluate.tasks.base import TaskEvaluator
-from tailor.spec.suite import Suite
+from tailor.spec.suite import Decoding, Suite
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,14 @@ class ModelInputs:
             },
         }
 
-    def batches(self, model: str, batch_size: int) -> list[tuple[EvaluationBatch, TaskInputs]]:
+    def batches(self, model: str, decoding: Decoding) -> list[tuple[EvaluationBatch, TaskInputs]]:
         """All batches of the model, in a fixed order, each with the inputs that it belongs to."""
-        return [(batch, one) for one in self.unique for batch in one.batches(model, batch_size)]
+        return [
+            (sample, one)
+            for one in self.unique
+            for batch in one.batches(model, decoding.batch_size)
+            for sample in sampled(batch, decoding.samples)
+        ]
 
     def locations(self) -> list[Location]:
         """The location of every row. Compared models must have the same ones."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from tailor.data.token_store import Split, TokenStore, is_readable
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
-from tailor.evaluate import rows
+from tailor.evaluate import rows, source_rows
 from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import TaskInputs, question_inputs
 from tailor.layout import DATA_REPORT
-from tailor.spec.data import Data
+from tailor.spec.data import Data, Source
 from tailor.spec.methods.sft import Sft
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
@@ -40,6 +40,11 @@ class ModelRows:
     def limit(self) -> int | None:
         """Number of evaluation rows to use, from the first; None uses all."""
         return self._suite.limit
+
+    @property
+    def sources(self) -> tuple[str, Sequence[Source]]:
+        """(key, sources) of the evaluation rows: those of the suite, or of the run."""
+        return source_rows.sources_of(self._suite, self._main)
 
     @cached_property
     def plain(self) -> bool:

@@ -128,14 +128,19 @@ def find_model(url: str) -> EvaluatedModel:
     )
 
 
+def compared(main: EvaluatedModel, suite: Suite) -> list[str]:
+    """The models to compare with, as `compare` names them. `evaluated_models` returns them in this order."""
+    if suite.compare == "auto":
+        return ["base"] if main.is_adapter else []
+    if isinstance(suite.compare, str):
+        return ["base"] if suite.compare == "base" else []
+    return list(suite.compare)
+
+
 def evaluated_models(main: EvaluatedModel, suite: Suite) -> list[EvaluatedModel]:
     """The models of an evaluation, `main` first. ModelError for one that does not exist, or is listed twice."""
-    compare = suite.compare
-    if compare == "auto":
-        compare = "base" if main.is_adapter else "none"
-    others = [] if compare == "none" else ["base"] if compare == "base" else list(compare)
     found = [main]
-    for other in others:
+    for other in compared(main, suite):
         model = _base(main) if other == "base" else find_model(other)
         if any(model.ref.label == known.ref.label for known in found):
             if any(model.ref.url == known.ref.url for known in found):

@@ -8,7 +8,7 @@ from tailor.encode.formats import get_format
 from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import model_tokenizer
 from tailor.errors import DataError
-from tailor.evaluate import rows
+from tailor.evaluate import rows, source_rows, strata
 from tailor.evaluate.model_rows import rows_read_by
 from tailor.evaluate.models import find_model
 from tailor.evaluate.question import select
@@ -16,7 +16,10 @@ from tailor.evaluate.tasks.base import FirstRows, make_evaluators
 from tailor.spec.data import TEXTS
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import Suite
+from tailor.spec.tasks.rows import Questions
 
+COLUMN_ROWS = 1000
+"""Rows of each source among which one must have the column of `by`."""
 PEEK = 20
 """Rows of each data set that are checked before training. All rows are read after training."""
 
@@ -32,6 +35,10 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
         _check_sources(suite, recipe, needs_questions=needs_questions)
     elif on_rows:
         _check_split(suite, recipe, tokens, needs_questions=needs_questions)
+    if suite.by is not None and on_rows:
+        given = suite.data.evaluation if suite.data is not None else recipe.data.evaluation
+        rows_of = source_rows.first(given or recipe.data.train, "data", COLUMN_ROWS)
+        strata.require_column(suite.by, rows_of, "evaluate.final.")
     evaluators = make_evaluators(suite.tasks, "evaluate.final.")
     first = FirstRows(
         recipe.model,
@@ -42,6 +49,10 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
     )
     for evaluator in evaluators:
         evaluator.preflight(first)
+        data = getattr(evaluator.spec, "data", None)
+        if isinstance(data, Questions) and data.by is not None:
+            own = source_rows.first([data], f"{evaluator.key}.data", COLUMN_ROWS)
+            strata.require_column(data.by, own, f"{evaluator.key}.data.")
     for other in suite.compare if isinstance(suite.compare, list) else ():
         if other == "base":
             continue

@@ -20,7 +20,7 @@ from tailor.spec.suite import Decoding
 from tailor.store import JsonFile, Store
 from tailor.store.removal import refuse_foreign
 
-_PART = re.compile(r"part-\d{6}\.\w+")
+_PART = re.compile(r"part-\d{6}\.\w+|asked-[0-9a-f]{32}\.json")
 
 
 class _State(TypedDict):
@@ -121,7 +121,7 @@ def fingerprint(batches: Sequence[EvaluationBatch], decoding: Decoding, models: 
 
 
 class ResultParts(ResumableParts):
-    """The results of an evaluation's batches: JSON, or .npz for embeddings."""
+    """The results of an evaluation's batches: JSON, or .npz for embeddings; and replies to requests, by their content."""
 
     suffixes = (".json", ".npz")
 
@@ -131,6 +131,19 @@ class ResultParts(ResumableParts):
             return Embedded(arrays["vectors"], int(arrays["truncated"]))
         result: list[Any] = RESULT_FILE.read(self.folder, self.file(number, ".json"))["result"]
         return result
+
+    def reply(self, request: str) -> str | None:
+        """The reply to a request that was kept. None if there is none."""
+        name = _asked(request)
+        if name not in self._existing:
+            return None
+        return str(RESULT_FILE.read(self.folder, name)["result"][0])
+
+    def keep(self, request: str, reply: str) -> None:
+        """Keep the reply to a request, so that a resumed evaluation does not send it again."""
+        name = _asked(request)
+        RESULT_FILE.write(self.folder, name, {"result": [reply]})
+        self._existing.add(name)
 
     def write(self, number: int, result: Result) -> None:
         """Write the result of one batch atomically."""
@@ -142,3 +155,7 @@ class ResultParts(ResumableParts):
             name = self.file(number, ".json")
             RESULT_FILE.write(self.folder, name, {"result": result})
         self._existing.add(name)
+
+
+def _asked(request: str) -> str:
+    return f"asked-{fingerprint_of([request])}.json"

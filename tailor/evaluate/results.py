@@ -10,7 +10,7 @@ from tailor.evaluate.batches import EvaluationBatch, Result
 from tailor.evaluate.figures import PerRow
 from tailor.evaluate.inputs import ModelInputs
 from tailor.evaluate.task_inputs import Collected, TaskInputs
-from tailor.evaluate.tasks.base import Outcome, Row, TaskEvaluator
+from tailor.evaluate.tasks.base import Outcome, Replies, Row, TaskEvaluator
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Results:
     """Further content of results.json, added by the tasks."""
     notes: list[str] = field(default_factory=list)
     """Lines for the user."""
+    by_task: list[dict[str, dict[str, PerRow]]] = field(default_factory=list)
+    """The figures of each task, in order: model -> figure name -> its sums per row."""
 
 
 def results(
@@ -33,11 +35,12 @@ def results(
     inputs: Mapping[str, ModelInputs],
     batches: Sequence[tuple[EvaluationBatch, TaskInputs]],
     done: Iterable[Result],
+    replies: Replies,
 ) -> Results:
     """Compute the figures and rows of every task from the results of the batches.
 
     done: the results in the order of `batches`. They are consumed one at a time, because the embeddings of a corpus may
-    not fit into memory.
+    not fit into memory. replies: to the requests that tasks send to other servers.
     """
     collected: dict[tuple[str, int], Collected] = {
         (model, id(one)): one.collect() for model, own in inputs.items() for one in own.unique
@@ -45,17 +48,26 @@ def results(
     for (batch, one), result in zip(batches, done, strict=True):
         collected[batch.model, id(one)].add(batch, result)
     outcomes = [
-        {
-            model: evaluator.judge(own.tasks[at], collected[model, id(own.tasks[at])])
-            for model, own in inputs.items()
-        }
+        evaluator.compare(
+            {
+                model: evaluator.judge(own.tasks[at], collected[model, id(own.tasks[at])])
+                for model, own in inputs.items()
+            },
+            replies,
+        )
         for at, evaluator in enumerate(evaluators)
     ]
     found = Results({model: {} for model in inputs})
     for evaluator, by_model in zip(evaluators, outcomes, strict=True):
+        found.by_task.append({model: outcome.figures for model, outcome in by_model.items()})
         for model, outcome in by_model.items():
             found.figures[model].update(outcome.figures)
             _keep(found.rows, model, outcome)
+        names = [set(outcome.figures) for outcome in by_model.values()]
+        found.notes.extend(
+            f"{name} is left out: not every model has it"
+            for name in sorted(set().union(*names) - set.intersection(*names))
+        )
         join(found.summary, evaluator.summary(by_model))
         found.notes.extend(next(iter(by_model.values())).notes)
     return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer
-from tailor.evaluate.batches import EvaluationBatch, Result, generating
+from tailor.evaluate.batches import SAMPLE, EvaluationBatch, Result, generating, scoring
 from tailor.evaluate.question import Selection
-from tailor.evaluate.rows import Question
+from tailor.evaluate.rows import Question, Scored
 
 Location = Mapping[str, Any]
 """Where a row comes from, such as `source`, `file` and `row` (from 1)."""
@@ -40,9 +40,17 @@ class Collected:
         return groups
 
     def answers(self, part: str, count: int, tokenizer: Tokenizer) -> list[str]:
-        """The generated answers as text. An item with an empty prompt has no result, and its answer is empty."""
+        """The generated answers as text, of several samples the first. An item with an empty prompt has no result, and its answer is empty."""
+        return [samples[0] for samples in self.samples(part, count, tokenizer)]
+
+    def samples(self, part: str, count: int, tokenizer: Tokenizer) -> list[list[str]]:
+        """The sampled answers to each question; without `decoding.samples` it is one."""
         ids = self.of(part)
-        return [answer_text(tokenizer, ids.get(at, [])) for at in range(count)]
+        number = 1 + max(ids, default=0) // SAMPLE
+        return [
+            [answer_text(tokenizer, ids.get(at + sample * SAMPLE, [])) for sample in range(number)]
+            for at in range(count)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,4 +101,30 @@ def question_inputs(
         used=selection.rows,
         cut=selection.cut,
         without_question=selection.without_question,
+    )
+
+
+class ScoredRow(Protocol):
+    """A row of which some tokens are scored, in one sequence or several."""
+
+    @property
+    def location(self) -> Location: ...
+
+    @property
+    def sequences(self) -> Sequence[Scored]: ...
+
+
+def scored_inputs(part: str, rows: Sequence[ScoredRow], tokenizer: Tokenizer, *, used: int = 0) -> TaskInputs:
+    """Inputs that score the sequences of each row. `Collected.grouped(part, …)` returns their likelihoods.
+
+    used: number of evaluation rows among them.
+    """
+    sequences = [sequence for row in rows for sequence in row.sequences]
+    return TaskInputs(
+        rows,
+        tokenizer,
+        lambda model, size: scoring(model, part, sequences, size),
+        locations=[row.location for row in rows],
+        lengths=[(row.location, len(sequence.ids)) for row in rows for sequence in row.sequences],
+        used=used,
     )

@@ -16,10 +16,10 @@ from tailor import machine
 from tailor.artifacts import output
 from tailor.data.token_store import TokenStore
 from tailor.errors import DataError, GateError, StoreError
-from tailor.evaluate import figures
+from tailor.evaluate import figures, gate, strata
 from tailor.evaluate.batches import EvaluationBatch, Result, Runner
 from tailor.evaluate.inputs import gather
-from tailor.evaluate.models import EvaluatedModel, evaluated_models, find_model
+from tailor.evaluate.models import EvaluatedModel, compared, evaluated_models, find_model
 from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
 from tailor.evaluate.results import join, results
 from tailor.evaluate.tasks.base import make_evaluators
@@ -45,7 +45,7 @@ from tailor.store.scratch import sweep
 
 METHOD = (
     "paired bootstrap over rows: {confidence:.0%} percentile interval, {samples} resamples that are the same for all "
-    "models, seed {seed}"
+    "models, seed {seed}; p-values: paired approximate randomization, two-sided"
 )
 
 
@@ -99,12 +99,22 @@ def evaluate(
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
         models = [model.trusting(trust) for model in evaluated_models(main, suite)]
+        labels = dict(zip(compared(main, suite), (model.label for model in models[1:]), strict=True))
+        gate.require_compared(suite.fail_if, labels)
         for evaluator in evaluators:
+            if evaluator.spec.needs_comparison and not labels:
+                raise DataError(
+                    f"{evaluator.key}: {evaluator.spec.name} needs a model to compare with, and compare names none",
+                    hint="add one: compare: [PATH]",
+                )
             for model in models:
                 evaluator.check_model(model)
         inputs = gather(evaluators, suite, main, models[1:], _preparation(main))
-        size = suite.decoding.batch_size
-        work = [pair for model in models for pair in inputs[model.label].batches(model.label, size)]
+        columns = [
+            strata.column_of(evaluator, inputs[main.label].tasks[at], suite, main)
+            for at, evaluator in enumerate(evaluators)
+        ]
+        work = [pair for model in models for pair in inputs[model.label].batches(model.label, suite.decoding)]
         batches = [batch for batch, _ in work]
         identity = {model.label: model.identity() for model in models}
         parts = ResultParts(unfinished, fingerprint(batches, suite.decoding, identity))
@@ -112,7 +122,8 @@ def evaluate(
             display.line("removed an unfinished evaluation with different rows, models or settings")
         workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
         done = _compute(batches, models, suite, runner, parts, display)
-        outcome = results(evaluators, inputs, work, done)
+        display.doing("scoring")
+        outcome = results(evaluators, inputs, work, done, parts)
         table = figures.table(outcome.figures, suite.intervals)
         report = {
             "name": name,
@@ -127,10 +138,19 @@ def evaluate(
             "intervals": METHOD.format(**suite.intervals.model_dump()),
             "decoding": suite.decoding.model_dump(),
             "figures": table,
+            "strata": [
+                {
+                    "task": evaluator.spec.name,
+                    "by": column[0],
+                    "values": strata.table(column[1], own, suite.intervals),
+                }
+                for evaluator, column, own in zip(evaluators, columns, outcome.by_task, strict=True)
+                if column is not None
+            ],
             "grids": {},
             "positions": {},
             "fail_if": suite.fail_if,
-            "failed": list(figures.broken_bounds(suite.fail_if, table)),
+            "failed": list(gate.broken_bounds(suite.fail_if, table, labels)),
             "environment": environment.describe(),
         }
         join(report, outcome.summary)

@@ -32,12 +32,29 @@ class _Estimate(TypedDict):
     interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
+class _Difference(_Estimate):
+    p: NotRequired[Number | None]
+
+
 class _Figure(TypedDict):
     figure: str
     better: Literal["higher", "lower"]
+    unit: NotRequired[Literal["share", "number"]]
     models: dict[str, _Estimate]
-    differences: dict[str, _Estimate]
+    differences: dict[str, _Difference]
     rows: Count
+
+
+class _Stratum(TypedDict):
+    value: str
+    rows: Count
+    figures: list[_Figure]
+
+
+class _Strata(TypedDict):
+    task: str
+    by: str
+    values: list[_Stratum]
 
 
 class _Grid(TypedDict):
@@ -56,6 +73,7 @@ class Results(TypedDict):
     failed: list[str]
     intervals: str
     rows: NotRequired[dict[str, Any]]
+    strata: NotRequired[list[_Strata]]
     grids: NotRequired[dict[str, _Grid]]
     positions: NotRequired[dict[str, Any] | None]
 
@@ -165,23 +183,41 @@ def rows(
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the metrics table: one column per model, and the difference of the first model to each other one."""
-    models = list(results["models"])
-    first, *others = models
-    head = ["metric", *models, *(f"{first} - {other}" for other in others), "rows"]
-    body = []
-    for entry in results["figures"]:
-        cells = [entry["figure"] + ("" if entry["better"] == "lower" else " %")]
-        cells += [_with_interval(entry, entry["models"][model]) for model in models]
-        cells += [_with_interval(entry, entry["differences"][other], sign="+") for other in others]
-        body.append([*cells, f"{entry['rows']:,}"])
-    return head, body
+    return _head(results, "metric"), [_cells(results, entry) for entry in results["figures"]]
+
+
+def tables_by_value(results: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Header and rows of one table per task whose metrics are split by a column: one row per metric and value."""
+    tables = []
+    for strata in results.get("strata", []):
+        body = [
+            [stratum["value"] if at == 0 else "", *_cells(results, entry)]
+            for stratum in strata["values"]
+            for at, entry in enumerate(stratum["figures"])
+        ]
+        tables.append(([strata["by"], *_head(results, f"metric of {strata['task']}")], body))
+    return tables
+
+
+def _head(results: dict[str, Any], what: str) -> list[str]:
+    first, *others = results["models"]
+    return [what, first, *others, *(f"{first} - {other}" for other in others), "rows"]
+
+
+def _cells(results: dict[str, Any], entry: dict[str, Any]) -> list[str]:
+    """A metric with its values and intervals, the differences and the number of rows."""
+    _, *others = models = list(results["models"])
+    cells = [entry["figure"] + (" %" if _is_share(entry) else "")]
+    cells += [_with_interval(entry, entry["models"][model]) for model in models]
+    cells += [_with_interval(entry, entry["differences"][other], sign="+") for other in others]
+    return [*cells, f"{entry['rows']:,}"]
 
 
 def one_line(results: dict[str, Any]) -> str:
     """The metrics of the first model and the failed bounds, in one line."""
     metrics = [
         f"{entry['figure']} {shown(entry, next(iter(entry['models'].values()))['value'])}"
-        + ("" if entry["better"] == "lower" else "%")
+        + ("%" if _is_share(entry) else "")
         for entry in results["figures"]
     ]
     return ", ".join(metrics) + (f"; FAILED: {'; '.join(results['failed'])}" if results["failed"] else "")
@@ -189,14 +225,21 @@ def one_line(results: dict[str, Any]) -> str:
 
 def _with_interval(entry: dict[str, Any], estimate: dict[str, Any], sign: str = "") -> str:
     low, high = estimate["interval"]
-    return f"{shown(entry, estimate['value'], sign)} [{shown(entry, low, sign)}, {shown(entry, high, sign)}]"
+    p = estimate.get("p")
+    return (
+        f"{shown(entry, estimate['value'], sign)} [{shown(entry, low, sign)}, {shown(entry, high, sign)}]"
+        + (f" p={p:.3f}" if p is not None else "")
+    )
 
 
 def shown(entry: dict[str, Any], value: float, sign: str = "") -> str:
     """A metric as text: rates in percent, losses as they are. sign: `+` for a difference."""
-    if entry["better"] == "lower":
-        return f"{value:{sign}.4g}"
-    return f"{100 * value:{sign}.1f}"
+    return f"{100 * value:{sign}.1f}" if _is_share(entry) else f"{value:{sign}.4g}"
+
+
+def _is_share(entry: dict[str, Any]) -> bool:
+    """Whether a metric is a share from 0 to 1. Results of earlier versions do not say it."""
+    return bool(entry.get("unit", "share" if entry["better"] == "higher" else "number") == "share")
 
 
 def draw(results: dict[str, Any]) -> bytes:
@@ -204,8 +247,8 @@ def draw(results: dict[str, Any]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shares = [entry for entry in results["figures"] if entry["better"] == "higher"]
-    losses = [entry for entry in results["figures"] if entry["figure"].startswith("perplexity")]
+    shares = [entry for entry in results["figures"] if _is_share(entry)]
+    losses = [entry for entry in results["figures"] if "perplexity" in entry["figure"]]
     panels = [(entries, what) for entries, what in ((shares, "share"), (losses, "perplexity")) if entries]
     if not panels:  # only metrics of lm-eval
         panels = [([], "share")]
@@ -228,7 +271,7 @@ def draw(results: dict[str, Any]) -> bytes:
         axes.set_xticks(
             range(len(entries)), [entry["figure"].replace("_", "\n").replace("/", "\n") for entry in entries]
         )
-        axes.set_xlim(-0.5, len(entries) - 0.5)
+        axes.set_xlim(-0.5, max(1, len(entries)) - 0.5)
         axes.set_ylabel(what, color=INK)
         if what == "share":
             axes.set_ylim(-0.02, 1.02)

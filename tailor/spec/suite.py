@@ -55,21 +55,34 @@ class Decoding(Section):
     seed: int = Field(0, ge=0)
     """Seed of the sampling."""
 
+    samples: int = Field(1, ge=1, le=1000)
+    """Sampled answers per question. Scores are means over them, and metrics of right or wrong answers also get
+    `METRIC/pass@K` for K = 2, 4, 8 … up to this number. Needs a temperature above 0.
+    """
+
     batch_size: int = Field(16, ge=1)
     """Rows in one forward pass. Lower it if the evaluation runs out of GPU memory."""
 
 
+def pass_counts(samples: int) -> tuple[int, ...]:
+    """The K of `pass@K`: the powers of two from 2 to the number of samples, and that number."""
+    powers = tuple(2**at for at in range(1, samples.bit_length()))
+    return powers if samples == 1 or samples in powers else (*powers, samples)
+
+
 class Intervals(Section):
-    """Confidence intervals of the metrics, from a paired bootstrap over rows (percentile method)."""
+    """Confidence intervals of the metrics, from a paired bootstrap over rows (percentile method), and p-values of the
+    differences, from a paired randomization test.
+    """
 
     samples: int = Field(1000, ge=100)
-    """Number of bootstrap samples. All models use the same samples."""
+    """Number of bootstrap samples, and of random exchanges for a p-value. All models use the same samples."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Confidence level of the intervals."""
 
     seed: int = Field(0, ge=0)
-    """Seed of the bootstrap samples."""
+    """Seed of the bootstrap samples and of the random exchanges."""
 
 
 class Suite(Section):
@@ -83,6 +96,11 @@ class Suite(Section):
 
     limit: int | None = Field(200, ge=1)
     """Evaluate on the first N rows. `null` uses all rows."""
+
+    by: str | None = Field(None, min_length=1)
+    """Also report the metrics for each value of this column of the evaluation rows, such as a topic or language. The 20
+    most frequent values are separate, all others are together. Default: off.
+    """
 
     tasks: list[Task] = Field(
         [Perplexity(name="perplexity"), ExactMatch(name="exact_match"), F1(name="f1")], min_length=1
@@ -101,8 +119,9 @@ class Suite(Section):
     """Confidence intervals of the metrics."""
 
     fail_if: dict[str, str] = {}
-    """Conditions that fail the evaluation: metric -> comparison, for example `rougeL: "< 0.3"`. If one is true, the
-    command ends with exit code 3. Use it in CI.
+    """Conditions that fail the evaluation: metric -> comparison with a number, for example `rougeL: "< 0.3"`, or with a
+    model of `compare` and a margin, for example `rougeL: "< base - 0.02"`. If one is true, the command ends with exit
+    code 3. Use it in CI. The values decide, not their confidence intervals.
     """
 
     workers: int | None = Field(None, ge=1)

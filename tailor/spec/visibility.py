@@ -14,6 +14,7 @@ from tailor.errors import TemplateError
 from tailor.layout import RECIPE
 from tailor.redaction import is_secret
 from tailor.spec import load
+from tailor.spec.bounds import renamed
 from tailor.spec.data import Benchmark, Source
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules import files
@@ -106,6 +107,10 @@ def check_reads(recipe: Recipe, visibility: Visibility, *, bundled: bool) -> Ite
     for key, run in _runs(recipe):
         if not visibility.is_reachable(run):
             yield key, f"{run} {unreachable}"
+    for key, function in _code(recipe):
+        file = function.rpartition(":")[0]
+        if not visibility.is_reachable(file):
+            yield key, f"{file} {unreachable}"
     config = _deepspeed_file(recipe, visibility)
     if config is not None and not (bundled and os.path.isfile(config)):
         yield (
@@ -144,6 +149,18 @@ def absolute(recipe: Recipe, visibility: Visibility) -> Recipe:
         for step in above:
             section = section[step]
         section[last] = visibility.path(name) or name
+    for key, function in _code(recipe):
+        file, _, name = function.rpartition(":")
+        *above, last = path_of(key)
+        section = values
+        for step in above:
+            section = section[step]
+        section[last] = f"{visibility.path(file) or file}:{name}"
+    final, moved = recipe.evaluate.final, dict(_runs(recipe)).values()
+    if final is not None:
+        paths = {name: visibility.path(name) or name for name in moved}
+        bounds = {metric: renamed(text, paths) for metric, text in final.fail_if.items()}
+        values["evaluate"]["final"]["fail_if"] = bounds
     return Recipe.model_validate_json(json.dumps(values), strict=True)
 
 
@@ -229,6 +246,13 @@ def _runs(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name in task.folders:
             if (folder := getattr(task, name)) is not None:
                 yield f"evaluate.final.tasks.{index}.{name}", folder
+
+
+def _code(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(key, `FILE.py:FUNCTION`) of the user's functions that the evaluation of the finished run calls."""
+    for index, task in enumerate(recipe.evaluate.final.tasks if recipe.evaluate.final is not None else ()):
+        for name in task.code:
+            yield f"evaluate.final.tasks.{index}.{name}", getattr(task, name)
 
 
 def _text_of(template: str) -> str:

@@ -93,7 +93,7 @@ def test_it_is_evaluated_beside_the_base(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["evaluate", "runs/tiny", "decoding.max_new_tokens=4", "limit=3"]) == 0
     out = capsys.readouterr().out
     number = r"[+-]?[\d.]+ \[[+-]?[\d.]+, [+-]?[\d.]+\]"
-    found = re.search(rf"^perplexity +({number}) +({number}) +{number} +3$", out, re.MULTILINE)
+    found = re.search(rf"^perplexity +({number}) +({number}) +{number} p=[01]\.\d+ +3$", out, re.MULTILINE)
     assert found, out
     assert found[1] != found[2]
     assert main(["show", "runs/tiny"]) == 0

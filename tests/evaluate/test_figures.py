@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from tailor.evaluate.figures import broken_bounds, from_losses, interval, mean, table
+from tailor.evaluate.figures import PerRow, from_losses, interval, mean, p_value, table
 from tailor.spec.suite import Intervals
 
 SETTINGS = Intervals()
@@ -53,10 +54,53 @@ def test_differences_are_of_paired_rows() -> None:
     assert high - low > 0.05, "the control: each alone is far from sure"
 
 
-def test_bounds() -> None:
-    entries = table({"a": {"rougeL": mean([0.2, 0.4]), **from_losses([4.0], [1], [2])}}, SETTINGS)
-    assert list(broken_bounds({"rougeL": "< 0.31", "perplexity": "> 5"}, entries)) == [
-        "rougeL is 0.3, and fail_if says < 0.31",
-        "perplexity is 7.389, and fail_if says > 5",
+def exact_p(one: PerRow, other: PerRow) -> float:
+    """The share of all exchanges of rows between two models with a difference of at least the measured one."""
+    measured, extreme, total = abs(one.value - other.value), 0, 0
+    for exchanged in itertools.product((False, True), repeat=len(one)):
+        swap = np.array(exchanged)[:, None]
+        first = np.where(swap, other.statistics, one.statistics).sum(0)
+        second = np.where(swap, one.statistics, other.statistics).sum(0)
+        extreme += abs(float(one.function(first) - one.function(second))) >= measured - 1e-12
+        total += 1
+    return extreme / total
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["mean", "perplexity"])
+def test_p_values_are_those_of_all_exchanges(weighted: bool) -> None:
+    generator = np.random.default_rng(4)
+    left, right = generator.uniform(1, 3, 10), generator.uniform(1.3, 3.3, 10)
+    tokens = generator.integers(1, 20, 10)
+    pair = [
+        from_losses(values * tokens, tokens, tokens)["perplexity"] if weighted else mean(values)
+        for values in (left, right)
     ]
-    assert not list(broken_bounds({"rougeL": "< 0.3", "loss": ">= 2.1"}, entries))
+    expected = exact_p(*pair)
+    found = p_value(*pair, Intervals(samples=20000))  # type: ignore[arg-type]
+    assert found == pytest.approx(expected, abs=0.012)
+    assert 0.05 < expected < 0.9, "the control: neither sure nor impossible"
+
+
+def test_p_values_of_equal_and_of_different_models() -> None:
+    base = np.random.default_rng(1).uniform(0, 1, 100)
+    assert p_value(mean(base), mean(base), SETTINGS) == 1
+    assert p_value(mean(base + 0.01), mean(base), SETTINGS) == pytest.approx(1 / 1001)
+    assert p_value(mean([1.0, 0.0]), mean([0.0, 1.0]), SETTINGS) == 1, "the rows cancel"
+    assert p_value(mean([1.0], [0.0]), mean([1.0]), SETTINGS) is None, "a figure without rows has no value"
+
+
+def test_p_values_of_equal_models_are_uniform() -> None:
+    """Of 300 pairs of equally good models, about a tenth has p <= 0.1."""
+    generator, settings = np.random.default_rng(0), Intervals(samples=200)
+    values = [
+        p_value(mean(generator.normal(size=30)), mean(generator.normal(size=30)), settings)
+        for _ in range(300)
+    ]
+    assert 15 <= sum(value <= 0.1 for value in values if value is not None) <= 45
+
+
+def test_rows_without_weight_are_left_out() -> None:
+    figure = mean([1.0, math.nan, 0.0, 1.0], [1, 0, 1, 1])
+    assert figure.value == pytest.approx(2 / 3)
+    low, high = interval(figure.drawn(SETTINGS), 0.95)
+    assert 0 <= low < 2 / 3 < high <= 1

@@ -14,7 +14,9 @@ from tailor.evaluate.tasks.hidden_value import NeedlePrompt, is_found
 from tailor.evaluate.tasks.needle import NeedleEvaluator
 from tailor.evaluate.tasks.passkey import PasskeyEvaluator
 from tailor.runs.report import heatmap
+from tailor.spec.suite import Decoding
 from tailor.spec.tasks.lengths import FILLER, Needle, Passkey
+from tests.helpers.judges import Kept
 from tests.helpers.models import byte_tokenizer
 
 DEPTHS = [0.0, 0.1, 0.5, 0.99, 1.0]
@@ -106,7 +108,7 @@ def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
     asked = prompts(task, [FILLER], tokenizer, plain=True)
     evaluator = PasskeyEvaluator(task, "tasks[0]")
     inputs = {"m": ModelInputs([evaluator.inputs_of(asked, tokenizer)])}
-    batches = inputs["m"].batches("m", 3)
+    batches = inputs["m"].batches("m", Decoding(batch_size=3))
     assert sorted(at for batch, _ in batches for at in batch.items) == list(range(len(asked)))
     for batch, _ in batches:
         assert len({len(prompt.ids) for prompt in batch.inputs}) == 1, "nothing is padded"
@@ -120,7 +122,7 @@ def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
         return tokenizer.encode(f" {prompt.value}." if knows else " 7.")
 
     done = [[answer(prompt) for prompt in batch.inputs] for batch, _ in batches]
-    judged = results([evaluator], inputs, batches, done)
+    judged = results([evaluator], inputs, batches, done, Kept())
     found = judged.summary["grids"]["passkey"]
     assert (found["lengths"], found["depths"]) == ([256, 400], [0.0, 0.5, 1.0])
     assert found["models"]["m"] == [[0.75, 0.75, 0.0], [0.0, 0.0, 0.0]]

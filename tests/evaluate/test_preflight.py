@@ -162,3 +162,22 @@ def test_a_pretrained_models_own_rows_keep_their_questions(place: Path) -> None:
 
     assert asks(rows_read_by(Pretrain(name="pretrain")))
     assert not asks(Sft(name="sft", train_on="everything")), "the control"
+
+
+def test_the_column_of_by(place: Path) -> None:
+    """One row with the column is enough: it may be missing in others."""
+    rows = [{"prompt": "What?", "response": "Tea."}, {"prompt": "What?", "response": "Tea.", "topic": "a"}]
+    write_rows(place / "topics.jsonl", rows)
+    own = {"data": {"evaluation": [{"path": str(place / "topics.jsonl")}]}}
+    check(place, {**own, "by": "topic"})
+    with pytest.raises(
+        TailorError, match=r"final\.by: no row has a column topik; the rows have prompt, resp"
+    ):
+        check(place, {**own, "by": "topik"})
+    with pytest.raises(TailorError, match=r"final\.by: no row has a column topic; the rows have messages"):
+        check(place, {"by": "topic"})
+    choices = {"path": str(place / "choices.jsonl"), "by": "level"}
+    with pytest.raises(
+        TailorError, match=r"tasks\[0\]\.data\.by: no row has a column level; the rows have ans"
+    ):
+        check(place, {"tasks": [{"name": "multiple_choice", "data": choices}]})

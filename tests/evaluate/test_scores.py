@@ -67,21 +67,24 @@ def squad_f1(prediction: str, truth: str) -> float:
 def test_rouge_matches_rouge_score_on_english(stemmer: bool) -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
-    library = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=stemmer)
+    library = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=stemmer)
     score = RougeEvaluator(Rouge(name="rouge", stemmer=stemmer), "tasks[0]").score
-    partial = 0
+    partial = by_sentence = 0
     for answer, reference in zip(texts(200, 1), texts(200, 2), strict=True):
+        answer, reference = (re.sub(" (the|cat|a|an) ", "\n", text) for text in (answer, reference))
         expected = {kind: value.fmeasure for kind, value in library.score(reference, answer).items()}
         assert score(answer, reference) == expected
         partial += 0 < expected["rougeL"] < 1
+        by_sentence += expected["rougeLsum"] != expected["rougeL"]
     assert partial > 100, "the control: the texts have something in common, and not all"
+    assert by_sentence > 20, "the control: sentences matter"
 
 
 def test_rouge_of_chinese_is_by_characters() -> None:
     from rouge_score.rouge_scorer import RougeScorer
 
     score = RougeEvaluator(Rouge(name="rouge"), "tasks[0]").score("我爱北京", "我爱上海")
-    assert score == pytest.approx({"rouge1": 0.5, "rouge2": 1 / 3, "rougeL": 0.5})
+    assert score == pytest.approx({"rouge1": 0.5, "rouge2": 1 / 3, "rougeL": 0.5, "rougeLsum": 0.5})
     plain = RougeScorer(["rouge1"]).score("我爱北京", "我爱北京")["rouge1"].fmeasure
     assert plain == 0, "the control: the library's own words lose the characters"
     assert words("Ärger, 42 und 我爱Kyiv Київ") == ["ärger", "42", "und", "我", "爱", "kyiv", "київ"]

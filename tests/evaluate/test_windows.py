@@ -12,7 +12,7 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.evaluate import windows
-from tailor.evaluate.figures import PerRow
+from tailor.evaluate.figures import exponential
 from tailor.evaluate.likelihood import scoring_model
 from tailor.evaluate.windows import BUCKETS, Windows, losses, sliding_windows, token_losses
 from tailor.models.documents import Document, collate
@@ -92,9 +92,7 @@ def test_prefill_is_rejected_for_length_dependent_rope(tmp_path: Path) -> None:
 
 
 def test_perplexity_is_weighted_by_token() -> None:
-    figure = PerRow(
-        torch.tensor([10.0, 900.0]).numpy(), torch.tensor([10.0, 300.0]).numpy(), exponential=True
-    )
+    figure = exponential([10.0, 900.0], [10.0, 300.0])
     assert figure.value == pytest.approx(math.exp(910 / 310))
     assert figure.value != pytest.approx((math.exp(1) + math.exp(3)) / 2, rel=0.1), "no mean over texts"
 

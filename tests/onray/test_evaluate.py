@@ -14,6 +14,7 @@ import torch
 import tailor
 from tailor.artifacts.load import load_run
 from tailor.errors import DataError, GateError, ModelError
+from tailor.evaluate.tasks.forgetting import built_in
 from tailor.spec.load import load_evaluation, with_overrides
 from tests.evaluate.test_scores import squad_f1
 from tests.helpers.evaluations import all_tasks, made, make_recipe, value, write_rows
@@ -25,7 +26,7 @@ def test_every_task_with_the_base_for_comparison(place: Path) -> None:
     outcome = made(place, {"tasks": all_tasks(place), "name": "all"})
     names = [entry["figure"] for entry in outcome.results["figures"]]
     assert names == [
-        "loss", "perplexity", "token_accuracy", "exact_match", "f1", "rouge1", "rouge2", "rougeL",
+        "loss", "perplexity", "token_accuracy", "exact_match", "f1", "rouge1", "rouge2", "rougeL", "rougeLsum",
         "accuracy", "accuracy_norm", "facts",
     ]  # fmt: skip
     folder = place / "runs/tiny/evaluation/all"
@@ -56,7 +57,7 @@ def by_reference(folder: Path, model: str) -> dict[str, float]:
     """The metrics of the written answers by independent code: rouge-score, SQuAD's F1, and plain Python."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    kinds = ["rouge1", "rouge2", "rougeL"]
+    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     library = RougeScorer(kinds)
     answers, facts = (
         [json.loads(line) for line in (folder / file).read_text().splitlines()]
@@ -256,3 +257,99 @@ def test_a_recipe_evaluates_its_finished_run(tmp_path: Path, place: Path) -> Non
     assert run.evaluations["final"].results["failed"]
     assert recipe.run().path == run.path, "a finished run is not repeated"
     assert list(run.evaluate(None, {"fail_if": {}}).results["models"]) == ["tiny", "base"]
+
+
+def test_figures_by_a_column(place: Path) -> None:
+    topics = ["math", "names", "math", "math", None]
+    rows = [
+        {"prompt": f"{at}?", "response": f"It is {at % 3}.", "topic": topic}
+        for at, topic in enumerate(topics)
+    ]
+    write_rows(place / "topics.jsonl", rows)
+    choices = [json.loads(line) for line in (place / "choices.jsonl").read_text().splitlines()]
+    write_rows(place / "levels.jsonl", [{**row, "level": at % 2} for at, row in enumerate(choices)])
+    tasks = [
+        {"name": "f1"},
+        {"name": "multiple_choice", "data": {"path": str(place / "levels.jsonl"), "by": "level"}},
+    ]
+    data = {"evaluation": [{"path": str(place / "topics.jsonl")}]}
+    outcome = made(place, {"tasks": tasks, "data": data, "by": "topic"}, name="by")
+    by_topic, by_level = outcome.results["strata"]
+    assert [(one["value"], one["rows"]) for one in by_topic["values"]] == [
+        ("math", 3), ("names", 1), ("(none)", 1),
+    ]  # fmt: skip
+    answers = [json.loads(line) for line in outcome.folder.read_text("answers.jsonl").splitlines()]
+    for model in ("tiny", "base"):
+        expected = mean(answers[at]["models"][model]["f1"] for at in (0, 2, 3))
+        assert by_topic["values"][0]["figures"][0]["models"][model]["value"] == pytest.approx(expected)
+    assert [(one["value"], one["rows"]) for one in by_level["values"]] == [("0", 3), ("1", 2)]
+    assert [one["figure"] for one in by_level["values"][0]["figures"]] == ["accuracy", "accuracy_norm"]
+    with pytest.raises(
+        DataError, match=r"by: no row has a column topik; the rows have prompt, response, topic"
+    ):
+        made(place, {"tasks": tasks, "data": data, "by": "topik"}, name="by")
+    held_out = made(place, {"tasks": tasks[:1], "by": "messages", "limit": 3, "compare": "none"}, name="own")
+    assert {one["rows"] for one in held_out.results["strata"][0]["values"]} == {1}, "rows of data.train"
+
+
+def test_samples_and_a_function_of_the_user(place: Path) -> None:
+    """The first of three samples is the one of a single sample. Figures are recomputed from the written answers."""
+    (place / "my.py").write_text(
+        "def length(answer, reference, row):\n    return len(answer) + len(row['messages'])\n"
+    )
+    tasks = [
+        {"name": "exact_match"},
+        {"name": "extracted_answer"},
+        {"name": "metric", "function": f"{place / 'my.py'}:length"},
+    ]
+    decoding = {"max_new_tokens": 8, "temperature": 1.0, "seed": 5, "samples": 3}
+    values = {"tasks": tasks, "limit": 4, "compare": "none"}
+    outcome = made(place, {**values, "decoding": decoding}, name="samples")
+    rows = [json.loads(line) for line in outcome.folder.read_text("answers.jsonl").splitlines()]
+    answers = [row["models"]["tiny"]["samples"] for row in rows]
+    assert all(len(own) == 3 for own in answers)
+    assert len({text for own in answers for text in own}) > 4, "the control: samples differ"
+    assert value(outcome, "metric/length") == pytest.approx(
+        mean(len(text) + 2 for own in answers for text in own)
+    )
+    right = [
+        [text.strip() == row["reference"].strip() for text in own]
+        for own, row in zip(answers, rows, strict=True)
+    ]
+    assert value(outcome, "exact_match") == pytest.approx(mean(mean(own) for own in right))
+    assert value(outcome, "exact_match/pass@3") == mean(any(own) for own in right)
+    assert outcome.results["metric"]["models"]["tiny"]["errors"] == 0
+    one = made(place, {**values, "tasks": tasks[:1], "decoding": {**decoding, "samples": 1}}, name="sample")
+    single = [json.loads(line) for line in one.folder.read_text("answers.jsonl").splitlines()]
+    assert [row["models"]["tiny"]["answer"] for row in single] == [own[0] for own in answers]
+
+
+def test_forgetting_is_the_change_of_general_texts(place: Path) -> None:
+    """The losses equal a hand-written loop. (A tiny random base has nothing to forget: tuning makes it better.)"""
+    values = {"tasks": [{"name": "forgetting", "max_length": 40}], "fail_if": {"general_loss": "< base"}}
+    outcome = made(place, values, name="forgetting")
+    assert outcome.results["failed"][0].startswith("general_loss is ")
+    (loss, _) = outcome.results["figures"]
+    assert loss["rows"] == len(built_in()) == 40
+    assert loss["differences"]["base"]["p"] < 0.01
+    loaded = load_run(str(place / "runs/tiny"))
+    total = tokens = 0.0
+    for text in built_in():
+        ids = loaded.tokenizer.encode_prompt(text)[:40]
+        with torch.no_grad():
+            chances = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(float(chances[at - 1, ids[at]]) for at in range(1, len(ids)))
+        tokens += len(ids) - 1
+    assert value(outcome, "general_loss") == pytest.approx(total / tokens, rel=1e-5)
+    assert value(outcome, "general_perplexity") == pytest.approx(math.exp(total / tokens), rel=1e-5)
+    own = write_rows(place / "general.jsonl", [{"text": built_in()[0]}, {"text": built_in()[1]}])
+    task = {"name": "forgetting", "max_length": 40, "data": {"path": str(own)}}
+    two = made(place, {"tasks": [task], "compare": "none"}, name="general")
+    rows = [
+        json.loads(line)["models"]["tiny"] for line in outcome.folder.read_text("general.jsonl").splitlines()
+    ]
+    expected = sum(row["loss"] for row in rows[:2]) / sum(row["tokens"] for row in rows[:2])
+    assert value(two, "general_loss") == pytest.approx(expected, rel=1e-6)
+    assert value(two, "general_loss") != pytest.approx(value(outcome, "general_loss"), rel=1e-4), (
+        "the control"
+    )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tailor.errors import DataError
 from tailor.evaluate import batches
 from tailor.onray.cluster import Cluster
 from tailor.store import Store
 from tests.helpers.evaluations import SHORT, Joined, Shown, all_tasks, made
+from tests.helpers.judges import judge_server, prefers_longer
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -95,3 +98,25 @@ def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pyte
     assert shared.results["figures"] == alone.results["figures"]
     for file in ("answers.jsonl", "facts.jsonl", "choices.jsonl", "passages.jsonl"):
         assert shared.folder.read_text(file) == alone.folder.read_text(file)
+
+
+def test_a_judge_is_asked_once(place: Path) -> None:
+    """An evaluation that failed at the judge has its answers, and asks only what has no reply."""
+    with judge_server() as server:
+        task = {"name": "judge", "judge_model": "m", "base_url": server.url}
+        values = {"tasks": [{"name": "f1"}, task], "limit": 4}
+        server.reply = lambda a, b: (400, {})
+        with pytest.raises(DataError, match="gave no verdict"):
+            made(place, values, name="judged")
+        server.reply = prefers_longer
+        shown = Shown()
+        outcome = made(place, values, name="judged", display=shown)
+        assert any(line.startswith("resuming: 8 of 8 rows") for line in shown.lines)
+        rows = [json.loads(line) for line in outcome.folder.read_text("answers.jsonl").splitlines()]
+        for row in rows:
+            a, b = (len(row["models"][model]["answer"]) for model in ("tiny", "base"))
+            assert row["models"]["tiny"]["win_rate"] == (0.5 if a == b else float(a > b))
+        assert {"f1", "win_rate"} <= {entry["figure"] for entry in outcome.results["figures"]}
+        assert not (place / "runs/tiny/evaluation/judged.unfinished").exists()
+        with pytest.raises(DataError, match=r"tasks\[1\]: judge needs a model to compare with"):
+            made(place, values, target=str(place / "base"), to=str(place / "judged"))

@@ -345,17 +345,38 @@ def test_custom_modules_of_an_embedder_are_refused(tmp_path: Path, marker: Path,
     assert not marker.exists()
 
 
-def test_an_evaluation_in_a_run_folder_runs_no_task_definitions(
-    place: Path, marker: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("task", "refused"),
+    [
+        ("{name: lm_eval, tasks: [payload], include: RUN}", "which may contain any code"),
+        ("{name: metric, function: RUN/payload.py:text}", "runs the Python function"),
+        (
+            "{name: judge, judge_model: m, base_url: http://127.0.0.1:9/v1, key_variable: HOME}",
+            "sends answers",
+        ),
+    ],
+    ids=["lm_eval", "metric", "judge"],
+)
+def test_an_evaluation_in_a_run_folder_runs_no_code(
+    place: Path,
+    marker: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    refused: str,
 ) -> None:
     recipe = place / "run" / "recipe.yaml"
-    task = f"{{name: lm_eval, tasks: [payload], include: {place / 'run'}}}"
-    recipe.write_text(recipe.read_text() + f"evaluate: {{final: {{tasks: [{task}]}}}}\n")
+    rows = place / "run" / "payload.jsonl"
+    rows.write_text('{"prompt": "a", "response": "b"}\n')
+    data = f", data: {{evaluation: [{{path: {rows}}}]}}" if "lm_eval" not in task else ""
+    data += ", compare: base" if "judge" in task else ""
+    task = task.replace("RUN", str(place / "run"))
+    recipe.write_text(recipe.read_text() + f"evaluate: {{final: {{tasks: [{task}]{data}}}}}\n")
     (place / "run" / "payload.yaml").write_text("task: payload\ndoc_to_text: !function payload.text\n")
     (place / "run" / "payload.py").write_text(payload(marker, "task"))
     code, printed = tailor("evaluate run", capsys, monkeypatch)
     assert (code, marker.exists()) == (2, False), printed
-    assert "which may contain any code" in printed
+    assert refused in printed
 
 
 ESCAPES = (

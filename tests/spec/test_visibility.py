@@ -12,6 +12,7 @@ TASKS: list[dict[str, Any]] = [
     {"name": "retrieval", "data": {"path": "beir"}},
     {"name": "long_perplexity", "lengths": [64], "data": {"path": "texts.jsonl"}},
     {"name": "lm_eval", "tasks": ["arc_easy"], "include": "tasks"},
+    {"name": "metric", "function": "my.py:score"},
     {"name": "perplexity"},
 ]
 
@@ -68,5 +69,29 @@ def test_files_of_every_task_are_checked() -> None:
         "evaluate.final.tasks.1.data.path",
         "evaluate.final.tasks.2.data.path",
         "evaluate.final.tasks.3.include",
+        "evaluate.final.tasks.4.function",
         "evaluate.retrieval.data.path",
     }
+
+
+def test_conditions_name_the_models_by_their_absolute_paths() -> None:
+    final = {
+        "tasks": [{"name": "f1"}],
+        "compare": ["base", "runs/old"],
+        "fail_if": {"f1": "< runs/old - 0.1"},
+    }
+    values = {
+        "model": {"path": "org/base", "adapter": {}},
+        "data": {"train": [{"path": "/shared/rows.jsonl"}], "evaluation": [{"path": "/shared/e.jsonl"}]},
+        "method": {"name": "sft"},
+        "optim": {"learning_rate": 1e-4},
+        "save": {"to": "runs/x"},
+        "evaluate": {"final": final},
+    }
+    machines = visibility.Visibility(
+        "pods", "in a pod", "/shared/job", ("/shared",), "share it", "is its own", "copy it"
+    )
+    made = visibility.absolute(Recipe.model_validate(values), machines).evaluate.final
+    assert made is not None
+    assert made.compare == ["base", "/shared/job/runs/old"]
+    assert made.fail_if == {"f1": "< /shared/job/runs/old - 0.1"}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
@@ -64,6 +64,16 @@ class FirstRows:
         return tokenizer if self.plain else with_arguments(tokenizer, self.arguments)
 
 
+class Replies(Protocol):
+    """Replies to requests, kept until the evaluation is complete."""
+
+    def reply(self, request: str) -> str | None:
+        """The reply that was kept. None if there is none."""
+
+    def keep(self, request: str, reply: str) -> None:
+        """Keep the reply to a request."""
+
+
 class TaskEvaluator(ABC, Generic[S]):
     """Evaluates one task of a suite. `spec` has its keys; `key` names it in messages, such as `tasks[0]`."""
 
@@ -86,6 +96,10 @@ class TaskEvaluator(ABC, Generic[S]):
     @abstractmethod
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         """The figures and rows of one model, from the results of its batches."""
+
+    def compare(self, outcomes: Mapping[str, Outcome], replies: Replies) -> Mapping[str, Outcome]:
+        """The outcomes of all models, by label, the evaluated one first. For figures that need the answers of several."""
+        return outcomes
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
         """Further content of results.json; mappings under the same key are merged. outcomes: by model label."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tailor.evaluate.tasks.answers import AnswerEvaluator
+from tailor.evaluate.tasks.answers import AnswerEvaluator, Scores
 from tailor.evaluate.words import squad_words
 from tailor.spec.tasks.answers import ExactMatch
 
 
 class ExactMatchEvaluator(AnswerEvaluator[ExactMatch]):
-    def score(self, answer: str, reference: str) -> dict[str, float]:
+    def score(self, answer: str, reference: str) -> Scores:
         same = _same_words if self.spec.normalize else _same_text
         return {"exact_match": float(same(answer, reference))}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tailor.evaluate.tasks.answers import AnswerEvaluator
+from tailor.evaluate.tasks.answers import AnswerEvaluator, Scores
 from tailor.evaluate.words import squad_words
 from tailor.spec.tasks.answers import F1
 
 
 class F1Evaluator(AnswerEvaluator[F1]):
-    def score(self, answer: str, reference: str) -> dict[str, float]:
+    def score(self, answer: str, reference: str) -> Scores:
         return {"f1": f1(answer, reference)}
 
 

@@ -41,17 +41,18 @@ class FactsEvaluator(TaskEvaluator[Facts]):
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         shares, rows = [], []
-        answers = collected.answers(PART, len(inputs.rows), inputs.tokenizer)
-        for one, answer in zip(inputs.rows, answers, strict=True):
-            stated = facts_found(answer, one.facts)
-            shares.append(sum(stated) / len(stated))
+        answers = collected.samples(PART, len(inputs.rows), inputs.tokenizer)
+        for one, samples in zip(inputs.rows, answers, strict=True):
+            stated = [facts_found(answer, one.facts) for answer in samples]
+            shares.append(sum(map(sum, stated)) / (len(stated) * len(one.facts)))
             shared = {
                 **one.location,
                 "prompt": one.question,
                 "rendered": one.rendered,
                 "facts": [list(ways) for ways in one.facts],
             }
-            rows.append((shared, {"answer": answer, "found": stated, "facts": shares[-1]}))
+            several = {"samples": samples} if len(samples) > 1 else {}
+            rows.append((shared, {"answer": samples[0], **several, "found": stated[0], "facts": shares[-1]}))
         return Outcome({"facts": mean(shares)}, FACTS, rows)
 
 

@@ -12,7 +12,7 @@ from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import windows
 from tailor.evaluate.batches import Computation, EvaluationBatch, Result, Worker
-from tailor.evaluate.figures import PerRow
+from tailor.evaluate.figures import exponential
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.own_rows import location_of, texts
 from tailor.evaluate.task_inputs import Collected, TaskInputs
@@ -64,10 +64,8 @@ class LongPerplexityEvaluator(TaskEvaluator[LongPerplexity]):
         read = collected.grouped(PART, [len(one.windows) for one in inputs.rows])
         figures = {}
         for at, length in enumerate(sorted(self.spec.lengths)):
-            loss, tokens = (
-                np.array([sum(text[at][key]) for text in read], np.float64) for key in ("loss", "tokens")
-            )
-            figures[f"perplexity_{length}"] = PerRow(loss, tokens, exponential=True, lower_is_better=True)
+            loss, tokens = ([sum(text[at][key]) for text in read] for key in ("loss", "tokens"))
+            figures[f"perplexity_{length}"] = exponential(loss, tokens)
         rows = [
             (
                 {**one.location},

@@ -10,7 +10,6 @@ from tailor.encode.records import Chat, Completion, RowError
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import turn_rules
 from tailor.errors import DataError
-from tailor.evaluate.batches import scoring
 from tailor.evaluate.figures import mean
 from tailor.evaluate.generation import before_stop
 from tailor.evaluate.model_rows import ModelRows
@@ -24,7 +23,7 @@ from tailor.evaluate.own_rows import (
     text_of,
 )
 from tailor.evaluate.rows import Scored
-from tailor.evaluate.task_inputs import Collected, TaskInputs
+from tailor.evaluate.task_inputs import Collected, TaskInputs, scored_inputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
 from tailor.spec.tasks.questions import MultipleChoice
 from tailor.spec.tasks.rows import Questions
@@ -51,14 +50,7 @@ class MultipleChoiceEvaluator(TaskEvaluator[MultipleChoice]):
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
         found = choices(self.spec.data, f"{self.key}.data", rows.tokenizer, plain=rows.plain)
-        sequences = [sequence for choice in found for sequence in choice.sequences]
-        return TaskInputs(
-            found,
-            rows.tokenizer,
-            lambda model, size: scoring(model, PART, sequences, size),
-            locations=[one.location for one in found],
-            lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
-        )
+        return scored_inputs(PART, found, rows.tokenizer)
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         scores, rows = [], []

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.data.token_store import Split
-from tailor.evaluate.batches import scoring
 from tailor.evaluate.figures import from_losses
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.rows import Scored
-from tailor.evaluate.task_inputs import Collected, TaskInputs
+from tailor.evaluate.task_inputs import Collected, TaskInputs, scored_inputs
 from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
 from tailor.spec.tasks.perplexity import Perplexity
 
@@ -30,15 +29,7 @@ class Passage:
 class PerplexityEvaluator(TaskEvaluator[Perplexity]):
     def inputs(self, rows: ModelRows) -> TaskInputs:
         found = passages(rows.split, rows.limit)
-        sequences = [sequence for passage in found for sequence in passage.sequences]
-        return TaskInputs(
-            found,
-            rows.tokenizer,
-            lambda model, size: scoring(model, PART, sequences, size),
-            used=len(found),
-            locations=[one.location for one in found],
-            lengths=[(one.location, len(sequence.ids)) for one in found for sequence in one.sequences],
-        )
+        return scored_inputs(PART, found, rows.tokenizer, used=len(found))
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         losses = collected.grouped(PART, [len(one.sequences) for one in inputs.rows])

@@ -6,18 +6,18 @@ from functools import cached_property
 from typing import Any
 
 from tailor.errors import TailorError
-from tailor.evaluate.tasks.answers import AnswerEvaluator
+from tailor.evaluate.tasks.answers import AnswerEvaluator, Scores
 from tailor.evaluate.words import words
 from tailor.spec.tasks.answers import Rouge
 
-KINDS = ("rouge1", "rouge2", "rougeL")
+KINDS = Rouge.figures
 
 
 class RougeEvaluator(AnswerEvaluator[Rouge]):
     def require(self) -> None:
         require_rouge()
 
-    def score(self, answer: str, reference: str) -> dict[str, float]:
+    def score(self, answer: str, reference: str) -> Scores:
         scores = self._scorer.score(reference, answer)
         return {kind: float(scores[kind].fmeasure) for kind in KINDS}
 

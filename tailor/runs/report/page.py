@@ -63,6 +63,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "table": evaluations.table(results),
+        "tables_by_value": evaluations.tables_by_value(results),
         "models": list(results["models"]),
         "intervals": results["intervals"],
         "failed": results["failed"],

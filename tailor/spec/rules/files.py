@@ -166,6 +166,12 @@ def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield key, f"no such folder: {name}{_looked_for(name)}"
         elif path is None and name is not None:
             yield key, f"{name} is not a local folder; {reader} reads only local folders"
+    for key, name in suite.code(keys, prefix):
+        path = _local(name)
+        if path is None and name.endswith(".py"):
+            yield key, f"{name} is not a local file"
+        elif path is not None and name.endswith(".py") and not os.path.isfile(path):
+            yield key, f"no such file: {name}{_looked_for(name)}"
     others = keys(f"{prefix}compare")
     for at, name in enumerate(others if isinstance(others, list) else ()):
         path = _local(name) if name != "base" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tailor.spec.bounds import parse
 from tailor.spec.data import FORMAT_KINDS, TEXTS, Data
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Finding, Keys
@@ -18,6 +19,7 @@ def findings(keys: Keys) -> Iterator[Finding]:
         return
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     yield from suite_rules.findings(keys, f"{KEY}.", ("data.max_length", length))
+    yield from _base(keys)
     if keys.is_wrong(f"{KEY}.data") or keys.is_wrong("method.name"):
         return
     names = suite_rules.task_names(keys, f"{KEY}.") or []
@@ -31,6 +33,23 @@ def findings(keys: Keys) -> Iterator[Finding]:
         if why is not None and at is not None:
             yield f"{KEY}.tasks.{at}" if keys(f"{KEY}.tasks") else KEY, f"{names[at]} {why}"
             return
+
+
+def _base(keys: Keys) -> Iterator[Finding]:
+    """Conditions and tasks that need the base, where `compare: auto` does not compare with it: the run trains the whole model."""
+    bounds = keys(f"{KEY}.fail_if")
+    fix = f"which {KEY}.compare: auto does only for an adapter; write compare: base"
+    if keys(f"{KEY}.compare") not in (None, "auto") or not (
+        keys.absent("model.adapter") and keys.absent("model.beacon")
+    ):
+        return
+    for metric, text in bounds.items() if isinstance(bounds, dict) else ():
+        bound = parse(text) if isinstance(text, str) else None
+        if bound is not None and bound.model == "base" and not keys.is_wrong(f"{KEY}.fail_if.{metric}"):
+            yield f"{KEY}.fail_if.{metric}", f"compares with the base, {fix}"
+    for at, name in enumerate(suite_rules.task_names(keys, f"{KEY}.") or ()):
+        if task_class(name).needs_comparison:
+            yield f"{KEY}.tasks.{at}.name", f"{name} compares with the base, {fix}"
 
 
 def _no_rows(keys: Keys) -> str | None:

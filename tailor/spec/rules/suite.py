@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from tailor.errors import DataError, Problem
+from tailor.spec.bounds import FORMS, parse
 from tailor.spec.data import Retrieve
 from tailor.spec.reading.source import Document
 from tailor.spec.rules import tasks as task_rules
 from tailor.spec.rules.keys import Finding, Keys, path_of
-from tailor.spec.suite import Rows, Suite
+from tailor.spec.suite import Rows, Suite, pass_counts
 from tailor.spec.tasks.base import EvaluationTask
 from tailor.spec.tasks.registry import EVALUATION_TASKS, task_class
 
-BOUND = re.compile(r"\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
-"""A comparison and a number."""
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 Conflicting = tuple[str, int | None] | None
 """A key and its value."""
@@ -74,6 +73,11 @@ def _tasks(keys: Keys, prefix: str) -> Iterator[Finding]:
             )
         seen.append(name)
         task = task_class(name)
+        if task.needs_comparison and keys(f"{prefix}compare") in ("none", []):
+            yield (
+                f"{prefix}tasks.{at}.name",
+                f"{name} needs a model to compare with; add one to {prefix}compare",
+            )
         yield from task_rules.findings(task, keys, f"{prefix}tasks.{at}")
         columns = keys(f"{prefix}tasks.{at}.data.columns")
         for field in columns if isinstance(columns, dict) else ():
@@ -92,6 +96,10 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
     tasks = tasks if isinstance(tasks, list) else [{"name": name} for name in names]
     pairs = [(task_class(name), task) for name, task in zip(names, tasks, strict=True)]
     metrics = list(dict.fromkeys(metric for own, task in pairs for metric in own.metrics(task)))
+    samples = keys(f"{prefix}decoding.samples") or 1
+    metrics += [
+        f"{metric}/pass@{k}" for own, _ in pairs for metric in own.binary for k in pass_counts(samples)
+    ]
     groups = list(dict.fromkeys(group for own, task in pairs for group in own.metric_groups(task)))
     for metric, bound in bounds.items():
         key = f"{prefix}fail_if.{metric}"
@@ -107,8 +115,27 @@ def _bounds(keys: Keys, prefix: str) -> Iterator[Finding]:
             else:
                 reported = [*metrics, *(f"{name}/METRIC" for name in groups)]
                 yield key, f"unknown metric; the tasks report {', '.join(reported)}"
-        elif isinstance(bound, str) and not keys.is_wrong(key) and not BOUND.fullmatch(bound):
-            yield key, f'{bound} is not a condition; write a comparison and a number, such as "< 0.3"'
+        elif isinstance(bound, str) and not keys.is_wrong(key):
+            yield from _bound(keys, prefix, key, bound)
+
+
+def _bound(keys: Keys, prefix: str, key: str, text: str) -> Iterator[Finding]:
+    """What is wrong with one condition of `fail_if`."""
+    bound = parse(text)
+    if bound is None:
+        yield key, f"{text} is not a condition; {FORMS}"
+    elif bound.model is not None and not keys.is_wrong(f"{prefix}compare"):
+        compare = keys(f"{prefix}compare")
+        # auto compares an adapter with its base, which is known when the model is.
+        names = compare if isinstance(compare, list) else [] if compare == "none" else ["base"]
+        if bound.model not in names:
+            near = difflib.get_close_matches(bound.model, [str(name) for name in names], n=1, cutoff=0.7)
+            fix = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"add it to {prefix}compare; a margin has spaces around its sign"
+            )
+            yield key, f"{bound.model} is not among the compared models; {fix}"
 
 
 def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
@@ -118,14 +145,14 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
         return
     tasks = [task_class(name) for name in names]
     if not any(task.on_rows for task in tasks):
-        for key in ("data", "limit"):
+        for key in ("data", "limit", "by"):
             if keys(f"{prefix}{key}") is not None:
                 yield (
                     f"{prefix}{key}",
                     f"has no effect: the tasks ({', '.join(names)}) have their own rows",
                 )
     if not any(task.generates for task in tasks):
-        for key in ("max_new_tokens", "temperature", "top_p", "seed"):
+        for key in ("max_new_tokens", "temperature", "top_p", "seed", "samples"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield (
                     f"{prefix}decoding.{key}",
@@ -135,7 +162,7 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
     elif keys(f"{prefix}decoding.temperature") in (None, 0) and not keys.is_wrong(
         f"{prefix}decoding.temperature"
     ):
-        for key in ("top_p", "seed"):
+        for key in ("top_p", "seed", "samples"):
             if keys(f"{prefix}decoding.{key}") is not None:
                 yield f"{prefix}decoding.{key}", "has no effect without a decoding.temperature above 0"
     yield from unused_long_rows(keys, f"{prefix}data.")
@@ -229,6 +256,14 @@ def folders(keys: Keys, prefix: str) -> Iterator[tuple[str, Any, str]]:
     for key, task in named_tasks(keys, prefix):
         for name, reader in task.folders.items():
             yield f"{key}.{name}", keys(f"{key}.{name}"), reader
+
+
+def code(keys: Keys, prefix: str) -> Iterator[tuple[str, str]]:
+    """(key, file) of every local file with a function that a task names."""
+    for key, task in named_tasks(keys, prefix):
+        for name in task.code:
+            if isinstance(function := keys(f"{key}.{name}"), str):
+                yield f"{key}.{name}", function.rpartition(":")[0]
 
 
 def named_tasks(keys: Keys, prefix: str) -> Iterator[tuple[str, type[EvaluationTask]]]:

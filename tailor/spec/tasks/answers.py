@@ -12,6 +12,7 @@ class ExactMatch(EvaluationTask):
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.exact_match:ExactMatchEvaluator"
     figures: ClassVar[tuple[str, ...]] = ("exact_match",)
+    binary: ClassVar[tuple[str, ...]] = ("exact_match",)
     on_rows: ClassVar[bool] = True
     generates: ClassVar[bool] = True
 
@@ -41,12 +42,12 @@ class Rouge(EvaluationTask):
     """
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.rouge:RougeEvaluator"
-    figures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
+    figures: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     on_rows: ClassVar[bool] = True
     generates: ClassVar[bool] = True
 
     name: Literal["rouge"]
-    """Metrics: `rouge1`, `rouge2` and `rougeL`."""
+    """Metrics: `rouge1`, `rouge2`, `rougeL`, and `rougeLsum`, which compares sentence by sentence: one per line."""
 
     stemmer: bool = False
     """Compare English words by their stem (Porter stemmer)."""

@@ -32,6 +32,10 @@ class EvaluationTask(Section):
     """Whether it scores answers that are generated with the settings of `decoding`."""
     greedy: ClassVar[bool] = False
     """Whether it generates greedy answers and sets their maximum length itself."""
+    binary: ClassVar[tuple[str, ...]] = ()
+    """Metrics whose score of an answer is 0 or 1. With several samples per question they also report pass@k."""
+    needs_comparison: ClassVar[bool] = False
+    """Whether it compares the evaluated model with others, so that `compare` must name one."""
     embeds: ClassVar[bool] = False
     """Whether it needs a model that makes embeddings."""
     ignores_beacons: ClassVar[str | None] = None
@@ -40,10 +44,16 @@ class EvaluationTask(Section):
     """Its keys with a `path` to rows: files, URLs or datasets."""
     folders: ClassVar[Mapping[str, str]] = {}
     """Its keys that name a local folder -> what reads the folder, for messages."""
+    code: ClassVar[tuple[str, ...]] = ()
+    """Its keys that name a function in a local file, as `FILE.py:FUNCTION`."""
     fields: ClassVar[tuple[str, ...] | None] = None
     """Fields that it reads from a row of `data`, which are the possible keys of `data.columns`. None: all fields of
     the row.
     """
+
+    def needs_trust(self) -> str | None:
+        """What it does that only a file that the user names may ask for, such as running code. None for nothing."""
+        return None
 
     @classmethod
     def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:

@@ -43,6 +43,11 @@ class LmEval(EvaluationTask):
     only the tasks of lm-eval.
     """
 
+    def needs_trust(self) -> str | None:
+        if self.include is None:
+            return None
+        return f"runs the task definitions of lm-eval in {self.include}, which may contain any code"
+
     @classmethod
     def metric_groups(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
         names = task.get("tasks")

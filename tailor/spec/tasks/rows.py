@@ -29,6 +29,11 @@ class Questions(Section):
     limit: int | None = Field(None, ge=1)
     """Use only the first N rows. Default: all rows."""
 
+    by: str | None = Field(None, min_length=1)
+    """Also report the metrics for each value of this column of the rows, such as a topic or language. The 20 most
+    frequent values are separate, all others are together. Default: off.
+    """
+
 
 class Texts(Section):
     """A source of texts: JSONL, JSON, Parquet, CSV, plain text or a Hugging Face dataset."""
