@@ -53,7 +53,11 @@ def prove(config: Any, device: torch.device, dtype: torch.dtype, weights: torch.
     """
     from transformers import AutoModelForCausalLM
 
-    plain = AutoModelForCausalLM.from_config(_small(config), dtype=weights).to(device).eval()
+    plain = (
+        AutoModelForCausalLM.from_config(_small(config), dtype=weights, trust_remote_code=False)
+        .to(device)
+        .eval()
+    )
     generator = torch.Generator().manual_seed(0)
     for parameter in plain.parameters():
         if parameter.dim() < 2:  # norms start at 1 or 0, where a wrong offset would not show

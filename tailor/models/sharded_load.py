@@ -119,7 +119,12 @@ def _prove_kernels(
 
     error: TailorError | None = None
     try:
-        kernels.prove(AutoConfig.from_pretrained(spec.path, revision=spec.revision), device, dtype, weights)
+        kernels.prove(
+            AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=False),
+            device,
+            dtype,
+            weights,
+        )
     except TailorError as raised:
         error = raised  # raised below, on every rank
     errors = [error]

@@ -6,11 +6,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import completed
 from tests.helpers.evaluations import make_recipe, write_rows
 from tests.helpers.extensions import documented
 
@@ -40,13 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tailor_command(place: Path, *arguments: str, installed: bool) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([*([str(place / "packages")] if installed else []), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, "-m", "tailor", *arguments],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
+    return completed(arguments, cwd=place, env={**os.environ, "PYTHONPATH": path})
 
 
 def test_its_figure_is_in_the_results(place: Path) -> None:
