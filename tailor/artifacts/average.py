@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts import output
+from tailor.artifacts import output, verify
+from tailor.artifacts.average_adapters import Settings, average_adapters
 from tailor.artifacts.average_models import average_checkpoints, average_models
 from tailor.artifacts.inputs import AverageInput, open_input
+from tailor.artifacts.same_tokenizer import require_same_tokenizers
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.layout import AVERAGE_RECORD, EMBEDDING
@@ -30,26 +32,31 @@ def average(
     *,
     weights: Sequence[float] | None = None,
     rank: int | None = None,
+    tolerance: float | None = None,
+    check: verify.Check | None = None,
     trust: Trust = NOTHING,
     say: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Average the inputs at `urls` and write the result to `to`. Returns its URL.
 
     weights: one per input, normalized to a sum of 1; equal by default. rank: reduces averaged adapters to this rank by
-    SVD, and reports the error. trust: own code of the inputs' base that may run. Raises ModelError and StoreError.
+    SVD, and reports the error. check: how averaged adapters are verified, see `verify_average.measure`; tolerance: see
+    `verify.Figures.limit`. trust: own code of the inputs' base that may run. Raises ModelError and StoreError.
     """
     shares = _shares(urls, weights)
     output.check(to, AVERAGE_RECORD)
     with scratch() as temporary, ExitStack() as stack:
         parts = [open_input(url, temporary / str(number), stack, trust) for number, url in enumerate(urls)]
-        kind = _kind(parts, rank)
+        settings = Settings(rank, tolerance, check)
+        kind = _kind(parts, settings)
+        warning = require_same_tokenizers([part.folder for part in parts], [part.url for part in parts])
+        if warning is not None:
+            say(f"warning: {warning}")
         with output.publication(to, AVERAGE_RECORD) as made:
             averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
             record: dict[str, Any] = {"averaged": averaged, "kind": kind}
             if kind == "adapter":
-                from tailor.artifacts.average_adapters import average_adapters
-
-                record |= average_adapters(made.folder, parts, shares, rank, say)
+                record |= average_adapters(made.folder, parts, shares, settings, say)
             elif kind == "checkpoint":
                 average_checkpoints(made.folder, parts, shares)
             else:
@@ -67,8 +74,8 @@ def average(
     return made.url
 
 
-def _kind(parts: Sequence[AverageInput], rank: int | None) -> str:
-    """The kind of all inputs. ModelError when their kinds differ, or when `rank` is given for anything but adapters."""
+def _kind(parts: Sequence[AverageInput], settings: Settings) -> str:
+    """The kind of all inputs. ModelError when their kinds differ, or when settings of adapters are given for others."""
     first = parts[0]
     for part in parts:
         if part.kind != first.kind:
@@ -76,10 +83,12 @@ def _kind(parts: Sequence[AverageInput], rank: int | None) -> str:
                 f"{first.url} is {_article(first.kind)} and {part.url} is {_article(part.kind)}",
                 hint="average inputs of one kind; `tailor merge` turns an adapter into a model",
             )
-    if rank is not None and first.kind != "adapter":
-        raise ModelError(f"--rank has an effect only on adapters, but {first.url} is {_article(first.kind)}")
-    if rank is not None and rank < 1:
-        raise ModelError(f"--rank is {rank}; it must be at least 1")
+    if settings.given() and first.kind != "adapter":
+        raise ModelError(
+            f"{settings.given()[0]} has an effect only on adapters, but {first.url} is {_article(first.kind)}"
+        )
+    if settings.rank is not None and settings.rank < 1:
+        raise ModelError(f"--rank is {settings.rank}; it must be at least 1")
     return first.kind
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tailor.artifacts import output
+from tailor.artifacts import lora_settings, output, verify, verify_average
 from tailor.artifacts.inputs import AverageInput, same_base
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.open_adapter import open_adapter
@@ -18,20 +19,44 @@ from tailor.artifacts.tensors import Writer
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_WEIGHTS
 from tailor.models.adapter_files import write_config
+from tailor.models.base_record import BaseRecord
+
+_ABOUT = ("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "modules_to_save")
+"""Keys of the first adapter's configuration that hold for the average."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of an average of adapters: see `average`."""
+
+    rank: int | None = None
+    tolerance: float | None = None
+    check: verify.Check | None = None
+
+    def given(self) -> list[str]:
+        """The options that were given, for the user."""
+        named = {"--rank": self.rank, "--tolerance": self.tolerance, "--verify": self.check}
+        return [name for name, value in named.items() if value is not None]
 
 
 def average_adapters(
     folder: Path,
     parts: Sequence[AverageInput],
     shares: Sequence[float],
-    rank: int | None,
+    settings: Settings,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write the averaged adapter into `folder`. Returns values for the record. ModelError when they cannot be averaged."""
+    """Write the averaged adapter into `folder` and verify it. Returns values for the record.
+
+    ModelError when the adapters cannot be averaged, or the average fails verification.
+    """
+    rank = settings.rank
     records = same_base(parts)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_adapter(part.folder, part.url)) for part in parts]
         adapters = [_lora(adapter) for adapter in opened]
+        for adapter in adapters:
+            lora_settings.require_plain(adapter.config, adapter.url)
         _require_linear(adapters)
         modules = sorted({module for adapter in adapters for module in adapter.updates})
         tensors: dict[str, torch.Tensor] = {}
@@ -62,14 +87,39 @@ def average_adapters(
     records[0].write(folder)
     for line in output.copy_texts(parts[0].folder, folder):
         say(line)
-    record: dict[str, Any] = {"rank": max(ranks.values())}
+    record: dict[str, Any] = {"rank": max(ranks.values(), default=0)}
     if rank is not None:
         whole = kept_squares + lost_squares
         record["svd_error"] = (lost_squares / whole) ** 0.5 if whole else 0.0
         say(
             f"reduced to rank {record['rank']}: the update loses {record['svd_error']:.1e} of its Frobenius norm"
         )
-    return record
+    return record | _verified(folder, parts, shares, records[0], settings, say)
+
+
+def _verified(
+    folder: Path,
+    parts: Sequence[AverageInput],
+    shares: Sequence[float],
+    base_record: BaseRecord,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The verification for the record. ModelError when it fails. A reduced rank is expected to differ, and is only reported."""
+    figures, only_layers = verify_average.measure(folder, parts, shares, base_record, settings.check)
+    if only_layers is not None:
+        say(f"compared only layers, because {only_layers}")
+    for line in figures.lines():
+        say(line)
+    exact = settings.rank is None or settings.tolerance is not None
+    reason = figures.refusal(settings.tolerance, verify_average.SUM) if exact else None
+    if reason is not None:
+        raise ModelError(
+            f"the average fails verification: {reason}",
+            hint="merge each adapter with `tailor merge` and average the models, or allow the difference with --tolerance",
+        )
+    limit = figures.limit(settings.tolerance) if exact else None
+    return {"verification": {**figures.as_dict(), "tolerance": limit}}
 
 
 def _lora(adapter: SavedAdapter) -> LoraAdapter:
@@ -111,6 +161,11 @@ def concatenated(
     for adapter, share in zip(adapters, shares, strict=True):
         if module in adapter.updates:
             down, up = adapter.factors(module)
+            if down.ndim != 2:
+                raise ModelError(
+                    f"{adapter.url} adapts {module}, a convolution; only updates of linear and embedding layers can be averaged",
+                    hint="merge each adapter with `tailor merge`, then average the models",
+                )
             if downs and (down.shape[1] != downs[0].shape[1] or up.shape[0] != ups[0].shape[0]):
                 raise ModelError(
                     f"the updates of {module} have different shapes in {adapters[0].url} and {adapter.url}",
@@ -141,16 +196,24 @@ def reduced(
 
 
 def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str, int]) -> None:
-    """Write adapter_config.json. The scale is already in the factors, so alpha equals the rank of each module (scale 1)."""
-    max_rank = max(ranks.values())
-    other = {module: rank for module, rank in ranks.items() if rank != max_rank}
+    """Write adapter_config.json, with nothing of the inputs but what the factors and the modules in full mean.
+
+    The scale is already in the factors, so alpha equals the rank of each module (scale 1). Modules are selected by their
+    full names: an adapter may have skipped some layers.
+    """
+    first, max_rank = adapters[0].config, max(ranks.values(), default=1)
+    # PEFT takes the first pattern that matches the end of a name, so the longest names come first.
+    ordered = {module: ranks[module] for module in sorted(ranks, key=len, reverse=True)}
+    patterns = ordered if len(set(ranks.values())) > 1 else {}
     config = {
-        **adapters[0].config,
+        **{key: first[key] for key in _ABOUT if key in first},
+        "inference_mode": True,
+        "bias": "none",
+        "fan_in_fan_out": any(adapter.config.get("fan_in_fan_out") for adapter in adapters),
         "r": max_rank,
         "lora_alpha": max_rank,
-        "rank_pattern": other,
-        "alpha_pattern": other,
-        "use_rslora": False,
-        "target_modules": sorted(ranks),  # full module names: an adapter may have skipped some layers
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns,
+        "target_modules": sorted(ranks),
     }
     write_config(folder, config)

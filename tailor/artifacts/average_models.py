@@ -12,6 +12,7 @@ import torch
 from tailor.artifacts.base_model import Structure, forget_quantization, set_vocabulary
 from tailor.artifacts.checkpoints import write_tokenizer
 from tailor.artifacts.inputs import OTHER_ROPE, AverageInput, stores_plain_weights, trained_model
+from tailor.artifacts.same_tokenizer import require_same_tokenizers
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
@@ -20,6 +21,7 @@ from tailor.models.own_code import granted
 from tailor.plan import rope as plan_rope
 from tailor.spec.model import Model
 from tailor.store import OBJECT
+from tailor.store.scratch import scratch
 
 
 def mean(readers: Sequence[Reader], name: str, shares: Sequence[float]) -> torch.Tensor:
@@ -110,6 +112,7 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
         models[0].path, models[0].revision, trust_remote_code=models[0].trust_remote_code
     )
     write_tokenizer(folder, base, parts[0].run, parts[0].trust)  # before the weights, because it may fail
+    _require_same_tokenizers(folder, base, parts)
     with ExitStack() as stack:
         readers = [stack.enter_context(Reader([part.folder / WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])
@@ -143,6 +146,17 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
         structure = Structure.of(base, trust_remote_code=granted(models[0]))
         set_vocabulary(config, plan[structure.embedding][1][0])
     (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _require_same_tokenizers(folder: Path, base: Path, parts: Sequence[AverageInput]) -> None:
+    """ModelError when a run's tokenizer differs from that of the first, which is in `folder`."""
+    runs = {part.run.url: part for part in parts}
+    with scratch() as temporary:
+        for number, part in enumerate(part for url, part in runs.items() if url != parts[0].run.url):
+            own = temporary / str(number)
+            own.mkdir()
+            write_tokenizer(own, base, part.run, part.trust)
+            require_same_tokenizers([folder, own], [parts[0].url, part.url])
 
 
 def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:

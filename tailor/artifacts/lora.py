@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tailor.artifacts.lora_settings import require_update
 from tailor.artifacts.saved_adapter import PREFIX, SavedAdapter
 from tailor.errors import ModelError
 from tailor.spec.adapter import matching
@@ -71,6 +72,7 @@ class LoraAdapter(SavedAdapter):
         return result.T if transposed else result
 
     def _sort(self) -> None:
+        require_update(self.config, self.url)
         parts: dict[str, dict[str, str]] = {}
         for name in self.reader:
             bare = name.removeprefix(PREFIX)

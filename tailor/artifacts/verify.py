@@ -1,6 +1,6 @@
 """Verifies a merge: compares the logits of the merged model with those of base and adapter, on rows of the run.
 
-Both models compute in float32, so that the differences come from the merge and not from rounding in the forward pass.
+Averages are verified by `verify_average`. Both models compute in float32, so that the differences come from the merge and not from rounding in the forward pass.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
 from tailor.models import own_code, quantization, visibility
+from tailor.models.base_record import BaseRecord
 from tailor.models.causal import base_of
 from tailor.models.load import DTYPES
+from tailor.spec.model import Quantize
+from tailor.store import Store, run_files
 from tailor.store.scratch import scratch
 
 Check = Literal["logits", "layers"]
@@ -91,15 +94,15 @@ class Figures:
             return LAYER_TOLERANCE
         return max(NOISE, min(TOLERANCE, SHARE * self.adapter_kl))
 
-    def refusal(self, tolerance: float | None) -> str | None:
-        """Why the merge fails verification; None when it passes."""
+    def refusal(self, tolerance: float | None, trained: str = "base and adapter as trained") -> str | None:
+        """Why the result fails verification; None when it passes. trained: what it was compared with, for the message."""
         value, limit = (self.layer_error if self.check == "layers" else self.kl), self.limit(tolerance)
         if math.isfinite(value) and value <= limit:
             return None
         if self.check == "layers":
-            return f"the relative error of a layer's output, against base and adapter as trained, is {value:.2e} (limit {limit:.1e})"
+            return f"the relative error of a layer's output, against {trained}, is {value:.2e} (limit {limit:.1e})"
         return (
-            f"its logits differ from those of base and adapter as trained: KL {value:.2e} nats per token (limit {limit:.1e}), "
+            f"its logits differ from those of {trained}: KL {value:.2e} nats per token (limit {limit:.1e}), "
             f"top-1 agreement {self.top1:.1%}, |Δlogit| up to {self.max_difference:.2e}"
         )
 
@@ -125,15 +128,15 @@ def by_logits(
 
     from tailor.artifacts.load import load_adapted
 
-    rows, what = _rows(folder, source)
-    totals = _Totals()
+    rows, what = rows_of(folder, source.run)
+    totals = Totals()
     with scratch() as temporary:
         trained = load_adapted(source.folder, source.url, source.base_record, source.spec, device)
         in_float32(trained, DTYPES[source.base_record.dtype])
-        for number, logits in enumerate(_logits(trained, rows, device)):
+        for number, logits in enumerate(logits_of(trained, rows, device)):
             torch.save(logits, temporary / f"{number}.pt")
         with trained.disable_adapter():
-            for number, logits in enumerate(_logits(trained, rows, device)):
+            for number, logits in enumerate(logits_of(trained, rows, device)):
                 totals.add_base(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
         del trained
         merged = AutoModelForCausalLM.from_pretrained(
@@ -143,7 +146,7 @@ def by_logits(
             use_safetensors=True,
             trust_remote_code=own_code.granted(source.spec),
         ).eval()
-        for number, logits in enumerate(_logits(merged, rows, device)):
+        for number, logits in enumerate(logits_of(merged, rows, device)):
             totals.add(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
     return totals.figures(what)
 
@@ -172,7 +175,7 @@ def _dequantized_forward(layer: Any, dtype: torch.dtype, x: torch.Tensor) -> tor
     return torch.nn.functional.linear(x, weight.to(x.dtype), layer.bias)
 
 
-class _Totals:
+class Totals:
     """Accumulates the differences of logits over rows."""
 
     def __init__(self) -> None:
@@ -213,7 +216,7 @@ def _divergence(trained: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _logits(model: Any, rows: list[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
+def logits_of(model: Any, rows: list[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
     """The logits of each row, float32 [T, V] on the CPU. Rows are not batched, so there is no padding.
 
     Windows and chunks are shortened, so that the rows are longer than each of them.
@@ -224,13 +227,15 @@ def _logits(model: Any, rows: list[list[int]], device: torch.device) -> Iterator
             yield model(input_ids=ids, use_cache=False).logits[0].float().cpu()
 
 
-def _rows(folder: Path, source: Source) -> tuple[list[list[int]], str]:
-    """Token ids to compare on, and their description: rows of the run, or `TEXTS` when its tokens are not available."""
+def rows_of(folder: Path, run: Store) -> tuple[list[list[int]], str]:
+    """Token ids to compare on, and their description: rows of the run, or `TEXTS` when its tokens are not available.
+
+    folder: with the tokenizer.
+    """
     from tailor.data.token_store import MANIFEST, TokenStore
     from tailor.encode.tokenizer import load_tokenizer
-    from tailor.store import Store, run_files
 
-    plan = run_files.plan_if_written(source.run)
+    plan = run_files.plan_if_written(run)
     if plan and Store(plan["tokens_url"]).exists(MANIFEST):
         tokens = TokenStore.open(plan["tokens_url"])
         for name in ("evaluation", "train"):
@@ -297,7 +302,7 @@ def output_error(
     product = adapter.product(module)
     if product.shape != weight.shape:  # stored as [in, out] (Conv1D), or an embedding
         weight, merged = weight.T.contiguous(), merged.T
-    layer = trained_layer(source, adapter, module, weight, device)
+    layer = trained_layer(source.base_record, adapter, module, weight, device)
     inputs = torch.randn(INPUTS, weight.shape[1], generator=torch.Generator().manual_seed(0))  # [INPUTS, in]
     expected = layer(inputs.to(device)).float().cpu()  # [INPUTS, out]
     actual = inputs @ merged.T  # [INPUTS, out]
@@ -305,14 +310,14 @@ def output_error(
 
 
 def trained_layer(
-    source: Source, adapter: LoraAdapter, module: str, weight: torch.Tensor, device: torch.device
+    base_record: BaseRecord, adapter: LoraAdapter, module: str, weight: torch.Tensor, device: torch.device
 ) -> Any:
     """A PEFT layer with the base's weight [out, in], in the dtype or quantization of training, and the adapter's update."""
     from peft import LoraConfig, inject_adapter_in_model
 
     update = adapter.updates[module]
     alone = nn.Module()
-    alone.layer = _linear(source, weight.to(DTYPES[source.base_record.dtype]), device)
+    alone.layer = _linear(base_record.quantize, weight.to(DTYPES[base_record.dtype]), device)
     config = LoraConfig(
         r=adapter.rank(module),
         lora_alpha=update.scale * adapter.rank(module),  # type: ignore[arg-type]
@@ -320,7 +325,7 @@ def trained_layer(
         use_dora=update.magnitude is not None,
     )
     inject_adapter_in_model(config, alone)
-    in_float32(alone, DTYPES[source.base_record.dtype])
+    in_float32(alone, DTYPES[base_record.dtype])
     layer: Any = alone.layer
     layer.lora_A["default"].weight.copy_(adapter.reader.read(update.down))
     layer.lora_B["default"].weight.copy_(adapter.reader.read(update.up))
@@ -329,9 +334,8 @@ def trained_layer(
     return layer
 
 
-def _linear(source: Source, weight: torch.Tensor, device: torch.device) -> nn.Module:
+def _linear(quantize: Quantize | None, weight: torch.Tensor, device: torch.device) -> nn.Module:
     """A frozen linear layer without bias, quantized as in training. weight: [out, in]."""
-    quantize = source.base_record.quantize
     if quantize is None:
         plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
         plain.weight.copy_(weight)

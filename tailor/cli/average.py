@@ -33,7 +33,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="reduce an average of adapters to rank R by SVD (default: the exact average, of a higher rank)",
     )
-
+    parser.add_argument(
+        "--tolerance",
+        type=number(over=0),
+        metavar="X",
+        help="largest allowed difference of averaged adapters from the weighted sum of the adapters, as in `tailor merge`",
+    )
+    parser.add_argument(
+        "--verify",
+        choices=("logits", "layers"),
+        help="compare averaged adapters by logits on their base, or only by the updates of sampled layers (default: logits if "
+        "the base is on this machine and fits into memory)",
+    )
     add_trust_option(parser)
 
 
@@ -42,7 +53,14 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.artifacts.average import average
 
     url = average(
-        args.parts, args.to, weights=args.weights, rank=args.rank, trust=granted(args, args.parts), say=print
+        args.parts,
+        args.to,
+        weights=args.weights,
+        rank=args.rank,
+        tolerance=args.tolerance,
+        check=args.verify,
+        trust=granted(args, args.parts),
+        say=print,
     )
     if args.json:
         args.json.write(Written(url=url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.helpers.adapters import random_adapter
 from tests.helpers.collections import embedding_model
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import tiny_llama
+from tests.helpers.plain_peft import averaged_logits, difference, logits_of_adapter
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import make_store
 
@@ -59,6 +61,7 @@ def test_adapters_are_averaged_exactly(tmp_path: Path) -> None:
     parts = [updates(folder) for folder in folders]
     url = average([str(folder) for folder in folders], str(tmp_path / "mean"), weights=WEIGHTS)
     assert close(updates(url), weighted(parts, WEIGHTS))
+    assert difference(logits_of_adapter(url, base), averaged_logits(folders, base, WEIGHTS)) < 1e-5
     same = [updates(random_adapter(tmp_path / f"s{i}", base, seed=i)) for i in range(2)]
     files = [load_file(tmp_path / f"s{i}" / "adapter_model.safetensors") for i in range(2)]
     save_file(
@@ -67,28 +70,6 @@ def test_adapters_are_averaged_exactly(tmp_path: Path) -> None:
     assert not close(updates(tmp_path / "s0"), weighted(same, [0.5, 0.5]), 0.1), (
         "control: factors do not average"
     )
-
-
-def test_plain_peft_loads_the_average(tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = tiny_llama(tmp_path / "base")
-    folders = [
-        random_adapter(tmp_path / f"a{i}", base, seed=i, modules_to_save=["lm_head"], r=2 + i)
-        for i in range(2)
-    ]
-    url = average([str(folder) for folder in folders], str(tmp_path / "mean"))
-    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    ids = torch.tensor([[5, 9, 70, 8]])
-    with torch.no_grad():
-        logits = PeftModel.from_pretrained(network, url).eval()(ids).logits
-        merged = [merge(str(f), str(tmp_path / f"m{i}")).url for i, f in enumerate(folders)]
-        means = average(merged, str(tmp_path / "models"))
-        expected = AutoModelForCausalLM.from_pretrained(means, dtype=torch.float32)(ids).logits
-        control = AutoModelForCausalLM.from_pretrained(merged[0], dtype=torch.float32)(ids).logits
-    assert (logits - expected).norm() < 1e-5 * expected.norm()
-    assert (control - expected).norm() > 1e-2 * expected.norm()
 
 
 def test_rank_is_reduced_and_the_error_reported(tmp_path: Path) -> None:
@@ -108,8 +89,15 @@ def test_rank_is_reduced_and_the_error_reported(tmp_path: Path) -> None:
             float(values[4:].norm()), rel=1e-3
         )
     assert any("of its Frobenius norm" in line for line in said)
-    same = updates(average(folders, str(tmp_path / "same"), rank=8))
-    assert close(same, exact)
+    same = average(folders, str(tmp_path / "same"), rank=8)
+    assert close(updates(same), exact)
+    assert difference(logits_of_adapter(same, base), averaged_logits(folders, base, [1, 1])) < 1e-5
+    assert record["verification"]["kl"] > 1e-4, "a reduced rank differs: this is reported"
+    assert record["verification"]["tolerance"] is None
+    with pytest.raises(
+        ModelError, match=r"the average fails verification: its logits differ from those of the"
+    ):
+        average(folders, str(tmp_path / "refused"), rank=4, tolerance=1e-4)
 
 
 def test_models_are_averaged_in_float32(tmp_path: Path) -> None:
@@ -152,6 +140,12 @@ def test_checkpoints_of_a_run_become_a_model(tmp_path: Path) -> None:
         assert torch.allclose(parameter, expected[f"network.{name}"], atol=1e-7), name
     assert (tmp_path / "mean" / "tokenizer.json").exists()
     assert (tmp_path / "mean" / "generation_config.json").exists()
+    other = Path(shutil.copytree(tmp_path / "run", tmp_path / "other"))
+    step = str(other / "checkpoints" / "step-00000006")
+    average([steps[0], step], str(tmp_path / "alike"))
+    (other / "model" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ModelError, match=r"run/.* and .*other/.* have different chat templates"):
+        average([steps[0], step], str(tmp_path / "mixed"))
 
 
 def test_inputs_that_cannot_be_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,6 +202,7 @@ def test_checkpoints_of_an_adapter_are_averaged(tmp_path: Path, options: dict[st
     assert close(updates(same), updates(run.join("adapter").url)), "the last checkpoint is the run's adapter"
     merged = merge(same, str(tmp_path / "merged")).url
     expected = merge(run.join("adapter").url, str(tmp_path / "expected")).url
+    assert difference(logits_of_adapter(same, base), logits_of_adapter(run.join("adapter").url, base)) < 1e-5
     files = [load_file(Path(folder) / "model.safetensors") for folder in (merged, expected)]
     assert all(torch.allclose(files[0][name], files[1][name], atol=1e-6) for name in files[1])
     mixed = updates(average([first, last], str(tmp_path / "mixed")))

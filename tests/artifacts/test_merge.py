@@ -22,30 +22,10 @@ from tailor.spec.model import Model, Quantize
 from tailor.store import Store
 from tests.helpers.adapters import random_adapter
 from tests.helpers.models import tiny_llama
+from tests.helpers.plain_peft import difference, logits_of_adapter, logits_of_model, logits_of_nf4
 from tests.helpers.tokenizers import split_tokenizer
 
-IDS = torch.tensor([[9, 41, 77, 130, 12, 200, 33, 8]])
 NF4 = Quantize(type="nf4")
-
-
-def logits_of_adapter(adapter: Path, base: Path) -> torch.Tensor:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    with torch.no_grad():
-        return PeftModel.from_pretrained(network, str(adapter)).eval()(IDS).logits
-
-
-def logits_of_model(folder: Path | str) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM
-
-    with torch.no_grad():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(IDS).logits
-
-
-def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
 
 
 @pytest.mark.parametrize(
@@ -97,13 +77,19 @@ def test_a_quantized_base_is_merged_as_in_training(tmp_path: Path, kind: Any) ->
     assert loose.figures.kl > 1000 * merged.figures.kl, "the wrong precision is shown to differ"
     with pytest.raises(ModelError, match="fails verification"):
         merge(str(adapter), str(tmp_path / "other"), onto="full")
+    if kind == "nf4":
+        full = merge(str(adapter), str(tmp_path / "full"), dtype="float32")
+        expected = logits_of_nf4(adapter, base)
+        assert difference(logits_of_model(full.url), expected) < 1e-5
+        assert difference(logits_of_adapter(adapter, base), expected) > 1e-2, "control: of the base in full"
     assert not (tmp_path / "other").exists()
 
 
 def test_a_merge_that_is_wrong_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_llama(tmp_path / "base")
     adapter = random_adapter(tmp_path / "adapter", base)
-    merge(str(adapter), str(tmp_path / "right"))
+    right = merge(str(adapter), str(tmp_path / "right"))
+    assert difference(logits_of_model(right.url), logits_of_adapter(adapter, base)) < 1e-5
     product = LoraAdapter.product
     monkeypatch.setattr(LoraAdapter, "product", lambda self, module: 0.7 * product(self, module))
     for check in ("logits", "layers"):
@@ -117,9 +103,9 @@ def test_a_lost_adapter_is_rejected_even_if_it_is_small(
 ) -> None:
     base = tiny_llama(tmp_path / "base")
     adapter = random_adapter(tmp_path / "adapter", base, size=0.003)
-    assert merge(str(adapter), str(tmp_path / "right")).figures.adapter_kl < 0.001, (
-        "control: under the tolerance"
-    )
+    right = merge(str(adapter), str(tmp_path / "right"))
+    assert right.figures.adapter_kl < 0.001, "control: under the tolerance"
+    assert difference(logits_of_model(right.url), logits_of_adapter(adapter, base)) < 1e-5
     monkeypatch.setattr(LoraAdapter, "product", lambda self, module: torch.zeros(()))
     monkeypatch.setattr(LoraAdapter, "merged", lambda self, module, weight, **_: weight)
     with pytest.raises(ModelError, match="fails verification"):
@@ -132,6 +118,8 @@ def test_only_layers_are_compared(tmp_path: Path) -> None:
         adapter = random_adapter(tmp_path / name, base, **options)  # type: ignore[arg-type]
         merged = merge(str(adapter), str(tmp_path / f"{name}-merged"), check="layers")
         assert merged.figures.layer_error < 1e-5, name
+        if name != "nf4":
+            assert difference(logits_of_model(merged.url), logits_of_adapter(adapter, base)) < 1e-5, name
     with pytest.raises(ModelError, match="the relative error of a layer's output"):
         merge(str(adapter), str(tmp_path / "full"), check="layers", onto="full")
 
@@ -170,7 +158,8 @@ def test_another_base_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
     assert not (tmp_path / "merged").exists()
     shutil.move(base, tmp_path / "moved")  # the right weights, elsewhere
-    merge(str(adapter), str(tmp_path / "merged"), base=str(tmp_path / "moved"))
+    merged = merge(str(adapter), str(tmp_path / "merged"), base=str(tmp_path / "moved"))
+    assert difference(logits_of_model(merged.url), logits_of_adapter(adapter, tmp_path / "moved")) < 1e-5
 
 
 def test_one_changed_weight_makes_another_base(tmp_path: Path) -> None:

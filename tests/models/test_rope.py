@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from tailor.artifacts.average import average
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
+from tailor.encode.tokenizer_files import own_files
 from tailor.errors import ModelError
 from tailor.export.folder import export
 from tailor.export.request import Request
@@ -312,6 +314,9 @@ def test_a_whole_model_carries_its_rope_and_averages_with_its_like(tmp_path: Pat
     assert plain.config.rope_parameters == mean.config.rope_parameters
     assert plain.config.rope_parameters["rope_type"] == "llama3"
     assert plain.config.max_position_embeddings == mean.config.max_position_embeddings == 4 * L
+    for name in own_files(run / "model"):  # its chat template, too
+        if (run / "model" / name).is_file():
+            shutil.copy(run / "model" / name, tmp_path / "base")
     with pytest.raises(ModelError, match="different RoPE parameters"):
         average([str(run / "model"), str(tmp_path / "base")], str(tmp_path / "mixed"))
     assert average([str(run / "model"), str(tmp_path / "mean")], str(tmp_path / "alike")), "the control"
