@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from tailor.artifacts import output, verify
+from tailor.artifacts import output, verify, verify_embeddings
 from tailor.artifacts.base_model import Structure, as_quantized, forget_quantization, set_vocabulary
 from tailor.artifacts.inputs import Source, open_source, with_plain_weights
 from tailor.artifacts.open_adapter import open_adapter
@@ -39,12 +39,14 @@ from tailor.layout import (
 )
 from tailor.models import own_code, rope
 from tailor.models.base_record import BaseRecord
+from tailor.models.embedding.settings import Embedding
 from tailor.models.links import inside
 from tailor.models.load import DTYPES
 from tailor.models.own_code import NOTHING, Trust
-from tailor.store import OBJECT
+from tailor.store import OBJECT, run_files
 
 Onto = Literal["full", "dequantized"]
+Figures = verify.Figures | verify_embeddings.EmbeddingFigures
 OWN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD, "COMMIT", "README.md")
 """Files that only an adapter has. Its other files (tokenizer, template, generation settings) are copied to the model."""
 
@@ -56,7 +58,8 @@ class Settings:
     onto: Onto | None = None
     dtype: str = "auto"
     tolerance: float | None = None
-    check: verify.Check = "logits"
+    check: verify.Check | None = None
+    """What is compared; None: the embeddings of a model that only embeds, else the logits."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Merged:
     """A published merge, and its verification."""
 
     url: str
-    figures: verify.Figures
+    figures: Figures
 
 
 def merge(
@@ -75,7 +78,7 @@ def merge(
     dtype: str = "auto",
     base: str | None = None,
     tolerance: float | None = None,
-    check: verify.Check = "logits",
+    check: verify.Check | None = None,
     trust: Trust = NOTHING,
     say: Callable[[str], None] = lambda _: None,
 ) -> Merged:
@@ -84,7 +87,8 @@ def merge(
     onto: merge into the base's stored weights (`full`), or into its quantized and dequantized weights (`dequantized`, the
     default after training on a quantized base, because the adapter was trained on those).
     dtype: of the result; `auto` keeps the dtype of each tensor. base: new path of a base that has moved. tolerance: see
-    `verify.Figures.limit`. check: compare the `logits`, or only sampled `layers`. trust: the base's own code that may run. Raises ModelError and StoreError.
+    `verify.Figures.limit`. check: see `Settings`; `layers` compares only sampled layers. trust: the base's own code that may
+    run. Raises ModelError and StoreError.
     """
     source = open_source(url, base, trust)
     if to is None and not source.run.exists(RECIPE):
@@ -99,28 +103,33 @@ def merge(
 
 def merge_into(
     folder: Path, source: Source, settings: Settings, say: Callable[[str], None] = lambda _: None
-) -> verify.Figures:
+) -> Figures:
     """Write the merged model and its record into `folder`. ModelError when it fails verification."""
     with ExitStack() as stack:
         return _merge_into(folder, with_plain_weights(source, stack), settings, say)
 
 
-def _merge_into(
-    folder: Path, source: Source, settings: Settings, say: Callable[[str], None]
-) -> verify.Figures:
+def _merge_into(folder: Path, source: Source, settings: Settings, say: Callable[[str], None]) -> Figures:
     onto = _onto(settings.onto, source)
+    check = settings.check or ("embeddings" if run_files.only_embeds(source.run) else "logits")
+    if check == "embeddings":
+        Embedding.read(source.folder, source.url)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with (
         open_adapter(source.folder, source.url) as adapter,
         Reader.of_model(source.weights) as reader,
     ):
-        if settings.check == "logits":
+        if check != "layers":
             verify.require_memory(reader.weights(), device)
         names = write_model(folder, source, adapter, reader, onto, settings.dtype, device)
         for line in _copy_files(folder, source):
             say(line)
-        measure = verify.by_logits if settings.check == "logits" else verify.by_layers
-        figures = measure(folder, source, adapter, names, device)
+        measures: dict[str, Callable[..., Figures]] = {
+            "logits": verify.by_logits,
+            "layers": verify.by_layers,
+            "embeddings": verify_embeddings.by_embeddings,
+        }
+        figures = measures[check](folder, source, adapter, names, device)
         say(
             f"merged {len(adapter.updates)} {adapter.kind.label} updates into the base ({_onto_words(onto, source, reader)})"
         )
@@ -330,7 +339,7 @@ def _record(
     source: Source,
     onto: Onto,
     settings: Settings,
-    figures: verify.Figures,
+    figures: Figures,
     adapter: SavedAdapter,
 ) -> None:
     base_record = source.base_record

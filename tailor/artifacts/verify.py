@@ -20,6 +20,7 @@ from tailor.artifacts.inputs import Source
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import Reader
+from tailor.encode.masks import EncodedExample
 from tailor.errors import ModelError
 from tailor.models import own_code, quantization, visibility
 from tailor.models.base_record import BaseRecord
@@ -29,7 +30,7 @@ from tailor.spec.model import Quantize
 from tailor.store import Store, run_files
 from tailor.store.scratch import scratch
 
-Check = Literal["logits", "layers"]
+Check = Literal["logits", "layers", "embeddings"]
 TOLERANCE = 0.001
 """Largest allowed mean KL divergence, in nats per token, for an adapter whose own effect is much larger.
 
@@ -232,24 +233,30 @@ def rows_of(folder: Path, run: Store) -> tuple[list[list[int]], str]:
 
     folder: with the tokenizer.
     """
-    from tailor.data.token_store import MANIFEST, TokenStore
     from tailor.encode.tokenizer import load_tokenizer
 
+    examples, what = examples_of(run)
+    if examples:
+        return [example.input_ids[:LENGTH].tolist() for example in examples], what
+    tokenizer = load_tokenizer(str(folder))
+    return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} built-in texts"
+
+
+def examples_of(run: Store) -> tuple[list[EncodedExample], str]:
+    """Up to `ROWS` examples of the run, and their description; none when its tokens are not available."""
+    from tailor.data.token_store import TokenStore
+
     plan = run_files.plan_if_written(run)
-    if plan and Store(plan["tokens_url"]).exists(MANIFEST):
+    if plan and is_readable(plan["tokens_url"]):
         tokens = TokenStore.open(plan["tokens_url"])
         for name in ("evaluation", "train"):
             split = tokens.split(name)  # type: ignore[arg-type]
             if len(split):
                 step = max(1, len(split) // ROWS)
-                chosen = list(range(0, len(split), step))[:ROWS]
-                rows = [split.example(at).input_ids[:LENGTH].tolist() for at in chosen]
-                return (
-                    rows,
-                    f"{len(rows)} {'evaluation' if name == 'evaluation' else 'training'} rows of the run",
-                )
-    tokenizer = load_tokenizer(str(folder))
-    return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} built-in texts"
+                chosen = [split.example(at) for at in list(range(0, len(split), step))[:ROWS]]
+                kind = "evaluation" if name == "evaluation" else "training"
+                return chosen, f"{len(chosen)} {kind} rows of the run"
+    return [], ""
 
 
 def by_layers(

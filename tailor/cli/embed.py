@@ -53,6 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="keep only the first N dimensions, for models trained with method.matryoshka",
     )
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="data type of the numbers in the file (default: float32); they are computed and normalized in float32",
+    )
+    parser.add_argument(
         "--workers",
         type=whole(1),
         metavar="N",
@@ -78,6 +84,7 @@ def execute(args: argparse.Namespace) -> int:
         tuple(args.keep),
         args.instruction,
         args.dimension,
+        args.dtype,
     )
     trust = granted(args, [args.run])
     display = Display()

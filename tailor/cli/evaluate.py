@@ -188,6 +188,9 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     if "corpus" in rows:
         blank = f", {rows['blank']:,} of them empty" if rows["blank"] else ""
         console.print(Text.assemble(("corpus          ", "bold"), f"{rows['corpus']:,} passages{blank}"))
+        if rows.get("missing"):
+            words = "judged passages are not in the corpus, and count as not found"
+            console.print(Text(f"{rows['missing']:,} {words}", "yellow"))
         for model, count in rows["truncated"].items():
             if count:
                 console.print(

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("tailor.cli.chat", "chat with a trained model"),
     "generate": ("tailor.cli.generate", "generate answers to prompts with a trained model"),
     "embed": ("tailor.cli.embed", "compute embeddings of a file's texts with a trained model"),
+    "search": ("tailor.cli.search", "search a file's texts with a trained model that makes embeddings"),
     "merge": ("tailor.cli.merge", "merge an adapter into its base model"),
     "average": ("tailor.cli.average", "average the weights of models, checkpoints or adapters"),
     "export": (

@@ -39,14 +39,14 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=number(over=0),
         metavar="X",
-        help="largest allowed difference: mean KL divergence in nats per token (--verify logits, default 0.001) or relative "
-        "error of a layer's output (--verify layers, default 0.02)",
+        help="largest allowed difference: mean KL divergence in nats per token (--verify logits, default 0.001), or relative "
+        "error of an embedding (--verify embeddings, default 0.03) or of a layer's output (--verify layers, default 0.02)",
     )
     parser.add_argument(
         "--verify",
-        choices=("logits", "layers"),
-        default="logits",
-        help="compare the logits of the whole model (default), or sampled layers if it does not fit into memory",
+        choices=("logits", "embeddings", "layers"),
+        help="compare the logits of the whole model (default), its embeddings (default after method.mode: embedding), or "
+        "sampled layers if it does not fit into memory",
     )
 
 

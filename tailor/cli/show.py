@@ -220,9 +220,12 @@ def one_line(value: Any, limit: int = 120) -> str:
 def next_commands(run: Store) -> list[str]:
     """Commands to try next on a run with an artifact, the most useful first."""
     here = shown_path(run.url)
-    try_it = (
-        f"tailor chat {here}" if run_folder.can_chat(run) else f'tailor generate {here} --plain --prompt "…"'
-    )
+    if run_files.only_embeds(run):
+        try_it = f"tailor search {here} texts.jsonl"
+    elif run_folder.can_chat(run):
+        try_it = f"tailor chat {here}"
+    else:
+        try_it = f'tailor generate {here} --plain --prompt "…"'
     return [try_it, f"tailor show {here}"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
-from tailor.data.grit_batches import text_facts
+from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
 from tailor.data.rows import Batch
 from tailor.data.token_store import Split, TokenStore
 from tailor.plan import DataFacts
@@ -52,8 +52,24 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         steps=steps,
         first_step=first_step,
         run_tokens=run_tokens,
+        smaller_than_batch=smaller_than_batch(batches, epoch, spec),
         **texts,
     )
+
+
+def smaller_than_batch(batches: Batches, epoch: Sequence[Batch], spec: BatchSpec) -> dict[str, int]:
+    """Key of a batch size that no batch reaches -> what there is for a batch."""
+    if isinstance(batches, GritBatches) and spec.streams is not None:
+        found = {}
+        reached = max((batch.queries for batch in epoch if isinstance(batch, GritBatch)), default=0)
+        if max(reached, batches.most_queries) < spec.streams.queries:
+            found["method.embedding_batch_size"] = batches.most_queries
+        if batches.sequences < spec.streams.examples:
+            found["method.generative_batch_size"] = batches.sequences
+        return found
+    if spec.batch_size and len(epoch) == 1 and len(epoch[0]) < spec.batch_size:
+        return {"train.batch_size": len(epoch[0])}
+    return {}
 
 
 def _max_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
@@ -63,7 +79,5 @@ def _max_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a split."""
     if spec.streams is not None:
-        from tailor.data.grit_batches import GritBatches  # imported here because it depends on this module
-
         return GritBatches(split, spec)
     return Batches(split.lengths, split.supervised, split.source, spec, split.position)

@@ -4,7 +4,8 @@ All queries of a step come from one dataset or source, so that in-batch negative
 function of (seed, step), as all batches are. An epoch contains every query once; the example stream repeats independently.
 
     text stream      groups with several examples: a query, its positive passages (`is_positive`) and its negatives. A step
-                     draws one positive and `group_size - 1` negatives per query, with new draws in each epoch.
+                     draws one positive and `group_size - 1` negatives per query, with new draws in each epoch. The
+                     negatives of a row without any are passages of other rows of its dataset or source.
     example stream   groups with one example, for generation
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
 from tailor.data.distinct import distinct_parts
+from tailor.data.other_negatives import OtherNegatives
 from tailor.data.rows import Batch, Row
 from tailor.data.token_store import Split
 from tailor.errors import DataError
@@ -116,6 +118,7 @@ class GritBatches(Batches):
         """bool[groups]: True for a query with its passages."""
         self._units = self._units_of(split, spec.streams.by)
         self._round = lru_cache(maxsize=2)(self._make_round)
+        self._others = OtherNegatives(self._starts, self._ends, self._texts, self._units)
         self._batches: dict[int, int] = {}
         """Number of batches of each epoch computed so far. It varies with `distinct`, by the passages drawn, and where a
         fractional weight draws rows of several datasets."""
@@ -167,12 +170,21 @@ class GritBatches(Batches):
         """Number of tokens of the longest example to generate."""
         return int(self.lengths[self._starts[~self._texts]].max(initial=0))
 
+    @property
+    def sequences(self) -> int:
+        """Number of examples to generate."""
+        return int((~self._texts).sum())
+
+    @property
+    def most_queries(self) -> int:
+        """Number of queries of the largest dataset or source."""
+        return int(max(np.bincount(self._units[self._texts]), default=0))
+
     def distinct_texts(self) -> int:
         """Maximum number of texts in a batch of any epoch with `distinct`, where epochs differ; else 0."""
         if not self._streams.distinct:
             return 0
-        largest = max(np.bincount(self._units[self._texts]), default=0)
-        return int(min(largest, self._streams.queries)) * (1 + self._streams.group)
+        return min(self.most_queries, self._streams.queries) * (1 + self._streams.group)
 
     def longest_row(self, evaluation: bool = False) -> int:
         return self.longest_example()
@@ -302,7 +314,8 @@ class GritBatches(Batches):
     def _drawn(self, group: int, size: int, generator: np.random.Generator | None) -> list[int]:
         """A query, one positive and `size - 1` negatives. Negatives repeat if there are too few.
 
-        generator: draws them at random; None takes the first ones.
+        Without negatives of its own, a query gets passages of other rows of its dataset or source. generator: draws them at random; None
+        takes the first ones.
         """
         start, end = int(self._starts[group]), int(self._ends[group])
         passages = np.arange(start + 1, end)
@@ -311,6 +324,8 @@ class GritBatches(Batches):
         if generator is not None:
             positives = positives[generator.permutation(len(positives))]
             negatives = negatives[generator.permutation(len(negatives))]
+        if size > 1 and not len(negatives):
+            negatives = self._others.draw(group, size - 1, generator)
         return [start, int(positives[0]), *(int(negatives[at % len(negatives)]) for at in range(size - 1))]
 
     def _examples_of(self, step: int) -> np.ndarray:

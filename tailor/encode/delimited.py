@@ -87,6 +87,13 @@ def read(stream: IO[bytes], label: str, delimiter: str) -> Iterator[dict[str, st
                 yield {name: value for name, value in zip(columns, row, strict=True) if value}
 
 
+def columns(stream: IO[bytes], label: str, delimiter: str) -> list[str]:
+    """The columns of a file's header. DataError for a header that cannot be used."""
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        header = next(_rows(_Lines(text), delimiter), None)
+        return [] if header is None else _header(header, label)
+
+
 def _rows(lines: _Lines, delimiter: str) -> Iterator[list[str] | RowError]:
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader: Any = None

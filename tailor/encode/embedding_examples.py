@@ -103,9 +103,7 @@ class TextEncoder:
         return encoded
 
 
-def relevances(
-    encoder: TextEncoder, records: Sequence[Relevance], limits: TextLimits
-) -> list[list[EncodedExample] | RowError]:
+def relevances(encoder: TextEncoder, records: Sequence[Relevance]) -> list[list[EncodedExample] | RowError]:
     """The group of each record at full length: the query, the relevant passages, the irrelevant ones.
 
     The span of an example is the tokens to pool. `is_positive` is False for irrelevant passages.
@@ -120,21 +118,14 @@ def relevances(
             text = next(remaining)
             span = (text.start, len(text.input_ids))
             group.append(EncodedExample(text.input_ids, [span], position, position < positives))
-        groups.append(_checked(group, record, limits))
+        groups.append(_checked(group, record))
     return groups
 
 
-def _checked(
-    group: list[EncodedExample], record: Relevance, limits: TextLimits
-) -> list[EncodedExample] | RowError:
+def _checked(group: list[EncodedExample], record: Relevance) -> list[EncodedExample] | RowError:
     for example in group:
         if example.spans[0][0] == example.spans[0][1]:
             return RowError("empty", f"{_name(example, record)} has no tokens")
-    if limits.negatives and not record.negatives:
-        return RowError(
-            "no_negatives",
-            "the row has no negative passage; add one, or set method.group_size: 1, which needs none",
-        )
     return group
 
 

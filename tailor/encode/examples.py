@@ -86,6 +86,11 @@ class Encoder:
         if rules is not None:
             self._chats = ChatEncoder(tokenizer, rules, train_on, drop_reasoning=drop_reasoning)
 
+    @property
+    def fills_negatives(self) -> bool:
+        """Whether a query without negatives is given passages of other rows."""
+        return self._text_limits is not None and self._text_limits.negatives
+
     def __call__(self, records: Sequence[Record]) -> list[Outcome | RowError]:
         """The outcome of each record, in order. All records of a batch have the same type."""
         return [self.fit(result) for result in self.encode(records)]
@@ -116,9 +121,8 @@ class Encoder:
             rows = [record for record in records if isinstance(record, Pair | Rated)]
             return preference_examples.grouped(rows, self.encode(preference_examples.answers(rows)))
         if isinstance(records[0], Relevance):
-            assert self._text_limits is not None
             groups = [record for record in records if isinstance(record, Relevance)]
-            return embedding_examples.relevances(TextEncoder(self.tokenizer), groups, self._text_limits)
+            return embedding_examples.relevances(TextEncoder(self.tokenizer), groups)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])

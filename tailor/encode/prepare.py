@@ -12,6 +12,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from tailor.data.token_store import MANIFEST, MANIFEST_FILE, SPLITS, TokenStore
+from tailor.encode.columns import require_columns
 from tailor.encode.embedding_examples import GRITLM
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import code_of, get_format
@@ -31,7 +32,7 @@ from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-ENCODE_VERSION = 6
+ENCODE_VERSION = 7
 """Part of every fingerprint. Increase it when a change of the code gives other tokens, or other columns, for the same rows."""
 _SHARD = re.compile(r"(train|evaluation)-\d+\.arrow")
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
@@ -271,6 +272,7 @@ def _manifest(
     for split, index, resolved in sources:
         numbers = [at for at, task in enumerate(tasks) if (task.split, task.source) == (split, index)]
         task_reports = [reports[number] for number in numbers]
+        _require_columns(resolved, f"data.{split}[{index}] {resolved.source.path}", task_reports)
         shards += _numbered([tasks[number] for number in numbers], task_reports)
         counts = source_report(
             task_reports,
@@ -308,6 +310,24 @@ def _manifest(
             "evaluation": split_report(reports, "evaluation"),
         },
     }
+
+
+def _require_columns(resolved: Resolved, context: str, reports: Sequence[TaskReport]) -> None:
+    """DataError when `columns` names a column that no row has.
+
+    Not if no row is read, which is an error of its own, or if `limit` ends reading: later rows may have the column.
+    """
+    source = resolved.source
+    kept, rows = (sum(getattr(report, name) for report in reports) for name in ("kept", "rows"))
+    if not kept or (source.limit is not None and rows >= source.limit):
+        return
+    require_columns(
+        ((f"columns.{field}", column) for field, column in source.columns.items()),
+        {column for report in reports for column in report.named},
+        (column for report in reports for column in report.seen),
+        resolved.files,
+        context,
+    )
 
 
 def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict[str, Any]]:

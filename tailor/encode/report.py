@@ -65,6 +65,10 @@ class TaskReport:
     """Columns and keys that the format does not use. Counted are the rows that have them."""
     changes: dict[str, CountedRows] = field(default_factory=dict)
     """What conversion changed in rows."""
+    named: set[str] = field(default_factory=set)
+    """The columns that the source's `columns` names and that some row has."""
+    seen: dict[str, None] = field(default_factory=dict)
+    """Columns of the rows, in order."""
     shards: list[WrittenShard] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict)

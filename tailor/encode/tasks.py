@@ -10,17 +10,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tailor.data.token_store import ShardWriter, ragged
+from tailor.encode.counted_rows import CountedRows
 from tailor.encode.examples import Encoder, Outcome
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
-from tailor.encode.records import Record, RowError, content_hash
+from tailor.encode.records import Record, Relevance, RowError, content_hash
 from tailor.encode.report import TaskReport, WrittenShard
 from tailor.encode.similarity.overlap import Reference
 from tailor.encode.similarity.texts import HashedTexts, texts_of
 from tailor.encode.truncation import Scorer, targets
-from tailor.encode.unused import Watch
+from tailor.encode.unused import FILLED_NEGATIVES, Watch
 from tailor.store import Store
 from tailor.store.scratch import scratch
 
@@ -107,6 +108,8 @@ class Work:
                         report.leave_out(outcome.reason, label, row, outcome.detail)
                     else:
                         _count(report, outcome)
+                        if self.encoder.fills_negatives and isinstance(record, Relevance):
+                            _count_filled(report, label, row, record)
                         split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
                         shards.add(split, label, dataset, row, outcome.examples)
@@ -230,6 +233,7 @@ def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
     fmt = get_format(task.format)
     watch = Watch(fmt, task.columns, task.dataset_column)
     report.unused, report.changes = watch.unused, watch.changes
+    report.named, report.seen = watch.named, watch.seen
     removed = task.removed
     repeats = dict(zip(removed.indices.tolist(), removed.near.tolist(), strict=True)) if removed else {}
     batch: Batch = []
@@ -292,6 +296,11 @@ def first_rows(tasks: Sequence[Task], lines: Sequence[Mapping[str, int]]) -> lis
             key = (task.split, task.source, label)
             before[key] = before.get(key, 0) + count
     return firsts
+
+
+def _count_filled(report: TaskReport, label: str, row: int, record: Relevance) -> None:
+    if not record.negatives:
+        report.changes.setdefault(FILLED_NEGATIVES, CountedRows()).add(label, row, "")
 
 
 def _count(report: TaskReport, outcome: Outcome) -> None:

@@ -14,6 +14,7 @@ from tailor.encode.records import Chat, Record
 
 NULLS = "null arguments of tools or tool calls are removed"
 BEFORE_QUESTION = "an assistant turn before the first user turn is not learned"
+FILLED_NEGATIVES = "a query without negatives gets random passages of other rows of its dataset, unless method.group_size is 1"
 _OTHERS = "(other columns)"
 _MAX_NAMES = 100
 _MAX_PLANS = 1000
@@ -42,6 +43,10 @@ class Watch:
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.unused: dict[str, CountedRows] = {}
         self.changes: dict[str, CountedRows] = {}
+        self.named: set[str] = set()
+        """The columns that the source's `columns` names and that some row has."""
+        self.seen: dict[str, None] = {}
+        """Columns of the rows, the first `_MAX_NAMES`."""
 
     def add(self, label: str, number: int, row: Mapping[str, Any], record: Record) -> None:
         """Look at a row that was read."""
@@ -78,6 +83,11 @@ class Watch:
                 several.append(present)
         head = self._columns.get(self._format.numbered, self._format.numbered)
         numbered = re.compile(rf"{re.escape(head)}_\d+") if self._format.numbered else None
+        self.named.update(column for column in self._columns.values() if column in signature)
+        if numbered and any(numbered.fullmatch(str(name)) for name in signature):
+            self.named.add(head)
+        if len(self.seen) < _MAX_NAMES:
+            self.seen |= dict.fromkeys(map(str, signature))
         tools = self._columns.get("tools", "tools")
         return _Plan(
             tuple(

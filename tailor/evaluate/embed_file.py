@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tailor.encode.columns import near_column, require_columns
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import RowError
 from tailor.encode.sources import content_of, find_files
@@ -34,6 +35,8 @@ class Request:
     keep: tuple[str, ...] = ()
     instruction: str | None = None
     dimension: int | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the numbers in the file. They are computed and normalized in float32."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,17 @@ def find_input(request: Request) -> list[FileRange]:
     return find_files(Questions(path=request.source), "input")
 
 
-def read_batches(parts: Sequence[FileRange], request: Request) -> Iterator[Batch]:
-    """The rows in batches of `EMBEDDED`, whatever the number of workers. DataError for a row that cannot be embedded."""
+def read_batches(
+    parts: Sequence[FileRange], request: Request, columns: _Columns | None = None
+) -> Iterator[Batch]:
+    """The rows in batches of `EMBEDDED`, whatever the number of workers. DataError for a row that cannot be embedded.
+
+    columns: counts the named columns of every row.
+    """
     texts: list[str] = []
     kept: list[Mapping[str, Any]] = []
     first = 1
-    for text, other in _rows(parts, request):
+    for text, other in _rows(parts, request, columns):
         texts.append(text)
         kept.append(other)
         if len(texts) == EMBEDDED:
@@ -65,13 +73,24 @@ def read_batches(parts: Sequence[FileRange], request: Request) -> Iterator[Batch
         yield Batch(first, tuple(texts), tuple(kept))
 
 
-def scan_input(parts: Sequence[FileRange], request: Request) -> tuple[list[int], pa.Schema]:
-    """Read the whole input once: rows of each batch, and the types of the kept columns.
+@dataclass(frozen=True)
+class Scanned:
+    """What the whole input has. sizes: rows of each batch. kept: types of the kept columns. absent: named column -> number of
+    rows without it, where there are some."""
 
-    DataError for a row that cannot be embedded, and for a kept column of mixed types.
+    sizes: list[int]
+    kept: pa.Schema
+    absent: dict[str, int]
+
+
+def scan_input(parts: Sequence[FileRange], request: Request) -> Scanned:
+    """Read the whole input once.
+
+    DataError for a row that cannot be embedded, for a named column that no row has, and for a kept column of mixed types.
     """
     sizes, schema = [], pa.schema([])
-    for batch in read_batches(parts, request):
+    columns = _Columns(request)
+    for batch in read_batches(parts, request, columns):
         sizes.append(len(batch.texts))
         for name in request.keep:
             try:
@@ -85,10 +104,33 @@ def scan_input(parts: Sequence[FileRange], request: Request) -> tuple[list[int],
                 ) from None
     if not sizes:
         raise DataError(f"input {request.source}: no rows")
-    return sizes, schema
+    require_columns(columns.named, columns.found, columns.keys, parts, f"input {request.source}")
+    return Scanned(sizes, schema, {name: count for name, count in columns.absent.items() if count})
 
 
-def _rows(parts: Sequence[FileRange], request: Request) -> Iterator[tuple[str, Mapping[str, Any]]]:
+class _Columns:
+    """Which of the named columns the rows have."""
+
+    def __init__(self, request: Request) -> None:
+        options = (("--column", request.columns), ("--keep", request.keep))
+        self.named = [(option, name) for option, names in options for name in names]
+        self.found: set[str] = set()
+        self.keys: dict[str, None] = {}
+        """Columns of the first row."""
+        self.absent: dict[str, int] = dict.fromkeys((name for _, name in self.named), 0)
+        """Named column -> number of rows without a value for it."""
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.keys = self.keys or dict.fromkeys(row)
+        for name in self.absent:
+            if name in row:
+                self.found.add(name)
+            self.absent[name] += row.get(name) is None
+
+
+def _rows(
+    parts: Sequence[FileRange], request: Request, columns: _Columns | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for part in parts:
         for number, row in Reader(part):
             row_id = f"{part.label}:{number}"
@@ -96,9 +138,14 @@ def _rows(parts: Sequence[FileRange], request: Request) -> Iterator[tuple[str, M
                 raise DataError(f"{row_id}: {row.detail or row.reason}")
             if not isinstance(row, Mapping):
                 raise DataError(f"{row_id}: a row must be an object")
+            if columns is not None:
+                columns.add(row)
             *before, last = request.columns
             if row.get(last) is None:
-                raise DataError(f"{row_id}: missing key `{last}`", hint="give the text column with --column")
+                near = near_column(last, row) if last not in row else ""
+                raise DataError(
+                    f"{row_id}: missing key `{last}`", hint=near or "give the text column with --column"
+                )
             values = [*(row.get(column) or "" for column in before), row[last]]
             if not all(isinstance(value, str) for value in values):
                 raise DataError(
@@ -130,13 +177,13 @@ class EmbeddingParts(ResumableParts):
 
     suffixes = (".parquet",)
 
-    def __init__(self, folder: Store, identity: str, kept: pa.Schema) -> None:
-        """kept: the types of the kept columns."""
+    def __init__(self, folder: Store, identity: str, kept: pa.Schema, dtype: str = "float32") -> None:
+        """kept: the types of the kept columns. dtype: of the embeddings."""
         super().__init__(folder, identity)
-        self._kept = kept
+        self._kept, self._dtype = kept, np.dtype(dtype)
 
     def write(self, number: int, batch: Batch, result: Embedded) -> None:
-        """Write one batch atomically."""
+        """Write one batch atomically. DataError for numbers that the data type cannot represent."""
         with self.folder.open(self.file(number, ".parquet"), "wb") as stream:
             pq.write_table(self._table(batch, result), stream, compression="zstd")
         self._existing.add(self.file(number, ".parquet"))
@@ -147,7 +194,14 @@ class EmbeddingParts(ResumableParts):
             field.name: pa.array([row[field.name] for row in batch.kept]).cast(field.type)
             for field in self._kept
         }
-        flat = pa.array(np.ascontiguousarray(result.vectors).reshape(-1), pa.float32())
+        with np.errstate(over="ignore"):
+            numbers = np.ascontiguousarray(result.vectors, self._dtype).reshape(-1)
+        if not np.isfinite(numbers).all():
+            raise DataError(
+                f"--dtype {self._dtype}: it cannot represent the embeddings, whose largest number is {abs(result.vectors).max():.3g}",
+                hint="use --dtype float32",
+            )
+        flat = pa.array(numbers, pa.from_numpy_dtype(self._dtype))
         vectors = pa.FixedSizeListArray.from_arrays(flat, result.vectors.shape[1])
         table = pa.table({ROW: rows, **kept, EMBEDDING: vectors})
         return table.replace_schema_metadata({TRUNCATED: str(result.truncated)})

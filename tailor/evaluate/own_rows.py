@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tailor.data.token_store import RowId
+from tailor.encode.columns import near_column
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.prompts import render_prompt
 from tailor.encode.readers import Reader
@@ -37,9 +38,11 @@ def read_rows(
             picked = {field: row.get(data.columns.get(field, field)) for field in fields}
             for field, value in picked.items():
                 if value is None:
+                    column = data.columns.get(field, field)
+                    near = near_column(column, row) if column not in row else ""
                     raise DataError(
-                        f"{row_id}: missing key `{data.columns.get(field, field)}`",
-                        hint=f"name the column in {key}.columns: {{{field}: …}}",
+                        f"{row_id}: missing key `{column}`",
+                        hint=f"{near} name the column in {key}.columns: {{{field}: …}}".strip(),
                     )
             count += 1
             yield row_id, picked

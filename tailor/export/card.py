@@ -13,10 +13,11 @@ import yaml
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.export.forms.base import CardSection
 from tailor.export.markdown import code, folded, inline, table, without_local_paths
-from tailor.export.usage import base_folder, usage
+from tailor.export.usage import EMBED, base_folder, usage
 from tailor.layout import LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, RECIPE
 from tailor.printable import printable
 from tailor.redaction import redacted
+from tailor.runs import evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.report.page import (
     best_step,
@@ -28,6 +29,7 @@ from tailor.runs.report.page import (
 )
 from tailor.spec.load import dump
 from tailor.spec.reading.source import parse
+from tailor.spec.tasks.retrieval import Retrieval
 from tailor.store import OBJECT, Store, run_files
 
 SAMPLES = 3
@@ -52,7 +54,7 @@ def card(
     """
     plan, data = run_files.plan(run), run_files.data_report(run)
     records = read(run)
-    measured = _measured(records, plan, step)
+    measured = _measured(run, records, plan, step)
     head = front_matter(plan, data, measured, weights, base=base, name=name)
     if section is not None:
         head |= {**section.metadata, "tags": [*section.tags, *head["tags"]]}
@@ -62,6 +64,8 @@ def card(
         _intro(plan, weights, base),
         f"## Use\n\n{section.use}"
         if section is not None
+        else EMBED
+        if run_files.only_embeds(run)
         else usage(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
         "## Training\n",
         table(["", ""], [without_local_paths(row) for row in summary(run, records) if row[0] != "Model"]),
@@ -90,7 +94,7 @@ def draft(run: Store, weights: str, *, base: str | None, name: str) -> str:
     """The metadata of the card before the weights are written, in the form of a README.md."""
     plan, data = run_files.plan(run), run_files.data_report(run)
     return _metadata(
-        front_matter(plan, data, _measured(read(run), plan, None), weights, base=base, name=name)
+        front_matter(plan, data, _measured(run, read(run), plan, None), weights, base=base, name=name)
     )
 
 
@@ -119,20 +123,36 @@ def front_matter(
         head |= {"base_model": base, "base_model_relation": "adapter" if weights == "adapter" else "finetune"}
     head |= {
         "library_name": "peft" if weights == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "feature-extraction"
+        if plan["method"].get("mode") == "embedding"
+        else "text-generation",
     }
     if license := base_license(base_folder(model)):
         head["license"] = license
     if sets:
         head["datasets"] = sets
     head["tags"] = tags
-    if metrics := _metrics(measured):
-        held_out = {"type": "held-out", "name": "held-out rows of the training recipe"}
-        task = {"type": "text-generation", "name": "Text generation"}
-        head["model-index"] = [
-            {"name": name, "results": [{"task": task, "dataset": held_out, "metrics": metrics}]}
-        ]
+    if results := [*_results(_metrics(measured), _GENERATION), *_results(_retrieval(measured), _RETRIEVAL)]:
+        head["model-index"] = [{"name": name, "results": results}]
     return head
+
+
+_GENERATION = (
+    {"type": "text-generation", "name": "Text generation"},
+    {"type": "held-out", "name": "held-out rows of the training recipe"},
+)
+_RETRIEVAL = (
+    {"type": "information-retrieval", "name": "Information retrieval"},
+    {"type": "held-out", "name": "retrieval collection of the training recipe"},
+)
+"""Task and dataset of the results in the metadata."""
+
+
+def _results(
+    metrics: list[dict[str, Any]], about: tuple[dict[str, str], dict[str, str]]
+) -> list[dict[str, Any]]:
+    task, dataset = about
+    return [{"task": dict(task), "dataset": dict(dataset), "metrics": metrics}] if metrics else []
 
 
 def dataset_ids(paths: Iterable[str]) -> list[str]:
@@ -179,19 +199,37 @@ def _public(value: Any) -> Any:
     return printable(redacted(value)) if isinstance(value, str) else value
 
 
-def _measured(records: list[Record], plan: dict[str, Any], step: int | None) -> list[Record]:
+def _measured(run: Store, records: list[Record], plan: dict[str, Any], step: int | None) -> list[Record]:
     """The evaluation records of the exported weights.
 
     They are those of the checkpoint's step, or of the artifact's step (the best one, if the run keeps the best). Generated
-    answers are only available for the artifact.
+    answers and the evaluation at the end are only available for the artifact.
     """
     made_from = best_step(records, plan) if step is None else step
-    evaluations = [
+    found = [
         record
-        for record in of_kind(records, "evaluation")
+        for kind in ("evaluation", "retrieval")
+        for record in of_kind(records, kind)
         if made_from is None or record["step"] == made_from
     ]
-    return evaluations + (of_kind(records, "generation") if step is None else [])
+    if step is not None:
+        return found
+    if evaluations.FINAL in evaluations.names(run):
+        entries = evaluations.read(run, evaluations.FINAL)["figures"]
+        values = {one["figure"]: next(iter(one["models"].values()))["value"] for one in entries}
+        if not values.keys().isdisjoint(Retrieval.figures):
+            found.append({"kind": "retrieval", **values})
+    return found + of_kind(records, "generation")
+
+
+def _retrieval(records: list[Record]) -> list[dict[str, Any]]:
+    """The last retrieval metrics: of the evaluation at the end, or of training. Names are those of MTEB."""
+    return [
+        {"type": key.replace("@", "_at_"), "name": key, "value": round(record[key], 6)}
+        for record in of_kind(records, "retrieval")[-1:]
+        for key in Retrieval.figures
+        if record.get(key) is not None
+    ]
 
 
 def _metrics(records: list[Record]) -> list[dict[str, Any]]:
@@ -199,7 +237,7 @@ def _metrics(records: list[Record]) -> list[dict[str, Any]]:
     evaluation = of_kind(records, "evaluation")
     if evaluation:
         last = evaluation[-1]
-        for key in ("loss", "perplexity", "token_accuracy"):
+        for key in ("loss", "embedding_accuracy", "perplexity", "token_accuracy"):
             if last.get(key) is not None:
                 found.append({"type": key, "name": key.replace("_", " "), "value": round(last[key], 6)})
     if "after" in (matches := exact_match(records)):
@@ -227,6 +265,11 @@ def _merge(record: dict[str, Any]) -> str:
         measured_words = (
             f"largest relative error of an output, on {figures['rows']}: {figures['layer_error']:.1e}"
         )
+    elif figures["check"] == "embeddings":
+        measured_words = (
+            f"on {figures['rows']}, its embeddings differ from those of base and adapter by {figures['error']:.1e} of their length "
+            f"(at most {figures['max_error']:.1e}; cosine at least {figures['min_cosine']:.6f})"
+        )
     else:
         measured_words = (
             f"on {figures['rows']}, its logits differ from those of base and adapter by at most {figures['max_difference']:.1e} "
@@ -236,13 +279,16 @@ def _merge(record: dict[str, Any]) -> str:
 
 
 def _evaluation(measured: list[Record], answers: list[dict[str, Any]]) -> list[str]:
-    metrics = _metrics(measured)
-    if not metrics:
+    parts = ["## Evaluation\n"]
+    for metrics, where in (
+        (_metrics(measured), "On held-out rows, which were not used for training:\n"),
+        (_retrieval(measured), "On the retrieval collection of the recipe:\n"),
+    ):
+        if metrics:
+            rows = [[metric["name"], f"{metric['value']:.4g}"] for metric in metrics]
+            parts += [where, table(["metric", "value"], rows)]
+    if len(parts) == 1:
         return []
-    parts = ["## Evaluation\n", "On held-out rows, which were not used for training:\n"]
-    parts.append(
-        table(["metric", "value"], [[metric["name"], f"{metric['value']:.4g}"] for metric in metrics])
-    )
     if answers:
         rows = [
             [str(answer[key] or "") for key in ("prompt", "before", "answer", "reference")]

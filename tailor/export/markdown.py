@@ -25,11 +25,16 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def folded(title: str, language: str, text: str) -> str:
-    """A collapsible code block. Its fences are longer than any run of backticks in the text."""
+def block(language: str, text: str) -> str:
+    """A code block. Its fences are longer than any run of backticks in the text."""
     text = printable(redacted(text), lines=True).rstrip()
     fence = "`" * max(3, _longest_run(text) + 1)
-    return f"<details><summary>{html.escape(title)}</summary>\n\n{fence}{language}\n{text}\n{fence}\n\n</details>\n"
+    return f"{fence}{language}\n{text}\n{fence}\n"
+
+
+def folded(title: str, language: str, text: str) -> str:
+    """A collapsible code block."""
+    return f"<details><summary>{html.escape(title)}</summary>\n\n{block(language, text)}\n</details>\n"
 
 
 def inline(text: Any) -> str:

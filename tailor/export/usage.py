@@ -14,6 +14,17 @@ from tailor.store import OBJECT
 _LARGER = 'model.resize_token_embeddings(max(len(model.get_input_embeddings().weight), len(AutoTokenizer.from_pretrained("PATH"))))'
 """AutoPeftModelForCausalLM does this by itself."""
 
+EMBED = """\
+## Use
+
+This model embeds texts; it was not trained to generate.
+
+```sh
+tailor embed PATH texts.jsonl embeddings.parquet
+```
+"""
+"""The section of a model that only embeds: plain transformers does not know its pooling and attention."""
+
 
 def usage(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
     """Markdown with Python code. model: the recipe's section; weights: `adapter`, `merged` or `model`; base: its hub id."""

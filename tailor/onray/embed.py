@@ -92,8 +92,12 @@ def embed(
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
         files = find_input(request)
-        sizes, kept = scan_input(files, request)
-        parts = EmbeddingParts(unfinished, fingerprint(files, request, model.identity()), kept)
+        scanned = scan_input(files, request)
+        sizes = scanned.sizes
+        for name, count in scanned.absent.items():
+            display.line(f"{count:,} of {sum(sizes):,} rows have no `{name}`")
+        identity = fingerprint(files, request, model.identity())
+        parts = EmbeddingParts(unfinished, identity, scanned.kept, request.dtype)
         if parts.discarded:
             display.line("removed the unfinished results of a different input, model or setting")
         open_batches = parts.remaining(len(sizes))

@@ -161,6 +161,7 @@ def build(
         micro_batch_size=micro,
         accumulation=-(-micro_batches // groups),
         idle_workers=max(0, groups - micro_batches) if batches.streams is None else 0,
+        smaller_than_batch=dict(data.smaller_than_batch),
         chunk_size=chunked.size,
         chunk_tokens=chunked.max_tokens,
         resume_from=resume_from,

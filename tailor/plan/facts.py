@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tailor.plan import rope
@@ -76,6 +76,8 @@ class DataFacts:
     """Maximum number of texts to embed in a batch. They are not counted in `rows_per_batch` and `max_rows`."""
     longest_text: int = 0
     """Tokens of the longest text to embed."""
+    smaller_than_batch: Mapping[str, int] = field(default_factory=dict)
+    """Key of a batch size that no batch reaches -> what there is for a batch."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class Plan:
     counted."""
     idle_workers: int
     """Workers (or sequence-parallel groups) without a micro-batch in any step. They compute padding with weight 0."""
+    smaller_than_batch: dict[str, int]
+    """Key of a batch size that no batch reaches -> what the data have for a batch: rows, queries of a source, or sequences."""
     chunk_size: int | None
     """Texts to embed per forward pass, if the recipe sets it."""
     chunk_tokens: int
@@ -112,20 +114,31 @@ class Plan:
 
     def notes(self) -> list[str]:
         """Warnings about settings that the user may not have intended."""
+        notes = [
+            f"{key} is larger than the data: {_TOO_FEW[key].format(n)}"
+            for key, n in self.smaller_than_batch.items()
+        ]
         if not self.idle_workers:
-            return []
+            return notes
         unit = "workers" if self.sequence_parallel == 1 else "worker groups"
         total = self.workers // self.sequence_parallel
         note = (
             f"{self.idle_workers} of {total} {unit} would be idle: a batch has fewer than {total} micro-batches of "
             f"{self.micro_batch_size}; lower train.micro_batch_size"
         )
-        return [note]
+        return [*notes, note]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for plan.json. The fields of `batches` are on the top level."""
         values = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return {**values, **values.pop("batches")}
+
+
+_TOO_FEW = {
+    "train.batch_size": "an epoch has {:,} rows, and is one step",
+    "method.embedding_batch_size": "the queries of a step are of one dataset (method.batch_by), and none has more than {:,}",
+    "method.generative_batch_size": "there are {:,} sequences, so each step repeats some",
+}
 
 
 def _plain(value: Any) -> Any:

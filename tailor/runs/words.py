@@ -44,6 +44,10 @@ def size(count: float) -> str:
 
 
 _MEASURED = {
+    "embedding_loss": "embedding loss {:.4f}",
+    "generative_loss": "generative loss {:.4f}",
+    "embedding_accuracy": "embedding accuracy {:.1%}",
+    "without_negatives": "queries without negatives {:.1%}",
     "perplexity": "perplexity {:.4g}",
     "token_accuracy": "token accuracy {:.1%}",
     "reward_accuracy": "reward accuracy {:.1%}",
@@ -52,8 +56,13 @@ _MEASURED = {
 
 
 def measured(record: Mapping[str, Any]) -> list[str]:
-    """The method's metrics in a record as texts, such as `token accuracy 93.1%`."""
-    return [words.format(record[name]) for name, words in _MEASURED.items() if record.get(name) is not None]
+    """The method's metrics in a record as texts, such as `token accuracy 93.1%`, without a part that is the whole loss."""
+    return [
+        words.format(record[name])
+        for name, words in _MEASURED.items()
+        if record.get(name) is not None
+        and not (name.endswith("_loss") and record[name] == record.get("loss"))
+    ]
 
 
 def now() -> str:

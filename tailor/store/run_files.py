@@ -131,6 +131,14 @@ def plan(run: Store) -> dict[str, Any]:
     return PLAN_FILE.read(run, PLAN)
 
 
+def only_embeds(run: Store) -> bool:
+    """Whether the run trains embeddings alone, so that its model does not generate. False if its plan does not say."""
+    if not run.exists(PLAN) or plan(run)["method"]["name"] not in METHODS:
+        return False
+    embedding = planned_method(run).embedding
+    return embedding is not None and not embedding.generates
+
+
 def plan_if_written(run: Store) -> dict[str, Any]:
     """The plan of a run, or an empty dict when the run ended before writing it."""
     return plan(run) if run.exists(PLAN) else {}

@@ -57,6 +57,19 @@ def test_frequent_evaluations_are_not_all_printed_but_the_last_one_is() -> None:
     assert re.findall(r"step (\d+): evaluation", stream.getvalue()) == ["10", "100"]
 
 
+def test_both_losses_of_a_step_are_shown() -> None:
+    parts = {"embedding_loss": 1.25, "generative_loss": 0.75, "embedding_accuracy": 0.5}
+    text = shown(200, loss=2.0, without_negatives=0.125, **parts)
+    assert (
+        "loss 2.0000  embedding loss 1.2500  generative loss 0.7500  embedding accuracy 50.0%  "
+        "queries without negatives 12.5%  lr"
+    ) in text
+    alone = shown(200, loss=1.25, embedding_loss=1.25, embedding_accuracy=0.5)
+    assert "loss 1.2500  embedding accuracy 50.0%  lr" in alone, (
+        "a loss that is the whole one is not repeated"
+    )
+
+
 def test_steps_without_negatives_are_reported_once() -> None:
     assert shown(200, without_negatives=1.0).count(displays.NO_NEGATIVES) == 1
     assert displays.NO_NEGATIVES not in shown(200, without_negatives=0.5)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.facts import of_split
+from tailor.data.batches import Batches
+from tailor.data.facts import of_split, smaller_than_batch
 from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
 from tailor.data.token_store import Split
 from tailor.errors import DataError
@@ -80,6 +81,22 @@ def test_the_plan_counts_the_texts_that_there_are(split: Split) -> None:
     assert text_facts(make(split), make(split))["texts_per_batch"] == 4 * 4
 
 
+def test_batch_sizes_that_no_batch_reaches(split: Split) -> None:
+    def short(batches: Any) -> dict[str, int]:
+        return smaller_than_batch(batches, batches.epoch(0), batches.spec)
+
+    assert short(make(split)) == {}
+    assert short(make(split, queries=7)) == {}, "11 queries make batches of 6 and 5, which is no lack of data"
+    assert short(make(split, queries=12, examples=11)) == {
+        "method.embedding_batch_size": 11,
+        "method.generative_batch_size": 10,
+    }
+    rows = np.full(5, 8)
+    for size, expected in ((5, {}), (6, {"train.batch_size": 5}), (3, {})):
+        spec = BatchSpec(seed=1, max_length=64, pack=False, batch_size=size)
+        assert short(Batches(rows, rows, np.zeros(5, int), spec)) == expected
+
+
 def test_a_query_has_its_own_positive_and_negatives(split: Split) -> None:
     drawn: dict[int, set[int]] = {}
     for epoch in range(6):
@@ -96,6 +113,32 @@ def test_too_few_negatives_are_repeated(split: Split) -> None:
     for row in texts(make(split, group=6).epoch(0)[0]).tolist():
         assert len(row) == 7
         assert set(row[2:]) == {row[0] + 3, row[0] + 4, row[0] + 5}
+
+
+def test_a_row_without_negatives_gets_passages_of_other_rows_of_its_source(tmp_path: Path) -> None:
+    """A row is a query and two answers. The third source has one row, so its negatives come from any source."""
+    sources = [0] * 11 + [1] * 6 + [2]
+    split = make_grit_store(tmp_path, queries=18, examples=3, others=0, sources=sources).split("train")
+    batches = make(split)
+    drawn: dict[int, set[int]] = {}
+    for epoch in range(6):
+        for query, _, *others in (row for batch in batches.epoch(epoch) for row in texts(batch).tolist()):
+            assert len(set(others)) == 2
+            assert all(other // 3 != query // 3 and other % 3 for other in others), "passages of other rows"
+            if split.source[query] < 2:
+                assert {int(split.source[other]) for other in others} == {int(split.source[query])}
+            drawn.setdefault(query, set()).update(others)
+    assert min(len(others) for others in drawn.values()) > 2, "epochs draw anew"
+    assert set().union(*(drawn[query] for query in range(0, 33, 3))) == {at for at in range(33) if at % 3}
+    again = make(split)
+    assert np.array_equal(texts(again.batch(7)), texts(batches.batch(7))), "a pure function of seed and step"
+    first = [row for batch in batches.evaluation() if batch.queries for row in texts(batch).tolist()]
+    assert first[:2] == [[0, 1, 4, 5], [3, 4, 7, 8]]
+    assert first[10] == [30, 31, 1, 2], "the last row of a source continues with its first"
+    assert texts(make(split, group=1).batch(0)).shape[1] == 2, "none are needed"
+    alone = make_grit_store(tmp_path / "alone", queries=1, others=0).split("train")
+    with pytest.raises(DataError, match=r"the only query has no negative passage.*method\.group_size: 1"):
+        make(alone, examples=0).batch(0)
 
 
 def test_the_examples_repeat_independently_of_the_texts(split: Split) -> None:

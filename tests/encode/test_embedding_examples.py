@@ -14,6 +14,7 @@ from tailor.encode.prepare import Prepared, prepare_all
 from tailor.encode.records import Chat, Relevance, RowError, content_hash
 from tailor.encode.template import load_template, render, render_marked
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.unused import FILLED_NEGATIVES
 from tailor.errors import DataError
 from tailor.spec.data import Data
 from tailor.spec.methods.gritlm import Gritlm
@@ -176,14 +177,16 @@ def test_long_texts_are_truncated_at_the_end_or_their_rows_dropped(tmp_path: Pat
         prepared(tmp_path, [row], on_long="truncate")
 
 
-def test_a_row_without_negatives_is_rejected_if_the_group_size_needs_some(tmp_path: Path) -> None:
-    row = {"query": ["", "q"], "pos": [["", "a"]]}
-    with pytest.raises(
-        DataError, match=r"the row has no negative passage; add one, or set method\.group_size: 1"
-    ):
-        prepared(tmp_path, [row])
-    alone = prepared(tmp_path, [row], Gritlm(name="gritlm", group_size=1))
-    assert len(alone.tokens.split("train")) == 2
+def test_rows_without_negatives_are_kept_and_counted_if_the_group_size_needs_some(tmp_path: Path) -> None:
+    rows = [
+        {"query": ["", word], "pos": [["", "a"]], "neg": [["", "b"]][: at % 2]}
+        for at, word in enumerate("pqr")
+    ]
+    found = prepared(tmp_path, rows).tokens.manifest["report"]["sources"][0]
+    assert found["kept"] == 3
+    assert found["changes"] == {FILLED_NEGATIVES: {"count": 2, "first": [f"{tmp_path}/rows.jsonl:1", ""]}}
+    alone = prepared(tmp_path, rows, Gritlm(name="gritlm", group_size=1))
+    assert alone.tokens.manifest["report"]["sources"][0]["changes"] == {}
 
 
 def test_other_methods_name_the_method_that_reads_the_rows(tmp_path: Path) -> None:

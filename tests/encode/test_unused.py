@@ -11,6 +11,7 @@ from tailor.cli.main import main
 from tailor.encode.formats import get_format
 from tailor.encode.records import RowError
 from tailor.encode.unused import BEFORE_QUESTION, NULLS, unused_lines
+from tailor.errors import DataError
 from tailor.spec.methods.dpo import Dpo
 from tests.helpers.marked_rows import Rows, chat
 
@@ -213,3 +214,27 @@ def test_commands_name_what_is_not_used(tmp_path: Path, capsys: pytest.CaptureFi
         assert "rows.jsonl:1 7" in out
     assert main(["validate", str(tmp_path / "r.yaml")]) == 0
     assert "unused" not in capsys.readouterr().out
+
+
+def test_a_column_that_is_named_must_exist(tmp_path: Path) -> None:
+    """Also that of a field that no row needs: a typo would drop all system prompts in silence."""
+    rows = [
+        {"instruction": "a", "output": "b", "sys_prompt": "Be brief."},
+        {"instruction": "c", "output": "d"},
+    ]
+    marked = Rows(tmp_path).marked(rows, source={"columns": {"system": "sys_prompt"}})
+    assert "Be brief." in str(marked[0])
+    Rows(tmp_path).source(rows, source={"columns": {"system": "sys_prompt"}})  # one row lacks it
+    typo = {"columns": {"system": "sys_promt"}}
+    with pytest.raises(DataError) as caught:
+        Rows(tmp_path).source(rows, source=typo)
+    assert str(caught.value) == (
+        f"data.train[0] {tmp_path}/rows.jsonl: columns.system: no row has the column `sys_promt`; the columns are instruction, "
+        "output, sys_prompt; did you mean sys_prompt?"
+    )
+    # Later rows may have it.
+    Rows(tmp_path).source(rows, source={**typo, "limit": 1})
+    # A column of a table exists, even without a value.
+    table = tmp_path / "rows.csv"
+    table.write_text("instruction,output,sys_promt\na,b,\n")
+    Rows(tmp_path).source([], source={**typo, "path": str(table)})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from tailor.artifacts.load import load_embedder
@@ -72,7 +73,32 @@ def test_the_export_gives_the_same_embeddings(embedding_run: Path, tmp_path: Pat
         "sentence-similarity",
     )
     assert 'SentenceTransformer("PATH")' in card.text
+    assert "&lt;" not in card.text
+    shown = json.loads(card.text.split("```json\n")[1].split("```")[0])
+    assert shown == {
+        "document": "<s><|embed|>\n",
+        "query": "<s><|user|>\nFind the passage\n<|embed|>\n",
+    }
+    assert "lengths of embeddings" not in card.text, "float32 weights"
     assert not (folder / "embedding.json").exists()
+
+
+def test_rounded_lengths_are_said(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModelForCausalLM
+
+    folder = embedding_model(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    form = sentence_transformers.SentenceTransformers()
+    sentence_transformers.write(folder, query_instruction=None)
+    assert "normalizes in bfloat16" in form.card(folder).use
+
+    def error(**options: Any) -> float:
+        model = SentenceTransformer(str(folder), device="cpu", model_kwargs=options)
+        return float(np.abs(np.linalg.norm(model.encode(TEXTS).astype(np.float64), axis=1) - 1).max())
+
+    assert 1e-4 < error() < 4e-3
+    assert error(torch_dtype="float32") < 1e-6, "as the card says"
 
 
 @pytest.mark.parametrize(

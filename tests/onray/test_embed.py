@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
+from tailor.errors import DataError
 from tailor.evaluate import batches, embed_file
 from tailor.onray.cluster import Cluster
 from tailor.store import Store
@@ -69,6 +72,25 @@ def test_columns_are_joined_and_embeddings_shortened(place: Path, tmp_path: Path
     joined = [f"{row['title']} {row['text']}".strip() for row in passages()]
     expected = load_embedder(str(place / "model"), dimension=4).encode(joined)
     assert np.abs(vectors(tmp_path / "out.parquet") - expected).max() < 1e-5
+
+
+def test_numbers_are_written_in_the_data_type_that_is_named(place: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(place / "model", tmp_path / "model")
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "model")
+    run(tmp_path, tmp_path / "whole.parquet", source=place / "rows.jsonl")
+    lengths = np.linalg.norm(vectors(tmp_path / "whole.parquet").astype(np.float64), axis=1)
+    assert np.abs(lengths - 1).max() < 1e-6, "normalized in float32, also with bf16 weights"
+    run(tmp_path, tmp_path / "half.parquet", "--dtype", "float16", source=place / "rows.jsonl")
+    assert pq.read_schema(tmp_path / "half.parquet").field("embedding").type.value_type == pa.float16()
+    expected = vectors(tmp_path / "whole.parquet").astype(np.float16).astype(np.float32)
+    assert np.array_equal(vectors(tmp_path / "half.parquet"), expected)
+    parts = embed_file.EmbeddingParts(Store(str(tmp_path / "parts")), "x", pa.schema([]), "float16")
+    large = batches.Embedded(np.full((1, 2), 1e5, np.float32), 0)
+    with pytest.raises(DataError, match="--dtype float16: it cannot represent the embeddings"):
+        parts.write(0, embed_file.Batch(1, ("a",), ({},)), large)
 
 
 def test_a_killed_command_resumes(
@@ -147,6 +169,20 @@ def test_truncated_texts_are_reported(
     )
 
 
+def test_columns_that_some_rows_lack_are_counted(tmp_path: Path) -> None:
+    """A column of a table exists even without a value; one that no row has is an error, in every kind of file."""
+    rows = [{"text": "a", "id": "1"}, {"text": "b"}, {"text": "c", "id": None}]
+    pq.write_table(pa.table({"text": ["a"], "id": pa.array([None], pa.string())}), tmp_path / "in.parquet")
+    (tmp_path / "in.csv").write_text("text,id\na,\n")
+    write_jsonl(tmp_path / "in.jsonl", rows)
+    for name, absent in (("in.jsonl", 2), ("in.parquet", 1), ("in.csv", 1)):
+        request = embed_file.Request(str(tmp_path / name), keep=("id",))
+        files = embed_file.find_input(request)
+        assert embed_file.scan_input(files, request).absent == {"id": absent}
+        with pytest.raises(DataError, match="--keep: no row has the column `ids`; the columns are text, id"):
+            embed_file.scan_input(files, replace(request, keep=("ids",)))
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_number_of_workers_does_not_change_the_result(
@@ -172,7 +208,27 @@ def test_the_number_of_workers_does_not_change_the_result(
         (
             [{"text": "a"}, {"txt": "b"}],
             [],
+            "in.jsonl:2: missing key `text`\n  hint: did you mean txt?",
+        ),
+        (
+            [{"text": "a"}, {"body": "b"}],
+            [],
             "in.jsonl:2: missing key `text`\n  hint: give the text column with --column",
+        ),
+        (
+            [{"_id": "1", "text": "a"}],
+            ["--keep", "id"],
+            "input in.jsonl: --keep: no row has the column `id`; the columns are _id, text\n  hint: did you mean _id?",
+        ),
+        (
+            [{"Title": "x", "text": "a"}, {"text": "b"}],
+            ["--column", "titel", "--column", "text"],
+            "input in.jsonl: --column: no row has the column `titel`; the columns are Title, text\n  hint: did you mean Title?",
+        ),
+        (
+            [{"text": "a"}],
+            ["--keep", "nope"],
+            "input in.jsonl: --keep: no row has the column `nope`; the columns are text\n  hint: name one of these columns",
         ),
         (
             [{"text": "a"}, {"text": " "}],

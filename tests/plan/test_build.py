@@ -153,6 +153,17 @@ def test_a_warmup_longer_than_the_run_is_rejected() -> None:
         plan(optim={"learning_rate": 1e-4, "warmup_steps": 90})
 
 
+def test_a_batch_that_is_larger_than_the_data_is_reported() -> None:
+    assert plan().notes() == []
+    few = dataclasses.replace(
+        DATA, smaller_than_batch={"train.batch_size": 20, "method.generative_batch_size": 3}
+    )
+    assert plan(data=few).notes() == [
+        "train.batch_size is larger than the data: an epoch has 20 rows, and is one step",
+        "method.generative_batch_size is larger than the data: there are 3 sequences, so each step repeats some",
+    ]
+
+
 def test_idle_workers_are_reported() -> None:
     """The batch has 32 rows."""
     declared = {"train": {"micro_batch_size": 16}}

@@ -41,7 +41,7 @@ class Probe:
             return None
         if when == "start":
             session.say(
-                f"searching {len(collection.corpus):,} passages for {len(collection.queries):,} queries before training",
+                f"searching {collection.passages:,} passages for {len(collection.queries):,} queries before training",
                 phase="retrieval_before",
             )
         plan = session.plan
@@ -78,7 +78,8 @@ class Probe:
                 "step": step,
                 **means,
                 "queries": len(collection.queries),
-                "passages": len(collection.corpus),
+                "passages": collection.passages,
+                **({"missing": collection.missing} if collection.missing else {}),
                 "truncated": truncated,
             }
         )

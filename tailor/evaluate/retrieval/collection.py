@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.encode.formats import formats_of, get_format
-from tailor.encode.readers import COMPRESSIONS, SUFFIXES, Reader
+from tailor.encode.readers import COMPRESSIONS, SUFFIXES, FileRange, Reader
 from tailor.encode.records import Instructed, Relevance, RowError
 from tailor.encode.sources import find_files, resolve
 from tailor.errors import DataError
+from tailor.evaluate.retrieval.qrels import DELIMITERS, read_judgments
 from tailor.spec.data import RELEVANCE, Source
 from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.tasks.rows import Corpus, Questions
@@ -25,6 +26,7 @@ from tailor.store import Store
 
 TITLE = "{title} {text}"
 """BEIR's way to join a passage's title and text."""
+QRELS_SUFFIXES = {**SUFFIXES, ".qrels": "text", ".qrel": "text"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,20 @@ class Collection:
 
     queries: list[Text]
     corpus: list[Text]
+    """The passages, then one without text for each judged passage that is missing in the corpus."""
     grades: list[dict[int, int]]
+    missing: int = 0
+    """Number of judged passages that the corpus does not have. They are never retrieved, and count as not found."""
 
     @property
     def blank(self) -> int:
         """Number of passages without text. They stay in the corpus, but are never retrieved."""
-        return sum(not passage.text for passage in self.corpus)
+        return sum(not passage.text for passage in self.corpus) - self.missing
+
+    @property
+    def passages(self) -> int:
+        """Number of passages of the corpus."""
+        return len(self.corpus) - self.missing
 
 
 def read_collection(
@@ -61,12 +71,13 @@ def read_collection(
     found = _from_rows(data, key) if folder is None else _from_beir(folder, data, key)
     if not found.queries:
         raise DataError(f"{key} {data.path}: no query has a judged passage")
-    if found.blank == len(found.corpus):
+    if found.blank == found.passages:
         raise DataError(f"{key} {data.path}: all passages of the corpus are empty")
     return Collection(
         [_with(one, query_instruction) for one in found.queries],
         [_with(one, corpus_instruction) for one in found.corpus],
         found.grades,
+        found.missing,
     )
 
 
@@ -78,8 +89,8 @@ def check_collection(data: Corpus, key: str, rows: int) -> None:
         return
     for name in ("corpus", "queries"):
         _texts(_file(folder, data, key, name), key, rows)
-    for row_id, row in _rows(_file(folder, data, key, f"qrels/{data.qrels}"), key, rows):
-        _judgment(row, row_id)
+    for _ in read_judgments(_qrels(folder, data, key), rows):
+        pass
 
 
 def _with(text: Text, instruction: str | None) -> Text:
@@ -98,34 +109,44 @@ def _folder(data: Corpus, key: str) -> Store | None:
     return store
 
 
-def _kind(name: str) -> str | None:
+def _kind(name: str, suffixes: Mapping[str, str] = SUFFIXES) -> str | None:
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
-    return SUFFIXES.get(posixpath.splitext(name.lower())[1])
+    return suffixes.get(posixpath.splitext(name.lower())[1])
 
 
 def _from_beir(folder: Store, data: Corpus, key: str) -> Collection:
     corpus, passages = _texts(_file(folder, data, key, "corpus"), key)
     known, queries = _texts(_file(folder, data, key, "queries"), key)
     grades: dict[int, dict[int, int]] = {}
-    file = _file(folder, data, key, f"qrels/{data.qrels}")
-    for row_id, row in _rows(file, key):
-        query, passage, grade = _judgment(row, row_id)
-        for name, ids, kind, other in (
-            (query, queries, "query", "queries"),
-            (passage, passages, "passage", "corpus"),
-        ):
-            if name not in ids:
+    present = len(corpus)
+    for judged in read_judgments(_qrels(folder, data, key)):
+        if judged.query not in queries:
+            raise DataError(
+                f"{judged.location}: no query {judged.query!r} in the queries of {data.path}",
+                hint="qrels, queries and corpus must belong to the same collection",
+            )
+        if judged.passage not in passages:
+            if not data.allow_missing:
                 raise DataError(
-                    f"{row_id}: no {kind} {name!r} in the {other} of {data.path}",
-                    hint="qrels, queries and corpus must belong to the same collection",
+                    f"{judged.location}: no passage {judged.passage!r} in the corpus of {data.path}",
+                    hint=f"qrels, queries and corpus must belong to the same collection; {key}.allow_missing: true counts such "
+                    "passages as not found, as trec_eval does",
                 )
-        grades.setdefault(queries[query], {})[passages[passage]] = grade
+            passages[judged.passage] = len(corpus)
+            corpus.append(Text(judged.passage, ""))
+        grades.setdefault(queries[judged.query], {})[passages[judged.passage]] = judged.grade
+    if grades and all(at >= present for of_query in grades.values() for at in of_query):
+        raise DataError(
+            f"{key} {data.path}: the corpus has none of the {len(corpus) - present:,} judged passages",
+            hint="qrels, queries and corpus must belong to the same collection",
+        )
     judged_queries = sorted(grades)[: data.limit]
     for at in judged_queries:
         if not known[at].text:
             raise DataError(f"{key} {data.path}: the query {known[at].id!r} has no text")
-    return Collection([known[at] for at in judged_queries], corpus, [grades[at] for at in judged_queries])
+    kept = [grades[at] for at in judged_queries]
+    return Collection([known[at] for at in judged_queries], corpus, kept, len(corpus) - present)
 
 
 def _from_rows(data: Corpus, key: str, max_rows: int | None = None) -> Collection:
@@ -181,22 +202,17 @@ def _text(value: str) -> str:
     return value if value.strip() else ""
 
 
-def _judgment(row: Mapping[str, Any], row_id: str) -> tuple[str, str, int]:
-    try:
-        return str(row["query-id"]), str(row["corpus-id"]), int(row["score"])
-    except KeyError:
-        raise DataError(
-            f"{row_id}: not a relevance judgment: its columns are {', '.join(map(str, row))}",
-            hint="the first line of the file must be `query-id`, `corpus-id` and `score`, separated by tabs",
-        ) from None
-    except (TypeError, ValueError):
-        raise DataError(f"{row_id}: the score {row['score']!r} is not an integer") from None
+def _qrels(folder: Store, data: Corpus, key: str) -> FileRange:
+    url = _file(folder, data, key, f"qrels/{data.qrels}")
+    kind = _kind(posixpath.basename(url), QRELS_SUFFIXES)
+    assert kind is not None
+    return FileRange(url, url, kind) if kind in DELIMITERS else find_files(Questions(path=url), key)[0]
 
 
 def _file(folder: Store, data: Corpus, key: str, name: str) -> str:
     """The URL of a collection's file, such as `qrels/test`, with any readable suffix. DataError when there is none."""
     below, _, stem = name.rpartition("/")
-    names = [name for name in folder.names(below) if _kind(name)]
+    names = [name for name in folder.names(below) if _kind(name, QRELS_SUFFIXES if below else SUFFIXES)]
     stems = {_stem(name): name for name in names}
     if stem not in stems:
         existing = f"; it has {', '.join(sorted(stems))}" if below and stems else ""

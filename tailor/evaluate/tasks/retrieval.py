@@ -75,10 +75,11 @@ class RetrievalEvaluator(TaskEvaluator[Retrieval]):
         )
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """Number of passages, of passages without text, and of truncated texts for each model."""
+        """Number of passages, of those without text, of judged ones that are missing, and of truncated texts for each model."""
         truncated = {model: outcome.data for model, outcome in outcomes.items()}
         corpus = self._collection
-        return {"rows": {"corpus": len(corpus.corpus), "blank": corpus.blank, "truncated": truncated}}
+        rows = {"corpus": corpus.passages, "blank": corpus.blank, "truncated": truncated}
+        return {"rows": rows | ({"missing": corpus.missing} if corpus.missing else {})}
 
 
 def _rows(collection: Collection, found: Sequence[SearchResult]) -> Iterator[tuple[Row, Row]]:

@@ -24,7 +24,7 @@ from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.export.forms.base import CardSection, ExportForm
-from tailor.export.markdown import table
+from tailor.export.markdown import block
 from tailor.layout import (
     EMBEDDING,
     MODEL_CONFIG,
@@ -73,7 +73,9 @@ passages = model.encode(["…"])
 print(model.similarity(queries, passages))
 ```
 
-{prompts}
+The prompts before each text, by name:
+
+{prompts}{lengths}
 It needs transformers 5.2 or newer: the decoder uses bidirectional attention, which older versions ignore.
 """
 
@@ -88,20 +90,49 @@ class SentenceTransformers(ExportForm):
         return "--as sentence-transformers needs a full model: an adapter cannot store that the decoder uses bidirectional attention"
 
     def check(self, selection: Selection) -> None:
-        require_embeddings(selection.artifact.url)
+        artifact = selection.artifact
+        require_embeddings(artifact.url)
+        _check_pooling(Embedding.read(artifact.local_path(), artifact.url)[0])
 
     def write(self, folder: Path, selection: Selection) -> tuple[str, ...]:
         write(folder, query_instruction=selection.request.query_instruction)
-        return ()
+        return (note,) if (note := _lengths(folder)) else ()
 
     def card(self, folder: Path) -> CardSection:
         prompts = OBJECT.read_path(folder / _SETTINGS)["prompts"]
-        rows = [[name, repr(prompt)] for name, prompt in prompts.items()]
+        shown = block("json", json.dumps(prompts, indent=2, ensure_ascii=False))
+        lengths = f"\n{note}\n" if (note := _lengths(folder)) else ""
         return CardSection(
-            _USE.format(prompts=table(["prompt", "written before each text"], rows)),
+            _USE.format(prompts=shown, lengths=lengths),
             {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},
             ["sentence-transformers", "feature-extraction"],
         )
+
+
+def _check_pooling(settings: Embedding) -> None:
+    if settings.pooling == "weightedmean":
+        raise ModelError(
+            "method.pooling: weightedmean cannot be exported: sentence-transformers also counts the prompt's positions in the "
+            "weights, so the embeddings would differ",
+            hint="export it as huggingface, and embed with `tailor embed`",
+        )
+
+
+def _lengths(folder: Path) -> str:
+    """How far the lengths of the embeddings are from 1, if they are rounded; else empty."""
+    dtype = str(saved_dtype(folder)).removeprefix("torch.")
+    normalizes = any("Normalize" in one["type"] for one in json.loads((folder / MODULES).read_text()))
+    if dtype == "float32" or not normalizes:
+        return ""
+    return (
+        f"sentence-transformers normalizes in {dtype}, the data type of the weights, so the lengths of embeddings differ from 1 "
+        f"by up to {_ROUNDING[dtype]}. With "
+        '`SentenceTransformer("PATH", model_kwargs={"torch_dtype": "float32"})` they are 1.'
+    )
+
+
+_ROUNDING = {"bfloat16": "0.4 %", "float16": "0.05 %"}
+"""Largest relative error of a number rounded to the data type."""
 
 
 def write(folder: Path, *, query_instruction: str | None) -> None:
@@ -110,12 +141,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
     ModelError when the layout cannot represent the model, or when verification fails.
     """
     settings, projection = Embedding.read(folder, str(folder))
-    if settings.pooling == "weightedmean":
-        raise ModelError(
-            "method.pooling: weightedmean cannot be exported: sentence-transformers also counts the prompt's positions in the "
-            "weights, so the embeddings would differ",
-            hint="export it as huggingface, and embed with `tailor embed`",
-        )
+    _check_pooling(settings)
     tokenizer = load_tokenizer(str(folder))
     document, query = (settings.format.prompt(one, tokenizer) for one in (None, query_instruction))
     prompts = {"document": document, "query": query}

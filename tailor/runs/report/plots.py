@@ -102,6 +102,21 @@ def draw(records: list[Record]) -> list[Plot]:
     plots = [
         _plot(LOSS_PLOT, "Loss", "loss", train, ["loss"], evaluation),
         _plot(
+            "parts_of_the_loss.png",
+            "Embedding and generative loss",
+            "loss",
+            [record for record in train if "embedding_loss" in record and "generative_loss" in record],
+            ["embedding_loss", "generative_loss"],
+        ),
+        _plot(
+            "embedding_accuracy.png",
+            "Embedding accuracy",
+            "queries whose positive is first",
+            train,
+            ["embedding_accuracy"],
+            evaluation,
+        ),
+        _plot(
             "reward_accuracy.png",
             "Reward accuracy",
             "reward accuracy",

@@ -82,7 +82,7 @@ class TextLimits:
     query: int
     passage: int
     negatives: bool = True
-    """Whether each query needs a passage that does not answer it."""
+    """Whether each query needs a passage that does not answer it, of its own row or of another one."""
 
 
 class EmbeddingMethod(Protocol):

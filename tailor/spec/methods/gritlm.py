@@ -58,7 +58,7 @@ class Gritlm(MethodSection):
 
     group_size: int = Field(2, ge=1)
     """Passages per query in a step: one positive, drawn again in each epoch, and group_size - 1 negatives of the
-    query's row.
+    query's row. A row without negatives gets random passages of other rows of its dataset (see batch_by), drawn again in each epoch.
     """
 
     negatives: Literal["global", "local", "hard"] = "global"

@@ -65,7 +65,7 @@ class Corpus(Section):
     """
 
     qrels: str = Field("test", min_length=1)
-    """Name of the relevance judgments in a BEIR folder: `qrels/NAME.tsv`."""
+    """Name of the relevance judgments in a BEIR folder: `qrels/NAME.tsv`. BEIR's three columns or TREC's four."""
 
     limit: int | None = Field(None, ge=1)
     """Use only the first N queries. The corpus stays complete. Default: all queries."""
@@ -73,4 +73,9 @@ class Corpus(Section):
     ignore_identical_ids: bool = False
     """Never count a passage with the query's own id as a result. For collections whose queries are also passages
     (ArguAna, Quora).
+    """
+
+    allow_missing: bool = False
+    """Count a judged passage that the corpus does not have as not found, as trec_eval does, instead of raising an error. The
+    results report their number.
     """

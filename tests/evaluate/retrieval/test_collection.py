@@ -6,13 +6,15 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tailor.errors import DataError
-from tailor.evaluate.retrieval.collection import Text, read_collection
+from tailor.evaluate.retrieval.collection import Collection, Text, read_collection
+from tailor.evaluate.retrieval.search import Search
 from tailor.spec.tasks.rows import Corpus
 from tailor.store import Store
-from tests.helpers.collections import beir_folder, pair_rows, passages, write_jsonl
+from tests.helpers.collections import JUDGED, beir_folder, pair_rows, passages, write_jsonl
 
 
 def read(path: Path | str, **settings: object) -> object:
@@ -92,24 +94,86 @@ HEAD = "query-id\tcorpus-id\tscore"
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("test.tsv", "q1\td1\t2\nq1\td5\t1\nq2\td7\t1\nq3\td3\t0\nq3\td11\t1\nq4\td2\t1\n"),
+        ("test.tsv", "score\tcorpus-id\tquery-id\n2.0\td1\tq1\n1.0\td5\tq1\n1\td7\tq2\n0.0\td3\tq3\n1\td11\tq3\n1\td2\tq4"),
+        ("test.txt", "q1 0 d1 2\nq1 0 d1 2\nq1 0 d5 1\n\nq2 Q0 d7 1\nq3 0 d3 0\nq3 0 d11 1\nq4 0 d2 1\n"),
+        ("test.qrels", "q1 0  d1 2\nq1\t0\td5\t1\nq2 0 d7 1\r\nq3 0 d3 0\nq3 0 d11 1\nq4 0 d2 1\n"),
+        ("test.tsv", "q1 0 d1 2\nq1 0 d5 1\nq2 0 d7 1\nq3 0 d3 0\nq3 0 d11 1\nq4 0 d2 1\n"),
+        ("test.csv", 'query-id,corpus-id,score\nq1,"d1",2\nq1,d5,1\nq2,d7,1\nq3,d3,0\nq3,d11,1\nq4,d2,1\n'),
+        ("test.json", '{"query-id": "q1", "corpus-id": "d1", "score": 2.0}\n{"query-id": "q1", "corpus-id": "d5", "score": "1"}\n'),
+    ],
+)  # fmt: skip
+def test_judgments_of_other_programs(tmp_path: Path, name: str, content: str) -> None:
+    folder = beir_folder(tmp_path)
+    expected = read(folder)
+    (folder / "qrels/test.tsv").unlink()
+    (folder / "qrels" / name).write_text(content)
+    found = read(folder)
+    if name == "test.json":
+        assert found.grades == expected.grades[:1]  # type: ignore[attr-defined]
+    else:
+        assert found == expected
+
+
+def test_judged_passages_that_are_missing_count_as_not_found(tmp_path: Path) -> None:
+    folder = beir_folder(tmp_path, [("q1", "d1", 1), ("q1", "x", 2), ("q2", "x", 1)])
+    found = read(folder, allow_missing=True)
+    assert isinstance(found, Collection)
+    assert (found.missing, found.passages, found.blank) == (1, 40, 0)
+    search = Search(found)
+    search.add_queries([0, 1], np.eye(2, dtype=np.float32))
+    search.add_passages([1, 2], np.eye(2, dtype=np.float32))  # d1 is first for q1
+    first, second = (one.figures for one in search.results())
+    assert first["recall@1"] == 0.5, "trec_eval: one of two relevant passages"
+    assert first["ndcg@10"] == pytest.approx(1 / (2 + 1 / np.log2(3)))
+    assert second["recall@100"] == 0
+    assert read(beir_folder(tmp_path / "all", JUDGED), allow_missing=True).missing == 0  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="the corpus has none of the 2 judged passages"):
+        read(beir_folder(tmp_path / "none", [("q1", "x", 1), ("q1", "y", 1)]), allow_missing=True)
+
+
+@pytest.mark.parametrize(
     ("spoil", "text"),
     [
         (
             _qrels(HEAD, "q1\td1\t1", "q9\td1\t1"),
-            "PLACE/qrels/test.tsv:2: no query 'q9' in the queries of PLACE; qrels, queries and corpus must belong to the same collection",
+            "PLACE/qrels/test.tsv:3: no query 'q9' in the queries of PLACE; qrels, queries and corpus must belong to the same collection",
         ),
         (
             _qrels(HEAD, "q1\tx\t1"),
-            "PLACE/qrels/test.tsv:1: no passage 'x' in the corpus of PLACE; qrels, queries and corpus must belong to the same collection",
-        ),
-        (_qrels(HEAD, "q1\td1\t0.5"), "PLACE/qrels/test.tsv:1: the score '0.5' is not an integer"),
-        (
-            _qrels("q1\td1\t1", "q1\td2\t1"),
             (
-                "PLACE/qrels/test.tsv:1: not a relevance judgment: its columns are q1, d1, 1; the first line of the file must be `query-id`, "
-                "`corpus-id` and `score`, separated by tabs"
+                "PLACE/qrels/test.tsv:2: no passage 'x' in the corpus of PLACE; qrels, queries and corpus must belong to the same "
+                "collection; tasks[0].data.allow_missing: true counts such passages as not found, as trec_eval does"
             ),
         ),
+        (_qrels(HEAD, "q1\td1\t0.5"), "PLACE/qrels/test.tsv:2: the score '0.5' is not an integer"),
+        (
+            _qrels("query\tpassage\tgrade", "q1\td2\t1"),
+            (
+                "PLACE/qrels/test.tsv:1: not a relevance judgment: its columns are query, passage, grade; write `query-id`, "
+                "`corpus-id` and `score` in the first line, or no header and either three columns (query, passage, score) or "
+                "TREC's four (query, 0, passage, score)"
+            ),
+        ),
+        (
+            _qrels("", HEAD, "q1\td1\t2", "q2\td1\t2", "", "q1\td1\t0"),
+            (
+                "PLACE/qrels/test.tsv:6: query 'q1' and passage 'd1' have the score 0, but 2 in PLACE/qrels/test.tsv:3; "
+                "remove one of the two rows"
+            ),
+        ),
+        (
+            _qrels(HEAD, "q1\td1\t1", "q1\td2\t1\t1"),
+            "PLACE/qrels/test.tsv:3: 4 columns, and the header has 3; separate the columns by one tab",
+        ),
+        (
+            _qrels("q1\td1\t1", "q1\td2"),
+            "PLACE/qrels/test.tsv:2: not a relevance judgment: its columns are q1, d2;",
+        ),
+        (_qrels(HEAD, "q1\td1\tnan"), "PLACE/qrels/test.tsv:2: the score 'nan' is not an integer"),
+        (_qrels(HEAD, "q1\t\t1"), "PLACE/qrels/test.tsv:2: `corpus-id` must be an id, not ''"),
         (_qrels(HEAD), "PLACE/qrels/test.tsv: no rows"),
         (
             lambda place: (place / "corpus.jsonl").write_text(""),
@@ -117,7 +181,7 @@ HEAD = "query-id\tcorpus-id\tscore"
         ),
         (
             lambda place: write_jsonl(place / "corpus.jsonl", [{"_id": "d1", "text": " "}]),
-            "PLACE/qrels/test.tsv:2: no passage 'd5'",
+            "PLACE/qrels/test.tsv:3: no passage 'd5'",
         ),
         (
             lambda place: write_jsonl(

@@ -1,0 +1,50 @@
+"""Negatives for a query whose row has none: passages of other rows, of the same task if there are any."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from tailor.errors import DataError
+
+_ALL = -1
+
+
+class OtherNegatives:
+    """Draws passages of other groups. All arrays are int or bool [groups]; a group is the examples start to end.
+
+    is_text: whether the group is a query with its passages. units: equal for groups of the same task.
+    """
+
+    def __init__(self, starts: np.ndarray, ends: np.ndarray, is_text: np.ndarray, units: np.ndarray) -> None:
+        self._starts, self._ends, self._is_text, self._units = starts, ends, is_text, units
+        self._pool = lru_cache(maxsize=None)(self._make_pool)
+
+    def draw(self, group: int, count: int, generator: np.random.Generator | None) -> np.ndarray:
+        """At most `count` example indices: of passages of other groups of the unit, or of any if the unit has no other group.
+
+        generator: draws them uniformly, without repetition; None takes those after the group, as in a ring. DataError when
+        there is no other group with passages.
+        """
+        start, end = int(self._starts[group]), int(self._ends[group])
+        for unit in (int(self._units[group]), _ALL):
+            pool = self._pool(unit)
+            before, after = np.searchsorted(pool, [start, end])
+            others = len(pool) - (after - before)
+            if others:
+                drawn = np.arange(min(count, others))
+                if generator is not None:
+                    drawn = generator.choice(others, len(drawn), replace=False)
+                return pool[(after + drawn) % len(pool)]
+        raise DataError(
+            "the only query has no negative passage, and there is no other row to take one from",
+            hint="add rows, or set method.group_size: 1",
+        )
+
+    def _make_pool(self, unit: int) -> np.ndarray:
+        """The example indices of all passages of a unit, ascending. `_ALL`: of every unit."""
+        groups = np.flatnonzero(self._is_text & ((self._units == unit) | (unit == _ALL)))
+        counts = self._ends[groups] - self._starts[groups] - 1  # passages
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(self._starts[groups] + 1, counts) + within

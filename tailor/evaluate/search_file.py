@@ -1,0 +1,108 @@
+"""`tailor search`: the passages of a file that are nearest to a query, by embeddings of one model."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tailor.errors import DataError
+from tailor.evaluate.embed_file import (
+    ABOUT,
+    EMBEDDING,
+    ROW,
+    Request,
+    find_input,
+    is_own,
+    read_batches,
+    scan_input,
+)
+from tailor.evaluate.retrieval.embedders import TextEmbedder
+from tailor.evaluate.retrieval.ranking import TopK
+from tailor.store import Store
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found. row: its row in the input, from 1. text: its text, or the kept columns of a file of embeddings."""
+
+    row: int
+    score: float
+    text: str
+
+
+class Passages:
+    """The embeddings of all passages, in memory. vectors: float32[P, dimension]."""
+
+    def __init__(self, vectors: np.ndarray, texts: list[str], rows: list[int]) -> None:
+        self._vectors, self._texts, self._rows = vectors, texts, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def search(self, embedder: TextEmbedder, query: str, instruction: str | None, count: int) -> list[Hit]:
+        """The `count` nearest passages, best first; equal scores in the order of the rows. DataError for an empty query."""
+        if not query.strip():
+            raise DataError("the query is empty")
+        vector, _ = embedder([query], instruction, self._vectors.shape[1])  # [1, dimension]
+        top = TopK(vector, count)
+        top.add(np.arange(len(self)), self._vectors)
+        ((found, scores),) = top.ranked()
+        return [
+            Hit(self._rows[at], float(score), self._texts[at])
+            for at, score in zip(found.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+def check_corpus(request: Request) -> None:
+    """DataError for rows that cannot be embedded, and for a column that no row has."""
+    if _own_file(request.source) is None:
+        scan_input(find_input(request), request)
+
+
+def open_passages(
+    request: Request, model: str, embedder: TextEmbedder, progress: Callable[[int], None]
+) -> Passages:
+    """The passages of a file of embeddings that `tailor embed` wrote, or of rows, which are embedded now.
+
+    model: URL of the model. progress: called with the number of passages embedded. DataError for embeddings of another model.
+    """
+    if (own := _own_file(request.source)) is not None:
+        return _written(*own, request, model)
+    texts: list[str] = []
+    vectors: list[np.ndarray] = []
+    for batch in read_batches(find_input(request), request):
+        texts += batch.texts
+        vectors.append(embedder(batch.texts, request.instruction, request.dimension)[0])
+        progress(len(texts))
+    return Passages(np.concatenate(vectors), texts, list(range(1, len(texts) + 1)))
+
+
+def _own_file(source: str) -> tuple[Store, str] | None:
+    """The folder and name of a file that `tailor embed` wrote; None for other inputs."""
+    if not source.endswith(".parquet"):
+        return None
+    folder, name = posixpath.split(Store(source).url)
+    store = Store(folder)
+    return (store, name) if store.is_file(name) and is_own(store, name) else None
+
+
+def _written(store: Store, name: str, request: Request, model: str) -> Passages:
+    with store.open(name) as stream:
+        table = pq.read_table(stream)
+    about = json.loads(table.schema.metadata[ABOUT])
+    if about["model"] != model:
+        raise DataError(
+            f"{request.source} has embeddings of {about['model']}, not of {model}",
+            hint="embed the corpus with this model, or search with the other one",
+        )
+    vectors = table.column(EMBEDDING).combine_chunks()
+    flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    kept = [column for column in table.column_names if column not in (ROW, EMBEDDING)]
+    texts = [" ".join(str(row[column]) for column in kept) for row in table.select(kept).to_pylist()]
+    rows = table.column(ROW).to_pylist()
+    return Passages(flat.reshape(len(rows), -1), texts or [""] * len(rows), rows)
