@@ -15,7 +15,7 @@ from tailor.artifacts.base_model import planned_model
 from tailor.artifacts.lora import ROWS
 from tailor.artifacts.saved_adapter import PREFIX
 from tailor.artifacts.tensors import Reader, Writer
-from tailor.data.token_store import MANIFEST, TokenStore
+from tailor.data.token_store import TokenStore, is_readable
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, RECIPE, WEIGHTS
@@ -111,7 +111,7 @@ def write_tokenizer(folder: Path, base: Path, run: Store, trust: Trust) -> None:
         output.copy_texts(run.join(made).local_path(), folder, but=(BASE_RECORD, MODEL_CONFIG))
     else:
         plan = run_files.plan(run)
-        if not Store(plan["tokens_url"]).exists(MANIFEST):
+        if not is_readable(plan["tokens_url"]):
             raise ModelError(
                 f"the run at {run.url} is not finished, and its prepared tokens at {plan['tokens_url']}, which have the chat "
                 "template and the stop tokens, are gone",

@@ -244,7 +244,7 @@ def rows_of(folder: Path, run: Store) -> tuple[list[list[int]], str]:
 
 def examples_of(run: Store) -> tuple[list[EncodedExample], str]:
     """Up to `ROWS` examples of the run, and their description; none when its tokens are not available."""
-    from tailor.data.token_store import TokenStore
+    from tailor.data.token_store import TokenStore, is_readable
 
     plan = run_files.plan_if_written(run)
     if plan and is_readable(plan["tokens_url"]):
