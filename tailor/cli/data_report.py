@@ -45,7 +45,7 @@ class Source(TypedDict):
     unreadable: dict[str, Lost]
     dropped: dict[str, Lost]
     removed: NotRequired[dict[str, Lost]]
-    """By `data.deduplicate` and `data.decontaminate`."""
+    """By `data.deduplicate`, `data.decontaminate` and `data.min_length`."""
     truncated: int
     supervised_tokens_cut: int
     prompt_tokens_cut: int

@@ -185,6 +185,10 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     for name, words in LEFT_OUT.items():
         if rows.get(name):
             console.print(Text(f"{rows[name]:,} {words}", "yellow"))
+    for model, ratios in results.get("beacons", {}).items():
+        console.print(
+            Text.assemble(("beacons         ", "bold"), f"{model}: {evaluations.compression(ratios)}")
+        )
     if "corpus" in rows:
         blank = f", {rows['blank']:,} of them empty" if rows["blank"] else ""
         console.print(Text.assemble(("corpus          ", "bold"), f"{rows['corpus']:,} passages{blank}"))

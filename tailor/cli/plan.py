@@ -283,7 +283,7 @@ def _windows(plan: Plan) -> str:
     stored = f"{keys[0]:,}" if keys[0] == keys[-1] else f"{keys[0]:,} to {keys[-1]:,}"
     return (
         f"a row of {plan.row_length:,} tokens has {count} windows of {spec.window}; {stored} keys per layer stay in memory "
-        f"(ratio {beacon.adapted(spec, count)} in evaluation)"
+        f"(ratio {beacon.adapted(spec, count, plan.positions)} in evaluation)"
     )
 
 

@@ -6,14 +6,20 @@ import argparse
 import os
 import re
 import sys
+from pathlib import Path
 
 from tailor.cli.data_report import Report, reported
 from tailor.cli.main import report
 from tailor.cli.output import Document, Failure, FoundProblem, Output, failure_of, found_problems
 from tailor.cli.terminal import make_console
 from tailor.errors import RecipeError, TailorError
+from tailor.layout import MODEL_CONFIG
 from tailor.quiet import quiet
 from tailor.spec.load import load_recipe
+from tailor.spec.model import Model
+from tailor.spec.recipe import Recipe
+from tailor.spec.rules.files import is_hub_id
+from tailor.store import OBJECT
 
 _OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -27,7 +33,7 @@ class Checked(Document):
     data: Report | None
     """Its data, with `--data`."""
     error: Failure | None
-    """Why its data cannot be prepared or used."""
+    """Why its model or its data cannot be used."""
 
 
 class Validated(Document):
@@ -70,6 +76,7 @@ def execute(args: argparse.Namespace) -> int:
             continue
         data = None
         try:
+            check_model(recipe)
             if args.data:
                 from tailor.cli.data import show
 
@@ -86,6 +93,27 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         args.json.write(Validated(recipes=checked))
     return code
+
+
+def check_model(recipe: Recipe) -> None:
+    """ModelError for what the model's config.json shows, if the model is on this machine. Nothing is downloaded."""
+    from tailor.plan.checks import check_config
+
+    file = _config_file(recipe.model)
+    if file is not None:
+        check_config(recipe, OBJECT.read_path(file))
+
+
+def _config_file(model: Model) -> Path | None:
+    """The config.json of a folder, or of a hub model in the cache of the hub's files."""
+    if os.path.isdir(model.path):
+        return Path(model.path) / MODEL_CONFIG
+    if not is_hub_id(model.path):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.path, MODEL_CONFIG, revision=model.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _is_override(argument: str) -> bool:

@@ -77,7 +77,10 @@ SPLITS = ("train", "evaluation")
 
 
 class Missing(IntFlag):
-    """The tokens of a row that its example lacks, because the row was longer than `data.max_length`."""
+    """The tokens of a row that its example lacks, because the row was longer than `data.max_length`.
+
+    START: of a later chunk too, although it repeats BOS and the system turn from the row's start.
+    """
 
     START = 1
     END = 2

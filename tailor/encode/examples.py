@@ -10,8 +10,8 @@ import numpy as np
 from tailor.encode import bm25, embedding_examples, preference_examples, truncation
 from tailor.encode.control_text import CONTROL
 from tailor.encode.embedding_examples import TextEncoder, TextLimits
-from tailor.encode.masks import ChatEncoder, EncodedExample
-from tailor.encode.preference_examples import AnswerLimits
+from tailor.encode.masks import ChatEncoder, EncodedExample, prefix_of
+from tailor.encode.preference_examples import AnswerLimits, Kept
 from tailor.encode.records import (
     Chat,
     Completion,
@@ -23,10 +23,11 @@ from tailor.encode.records import (
     Text,
     unreadable_value,
 )
+from tailor.encode.report import SHORT
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.truncation import Scorer, targets
 from tailor.encode.turns import TurnRules
-from tailor.errors import ModelError, TailorError
+from tailor.errors import DataError, ModelError, TailorError
 from tailor.spec.data import Chunk, Retrieve
 
 
@@ -61,6 +62,7 @@ class Encoder:
         train_on: str,
         max_length: int | None,
         on_long: str,
+        min_length: int | None = None,
         chunk: Chunk | None = None,
         retrieve: Retrieve | None = None,
         scorer: Scorer | None = None,
@@ -70,12 +72,14 @@ class Encoder:
     ) -> None:
         """rules: of the chat template, None when no record is a conversation. max_length: None for no limit.
 
+        DataError when the tokenizer's prefix and the overlap fill a chunk.
+
         scorer: scores the passages of long prompts instead of BM25. limits: required for records of type `Pair` or `Rated`.
         text_limits: required for records of type `Relevance`.
         """
         self.tokenizer = tokenizer
         self._train_on = train_on
-        self._max_length = max_length
+        self._max_length, self._min_length = max_length, min_length
         self._on_long = on_long
         self._chunk = chunk or Chunk()
         self._retrieve = retrieve or Retrieve()
@@ -83,8 +87,17 @@ class Encoder:
         self.limits = limits
         self._text_limits = text_limits
         self._chats = None
+        chunk_length = max_length if on_long == "chunk" else None
+        if chunk_length is not None and self._chunk.overlap + len(tokenizer.prefix) >= chunk_length:
+            raise DataError(
+                f"data.chunk.overlap: a chunk starts with {len(tokenizer.prefix)} tokens that the tokenizer puts before every "
+                f"text, and {self._chunk.overlap} tokens of overlap leave no new one in data.max_length: {chunk_length}",
+                hint="lower data.chunk.overlap",
+            )
         if rules is not None:
-            self._chats = ChatEncoder(tokenizer, rules, train_on, drop_reasoning=drop_reasoning)
+            self._chats = ChatEncoder(
+                tokenizer, rules, train_on, drop_reasoning=drop_reasoning, chunk_length=chunk_length
+            )
 
     @property
     def fills_negatives(self) -> bool:
@@ -138,7 +151,7 @@ class Encoder:
             if not ids or ids[-1] != eos:
                 ids.append(eos)
             whole = np.fromiter(prefix + ids if prefix else ids, np.int32)
-            results.append([EncodedExample(whole, [(0, len(whole))])])
+            results.append([EncodedExample(whole, [(0, len(whole))], head=len(prefix))])
         return results
 
     def _completions(self, records: list[Completion]) -> list[list[EncodedExample] | RowError]:
@@ -159,19 +172,21 @@ class Encoder:
                 continue
             whole = np.array(prefix + prompt + answer, np.int32)
             start = 0 if self._train_on == "everything" else len(whole) - len(answer)
-            results.append([EncodedExample(whole, [(start, len(whole))])])
+            results.append([EncodedExample(whole, [(start, len(whole))], head=len(prefix))])
         return results
 
     def fit(self, result: list[EncodedExample] | RowError) -> Outcome | RowError:
         """Apply `on_long` to the examples of a record that are longer than allowed."""
         if isinstance(result, RowError):
             return result
+        longest = max(len(example.input_ids) for example in result)
+        if self._min_length is not None and longest < self._min_length:
+            return RowError(SHORT, f"{longest} tokens; data.min_length is {self._min_length}")
         if self.limits is not None:
             return self._fit_answers(result, self.limits)
         if self._text_limits is not None and len(result) > 1 and result[1].position:
             return self._fit_texts(result, self._text_limits)
         outcome = Outcome(result)
-        longest = max(len(example.input_ids) for example in result)
         if self._max_length is not None and longest > self._max_length:
             if self._on_long == "drop":
                 return RowError("too_long", f"{longest} tokens; data.max_length is {self._max_length}")
@@ -191,8 +206,8 @@ class Encoder:
             return Outcome(group)
         if self._on_long == "drop":
             return RowError("too_long", problem)
-        spans = preference_examples.kept(group, limits, self._max_length)
-        pieces = preference_examples.cut(group, spans)
+        parts = self.kept(group)
+        pieces = preference_examples.cut(group, parts)
         if isinstance(pieces, RowError):
             return pieces
         if not all(targets(piece.spans) for piece in pieces):
@@ -201,8 +216,15 @@ class Encoder:
             pieces,
             truncated=True,
             supervised_cut=_supervised_cut(group, pieces),
-            prompt_cut=sum(start for start, _ in spans),
+            prompt_cut=sum(part.start - part.head for part in parts),
         )
+
+    def kept(self, group: list[EncodedExample]) -> list[Kept]:
+        """What truncation keeps of each answer of a row."""
+        assert self.limits is not None
+        assert self._max_length is not None
+        heads = [prefix_of(example.input_ids, self.tokenizer) for example in group]
+        return preference_examples.kept(group, heads, self.limits, self._max_length)
 
     def _fit_texts(self, group: list[EncodedExample], limits: TextLimits) -> Outcome | RowError:
         """Keep, truncate or drop a query with its passages."""
@@ -219,6 +241,14 @@ class Encoder:
 
     def _fitted(self, examples: list[EncodedExample], max_length: int) -> Outcome | RowError:
         if self._on_long == "chunk":
+            overlap = self._chunk.overlap
+            for example in examples:
+                if len(example.input_ids) > max_length and example.head + overlap >= max_length:
+                    return RowError(
+                        "too_long",
+                        f"{len(example.input_ids)} tokens; every chunk starts with the system turn of {example.head} tokens, "
+                        f"which with an overlap of {overlap} leaves no new one in data.max_length: {max_length}",
+                    )
             pieces = [
                 piece for example in examples for piece in truncation.chunks(example, max_length, self._chunk)
             ]
@@ -236,6 +266,11 @@ class Encoder:
             if len(example.input_ids) > max_length:
                 shortened = truncation.retrieved(
                     example, max_length, self._retrieve, self.tokenizer.decode, score
+                )
+            if shortened is None and not _has_prompt(example):
+                return RowError(
+                    "too_long",
+                    f"{len(example.input_ids)} tokens; plain text has no question for which passages could be retrieved",
                 )
             if shortened is None:
                 return RowError(
@@ -274,6 +309,11 @@ def _supervised_cut(before: Sequence[EncodedExample], after: Sequence[EncodedExa
     """Number of supervised targets that were cut away."""
     total, remaining = (sum(targets(example.spans) for example in examples) for examples in (before, after))
     return total - remaining
+
+
+def _has_prompt(example: EncodedExample) -> bool:
+    """Whether the last answer has a prompt before it, besides BOS."""
+    return bool(example.spans) and example.spans[-1][0] > example.head
 
 
 def _length(example: EncodedExample) -> int:

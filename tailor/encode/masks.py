@@ -32,6 +32,7 @@ from tailor.data.token_store import Missing
 from tailor.encode import control_text, learned_turns, reasoning
 from tailor.encode.reasoning import Reasoning
 from tailor.encode.records import Chat, RowError
+from tailor.encode.system_turn import system_turn
 from tailor.encode.template import render, render_marked
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import TurnRules, contents
@@ -46,6 +47,7 @@ class EncodedExample:
 
     position: the index in a group of examples that belong together, from 0. is_positive: False for a rejected or
     undesirable answer, and for a passage that is irrelevant to its query. missing: tokens of the row that were cut away.
+    head: number of first tokens with which every chunk starts: the tokenizer's prefix (BOS), and a system turn.
     """
 
     input_ids: np.ndarray
@@ -53,15 +55,19 @@ class EncodedExample:
     position: int = 0
     is_positive: bool = True
     missing: Missing = WHOLE
+    head: int = 0
 
-    def part(self, start: int, stop: int, spans: list[Span]) -> EncodedExample:
-        """Its tokens [start, stop), with other spans."""
+    def part(self, start: int, stop: int, spans: list[Span], head: int = 0) -> EncodedExample:
+        """Its first `head` tokens and its tokens [start, stop), with other spans."""
         missing = self.missing
         if start > 0:
             missing |= Missing.START
         if stop < len(self.input_ids):
             missing |= Missing.END
-        return replace(self, input_ids=self.input_ids[start:stop], spans=spans, missing=missing)
+        ids = self.input_ids[start:stop]
+        if head:
+            ids = np.concatenate([self.input_ids[:head], ids])
+        return replace(self, input_ids=ids, spans=spans, missing=missing)
 
 
 @dataclass
@@ -73,11 +79,21 @@ class Layout:
 
 
 class ChatEncoder:
-    """Encodes conversations. train_on: `assistant`, `last_assistant` or `everything`, as in the recipe."""
+    """Encodes conversations. train_on: `assistant`, `last_assistant` or `everything`, as in the recipe.
+
+    chunk_length: longer conversations will be cut into chunks, so their `head` is found.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, rules: TurnRules, train_on: str, *, drop_reasoning: bool = False
+        self,
+        tokenizer: Tokenizer,
+        rules: TurnRules,
+        train_on: str,
+        *,
+        drop_reasoning: bool = False,
+        chunk_length: int | None = None,
     ) -> None:
+        self._chunk_length = chunk_length
         self._tokenizer = tokenizer
         self._rules = rules
         self._train_on = train_on
@@ -89,13 +105,13 @@ class ChatEncoder:
         texts = [layout.text for group in layouts if not isinstance(group, RowError) for layout in group]
         encodings = iter(self._tokenizer.encode_with_offsets(texts))
         results: list[list[EncodedExample] | RowError] = []
-        for group in layouts:
+        for chat, group in zip(chats, layouts, strict=True):
             if isinstance(group, RowError):
                 results.append(group)
                 continue
             pairs = [(layout, next(encodings)) for layout in group]
             try:
-                results.append([self._tokens(layout, encoding) for layout, encoding in pairs])
+                results.append([self._tokens(chat, layout, encoding) for layout, encoding in pairs])
             except RowError as error:
                 results.append(error)
         return results
@@ -194,25 +210,42 @@ class ChatEncoder:
             add_generation_prompt=add_generation_prompt,
         )
 
-    def _tokens(self, layout: Layout, encoding: Encoding) -> EncodedExample:
+    def _tokens(self, chat: Chat, layout: Layout, encoding: Encoding) -> EncodedExample:
         tokens = Tokens(
             self._tokenizer, layout.text, encoding, [start for start, _ in layout.ranges if start]
         )
         ids, tokenizer = tokens.ids, self._tokenizer
         if tokenizer.bos_id is not None and list(ids[:2]) == [tokenizer.bos_id] * 2:
             raise RowError("double_bos", "the text starts with two BOS tokens")
+        head = self._head(chat, layout.text, tokens) if self._is_chunked(ids) else 0
         if layout.ranges == [(0, -1)]:
-            return EncodedExample(ids, [(0, len(ids))])
+            return EncodedExample(ids, [(0, len(ids))], head=head)
         spans = [(tokens.at(start), tokens.at(stop)) for start, stop in layout.ranges]
         if self._train_on == "everything":
-            return EncodedExample(ids, [span for span in spans if span[0] < span[1]])
+            return EncodedExample(ids, [span for span in spans if span[0] < span[1]], head=head)
         for start, stop in spans:
             if stop <= start or int(ids[stop - 1]) not in self._rules.end_ids:
                 raise RowError(
                     "no_end_of_turn",
                     f"an assistant turn has no end-of-turn token: {tokenizer.decode(ids[start:stop])[-60:]!r}",
                 )
-        return EncodedExample(ids, spans)
+        return EncodedExample(ids, spans, head=head)
+
+    def _is_chunked(self, ids: np.ndarray) -> bool:
+        return self._chunk_length is not None and len(ids) > self._chunk_length
+
+    def _head(self, chat: Chat, text: str, tokens: Tokens) -> int:
+        """Number of tokens of BOS and the system turn."""
+        turn = system_turn(chat, text, self._rules.end_texts, self._render)
+        return tokens.at(len(turn)) if turn else prefix_of(tokens.ids, self._tokenizer)
+
+
+def prefix_of(ids: np.ndarray, tokenizer: Tokenizer) -> int:
+    """Number of first tokens that are the tokenizer's prefix, or a BOS that the chat template writes."""
+    prefix = tokenizer.prefix
+    if prefix and ids[: len(prefix)].tolist() == prefix:
+        return len(prefix)
+    return int(len(ids) > 0 and tokenizer.bos_id is not None and int(ids[0]) == tokenizer.bos_id)
 
 
 class Tokens:

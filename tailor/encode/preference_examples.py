@@ -6,13 +6,14 @@ The prompt of an example is everything before its first supervised span, its com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.reasoning import DROPPED, differ_only_in_reasoning
 from tailor.encode.records import Answer, Pair, Rated, RowError
+from tailor.encode.truncation import piece
 from tailor.spec.methods.base import AnswerLimits
 
 SAME = "same_answers"
@@ -87,10 +88,26 @@ def too_long(group: Sequence[EncodedExample], limits: AnswerLimits, max_length: 
     return f"{longest} tokens; data.max_length is {max_length}" if longest > max_length else ""
 
 
-def kept(group: Sequence[EncodedExample], limits: AnswerLimits, max_length: int) -> list[Span]:
-    """The token range [start, stop) that truncation keeps of each example: the end of the prompt, the start of the completion.
+@dataclass(frozen=True)
+class Kept:
+    """What truncation keeps of an example: its first `head` tokens (BOS), and the tokens [start, stop)."""
 
-    The prompt gets what the longest completion leaves of `max_length`, but at least half of `max_length`.
+    head: int
+    start: int
+    stop: int
+
+    @property
+    def ranges(self) -> tuple[Span, Span]:
+        return (0, self.head), (self.start, self.stop)
+
+
+def kept(
+    group: Sequence[EncodedExample], heads: Sequence[int], limits: AnswerLimits, max_length: int
+) -> list[Kept]:
+    """What truncation keeps of each example: BOS, the end of the prompt, the start of the completion.
+
+    The prompt gets what the longest completion leaves of `max_length`, but at least half of `max_length`. heads: number of
+    BOS tokens of each example, which count as tokens of the prompt.
     """
     starts = [example.spans[0][0] for example in group]
     rests = [
@@ -98,20 +115,20 @@ def kept(group: Sequence[EncodedExample], limits: AnswerLimits, max_length: int)
         for example, start in zip(group, starts, strict=True)
     ]
     room = max(max_length // 2, max_length - max(rests))
-    spans = []
-    for start, rest in zip(starts, rests, strict=True):
+    found = []
+    for start, rest, head in zip(starts, rests, heads, strict=True):
         prompt = min(start, room, limits.prompt or room)
-        spans.append((start - prompt, start + min(rest, max_length - prompt)))
-    return spans
+        head = head if head < prompt < start else 0
+        found.append(Kept(head, start - prompt + head, start + min(rest, max_length - prompt)))
+    return found
 
 
-def cut(group: Sequence[EncodedExample], spans: Sequence[Span]) -> list[EncodedExample] | RowError:
+def cut(group: Sequence[EncodedExample], parts: Sequence[Kept]) -> list[EncodedExample] | RowError:
     """The kept tokens of each example, or a RowError when truncation makes both answers of a pair equal."""
-    pieces = []
-    for example, (begin, end) in zip(group, spans, strict=True):
-        inside = [(max(start, begin) - begin, min(stop, end) - begin) for start, stop in example.spans]
-        inside = [span for span in inside if span[0] < span[1]]
-        pieces.append(example.part(begin, end, inside))
+    pieces = [
+        piece(example, part.start, part.stop, 0, part.head)
+        for example, part in zip(group, parts, strict=True)
+    ]
     if len(pieces) == 2 and all(piece.spans for piece in pieces) and _same_scored(*pieces):
         return RowError(SAME, "the answers differ only in the tokens that truncation cuts")
     return pieces

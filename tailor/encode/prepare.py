@@ -27,7 +27,8 @@ from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.encode.unused import merged
-from tailor.spec.data import Benchmark, Budget, Chunk, Data, Retrieve
+from tailor.errors import DataError
+from tailor.spec.data import TEXTS, Benchmark, Budget, Chunk, Data, Retrieve
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
@@ -119,6 +120,7 @@ def prepare_all(
 ) -> Prepared:
     """Same as `prepare`, but without the budget check, so that a report can show the lost rows."""
     sources = Sources.of(data, method)
+    _check_questions(data, method, sources)
     tokenizer = model_tokenizer(model, data.template).with_date(data.date)
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
@@ -131,6 +133,16 @@ def prepare_all(
         encoder = make_encoder(data, method, tokenizer, rules, scorer)
         _write(root, fingerprint, train, data, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
+
+
+def _check_questions(data: Data, method: Method, sources: Sources) -> None:
+    """DataError for `on_long: retrieve` when every source is plain text."""
+    only_texts = all(get_format(resolved.format).rows == TEXTS for _, _, resolved in sources)
+    if data.on_long == "retrieve" and not method.joins and only_texts:
+        raise DataError(
+            "data.on_long: all sources are plain text, which has no question for which passages could be retrieved",
+            hint="set data.on_long: chunk",
+        )
 
 
 def make_encoder(
@@ -149,6 +161,7 @@ def make_encoder(
         train_on=method.encoded_turns,
         max_length=None if method.joins else data.max_length,
         on_long=data.on_long,
+        min_length=data.min_length,
         chunk=data.chunk,
         retrieve=data.retrieve,
         scorer=scorer,
@@ -377,6 +390,8 @@ def _fingerprint(
             if split in splits
         ],
     }
+    if data.min_length is not None:
+        facts["min_length"] = data.min_length
     if data.deduplicate is not None:
         facts["deduplicate"] = data.deduplicate
     if data.decontaminate:

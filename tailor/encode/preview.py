@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -11,7 +11,6 @@ from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample, Span
-from tailor.encode.preference_examples import kept
 from tailor.encode.prepare import Sources, make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import RowError
@@ -96,11 +95,11 @@ def _of_source(
             yield Shown(name, note, examples)
 
 
-def _note(encoder: Encoder, whole: list[EncodedExample], data: Data) -> tuple[str, list[Span]]:
-    """What preparation does with a row, as a text, and the tokens of each example that are not cut."""
+def _note(encoder: Encoder, whole: list[EncodedExample], data: Data) -> tuple[str, list[Sequence[Span]]]:
+    """What preparation does with a row, as a text, and the ranges of tokens of each example that are not cut."""
     tokens = sum(len(example.input_ids) for example in whole)
     supervised = sum(stop - start for example in whole for start, stop in example.spans)
-    everything = [(0, len(example.input_ids)) for example in whole]
+    everything: list[Sequence[Span]] = [[(0, len(example.input_ids))] for example in whole]
     note = f"{tokens} tokens, {supervised} supervised"
     if encoder.limits is not None:
         note += ", " + " and ".join(_kind(example, whole) for example in whole)
@@ -122,13 +121,13 @@ def _note(encoder: Encoder, whole: list[EncodedExample], data: Data) -> tuple[st
         return f"{note}; {outcome.passed_over} tokens of the least relevant passages left out", everything
     if outcome.truncated and encoder.limits is not None:
         note = f"{note}; truncated, {outcome.supervised_cut} supervised and {outcome.prompt_cut} prompt tokens cut"
-        return note, kept(whole, encoder.limits, data.max_length)
+        return note, [part.ranges for part in encoder.kept(whole)]
     if outcome.truncated and _are_texts(whole):
-        ends = [(0, len(piece.input_ids)) for piece in outcome.examples]
-        return f"{note}; truncated, {outcome.supervised_cut} tokens cut", ends
+        ends = [[(0, len(piece.input_ids))] for piece in outcome.examples]
+        return f"{note}; truncated, {outcome.supervised_cut} tokens cut", [*ends]
     if outcome.truncated:
         note = f"{note}; truncated to {data.max_length}, {outcome.supervised_cut} supervised tokens cut"
-        return note, [(0, data.max_length)] * len(whole)
+        return note, [[(0, data.max_length)]] * len(whole)
     return note, everything
 
 
@@ -147,7 +146,7 @@ def _kind(example: EncodedExample, group: list[EncodedExample]) -> str:
     return "desirable" if example.is_positive else "undesirable"
 
 
-def _pieces(tokenizer: Tokenizer, example: EncodedExample, kept: Span) -> list[Piece]:
+def _pieces(tokenizer: Tokenizer, example: EncodedExample, kept: Sequence[Span]) -> list[Piece]:
     supervised = [False] * len(example.input_ids)
     for start, stop in example.spans:
         supervised[start:stop] = [True] * (stop - start)
@@ -156,7 +155,8 @@ def _pieces(tokenizer: Tokenizer, example: EncodedExample, kept: Span) -> list[P
     def kind(at: int) -> tuple[bool, bool, int]:
         special = ids[at] in tokenizer.added
         # `at + 1` is unique, so each special token gets a group of its own.
-        return supervised[at], not kept[0] <= at < kept[1], at + 1 if special else 0
+        is_cut = not any(start <= at < stop for start, stop in kept)
+        return supervised[at], is_cut, at + 1 if special else 0
 
     pieces = []
     for (learned, cut, special), group in groupby(range(len(ids)), key=kind):

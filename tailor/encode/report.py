@@ -16,8 +16,10 @@ from tailor.errors import DataError
 from tailor.spec.data import FORMAT_KINDS, PAIRS, RATED, RELEVANCE, Budget
 
 DROPPED = ("too_long", "nothing_supervised", "same_answers", "empty_answer", "control_text")
-REMOVED = ("duplicate", "near_duplicate", "contaminated")
-"""Reasons of rows that `data.deduplicate` and `data.decontaminate` leave out. The budget does not limit them."""
+SHORT = "too_short"
+REMOVED = ("duplicate", "near_duplicate", "contaminated", SHORT)
+"""Reasons of rows that the recipe asks to leave out: `data.deduplicate`, `data.decontaminate` and `data.min_length`. The budget
+does not limit them."""
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
@@ -200,8 +202,10 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
             hint = "check the reasons above, and the source's format and columns"
             if set(lost) == {"too_long"}:
                 hint = "raise data.max_length, or set data.on_long"
+            elif set(lost) == {SHORT}:
+                hint = "lower data.min_length"
             elif lost and set(lost) <= set(REMOVED):
-                hint = "remove the source, or change data.deduplicate or data.decontaminate"
+                hint = "remove the source, or change data.deduplicate, data.decontaminate or data.min_length"
             raise DataError(
                 f"{context}: none of its {source['rows']} rows can be used{_reasons(lost)}", hint=hint
             )

@@ -41,20 +41,22 @@ def truncated(example: EncodedExample, max_length: int) -> EncodedExample:
 
 
 def chunks(example: EncodedExample, max_length: int, settings: Chunk) -> list[EncodedExample]:
-    """Chunks of at most `max_length` tokens. Each starts with the last `overlap` tokens of the chunk before it.
+    """Chunks of at most `max_length` tokens: the example's `head`, the last `overlap` tokens of the chunk before, new tokens.
 
-    The overlap of the last chunk is longer if the chunk would otherwise have fewer than `min_length` tokens. Overlap is
-    context only: every token is a target once, in the first chunk that contains it.
+    The overlap of the last chunk is longer if the chunk would otherwise have fewer than `min_length` tokens. Head and
+    overlap are context only: every token is a target once, in the first chunk that contains it.
     """
-    assert settings.overlap < max_length, "it would never end"
+    head, length = example.head, len(example.input_ids)
+    assert head + settings.overlap < max_length, "it would never end"
     assert settings.min_length <= max_length, "it would never end"
-    length, pieces, done = len(example.input_ids), [], 0
+    pieces, done = [truncated(example, max_length)], max_length
     while done < length:
-        start = max(done - settings.overlap, 0)
-        if start + max_length >= length:  # the last chunk
-            start = max(0, min(start, length - settings.min_length))
-        pieces.append(piece(example, start, start + max_length, done - start))
-        done = start + max_length
+        start = max(done - settings.overlap, head)
+        stop = start + max_length - head
+        if stop >= length:  # the last chunk
+            start = max(head, min(start, length - (settings.min_length - head)))
+        pieces.append(piece(example, start, stop, done - start, head))
+        done = stop
     return pieces
 
 
@@ -98,8 +100,8 @@ def joined(example: EncodedExample, parts: Sequence[Span]) -> EncodedExample:
     )
 
 
-def piece(example: EncodedExample, start: int, stop: int, context: int) -> EncodedExample:
-    """Tokens [start, stop) of an example. The first `context` of them are not supervised."""
-    stop = min(stop, len(example.input_ids))
-    spans = [(max(begin, start + context) - start, min(end, stop) - start) for begin, end in example.spans]
-    return example.part(start, stop, [(begin, end) for begin, end in spans if begin < end])
+def piece(example: EncodedExample, start: int, stop: int, context: int, head: int = 0) -> EncodedExample:
+    """Tokens [start, stop) of an example after its first `head` ones. The head and `context` more are not supervised."""
+    stop, moved = min(stop, len(example.input_ids)), head - start
+    spans = [(max(begin, start + context) + moved, min(end, stop) + moved) for begin, end in example.spans]
+    return example.part(start, stop, [(begin, end) for begin, end in spans if begin < end], head)

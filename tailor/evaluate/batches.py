@@ -59,6 +59,8 @@ class Computation:
 
     kind: str
     run: Callable[[Worker, EvaluationBatch], Result]
+    sizes: Callable[[Sequence[Any], Decoding], Iterable[tuple[int, int]]] | None = None
+    """(inputs, decoding) -> (tokens, maximum new tokens) of every sequence that the language model reads."""
 
 
 @dataclass(frozen=True)
@@ -244,9 +246,17 @@ def _score(worker: Worker, batch: EvaluationBatch) -> Result:
         return [asdict(one) for one in likelihoods]
 
 
-GENERATE = Computation("generate", _generate)
+def _prompts(inputs: Sequence[Any], decoding: Decoding) -> Iterator[tuple[int, int]]:
+    return ((len(prompt), decoding.max_new_tokens) for prompt in inputs)
+
+
+def _scored(inputs: Sequence[Any], decoding: Decoding) -> Iterator[tuple[int, int]]:
+    return ((len(one.ids), 0) for one in inputs)
+
+
+GENERATE = Computation("generate", _generate, _prompts)
 """Inputs: prompts as token ids. Result per item: the answer's token ids, generated as `decoding` says."""
-SCORE = Computation("score", _score)
+SCORE = Computation("score", _score, _scored)
 """Inputs: `Scored`. Result per item: a `likelihood.Likelihood` as a mapping."""
 EMBED = Computation("embed", Worker.embed)
 """Inputs: texts. Result: `Embedded`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +11,21 @@ from tailor.artifacts.base_model import base_record_of
 from tailor.artifacts.load import find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
-from tailor.evaluate.batches import ModelRef
+from tailor.evaluate import compression
+from tailor.evaluate.batches import EvaluationBatch, ModelRef
 from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon.files import read_settings
 from tailor.models.own_code import Trust
 from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
+from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
-from tailor.spec.suite import Suite
+from tailor.spec.suite import Decoding, Suite
 from tailor.store import COMMIT, OBJECT, Store, listed_files, run_files
+
+BASE = "base"
+"""The value of `compare` that means the model that the evaluated one was trained from, and its label."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,20 @@ class EvaluatedModel:
         """The maximum number of positions; None when its config.json has no limit or cannot be read."""
         config = self._config()
         limit = None if config is None else ModelFacts.from_config(config).positions
-        if limit is None or not self.has_beacons:
-            return limit
-        return beacon.context(read_settings(self.artifact.local_path(), self.artifact.url), limit)
+        spec = self.beacons()
+        return limit if limit is None or spec is None else beacon.context(spec, limit)
+
+    def beacons(self) -> Beacon | None:
+        """The settings of its beacons; None for a model without beacons."""
+        return read_settings(self.artifact.local_path(), self.artifact.url) if self.has_beacons else None
+
+    def compression(
+        self, batches: Iterable[EvaluationBatch], decoding: Decoding
+    ) -> list[dict[str, Any]] | None:
+        """The compression ratios that its beacons take for these batches; None for a model without beacons."""
+        spec, config = self.beacons(), self._config()
+        limit = None if config is None else ModelFacts.from_config(config).positions
+        return None if spec is None else compression.taken(spec, limit, batches, decoding)
 
     @property
     def can_exceed_positions(self) -> bool:
@@ -131,41 +147,44 @@ def find_model(url: str) -> EvaluatedModel:
 def compared(main: EvaluatedModel, suite: Suite) -> list[str]:
     """The models to compare with, as `compare` names them. `evaluated_models` returns them in this order."""
     if suite.compare == "auto":
-        return ["base"] if main.is_adapter else []
+        return [BASE] if main.is_adapter else []
     if isinstance(suite.compare, str):
-        return ["base"] if suite.compare == "base" else []
+        return [BASE] if suite.compare == BASE else []
     return list(suite.compare)
 
 
 def evaluated_models(main: EvaluatedModel, suite: Suite) -> list[EvaluatedModel]:
-    """The models of an evaluation, `main` first. ModelError for one that does not exist, or is listed twice."""
-    found = [main]
-    for other in compared(main, suite):
-        model = _base(main) if other == "base" else find_model(other)
-        if any(model.ref.label == known.ref.label for known in found):
-            if any(model.ref.url == known.ref.url for known in found):
-                raise ModelError(f"compare: {other} is listed twice, or is the evaluated model itself")
-            # Two folders of the same name: the path is the label.
-            model = EvaluatedModel(
-                ModelRef(model.ref.url, model.ref.url),
-                model.artifact,
-                model.run,
-                model.plan,
-                model.recipe,
-            )
-        found.append(model)
+    """The models of an evaluation, `main` first. ModelError for one that does not exist, or is listed twice.
+
+    A folder that has the name of another one, or of the keyword `base` where it is used, is labeled by its path.
+    """
+    others = compared(main, suite)
+    reserved = {BASE} & set(others)
+    found: list[EvaluatedModel] = []
+    for other in (None, *others):
+        model = main if other is None else _base(main) if other == BASE else find_model(other)
+        label = model.ref.label
+        if other != BASE and label in {*reserved, *(known.ref.label for known in found)}:
+            label = model.ref.url
+        if any(known.ref.label == label for known in found):
+            raise ModelError(f"compare: {other} is listed twice, or is the evaluated model itself")
+        found.append(replace(model, ref=replace(model.ref, label=label)))
+    for known in found[1:]:
+        same = [model for model in found if model.ref.url == known.ref.url]
+        if len({model.ref.without_adapter for model in same}) < len(same):
+            raise ModelError(f"compare: {known.ref.url} is listed twice, or is the evaluated model itself")
     return found
 
 
 def _base(main: EvaluatedModel) -> EvaluatedModel:
     if main.is_adapter:
         # Loaded as in training: quantized if the run's recipe says so.
-        ref = ModelRef("base", main.ref.url, without_adapter=True)
+        ref = ModelRef(BASE, main.ref.url, without_adapter=True)
         return EvaluatedModel(ref, main.artifact, main.run, main.plan, main.recipe)
     if main.base_path is None:
         raise ModelError(
             f"compare: the base of {main.ref.url} is unknown: it is a full model that no run produced",
             hint="give the base's path as compare: [PATH], or remove compare",
         )
-    ref = ModelRef("base", main.base_path, stop_ids=main.stop_ids(), embeds_like=main.artifact.url)
+    ref = ModelRef(BASE, main.base_path, stop_ids=main.stop_ids(), embeds_like=main.artifact.url)
     return EvaluatedModel(ref, main.artifact, main.run, main.plan, main.recipe)

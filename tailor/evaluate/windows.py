@@ -28,6 +28,9 @@ TILE = 512
 class Windows:
     """A text to read in windows of `length` tokens. Each window after the first scores `stride` new tokens.
 
+    ids: of the text alone. prefix: what the tokenizer puts before a text (BOS). Every window starts with it; its tokens count
+    in `length` and are never scored. Without it, a model that always saw it reads the start of a window at a far higher loss:
+    383 tokens in windows of 64 have a perplexity of 326 with Gemma 3 270M, and 38.5 with BOS in every window.
     prefill: the window is read in chunks of this many tokens, with a KV cache; None reads it in one pass.
     """
 
@@ -35,6 +38,7 @@ class Windows:
     length: int
     stride: int
     prefill: int | None = None
+    prefix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,17 @@ class LossByPosition:
     tokens: list[int]
 
 
-def sliding_windows(tokens: int, length: int, stride: int) -> Iterator[tuple[int, int, int]]:
+def sliding_windows(
+    tokens: int, length: int, stride: int, *, prefixed: bool = False
+) -> Iterator[tuple[int, int, int]]:
     """(start, first scored token, end) of each window over `tokens` tokens.
 
-    The first token of the text is never scored, because nothing precedes it.
+    prefixed: whether a prefix precedes each window. Without one, the first token of the text is never scored, because
+    nothing precedes it.
     """
+    assert stride < length + prefixed, "tokens between two windows would not be scored, or without context"
     scored = end = min(length, tokens)
-    yield 0, 1, end
+    yield 0, int(not prefixed), end
     while scored < tokens:
         end = min(scored + stride, tokens)
         yield end - length, scored, end
@@ -63,14 +71,24 @@ def losses(model: CausalModel, text: Windows) -> LossByPosition:
     """The summed losses of a text's tokens, in nats, by position in the window."""
     loss = torch.zeros(BUCKETS, dtype=torch.float64)  # [BUCKETS]
     tokens = torch.zeros(BUCKETS, dtype=torch.int64)  # [BUCKETS]
-    for start, first, end in sliding_windows(len(text.ids), text.length, text.stride):
-        token_loss = (
-            token_losses(model, text.ids[start:end], first - start, text.prefill).double().cpu()
-        )  # [S]
-        bucket = torch.arange(first - start, end - start) * BUCKETS // text.length  # [S]
+    prefix = len(text.prefix)
+    for start, first, end in _windows(text):
+        ids, scored = [*text.prefix, *text.ids[start:end]], prefix + first - start
+        token_loss = token_losses(model, ids, scored, text.prefill).double().cpu()  # [S]
+        bucket = torch.arange(scored, len(ids)) * BUCKETS // text.length  # [S]
         loss.index_add_(0, bucket, token_loss)
         tokens.index_add_(0, bucket, torch.ones_like(bucket))
     return LossByPosition(loss.tolist(), tokens.tolist())
+
+
+def sizes(text: Windows) -> list[int]:
+    """The tokens of each window, with the prefix."""
+    return [len(text.prefix) + end - start for start, _, end in _windows(text)]
+
+
+def _windows(text: Windows) -> Iterator[tuple[int, int, int]]:
+    prefix = len(text.prefix)
+    return sliding_windows(len(text.ids), text.length - prefix, text.stride, prefixed=prefix > 0)
 
 
 @torch.no_grad()

@@ -40,14 +40,6 @@ def write(config: Any, rope: Rope, path: str) -> None:
     entries = plan.written(
         rope, own.get("rope_theta") or text.default_theta, own.get("partial_rotary_factor")
     )
-    if rope.name == "longrope":
-        expected = _width(text, entries["rope_parameters"]) // 2
-        for key in ("short_factor", "long_factor"):
-            if len(getattr(rope, key)) != expected:
-                raise ModelError(
-                    f"model.rope.{key} has {len(getattr(rope, key))} numbers, but {path} has {expected} RoPE frequencies",
-                    hint=f"set model.rope.{key} to {expected} numbers",
-                )
     text.rope_parameters = entries["rope_parameters"]
     text.max_position_embeddings = entries["max_position_embeddings"]
     if hasattr(text, "original_max_position_embeddings") and rope.name != "theta":

@@ -99,6 +99,7 @@ def evaluate(
         stack.enter_context(lock(unfinished, display.line))
         display.doing("reading the rows")
         models = [model.trusting(trust) for model in evaluated_models(main, suite)]
+        main = models[0]
         labels = dict(zip(compared(main, suite), (model.label for model in models[1:]), strict=True))
         gate.require_compared(suite.fail_if, labels)
         for evaluator in evaluators:
@@ -138,6 +139,12 @@ def evaluate(
             "intervals": METHOD.format(**suite.intervals.model_dump()),
             "decoding": suite.decoding.model_dump(),
             "figures": table,
+            "definitions": {task.name: task.definition for task in suite.tasks},
+            "beacons": {
+                model.label: ratios
+                for model in models
+                if (ratios := model.compression(_of(model, batches), suite.decoding)) is not None
+            },
             "strata": [
                 {
                     "task": evaluator.spec.name,
@@ -250,6 +257,10 @@ def _compute(
         done = compute_remaining(remaining, sizes, computed, parts.write, display.evaluating)
         display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
     return map(parts.read, range(len(batches)))
+
+
+def _of(model: EvaluatedModel, batches: Sequence[EvaluationBatch]) -> list[EvaluationBatch]:
+    return [batch for batch in batches if batch.model == model.label]
 
 
 def _describe(model: EvaluatedModel) -> dict[str, Any]:

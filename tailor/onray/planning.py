@@ -28,13 +28,11 @@ def examine(recipe: Recipe) -> Outline | NoOutline:
     Raises ModelError for settings that the model does not support.
     """
     from tailor.encode.tokenizer import load_config
-    from tailor.plan import ModelFacts, rope
-    from tailor.plan.checks import check_model
+    from tailor.plan.checks import check_config
     from tailor.train.preflight import preflight
 
     model = recipe.model
-    config = rope.extended(load_config(model.path, model.revision), model.rope, model.path)
-    check_model(recipe, ModelFacts.from_config(config), {**config, **(config.get("text_config") or {})})
+    check_config(recipe, load_config(model.path, model.revision))
     return preflight(model, recipe.method, recipe.optim, recipe.train)
 
 

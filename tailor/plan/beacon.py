@@ -31,16 +31,17 @@ def kept(spec: Beacon, ratio: int) -> int:
 
 
 def adapted(spec: Beacon, windows: int, limit: int | None = None, *, at_most: int | None = None) -> int:
-    """The finest ratio that keeps the memory of a document of `windows` windows within `spec.memory` keys.
+    """The finest ratio with which a document of `windows` windows fits; the coarsest ratio, if none does.
 
-    The coarsest ratio, if none does. limit: the model's maximum positions, which the document must not exceed even after
-    it has grown to `at_most` windows.
+    limit: the model's maximum positions, which the document must not exceed even after it has grown to `at_most` windows;
+    this is the published rule (FlagEmbedding, research/Long_LLM/activation_beacon). `spec.memory` limits the keys of the
+    memory too.
     """
-    max_keys = spec.memory or spec.window
+    max_keys = spec.window if spec.memory == "window" else spec.memory
     fits = (
         ratio
         for ratio in _fine_first(spec)
-        if (windows - 1) * kept(spec, ratio) <= max_keys
+        if (max_keys is None or (windows - 1) * kept(spec, ratio) <= max_keys)
         and _within(spec, (ratio,) * ((at_most or windows) - 1), limit)
     )
     return next(fits, coarsest(spec))

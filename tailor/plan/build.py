@@ -175,6 +175,7 @@ def build(
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
         total_parameters=facts.linear_parameters + facts.embedding_parameters,
+        positions=facts.positions,
         active_parameters=facts.active_parameters,
         parameters_estimated=outline.reason if isinstance(outline, NoOutline) else None,
         parameter_groups=known.groups if known else (),

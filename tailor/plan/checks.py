@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, quantized
+from tailor.plan import beacon, quantized, rope
 from tailor.plan.batches import batch_spec
 from tailor.plan.facts import CARRIES_OVER, KERNEL_TYPES, DataFacts, Hardware, ModelFacts
 from tailor.spec.methods.base import EmbeddingMethod
@@ -22,6 +22,20 @@ def missing_for_isolation(recipe: Recipe) -> list[str]:
     missing = ["data.pack: false"] * batch_spec(recipe).pack
     missing += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
     return missing + ["train.compile: false"] * recipe.train.compile
+
+
+def check_config(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for what the base model's `config.json` alone shows that the recipe cannot do."""
+    path = recipe.model.path
+    try:
+        extended = rope.extended(config, recipe.model.rope, path)
+        facts = ModelFacts.from_config(extended)
+    except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise ModelError(
+            f"model.path: the config.json of {path} has a value that makes no model: {error}",
+            hint="copy the model's config.json again",
+        ) from None
+    check_model(recipe, facts, {**extended, **(extended.get("text_config") or {})})
 
 
 def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) -> None:
@@ -55,6 +69,21 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
         raise ModelError(
             f"model.beacon: {recipe.model.path} cannot have beacons: {why}",
             hint="remove model.beacon, or use another base model",
+        )
+    if recipe.model.beacon is not None and facts.positions:
+        spec = recipe.model.beacon
+        if beacon.context(spec, facts.positions) <= spec.window:
+            raise ModelError(
+                f"model.beacon.window: a window of {spec.window} tokens with its beacons and a second one exceed the "
+                f"{facts.positions} positions of {recipe.model.path}",
+                hint="lower model.beacon.window",
+            )
+    joins = recipe.method.joins and recipe.model.beacon is None
+    if joins and facts.positions and recipe.data.max_length > facts.positions:
+        raise ModelError(
+            f"data.max_length: method {recipe.method.name} makes rows of {recipe.data.max_length} tokens, but "
+            f"{recipe.model.path} supports {facts.positions} positions",
+            hint=f"set data.max_length: {facts.positions} or less, or extend the context with model.rope",
         )
     if recipe.method.embedding is not None:
         _check_sizes(recipe.method.embedding, facts)

@@ -92,6 +92,8 @@ class Plan:
     supervised_tokens_per_epoch: int
     trained_parameters: int
     total_parameters: int
+    positions: int | None
+    """Maximum positions of the base with `model.rope`; None if it has no limit."""
     active_parameters: int
     """Those that a token uses: without the experts that it is not routed to, and without the table that it is looked up in."""
     parameters_estimated: str | None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import ModelError
-from tailor.spec.rope import Rope, ThetaRope
+from tailor.spec.rope import LongRope, Rope, ThetaRope
 
 Config = Mapping[str, Any]
 WITHOUT = frozenset(("bloom", "falcon_mamba", "gpt2", "gpt_neo", "jamba", "mamba", "mamba2", "mpt", "opt"))
@@ -56,6 +56,17 @@ def parameters_of(config: Config) -> Config:
     return found if isinstance(found, Mapping) else {}
 
 
+def frequencies(config: Config) -> int | None:
+    """Number of RoPE frequencies of a head: half of its rotated part. None if the config does not say its size."""
+    hidden, heads = _first(config, "hidden_size", "n_embd"), _first(config, "num_attention_heads", "n_head")
+    # Multi-head latent attention rotates a part of its own size.
+    size = _first(config, "qk_rope_head_dim", "head_dim") or (hidden // heads if hidden and heads else None)
+    if size is None:
+        return None
+    partial = parameters_of(config).get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    return int(size * float(partial)) // 2
+
+
 def check(rope: Rope, config: Config, path: str) -> None:
     """Raise ModelError if `rope` does not fit the base model at `path` with this config.json."""
     if config.get("model_type") in WITHOUT:
@@ -70,6 +81,13 @@ def check(rope: Rope, config: Config, path: str) -> None:
         )
     if isinstance(rope, ThetaRope):
         return
+    if isinstance(rope, LongRope) and (expected := frequencies(config)) is not None:
+        for key, factors in (("short_factor", rope.short_factor), ("long_factor", rope.long_factor)):
+            if len(factors) != expected:
+                raise ModelError(
+                    f"model.rope.{key} has {len(factors)} numbers, but {path} has {expected} RoPE frequencies",
+                    hint=f"set model.rope.{key} to {expected} numbers",
+                )
     original = original_length(config)
     if original is not None and original != rope.original_length:
         raise ModelError(

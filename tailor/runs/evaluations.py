@@ -12,6 +12,7 @@ figures.png; passkey.png, needle.png, long_perplexity.png if the evaluation has 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs these bef
 from tailor.errors import StoreError
 from tailor.layout import EVALUATION, RESULTS
 from tailor.runs.report.plots import GRID, INK, MAIN, SECOND, THIRD
+from tailor.spec.tasks.lengths import LongPerplexity
 from tailor.store.json_files import Count, JsonFile, Number, lines
 
 if TYPE_CHECKING:
@@ -63,6 +65,12 @@ class _Grid(TypedDict):
     models: dict[str, list[list[Number]]]
 
 
+class _Ratio(TypedDict):
+    ratio: Count | None
+    sequences: Count
+    longest: Count
+
+
 class Results(TypedDict):
     """The keys of results.json that are read. There are more."""
 
@@ -76,6 +84,8 @@ class Results(TypedDict):
     strata: NotRequired[list[_Strata]]
     grids: NotRequired[dict[str, _Grid]]
     positions: NotRequired[dict[str, Any] | None]
+    definitions: NotRequired[dict[str, Count]]
+    beacons: NotRequired[dict[str, list[_Ratio]]]
 
 
 class _Found(TypedDict):
@@ -119,6 +129,7 @@ _ROWS: dict[str, TypeAdapter[Any]] = {
     "searches": TypeAdapter(_Search),
 }
 _ANY_ROW = TypeAdapter(dict[str, Any])
+_LONG_PERPLEXITY = re.compile(r"perplexity_\d+")
 FINAL = "final"
 """Default name of the evaluation at the end of a run."""
 KINDS = ("answers", "facts", "searches")
@@ -207,7 +218,7 @@ def _head(results: dict[str, Any], what: str) -> list[str]:
 def _cells(results: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     """A metric with its values and intervals, the differences and the number of rows."""
     _, *others = models = list(results["models"])
-    cells = [entry["figure"] + (" %" if _is_share(entry) else "")]
+    cells = [_name(results, entry) + (" %" if _is_share(entry) else "")]
     cells += [_with_interval(entry, entry["models"][model]) for model in models]
     cells += [_with_interval(entry, entry["differences"][other], sign="+") for other in others]
     return [*cells, f"{entry['rows']:,}"]
@@ -216,11 +227,19 @@ def _cells(results: dict[str, Any], entry: dict[str, Any]) -> list[str]:
 def one_line(results: dict[str, Any]) -> str:
     """The metrics of the first model and the failed bounds, in one line."""
     metrics = [
-        f"{entry['figure']} {shown(entry, next(iter(entry['models'].values()))['value'])}"
+        f"{_name(results, entry)} {shown(entry, next(iter(entry['models'].values()))['value'])}"
         + ("%" if _is_share(entry) else "")
         for entry in results["figures"]
     ]
     return ", ".join(metrics) + (f"; FAILED: {'; '.join(results['failed'])}" if results["failed"] else "")
+
+
+def _name(results: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The name of a metric, marked if an earlier version computed it by another definition, which has other values."""
+    own = results.get("definitions", {}).get("long_perplexity", 1)
+    is_earlier = own < LongPerplexity.definition and bool(results.get("positions"))
+    mark = " (earlier definition)" if is_earlier and _LONG_PERPLEXITY.fullmatch(entry["figure"]) else ""
+    return entry["figure"] + mark
 
 
 def _with_interval(entry: dict[str, Any], estimate: dict[str, Any], sign: str = "") -> str:
@@ -229,6 +248,15 @@ def _with_interval(entry: dict[str, Any], estimate: dict[str, Any], sign: str = 
     return (
         f"{shown(entry, estimate['value'], sign)} [{shown(entry, low, sign)}, {shown(entry, high, sign)}]"
         + (f" p={p:.3f}" if p is not None else "")
+    )
+
+
+def compression(ratios: Sequence[_Ratio]) -> str:
+    """The ratios with which beacons compressed the sequences of an evaluation."""
+    return "; ".join(
+        ("not compressed" if one["ratio"] is None else f"ratio {one['ratio']}")
+        + f": {one['sequences']:,} sequences of at most {one['longest']:,} tokens"
+        for one in ratios
     )
 
 

@@ -77,6 +77,7 @@ BATCHES = (
     "data.deduplicate",
     "data.decontaminate",
     "data.max_length",
+    "data.min_length",
     "data.pack",
     "train.batch_size",
     "train.batch_tokens",

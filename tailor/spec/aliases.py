@@ -18,6 +18,7 @@ _KEYS: dict[str, str] = {
     "model.add_tokens": "added_tokens new_tokens additional_tokens add_special_tokens new_special_tokens resize_vocab",
     "model.base_dropout": "attn_pdrop resid_pdrop embd_pdrop attention_dropout hidden_dropout disable_dropout",
     "model.rope": "rope_scaling rope_parameters",
+    "model.rope.name": "model.rope.type model.rope.rope_type",
     "model.rope.theta": "rope_theta rope_base rotary_base",
     "model.rope.original_length": "original_max_position_embeddings",
     "model.rope.length": "max_position_embeddings model_max_position",
@@ -45,6 +46,7 @@ _KEYS: dict[str, str] = {
     "data.chunk.min_length": "min_chunk_length",
     "data.retrieve": "retrieval_method",
     "data.retrieve.passage": "retrieval_key_length",
+    "data.retrieve.embedder": "retrieval_encoder data.retrieve.model",
     "data.pack": "packing sample_packing packed neat_packing",
     "data.train.N.format": "dataset_format formatting conversation_format",
     "data.train.N.columns": "field_messages column_mapping",
@@ -108,9 +110,16 @@ _KEYS: dict[str, str] = {
 }
 
 ALIASES: dict[str, str] = {name: key for key, names in _KEYS.items() for name in names.split()}
-"""Key of another trainer -> key of a recipe."""
+"""Key of another trainer -> key of a recipe. A name with dots is an alias in that section only."""
+
+_STRIDE = "write data.chunk.overlap, the tokens that a chunk repeats: data.max_length minus the stride of the window"
 
 MIGRATION_HINTS: dict[str, str] = {
+    "data.retrieve.method": "leave it out for BM25; a dense encoder is data.retrieve.embedder",
+    "data.retrieve.top_k": "leave it out: as many passages are kept as fit into data.max_length",
+    "data.stride": _STRIDE,
+    "data.chunk.stride": _STRIDE,
+    "model.beacon.stride": "leave it out: windows do not overlap, so the stride is model.beacon.window",
     "load_in_4bit": "write model.quantize: {type: nf4}",
     "load_in_8bit": "write model.quantize: {type: int8}",
     "bf16": "write train.precision: bf16",

@@ -150,6 +150,7 @@ class Budget(Section):
 class Chunk(Section):
     """How `on_long: chunk` cuts a long example.
 
+    Every chunk starts with the tokenizer's prefix (BOS) and a conversation's system turn, which count in its length.
     Chunks may overlap, but each token counts in the loss only once, in the first chunk that has it.
     """
 
@@ -238,13 +239,19 @@ class Data(Section):
     gets a row of its own. Longer examples need more GPU memory; see `on_long` for what exceeds the limit.
     """
 
+    min_length: int | None = Field(None, ge=1)
+    """Shortest row, in tokens with special ones: shorter rows are left out and counted as `too_short`, which
+    `data.budget` does not limit. Of a row with several examples, such as a preference pair, the longest counts. Rows are
+    measured before `on_long`. Default: no limit.
+    """
+
     on_long: Literal["drop", "truncate", "chunk", "retrieve"] = "drop"
     """What happens to an example longer than `max_length`: `drop` leaves it out, `truncate` shortens it, `chunk`
     splits it into several examples without losing tokens, `retrieve` keeps the passages of a long prompt that are
     relevant to its question.
 
-    With preference data, `truncate` removes the start of the prompt and the end of the answer; `chunk` is not
-    possible.
+    With preference data, `truncate` removes the start of the prompt after BOS and the end of the answer; `chunk` is
+    not possible.
     """
 
     chunk: Chunk | None = None

@@ -46,13 +46,16 @@ class Beacon(Section):
 
     draw: Literal["step-random", "adapt", "mixed"] = "step-random"
     """How training chooses the ratio. `step-random`: at random for each window. `adapt`: by the document's length,
-    the smallest ratio with which the document fits into `memory`. `mixed`: one or the other, by step.
+    the smallest ratio with which the document fits into the model's positions, and into `memory` if it is set.
+    `mixed`: one or the other, by step.
 
     Evaluation and generation always use `adapt`.
     """
 
-    memory: int | None = Field(None, ge=1)
-    """Number of keys that the compressed context may have before a higher ratio is chosen. Default: `window`."""
+    memory: Annotated[int, Field(ge=1)] | Literal["window"] | None = None
+    """Number of keys that the compressed context may have before a higher ratio is chosen; `window` is the length of a
+    window. A smaller memory is faster and loses more. Default: as many as the model's positions allow, as published.
+    """
 
     sink: int = Field(0, ge=0)
     """Number of tokens at the start of a document whose own keys and values are always kept (attention sinks)."""

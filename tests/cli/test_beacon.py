@@ -71,7 +71,10 @@ def test_the_plan_shows_the_windows(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["plan", "recipe.yaml", "model.beacon.window=512", "data.max_length=600", "save.to=runs/o"]) == 2
     )
-    assert "fits into one window (512 tokens), so no beacon would be trained" in capsys.readouterr().err
+    assert (
+        "a window of 512 tokens with its beacons and a second one exceed the 256 positions"
+        in capsys.readouterr().err
+    )
 
 
 def test_it_answers_long_prompts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +99,7 @@ def test_it_is_evaluated_beside_the_base(capsys: pytest.CaptureFixture[str]) -> 
     found = re.search(rf"^perplexity +({number}) +({number}) +{number} p=[01]\.\d+ +3$", out, re.MULTILINE)
     assert found, out
     assert found[1] != found[2]
+    assert re.search(r"^beacons +tiny: ratio \d: \d+ sequences of at most \d+ tokens", out, re.MULTILINE), out
     assert main(["show", "runs/tiny"]) == 0
     assert "sft, activation beacons" in capsys.readouterr().out
 

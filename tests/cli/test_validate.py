@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +37,91 @@ def test_overrides_hold_for_every_file(
         "command line: optim.learning_rate: -2 is not a number over 0\n"
         "tailor: no recipe file was given, only overrides\n"
     )
+
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 4096,
+}
+BEACON = "model.beacon={window: 1024}"
+
+
+def longrope(short: int, long: int = 8) -> tuple[str, ...]:
+    lists = f"short_factor: {[1.0] * short}, long_factor: {[1.0] * long}"
+    rope = f"model.rope={{name: longrope, length: 8192, original_length: 4096, {lists}}}"
+    return rope, "data.pack=false", "train.micro_batch_size=1"
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        ({}, longrope(8), ""),
+        ({"head_dim": 32}, longrope(16, 16), ""),
+        ({"head_dim": 32}, longrope(8), "short_factor has 8 numbers, but model has 16 RoPE frequencies"),
+        ({"partial_rotary_factor": 0.5}, longrope(4, 4), ""),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, longrope(8), "model has 4 RoPE frequencies"),
+        ({"text_config": {"head_dim": 64}}, longrope(8), "model has 32 RoPE frequencies"),
+        ({"original_max_position_embeddings": 2048}, longrope(8), "is 4096, but the original maximum"),
+        ({"model_type": "gpt2"}, longrope(8), "(gpt2) has no rotary position embeddings"),
+        ({}, ("scale.sequence_parallel=3", "scale.workers=3"), "the 4 attention heads of model are not"),
+        ({}, ("scale.sequence_parallel=2", "scale.workers=2"), ""),
+        (
+            {},
+            ("method={name: pretrain}", "data.max_length=8192"),
+            "makes rows of 8192 tokens, but model supports 4096",
+        ),
+        ({}, ("method={name: pretrain}", "data.max_length=4096"), ""),
+        ({}, ("data.max_length=8192",), ""),  # rows may be shorter
+        ({}, (BEACON, "data.pack=false", "data.max_length=20000"), ""),
+        (
+            {"max_position_embeddings": 1050},
+            (BEACON, "data.pack=false"),
+            "exceed the 1050 positions of model",
+        ),
+        ({"num_attention_heads": "four"}, (), "the config.json of model has a value that makes no model"),
+    ],
+)
+def test_the_config_of_a_local_model_is_checked(
+    config: dict[str, Any],
+    overrides: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, GOOD, name="recipe.yaml")
+    Path("model").mkdir()
+    Path("model/config.json").write_text(json.dumps(CONFIG | config))
+    code = main(["validate", "recipe.yaml", "model.path=model", *overrides])
+    printed = capsys.readouterr()
+    assert code == (2 if message else 0), printed.err
+    assert message in printed.err
+    assert ("hint:" in printed.err) == bool(message)
+
+
+def test_a_model_that_is_not_here_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hub model's config is read from the cache only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    write(tmp_path, GOOD, name="recipe.yaml")
+    arguments = [
+        "validate",
+        "recipe.yaml",
+        "model.path=org/model",
+        "scale.sequence_parallel=3",
+        "scale.workers=3",
+    ]
+    assert main(arguments) == 0
+    snapshot = tmp_path / "cache" / "models--org--model" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123")
+    (snapshot / "config.json").write_text(json.dumps(CONFIG))
+    assert main(arguments) == 2
+    assert "the 4 attention heads of org/model are not divisible" in capsys.readouterr().err

@@ -177,3 +177,18 @@ def test_a_budget_allows_exactly_its_share(rows: int) -> None:
         check_budget(report(lost), budget)
         with pytest.raises(DataError):
             check_budget(report(lost + 1), budget)
+
+
+@pytest.mark.parametrize("texts", [0, 1, 2])
+def test_retrieve_needs_a_source_with_questions(bench, texts):
+    paths = [
+        write(bench.folder / f"{number}.jsonl", [{"text": "plain"} if number < texts else talk(number)])
+        for number in range(2)
+    ]
+    sources = [{"path": path} for path in paths]
+    if texts == 2:
+        with pytest.raises(DataError, match="all sources are plain text, which has no question") as caught:
+            bench(train=sources, on_long="retrieve")
+        assert caught.value.hint == "set data.on_long: chunk"
+    else:
+        assert len(contents(bench(train=sources, on_long="retrieve").tokens)) == 2

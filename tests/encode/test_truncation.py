@@ -14,7 +14,7 @@ import pytest
 from tailor.encode import bm25, truncation
 from tailor.encode.examples import Encoder
 from tailor.encode.masks import EncodedExample, Span
-from tailor.encode.records import Chat, Completion, RowError
+from tailor.encode.records import Chat, Completion, RowError, Text
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.turns import turn_rules
 from tailor.spec.data import Chunk, Retrieve
@@ -163,6 +163,14 @@ def test_no_room_for_a_passage_is_reported(tmp_path: Path) -> None:
     assert isinstance(outcome, RowError)
     assert outcome.reason == "too_long"
     assert "question and answer leave no room for two passages in data.max_length: 512" in outcome.detail
+
+
+def test_a_text_without_a_question_is_named(tmp_path: Path) -> None:
+    made = encoder(tmp_path, 512, "retrieve")
+    long, short = made([Text(FILL * 40), Text(FILL)])
+    assert isinstance(long, RowError)
+    assert long.detail.endswith("plain text has no question for which passages could be retrieved")
+    assert not isinstance(short, RowError)
 
 
 def test_a_supervised_turn_in_a_passage_that_is_left_out_is_counted(tmp_path: Path) -> None:

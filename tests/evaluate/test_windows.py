@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from tailor.errors import ModelError
+from tailor.encode.tokenizer import load_tokenizer
+from tailor.errors import DataError, ModelError
 from tailor.evaluate import windows
 from tailor.evaluate.figures import exponential
 from tailor.evaluate.likelihood import scoring_model
+from tailor.evaluate.tasks.long_perplexity import long_texts
 from tailor.evaluate.windows import BUCKETS, Windows, losses, sliding_windows, token_losses
 from tailor.models.documents import Document, collate
 from tailor.models.load import load_network
 from tailor.spec.model import Model
+from tailor.spec.tasks.lengths import LongPerplexity
 from tests.helpers.beacons import network as beacon_network
 from tests.helpers.beacons import with_beacons
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import byte_tokenizer, tiny_llama
 
 TEXT = torch.randint(5, 261, (150,), generator=torch.Generator().manual_seed(5)).tolist()
 
@@ -64,6 +68,59 @@ def test_losses_match_a_plain_loop(network: Any) -> None:
     assert found.loss == pytest.approx(loss, rel=1e-5)
     other = losses(model, Windows(TEXT, length, stride + 1))
     assert other.loss != pytest.approx(loss, rel=1e-3), "control: another stride gives other losses"
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("stride", [23, None])
+def test_every_window_starts_with_bos(network: Any, tmp_path: Path, bos: bool, stride: int | None) -> None:
+    """The task's windows against a loop over the text's tokens, each after the ones that its window has before it."""
+    tokenizer = load_tokenizer(str(byte_tokenizer(tmp_path / "tokenizer", bos=bos)))
+    text = "the cloth and the needle and the thread " * 2
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": text}))
+    settings = {
+        "name": "long_perplexity",
+        "lengths": [24, 48],
+        "data": {"path": str(tmp_path / "rows.jsonl")},
+    }
+    task = LongPerplexity.model_validate(settings | ({"stride": stride} if stride else {}))
+    ((found,), _) = long_texts(task, "tasks[0].data", tokenizer)
+    ids, start = tokenizer.encode(text), [1] * bos
+    for window in found.windows:
+        assert window.stride == (stride or window.length // 2)
+        loss, count, done, room = 0.0, 0, 0, window.length - bos
+        while done < len(ids):
+            stop = min(done + window.stride if done else room, len(ids))
+            for at in range(done, stop):
+                before = start + ids[max(stop - room, 0) : at]
+                if before:
+                    loss, count = loss + by_hand(network, before, ids[at]), count + 1
+            done = stop
+        read = losses(scoring_model(network), window)
+        assert sum(read.tokens) == count == len(ids) - (not bos)
+        assert sum(read.loss) == pytest.approx(loss, rel=1e-5)
+        sliced = losses(scoring_model(network), Windows([*window.prefix, *ids], window.length, window.stride))
+        if bos:  # control: BOS in the first window only
+            assert sum(sliced.loss) != pytest.approx(loss, rel=1e-3)
+        else:
+            assert sliced == read
+
+
+def test_a_stride_that_a_window_without_bos_cannot_hold_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * 100}))
+    task = LongPerplexity.model_validate(
+        {
+            "name": "long_perplexity",
+            "lengths": [32],
+            "stride": 31,
+            "data": {"path": str(tmp_path / "rows.jsonl")},
+        }
+    )
+    tokenizer = load_tokenizer(str(byte_tokenizer(tmp_path / "tokenizer", bos=True)))
+    long_texts(task, "tasks[0].data", tokenizer)
+    tokenizer.prefix = [1, 1]
+    with pytest.raises(DataError, match=r"tasks\[0\]\.stride: a window of 32 tokens starts with 2") as caught:
+        long_texts(task, "tasks[0].data", tokenizer)
+    assert caught.value.hint == "lower stride, or raise lengths"
 
 
 @pytest.mark.parametrize("prefill", [1, 7, 64, 149])

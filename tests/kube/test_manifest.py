@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,17 @@ FILES = sorted(path for path in (ROOT / "cluster").glob("*.yaml") if path.stem !
 
 @pytest.mark.parametrize("at", range(len(SHIPPED)), ids=[path.stem for path in SHIPPED])
 def test_every_shipped_recipe_on_a_shipped_cluster_file(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with the next cluster file; rows that recipes leave to the user are in the image."""
+    """Each with the next cluster file that has enough GPUs; rows that recipes leave to the user are in the image."""
     monkeypatch.chdir(ROOT)
-    cluster = manifest.load_cluster(str(FILES[at % len(FILES)].relative_to(ROOT)))
-    cluster = cluster.model_copy(update={"image_files": ["/opt/tailor"]})
     overrides = [f"save.to=s3://tailor/runs/{SHIPPED[at].stem}", "scale.gpu=auto"]
-    recipe = manifest.load_recipe(str(SHIPPED[at].relative_to(ROOT)), cluster, overrides)
+    recipe = None
+    for turn in range(len(FILES)):
+        cluster = manifest.load_cluster(str(FILES[(at + turn) % len(FILES)].relative_to(ROOT)))
+        cluster = cluster.model_copy(update={"image_files": ["/opt/tailor"]})
+        with suppress(RecipeError):
+            recipe = manifest.load_recipe(str(SHIPPED[at].relative_to(ROOT)), cluster, overrides)
+            break
+    assert recipe is not None
     made = manifest.documents(recipe, cluster, kind="RayJob", stem=SHIPPED[at].stem, overrides=overrides)
     assert [value["kind"] for value in made] == ["ConfigMap", "RayJob"]
     assert [problems(value) for value in made] == [[], []]

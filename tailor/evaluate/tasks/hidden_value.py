@@ -17,6 +17,7 @@ from tailor.evaluate.figures import mean
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
+from tailor.spec.suite import Decoding
 from tailor.spec.tasks.lengths import Grid
 
 S = TypeVar("S", bound=Grid)
@@ -58,7 +59,12 @@ def _find(worker: Worker, batch: EvaluationBatch) -> Result:
         )
 
 
-FIND = Computation("find", _find)
+def _sizes(inputs: Sequence[NeedlePrompt], decoding: Decoding) -> Iterator[tuple[int, int]]:
+    max_new_tokens = max(one.max_new_tokens for one in inputs)
+    return ((len(one.ids), max_new_tokens) for one in inputs)
+
+
+FIND = Computation("find", _find, _sizes)
 """Inputs: `NeedlePrompt`. Result per item: the answer's token ids, decoded greedily."""
 
 

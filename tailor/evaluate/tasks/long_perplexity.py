@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from tailor.evaluate.own_rows import location_of, texts
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
 from tailor.evaluate.windows import BUCKETS, Windows
+from tailor.spec.suite import Decoding
 from tailor.spec.tasks.lengths import LongPerplexity
 
 PART = "texts"
@@ -38,7 +39,11 @@ def _read(worker: Worker, batch: EvaluationBatch) -> Result:
         return [asdict(one) for one in read]
 
 
-READ = Computation("read", _read)
+def _sizes(inputs: Sequence[Windows], decoding: Decoding) -> Iterator[tuple[int, int]]:
+    return ((size, 0) for one in inputs for size in windows.sizes(one))
+
+
+READ = Computation("read", _read, _sizes)
 """Inputs: `Windows`. Result per item: a `windows.LossByPosition` as a mapping."""
 
 
@@ -96,15 +101,27 @@ def _by_position(read: list[dict[str, Any]]) -> list[float | None]:
 
 
 def long_texts(task: LongPerplexity, key: str, tokenizer: Tokenizer) -> tuple[list[LongText], int]:
-    """The texts with at least max(lengths) tokens, and the number of shorter ones. DataError when all are shorter."""
+    """The texts with at least max(lengths) tokens, and the number of shorter ones.
+
+    DataError when all are shorter, or when `stride` is larger than a window without the tokenizer's prefix.
+    """
     found, short, longest = [], 0, max(task.lengths)
+    prefix = tuple(tokenizer.prefix)
+    room = min(task.lengths) - len(prefix)
+    if (task.stride or 1) > room:
+        raise DataError(
+            f"{key.removesuffix('data')}stride: a window of {min(task.lengths)} tokens starts with {len(prefix)} that the "
+            f"tokenizer puts before every text, which leaves fewer than the {task.stride or 1} new tokens of a step",
+            hint="lower stride, or raise lengths",
+        )
     for row_id, text in texts(task.data, key):
-        ids = tokenizer.encode_prompt(text)[: task.tokens_per_text]
-        if len(ids) < longest:
+        ids = [*prefix, *tokenizer.encode(text)][: task.tokens_per_text][len(prefix) :]
+        if len(prefix) + len(ids) < longest:
             short += 1
             continue
         windows = [
-            Windows(ids, length, task.stride or length // 2, task.prefill) for length in sorted(task.lengths)
+            Windows(ids, length, task.stride or length // 2, task.prefill, prefix)
+            for length in sorted(task.lengths)
         ]
         found.append(LongText(location_of(row_id), windows))
     if not found:

@@ -63,6 +63,10 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "table": evaluations.table(results),
+        "beacons": [
+            f"{model}: {evaluations.compression(ratios)}"
+            for model, ratios in results.get("beacons", {}).items()
+        ],
         "tables_by_value": evaluations.tables_by_value(results),
         "models": list(results["models"]),
         "intervals": results["intervals"],

@@ -167,6 +167,12 @@ def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Pat
     if owners:
         (name, *_) = schema_tree.names(section)
         return f"unknown key of {name}; it is a key of {', '.join(map(str, owners))}", None
+    place = ".".join("N" if isinstance(step, int) else str(step) for step in path)
+    if above and place in root.migration_hints:
+        return f"{start}; {root.migration_hints[place]}", None
+    if above and place in root.aliases:
+        target = tuple(root.aliases[place].split("."))
+        return f"{start}; did you mean {target[-1]}?", target
     index = schema_tree.key_index(root)
     steps = tuple(str(key).split("."))
     if len(steps) > 1 and (*above, *steps) in index.get(steps[-1], ()):

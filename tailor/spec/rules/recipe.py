@@ -69,6 +69,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         beacon.findings,
         _lists,
         _rows,
+        lambda keys: suite.without_questions(keys, "data."),
         rope.findings,
         strategy.findings,
         sequence_parallel.findings,
@@ -171,6 +172,15 @@ def _sizes(keys: Keys) -> Iterator[Conflict]:
             "train.batch_tokens",
             "data.max_length",
             f"a batch of {by_tokens} tokens is smaller than an example of {length}; raise train.batch_tokens",
+        )
+    shortest = keys("data.min_length")
+    joins = keys.method is not None and keys.method.joins
+    dropped = keys("data.on_long") in (None, "drop") and not keys.is_wrong("data.on_long") and not joins
+    if shortest and not keys.is_wrong("data.max_length") and dropped and shortest > length:
+        yield (
+            "data.min_length",
+            "data.max_length",
+            f"no row has at least {shortest} and at most {length} tokens; lower data.min_length, or set data.on_long",
         )
     yield from suite.long_rows(keys, "data.", length, "data.max_length")
     minimum, maximum = keys("scale.workers.min"), keys("scale.workers.max")

@@ -18,6 +18,7 @@ from tailor.spec.tasks.base import EvaluationTask
 from tailor.spec.tasks.registry import EVALUATION_TASKS, task_class
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+NO_QUESTION = "plain text has no question for which passages could be retrieved; use chunk"
 Conflicting = tuple[str, int | None] | None
 """A key and its value."""
 _DEFAULT_TASKS = [task.name for task in Suite().tasks]
@@ -38,6 +39,7 @@ def findings(keys: Keys, prefix: str, inherited: Conflicting = None) -> Iterator
     """
     for rules in (_tasks, _bounds, unused, _names):
         yield from rules(keys, prefix)
+    yield from without_questions(keys, f"{prefix}data.")
     own = f"{prefix}data.max_length"
     key, length = inherited if inherited is not None and not keys.given(own) else (own, keys(own))
     for found, other, why in long_rows(keys, f"{prefix}data.", length, key):
@@ -216,6 +218,17 @@ def long_rows(keys: Keys, prefix: str, length: int | None, length_key: str) -> I
             length_key,
             f"two passages of {passage} tokens and a question of {question} leave no room for an answer in {length} tokens; raise {length_key}",
         )
+
+
+def without_questions(keys: Keys, prefix: str) -> Iterator[Finding]:
+    """`on_long: retrieve` where every source is plain text. prefix: of the data section, with the dot."""
+    sources = [source for split in ("train", "evaluation") for _, source in keys.sources(f"{prefix}{split}")]
+    if (
+        keys(f"{prefix}on_long") == "retrieve"
+        and sources
+        and all(one.get("format") == "text" for one in sources)
+    ):
+        yield f"{prefix}on_long", NO_QUESTION
 
 
 def unused_long_rows(keys: Keys, prefix: str) -> Iterator[Finding]:

@@ -26,6 +26,8 @@ class EvaluationTask(Section):
     """
     figures: ClassVar[tuple[str, ...]] = ()
     """Metrics that it always reports."""
+    definition: ClassVar[int] = 1
+    """Version of what its metrics mean. Raised when the same model gets other values; results.json records it."""
     on_rows: ClassVar[bool] = False
     """Whether it reads the evaluation rows (`data`, `limit`). Other tasks have rows of their own."""
     generates: ClassVar[bool] = False

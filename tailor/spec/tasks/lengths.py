@@ -34,9 +34,12 @@ class LongTask(EvaluationTask):
 class LongPerplexity(LongTask):
     """Perplexity of long texts at each length, averaged over tokens. All lengths score the same tokens.
 
-    A window of this length moves over each text; each token is scored once, in the first window that has it. Texts
+    A window of this length moves over each text; each token is scored once, in the first window that has it. Every
+    window starts with the tokens that the tokenizer puts before a text (BOS), which count in its length. Texts
     shorter than the largest length are left out and counted.
     """
+
+    definition: ClassVar[int] = 2
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.long_perplexity:LongPerplexityEvaluator"
     fields: ClassVar[tuple[str, ...] | None] = ("text",)

@@ -185,7 +185,10 @@ def test_the_budget_does_not_limit_what_the_recipe_removes(bench: Bench) -> None
     paths = [write(bench.folder / f"{name}.jsonl", rows) for name in "ab"]
     with pytest.raises(DataError, match="none of its 10 rows can be used") as caught:
         bench(train=[{"path": path} for path in paths], deduplicate="exact")
-    assert caught.value.hint == "remove the source, or change data.deduplicate or data.decontaminate"
+    assert (
+        caught.value.hint
+        == "remove the source, or change data.deduplicate, data.decontaminate or data.min_length"
+    )
 
 
 def test_near_without_datasketch_is_an_error(repeated: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,10 @@ def test_draws_are_the_steps_and_adapting_goes_by_length() -> None:
     assert beacon.ratios(spec, 6, seed=42, step=7) == draws[7] != beacon.ratios(spec, 6, seed=43, step=7)
     assert beacon.ratios(spec, 4, seed=42, step=7) == draws[7][:3]  # documents of a step begin alike
     # 64 keys hold 2 windows of 32 beacons, 4 of 16, 8 of 8; after that the coarsest stays
-    assert [beacon.adapted(spec, windows) for windows in (1, 3, 4, 5, 6, 9, 50)] == [2, 2, 4, 4, 8, 8, 8]
+    for memory in (64, "window"):
+        limited = Beacon(window=64, ratios=[8, 2, 4], memory=memory)
+        assert [beacon.adapted(limited, n) for n in (1, 3, 4, 5, 6, 9, 50)] == [2, 2, 4, 4, 8, 8, 8]
+    assert beacon.adapted(spec, 50) == 2, "without a limit the finest"
     mixed = Beacon(window=64, ratios=[2, 4, 8], draw="mixed")
     same = [len(set(beacon.ratios(mixed, 6, seed=42, step=step))) == 1 for step in range(200)]
     assert 90 < sum(same) < 130
@@ -232,8 +235,33 @@ def test_no_draw_passes_the_models_positions() -> None:
         max(beacon.positions(spec, beacon.ratios(spec, 12, seed=1, step=step)) for step in range(300)) > 400
     )
     assert {given[0] for given in draws} == {2, 4, 8, 0}  # it is not the coarsest everywhere
-    assert [beacon.adapted(spec, 3, 256, at_most=windows) for windows in (3, 8, 14)] == [2, 4, 8]
-    assert beacon.adapted(spec, 3, 120) == 4  # by the memory alone it would be 2
+    assert [beacon.adapted(spec, 3, 256, at_most=windows) for windows in (3, 8, 14)] == [0, 4, 8]
+    limited = Beacon(window=64, ratios=[2, 4, 8, 0], memory="window")
+    assert [beacon.adapted(limited, 3, 256, at_most=windows) for windows in (3, 8, 14)] == [2, 4, 8]
+    assert beacon.adapted(limited, 3, 120) == 4  # by the memory alone it would be 2
+
+
+def published(tokens: int, ratios: list[int], window: int, positions: int, future: int = 0) -> int:
+    """`set_compression_ratio` with `adapt-N` of FlagEmbedding's activation_beacon/src/modeling_beacon.py, N = future."""
+    reach = {ratio: (positions - window) * ratio + window if ratio else positions for ratio in ratios}
+    fitting = [ratio for ratio in ratios if reach[ratio] >= tokens + future]
+    return min(fitting, key=reach.__getitem__) if fitting else max(ratios)
+
+
+@pytest.mark.parametrize("ratios", [[2, 4, 8, 16, 32], [8, 2, 4], [0, 2, 8]])
+@pytest.mark.parametrize("positions", [4096, 8192, 32768])
+def test_evaluation_takes_the_published_ratio(ratios: list[int], positions: int) -> None:
+    spec = Beacon(window=1024, ratios=ratios)
+    ours = Beacon(window=1024, ratios=ratios, memory="window")
+    chosen = []
+    for windows in range(1, 80):
+        found = beacon.adapted(spec, windows, positions)
+        assert found == published(windows * 1024, ratios, 1024, positions)
+        later = beacon.adapted(spec, windows, positions, at_most=windows + 1)
+        assert later == published(windows * 1024, ratios, 1024, positions, future=1024)
+        chosen.append((found, beacon.adapted(ours, windows, positions)))
+    assert any(one != other for one, other in chosen), "control: the memory of one window takes other ratios"
+    assert beacon.adapted(Beacon(window=1024, ratios=[2, 4, 8, 16, 32]), 16, 8192) == 4
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

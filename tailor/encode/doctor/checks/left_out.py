@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tailor.encode.doctor.checks.base import Check
 from tailor.encode.doctor.finding import Finding, Found, Severity, excerpt, finding_of
 from tailor.encode.doctor.rows import Examined, Row, Tally
-from tailor.encode.report import DROPPED
+from tailor.encode.report import DROPPED, SHORT
 
 _PREFIX = "left_out/"
 _KNOWN: dict[str, tuple[str, Severity, str, str]] = {
@@ -37,6 +37,7 @@ _KNOWN: dict[str, tuple[str, Severity, str, str]] = {
         "rows with a token of the chat template in their text, which are left out",
         "",
     ),
+    SHORT: (SHORT, "info", "rows shorter than data.min_length, which are left out", ""),
     "same_answers": ("same_answers", "warning", "pairs of two equal answers, which are left out", ""),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 from tailor.spec.rules.methods import next_token
+from tailor.spec.rules.suite import NO_QUESTION
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
@@ -22,7 +23,7 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
 def findings(keys: Keys) -> Iterator[Finding]:
     """Values that plain texts do not support."""
     if keys("data.on_long") == "retrieve":
-        yield "data.on_long", "plain text has no question for which passages could be retrieved; use chunk"
+        yield "data.on_long", NO_QUESTION
 
 
 def unused(keys: Keys) -> Iterator[Finding]:
