@@ -142,6 +142,9 @@ def dequantized(layer: Any) -> torch.Tensor:
 
 
 def _eight_bit_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    if layer.weight.SCB is None:
+        # On CPUs, PEFT's DoRA replaces the weight by one that looks new; its scales stay in the state.
+        layer.weight.CB = None
     training, layer.training = layer.training, True
     try:
         output: torch.Tensor = type(layer).forward(layer, x)

@@ -92,7 +92,7 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
     if recipe.model.warm_start is not None and not resume.has_progress(run):
         from tailor.train import warm_start
 
-        warm_start.find(recipe.model.warm_start)
+        warm_start.check(recipe.model)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(lambda: display.line(STOPPING)))
         attempt = stack.enter_context(lock(run, display.line))

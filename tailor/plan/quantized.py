@@ -8,6 +8,7 @@ from typing import Any
 
 from tailor.errors import ModelError
 from tailor.plan.facts import ModelFacts
+from tailor.spec.adapter import REPLACING, Adapter
 from tailor.spec.model import Model, Quantize
 from tailor.spec.strategy import Strategy
 
@@ -120,10 +121,28 @@ def check(model: Model, config: Mapping[str, Any]) -> None:
             f"model.path: the weights of {model.path} are quantized ({_named(config)}), and quantized weights cannot be trained",
             hint="set model.adapter, or model.dequantize: true to train all weights",
         )
+    if model.adapter is not None:
+        _check_adapter(model, model.adapter, config)
     if model.beacon is not None and model.beacon.rank is None:
         raise ModelError(
             f"model.beacon: the weights of {model.path} are quantized ({_named(config)}), and quantized projections cannot be copied",
             hint="set model.beacon.rank, or model.dequantize: true",
+        )
+
+
+def _check_adapter(model: Model, adapter: Adapter, config: Mapping[str, Any]) -> None:
+    """ModelError for what the recipe's own rules refuse together with `model.quantize`."""
+    refused: tuple[str, str, str] | None = None
+    if not adapter.kind.quantized:
+        refused = "type", adapter.type, "lora, oft, ia3 or vera"
+    elif adapter.init in (*REPLACING, "orthogonal"):
+        refused = "init", adapter.init, "default or gaussian"
+    if refused is not None:
+        key, value, others = refused
+        raise ModelError(
+            f"model.adapter.{key}: {value} is not supported on a quantized base, and the weights of {model.path} are "
+            f"quantized ({_named(config)})",
+            hint=f"use {others}, or set model.dequantize: true",
         )
 
 

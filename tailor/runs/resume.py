@@ -208,8 +208,9 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
     before, now = run_files.plan(source), plan.as_dict()
     if before["fingerprint"] != now["fingerprint"] and origin is None:
         raise StoreError(
-            f"{run.url} has checkpoints trained on other data: the rows, the tokenizer or the chat template have changed",
-            hint="restore the data to resume the run, set another save.to for a new run, "
+            f"{run.url} has checkpoints trained on other data: the rows, the tokenizer or the chat template have changed, or "
+            "another version of tailor prepared them",
+            hint="restore the data (or that version) to resume the run, set another save.to for a new run, "
             f"or set save.resume: {run.url} to resume with the new data",
         )
     for key in ("precision", "frozen_dtype"):

@@ -32,7 +32,7 @@ class Adapter(Section):
     approximation of the quantization error, for `model.quantize` in 4 bits.
     """
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=65536)
     """Rank of the update matrices. A higher rank can learn more and needs more memory. Not for `oft` and `ia3`."""
 
     alpha: float = Field(32.0, gt=0)
@@ -40,7 +40,7 @@ class Adapter(Section):
     `lora`, `loha` and `lokr`.
     """
 
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=65536)]] = {}
     """Other ranks for some modules: the end of a module's name, or a regular expression for it, and the rank. The first
     match counts.
     """
@@ -53,16 +53,16 @@ class Adapter(Section):
     and `vera`.
     """
 
-    oft_block_size: int = Field(32, ge=2)
+    oft_block_size: int = Field(32, ge=2, le=65536)
     """For `oft`: size of the blocks that rotate a module's inputs. It must divide their number."""
 
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | list[Annotated[str, Field(min_length=1)]] = "all-linear"
     """Linear modules that get an adapter: `all-linear` (all except the output head and the routers of
     mixture-of-experts models; for `ia3` keys, values and the last projection of the feed-forward blocks), or a list of
     module names such as `[q_proj, v_proj]`.
     """
 
-    modules_to_save: list[str] = []
+    modules_to_save: list[Annotated[str, Field(min_length=1)]] = []
     """Modules that are trained in full and saved with the adapter, such as `embed_tokens`. New tokens
     need less: see `model.add_tokens`.
     """
@@ -95,5 +95,10 @@ class Adapter(Section):
 
 def matching(patterns: Mapping[str, T], module: str, default: T) -> T:
     """The value of the first pattern that matches the end of a module's name, as in PEFT."""
-    found = (value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
+    found = (value for pattern, value in patterns.items() if re.fullmatch(ending(pattern), module))
     return next(found, default)
+
+
+def ending(pattern: str) -> str:
+    """The regular expression for names that end with what `pattern` matches, from the start of a part on."""
+    return rf"(.*\.)?({pattern})"

@@ -63,7 +63,7 @@ class Beacon(Section):
     projections: list[Literal["q", "k", "v"]] = Field(["q", "k", "v"], min_length=1)
     """Attention projections of each layer that have separate weights for beacons."""
 
-    rank: int | None = Field(None, ge=1)
+    rank: int | None = Field(None, ge=1, le=65536)
     """Train low-rank updates of this rank for the beacons' projections instead of full copies. Needed with
     `model.quantize`. Default: full copies.
     """

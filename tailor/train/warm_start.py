@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from tailor.errors import StoreError
-from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BEACON, BEACON_WEIGHTS, MODEL
+from tailor.layout import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, BEACON, BEACON_WEIGHTS, MODEL
 from tailor.models.adapter_files import check_init, read_config
 from tailor.models.adapter_init import initial_factors
 from tailor.models.adapters import adapter_name
 from tailor.models.beacon import files
 from tailor.models.beacon.modules import beacons_of
-from tailor.spec.adapter_kinds import BY_PEFT_TYPE, known
-from tailor.store import COMMIT, Store, run_folder, verified
+from tailor.spec.adapter import REPLACING
+from tailor.spec.adapter_kinds import BY_PEFT_TYPE, Kind, known
+from tailor.spec.model import Model
+from tailor.store import COMMIT, OBJECT, Store, run_folder, verified
 from tailor.train import checkpoint
 from tailor.train.optimizer import shape_of, trained_parameters
 from tailor.train.strategy import Sharded, Strategy
@@ -47,6 +49,22 @@ def find(url: str) -> Store:
         f"model.warm_start: {store.url} has neither an adapter nor a checkpoint",
         hint="set it to a run, a checkpoint or an adapter; to start from a full model, set model.path",
     )
+
+
+def check(model: Model) -> None:
+    """Check `model.warm_start` as far as possible without the model, before the data is prepared.
+
+    StoreError if `model.warm_start` names no trained weights, or an adapter of another type, rank or scale.
+    """
+    assert model.warm_start is not None
+    source = find(model.warm_start)
+    spec = model.adapter
+    if spec is None or not source.exists(ADAPTER_WEIGHTS) or not source.exists(ADAPTER_CONFIG):
+        return
+    if spec.init in REPLACING:
+        raise _replaced_start(source.url)
+    ours = {key: getattr(spec, key) for key in spec.kind.keys}
+    _check_scale(OBJECT.read(source, ADAPTER_CONFIG), source.url, spec.kind, ours)
 
 
 def warm_start(url: str, strategy: Strategy) -> str:
@@ -95,12 +113,10 @@ def _load_adapter(folder: Path, url: str, strategy: Strategy) -> None:
     config = read_config(folder)
     check_init(config, url)
     if any(True for _ in initial_factors(model)):
-        raise StoreError(
-            f"model.warm_start: {url} is an adapter, which replaces the start that model.adapter.init asks for",
-            hint="remove model.adapter.init, and set rank and alpha as in the adapter: a run with pissa or olora saves twice "
-            "its rank and alpha",
-        )
-    _check_scale(config, url, model.network)
+        raise _replaced_start(url)
+    own = model.network.peft_config["default"]
+    kind = BY_PEFT_TYPE[own.peft_type]
+    _check_scale(config, url, kind, {key: getattr(own, setting) for key, setting in kind.keys.items()})
     if isinstance(strategy, Sharded):
         return _load_adapter_shards(weights, url, strategy)
     expected = get_peft_model_state_dict(model.network, save_embedding_layers=False)
@@ -134,20 +150,29 @@ def _check_shapes(
         )
 
 
-def _check_scale(theirs: dict[str, Any], url: str, network: Any) -> None:
-    """With another scale the same matrices give another update, which names and shapes do not show. StoreError."""
-    ours = network.peft_config["default"]
-    kind, other = BY_PEFT_TYPE[ours.peft_type], known(theirs.get("peft_type"))
-    if other is not kind:
+def _replaced_start(url: str) -> StoreError:
+    return StoreError(
+        f"model.warm_start: {url} is an adapter, which replaces the start that model.adapter.init asks for",
+        hint="remove model.adapter.init, and set rank and alpha as in the adapter: a run with pissa or olora saves twice "
+        "its rank and alpha",
+    )
+
+
+def _check_scale(theirs: Mapping[str, Any], url: str, kind: Kind, ours: Mapping[str, Any]) -> None:
+    """With another scale the same matrices give another update, which names and shapes do not show. StoreError.
+
+    ours: values of the keys of `kind` in this recipe.
+    """
+    if known(theirs.get("peft_type")) is not kind:
         raise StoreError(
             f"model.warm_start: {url} is an adapter of the type {theirs.get('peft_type')}, this recipe has {kind.peft_type}",
             hint="set model.adapter.type as in the recipe of that adapter",
         )
     for key, setting in kind.keys.items():
         # PEFT writes no pattern as {}, older versions as null. Dropout changes no weight.
-        if key != "dropout" and (theirs.get(setting) or None) != (getattr(ours, setting) or None):
+        if key != "dropout" and (theirs.get(setting) or None) != (ours[key] or None):
             raise StoreError(
                 f"model.warm_start: {url} was trained with model.adapter.{key}: {theirs.get(setting)}, "
-                f"this recipe has {getattr(ours, setting)}",
+                f"this recipe has {ours[key]}",
                 hint=f"set model.adapter.{key}: {theirs.get(setting)}",
             )

@@ -18,7 +18,7 @@ from tailor.store import Store, run_folder
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import byte_tokenizer, tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import make_store
 
@@ -46,7 +46,7 @@ class Watch:
         self.in_training = self.in_training[:, : split.lengths[0]]
 
 
-def train(folder: Path, kind: str | None) -> tuple[Plan, Watch]:
+def train(folder: Path, kind: str | None, **adapter: Any) -> tuple[Plan, Watch]:
     model = tiny_llama(folder / "model")
     tokens = make_store(folder / "tokens", [20, 30, 40, 25] * 4)
     quantize = {"type": kind} if kind else None
@@ -54,7 +54,7 @@ def train(folder: Path, kind: str | None) -> tuple[Plan, Watch]:
         model,
         tokens,
         folder / "run",
-        model={"quantize": quantize, "adapter": LORA},
+        model={"quantize": quantize, "adapter": {**LORA, **adapter}},
         optim={"learning_rate": 2e-2},
     )
     watch = Watch()
@@ -173,3 +173,28 @@ def test_a_model_that_is_not_there_is_a_model_error(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="could not be loaded"):
         load_network(Model(path=str(tmp_path)), dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_dora_on_an_8_bit_base_trains_as_on_its_dequantized_weights(tmp_path: Path) -> None:
+    import bitsandbytes as bnb
+    from transformers import AutoModelForCausalLM
+
+    quantized, watch = train(tmp_path / "int8", "int8", dora=True)
+    base = tmp_path / "model"
+    network: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "int8" / "model", dtype=torch.float32)
+    for name, module in network.named_modules():
+        if name.endswith("_proj"):
+            rows, scales, _ = bnb.functional.int8_vectorwise_quant(module.weight.data.half())
+            module.weight.data = bnb.functional.int8_vectorwise_dequant(rows, scales)
+    network.save_pretrained(base)
+    byte_tokenizer(base)
+    tokens = TokenStore.open(quantized.tokens_url)
+    model = {"adapter": {**LORA, "dora": True}}
+    plain = Watch()
+    plan = make_plan(base, tokens, tmp_path / "run", model=model, optim={"learning_rate": 2e-2})
+    loop.run(plan, PlainHost(), [plain])
+    trained, expected = watch.logits["end"], plain.logits["end"]
+    assert (trained - expected).norm() <= 1e-3 * expected.norm()
+    assert (trained - watch.logits["start"]).norm() > 1e-2 * trained.norm(), (
+        "the control: training changed it"
+    )

@@ -12,9 +12,11 @@ import torch
 from tailor.artifacts.average import average
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
+from tailor.errors import ModelError
 from tailor.export.usage import usage
 from tailor.models.load import load_network
 from tailor.plan import Plan
+from tailor.plan.quantized import check
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store, run_folder
 from tailor.train import loop
@@ -125,3 +127,19 @@ def test_a_base_is_dequantized_and_quantized_again(tmp_path: Path) -> None:
     for name, layer in layers.items():
         blocks = weights[f"{name}.weight"].reshape(-1, 64)
         assert torch.equal(layer.weight.quant_state.absmax, blocks.abs().amax(1))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize(
+    "adapter", [{"type": "loha"}, {"init": "pissa"}, {"init": "olora"}, {"init": "orthogonal"}]
+)
+def test_adapters_refused_on_a_quantized_base_are_refused_on_a_stored_one(kind: str, adapter: Any) -> None:
+    settings = {"nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "int8": {"load_in_8bit": True}}
+    config = {"quantization_config": {"quant_method": "bitsandbytes", **settings[kind]}}
+    with pytest.raises(ModelError, match=rf"not supported on a quantized base.*bitsandbytes, {kind}"):
+        check(Model.model_validate({"path": "base", "adapter": adapter}), config)
+    for allowed in (
+        {"path": "base", "adapter": adapter, "dequantize": True},
+        {"path": "base", "adapter": LORA},
+    ):
+        check(Model.model_validate(allowed), config)

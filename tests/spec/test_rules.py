@@ -144,6 +144,26 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             ["model.adapter={init: orthogonal}", "scale.strategy=fsdp"],
         ),
         (["model.adapter={rank_pattern: {'q(': 4}}"], ["model.adapter={rank_pattern: {'q|k': 4}}"]),
+        *(
+            (
+                [f"model.adapter={{{key}_pattern: {{'{bad}': 4}}}}"],
+                [f"model.adapter={{{key}_pattern: {{'{good}': 4}}}}"],
+            )
+            for key in ("rank", "alpha")
+            for bad, good in (
+                ("(a+)+$", "a+$"),
+                ("(a|b){30}", "(a|b)?"),
+                ("(?:.*)*x", r"\(.*\)*x"),
+                ("a?a?a?a?", "a?a?a?"),
+                (".*.*.*.*x", "[.*+(][.*]*.*x"),
+                ("(a|b)(a|b)(a|b)(a|b)(a|b)", "layers\\.(0|1|2)\\.(q|k)_proj"),
+                ("(?i)q", "(?i:q)"),
+                ("", "q"),
+            )
+        ),
+        (["model.adapter={rank: 65537}"], ["model.adapter={rank: 65536}"]),
+        *(([f"method.{key}=1e308"], [f"method.{key}=1000"]) for key in ("neftune_alpha", "z_loss")),
+        (["model.adapter={target_modules: ['']}"], ["model.adapter={target_modules: [q]}"]),
         (["model.adapter={rank_pattern: {q: 0}}"], ["model.adapter={rank_pattern: {q: 1}}"]),
         *(
             ([f"model.adapter={{type: {kind}, {key}}}"], [f"model.adapter={{type: {kind}}}"])

@@ -77,6 +77,30 @@ def test_an_adapter_that_does_not_match_is_rejected(
             loop.run(plan, PlainHost())
 
 
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ({**LORA, "rank": 8}, r"was trained with model\.adapter\.rank: 4, this recipe has 8"),
+        ({**LORA, "rslora": True}, r"was trained with model\.adapter\.rslora: False, this recipe has True"),
+        ({"type": "loha"}, "is an adapter of the type LORA, this recipe has LOHA"),
+        ({**LORA, "init": "pissa"}, "replaces the start that model.adapter.init asks for"),
+        ({**LORA, "dropout": 0.1}, None),
+    ],
+)
+def test_another_adapter_is_rejected_before_the_model_is_loaded(
+    first: tuple[Path, PlainHost], adapter: dict[str, Any], expected: str | None
+) -> None:
+    from tailor.spec.model import Model
+    from tailor.train.warm_start import check
+
+    model = Model.model_validate({"path": "base", "adapter": adapter, "warm_start": str(first[0])})
+    if expected is None:
+        return check(model)
+    with pytest.raises(StoreError, match=expected):
+        check(model)
+    return None
+
+
 def test_a_folder_without_trained_weights_is_rejected(made: tuple[Path, Any], tmp_path: Path) -> None:
     from tailor.train.warm_start import find
 

@@ -140,12 +140,12 @@ class Gritlm(MethodSection):
     label_smoothing spread evenly over the vocabulary, as in PyTorch's cross_entropy. Only in training.
     """
 
-    z_loss: float = Field(0.0, ge=0)
+    z_loss: float = Field(0.0, ge=0, le=1000)
     """Coefficient of the z-loss (PaLM, arXiv 2204.02311): the squared logsumexp of the logits, averaged over the
     supervised tokens. It keeps logits from drifting. Typical: 1e-5 to 1e-4. Only in training.
     """
 
-    neftune_alpha: float = Field(0.0, ge=0)
+    neftune_alpha: float = Field(0.0, ge=0, le=1000)
     """NEFTune (arXiv 2310.05914): uniform noise on the embedded tokens of the sequences to generate in training, of at
     most neftune_alpha / sqrt(tokens of the document × hidden size). Typical: 5 to 15. Default: off.
     """

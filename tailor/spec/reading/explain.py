@@ -103,7 +103,7 @@ def _locate(kind: str, location: Iterable[str | int], document: Document, root: 
             info = schema_tree.field(section, step) if section else None
             path, needed, in_variant = (*path, step), schema_tree.of_field(info) if info else None, False
         elif needed.mappings:
-            path, needed = (*path, step), schema_tree.allowed(str)
+            path, needed = (*path, step), needed.entry()
         else:
             union = path
     return _Failure(kind, path, needed, union)

@@ -53,6 +53,10 @@ class Allowed:
                 return allowed(arguments[min(index, len(arguments) - 1)])
         return None
 
+    def entry(self) -> Allowed | None:
+        """What a value of a mapping may be. None if the value is not a mapping."""
+        return next((allowed(get_args(kind)[1]) for kind in self.types if get_origin(kind) is dict), None)
+
 
 def allowed(annotation: Any, metadata: tuple[Any, ...] = ()) -> Allowed:
     """Read an annotation such as `Annotated[int, Field(ge=1)] | None`."""
@@ -159,7 +163,8 @@ def _kind(kind: Any, value: Allowed) -> str:
         keys = ", ".join(kind.model_fields)
         return f"a mapping with keys of {keys}"
     if get_origin(kind) is dict:
-        return "a mapping of text to text"
+        (_, entry) = get_args(kind)
+        return f"a mapping of text to {'any value' if entry is Any else describe(allowed(entry))}"
     if get_origin(kind) is tuple:
         members = [allowed(member) for member in get_args(kind)]
         return f"a list of {len(members)}, each {describe(members[0])}"
@@ -169,7 +174,8 @@ def _kind(kind: Any, value: Allowed) -> str:
             first = next(iter(sections[0].model_fields))
             shown = names(sections[0])[0] if len(sections) > 1 else "…"
             return f"a list of mappings, such as [{{{first}: {shown}}}]"
-        return f"a list of {_PLURAL.get(member, 'values')}"
+        (inner, *others) = allowed(member).types
+        return f"a list of {'values' if others else _PLURAL.get(inner, 'values')}"
     return _SINGULAR.get(kind, str(kind)) + (_range(value.metadata) if kind in (int, float) else "")
 
 

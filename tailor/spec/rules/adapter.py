@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tailor.spec.adapter import REPLACING
+from tailor.spec.adapter import REPLACING, ending
 from tailor.spec.adapter_kinds import KINDS, OF_SOME
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 INIT = "model.adapter.init"
+MAX_GROUPS, MAX_REPEATS = 4, 3
+"""Of a pattern for modules' names. Matching takes time that is exponential in them."""
 
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
@@ -62,13 +64,31 @@ def unused(keys: Keys) -> Iterator[Finding]:
 
 
 def findings(keys: Keys) -> Iterator[Finding]:
-    """Needs of an init, and patterns that are no regular expressions."""
+    """Needs of an init, and patterns that cannot be matched."""
     if keys(INIT) == "loftq" and keys.absent("model.quantize"):
         yield INIT, "loftq needs model.quantize: without quantization there is no error to approximate"
     for name in ("rank_pattern", "alpha_pattern"):
         patterns = keys(f"model.adapter.{name}")
         for pattern in patterns if isinstance(patterns, dict) else ():
-            try:
-                re.compile(str(pattern))
-            except re.error as error:
-                yield f"model.adapter.{name}", f"{pattern} is not a regular expression: {error}"
+            if (why := _unusable(str(pattern))) is not None:
+                yield f"model.adapter.{name}", f"{pattern} {why}"
+
+
+def _unusable(pattern: str) -> str | None:
+    """Why a pattern cannot be matched against the ends of names; None if it can."""
+    if not pattern:
+        return "'' names no module"
+    try:
+        re.compile(
+            ending(pattern)
+        )  # flags such as (?i) are allowed only at the start of the whole expression
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"is not a regular expression for the end of a name: {error}"
+    plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)  # without escapes and sets
+    repeats = len(re.findall(r"[*+{]|(?<![(*+}])\?", plain))
+    if re.search(r"\)[*+{]", plain) or repeats > MAX_REPEATS or plain.count("(") > MAX_GROUPS:
+        return (
+            f"could take very long to match: it repeats a group, or has more than {MAX_REPEATS} repeats or "
+            f"{MAX_GROUPS} groups; write several simpler patterns"
+        )
+    return None
