@@ -18,8 +18,7 @@ SOAK ?= 20
 JOBS ?= 2
 PIP_ARGS ?=
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported: compiling all of them takes a minute.
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .PHONY: quickstart test soak real model-given lint docs site format clean
 
