@@ -69,17 +69,21 @@ class SentenceTransformersModel:
         return len(ids) > max_length
 
 
+def module_types(folder: Path, path: str) -> list[str]:
+    """The classes of a model's modules, in order. ModelError when modules.json is damaged. path: for messages."""
+    try:
+        return [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path}/{MODULES} is damaged", hint="copy the model again") from None
+
+
 def _require_own_modules(folder: Path, path: str) -> None:
     """ModelError for modules that could run code of the folder or of any package.
 
     They are modules outside the package sentence_transformers, and those of the package that load classes by name from
     their own configuration (Router, WordEmbeddings …).
     """
-    try:
-        kinds = [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{path}/{MODULES} is damaged", hint="copy the model again") from None
-    for kind in kinds:
+    for kind in module_types(folder, path):
         if not kind.startswith(_PACKAGE) or kind.rpartition(".")[2] not in _MODULES:
             raise ModelError(
                 f"{path} has the custom module {kind}, whose code tailor does not run",

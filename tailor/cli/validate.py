@@ -19,7 +19,6 @@ from tailor.spec.load import load_recipe
 from tailor.spec.model import Model
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules.files import is_hub_id
-from tailor.store import OBJECT
 
 _OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -97,10 +96,11 @@ def execute(args: argparse.Namespace) -> int:
 
 def check_model(recipe: Recipe) -> None:
     """ModelError for what the model's config.json shows, if the model is on this machine. Nothing is downloaded."""
-    from tailor.plan.checks import check_config
-
     file = _config_file(recipe.model)
     if file is not None:
+        from tailor.plan.checks import check_config
+        from tailor.store import OBJECT
+
         check_config(recipe, OBJECT.read_path(file))
 
 
@@ -108,12 +108,22 @@ def _config_file(model: Model) -> Path | None:
     """The config.json of a folder, or of a hub model in the cache of the hub's files."""
     if os.path.isdir(model.path):
         return Path(model.path) / MODEL_CONFIG
-    if not is_hub_id(model.path):
+    cache = _hub_cache()
+    if not is_hub_id(model.path) or not (cache / f"models--{model.path.replace('/', '--')}").is_dir():
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.path, MODEL_CONFIG, revision=model.revision)
+    found = try_to_load_from_cache(model.path, MODEL_CONFIG, cache_dir=cache, revision=model.revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def _hub_cache() -> Path:
+    """The cache of the hub's files, without an import of huggingface_hub, which takes time."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
+    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(os.path.expandvars(cache)).expanduser()
 
 
 def _is_override(argument: str) -> bool:

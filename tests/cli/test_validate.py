@@ -108,7 +108,7 @@ def test_a_model_that_is_not_here_is_not_asked_for(
 ) -> None:
     """A hub model's config is read from the cache only."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     write(tmp_path, GOOD, name="recipe.yaml")
     arguments = [
         "validate",

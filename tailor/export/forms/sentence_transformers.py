@@ -18,6 +18,7 @@ import torch
 
 from tailor.artifacts.base_model import saved_dtype
 from tailor.artifacts.load import load_embedder
+from tailor.artifacts.sentence_transformers import module_types
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.tokenizer_files import fix_tokenizer_class
@@ -121,7 +122,7 @@ def _check_pooling(settings: Embedding) -> None:
 def _lengths(folder: Path) -> str:
     """How far the lengths of the embeddings are from 1, if they are rounded; else empty."""
     dtype = str(saved_dtype(folder)).removeprefix("torch.")
-    normalizes = any("Normalize" in one["type"] for one in json.loads((folder / MODULES).read_text()))
+    normalizes = any("Normalize" in kind for kind in module_types(folder, str(folder)))
     if dtype == "float32" or not normalizes:
         return ""
     return (
