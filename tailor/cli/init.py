@@ -55,6 +55,9 @@ save:
 
 evaluate:
   every: 100  # steps between evaluations
+  final:  # after the run: what the training cost on general texts, beside the base model
+    tasks: [{{name: forgetting}}]
+    compare: base
 """
 
 

@@ -21,6 +21,8 @@ def test_the_first_recipe_is_good(place: Path, capsys: pytest.CaptureFixture[str
     recipe = load_recipe("recipe.yaml")
     assert recipe.model.path == "org/base"
     assert recipe.data.train[0].path == "rows: mine.jsonl"
+    assert recipe.evaluate.final is not None
+    assert [task.name for task in recipe.evaluate.final.tasks] == ["forgetting"]
     capsys.readouterr()
     assert main(["validate", "recipe.yaml"]) == 0
     assert capsys.readouterr().out == "recipe.yaml: ok\n"
