@@ -128,6 +128,7 @@ def test_replies_are_kept(server: JudgeServer) -> None:
     assert len(server.requests) == 10, "the control: another judge is asked everything"
 
 
+@pytest.mark.soak  # a thread may wait for its reply for a minute more, and the process with it
 def test_a_judge_that_never_replies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request may still be on its way when the judge is given up, so this server is for this test alone."""
     monkeypatch.setattr(judge, "FAILURES", 3)
