@@ -125,7 +125,6 @@ def by_logits(
 
     One model is in memory at a time; the logits of the first are kept on disk.
     """
-    from transformers import AutoModelForCausalLM
 
     from tailor.artifacts.load import load_adapted
 
@@ -140,13 +139,7 @@ def by_logits(
             for number, logits in enumerate(logits_of(trained, rows, device)):
                 totals.add_base(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
         del trained
-        merged = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            device_map={"": device},
-            use_safetensors=True,
-            trust_remote_code=own_code.granted(source.spec),
-        ).eval()
+        merged = load_merged(folder, source, device)
         for number, logits in enumerate(logits_of(merged, rows, device)):
             totals.add(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
     return totals.figures(what)
@@ -240,6 +233,19 @@ def rows_of(folder: Path, run: Store) -> tuple[list[list[int]], str]:
         return [example.input_ids[:LENGTH].tolist() for example in examples], what
     tokenizer = load_tokenizer(str(folder))
     return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} built-in texts"
+
+
+def load_merged(folder: Path, source: Source, device: torch.device) -> Any:
+    """The merged model in `folder`, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=own_code.granted(source.spec),
+    ).eval()
 
 
 def examples_of(run: Store) -> tuple[list[EncodedExample], str]:

@@ -21,7 +21,6 @@ from tailor.artifacts.inputs import Source
 from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.encode.embedding_examples import TextEncoder
 from tailor.encode.tokenizer import load_tokenizer
-from tailor.models import own_code
 from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Embedding
@@ -89,7 +88,6 @@ def by_embeddings(
 
     One model is in memory at a time. ModelError if the model makes no embeddings.
     """
-    from transformers import AutoModelForCausalLM
 
     from tailor.artifacts.load import load_adapted
 
@@ -100,13 +98,7 @@ def by_embeddings(
     expected = _embeddings(trained, settings, projection, texts, device)  # [N, E]
     base = _embeddings(trained, settings, projection, texts, device, without_adapter=True)  # [N, E]
     del trained
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        device_map={"": device},
-        use_safetensors=True,
-        trust_remote_code=own_code.granted(source.spec),
-    ).eval()
+    model = verify.load_merged(folder, source, device)
     settings, projection = Embedding.read(folder, str(folder))
     merged = _embeddings(model, settings, projection, texts, device)  # [N, E]
     errors = _errors(merged, expected)
