@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,10 +107,3 @@ def test_a_kill_leaves_no_half_store(bench):
     Store(bench.store).write_text(f"{living}/x", "")
     bench(max_length=100)
     assert living in Store(bench.store).names()
-
-
-def test_preparing_is_quick_to_notice_that_it_is_done(bench):
-    bench()
-    began = time.monotonic()
-    bench()
-    assert time.monotonic() - began < 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import jinja2
@@ -79,12 +78,10 @@ FAILING = {
 
 @pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
 def test_a_template_that_does_not_end_is_a_named_error(text):
-    begun = time.thread_time()
     with pytest.raises(
         jinja2.TemplateError, match=r"steps|text of more|huge|number over|too deeply|indents JSON"
     ):
         render(Template("t", text), TALK, None, {}, probe=True)
-    assert time.thread_time() - begun < 20
 
 
 @pytest.mark.parametrize(("text", "why"), FAILING.items())

@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -102,16 +101,13 @@ def test_the_version_of_ray() -> None:
 
 
 def test_the_command_imports_no_heavy_libraries(tmp_path: Path) -> None:
-    """`tailor manifest` works without torch and Ray, and takes less than a second."""
+    """`tailor manifest` works without torch and Ray."""
     heavy = ("torch", "ray", "transformers", "numpy", "pyarrow", "fsspec", "datasets")
     recipe, cluster = ROOT / "recipes" / "cluster-lora.yaml", ROOT / "cluster" / "gpu.yaml"
     code = (
-        "import sys, time; from tailor.cli.main import main\n"
+        "import sys; from tailor.cli.main import main\n"
         f"assert main(['manifest', {str(recipe)!r}, '--cluster', {str(cluster)!r}]) == 0\n"
-        f"print([name for name in {heavy} if name in sys.modules], time.process_time(), file=sys.stderr)"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    imported, seconds = done.stderr.rsplit(" ", 1)
-    assert imported == "[]"
-    assert float(seconds) < 1.0, f"{time.monotonic() - began:.2f} s"
+    assert done.stderr.strip() == "[]"

@@ -72,18 +72,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def patient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that does not run out during a test, however busy the machine is."""
+    monkeypatch.setattr(locking, "LEASE_SECONDS", 60.0)
+
+
+@pytest.fixture
 def run() -> Store:
     return Store(f"memory://{uuid.uuid4().hex}/run")
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("patient")
 def test_a_renewed_lease_blocks_others_and_is_released(run: Store) -> None:
     said: list[str] = []
     with lock(run) as attempt:
         began = time.monotonic()
         with pytest.raises(StoreError, match=f"process {os.getpid()} of"), lock(run, said.append):
             pass
-        assert time.monotonic() - began < 0.4, "it was seen to live before the lease ran out"
+        assert time.monotonic() - began < 30, "it was seen to live before the lease ran out"
         assert is_held_by(run, attempt)
         found = holder(run)
         assert found is not None
@@ -99,14 +105,14 @@ def left_behind(run: Store, **changed: Any) -> None:
     run.write_json(LOCK, entry | {"attempt": "dead", **changed})
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("patient")
 def test_a_lease_of_a_dead_process_of_this_machine_is_taken_at_once(run: Store) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left_behind(run, pid=dead.pid)
     began = time.monotonic()
     with lock(run) as attempt:
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 30
         assert is_held_by(run, attempt)
 
 
