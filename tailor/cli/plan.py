@@ -191,6 +191,7 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
             "data",
             f"{plan.tokens_per_epoch:,} tokens per epoch, {plan.supervised_tokens_per_epoch:,} supervised",
         ),
+        *(_sources(plan) if len(plan.source_tokens) > 1 else []),
         ("batch", f"{_batch(plan)} per step, over all workers"),
         (
             "per worker",
@@ -238,6 +239,15 @@ def _chunks(plan: Plan) -> str:
     return f"texts are embedded in chunks of {size}, with {engine}"
 
 
+def _sources(plan: Plan) -> list[tuple[str, str]]:
+    """What each training source gives to an epoch."""
+    total = max(1, sum(source.tokens for source in plan.source_tokens))
+    return [
+        ("source", f"{source.tokens / total:.1%} of an epoch's tokens ({source.tokens:,}): {source.path}")
+        for source in plan.source_tokens
+    ]
+
+
 def _batch(plan: Plan) -> str:
     if plan.batches.streams is not None:
         return plan.batches.streams.describe()
@@ -250,7 +260,8 @@ def _batch(plan: Plan) -> str:
         if plan.batches.pack
         else "examples"
     )
-    return f"{plan.batches.batch_size} {rows}"
+    order = ", short to long in every epoch," if plan.batches.order == "short_to_long" else ""
+    return f"{plan.batches.batch_size} {rows}{order}"
 
 
 def _trained(plan: Plan) -> str:

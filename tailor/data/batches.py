@@ -18,7 +18,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from tailor.data.packing import largest_sum, pack
+from tailor.data import mixing
+from tailor.data.packing import in_order, largest_sum, pack
 from tailor.data.rows import Batch, Row, StreamSlice, join
 from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
@@ -56,6 +57,8 @@ class Batches:
         offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         self._sizes = offsets[self._ends] - offsets[self._starts]
         """int[groups]: tokens of each group."""
+        self._group_sources = self.sources[self._starts].astype(np.int64)
+        """int[groups]: index of each group's source."""
         self.spec = spec
         self._first_step = [spec.first_step]  # first step of each epoch computed so far
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
@@ -108,6 +111,12 @@ class Batches:
                     return steps, total
             epoch += 1
 
+    def source_tokens(self, sources: int) -> tuple[int, ...]:
+        """Tokens that the first epoch draws from each of `sources` sources."""
+        order = self._draw(np.random.default_rng([self.spec.seed, 0]))
+        found = np.bincount(self._group_sources[order], weights=self._sizes[order], minlength=sources)
+        return tuple(int(tokens) for tokens in found)
+
     def supervised_tokens(self, batch: Batch) -> int:
         """Number of supervised targets of a batch, the denominator of its loss."""
         return sum(self._targets(row) for row in batch)
@@ -138,8 +147,8 @@ class Batches:
         if not (spec.join or spec.pack):
             return longest
         copies = np.ones(len(self._starts), np.int64)  # [groups]: how often an epoch has each group at most
-        if spec.weights and not evaluation:
-            copies = np.ceil(np.array(spec.weights))[self.sources[self._starts]].astype(np.int64)
+        if not evaluation:
+            copies = mixing.max_copies(self._group_sources, self._sizes, spec)
         if spec.join:
             return max(0, min(spec.max_length, int((self._sizes * copies).sum()) - 1))
         return max(longest, largest_sum(self._sizes, copies, spec.max_length))
@@ -162,6 +171,8 @@ class Batches:
         order = order[generator.permutation(len(order))]
         if not len(order):
             return []
+        if self.spec.order == "short_to_long":
+            return self._short_to_long(order)
         if self.spec.join:
             batches = self._joined(order, generator)
         else:
@@ -171,22 +182,8 @@ class Batches:
         return batches
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
-        """int[k]: the groups of an epoch. A source of weight 2.5 appears twice, and a random half of it a third time.
-
-        At least one group of each source is drawn: weight 0.1 of three groups would otherwise be rounded to none.
-        """
-        if not self.spec.weights:
-            return np.arange(len(self._starts))
-        drawn = [np.zeros(0, dtype=np.int64)]
-        for source, weight in enumerate(self.spec.weights):
-            members = np.flatnonzero(self.sources[self._starts] == source)
-            drawn += [members] * int(weight)
-            extra = round((weight - int(weight)) * len(members))
-            if weight < 1 and len(members):
-                extra = max(1, extra)
-            if extra:
-                drawn.append(generator.choice(members, size=extra, replace=False))
-        return np.concatenate(drawn)
+        """int[k]: the groups of an epoch, in the order of the store."""
+        return mixing.draw(self._group_sources, self._sizes, self.spec, generator)
 
     def _packed(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         rows: list[Row] = []
@@ -194,6 +191,15 @@ class Batches:
             packed = self._pack(order[start : start + PACK_WINDOW])
             rows += [self._examples(packed[index]) for index in generator.permutation(len(packed))]
         return self._full_rows(rows)
+
+    def _short_to_long(self, order: np.ndarray) -> list[Batch]:
+        """Batches of growing length. Packed rows have groups that are neighbors in this order, and may be less full."""
+        order = order[np.argsort(self._sizes[order], kind="stable")]  # equal lengths in a random order
+        if self.spec.pack:
+            rows = in_order(order, self._sizes, self.spec.max_length)
+            return self._full_rows([self._examples(row) for row in rows])
+        batches = self._similar(order, self._row_count(order))
+        return sorted(batches, key=lambda batch: max(self.length(row) for row in batch))
 
     def _joined(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         """Batches of joined rows. The rows are shuffled again, so that a long document is spread over many batches."""
@@ -207,23 +213,30 @@ class Batches:
 
     def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         """Batches of groups with similar lengths, which reduces padding."""
-        size = self.spec.batch_size or max(
-            1, round((self.spec.batch_tokens or 0) / max(1.0, float(self._sizes[order].mean())))
-        )
-        if self.spec.window is not None:
-            batches = self._by_windows(order, self.spec.window, size)
-            return [batches[index] for index in generator.permutation(len(batches))]
+        size = self._row_count(order)
+        window = len(order) if self.spec.window is not None else size * GROUP_WINDOW
         batches = []
-        window = size * GROUP_WINDOW
         for start in range(0, len(order), window):
             part = order[start : start + window]
-            part = part[np.argsort(-self._sizes[part], kind="stable")]
-            cuts = self._cuts(part, size)
-            sorted_batches = [
-                [self._examples((int(index),)) for index in cut] for cut in np.split(part, cuts)
-            ]
-            batches += [sorted_batches[index] for index in generator.permutation(len(sorted_batches))]
+            if self.spec.window is None:
+                part = part[np.argsort(-self._sizes[part], kind="stable")]
+            found = self._similar(part, size)
+            batches += [found[index] for index in generator.permutation(len(found))]
         return batches
+
+    def _row_count(self, order: np.ndarray) -> int:
+        """Rows of a batch of single groups; with `batch_tokens`, on average."""
+        tokens = (self.spec.batch_tokens or 0) / max(1.0, float(self._sizes[order].mean()))
+        return self.spec.batch_size or max(1, round(tokens))
+
+    def _similar(self, order: np.ndarray, size: int) -> list[Batch]:
+        """Cut groups that are sorted by length into batches; with beacons, of the same number of windows."""
+        if self.spec.window is not None:
+            return self._by_windows(order, self.spec.window, size)
+        return [
+            [self._examples((int(index),)) for index in cut]
+            for cut in np.split(order, self._cuts(order, size))
+        ]
 
     def _by_windows(self, order: np.ndarray, window: int, size: int) -> list[Batch]:
         """Batches of groups with the same number of windows of `window` tokens, as activation beacons need them.
@@ -280,19 +293,3 @@ def empty_epoch() -> DataError:
         "an epoch has no training example",
         hint="add rows, or see in `tailor data report` why rows were left out",
     )
-
-
-def micro_batches(batch: Batch, size: int) -> list[Batch]:
-    """Split a batch into micro-batches of `size` rows. The split does not depend on the number of workers."""
-    return [batch[start : start + size] for start in range(0, len(batch), size)]
-
-
-def share(batch: Batch, size: int, rank: int, world: int) -> list[tuple[int, Batch]]:
-    """The micro-batches of one worker, as (global number, micro-batch). Every worker gets the same number of them.
-
-    If the batch does not divide evenly, the last ones are empty: their workers still take part in collectives.
-    """
-    parts = micro_batches(batch, size)
-    rounds = -(-len(parts) // world)
-    numbers = range(rank, rounds * world, world)
-    return [(number, parts[number] if number < len(parts) else []) for number in numbers]

@@ -53,6 +53,7 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         first_step=first_step,
         run_tokens=run_tokens,
         smaller_than_batch=smaller_than_batch(batches, epoch, spec),
+        source_tokens=() if spec.streams else batches.source_tokens(len(recipe.data.train)),
         **texts,
     )
 

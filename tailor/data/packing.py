@@ -31,6 +31,23 @@ def pack(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
     return [tuple(row) for row in rows]
 
 
+def in_order(examples: np.ndarray, lengths: np.ndarray, capacity: int) -> list[Row]:
+    """Next-fit packing, which keeps the order: an example that does not fit into the last row starts a new one.
+
+    examples: int[k] indices; lengths: int[n]. Rows are as in `pack`, but less full.
+    """
+    rows: list[Row] = []
+    row: list[int] = []
+    free = capacity
+    for example, length in zip(examples.tolist(), lengths[examples].tolist(), strict=True):
+        if row and length > free:
+            rows.append(tuple(row))
+            row, free = [], capacity
+        row.append(example)
+        free -= length
+    return [*rows, tuple(row)] if row else rows
+
+
 def largest_sum(sizes: np.ndarray, copies: np.ndarray, limit: int) -> int:
     """The largest sum of some of the sizes that is at most `limit`: no packed row of these groups can have more tokens.
 

@@ -66,3 +66,19 @@ def join(examples: np.ndarray, lengths: np.ndarray, row_length: int) -> list[Str
     stream = Stream(examples, np.cumsum(lengths[examples], dtype=np.int64))
     last = int(stream.ends[-1]) - 1 if len(examples) else 0
     return [StreamSlice(stream, start, min(start + row_length, last)) for start in range(0, last, row_length)]
+
+
+def micro_batches(batch: Batch, size: int) -> list[Batch]:
+    """Split a batch into micro-batches of `size` rows. The split does not depend on the number of workers."""
+    return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+
+def share(batch: Batch, size: int, rank: int, world: int) -> list[tuple[int, Batch]]:
+    """The micro-batches of one worker, as (global number, micro-batch). Every worker gets the same number of them.
+
+    If the batch does not divide evenly, the last ones are empty: their workers still take part in collectives.
+    """
+    parts = micro_batches(batch, size)
+    rounds = -(-len(parts) // world)
+    numbers = range(rank, rounds * world, world)
+    return [(number, parts[number] if number < len(parts) else []) for number in numbers]

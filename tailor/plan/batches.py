@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tailor.spec.methods.base import StreamSizes
 from tailor.spec.recipe import Recipe
@@ -23,7 +24,11 @@ class BatchSpec:
     batch_tokens: int | None = None
     """Tokens per batch."""
     weights: tuple[float, ...] = ()
-    """How often an epoch repeats each source; empty means once each."""
+    """The weight of each source; empty means that an epoch has each row once."""
+    weight_by: Literal["rows", "tokens"] = "rows"
+    """Whether a weight is the number of times that an epoch shows a source's rows, or its share of the tokens."""
+    order: Literal["shuffled", "short_to_long"] = "shuffled"
+    """The order of the batches of an epoch."""
     first_step: int = 0
     """The step at which these batches begin. A resumed run may have had other settings before it."""
     window: int | None = None
@@ -36,6 +41,8 @@ def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
     """The batch settings of a recipe. first_step: see `BatchSpec`."""
     method, train = recipe.method, recipe.train
     streams, weights = method.streams, tuple(source.weight for source in recipe.data.train)
+    by_rows = recipe.data.weight_by == "rows"
+    as_stored = all(weight == 1.0 for weight in weights) if by_rows else len(weights) == 1
     rows = None if train.batch_tokens else train.batch_size or DEFAULT_BATCH_SIZE
     return BatchSpec(
         seed=train.seed,
@@ -44,7 +51,9 @@ def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
         join=method.joins,
         batch_size=rows if streams is None else None,
         batch_tokens=train.batch_tokens,
-        weights=() if all(weight == 1.0 for weight in weights) else weights,
+        weights=() if as_stored else weights,
+        weight_by=recipe.data.weight_by,
+        order=train.order,
         first_step=first_step,
         window=recipe.model.beacon.window if recipe.model.beacon else None,
         streams=streams,

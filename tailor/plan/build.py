@@ -15,7 +15,7 @@ from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
 from tailor.plan.memory import Memory, forecast, trained_parameters
 from tailor.plan.outline import NOT_BUILT, NoOutline, Outline
-from tailor.plan.plan import Plan, Precision, Reference
+from tailor.plan.plan import Plan, Precision, Reference, SourceTokens
 from tailor.plan.strategy import choose
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
@@ -172,6 +172,10 @@ def build(
         warmup_steps=warmup,
         decay_steps=schedule.decay(recipe.optim, data.steps, warmup),
         tokens_per_epoch=data.tokens,
+        source_tokens=tuple(
+            SourceTokens(source.path, tokens)
+            for source, tokens in zip(recipe.data.train, data.source_tokens, strict=False)
+        ),
         supervised_tokens_per_epoch=data.supervised_tokens,
         trained_parameters=trained_parameters(facts, recipe.model),
         total_parameters=facts.linear_parameters + facts.embedding_parameters,

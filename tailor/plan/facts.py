@@ -78,6 +78,8 @@ class DataFacts:
     """Tokens of the longest text to embed."""
     smaller_than_batch: Mapping[str, int] = field(default_factory=dict)
     """Key of a batch size that no batch reaches -> what there is for a batch."""
+    source_tokens: tuple[int, ...] = ()
+    """Tokens of each training source in the first epoch. Empty for GRIT batches."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,14 @@ Reference = Literal["adapter_off", "copy", "precomputed"]
 
 
 @dataclass(frozen=True)
+class SourceTokens:
+    """What a training source gives to an epoch."""
+
+    path: str
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """All decisions about a run. Immutable and picklable; sent to every worker, and saved as plan.json."""
 
@@ -89,6 +97,8 @@ class Plan:
     decay_steps: int
     """Steps of the decay of the schedule `wsd`; 0 for the others."""
     tokens_per_epoch: int
+    source_tokens: tuple[SourceTokens, ...]
+    """Tokens of each training source in the first epoch; empty for `method.name: gritlm`."""
     supervised_tokens_per_epoch: int
     trained_parameters: int
     total_parameters: int
@@ -120,6 +130,14 @@ class Plan:
             f"{key} is larger than the data: {_TOO_FEW[key].format(n)}"
             for key, n in self.smaller_than_batch.items()
         ]
+        if (
+            self.batches.order == "short_to_long"
+            and self.steps - self.batches.first_step < self.steps_per_epoch
+        ):
+            notes.append(
+                f"with train.order: short_to_long, {self.steps} steps end before the longest rows of an epoch "
+                f"({self.steps_per_epoch} steps)"
+            )
         if not self.idle_workers:
             return notes
         unit = "workers" if self.sequence_parallel == 1 else "worker groups"

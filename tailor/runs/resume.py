@@ -67,6 +67,7 @@ MAY_CHANGE_ON_REQUEST = (
     "train.batch_size",
     "train.batch_tokens",
     "train.seed",
+    "train.order",
     "train.divergence",
     "train.early_stopping",
 )
@@ -74,6 +75,7 @@ MAY_CHANGE_ON_REQUEST = (
 
 BATCHES = (
     "data.train",
+    "data.weight_by",
     "data.deduplicate",
     "data.decontaminate",
     "data.max_length",
@@ -82,6 +84,7 @@ BATCHES = (
     "train.batch_size",
     "train.batch_tokens",
     "train.seed",
+    "train.order",
 )
 """Keys that determine the batches. After a change training starts at the beginning of the data, as with other rows."""
 

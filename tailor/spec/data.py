@@ -98,7 +98,7 @@ class Source(Section):
 
     weight: float = Field(1.0, gt=0)
     """How often one epoch shows the rows of this source: 2.0 shows each row twice, 0.5 shows half of them. Use it to
-    balance sources.
+    balance sources. With `data.weight_by: tokens`, the share of an epoch's tokens that come from this source.
     """
 
     limit: int | None = Field(None, ge=1)
@@ -194,6 +194,13 @@ class Data(Section):
 
     train: list[Source] = Field(min_length=1)
     """Sources of the training rows."""
+
+    weight_by: Literal["rows", "tokens"] = "rows"
+    """What the `weight` of a source means. `rows`: how often an epoch shows its rows. `tokens`: its share of the tokens,
+    relative to the other weights, so that weights 3 and 1 give 75 % and 25 %, whatever the length of the rows. An epoch
+    then has as many tokens as all sources together: a source with fewer than its share is repeated, and of one with more,
+    an epoch shows a random part.
+    """
 
     evaluation: list[Source] = []
     """Sources of the evaluation rows. Default: none. Use `holdout` instead to take evaluation rows from the training

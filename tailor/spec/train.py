@@ -78,6 +78,11 @@ class Train(Section):
     Gradient accumulation follows from it, so it does not change the loss curve.
     """
 
+    order: Literal["shuffled", "short_to_long"] = "shuffled"
+    """Order of the rows in an epoch. `short_to_long` is a curriculum over lengths: every epoch begins with the shortest rows
+    and ends with the longest. Packed rows then contain examples of similar length and are less full.
+    """
+
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] = False
     """Keep only the input of each layer and recompute its activations in the backward pass: needs much less memory
     and about a third more time. A number n does so for every n-th layer only.

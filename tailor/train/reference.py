@@ -21,7 +21,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tailor.data.batches import Batches, share
+from tailor.data.batches import Batches
+from tailor.data.rows import share
 from tailor.data.token_store import SPLITS, TokenStore
 from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
 from tailor.models.causal import CausalModel

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import Batches, micro_batches, share
+from tailor.data.batches import Batches
 from tailor.data.packing import pack
+from tailor.data.rows import micro_batches, share
 from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 

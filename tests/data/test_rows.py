@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.batches import Batches, share
-from tailor.data.rows import Row, StreamSlice, join
+from tailor.data.batches import Batches
+from tailor.data.rows import Row, StreamSlice, join, share
 from tailor.models.documents import Collator
 from tailor.plan.batches import BatchSpec
 from tests.helpers.stores import make_store

@@ -17,6 +17,7 @@ BEACON = ["model.beacon={}", "data.pack=false"]
 WSD = ["optim.schedule=wsd"]
 RATIOS = "optim.learning_rate_ratios"
 STOPPING = [EVALUATED, "evaluate.every=5"]
+PRETRAIN, GRITLM = "method={name: pretrain}", "method={name: gritlm}"
 DPO, KTO = "method={name: dpo}", "method={name: kto}"
 
 
@@ -52,6 +53,23 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
         (["train.batch_tokens=2047"], ["train.batch_tokens=2048"]),
         (["train.batch_tokens=99", "data.max_length=100"], ["train.batch_tokens=100", "data.max_length=100"]),
         (["train.steps=10", "optim.warmup_steps=10"], ["train.steps=10", "optim.warmup_steps=9"]),
+        (
+            ["train.order=short_to_long", PRETRAIN, "data.train=[{path: hf://a/b, format: text}]"],
+            [
+                "train.order=short_to_long",
+                "method={name: pretrain, documents: isolate}",
+                "data.train=[{path: hf://a/b, format: text}]",
+            ],
+        ),
+        (
+            ["data.weight_by=tokens"],
+            ["data.weight_by=tokens", "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
+        ),
+        ([GRITLM, "train.order=short_to_long"], ["train.order=short_to_long"]),
+        (
+            [GRITLM, "data.weight_by=tokens", "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
+            [GRITLM, "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
+        ),
         (["model.init=random", ADAPTER], ["model.init=random"]),
         (["model.init=random", ADAPTER, "model.quantize={}"], [ADAPTER, "model.quantize={}"]),
         (["model.quantize={}"], ["model.quantize={}", ADAPTER]),

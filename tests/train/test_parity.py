@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora, unpacked": {"model": ADAPTED, "data": {"pack": False}},
     "stock attention": {"model": {"attention": "sdpa"}},
     "one worker without rows": {"train": {"batch_size": 3}},
+    "short to long": {"train": {"order": "short_to_long"}},
     "tokens for a batch": {"train": {"batch_size": None, "batch_tokens": 256}},
     "joined documents": {"method": {"name": "pretrain"}},
     "joined documents, lora": {"method": {"name": "pretrain"}, "model": ADAPTED},

@@ -6,15 +6,13 @@ key that is wrong by itself.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
 from tailor.errors import Problem
-from tailor.spec.data import FORMAT_KINDS, Data, builtin_formats, is_read
-from tailor.spec.methods.registry import METHODS
+from tailor.spec.data import Data
 from tailor.spec.model import TOKEN_TABLES
 from tailor.spec.reading.overrides import COMMAND_LINE
 from tailor.spec.reading.source import Document, Path
@@ -27,6 +25,7 @@ from tailor.spec.rules import (
     optim,
     rope,
     sequence_parallel,
+    sources,
     strategy,
     suite,
 )
@@ -53,6 +52,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         _folders,
         sequence_parallel.conflicts,
         optim.conflicts,
+        sources.conflicts,
     )
     for conflicts in rules:
         for key, other, why in conflicts(keys):
@@ -68,7 +68,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
         adapter.findings,
         beacon.findings,
         _lists,
-        _rows,
+        sources.findings,
         lambda keys: suite.without_questions(keys, "data."),
         rope.findings,
         strategy.findings,
@@ -263,21 +263,6 @@ def _retrieval(keys: Keys) -> Iterator[Conflict]:
         )
 
 
-def _rows(keys: Keys) -> Iterator[Finding]:
-    """The kinds of the rows must be those that the method reads."""
-    name = keys("method.name")
-    if name not in METHODS:
-        return
-    reads = METHODS.get(name).reads
-    for key, _ in [*keys.sources("data.train"), *keys.sources("data.evaluation")]:
-        fmt = keys(f"{key}.format")
-        # The kind of another package's format is known only when preparation imports it.
-        kind = FORMAT_KINDS.get(fmt)
-        if kind is not None and not is_read(kind, reads):
-            formats = ", ".join(builtin_formats(reads))
-            yield f"{key}.format", f"method {name} cannot read {fmt} rows; it reads {formats}"
-
-
 def _folders(keys: Keys) -> Iterator[Conflict]:
     to, store, model = keys("save.to"), keys("data.store"), keys("model.path")
     if to and store and (_inside(store, to) or _inside(to, store)):
@@ -346,13 +331,6 @@ def _lists(keys: Keys) -> Iterator[Finding]:
             else []
         ):
             yield key, f"has {name} twice; remove one"
-    for section in ("data.train", "data.evaluation", "data.decontaminate"):
-        seen: dict[str, str] = {}
-        for key, source in keys.sources(section):
-            first = seen.setdefault(json.dumps(source, sort_keys=True), key)
-            if first != key:
-                hint = "to show rows more often, set weight" if section == "data.train" else "remove one"
-                yield key, f"is the same source as {first}; {hint}"
 
 
 def _unused(keys: Keys) -> Iterator[Finding]:
@@ -381,19 +359,4 @@ def _unused(keys: Keys) -> Iterator[Finding]:
                 yield key, "has no effect without export.push_to_hub"
     if keys("save.keep") is not None and keys.absent("save.every") and keys.absent("save.best"):
         yield "save.keep", "has no effect without save.every: the only checkpoint is that of the last step"
-    sections = ("data.train", "data.evaluation", "data.decontaminate")
-    for key, source in [found for section in sections for found in keys.sources(section)]:
-        if keys(f"{key}.weight") is not None and key.startswith("data.evaluation"):
-            yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
-        streams = keys.method.streams if keys.method is not None else None
-        by_dataset = streams is not None and streams.embeds and streams.by == "dataset"
-        if source.get("dataset_column") is not None and keys.method is not None and not by_dataset:
-            yield (
-                f"{key}.dataset_column",
-                "has no effect: only the batches of gritlm with method.batch_by: dataset are of one dataset",
-            )
-        path = keys(f"{key}.path")
-        if isinstance(path, str) and "://" in path and not path.startswith("hf://"):
-            for name in ("subset", "split"):
-                if source.get(name) is not None:
-                    yield f"{key}.{name}", "has no effect: it is for Hugging Face datasets (hf://…)"
+    yield from sources.unused(keys)

@@ -1,0 +1,66 @@
+"""Mixing of sources: which groups an epoch draws from each source, by the weights of the sources."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tailor.plan.batches import BatchSpec
+
+
+def passes(sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec) -> list[float]:
+    """How often an epoch shows the groups of each source, as a float.
+
+    sources: int[groups] source of each group; sizes: int[groups] tokens of each group. By rows, a weight is this number. By
+    tokens, the weights are shares of an epoch that has as many tokens as all sources together; a source without groups
+    has no share.
+    """
+    if spec.weight_by == "rows":
+        return list(spec.weights)
+    weights = np.array(spec.weights)  # [sources]
+    owned = np.bincount(sources, weights=sizes, minlength=len(weights))  # [sources] tokens of one pass
+    shares = np.where(owned > 0, weights, 0.0)
+    wanted = owned.sum() * shares / max(shares.sum(), np.finfo(float).tiny)
+    return [float(part) for part in wanted / np.maximum(owned, 1)]
+
+
+def max_copies(sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec) -> np.ndarray:
+    """int[groups]: how often an epoch has each group at most."""
+    if not spec.weights:
+        return np.ones(len(sources), np.int64)
+    most = [math.ceil(round(number, 9)) for number in passes(sources, sizes, spec)]
+    return np.array(most, np.int64)[sources]
+
+
+def draw(
+    sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec, generator: np.random.Generator
+) -> np.ndarray:
+    """int[k]: the groups of an epoch. A source with 2.5 passes appears twice, and a random half of it a third time.
+
+    The half is counted in groups or in tokens, as `spec.weight_by` says. At least one group of each source is drawn:
+    0.1 passes of three groups would otherwise be rounded to none.
+    """
+    if not spec.weights:
+        return np.arange(len(sources))
+    drawn = [np.zeros(0, dtype=np.int64)]
+    for source, number in enumerate(passes(sources, sizes, spec)):
+        members = np.flatnonzero(sources == source)
+        whole = int(number)
+        drawn += [members] * whole
+        if spec.weight_by == "rows":
+            extra = round((number - whole) * len(members))
+            if number < 1 and len(members):
+                extra = max(1, extra)
+            if extra:
+                drawn.append(generator.choice(members, size=extra, replace=False))
+        elif len(members):
+            shuffled = generator.permutation(members)
+            drawn.append(shuffled[: _nearest(sizes[shuffled], number - whole, at_least=0 if whole else 1)])
+    return np.concatenate(drawn)
+
+
+def _nearest(sizes: np.ndarray, share: float, *, at_least: int) -> int:
+    """How many of the first groups have, together, most nearly a `share` of the tokens of all of them."""
+    totals = np.concatenate([[0], np.cumsum(sizes)])
+    return max(at_least, int(np.argmin(np.abs(totals - share * totals[-1]))))
