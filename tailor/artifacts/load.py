@@ -6,7 +6,7 @@ import difflib
 import posixpath
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,11 +102,13 @@ class Loaded:
         return beacon.context(beacons.spec, limit)
 
 
-def load_run(url: str, device: str | None = None, *, trust: Trust = NOTHING) -> Loaded:
+def load_run(
+    url: str, device: str | None = None, *, trust: Trust = NOTHING, without_rope: bool = False
+) -> Loaded:
     """Load a finished run, an adapter folder or a model folder.
 
     device: by default a GPU if there is one. An adapter's base is loaded as in training, with the same quantization.
-    trust: the model's own code that may run.
+    trust: the model's own code that may run. without_rope: load the base of an adapter without `model.rope`.
     Raises ModelError when there is no artifact, or when the base of an adapter is missing or does not fit; StoreError when
     a file of the artifact is missing or has changed.
     """
@@ -116,10 +118,13 @@ def load_run(url: str, device: str | None = None, *, trust: Trust = NOTHING) -> 
         parent, name = posixpath.split(store.url.rstrip("/"))
         verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    load = (
-        _adapted if store.exists(ADAPTER_CONFIG) else _with_beacons if store.exists(BEACON_CONFIG) else _whole
-    )
-    model = load(folder, store.url, run, target_device, trust)
+    if store.exists(ADAPTER_CONFIG):
+        record = base_record_of(folder, run)
+        record = replace(record, rope=None) if without_rope else record
+        model = load_adapted(folder, store.url, record, model_spec(record, trust), target_device)
+    else:
+        load = _with_beacons if store.exists(BEACON_CONFIG) else _whole
+        model = load(folder, store.url, target_device, trust)
     tokenizer = load_tokenizer(str(folder))
     ends = model.generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])
@@ -167,12 +172,12 @@ def _instead(store: Store) -> str:
     return "`tailor runs` lists the runs below a folder"
 
 
-def _whole(folder: Path, url: str, run: Store, device: torch.device, trust: Trust) -> Any:
+def _whole(folder: Path, url: str, device: torch.device, trust: Trust) -> Any:
     spec = Model(path=str(folder), trust_remote_code=trust.allows(str(folder)))
     return load_network(spec, dtype=saved_dtype(folder), device=device)
 
 
-def _with_beacons(folder: Path, url: str, run: Store, device: torch.device, trust: Trust) -> Any:
+def _with_beacons(folder: Path, url: str, device: torch.device, trust: Trust) -> Any:
     from transformers import GenerationConfig
 
     base_record = BaseRecord.read(folder)
@@ -185,11 +190,6 @@ def _with_beacons(folder: Path, url: str, run: Store, device: torch.device, trus
     beacon_files.load_beacons(network, folder, url)
     network.generation_config = GenerationConfig.from_pretrained(str(folder))
     return network
-
-
-def _adapted(folder: Path, url: str, run: Store, device: torch.device, trust: Trust) -> Any:
-    base_record = base_record_of(folder, run)
-    return load_adapted(folder, url, base_record, model_spec(base_record, trust), device)
 
 
 def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, device: torch.device) -> Any:

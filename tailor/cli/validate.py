@@ -33,6 +33,8 @@ class Checked(Document):
     """Its data, with `--data`."""
     error: Failure | None
     """Why its model or its data cannot be used."""
+    notes: list[str] = []
+    """What a valid recipe may lack."""
 
 
 class Validated(Document):
@@ -75,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
             continue
         data = None
         try:
-            check_model(recipe)
+            notes = check_model(recipe)
             if args.data:
                 from tailor.cli.data import show
 
@@ -88,20 +90,34 @@ def execute(args: argparse.Namespace) -> int:
             checked.append(Checked(file=path, ok=False, problems=[], data=data, error=failure_of(error)))
             continue
         print(f"{path}: ok")
-        checked.append(Checked(file=path, ok=True, problems=[], data=data, error=None))
+        for note in notes:
+            print(f"{path}: note: {note}")
+        checked.append(Checked(file=path, ok=True, problems=[], data=data, error=None, notes=notes))
     if args.json:
         args.json.write(Validated(recipes=checked))
     return code
 
 
-def check_model(recipe: Recipe) -> None:
-    """ModelError for what the model's config.json shows, if the model is on this machine. Nothing is downloaded."""
-    file = _config_file(recipe.model)
+def check_model(recipe: Recipe) -> list[str]:
+    """What the recipe may lack. ModelError for what the model's config.json shows, if the model is on this machine.
+
+    Nothing is downloaded.
+    """
+    file, positions = _config_file(recipe.model), None
     if file is not None:
         from tailor.plan.checks import check_config
+        from tailor.plan.facts import ModelFacts
         from tailor.store import OBJECT
 
-        check_config(recipe, OBJECT.read_path(file))
+        config = OBJECT.read_path(file)
+        check_config(recipe, config)
+        positions = ModelFacts.from_config(config).positions
+    if recipe.model.rope is None and recipe.model.beacon is None:
+        return []
+    from tailor.plan import short_context
+
+    found = short_context.note(recipe.model, recipe.method, recipe.evaluate, positions)
+    return [found] if found else []
 
 
 def _config_file(model: Model) -> Path | None:

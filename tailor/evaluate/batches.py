@@ -37,13 +37,14 @@ SAMPLE = 1 << 32
 class ModelRef:
     """A model to load.
 
-    without_adapter: use only its base. stop_ids: replace the model's own stop tokens. embeds_like: the folder whose
+    without_adapter: use only its base. without_rope: load the base without `model.rope`. stop_ids: replace the model's own stop tokens. embeds_like: the folder whose
     embedding.json defines pooling and attention, for a base model without one. trust: the own code that may run.
     """
 
     label: str
     url: str
     without_adapter: bool = False
+    without_rope: bool = False
     stop_ids: tuple[int, ...] | None = None
     embeds_like: str | None = None
     trust: Trust = NOTHING
@@ -181,7 +182,7 @@ class Worker:
         self._models = {model.label: model for model in models}
         self.decoding = decoding
         self._current: tuple[str, str] | None = None
-        """The model in memory: its URL, and `write` or `embed`."""
+        """The model in memory: its URL, and `write`, `write without rope` or `embed`."""
         self._loaded: Any = None
         self._scoring: Any = None
         self._embedder: Any = None
@@ -203,8 +204,8 @@ class Worker:
         from tailor.artifacts.load import load_run
 
         ref = self._models[label]
-        if self._make_room(ref.url, "write"):
-            self._loaded = load_run(ref.url, trust=ref.trust)
+        if self._make_room(ref.url, "write without rope" if ref.without_rope else "write"):
+            self._loaded = load_run(ref.url, trust=ref.trust, without_rope=ref.without_rope)
             self._scoring = likelihood.scoring_model(self._loaded.model)
         with self._loaded.without_adapter() if ref.without_adapter else nullcontext():
             yield LanguageModel(ref, self._loaded, self._scoring)

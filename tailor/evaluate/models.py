@@ -21,11 +21,8 @@ from tailor.plan import ModelFacts, beacon, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
-from tailor.spec.suite import Decoding, Suite
+from tailor.spec.suite import BASE, UNSCALED, Decoding, Suite
 from tailor.store import COMMIT, OBJECT, Store, listed_files, run_files
-
-BASE = "base"
-"""The value of `compare` that means the model that the evaluated one was trained from, and its label."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +95,34 @@ class EvaluatedModel:
         config = self._config()
         return config is None or config.get("model_type") not in rope.WITHOUT
 
-    def _config(self) -> Mapping[str, Any] | None:
-        folder, record = self.artifact.local_path(), None
+    def base_record(self) -> BaseRecord | None:
+        """The record of the base of an adapter or beacons; None for a full model."""
+        folder = self.artifact.local_path()
         if self.artifact.exists(ADAPTER_CONFIG):
-            record = base_record_of(folder, self.run or self.artifact)
-        elif self.artifact.exists(BEACON_CONFIG):
-            record = BaseRecord.read(folder)
+            return base_record_of(folder, self.run or self.artifact)
+        return BaseRecord.read(folder) if self.artifact.exists(BEACON_CONFIG) else None
+
+    def _config(self) -> Mapping[str, Any] | None:
+        folder, record = self.artifact.local_path(), self.base_record()
         try:
             config = load_config(record.path, record.revision) if record else load_config(str(folder))
-            return rope.extended(config, record and record.rope, self.ref.url)
+            scaling = None if self.ref.without_rope else record and record.rope
+            return rope.extended(config, scaling, self.ref.url)
         except ModelError:  # loading the model reports what is wrong with the base
             return None
+
+    @property
+    def _variant(self) -> list[Any]:
+        """What distinguishes it from other models of the same artifact."""
+        return [self.ref.without_adapter, *(["without rope"] if self.ref.without_rope else [])]
 
     def identity(self) -> Any:
         """A value that changes with the model's files: checksums of a run's artifact, else names and sizes."""
         if self.artifact.exists(COMMIT):
-            return [self.ref.without_adapter, listed_files(self.artifact)]
+            return [*self._variant, listed_files(self.artifact)]
         files = [name for name in self.artifact.names() if not name.startswith(".")]
         return [
-            self.ref.without_adapter,
+            *self._variant,
             self.artifact.url,
             {name: self.artifact.size(name) for name in files},
         ]
@@ -159,19 +165,24 @@ def evaluated_models(main: EvaluatedModel, suite: Suite) -> list[EvaluatedModel]
     A folder that has the name of another one, or of the keyword `base` where it is used, is labeled by its path.
     """
     others = compared(main, suite)
-    reserved = {BASE} & set(others)
+    reserved = {BASE, UNSCALED} & set(others)
     found: list[EvaluatedModel] = []
     for other in (None, *others):
-        model = main if other is None else _base(main) if other == BASE else find_model(other)
+        if other is None:
+            model = main
+        elif other in (BASE, UNSCALED):
+            model = _base(main) if other == BASE else _unscaled(main)
+        else:
+            model = find_model(other)
         label = model.ref.label
-        if other != BASE and label in {*reserved, *(known.ref.label for known in found)}:
+        if other not in (BASE, UNSCALED) and label in {*reserved, *(known.ref.label for known in found)}:
             label = model.ref.url
         if any(known.ref.label == label for known in found):
             raise ModelError(f"compare: {other} is listed twice, or is the evaluated model itself")
         found.append(replace(model, ref=replace(model.ref, label=label)))
     for known in found[1:]:
         same = [model for model in found if model.ref.url == known.ref.url]
-        if len({model.ref.without_adapter for model in same}) < len(same):
+        if len({tuple(model._variant) for model in same}) < len(same):
             raise ModelError(f"compare: {known.ref.url} is listed twice, or is the evaluated model itself")
     return found
 
@@ -188,3 +199,14 @@ def _base(main: EvaluatedModel) -> EvaluatedModel:
         )
     ref = ModelRef(BASE, main.base_path, stop_ids=main.stop_ids(), embeds_like=main.artifact.url)
     return EvaluatedModel(ref, main.artifact, main.run, main.plan, main.recipe)
+
+
+def _unscaled(main: EvaluatedModel) -> EvaluatedModel:
+    """The base without `model.rope`. A full model's base has it in no case."""
+    base, record = _base(main), main.base_record()
+    if not (record.rope if record is not None else main.recipe and main.recipe.model.rope):
+        raise ModelError(
+            f"compare: {UNSCALED}: {main.ref.url} was trained without model.rope, so its base is not scaled",
+            hint=f"compare with {BASE}",
+        )
+    return replace(base, ref=replace(base.ref, label=UNSCALED, without_rope=record is not None))

@@ -180,6 +180,7 @@ def build(
         trained_parameters=trained_parameters(facts, recipe.model),
         total_parameters=facts.linear_parameters + facts.embedding_parameters,
         positions=facts.positions,
+        base_positions=ModelFacts.from_config(model_config).positions,
         active_parameters=facts.active_parameters,
         parameters_estimated=outline.reason if isinstance(outline, NoOutline) else None,
         parameter_groups=known.groups if known else (),

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tailor.plan import short_context
 from tailor.plan.batches import BatchSpec
 from tailor.plan.memory import Memory
 from tailor.plan.outline import ParameterGroup
@@ -104,6 +105,8 @@ class Plan:
     total_parameters: int
     positions: int | None
     """Maximum positions of the base with `model.rope`; None if it has no limit."""
+    base_positions: int | None
+    """The same without `model.rope`."""
     active_parameters: int
     """Those that a token uses: without the experts that it is not routed to, and without the table that it is looked up in."""
     parameters_estimated: str | None
@@ -130,6 +133,8 @@ class Plan:
             f"{key} is larger than the data: {_TOO_FEW[key].format(n)}"
             for key, n in self.smaller_than_batch.items()
         ]
+        if short := short_context.note(self.model, self.method, self.evaluate, self.base_positions):
+            notes.append(short)
         if (
             self.batches.order == "short_to_long"
             and self.steps - self.batches.first_step < self.steps_per_epoch

@@ -12,6 +12,11 @@ from tailor.spec.tasks.answers import F1, ExactMatch
 from tailor.spec.tasks.perplexity import Perplexity
 from tailor.spec.tasks.registry import Task
 
+BASE = "base"
+"""The value of `compare` that means the model that the evaluated one was trained from, and its label."""
+UNSCALED = "unscaled_base"
+"""The value of `compare` that means the base without `model.rope`, and its label."""
+
 
 class Rows(Section):
     """Rows to evaluate on, instead of the run's own evaluation rows."""
@@ -111,8 +116,8 @@ class Suite(Section):
     """How answers are generated."""
 
     compare: Literal["auto", "base", "none"] | list[str] = "auto"
-    """Models to compare with: `base` (the base model), `none`, or a list of `base`, run folders and models. `auto`
-    means `base` for an adapter, else `none`.
+    """Models to compare with: `base` (the base model), `none`, or a list of `base`, `unscaled_base`, run folders and
+    models. `unscaled_base` is the base without the run's `model.rope`. `auto` means `base` for an adapter, else `none`.
     """
 
     intervals: Intervals = Intervals()

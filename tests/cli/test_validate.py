@@ -125,3 +125,22 @@ def test_a_model_that_is_not_here_is_not_asked_for(
     (snapshot / "config.json").write_text(json.dumps(CONFIG))
     assert main(arguments) == 2
     assert "the 4 attention heads of org/model are not divisible" in capsys.readouterr().err
+
+
+def test_a_longer_context_without_a_measured_regression_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, name="recipe.yaml")
+    rope = "model.rope={name: theta, theta: 2e8, length: 81920}"
+    adapter = "model.adapter={}"
+    assert main(["validate", "recipe.yaml", rope, adapter, "--json"]) == 0
+    (note,) = json.loads(capsys.readouterr().out)["recipes"][0]["notes"]
+    assert note.endswith(
+        "hint: add {name: forgetting} in evaluate.final.tasks and evaluate.final.compare: [unscaled_base]"
+    )
+    assert main(["validate", "recipe.yaml", rope, adapter]) == 0
+    assert capsys.readouterr().out == f"recipe.yaml: ok\nrecipe.yaml: note: {note}\n"
+    final = "evaluate.final={tasks: [{name: forgetting}], compare: [unscaled_base]}"
+    assert main(["validate", "recipe.yaml", rope, adapter, final]) == 0
+    assert capsys.readouterr().out == "recipe.yaml: ok\n"

@@ -70,6 +70,10 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             [GRITLM, "data.weight_by=tokens", "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
             [GRITLM, "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
         ),
+        (
+            ["evaluate.final={tasks: [{name: forgetting}], compare: [unscaled_base]}"],
+            ["evaluate.final={tasks: [{name: forgetting}], compare: [base]}"],
+        ),
         (["model.init=random", ADAPTER], ["model.init=random"]),
         (["model.init=random", ADAPTER, "model.quantize={}"], [ADAPTER, "model.quantize={}"]),
         (["model.quantize={}"], ["model.quantize={}", ADAPTER]),

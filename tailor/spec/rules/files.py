@@ -29,6 +29,7 @@ from tailor.layout import (
 from tailor.spec.reading.source import Document
 from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys, path_of
+from tailor.spec.suite import BASE, UNSCALED
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 GGUF = ".gguf"
@@ -174,7 +175,7 @@ def _evaluated(keys: Keys, prefix: str) -> Iterator[Finding]:
             yield key, f"no such file: {name}{_looked_for(name)}"
     others = keys(f"{prefix}compare")
     for at, name in enumerate(others if isinstance(others, list) else ()):
-        path = _local(name) if name != "base" else None
+        path = _local(name) if name not in (BASE, UNSCALED) else None
         if path is not None and not os.path.isdir(path):
             yield f"{prefix}compare.{at}", f"no such folder: {name}{_looked_for(name)}"
 

@@ -8,6 +8,7 @@ from tailor.spec.bounds import parse
 from tailor.spec.data import FORMAT_KINDS, TEXTS, Data
 from tailor.spec.rules import suite as suite_rules
 from tailor.spec.rules.keys import Finding, Keys
+from tailor.spec.suite import BASE, UNSCALED
 from tailor.spec.tasks.registry import task_class
 
 KEY = "evaluate.final"
@@ -20,6 +21,12 @@ def findings(keys: Keys) -> Iterator[Finding]:
     length = keys("data.max_length") or Data.model_fields["max_length"].default
     yield from suite_rules.findings(keys, f"{KEY}.", ("data.max_length", length))
     yield from _base(keys)
+    others = keys(f"{KEY}.compare")
+    if isinstance(others, list) and UNSCALED in others and keys.absent("model.rope"):
+        yield (
+            f"{KEY}.compare.{others.index(UNSCALED)}",
+            f"{UNSCALED} is the base without model.rope, which the recipe does not set; write {BASE}",
+        )
     if keys.is_wrong(f"{KEY}.data") or keys.is_wrong("method.name"):
         return
     names = suite_rules.task_names(keys, f"{KEY}.") or []

@@ -53,6 +53,10 @@ class EvaluationTask(Section):
     the row.
     """
 
+    def within(self, length: int) -> bool:
+        """Whether some of its texts have at most `length` tokens, as far as its keys say."""
+        return True
+
     def needs_trust(self) -> str | None:
         """What it does that only a file that the user names may ask for, such as running code. None for nothing."""
         return None

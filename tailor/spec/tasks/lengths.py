@@ -30,6 +30,9 @@ class LongTask(EvaluationTask):
     Default: the whole text at once.
     """
 
+    def within(self, length: int) -> bool:
+        return min(self.lengths) <= length
+
 
 class LongPerplexity(LongTask):
     """Perplexity of long texts at each length, averaged over tokens. All lengths score the same tokens.
