@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,10 +189,13 @@ class Run:
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 16,
+        whole_prompt: bool = False,
     ) -> list[str]:
         """Generate an answer to each prompt, with the run's chat template (without a template, continue the text).
 
-        The model is loaded in the first call and stays in memory until `unload()`. Raises DataError for an empty prompt.
+        A run with `data.on_long: retrieve` shortens over-long prompts as `data.retrieve` says, with a line on stderr for
+        each. whole_prompt: use them whole. The model is loaded in the first call and stays in memory until `unload()`.
+        Raises DataError for an empty prompt.
         """
         from tailor.errors import DataError
 
@@ -200,6 +204,7 @@ class Run:
             raise DataError("prompts must be non-empty strings")
         quiet()
         from tailor.artifacts.load import load_run
+        from tailor.artifacts.long_prompts import prompt_retrieval
         from tailor.evaluate.generation import generate
 
         if self._loaded is None:
@@ -208,14 +213,20 @@ class Run:
         system_turns = [{"role": "system", "content": system}] if system else []
         if system:
             loaded.require_template()
+        retrieval = None if whole_prompt else prompt_retrieval(self.path)
+        ids = [
+            loaded.prompt_ids([*system_turns, {"role": "user", "content": prompt}])
+            if loaded.tokenizer.template is not None
+            else loaded.tokenizer.encode_prompt(prompt)
+            for prompt in texts
+        ]
+        for at, prompt in enumerate(ids if retrieval else ()):
+            if found := retrieval and retrieval.shorten(prompt, loaded.tokenizer, max_new_tokens):
+                print(f"prompt {at + 1}: {found.line()}", file=sys.stderr)
+                ids[at] = found.ids
         answers = generate(
             loaded.model,
-            [
-                loaded.prompt_ids([*system_turns, {"role": "user", "content": prompt}])
-                if loaded.tokenizer.template is not None
-                else loaded.tokenizer.encode_prompt(prompt)
-                for prompt in texts
-            ],
+            ids,
             max_new_tokens=max_new_tokens,
             stop_ids=loaded.stop_ids,
             batch_size=batch_size,

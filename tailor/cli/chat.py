@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tailor.cli.generate import add_generation_options
+from tailor.cli.generate import add_generation_options, retrieval_of
 from tailor.cli.trust import granted
 from tailor.quiet import quiet
 
@@ -40,6 +40,7 @@ def execute(args: argparse.Namespace) -> int:
     loaded.require_template()
     if args.base:
         loaded.require_adapter()
+    retrieval = retrieval_of(args)
     interactive = sys.stdin.isatty()
     if interactive:
         print(HELP)
@@ -59,14 +60,19 @@ def execute(args: argparse.Namespace) -> int:
             print(f"{line}: unknown command; {HELP}")
         else:
             turns = [*messages, {"role": "user", "content": line}]
+            prompt = loaded.prompt_ids(turns)
+            if retrieval and (found := retrieval.shorten(prompt, loaded.tokenizer, args.max_new_tokens)):
+                print(found.line(), file=sys.stderr)
+                prompt = found.ids
+            seed = args.seed + len(turns)  # or a repeated question would get the same answer
             if args.base:
                 print("base   ", end="", flush=True)
                 with loaded.without_adapter():
-                    answered = answer(loaded, turns, args) is not None
+                    answered = answer(loaded, prompt, args, seed) is not None
                 if not answered:
                     continue
                 print("tuned  ", end="", flush=True)
-            if (text := answer(loaded, turns, args)) is not None:
+            if (text := answer(loaded, prompt, args, seed)) is not None:
                 messages = [*turns, {"role": "assistant", "content": text}]
     return 0
 
@@ -76,11 +82,10 @@ def _system(text: str | None) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}] if text else []
 
 
-def answer(loaded: Loaded, messages: list[dict[str, Any]], args: argparse.Namespace) -> str | None:
+def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: int) -> str | None:
     """Generate the next turn, print it token by token, and return it. None if the context is full."""
     from tailor.evaluate.generation import generate
 
-    prompt = loaded.prompt_ids(messages)
     max_new_tokens = (
         args.max_new_tokens
         if loaded.context is None
@@ -102,7 +107,7 @@ def answer(loaded: Loaded, messages: list[dict[str, Any]], args: argparse.Namesp
             pad_id=loaded.pad_id,
             temperature=args.temperature,
             top_p=args.top_p,
-            seed=args.seed + len(messages),  # or a repeated question would get the same answer
+            seed=seed,
             on_token=stream.take,
         )
     except KeyboardInterrupt:

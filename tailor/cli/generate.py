@@ -19,9 +19,23 @@ from tailor.store import Store
 
 if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
+    from tailor.artifacts.long_prompts import PromptRetrieval
 
 BATCH = 16
 Row = dict[str, Any]
+
+
+class Shortened(Document):
+    """An over-long prompt of which passages were left out."""
+
+    row: int
+    """Its number, from 1."""
+    tokens: int
+    """Tokens of the whole prompt."""
+    kept_tokens: int
+    passages: int
+    """Passages before the question."""
+    kept_passages: int
 
 
 class Generated(Document):
@@ -31,6 +45,8 @@ class Generated(Document):
     """The file that `--output` names."""
     rows: list[dict[str, Any]]
     """The prompts (the rows of `--input`), each with its `answer`."""
+    shortened: list[Shortened]
+    """The over-long prompts of which passages were left out by `data.retrieve` of the run."""
 
 
 OUTPUT = Output(Generated)
@@ -56,6 +72,11 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `generate` and `chat` have in common."""
     add_trust_option(parser)
     parser.add_argument("--system", metavar="TEXT", help="system prompt of each conversation")
+    parser.add_argument(
+        "--whole-prompt",
+        action="store_true",
+        help="use over-long prompts whole: do not shorten them by data.retrieve of the run's recipe",
+    )
     parser.add_argument(
         "--max-new-tokens",
         type=whole(1),
@@ -93,9 +114,26 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.evaluate.generation import generate
 
     loaded = load_run(args.run, trust=granted(args, [args.run]))
+    retrieval = retrieval_of(args)
+    prompts, shortened = [], []
+    for row_number, row in enumerate(rows, 1):
+        ids = _ids(loaded, row, row_number, args)
+        found = retrieval and retrieval.shorten(ids, loaded.tokenizer, args.max_new_tokens)
+        if found:
+            print(f"row {row_number}: {found.line()}", file=sys.stderr)
+            shortened.append(
+                Shortened(
+                    row=row_number,
+                    tokens=found.before,
+                    kept_tokens=len(found.ids),
+                    passages=found.passages,
+                    kept_passages=found.kept,
+                )
+            )
+        prompts.append(found.ids if found else ids)
     answers = generate(
         loaded.model,
-        [_ids(loaded, row, number, args) for number, row in enumerate(rows, 1)],
+        prompts,
         max_new_tokens=args.max_new_tokens,
         stop_ids=loaded.stop_ids,
         batch_size=BATCH,
@@ -112,8 +150,15 @@ def execute(args: argparse.Namespace) -> int:
     elif not args.json:
         print("\n".join(texts))
     if args.json:
-        args.json.write(Generated(output=args.output, rows=answered))
+        args.json.write(Generated(output=args.output, rows=answered, shortened=shortened))
     return 0
+
+
+def retrieval_of(args: argparse.Namespace) -> PromptRetrieval | None:
+    """How over-long prompts are shortened; None if they are not."""
+    from tailor.artifacts.long_prompts import prompt_retrieval
+
+    return None if args.whole_prompt else prompt_retrieval(args.run)
 
 
 def read_rows(file: str) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -60,20 +60,34 @@ def chunks(example: EncodedExample, max_length: int, settings: Chunk) -> list[En
     return pieces
 
 
-def retrieved(
-    example: EncodedExample, max_length: int, settings: Retrieve, decode: Decode, score: Score
-) -> EncodedExample | None:
-    """The example with only the most relevant passages of its prompt, in their order, at most `max_length` tokens.
+@dataclass(frozen=True)
+class Selection:
+    """The passages of a prompt, and those chosen for their relevance to its question. kept: their indexes, in order.
 
-    Passages are cut every `passage` tokens. The question is the last `question` tokens of the prompt before the last
-    supervised span. The question and all that follows it are kept, and so is the first passage, as it contains the start
-    of the template. Returns None when these leave no room for a second passage.
+    The question and all that follows it start at token `tail`.
     """
-    ids, size = example.input_ids, settings.passage
-    answer = example.spans[-1][0] if example.spans else 0
-    tail = max(answer - settings.question, 0)
+
+    passages: Sequence[Span]
+    kept: Sequence[int]
+    tail: int
+
+    def parts(self, length: int) -> list[Span]:
+        """The ranges of an example of `length` tokens that remain."""
+        return [*(self.passages[index] for index in self.kept), (self.tail, length)]
+
+
+def select(
+    ids: np.ndarray, answer: int, room: int, settings: Retrieve, decode: Decode, score: Score
+) -> Selection | None:
+    """The most relevant passages of the prompt `ids[:answer]` that fit with its question into `room` tokens.
+
+    ids: int32 [T]. Passages are cut every `passage` tokens. The question is the last `question` tokens of the prompt. It
+    is kept, and so is the first passage, as it contains the start of the template. Returns None when these leave no room
+    for a second passage.
+    """
+    size, tail = settings.passage, max(answer - settings.question, 0)
     passages = [(start, min(start + size, tail)) for start in range(0, tail, size)]
-    room = max_length - (len(ids) - tail)
+    room -= answer - tail
     if len(passages) < 2 or passages[0][1] + size > room:
         return None
     texts = [decode(ids[start:stop].tolist()) for start, stop in passages]
@@ -84,7 +98,19 @@ def retrieved(
         if used + stop - start <= room:
             chosen.add(index)
             used += stop - start
-    return joined(example, [*(passages[index] for index in sorted(chosen)), (tail, len(ids))])
+    return Selection(passages, sorted(chosen), tail)
+
+
+def retrieved(
+    example: EncodedExample, max_length: int, settings: Retrieve, decode: Decode, score: Score
+) -> EncodedExample | None:
+    """The example with only the most relevant passages of its prompt, in their order, at most `max_length` tokens.
+
+    The prompt ends where the last supervised span starts. See `select`; None when it finds no room for two passages.
+    """
+    ids, answer = example.input_ids, example.spans[-1][0] if example.spans else 0
+    found = select(ids, answer, max_length - (len(ids) - answer), settings, decode, score)
+    return None if found is None else joined(example, found.parts(len(ids)))
 
 
 def joined(example: EncodedExample, parts: Sequence[Span]) -> EncodedExample:
