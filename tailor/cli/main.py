@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("tailor.cli.generate", "generate answers to prompts with a trained model"),
     "embed": ("tailor.cli.embed", "compute embeddings of a file's texts with a trained model"),
     "search": ("tailor.cli.search", "search a file's texts with a trained model that makes embeddings"),
+    "mine": (
+        "tailor.cli.mine",
+        "add hard negatives to rows of queries, by a trained model, BM25 or at random",
+    ),
     "merge": ("tailor.cli.merge", "merge an adapter into its base model"),
     "average": ("tailor.cli.average", "average the weights of models, checkpoints or adapters"),
     "export": (

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 K1, B = 0.9, 0.4
 _WORD = re.compile(
@@ -17,20 +20,40 @@ _WORD = re.compile(
 """A sequence of letters and digits, or one Chinese, Japanese or Korean character."""
 
 
+class Index:
+    """An inverted index of texts. For each word it has the texts that contain it and its frequencies in them (8 bytes each)."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._postings: dict[str, tuple[array[int], array[int]]] = {}
+        """word -> (indexes of the texts, frequencies)."""
+        lengths = array("q")
+        for number, text in enumerate(texts):
+            counts = Counter(words(text))
+            lengths.append(sum(counts.values()))
+            for word, frequency in counts.items():
+                numbers, frequencies = self._postings.setdefault(word, (array("i"), array("i")))
+                numbers.append(number)
+                frequencies.append(frequency)
+        mean = sum(lengths) / max(1, len(lengths)) or 1.0
+        self._norms = K1 * (1 - B + B * np.array(lengths, np.float64) / mean)  # [P]
+
+    def scores(self, query: str) -> np.ndarray:
+        """float64[P]: the BM25 score of each text, 0 when it shares no word with the query."""
+        count = len(self._norms)
+        totals = np.zeros(count)  # [P]
+        for word, in_query in Counter(words(query)).items():
+            if word not in self._postings:
+                continue
+            numbers, frequencies = (np.frombuffer(one, np.int32) for one in self._postings[word])
+            idf = math.log(1 + (count - len(numbers) + 0.5) / (len(numbers) + 0.5))
+            totals[numbers] += in_query * idf * frequencies * (K1 + 1) / (frequencies + self._norms[numbers])
+        return totals
+
+
 def scores(query: str, texts: Sequence[str]) -> list[float]:
     """The BM25 score of each text, 0 when it shares no word with the query."""
-    counted = [Counter(words(text)) for text in texts]
-    lengths = [sum(counts.values()) for counts in counted]
-    mean = sum(lengths) / max(1, len(lengths)) or 1.0
-    totals = [0.0] * len(texts)
-    for word, in_query in Counter(words(query)).items():
-        containing = sum(word in counts for counts in counted)
-        idf = math.log(1 + (len(texts) - containing + 0.5) / (containing + 0.5))
-        for index, (counts, length) in enumerate(zip(counted, lengths, strict=True)):
-            frequency = counts[word]
-            norm = K1 * (1 - B + B * length / mean)
-            totals[index] += in_query * idf * frequency * (K1 + 1) / (frequency + norm)
-    return totals
+    found: list[float] = Index(texts).scores(query).tolist()
+    return found
 
 
 def words(text: str) -> list[str]:

@@ -54,7 +54,7 @@ def find_input(request: Request) -> list[FileRange]:
 
 
 def read_batches(
-    parts: Sequence[FileRange], request: Request, columns: _Columns | None = None
+    parts: Sequence[FileRange], request: Request, columns: NamedColumns | None = None
 ) -> Iterator[Batch]:
     """The rows in batches of `EMBEDDED`, whatever the number of workers. DataError for a row that cannot be embedded.
 
@@ -89,7 +89,7 @@ def scan_input(parts: Sequence[FileRange], request: Request) -> Scanned:
     DataError for a row that cannot be embedded, for a named column that no row has, and for a kept column of mixed types.
     """
     sizes, schema = [], pa.schema([])
-    columns = _Columns(request)
+    columns = NamedColumns(request)
     for batch in read_batches(parts, request, columns):
         sizes.append(len(batch.texts))
         for name in request.keep:
@@ -108,7 +108,7 @@ def scan_input(parts: Sequence[FileRange], request: Request) -> Scanned:
     return Scanned(sizes, schema, {name: count for name, count in columns.absent.items() if count})
 
 
-class _Columns:
+class NamedColumns:
     """Which of the named columns the rows have."""
 
     def __init__(self, request: Request) -> None:
@@ -129,32 +129,45 @@ class _Columns:
 
 
 def _rows(
-    parts: Sequence[FileRange], request: Request, columns: _Columns | None
+    parts: Sequence[FileRange], request: Request, columns: NamedColumns | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for part in parts:
         for number, row in Reader(part):
-            row_id = f"{part.label}:{number}"
-            if isinstance(row, RowError):
-                raise DataError(f"{row_id}: {row.detail or row.reason}")
-            if not isinstance(row, Mapping):
-                raise DataError(f"{row_id}: a row must be an object")
-            if columns is not None:
-                columns.add(row)
-            *before, last = request.columns
-            if row.get(last) is None:
-                near = near_column(last, row) if last not in row else ""
+            try:
+                text = text_of(row, request, columns)
+            except RowError as error:
                 raise DataError(
-                    f"{row_id}: missing key `{last}`", hint=near or "give the text column with --column"
-                )
-            values = [*(row.get(column) or "" for column in before), row[last]]
-            if not all(isinstance(value, str) for value in values):
-                raise DataError(
-                    f"{row_id}: {' and '.join(f'`{one}`' for one in request.columns)} must be text"
-                )
-            text = " ".join(value for value in values if value)
-            if not text.strip():
-                raise DataError(f"{row_id}: no text to embed", hint="remove the row")
+                    f"{part.label}:{number}: {error.detail or error.reason}",
+                    hint=_hint(error.reason, row, request),
+                ) from None
             yield text, {name: row.get(name) for name in request.keep}
+
+
+def text_of(row: Any, request: Request, columns: NamedColumns | None = None) -> str:
+    """The text of a row to embed. RowError for a row without one. columns: counts the named columns."""
+    if isinstance(row, RowError):
+        raise row
+    if not isinstance(row, Mapping):
+        raise RowError("wrong_type", "a row must be an object")
+    if columns is not None:
+        columns.add(row)
+    *before, last = request.columns
+    if row.get(last) is None:
+        raise RowError("missing_key", f"missing key `{last}`")
+    values = [*(row.get(column) or "" for column in before), row[last]]
+    if not all(isinstance(value, str) for value in values):
+        raise RowError("wrong_type", f"{' and '.join(f'`{one}`' for one in request.columns)} must be text")
+    text = " ".join(value for value in values if value)
+    if not text.strip():
+        raise RowError("empty", "no text to embed")
+    return text
+
+
+def _hint(reason: str, row: Any, request: Request) -> str | None:
+    if reason == "missing_key" and isinstance(row, Mapping):
+        last = request.columns[-1]
+        return (near_column(last, row) if last not in row else "") or "give the text column with --column"
+    return "remove the row" if reason == "empty" else None
 
 
 def is_own(folder: Store, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +17,21 @@ from tailor.artifacts import output
 from tailor.data.token_store import TokenStore
 from tailor.errors import DataError, GateError, StoreError
 from tailor.evaluate import figures, gate, strata
-from tailor.evaluate.batches import EvaluationBatch, Result, Runner
+from tailor.evaluate.batches import EvaluationBatch
 from tailor.evaluate.inputs import gather
 from tailor.evaluate.models import EvaluatedModel, compared, evaluated_models, find_model
-from tailor.evaluate.progress import ResultParts, compute_remaining, fingerprint
+from tailor.evaluate.progress import ResultParts, fingerprint
 from tailor.evaluate.results import join, results
 from tailor.evaluate.tasks.base import make_evaluators
 from tailor.layout import EVALUATION, FIGURES, RESULTS, SUITE, TOKENS
 from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.display import Display
 from tailor.onray.planning import tokens_root
-from tailor.onray.sharing import choose_workers
+from tailor.onray.sharing import choose_workers, compute
 from tailor.runs import environment, evaluations
 from tailor.runs.lock import lock
 from tailor.runs.report import heatmap, page
-from tailor.runs.words import duration, now
+from tailor.runs.words import now
 from tailor.spec.data import Data
 from tailor.spec.load import Dumper
 from tailor.spec.methods.union import Method
@@ -122,7 +122,8 @@ def evaluate(
         if parts.discarded:
             display.line("removed an unfinished evaluation with different rows, models or settings")
         workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
-        done = _compute(batches, models, suite, runner, parts, display)
+        refs = [model.ref for model in models]
+        done = compute(batches, refs, suite.decoding, runner, parts, display, display.evaluating)
         display.doing("scoring")
         outcome = results(evaluators, inputs, work, done, parts)
         table = figures.table(outcome.figures, suite.intervals)
@@ -233,30 +234,6 @@ def _preparation(main: EvaluatedModel) -> Any:
         return tokens
 
     return prepared
-
-
-def _compute(
-    batches: Sequence[EvaluationBatch],
-    models: Sequence[EvaluatedModel],
-    suite: Suite,
-    runner: Runner,
-    parts: ResultParts,
-    display: Display,
-) -> Iterator[Result]:
-    """The results of all batches in order. All of them are computed and written before the first one is returned."""
-    sizes = [len(batch.items) for batch in batches]
-    remaining = parts.remaining(len(batches))
-    total, remaining_rows = sum(sizes), sum(sizes[number] for number in remaining)
-    if remaining_rows < total:
-        display.line(f"resuming: {total - remaining_rows:,} of {total:,} rows are already done")
-    began = time.monotonic()
-    display.doing("loading the model")
-    if remaining_rows:
-        refs = [model.ref for model in models]
-        computed = runner(refs, suite.decoding, [batches[number] for number in remaining])
-        done = compute_remaining(remaining, sizes, computed, parts.write, display.evaluating)
-        display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
-    return map(parts.read, range(len(batches)))
 
 
 def _of(model: EvaluatedModel, batches: Sequence[EvaluationBatch]) -> list[EvaluationBatch]:

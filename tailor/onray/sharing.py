@@ -6,17 +6,20 @@ The results do not depend on which worker processes which batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import chain, islice
 from typing import Any
 
 from tailor.errors import TailorError, WorkerError
 from tailor.evaluate.batches import EvaluationBatch, ModelRef, Result, Runner, Worker, in_process
+from tailor.evaluate.progress import ResultParts, compute_remaining
 from tailor.onray import cluster as clusters
 from tailor.onray.display import Display
 from tailor.onray.failures import dead_worker
 from tailor.onray.placement import resources_per_worker, wait_for_nodes
+from tailor.runs.words import duration
 from tailor.spec.scale import Scale
 from tailor.spec.suite import Decoding
 
@@ -46,6 +49,33 @@ def choose_workers(
     gpu = cluster.gpus >= 1
     display.line(f"running on {clusters.count(number, 'Ray worker')}")
     return number, ray_runner(cluster, number, gpu=gpu)
+
+
+def compute(
+    batches: Sequence[EvaluationBatch],
+    models: Sequence[ModelRef],
+    decoding: Decoding,
+    runner: Runner,
+    parts: ResultParts,
+    display: Display,
+    show: Callable[[int, int, float | None], None],
+) -> Iterator[Result]:
+    """The results of all batches in order. All of them are computed and written before the first one is returned.
+
+    parts: the batches that are done. show: called with (rows done, rows in total, estimated seconds left).
+    """
+    sizes = [len(batch.items) for batch in batches]
+    remaining = parts.remaining(len(batches))
+    total, remaining_rows = sum(sizes), sum(sizes[number] for number in remaining)
+    if remaining_rows < total:
+        display.line(f"resuming: {total - remaining_rows:,} of {total:,} rows are already done")
+    began = time.monotonic()
+    display.doing("loading the model")
+    if remaining_rows:
+        computed = runner(models, decoding, [batches[number] for number in remaining])
+        done = compute_remaining(remaining, sizes, computed, parts.write, show)
+        display.line(f"{done:,} rows in {duration(time.monotonic() - began)}")
+    return map(parts.read, range(len(batches)))
 
 
 def ray_runner(cluster: clusters.Cluster, workers: int, *, gpu: bool) -> Runner:

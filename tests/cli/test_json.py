@@ -175,6 +175,7 @@ def test_values_that_json_lacks_become_null(place: Path, capsys: pytest.CaptureF
         (["export", "runs/none", "--to", "x"], 2, "runs/none"),
         (["push", "runs/none", "a/b"], 2, "runs/none"),
         (["embed", "runs/none", "rows.jsonl", "x.parquet"], 2, "runs/none"),
+        (["mine", "runs/none", "rows.jsonl", "x.jsonl"], 2, "runs/none"),
         (["jobs", "list", "--address", "http://127.0.0.1:9"], 2, "127.0.0.1:9"),
         (["jobs", "logs"], 2, "takes the name of a job"),
         (["submit", "nothing.yaml"], 2, "no such file"),

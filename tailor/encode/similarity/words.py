@@ -46,6 +46,11 @@ def whole(hashed: np.ndarray) -> int:
     return int(xxhash.xxh3_64_intdigest(hashed.tobytes()))
 
 
+def content(text: str) -> int:
+    """A hash of the words of a text: equal for texts that differ only in case, spaces and punctuation."""
+    return whole(hashes(text))
+
+
 def mixed(values: np.ndarray) -> np.ndarray:
     """Spread uint64 values over all bits (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -28,13 +28,22 @@ def tie_ranks(ids: Sequence[str]) -> np.ndarray:
 class TopK:
     """The `count` best passages of each query among those added so far.
 
-    queries: float32[Q, dimension]. excluded: int64[Q], the tie rank of a passage that a query must not retrieve, or -1.
+    queries: float32[Q, dimension]. excluded: int64[k, 2], pairs (query, tie rank of a passage) that must not be retrieved.
+    ceilings: float32[Q], a query retrieves only passages with a lower score.
     """
 
-    def __init__(self, queries: np.ndarray, count: int, excluded: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        queries: np.ndarray,
+        count: int,
+        excluded: np.ndarray | None = None,
+        ceilings: np.ndarray | None = None,
+    ) -> None:
         self._queries = queries
         self._count = count
-        self._excluded = excluded
+        pairs = np.zeros((0, 2), np.int64) if excluded is None else excluded  # [k, 2]
+        self._excluded = pairs[np.argsort(pairs[:, 0], kind="stable")]  # [k, 2], by query
+        self._ceilings = ceilings
         self._keys = np.empty((len(queries), 0), np.uint64)
 
     def add(self, tie_ranks: np.ndarray, passages: np.ndarray) -> None:
@@ -43,12 +52,18 @@ class TopK:
             self._add(tie_ranks[start : start + TILE], passages[start : start + TILE])
 
     def _add(self, tie_ranks: np.ndarray, passages: np.ndarray) -> None:
-        merged = []
+        merged, order = [], np.argsort(tie_ranks)
         for start in range(0, len(self._queries), _QUERIES):
             stop = start + _QUERIES
-            keys = _keys(self._queries[start:stop] @ passages.T, tie_ranks)  # [Q, P]
-            if self._excluded is not None:
-                keys[self._excluded[start:stop, None] == tie_ranks] = 0
+            scores = self._queries[start:stop] @ passages.T  # [Q, P]
+            keys = _keys(scores, tie_ranks)  # [Q, P]
+            if self._ceilings is not None:
+                keys[scores >= self._ceilings[start:stop, None]] = 0
+            first, last = np.searchsorted(self._excluded[:, 0], (start, stop))
+            query, rank = self._excluded[first:last].T  # [pairs of these queries] each
+            at = np.minimum(np.searchsorted(tie_ranks, rank, sorter=order), len(order) - 1)
+            is_here = tie_ranks[order[at]] == rank
+            keys[query[is_here] - start, order[at[is_here]]] = 0
             keys = np.concatenate([self._keys[start:stop], keys], axis=1)  # [Q, up to count + P]
             if keys.shape[1] > self._count:
                 keys = np.partition(keys, keys.shape[1] - self._count, axis=1)[:, -self._count :]

@@ -38,7 +38,8 @@ class Search:
 
     def _identical(self) -> np.ndarray:
         tie_rank = {one.id: int(at) for one, at in zip(self._collection.corpus, self._tie_ranks, strict=True)}
-        return np.array([tie_rank.get(query.id, -1) for query in self._collection.queries])
+        found = [(at, tie_rank.get(query.id)) for at, query in enumerate(self._collection.queries)]
+        return np.array([pair for pair in found if pair[1] is not None], np.int64).reshape(-1, 2)
 
     def add_queries(self, numbers: Sequence[int], vectors: np.ndarray) -> None:
         """Add embeddings of queries. numbers: their indexes in the collection; vectors: float32[n, dimension]."""

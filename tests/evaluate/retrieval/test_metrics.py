@@ -113,19 +113,21 @@ def test_gain_is_linear() -> None:
 
 
 def test_top_k_matches_the_full_score_matrix() -> None:
-    """In any order and tile size, with negative scores; an excluded passage is not ranked."""
+    """In any order and tile size, with negative scores; excluded passages and those above a ceiling are not ranked."""
     generator = np.random.default_rng(1)
     asked, passages = (generator.integers(-3, 4, (n, 5)).astype(np.float32) for n in (300, 1000))
     at = generator.permutation(1000)
-    excluded = generator.integers(-1, 1000, 300)
-    best = TopK(asked, 12, excluded)
+    excluded = np.stack([generator.integers(0, 300, 900), generator.integers(0, 1000, 900)], 1)
+    ceilings = np.where(np.arange(300) % 2, generator.integers(5, 20, 300), np.inf).astype(np.float32)
+    best = TopK(asked, 12, excluded, ceilings)
     for part in np.array_split(generator.permutation(1000), 9):
         best.add(at[part], passages[part])
     scores = np.empty((300, 1000), np.float32)
     scores[:, at] = asked @ passages.T
     for query, (ranked, found) in enumerate(best.ranked()):
         order = np.lexsort((np.arange(1000), -scores[query]))
-        order = order[order != excluded[query]][:12]
+        order = order[~np.isin(order, excluded[excluded[:, 0] == query, 1])]
+        order = order[scores[query, order] < ceilings[query]][:12]
         assert ranked.tolist() == order.tolist()
         assert found.tolist() == scores[query, order].tolist()
     few = TopK(asked, 12)

@@ -10,7 +10,7 @@ from tailor.encode.doctor.checks.base import Check
 from tailor.encode.doctor.finding import Finding, excerpt, finding_of
 from tailor.encode.doctor.rows import Examined, Row, Tally
 from tailor.encode.records import Relevance
-from tailor.encode.similarity.words import hashes, mixed, whole, words
+from tailor.encode.similarity.words import content, mixed, words
 
 _LETTERS = 4
 """Shorter words, apart from those of scripts without spaces, say little about the subject of a text."""
@@ -26,8 +26,8 @@ class Negatives(Check):
             return
         query, positives = record.query[1], [text for _, text in record.positives]
         negatives = [text for _, text in record.negatives]
-        right = {_content(text): "a positive" for text in positives} | {_content(query): "the query"}
-        ids = [_content(text) for text in negatives]
+        right = {content(text): "a positive" for text in positives} | {content(query): "the query"}
+        ids = [content(text) for text in negatives]
         for text, identity in zip(negatives, ids, strict=True):
             if identity in right:
                 tally.add("negatives/false", row, f"equals {right[identity]}: {excerpt(text)}")
@@ -39,8 +39,8 @@ class Negatives(Check):
         if subject and not any(subject & _subjects([text]) for text in negatives):
             tally.add("negatives/easy", row, excerpt(negatives[0]))
         tally.pool("negatives", row, ids)
-        of_query = mixed(np.array([_content(query)], np.uint64))
-        for name, group in (("query_negatives", ids), ("query_positives", map(_content, positives))):
+        of_query = mixed(np.array([content(query)], np.uint64))
+        for name, group in (("query_negatives", ids), ("query_positives", map(content, positives))):
             pairs = mixed(of_query ^ np.array(list(group), np.uint64))
             tally.pool(name, row, pairs.tolist())
 
@@ -90,11 +90,6 @@ def _shared(examined: Examined) -> list[Finding]:
     owners = np.unique(pool["row"][frequent[inverse]])
     message = f"rows with negatives that are in more than {_SHARE:.0%} of the rows ({int(frequent.sum()):,} such negatives)"
     return finding_of("shared_negatives", "warning", message, examined.named(owners))
-
-
-def _content(text: str) -> int:
-    """A hash of the words of a text."""
-    return whole(hashes(text))
 
 
 def _subjects(texts: list[str]) -> set[str]:
