@@ -21,6 +21,7 @@ from tailor.artifacts.same_tokenizer import require_same_tokenizers
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError
 from tailor.layout import AVERAGE_RECORD, EMBEDDING
+from tailor.models import prefix_lm
 from tailor.models.embedding.settings import Embedding
 from tailor.models.own_code import NOTHING, Trust
 from tailor.store.scratch import scratch
@@ -52,6 +53,7 @@ def average(
         warning = require_same_tokenizers([part.folder for part in parts], [part.url for part in parts])
         if warning is not None:
             say(f"warning: {warning}")
+        require_same_attention([part.folder for part in parts], [part.url for part in parts])
         with output.publication(to, AVERAGE_RECORD) as made:
             averaged = [{"url": part.url, "weight": share} for part, share in zip(parts, shares, strict=True)]
             record: dict[str, Any] = {"averaged": averaged, "kind": kind}
@@ -111,6 +113,16 @@ def _shares(urls: Sequence[str], weights: Sequence[float] | None) -> list[float]
             f"the weights {', '.join(map(str, weights))} are invalid: they must be finite, not negative, and not all 0"
         )
     return [weight / sum(weights) for weight in weights]
+
+
+def require_same_attention(parts: Sequence[Path], urls: Sequence[str]) -> None:
+    """ModelError when some inputs generate as a prefix LM and others causally."""
+    saved = [prefix_lm.is_saved(part, url) for part, url in zip(parts, urls, strict=True)]
+    if len(set(saved)) > 1:
+        raise ModelError(
+            f"{urls[saved.index(True)]} was trained as a prefix LM, but {urls[saved.index(False)]} was not",
+            hint="average models that were trained with the same method.generative_attention",
+        )
 
 
 def average_embeddings(

@@ -18,8 +18,17 @@ from tailor.artifacts.tensors import Reader, Writer
 from tailor.data.token_store import TokenStore, is_readable
 from tailor.encode.tokenizer_files import Original, own_files
 from tailor.errors import ModelError
-from tailor.layout import ADAPTER, ADAPTER_WEIGHTS, BASE_RECORD, MODEL, MODEL_CONFIG, RECIPE, WEIGHTS
-from tailor.models import files, rope
+from tailor.layout import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    BASE_RECORD,
+    GENERATIVE_ATTENTION,
+    MODEL,
+    MODEL_CONFIG,
+    RECIPE,
+    WEIGHTS,
+)
+from tailor.models import files, prefix_lm, rope
 from tailor.models.adapter_files import write_config
 from tailor.models.adapter_init import as_lora, as_lora_config
 from tailor.models.adapters import adapter_name, peft_config
@@ -120,4 +129,7 @@ def write_tokenizer(folder: Path, base: Path, run: Store, trust: Trust) -> None:
         template = TokenStore.open(plan["tokens_url"]).template
         model = planned_model(run, trust)
         Original.open(model, trust_remote_code=granted(model)).write(folder, template)
-    output.copy_texts(base, folder, but=(MODEL_CONFIG, *own_files(folder)))
+        if plan["method"].get("generative_attention") == "prefix_lm":
+            prefix_lm.write(folder)
+    # What the base says about its attention does not apply after training.
+    output.copy_texts(base, folder, but=(MODEL_CONFIG, GENERATIVE_ATTENTION, *own_files(folder)))

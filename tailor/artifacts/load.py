@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import posixpath
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from tailor.layout import (
     MODEL_CONFIG,
     RECIPE,
 )
-from tailor.models import adapter_files, attention
+from tailor.models import adapter_files, attention, prefix_lm
 from tailor.models.adapter_files import check_weights
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
@@ -72,12 +72,12 @@ class Loaded:
                 hint="remove --base, or give the folder of the base model",
             )
 
-    def without_adapter(self) -> AbstractContextManager[None]:
+    def without_adapter(self) -> AbstractContextManager[Any]:
         """A context in which the adapter or the beacons are disabled, so that the base answers."""
         beacons = beacons_of(self.model)
-        context: AbstractContextManager[None] = (
-            self.model.disable_adapter() if beacons is None else beacons.disabled()
-        )
+        context = ExitStack()
+        context.enter_context(prefix_lm.disabled(base_of(self.model)))
+        context.enter_context(self.model.disable_adapter() if beacons is None else beacons.disabled())
         return context
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
@@ -126,6 +126,8 @@ def load_run(
         load = _with_beacons if store.exists(BEACON_CONFIG) else _whole
         model = load(folder, store.url, target_device, trust)
     tokenizer = load_tokenizer(str(folder))
+    if prefix_lm.is_saved(folder, store.url):
+        prefix_lm.enable(base_of(model))
     ends = model.generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])
     pads = [token for token in (tokenizer.pad_id, tokenizer.eos_id, 0) if token is not None]

@@ -31,6 +31,7 @@ from tailor.layout import (
     ADAPTER_WEIGHTS,
     BASE_RECORD,
     EMBEDDING,
+    GENERATIVE_ATTENTION,
     MERGE_RECORD,
     MERGED,
     MODEL_CONFIG,
@@ -324,11 +325,11 @@ def _copy_files(folder: Path, source: Source) -> list[str]:
         for path in inside(found, origin, skipped):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            others = (*OWN, MODEL_CONFIG, EMBEDDING, *but)
+            others = (*OWN, MODEL_CONFIG, EMBEDDING, GENERATIVE_ATTENTION, *but)
             if text and not weights and path.name not in others:
                 shutil.copyfile(path, folder / path.name)
     # The base's embedding settings do not apply after training: only the adapter's are copied.
-    for name in (EMBEDDING, PROJECTION):
+    for name in (EMBEDDING, PROJECTION, GENERATIVE_ATTENTION):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
     return list(dict.fromkeys(skipped))

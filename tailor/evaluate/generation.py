@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tailor.errors import DataError
+from tailor.models import prefix_lm
 from tailor.models import rope as live_rope
 from tailor.models.attention import stock_attention
 from tailor.models.beacon import generation
@@ -45,7 +46,7 @@ def generate(
     by default its index), so neither the batch size nor the other prompts of the batch change them.
     on_token: called with each new token, stop tokens included; only for a single prompt.
     exceed_positions: generate past the model's maximum number of positions.
-    prefill: read the prompts in chunks of this many tokens.
+    prefill: read the prompts in chunks of this many tokens; a prefix LM reads them at once.
     Raises DataError when a prompt fills all positions of the model.
     """
     assert on_token is None or (len(prompts) == 1 and prompts[0])
@@ -54,7 +55,8 @@ def generate(
     config = _config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
         limit, beacons = None if exceed_positions else positions_of(model), beacons_of(base_of(model))
-        config.prefill_chunk_size = prefill
+        if prefill is not None and not prefix_lm.is_enabled(base_of(model)):
+            config.prefill_chunk_size = prefill
         if live_rope.follows_length(base_of(model)):
             batch_size = 1  # the longest row of a batch sets the RoPE frequencies of all its rows
         lengths = [len(prompt) for prompt in prompts]
@@ -212,7 +214,11 @@ def ready(model: Any) -> Iterator[torch.device]:
     # torch.compile would recompile the decoder for every length of the KV cache.
     compiled = any(module._compiled_call_impl is not None for module in base.modules())
     eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), eager:
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        eager,
+        prefix_lm.reading_prompts(base),
+    ):
         base.set_attn_implementation(stock)
         model.eval()
         try:

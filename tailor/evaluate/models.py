@@ -13,7 +13,15 @@ from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate import compression
 from tailor.evaluate.batches import EvaluationBatch, ModelRef
-from tailor.layout import ADAPTER_CONFIG, ARTIFACTS, BEACON_CONFIG, GENERATION_CONFIG, PLAN, RECIPE
+from tailor.layout import (
+    ADAPTER_CONFIG,
+    ARTIFACTS,
+    BEACON_CONFIG,
+    GENERATION_CONFIG,
+    GENERATIVE_ATTENTION,
+    PLAN,
+    RECIPE,
+)
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon.files import read_settings
 from tailor.models.own_code import Trust
@@ -60,6 +68,11 @@ class EvaluatedModel:
     @property
     def has_beacons(self) -> bool:
         return self.artifact.exists(BEACON_CONFIG) and not self.ref.without_adapter
+
+    @property
+    def is_prefix_lm(self) -> bool:
+        """Whether it reads prompts in both directions."""
+        return self.artifact.exists(GENERATIVE_ATTENTION) and not self.ref.without_adapter
 
     @property
     def base_path(self) -> str | None:

@@ -10,7 +10,6 @@ workers first exchange their tokens of all heads for all tokens of their heads (
 from __future__ import annotations
 
 import functools
-import itertools
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.nn import functional
 from tailor.errors import ModelError
 from tailor.models import sequence, visibility
 from tailor.models.documents import Documents
+from tailor.models.segments import Segments
 from tailor.models.visibility import Rule
 
 NAME = "tailor_documents"
@@ -76,47 +76,75 @@ def documents_attention(
     sliding_window: int | None = None,
     is_causal: bool | None = None,
     widen_window: bool = False,
+    segments: Segments | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it.
 
     query: [1, h, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, h, d]. With sequence parallelism over N workers,
     the tensors hold T / N tokens, while the bounds in `documents` are those of all T. widen_window: attend to the whole
-    document, whatever the module's rule. Raises ValueError for a mask, a soft cap, or a window of a module whose rule is
-    not known, on which the checks at load try another attention.
+    document, whatever the module's rule. segments: of each document, instead of `is_causal`. Raises ValueError for a mask, a
+    soft cap, or a window of a module whose rule is not known, on which the checks at load try another attention.
     """
     if documents is None or attention_mask is not None or softcap is not None:
         raise ValueError(
             "tailor_documents needs document bounds, and supports neither an attention mask nor a soft cap"
         )
-    causal = is_causal is not False
-    rule = visibility.rule_of(module, causal=causal)
-    if rule is None and sliding_window is not None and not widen_window:
-        raise ValueError("tailor_documents does not know the rule of a module with a sliding window")
-    rule = Rule(causal) if rule is None or widen_window else rule
+
+    def rule_of(causal: bool) -> Rule:
+        rule = visibility.rule_of(module, causal=causal)
+        if rule is None and sliding_window is not None and not widen_window:
+            raise ValueError("tailor_documents does not know the rule of a module with a sliding window")
+        return Rule(causal) if rule is None or widen_window else rule
+
     kind = query.device.type
     # RoPE returns float32 queries and keys, and autocast does not cast the arguments of the flash kernel.
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if segments is not None:
+        pieces, order = segments.parts(documents)
+        if any(rule_of(piece.causal).chunk for piece in pieces):
+            raise ValueError("documents with segments do not support attention in chunks")
+        outputs = [
+            _attend(
+                query.index_select(2, piece.queries),
+                *(tensor.index_select(2, piece.keys) for tensor in (key, value)),
+                piece.query_documents,
+                piece.key_documents,
+                rule_of(piece.causal),
+                dropout,
+                scaling,
+            )
+            for piece in pieces
+        ]
+        return torch.cat(outputs, 1).index_select(1, order), None  # [1, T, h, d]
+    rule = rule_of(is_causal is not False)
+    if rule.chunk is not None:  # a token sees no other chunk, so that each chunk is a document of its own
+        chunks, rule = documents.chunks(rule.chunk), Rule(rule.causal)
+    else:
+        chunks = documents
     if (group := documents.sequence) is not None:
         parts = sequence.to_heads(group, query, key, value)  # [1, h / N, T, d] each
-        return sequence.to_tokens(group, _attend(*parts, documents, rule, dropout, scaling)), None
-    return _attend(query, key, value, documents, rule, dropout, scaling), None
+        return sequence.to_tokens(group, _attend(*parts, chunks, chunks, rule, dropout, scaling)), None
+    return _attend(query, key, value, chunks, chunks, rule, dropout, scaling), None
 
 
 def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    documents: Documents,
+    queries: Documents,
+    keys: Documents,
     rule: Rule,
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Shapes as in `documents_attention`, for all tokens of a stream: returns [1, T, h, d]."""
-    if rule.chunk is not None:  # a token sees no other chunk, so that each chunk is a document of its own
-        documents, rule = documents.chunks(rule.chunk), Rule(rule.causal)
+    """Attention of the last tokens of documents, in a stream of q tokens, to the documents, in a stream of k tokens.
+
+    query: [1, h, q, d]; key, value: [1, kv heads, k, d]; returns [1, q, h, d]. queries, keys: the bounds of the same documents
+    in both streams. rule: without chunks.
+    """
     heads, kv_heads, size = query.shape[1], key.shape[1], query.shape[-1]
     trial = (
         query.device,
@@ -126,13 +154,16 @@ def _attend(
         scaling,
         rule.window is not None,
         rule.causal,
+        queries is not keys,
     )
     if size == value.shape[-1] and dropout == 0.0 and _flash_is_right(*trial):
-        return _flash(query, key, value, documents, scaling, rule)
+        return _flash(query, key, value, queries, keys, scaling, rule)
     # `split`, not one slice per document: the backward pass of each slice would fill a gradient of all T tokens.
-    lengths = [end - start for start, end in documents.bounds]
-    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    # [1, h, length, d] each
+    pieces = ((query, queries), (key, keys), (value, keys))
+    parts = zip(
+        *(tensor.split([end - start for start, end in its.bounds], dim=2) for tensor, its in pieces),
+        strict=True,
+    )  # [1, h, length, d] each
     out = [_one_document(*part, dropout, scaling, rule) for part in parts]
     return torch.cat(out, dim=2).transpose(1, 2)  # [1, T, h, d]
 
@@ -145,12 +176,12 @@ def _one_document(
     scaling: float | None,
     rule: Rule,
 ) -> torch.Tensor:
-    """query: [1, h, n, d]; key, value: [1, kv heads, n, d]; returns [1, h, n, d], for a document of n tokens."""
-    length = query.shape[2]
+    """query: [1, h, q, d]; key, value: [1, kv heads, n, d]; returns [1, h, q, d], for the last q of a document's n tokens."""
+    length, last = key.shape[2], query.shape[2]
     mask = None
-    if rule.window is not None and length > rule.window:
+    if (rule.window is not None and length > rule.window) or (rule.causal and last < length):
         positions = torch.arange(length, device=query.device)  # int64[n]
-        mask = rule.sees(positions[:, None], positions[None, :])  # bool[n, n]
+        mask = rule.sees(positions[length - last :, None], positions[None, :])  # bool[q, n]
     return functional.scaled_dot_product_attention(
         query,
         key,
@@ -167,21 +198,22 @@ def _flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    documents: Documents,
+    queries: Documents,
+    keys: Documents,
     scaling: float | None,
     rule: Rule,
 ) -> torch.Tensor:
-    """Shapes as in `documents_attention`: [1, h, T, d] and [1, kv heads, T, d] -> [1, T, h, d]. For a rule without chunks."""
+    """Arguments as for `_attend`. The kernel aligns the queries of a document with the end of its keys."""
     from torch.nn.attention.varlen import varlen_attn
 
     # The kernel does not count the token itself.
     left = -1 if rule.window is None else rule.window - 1 if rule.causal else rule.window
     out = varlen_attn(
         *(part[0].transpose(0, 1) for part in (query, key, value)),  # [T, h, d] and [T, kv heads, d]
-        documents.offsets,
-        documents.offsets,
-        documents.longest,
-        documents.longest,
+        queries.offsets,
+        keys.offsets,
+        queries.longest,
+        keys.longest,
         scale=scaling,
         window_size=(left, 0 if rule.causal else left),
         enable_gqa=query.shape[1] != key.shape[1],
@@ -220,28 +252,36 @@ def _flash_agrees(
     scaling: float | None,
     window: bool,
     causal: bool,
+    fewer_queries: bool = False,
 ) -> bool:
     """Whether the output and gradients of the variable-length kernel are those of the plain one in float32.
 
-    size: of a head; group: query heads per key head.
+    size: of a head; group: query heads per key head. fewer_queries: the queries are the second half of each document.
     """
-    offsets = [0, *itertools.accumulate(TRIAL)]
-    bounds = tuple(itertools.pairwise(offsets))
-    documents = Documents(bounds, torch.tensor(offsets, dtype=torch.int32, device=device), max(TRIAL))
+    keys = Documents.packed(TRIAL, device)
+    asked = [length - length // 2 if fewer_queries else length for length in TRIAL]
+    queries = Documents.packed(asked, device)
     rule = Rule(causal, window=TRIAL_WINDOW if window else None)
     generator = torch.Generator(device).manual_seed(0)
-    shapes = [(1, heads, sum(TRIAL), size) for heads in (2 * group, 2, 2)]
+    shapes = [
+        (1, heads, tokens, size)
+        for heads, tokens in ((2 * group, sum(asked)), (2, sum(TRIAL)), (2, sum(TRIAL)))
+    ]
     inputs = [torch.randn(shape, device=device, generator=generator).to(dtype) for shape in shapes]
-    cotangent = torch.randn(1, sum(TRIAL), 2 * group, size, device=device, generator=generator)
+    cotangent = torch.randn(1, sum(asked), 2 * group, size, device=device, generator=generator)
 
     def results(fast: bool) -> list[torch.Tensor]:
         query, key, value = parts = [
             part.to(dtype if fast else torch.float32).detach().requires_grad_() for part in inputs
         ]
         if fast:
-            out = _flash(query, key, value, documents, scaling, rule)
+            out = _flash(query, key, value, queries, keys, scaling, rule)
         else:
-            cut = [[part[:, :, start:stop] for part in parts] for start, stop in bounds]
+            bounds = zip(queries.bounds, keys.bounds, keys.bounds, strict=True)
+            cut = [
+                [part[:, :, slice(*span)] for part, span in zip(parts, spans, strict=True)]
+                for spans in bounds
+            ]
             out = torch.cat([_one_document(*part, 0.0, scaling, rule) for part in cut], dim=2).transpose(1, 2)
         return [out, *torch.autograd.grad(out, parts, cotangent.to(out.dtype))]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from tailor.models import attention
+from tailor.models import attention, prefix_lm, segments
 from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import (
@@ -21,6 +21,7 @@ from tailor.models.loss import (
 )
 from tailor.models.neftune import noisy_embeddings
 from tailor.models.router import Router
+from tailor.models.segments import Segments
 from tailor.plan.facts import ModelFacts
 from tailor.spec.methods.base import NO_TERMS, LossTerms
 
@@ -177,14 +178,28 @@ class CausalModel(nn.Module):
         logits = out.logits  # [B, T, V]
         return logits.flatten(0, 1)[batch.predicting], _Logits(logits.shape[-1]), batch.targets
 
-    def inputs(self, batch: TokenBatch) -> dict[str, Any]:
-        """A micro-batch as keyword arguments of a transformers model."""
+    def inputs(
+        self, batch: TokenBatch, parts: Segments | None = None, *, widen: bool = False
+    ) -> dict[str, Any]:
+        """A micro-batch as keyword arguments of a transformers model.
+
+        parts: segments of the documents with different attention. By default, the prompts of sequences to generate with a
+        prefix LM. widen: ignore sliding windows in them. ValueError if the model's attention does not support segments.
+        """
+        if parts is None and batch.pool is None and prefix_lm.is_enabled(self.base):
+            parts = segments.prompt_segments(batch)
         # With a cache, transformers would treat a pack as one document.
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
         if "position_ids" in inspect.signature(type(decoder_of(self.base)).forward).parameters:
             inputs["position_ids"] = batch.position_ids
         if batch.documents is not None and self.base.config._attn_implementation == attention.NAME:
             inputs["documents"] = batch.documents
+            if parts is not None:
+                inputs |= {"segments": parts, "widen_window": widen}
+        elif parts is not None:
+            if batch.documents is not None:
+                raise ValueError(f"{self.base.config._attn_implementation} has no segments")
+            inputs |= segments.inputs(self.base, batch, parts, widen=widen)
         elif batch.documents is not None:
             offsets, longest = batch.documents.offsets, batch.documents.longest
             inputs |= {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}

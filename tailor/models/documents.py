@@ -45,6 +45,13 @@ class Documents:
     sequence: SequenceGroup | None = None
     """The workers that the stream is split over, if any. The bounds are always those of the whole stream."""
 
+    @classmethod
+    def packed(cls, lengths: Sequence[int], device: torch.device) -> Documents:
+        """Documents of these lengths, in tokens, one after another."""
+        offsets = [0, *itertools.accumulate(lengths)]
+        bounds = tuple(itertools.pairwise(offsets))
+        return cls(bounds, torch.tensor(offsets, dtype=torch.int32, device=device), max(lengths))
+
     def chunks(self, size: int) -> Documents:
         """Each document cut into pieces of `size` tokens from its start, the last one shorter."""
         made: dict[int, Documents] = vars(self).setdefault("_chunks", {})  # for all layers with such chunks

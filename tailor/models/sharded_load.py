@@ -15,10 +15,10 @@ import torch.distributed as dist
 from torch import nn
 
 from tailor.errors import TailorError
-from tailor.models import attention, kernels, visibility
+from tailor.models import attention, kernels, prefix_lm, visibility
 from tailor.models.causal import CausalModel, Parameters, base_of
 from tailor.models.decoder import decoder_of
-from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
+from tailor.models.embedding.embedder import fit_to_embed, prove_embedding, prove_prefix_lm
 from tailor.models.load import DTYPES, adapt, base_dtype, load_network, prove, skeleton
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Model
@@ -44,10 +44,11 @@ def load_sharded(
     seed: int,
     tokens: int = 0,
     embeds: EmbeddingMethod | None = None,
+    prefix: bool = False,
 ) -> tuple[CausalModel, Parameters]:
     """The sharded model, and its numbers of parameters before sharding. A collective call.
 
-    tokens: maximum of a forward pass. embeds: an embedding method, whose projection is added and whose attention is checked. Host memory on rank 0: the full
+    tokens: maximum of a forward pass. embeds: an embedding method, whose projection is added and whose attention is checked. prefix: it generates as a prefix LM. Host memory on rank 0: the full
     model once, in the dtype that it is trained with. Raises the same ModelError on every rank.
     """
     dtype = base_dtype(spec, frozen_dtype)
@@ -76,6 +77,8 @@ def load_sharded(
             if embeds is not None:
                 fit_to_embed(full, embeds, seed=seed)
                 prove_embedding(full, embeds, precision)
+            if prefix:
+                prove_prefix_lm(full, precision)
         except TailorError as raised:
             error = raised  # on every rank, below: the others would wait for the broadcast
     checked = None
@@ -92,6 +95,8 @@ def load_sharded(
     model = CausalModel(network, layout=layout, splits_head=splits_head).eval()
     if embeds is not None:
         fit_to_embed(model, embeds, seed=seed)
+    if prefix:
+        prefix_lm.enable(model.base)
     counts = model.weights()
     source = _WeightSource(model, full, device, world)
     for module in [*_layers(model), model]:

@@ -19,7 +19,7 @@ import torch
 
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
-from tailor.models import adapter_files, rope
+from tailor.models import adapter_files, prefix_lm, rope
 from tailor.models.adapter_init import TRAINED, as_lora, as_lora_config
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import BaseRecord
@@ -70,6 +70,8 @@ def write_artifact(session: Session) -> str:
                 state = _in_dtype(session.model.network.state_dict(), dtype)
                 _write_model(session.model.network, state, dtype, made.folder)
         _write_embedding(session, made.folder, projection)
+        if plan.method.prefix_lm:
+            prefix_lm.write(made.folder)
         session.tokenizer.write(made.folder, session.tokens.template)
         if (warning := fix_tokenizer_class(made.folder)) is not None:
             session.say(f"warning: {warning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +191,14 @@ def test_the_kernel_is_tried_with_the_heads_and_gradients_of_the_model(
     """On the CPU in place of the GPU's kernel: the plain one, right or with one mistake."""
     one = attention._one_document
 
+    def pairs(keys: Documents, queries: Documents) -> Any:
+        return zip(keys.bounds, queries.bounds, strict=True)
+
     def kernel(mistake: str) -> Any:
         def flash(
-            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents, *rest: Any
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, queries: Documents, *rest: Any
         ) -> torch.Tensor:
-            scaling, rule = rest
+            keys, scaling, rule = rest
             if mistake == "head size" and query.shape[-1] == 128:
                 query = query / 2
             if mistake == "group" and query.shape[1] != key.shape[1]:
@@ -203,19 +207,31 @@ def test_the_kernel_is_tried_with_the_heads_and_gradients_of_the_model(
                 rule = Rule(rule.causal, window=rule.window and rule.window - 1)
             if mistake == "gradient":
                 key = key.detach()
+            if mistake == "alignment":  # the queries of a document begin where its keys begin
+                keys = replace(
+                    keys,
+                    bounds=tuple((a, a + stop - start) for (a, _), (start, stop) in pairs(keys, queries)),
+                )
             cut = [
-                [part[:, :, start:stop] for part in (query, key, value)] for start, stop in documents.bounds
+                [query[:, :, slice(*asked)], key[:, :, slice(*known)], value[:, :, slice(*known)]]
+                for known, asked in pairs(keys, queries)
             ]
             return torch.cat([one(*part, 0.0, scaling, rule) for part in cut], dim=2).transpose(1, 2)
 
         return flash
 
     def agrees(
-        mistake: str, size: int = 64, group: int = 1, *, window: bool = False, causal: bool = True
+        mistake: str,
+        size: int = 64,
+        group: int = 1,
+        *,
+        window: bool = False,
+        causal: bool = True,
+        fewer: bool = False,
     ) -> bool:
         monkeypatch.setattr(attention, "_flash", kernel(mistake))
         try:
-            return attention._flash_agrees(CPU, torch.bfloat16, size, group, None, window, causal)
+            return attention._flash_agrees(CPU, torch.bfloat16, size, group, None, window, causal, fewer)
         except RuntimeError:
             return False
 
@@ -224,3 +240,5 @@ def test_the_kernel_is_tried_with_the_heads_and_gradients_of_the_model(
     assert [agrees("group"), agrees("group", group=2)] == [True, False]
     assert [agrees("window"), agrees("window", window=True)] == [True, False]
     assert not agrees("gradient")
+    assert all(agrees("", fewer=True, causal=causal) for causal in (True, False))
+    assert [agrees("alignment"), agrees("alignment", fewer=True)] == [True, False]

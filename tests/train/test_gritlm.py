@@ -13,17 +13,25 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from tailor.artifacts.average import average
 from tailor.artifacts.load import load_embedder, load_run
+from tailor.artifacts.merge import merge
 from tailor.data.grit_batches import GritBatch
 from tailor.data.token_store import TokenStore
 from tailor.encode.tasks import Work
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.errors import ModelError
+from tailor.evaluate.generation import generate
+from tailor.export.forms import find_form
+from tailor.export.request import Request, Selection
 from tailor.methods import gritlm
 from tailor.methods.base import MicroBatch
+from tailor.models import prefix_lm
 from tailor.models.causal import base_of
 from tailor.models.embedding.embedder import Embedder
 from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
+from tailor.store import Store
 from tailor.train import loop
 from tailor.train.optimizer import trained_parameters
 from tailor.train.session import Session, open_session
@@ -182,6 +190,12 @@ CASES: dict[str, dict[str, Any]] = {
         "no_duplicates": True,
     },
     "fsdp, full": {**FSDP, "adapted": False},
+    "fsdp, prefix LM": {
+        **FSDP,
+        "attention": "bidirectional_text",
+        "generative_attention": "prefix_lm",
+        "train_on": "last_assistant",
+    },
     "fsdp, full, chunk_checkpoint": {**FSDP, "adapted": False, "engine": "chunk_checkpoint"},
 }
 CASES |= {
@@ -290,6 +304,42 @@ def test_the_saved_model_embeds_and_generates_as_the_trained_one(made: Made) -> 
     assert generated(loaded.model.network, prompt) != answers[0], (
         "the control: saved so, it could not generate"
     )
+
+
+def test_the_saved_model_attends_as_the_trained_one(made: Made, tmp_path: Path) -> None:
+    """By segments in texts, and in both directions in prompts: from the artifact, and merged."""
+    kept: dict[str, Any] = {}
+
+    def probe(session: Session, when: str, step: int) -> None:
+        if when == "end":
+            assert prefix_lm.is_enabled(session.model.base)
+            settings = Embedding.of(session.plan.method, 64, 64)  # type: ignore[arg-type]
+            one = Embedder(session.model, load_tokenizer(str(made.model)), settings)
+            kept["embeddings"] = one.encode(TEXTS, "Find it")
+            kept["answers"] = answer(session.model.network)
+
+    def answer(network: Any) -> list[list[int]]:
+        settings: dict[str, Any] = {"max_new_tokens": 12, "stop_ids": (), "batch_size": 2, "pad_id": 0}
+        return generate(network, [[1, 50, 60, 70, 80], [1, 90, 40]], **settings)
+
+    plan = made.plan(
+        "prefix", attention="bidirectional_text", generative_attention="prefix_lm", train_on="last_assistant"
+    )
+    loop.run(plan, PlainHost(), [probe])
+    url = f"{plan.run_url}/adapter"
+    for saved in (url, merge(url, to=str(tmp_path / "merged"), say=lambda _: None).url):
+        assert answer(load_run(saved).model) == kept["answers"]
+        assert np.allclose(load_embedder(saved).encode(TEXTS, "Find it"), kept["embeddings"], atol=1e-5)
+    loaded = load_run(url)
+    with prefix_lm.disabled(base_of(loaded.model)):
+        assert answer(loaded.model) != kept["answers"], "the control: causal prompts"
+    other = made.plan("prefix-other", train={"steps": 1})
+    loop.run(other, PlainHost())
+    with pytest.raises(ModelError, match="was trained as a prefix LM, but"):
+        average([url, f"{other.run_url}/adapter"], str(tmp_path / "average"))
+    for form, reason in (("ollama", "reads prompts causally"), ("sentence-transformers", "as a whole")):
+        with pytest.raises(ModelError, match=reason):
+            find_form(form).check(Selection(Store(plan.run_url), "merged", Request(form=form)))
 
 
 def generated(network: Any, prompt: torch.Tensor) -> list[int]:

@@ -38,6 +38,12 @@ class LmEvalEvaluator(TaskEvaluator[LmEval]):
                 f"lm_eval: {model.ref.url} has activation beacons, which lm-eval ignores: it calls the model without them",
                 hint="remove the task lm_eval",
             )
+        if model.is_prefix_lm:
+            raise ModelError(
+                f"lm_eval: {model.ref.url} was trained with method.generative_attention: prefix_lm, and lm-eval does not mark "
+                "where a prompt ends",
+                hint="remove the task lm_eval",
+            )
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
         requested = harness.settings(self.spec)

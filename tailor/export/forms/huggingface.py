@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailor.export.forms.base import ExportForm
-from tailor.layout import ADAPTER_CONFIG
+from tailor.export.forms.base import CardSection, ExportForm
+from tailor.layout import ADAPTER_CONFIG, GENERATIVE_ATTENTION
 
 if TYPE_CHECKING:
     from tailor.export.request import Selection
+
+
+_USE = """\
+Generate with tailor: the model reads prompts in both directions, and transformers, PEFT and vLLM read them causally.
+
+```sh
+tailor generate PATH --prompt "…"
+```
+"""
 
 
 class HuggingFace(ExportForm):
@@ -22,6 +31,11 @@ class HuggingFace(ExportForm):
     def write(self, folder: Path, selection: Selection) -> Sequence[str]:
         from tailor.models.adapter_files import read_config
 
+        if (folder / GENERATIVE_ATTENTION).is_file():
+            note = (
+                "transformers, PEFT and vLLM read prompts causally, but the model was trained as a prefix LM"
+            )
+            return [f"{note} (method.generative_attention); generate with `tailor generate`"]
         if not (folder / ADAPTER_CONFIG).is_file():
             return ()
         config = read_config(folder)
@@ -32,3 +46,6 @@ class HuggingFace(ExportForm):
                 "vLLM cannot load an adapter with new tokens (model.add_tokens); for it, export with --weights merged"
             ]
         return ()
+
+    def card(self, folder: Path) -> CardSection | None:
+        return CardSection(_USE, {}) if (folder / GENERATIVE_ATTENTION).is_file() else None

@@ -12,7 +12,7 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export.forms.base import ExportForm
 from tailor.export.forms.gotemplates import translated
-from tailor.layout import GENERATION_CONFIG, MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from tailor.layout import GENERATION_CONFIG, GENERATIVE_ATTENTION, MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from tailor.models.adapter_files import change_config, read_config
 from tailor.store import OBJECT, run_files
 
@@ -58,6 +58,12 @@ class Ollama(ExportForm):
             raise ModelError(
                 "Ollama cannot use this adapter: the weights of its base are stored quantized",
                 hint="export the merged model: --weights merged",
+            )
+
+        if selection.artifact.exists(GENERATIVE_ATTENTION):
+            raise ModelError(
+                "Ollama reads prompts causally, but the model was trained with method.generative_attention: prefix_lm",
+                hint="use it with `tailor generate`, `chat` and `evaluate`",
             )
 
     def write(self, folder: Path, selection: Selection) -> list[str]:

@@ -28,6 +28,7 @@ from tailor.export.forms.base import CardSection, ExportForm
 from tailor.export.markdown import block
 from tailor.layout import (
     EMBEDDING,
+    GENERATIVE_ATTENTION,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
     MODULES,
@@ -36,6 +37,7 @@ from tailor.layout import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
+from tailor.models.embedding.attention import BIDIRECTIONAL_SEGMENT
 from tailor.models.embedding.embedder import states_width
 from tailor.models.embedding.settings import Embedding
 from tailor.store import OBJECT
@@ -93,7 +95,7 @@ class SentenceTransformers(ExportForm):
     def check(self, selection: Selection) -> None:
         artifact = selection.artifact
         require_embeddings(artifact.url)
-        _check_pooling(Embedding.read(artifact.local_path(), artifact.url)[0])
+        _check_settings(Embedding.read(artifact.local_path(), artifact.url)[0])
 
     def write(self, folder: Path, selection: Selection) -> tuple[str, ...]:
         write(folder, query_instruction=selection.request.query_instruction)
@@ -110,11 +112,17 @@ class SentenceTransformers(ExportForm):
         )
 
 
-def _check_pooling(settings: Embedding) -> None:
+def _check_settings(settings: Embedding) -> None:
     if settings.pooling == "weightedmean":
         raise ModelError(
             "method.pooling: weightedmean cannot be exported: sentence-transformers also counts the prompt's positions in the "
             "weights, so the embeddings would differ",
+            hint="export it as huggingface, and embed with `tailor embed`",
+        )
+    if settings.attention in BIDIRECTIONAL_SEGMENT:
+        raise ModelError(
+            f"method.attention: {settings.attention} cannot be exported: in sentence-transformers a text is either bidirectional "
+            "or causal as a whole, so the embeddings would differ",
             hint="export it as huggingface, and embed with `tailor embed`",
         )
 
@@ -142,7 +150,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
     ModelError when the layout cannot represent the model, or when verification fails.
     """
     settings, projection = Embedding.read(folder, str(folder))
-    _check_pooling(settings)
+    _check_settings(settings)
     tokenizer = load_tokenizer(str(folder))
     document, query = (settings.format.prompt(one, tokenizer) for one in (None, query_instruction))
     prompts = {"document": document, "query": query}
@@ -190,6 +198,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
         save_file(weights, folder / "2_Dense" / MODEL_WEIGHTS)
         (folder / PROJECTION).unlink()
     (folder / EMBEDDING).unlink()
+    (folder / GENERATIVE_ATTENTION).unlink(missing_ok=True)  # the folder is only for embeddings
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
     _write_json(
         folder / _SETTINGS,

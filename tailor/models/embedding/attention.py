@@ -2,7 +2,7 @@
 
 transformers' decoders accept `is_causal=False` per call, so that the same model embeds bidirectionally and generates
 causally, with no copy and no change to its config. Some architectures silently ignore the flag, so the effect is checked
-at load.
+at load. Attention that is bidirectional in one segment of a text is in `tailor.models.segments`.
 """
 
 from __future__ import annotations
@@ -20,24 +20,44 @@ from tailor.models.causal import CausalModel
 from tailor.models.decoder import decoder_of
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.embedding.layout import lay_out_texts
-from tailor.models.embedding.settings import Attention, Window
+from tailor.models.embedding.settings import Window
+from tailor.models.segments import Segment, as_mask, learn_rules, text_segments
+from tailor.spec.methods.base import TextAttention
 
 LENGTHS = (9, 7)
 """Lengths of the two test texts, in tokens. Both are longer than visibility.SHORT."""
+START = 3
+"""Tokens of the test texts that are not pooled: their instruction, for attention by segments."""
+BIDIRECTIONAL_SEGMENT: dict[TextAttention, Segment] = {
+    "bidirectional_instruction": "first",
+    "bidirectional_text": "rest",
+}
+"""Attention -> the segment that is bidirectional, for attention by segments."""
+_LAST, _TEXT, _INSTRUCTION = LENGTHS[0] - 1, START, START - 1
+_EFFECTS: dict[TextAttention, dict[int, bool]] = {
+    "bidirectional": {_LAST: True},
+    "causal": {_LAST: False},
+    "bidirectional_instruction": {_INSTRUCTION: True, _LAST: False, _TEXT: False},
+    "bidirectional_text": {_LAST: True, _INSTRUCTION: False, _TEXT: False},
+}
+"""Attention -> position of a token of the first test text, and whether changing it must change the token before it."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 8e-2}
 """Maximum relative difference (L2 norms) that counts as rounding, by dtype."""
 
 
 def text_states(
-    model: CausalModel, batch: TokenBatch, *, attention: Attention, window: Window = "keep"
+    model: CausalModel, batch: TokenBatch, *, attention: TextAttention, window: Window = "keep"
 ) -> torch.Tensor:
     """Last hidden states of texts, [B, T, H]. In the rows layout each row is one text.
 
-    window: for a model with sliding-window attention, in bidirectional attention: a token attends to the window on both
+    window: for a model with sliding-window attention, unless `attention` is causal: a token attends to the window on both
     sides (keep), or to the whole text (widen).
     """
     if attention == "causal":
         return model.hidden(batch)
+    if (segment := BIDIRECTIONAL_SEGMENT.get(attention)) is not None:
+        inputs = model.inputs(batch, text_segments(batch, segment), widen=window == "widen")
+        return decoder_of(model.base)(**inputs).last_hidden_state
     inputs = model.inputs(batch)
     if model.base.config._attn_implementation == own.NAME:
         inputs["widen_window"] = window == "widen"
@@ -47,54 +67,76 @@ def text_states(
 
 
 def check_attention(
-    model: CausalModel, dtype: torch.dtype, *, attention: Attention, window: Window = "keep"
+    model: CausalModel,
+    dtype: torch.dtype,
+    *,
+    attention: TextAttention,
+    window: Window = "keep",
+    key: str = "method.attention",
 ) -> None:
     """Check on two short texts that the model reads texts with the given attention. dtype: of autocast. ModelError.
 
-    Changing a token must change the token before it if and only if the attention is bidirectional. It must not change the
-    other text. And both texts must give the same as each alone with transformers' attention.
+    Changing a token must change the token before it if and only if the attention is bidirectional there. It must not change
+    the other text. And both texts must give the same as each alone with transformers' attention. key: of the recipe, for
+    the message.
     """
     problem = _problem(model, dtype, attention, window)
     if problem:
         config = model.base.config
         raise ModelError(
-            f"method.attention: {type(model.base).__name__} ({config.model_type}) with {config._attn_implementation} "
+            f"{key}: {type(model.base).__name__} ({config.model_type}) with {config._attn_implementation} "
             f"attention does not support {attention} attention: {problem}",
-            hint="set method.attention: causal, or use another model"
-            if attention == "bidirectional"
-            else "set model.attention: eager, or use another model",
+            hint="set model.attention: eager, or use another model"
+            if attention == "causal"
+            else f"set {key}: causal, or use another model",
         )
 
 
+def check_prefix_lm(model: CausalModel, dtype: torch.dtype) -> None:
+    """Check that the model reads prompts in both directions, in training and at the start of generation. ModelError."""
+    for attention in ("bidirectional_instruction", "bidirectional"):
+        check_attention(model, dtype, attention=attention, key="method.generative_attention")
+
+
 @torch.no_grad()
-def _problem(model: CausalModel, dtype: torch.dtype, attention: Attention, window: Window) -> str:
+def _problem(model: CausalModel, dtype: torch.dtype, attention: TextAttention, window: Window) -> str:
     """What is wrong, for a message; empty if nothing is."""
     texts = _texts(model)
-    changed = [texts[0].copy(), texts[1]]
-    changed[0][-1] = (changed[0][-1] + 1) % int(texts[0].max() + 1)
 
     def states(of: Sequence[np.ndarray], layout: Layout) -> list[torch.Tensor]:
         return _apart(
             text_states(model, _batch(of, layout, model.device), attention=attention, window=window), of
         )
 
+    def changed(at: int) -> list[np.ndarray]:
+        other = texts[0].copy()
+        other[at] = (other[at] + 1) % int(texts[0].max() + 1)
+        return [other, texts[1]]
+
     try:
         if attention == "bidirectional" and window == "keep" and (layers := _causal_layers(model)):
             return f"with is_causal=False, {layers[0]} still attends to earlier tokens only"
+        if attention in BIDIRECTIONAL_SEGMENT:
+            learn_rules(model.base)
         # Longer than each window and chunk, which are shortened for the check.
         with visibility.shortened(model.base):
-            before, after = states(texts, model.layout), states(changed, model.layout)
+            before = states(texts, model.layout)
+            after = {at: states(changed(at), model.layout) for at in _EFFECTS[attention]}
             with _stock(model):
                 alone = [states([text], "rows")[0] for text in texts]
     except (ValueError, TypeError, RuntimeError) as error:
         return f"the forward pass fails: {(str(error) or type(error).__name__).splitlines()[0]}"
-    change = _distance(after[0][-2], before[0][-2])  # of the token before the one that was changed
-    if attention == "bidirectional" and change == 0:
-        return "it ignores is_causal=False: tokens attend to earlier tokens only"
-    if attention == "causal" and change > _slack(model):
-        return "tokens attend to later tokens"
-    if _distance(after[1], before[1]) > _slack(model):
-        return "a text changes the states of another text"
+    for at, reaches in _EFFECTS[attention].items():
+        change = _distance(
+            after[at][0][at - 1], before[0][at - 1]
+        )  # of the token before the one that was changed
+        if reaches and change == 0:
+            reason = "it ignores is_causal=False: " if attention == "bidirectional" else ""
+            return f"{reason}tokens attend to earlier tokens only"
+        if not reaches and change > _slack(model):
+            return "tokens attend to later tokens"
+        if _distance(after[at][1], before[1]) > _slack(model):
+            return "a text changes the states of another text"
     worst = max(_distance(ours, stock) for ours, stock in zip(before, alone, strict=True))
     if worst > TOLERANCE[torch.float16 if _is_8bit(model) else dtype]:
         return f"the states of texts in one batch differ from those of each text alone by {worst:.1%}"
@@ -135,20 +177,11 @@ def _stock(model: CausalModel) -> Iterator[None]:
 
 
 def _mask(model: CausalModel, batch: TokenBatch, window: Window) -> torch.Tensor:
-    """Attention mask without padding: int64[B, T] to keep a sliding window, [B, 1, T, T] to widen it.
-
-    transformers uses a four-dimensional mask unchanged in every layer, also in those with a sliding window.
-    """
+    """Attention mask without padding: int64[B, T] to keep a sliding window, [B, 1, T, T] to widen it."""
     real = batch.rows >= 0  # bool[B, T]
     if window == "keep":
         return real.long()
-    visible = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)  # bool[B, 1, T, T]
-    if model.base.config._attn_implementation == "sdpa":
-        return visible
-    dtype = model.base.dtype
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
-        ~visible, torch.finfo(dtype).min
-    )
+    return as_mask(model.base, real[:, None, None, :].expand(-1, 1, real.shape[1], -1))
 
 
 def _texts(model: CausalModel) -> list[np.ndarray]:
@@ -158,7 +191,7 @@ def _texts(model: CausalModel) -> list[np.ndarray]:
 
 
 def _batch(texts: Sequence[np.ndarray], layout: Layout, device: torch.device) -> TokenBatch:
-    return lay_out_texts([(text, np.array([[0, len(text)]])) for text in texts], layout).to(device)
+    return lay_out_texts([(text, np.array([[START, len(text)]])) for text in texts], layout).to(device)
 
 
 def _apart(states: torch.Tensor, texts: Sequence[np.ndarray]) -> list[torch.Tensor]:
@@ -175,4 +208,4 @@ def _distance(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).norm() / right.norm())
 
 
-__all__ = ["check_attention", "text_states"]
+__all__ = ["check_attention", "check_prefix_lm", "text_states"]

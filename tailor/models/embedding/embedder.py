@@ -13,7 +13,7 @@ from tailor.errors import DataError
 from tailor.models import rope
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
-from tailor.models.embedding.attention import check_attention, text_states
+from tailor.models.embedding.attention import check_attention, check_prefix_lm, text_states
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import finish, new_projection, pool, shorten
 from tailor.models.embedding.settings import Embedding
@@ -42,6 +42,13 @@ def prove_embedding(model: CausalModel, spec: EmbeddingMethod, precision: str) -
     dtype = DTYPES[precision]
     with torch.autocast(model.device.type, dtype=dtype, enabled=precision != "fp32"):
         check_attention(model, dtype, attention=spec.attention, window=spec.window)
+
+
+def prove_prefix_lm(model: CausalModel, precision: str) -> None:
+    """The same check for prompts that are read in both directions. ModelError."""
+    dtype = DTYPES[precision]
+    with torch.autocast(model.device.type, dtype=dtype, enabled=precision != "fp32"):
+        check_prefix_lm(model, dtype)
 
 
 def settings_of(model: CausalModel, spec: EmbeddingMethod, max_length: int) -> Embedding:

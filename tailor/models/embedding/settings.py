@@ -18,10 +18,9 @@ from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.errors import ModelError
 from tailor.layout import EMBEDDING, PROJECTION
 from tailor.models.embedding.pooling import Pooling
-from tailor.spec.methods.base import EmbeddingMethod
+from tailor.spec.methods.base import EmbeddingMethod, TextAttention
 from tailor.store.json_files import Count, JsonFile, Positive, made
 
-Attention = Literal["bidirectional", "causal"]
 Window = Literal["keep", "widen"]
 
 
@@ -30,9 +29,9 @@ class Embedding:
     """The contents of `embedding.json`."""
 
     pooling: Pooling = "mean"
-    attention: Attention = "bidirectional"
+    attention: TextAttention = "bidirectional"
     window: Window = "keep"
-    """For a model with sliding-window attention, in bidirectional attention: `keep` the window or `widen` it to the text."""
+    """For a model with sliding-window attention, unless `attention` is causal: `keep` the window or `widen` it to the text."""
     normalize: bool = True
     dimension: Count = 0
     """Size of an embedding."""

@@ -11,6 +11,9 @@ from tailor.spec.data import TEXTS, Kind
 Turns = Literal["assistant", "last_assistant", "everything"]
 """Which tokens of a conversation are supervised (count in the loss)."""
 ReferenceSource = Literal["auto", "adapter_off", "copy", "precomputed"]
+TextAttention = Literal["bidirectional", "causal", "bidirectional_instruction", "bidirectional_text"]
+"""Attention of a text to embed. The last two are bidirectional in one of its two segments: what comes before the text, and
+the text."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class EmbeddingMethod(Protocol):
     @property
     def normalize(self) -> bool: ...
     @property
-    def attention(self) -> Literal["bidirectional", "causal"]: ...
+    def attention(self) -> TextAttention: ...
     @property
     def window(self) -> Literal["keep", "widen"]: ...
     @property
@@ -206,6 +209,11 @@ class MethodSection(Section):
     def embedding_noise(self) -> float:
         """NEFTune's alpha: noise on the embedded tokens of training sequences. 0 without noise."""
         return 0.0
+
+    @property
+    def prefix_lm(self) -> bool:
+        """Whether sequences to generate have bidirectional attention in their prompt."""
+        return False
 
     @property
     def reference_source(self) -> ReferenceSource | None:

@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tailor.spec.data import EXAMPLES, RELEVANCE
-from tailor.spec.methods.base import EmbeddingMethod, LossTerms, MethodSection, StreamSizes, TextLimits, Turns
+from tailor.spec.methods.base import (
+    EmbeddingMethod,
+    LossTerms,
+    MethodSection,
+    StreamSizes,
+    TextAttention,
+    TextLimits,
+    Turns,
+)
 
 
 class Gritlm(MethodSection):
@@ -45,11 +53,20 @@ class Gritlm(MethodSection):
     normalize: bool = True
     """Normalize embeddings to length 1, so that similarities are cosines."""
 
-    attention: Literal["bidirectional", "causal"] = "bidirectional"
-    """Attention for texts to embed. Generation is always causal."""
+    attention: TextAttention = "bidirectional"
+    """Attention for texts to embed. `bidirectional_instruction`: the tokens before the text (BOS, instruction, format) attend
+    to each other in both directions, those of the text to all earlier tokens. `bidirectional_text`: the text attends to
+    everything, and the tokens before it to earlier tokens only.
+    """
+
+    generative_attention: Literal["causal", "prefix_lm"] = "causal"
+    """Attention for sequences to generate. `prefix_lm`: the tokens before the answer attend to each other in both
+    directions; needs `train_on: last_assistant`. tailor generates in the same way with the trained model; other programs
+    would read the prompt causally.
+    """
 
     window: Literal["keep", "widen"] = "keep"
-    """For models with sliding-window attention and bidirectional embeddings: `keep` applies the window in both
+    """For models with sliding-window attention whose texts are not read causally: `keep` applies the window in both
     directions, `widen` attends to the whole text.
     """
 
@@ -161,6 +178,10 @@ class Gritlm(MethodSection):
     @property
     def embedding_noise(self) -> float:
         return self.neftune_alpha
+
+    @property
+    def prefix_lm(self) -> bool:
+        return self.generates and self.generative_attention == "prefix_lm"
 
     @property
     def generates(self) -> bool:

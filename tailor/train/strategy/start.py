@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tailor.models import sharded_load
+from tailor.models import prefix_lm, sharded_load
 from tailor.models.causal import CausalModel, Parameters
-from tailor.models.embedding.embedder import fit_to_embed, prove_embedding
+from tailor.models.embedding.embedder import fit_to_embed, prove_embedding, prove_prefix_lm
 from tailor.models.load import load_for_training
 from tailor.plan import Plan
 
@@ -20,6 +20,9 @@ def load_unsharded(plan: Plan, device: torch.device) -> CausalModel:
     if (embedding := plan.method.embedding) is not None:
         fit_to_embed(model, embedding, seed=plan.batches.seed)
         prove_embedding(model, embedding, plan.precision)
+    if plan.method.prefix_lm:
+        prove_prefix_lm(model, plan.precision)
+        prefix_lm.enable(model.base)
     return model
 
 
@@ -34,6 +37,7 @@ def load_sharded(
         world=world,
         device=device,
         embeds=plan.method.embedding,
+        prefix=plan.method.prefix_lm,
         **_settings(plan),
     )
 

@@ -12,7 +12,7 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import attention as own
 from tailor.models.causal import CausalModel
-from tailor.models.embedding.attention import check_attention, text_states
+from tailor.models.embedding.attention import check_attention, check_prefix_lm, text_states
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.load import load_for_training
 from tailor.spec.model import Model
@@ -144,6 +144,9 @@ def test_families_that_read_both_ways(kind: str, tmp_path: Path) -> None:
     model = load(FAMILIES[kind].make(tmp_path))
     check_attention(model, FLOAT32, attention="bidirectional")
     check_attention(model, FLOAT32, attention="causal")
+    for attention in ("bidirectional_instruction", "bidirectional_text"):
+        check_attention(model, FLOAT32, attention=attention)
+    check_prefix_lm(model, FLOAT32)
 
 
 def test_falcon_is_rejected(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys
 
 _EMBEDDING = (
@@ -29,6 +30,7 @@ _EMBEDDING = (
     "max_passage_length",
 )
 _GENERATIVE = (
+    "generative_attention",
     "generative_normalization",
     "generative_weight",
     "generative_batch_size",
@@ -66,6 +68,14 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "method.name",
             "the evaluation rows contain texts to embed, which have no answers; generate with evaluate.final or tailor evaluate",
         )
+    if keys("method.generative_attention") == "prefix_lm" and "lm_eval" in (
+        suite.task_names(keys, "evaluate.final.") or ()
+    ):
+        yield (
+            "method.generative_attention",
+            "evaluate.final.tasks",
+            "lm-eval does not mark where a prompt ends; remove the task lm_eval",
+        )
     if keys("method.negatives") == "hard":
         if keys("method.symmetric"):
             yield (
@@ -95,6 +105,11 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield (
             "method.generative_normalization",
             "mixed needs train.micro_batch_size: it averages over this many sequences at a time",
+        )
+    if keys("method.generative_attention") == "prefix_lm" and keys("method.train_on") != "last_assistant":
+        yield (
+            "method.generative_attention",
+            "prefix_lm needs method.train_on: last_assistant: its prompt is everything before the one answer that is learned",
         )
     lengths = keys("method.matryoshka") or []
     for length in sorted({length for length in lengths if lengths.count(length) > 1}):
