@@ -26,7 +26,7 @@ from tailor.errors import DataError
 
 
 class GritBatch(list[Row]):
-    """The rows of a step: first the texts to embed, longest first, one per row; then the examples to generate.
+    """The rows of a step: first the texts to embed, by default longest first, one per row; then the examples to generate.
 
     queries: number of queries (Q); group: passages per query (P / Q). text_index: int[Q + P], for each text row its index
     in the logical order: all queries, then the passages of query 0 with its positive first, the passages of query 1, and
@@ -39,12 +39,18 @@ class GritBatch(list[Row]):
         texts: np.ndarray,
         examples: Sequence[int],
         equal_queries: Callable[[bytes], Sequence[int]] = lambda text: (),
+        first: str = "longest",
     ) -> None:
         """texts: int[Q, 1 + group] example indices, query first; examples: indices of the examples to generate;
-        equal_queries: from the text of a query to the queries of the split that have it, if they are several."""
+        equal_queries: from the text of a query to the queries of the split that have it, if they are several; first: as in
+        `StreamSizes`."""
         self._split, lengths, self._equal_queries = split, split.lengths, equal_queries
         ordered = np.concatenate([texts[:, 0], texts[:, 1:].reshape(-1)]).astype(np.int64)  # [Q + P]
         self.text_index = np.argsort(-lengths[ordered], kind="stable")  # [Q + P]
+        if first != "longest":
+            is_query = self.text_index < len(texts)  # bool[Q + P]
+            late = ~is_query if first == "queries" else is_query
+            self.text_index = self.text_index[np.argsort(late, kind="stable")]
         self.queries, self.group = len(texts), texts.shape[1] - 1
         super().__init__([(int(example),) for example in [*ordered[self.text_index], *examples]])
 
@@ -121,7 +127,7 @@ class GritBatches(Batches):
         self._others = OtherNegatives(self._starts, self._ends, self._texts, self._units)
         self._batches: dict[int, int] = {}
         """Number of batches of each epoch computed so far. It varies with `distinct`, by the passages drawn, and where a
-        fractional weight draws rows of several datasets."""
+        fractional weight or `samples` draws rows of several datasets."""
 
     def _units_of(self, split: Split, by: str) -> np.ndarray:
         """int[groups]: equal for the groups whose queries may be in one batch."""
@@ -276,6 +282,7 @@ class GritBatches(Batches):
         """Number of batches of the epochs before this one, which has `batches`. With sizes that vary, it computes them."""
         weights = self.spec.weights or ()
         varies = self._streams.distinct or any(weight != int(weight) for weight in weights)
+        varies = varies or bool(self.spec.samples)
         if not varies or not self._streams.generates:
             return epoch * batches
         self._batches[epoch] = batches
@@ -309,7 +316,7 @@ class GritBatches(Batches):
         """The batch of these texts, int[Q, 1 + group], and of these examples to generate."""
         ids = [int(example) for example in examples]
         ids.sort(key=lambda example: -int(self.lengths[example]))
-        return GritBatch(self._split, texts, ids, self._with_text)
+        return GritBatch(self._split, texts, ids, self._with_text, self._streams.first)
 
     def _drawn(self, group: int, size: int, generator: np.random.Generator | None) -> list[int]:
         """A query, one positive and `size - 1` negatives. Negatives repeat if there are too few.

@@ -39,13 +39,17 @@ def draw(
     """int[k]: the groups of an epoch. A source with 2.5 passes appears twice, and a random half of it a third time.
 
     The half is counted in groups or in tokens, as `spec.weight_by` says. At least one group of each source is drawn:
-    0.1 passes of three groups would otherwise be rounded to none.
+    0.1 passes of three groups would otherwise be rounded to none. Of a source with `samples`, so many random groups are
+    drawn.
     """
-    if not spec.weights:
+    if not (spec.weights or spec.samples):
         return np.arange(len(sources))
     drawn = [np.zeros(0, dtype=np.int64)]
-    for source, number in enumerate(passes(sources, sizes, spec)):
+    for source, number in enumerate(passes(sources, sizes, spec) or [1.0] * len(spec.samples)):
         members = np.flatnonzero(sources == source)
+        if spec.samples and (samples := spec.samples[source]):
+            drawn.append(generator.choice(members, size=min(samples, len(members)), replace=False))
+            continue
         whole = int(number)
         drawn += [members] * whole
         if spec.weight_by == "rows":

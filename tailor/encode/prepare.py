@@ -20,7 +20,7 @@ from tailor.encode.leakage import leaks
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.similarity.overlap import benchmark_reference
 from tailor.encode.similarity.selection import without_duplicates
-from tailor.encode.sources import Resolved, content_of, cut, find_files, resolve
+from tailor.encode.sources import Resolved, content_of, cut, find_files, resolve, token_keys
 from tailor.encode.tasks import Runner, Task, Work, first_rows, in_process
 from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
@@ -253,6 +253,7 @@ def tasks_of(sources: Sources, *, scored: bool = False) -> list[Task]:
                     source.columns,
                     source.limit,
                     source.dataset_column,
+                    instructions=(source.query_instruction, source.passage_instruction),
                 )
             )
     return tasks
@@ -385,7 +386,7 @@ def _fingerprint(
         "max_length": None if method.joins else data.max_length,
         "on_long": None if method.joins else data.on_long,
         "sources": [
-            [split, resolved.source.model_dump(exclude={"weight"}), resolved.format, resolved.contents]
+            [split, token_keys(resolved.source), resolved.format, resolved.contents]
             for split, _, resolved in sources
             if split in splits
         ],

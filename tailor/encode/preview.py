@@ -13,7 +13,7 @@ from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.prepare import Sources, make_encoder
 from tailor.encode.readers import Reader
-from tailor.encode.records import RowError
+from tailor.encode.records import Relevance, RowError
 from tailor.encode.sources import Resolved
 from tailor.encode.tasks import split_of
 from tailor.encode.template_arguments import with_arguments
@@ -79,6 +79,9 @@ def _of_source(
             name = f"{part.label}:{number}"
             try:
                 record, _ = guarded(fmt, row, resolved.source.columns)
+                if isinstance(record, Relevance):
+                    source = resolved.source
+                    record = record.instructed(source.query_instruction, source.passage_instruction)
                 if split_of(source_split, data.holdout, record) != split:
                     continue
                 (whole,) = encoder.encode([record])

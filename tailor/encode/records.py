@@ -91,6 +91,15 @@ class Relevance:
     positives: tuple[Instructed, ...]
     negatives: tuple[Instructed, ...]
 
+    def instructed(self, query: str | None, passage: str | None) -> Relevance:
+        """The same record, in which texts without an instruction have these."""
+
+        def filled(texts: tuple[Instructed, ...], instruction: str | None) -> tuple[Instructed, ...]:
+            return tuple((own or instruction, text) for own, text in texts)
+
+        (first,) = filled((self.query,), query)
+        return Relevance(first, filled(self.positives, passage), filled(self.negatives, passage))
+
 
 Record = Chat | Completion | Text | Pair | Rated | Relevance
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tailor.encode.format_detection import find_format
 from tailor.encode.readers import (
@@ -67,6 +68,12 @@ def resolve(source: Source, key: str, method: Method) -> Resolved:
         fmt, detected = find_format(source, context, files, method)
         contents = tuple((part.label, content_of(part)) for part in files)
     return Resolved(source, context, tuple(files), contents, fmt, detected)
+
+
+def token_keys(source: Source) -> dict[str, Any]:
+    """The keys of a source that determine its tokens. Instructions only if they are set."""
+    unset = {name for name in ("query_instruction", "passage_instruction") if getattr(source, name) is None}
+    return source.model_dump(exclude={"weight", "samples", *unset})
 
 
 def find_files(source: Source | Benchmark | Questions, key: str) -> list[FileRange]:

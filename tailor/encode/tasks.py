@@ -66,6 +66,8 @@ class Task:
     limit: int | None = None
     dataset_column: str | None = None
     removed: Removed | None = None
+    instructions: tuple[str | None, str | None] = (None, None)
+    """Of queries and of passages that have none in their row."""
 
     @property
     def size(self) -> int:
@@ -251,6 +253,8 @@ def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
             report.leave_out(reason, label, number, removed.details.get(index, ""))
             continue
         watch.add(label, number, row, record)
+        if isinstance(record, Relevance):
+            record = record.instructed(*task.instructions)
         batch.append(RecordOfRow(label, number, record, dataset))
         characters += size
         if len(batch) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:

@@ -55,11 +55,26 @@ class Gritlm(Method):
     def cut(self, batches: Batches, batch: Batch, plan: Plan) -> list[list[slice]]:
         assert isinstance(batch, GritBatch)
         lengths = [batches.length(row) for row in batch[: batch.texts]]
+        trained = self._trained(batch)
+        texts = [
+            [
+                slice(part.start + first, part.stop + first)
+                for part in chunks(some, plan.chunk_size, plan.chunk_tokens)
+            ]
+            for first, some in ((0, lengths[:trained]), (trained, lengths[trained:]))
+        ]
         size = plan.micro_batch_size
         examples = [
             slice(first, min(first + size, len(batch))) for first in range(batch.texts, len(batch), size)
         ]
-        return [chunks(lengths, plan.chunk_size, plan.chunk_tokens), examples]
+        return [*texts, examples]
+
+    def _trained(self, batch: GritBatch) -> int:
+        """Number of texts that the contrastive loss trains. They are the first rows of the batch."""
+        passages = batch.texts - batch.queries
+        return {"all": batch.texts, "queries": batch.queries, "passages": passages}[
+            self.spec.embedding_gradients
+        ]
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
         assert isinstance(batch, GritBatch)
@@ -92,7 +107,9 @@ class Gritlm(Method):
         for index, micro in enumerate(examples):
             supervised = len(micro.batch.targets)
             # token: the mean over all tokens of the batch. mixed: the mean over the micro-batches of their token means.
-            divisor = tokens if self.spec.generative_normalization == "token" else supervised * count
+            # sequence: the mean over the sequences of their sums.
+            divisors = {"token": tokens, "mixed": supervised * count, "sequence": len(batch) - batch.texts}
+            divisor = divisors[self.spec.generative_normalization]
             weight = 1 / max(1, divisor)
             with context.micro_batch(last=index == len(examples) - 1):
                 summed, statistics = context.forward(
@@ -100,7 +117,7 @@ class Gritlm(Method):
                 )
                 loss = self.spec.generative_weight * weight * summed
                 context.backward(loss * float(not micro.is_padding))
-            units = torch.tensor(float(supervised))
+            units = torch.tensor(self._units(micro.batch))
             parts = {**statistics, "generative_loss": summed, "generative_units": units}
             context.add(
                 LossSum(loss, {name: weight * value for name, value in parts.items()}),
@@ -125,8 +142,14 @@ class Gritlm(Method):
         for micro in examples:
             loss, hits = context.forward(micro.number, CausalModel.next_token_loss_and_hits, micro.batch)
             statistics = {"token_hits": hits, "generative_loss": loss}
-            statistics["generative_units"] = torch.tensor(float(len(micro.batch.targets)))
+            statistics["generative_units"] = torch.tensor(self._units(micro.batch))
+            statistics["generative_tokens"] = torch.tensor(float(len(micro.batch.targets)))
             context.add(LossSum(zero, statistics), is_padding=micro.is_padding)
+
+    def _units(self, batch: TokenBatch) -> float:
+        """What the generative loss of a micro-batch is averaged over: its supervised tokens or its sequences."""
+        per_sequence = self.spec.generative_normalization == "sequence"
+        return float(len(batch.supervised) if per_sequence else len(batch.targets))
 
     def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         """The means of both losses and their weighted sum; the share of queries whose most similar passage is their answer;
@@ -145,21 +168,21 @@ class Gritlm(Method):
                 if name in sums:
                     found[name] = sums[name] / units
             if "token_hits" in sums:
-                found["perplexity"] = math.exp(
-                    min(found["generative_loss"], 700.0)
-                )  # exp overflows above 709
-                found["token_accuracy"] = sums["token_hits"] / units
+                tokens = sums["generative_tokens"]
+                mean = min(sums["generative_loss"] / tokens, 700.0)  # exp overflows above 709
+                found |= {"perplexity": math.exp(mean), "token_accuracy": sums["token_hits"] / tokens}
         return found
 
     def _gradcache(
         self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
     ) -> ContrastiveSum:
+        texts, constants = self._apart(batch, texts)
         first, *others = texts
         with context.micro_batch(last=ends_the_step and not others):
             # [texts of the chunk, E]; its graph is kept
             chunk = context.forward(first.number, embed, self.settings, first.batch)
             with torch.no_grad():
-                vectors = self._embed_all(context, batch, texts, [chunk.detach()])  # [N, E]
+                vectors = self._embed_all(context, batch, [*texts, *constants], [chunk.detach()])  # [N, E]
                 sums = self._contrastive_loss(context, batch, vectors)
                 gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
             # The gradient of this sum with respect to the weights is that of the loss: chain rule.
@@ -173,6 +196,7 @@ class Gritlm(Method):
     def _chunk_checkpoint(
         self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
     ) -> ContrastiveSum:
+        texts, constants = self._apart(batch, texts)
         seeds = [context.seed(micro.number) for micro in texts]
         with context.micro_batch(last=ends_the_step):
             token_batches = [micro.batch for micro in texts]
@@ -180,10 +204,25 @@ class Gritlm(Method):
             local = _scatter_by_text(batch, texts, parts)  # [N, E]
             with torch.no_grad():
                 vectors = context.over_workers(local.detach().clone())  # [N, E]
+                if constants:
+                    vectors = vectors + self._embed_all(context, batch, constants)
             sums = self._contrastive_loss(context, batch, vectors)
             gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
             context.backward((local * gradient).sum())
         return sums
+
+    def _apart(
+        self, batch: GritBatch, texts: Sequence[MicroBatch]
+    ) -> tuple[Sequence[MicroBatch], Sequence[MicroBatch]]:
+        """The micro-batches of texts that the contrastive loss trains, and those whose embeddings are constants of it."""
+        if self.spec.embedding_gradients == "all":
+            return texts, ()
+        kinds: tuple[list[MicroBatch], list[MicroBatch]] = ([], [])
+        for micro in texts:
+            assert micro.batch.pool is not None
+            is_query = bool(micro.batch.pool.text_index[0] < batch.queries)
+            kinds[is_query != (self.spec.embedding_gradients == "queries")].append(micro)
+        return kinds
 
     def _embed_all(
         self,

@@ -29,6 +29,8 @@ class BatchSpec:
     """Whether a weight is the number of times that an epoch shows a source's rows, or its share of the tokens."""
     order: Literal["shuffled", "short_to_long"] = "shuffled"
     """The order of the batches of an epoch."""
+    samples: tuple[int, ...] = ()
+    """Groups of each source that an epoch draws, 0 for those that `weights` says; empty means 0 for each."""
     first_step: int = 0
     """The step at which these batches begin. A resumed run may have had other settings before it."""
     window: int | None = None
@@ -54,6 +56,7 @@ def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
         weights=() if as_stored else weights,
         weight_by=recipe.data.weight_by,
         order=train.order,
+        samples=tuple(counts) if any(counts := [source.samples or 0 for source in recipe.data.train]) else (),
         first_step=first_step,
         window=recipe.model.beacon.window if recipe.model.beacon else None,
         streams=streams,

@@ -101,8 +101,18 @@ class Source(Section):
     balance sources. With `data.weight_by: tokens`, the share of an epoch's tokens that come from this source.
     """
 
+    samples: int | None = Field(None, ge=1)
+    """Number of rows that one epoch shows, drawn at random for each epoch; all rows if there are fewer. It replaces `weight`.
+    """
+
     limit: int | None = Field(None, ge=1)
     """Use only the first N rows. Default: all rows."""
+
+    query_instruction: str | None = Field(None, min_length=1)
+    """Instruction of the queries that have none in their row, for rows of queries with passages. Default: none."""
+
+    passage_instruction: str | None = Field(None, min_length=1)
+    """Instruction of the passages that have none in their row, for rows of queries with passages. Default: none."""
 
     dataset_column: str | None = Field(None, min_length=1)
     """Column with the name of the dataset that a row comes from, such as `task_name`, for `method.batch_by: dataset` of

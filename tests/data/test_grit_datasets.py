@@ -20,6 +20,7 @@ from tailor.spec.data import Data
 from tailor.spec.methods.base import StreamSizes
 from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.model import Model
+from tests.helpers.embedding_stores import make_grit_store
 from tests.helpers.models import tiny_llama
 
 FILES = {"nli": 9, "qa": 6, "titles": 3}
@@ -123,3 +124,21 @@ def test_the_examples_follow_each_other_when_epochs_differ_in_size(split: Split)
     assert [list(batch) for batch in late] == [list(batch) for batch in epochs[11]], (
         "also when asked for first"
     )
+
+
+def test_an_epoch_draws_so_many_samples_of_a_source(tmp_path: Path) -> None:
+    """Of 13 queries and 7 texts: other ones in each epoch, which has each at most once. The control has all rows."""
+    store = make_grit_store(tmp_path, queries=13, examples=7).split("train")
+
+    def drawn(epoch: int, **keys: Any) -> list[int]:
+        streams = StreamSizes(queries=4, examples=0, group=1)
+        batches = of_split(store, BatchSpec(seed=0, max_length=64, pack=False, streams=streams, **keys))
+        assert isinstance(batches, GritBatches)
+        of_epoch = [batch for batch in batches.epoch(epoch) if isinstance(batch, GritBatch)]
+        return [int(query) for batch in of_epoch for query in batch.text_examples()[: batch.queries]]
+
+    first, second = (drawn(epoch, samples=(5,)) for epoch in (0, 1))
+    assert len(first) == len(set(first)) == len(second) == 5
+    assert set(first) != set(second)
+    assert len(drawn(0, samples=(100,))) == len(drawn(0)) == 13
+    assert len(drawn(0, samples=(0,), weights=(2.0,))) == 26, "a source without samples has its weight"

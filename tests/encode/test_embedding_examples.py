@@ -153,6 +153,23 @@ def test_a_row_becomes_a_group_whose_spans_are_the_texts(tmp_path: Path) -> None
     ]
 
 
+def test_a_source_has_instructions_for_texts_without_one(tmp_path: Path) -> None:
+    rows = [ROWS["instructions"][1], {"query": "q", "pos": ["a"], "neg": ["b"]}]
+
+    def heads(**keys: str) -> list[str]:
+        source = {"path": str(tmp_path / "rows.jsonl"), "format": "gritlm", **keys}
+        split = prepared(tmp_path, rows, train=[source]).tokens.split("train")
+        tokenizer = load_tokenizer(str(tmp_path / "model"))
+        examples = [split.example(number) for number in range(len(split))]
+        return [tokenizer.decode(one.input_ids[1 : one.spans[0][0]]).split("\n")[-3:-2] for one in examples]
+
+    one, both = [["I"], ["J"], ["J"], []], [[], [], []]
+    assert heads() == [*one, *both]
+    assert heads(query_instruction="Q") == [*one, ["Q"], [], []]
+    filled = [["I"], ["J"], ["J"], ["P"], ["Q"], ["P"], ["P"]]
+    assert heads(query_instruction="Q", passage_instruction="P") == filled
+
+
 def test_a_colon_after_an_instruction_is_removed(tmp_path: Path) -> None:
     """As in the published training; the embedder does the same."""
     split = prepared(tmp_path, [{"query": ["I:\n", "q"], "pos": [["J", "a"]], "neg": ["b"]}]).tokens.split(

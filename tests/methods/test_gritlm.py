@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch
 from tailor.data.token_store import Split
+from tailor.methods import gritlm
 from tailor.methods.gritlm import Gritlm, chunks
 from tailor.models.causal import CausalModel
 from tailor.models.embedding.embedder import embed
@@ -69,8 +70,10 @@ def spec(**keys: Any) -> Spec:
     return Spec(name="gritlm", temperature=0.05, **keys)
 
 
-def batches_of(split: Split, group: int = 2, queries: int = 5, examples: int = 0) -> Any:
-    streams = StreamSizes(queries, examples, group)
+def batches_of(
+    split: Split, group: int = 2, queries: int = 5, examples: int = 0, first: Any = "longest"
+) -> Any:
+    streams = StreamSizes(queries, examples, group, first=first)
     return of_split(split, BatchSpec(seed=0, max_length=64, pack=False, streams=streams))
 
 
@@ -80,7 +83,8 @@ def chunked(
     """The gradient and the sums of the first step, by a method with these keys."""
     method, context = Gritlm(spec(**keys)), OneWorker(model, replays=replays, **plan)
     examples = 0 if keys.get("mode") == "embedding" else 5
-    batches = batches_of(split, keys.get("group_size", 2), examples=examples)
+    first = method.spec.streams.first
+    batches = batches_of(split, keys.get("group_size", 2), examples=examples, first=first)
     work = micro_batches_of(method, context, batches, split)
     if keys.get("mode") == "generative":  # the same sequences as beside texts
         work = [one for one in work if one.batch.pool is None]
@@ -120,6 +124,60 @@ def test_chunks_give_the_gradient_of_the_whole_batch(
     found, sums = chunked(model, split, method)
     assert sums["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
     assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("side", ["queries", "passages"])
+def test_the_embeddings_of_one_side_are_constants(path: Path, split: Split, engine: str, side: str) -> None:
+    """The value of the loss stays; its gradient is that with the other side's embeddings detached."""
+    model = load(path, adapter=LORA)
+    method = {"mode": "embedding", "engine": engine, "embedding_gradients": side}
+    batch = batches_of(split).batch(0)
+
+    def by_torch(*, detached: bool) -> tuple[float, torch.Tensor]:
+        whole = embed(
+            model, Gritlm(spec(**method)).settings, lay_out_texts(texts_of(split, batch), model.layout)
+        )
+        constant = range(batch.queries, batch.texts) if side == "queries" else range(batch.queries)
+        if detached:
+            whole = torch.cat(
+                [row[None].detach() if at in constant else row[None] for at, row in enumerate(whole)]
+            )
+        loss = plain(whole, batch)
+        loss.backward()
+        return float(loss.detach()), gradient(model)
+
+    loss, expected = by_torch(detached=True)
+    found, sums = chunked(model, split, method)
+    assert sums["loss"] == pytest.approx(loss, rel=1e-5)
+    assert relative(found, expected) < 1e-5
+    assert relative(by_torch(detached=False)[1], expected) > 0.1, "the control"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_constant_texts_have_no_graph(
+    path: Path, split: Split, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one passage for each query, the chunks of passages are embedded once and without a graph."""
+    count = batches_of(split, 1).batch(0).queries
+    model, calls = load(path, adapter=LORA), []
+
+    def counted(model: Any, settings: Any, batch: Any) -> torch.Tensor:
+        calls.append((torch.is_grad_enabled(), batch.pool.text_index.tolist()))
+        return embed(model, settings, batch)
+
+    monkeypatch.setattr(gritlm, "embed", counted)
+    keys = {"mode": "embedding", "engine": engine, "group_size": 1}
+    chunked(model, split, {**keys, "embedding_gradients": "queries"})
+    assert {index for graph, indices in calls if graph for index in indices} == set(range(count))
+    assert sorted(i for graph, indices in calls if not graph for i in indices if i >= count) == list(
+        range(count, 2 * count)
+    )
+    calls.clear()
+    chunked(model, split, keys)
+    assert {index for graph, indices in calls if graph for index in indices} == set(range(2 * count)), (
+        "the control"
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -215,6 +273,32 @@ def test_mixed_is_the_mean_of_the_means(path: Path, split: Split) -> None:
     assert len(means) == 3
     assert context.sums["loss"] == pytest.approx(sum(means) / 3, rel=1e-6)
     assert method.metrics(context.sums, 1)["loss"] == pytest.approx(context.sums["loss"], rel=1e-6)
+
+
+def test_the_loss_by_sequence(path: Path, split: Split) -> None:
+    """The sum over the tokens divided by the number of sequences, for any micro-batches; perplexity stays one of tokens."""
+    model = load(path, adapter=LORA)
+    found = {}
+    for normalization in ("token", "sequence"):
+        method = Gritlm(spec(mode="generative", generative_normalization=normalization))
+        for size in (1, 2, 5):
+            context = OneWorker(model, micro_batch_size=size)
+            batches = batches_of(split, queries=0, examples=5)
+            work = micro_batches_of(method, context, batches, split)
+            method.backward(context, batches, batches.batch(0), work, 0.0)
+            gradient(model)
+            total = sum(float(model.next_token_loss(one.batch)) for one in work)
+            tokens = sum(len(one.batch.targets) for one in work)
+            expected = total / (5 if normalization == "sequence" else tokens)
+            assert context.sums["loss"] == pytest.approx(expected, rel=1e-6)
+            assert method.metrics(context.sums, 1)["loss"] == pytest.approx(expected, rel=1e-6)
+        measured = OneWorker(model)
+        with torch.no_grad():
+            method.measure(measured, batches, batches.batch(0), work, 0.0)
+        found[normalization] = method.metrics(measured.sums, 1)
+        assert found[normalization]["loss"] == pytest.approx(expected, rel=1e-6)
+    for name in ("perplexity", "token_accuracy"):
+        assert found["sequence"][name] == pytest.approx(found["token"][name], rel=1e-6)
 
 
 def test_the_loss_is_the_weighted_sum_of_both(path: Path, split: Split) -> None:

@@ -30,6 +30,8 @@ class StreamSizes:
     """No two rows of a training batch have a text in common."""
     by: Literal["dataset", "source"] = "source"
     """All queries of a batch are of one dataset, or of one source."""
+    first: Literal["longest", "queries", "passages"] = "longest"
+    """Which texts of a batch come first. Queries and passages are then apart, each with the longest first."""
 
     @property
     def embeds(self) -> bool:

@@ -84,6 +84,11 @@ class Gritlm(MethodSection):
     own negatives.
     """
 
+    embedding_gradients: Literal["all", "queries", "passages"] = "all"
+    """Which texts the contrastive loss trains. With `queries` or `passages`, the embeddings of the others are constants of the
+    loss and cost no backward pass.
+    """
+
     symmetric: bool = False
     """Also contrast each positive passage with all queries of the batch; the loss is the mean of both directions."""
 
@@ -102,9 +107,10 @@ class Gritlm(MethodSection):
     loss is the mean over these and the full dimension.
     """
 
-    generative_normalization: Literal["token", "mixed"] = "token"
+    generative_normalization: Literal["token", "mixed", "sequence"] = "token"
     """`token`: the mean over all supervised tokens of the batch. `mixed`: the mean over the tokens of each
-    `train.micro_batch_size` sequences, then over these means, as in the published GritLM.
+    `train.micro_batch_size` sequences, then over these means, as in the published GritLM. `sequence`: the sum over all
+    supervised tokens, divided by the number of sequences; GritLM's `--loss_gen_type token`.
     """
 
     embedding_weight: float = Field(1.0, gt=0)
@@ -206,6 +212,7 @@ class Gritlm(MethodSection):
             group=self.group_size,
             distinct=self.no_duplicates,
             by=self.batch_by,
+            first="longest" if self.embedding_gradients == "all" else self.embedding_gradients,
         )
 
     @property

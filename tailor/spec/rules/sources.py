@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tailor.spec.data import FORMAT_KINDS, builtin_formats, is_read
+from tailor.spec.data import FORMAT_KINDS, RELEVANCE, builtin_formats, is_read
 from tailor.spec.methods.registry import METHODS
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 
@@ -15,9 +15,16 @@ SECTIONS = ("data.train", "data.evaluation", "data.decontaminate")
 def conflicts(keys: Keys) -> Iterator[Conflict]:
     """Settings of the batches that a method's own batches exclude."""
     method = keys.method
+    by_tokens, sorted_rows = keys("data.weight_by") == "tokens", keys("train.order") == "short_to_long"
+    for key, source in keys.sources("data.train") if by_tokens else ():
+        if source.get("samples") is not None:
+            yield (
+                f"{key}.samples",
+                "data.weight_by",
+                "samples counts rows, and the sources are mixed by tokens",
+            )
     if method is None:
         return
-    by_tokens, sorted_rows = keys("data.weight_by") == "tokens", keys("train.order") == "short_to_long"
     if method.streams is not None and by_tokens:
         yield (
             "data.weight_by",
@@ -57,6 +64,17 @@ def unused(keys: Keys) -> Iterator[Finding]:
     for key, source in [found for section in SECTIONS for found in keys.sources(section)]:
         if keys(f"{key}.weight") is not None and key.startswith("data.evaluation"):
             yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
+        if keys(f"{key}.samples") is not None and key.startswith("data.evaluation"):
+            yield (
+                f"{key}.samples",
+                "has no effect: every evaluation row is used once; remove it, or set limit",
+            )
+        if source.get("samples") is not None and keys(f"{key}.weight") is not None:
+            yield f"{key}.weight", "has no effect with samples, the number of rows of an epoch; remove one"
+        relevance = keys.method is None or RELEVANCE in keys.method.reads
+        for name in ("query_instruction", "passage_instruction"):
+            if source.get(name) is not None and not relevance:
+                yield f"{key}.{name}", "has no effect: only gritlm reads queries and passages"
         streams = keys.method.streams if keys.method is not None else None
         by_dataset = streams is not None and streams.embeds and streams.by == "dataset"
         if source.get("dataset_column") is not None and keys.method is not None and not by_dataset:

@@ -178,8 +178,14 @@ def unused(keys: Keys, prefix: str) -> Iterator[Finding]:
     for key, source in keys.sources(f"{prefix}data.evaluation"):
         if source.get("weight") is not None:
             yield f"{key}.weight", "has no effect: every evaluation row is used once; remove it"
-        if source.get("dataset_column") is not None:
-            yield f"{key}.dataset_column", "has no effect in an evaluation; remove it"
+        if source.get("samples") is not None:
+            yield (
+                f"{key}.samples",
+                "has no effect: every evaluation row is used once; remove it, or set limit",
+            )
+        for name in ("dataset_column", "query_instruction", "passage_instruction"):
+            if source.get(name) is not None:
+                yield f"{key}.{name}", "has no effect in an evaluation; remove it"
     for key, path in paths(keys, prefix):
         if "://" in path and not path.startswith("hf://"):
             for name in ("subset", "split"):

@@ -16,6 +16,7 @@ _EMBEDDING = (
     "temperature",
     "group_size",
     "negatives",
+    "embedding_gradients",
     "symmetric",
     "mask_duplicates",
     "false_negative_margin",
