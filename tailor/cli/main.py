@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tailor.cli.mine",
         "add hard negatives to rows of queries, by a trained model, BM25 or at random",
     ),
+    "score": ("tailor.cli.score", "add a teacher's scores to the passages of rows, for distillation"),
     "merge": ("tailor.cli.merge", "merge an adapter into its base model"),
     "average": ("tailor.cli.average", "average the weights of models, checkpoints or adapters"),
     "export": (

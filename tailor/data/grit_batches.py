@@ -65,6 +65,11 @@ class GritBatch(list[Row]):
         examples[self.text_index] = [row[0] for row in self[: self.texts] if isinstance(row, tuple)]
         return examples
 
+    def scores(self) -> np.ndarray:
+        """float32[Q, group]: a teacher's scores of the passages of each query, its positive first; NaN without one."""
+        scores: np.ndarray = self._split.score[self.text_examples()[self.queries :]]  # [P]
+        return scores.reshape(self.queries, self.group)
+
     @cached_property
     def excluded(self) -> np.ndarray:
         """int64[k, 2]: the (query, passage) pairs that must not count as negatives (false negatives).

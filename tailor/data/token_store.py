@@ -3,7 +3,7 @@
 ROOT/FINGERPRINT/train-00000.arrow       columns input_ids list<int32>, spans list<int32>
 ROOT/FINGERPRINT/evaluation-00003.arrow  (flattened half-open pairs), source int16, file int32,
                                          dataset int32, row int64, position int16, is_positive bool,
-                                         missing uint8
+                                         missing uint8, score float32
 ROOT/FINGERPRINT/manifest.json           written last: readers ignore a folder without it
 
 An example is one sequence of token ids, made from a record (see `encode.records`). Examples that belong together, such as
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("position", pa.int16()),
         ("is_positive", pa.bool_()),
         ("missing", pa.uint8()),
+        ("score", pa.float32()),
     ]
 )
 
@@ -134,6 +135,7 @@ class _Block:
     position: np.ndarray
     is_positive: np.ndarray
     missing: np.ndarray
+    score: np.ndarray
 
 
 class Split:
@@ -145,7 +147,8 @@ class Split:
     row: int64 [n] row number in the file, from 1. position: int16 [n] position in the example's group,
     from 0. is_positive: bool [n] False for a rejected or undesirable answer, and for a negative passage.
     missing: uint8 [n] `Missing` flags. files: names of the files, as in messages. dataset: int32 [n], equal for the rows of
-    one dataset of a source: a file, or the rows with one value in the source's `dataset_column`.
+    one dataset of a source: a file, or the rows with one value in the source's `dataset_column`. score: float32 [n] a
+    teacher's score of a passage, NaN without one.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -171,6 +174,7 @@ class Split:
         self.position = _join([block.position for block in blocks], np.int16)
         self.is_positive = _join([block.is_positive for block in blocks], np.bool_)
         self.missing = _join([block.missing for block in blocks], np.uint8)
+        self.score = _join([block.score for block in blocks], np.float32)
 
     def row_id(self, index: int) -> RowId:
         """The data row of example `index`. A row can have several examples; they are consecutive."""
@@ -191,14 +195,17 @@ class Split:
         return len(self.row)
 
     def digest(self) -> str:
-        """A hash of the examples in their order: their tokens, what is supervised, and their groups."""
+        """A hash of the examples in their order: their tokens, what is supervised, their groups and scores."""
         columns = ("ids", "spans", "position", "is_positive")
         parts = [hashlib.sha256() for _ in (*columns, "lengths")]
         for block in self._blocks:
             for part, name in zip(parts, columns, strict=False):
                 part.update(np.ascontiguousarray(getattr(block, name)).tobytes())
             parts[-1].update(np.stack([np.diff(block.id_offsets), np.diff(block.span_offsets)], 1).tobytes())
-        return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()
+        whole = hashlib.sha256(b"".join(part.digest() for part in parts))
+        if not np.isnan(self.score).all():
+            whole.update(self.score.tobytes())
+        return whole.hexdigest()
 
     def example(self, index: int) -> Example:
         """Example `index`, counted from 0. IndexError when out of range."""
@@ -299,12 +306,14 @@ class ShardWriter:
         positions: np.ndarray | None = None,
         is_positive: np.ndarray | None = None,
         missing: np.ndarray | None = None,
+        scores: np.ndarray | None = None,
     ) -> None:
         """Write n examples. input_ids, spans: list<int32> [n]; rows: int64 [n], counted from 1 in the task's file range.
 
         files, datasets: int [n], default all 0: indices in the shard's lists of files and datasets; without a list of
         datasets, `datasets` counts files. positions: int [n], default all 0: every
-        example is its own group. is_positive: bool [n], default all True. missing: int [n], default all 0.
+        example is its own group. is_positive: bool [n], default all True. missing: int [n], default all 0. scores: float [n],
+        default all NaN.
         """
         count = len(rows)
         columns = [
@@ -317,6 +326,7 @@ class ShardWriter:
             pa.array(np.zeros(count) if positions is None else positions).cast(pa.int16()),
             pa.array(np.ones(count, np.bool_) if is_positive is None else is_positive),
             pa.array(np.zeros(count) if missing is None else missing).cast(pa.uint8()),
+            pa.array(np.full(count, np.nan) if scores is None else scores).cast(pa.float32()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.examples += count
@@ -354,7 +364,16 @@ def _block(batch: pa.RecordBatch, first_row: int, files: np.ndarray, datasets: n
         position=batch.column("position").to_numpy(),
         is_positive=batch.column("is_positive").to_numpy(zero_copy_only=False),
         missing=batch.column("missing").to_numpy(),
+        score=_scores(batch),
     )
+
+
+def _scores(batch: pa.RecordBatch) -> np.ndarray:
+    """float32[n]. Shards of earlier versions have none."""
+    if "score" not in batch.schema.names:
+        return np.full(batch.num_rows, np.nan, np.float32)
+    scores: np.ndarray = batch.column("score").to_numpy()
+    return scores
 
 
 def _supervised(block: _Block) -> np.ndarray:

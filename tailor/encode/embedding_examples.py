@@ -7,6 +7,7 @@ Truncation cuts only the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,10 +104,13 @@ class TextEncoder:
         return encoded
 
 
-def relevances(encoder: TextEncoder, records: Sequence[Relevance]) -> list[list[EncodedExample] | RowError]:
+def relevances(
+    encoder: TextEncoder, records: Sequence[Relevance], limits: TextLimits | None = None
+) -> list[list[EncodedExample] | RowError]:
     """The group of each record at full length: the query, the relevant passages, the irrelevant ones.
 
-    The span of an example is the tokens to pool. `is_positive` is False for irrelevant passages.
+    The span of an example is the tokens to pool. `is_positive` is False for irrelevant passages. Scores are kept if
+    `limits` asks for them; a record without them is a RowError then.
     """
     texts = [text for record in records for text in (record.query, *record.positives, *record.negatives)]
     remaining = iter(encoder(texts))
@@ -114,12 +118,29 @@ def relevances(encoder: TextEncoder, records: Sequence[Relevance]) -> list[list[
     for record in records:
         positives = 1 + len(record.positives)
         group = []
+        kept = record.scores if limits is not None and limits.scores else None
+        scores = [math.nan, *(kept or [math.nan] * (positives - 1 + len(record.negatives)))]
         for position in range(positives + len(record.negatives)):
             text = next(remaining)
             span = (text.start, len(text.input_ids))
-            group.append(EncodedExample(text.input_ids, [span], position, position < positives))
-        groups.append(_checked(group, record))
+            group.append(
+                EncodedExample(text.input_ids, [span], position, position < positives, score=scores[position])
+            )
+        groups.append(_unscored(record, limits) or _checked(group, record))
     return groups
+
+
+def _unscored(record: Relevance, limits: TextLimits | None) -> RowError | None:
+    """What the row lacks for distillation; None if nothing."""
+    if limits is None or not limits.scores:
+        return None
+    if record.scores is None:
+        return RowError("missing_scores", record.without_scores)
+    if limits.negatives and not record.negatives:
+        return RowError(
+            "missing_scores", "the row has no negatives, and a teacher scores those of the row only"
+        )
+    return None
 
 
 def _checked(group: list[EncodedExample], record: Relevance) -> list[EncodedExample] | RowError:

@@ -102,7 +102,13 @@ class Encoder:
     @property
     def fills_negatives(self) -> bool:
         """Whether a query without negatives is given passages of other rows."""
-        return self._text_limits is not None and self._text_limits.negatives
+        limits = self._text_limits
+        return limits is not None and limits.negatives and not limits.scores
+
+    @property
+    def distills(self) -> bool:
+        """Whether the scores of a teacher are used."""
+        return self._text_limits is not None and self._text_limits.scores
 
     def __call__(self, records: Sequence[Record]) -> list[Outcome | RowError]:
         """The outcome of each record, in order. All records of a batch have the same type."""
@@ -135,7 +141,7 @@ class Encoder:
             return preference_examples.grouped(rows, self.encode(preference_examples.answers(rows)))
         if isinstance(records[0], Relevance):
             groups = [record for record in records if isinstance(record, Relevance)]
-            return embedding_examples.relevances(TextEncoder(self.tokenizer), groups)
+            return embedding_examples.relevances(TextEncoder(self.tokenizer), groups, self._text_limits)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])

@@ -20,6 +20,7 @@ history of later turns, as in a chat that keeps the tokens it generated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,7 +48,8 @@ class EncodedExample:
 
     position: the index in a group of examples that belong together, from 0. is_positive: False for a rejected or
     undesirable answer, and for a passage that is irrelevant to its query. missing: tokens of the row that were cut away.
-    head: number of first tokens with which every chunk starts: the tokenizer's prefix (BOS), and a system turn.
+    head: number of first tokens with which every chunk starts: the tokenizer's prefix (BOS), and a system turn. score: that
+    of a teacher for a passage, NaN without one.
     """
 
     input_ids: np.ndarray
@@ -56,6 +58,7 @@ class EncodedExample:
     is_positive: bool = True
     missing: Missing = WHOLE
     head: int = 0
+    score: float = math.nan
 
     def part(self, start: int, stop: int, spans: list[Span], head: int = 0) -> EncodedExample:
         """Its first `head` tokens and its tokens [start, stop), with other spans."""

@@ -415,6 +415,8 @@ def _fingerprint(
         facts["scorer"] = scorer.identity
     if texts is not None:
         facts["texts"] = [texts.query, texts.passage, texts.negatives, *astuple(GRITLM)]
+        if texts.scores:
+            facts["scores"] = True
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
 
 

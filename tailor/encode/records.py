@@ -15,7 +15,7 @@ The data changes its name once per stage:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -90,6 +90,10 @@ class Relevance:
     query: Instructed
     positives: tuple[Instructed, ...]
     negatives: tuple[Instructed, ...]
+    scores: tuple[float, ...] | None = None
+    """A teacher's score of each passage, the positives first. None if the row has none that can be used."""
+    without_scores: str = field(default="", compare=False)
+    """Why it has none."""
 
     def instructed(self, query: str | None, passage: str | None) -> Relevance:
         """The same record, in which texts without an instruction have these."""
@@ -128,7 +132,8 @@ def _everything(record: Record) -> Any:
         case Rated():
             return [_parts(record.answer), record.desirable]
         case Relevance():
-            return [record.query, record.positives, record.negatives]
+            texts = [record.query, record.positives, record.negatives]
+            return texts if record.scores is None else [*texts, record.scores]
         case _:
             return _parts(record)
 

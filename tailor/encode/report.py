@@ -20,6 +20,7 @@ SHORT = "too_short"
 REMOVED = ("duplicate", "near_duplicate", "contaminated", SHORT)
 """Reasons of rows that the recipe asks to leave out: `data.deduplicate`, `data.decontaminate` and `data.min_length`. The budget
 does not limit them."""
+MISSING_SCORES = "add the scores of a teacher with `tailor score`, or remove method.distillation"
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
 
@@ -202,6 +203,8 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
             hint = "check the reasons above, and the source's format and columns"
             if set(lost) == {"too_long"}:
                 hint = "raise data.max_length, or set data.on_long"
+            elif set(lost) == {"missing_scores"}:
+                hint = MISSING_SCORES
             elif set(lost) == {SHORT}:
                 hint = "lower data.min_length"
             elif lost and set(lost) <= set(REMOVED):
@@ -239,6 +242,8 @@ def _check(
         hint = "choose a data.template that supports these rows"
     elif set(lost) == {"reasoning_dropped"}:
         hint = "choose a data.template that writes the reasoning, or set data.reasoning: drop"
+    elif set(lost) == {"missing_scores"}:
+        hint = MISSING_SCORES
     elif set(lost) == {"nothing_supervised"}:
         hint = "look at these rows with `tailor data preview`"
     elif lost and set(lost) <= {"same_answers", "empty_answer", "control_text"}:

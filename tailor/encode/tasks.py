@@ -21,7 +21,7 @@ from tailor.encode.report import TaskReport, WrittenShard
 from tailor.encode.similarity.overlap import Reference
 from tailor.encode.similarity.texts import HashedTexts, texts_of
 from tailor.encode.truncation import Scorer, targets
-from tailor.encode.unused import FILLED_NEGATIVES, Watch
+from tailor.encode.unused import FILLED_NEGATIVES, UNUSED_SCORES, Watch
 from tailor.store import Store
 from tailor.store.scratch import scratch
 
@@ -110,8 +110,8 @@ class Work:
                         report.leave_out(outcome.reason, label, row, outcome.detail)
                     else:
                         _count(report, outcome)
-                        if self.encoder.fills_negatives and isinstance(record, Relevance):
-                            _count_filled(report, label, row, record)
+                        if isinstance(record, Relevance):
+                            _count_changes(report, self.encoder, label, row, record)
                         split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
                         shards.add(split, label, dataset, row, outcome.examples)
@@ -202,6 +202,7 @@ class _Shards:
                 positions=np.array([example.position for example in examples]),
                 is_positive=np.array([example.is_positive for example in examples]),
                 missing=np.array([example.missing for example in examples], np.uint8),
+                scores=np.array([example.score for example in examples], np.float32),
             )
             self._lengths.setdefault(split, []).append(lengths)
             self._report.supervised[split] += sum(targets(group) for group in spans)
@@ -302,9 +303,11 @@ def first_rows(tasks: Sequence[Task], lines: Sequence[Mapping[str, int]]) -> lis
     return firsts
 
 
-def _count_filled(report: TaskReport, label: str, row: int, record: Relevance) -> None:
-    if not record.negatives:
+def _count_changes(report: TaskReport, encoder: Encoder, label: str, row: int, record: Relevance) -> None:
+    if encoder.fills_negatives and not record.negatives:
         report.changes.setdefault(FILLED_NEGATIVES, CountedRows()).add(label, row, "")
+    if record.scores is not None and not encoder.distills:
+        report.changes.setdefault(UNUSED_SCORES, CountedRows()).add(label, row, "")
 
 
 def _count(report: TaskReport, outcome: Outcome) -> None:

@@ -182,7 +182,7 @@ class Worker:
         self._models = {model.label: model for model in models}
         self.decoding = decoding
         self._current: tuple[str, str] | None = None
-        """The model in memory: its URL, and `write`, `write without rope` or `embed`."""
+        """The model in memory: its URL, and `write`, `write without rope`, `embed` or `rerank`."""
         self._loaded: Any = None
         self._scoring: Any = None
         self._embedder: Any = None
@@ -221,6 +221,16 @@ class Worker:
             batch.inputs, batch.instruction, batch.dimension, without_adapter=ref.without_adapter
         )
         return Embedded(vectors, truncated)
+
+    def rerank(self, batch: EvaluationBatch) -> Result:
+        """The scores of a batch's (query, passage) pairs by a cross-encoder."""
+        from tailor.artifacts.cross_encoder import CrossEncoderModel
+
+        ref = self._models[batch.model]
+        if self._make_room(ref.url, "rerank"):
+            self._loaded = CrossEncoderModel(ref.url)
+        scores: list[float] = self._loaded(batch.inputs)
+        return scores
 
 
 def _generate(worker: Worker, batch: EvaluationBatch) -> Result:
@@ -261,6 +271,8 @@ SCORE = Computation("score", _score, _scored)
 """Inputs: `Scored`. Result per item: a `likelihood.Likelihood` as a mapping."""
 EMBED = Computation("embed", Worker.embed)
 """Inputs: texts. Result: `Embedded`."""
+RERANK = Computation("rerank", Worker.rerank)
+"""Inputs: (query, passage) pairs of texts. Result per item: the score."""
 
 
 def in_process(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tailor.methods.distillation import distillation_loss
 from tailor.models.embedding.pooling import shorten
 from tailor.spec.methods.gritlm import Gritlm
 
@@ -35,8 +36,12 @@ class ContrastiveBatch:
     block: int
     """For local negatives: number of consecutive queries that use each other's passages, i.e. the queries of one worker."""
 
+    scores: torch.Tensor | None = None
+    """float32[Q, group]: a teacher's scores of the passages of each query, for distillation."""
+
     def to(self, device: torch.device) -> ContrastiveBatch:
-        return ContrastiveBatch(self.queries, self.group, self.excluded.to(device), self.block)
+        scores = None if self.scores is None else self.scores.to(device)
+        return ContrastiveBatch(self.queries, self.group, self.excluded.to(device), self.block, scores)
 
 
 def share_of(queries: int, rank: int, world: int) -> range:
@@ -55,7 +60,9 @@ class ContrastiveSum:
     hits: torch.Tensor
     """Scalar: queries whose answer is the most similar passage."""
     without_negatives: torch.Tensor
-    """Scalar: queries that are contrasted with no passage but their answer. Their loss is 0, so they train nothing."""
+    """Scalar: queries that are contrasted with no passage but their answer. Their contrastive loss is 0."""
+    distillation: torch.Tensor | None = None
+    """float32 scalar, the part of `loss` that distills a teacher's scores, before its weight."""
 
 
 def contrastive_loss(
@@ -63,21 +70,41 @@ def contrastive_loss(
 ) -> ContrastiveSum:
     """Loss of the queries in `share`: the mean over the full length and the lengths in `spec.matryoshka`.
 
-    vectors: float32[Q + P, E], before they are shortened and normalized.
+    With scores of a teacher, it is the weighted sum of the contrastive loss and of the distillation loss. vectors: float32[Q + P, E], before they are shortened and normalized.
     """
     lengths = [*spec.matryoshka, None]
     total, hits, without_negatives = (vectors.new_zeros(()) for _ in range(3))
     gradient = torch.zeros_like(vectors)  # [N, E]
+    distilled: torch.Tensor | None = None
     for length in lengths:
         with torch.enable_grad():
             full = vectors.detach().requires_grad_()  # [N, E]
             embeddings = shorten(full, length, normalize=spec.normalize)  # [N, length]
         part = _both_directions(embeddings.detach(), batch, spec, share)
+        if batch.scores is not None:
+            part = _with_teacher(part, *distillation_loss(embeddings, batch.scores, spec, share), spec)
+            assert part.distillation is not None
+            distilled = part.distillation if distilled is None else distilled + part.distillation
         embeddings.backward(part.gradient)
         assert full.grad is not None
         total, gradient = total + part.loss, gradient.add_(full.grad)
         hits, without_negatives = part.hits, part.without_negatives  # those of the full length, which is last
-    return ContrastiveSum(total / len(lengths), gradient / len(lengths), hits, without_negatives)
+    distilled = None if distilled is None else distilled / len(lengths)
+    return ContrastiveSum(total / len(lengths), gradient / len(lengths), hits, without_negatives, distilled)
+
+
+def _with_teacher(
+    part: ContrastiveSum, loss: torch.Tensor, gradient: torch.Tensor, spec: Gritlm
+) -> ContrastiveSum:
+    """The weighted sum with a distillation loss."""
+    own, taught = spec.contrastive_weight, spec.distillation_weight
+    return ContrastiveSum(
+        own * part.loss + taught * loss,
+        own * part.gradient + taught * gradient,
+        part.hits,
+        part.without_negatives,
+        loss,
+    )
 
 
 def _both_directions(

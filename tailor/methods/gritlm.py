@@ -152,12 +152,14 @@ class Gritlm(Method):
         return float(len(batch.supervised) if per_sequence else len(batch.targets))
 
     def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
-        """The means of both losses and their weighted sum; the share of queries whose most similar passage is their answer;
+        """The means of the losses and their weighted sum; the share of queries whose most similar passage is their answer;
         and, if above 0, the share of queries without negatives."""
         found: dict[str, float] = {"loss": 0.0}
         if queries := sums.get("queries"):
             found["embedding_loss"] = sums["embedding_loss"] / queries
             found["embedding_accuracy"] = sums["answers_found"] / queries
+            if "distillation_loss" in sums:
+                found["distillation_loss"] = sums["distillation_loss"] / queries
             if count := sums["without_negatives"]:
                 found["without_negatives"] = count / queries
             found["loss"] += self.spec.embedding_weight * found["embedding_loss"]
@@ -248,7 +250,8 @@ class Gritlm(Method):
         """Loss and gradient of this worker's share of the queries. vectors: [N, E]."""
         excluded = batch.excluded if self.spec.mask_duplicates else np.zeros((0, 2), np.int64)
         block = -(-batch.queries // context.world)
-        pairs = ContrastiveBatch(batch.queries, batch.group, torch.from_numpy(excluded), block)
+        scores = torch.from_numpy(batch.scores()) if self.spec.distillation is not None else None
+        pairs = ContrastiveBatch(batch.queries, batch.group, torch.from_numpy(excluded), block, scores)
         share = share_of(batch.queries, context.rank, context.world)
         return contrastive_loss(vectors, pairs.to(context.device), self.spec, share)
 
@@ -259,7 +262,9 @@ class Gritlm(Method):
         self, context: StepContext, batch: GritBatch, sums: ContrastiveSum
     ) -> dict[str, torch.Tensor]:
         share = share_of(batch.queries, context.rank, context.world)
+        distillation = {} if sums.distillation is None else {"distillation_loss": sums.distillation}
         return {
+            **distillation,
             "embedding_loss": sums.loss,
             "answers_found": sums.hits,
             "without_negatives": sums.without_negatives,

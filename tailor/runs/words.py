@@ -45,6 +45,7 @@ def size(count: float) -> str:
 
 _MEASURED = {
     "embedding_loss": "embedding loss {:.4f}",
+    "distillation_loss": "distillation loss {:.4f}",
     "generative_loss": "generative loss {:.4f}",
     "embedding_accuracy": "embedding accuracy {:.1%}",
     "without_negatives": "queries without negatives {:.1%}",

@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], Relevance]] = {
     "scores and a prompt": (
         "flagembedding",
         {"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1.0], "neg_scores": [0.1], "prompt": "I"},
-        Relevance(("I", "q"), ((None, "a"),), ((None, "b"),)),
+        Relevance(("I", "q"), ((None, "a"),), ((None, "b"),), (1.0, 0.1)),
     ),
     "titles": (
         "tevatron",

@@ -30,7 +30,7 @@ def make_grit_store(
 ) -> TokenStore:
     """Random texts of random lengths: `queries` with passages in one or several sources, then `examples` to generate.
 
-    changed: {number of a training example: its own tokens} to put in place of random ones, as `texts`.
+    Passages have random scores of a teacher. changed: {number of a training example: its own tokens} to put in place of random ones, as `texts`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -62,6 +62,7 @@ def make_grit_store(
                 np.arange(1, len(ids) + 1),
                 positions=np.array(places),
                 is_positive=np.array(good),
+                scores=np.random.default_rng([seed, len(shards)]).normal(size=len(ids)),
             )
             writer.close()
             shards.append(

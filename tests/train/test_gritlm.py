@@ -181,6 +181,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ddp, chunk_checkpoint": {"engine": "chunk_checkpoint"},
     "ddp, embedding alone, full": {"mode": "embedding", "adapted": False},
     "ddp, embedding alone, chunk_checkpoint": {"mode": "embedding", "engine": "chunk_checkpoint"},
+    "ddp, distillation": {"distillation": "kl", "matryoshka": [8]},
     "ddp, one worker without a chunk": {"embedding_batch_size": 2, "group_size": 1},
     "fsdp, lora, regularized": {
         **FSDP,

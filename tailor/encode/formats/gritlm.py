@@ -7,7 +7,7 @@ from typing import Any
 
 from tailor.encode.fields import are_texts, kind_of, to_list
 from tailor.encode.formats.base import Format, Row, own_columns
-from tailor.encode.formats.passages import relevance
+from tailor.encode.formats.passages import SPLIT_SCORES, relevance
 from tailor.encode.records import Instructed, Record, RowError
 from tailor.spec.data import RELEVANCE
 
@@ -17,6 +17,7 @@ def _convert(row: Row) -> Record:
         _instructed(row["query"], "query"),
         (_instructed(text, "pos") for text in to_list(row["pos"], "pos")),
         (_instructed(text, "neg") for text in to_list(row.get("neg", []), "neg")),
+        row,
     )
 
 
@@ -31,7 +32,7 @@ def _instructed(value: Any, field: str) -> Instructed:
 GRITLM = Format(
     "gritlm",
     RELEVANCE,
-    fields=own_columns("query", "pos", "neg"),
+    fields=own_columns("query", "pos", "neg") | SPLIT_SCORES,
     required=("query", "pos"),
     convert=_convert,
     # Rows with plain texts only have the format flagembedding.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tailor.encode.fields import to_text
 from tailor.encode.formats.base import Format, Row, own_columns
-from tailor.encode.formats.passages import relevance
+from tailor.encode.formats.passages import SCORES, relevance
 from tailor.encode.records import Record
 from tailor.spec.data import RELEVANCE
 
@@ -16,13 +16,14 @@ def _convert(row: Row) -> Record:
         (None, to_text(row["anchor"], "anchor")),
         [(None, to_text(row["positive"], "positive"))],
         ((None, to_text(text, "negative")) for text in negatives),
+        row,
     )
 
 
 SENTENCE_TRANSFORMERS = Format(
     "sentence_transformers",
     RELEVANCE,
-    fields=own_columns("anchor", "positive", "negative"),
+    fields=own_columns("anchor", "positive", "negative") | SCORES,
     required=("anchor", "positive"),
     convert=_convert,
     numbered="negative",

@@ -7,7 +7,7 @@ from typing import Any
 
 from tailor.encode.fields import first_keys, to_list, to_text
 from tailor.encode.formats.base import Format, Row, own_columns
-from tailor.encode.formats.passages import relevance
+from tailor.encode.formats.passages import SCORES, relevance
 from tailor.encode.records import Instructed, Record, RowError
 from tailor.spec.data import RELEVANCE
 
@@ -23,6 +23,7 @@ def _convert(row: Row) -> Record:
             _titled(passage, "negative_passages")
             for passage in to_list(row.get("negative_passages", []), "negative_passages")
         ),
+        row,
     )
 
 
@@ -35,7 +36,7 @@ def _titled(value: Any, field: str) -> Instructed:
 TEVATRON = Format(
     "tevatron",
     RELEVANCE,
-    fields=own_columns("query", "positive_passages", "negative_passages"),
+    fields=own_columns("query", "positive_passages", "negative_passages") | SCORES,
     required=("query", "positive_passages"),
     convert=_convert,
     form=lambda picked: (

@@ -24,7 +24,7 @@ from tailor.errors import DataError
 from tailor.spec.data import RELEVANCE, Source
 from tailor.spec.methods.gritlm import Gritlm
 
-WRITTEN = ("query", "pos", "neg")
+WRITTEN = ("query", "pos", "neg", "pos_scores", "neg_scores", "teacher")
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,27 @@ def plain(value: Any) -> Any:
     raise RowError("bad_value", f"a column has a value of type {type(value).__name__}, which JSON lacks")
 
 
-def written(rows: Sequence[QueryRow], records: Iterable[Relevance]) -> Iterator[bytes]:
-    """The lines of a JSONL file: the rows, in which each record replaces the row's own."""
+def written(
+    rows: Sequence[QueryRow], records: Iterable[Relevance], teacher: str | None = None
+) -> Iterator[bytes]:
+    """The lines of a JSONL file: the rows, in which each record replaces the row's own.
+
+    teacher: name of the model whose scores the records have.
+    """
     replaced = list(records)
     texts = (text for record in replaced for text in (record.query, *record.positives, *record.negatives))
     paired = any(instruction for instruction, _ in texts)
     for row, record in zip(rows, replaced, strict=True):
-        values = {
+        values: dict[str, Any] = {
             "query": _value(record.query, paired),
             "pos": [_value(text, paired) for text in record.positives],
             "neg": [_value(text, paired) for text in record.negatives],
         }
+        if teacher is not None:
+            assert record.scores is not None
+            count = len(record.positives)
+            scores = {"pos_scores": record.scores[:count], "neg_scores": record.scores[count:]}
+            values |= {**scores, "teacher": teacher}
         line = {**values, **{name: value for name, value in row.others.items() if name not in values}}
         try:
             yield f"{json.dumps(line, ensure_ascii=False)}\n".encode()

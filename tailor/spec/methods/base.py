@@ -88,6 +88,8 @@ class TextLimits:
     passage: int
     negatives: bool = True
     """Whether each query needs a passage that does not answer it, of its own row or of another one."""
+    scores: bool = False
+    """Whether each row needs a teacher's scores of its passages, and negatives of its own if `negatives`."""
 
 
 class EmbeddingMethod(Protocol):

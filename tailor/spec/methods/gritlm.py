@@ -27,7 +27,7 @@ class Gritlm(MethodSection):
     """
 
     implementation = "tailor.methods.gritlm:build"
-    metrics = ("embedding_loss", "embedding_accuracy", "generative_loss")
+    metrics = ("embedding_loss", "distillation_loss", "embedding_accuracy", "generative_loss")
     rules = "tailor.spec.rules.methods.gritlm"
     reads = (RELEVANCE, EXAMPLES)
     documents_per_pass = "puts many texts into one forward pass"
@@ -105,6 +105,24 @@ class Gritlm(MethodSection):
     matryoshka: list[Annotated[int, Field(ge=1)]] = []
     """Matryoshka representation learning (arXiv 2205.13147): shorter dimensions at which embeddings can be cut. The
     loss is the mean over these and the full dimension.
+    """
+
+    distillation: Literal["kl", "margin_mse"] | None = None
+    """Also learn a teacher's scores of the passages of each row (`pos_scores` and `neg_scores`, or `scores`; `tailor score`
+    writes them). `kl`: the KL divergence between the softmax of the teacher's scores and that of the query's similarities to
+    the passages of its group, divided by the temperature. `margin_mse`: the mean squared error of the differences
+    between the positive's score and those of the negatives (arXiv 2010.02666). Default: off.
+    """
+
+    distillation_weight: float = Field(1.0, gt=0)
+    """Weight of the distillation loss in the embedding loss."""
+
+    contrastive_weight: float = Field(1.0, ge=0)
+    """Weight of the contrastive loss beside the distillation loss. 0: learn the teacher's scores only."""
+
+    teacher_temperature: float = Field(1.0, gt=0)
+    """With `distillation: kl`, the teacher's scores are divided by it. The scores of a cross-encoder are logits, which suit 1;
+    cosine similarities need a small one, such as 0.02.
     """
 
     generative_normalization: Literal["token", "mixed", "sequence"] = "token"
@@ -198,6 +216,7 @@ class Gritlm(MethodSection):
             query=self.max_query_length or max_length,
             passage=self.max_passage_length or max_length,
             negatives=self.group_size > 1,
+            scores=self.distillation is not None,
         )
 
     @property

@@ -21,6 +21,10 @@ _EMBEDDING = (
     "mask_duplicates",
     "false_negative_margin",
     "matryoshka",
+    "distillation",
+    "distillation_weight",
+    "contrastive_weight",
+    "teacher_temperature",
     "embedding_weight",
     "embedding_batch_size",
     "batch_by",
@@ -30,6 +34,8 @@ _EMBEDDING = (
     "max_query_length",
     "max_passage_length",
 )
+_CONTRASTIVE = ("negatives", "symmetric", "mask_duplicates", "false_negative_margin", "no_duplicates")
+"""Keys that only the contrastive loss reads."""
 _GENERATIVE = (
     "generative_attention",
     "generative_normalization",
@@ -90,6 +96,12 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
                 "method.group_size",
                 "a group of 1 has no negatives; raise method.group_size",
             )
+    if keys("method.distillation") and keys("method.group_size") == 1:
+        yield (
+            "method.distillation",
+            "method.group_size",
+            "a teacher's scores are compared within a group, and a group of 1 has one passage; raise method.group_size",
+        )
     longest = keys("method.projection")
     for length in keys("method.matryoshka") or ():
         if longest and isinstance(length, int) and length >= longest:
@@ -139,6 +151,20 @@ def unused(keys: Keys) -> Iterator[Finding]:
         yield (
             "train.micro_batch_size",
             "has no effect with method.mode embedding; set method.chunk_size, the number of texts in one forward pass",
+        )
+    kind = keys("method.distillation")
+    if kind is None and mode != "generative":
+        for name in ("distillation_weight", "contrastive_weight", "teacher_temperature"):
+            if keys(f"method.{name}") is not None:
+                yield f"method.{name}", "has no effect without method.distillation"
+    if kind is not None and keys("method.contrastive_weight") == 0:
+        for name in _CONTRASTIVE:
+            if keys(f"method.{name}") is not None:
+                yield f"method.{name}", "has no effect with contrastive_weight: 0"
+    if kind == "margin_mse" and keys("method.teacher_temperature") is not None:
+        yield (
+            "method.teacher_temperature",
+            "has no effect with distillation: margin_mse; use method.temperature",
         )
     if keys("method.negatives") == "hard" and keys("method.no_duplicates"):
         yield (

@@ -1,0 +1,91 @@
+"""Cross-encoders: models that read a query and a passage together and score them, loaded with sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailor.errors import ModelError
+from tailor.layout import MODEL_CONFIG
+from tailor.models import files
+from tailor.spec.rules.files import is_hub_id
+from tailor.store import Store
+
+_HEAD = "ForSequenceClassification"
+_BATCH = 32
+"""Pairs in one forward pass."""
+
+
+def find_cross_encoder(path: str) -> Path | None:
+    """The folder of a cross-encoder: a Transformers model with a sequence-classification head. None if `path` is something else.
+
+    path: a folder, a fsspec URL or a name on the Hugging Face Hub. ModelError when it is a classifier with several labels.
+    """
+    store = Store(str(files.find_folder(path)) if is_hub_id(path) else path)
+    if not store.exists(MODEL_CONFIG):
+        return None
+    folder = store.local_path()
+    try:
+        config: Any = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+        classifies = any(str(name).endswith(_HEAD) for name in config.get("architectures") or ())
+        labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
+    except (ValueError, AttributeError, TypeError, UnicodeDecodeError):
+        raise ModelError(f"{path}/{MODEL_CONFIG} is damaged", hint="copy the model again") from None
+    if classifies and labels != 1:
+        raise ModelError(
+            f"{path} is a classifier with {labels} labels, and a score needs one",
+            hint="use a cross-encoder with one label",
+        )
+    return folder if classifies else None
+
+
+class CrossEncoderModel:
+    """Scores pairs of texts. It runs no code of the model's folder."""
+
+    def __init__(self, path: str) -> None:
+        """Load the model. ModelError when it cannot be loaded, or sentence-transformers is not installed."""
+        import torch
+
+        require_package(path)
+        from sentence_transformers import CrossEncoder
+
+        folder = find_cross_encoder(path)
+        assert folder is not None
+        files.weight_files(folder)
+        self._path = path
+        try:
+            self._model = CrossEncoder(
+                str(folder),
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+                activation_fn=torch.nn.Identity(),  # logits, not probabilities
+            )
+        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"sentence-transformers cannot load {path}: {' '.join(str(error).split())[:200]}"
+            ) from error
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The logit of each (query, passage). ModelError for NaN and infinite ones."""
+        scores = self._model.predict(list(pairs), batch_size=_BATCH, show_progress_bar=False)
+        found: list[float] = np.asarray(scores, np.float64).reshape(len(pairs)).tolist()
+        if not np.isfinite(found).all():
+            raise ModelError(f"{self._path}: its scores are NaN or infinite", hint="check its weights")
+        return found
+
+
+def require_package(path: str) -> None:
+    """ModelError when sentence-transformers is not installed. path: of the model, for the message."""
+    try:
+        import sentence_transformers  # noqa: F401
+    except ImportError:
+        raise ModelError(
+            f"{path} is a cross-encoder, and the package sentence-transformers is not installed",
+            hint="pip install 'tailor[sentence-transformers]' on every machine that scores",
+        ) from None

@@ -1,0 +1,88 @@
+"""`tailor score`: add a teacher's scores to the passages of rows, for distillation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tailor.cli.main import INTERRUPTED
+from tailor.cli.numbers import whole
+from tailor.cli.output import Document, Output
+from tailor.cli.trust import add_trust_option, granted
+from tailor.quiet import quiet
+
+
+class Scored(Document):
+    """A JSONL file of rows with a teacher's scores."""
+
+    url: str
+    rows: int
+    unreadable: int
+    """Rows that were left out."""
+    truncated: int
+    """Texts that were longer than an embedding model's maximum length."""
+
+
+OUTPUT = Output(Scored)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "teacher",
+        help="folder, URL or Hugging Face name of a cross-encoder (needs the package sentence-transformers); or run folder of a "
+        "model that makes embeddings, or the folder of its adapter or model",
+    )
+    parser.add_argument(
+        "rows",
+        help="rows of queries with their passages, in any format of embedding data; any fsspec URL",
+    )
+    parser.add_argument("output", help="JSONL file to write: the rows with their scores; any fsspec URL")
+    parser.add_argument(
+        "--workers",
+        type=whole(1),
+        metavar="N",
+        help="number of Ray workers (default: one per GPU; without a GPU, this process)",
+    )
+    add_trust_option(parser)
+    parser.add_argument(
+        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    if not args.verbose:
+        quiet()
+    from tailor.cli.display import Display
+    from tailor.cli.show import shown_path
+    from tailor.onray.score import score
+
+    trust = granted(args, [args.teacher])
+    display = Display()
+    try:
+        with display:
+            outcome = score(
+                args.teacher,
+                args.rows,
+                args.output,
+                display,
+                workers=args.workers,
+                trust=trust,
+                verbose=args.verbose,
+            )
+    except KeyboardInterrupt:
+        print("tailor: interrupted; run the same command again to continue", file=sys.stderr)
+        return INTERRUPTED
+    if args.json:
+        args.json.write(
+            Scored(
+                url=outcome.url,
+                rows=outcome.rows,
+                unreadable=outcome.unreadable,
+                truncated=outcome.truncated,
+            )
+        )
+        return 0
+    if outcome.truncated:
+        print(f"{outcome.truncated:,} texts were longer than the model's maximum length and were truncated")
+    print(f"{outcome.rows:,} rows with scores written to {shown_path(outcome.url)}")
+    return 0
