@@ -161,7 +161,7 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     from rich.text import Text
 
     from tailor.cli.show import shown_path
-    from tailor.runs import evaluations
+    from tailor.runs import context_lengths, evaluations
     from tailor.runs.report import heatmap
 
     console.print()
@@ -189,6 +189,8 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         console.print(
             Text.assemble(("beacons         ", "bold"), f"{model}: {evaluations.compression(ratios)}")
         )
+    for line in context_lengths.lines(results.get("effective_lengths", {})):
+        console.print(Text.assemble(("context length  ", "bold"), line))
     if "corpus" in rows:
         blank = f", {rows['blank']:,} of them empty" if rows["blank"] else ""
         console.print(Text.assemble(("corpus          ", "bold"), f"{rows['corpus']:,} passages{blank}"))

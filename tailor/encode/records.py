@@ -15,7 +15,7 @@ The data changes its name once per stage:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -102,7 +102,12 @@ class Relevance:
             return tuple((own or instruction, text) for own, text in texts)
 
         (first,) = filled((self.query,), query)
-        return Relevance(first, filled(self.positives, passage), filled(self.negatives, passage))
+        return replace(
+            self,
+            query=first,
+            positives=filled(self.positives, passage),
+            negatives=filled(self.negatives, passage),
+        )
 
 
 Record = Chat | Completion | Text | Pair | Rated | Relevance

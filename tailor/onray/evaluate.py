@@ -16,7 +16,7 @@ from tailor import machine
 from tailor.artifacts import output
 from tailor.data.token_store import TokenStore
 from tailor.errors import DataError, GateError, StoreError
-from tailor.evaluate import figures, gate, strata
+from tailor.evaluate import context_lengths, figures, gate, strata
 from tailor.evaluate.batches import EvaluationBatch
 from tailor.evaluate.inputs import gather
 from tailor.evaluate.models import EvaluatedModel, compared, evaluated_models, find_model
@@ -162,6 +162,15 @@ def evaluate(
             "environment": environment.describe(),
         }
         join(report, outcome.summary)
+        by_length = report.pop("by_length", {})
+        claimed = {model.label: model.positions() for model in models} if by_length else {}
+        report["effective_lengths"] = {
+            task: context_lengths.effective(one, claimed) for task, one in by_length.items()
+        }
+        report["grids"] = {
+            task: context_lengths.with_intervals(grid, suite.intervals.confidence)
+            for task, grid in report["grids"].items()
+        }
         for line in outcome.notes:
             display.line(line)
         with Publication(parent, folder_name) as made:

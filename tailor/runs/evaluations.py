@@ -4,9 +4,9 @@ evaluation.yaml  the resolved evaluation file
 results.json     metrics with confidence intervals, the models, the bounds that failed
 answers.jsonl    each question with its reference, and the answer and scores of each model
 facts.jsonl, choices.jsonl, passages.jsonl, lm_eval.jsonl   the same for other tasks
-passkey.jsonl, needle.jsonl, texts.jsonl   hidden values with the models' answers; losses of long texts by length
+passkey.jsonl, needle.jsonl …, texts.jsonl   hidden values with the models' answers; losses of long texts by length
 retrieval.jsonl  each query with its relevant passages, and the top passages of each model
-figures.png; passkey.png, needle.png, long_perplexity.png if the evaluation has these tasks
+figures.png; passkey.png, needle.png …, long_perplexity.png if the evaluation has these tasks
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs these bef
 
 from tailor.errors import StoreError
 from tailor.layout import EVALUATION, RESULTS
+from tailor.runs.context_lengths import EffectiveLength
 from tailor.runs.report.plots import GRID, INK, MAIN, SECOND, THIRD
 from tailor.spec.tasks.lengths import LongPerplexity
 from tailor.store.json_files import Count, JsonFile, Number, lines
@@ -63,6 +64,7 @@ class _Grid(TypedDict):
     lengths: list[Count]
     depths: list[Number]
     models: dict[str, list[list[Number]]]
+    intervals: NotRequired[dict[str, list[list[Annotated[list[Number], Field(min_length=2, max_length=2)]]]]]
 
 
 class _Ratio(TypedDict):
@@ -86,6 +88,7 @@ class Results(TypedDict):
     positions: NotRequired[dict[str, Any] | None]
     definitions: NotRequired[dict[str, Count]]
     beacons: NotRequired[dict[str, list[_Ratio]]]
+    effective_lengths: NotRequired[dict[str, EffectiveLength]]
 
 
 class _Found(TypedDict):
@@ -281,7 +284,7 @@ def draw(results: dict[str, Any]) -> bytes:
     if not panels:  # only metrics of lm-eval
         panels = [([], "share")]
     widths = [max(1, len(entries)) for entries, _ in panels]
-    figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(8, 0.66 * sum(widths)), 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     models = list(results["models"])
     for axes, (entries, what) in zip(

@@ -10,7 +10,8 @@ from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError
 from tailor.evaluate.inputs import ModelInputs
 from tailor.evaluate.results import results
-from tailor.evaluate.tasks.hidden_value import NeedlePrompt, is_found
+from tailor.evaluate.tasks.grid import NeedlePrompt
+from tailor.evaluate.tasks.hidden_value import is_found
 from tailor.evaluate.tasks.needle import NeedleEvaluator
 from tailor.evaluate.tasks.passkey import PasskeyEvaluator
 from tailor.runs.report import heatmap
@@ -47,25 +48,25 @@ def test_length_and_depth_are_exact(tokenizer: Tokenizer, plain: bool) -> None:
     for prompt in found:
         length, depth = prompt.location["length"], prompt.location["depth"]
         assert len(prompt.ids) == length
-        needle = tokenizer.encode(task.needle.replace("{value}", prompt.value))
-        assert prompt.ids[prompt.start : prompt.start + len(needle)] == needle
-        end = tokenizer.decode(prompt.ids[prompt.start + len(needle) :])
+        needle = tokenizer.encode(task.needle.replace("{value}", prompt.values[0]))
+        assert prompt.ids[prompt.starts[0] : prompt.starts[0] + len(needle)] == needle
+        end = tokenizer.decode(prompt.ids[prompt.starts[0] + len(needle) :])
         tail = task.question if plain else f"{task.question}<|im_end|>\n<|im_start|>assistant\n"
         assert end.endswith(tail)
         room = length - before - len(needle) - len(tokenizer.encode(tail))
-        assert prompt.start - before == round(depth * room)
-        filler = tokenizer.decode(prompt.ids[before : prompt.start]) + end.removesuffix(tail)
+        assert prompt.starts[0] - before == round(depth * room)
+        filler = tokenizer.decode(prompt.ids[before : prompt.starts[0]]) + end.removesuffix(tail)
         assert (FILLER * 9).startswith(filler)
-        assert prompt.value in tokenizer.decode(prompt.ids)
+        assert prompt.values[0] in tokenizer.decode(prompt.ids)
 
 
 def test_a_prompt_depends_only_on_its_grid_position(tokenizer: Tokenizer) -> None:
     few = prompts(passkey(lengths=[256], samples=1, depths=[0.5]), [FILLER], tokenizer, plain=True)
     more = prompts(passkey(samples=3), [FILLER], tokenizer, plain=True)
     assert few[0] in more
-    assert len({prompt.value for prompt in more}) == len(more)
+    assert len({prompt.values[0] for prompt in more}) == len(more)
     other = prompts(passkey(seed=1), [FILLER], tokenizer, plain=True)
-    assert {prompt.value for prompt in other} != {prompt.value for prompt in more}
+    assert {prompt.values[0] for prompt in other} != {prompt.values[0] for prompt in more}
 
 
 def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
@@ -75,7 +76,7 @@ def test_a_haystack_of_texts(tokenizer: Tokenizer) -> None:
     whole = "".join(texts)
     starts = set()
     for prompt in found:
-        needle = task.needle.replace("{value}", prompt.value)
+        needle = task.needle.replace("{value}", prompt.values[0])
         around = tokenizer.decode(prompt.ids[1:]).removesuffix(task.question).replace(needle, "")
         assert around in whole
         starts.add(whole.index(around))
@@ -119,7 +120,7 @@ def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
             and prompt.location["depth"] < 1
             and prompt.location["sample"] > 1
         )
-        return tokenizer.encode(f" {prompt.value}." if knows else " 7.")
+        return tokenizer.encode(f" {prompt.values[0]}." if knows else " 7.")
 
     done = [[answer(prompt) for prompt in batch.inputs] for batch, _ in batches]
     judged = results([evaluator], inputs, batches, done, Kept())
@@ -128,7 +129,7 @@ def test_the_grid_has_the_shares_found(tokenizer: Tokenizer) -> None:
     assert found["models"]["m"] == [[0.75, 0.75, 0.0], [0.0, 0.0, 0.0]]
     figures = {name: figure.value for name, figure in judged.figures["m"].items()}
     assert figures == {"passkey": 0.25, "passkey_256": 0.5, "passkey_400": 0.0}
-    assert judged.rows["passkey.jsonl"][0]["value"] == asked[0].value
+    assert judged.rows["passkey.jsonl"][0]["value"] == asked[0].values[0]
     text = heatmap.lines("passkey", found, unicode=False)
     assert text[2].split() == ["256", "75", "75", "0"]
     assert heatmap.lines("passkey", found)[2].split() == ["256", "▓▓", "75", "▓▓", "75", "0"]

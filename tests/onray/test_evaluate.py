@@ -213,6 +213,13 @@ def test_long_context_tasks_with_short_ones(place: Path, tmp_path: Path) -> None
         {"name": "passkey", **grid},
         {"name": "needle", "data": {"path": str(rows)}, **grid},
         {
+            "name": "needle_multi_value",
+            "values": 2,
+            "needle": "{key}: {value}.",
+            "question": "{keys}?",
+            **grid,
+        },
+        {
             "name": "long_perplexity",
             "lengths": [64, 400],
             "data": {"path": str(rows.with_name("mixed.jsonl"))},
@@ -223,18 +230,26 @@ def test_long_context_tasks_with_short_ones(place: Path, tmp_path: Path) -> None
     names = [entry["figure"] for entry in results["figures"]]
     assert names[3:] == [
         *("passkey", "passkey_200", "passkey_320", "needle", "needle_200", "needle_320"),
+        *("needle_multi_value", "needle_multi_value_200", "needle_multi_value_320"),
         *("perplexity_64", "perplexity_400"),
     ]
     assert {entry["better"] for entry in results["figures"][-2:]} == {"lower"}
     assert results["rows"]["short"] == 1
     assert results["grids"]["passkey"]["models"].keys() == {"tiny", "base"}
+    assert list(results["effective_lengths"]) == ["passkey", "needle", "needle_multi_value"]
+    effective = results["effective_lengths"]["needle_multi_value"]
+    assert effective["models"]["base"] == {"claimed": 256, "effective": None}
+    low, high = results["grids"]["passkey"]["intervals"]["tiny"][0][0]
+    assert low == 0 < 0.6 < high < 0.7, "two prompts that fail say little"
     assert len(results["positions"]["models"]["tiny"]) == 16
     texts = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
     tokens = {read["tokens"] for row in texts for one in row["models"].values() for read in one.values()}
     assert tokens == {449}, "the same tokens at every length: all except the first"
-    pictures = ("passkey.png", "needle.png", "long_perplexity.png")
+    pictures = ("passkey.png", "needle.png", "needle_multi_value.png", "long_perplexity.png")
     assert all((folder / file).read_bytes().startswith(b"\x89PNG") for file in pictures)
-    assert (place / "runs" / "tiny" / "report.html").read_text().count('alt="Metrics of long"') == 4
+    assert (place / "runs" / "tiny" / "report.html").read_text().count('alt="Metrics of long"') == 5
+    line = "Context length: needle_multi_value: tiny: claimed 256 tokens, effective none of the lengths up to 320"
+    assert line in (place / "runs" / "tiny" / "report.html").read_text()
     parts = made(place, {"tasks": [{**task, "prefill": 50} for task in tasks[1:]]}, name="parts")
     for figure in names[3:]:
         assert value(parts, figure) == pytest.approx(value(whole, figure), rel=1e-4)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from tailor.errors import DataError
 from tailor.evaluate.own_rows import texts
 from tailor.evaluate.tasks.base import FirstRows
-from tailor.evaluate.tasks.hidden_value import HiddenValueEvaluator, Ids
+from tailor.evaluate.tasks.grid import Ids, drawn
+from tailor.evaluate.tasks.hidden_value import HiddenValueEvaluator
 from tailor.spec.tasks.lengths import Needle
 
 
@@ -20,10 +20,4 @@ class NeedleEvaluator(HiddenValueEvaluator[Needle]):
 
     def excerpt(self, hay: Ids, length: int, draw: random.Random) -> Ids:
         """A random excerpt of the texts."""
-        if len(hay) < length:
-            raise DataError(
-                f"needle: the texts have {len(hay):,} tokens in total, fewer than the largest of lengths ({max(self.spec.lengths):,})",
-                hint="add texts to data, or reduce lengths",
-            )
-        start = draw.randrange(len(hay) - length + 1)
-        return hay[start : start + length]
+        return drawn(self.spec, hay, length, draw)

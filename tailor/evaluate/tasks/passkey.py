@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from tailor.evaluate.tasks.hidden_value import HiddenValueEvaluator, Ids
+from tailor.evaluate.tasks.grid import Ids, repeated
+from tailor.evaluate.tasks.hidden_value import HiddenValueEvaluator
 from tailor.spec.tasks.lengths import Passkey
 
 
@@ -14,4 +15,4 @@ class PasskeyEvaluator(HiddenValueEvaluator[Passkey]):
 
     def excerpt(self, hay: Ids, length: int, draw: random.Random) -> Ids:
         """The filler, repeated."""
-        return (hay * (length // max(1, len(hay)) + 1))[:length]
+        return repeated(hay, length)

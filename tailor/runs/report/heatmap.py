@@ -40,15 +40,28 @@ def _shade(share: float) -> str:
 
 
 def draw_grid(task: str, grid: dict[str, Any]) -> bytes:
-    """The heat map as PNG: one panel per model, lengths on the x-axis, depths on the y-axis, green for correct."""
-    figure, panels = _figure(len(grid["models"]), height=1.6 + 0.36 * len(grid["depths"]))
+    """The heat map as PNG: one panel per model, lengths on the x-axis, depths on the y-axis, green for correct.
+
+    A cell has its rate in percent and, below it, its confidence interval.
+    """
+    intervals = grid.get("intervals", {})
+    row_height = 0.5 if intervals else 0.36
+    figure, panels = _figure(
+        len(grid["models"]),
+        height=1.6 + row_height * len(grid["depths"]),
+        width=max(4, 1.6 + 0.62 * len(grid["lengths"])),
+    )
     for axes, (model, shares) in zip(panels, grid["models"].items(), strict=True):
         across = [[row[at] for row in shares] for at in range(len(grid["depths"]))]
         image = axes.imshow(across, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
         for y, row in enumerate(across):
             for x, share in enumerate(row):
-                ink = "white" if abs(share - 0.5) > 0.4 else INK  # both ends of the color scale are dark
+                ink = "white" if abs(share - 0.5) > 0.35 else INK  # both ends of the color scale are dark
                 axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=8)
+                if model in intervals:
+                    low, high = intervals[model][x][y]
+                    text = f"{100 * low:.0f}\N{EN DASH}{100 * high:.0f}"
+                    axes.text(x, y + 0.32, text, ha="center", va="center", color=ink, fontsize=5.5)
         axes.set_xticks(range(len(grid["lengths"])), [f"{length:,}" for length in grid["lengths"]])
         axes.set_yticks(range(len(grid["depths"])), [f"{depth:g}" for depth in grid["depths"]])
         axes.set_title(model, fontsize=9, color=INK)
@@ -78,11 +91,12 @@ def draw_positions(positions: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
-def _figure(panels: int, height: float) -> tuple[Any, Any]:
+def _figure(panels: int, height: float, width: float = 4) -> tuple[Any, Any]:
+    """A figure with panels side by side. height, width: of a panel, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(8, 4 * panels), height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(8, width * panels), height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 

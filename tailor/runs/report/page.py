@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from tailor.layout import EVALUATION, FIGURES, RECIPE, REPORT
-from tailor.runs import evaluations
+from tailor.runs import context_lengths, evaluations
 from tailor.runs.log import Record, of_kind, read
 from tailor.runs.origin import changed, origins
 from tailor.runs.report import heatmap, plots
@@ -67,6 +67,7 @@ def evaluation(run: Store, name: str) -> dict[str, Any]:
             f"{model}: {evaluations.compression(ratios)}"
             for model, ratios in results.get("beacons", {}).items()
         ],
+        "context_lengths": list(context_lengths.lines(results.get("effective_lengths", {}))),
         "tables_by_value": evaluations.tables_by_value(results),
         "models": list(results["models"]),
         "intervals": results["intervals"],

@@ -15,6 +15,8 @@ FILLER = (
     "Nobody is in a hurry. The clock on the wall is right. "
 )
 """Text that is repeated around the passkey."""
+EFFECTIVE = 0.856
+"""RULER's threshold of an effective length."""
 
 
 class LongTask(EvaluationTask):
@@ -67,9 +69,9 @@ class LongPerplexity(LongTask):
 
 
 class Grid(LongTask):
-    """Keys of tasks that hide a value at each depth in texts of each length.
+    """Keys of tasks that hide values at each depth in texts of each length.
 
-    Prompts are built from token ids, so that each has exactly its length, and the needle is exactly at its depth.
+    Prompts are built from token ids, so that each has exactly its length, and each needle is exactly at its depth.
     """
 
     greedy: ClassVar[bool] = True
@@ -80,14 +82,13 @@ class Grid(LongTask):
     samples: int = Field(5, ge=1)
     """Prompts per length and depth."""
 
+    threshold: float = Field(EFFECTIVE, gt=0, le=1)
+    """Score of an effective length: the results name the longest of the lengths whose score is at least this. The
+    default is RULER's, the score of Llama 2 7B at 4K (arXiv 2404.06654).
+    """
+
     digits: int = Field(5, ge=1, le=18)
-    """Digits of the hidden value."""
-
-    needle: str = Field("\nThe pass key is {value}. Remember it: {value} is the pass key.\n", min_length=1)
-    """The sentence with the hidden value. It must contain `{value}`."""
-
-    question: str = Field("\nWhat is the pass key? The pass key is", min_length=1)
-    """The end of the prompt. With a chat template it ends the user's turn."""
+    """Digits of a hidden value."""
 
     seed: int = Field(0, ge=0)
     """Seed of the hidden values, and of where in the haystack each prompt starts."""
@@ -97,7 +98,17 @@ class Grid(LongTask):
         return (task["name"], *(f"{task['name']}_{length}" for length in _lengths(task)))
 
 
-class Passkey(Grid):
+class SingleNeedle(Grid):
+    """Keys of tasks that hide one value."""
+
+    needle: str = Field("\nThe pass key is {value}. Remember it: {value} is the pass key.\n", min_length=1)
+    """The sentence with the hidden value. It must contain `{value}`."""
+
+    question: str = Field("\nWhat is the pass key? The pass key is", min_length=1)
+    """The end of the prompt. With a chat template it ends the user's turn."""
+
+
+class Passkey(SingleNeedle):
     """Passkey retrieval: the value is hidden in a few sentences that are repeated (arXiv 2305.16300)."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.passkey:PasskeyEvaluator"
@@ -111,7 +122,7 @@ class Passkey(Grid):
     """The sentences that are repeated."""
 
 
-class Needle(Grid):
+class Needle(SingleNeedle):
     """Needle in a haystack: the value is hidden in your own texts."""
 
     implementation: ClassVar[str] = "tailor.evaluate.tasks.needle:NeedleEvaluator"

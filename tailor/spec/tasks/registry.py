@@ -30,6 +30,10 @@ EVALUATION_TASKS: Registry[type[EvaluationTask]] = Registry(
         "long_perplexity": "tailor.spec.tasks.lengths:LongPerplexity",
         "passkey": "tailor.spec.tasks.lengths:Passkey",
         "needle": "tailor.spec.tasks.lengths:Needle",
+        "needle_multi_key": "tailor.spec.tasks.needles:NeedleMultiKey",
+        "needle_multi_value": "tailor.spec.tasks.needles:NeedleMultiValue",
+        "needle_multi_query": "tailor.spec.tasks.needles:NeedleMultiQuery",
+        "variable_tracking": "tailor.spec.tasks.needles:VariableTracking",
     },
 )
 

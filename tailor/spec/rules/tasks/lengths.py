@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tailor.spec.rules.keys import Finding, Keys
+from tailor.spec.tasks.lengths import FILLER
 
 MIN_LENGTH = 8
 """Smallest length, in tokens."""
@@ -34,6 +35,37 @@ def findings(keys: Keys, key: str) -> Iterator[Finding]:
             f"{key}.tokens_per_text",
             f"{used} tokens of each text are fewer than the largest of lengths, {max(lengths)}; raise it",
         )
-    needle = keys(f"{key}.needle")
+    needle, name = keys(f"{key}.needle"), keys(f"{key}.name")
     if isinstance(needle, str) and "{value}" not in needle:
         yield f"{key}.needle", "has no hidden value; write {value} where it should be"
+    yield from _placeholders(keys, key, str(name))
+    yield from _too_many_values(keys, key)
+
+
+def unused(keys: Keys, key: str) -> Iterator[Finding]:
+    """A filler beside texts of one's own."""
+    if keys(f"{key}.filler") not in (None, FILLER) and keys(f"{key}.data") is not None:
+        yield f"{key}.filler", f"has no effect with {key}.data, which is the haystack"
+
+
+def _placeholders(keys: Keys, key: str, name: str) -> Iterator[Finding]:
+    needle, question = keys(f"{key}.needle"), keys(f"{key}.question")
+    if name.startswith("needle_multi"):
+        if isinstance(needle, str) and "{key}" not in needle:
+            yield f"{key}.needle", "does not say whose value it is; write {key} where the key should be"
+        if isinstance(question, str) and "{keys}" not in question:
+            yield f"{key}.question", "asks for no key; write {keys} where the keys should be"
+    if name == "variable_tracking" and isinstance(question, str) and "{value}" not in question:
+        yield f"{key}.question", "asks for no value; write {value} where it should be"
+
+
+def _too_many_values(keys: Keys, key: str) -> Iterator[Finding]:
+    """More different values than numbers with `digits` digits."""
+    digits = keys(f"{key}.digits")
+    for name in ("keys", "values", "queries", "chains"):
+        count = keys(f"{key}.{name}")
+        if isinstance(count, int) and isinstance(digits, int) and count > 9 * 10 ** (max(digits, 1) - 1):
+            yield (
+                f"{key}.digits",
+                f"{count} different values do not exist with {digits} digits; raise it, or lower {name}",
+            )
