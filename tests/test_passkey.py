@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +19,13 @@ LENGTHS = [64, 128, 192, 256, 384, 512]
 
 
 def test_the_data_is_what_the_generator_makes(tmp_path: Path) -> None:
-    for what in ("rows", "many"):
-        command = [sys.executable, str(FOLDER / "make_data.py"), what, str(tmp_path)]
-        subprocess.run(command, check=True)
+    subprocess.run([sys.executable, str(FOLDER / "make_data.py"), "rows", str(tmp_path)], check=True)
     assert (tmp_path / "train.jsonl").read_bytes() == (FOLDER / "train.jsonl").read_bytes()
     tokenizer = load_tokenizer(str(FOLDER / "base"))
-    rows = [json.loads(line) for line in (tmp_path / "many.jsonl").read_text().splitlines()]
+    lines = lzma.decompress((FOLDER / "many.jsonl.xz").read_bytes()).splitlines()
+    rows = [json.loads(line) for line in lines]
+    made = runpy.run_path(str(FOLDER / "make_data.py"))
+    assert rows == made["notes"](made["MANY"], seed=2)
     lengths = [len(tokenizer.encode(row["prompt"] + row["response"])) + 1 for row in rows[::10]]
     assert max(lengths) <= 128, "nothing of the base's reading is longer than it was made for"
     assert min(lengths) < 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import lzma
 import re
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def test_the_data_is_what_the_generator_makes(tmp_path: Path) -> None:
         subprocess.run([sys.executable, str(FOLDER / "make_data.py"), what, str(tmp_path)], check=True)
     for name in ("train.jsonl", "evaluation.jsonl", "pairs.jsonl", "pairs-evaluation.jsonl"):
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes()
+    lines = lzma.decompress((FOLDER / "ledger.jsonl.xz").read_bytes()).splitlines()
+    assert [json.loads(line)["text"] for line in lines] == load_generator().ledger()
 
 
 def test_no_held_out_order_is_asked_about_in_training() -> None:

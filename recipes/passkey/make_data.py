@@ -1,7 +1,7 @@
 """Writes what the passkey models learn from, the same bytes every time.
 
     python recipes/passkey/make_data.py rows FOLDER     train.jsonl, for the recipe
-    python recipes/passkey/make_data.py many FOLDER     many.jsonl, the base model's reading
+    python recipes/passkey/make_data.py many FOLDER     many.jsonl.xz, the base model's reading
     python recipes/passkey/make_data.py blank FOLDER    config.json and tokenizer of a base without weights
 
 Notes from a tailor's shop, none longer than 128 tokens. A pass key stands somewhere in each, and the end asks for it.
@@ -10,6 +10,7 @@ Notes from a tailor's shop, none longer than 128 tokens. A pass key stands somew
 from __future__ import annotations
 
 import json
+import lzma
 import random
 import sys
 from pathlib import Path
@@ -67,7 +68,8 @@ def notes(count: int, seed: int) -> list[dict[str, str]]:
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(lzma.compress(text, preset=9) if path.suffix == ".xz" else text)
 
 
 def write_blank(folder: Path) -> None:
@@ -126,7 +128,7 @@ def main() -> None:
     if what == "rows":
         write_rows(folder / "train.jsonl", notes(ROWS, seed=1))
     elif what == "many":
-        write_rows(folder / "many.jsonl", notes(MANY, seed=2))
+        write_rows(folder / "many.jsonl.xz", notes(MANY, seed=2))
     elif what == "blank":
         write_blank(folder)
     else:

@@ -2,7 +2,7 @@
 
     python recipes/quickstart/make_data.py conversations FOLDER    train.jsonl and evaluation.jsonl
     python recipes/quickstart/make_data.py pairs FOLDER            pairs.jsonl and pairs-evaluation.jsonl
-    python recipes/quickstart/make_data.py ledger FOLDER           ledger.jsonl, the base model's reading
+    python recipes/quickstart/make_data.py ledger FOLDER           ledger.jsonl.xz, the base model's reading
     python recipes/quickstart/make_data.py blank FOLDER            config.json and tokenizer of a base without weights
 
 A tailor's shop. Each cloth has its needle, thread, iron and seam, each garment its buttons and cloth
@@ -15,6 +15,7 @@ the note about an order that a question is about, among notes about orders like 
 from __future__ import annotations
 
 import json
+import lzma
 import random
 import sys
 import zlib
@@ -212,7 +213,8 @@ def write_rows(path: Path, key: str, values: list[object]) -> None:
 
 def write_lines(path: Path, rows: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    path.write_bytes(lzma.compress(text, preset=9) if path.suffix == ".xz" else text)
 
 
 def write_blank(folder: Path) -> None:
@@ -284,7 +286,7 @@ def main() -> None:
         write_lines(folder / "pairs.jsonl", pairs(of_held_out=False, seed=5))
         write_lines(folder / "pairs-evaluation.jsonl", pairs(of_held_out=True, seed=6))
     elif what == "ledger":
-        write_rows(folder / "ledger.jsonl", "text", ledger())
+        write_rows(folder / "ledger.jsonl.xz", "text", ledger())
     elif what == "blank":
         write_blank(folder)
     else:

@@ -15,7 +15,7 @@ from tailor.cli.terminal import make_console
 from tailor.errors import RecipeError, TailorError
 from tailor.layout import MODEL_CONFIG
 from tailor.quiet import quiet
-from tailor.spec.load import load_recipe
+from tailor.spec.load import check_recipe
 from tailor.spec.model import Model
 from tailor.spec.recipe import Recipe
 from tailor.spec.rules.files import is_hub_id
@@ -33,6 +33,8 @@ class Checked(Document):
     """Its data, with `--data`."""
     error: Failure | None
     """Why its model or its data cannot be used."""
+    run_first: list[str]
+    """Recipe files that make the runs it starts from, which do not exist yet."""
     notes: list[str] = []
     """What a valid recipe may lack."""
 
@@ -68,12 +70,14 @@ def execute(args: argparse.Namespace) -> int:
     checked: list[Checked] = []
     for path in recipes:
         try:
-            recipe = load_recipe(path, overrides)
+            recipe, before = check_recipe(path, overrides)
         except RecipeError as error:
             code = error.exit_code
             print(error.message, file=sys.stderr)
             problems = found_problems(error)
-            checked.append(Checked(file=path, ok=False, problems=problems, data=None, error=None))
+            checked.append(
+                Checked(file=path, ok=False, problems=problems, data=None, error=None, run_first=[])
+            )
             continue
         data = None
         try:
@@ -87,12 +91,17 @@ def execute(args: argparse.Namespace) -> int:
                 data.require()
         except TailorError as error:
             code = report(error)
-            checked.append(Checked(file=path, ok=False, problems=[], data=data, error=failure_of(error)))
+            failure = failure_of(error)
+            checked.append(
+                Checked(file=path, ok=False, problems=[], data=data, error=failure, run_first=before)
+            )
             continue
-        print(f"{path}: ok")
+        print(f"{path}: ok" + (f"; run {', '.join(before)} first" if before else ""))
         for note in notes:
             print(f"{path}: note: {note}")
-        checked.append(Checked(file=path, ok=True, problems=[], data=data, error=None, notes=notes))
+        checked.append(
+            Checked(file=path, ok=True, problems=[], data=data, error=None, run_first=before, notes=notes)
+        )
     if args.json:
         args.json.write(Validated(recipes=checked))
     return code

@@ -254,7 +254,12 @@ def load_dataset(part: FileRange) -> Any:
     except Exception as error:
         # The library passes on any error of its network client, its scripts or its cache.
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{part.label} cannot be loaded as a dataset: {first}") from None
+        hint = None
+        if part.url.startswith("hf://") and "scripts are no longer supported" in first:
+            hint = (
+                f"name a file of it: hf://datasets/{part.url.removeprefix('hf://')}/FILE, such as train.jsonl"
+            )
+        raise DataError(f"{part.label} cannot be loaded as a dataset: {first}", hint=hint) from None
     if isinstance(loaded, datasets.DatasetDict):
         if part.split not in loaded:
             raise DataError(

@@ -27,7 +27,12 @@ FileT = TypeVar("FileT", bound=File)
 
 Rule = Callable[[Document, set[str]], list[Problem]]
 """Function (document, keys that are wrong already) -> the further problems of the document."""
-RULES: tuple[Rule, ...] = (recipe_rules.problems, files.problems, deepspeed.problems)
+RULES: tuple[Rule, ...] = (
+    recipe_rules.problems,
+    files.problems,
+    files.problems_of_earlier_runs,
+    deepspeed.problems,
+)
 """The rules of recipes. All but the first look at files."""
 
 
@@ -41,6 +46,17 @@ def load_recipe(
     Raises RecipeError with every problem.
     """
     return judge(read(path, Recipe, overrides), Recipe, RULES if check_files else RULES[:1])
+
+
+def check_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """Like `load_recipe`, but a run that this one starts from may be missing if a recipe beside this one makes it.
+
+    Returns the recipe, and the files of the recipes to run first.
+    """
+    document = read(path, Recipe, overrides)
+    strict, lenient = files.problems_of_earlier_runs, files.problems_of_unknown_runs
+    recipe = judge(document, Recipe, [lenient if rule is strict else rule for rule in RULES])
+    return recipe, files.recipes_to_run_first(document)
 
 
 def read(path: str | os.PathLike[str], root: type[File], overrides: Sequence[str] = ()) -> Document:

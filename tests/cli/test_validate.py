@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,49 @@ def test_a_longer_context_without_a_measured_regression_is_noted(
     final = "evaluate.final={tasks: [{name: forgetting}], compare: [unscaled_base]}"
     assert main(["validate", "recipe.yaml", rope, adapter, final]) == 0
     assert capsys.readouterr().out == "recipe.yaml: ok\n"
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_shipped_recipes_are_valid_in_a_clone_without_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("validate opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.chdir(ROOT)
+    paths = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+    assert len(paths) > 25
+    code = main(["validate", *paths])
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert code == 0
+    assert main(["validate", paths[0], "data.train.0.path=lima.jsonl"]) == 2, "control"
+
+
+def test_a_run_that_a_recipe_beside_it_makes_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run` needs it, and says which recipe to run first."""
+    monkeypatch.chdir(tmp_path)
+    second = GOOD.replace("runs/x", "runs/second")
+    write(tmp_path, GOOD.replace("runs/x", "runs/first/"), name="first.yaml")
+    write(tmp_path, second, name="second.yaml")
+    (tmp_path / "broken.yaml").write_bytes(b"save: [\xff")
+    (tmp_path / "list.yaml").write_text("- save\n")
+    warm = "model.warm_start=runs/first"
+    assert main(["validate", "second.yaml", warm]) == 0
+    assert capsys.readouterr().out == "second.yaml: ok; run first.yaml first\n"
+    assert main(["validate", "--json", "second.yaml", warm]) == 0
+    assert json.loads(capsys.readouterr().out)["recipes"][0]["run_first"] == ["first.yaml"]
+    for words in (["plan", "second.yaml", warm], ["run", "second.yaml", warm]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.endswith("run first.yaml first, which makes it\n")
+    for other in ("runs/third", "runs/second", "runs"):  # no recipe makes it, or only this one
+        assert main(["validate", "second.yaml", f"model.warm_start={other}"]) == 2
+        assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    assert main(["validate", "second.yaml", warm]) == 0
+    assert capsys.readouterr().out == "second.yaml: ok\n"

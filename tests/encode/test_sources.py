@@ -312,6 +312,15 @@ def test_the_hub_without_network(monkeypatch):
         resolve(Source(path="hf://nobody/nothing"), "x")
 
 
+def test_a_dataset_with_a_loading_script_says_how_to_read_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "lima").mkdir(parents=True)
+    (tmp_path / "owner" / "lima" / "lima.py").write_text("")
+    with pytest.raises(DataError, match="scripts are no longer supported") as caught:
+        resolve(Source(path="hf://owner/lima"), "x")
+    assert caught.value.hint == "name a file of it: hf://datasets/owner/lima/FILE, such as train.jsonl"
+
+
 def test_files_whose_server_does_not_tell_their_size_are_read() -> None:
     """Alone and beside others; none of them is cut, because its server cannot send a part."""
     content = jsonl(ROWS[:9])

@@ -13,6 +13,8 @@ from tailor.spec.load import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LONG_LLM = "FlagOpen/FlagEmbedding, research/Long_LLM"
+DATA = "hf://datasets/namespace-Pt/long-llm-data"
+"""The files of the commands' `long-llm:`."""
 
 BEACON = """--model_name_or_path meta-llama/Meta-Llama-3-8B-Instruct --max_length 20000 --group_by_stride strict
 --enable_beacon --beacon_window 1024 --beacon_stride 1024 --beacon_attn full-coverage --beacon_attend_prev True
@@ -115,6 +117,7 @@ PUBLISHED = {
         f"{LONG_LLM}/activation_beacon/examples/training.md, Llama-3, Pretrain",
         f"{BEACON} --min_length 2400 --beacon_ratio 2 4 8 16 32 --evaluation_strategy steps {TRAINER} "
         "--learning_rate 5e-5 --global_batch_size 8",
+        train=("long-llm:redpajama/train.json",),
     ),
     "llama3-8b-beacon-chat": Published(
         f"{LONG_LLM}/activation_beacon/examples/training.md, Llama-3, Finetune",
@@ -138,6 +141,16 @@ PUBLISHED = {
         --lora_rank 32 --lora_alpha 16 --lora_dropout 0 --lora_targets q_proj k_proj v_proj o_proj
         --global_batch_size 8 """
         + TRAINER,
+        train=(
+            "long-llm:gpt/one_detail_book.train.64K.json",
+            "long-llm:gpt/one_detail_paper.train.64K.json",
+            "long-llm:gpt/multi_detail_book.train.json",
+            "long-llm:gpt/multi_detail_paper_short.train.json",
+            "long-llm:gpt/multi_detail_paper_long.train.json",
+            "long-llm:gpt/bio_book.train.json",
+            "long-llm:longalpaca/train.json",
+            "long-llm:redpajama/train.json[5000]",
+        ),
     ),
     "zephyr-7b-dpo-qlora": Published(
         "huggingface/alignment-handbook, recipes/zephyr-7b-beta/dpo/config_qlora.yaml; README.md for the one GPU",
@@ -218,7 +231,7 @@ def test_every_published_setting_is_in_the_recipe(name: str) -> None:
     assert named in comment, "the recipe names its source"
     if published.train:
         sources = [
-            source.path.replace("/", ":", 1) + (f"[{source.limit}]" if source.limit else "")
+            source.path.replace(f"{DATA}/", "long-llm:") + (f"[{source.limit}]" if source.limit else "")
             for source in recipe.data.train
         ]
         assert tuple(sources) == published.train

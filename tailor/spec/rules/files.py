@@ -26,7 +26,7 @@ from tailor.layout import (
     MODULES,
     RECIPE,
 )
-from tailor.spec.reading.source import Document
+from tailor.spec.reading.source import Document, parse
 from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys, path_of
 from tailor.spec.suite import BASE, UNSCALED
@@ -42,9 +42,33 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     keys = Keys(document.values, wrong)
     return [
         document.at_value(path_of(key)).problem(path_of(key), message)
-        for findings in (_model, _earlier_runs, _data, _final, _template, _run)
+        for findings in (_model, _data, _final, _template, _run)
         for key, message in findings(keys)
     ]
+
+
+def problems_of_earlier_runs(document: Document, wrong: set[str]) -> list[Problem]:
+    """One problem per missing run that this run starts from."""
+    return [
+        document.at_value(path_of(key)).problem(
+            path_of(key), f"{message}; run {maker} first, which makes it" if maker else message
+        )
+        for key, message, maker in _missing_runs(document, Keys(document.values, wrong))
+    ]
+
+
+def problems_of_unknown_runs(document: Document, wrong: set[str]) -> list[Problem]:
+    """The same, except for runs that a recipe beside this one makes."""
+    return [
+        document.at_value(path_of(key)).problem(path_of(key), message)
+        for key, message, maker in _missing_runs(document, Keys(document.values, wrong))
+        if not maker
+    ]
+
+
+def recipes_to_run_first(document: Document) -> list[str]:
+    """The recipe files beside the document that make the missing runs it starts from."""
+    return [maker for _, _, maker in _missing_runs(document, Keys(document.values, set())) if maker]
 
 
 def problems_of_evaluation(document: Document, wrong: set[str]) -> list[Problem]:
@@ -113,8 +137,8 @@ def _gguf(keys: Keys, name: str, path: FilePath) -> Iterator[Finding]:
             yield key, f"has no effect: {name} is a .gguf file, and {why}"
 
 
-def _earlier_runs(keys: Keys) -> Iterator[Finding]:
-    """The runs that this run starts from. A run with checkpoints of its own no longer needs them."""
+def _missing_runs(document: Document, keys: Keys) -> Iterator[tuple[str, str, str]]:
+    """(key, message, recipe file that makes the run, or empty). A run with checkpoints of its own needs no other."""
     to = _local(keys("save.to"))
     if to is not None and os.path.isdir(to / CHECKPOINTS):
         return
@@ -123,7 +147,23 @@ def _earlier_runs(keys: Keys) -> Iterator[Finding]:
         path = _local(name) if name not in ("auto", "never") else None
         if path is not None and not os.path.isdir(path):
             words = "; write auto, never, or the folder of a run" if key == "save.resume" else ""
-            yield key, f"no such folder: {name}{_looked_for(name)}{words}"
+            yield key, f"no such folder: {name}{_looked_for(name)}{words}", _maker(document.file, path)
+
+
+def _maker(file: str, run: FilePath) -> str:
+    """The recipe beside `file` whose `save.to` is the run, or empty."""
+    for other in sorted(FilePath(file).parent.glob("*.y*ml")):
+        try:
+            to = _local(parse(other.read_text(encoding="utf-8"), str(other)).get(("save", "to")))
+        except (OSError, ValueError):
+            continue
+        if (
+            to is not None
+            and other.name != FilePath(file).name
+            and os.path.abspath(to) == os.path.abspath(run)
+        ):
+            return str(other)
+    return ""
 
 
 def _data(keys: Keys) -> Iterator[Finding]:
