@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +11,7 @@ from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG
 from tailor.models import files
 from tailor.spec.rules.files import is_hub_id
-from tailor.store import Store
+from tailor.store import OBJECT, Store
 
 _HEAD = "ForSequenceClassification"
 _BATCH = 32
@@ -28,12 +26,11 @@ def find_cross_encoder(path: str) -> Path | None:
     store = Store(str(files.find_folder(path)) if is_hub_id(path) else path)
     if not store.exists(MODEL_CONFIG):
         return None
-    folder = store.local_path()
+    folder, config = store.local_path(), OBJECT.read(store, MODEL_CONFIG)
     try:
-        config: Any = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
         classifies = any(str(name).endswith(_HEAD) for name in config.get("architectures") or ())
         labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
-    except (ValueError, AttributeError, TypeError, UnicodeDecodeError):
+    except TypeError:
         raise ModelError(f"{path}/{MODEL_CONFIG} is damaged", hint="copy the model again") from None
     if classifies and labels != 1:
         raise ModelError(

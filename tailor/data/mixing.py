@@ -39,7 +39,7 @@ def draw(
     """int[k]: the groups of an epoch. A source with 2.5 passes appears twice, and a random half of it a third time.
 
     The half is counted in groups or in tokens, as `spec.weight_by` says. At least one group of each source is drawn:
-    0.1 passes of three groups would otherwise be rounded to none. Of a source with `samples`, so many random groups are
+    0.1 passes of three groups would otherwise be rounded to none. Of a source with `samples`, this many random groups are
     drawn.
     """
     if not (spec.weights or spec.samples):
