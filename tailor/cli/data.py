@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from tailor.cli.data_doctor import Findings
 from tailor.cli.data_report import Report, reported
-from tailor.cli.doctor import Findings
 from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Output
 from tailor.cli.terminal import make_console
@@ -96,9 +96,9 @@ def execute(args: argparse.Namespace) -> int:
     quiet()
     console = make_console(soft_wrap=True)
     if args.what == "doctor":
-        from tailor.cli import doctor
+        from tailor.cli import data_doctor
 
-        return doctor.execute(recipe, args, console)
+        return data_doctor.execute(recipe, args, console)
     if args.what == "preview":
         return _preview(recipe, args, console)
     found = reported(recipe)

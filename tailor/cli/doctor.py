@@ -1,130 +1,114 @@
-"""The output of `tailor data doctor`: text, JSON, and an HTML page."""
+"""`tailor doctor`: check this machine and what a recipe needs of it."""
 
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import Counter
 
-from tailor.cli.output import Document
-from tailor.encode.doctor.finding import Severity
-from tailor.errors import StoreError
+from tailor.cli.output import Document, Output
+from tailor.cli.terminal import make_console
+from tailor.doctor.finding import Context, Finding, Status
+from tailor.errors import RecipeError, TailorError
 from tailor.printable import printable
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
-    from tailor.encode.doctor.examine import Diagnosis
-    from tailor.encode.doctor.finding import Finding
+from tailor.quiet import quiet
+from tailor.spec.load import check_recipe
+from tailor.spec.recipe import Recipe
 
 
-class FoundRow(Document):
-    """A row (file:row) with a finding."""
-
-    row: str
-    detail: str
-
-
-class FoundFault(Document):
-    """A finding. message: what the rows are. count: their number."""
+class FoundState(Document):
+    """A finding. hint: what to do, or empty."""
 
     check: str
-    severity: Severity
+    status: Status
     message: str
-    count: int
-    rows: list[FoundRow]
-    """The first of them."""
-    fix: str
-    """Lines of the recipe that fix it, or empty."""
+    hint: str
 
 
-class Findings(Document):
-    """What the doctor found in the data."""
+class Examined(Document):
+    """What the checks found. The exit code is 2 if one failed."""
 
-    rows: int
-    """Number of rows that were examined."""
-    error: int
-    """Number of findings of this severity, as the next two."""
+    failed: int
+    """Number of findings of this status, as the next two."""
     warning: int
-    info: int
-    findings: list[FoundFault]
+    ok: int
+    findings: list[FoundState]
 
 
-NAMED = 5
-"""Rows that the text names per finding; JSON and the page name up to 20."""
-_COLORS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+OUTPUT = Output(Examined)
+_COLORS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
-def execute(recipe: Any, args: argparse.Namespace, console: Console) -> int:
-    """Examine a recipe's data and print the findings. The exit code is 0 whatever they are."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", nargs="?", help="recipe file: checks what it needs. Default: only this machine"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="recipe keys to change, such as save.to=s3://bucket/run",
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="send no requests to the hub, to stores or to a cluster"
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
     from rich.text import Text
 
-    from tailor.encode.doctor.finding import summary
-    from tailor.runs.report import doctor
+    from tailor.doctor.examine import examine
 
-    diagnosis = _examined(recipe, args.benchmark or [])
-    if args.html is not None:
-        try:
-            Path(args.html).write_text(doctor.page(args.recipe, diagnosis), encoding="utf-8")
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise StoreError(
-                f"{args.html} cannot be written: {reason}", hint="choose another file for --html"
-            ) from None
-    if args.json:
-        args.json.write(diagnosis.as_dict())
-        return 0
-    for finding in diagnosis.findings:
-        console.print(_text(finding))
-    console.print(
-        Text(f"{printable(args.recipe)}: {diagnosis.rows:,} rows, {summary(diagnosis.counts())}", "bold")
-    )
-    return 0
+    quiet()
+    console = make_console(soft_wrap=True)
+    found: list[FoundState] = []
 
-
-def _examined(recipe: Any, benchmarks: list[str]) -> Diagnosis:
-    from tailor.cli.display import Display
-    from tailor.encode.doctor.examine import examine
-    from tailor.onray import cluster
-    from tailor.onray.prepare import runner_by_size
-    from tailor.spec.data import Benchmark
-
-    with Display() as display, ExitStack() as stack:
-        display.doing("examining data")
-
-        def connect() -> None:
-            stack.enter_context(cluster.BackgroundStart(recipe.scale)).wait()
-
-        return examine(
-            recipe.data,
-            recipe.model,
-            recipe.method,
-            benchmarks=[Benchmark(path=path) for path in benchmarks],
-            # The checks use one core per process, so that Ray pays off for small inputs, as on a cluster.
-            runner=runner_by_size(connect, on_cluster=True),
+    def show(check: str, finding: Finding) -> None:
+        found.append(
+            FoundState(check=check, status=finding.status, message=finding.message, hint=finding.hint)
         )
+        if args.json:
+            return
+        console.print(
+            Text.assemble(
+                (f"{finding.status:<9}", _COLORS[finding.status]), (f"{check:<10}", "bold"), finding.message
+            )
+        )
+        if finding.hint and finding.status != "ok":
+            console.print(Text(f"         hint: {finding.hint}", "dim"))
+
+    recipe = None
+    if args.recipe is not None:
+        recipe, findings = _read(args.recipe, args.overrides)
+        for finding in findings:
+            show("recipe", finding)
+    for check, finding in examine(Context(recipe, args.offline)):
+        show(check, finding)
+    counts = Counter(one.status for one in found)
+    if args.json:
+        args.json.write(
+            Examined(failed=counts["failed"], warning=counts["warning"], ok=counts["ok"], findings=found)
+        )
+    else:
+        console.print(
+            Text(f"{counts['failed']} failed, {counts['warning']} warnings, {counts['ok']} ok", "bold")
+        )
+    return 2 if counts["failed"] else 0
 
 
-def _text(finding: Finding) -> Text:
-    from rich.text import Text
-
-    text = Text.assemble(
-        (f"{finding.severity:<9}", _COLORS[finding.severity]),
-        (finding.check, "bold"),
-        f"{_count(finding)}: {finding.message}\n",
-    )
-    for name, detail in finding.rows[:NAMED]:
-        text.append(f"         {name}  {detail}\n", style="dim")
-    more = len(finding.rows) - NAMED
-    if more > 0:
-        text.append(f"         and {finding.count - NAMED:,} more\n", style="dim")
-    if finding.fix:
-        text.append("         recipe:\n")
-        text.append("".join(f"           {line}\n" for line in finding.fix.splitlines()), style="green")
-    return text
-
-
-def _count(finding: Finding) -> str:
-    return f" ({finding.count:,})" if finding.count else ""
+def _read(path: str, overrides: list[str]) -> tuple[Recipe | None, list[Finding]]:
+    """The recipe, or None with a finding per problem: the machine is checked all the same."""
+    try:
+        recipe, before = check_recipe(path, overrides)
+    except RecipeError as error:
+        return None, [Finding("failed", str(problem), "see `tailor validate`") for problem in error.problems]
+    except TailorError as error:
+        return None, [Finding("failed", error.message, error.hint or "")]
+    found = [Finding("ok", f"{printable(path)} is valid")]
+    if before:
+        found.append(
+            Finding(
+                "warning", "it starts from a run that does not exist yet", f"run {', '.join(before)} first"
+            )
+        )
+    return recipe, found

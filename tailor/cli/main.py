@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("tailor.cli.submit", "run a recipe as a job on a Ray cluster, and follow its log"),
     "jobs": ("tailor.cli.jobs", "list, follow or stop jobs of a Ray cluster"),
     "manifest": ("tailor.cli.manifest", "write a Kubernetes manifest (RayJob or RayCluster) for a recipe"),
+    "doctor": ("tailor.cli.doctor", "check this machine and what a recipe needs of it"),
     "init": ("tailor.cli.init", "write a starter recipe to edit"),
     "schema": (
         "tailor.cli.schema",

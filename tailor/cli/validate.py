@@ -18,7 +18,7 @@ from tailor.quiet import quiet
 from tailor.spec.load import check_recipe
 from tailor.spec.model import Model
 from tailor.spec.recipe import Recipe
-from tailor.spec.rules.files import is_hub_id
+from tailor.spec.rules.files import hub_cache, is_hub_id
 
 _OVERRIDE = re.compile(r"[\w.]+=")
 
@@ -133,22 +133,13 @@ def _config_file(model: Model) -> Path | None:
     """The config.json of a folder, or of a hub model in the cache of the hub's files."""
     if os.path.isdir(model.path):
         return Path(model.path) / MODEL_CONFIG
-    cache = _hub_cache()
+    cache = hub_cache()
     if not is_hub_id(model.path) or not (cache / f"models--{model.path.replace('/', '--')}").is_dir():
         return None
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model.path, MODEL_CONFIG, cache_dir=cache, revision=model.revision)
     return Path(found) if isinstance(found, str) else None
-
-
-def _hub_cache() -> Path:
-    """The cache of the hub's files, without an import of huggingface_hub, which takes time."""
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
-    )
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
-    return Path(os.path.expandvars(cache)).expanduser()
 
 
 def _is_override(argument: str) -> bool:

@@ -29,6 +29,8 @@ class Strategy(Section):
     """Values of `train.precision` that it supports."""
     shards_optimizer: ClassVar[bool] = False
     """Whether each worker holds only a shard of the optimizer state."""
+    package: ClassVar[str | None] = None
+    """Name of the module that it imports and that is not one of tailor's own requirements."""
 
     name: str
     """The strategy."""
@@ -85,6 +87,7 @@ class DeepSpeed(Strategy):
 
     implementation = "tailor.train.strategy.deepspeed:Zero"
     memory = "tailor.plan.strategy_memory:deepspeed"
+    package = "deepspeed"
     precisions = ("bf16", "fp32")
     shards_optimizer = True
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
 
@@ -118,6 +119,14 @@ class Store:
     def size(self, name: str) -> int:
         """Size of a file in bytes."""
         return self._ask(name, lambda: int(self._fs.size(self._path(name))))
+
+    def lists(self, name: str) -> bool:
+        """Whether the listing of the folder has a child of this name."""
+        return name in self._children()
+
+    def modified(self, name: str) -> float:
+        """Time of the last change of a file by the store's clock, in seconds since 1970."""
+        return self._ask(name, lambda: utc_seconds(self._fs.modified(self._path(name))))
 
     def read_bytes(self, name: str) -> bytes:
         if self.is_local:
@@ -370,6 +379,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def utc_seconds(moment: datetime) -> float:
+    """Seconds since 1970 of a time; a time without a zone is in UTC."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def uploads(url: str) -> Path:

@@ -32,6 +32,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    readers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """`models/owner/name` or `datasets/owner/name` -> the tokens with access to it; none: it is not gated."""
     refused_cards: str = ""
     """Why metadata of cards are refused; empty accepts them."""
 
@@ -63,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if self._owners() is not None
                 else self._wrong()
             )
+        if path.endswith("/auth-check"):
+            return self._checked(path.removeprefix("/api/").removesuffix("/auth-check"))
         if self._owners() is None:
             return self._wrong()
         kind, _, rest = path.removeprefix("/api/").partition("/")
@@ -171,14 +175,26 @@ class _Handler(BaseHTTPRequestHandler):
                 assert line["key"] == "deletedFile", line
                 del files[value["path"]]
 
+    def _checked(self, repository: str) -> None:
+        readers = self.hub.readers.get(repository)
+        if self._token() and self._owners() is None:
+            return self._wrong()
+        if readers is None:
+            return self._missing("RepoNotFound")
+        if readers and self._token() not in readers:
+            return self._send(403 if self._token() else 401, {"error": "gated"}, code="GatedRepo")
+        return self._send(200, {})
+
+    def _token(self) -> str:
+        return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+
     def _begin(self) -> str:
         path = self.path.split("?")[0]
         self.hub.requests.append(f"{self.command} {path}")
         return path
 
     def _owners(self) -> tuple[str, ...] | None:
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        return self.hub.tokens.get(token)
+        return self.hub.tokens.get(self._token())
 
     def _wrong(self) -> None:
         self._send(401, {"error": "Invalid username or password."})

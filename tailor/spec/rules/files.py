@@ -92,6 +92,15 @@ def is_hub_id(model: str) -> bool:
     return is_id and not os.path.isdir(model)
 
 
+def hub_cache() -> FilePath:
+    """The cache of the hub's files, without an import of huggingface_hub, which takes time."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
+    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    return FilePath(os.path.expandvars(cache)).expanduser()
+
+
 def _model(keys: Keys) -> Iterator[Finding]:
     name = keys("model.path")
     path = _local(name)

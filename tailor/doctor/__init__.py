@@ -1,0 +1,1 @@
+"""`tailor doctor`: what this machine has and what a recipe needs, as findings with hints. Changes nothing."""

@@ -1,0 +1,1 @@
+"""The checks of `tailor doctor`, one subject per file."""
