@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tailor.errors import DataError, TailorError
-from tailor.evaluate.figures import PerRow, exponential, mean, ratio
+from tailor.errors import DataError
+from tailor.evaluate.harness_report import Report, row_of
+from tailor.evaluate.harness_tasks import (
+    configs,
+    fingerprint,
+    import_functions,
+    index,
+    load,
+    makes_data,
+    require_lm_eval,
+    saved,
+)
+from tailor.spec.rules.tasks.lm_eval import LENGTHS
 from tailor.spec.tasks.lm_eval import LmEval
 
 if TYPE_CHECKING:
@@ -21,44 +26,37 @@ if TYPE_CHECKING:
 
 FEWSHOT_SEED = 1234
 """lm-eval's default seed for few-shot examples. Published results use it."""
-ROLLING = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": math.log(2)}
-"""Metrics whose rows are (log-likelihood, number of words or bytes) -> divisor of the log-likelihood, such as ln 2 for bits."""
-
-Report = dict[str, Any]
-"""The results of one named task: `task`, `versions`, the metrics `reported` by lm-eval, and `rows`."""
-
-
-def require_lm_eval() -> Any:
-    """The package lm_eval. TailorError when it is not installed."""
-    try:
-        import lm_eval
-    except ImportError:
-        raise TailorError(
-            "the task lm_eval needs the package lm-eval, which is not installed",
-            hint="pip install 'tailor[lm-eval]', or remove the task lm_eval",
-        ) from None
-    return lm_eval
 
 
 def check(task: LmEval) -> None:
-    """DataError for a task that lm-eval does not know or cannot load, that runs generated code, or that is multimodal."""
+    """DataError for a task that lm-eval does not know or cannot load, that runs generated code, or that is multimodal.
+
+    A task that makes its own data needs the tokenizer of the model: of it, only the definition is loaded.
+    """
     for name in task.tasks:
-        found = _load(task, name)["tasks"]
-        for own, one in found.items():
-            if getattr(one, "UNSAFE_CODE", False):
-                raise DataError(
-                    f"lm_eval: {own} executes code that the model writes, which tailor does not do",
-                    hint="remove it, or run it with the lm_eval command in a sandbox",
-                )
-            if getattr(one, "MULTIMODAL", False):
-                raise DataError(
-                    f"lm_eval: {own} is a multimodal task; only text is supported", hint="remove it"
-                )
+        found = list(configs(index(task, name), name))
+        if any(makes_data(config) for _, config in found):
+            import_functions(name, [file for file, _ in found if file is not None])
+        else:
+            _refuse(load(task, name)["tasks"])
+
+
+def _refuse(tasks: Mapping[str, Any]) -> None:
+    for name, one in tasks.items():
+        if getattr(one, "UNSAFE_CODE", False):
+            raise DataError(
+                f"lm_eval: {name} executes code that the model writes, which tailor does not do",
+                hint="remove it, or run it with the lm_eval command in a sandbox",
+            )
+        if getattr(one, "MULTIMODAL", False):
+            raise DataError(f"lm_eval: {name} is a multimodal task; only text is supported", hint="remove it")
 
 
 def settings(task: LmEval) -> list[dict[str, Any]]:
     """The settings of each named task. They change with everything that changes an answer, the files in `include` too."""
-    shared = task.model_dump(mode="json", exclude={"tasks", "name"}) | {"files": _fingerprint(task.include)}
+    shared = task.model_dump(mode="json", exclude={"tasks", "name", "threshold"}) | {
+        "files": fingerprint(task.include)
+    }
     return [{**shared, "task": name} for name in task.tasks]
 
 
@@ -79,7 +77,9 @@ def run(loaded: Loaded, settings_of_task: dict[str, Any], batch_size: int) -> Re
     )
     if task.chat:
         loaded.require_template()
-    found = _load(task, name)
+    with saved(loaded.tokenizer) as folder:
+        found = load(task, name, folder)
+    _refuse(found["tasks"])
     for one in found["tasks"].values():
         num_fewshot = task.num_fewshot
         if num_fewshot is None:
@@ -91,163 +91,87 @@ def run(loaded: Loaded, settings_of_task: dict[str, Any], batch_size: int) -> Re
             )
         one.set_config(key="num_fewshot", value=num_fewshot)
         one.set_fewshot_seed(seed=FEWSHOT_SEED)
+    lengths = task.metadata.get(LENGTHS)
     with ready(loaded.model):
         model = HFLM(
             pretrained=loaded.model,
             tokenizer=AutoTokenizer.from_pretrained(loaded.tokenizer.name, trust_remote_code=False),
             batch_size=batch_size,
+            # Without it, lm-eval would cut prompts that are longer than the model's positions.
+            max_length=_longest(loaded, lengths) if isinstance(lengths, list) else None,
         )
         results = require_lm_eval().evaluate(
             lm=model,
             task_dict=found,
-            limit=task.limit,
+            **_chosen(found["tasks"], task.limit),
             bootstrap_iters=0,
             apply_chat_template=task.chat,
             fewshot_as_multiturn=task.chat,
         )
-    rows = [_row(own, sample) for own, samples in results["samples"].items() for sample in samples]
+        cut = _cut(results["samples"], model)
+    rows = [row_of(own, sample) for own, samples in results["samples"].items() for sample in samples]
     better = results["higher_is_better"].get(name) or {}
+    own = results.get("groups", {}).get(name) or results["results"].get(name, {})
     reported = {
         key: {"value": value, "lower": better.get(key.split(",")[0]) is False}
-        for key, value in (results["groups"] if name in results.get("groups", {}) else results["results"])[
-            name
-        ].items()
+        for key, value in own.items()
         if "," in key and "_stderr," not in key and isinstance(value, int | float)
     }
     versions = {own: results["versions"].get(own) for own in found["tasks"]}
-    return {"task": name, "versions": versions, "reported": reported, "rows": rows}
-
-
-def figures(report: Report) -> dict[str, PerRow]:
-    """The metrics of a task that are ratios of sums over its rows: `TASK/METRIC`, or `TASK/METRIC/FILTER`.
-
-    Other metrics that lm-eval reports (corpus-level ones, such as BLEU, or values outside 0 to 1) cannot be resampled by
-    rows and have no confidence interval. They are only in results.json.
-    """
-    found: dict[str, PerRow] = {}
-    for key, reported in report["reported"].items():
-        metric, _, filtered = key.partition(",")
-        made = _per_row(metric, _values(report, metric, filtered), lower=reported["lower"])
-        if made is not None and math.isclose(made.value, reported["value"], rel_tol=1e-6, abs_tol=1e-9):
-            found[_name(report, key)] = made
-    return found
-
-
-def left_out(report: Report) -> list[str]:
-    """A note for each reported metric that `figures` leaves out."""
-    known = figures(report)
-    return [
-        f"lm_eval: {name} is {reported['value']:.4g}; it is not a mean over rows, so it has no confidence interval and is only in results.json"
-        for key, reported in report["reported"].items()
-        if (name := _name(report, key)) not in known
-    ]
-
-
-def _name(report: Report, key: str) -> str:
-    metric, _, filtered = key.partition(",")
-    return "/".join(part for part in (report["task"], metric, filtered) if part != "none")
-
-
-def as_rows(reports: Sequence[Report]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(fields shared by all models, fields of this model) of each row."""
-    return [(row["shared"], row["own"]) for report in reports for row in report["rows"]]
-
-
-def _values(report: Report, metric: str, filtered: str) -> list[Any]:
-    own = [row["own"] for row in report["rows"] if row["shared"]["filter"] == filtered]
-    return [one[metric] for one in own if metric in one]
-
-
-def _per_row(metric: str, values: list[Any], *, lower: bool) -> PerRow | None:
-    if not values:
-        return None
-    if metric in ROLLING:
-        over, under = ([float(value[at]) for value in values] for at in (0, 1))
-        losses = [-one / ROLLING[metric] for one in over]
-        if metric != "bits_per_byte":
-            return exponential(losses, under)
-        return ratio(losses, under, lower_is_better=True, is_share=False)
-    if not all(isinstance(value, bool | int | float) and 0 <= value <= 1 for value in values):
-        return None
-    return replace(mean(values), lower_is_better=lower)
-
-
-def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
-    first = sample["arguments"][0]
-    question = first[0] if isinstance(first, list | tuple) else str(first)
     return {
-        "shared": {
-            "task": task,
-            "filter": sample["filter"],
-            "row": int(sample["doc_id"]) + 1,
-            "prompt": str(question),
-            "reference": sample["target"]
-            if isinstance(sample["target"], str | int | list)
-            else str(sample["target"]),
-        },
-        "own": {
-            "answers": sample["filtered_resps"],
-            **{metric: sample[metric] for metric in sample["metrics"]},
-        },
+        "task": name,
+        "versions": versions,
+        "reported": reported,
+        "rows": rows,
+        "cut": cut,
+        "is_group": name in found["groups"],
     }
 
 
-def _load(task: LmEval, name: str) -> Any:
-    """The task, or the tasks of the group, with their data. DataError when it is unknown or cannot be loaded."""
-    require_lm_eval()
-    with _quiet():
-        files = _fingerprint(task.include)
-        manager = _manager(task.include, files, defaults=False)
-        if name not in manager.all_tasks:
-            manager = _manager(task.include, files, defaults=True)
-        if name not in manager.all_tasks:
-            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            raise DataError(
-                f"lm_eval: unknown task {name}",
-                hint=f"did you mean {' or '.join(near)}?"
-                if near
-                else "list the tasks with `lm-eval ls tasks`; include adds a folder of your own tasks",
-            )
-        try:
-            return manager.load([name])
-        except Exception as error:  # a task definition may run any code, and download its data
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(
-                f"lm_eval: the task {name} cannot be loaded: {reason[:300]}",
-                hint="check its definition, and that this machine can download its data",
-            ) from error
+def _longest(loaded: Loaded, lengths: list[int]) -> int | None:
+    """The longest prompt that lm-eval may pass on: None for the model's positions."""
+    longest = max(lengths, default=0)
+    return longest if loaded.context is not None and longest > loaded.context else None
 
 
-@lru_cache(maxsize=4)
-def _manager(include: str | None, files: str | None, *, defaults: bool) -> Any:
-    """lm-eval's task index. Cached, since indexing its built-in tasks takes seconds. files: hash of the files in `include`."""
-    from lm_eval.tasks import TaskManager
+def _chosen(tasks: Mapping[str, Any], limit: int | None) -> dict[str, Any]:
+    """The argument of `evaluate` that selects the first `limit` rows of each task, or of each length of its rows.
 
-    return TaskManager(include_path=include, include_defaults=defaults)
+    The rows of RULER's tasks are sorted by length: the first ones alone would all have the shortest length.
+    """
+    by_length = {}
+    for name, task in tasks.items():
+        lengths = [doc.get("max_length") for doc in task.eval_docs] if makes_data(task.config) else []
+        if limit is not None and len(set(lengths)) > 1:
+            seen: Counter[Any] = Counter()
+            by_length[name] = []
+            for at, length in enumerate(lengths):
+                seen[length] += 1
+                if seen[length] <= limit:
+                    by_length[name].append(at)
+    if not by_length:
+        return {"limit": limit}
+    others = {name: list(range(min(limit or 0, len(task.eval_docs)))) for name, task in tasks.items()}
+    return {"samples": others | by_length}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence lm-eval, which logs many warnings about its own task definitions."""
-    import logging
-
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def _fingerprint(include: str | None) -> str | None:
-    """A hash of the files in a folder of task definitions."""
-    if include is None:
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(
-        path for path in Path(include).rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ):
-        digest.update(f"{path.relative_to(include)}\n{path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:32]
+def _cut(samples: Mapping[str, list[dict[str, Any]]], model: Any) -> dict[str, int]:
+    """Number of rows of each task whose prompts lm-eval shortened, because they are too long for the model."""
+    counts = {}
+    for task, own in samples.items():
+        cut = set()
+        for sample in own:
+            prompt, more = sample["arguments"][0][:2] if len(sample["arguments"][0]) > 1 else ("", "")
+            if not isinstance(prompt, str) or sample["doc_id"] in cut:
+                continue
+            if isinstance(more, Mapping):
+                answer = more.get("max_gen_toks", model.max_gen_toks)
+            else:
+                answer = len(model.tok_encode(str(more), add_special_tokens=False)) - 1
+            # A token has at least one byte: most prompts need no tokenizer.
+            short = len(prompt.encode(errors="replace")) + answer <= model.max_length
+            if not short and len(model.tok_encode(prompt)) + answer > model.max_length:
+                cut.add(sample["doc_id"])
+        if cut:
+            counts[task] = len(cut)
+    return counts

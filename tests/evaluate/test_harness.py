@@ -61,6 +61,75 @@ group: both
 task: [colors, said]
 aggregate_metric_list: [{metric: acc, weight_by_size: true}]
 """
+RULER = """\
+task: {name}
+dataset_path: ""
+output_type: generate_until
+test_split: test
+custom_dataset: !function ruler_shape.{name}
+doc_to_text: "{{{{input}}}}"
+doc_to_target: "{{{{outputs}}}}"
+process_results: !function ruler_shape.process_results
+metric_list:
+  - {{metric: "4096", aggregation: !function ruler_shape.aggregate, higher_is_better: true}}
+  - {{metric: "64", aggregation: !function ruler_shape.aggregate, higher_is_better: true}}
+  - {{metric: "400", aggregation: !function ruler_shape.aggregate, higher_is_better: true}}
+generation_kwargs: {{do_sample: false, max_gen_toks: 4, until: []}}
+"""
+RULER_GROUP = """\
+group: ruler_shape
+task: [first, second]
+aggregate_metric_list: [{metric: "4096", weight_by_size: false}]
+"""
+RULER_CODE = '''\
+"""Tasks of RULER's shape: data made with the tokenizer, one metric for each length, -1 for the other ones."""
+import itertools
+import random
+
+import datasets
+from transformers import AutoTokenizer
+
+LETTERS = {"first": "etaoin", "second": "abcdefghijklmnopqrstuvwxyz"}
+
+
+def rows(name, length, tokenizer):
+    for at in range(6):
+        text = "".join(random.choice("xyz ") for _ in range(length - 8))
+        while len(tokenizer(text).input_ids) > length - 8:
+            text = text[:-1]
+        yield {"input": text, "outputs": list(LETTERS[name]), "max_length": length}
+
+
+def made(name, max_seq_lengths=(4096,), tokenizer=None, **kwargs):
+    assert tokenizer, "No tokenizer or pretrained provided."
+    own = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=True)
+    lists = (rows(name, length, own) for length in max_seq_lengths)
+    return {"test": datasets.Dataset.from_list(list(itertools.chain.from_iterable(lists)))}
+
+
+def first(**kwargs):
+    return made("first", **kwargs)
+
+
+def second(**kwargs):
+    return made("second", **kwargs)
+
+
+def process_results(doc, results):
+    said = results[0].lower()
+    score = sum(ref in said for ref in doc["outputs"]) / len(doc["outputs"])
+    return {"4096": -1.0, str(doc["max_length"]): score}
+
+
+def aggregate(values):
+    found = [value for value in values if value != -1]
+    return sum(found) / len(found) if found else -1
+'''
+UNEVEN = """\
+group: uneven
+task: [colors, few]
+aggregate_metric_list: [{metric: acc, weight_by_size: false}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +156,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (("colors", COLOURS), ("said", SAID), ("read", READ)):
         (folder / "tasks" / f"{name}.yaml").write_text(text.format(rows=folder / "rows.jsonl"))
     (folder / "tasks" / "both.yaml").write_text(GROUP)
+    for name in ("first", "second"):
+        (folder / "tasks" / f"{name}.yaml").write_text(RULER.format(name=name))
+    (folder / "tasks" / "ruler_shape.py").write_text(RULER_CODE)
+    (folder / "tasks" / "ruler_shape.yaml").write_text(RULER_GROUP)
+    write_rows(folder / "few.jsonl", rows[1:3])
+    (folder / "tasks" / "few.yaml").write_text(
+        COLOURS.replace("task: colors", "task: few\ntag: [small]").format(rows=folder / "few.jsonl")
+    )
+    (folder / "tasks" / "uneven.yaml").write_text(UNEVEN)
     return folder
 
 
@@ -178,6 +256,63 @@ def test_every_kind_of_task_and_corpus_level_metrics(place: Path, tmp_path: Path
         f"both/acc is {value(outcome, 'both/acc'):.4g}, and fail_if says < 2"
     ]
     assert {row["task"] for row in rows_of(outcome, "lm_eval.jsonl")} == {"colors", "said", "read"}
+
+
+def test_tasks_that_make_data_for_each_length(place: Path, tmp_path: Path) -> None:
+    """RULER's shape: the model's tokenizer and lengths in, figures by length and the effective length out."""
+    shown = Shown()
+    task = {
+        "name": "lm_eval",
+        "tasks": ["ruler_shape", "first"],
+        "metadata": {"max_seq_lengths": [64, 400]},
+        "limit": 3,
+        "threshold": 0.001,
+    }
+    outcome = made(place, tmp_path / "x", task, shown=shown)
+    entries = {entry["figure"]: entry for entry in outcome.results["figures"]}
+    assert list(entries) == ["ruler_shape/64", "ruler_shape/400", "first/64", "first/400"]
+    assert [entries[name]["rows"] for name in entries] == [6, 6, 3, 3], "the limit holds for each length"
+    rows = rows_of(outcome, "lm_eval.jsonl")
+    assert len(rows) == 18
+    for length in (64, 400):
+        own = [row["models"]["adapter"] for row in rows if str(length) in row["models"]["adapter"]]
+        scores = [one[str(length)] for one in own]
+        assert value(outcome, f"first/{length}") == pytest.approx(sum(scores[6:]) / 3)
+        assert value(outcome, f"ruler_shape/{length}") == pytest.approx(sum(scores[:6]) / 6)
+        assert sum(scores) > 0, "the control: a model that never says a letter would score 0 at every length"
+    found = outcome.results["effective_lengths"]["ruler_shape"]
+    assert found["models"] == {name: {"claimed": 256, "effective": 400} for name in ("adapter", "base")}
+    assert not [line for line in shown.lines if "longer than the model's positions" in line]
+    again = made(place, tmp_path / "again", task, compare="none")
+    assert rows_of(again, "lm_eval.jsonl")[5]["prompt"] == rows[5]["prompt"], "drawn with lm-eval's seed"
+    one = made(place, tmp_path / "one", {**task, "tasks": ["second"], "metadata": {"max_seq_lengths": [64]}})
+    assert [entry["figure"] for entry in one.results["figures"]] == ["second/64"]
+
+
+def test_a_group_is_the_mean_of_its_tasks_and_a_tag_is_none(place: Path, tmp_path: Path) -> None:
+    outcome = made(place, tmp_path / "x", {"name": "lm_eval", "tasks": ["uneven", "colors", "few"]})
+    mean = (value(outcome, "colors/acc") + value(outcome, "few/acc")) / 2
+    assert value(outcome, "uneven/acc") == pytest.approx(mean)
+    reported = outcome.results["lm_eval"]["tasks"]["uneven"]["reported"]["adapter"]["acc,none"]
+    assert value(outcome, "uneven/acc") == pytest.approx(reported)
+    with pytest.raises(
+        DataError, match="small is a tag of tasks, which has no metrics of its own; name its tasks: few"
+    ):
+        made(place, tmp_path / "y", {"name": "lm_eval", "tasks": ["small"]})
+
+
+def test_prompts_that_lm_eval_cuts_are_reported(place: Path, tmp_path: Path) -> None:
+    rows = [
+        {"question": "why? " * (10 + 60 * at), "choices": ["a", "b", "c"], "answer": 0} for at in range(3)
+    ]
+    write_rows(place / "long.jsonl", rows)
+    text = SAID.replace("task: said", "task: long").replace(", {metric: bleu}", "")
+    (place / "tasks" / "long.yaml").write_text(text.format(rows=place / "long.jsonl"))
+    shown = Shown()
+    made(place, tmp_path / "x", {"name": "lm_eval", "tasks": ["long"]}, shown=shown, compare="none")
+    assert shown.lines[-1] == (
+        "lm_eval: 2 of 3 prompts of long are longer than the model's positions: lm-eval left out their start"
+    )
 
 
 def test_errors_are_reported(place: Path, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import ModelError
-from tailor.evaluate import harness
+from tailor.evaluate import harness, harness_report
 from tailor.evaluate.batches import Computation, EvaluationBatch, Result, Worker
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import Outcome, TaskEvaluator
+from tailor.spec.rules.tasks.lm_eval import LENGTHS
 from tailor.spec.tasks.lm_eval import LmEval
 
 PART = "lm_eval"
@@ -46,30 +47,44 @@ class LmEvalEvaluator(TaskEvaluator[LmEval]):
             )
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
-        requested = harness.settings(self.spec)
+        requested, lengths = harness.settings(self.spec), self.spec.metadata.get(LENGTHS)
         return TaskInputs(
             requested,
             rows.tokenizer,
             lambda model, size: [
                 EvaluationBatch(model, PART, LM_EVAL, (at,), (one,)) for at, one in enumerate(requested)
             ],
+            exceeding=lengths if isinstance(lengths, list) else [],
         )
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         reports = list(collected.of(PART).values())
         return Outcome(
-            {name: made for report in reports for name, made in harness.figures(report).items()},
+            {name: made for report in reports for name, made in harness_report.figures(report).items()},
             "lm_eval.jsonl",
-            harness.as_rows(reports),
+            harness_report.as_rows(reports),
             data=reports,
-            notes=[line for report in reports for line in harness.left_out(report)],
+            notes=[line for report in reports for line in harness_report.notes(report)],
         )
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """The metrics as lm-eval reports them, by task and model, with the versions of the tasks."""
+        """The metrics as lm-eval reports them, by task and model, with the versions of the tasks; scores by length."""
         tasks: dict[str, Any] = {}
+        scores: dict[str, dict[str, dict[int, float]]] = {}
         for model, outcome in outcomes.items():
             for report in outcome.data:
                 task = tasks.setdefault(report["task"], {"versions": report["versions"], "reported": {}})
                 task["reported"][model] = {key: one["value"] for key, one in report["reported"].items()}
-        return {"lm_eval": {"version": harness.require_lm_eval().__version__, "tasks": tasks}}
+                if found := harness_report.by_length(report):
+                    scores.setdefault(report["task"], {})[model] = found
+        by_length = {}
+        for name, by_model in scores.items():
+            lengths = sorted(set.intersection(*(set(own) for own in by_model.values())))
+            if lengths:
+                by_length[name] = {
+                    "threshold": self.spec.threshold,
+                    "lengths": lengths,
+                    "scores": {model: [own[length] for length in lengths] for model, own in by_model.items()},
+                }
+        reported = {"version": harness.require_lm_eval().__version__, "tasks": tasks}
+        return {"lm_eval": reported, "by_length": by_length}

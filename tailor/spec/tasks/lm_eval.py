@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from tailor.spec.tasks.base import EvaluationTask
+from tailor.spec.tasks.lengths import EFFECTIVE
 
 
 class LmEval(EvaluationTask):
@@ -31,11 +32,21 @@ class LmEval(EvaluationTask):
     """Few-shot examples before each question. Default: the number that the task defines."""
 
     limit: int | None = Field(None, ge=1)
-    """Use only the first N rows of each task. Default: all rows."""
+    """Use only the first N rows of each task, of RULER's tasks those of each length. Default: all rows."""
 
     chat: bool = False
     """Use the model's chat template, with few-shot examples as turns. Published lm-eval results are usually without
     it.
+    """
+
+    metadata: dict[str, Any] = {}
+    """Arguments of tasks that make or choose their own data, such as `max_seq_lengths: [4096, 8192]` of RULER. Such
+    tasks also get the tokenizer of the evaluated model.
+    """
+
+    threshold: float = Field(EFFECTIVE, gt=0, le=1)
+    """Score of an effective length, for tasks with a metric for each length (RULER): the results name the longest
+    length whose score is at least this.
     """
 
     include: str | None = Field(None, min_length=1)
