@@ -6,7 +6,8 @@ model's number of positions (RULER, arXiv 2404.06654).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from statistics import fmean
 from typing import Any
 
 from tailor.evaluate.figures import wilson
@@ -24,6 +25,19 @@ def with_intervals(grid: Mapping[str, Any], confidence: float) -> dict[str, Any]
     return {**grid, "intervals": intervals}
 
 
+def with_mean(by_length: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+    """The scores by length with the mean over `tasks`, as RULER has it, if several have the same lengths and threshold."""
+    chosen = [by_length[task] for task in tasks]
+    kinds = {(tuple(one["lengths"]), one["threshold"]) for one in chosen}
+    if len(chosen) < 2 or len(kinds) > 1:
+        return dict(by_length)
+    scores = {
+        model: [fmean(own) for own in zip(*(one["scores"][model] for one in chosen), strict=True)]
+        for model in chosen[0]["scores"]
+    }
+    return {**by_length, f"mean of {len(chosen)} tasks": {**chosen[0], "scores": scores}}
+
+
 def effective(by_length: Mapping[str, Any], claimed: Mapping[str, int | None]) -> dict[str, Any]:
     """The effective length of each model. by_length: `threshold`, `lengths` and each model's `scores`.
 
@@ -34,4 +48,4 @@ def effective(by_length: Mapping[str, Any], claimed: Mapping[str, int | None]) -
     for model, scores in by_length["scores"].items():
         reached = [length for length, score in zip(lengths, scores, strict=True) if score >= threshold]
         models[model] = {"claimed": claimed[model], "effective": max(reached, default=None)}
-    return {"threshold": threshold, "longest": max(lengths), "models": models}
+    return {**by_length, "longest": max(lengths), "models": models}

@@ -162,7 +162,7 @@ def evaluate(
             "environment": environment.describe(),
         }
         join(report, outcome.summary)
-        by_length = report.pop("by_length", {})
+        by_length = context_lengths.with_mean(report.pop("by_length", {}), report["grids"])
         claimed = {model.label: model.positions() for model in models} if by_length else {}
         report["effective_lengths"] = {
             task: context_lengths.effective(one, claimed) for task, one in by_length.items()

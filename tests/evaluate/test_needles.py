@@ -180,6 +180,7 @@ def test_the_effective_length_is_the_longest_with_the_score(tokenizer: Tokenizer
     assert list(shown.lines({"variable_tracking": effective})) == [
         "variable_tracking: m: claimed 2,048 tokens, effective 1,000 (score of at least 90 %)"
     ]
+    assert {key: effective[key] for key in by_length} == by_length, "the scores stay beside it"
     uneven = {"threshold": 0.5, "lengths": [8, 16, 32], "scores": {"a": [0.6, 0.4, 0.5], "b": [0, 0, 0.49]}}
     of = context_lengths.effective(uneven, {"a": None, "b": 4})
     assert of["models"] == {
@@ -190,6 +191,26 @@ def test_the_effective_length_is_the_longest_with_the_score(tokenizer: Tokenizer
         "x: a: claimed unknown tokens, effective 32 (the longest evaluated) (score of at least 50 %)",
         "x: b: claimed 4 tokens, effective none of the lengths up to 32 (score of at least 50 %)",
     ]
+
+
+def test_the_mean_of_the_tasks_has_an_effective_length_too() -> None:
+    one = {"threshold": 0.856, "lengths": [8, 16], "scores": {"m": [1.0, 0.9], "b": [1.0, 0.0]}}
+    other = {**one, "scores": {"m": [0.9, 0.8], "b": [0.5, 0.5]}}
+    by_length = {"needle": one, "passkey": other, "ruler": {**one, "lengths": [4096, 8192]}}
+    found = context_lengths.with_mean(by_length, ["needle", "passkey"])
+    assert list(found) == [*by_length, "mean of 2 tasks"]
+    mean = found["mean of 2 tasks"]
+    assert mean["scores"] == {"m": pytest.approx([0.95, 0.85]), "b": pytest.approx([0.75, 0.25])}
+    effective = context_lengths.effective(mean, {"m": 16, "b": 16})["models"]
+    assert [effective[model]["effective"] for model in ("m", "b")] == [8, None]
+    for changed in ({"lengths": [8, 32]}, {"threshold": 0.5}):
+        assert context_lengths.with_mean(
+            {"needle": one, "passkey": {**other, **changed}}, ["needle", "passkey"]
+        ).keys() == {
+            "needle",
+            "passkey",
+        }, "the control: they have no common mean"
+    assert context_lengths.with_mean(by_length, ["needle"]) == by_length
 
 
 def test_cells_have_intervals_that_few_equal_results_do_not_close() -> None:
