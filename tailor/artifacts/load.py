@@ -273,13 +273,25 @@ def load_embedder(
 
     device: by default a GPU if there is one. The attention mask is tested, as at the start of training.
     """
+    return load_with_embedder(url, dimension=dimension, max_length=max_length, device=device, trust=trust)[1]
+
+
+def load_with_embedder(
+    url: str,
+    *,
+    dimension: int | None = None,
+    max_length: int | None = None,
+    device: str | None = None,
+    trust: Trust = NOTHING,
+) -> tuple[Loaded, Embedder]:
+    """As `load_embedder`, and the same network for generation."""
     store, _ = find_artifact(Store(url))
     settings, projection = Embedding.read(store.local_path(), store.url)
     loaded = load_run(url, device, trust=trust)
     model = causal_model(loaded.model)
     model.projection = None if projection is None else projection.to(model.device)
     check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)
-    return Embedder(model, loaded.tokenizer, settings, dimension=dimension, max_length=max_length)
+    return loaded, Embedder(model, loaded.tokenizer, settings, dimension=dimension, max_length=max_length)
 
 
 def causal_model(network: torch.nn.Module) -> CausalModel:

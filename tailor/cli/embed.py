@@ -59,6 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="data type of the numbers in the file (default: float32); they are computed and normalized in float32",
     )
     parser.add_argument(
+        "--key-values",
+        action="store_true",
+        help="also write the key-values of every text, beside the output, so that `tailor generate --retrieve --reuse` can use them",
+    )
+    parser.add_argument(
         "--workers",
         type=whole(1),
         metavar="N",
@@ -85,6 +90,7 @@ def execute(args: argparse.Namespace) -> int:
         args.instruction,
         args.dimension,
         args.dtype,
+        args.key_values,
     )
     trust = granted(args, [args.run])
     display = Display()

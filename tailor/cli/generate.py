@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tailor.cli import retrieved
 from tailor.cli.numbers import number, whole
 from tailor.cli.output import Document, Output
 from tailor.cli.trust import add_trust_option, granted
@@ -44,7 +45,7 @@ class Generated(Document):
     output: str | None
     """The file that `--output` names."""
     rows: list[dict[str, Any]]
-    """The prompts (the rows of `--input`), each with its `answer`."""
+    """The prompts (the rows of `--input`), each with its `answer` and, with `--retrieve`, its `passage`."""
     shortened: list[Shortened]
     """The over-long prompts of which passages were left out by `data.retrieve` of the run."""
 
@@ -65,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plain", action="store_true", help="continue the prompt as plain text, without a chat template"
     )
+    retrieved.add_options(parser)
     add_generation_options(parser)
 
 
@@ -106,10 +108,13 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     if args.prompt and not all(args.prompt):
         raise DataError("--prompt: the text is empty", hint="give each --prompt a text")
+    retrieved.check_options(args)
     rows = [{"prompt": text} for text in args.prompt] if args.prompt else read_rows(args.input)
     if args.output is not None:
         _check_output(args.output)
     quiet()
+    if args.retrieve is not None:
+        return _report(args, retrieved.answers(args, rows), [])
     from tailor.artifacts.load import load_run
     from tailor.evaluate.generation import generate
 
@@ -144,11 +149,16 @@ def execute(args: argparse.Namespace) -> int:
     )
     texts = [loaded.answer_text(answer) for answer in answers]
     answered = [{**row, "answer": text} for row, text in zip(rows, texts, strict=True)]
+    return _report(args, answered, shortened)
+
+
+def _report(args: argparse.Namespace, answered: list[Row], shortened: list[Shortened]) -> int:
+    """Write or print the answered rows. Returns the exit status."""
     if args.output or not (args.prompt or args.json):
         lines = [json.dumps(row, ensure_ascii=False) for row in answered]
         _write(args.output, "".join(f"{line}\n" for line in lines))
     elif not args.json:
-        print("\n".join(texts))
+        print("\n".join(row["answer"] for row in answered))
     if args.json:
         args.json.write(Generated(output=args.output, rows=answered, shortened=shortened))
     return 0

@@ -24,6 +24,7 @@ from tailor.spec.suite import Decoding
 
 if TYPE_CHECKING:
     from tailor.artifacts.load import Loaded
+    from tailor.models.embedding.key_values import KeyValues
 
 EMBEDDED = 512
 """Texts in one embedding batch."""
@@ -102,6 +103,8 @@ class Embedded:
 
     vectors: np.ndarray
     truncated: int
+    key_values: tuple[KeyValues, ...] = ()
+    """Of each text, if they were asked for."""
 
 
 Result = list[Any] | Embedded
@@ -210,17 +213,21 @@ class Worker:
         with self._loaded.without_adapter() if ref.without_adapter else nullcontext():
             yield LanguageModel(ref, self._loaded, self._scoring)
 
-    def embed(self, batch: EvaluationBatch) -> Embedded:
-        """The embeddings of a batch's texts."""
+    def embed(self, batch: EvaluationBatch, key_values: list[KeyValues] | None = None) -> Embedded:
+        """The embeddings of a batch's texts. key_values: as for `TextEmbedder`."""
         from tailor.evaluate.retrieval.embedders import TextEmbedder
 
         ref = self._models[batch.model]
         if self._make_room(ref.url, "embed"):
             self._embedder = TextEmbedder(ref.url, ref.embeds_like, ref.trust)
         vectors, truncated = self._embedder(
-            batch.inputs, batch.instruction, batch.dimension, without_adapter=ref.without_adapter
+            batch.inputs,
+            batch.instruction,
+            batch.dimension,
+            without_adapter=ref.without_adapter,
+            key_values=key_values,
         )
-        return Embedded(vectors, truncated)
+        return Embedded(vectors, truncated, tuple(key_values or ()))
 
     def rerank(self, batch: EvaluationBatch) -> Result:
         """The scores of a batch's (query, passage) pairs by a cross-encoder."""
@@ -257,6 +264,10 @@ def _score(worker: Worker, batch: EvaluationBatch) -> Result:
         return [asdict(one) for one in likelihoods]
 
 
+def _embed_with_key_values(worker: Worker, batch: EvaluationBatch) -> Result:
+    return worker.embed(batch, [])
+
+
 def _prompts(inputs: Sequence[Any], decoding: Decoding) -> Iterator[tuple[int, int]]:
     return ((len(prompt), decoding.max_new_tokens) for prompt in inputs)
 
@@ -271,6 +282,8 @@ SCORE = Computation("score", _score, _scored)
 """Inputs: `Scored`. Result per item: a `likelihood.Likelihood` as a mapping."""
 EMBED = Computation("embed", Worker.embed)
 """Inputs: texts. Result: `Embedded`."""
+EMBED_WITH_KEY_VALUES = Computation("embed with key-values", _embed_with_key_values)
+"""The same, with the key-values of each text."""
 RERANK = Computation("rerank", Worker.rerank)
 """Inputs: (query, passage) pairs of texts. Result per item: the score."""
 

@@ -52,7 +52,7 @@ def generate(
     assert on_token is None or (len(prompts) == 1 and prompts[0])
     answers: list[Ids] = [[] for _ in prompts]
     numbers = range(len(prompts)) if numbers is None else numbers
-    config = _config(max_new_tokens, stop_ids, pad_id)
+    config = decoding_config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
         limit, beacons = None if exceed_positions else positions_of(model), beacons_of(base_of(model))
         if prefill is not None and not prefix_lm.is_enabled(base_of(model)):
@@ -63,7 +63,7 @@ def generate(
         if beacons is not None and not beacons.off:
             # Within one window no beacon is used: these prompts go through the batches below.
             for i in (i for i, n in enumerate(lengths) if n and n + max_new_tokens > beacons.spec.window):
-                config.max_new_tokens = _room(limit, lengths[i], max_new_tokens)
+                config.max_new_tokens = room(limit, lengths[i], max_new_tokens)
                 draw = Draw([(seed, numbers[i])], temperature, top_p) if temperature > 0 else None
                 options = functools.partial(_options, draw, on_token)
                 out_ids = generation.answer(
@@ -77,7 +77,7 @@ def generate(
                 answers[i], lengths[i] = before_stop(out_ids, stop_ids), 0
         for chosen in batches(lengths, batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
-            config.max_new_tokens = _room(limit, ids.shape[1], max_new_tokens)
+            config.max_new_tokens = room(limit, ids.shape[1], max_new_tokens)
             draw = Draw([(seed, numbers[i]) for i in chosen], temperature, top_p) if temperature > 0 else None
             out = model.generate(
                 input_ids=ids.to(device),
@@ -175,7 +175,7 @@ def before_stop(ids: Sequence[int], stop_ids: Sequence[int]) -> Ids:
     return list(ids[:end])
 
 
-def _room(positions: int | None, length: int, max_new_tokens: int) -> int:
+def room(positions: int | None, length: int, max_new_tokens: int) -> int:
     """The number of new tokens that fit after a prompt of `length` tokens. DataError when none fits."""
     if positions is not None and length >= positions:
         raise DataError(
@@ -185,7 +185,8 @@ def _room(positions: int | None, length: int, max_new_tokens: int) -> int:
     return max_new_tokens if positions is None else min(max_new_tokens, positions - length)
 
 
-def _config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> Any:
+def decoding_config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> Any:
+    """Settings of transformers' `generate` for greedy decoding, up to a stop token."""
     from transformers import GenerationConfig
 
     # transformers fills unset values from the model's generation_config.json, which may set a repetition penalty or

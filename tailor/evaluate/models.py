@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -223,3 +225,8 @@ def _unscaled(main: EvaluatedModel) -> EvaluatedModel:
             hint=f"compare with {BASE}",
         )
     return replace(base, ref=replace(base.ref, label=UNSCALED, without_rope=record is not None))
+
+
+def identity_hash(model: EvaluatedModel) -> str:
+    """A hash of the files of a model."""
+    return hashlib.sha256(json.dumps(model.identity(), sort_keys=True).encode()).hexdigest()

@@ -6,8 +6,10 @@ import json
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailor.errors import DataError
@@ -48,7 +50,15 @@ class Passages:
         """The `count` nearest passages, best first; equal scores in the order of the rows. DataError for an empty query."""
         if not query.strip():
             raise DataError("the query is empty")
-        vector, _ = embedder([query], instruction, self._vectors.shape[1])  # [1, dimension]
+        vector, _ = embedder([query], instruction, self.dimension)  # [1, dimension]
+        return self.nearest(vector, count)
+
+    @property
+    def dimension(self) -> int:
+        return int(self._vectors.shape[1])
+
+    def nearest(self, vector: np.ndarray, count: int) -> list[Hit]:
+        """The `count` nearest passages to an embedding, [1, dimension], as `search` finds them."""
         top = TopK(vector, count)
         top.add(np.arange(len(self)), self._vectors)
         ((found, scores),) = top.ranked()
@@ -91,18 +101,56 @@ def _own_file(source: str) -> tuple[Store, str] | None:
     return (store, name) if store.is_file(name) and is_own(store, name) else None
 
 
+@dataclass(frozen=True)
+class Written:
+    """A file of embeddings that `tailor embed` wrote, with the texts that were embedded."""
+
+    passages: Passages
+    about: dict[str, Any]
+    """What `tailor embed` stored with the embeddings."""
+    folder: Store
+    name: str
+
+
+def open_written(source: str, model: str) -> Written | None:
+    """A file of embeddings with the texts that were embedded; None for other files.
+
+    DataError for embeddings of another model, and if the texts were not kept.
+    """
+    if (own := _own_file(source)) is None:
+        return None
+    table, about = _table(*own, source, model)
+    if missing := [column for column in about["columns"] if column not in table.column_names]:
+        raise DataError(
+            f"{source} has no column {missing[0]}, which was embedded",
+            hint=f"embed the corpus again with {' '.join(f'--keep {column}' for column in about['columns'])}",
+        )
+    texts = [
+        " ".join(row[column] for column in about["columns"] if row.get(column)) for row in table.to_pylist()
+    ]
+    return Written(_passages(table, texts), about, *own)
+
+
 def _written(store: Store, name: str, request: Request, model: str) -> Passages:
+    table, _ = _table(store, name, request.source, model)
+    kept = [column for column in table.column_names if column not in (ROW, EMBEDDING)]
+    texts = [" ".join(str(row[column]) for column in kept) for row in table.select(kept).to_pylist()]
+    return _passages(table, texts or [""] * len(table))
+
+
+def _table(store: Store, name: str, source: str, model: str) -> tuple[pa.Table, dict[str, Any]]:
     with store.open(name) as stream:
         table = pq.read_table(stream)
     about = json.loads(table.schema.metadata[ABOUT])
     if about["model"] != model:
         raise DataError(
-            f"{request.source} has embeddings of {about['model']}, not of {model}",
+            f"{source} has embeddings of {about['model']}, not of {model}",
             hint="embed the corpus with this model, or search with the other one",
         )
-    vectors = table.column(EMBEDDING).combine_chunks()
+    return table, about
+
+
+def _passages(table: pa.Table, texts: list[str]) -> Passages:
+    rows, vectors = table.column(ROW).to_pylist(), table.column(EMBEDDING).combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    kept = [column for column in table.column_names if column not in (ROW, EMBEDDING)]
-    texts = [" ".join(str(row[column]) for column in kept) for row in table.select(kept).to_pylist()]
-    rows = table.column(ROW).to_pylist()
-    return Passages(flat.reshape(len(rows), -1), texts or [""] * len(rows), rows)
+    return Passages(flat.reshape(len(rows), -1), texts, rows)

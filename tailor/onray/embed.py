@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tailor import machine
 from tailor.encode.readers import FileRange
 from tailor.errors import DataError, StoreError
-from tailor.evaluate.batches import EMBED, Embedded, EvaluationBatch, Result
+from tailor.evaluate.batches import EMBED, EMBED_WITH_KEY_VALUES, Embedded, EvaluationBatch, Result
 from tailor.evaluate.embed_file import (
     EMBEDDING,
     ROW,
@@ -24,7 +24,7 @@ from tailor.evaluate.embed_file import (
     read_batches,
     scan_input,
 )
-from tailor.evaluate.models import find_model
+from tailor.evaluate.models import find_model, identity_hash
 from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.models.own_code import NOTHING, Trust
@@ -94,8 +94,8 @@ def embed(
         files = find_input(request)
         scanned = scan_input(files, request)
         sizes = scanned.sizes
-        for name, count in scanned.absent.items():
-            display.line(f"{count:,} of {sum(sizes):,} rows have no `{name}`")
+        for column, count in scanned.absent.items():
+            display.line(f"{count:,} of {sum(sizes):,} rows have no `{column}`")
         identity = fingerprint(files, request, model.identity())
         parts = EmbeddingParts(unfinished, identity, scanned.kept, request.dtype)
         if parts.discarded:
@@ -123,6 +123,14 @@ def embed(
             "instruction": request.instruction,
             "columns": request.columns,
         }
+        if request.key_values:
+            about |= {"key_values": identity}
+            parts.join_key_values(
+                parent,
+                name,
+                len(sizes),
+                {"identity": identity, "model": identity_hash(model), "rows": request.batch_rows},
+            )
         truncated = parts.join(parent, name, len(sizes), about)
     parts.remove()
     return Outcome(parent.url_of(name), sum(sizes), truncated)
@@ -148,7 +156,7 @@ class _Source:
                 yield EvaluationBatch(
                     self._model,
                     "input",
-                    EMBED,
+                    EMBED_WITH_KEY_VALUES if self._request.key_values else EMBED,
                     tuple(range(len(batch.texts))),
                     batch.texts,
                     self._request.instruction,

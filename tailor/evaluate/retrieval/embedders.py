@@ -12,6 +12,7 @@ from tailor.artifacts.load import causal_model, find_artifact, load_embedder, lo
 from tailor.errors import ModelError
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder, states_width
+from tailor.models.embedding.key_values import KeyValues
 from tailor.models.embedding.settings import Embedding
 from tailor.models.own_code import NOTHING, Trust
 from tailor.store import Store
@@ -35,10 +36,12 @@ class TextEmbedder:
         dimension: int | None = None,
         *,
         without_adapter: bool = False,
+        key_values: list[KeyValues] | None = None,
     ) -> tuple[np.ndarray, int]:
         """Embeddings, float32[n, dimension], and the number of truncated texts.
 
-        without_adapter: embed with the base, without adapter and projection. ModelError for a dimension larger than the
+        without_adapter: embed with the base, without adapter and projection. key_values: a list to append the key-values of
+        each text to, from the same forward pass. ModelError for a dimension larger than the
         model's, and for embeddings that are NaN or infinite.
         """
         with _as_base(self._embedder) if without_adapter else nullcontext(self._embedder) as embedder:
@@ -48,7 +51,11 @@ class TextEmbedder:
                 )
             before, full_dimension = embedder.truncated, embedder.dimension
             embedder.dimension = dimension or full_dimension
-            vectors = embedder.encode(texts, instruction)
+            if key_values is None:
+                vectors = embedder.encode(texts, instruction)
+            else:
+                vectors, found = embedder.encode_with_key_values(texts, instruction)
+                key_values += found
             embedder.dimension = full_dimension
             if not np.isfinite(vectors).all():
                 raise ModelError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,17 +54,30 @@ def text_states(
     window: for a model with sliding-window attention, unless `attention` is causal: a token attends to the window on both
     sides (keep), or to the whole text (widen).
     """
-    if attention == "causal":
-        return model.hidden(batch)
-    if (segment := BIDIRECTIONAL_SEGMENT.get(attention)) is not None:
+    return text_output(model, batch, attention=attention, window=window).last_hidden_state
+
+
+def text_output(
+    model: CausalModel,
+    batch: TokenBatch,
+    *,
+    attention: TextAttention,
+    window: Window = "keep",
+    **options: Any,
+) -> Any:
+    """The output of the decoder for texts. options: further arguments, such as a cache."""
+    segment = BIDIRECTIONAL_SEGMENT.get(attention)
+    if segment is not None:
         inputs = model.inputs(batch, text_segments(batch, segment), widen=window == "widen")
-        return decoder_of(model.base)(**inputs).last_hidden_state
-    inputs = model.inputs(batch)
+        return decoder_of(model.base)(**{**inputs, **options})
+    inputs = {**model.inputs(batch), **options}
+    if attention == "causal":
+        return decoder_of(model.base)(**inputs)
     if model.base.config._attn_implementation == own.NAME:
         inputs["widen_window"] = window == "widen"
     elif model.layout == "rows":
         inputs["attention_mask"] = _mask(model, batch, window)
-    return decoder_of(model.base)(**inputs, is_causal=False).last_hidden_state
+    return decoder_of(model.base)(**inputs, is_causal=False)
 
 
 def check_attention(
@@ -122,7 +136,7 @@ def _problem(model: CausalModel, dtype: torch.dtype, attention: TextAttention, w
         with visibility.shortened(model.base):
             before = states(texts, model.layout)
             after = {at: states(changed(at), model.layout) for at in _EFFECTS[attention]}
-            with _stock(model):
+            with padded_rows(model):
                 alone = [states([text], "rows")[0] for text in texts]
     except (ValueError, TypeError, RuntimeError) as error:
         return f"the forward pass fails: {(str(error) or type(error).__name__).splitlines()[0]}"
@@ -163,7 +177,7 @@ def _is_8bit(model: CausalModel) -> bool:
 
 
 @contextmanager
-def _stock(model: CausalModel) -> Iterator[None]:
+def padded_rows(model: CausalModel) -> Iterator[None]:
     """Context in which the model uses transformers' own attention over padded rows."""
     chosen, layout = model.base.config._attn_implementation, model.layout
     stock = "eager" if chosen == "eager" else own.stock_attention(model.base)
@@ -208,4 +222,4 @@ def _distance(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).norm() / right.norm())
 
 
-__all__ = ["check_attention", "check_prefix_lm", "text_states"]
+__all__ = ["check_attention", "check_prefix_lm", "padded_rows", "text_output", "text_states"]

@@ -14,6 +14,7 @@ from tailor.models import rope
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
 from tailor.models.embedding.attention import check_attention, check_prefix_lm, text_states
+from tailor.models.embedding.key_values import KeyValues, embed_with_key_values, require_key_values
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import finish, new_projection, pool, shorten
 from tailor.models.embedding.settings import Embedding
@@ -93,6 +94,20 @@ class Embedder:
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """Embed texts: float32[texts, dimension], in order. DataError for an empty text."""
+        return self._encode(texts, instruction, None)
+
+    def encode_with_key_values(
+        self, texts: Sequence[str], instruction: str | None = None
+    ) -> tuple[np.ndarray, list[KeyValues]]:
+        """As `encode`, and the key-values of each text on the CPU, from the same forward pass. ModelError if it has none."""
+        require_key_values(self.model)
+        found: dict[int, KeyValues] = {}
+        return self._encode(texts, instruction, found), [found[number] for number in range(len(texts))]
+
+    def _encode(
+        self, texts: Sequence[str], instruction: str | None, key_values: dict[int, KeyValues] | None
+    ) -> np.ndarray:
+        """key_values: filled with those of each text, if given."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         if not len(texts):
             return vectors
@@ -110,13 +125,17 @@ class Embedder:
             max_tokens = 1  # one text per pass: a longer text would change the RoPE frequencies of the others
         for part in _parts(order, lengths, max_tokens):
             pieces = [(encoded[i].input_ids, np.array([[encoded[i].start, lengths[i]]])) for i in part]
-            vectors[part] = self._batch(lay_out_texts(pieces, self.model.layout)).cpu().numpy()
+            layout = self.model.layout if key_values is None else "rows"
+            batch = lay_out_texts(pieces, layout).to(self.model.device)
+            with self.model.inference_mode():
+                if key_values is None:
+                    found = embed(self.model, self.settings, batch)
+                else:
+                    found, caches = embed_with_key_values(self.model, self.settings, batch)
+                    key_values |= {int(number): one.cpu() for number, one in zip(part, caches, strict=True)}
+            short = shorten(found, self.dimension, normalize=self.settings.normalize)
+            vectors[part] = short.cpu().numpy()
         return vectors
-
-    def _batch(self, batch: TokenBatch) -> torch.Tensor:
-        with self.model.inference_mode():
-            vectors = embed(self.model, self.settings, batch.to(self.model.device))
-        return shorten(vectors, self.dimension, normalize=self.settings.normalize)
 
 
 def _parts(order: np.ndarray, lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
