@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tailor.artifacts.sentence_transformers import require_own_modules
 from tailor.errors import ModelError
-from tailor.layout import MODEL_CONFIG
+from tailor.layout import MODEL_CONFIG, MODULES
 from tailor.models import files
 from tailor.spec.rules.files import is_hub_id
 from tailor.store import OBJECT, Store
@@ -52,6 +53,8 @@ class CrossEncoderModel:
 
         folder = find_cross_encoder(path)
         assert folder is not None
+        if (folder / MODULES).exists():
+            require_own_modules(folder, path)
         files.weight_files(folder)
         self._path = path
         try:

@@ -38,7 +38,7 @@ class SentenceTransformersModel:
         import torch
 
         package = require_sentence_transformers(path)
-        _require_own_modules(folder, path)
+        require_own_modules(folder, path)
         files.weight_files(folder)
         try:
             self._model = package.SentenceTransformer(
@@ -77,7 +77,7 @@ def module_types(folder: Path, path: str) -> list[str]:
         raise ModelError(f"{path}/{MODULES} is damaged", hint="copy the model again") from None
 
 
-def _require_own_modules(folder: Path, path: str) -> None:
+def require_own_modules(folder: Path, path: str) -> None:
     """ModelError for modules that could run code of the folder or of any package.
 
     They are modules outside the package sentence_transformers, and those of the package that load classes by name from

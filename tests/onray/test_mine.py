@@ -16,10 +16,13 @@ import torch
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
 from tailor.encode.formats import formats_of, recognize
+from tailor.encode.prepare import prepare
 from tailor.encode.similarity.words import content
 from tailor.evaluate import batches
 from tailor.onray.cluster import Cluster
-from tailor.spec.data import RELEVANCE
+from tailor.spec.data import RELEVANCE, Data
+from tailor.spec.methods.gritlm import Gritlm
+from tailor.spec.model import Model
 from tests.helpers.collections import write_jsonl
 from tests.helpers.synonyms import MEANINGS, OTHERS, trained_embedder
 
@@ -84,7 +87,7 @@ def test_negatives_are_the_nearest_passages_below_the_positive(place: Path, tmp_
     assert first["neg"] == sorted(below, key=lambda text: -allowed[text])[:3]
     assert FALSE in allowed
     assert FALSE not in first["neg"]
-    for margin in (["--no-margin"], ["--absolute-margin", "0", "--relative-margin", "0", "--range-max", "2"]):
+    for margin in (["--no-margin"], ["--absolute-margin", "0.01", "--range-max", "2"]):
         rows = mine(place, tmp_path / f"{len(margin)}.jsonl", "--negatives", "3", *margin)
         assert (rows[0]["neg"][0] == FALSE) == (margin == ["--no-margin"])
     skipped = mine(place, tmp_path / "skipped.jsonl", "--negatives", "3", "--range-min", "1")
@@ -173,6 +176,14 @@ def test_rows_of_each_format_are_written_in_one_that_trains(place: Path, tmp_pat
         ["Find it", FORMATS[name][0]["query"][-1] if name == "gritlm" else "wool"] if asks else "wool"
     )
     assert len(rows[0]["neg"]) == 2
+    data = Data.model_validate({"train": [{"path": str(tmp_path / "one.jsonl")}], "template": "gritlm"})
+    method = Gritlm(name="gritlm", mode="embedding", group_size=3)
+    report = prepare(
+        data, Model(path=str(place / "model")), method, str(tmp_path / "tokens")
+    ).tokens.manifest["report"]
+    assert report["sources"][0]["kept"] == len(rows)
+    assert set(report["sources"][0]["unused"]) == {"n"}
+    assert not report["sources"][0]["changes"], "each row has negatives of its own"
     words[1] = str(tmp_path / "one.jsonl")
     assert main(["mine", *words, str(tmp_path / "two.jsonl"), *options]) == 0
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()

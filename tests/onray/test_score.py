@@ -62,6 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained_embedder(folder / "model")
     cross_encoder(folder / "reranker")
     cross_encoder(folder / "classifier", labels=3)
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "anywhere.Transformer"}]
+    (cross_encoder(folder / "custom") / "modules.json").write_text(json.dumps(modules))
+    (cross_encoder(folder / "damaged") / "config.json").write_text('{"architectures": 3}')
     write_jsonl(folder / "rows.jsonl", ROWS)
     return folder
 
@@ -144,6 +147,8 @@ def test_the_number_of_workers_does_not_change_the_result(
     ("model", "to", "message"),
     [
         ("classifier", "out.jsonl", "is a classifier with 3 labels"),
+        ("custom", "out.jsonl", "has the custom module anywhere.Transformer"),
+        ("damaged", "out.jsonl", "config.json is damaged"),
         ("nowhere", "out.jsonl", "nowhere"),
         ("reranker", "out.parquet", "is not the name of a JSONL file"),
     ],
