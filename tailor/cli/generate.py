@@ -12,8 +12,8 @@ from tailor.cli.numbers import number, whole
 from tailor.cli.output import Document, Output
 from tailor.cli.trust import add_trust_option, granted
 from tailor.encode.fields import with_system
-from tailor.encode.formats.messages import MESSAGES
-from tailor.encode.records import Chat, RowError
+from tailor.encode.prompt_rows import conversation
+from tailor.encode.records import RowError
 from tailor.errors import DataError, StoreError
 from tailor.quiet import quiet
 from tailor.store import Store
@@ -195,18 +195,6 @@ def read_rows(file: str) -> list[Row]:
     if not rows:
         raise DataError(f"{file} has no rows")
     return rows
-
-
-def conversation(row: Any) -> Chat:
-    """A row's conversation without the last assistant turns. RowError if the row has none."""
-    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        return Chat([{"role": "user", "content": row["prompt"]}], None)
-    chat = MESSAGES.record(row, {})
-    assert isinstance(chat, Chat)
-    turns = list(chat.messages)
-    while turns[-1]["role"] == "assistant":  # the reference answer, in training data
-        turns.pop()
-    return Chat(turns, chat.tools)
 
 
 def _ids(loaded: Loaded, row: Row, number: int, args: argparse.Namespace) -> list[int]:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from tailor.cli.trust import granted
+from tailor.encode.prompt_rows import conversation
 from tailor.encode.records import RowError
 from tailor.errors import DataError
 from tailor.evaluate.reuse import TURNS
@@ -81,8 +82,6 @@ def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[s
 
 def _query(row: dict[str, Any], number: int) -> str:
     """The query of a row: its prompt, or its only message."""
-    from tailor.cli.generate import conversation
-
     try:
         messages = conversation(row).messages
     except RowError as error:

@@ -34,7 +34,6 @@ class Evaluation(Suite, File):
         "dataset": "data.evaluation",
         "num_samples": "limit",
         "baseline": "compare",
-        "threshold": "fail_if",
         "thresholds": "fail_if",
         "bootstrap_iters": "intervals.samples",
         "num_workers": "workers",
