@@ -68,18 +68,27 @@ def mine(folder: Path, retriever: str, to: str, *options: str) -> None:
     tailor(folder, *words)
 
 
+def shuffle(folder: Path, rows: str, to: str) -> None:
+    """The rows, each with the relevant notes of the row before it."""
+    read = [json.loads(line) for line in (folder / f"{rows}.jsonl").read_text().splitlines()]
+    moved = [{**row, "pos": read[at - 1]["pos"]} for at, row in enumerate(read)]
+    write_jsonl(folder / f"{to}.jsonl", moved)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_each_round_of_mining_and_training_raises_ndcg(tmp_path: Path) -> None:
-    """The control: as many steps more on the negatives of the first round."""
+    """The control: rows that call the notes of other queries relevant teach nothing."""
     make_data(tmp_path)
     mine(tmp_path, "random", "rows-1")
     before, first = train(tmp_path, "first", "rows-1")
     mine(tmp_path, "runs/first", "rows-2", "--relative-margin", "0")
     start, second = train(tmp_path, "second", "rows-2", after="first")
     assert start == pytest.approx(first, abs=1e-6)
-    _, control = train(tmp_path, "control", "rows-1", after="first")
+    shuffle(tmp_path, "rows-1", "rows-c")
+    chance, control = train(tmp_path, "control", "rows-c")
     assert before + 0.05 < first
     assert first + 0.05 < second
-    assert control < second
-    print(f"NDCG@10: {before:.3f}, {first:.3f}, {second:.3f}; without mining {control:.3f}")
+    assert chance == before
+    assert control < before + 0.05
+    print(f"NDCG@10: {before:.3f}, {first:.3f}, {second:.3f}; with the notes of other queries {control:.3f}")
