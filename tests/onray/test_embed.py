@@ -183,6 +183,14 @@ def test_columns_that_some_rows_lack_are_counted(tmp_path: Path) -> None:
             embed_file.scan_input(files, replace(request, keep=("ids",)))
 
 
+def test_the_output_keeps_its_name_if_rows_lack_a_column(place: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "id": "1"}, {"text": "b"}])
+    out = tmp_path / "out.parquet"
+    assert main(["embed", str(place / "model"), str(tmp_path / "in.jsonl"), str(out), "--keep", "id"]) == 0
+    assert pq.read_table(out).column("id").to_pylist() == ["1", None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.parquet"]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_number_of_workers_does_not_change_the_result(
