@@ -236,8 +236,8 @@ def test_long_context_tasks_with_short_ones(place: Path, tmp_path: Path) -> None
     assert {entry["better"] for entry in results["figures"][-2:]} == {"lower"}
     assert results["rows"]["short"] == 1
     assert results["grids"]["passkey"]["models"].keys() == {"tiny", "base"}
-    tasks = ["passkey", "needle", "needle_multi_value", "mean of 3 tasks"]
-    assert list(results["effective_lengths"]) == tasks
+    measured = ["passkey", "needle", "needle_multi_value", "mean of 3 tasks"]
+    assert list(results["effective_lengths"]) == measured
     effective = results["effective_lengths"]["needle_multi_value"]
     assert effective["models"]["base"] == {"claimed": 256, "effective": None}
     low, high = results["grids"]["passkey"]["intervals"]["tiny"][0][0]

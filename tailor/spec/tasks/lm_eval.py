@@ -54,6 +54,10 @@ class LmEval(EvaluationTask):
     only the tasks of lm-eval.
     """
 
+    def within(self, length: int) -> bool:
+        lengths = self.metadata.get("max_seq_lengths")
+        return not isinstance(lengths, list) or min(lengths, default=0) <= length
+
     def needs_trust(self) -> str | None:
         if self.include is None:
             return None
