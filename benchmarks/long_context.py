@@ -4,9 +4,11 @@
     python benchmarks/long_context.py --anchor
 
 A Llama with LoRA (rank 16), float32, one document as long as the step. `plain` keeps all activations and all logits;
-`tiled loss` never has all logits; `checkpointed` also keeps each layer's input alone; `tiled` also computes the
-feed-forward blocks in tiles; `offloaded` also holds the layers' inputs in host memory; `sequence parallel 2` is `tiled`
-on two workers that hold the sequence together, `all` is everything, both per worker.
+`tiled loss` never has all logits; `checkpointed` also keeps each layer's input alone, `checkpointed, every 2nd` that of
+every second layer; `tiled` also computes the feed-forward blocks in tiles; `offloaded` also holds the layers' inputs in
+host memory; `sequence parallel 2` is `tiled` on two workers that hold the sequence together, `all` is everything, both per
+worker. `qlora` is on a base in 4 bits, `bf16` computes in bf16, `full` trains all weights. Gradients exist before the step,
+as in every step but the first.
 
 One JSON line per measurement: bytes at the peak beside the weights (tensors that are alive, counted operation by
 operation; on a GPU what its allocator held), bytes in host memory, seconds. One more per way: its slope in bytes per
@@ -46,15 +48,35 @@ class Way:
     tiled_mlp: bool = False
     offloading: bool = False
     parts: int = 1
+    kind: str = "lora"
+    bf16: bool = False
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Keys of the recipe's model section."""
+        adapter: dict[str, Any] = {} if self.kind == "full" else {"adapter": {"rank": 16}}
+        return {**adapter, **({"quantize": {"type": "nf4"}} if self.kind == "qlora" else {})}
+
+    @property
+    def dtype(self) -> str:
+        return "bfloat16" if self.bf16 else "float32"
 
 
 WAYS = {
     "plain": Way(tiled_loss=False, checkpointing=0),
     "tiled loss": Way(checkpointing=0),
     "checkpointed": Way(),
+    "checkpointed, every 2nd": Way(checkpointing=2),
     "tiled": Way(tiled_mlp=True),
     "offloaded": Way(tiled_mlp=True, offloading=True),
+    "qlora, checkpointed": Way(kind="qlora"),
+    "qlora, bf16, tiled": Way(kind="qlora", bf16=True, tiled_mlp=True),
+    "qlora, bf16, offloaded": Way(kind="qlora", bf16=True, tiled_mlp=True, offloading=True),
+    "bf16, checkpointed": Way(bf16=True),
+    "full, checkpointed": Way(kind="full"),
+    "full, bf16, checkpointed": Way(kind="full", bf16=True),
     "sequence parallel 2": Way(tiled_mlp=True, parts=2),
+    "qlora, sequence parallel 2": Way(tiled_mlp=True, parts=2, kind="qlora"),
     "all": Way(tiled_mlp=True, offloading=True, parts=2),
 }
 
@@ -81,10 +103,10 @@ def load(folder: Path, way: Way, device: Any) -> Any:
 
     tile_bytes, activations.TILE_BYTES = activations.TILE_BYTES, MLP_TILE_BYTES
     model = load.load_for_training(
-        Model.model_validate({"path": str(folder), "adapter": {"rank": 16}}),
+        Model.model_validate({"path": str(folder), **way.model}),
         device=device,
-        precision="fp32",
-        frozen_dtype="float32",
+        precision="bf16" if way.bf16 else "fp32",
+        frozen_dtype=way.dtype,
         pack=True,
         activation_checkpointing=way.checkpointing,
         activation_offloading=way.offloading,
@@ -105,17 +127,19 @@ def stream(length: int, vocabulary: int) -> Any:
     return collate([[Document(ids[:-1], ids[1:])]], "stream", parts=2)
 
 
-def step(model: Any, batch: Any, tile_bytes: int | None) -> None:
+def step(model: Any, batch: Any, tile_bytes: int | None, bf16: bool = False) -> None:
     """tile_bytes: of the logits; None for all of them at once."""
+    import torch
     from torch.nn import functional
 
     from tailor.models.loss import summed_cross_entropy
 
-    hidden, head, targets = model.at_predictions(batch)
-    if tile_bytes is not None:
-        loss = summed_cross_entropy(hidden, head, targets, tile_bytes=tile_bytes)
-    else:
-        loss = functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+    with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=bf16):
+        hidden, head, targets = model.at_predictions(batch)
+        if tile_bytes is not None:
+            loss = summed_cross_entropy(hidden, head, targets, tile_bytes=tile_bytes)
+        else:
+            loss = functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
     loss.backward()
 
 
@@ -136,17 +160,20 @@ def measure(host: Any, folder: Path, names: list[str], lengths: list[int]) -> li
             batch = stream(length, VOCABULARY).to(host.device)
             if group is not None:
                 batch = batch.cut(group)
-            model.zero_grad()
+            for weight in model.parameters():
+                weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
             began = time.perf_counter()
             line = {"way": name, "length": length, "device": host.device.type}
             if host.device.type == "cuda":
                 before = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-                step(model, batch, tile_bytes)
+                step(model, batch, tile_bytes, way.bf16)
                 line["peak_bytes"] = torch.cuda.max_memory_allocated() - before
-                line["host_bytes"] = 4 * HIDDEN * LAYERS * length // way.parts if way.offloading else 0
+                line["host_bytes"] = (
+                    (2 if way.bf16 else 4) * HIDDEN * LAYERS * length // way.parts if way.offloading else 0
+                )
             else:
-                counted = measured(functools.partial(step, model, batch, tile_bytes))
+                counted = measured(functools.partial(step, model, batch, tile_bytes, way.bf16))
                 line["peak_bytes"], line["host_bytes"] = counted.peak, counted.host
             lines.append({**line, "seconds": round(time.perf_counter() - began, 2)})
             if host.rank == 0:
@@ -156,16 +183,19 @@ def measure(host: Any, folder: Path, names: list[str], lengths: list[int]) -> li
 
 def forecast(folder: Path, way: Way, length: int) -> int:
     """Bytes beside the weights, by the plan."""
-    from tailor.plan import ModelFacts, memory
+    import torch
+
+    from tailor.plan import ModelFacts, activation_memory, memory
     from tailor.spec.model import Model
 
-    memory.MLP_TILE_BYTES, memory.LOSS_TILE_BYTES = MLP_TILE_BYTES, LOSS_TILE_BYTES
+    activation_memory.MLP_TILE_BYTES, memory.LOSS_TILE_BYTES = MLP_TILE_BYTES, LOSS_TILE_BYTES
     made = memory.forecast(
         ModelFacts.from_config(json.loads((folder / "config.json").read_text())),
-        Model.model_validate({"path": str(folder), "adapter": {"rank": 16}}),
+        Model.model_validate({"path": str(folder), **way.model}),
         optimizer="adamw",
-        frozen_dtype="float32",
-        mixed_precision=False,
+        frozen_dtype=way.dtype,
+        mixed_precision=way.bf16,
+        on_host=not torch.cuda.is_available(),
         activation_checkpointing=way.checkpointing,
         activation_offloading=way.offloading,
         tiled_mlp=way.tiled_mlp,

@@ -27,7 +27,7 @@ MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 activations exceed the caches (25M weights: 1.1 times the time per token at 8192 tokens than at 1024)."""
 USABLE_MEMORY = 0.8
 """Fraction of a worker's memory that the forecast may use; the rest covers fragmentation and the forecast's error, which
-tests/plan/test_memory.py limits to 20 %."""
+tests/plan/test_memory.py limits to 10 % for activations."""
 
 
 def build(

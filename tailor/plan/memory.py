@@ -1,16 +1,16 @@
 """Forecast of a worker's peak memory, before the model is loaded.
 
-The bytes per token of a layer and of the logits were measured on Llama-style decoders (attention over packed documents,
-tiled loss); see docs/design/architecture.md. The run logs the measured peak next to the forecast.
+`activation_memory` counts the activations, `strategy_memory` what the sharding strategy adds. The run logs the
+measured peak next to the forecast.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tailor.plan import beacon
+from tailor.plan import activation_memory, beacon
+from tailor.plan.activation_memory import Trained
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy_memory import Footprint, share
 from tailor.spec.adapter import REPLACING
@@ -34,8 +34,6 @@ OPTIMIZER_BYTES = {
 """Bytes of optimizer state per trained weight, such as AdamW's two float32 moments."""
 LOSS_TILE_BYTES = 256 * 2**20
 """Logits of one tile of the tiled loss, in float32."""
-MLP_TILE_BYTES = 64 * 2**20
-"""Inner activations of one tile of `train.tiled_mlp`."""
 
 
 @dataclass(frozen=True)
@@ -104,26 +102,34 @@ def forecast(
         weights += 4.0 * facts.adapter_parameters(model.adapter.model_copy(update={"modules_to_save": []}))
     worker_tokens = tokens / sequence_parallel
     width = 1.0 if mixed_precision else 2.0
-    inputs, kept, layer = _activations(
+    computed = 2 if mixed_precision else 4
+    layers = Trained(
+        model.adapter,
+        residual=_residual(model, strategy, frozen_dtype, mixed_precision=mixed_precision),
+        width=computed,
+        mask=computed if on_host else 1,
+    )
+    found = activation_memory.activations(
         facts,
+        layers,
         worker_tokens,
-        mixed_precision=mixed_precision,
         every=activation_checkpointing,
         tiled=tiled_mlp,
         parts=sequence_parallel,
     )
+    inputs, kept = found.inputs, found.kept
     # The loss and the recomputation of a layer (activation checkpointing) never happen at the same time.
     # 12 bytes per logit: three float32 tensors of that size.
     at_loss = (
         kept
         + min(12.0 * facts.vocabulary * worker_tokens, 3.0 * LOSS_TILE_BYTES)
-        + width * 2 * facts.hidden * worker_tokens
+        + activation_memory.at_loss(layers) * facts.hidden * worker_tokens
     )
     if model.adapter is not None and model.add_tokens:
         # PEFT copies the tables to put the new rows in, and their gradients have the size of a table too.
         copies_of_tables = 2 * facts.embedding_parameters
         at_loss += copies_of_tables * BYTES[frozen_dtype]
-    activations = max(kept, layer)
+    activations = found.peak
     if model.beacon is not None:
         inputs, activations = (
             0.0,
@@ -156,7 +162,8 @@ def forecast(
         on_host=on_host,
     )
     per_worker = share(strategy, workers, footprint, zero_sizes or {})
-    kept_inputs = 0.0 if activation_offloading else inputs
+    # The input of the layer that is computed again is back on the device.
+    kept_inputs = inputs / max(1, recomputed) if activation_offloading else inputs
     without_strategy = max(at_loss, activations) + kept_inputs
     passes = max(at_loss + per_worker.loss, activations + per_worker.backward) + kept_inputs
     resident = per_worker.weights + per_worker.gradients + per_worker.optimizer
@@ -173,38 +180,25 @@ def forecast(
     )
 
 
+def _residual(model: Model, strategy: Strategy | None, frozen_dtype: str, *, mixed_precision: bool) -> int:
+    """Bytes of an element of the residual stream. Autocast leaves it in the type of the embedding's weights."""
+    if not mixed_precision:
+        return 4
+    if strategy is not None and strategy.casts_weights:
+        return 2
+    trains_embedding = model.adapter is None or any(
+        name.rsplit(".", 1)[-1] in TOKEN_TABLES and name.rsplit(".", 1)[-1] not in HEADS
+        for name in model.adapter.modules_to_save
+    )
+    return 4 if trains_embedding and model.beacon is None else BYTES[frozen_dtype]
+
+
 def _head_gradient(facts: ModelFacts, tokens: float, *, mixed_precision: bool) -> float:
     """Bytes for the gradient of a trained head during the loss: the float32 sum, and the product of one tile."""
     table = float(facts.table)
     one_tile = 4 * facts.vocabulary * tokens <= LOSS_TILE_BYTES
     product = 2 if mixed_precision else 0 if one_tile else 4
     return (4 + product) * table
-
-
-def _activations(
-    facts: ModelFacts, tokens: float, *, mixed_precision: bool, every: int, tiled: bool, parts: int
-) -> tuple[float, float, float]:
-    """Bytes of the activations of a worker's `tokens` tokens, as three values.
-
-    The inputs of the checkpointed layers; the activations kept by all other layers; the peak while a checkpointed layer is
-    recomputed, with what is still kept at that moment. every: one of `every` layers is checkpointed, 0 for none. parts:
-    number of workers that a sequence is split over.
-    """
-    width = 1.0 if mixed_precision else 2.0
-    # Ulysses replicates the key-value heads if there are fewer of them than workers.
-    kv = facts.kv * (math.lcm(facts.kv_heads, parts) // facts.kv_heads if facts.kv_heads else 1)
-    layer = width * tokens * (22.7 * facts.hidden + 11.9 * facts.intermediate + 4.5 * kv)
-    if tiled:  # then the peak of a layer is in its norms and attention, partly in float32
-        rest = (41.0 if mixed_precision else 45.4) * facts.hidden + width * 4.5 * kv
-        layer = min(layer, tokens * rest + width * 11.9 * MLP_TILE_BYTES / 4)
-    kept = width * tokens * (16 * facts.hidden + 4.1 * kv + (0 if tiled else 8 * facts.intermediate))
-    if not every:
-        return 0.0, facts.layers * kept, 0.0
-    recomputed = -(-facts.layers // every)
-    # When the backward pass reaches the last checkpointed layer, the activations of the layers after it are freed.
-    layers_before = (recomputed - 1) * (every - 1)
-    inputs = recomputed * tokens * width * 2 * facts.hidden
-    return inputs, (facts.layers - recomputed) * kept, layers_before * kept + layer
 
 
 def trained_parameters(facts: ModelFacts, model: Model) -> int:
