@@ -34,6 +34,7 @@ from tailor.models.links import inside
 from tailor.models.new_tokens import add_rows, trained_rows
 from tailor.models.visibility import Rule
 from tailor.plan import quantized
+from tailor.plan.facts import carries_over
 from tailor.spec.model import Beacon, Model
 from tailor.store.scratch import scratch
 
@@ -377,12 +378,25 @@ def _with_attention(
         if probe.packs_in_isolation(model, device, dtype, tokens=tokens):
             return model
     if pack:
+        why = _why_not_isolated(base_of(network))
         raise ModelError(
-            f"packed documents of {type(base_of(network)).__name__} attend to each other with every attention that was tried",
+            f"packed documents of {type(base_of(network)).__name__} attend to each other with every attention that was tried"
+            + (f": {why}" if why else ""),
             hint="set data.pack: false",
         )
     base_of(network).set_attn_implementation(attention.stock_attention(base_of(network)))
     return CausalModel(network, layout="rows")
+
+
+def _why_not_isolated(base: Any) -> str:
+    """The known reason why packed documents of a model influence each other, or empty."""
+    if (why := carries_over(base.config.get_text_config().to_dict())) is not None:
+        return why
+    if any(name.endswith(".sinks") for name, _ in base.named_parameters()):
+        return "its attention has sinks, which only its own implementation computes"
+    if not type(base).__module__.startswith("transformers."):
+        return "its attention is the model's own code, which knows no borders of documents"
+    return ""
 
 
 def _candidates(spec: Model, static_shapes: bool) -> tuple[str, ...]:

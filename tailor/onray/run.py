@@ -112,13 +112,13 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             display.line(text)
             display.doing("waiting for nodes")
 
+        display.doing("checking the model")
+        outline = examine(recipe)  # before Ray starts, which would have to be stopped again
+        watch.mark("check_model")
         starting = None
         if not clusters.in_process(recipe.scale):
             starting = stack.enter_context(clusters.BackgroundStart(recipe.scale, verbose=verbose))
             watch.mark("import_ray")
-        display.doing("checking the model")
-        outline = examine(recipe)
-        watch.mark("check_model")
         tokens = _prepare(recipe, run, starting, display, interrupts, verbose)
         if recipe.evaluate.final is not None:
             preflight.check(recipe.evaluate.final, recipe, tokens)

@@ -8,7 +8,7 @@ from typing import Any
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import beacon, quantized, rope
 from tailor.plan.batches import batch_spec
-from tailor.plan.facts import CARRIES_OVER, KERNEL_TYPES, DataFacts, Hardware, ModelFacts
+from tailor.plan.facts import KERNEL_TYPES, DataFacts, Hardware, ModelFacts, carries_over
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
@@ -44,8 +44,8 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
     config: the base model's `config.json`, with the entries of its text model on the top level.
     """
     quantized.check(recipe.model, config)
-    _check_sequences(recipe, facts)
-    if batch_spec(recipe).pack and (why := CARRIES_OVER.get(facts.model_type)):
+    _check_sequences(recipe, facts, config)
+    if batch_spec(recipe).pack and (why := carries_over(config)):
         raise ModelError(
             f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
             hint="set data.pack: false",
@@ -113,6 +113,11 @@ def check(
             "model.kernels is liger, but there is no GPU",
             hint="set model.kernels: none, or run on a machine or cluster with GPUs",
         )
+    if recipe.model.attention == "flash_attention_2" and hardware.device != "cuda":
+        raise ScaleError(
+            "model.attention is flash_attention_2, but there is no GPU",
+            hint="set model.attention: auto, or run on a machine or cluster with GPUs",
+        )
     check_model(recipe, facts, config)
     if recipe.model.beacon is not None:
         _check_beacons(recipe, recipe.model.beacon, data, facts)
@@ -159,12 +164,12 @@ def _check_beacons(recipe: Recipe, spec: Beacon, data: DataFacts, facts: ModelFa
         )
 
 
-def _check_sequences(recipe: Recipe, facts: ModelFacts) -> None:
+def _check_sequences(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) -> None:
     """Raise ModelError if the model's sequences cannot be split over workers."""
     parts, path = recipe.scale.sequence_parallel, recipe.model.path
     if parts == 1:
         return
-    why = CARRIES_OVER.get(facts.model_type) or facts.unsplittable
+    why = carries_over(config) or facts.unsplittable
     if why is not None:
         raise ModelError(
             f"scale.sequence_parallel: {path} ({facts.model_type}) cannot split its sequences: {why}",

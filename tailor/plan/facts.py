@@ -35,14 +35,38 @@ UNGATED = frozenset(
 """Model types whose feed-forward block has two matrices. Others have three (a gated block)."""
 STATE_SPACE = frozenset(("falcon_mamba", "mamba", "mamba2"))
 """Model types all of whose layers are state-space mixers."""
-CARRIES_OVER = {
-    **dict.fromkeys(
-        ("falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2"),
-        "its recurrent layers carry their state over from one document to the next",
-    ),
-    "bloom": "its position biases (ALiBi) are counted from the start of the row",
-}
-"""Model types that cannot isolate packed documents -> why not."""
+RECURRENT = frozenset(
+    [
+        *(
+            "bamba",
+            "falcon_h1",
+            "falcon_mamba",
+            "granitemoehybrid",
+            "jamba",
+            "lfm2",
+            "mamba",
+            "mamba2",
+            "minimax",
+        ),
+        *("qwen3_next", "recurrent_gemma", "rwkv", "zamba2"),
+    ]
+)
+"""Model types with layers that carry a state over from one document of a row to the next."""
+
+
+def carries_over(config: Mapping[str, Any]) -> str | None:
+    """Why packed documents of a model cannot be isolated, as far as its `config.json` says; else None."""
+    kind = config.get("model_type")
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ()
+    if kind == "granitemoehybrid" and kinds and set(kinds) == {"attention"}:
+        return None
+    if kind in RECURRENT:
+        return "its recurrent layers carry their state over from one document to the next"
+    attention = config.get("attn_config")
+    alibi = attention.get("alibi", True) if isinstance(attention, Mapping) else True
+    if kind == "bloom" or (kind == "falcon" and config.get("alibi")) or (kind == "mpt" and alibi):
+        return "its position biases (ALiBi) are counted from the start of the row"
+    return None
 
 
 @dataclass(frozen=True)

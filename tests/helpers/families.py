@@ -67,6 +67,8 @@ FAMILIES: dict[str, Family] = {
         Family("Gemma", "gemma", {**DENSE, "head_dim": 16}),
         Family("Gemma 2", "gemma2", {**DENSE, "head_dim": 16, "sliding_window": 16}),
         Family("Gemma 3 (text)", "gemma3_text", {**DENSE, "head_dim": 16, "sliding_window": 16}),
+        Family("SmolLM3", "smollm3", DENSE),
+        Family("OLMo 2", "olmo2", DENSE),
         Family("Phi-1, Phi-1.5, Phi-2", "phi", {**DENSE, "num_key_value_heads": 4}),
         Family("Phi-3, Phi-4", "phi3", DENSE),
         Family(

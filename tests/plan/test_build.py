@@ -15,6 +15,7 @@ import pytest
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import DataFacts, Hardware, ModelFacts, Plan, build, rope, schedule
 from tailor.plan.build import choose_precision
+from tailor.plan.facts import carries_over
 from tailor.plan.memory import trained_parameters
 from tailor.spec.adapter import Adapter
 from tailor.spec.load import load_recipe
@@ -244,6 +245,31 @@ def test_settings_that_a_family_does_not_support_are_rejected_before_loading() -
     with pytest.raises(ModelError, match="org/model stores its experts in one tensor"):
         build(recipe(), DATA, mixture, GPU, run_url="runs/x")
     build(recipe(model={"quantize": None}), DATA, mixture, GPU, run_url="runs/x")
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "mpt", "d_model": 64}, "ALiBi"),
+        ({"model_type": "mpt", "d_model": 64, "attn_config": {"alibi": False}}, ""),
+        ({"model_type": "falcon", "alibi": True}, "ALiBi"),
+        ({"model_type": "falcon", "alibi": False}, ""),
+        ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}, "recurrent layers"),
+        ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "recurrent layers"),
+        ({"model_type": "granitemoehybrid", "layer_types": ["attention"]}, ""),
+        ({"model_type": "qwen3"}, ""),
+    ],
+)
+def test_models_that_cannot_isolate_documents_are_known_by_their_config(config: Any, why: str) -> None:
+    assert (carries_over(config) is not None) == bool(why)
+    assert why in (carries_over(config) or "")
+
+
+def test_flash_attention_needs_a_gpu() -> None:
+    flash = {"model": {"attention": "flash_attention_2"}}
+    with pytest.raises(ScaleError, match=r"model\.attention is flash_attention_2, but there is no GPU"):
+        plan(CPU, **flash)
+    plan(**flash)
 
 
 def test_only_the_input_projection_of_a_mamba_is_quantized_and_adapted() -> None:
