@@ -51,6 +51,7 @@ docs: $(VENV)/.installed
 	$(BIN)/tailor schema --evaluation > recipes/evaluation.schema.json
 	$(BIN)/tailor schema --evaluation --reference > docs/evaluation-reference.md
 	$(BIN)/tailor schema --output > docs/output.schema.json
+	$(BIN)/tailor schema --trainers > docs/moving-over.md
 
 site: $(VENV)/.installed-dev
 	$(BIN)/python -m mkdocs build --strict

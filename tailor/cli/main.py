@@ -8,7 +8,7 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from tailor import __version__
 from tailor.cli.terminal import guarded
@@ -48,12 +48,29 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "manifest": ("tailor.cli.manifest", "write a Kubernetes manifest (RayJob or RayCluster) for a recipe"),
     "doctor": ("tailor.cli.doctor", "check this machine and what a recipe needs of it"),
     "init": ("tailor.cli.init", "write a starter recipe to edit"),
+    "import": ("tailor.cli.import_", "write a recipe from the configuration of another trainer"),
     "schema": (
         "tailor.cli.schema",
         "print the JSON Schema or the reference of recipes, cluster files or evaluation files",
     ),
 }
 
+_OTHER_NAMES = {
+    **dict.fromkeys(("train", "sft", "finetune", "fine-tune", "fit", "dpo", "kto", "start", "resume"), "run"),
+    **dict.fromkeys(("eval", "test", "benchmark", "score"), "evaluate"),
+    **dict.fromkeys(("infer", "inference", "predict", "complete"), "generate"),
+    **dict.fromkeys(("serve", "deploy", "convert", "gguf"), "export"),
+    **dict.fromkeys(("check", "lint"), "validate"),
+    **dict.fromkeys(("new", "create"), "init"),
+    **dict.fromkeys(("migrate", "from"), "import"),
+    **dict.fromkeys(("encode", "embeddings"), "embed"),
+    **dict.fromkeys(("list", "ls", "ps"), "runs"),
+    **dict.fromkeys(("preprocess", "prepare", "tokenize"), "data"),
+    **dict.fromkeys(("upload",), "push"),
+    **dict.fromkeys(("estimate", "memory", "forecast"), "plan"),
+}
+"""What other tools call a command."""
+_OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 _URL = re.compile(r"(?:--[a-z-]+=)?[a-z][a-z0-9+.-]*://\S+", re.I)
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
@@ -121,7 +138,36 @@ def make_parser(name: str, command: Any, words: Sequence[str] = ()) -> argparse.
     command.configure(parser)
     if hasattr(command, "OUTPUT"):
         command.OUTPUT.configure(parser, words)
+    usage_error = parser.error
+
+    def error(message: str) -> NoReturn:
+        usage_error(f"{message}{_override(words)}" if message.startswith("unrecognized") else message)
+
+    parser.error = error  # type: ignore[method-assign]
     return parser
+
+
+def _override(words: Sequence[str]) -> str:
+    """A hint for a key of a recipe that is written as an option: `--optim.lr 1e-3`."""
+    from tailor.spec.reading.schema_tree import key_index
+    from tailor.spec.recipe import Recipe
+
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        match = _OPTION.fullmatch(word)
+        if match is None:
+            continue
+        name, value = match[1].replace("-", "_"), match[2] or ("VALUE" if after.startswith("--") else after)
+        paths = key_index(Recipe).get(name.rsplit(".", 1)[-1], ())
+        exact = [
+            ".".join(path)
+            for path in paths
+            if "N" not in path and (".".join(path) == name or "." not in name)
+        ]
+        known = Recipe.aliases.get(name.rsplit(".", 1)[-1], "")
+        key = exact[0] if len(exact) == 1 else known if not exact else ""
+        if key and "N" not in key.split("."):
+            return f"; a key of a recipe has no dashes: write {key}={value or 'VALUE'}"
+    return ""
 
 
 def entry() -> None:
@@ -162,8 +208,9 @@ def _kind_of_argument(name: str) -> str:
 
 
 def _suggestion(name: str) -> str:
-    matches = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    matches = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
+    found = _OTHER_NAMES.get(name) or (matches[0] if matches else "")
+    return f"; did you mean {found}?" if found else ""
 
 
 def _is_url_with_credentials(argument: str) -> bool:

@@ -1,4 +1,4 @@
-"""`tailor schema`: print the JSON Schema or the reference of recipes, cluster files or evaluation files."""
+"""`tailor schema`: print the JSON Schema or the reference of recipes, cluster files, evaluation files and other trainers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--evaluation", action="store_true", help="of evaluation files, which `tailor evaluate` reads"
     )
+    which.add_argument(
+        "--trainers",
+        action="store_true",
+        help="print the tables of other trainers' arguments, which `tailor import` uses, as Markdown",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -40,6 +45,11 @@ def execute(args: argparse.Namespace) -> int:
                 [Problem("tailor schema", 0, 0, "--output", "has no reference; leave --reference out")]
             )
         sys.stdout.write(output_schema_text(args.output))
+        return 0
+    if args.trainers:
+        from tailor.spec.moving.page import page
+
+        sys.stdout.write(page())
         return 0
     from tailor.kube import spec as kube
     from tailor.spec import evaluation

@@ -44,6 +44,13 @@ class File(Section):
     """Key of another tool -> the key here that has its meaning."""
     migration_hints: ClassVar[Mapping[str, str]]
     """Key of another tool -> what to write, where another key alone is not the answer."""
+    sections: ClassVar[Mapping[str, str]] = {}
+    """Section of another tool -> the section here that has its meaning."""
+
+    @classmethod
+    def value_hint(cls, key: str, value: str) -> str | None:
+        """What to write for another tool's value of a key. None if it is not known."""
+        return None
 
 
 class NameOf:

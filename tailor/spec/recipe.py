@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tailor.spec.aliases import ALIASES, MIGRATION_HINTS
 from tailor.spec.base import File
 from tailor.spec.data import Data
 from tailor.spec.evaluate import Evaluate
@@ -17,6 +16,7 @@ from tailor.spec.save import Save
 from tailor.spec.scale import Scale
 from tailor.spec.track import Track
 from tailor.spec.train import Train
+from tailor.spec.trainers.hints import ALIASES, MIGRATION_HINTS, SECTIONS, value_hint
 
 
 class Recipe(File):
@@ -29,6 +29,11 @@ class Recipe(File):
     secrets_location: ClassVar[str] = "the environment (HF_TOKEN, AWS_…)"
     aliases: ClassVar[Mapping[str, str]] = ALIASES
     migration_hints: ClassVar[Mapping[str, str]] = MIGRATION_HINTS
+    sections: ClassVar[Mapping[str, str]] = SECTIONS
+
+    @classmethod
+    def value_hint(cls, key: str, value: str) -> str | None:
+        return value_hint(key, value)
 
     model: Model
     data: Data

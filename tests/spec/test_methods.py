@@ -60,7 +60,7 @@ def test_a_key_of_the_other_method() -> None:
 
 def test_without_the_other_method_the_key_is_unknown() -> None:
     assert texts("{name: sft, beta: 0.1}", OneMethod) == [
-        "r.yaml:4:21: method.beta: unknown key; did you mean optim.betas?"
+        "r.yaml:4:21: method.beta: unknown key; the keys here are name, train_on, label_smoothing, z_loss, neftune_alpha"
     ]
 
 

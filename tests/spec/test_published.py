@@ -7,13 +7,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tailor.spec import aliases
 from tailor.spec.load import load_recipe
+from tailor.spec.moving.page import page
 from tailor.spec.reading import schema_tree
 from tailor.spec.reading.json_schema import schema, schema_text
 from tailor.spec.reading.reference import reference
 from tailor.spec.reading.source import dotted, parse
 from tailor.spec.recipe import Recipe
+from tailor.spec.trainers import common
 from tests.spec.helpers import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,10 @@ def test_committed_schema_is_current() -> None:
 
 def test_committed_reference_is_current() -> None:
     assert (ROOT / "docs" / "recipe-reference.md").read_text() == reference(), "run `make docs`"
+
+
+def test_committed_page_of_other_trainers_is_current() -> None:
+    assert (ROOT / "docs" / "moving-over.md").read_text() == page(), "run `make docs`"
 
 
 def test_reference_explains_every_key() -> None:
@@ -59,8 +64,7 @@ def test_shipped_recipes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_aliases_point_to_existing_keys() -> None:
     known = {dotted(path) for paths in schema_tree.key_index(Recipe).values() for path in paths}
-    assert set(aliases.ALIASES.values()) <= known
-    assert not aliases.ALIASES.keys() & aliases.MIGRATION_HINTS.keys()
-    assert (
-        not (aliases.ALIASES.keys() | aliases.MIGRATION_HINTS.keys()) & schema_tree.key_index(Recipe).keys()
-    )
+    assert set(Recipe.aliases.values()) <= known
+    assert set(Recipe.sections.values()) <= known
+    assert not Recipe.aliases.keys() & Recipe.migration_hints.keys()
+    assert not (common.KEYS.keys() | common.HINTS.keys()) & schema_tree.key_index(Recipe).keys()

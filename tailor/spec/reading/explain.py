@@ -22,6 +22,35 @@ from tailor.spec.reading import schema_tree
 from tailor.spec.reading.overrides import EXTENDS
 from tailor.spec.reading.source import Document, Path, Position, dotted, scalar
 
+_SIMILAR, _ALMOST = 0.7, 0.88
+"""Similarity of two names (difflib) for a hint within a section, and in other sections."""
+_LONG = 6
+"""Characters of a name that is searched in other sections."""
+_GENERIC = frozenset(
+    (
+        "name",
+        "type",
+        "path",
+        "data",
+        "config",
+        "weights",
+        "length",
+        "limit",
+        "memory",
+        "question",
+        "questions",
+        "min",
+        "max",
+        "samples",
+        "stage",
+        "split",
+        "task",
+        "tasks",
+        "factor",
+    )
+)
+"""Keys of several sections that mean something else in each."""
+
 _TAG = ("union_tag_not_found", "union_tag_invalid")
 
 
@@ -69,7 +98,7 @@ def explain(error: ValidationError, document: Document, root: type[File]) -> tup
             if path not in intended:
                 problems.append(document.at_key(path).problem(path, _missing(needed)))
             continue
-        problems.append(document.at_value(path).problem(path, _wrong(path, needed, document)))
+        problems.append(document.at_value(path).problem(path, _wrong(path, needed, document, root)))
     return problems, {dotted(path) for path in intended}
 
 
@@ -161,6 +190,9 @@ def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Pat
             f"{start}; a {root.noun} must not contain secrets: put them into {root.secrets_location}",
             None,
         )
+    if start == "unknown section" and root.sections.get(str(key)):
+        target = tuple(root.sections[str(key)].split("."))
+        return f"{start}; did you mean {dotted(target)}?", target
     owners = [
         name for sibling in siblings if key in sibling.model_fields for name in schema_tree.names(sibling)
     ]
@@ -180,25 +212,51 @@ def _unknown(path: Path, document: Document, root: type[File]) -> tuple[str, Pat
             f"{start}; dotted keys work only on the command line: in the file, write {steps[-1]} below {steps[-2]}:",
             None,
         )
-    elsewhere = _nearest(index.get(str(key), ()), above)
+    elsewhere = _nearest(_meant(str(key), index.get(str(key), ()), above), above)
     if elsewhere:
         return f"{start}; it belongs at {' or '.join(map(dotted, elsewhere))}", _exact(elsewhere)
-    if key in root.migration_hints:
+    near = difflib.get_close_matches(str(key), own, n=1, cutoff=_ALMOST)
+    foreign = not near and (key not in index or (not above and key in root.aliases))
+    if foreign and key in root.migration_hints:
         return f"{start}; {root.migration_hints[str(key)]}", None
-    if key in root.aliases:
+    if foreign and key in root.aliases:
         target = tuple(root.aliases[str(key)].split("."))
         if target[:-1] == tuple(above):
-            return f"{start}; did you mean {target[-1]}?", target
-        return f"{start}; it belongs at {dotted(target)}", target
-    near = difflib.get_close_matches(str(key), own, n=1, cutoff=0.7)
+            if target[-1] in own:
+                return f"{start}; did you mean {target[-1]}?", target
+            others = [
+                str(name)
+                for one in siblings
+                if target[-1] in one.model_fields
+                for name in schema_tree.names(one)
+            ]
+            if others:
+                return f"{start}; it is {target[-1]} of {', '.join(others)}", None
+        else:
+            return f"{start}; it belongs at {dotted(target)}", target
+    near = near or difflib.get_close_matches(str(key), own, n=1, cutoff=_SIMILAR)
     if near:
         return f"{start}; did you mean {near[0]}?", (*above, near[0])
-    far = difflib.get_close_matches(str(key), index, n=1, cutoff=0.8)
+    far = difflib.get_close_matches(str(key), index, n=1, cutoff=_ALMOST) if len(str(key)) >= _LONG else []
     if far:
-        candidates = _nearest(index[far[0]], above)
-        return f"{start}; did you mean {' or '.join(map(dotted, candidates))}?", _exact(candidates)
+        candidates = _nearest(_meant(far[0], index[far[0]], above), above)
+        if candidates:
+            return f"{start}; did you mean {' or '.join(map(dotted, candidates))}?", _exact(candidates)
     what = "sections" if not above else "keys here"
     return f"{start}; the {what} are {', '.join(own)}", None
+
+
+def _meant(
+    key: str, paths: tuple[tuple[str, ...], ...], above: list[str | int]
+) -> tuple[tuple[str, ...], ...]:
+    """The positions that a misplaced key may be meant for. A name such as `path` has a meaning only in its own section."""
+    here = tuple("N" if isinstance(step, int) else step for step in above)
+    return tuple(
+        path
+        for path in paths
+        if (here and path[: len(here)] == here)
+        or (key not in _GENERIC and (path[:1] == here[:1] or not (path[0] == "evaluate" and "tasks" in path)))
+    )
 
 
 def _section_at(
@@ -232,13 +290,15 @@ def _exact(paths: list[tuple[str, ...]]) -> Path | None:
     return paths[0] if len(paths) == 1 and "N" not in paths[0] else None
 
 
-def _wrong(path: Path, needed: schema_tree.Allowed, document: Document) -> str:
+def _wrong(path: Path, needed: schema_tree.Allowed, document: Document, root: type[File]) -> str:
     value = document.get(path)
     if needed.sections and value is None:
         return "empty section; add keys to it, or remove it"
     if value in ("", []):
         return f"empty; it must be {schema_tree.describe(needed)}"
-    hint = _hint(path, value, needed, document)
+    key = ".".join("N" if isinstance(step, int) else str(step) for step in path)
+    foreign = root.value_hint(key, value) if isinstance(value, str) else None
+    hint = foreign or _hint(path, value, needed, document)
     return f"{given(path, document)} is not {schema_tree.describe(needed)}" + (f"; {hint}" if hint else "")
 
 

@@ -32,6 +32,20 @@ from tailor.spec.rules.keys import Finding, Keys, path_of
 from tailor.spec.suite import BASE, UNSCALED
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
+_PATHS = (
+    "model.path",
+    "model.warm_start",
+    "data.template",
+    "data.store",
+    "data.retrieve.embedder",
+    "save.to",
+    "save.resume",
+    "scale.strategy.config",
+    "scale.strategy.nvme_path",
+    "evaluate.retrieval.data.path",
+)
+"""Keys of paths outside of the lists of sources."""
 GGUF = ".gguf"
 _EMBEDS = (EMBEDDING, f"{ADAPTER}/{EMBEDDING}", f"{MODEL}/{EMBEDDING}", MODULES)
 """Files of a folder that makes embeddings: one that gritlm trained, or a sentence-transformers model."""
@@ -42,7 +56,7 @@ def problems(document: Document, wrong: set[str]) -> list[Problem]:
     keys = Keys(document.values, wrong)
     return [
         document.at_value(path_of(key)).problem(path_of(key), message)
-        for findings in (_model, _data, _final, _template, _run)
+        for findings in (_variables, _model, _data, _final, _template, _run)
         for key, message in findings(keys)
     ]
 
@@ -90,6 +104,26 @@ def is_hub_id(model: str) -> bool:
     """Whether a model's name is a hub id and not a local folder."""
     is_id = "://" not in model and bool(_HUB_ID.fullmatch(model)) and not model.endswith(GGUF)
     return is_id and not os.path.isdir(model)
+
+
+def _variables(keys: Keys) -> Iterator[Finding]:
+    """Paths with environment variables. They would be kept in the run's recipe and mean something else elsewhere."""
+    found = {key: keys(key) for key in _PATHS}
+    for section in ("data.train", "data.evaluation", "data.decontaminate"):
+        found |= {f"{key}.path": source.get("path") for key, source in keys.sources(section)}
+    for prefix in ("evaluate.final.",) if keys("evaluate.final") is not None else ():
+        found |= dict(suite.paths(keys, prefix))
+    for key, name in found.items():
+        variable = _VARIABLE.search(name) if isinstance(name, str) else None
+        if variable and isinstance(name, str) and not os.path.exists(name):
+            home = "; the home folder is ~/" if variable[0].strip("${}") == "HOME" else ""
+            yield (
+                key,
+                (
+                    f"{name}: environment variables ({variable[0]}) are not expanded; write the path{home}, or let the shell "
+                    f'expand it: tailor run RECIPE {key}="{name}"'
+                ),
+            )
 
 
 def hub_cache() -> FilePath:

@@ -1,0 +1,1 @@
+"""`tailor import`: the configuration of another trainer as a recipe, by the tables of `tailor.spec.trainers`."""
