@@ -103,6 +103,7 @@ def test_what_is_asked_has_the_expected_values(tokenizer: Tokenizer) -> None:
         assert {value for _, value in hidden} == set(prompt.values)
         assert all(key in question for key, _ in hidden)
         assert len({key for key, _ in hidden}) == 2
+        assert prompt.max_new_tokens == 128, "as many as RULER allows, to repeat the question"
     assert len(set(KEYS)) == len(KEYS) >= 256
 
 

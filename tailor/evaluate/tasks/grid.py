@@ -7,7 +7,8 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from statistics import fmean
+from typing import Any, ClassVar, TypeVar
 
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
@@ -93,6 +94,9 @@ FIND = Computation("find", _find, _sizes)
 class GridEvaluator(TaskEvaluator[S]):
     """Share of hidden values found: in total, by length, and by length and depth. A subclass hides and finds them."""
 
+    min_new_tokens: ClassVar[int] = 0
+    """New tokens that every answer may have."""
+
     @abstractmethod
     def haystack(self) -> list[str]:
         """The texts of the haystack."""
@@ -158,7 +162,8 @@ class GridEvaluator(TaskEvaluator[S]):
                         if needle.value is not None
                     ]
                     values, positions, cells = zip(*expected, strict=True)
-                    max_new_tokens = sum(len(tokenizer.encode(value)) + ANSWER_ROOM for value in values)
+                    new_tokens = sum(len(tokenizer.encode(value)) + ANSWER_ROOM for value in values)
+                    max_new_tokens = max(self.min_new_tokens, new_tokens)
                     location = {"length": length, "depth": depth, "sample": sample}
                     found.append(
                         NeedlePrompt(location, prompt, values, positions, cells, max_new_tokens, task.prefill)
@@ -187,7 +192,7 @@ class GridEvaluator(TaskEvaluator[S]):
                 cells.setdefault((one.location["length"], depth), []).append(hit)
                 counts.setdefault((one.location["length"], depth), set()).add(number)
         data = {
-            "shares": [[_mean(cells[at, depth]) for depth in self.depths] for at in lengths],
+            "shares": [[fmean(cells[at, depth]) for depth in self.depths] for at in lengths],
             "counts": [[len(counts[at, depth]) for depth in self.depths] for at in lengths],
             "scores": [figures[f"{name}_{length}"].value for length in lengths],
         }
@@ -260,10 +265,6 @@ def _shown(prompt: NeedlePrompt) -> dict[str, Any]:
     if len(prompt.values) == 1:
         return {"value": prompt.values[0], "start": prompt.starts[0]}
     return {"values": list(prompt.values), "starts": list(prompt.starts)}
-
-
-def _mean(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits)
 
 
 def _frame(name: str, question: str, tokenizer: Tokenizer, plain: bool) -> tuple[Ids, Ids]:

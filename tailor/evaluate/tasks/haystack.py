@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from tailor.evaluate.own_rows import texts
 from tailor.evaluate.tasks.base import FirstRows
@@ -16,6 +16,9 @@ S = TypeVar("S", bound=HaystackGrid)
 
 class HaystackEvaluator(GridEvaluator[S]):
     """The haystack is `data`, or the filler. A subclass hides the values."""
+
+    min_new_tokens: ClassVar[int] = 128
+    """RULER's for its needles. Chat models repeat the question, with its keys, before they answer."""
 
     def preflight(self, rows: FirstRows) -> None:
         if self.spec.data is not None:
