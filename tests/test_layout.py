@@ -16,6 +16,8 @@ WORDS = {name for name in NAMES if "." not in name} - {layout.CHECKPOINTS}
 OTHER_FILES = {
     ("cli/init.py", layout.MODEL): "of a path in a new recipe",
     ("encode/sources.py", layout.STATE): "of a data set that datasets has saved",
+    ("spec/moving/importing.py", layout.MODEL): "of a path in a new recipe",
+    ("spec/trainers/common.py", layout.CHECKPOINTS): "a section of other trainers",
     ("store/copies.py", layout.LOCK): "the ending of a lock beside a copy",
     ("store/scratch.py", layout.LOCK): "the ending of a lock beside a temporary folder",
 }

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, get_origin
 
 from tailor.errors import Problem, RecipeError
+from tailor.layout import RECIPE
 from tailor.spec.load import judge
 from tailor.spec.moving.combine import combine
 from tailor.spec.moving.conversions import CONVERSIONS
@@ -44,7 +45,7 @@ def import_file(file: str, trainer: str | None = None, name: str | None = None) 
     """
     arguments = read_file(file)
     found = IMPORTED[trainer] if trainer else recognize(arguments, file)
-    return convert(arguments, found, file, name or "recipe.yaml")
+    return convert(arguments, found, file, name or RECIPE)
 
 
 def recognize(arguments: dict[str, Argument], file: str) -> Trainer:
