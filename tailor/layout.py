@@ -82,8 +82,9 @@ GENERATIVE_ATTENTION = "attention.json"
 BEACON_CONFIG = "beacon.json"
 BEACON_WEIGHTS = "beacon.safetensors"
 MODULES = "modules.json"
-"""Files of a sentence-transformers model: this one and the next."""
+"""Files of a sentence-transformers model: this one and the next two."""
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+SENTENCE_BERT = "sentence_bert_config.json"
 
 # Records of how an artifact was made from others
 MERGE_RECORD = "merge.json"

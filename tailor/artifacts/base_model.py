@@ -12,6 +12,7 @@ import torch
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG
 from tailor.models import adapter_files, files, quantization
+from tailor.models.architecture import from_config
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES
 from tailor.models.own_code import Trust, untrusted
@@ -84,18 +85,16 @@ class Structure:
     @classmethod
     def of(cls, folder: Path, *, trust_remote_code: bool) -> Structure:
         """Build it from the config.json in `folder`. ModelError when transformers does not know the model."""
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+                model = from_config(config, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             if (refusal := untrusted(str(folder), error)) is not None:
                 raise refusal from error
-            raise ModelError(
-                f"transformers cannot load {folder} as a causal language model: {str(error).splitlines()[0]}"
-            ) from error
+            raise ModelError(f"transformers cannot load {folder}: {str(error).splitlines()[0]}") from error
         model.tie_weights()
         return cls(model)
 

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,9 +34,10 @@ from tailor.models.adapters import adapter_name, peft_config
 from tailor.models.base_record import BaseRecord
 from tailor.models.new_tokens import new_tokens
 from tailor.models.own_code import Trust, granted
-from tailor.spec.adapter import REPLACING, Adapter
+from tailor.plan import encoders
+from tailor.spec.adapter import REPLACING
 from tailor.spec.model import Model
-from tailor.store import Store, run_files
+from tailor.store import OBJECT, Store, run_files
 from tailor.train import sharded_checkpoint
 
 
@@ -75,12 +75,16 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
             writer.write(name, tensor)
     update = re.compile(rf"\.({spec.kind.tensors})\b")
     modules = {update.split(name)[0].removeprefix(PREFIX) for name in names if update.search(name)}
-    config = json.loads(
-        json.dumps(_settings(spec, sorted(modules), _trained_rows(names, model)), default=sorted)
+    base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
+    settings = peft_config(
+        spec,
+        sorted(modules),
+        rows=_trained_rows(names, model),
+        generates=not encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG)),
     )
+    config = json.loads(json.dumps(settings.to_dict(), default=sorted))
     config |= {"base_model_name_or_path": model.path, "revision": model.revision, "inference_mode": True}
     write_config(folder, {**config, **(as_lora_config(config) if spec.init in REPLACING else {})})
-    base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
     weights_of_base = files.fingerprint(base)
     base_record = BaseRecord(
         model.path,
@@ -96,12 +100,6 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     if model.rope is not None:
         rope.save_config(folder, model)
     write_tokenizer(folder, base, run, trust)
-
-
-def _settings(spec: Adapter, modules: list[str], rows: dict[str, list[int]] | None) -> dict[str, Any]:
-    """PEFT's configuration, as a run writes it."""
-    values: dict[str, Any] = peft_config(spec, modules, rows=rows).to_dict()
-    return values
 
 
 def _trained_rows(names: Iterable[str], model: Model) -> dict[str, list[int]] | None:

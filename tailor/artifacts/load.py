@@ -32,6 +32,7 @@ from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
 from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import CausalModel, base_of
+from tailor.models.decoder import has_head
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder
 from tailor.models.embedding.settings import Embedding
@@ -109,9 +110,29 @@ def load_run(
 
     device: by default a GPU if there is one. An adapter's base is loaded as in training, with the same quantization.
     trust: the model's own code that may run. without_rope: load the base of an adapter without `model.rope`.
-    Raises ModelError when there is no artifact, or when the base of an adapter is missing or does not fit; StoreError when
-    a file of the artifact is missing or has changed.
+    Raises ModelError when there is no artifact, when the base of an adapter is missing or does not fit, and for an encoder,
+    which cannot generate; StoreError when a file of the artifact is missing or has changed.
     """
+    return _for_generation(url, *load_artifact(url, device, trust=trust, without_rope=without_rope))
+
+
+def _for_generation(url: str, model: Any, tokenizer: Tokenizer) -> Loaded:
+    """ModelError for an encoder. url: for messages."""
+    if not has_head(base_of(model)):
+        raise ModelError(
+            f"{url} is an encoder ({base_of(model).config.model_type}), which embeds texts and cannot generate",
+            hint="use it with `tailor embed`, `tailor search` and `tailor evaluate` with the task retrieval",
+        )
+    ends = model.generation_config.eos_token_id
+    stops = [ends] if isinstance(ends, int) else list(ends or [])
+    pads = [token for token in (tokenizer.pad_id, tokenizer.eos_id, 0) if token is not None]
+    return Loaded(model, tokenizer, tuple(stops), pads[0])
+
+
+def load_artifact(
+    url: str, device: str | None = None, *, trust: Trust = NOTHING, without_rope: bool = False
+) -> tuple[Any, Tokenizer]:
+    """The model of a run, an adapter folder or a model folder, and its tokenizer. As `load_run`, also for an encoder."""
     store, run = find_artifact(Store(url))
     folder = store.local_path()
     if store.exists(COMMIT):
@@ -125,13 +146,9 @@ def load_run(
     else:
         load = _with_beacons if store.exists(BEACON_CONFIG) else _whole
         model = load(folder, store.url, target_device, trust)
-    tokenizer = load_tokenizer(str(folder))
     if prefix_lm.is_saved(folder, store.url):
         prefix_lm.enable(base_of(model))
-    ends = model.generation_config.eos_token_id
-    stops = [ends] if isinstance(ends, int) else list(ends or [])
-    pads = [token for token in (tokenizer.pad_id, tokenizer.eos_id, 0) if token is not None]
-    return Loaded(model.eval(), tokenizer, tuple(stops), pads[0])
+    return model.eval(), load_tokenizer(str(folder))
 
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
@@ -211,6 +228,8 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",
             hint="the base must be the model that the adapter was trained on",
         ) from error
+    if not has_head(network):
+        return model
     # Runs write a generation_config.json. Adapter folders that PEFT wrote have none: the base's is used.
     declared = (folder / GENERATION_CONFIG).is_file()
     model.generation_config = (
@@ -273,7 +292,7 @@ def load_embedder(
 
     device: by default a GPU if there is one. The attention mask is tested, as at the start of training.
     """
-    return load_with_embedder(url, dimension=dimension, max_length=max_length, device=device, trust=trust)[1]
+    return _embedder(url, *load_artifact(url, device, trust=trust), dimension, max_length)
 
 
 def load_with_embedder(
@@ -285,13 +304,20 @@ def load_with_embedder(
     trust: Trust = NOTHING,
 ) -> tuple[Loaded, Embedder]:
     """As `load_embedder`, and the same network for generation."""
+    network, tokenizer = load_artifact(url, device, trust=trust)
+    loaded = _for_generation(url, network, tokenizer)
+    return loaded, _embedder(url, network, tokenizer, dimension, max_length)
+
+
+def _embedder(
+    url: str, network: Any, tokenizer: Tokenizer, dimension: int | None, max_length: int | None
+) -> Embedder:
     store, _ = find_artifact(Store(url))
     settings, projection = Embedding.read(store.local_path(), store.url)
-    loaded = load_run(url, device, trust=trust)
-    model = causal_model(loaded.model)
+    model = causal_model(network)
     model.projection = None if projection is None else projection.to(model.device)
     check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)
-    return loaded, Embedder(model, loaded.tokenizer, settings, dimension=dimension, max_length=max_length)
+    return Embedder(model, tokenizer, settings, dimension=dimension, max_length=max_length)
 
 
 def causal_model(network: torch.nn.Module) -> CausalModel:
@@ -300,7 +326,7 @@ def causal_model(network: torch.nn.Module) -> CausalModel:
     try:
         attention.set_attention(base)
         model = CausalModel(network, layout="stream")
-        check_attention(model, base.dtype, attention="causal")
+        check_attention(model, base.dtype, attention="causal" if has_head(base) else "bidirectional")
     except (ValueError, ImportError, ModelError):
         base.set_attn_implementation(attention.stock_attention(base))
         model = CausalModel(network, layout="rows")

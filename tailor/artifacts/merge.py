@@ -35,8 +35,11 @@ from tailor.layout import (
     MERGE_RECORD,
     MERGED,
     MODEL_CONFIG,
+    MODULES,
     PROJECTION,
     RECIPE,
+    SENTENCE_BERT,
+    SENTENCE_TRANSFORMERS,
 )
 from tailor.models import own_code, rope
 from tailor.models.base_record import BaseRecord
@@ -44,6 +47,7 @@ from tailor.models.embedding.settings import Embedding
 from tailor.models.links import inside
 from tailor.models.load import DTYPES
 from tailor.models.own_code import NOTHING, Trust
+from tailor.plan import encoders
 from tailor.store import OBJECT, run_files
 
 Onto = Literal["full", "dequantized"]
@@ -112,7 +116,11 @@ def merge_into(
 
 def _merge_into(folder: Path, source: Source, settings: Settings, say: Callable[[str], None]) -> Figures:
     onto = _onto(settings.onto, source)
-    check = settings.check or ("embeddings" if run_files.only_embeds(source.run) else "logits")
+    encoder = encoders.is_encoder(OBJECT.read_path(source.base / MODEL_CONFIG))
+    only_embeds = encoder or run_files.only_embeds(source.run)
+    check = settings.check or ("embeddings" if only_embeds else "logits")
+    if encoder and check == "logits":
+        raise verify.no_logits(source.base_record.path, "embeddings")
     if check == "embeddings":
         Embedding.read(source.folder, source.url)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -325,7 +333,8 @@ def _copy_files(folder: Path, source: Source) -> list[str]:
         for path in inside(found, origin, skipped):
             weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
             text = path.suffix in (".json", ".jinja", ".model", ".txt")
-            others = (*OWN, MODEL_CONFIG, EMBEDDING, GENERATIVE_ATTENTION, *but)
+            published = (MODULES, SENTENCE_BERT, SENTENCE_TRANSFORMERS)
+            others = (*OWN, MODEL_CONFIG, EMBEDDING, GENERATIVE_ATTENTION, *published, *but)
             if text and not weights and path.name not in others:
                 shutil.copyfile(path, folder / path.name)
     # The base's embedding settings do not apply after training: only the adapter's are copied.

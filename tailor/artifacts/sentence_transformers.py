@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tailor.encode.published_embedder import parse_modules
 from tailor.errors import ModelError
 from tailor.layout import MODULES
 from tailor.models import files
@@ -71,10 +71,7 @@ class SentenceTransformersModel:
 
 def module_types(folder: Path, path: str) -> list[str]:
     """The classes of a model's modules, in order. ModelError when modules.json is damaged. path: for messages."""
-    try:
-        return [str(one["type"]) for one in json.loads((folder / MODULES).read_text())]
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{path}/{MODULES} is damaged", hint="copy the model again") from None
+    return [kind for kind, _ in parse_modules((folder / MODULES).read_text(), path)]
 
 
 def require_own_modules(folder: Path, path: str) -> None:

@@ -23,6 +23,7 @@ from tailor.artifacts.tensors import Reader
 from tailor.encode.masks import EncodedExample
 from tailor.errors import ModelError
 from tailor.models import own_code, quantization, visibility
+from tailor.models.architecture import auto_class, without_pooler
 from tailor.models.base_record import BaseRecord
 from tailor.models.causal import base_of
 from tailor.models.load import DTYPES
@@ -235,17 +236,25 @@ def rows_of(folder: Path, run: Store) -> tuple[list[list[int]], str]:
     return [tokenizer.encode_prompt(text)[:LENGTH] for text in TEXTS], f"{len(TEXTS)} built-in texts"
 
 
+def no_logits(path: str, instead: Check) -> ModelError:
+    """The error for a comparison of logits of an encoder. path: of the base; instead: a check that it has."""
+    return ModelError(f"{path} is an encoder, which has no logits to compare", hint=f"use --verify {instead}")
+
+
 def load_merged(folder: Path, source: Source, device: torch.device) -> Any:
     """The merged model in `folder`, in float32."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    return AutoModelForCausalLM.from_pretrained(
+    trusted = own_code.granted(source.spec)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    network = auto_class(config).from_pretrained(
         folder,
         dtype=torch.float32,
         device_map={"": device},
         use_safetensors=True,
-        trust_remote_code=own_code.granted(source.spec),
-    ).eval()
+        trust_remote_code=trusted,
+    )
+    return without_pooler(network).eval()
 
 
 def examples_of(run: Store) -> tuple[list[EncodedExample], str]:

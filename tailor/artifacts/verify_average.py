@@ -19,10 +19,13 @@ from tailor.artifacts.inputs import AverageInput, stores_plain_weights
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
+from tailor.layout import MODEL_CONFIG
 from tailor.models import files
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES
 from tailor.models.own_code import UntrustedCodeError
+from tailor.plan import encoders
+from tailor.store import OBJECT
 from tailor.store.scratch import scratch
 
 SUM = "the weighted sum of the adapters"
@@ -50,6 +53,8 @@ def measure(
         spec = model_spec(base_record, parts[0].trust)
         base = base_folder(base_record, parts[0].url, spec)
         base_record.check(base, parts[0].url, hint=f"restore the weights of {base_record.path}")
+        if encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG)):
+            raise verify.no_logits(base_record.path, "layers")
         if stores_plain_weights(base):
             with Reader.of_model(base) as reader:
                 verify.require_memory(reader.weights(), device)

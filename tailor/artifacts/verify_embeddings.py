@@ -153,6 +153,4 @@ def _texts(folder: Path, source: Source, settings: Embedding) -> tuple[list[Text
         ], what
     encoder = TextEncoder(load_tokenizer(str(folder)), settings.format)
     encoded = encoder([(None, text) for text in verify.TEXTS])
-    return [
-        (text.input_ids, np.array([[text.start, len(text.input_ids)]])) for text in encoded
-    ], f"{len(encoded)} built-in texts"
+    return [(text.input_ids, np.array(text.spans)) for text in encoded], f"{len(encoded)} built-in texts"

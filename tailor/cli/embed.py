@@ -9,6 +9,7 @@ from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Output
 from tailor.cli.trust import add_trust_option, granted
+from tailor.errors import DataError
 from tailor.quiet import quiet
 
 
@@ -54,9 +55,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16"),
+        choices=("float32", "float16", "int8", "ubinary"),
         default="float32",
-        help="data type of the numbers in the file (default: float32); they are computed and normalized in float32",
+        help="data type of the numbers in the file (default: float32); int8 divides the range of each dimension into 255 "
+        "steps, ubinary keeps one bit per dimension; they are computed and normalized in float32",
+    )
+    parser.add_argument(
+        "--ranges",
+        metavar="FILE",
+        help="with --dtype int8: use the ranges of this file of embeddings (default: the ranges of the input)",
     )
     parser.add_argument(
         "--key-values",
@@ -90,8 +97,13 @@ def execute(args: argparse.Namespace) -> int:
         args.instruction,
         args.dimension,
         args.dtype,
+        args.ranges,
         args.key_values,
     )
+    if args.ranges is not None and args.dtype != "int8":
+        raise DataError(
+            f"--ranges has no effect with --dtype {args.dtype}", hint="remove it, or set --dtype int8"
+        )
     trust = granted(args, [args.run])
     display = Display()
     try:

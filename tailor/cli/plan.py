@@ -92,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.encode.prepare import prepare
     from tailor.encode.tokenizer import load_config
     from tailor.onray import cluster
-    from tailor.onray.planning import examine, planner, tokens_root
+    from tailor.onray.planning import examine, notes, planner, tokens_root
     from tailor.store import Store
 
     run = Store(recipe.save.to)
@@ -122,6 +122,8 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     for label, value in [*lines(plan, hardware), *(what_if_lines(found, plan) if found else [])]:
         print(f"{label:<14}{value}")
+    for note in notes(recipe):
+        print(f"{'note':<14}{note}")
     return 0
 
 

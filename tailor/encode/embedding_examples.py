@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode.masks import EncodedExample
+from tailor.data.token_store import Missing
+from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.records import Relevance, RowError
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
@@ -24,12 +25,14 @@ from tailor.spec.methods.base import TextLimits
 class TextFormat:
     """The format before a text. instructed: contains the placeholder `{instruction}`; plain: without instruction.
 
-    bos: whether a text begins with the tokenizer's BOS even if the tokenizer does not add it to plain text.
+    bos: whether a text begins with the tokenizer's BOS even if the tokenizer does not add it to plain text. joined: the format
+    and the text are one string, within the special tokens that the tokenizer puts around plain text, and all of it is pooled.
     """
 
     instructed: str
     plain: str
     bos: bool = False
+    joined: bool = False
 
     def prefix(self, tokenizer: Tokenizer) -> list[int]:
         """The ids before the format: what the tokenizer adds, or its BOS."""
@@ -45,8 +48,11 @@ class TextFormat:
     def before(self, instruction: str | None) -> str:
         """The format before a text with this instruction, or without one.
 
-        Spaces and colons around the instruction are removed, because the instructions of published data end with a colon.
+        Spaces and colons around the instruction are removed, because the instructions of published data end with a colon. In a
+        joined format it stays as it is (`query: `); a space is added if it does not end with one.
         """
+        if self.joined and instruction and instruction.strip():
+            return instruction if instruction[-1].isspace() else f"{instruction} "
         instruction = (instruction or "").strip("\t\n :")
         if not instruction:
             return self.plain
@@ -60,11 +66,22 @@ GRITLM = TextFormat("<|user|>\n{instruction}\n<|embed|>\n", "<|embed|>\n", bos=T
 
 @dataclass(frozen=True)
 class TextTokens:
-    """A text ready to embed. input_ids: int32 [T]; the tokens from `start` on are pooled; cut: number of tokens cut away."""
+    """A text ready to embed. input_ids: int32 [T]; spans: ranges of the tokens to pool, first that of the text itself;
+    cut: number of tokens cut away."""
 
     input_ids: np.ndarray
-    start: int
+    spans: list[Span]
     cut: int = 0
+
+    @property
+    def start(self) -> int:
+        """Position of the text's first token."""
+        return self.spans[0][0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the text has no tokens of its own."""
+        return self.spans[0][0] == self.spans[0][1]
 
 
 class TextEncoder:
@@ -79,29 +96,72 @@ class TextEncoder:
     ) -> list[TextTokens]:
         """Encode (instruction, text) pairs as at most `max_length` tokens each.
 
-        For an empty text `start` is the number of tokens. DataError when the instruction and its format leave no room
-        for a text. UnicodeEncodeError or TypeError for a text with a lone surrogate.
+        DataError when the instruction and its format leave no room for a text. UnicodeEncodeError or TypeError for a text
+        with a lone surrogate.
         """
+        encoded = self._joined(texts) if self.format.joined else self._apart(texts)
+        if max_length is None:
+            return encoded
+        shortened = []
+        for (instruction, _), text in zip(texts, encoded, strict=True):
+            kept = _kept(text.input_ids, text.spans, max_length)
+            if kept is None:
+                around = len(text.input_ids) - (text.spans[0][1] - text.spans[0][0])
+                raise DataError(
+                    f"the instruction {instruction!r} with its format has {around} tokens, "
+                    f"which leaves no room for a text in the maximum length of {max_length}",
+                    hint="raise the maximum length, or shorten the instruction",
+                )
+            shortened.append(TextTokens(*kept, cut=max(0, len(text.input_ids) - max_length)))
+        return shortened
+
+    def _joined(self, texts: Sequence[tuple[str | None, str]]) -> list[TextTokens]:
+        prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
+        heads = [self.format.before(instruction) for instruction, _ in texts]
+        encodings = self.tokenizer.encode_with_offsets(
+            [head + text for head, (_, text) in zip(heads, texts, strict=True)]
+        )
+        encoded = []
+        for head, (_, text), encoding in zip(heads, texts, encodings, strict=True):
+            ids = [*prefix, *encoding.ids, *suffix]
+            stop = len(ids) - len(suffix)
+            # The text's first token ends after the prompt. Blank texts have none.
+            first = next(
+                (at for at, (_, end) in enumerate(encoding.offsets) if end > len(head)), len(encoding.ids)
+            )
+            start = len(prefix) + (first if text.strip() else len(encoding.ids))
+            encoded.append(TextTokens(np.array(ids, np.int32), [(start, stop), (0, start), (stop, len(ids))]))
+        return encoded
+
+    def _apart(self, texts: Sequence[tuple[str | None, str]]) -> list[TextTokens]:
         heads: dict[str | None, list[int]] = {}
         prefix = self.format.prefix(self.tokenizer)
         for instruction, _ in texts:
             if instruction not in heads:
                 head = self.tokenizer.encode(self.format.before(instruction))
                 heads[instruction] = [*prefix, *head]
-                if max_length is not None and len(heads[instruction]) >= max_length:
-                    raise DataError(
-                        f"the instruction {instruction!r} with its format has {len(heads[instruction])} tokens, "
-                        f"which leaves no room for a text in the maximum length of {max_length}",
-                        hint="raise the maximum length, or shorten the instruction",
-                    )
         encodings = self.tokenizer.encode_continuation([text for _, text in texts])
         encoded = []
         for (instruction, _), encoding in zip(texts, encodings, strict=True):
             head, body = heads[instruction], encoding.ids
-            room = len(body) if max_length is None else max_length - len(head)
-            ids = np.array(head + body[:room], np.int32)  # [T]
-            encoded.append(TextTokens(ids, len(head), max(0, len(body) - room)))
+            ids = np.array(head + body, np.int32)  # [T]
+            encoded.append(TextTokens(ids, [(len(head), len(ids))]))
         return encoded
+
+
+def _kept(ids: np.ndarray, spans: Sequence[Span], max_length: int) -> tuple[np.ndarray, list[Span]] | None:
+    """The tokens and spans of a text that is cut to at most `max_length` tokens; what follows the text stays. None if the
+    text would have no token."""
+    start, stop = spans[0]
+    after = len(ids) - stop
+    end = min(stop, max_length - after)
+    if start >= max_length - after:
+        return None
+    moved = [
+        (start, end),
+        *((a, b) if b <= start else (a - stop + end, b - stop + end) for a, b in spans[1:]),
+    ]
+    return np.concatenate([ids[:end], ids[stop:]]) if end < stop else ids, moved
 
 
 def relevances(
@@ -109,8 +169,8 @@ def relevances(
 ) -> list[list[EncodedExample] | RowError]:
     """The group of each record at full length: the query, the relevant passages, the irrelevant ones.
 
-    The span of an example is the tokens to pool. `is_positive` is False for irrelevant passages. Scores are kept if
-    `limits` asks for them; a record without them is a RowError then.
+    The spans of an example are the tokens to pool, first those of the text itself. `is_positive` is False for irrelevant
+    passages. Scores are kept if `limits` asks for them; a record without them is a RowError then.
     """
     texts = [text for record in records for text in (record.query, *record.positives, *record.negatives)]
     remaining = iter(encoder(texts))
@@ -122,9 +182,10 @@ def relevances(
         scores = [math.nan, *(kept or [math.nan] * (positives - 1 + len(record.negatives)))]
         for position in range(positives + len(record.negatives)):
             text = next(remaining)
-            span = (text.start, len(text.input_ids))
             group.append(
-                EncodedExample(text.input_ids, [span], position, position < positives, score=scores[position])
+                EncodedExample(
+                    text.input_ids, list(text.spans), position, position < positives, score=scores[position]
+                )
             )
         groups.append(_unscored(record, limits) or _checked(group, record))
     return groups
@@ -176,12 +237,15 @@ def cut(group: Sequence[EncodedExample], limits: TextLimits) -> list[EncodedExam
     pieces = []
     for example in group:
         max_length = limits.passage if example.position else limits.query
-        start, stop = example.spans[0]
-        if start >= max_length:
+        kept = _kept(example.input_ids, example.spans, max_length)
+        if kept is None:
+            start, stop = example.spans[0]
+            around = len(example.input_ids) - (stop - start)
             return RowError(
                 "too_long",
-                f"an instruction with its format has {start} tokens, which leaves no room in the maximum of {max_length}",
+                f"an instruction with its format has {around} tokens, which leaves no room in the maximum of {max_length}",
             )
-        span = (start, min(stop, max_length))
-        pieces.append(example.part(0, max_length, [span]))
+        ids, spans = kept
+        cut_away = Missing.END if len(ids) < len(example.input_ids) else Missing(0)
+        pieces.append(replace(example, input_ids=ids, spans=spans, missing=example.missing | cut_away))
     return pieces

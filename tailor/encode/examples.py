@@ -9,7 +9,7 @@ import numpy as np
 
 from tailor.encode import bm25, embedding_examples, preference_examples, truncation
 from tailor.encode.control_text import CONTROL
-from tailor.encode.embedding_examples import TextEncoder, TextLimits
+from tailor.encode.embedding_examples import GRITLM, TextEncoder, TextFormat, TextLimits
 from tailor.encode.masks import ChatEncoder, EncodedExample, prefix_of
 from tailor.encode.preference_examples import AnswerLimits, Kept
 from tailor.encode.records import (
@@ -68,6 +68,7 @@ class Encoder:
         scorer: Scorer | None = None,
         limits: AnswerLimits | None = None,
         text_limits: TextLimits | None = None,
+        text_format: TextFormat = GRITLM,
         drop_reasoning: bool = False,
     ) -> None:
         """rules: of the chat template, None when no record is a conversation. max_length: None for no limit.
@@ -75,7 +76,7 @@ class Encoder:
         DataError when the tokenizer's prefix and the overlap fill a chunk.
 
         scorer: scores the passages of long prompts instead of BM25. limits: required for records of type `Pair` or `Rated`.
-        text_limits: required for records of type `Relevance`.
+        text_limits, text_format: of records of type `Relevance`, for which the limits are required.
         """
         self.tokenizer = tokenizer
         self._train_on = train_on
@@ -86,6 +87,7 @@ class Encoder:
         self.scorer = scorer
         self.limits = limits
         self._text_limits = text_limits
+        self._text_encoder = TextEncoder(tokenizer, text_format)
         self._chats = None
         chunk_length = max_length if on_long == "chunk" else None
         if chunk_length is not None and self._chunk.overlap + len(tokenizer.prefix) >= chunk_length:
@@ -141,7 +143,7 @@ class Encoder:
             return preference_examples.grouped(rows, self.encode(preference_examples.answers(rows)))
         if isinstance(records[0], Relevance):
             groups = [record for record in records if isinstance(record, Relevance)]
-            return embedding_examples.relevances(TextEncoder(self.tokenizer), groups, self._text_limits)
+            return embedding_examples.relevances(self._text_encoder, groups, self._text_limits)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])
         return self._texts([record for record in records if isinstance(record, Text)])

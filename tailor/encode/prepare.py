@@ -13,10 +13,11 @@ from typing import Any
 
 from tailor.data.token_store import MANIFEST, MANIFEST_FILE, SPLITS, TokenStore
 from tailor.encode.columns import require_columns
-from tailor.encode.embedding_examples import GRITLM
+from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import code_of, get_format
 from tailor.encode.leakage import leaks
+from tailor.encode.published_embedder import text_format as format_of_base
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.similarity.overlap import benchmark_reference
 from tailor.encode.similarity.selection import without_duplicates
@@ -125,12 +126,13 @@ def prepare_all(
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
-    fingerprint = _fingerprint(data, method, tokenizer, sources, scorer)
+    texts = format_of(model, method)
+    fingerprint = _fingerprint(data, method, tokenizer, sources, scorer, texts)
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
-        train = _fingerprint(data, method, tokenizer, sources, scorer, splits=("train",))
-        encoder = make_encoder(data, method, tokenizer, rules, scorer)
+        train = _fingerprint(data, method, tokenizer, sources, scorer, texts, splits=("train",))
+        encoder = make_encoder(data, method, tokenizer, rules, scorer, texts)
         _write(root, fingerprint, train, data, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
 
@@ -145,14 +147,20 @@ def _check_questions(data: Data, method: Method, sources: Sources) -> None:
         )
 
 
+def format_of(model: Model, method: Method) -> TextFormat:
+    """The format of the texts that a recipe trains to embed."""
+    return GRITLM if method.embedding is None else format_of_base(model.path, model.revision)
+
+
 def make_encoder(
     data: Data,
     method: Method,
     tokenizer: Tokenizer,
     rules: TurnRules | None,
     scorer: Scorer | None = None,
+    text_format: TextFormat = GRITLM,
 ) -> Encoder:
-    """The encoder for a recipe's rows. A method that joins documents has no limit per example."""
+    """The encoder for a recipe's rows. A method that joins documents has no limit per example. text_format: see `format_of`."""
     embedder = data.retrieve.embedder if data.on_long == "retrieve" and data.retrieve is not None else None
     assert (embedder is None) == (scorer is None)
     return Encoder(
@@ -167,6 +175,7 @@ def make_encoder(
         scorer=scorer,
         limits=method.answer_limits,
         text_limits=method.text_limits(data.max_length),
+        text_format=text_format,
         drop_reasoning=data.reasoning == "drop",
     )
 
@@ -366,6 +375,7 @@ def _fingerprint(
     tokenizer: Tokenizer,
     sources: Sources,
     scorer: Scorer | None,
+    text_format: TextFormat,
     splits: Sequence[str] = SPLITS,
 ) -> str:
     """A hash of everything that determines the tokens: rows, tokenizer, template, embedder, code version and settings.
@@ -414,7 +424,9 @@ def _fingerprint(
     if scorer is not None:
         facts["scorer"] = scorer.identity
     if texts is not None:
-        facts["texts"] = [texts.query, texts.passage, texts.negatives, *astuple(GRITLM)]
+        facts["texts"] = [texts.query, texts.passage, texts.negatives, *astuple(GRITLM)[:3]]
+        if text_format != GRITLM:
+            facts["text_format"] = asdict(text_format)
         if texts.scores:
             facts["scores"] = True
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

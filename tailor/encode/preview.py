@@ -11,7 +11,7 @@ from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample, Span
-from tailor.encode.prepare import Sources, make_encoder
+from tailor.encode.prepare import Sources, format_of, make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import Relevance, RowError
 from tailor.encode.sources import Resolved
@@ -62,7 +62,7 @@ def preview(
     if sources.chats:
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
-    encoder = make_encoder(data, method, tokenizer, rules, scorer)
+    encoder = make_encoder(data, method, tokenizer, rules, scorer, format_of(model, method))
     for source_split, _, resolved in sources:
         if source_split == split or (source_split == "train" and data.holdout is not None):
             yield from _of_source(resolved, source_split, split, rows, encoder, data)

@@ -34,7 +34,8 @@ FILES = (
 class Tokenizer:
     """Encodes text, decodes token ids and renders conversations. Can be pickled: it is rebuilt from the files' content.
 
-    bos_id, eos_id, pad_id: ids or None. prefix: ids that the tokenizer puts before plain text (its BOS).
+    bos_id, eos_id, pad_id: ids or None. prefix, suffix: ids that the tokenizer puts before and after plain text
+    (its BOS; [CLS] and [SEP]).
     specials: the special tokens that a chat template can use, such as `bos_token`. vocab_size: the largest id plus 1.
     """
 
@@ -54,7 +55,7 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.pad_id = (self._id(f"{kind}_token") for kind in ("bos", "eos", "pad"))
         self.added: dict[int, AddedToken] = dict(self._backend.get_added_tokens_decoder())
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
-        self.prefix: list[int] = self._prefix()
+        self.prefix, self.suffix = self._around()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuilt, self._state)
@@ -202,12 +203,14 @@ class Tokenizer:
     def _id(self, key: str) -> int | None:
         return self._backend.token_to_id(self.specials[key]) if key in self.specials else None
 
-    def _prefix(self) -> list[int]:
+    def _around(self) -> tuple[list[int], list[int]]:
         # The post-processor of tokenizer.json decides: transformers ignores `add_bos_token` when this file exists.
         bare = self._backend.encode("a", add_special_tokens=False).ids
         full = self._backend.encode("a", add_special_tokens=True).ids
         starts = [start for start in range(len(full)) if full[start : start + len(bare)] == bare]
-        return list(full[: starts[0]]) if starts else []
+        if not starts:
+            return [], []
+        return list(full[: starts[0]]), list(full[starts[0] + len(bare) :])
 
 
 @lru_cache(maxsize=2)
@@ -221,7 +224,7 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
 
     ModelError when there is no readable tokenizer, TemplateError when `template` cannot be loaded.
     """
-    read = _reader(path, revision)
+    read = file_reader(path, revision)
     texts = {name: read(name) for name in FILES}
     config: dict[str, Any] = {}
     for name in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
@@ -251,7 +254,7 @@ def model_tokenizer(model: Model, template: str | None = None) -> Tokenizer:
 
 def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
     """Load the model's `config.json` from the folder, URL or Hub model. ModelError when there is none."""
-    text = _reader(path, revision)(MODEL_CONFIG)
+    text = file_reader(path, revision)(MODEL_CONFIG)
     if text is None:
         raise ModelError(
             f"model.path: {path} has no config.json", hint="set model.path to a model folder or a Hub id"
@@ -259,7 +262,8 @@ def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
     return _parse(path, MODEL_CONFIG, text)
 
 
-def _reader(path: str, revision: str | None) -> Callable[[str], str | None]:
+def file_reader(path: str, revision: str | None) -> Callable[[str], str | None]:
+    """A function that reads a text file of a model folder, URL or Hub model by its name; None for one that does not exist."""
     if "://" in path:
         store = Store(path)
         if not store.exists():

@@ -215,17 +215,29 @@ class Worker:
 
     def embed(self, batch: EvaluationBatch, key_values: list[KeyValues] | None = None) -> Embedded:
         """The embeddings of a batch's texts. key_values: as for `TextEmbedder`."""
+        return self._embedded(batch.model, batch.inputs, batch.instruction, batch.dimension, key_values)
+
+    def vectors(
+        self, label: str, dimension: int | None, texts: Sequence[str], instruction: str | None
+    ) -> np.ndarray:
+        """The embeddings of any texts by the model of this label, float32[n, E]."""
+        return self._embedded(label, texts, instruction, dimension).vectors
+
+    def _embedded(
+        self,
+        label: str,
+        texts: Sequence[str],
+        instruction: str | None,
+        dimension: int | None,
+        key_values: list[KeyValues] | None = None,
+    ) -> Embedded:
         from tailor.evaluate.retrieval.embedders import TextEmbedder
 
-        ref = self._models[batch.model]
+        ref = self._models[label]
         if self._make_room(ref.url, "embed"):
             self._embedder = TextEmbedder(ref.url, ref.embeds_like, ref.trust)
         vectors, truncated = self._embedder(
-            batch.inputs,
-            batch.instruction,
-            batch.dimension,
-            without_adapter=ref.without_adapter,
-            key_values=key_values,
+            texts, instruction, dimension, without_adapter=ref.without_adapter, key_values=key_values
         )
         return Embedded(vectors, truncated, tuple(key_values or ()))
 

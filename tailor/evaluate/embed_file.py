@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from tailor.errors import DataError
 from tailor.evaluate import key_value_files
 from tailor.evaluate.batches import EMBEDDED, Embedded
 from tailor.evaluate.progress import ResumableParts, fingerprint_of
+from tailor.evaluate.retrieval.precision import Coding, Quantized, Ranges
 from tailor.spec.tasks.rows import Questions
 from tailor.store import Store
 
@@ -37,8 +40,10 @@ class Request:
     keep: tuple[str, ...] = ()
     instruction: str | None = None
     dimension: int | None = None
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16", "int8", "ubinary"] = "float32"
     """Of the numbers in the file. They are computed and normalized in float32."""
+    ranges: str | None = None
+    """For int8: a file of embeddings whose ranges to use. None: the ranges of the input's embeddings."""
     key_values: bool = False
     """Also write the key-values of each text, to generate from."""
 
@@ -192,8 +197,9 @@ def fingerprint(parts: Sequence[FileRange], request: Request, model: Any) -> str
     """A hash of the input's content, the request and the model."""
     content = [(part.label, content_of(part)) for part in parts]
     keys = asdict(request)
-    if not request.key_values:
-        del keys["key_values"]
+    for key in ("key_values", "ranges"):
+        if not keys[key]:
+            del keys[key]
     return fingerprint_of([json.dumps([content, keys, model, EMBEDDED], sort_keys=True)])
 
 
@@ -208,7 +214,9 @@ class EmbeddingParts(ResumableParts):
     def __init__(self, folder: Store, identity: str, kept: pa.Schema, dtype: str = "float32") -> None:
         """kept: the types of the kept columns. dtype: of the embeddings."""
         super().__init__(folder, identity)
-        self._kept, self._dtype = kept, np.dtype(dtype)
+        self._kept = kept
+        # Quantized when the parts are joined: the ranges of int8 are those of all parts.
+        self._dtype = np.dtype("float32" if dtype in get_args(Quantized) else dtype)
 
     def write(self, number: int, batch: Batch, result: Embedded) -> None:
         """Write one batch atomically. DataError for numbers that the data type cannot represent."""
@@ -233,26 +241,40 @@ class EmbeddingParts(ResumableParts):
                 f"--dtype {self._dtype}: it cannot represent the embeddings, whose largest number is {abs(result.vectors).max():.3g}",
                 hint="use --dtype float32",
             )
-        flat = pa.array(numbers, pa.from_numpy_dtype(self._dtype))
-        vectors = pa.FixedSizeListArray.from_arrays(flat, result.vectors.shape[1])
+        vectors = _lists(numbers.reshape(result.vectors.shape))
         table = pa.table({ROW: rows, **kept, EMBEDDING: vectors})
         return table.replace_schema_metadata({TRUNCATED: str(result.truncated)})
 
-    def join(self, to: Store, name: str, count: int, about: dict[str, Any]) -> int:
+    def join(
+        self, to: Store, name: str, count: int, about: dict[str, Any], coding: Coding | None = None
+    ) -> int:
         """Join all batches into one file, in the input's order. The file is written atomically.
 
-        Returns the number of truncated texts.
+        coding: of quantized embeddings. Returns the number of truncated texts.
         """
         schemas = []
         for number in range(count):
             with self.folder.open(self.file(number, ".parquet")) as part:
                 schemas.append(pq.read_schema(part))
         truncated = sum(int(schema.metadata[TRUNCATED]) for schema in schemas)
-        schema = schemas[0].with_metadata({ABOUT: json.dumps({**about, "truncated": truncated})})
-        with to.open(name, "wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        about = {**about, "truncated": truncated}
+        if coding is not None:
+            if coding.name == "int8" and coding.ranges is None:
+                coding = replace(coding, ranges=reduce(Ranges.joined, map(Ranges.of, self._vectors(count))))
+            about |= coding.about(schemas[0].field(EMBEDDING).type.list_size)
+        schema: pa.Schema | None = None
+        with to.open(name, "wb") as stream, ExitStack() as stack:
             for number in range(count):
                 with self.folder.open(self.file(number, ".parquet")) as part:
-                    writer.write_table(pq.read_table(part).cast(schema))
+                    table = pq.read_table(part)
+                if coding is not None:
+                    table = table.set_column(
+                        table.num_columns - 1, EMBEDDING, _lists(coding.encode(vectors_of(table)))
+                    )
+                if schema is None:
+                    schema = table.schema.with_metadata({ABOUT: json.dumps(about)})
+                    writer = stack.enter_context(pq.ParquetWriter(stream, schema, compression="zstd"))
+                writer.write_table(table.cast(schema))
         return truncated
 
     def join_key_values(self, to: Store, name: str, count: int, about: key_value_files.About) -> None:
@@ -265,3 +287,47 @@ class EmbeddingParts(ResumableParts):
             with self.folder.open(file) as part, folder.open(file, "wb") as stream:
                 shutil.copyfileobj(part, stream)
         key_value_files.INDEX_FILE.write(folder, key_value_files.INDEX, about)
+
+    def _vectors(self, count: int) -> Iterator[np.ndarray]:
+        for number in range(count):
+            with self.folder.open(self.file(number, ".parquet")) as part:
+                yield vectors_of(pq.read_table(part, columns=[EMBEDDING]))
+
+
+def coding_of(request: Request, model: str) -> Coding | None:
+    """The coding of a request; None for plain numbers. model: URL of the model. DataError for a file without fitting ranges."""
+    if request.dtype not in get_args(Quantized):
+        return None
+    coding = Coding(cast(Quantized, request.dtype))
+    if request.ranges is None:
+        return coding
+    url = Store(request.ranges).url
+    folder, _, name = url.rpartition("/")
+    store = Store(folder)
+    if not store.is_file(name) or not is_own(store, name):
+        raise DataError(
+            f"--ranges {request.ranges}: it is not a file that `tailor embed` wrote",
+            hint="give the int8 embeddings of the corpus",
+        )
+    with store.open(name) as stream:
+        about = json.loads(pq.read_schema(stream).metadata[ABOUT])
+    if "ranges" not in about or about["model"] != model:
+        what = f"has embeddings of {about['model']}" if "ranges" in about else "has no ranges"
+        raise DataError(
+            f"--ranges {request.ranges}: it {what}",
+            hint="give a file that `tailor embed --dtype int8` wrote with the same model",
+        )
+    return Coding.of(about)
+
+
+def vectors_of(table: pa.Table) -> np.ndarray:
+    """The embeddings of a file as it stores them, [n, numbers per embedding]."""
+    column = table.column(EMBEDDING).combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    found: np.ndarray = flat.reshape(len(column), -1)
+    return found
+
+
+def _lists(numbers: np.ndarray) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(numbers).reshape(-1), pa.from_numpy_dtype(numbers.dtype))
+    return pa.FixedSizeListArray.from_arrays(flat, numbers.shape[1])

@@ -27,7 +27,7 @@ from tailor.layout import (
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon.files import read_settings
 from tailor.models.own_code import Trust
-from tailor.plan import ModelFacts, beacon, rope
+from tailor.plan import ModelFacts, beacon, encoders, rope
 from tailor.spec.load import load_recipe
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
@@ -103,6 +103,11 @@ class EvaluatedModel:
         spec, config = self.beacons(), self._config()
         limit = None if config is None else ModelFacts.from_config(config).positions
         return None if spec is None else compression.taken(spec, limit, batches, decoding)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is an encoder, which embeds texts and cannot generate."""
+        return encoders.is_encoder(self._config() or {})
 
     @property
     def can_exceed_positions(self) -> bool:

@@ -22,8 +22,10 @@ from tailor.evaluate.embed_file import (
     is_own,
     read_batches,
     scan_input,
+    vectors_of,
 )
 from tailor.evaluate.retrieval.embedders import TextEmbedder
+from tailor.evaluate.retrieval.precision import Coding
 from tailor.evaluate.retrieval.ranking import TopK
 from tailor.store import Store
 
@@ -151,6 +153,7 @@ def _table(store: Store, name: str, source: str, model: str) -> tuple[pa.Table, 
 
 
 def _passages(table: pa.Table, texts: list[str]) -> Passages:
-    rows, vectors = table.column(ROW).to_pylist(), table.column(EMBEDDING).combine_chunks()
-    flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return Passages(flat.reshape(len(rows), -1), texts, rows)
+    about = json.loads(table.schema.metadata[ABOUT])
+    coding, stored = Coding.of(about), vectors_of(table)
+    vectors = stored.astype(np.float32) if coding is None else coding.decode(stored, about["dimension"])
+    return Passages(vectors, texts, table.column(ROW).to_pylist())

@@ -10,6 +10,7 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.models import adapter_init, linear
+from tailor.models.decoder import has_head
 from tailor.plan.outline import is_within
 from tailor.spec.adapter import Adapter, matching
 from tailor.spec.adapter_kinds import FEED_FORWARD, KEYS_AND_VALUES
@@ -45,7 +46,7 @@ def add_adapter(
     _check_patterns(spec, names)
     targets = _shortest(network, names)
     _check_kind(network, spec, names)
-    config = peft_config(spec, targets, rows=rows or None)
+    config = peft_config(spec, targets, rows=rows or None, generates=has_head(network))
     try:
         adapted = get_peft_model(network, config)
     except (ValueError, TypeError) as error:  # e.g. a kind of module that PEFT does not support
@@ -67,8 +68,10 @@ def add_adapter(
     return adapted
 
 
-def peft_config(spec: Adapter, targets: list[str], *, rows: dict[str, list[int]] | None = None) -> Any:
-    """PEFT's configuration of the adapter. targets: names of modules. rows: see `add_adapter`."""
+def peft_config(
+    spec: Adapter, targets: list[str], *, rows: dict[str, list[int]] | None = None, generates: bool = True
+) -> Any:
+    """PEFT's configuration of the adapter. targets: names of modules. rows: see `add_adapter`. generates: False for an encoder."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 
@@ -82,7 +85,8 @@ def peft_config(spec: Adapter, targets: list[str], *, rows: dict[str, list[int]]
         }
     if spec.type == "ia3":
         settings["feedforward_modules"] = [name for name in targets if _last(name) in FEED_FORWARD]
-    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind.peft_type)](task_type="CAUSAL_LM", **settings)
+    task = "CAUSAL_LM" if generates else "FEATURE_EXTRACTION"
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind.peft_type)](task_type=task, **settings)
 
 
 def _last(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tailor.models import attention, prefix_lm, segments
-from tailor.models.decoder import decoder_of
+from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import (
     document_cross_entropy,
@@ -22,6 +22,7 @@ from tailor.models.loss import (
 from tailor.models.neftune import noisy_embeddings
 from tailor.models.router import Router
 from tailor.models.segments import Segments
+from tailor.plan import encoders
 from tailor.plan.facts import ModelFacts
 from tailor.spec.methods.base import NO_TERMS, LossTerms
 
@@ -70,9 +71,8 @@ class CausalModel(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        head = self.base.get_output_embeddings()
-        assert isinstance(head, nn.Module)
-        return head
+        """The output head; a module without weights for an encoder."""
+        return head_of(self.base)
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call `function(self, *arguments)`. DDP, FSDP and DeepSpeed hook into a module's forward, so that every computation
@@ -189,9 +189,16 @@ class CausalModel(nn.Module):
         if parts is None and batch.pool is None and prefix_lm.is_enabled(self.base):
             parts = segments.prompt_segments(batch)
         # With a cache, transformers would treat a pack as one document.
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+        if has_head(self.base):
+            inputs["use_cache"] = False
+        else:  # an encoder, whose attention is bidirectional: it would also attend to the padding
+            inputs["is_causal"] = False
+            if batch.documents is None:
+                inputs["attention_mask"] = (batch.rows >= 0).long()
         if "position_ids" in inspect.signature(type(decoder_of(self.base)).forward).parameters:
-            inputs["position_ids"] = batch.position_ids
+            first = encoders.first_position(self.base.config.to_dict())
+            inputs["position_ids"] = batch.position_ids + first if first else batch.position_ids
         if batch.documents is not None and self.base.config._attn_implementation == attention.NAME:
             inputs["documents"] = batch.documents
             if parts is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tailor.models.decoder import decoder_of
+from tailor.models.decoder import decoder_of, head_of
 
 ROUTERS = ("gate", "router", "shared_expert_gate")
 """Names of the linear modules that route tokens to experts."""
@@ -25,7 +25,7 @@ def adaptable(network: Any) -> list[str]:
     """
     from transformers.pytorch_utils import Conv1D
 
-    decoder, head = decoder_of(network), network.get_output_embeddings()
+    decoder, head = decoder_of(network), head_of(network)
     inside = {id(module) for module in decoder.modules()}
     bypassed = set(read_directly(network))
     routers = ROUTERS if has_experts(network) else ()
@@ -68,7 +68,7 @@ def quantized_share(network: Any, plain: list[str]) -> tuple[float, str]:
     from transformers.pytorch_utils import Conv1D
 
     tables = {id(m) for m in network.modules() if isinstance(m, nn.Embedding)}
-    tables.add(id(network.get_output_embeddings()))
+    tables.add(id(head_of(network)))
     inside = others = 0
     largest: tuple[int, str] = (0, "")
     for name, module in network.named_modules():

@@ -25,10 +25,11 @@ from tailor.models import (
     visibility,
 )
 from tailor.models.adapters import add_adapter
+from tailor.models.architecture import auto_class, from_config, without_pooler
 from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
-from tailor.models.decoder import decoder_of
+from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.documents import Layout
 from tailor.models.links import inside
 from tailor.models.new_tokens import add_rows, trained_rows
@@ -154,7 +155,7 @@ def prove(
         model = _with_attention(
             network, spec, device, dtype, pack=pack, static_shapes=static_shapes, tokens=tokens
         )
-        model.splits_head = probe.head_is_separate(model, device)
+        model.splits_head = not has_head(model.base) or probe.head_is_separate(model, device)
         if not probe.tiling_is_exact(model, device, dtype):
             raise activations.no_tiles(model.base)
         if spec.adapter is not None and (unused := probe.unused_adapters(model, device)):
@@ -213,7 +214,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
     empty: build the architecture only, for the meta device. Raises ModelError.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     path = readable(spec.path)
     gguf = path != spec.path
@@ -235,9 +236,9 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
         stored = quantized.method(config.to_dict())
         if spec.init == "random" or empty:
             quantization.forget(config)
-            network = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
+            network = from_config(config, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
-        network, loaded = AutoModelForCausalLM.from_pretrained(
+        network, loaded = auto_class(config).from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -257,11 +258,15 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
                 f"model.path {spec.path}: {name} has the shape {tuple(stored)} in the weights, and {tuple(expected)} in config.json",
                 hint="use the config.json and the weights of the same model",
             )
-        if missing := sorted(loaded["missing_keys"]):  # transformers would initialize them randomly
+        without_pooler(network)
+        kept = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+        if missing := sorted(
+            kept.intersection(loaded["missing_keys"])
+        ):  # transformers would initialize them randomly
             raise ModelError(
                 f"model.path {spec.path}: the weights of {type(network).__name__} lack {len(missing)} tensors, for "
                 f"example {missing[0]}",
-                hint="set model.path to a complete causal language model",
+                hint="set model.path to a complete model",
             )
         return _ready(quantization.as_in_training(network, spec, dtype, stored), spec)
     except SafetensorError as error:
@@ -313,10 +318,8 @@ def require_base(spec: Model) -> None:
 
 def without_weights(config: Any, trusted: bool) -> Any:
     """The network of a transformers config on the meta device: names and shapes of its weights. trusted: its own code may run."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+        return from_config(config, trust_remote_code=trusted)
 
 
 def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
@@ -331,7 +334,7 @@ def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:
 def _freeze_unused(network: Any) -> None:
     """Freeze weights that no text token uses (a vision tower's): DDP waits for a gradient of each trained weight."""
     base = base_of(network)
-    used = {id(p) for part in (decoder_of(base), base.get_output_embeddings()) for p in part.parameters()}
+    used = {id(p) for part in (decoder_of(base), head_of(base)) for p in part.parameters()}
     for parameter in network.parameters():
         if id(parameter) not in used:
             parameter.requires_grad_(False)

@@ -9,7 +9,7 @@ from torch import nn
 from tailor.encode.gguf import readable
 from tailor.models import dropout, linear, own_code
 from tailor.models.causal import is_routed_expert
-from tailor.models.decoder import decoder_of
+from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.load import require_base, without_weights
 from tailor.plan.outline import NoOutline, Outline
 from tailor.printable import printable
@@ -39,9 +39,9 @@ def read(network: Any, spec: Model) -> Outline:
     """The outline of a base on the meta device. Raises ModelError if `model.base_dropout` finds no dropout."""
     from transformers.pytorch_utils import Conv1D
 
-    decoder, head = decoder_of(network), network.get_output_embeddings()
+    decoder, head = decoder_of(network), head_of(network)
     table = network.get_input_embeddings().weight
-    tied = head.weight is table
+    tied = any(weight is table for weight in head.parameters())
     used = {id(parameter) for part in (decoder, head) for parameter in part.parameters()}
     bypassed = set(linear.read_directly(network))
     targets: dict[str, tuple[int, int]] = {}
@@ -60,6 +60,7 @@ def read(network: Any, spec: Model) -> Outline:
         expert=sum(parameter.numel() for name, parameter in parameters.items() if is_routed_expert(name)),
         table=table.numel(),
         tied=tied,
+        has_head=has_head(network),
         targets=targets,
         all_linear=tuple(linear.adaptable(network)),
         quantized=quantized,

@@ -18,6 +18,7 @@ from tailor.models import visibility
 from tailor.models.activations import tiled_blocks
 from tailor.models.attention import stock_attention
 from tailor.models.causal import CausalModel
+from tailor.models.decoder import has_head
 from tailor.models.documents import Documents, Layout, TokenBatch
 from tailor.models.sequence import SequenceGroup
 from tailor.models.visibility import SHORT
@@ -128,7 +129,9 @@ def unused_adapters(model: CausalModel, device: torch.device) -> list[str]:
     ]
     try:
         model.train()
-        model.logits(_alone(_ids(model, device)[:FIRST], model.layout, device))
+        (model.logits if has_head(model.base) else model.hidden)(
+            _alone(_ids(model, device)[:FIRST], model.layout, device)
+        )
     finally:
         model.eval()
         for hook in hooks:

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from tailor.models.decoder import decoder_of
+from tailor.models.decoder import decoder_of, has_head
 
 LEARNER = "tailor_visibility"
 """The attention that `learn` sets during its forward pass."""
@@ -130,7 +130,11 @@ def learned(base: Any, *, causal: bool = True) -> dict[str, Rule]:
     ids = torch.zeros(1, 2, dtype=torch.int64, device=base.get_input_embeddings().weight.device)
     try:
         base.set_attn_implementation(LEARNER)
-        decoder(input_ids=ids, use_cache=False, **({} if causal else {"is_causal": False}))
+        decoder(
+            input_ids=ids,
+            **({"use_cache": False} if has_head(base) else {}),
+            **({} if causal else {"is_causal": False}),
+        )
     except (TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"the model does not take a mask of its attention: {error}") from error
     finally:

@@ -18,6 +18,7 @@ from tailor.evaluate.embed_file import (
     Batch,
     EmbeddingParts,
     Request,
+    coding_of,
     find_input,
     fingerprint,
     is_own,
@@ -86,6 +87,7 @@ def embed(
             f"{to} already exists, and was not written by `tailor embed`",
             hint="choose a file that does not exist yet",
         )
+    coding = coding_of(request, model.ref.url)
     with ExitStack() as stack:
         parent.make()
         unfinished = parent.join(f"{name}.unfinished")
@@ -96,7 +98,8 @@ def embed(
         sizes = scanned.sizes
         for column, count in scanned.absent.items():
             display.line(f"{count:,} of {sum(sizes):,} rows have no `{column}`")
-        identity = fingerprint(files, request, model.identity())
+        ranges = coding.about(0) if coding is not None else None
+        identity = fingerprint(files, request, [model.identity(), ranges] if ranges else model.identity())
         parts = EmbeddingParts(unfinished, identity, scanned.kept, request.dtype)
         if parts.discarded:
             display.line("removed the unfinished results of a different input, model or setting")
@@ -131,7 +134,7 @@ def embed(
                 len(sizes),
                 {"identity": identity, "model": identity_hash(model), "rows": request.batch_rows},
             )
-        truncated = parts.join(parent, name, len(sizes), about)
+        truncated = parts.join(parent, name, len(sizes), about, coding)
     parts.remove()
     return Outcome(parent.url_of(name), sum(sizes), truncated)
 

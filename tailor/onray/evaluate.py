@@ -15,7 +15,7 @@ import yaml
 from tailor import machine
 from tailor.artifacts import output
 from tailor.data.token_store import TokenStore
-from tailor.errors import DataError, GateError, StoreError
+from tailor.errors import DataError, GateError, ModelError, StoreError
 from tailor.evaluate import context_lengths, figures, gate, strata
 from tailor.evaluate.batches import EvaluationBatch
 from tailor.evaluate.inputs import gather
@@ -109,6 +109,11 @@ def evaluate(
                     hint="add one: compare: [PATH]",
                 )
             for model in models:
+                if model.is_encoder and not evaluator.spec.embeds:
+                    raise ModelError(
+                        f"{evaluator.key}: {evaluator.spec.name} needs a model that generates, and {model.ref.url} is an encoder",
+                        hint="use the task retrieval",
+                    )
                 evaluator.check_model(model)
         inputs = gather(evaluators, suite, main, models[1:], _preparation(main))
         columns = [

@@ -36,6 +36,17 @@ def examine(recipe: Recipe) -> Outline | NoOutline:
     return preflight(model, recipe.method, recipe.optim, recipe.train)
 
 
+def notes(recipe: Recipe) -> list[str]:
+    """What the user should know about the recipe's model, one line each."""
+    from tailor.encode.published_embedder import differing
+
+    model, embedding = recipe.model, recipe.method.embedding
+    if embedding is None:
+        return []
+    note = differing(model.path, model.revision, embedding.pooling, embedding.normalize)
+    return [note] if note else []
+
+
 def make_plan(
     recipe: Recipe,
     tokens: TokenStore,

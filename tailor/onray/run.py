@@ -18,7 +18,7 @@ from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
 from tailor.onray.placement import wait_for_nodes
-from tailor.onray.planning import examine, make_plan, tokens_root
+from tailor.onray.planning import examine, make_plan, notes, tokens_root
 from tailor.onray.progress import Stopwatch, publisher, recorded
 from tailor.onray.supervisor import DriverContext
 from tailor.redaction import redacted_values
@@ -114,6 +114,8 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
 
         display.doing("checking the model")
         outline = examine(recipe)  # before Ray starts, which would have to be stopped again
+        for note in notes(recipe):
+            display.line(f"note: {note}")
         watch.mark("check_model")
         starting = None
         if not clusters.in_process(recipe.scale):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, quantized, rope
+from tailor.plan import beacon, encoders, quantized, rope
 from tailor.plan.batches import batch_spec
 from tailor.plan.facts import KERNEL_TYPES, DataFacts, Hardware, ModelFacts, carries_over
 from tailor.spec.methods.base import EmbeddingMethod
@@ -43,6 +43,7 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
 
     config: the base model's `config.json`, with the entries of its text model on the top level.
     """
+    encoders.check(recipe, config)
     quantized.check(recipe.model, config)
     _check_sequences(recipe, facts, config)
     if batch_spec(recipe).pack and (why := carries_over(config)):
@@ -87,9 +88,11 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
         )
     if recipe.method.embedding is not None:
         _check_sizes(recipe.method.embedding, facts)
-    if facts.tied and recipe.model.adapter is None and recipe.optim.learning_rate_ratios.head != 1:
+    own_head = facts.has_head and not facts.tied
+    if not own_head and recipe.model.adapter is None and recipe.optim.learning_rate_ratios.head != 1:
+        why = ": it is tied to the embeddings" if facts.tied else ""
         raise ModelError(
-            f"optim.learning_rate_ratios.head: {recipe.model.path} has no output head of its own: it is tied to the embeddings",
+            f"optim.learning_rate_ratios.head: {recipe.model.path} has no output head of its own{why}",
             hint="set optim.learning_rate_ratios.embeddings, or remove it",
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tailor.plan import rope
+from tailor.plan import encoders, rope
 from tailor.plan.outline import Outline
 from tailor.spec.adapter import Adapter
 from tailor.spec.model import TOKEN_TABLES
@@ -31,7 +31,7 @@ TIED = frozenset(
 """Model types whose embedding and output head share one weight, unless their `config.json` says otherwise."""
 UNGATED = frozenset(
     ["bloom", "falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi", "starcoder2"]
-)
+) | (encoders.ENCODERS - {"modernbert"})
 """Model types whose feed-forward block has two matrices. Others have three (a gated block)."""
 STATE_SPACE = frozenset(("falcon_mamba", "mamba", "mamba2"))
 """Model types all of whose layers are state-space mixers."""
@@ -152,11 +152,13 @@ class ModelFacts:
     positions: int | None
     """Maximum sequence length of the model, in tokens, if the config has it."""
     outline: Outline | None = None
+    has_head: bool = True
+    """Whether it has an output head. An encoder has none."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], outline: Outline | None = None) -> ModelFacts:
         """Read a `config.json`, with the older key names of GPT-2, OPT and Bloom too. outline: of the model, if it is known."""
-        config = {**config, **(config.get("text_config") or {})}
+        config = encoders.standard_keys({**config, **(config.get("text_config") or {})})
 
         def first(*names: str, default: Any = None) -> Any:
             return next((config[name] for name in names if config.get(name) is not None), default)
@@ -196,6 +198,7 @@ class ModelFacts:
             unsplittable=_unsplittable(config),
             positions=rope.positions(config),
             outline=outline,
+            has_head=not encoders.is_encoder(config),
         )
 
     @property
@@ -222,12 +225,12 @@ class ModelFacts:
             inactive = self.outline.expert * (self.experts - self.active_experts) // self.experts
             return self.outline.total - inactive - (0 if self.tied else self.outline.table)
         idle = self._matrices * self.hidden * self.intermediate * (self.experts - self.active_experts)
-        return self.linear_parameters - self.layers * idle + self.vocabulary * self.embedding
+        return self.linear_parameters - self.layers * idle + self.has_head * self.vocabulary * self.embedding
 
     @property
     def embedding_parameters(self) -> int:
-        """Number of weights of the embedding and, unless it is tied, the output head."""
-        return self.table * (1 if self.tied else 2)
+        """Number of weights of the embedding and, if there is one that is not tied, the output head."""
+        return self.table * (2 if self.has_head and not self.tied else 1)
 
     @property
     def table(self) -> int:

@@ -120,11 +120,8 @@ def forecast(
     inputs, kept = found.inputs, found.kept
     # The loss and the recomputation of a layer (activation checkpointing) never happen at the same time.
     # 12 bytes per logit: three float32 tensors of that size.
-    at_loss = (
-        kept
-        + min(12.0 * facts.vocabulary * worker_tokens, 3.0 * LOSS_TILE_BYTES)
-        + activation_memory.at_loss(layers) * facts.hidden * worker_tokens
-    )
+    logits = min(12.0 * facts.vocabulary * worker_tokens, 3.0 * LOSS_TILE_BYTES) if facts.has_head else 0.0
+    at_loss = kept + logits + activation_memory.at_loss(layers) * facts.hidden * worker_tokens
     if model.adapter is not None and model.add_tokens:
         # PEFT copies the tables to put the new rows in, and their gradients have the size of a table too.
         copies_of_tables = 2 * facts.embedding_parameters
@@ -145,6 +142,7 @@ def forecast(
         at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     tables = _trained_tables(facts, model)
     table = facts.table
+    head = tables > 0 and facts.has_head
     # Autocast makes 16-bit copies of the float32 weights in the forward pass and keeps them for the backward pass, except
     # in recomputed layers. The copy of the head is only needed for the loss.
     copies = 2.0 * (trained - tables * table) if mixed_precision else 0.0
@@ -156,8 +154,8 @@ def forecast(
         trained=trained,
         tables=tables,
         low=2 if mixed_precision else 4,
-        head=_head_gradient(facts, worker_tokens, mixed_precision=mixed_precision) if tables else 0.0,
-        copies_at_loss=copies + (2.0 * table if mixed_precision and tables else 0.0),
+        head=_head_gradient(facts, worker_tokens, mixed_precision=mixed_precision) if head else 0.0,
+        copies_at_loss=copies + (2.0 * table if mixed_precision and head else 0.0),
         copies=copies * (1 - recomputed / facts.layers),
         on_host=on_host,
     )
@@ -239,6 +237,7 @@ def _trained_tables(facts: ModelFacts, model: Model) -> int:
     if model.beacon is not None:
         return 0
     if model.adapter is None:
-        return 1 if facts.tied or (facts.outline is not None and not facts.outline.trains_head) else 2
+        one = facts.tied or not facts.has_head
+        return 1 if one or (facts.outline is not None and not facts.outline.trains_head) else 2
     names = [name.rsplit(".", 1)[-1] for name in model.adapter.modules_to_save]
     return sum(name in TOKEN_TABLES for name in names)

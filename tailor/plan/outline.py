@@ -57,6 +57,8 @@ class Outline:
     """The recipe's adapter, with which `groups` were counted."""
     groups: tuple[ParameterGroup, ...] = ()
     """The trained weights of the recipe."""
+    has_head: bool = True
+    """Whether there is an output head. An encoder has none."""
     trains_head: bool = True
     """Whether the recipe trains the output head, if it trains all weights. Methods that only embed freeze it."""
 
@@ -67,8 +69,8 @@ class Outline:
 
     @property
     def tables(self) -> int:
-        """Number of elements of the token embedding and, unless it is tied, the output head."""
-        return self.table * (1 if self.tied else 2)
+        """Number of elements of the token embedding and, if there is one that is not tied, the output head."""
+        return self.table * (2 if self.has_head and not self.tied else 1)
 
     @property
     def trained(self) -> int:

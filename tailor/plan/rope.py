@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import ModelError
+from tailor.plan import encoders
 from tailor.spec.rope import LongRope, Rope, ThetaRope
 
 Config = Mapping[str, Any]
@@ -34,6 +35,7 @@ def positions(config: Config) -> int | None:
     limit = _first(config, "max_position_embeddings", "n_positions")
     if limit is None:
         return None
+    limit = int(limit) - encoders.first_position(config)
     own = parameters_of(config)
     dynamic = own.get("rope_type", own.get("type")) == "dynamic"
     return round(int(limit) * float(own.get("factor") or 1)) if dynamic else int(limit)

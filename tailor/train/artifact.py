@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tailor.encode.published_embedder import text_format
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
 from tailor.models import adapter_files, prefix_lm, rope
@@ -96,7 +97,8 @@ def _write_embedding(session: Session, folder: Path, gathered: dict[str, torch.T
     if plan.method.embedding is None:
         return
     weights = None if model.projection is None else gathered or model.projection.state_dict()
-    settings_of(model, plan.method.embedding, plan.batches.max_length).write(folder, weights)
+    format = text_format(plan.model.path, plan.model.revision)
+    settings_of(model, plan.method.embedding, plan.batches.max_length, format).write(folder, weights)
 
 
 def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -82,3 +82,61 @@ def test_errors(
 ) -> None:
     assert main(["search", str(place / "model"), str(place / corpus), *words]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_quantized_files_are_searched(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.parquet as pq
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    def embed(name: str, *options: str, code: int = 0, model: str = "model") -> np.ndarray:
+        words = [str(place / model), str(place / "rows.jsonl"), str(tmp_path / name), *options]
+        assert main(["embed", *words]) == code
+        if code:
+            return np.zeros(0)
+        return np.array(pq.read_table(tmp_path / name)["embedding"].to_pylist())
+
+    full = embed("full.parquet").astype(np.float32)
+    whole = quantize_embeddings(full, "int8", calibration_embeddings=full)
+    assert np.abs(embed("int8.parquet", "--dtype", "int8").astype(int) - whole).max() <= 1
+    bits = embed("bits.parquet", "--dtype", "ubinary")
+    assert np.array_equal(bits, quantize_embeddings(full, "ubinary"))
+    assert bits.shape == (40, 2)
+    rows = found(place, capsys, QUERY, "--top", "5")["queries"][0]["passages"]
+    for name, error in (("int8", 0.02), ("bits", 4.0)):
+        hits = found(place, capsys, QUERY, "--top", "5", corpus=str(tmp_path / f"{name}.parquet"))
+        (one,) = hits["queries"]
+        scores = [abs(hit["score"] - row["score"]) for hit, row in zip(one["passages"], rows, strict=True)]
+        assert max(scores) < error
+    with_ranges = embed(
+        "queries.parquet", "--dtype", "int8", "--instruction", ASK, "--ranges", str(tmp_path / "int8.parquet")
+    )
+    asked = embed("asked.parquet", "--instruction", ASK).astype(np.float32)
+    expected = quantize_embeddings(asked, "int8", calibration_embeddings=full)
+    assert np.abs(with_ranges.astype(int) - expected).max() <= 1
+    own = quantize_embeddings(asked, "int8", calibration_embeddings=asked)
+    assert np.abs(own.astype(int) - expected).max() > 1, "the control: other ranges give other numbers"
+    capsys.readouterr()
+    for options, message in {
+        ("--ranges", str(tmp_path / "int8.parquet")): "--ranges has no effect with --dtype float32",
+        ("--dtype", "int8", "--ranges", str(tmp_path / "full.parquet")): "it has no ranges",
+        (
+            "--dtype",
+            "int8",
+            "--ranges",
+            str(place / "rows.jsonl"),
+        ): "it is not a file that `tailor embed` wrote",
+        (
+            "--dtype",
+            "int8",
+            "--ranges",
+            str(tmp_path / "int8.parquet"),
+            "--dimension",
+            "4",
+        ): "its embeddings have 16",
+    }.items():
+        embed("odd.parquet", *options, code=2)
+        assert message in capsys.readouterr().err
+    embed("odd.parquet", "--dtype", "int8", "--ranges", str(tmp_path / "int8.parquet"), code=2, model="other")
+    assert "it has embeddings of" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from tailor.encode.doctor.rows import COLUMNS, Examined, Row, Tally
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
-from tailor.encode.prepare import Sources, make_encoder, tasks_of
+from tailor.encode.prepare import Sources, format_of, make_encoder, tasks_of
 from tailor.encode.records import RowError
 from tailor.encode.similarity.overlap import Reference, benchmark_reference, rows_of
 from tailor.encode.similarity.signature_file import Blocks, SignatureFile, first_equal
@@ -180,7 +180,9 @@ def _encoder(
         except TemplateError as error:
             return None, GenerationPrompt(tokenizer, None, str(error))
     dropping = data.model_copy(update={"on_long": "drop", "chunk": None, "retrieve": None})
-    return make_encoder(dropping, method, tokenizer, rules), GenerationPrompt(tokenizer, rules)
+    return make_encoder(
+        dropping, method, tokenizer, rules, text_format=format_of(model, method)
+    ), GenerationPrompt(tokenizer, rules)
 
 
 def _merged(

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch.distributed as dist
 
+from tailor.encode.published_embedder import text_format
 from tailor.encode.tokenizer import model_tokenizer
 from tailor.evaluate.retrieval.collection import Collection, Text, read_collection
 from tailor.evaluate.retrieval.search import Search
@@ -49,7 +50,12 @@ class Probe:
         embedder = Embedder(
             session.model,
             model_tokenizer(plan.model),
-            settings_of(session.model, plan.method.embedding, plan.batches.max_length),
+            settings_of(
+                session.model,
+                plan.method.embedding,
+                plan.batches.max_length,
+                text_format(plan.model.path, plan.model.revision),
+            ),
             dimension=self._settings.dimension,
         )
         search = Search(collection, ignore_identical_ids=self._settings.data.ignore_identical_ids)

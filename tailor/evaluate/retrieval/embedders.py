@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailor.artifacts.load import causal_model, find_artifact, load_embedder, load_run
+from tailor.artifacts.load import causal_model, find_artifact, load_artifact, load_embedder
 from tailor.errors import ModelError
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder, states_width
@@ -74,12 +74,10 @@ def require_embeddings(url: str) -> None:
 def _untrained(url: str, like: str, trust: Trust) -> Embedder:
     store, _ = find_artifact(Store(like))
     settings, _ = Embedding.read(store.local_path(), store.url)
-    loaded = load_run(url, trust=trust)
-    model = causal_model(loaded.model)
+    network, tokenizer = load_artifact(url, trust=trust)
+    model = causal_model(network)
     check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)
-    return Embedder(
-        model, loaded.tokenizer, replace(settings, projection=False, dimension=states_width(model))
-    )
+    return Embedder(model, tokenizer, replace(settings, projection=False, dimension=states_width(model)))
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.retrieval.collection import Collection, check_collection, read_collection
 from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.evaluate.retrieval.precision import Coding
 from tailor.evaluate.retrieval.search import Search, SearchResult
+from tailor.evaluate.retrieval.variants import Coded, Cut, Variant
 from tailor.evaluate.task_inputs import Collected, TaskInputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, Row, TaskEvaluator
 from tailor.layout import RETRIEVAL
@@ -26,9 +28,10 @@ SHOWN_PASSAGES, SHOWN_CHARACTERS = 10, 200
 class CollectedSearch(Collected):
     """Ranks passages batch by batch, because the embeddings of a whole corpus may not fit into memory."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, variants: Mapping[str, Variant]) -> None:
         super().__init__()
         self.search = search
+        self.variants = variants
         self.truncated = 0
         """Number of texts that were truncated."""
 
@@ -36,6 +39,9 @@ class CollectedSearch(Collected):
         assert isinstance(result, Embedded)
         add = self.search.add_queries if batch.part == QUERIES else self.search.add_passages
         add(batch.items, result.vectors)
+        for variant in self.variants.values():
+            add = variant.add_queries if batch.part == QUERIES else variant.add_passages
+            add(batch.items, result.vectors)
         self.truncated += result.truncated
 
 
@@ -53,7 +59,6 @@ class RetrievalEvaluator(TaskEvaluator[Retrieval]):
 
     def inputs(self, rows: ModelRows) -> TaskInputs:
         collection, dimension = self._collection, self.spec.dimension
-        same_ids = self.spec.data.ignore_identical_ids
         return TaskInputs(
             collection.queries,
             rows.tokenizer,
@@ -61,14 +66,28 @@ class RetrievalEvaluator(TaskEvaluator[Retrieval]):
                 *embedding(model, QUERIES, collection.queries, dimension),
                 *embedding(model, CORPUS, collection.corpus, dimension),
             ],
-            collect=lambda: CollectedSearch(Search(collection, ignore_identical_ids=same_ids)),
+            collect=self._collect,
         )
+
+    def _collect(self) -> CollectedSearch:
+        def search() -> Search:
+            return Search(self._collection, ignore_identical_ids=self.spec.data.ignore_identical_ids)
+
+        cuts = {str(size): Cut(search(), size, f"{self.key}.dimensions") for size in self.spec.dimensions}
+        coded = {name: Coded(search(), Coding(name)) for name in self.spec.precisions}
+        return CollectedSearch(search(), {**cuts, **coded})
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         assert isinstance(collected, CollectedSearch)
         results = collected.search.results()
+        figures = {name: mean([one.figures[name] for one in results]) for name in results[0].figures}
+        for label, variant in collected.variants.items():
+            found = variant.search.results()
+            figures |= {
+                f"{label}/{name}": mean([one.figures[name] for one in found]) for name in self.spec.variants
+            }
         return Outcome(
-            {name: mean([one.figures[name] for one in results]) for name in results[0].figures},
+            figures,
             RETRIEVAL,
             list(_rows(self._collection, results)),
             data=collected.truncated,

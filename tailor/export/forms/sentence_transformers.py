@@ -33,6 +33,7 @@ from tailor.layout import (
     MODEL_WEIGHTS,
     MODULES,
     PROJECTION,
+    SENTENCE_BERT,
     SENTENCE_TRANSFORMERS,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -40,6 +41,8 @@ from tailor.layout import (
 from tailor.models.embedding.attention import BIDIRECTIONAL_SEGMENT
 from tailor.models.embedding.embedder import states_width
 from tailor.models.embedding.settings import Embedding
+from tailor.plan import encoders
+from tailor.plan.rope import positions
 from tailor.store import OBJECT
 
 if TYPE_CHECKING:
@@ -78,9 +81,8 @@ print(model.similarity(queries, passages))
 
 The prompts before each text, by name:
 
-{prompts}{lengths}
-It needs transformers 5.2 or newer: the decoder uses bidirectional attention, which older versions ignore.
-"""
+{prompts}{lengths}{needs}"""
+_NEEDS = "\nIt needs transformers 5.2 or newer: the decoder uses bidirectional attention, which older versions ignore.\n"
 
 
 class SentenceTransformers(ExportForm):
@@ -105,15 +107,16 @@ class SentenceTransformers(ExportForm):
         prompts = OBJECT.read_path(folder / _SETTINGS)["prompts"]
         shown = block("json", json.dumps(prompts, indent=2, ensure_ascii=False))
         lengths = f"\n{note}\n" if (note := _lengths(folder)) else ""
+        needs = "" if encoders.is_encoder(OBJECT.read_path(folder / MODEL_CONFIG)) else _NEEDS
         return CardSection(
-            _USE.format(prompts=shown, lengths=lengths),
+            _USE.format(prompts=shown, lengths=lengths, needs=needs),
             {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"},
             ["sentence-transformers", "feature-extraction"],
         )
 
 
 def _check_settings(settings: Embedding) -> None:
-    if settings.pooling == "weightedmean":
+    if settings.pooling == "weightedmean" and not settings.format.joined:
         raise ModelError(
             "method.pooling: weightedmean cannot be exported: sentence-transformers also counts the prompt's positions in the "
             "weights, so the embeddings would differ",
@@ -174,10 +177,11 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
                         ("cls", "cls_token"),
                         ("mean", "mean_tokens"),
                         ("lasttoken", "lasttoken"),
+                        ("weightedmean", "weightedmean_tokens"),
                     )
                 },
                 # CLS pooling takes the first token, which belongs to the prompt.
-                "include_prompt": settings.pooling == "cls",
+                "include_prompt": settings.pooling == "cls" or settings.format.joined,
             },
         ),
     ]
@@ -199,7 +203,7 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
         (folder / PROJECTION).unlink()
     (folder / EMBEDDING).unlink()
     (folder / GENERATIVE_ATTENTION).unlink(missing_ok=True)  # the folder is only for embeddings
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    _write_json(folder / SENTENCE_BERT, {"max_seq_length": limit, "do_lower_case": False})
     _write_json(
         folder / _SETTINGS,
         {
@@ -215,17 +219,18 @@ def write(folder: Path, *, query_instruction: str | None) -> None:
             for at, (path, kind, _) in enumerate(modules)
         ],
     )
-    _prove(folder, settings, projection, [prompts["document"], prompts["query"]], expected)
+    _prove(folder, settings, projection, [prompts["document"], prompts["query"]], expected, limit)
 
 
 def _positions(folder: Path) -> int | None:
-    limit: int | None = OBJECT.read_path(folder / MODEL_CONFIG).get("max_position_embeddings")
-    return limit
+    return positions(OBJECT.read_path(folder / MODEL_CONFIG))
 
 
 def _configure(folder: Path, settings: Embedding) -> None:
-    """Write bidirectional attention into config.json, if the model was trained with it."""
+    """Write bidirectional attention into config.json, if a decoder was trained with it. An encoder has no other."""
     config = OBJECT.read_path(folder / MODEL_CONFIG)
+    if encoders.is_encoder(config):
+        return
     if settings.attention == "bidirectional":
         config["is_causal"] = False
         if settings.window == "widen" and config.get("sliding_window"):
@@ -308,10 +313,11 @@ def _prove(
     projection: torch.nn.Linear | None,
     prompts: Sequence[str],
     expected: Sequence[np.ndarray],
+    limit: int | None,
 ) -> None:
     """Embed the test texts with plain transformers, as sentence-transformers does. ModelError when the embeddings differ.
 
-    expected: for each prompt, tailor's embeddings, float32[len(PROBES), dimension].
+    expected: for each prompt, tailor's embeddings, float32[len(PROBES), dimension]. limit: maximum tokens of a text.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -323,15 +329,21 @@ def _prove(
     worst = 0.0
     for prompt, vectors_here in zip(prompts, expected, strict=True):
         start = len(tokenizer(prompt)["input_ids"])
-        batch = tokenizer([prompt + text for text in PROBES], padding=True, return_tensors="pt").to(device)
+        cut = {"truncation": limit is not None, "max_length": limit}
+        batch = tokenizer([prompt + text for text in PROBES], padding=True, return_tensors="pt", **cut).to(
+            device
+        )
         states = model(**batch).last_hidden_state.float().cpu()  # [B, T, H]
         mask = batch["attention_mask"].cpu().clone()  # [B, T]
         lasts = mask.sum(1) - 1  # [B]
-        mask[:, :start] = 0
+        if not settings.format.joined:
+            mask[:, :start] = 0
+        weights = mask * mask.cumsum(1)  # [B, T]
         vectors = {
             "cls": states[:, 0],
             "lasttoken": states[torch.arange(len(states)), lasts],
             "mean": (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True),
+            "weightedmean": (states * weights[..., None]).sum(1) / weights.sum(1, keepdim=True),
         }[settings.pooling]
         vectors = vectors if projection is None else projection(vectors)
         vectors = torch.nn.functional.normalize(vectors, dim=-1) if settings.normalize else vectors

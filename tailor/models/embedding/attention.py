@@ -77,7 +77,7 @@ def text_output(
         inputs["widen_window"] = window == "widen"
     elif model.layout == "rows":
         inputs["attention_mask"] = _mask(model, batch, window)
-    return decoder_of(model.base)(**inputs, is_causal=False)
+    return decoder_of(model.base)(**{**inputs, "is_causal": False})
 
 
 def check_attention(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tailor.encode.embedding_examples import TextEncoder
+from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.models import rope
@@ -52,10 +52,10 @@ def prove_prefix_lm(model: CausalModel, precision: str) -> None:
         check_prefix_lm(model, dtype)
 
 
-def settings_of(model: CausalModel, spec: EmbeddingMethod, max_length: int) -> Embedding:
-    """The settings to save with a model that a recipe trained. max_length: `data.max_length`."""
+def settings_of(model: CausalModel, spec: EmbeddingMethod, max_length: int, format: TextFormat) -> Embedding:
+    """The settings to save with a model that a recipe trained. max_length: `data.max_length`. format: of its base."""
     longest = max(length or max_length for length in (spec.max_query_length, spec.max_passage_length))
-    return Embedding.of(spec, states_width(model), longest)
+    return Embedding.of(spec, states_width(model), longest, format)
 
 
 def states_width(model: CausalModel) -> int:
@@ -113,7 +113,7 @@ class Embedder:
             return vectors
         encoded = self._encoder([(instruction, text) for text in texts], self.max_length)
         for number, text in enumerate(encoded):
-            if text.start == len(text.input_ids):
+            if text.is_empty:
                 raise DataError(f"text {number} is empty: it has no token to pool", hint="remove the text")
         self.truncated += sum(text.cut > 0 for text in encoded)
         lengths = np.array([len(text.input_ids) for text in encoded])
@@ -124,7 +124,7 @@ class Embedder:
         if rope.follows_length(self.model.base):
             max_tokens = 1  # one text per pass: a longer text would change the RoPE frequencies of the others
         for part in _parts(order, lengths, max_tokens):
-            pieces = [(encoded[i].input_ids, np.array([[encoded[i].start, lengths[i]]])) for i in part]
+            pieces = [(encoded[i].input_ids, np.array(encoded[i].spans)) for i in part]
             layout = self.model.layout if key_values is None else "rows"
             batch = lay_out_texts(pieces, layout).to(self.model.device)
             with self.model.inference_mode():

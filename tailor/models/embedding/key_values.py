@@ -14,6 +14,7 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import rope, visibility
 from tailor.models.causal import CausalModel
+from tailor.models.decoder import has_head
 from tailor.models.documents import TokenBatch
 from tailor.models.embedding.attention import padded_rows, text_output
 from tailor.models.embedding.pooling import finish, pool
@@ -42,6 +43,8 @@ class KeyValues:
 def require_key_values(model: CausalModel, tokens: int = 0) -> None:
     """ModelError for a model whose key-values cannot be used again in another sequence. tokens: of the longest one."""
     base, kind = model.base, type(model.base).__name__
+    if not has_head(base):
+        raise ModelError(f"{kind} is an encoder, which cannot generate from key-values")
     if rope.follows_length(base):
         raise ModelError(
             f"the key-values of {kind} cannot be used again: its RoPE frequencies depend on the length of the sequence"

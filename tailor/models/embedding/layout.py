@@ -29,9 +29,13 @@ def lay_out_texts(
         starts = [start for start, _ in batch.documents.bounds[: len(texts)]]
     else:
         starts = [row * batch.input_ids.shape[1] for row in range(len(texts))]
-    # Of each text: positions to pool, counted from its first token.
+    # Of each text: positions to pool, in order, counted from its first token.
     pooled = [
-        np.concatenate([np.arange(a, b) for a, b in np.asarray(spans).reshape(-1, 2)] or [np.zeros(0, int)])
+        np.sort(
+            np.concatenate(
+                [np.arange(a, b) for a, b in np.asarray(spans).reshape(-1, 2)] or [np.zeros(0, int)]
+            )
+        )
         for _, spans in texts
     ]
     if empty := [number for number, tokens in zip(numbers, pooled, strict=True) if not len(tokens)]:

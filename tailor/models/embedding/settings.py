@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from tailor.encode.embedding_examples import GRITLM, TextFormat
+from tailor.encode.published_embedder import read_published, text_format
 from tailor.errors import ModelError
-from tailor.layout import EMBEDDING, PROJECTION
+from tailor.layout import EMBEDDING, MODEL_CONFIG, PROJECTION
 from tailor.models.embedding.pooling import Pooling
+from tailor.plan import encoders
+from tailor.plan.facts import ModelFacts
+from tailor.plan.rope import positions
 from tailor.spec.methods.base import EmbeddingMethod, TextAttention
-from tailor.store.json_files import Count, JsonFile, Positive, made
+from tailor.store.json_files import OBJECT, Count, JsonFile, Positive, made
 
 Window = Literal["keep", "widen"]
 
@@ -45,8 +49,14 @@ class Embedding:
     """The format of instruction and text."""
 
     @classmethod
-    def of(cls, spec: EmbeddingMethod, hidden: int = 0, max_length: int | None = None) -> Embedding:
-        """The settings of a recipe. hidden: H, the size of the model's hidden states."""
+    def of(
+        cls,
+        spec: EmbeddingMethod,
+        hidden: int = 0,
+        max_length: int | None = None,
+        format: TextFormat = GRITLM,
+    ) -> Embedding:
+        """The settings of a recipe. hidden: H, the size of the model's hidden states. format: of the base model's texts."""
         return cls(
             pooling=spec.pooling,
             attention=spec.attention,
@@ -56,6 +66,7 @@ class Embedding:
             projection=spec.projection is not None,
             matryoshka=tuple(sorted(spec.matryoshka)),
             max_length=max_length,
+            format=format,
         )
 
     def write(self, folder: Path, projection: Mapping[str, torch.Tensor] | None) -> None:
@@ -72,6 +83,8 @@ class Embedding:
     def read(cls, folder: Path, url: str) -> tuple[Embedding, nn.Linear | None]:
         """Read the settings and the projection in `folder`. ModelError if a file is missing or damaged. url: for messages."""
         if not (folder / EMBEDDING).is_file():
+            if (published := _published(folder, url)) is not None:
+                return published, None
             raise ModelError(
                 f"{url} is not an embedding model: it has no {EMBEDDING}",
                 hint="give a run that was trained with method gritlm",
@@ -96,6 +109,25 @@ class Embedding:
             ) from None
         assert torch.is_tensor(projection.weight)
         return projection.requires_grad_(False)
+
+
+def _published(folder: Path, url: str) -> Embedding | None:
+    """The settings of an encoder in the layout of sentence-transformers, such as all-MiniLM-L6-v2; None for another model."""
+    config = OBJECT.read_path(folder / MODEL_CONFIG) if (folder / MODEL_CONFIG).is_file() else {}
+    if not encoders.is_encoder(config) or (found := read_published(str(folder))) is None:
+        return None
+    if found.unsupported:
+        raise ModelError(
+            f"{url} has {found.unsupported} in its sentence-transformers files, which tailor does not support",
+            hint="use a model whose embeddings are pooled and normalized only",
+        )
+    return Embedding(
+        pooling=cast(Pooling, found.pooling),
+        normalize=found.normalize,
+        dimension=ModelFacts.from_config(config).hidden,
+        max_length=found.max_length or positions(config),
+        format=text_format(str(folder)),
+    )
 
 
 EMBEDDING_FILE = JsonFile(

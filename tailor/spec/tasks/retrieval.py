@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,3 +44,22 @@ class Retrieval(Searched, EvaluationTask):
 
     name: Literal["retrieval"]
     """Metrics: `recall@1`, `recall@5`, `recall@10`, `recall@100`, `ndcg@10`, `mrr@10` and `map@100`."""
+
+    dimensions: list[Annotated[int, Field(ge=1)]] = []
+    """Also measure embeddings cut to these sizes: metrics such as `64/ndcg@10` and `64/recall@10`, the Matryoshka
+    curve.
+    """
+
+    precisions: list[Literal["int8", "ubinary"]] = []
+    """Also measure with passages stored as `tailor embed --dtype` does: metrics such as `int8/ndcg@10` and
+    `int8/recall@10`. Queries keep their precision. int8 is calibrated on the queries and the first 512 passages.
+    """
+
+    variants: ClassVar[tuple[str, ...]] = ("ndcg@10", "recall@10")
+    """Metrics of each size and precision."""
+
+    @classmethod
+    def metrics(cls, task: Mapping[str, Any]) -> tuple[str, ...]:
+        lists = [task.get(key) for key in ("dimensions", "precisions")]
+        names = [name for own in lists if isinstance(own, list) for name in own]
+        return (*cls.figures, *(f"{name}/{metric}" for name in names for metric in cls.variants))

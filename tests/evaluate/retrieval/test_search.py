@@ -17,6 +17,7 @@ from tailor.cli.main import main
 from tailor.errors import GateError, ModelError, TailorError
 from tailor.evaluate import batches
 from tailor.evaluate.retrieval import ranking
+from tailor.evaluate.retrieval.metrics import relevance
 from tailor.onray.evaluate import Evaluated, evaluate
 from tailor.spec.load import with_overrides
 from tests.helpers.collections import (
@@ -92,6 +93,42 @@ def test_figures_match_trec_eval_on_the_embeddings(
     assert outcome.folder.read_bytes("figures.png").startswith(b"\x89PNG")
     again = made(place, tmp_path / "again", task={"query_instruction": "Anything else?"})
     assert figures(again) != mine, "the control: the instruction is read"
+
+
+def test_smaller_embeddings_are_measured_beside_the_full_ones(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "EMBEDDED", 7)
+    sizes, precisions = [12, 4, 2], ["int8", "ubinary"]
+    found = figures(made(place, tmp_path / "all", task={"dimensions": sizes, "precisions": precisions}))
+    plain = figures(made(place, tmp_path / "plain"))
+    assert {name: found[name] for name in plain} == plain, "the full embeddings are measured as without"
+    assert len(found) == len(plain) + 2 * 5
+    for size in sizes:
+        alone = figures(made(place, tmp_path / str(size), task={"dimension": size}))
+        for metric in ("ndcg@10", "recall@10"):
+            assert found[f"{size}/{metric}"] == pytest.approx(alone[metric], abs=1e-12)
+    assert len({round(found[f"{size}/ndcg@10"], 6) for size in sizes}) > 1, "the control: sizes differ"
+    embedder = load_embedder(str(place / "one"))
+    asked = embedder.encode([text for _, text in QUERIES], ASK)
+    bits = embedder.encode([f"{row['title']} {row['text']}".strip() for row in passages()]) > 0
+    judged = [{at: grade for name, at, grade in _judged() if name == query} for query, _ in QUERIES]
+    ids = [row["_id"] for row in passages()]
+    scores = asked @ (bits * 2.0 - 1).T
+    order = [
+        sorted(range(40), key=lambda at: (one[at], ids[at]), reverse=True)
+        for one in scores.astype(np.float32)
+    ]
+    expected = [relevance(own, grades)["ndcg@10"] for own, grades in zip(order, judged, strict=True)]
+    assert found["ubinary/ndcg@10"] == pytest.approx(float(np.mean(expected)), abs=1e-6)
+    assert abs(found["int8/ndcg@10"] - plain["ndcg@10"]) < 0.2
+    with pytest.raises(ModelError, match=r"tasks\[0\]\.dimensions: 32 is larger than the 16 dimensions"):
+        made(place, tmp_path / "large", task={"dimensions": [32]})
+
+
+def _judged() -> list[tuple[str, int, int]]:
+    """(query, index of the passage, grade)."""
+    return [(query, int(passage[1:]), grade) for query, passage, grade in JUDGED]
 
 
 def test_compared_models_and_a_bound(place: Path, tmp_path: Path) -> None:

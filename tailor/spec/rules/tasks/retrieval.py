@@ -26,3 +26,16 @@ def unused_of_corpus(keys: Keys, key: str) -> Iterator[Finding]:
                     f"{key}.{name}",
                     f"has no effect: {path} is a file of rows; it is for folders in the BEIR layout",
                 )
+
+
+def findings(keys: Keys, key: str) -> Iterator[Finding]:
+    """Keys of the task at `key` that are wrong by themselves."""
+    full = keys(f"{key}.dimension")
+    for name in ("dimensions", "precisions"):
+        values = keys(f"{key}.{name}")
+        values = values if isinstance(values, list) else []
+        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+            yield f"{key}.{name}", f"has {value} twice; remove one"
+        for value in values:
+            if isinstance(value, int) and isinstance(full, int) and value >= full:
+                yield f"{key}.{name}", f"{value} is not smaller than dimension: {full}; remove it"
