@@ -42,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": ADAPTER},
     "lora past the attention": {"adapter": {**ADAPTER, "target_modules": ["down_proj"]}},
     "qlora": {"adapter": ADAPTER, "quantize": {"type": "nf4"}},
+    "three key heads": {},
     "sliding window": {},
     "chunks": {},
 }
@@ -161,6 +162,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     models: dict[Any, Path] = {
         keys: tiny_llama(folder / str(keys), num_key_value_heads=keys, **shape) for keys in KEYS
     }
+    models["three key heads"] = tiny_llama(  # not divisible by the group: they are repeated
+        folder / "three", num_key_value_heads=3, **{**shape, "num_attention_heads": 6, "hidden_size": 48}
+    )
     models["sliding window"] = sliding(folder / "sliding", 12)
     models["chunks"] = make("llama4_text", folder / "chunks", num_experts_per_tok=4, initializer_range=0.02)
     results = run_distributed(everything, models, folder / "tokens", world=4)
