@@ -18,6 +18,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return documented(tmp_path_factory.mktemp("package"), "A strategy")
 
 
+@pytest.mark.soak
 def test_two_workers_train_with_it(package: Path, workplace: Path, tailor: Tailor) -> None:
     shared = ["run", "recipe.yaml", "train.micro_batch_size=1"]
     done = tailor(

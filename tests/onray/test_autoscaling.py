@@ -34,6 +34,7 @@ for scale in (Scale(cpus_per_worker=3), Scale(accelerator="A100", placement_time
 HAS = "the cluster, which has 0 CPUs and 0 GPUs on 1 node"
 
 
+@pytest.mark.soak
 def test_a_run_continues_when_its_node_starts(tmp_path: Path) -> None:
     with autoscaled(broken=BROKEN, large={"CPU": 2}) as environment:
         # The control: no node type has 3 CPUs, and the node with a GPU does not start in time.

@@ -176,6 +176,7 @@ def test_ray_job_submit_runs_to_the_end(desk: Desk, whole: Command) -> None:
     )
 
 
+@pytest.mark.soak
 def test_a_job_that_loses_a_node_has_the_same_result(stopped: Command, whole: Command, desk: Desk) -> None:
     """It resumes where the previous job was stopped."""
     before = step(stopped.run)
