@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tailor.cli.run", "train a recipe: prepare data, train, verify, save the artifacts"),
     "validate": ("tailor.cli.validate", "check recipes without running them"),
     "plan": ("tailor.cli.plan", "show what a run would do on this machine: batches, steps, strategy, memory"),
+    "rehearse": (
+        "tailor.cli.rehearse",
+        "run a whole recipe in small on the CPU, with a tiny random model and the first rows",
+    ),
     "data": (
         "tailor.cli.data",
         "show statistics of the training data, rows with their supervised tokens, or faults",

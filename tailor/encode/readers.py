@@ -254,7 +254,7 @@ def load_dataset(part: FileRange) -> Any:
     except Exception as error:
         # The library passes on any error of its network client, its scripts or its cache.
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = None
+        hint = "check the name and the network; for gated or private data, set HF_TOKEN"
         if part.url.startswith("hf://") and "scripts are no longer supported" in first:
             hint = (
                 f"name a file of it: hf://datasets/{part.url.removeprefix('hf://')}/FILE, such as train.jsonl"

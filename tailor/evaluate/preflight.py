@@ -15,7 +15,7 @@ from tailor.evaluate.question import select
 from tailor.evaluate.tasks.base import FirstRows, make_evaluators
 from tailor.spec.data import TEXTS
 from tailor.spec.recipe import Recipe
-from tailor.spec.suite import Suite
+from tailor.spec.suite import BASE, UNSCALED, Suite
 from tailor.spec.tasks.rows import Questions
 
 COLUMN_ROWS = 1000
@@ -54,7 +54,7 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
             own = source_rows.first([data], f"{evaluator.key}.data", COLUMN_ROWS)
             strata.require_column(data.by, own, f"{evaluator.key}.data.")
     for other in suite.compare if isinstance(suite.compare, list) else ():
-        if other == "base":
+        if other in (BASE, UNSCALED):
             continue
         model = find_model(other)
         for evaluator in evaluators:

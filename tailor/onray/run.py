@@ -72,16 +72,22 @@ def execute(recipe: Recipe, display: Display, *, verbose: bool = False) -> Outco
         outcome.already_finished and (final.name or evaluations.FINAL) in evaluations.names(outcome.run)
     ):
         return outcome
-    evaluated = evaluate(
-        outcome.run.url,
-        final,
+    evaluated = final_evaluation(recipe, display, verbose=verbose)
+    return replace(outcome, evaluated=evaluated)
+
+
+def final_evaluation(recipe: Recipe, display: Display, *, verbose: bool = False) -> Evaluated:
+    """Run `evaluate.final` of a recipe whose run is finished. See `evaluate`."""
+    assert recipe.evaluate.final is not None
+    return evaluate(
+        Store(recipe.save.to).url,
+        recipe.evaluate.final,
         display,
         name=evaluations.FINAL,
         address=recipe.scale.address,
         trust=Trust.of_model(recipe.model),
         verbose=verbose,
     )
-    return replace(outcome, evaluated=evaluated)
 
 
 def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:

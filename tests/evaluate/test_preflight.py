@@ -133,7 +133,7 @@ def test_the_runs_own_rows(place: Path) -> None:
 
 def test_models_to_compare_with(place: Path) -> None:
     tiny_llama(place / "other", num_hidden_layers=1)
-    check(place, {"compare": ["base", str(place / "other")]})
+    check(place, {"compare": ["base", "unscaled_base", str(place / "other")]})
     with pytest.raises(TailorError, match="nothere"):
         check(place, {"compare": ["base", str(place / "nothere")]})
     with pytest.raises(TailorError, match=r"embedding\.json"):
