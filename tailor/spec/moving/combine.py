@@ -14,10 +14,12 @@ def combine(draft: Draft) -> None:
         _workers,
         _batch,
         _adapter,
+        _preference,
         _quantize,
         _precision,
         _length,
         _schedule,
+        _decay,
         combine_data.sources,
         combine_data.evaluation,
         combine_data.saving,
@@ -39,6 +41,7 @@ def _method(draft: Draft) -> None:
         if draft.values.keys() & {"method.desirable_weight", "method.undesirable_weight"}:
             draft.put("method.name", "kto", remark="its weights are those of KTO")
         elif draft.values.keys() & {
+            "method.loss",
             "method.beta",
             "method.gamma",
             "method.max_prompt_length",
@@ -109,6 +112,10 @@ def _grit_batch(draft: Draft, size: int, workers: float) -> None:
     draft.answer("generative_per_device", "unneeded", "the mode has no such batch")
 
 
+_PEFT = ("axolotl", "trl", "sft-script")
+"""Trainers that leave the choice of the modules to PEFT."""
+_TARGETS = ("lora_target_modules", "lora_target_linear", "target_modules", "peft_config")
+_DATASETS = ("dataset_name", "datasets", "dataset_mixer", "dataset_mixture")
 _KINDS = {
     "lora": None,
     "qlora": None,
@@ -123,6 +130,8 @@ _KINDS = {
 
 def _adapter(draft: Draft) -> None:
     kind = draft.facts.get("adapter")
+    if kind is None and draft.trainer.name == "trl" and any(draft.given(name) for name in _DATASETS):
+        kind = "full"  # TRL's own scripts; another script with TrainingArguments may have no use_peft
     own = [key for key in draft.values if key.startswith("model.adapter.")]
     # Without an argument that says so, the arguments of an adapter mean one.
     on = kind not in (None, "full") or (
@@ -153,6 +162,12 @@ def _adapter(draft: Draft) -> None:
     for name, value in draft.trainer.adapter.items():
         if f"model.adapter.{name}" not in draft.values:
             draft.put(f"model.adapter.{name}", value, remark=f"as in the code of {draft.trainer.title}")
+    if draft.trainer.name in _PEFT and not any(draft.given(name) for name in _TARGETS):
+        draft.put(
+            "model.adapter.target_modules",
+            ["q_proj", "v_proj"],
+            remark="PEFT's default for Llama, Mistral, Qwen, Gemma and OPT; other models have other names",
+        )
     if not any(key.startswith("model.adapter.") for key in draft.values):
         draft.derive("model.adapter", {}, "adapter")
     for argument in draft.origins.get("=adapter", []):
@@ -162,6 +177,22 @@ def _adapter(draft: Draft) -> None:
     if draft.values.get("model.adapter.type") in ("oft", "ia3"):
         draft.drop("model.adapter.rank", "this kind of adapter has no rank")
         draft.drop("model.adapter.alpha", "this kind of adapter has no alpha")
+
+
+def _preference(draft: Draft) -> None:
+    """Settings that the trainers of pairs have by default."""
+    if draft.values.get("method.name") not in ("dpo", "kto"):
+        return
+    if draft.given("label_smoothing_factor") is not None:
+        draft.drop("method.label_smoothing", "label_smoothing_factor is that of next-token losses")
+    if boolean(draft.given("disable_dropout")) is not False:
+        draft.drop("model.adapter.dropout", "preference tuning there turns all dropout off (disable_dropout)")
+    if (
+        draft.values.get("method.loss") == "simpo"
+        and draft.trainer.name in ("axolotl", "trl")
+        and "method.sft_weight" not in draft.values
+    ):
+        draft.put("method.sft_weight", 1.0, remark="default of TRL's CPOTrainer: cpo_alpha: 1.0")
 
 
 def _quantize(draft: Draft) -> None:
@@ -225,6 +256,7 @@ def _schedule(draft: Draft) -> None:
     warmup, ratio = number(draft.facts.get("warmup")), number(draft.facts.get("warmup_ratio"))
     if warmup and 0 < warmup < 1:
         draft.derive("optim.warmup_ratio", float(warmup), "warmup")
+        draft.answer("warmup_ratio", "unneeded", "warmup_steps counts")
     elif warmup and warmup >= 1:
         draft.derive("optim.warmup_steps", int(warmup), "warmup")
         draft.answer("warmup_ratio", "unneeded", "warmup_steps counts")
@@ -234,8 +266,11 @@ def _schedule(draft: Draft) -> None:
     draft.answer("warmup_ratio", "unneeded", "no warm-up")
     if draft.values.get("optim.schedule") == "constant_with_warmup" and not (warmup or ratio):
         draft.values["optim.schedule"] = "constant"
-    if draft.values.get("optim.schedule") == "cosine_with_restarts":
-        draft.values.setdefault("optim.cycles", 2)
+    cycles = number(draft.values.get("optim.cycles")) or 1
+    if draft.values.get("optim.schedule") == "cosine_with_restarts" and cycles < 2:
+        draft.values["optim.schedule"] = "cosine"
+        draft.remarks["optim.schedule"] = "one cycle, the default, is a cosine"
+        draft.drop("optim.cycles", "one cycle is the schedule cosine")
     peak = number(draft.values.get("optim.learning_rate"))
     share = number(draft.facts.get("min_ratio"))
     if share and peak:
@@ -246,7 +281,7 @@ def _schedule(draft: Draft) -> None:
         draft.derive("optim.learning_rate_ratios.embeddings", embedding / peak, "embedding_rate")
     draft.answer("embedding_rate", "unneeded", "embeddings are not trained: model.adapter.modules_to_save")
     for beta, name in (("beta1", 0), ("beta2", 1)):
-        if beta in draft.facts:
+        if number(draft.facts.get(beta)) is not None:
             betas = list(draft.values.get("optim.betas") or (0.9, 0.999))
             betas[name] = number(draft.facts[beta])
             draft.put(
@@ -255,3 +290,14 @@ def _schedule(draft: Draft) -> None:
                 *draft.origins.get("optim.betas", []),
                 *draft.origins.get(f"={beta}", []),
             )
+
+
+def _decay(draft: Draft) -> None:
+    """AdamW of PyTorch, bitsandbytes and torchao decays weights unless a file says 0."""
+    optimizer = str(draft.values.get("optim.optimizer", ""))
+    if (
+        draft.trainer.name == "torchtune"
+        and "adamw" in optimizer
+        and "optim.weight_decay" not in draft.values
+    ):
+        draft.put("optim.weight_decay", 0.01, remark="default of AdamW in PyTorch and bitsandbytes")

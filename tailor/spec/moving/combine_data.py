@@ -223,6 +223,8 @@ def rows(draft: Draft) -> None:
         draft.drop("data.pack", "GRIT batches are not packed")
     if name == "pretrain" and (draft.facts.get("beacon") or draft.trainer.name == "long-llm"):
         draft.put("method.documents", "isolate", remark="documents are not joined")
+    if name == "pretrain" and packs is False and draft.trainer.name == "llama-factory":
+        draft.put("method.documents", "isolate", remark="packing: false: one document per row")
     if "data.on_long" not in draft.values and draft.trainer.name not in ("axolotl", "torchtune"):
         draft.put("data.on_long", "truncate", remark=f"{draft.trainer.title} cuts long rows")
     if (

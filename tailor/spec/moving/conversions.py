@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from inspect import isfunction, signature
 
-from tailor.spec.moving import components, sources
+from tailor.spec.moving import axolotl_sources, components, mixtures, sources
 from tailor.spec.moving.draft import Argument, Draft, as_list, boolean, mapping, number
 from tailor.spec.trainers.rows import OFF, Verdict, no, refuse, skip
 
@@ -105,8 +105,8 @@ def schedule_arguments(draft: Draft, argument: Argument) -> Verdict | str | None
     }
     rest = []
     for name, value in mapping(argument.value).items():
-        if name == "min_lr_rate" and isinstance(draft.values.get("optim.learning_rate"), float):
-            draft.put("optim.min_learning_rate", draft.values["optim.learning_rate"] * float(value), argument)
+        if name == "min_lr_rate":
+            draft.put("=min_ratio", number(value), argument)
         elif name in known:
             draft.put(known[name], number(value), argument)
         else:
@@ -237,6 +237,8 @@ def tokens(draft: Draft, argument: Argument) -> Verdict | str | None:
 
 def holdout(draft: Draft, argument: Argument) -> Verdict | str | None:
     share = number(argument.value)
+    if share is None and argument.value not in OFF:
+        return no("it is not a share of the rows; write data.holdout")
     if not share:
         return skip("no rows are kept for evaluation")
     if share >= 1:
@@ -272,7 +274,7 @@ def template_path(draft: Draft, argument: Argument) -> Verdict | str | None:
     if str(argument.value).endswith(".jinja"):
         draft.put("data.template", str(argument.value), argument)
         return None
-    return no("the template of another model: save it as a .jinja file and write data.template")
+    return no("the text of a template, or another model's: save it as a .jinja file and write data.template")
 
 
 def model_kwargs(draft: Draft, argument: Argument) -> Verdict | str | None:
@@ -305,13 +307,13 @@ def rope_scaling(draft: Draft, argument: Argument) -> Verdict | str | None:
     )
 
 
-_MODULES = (__name__, components.__name__, sources.__name__)
+_MODULES = (components, sources, axolotl_sources, mixtures)
 CONVERSIONS: dict[str, Conversion] = {
     name: function
-    for names_of in (globals(), vars(components), vars(sources))
+    for names_of in (globals(), *map(vars, _MODULES))
     for name, function in names_of.items()
     if isfunction(function)
-    and function.__module__ in _MODULES
+    and function.__module__ in (__name__, *(module.__name__ for module in _MODULES))
     and [*signature(function).parameters] == ["draft", "argument"]
 }
 """Name in a row -> conversion."""

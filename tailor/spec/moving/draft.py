@@ -113,10 +113,10 @@ class Draft:
                     answer.outcome, answer.text = outcome, why
 
     def answer(self, fact: str, outcome: Outcome, text: str) -> None:
-        """The answer to the arguments of a fact that makes no key."""
+        """The answer to the arguments of a fact that makes no key, unless they have one already."""
         for argument in self.origins.get(f"={fact}", []):
             found = self.answers.get(argument.name)
-            if found is not None and not found.keys:
+            if found is not None and not found.keys and found.outcome == "taken":
                 found.outcome, found.text = outcome, text
 
     def given(self, name: str) -> Any:

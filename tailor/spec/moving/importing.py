@@ -20,7 +20,7 @@ from tailor.spec.reading import schema_tree
 from tailor.spec.reading.source import Document, Position
 from tailor.spec.recipe import Recipe
 from tailor.spec.trainers.registry import IMPORTED
-from tailor.spec.trainers.rows import Row, Trainer, Verdict
+from tailor.spec.trainers.rows import OFF, Row, Trainer, Verdict
 
 _SECTIONS = {"unsloth": ("data", "training", "lora", "logging")}
 """Sections of a trainer's file whose names have no meaning of their own."""
@@ -101,6 +101,7 @@ def convert(arguments: dict[str, Argument], trainer: Trainer, file: str, name: s
     if refusals:
         raise RecipeError(refusals)
     _defaults(draft)
+    _unclear_values(draft)
     combine(draft)
     for answer in draft.answers.values():
         if answer.outcome == "taken" and not answer.keys:
@@ -270,6 +271,30 @@ def _defaults(draft: Draft) -> None:
         _apply(draft, row, stand_in, answer)
         for key, origins in draft.origins.items():
             draft.origins[key] = [source if one is stand_in else one for one in origins]
+
+
+_NUMBERS = (
+    "max_steps",
+    "warmup",
+    "warmup_ratio",
+    "eval_steps",
+    "save_steps",
+    "min_ratio",
+    "embedding_rate",
+    "evaluate_per_epoch",
+    "rope_theta",
+)
+_SWITCHES = ("bits4", "bits8", "double", "bf16", "fp16")
+
+
+def _unclear_values(draft: Draft) -> None:
+    """Name the arguments that are neither a number nor off, or neither on nor off, such as a variable of a shell."""
+    for fact in (*_NUMBERS, *_SWITCHES):
+        value = draft.facts.get(fact)
+        known = number(value) if fact in _NUMBERS else boolean(value)
+        if known is None and not _among(value, OFF) and str(value).lower() not in ("auto", "full"):
+            kind = "a number" if fact in _NUMBERS else "true or false"
+            draft.answer(fact, "unsupported", f"it is not {kind}: write the key of the recipe yourself")
 
 
 def _leave_open(draft: Draft) -> None:

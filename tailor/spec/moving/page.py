@@ -47,7 +47,8 @@ If you leave another trainer's key or value in a recipe, the error names the rig
 - **Environment variables in paths are not expanded.** Write the path, or let the shell expand it:
   `tailor run recipe.yaml save.to="$HOME/runs/a"`.
 - **`load_in_4bit` is `model.quantize: {type: nf4}`**, with double quantization on. The default of bitsandbytes is fp4.
-- **`all-linear`** is the default of `model.adapter.target_modules`. PEFT's own default adapts two projections on most models.
+- **`all-linear`** is the default of `model.adapter.target_modules`. PEFT's own default adapts two projections on most
+  models, and `tailor import` writes those (`[q_proj, v_proj]`) where Axolotl and TRL leave the choice to PEFT.
 - **Trained weights are float32**, with bf16 or fp16 arithmetic.
 - **Weights must be safetensors.** Pickled weights are not loaded.
 - **Warm-up starts above 0.** Step n of N warm-up steps has n / (N + 1) of the learning rate. The Hugging Face Trainer

@@ -17,6 +17,10 @@ from tailor.spec.reading.source import Document, parse, scalar
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_UNKNOWN = re.compile(r"\$(?:\{?\w+|[@*]|\{[@*][^}]*)\}?")
+"""A variable without a known value: after a value, it may have more options."""
+_COMPUTED = re.compile(r"\$\([^()]*(?:\([^()]*\)[^()]*)*\)|`[^`]*`")
+"""A command whose output is not known here."""
 _OPTION = re.compile(r"--?[A-Za-z][\w.-]*(?:=.*)?", re.DOTALL)
 _LAUNCHERS = (
     "torchrun",
@@ -148,7 +152,7 @@ def _commands(text: str) -> list[list[str]]:
     for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
         pending.append(line)
         try:
-            words = shlex.split("\n".join(pending), comments=True)
+            words = shlex.split(_joined("\n".join(pending)), comments=True)
         except ValueError:
             if len(pending) > _MAX_COMMAND:
                 pending = []
@@ -166,6 +170,11 @@ def _commands(text: str) -> list[list[str]]:
             found.append(expanded)
     found += [_split_again([value]) for value in variables.values() if value.count("--") >= 2]
     return found
+
+
+def _joined(line: str) -> str:
+    """A line whose `$(commands)` are one word each."""
+    return _COMPUTED.sub(lambda match: re.sub(r"[\s\"'#;|&<>]+", "_", match[0]), line)
 
 
 def _substituted(word: str, variables: dict[str, str]) -> str:
@@ -215,7 +224,7 @@ def _options(words: list[str]) -> dict[str, Argument]:
             or re.match(r"^(\d?>|<)", word)
         ):
             current = None
-        elif current is not None and not re.fullmatch(r"\$\{?\w+\}?", word):
+        elif current is not None and not (_UNKNOWN.fullmatch(word) and values[current]):
             values[current].append(scalar(word))
     return {
         name: Argument(name, True if not found else found[0] if len(found) == 1 else found)

@@ -10,21 +10,13 @@ from typing import Any
 
 from tailor.spec.moving.draft import Argument, Draft, mapping, number
 from tailor.spec.trainers.datasets import LLAMA_FACTORY, TORCHTUNE, TORCHTUNE_FORMATS
-from tailor.spec.trainers.rows import Verdict, no, refuse, skip
+from tailor.spec.trainers.rows import Verdict, no, refuse
 
 TRAIN, EVALUATION = "data.train", "data.evaluation"
 MAX_BYTES = 1 << 20
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SPLIT = re.compile(r"([\w.-]+?)(?:\[(\d*%?):(\d*%?)\])?")
 _FILES = (".json", ".jsonl", ".parquet", ".csv", ".txt", ".zst", ".gz", ".arrow", ".yaml")
-_AXOLOTL_FORMATS = {
-    "alpaca": "alpaca",
-    "alpaca_chat": "alpaca",
-    "sharegpt": "sharegpt",
-    "completion": "text",
-    "pretrain": "text",
-    "chat_template": "messages",
-}
 
 
 def neighbor(draft: Draft, name: str) -> Any:
@@ -64,116 +56,6 @@ def sliced(source: dict[str, Any], split: str) -> str | None:
     elif start or end:
         return f"all rows of the split instead of [{start}:{end}]; set limit"
     return None
-
-
-def axolotl_datasets(draft: Draft, argument: Argument) -> Verdict | str | None:
-    return _axolotl(draft, argument, TRAIN)
-
-
-def axolotl_tests(draft: Draft, argument: Argument) -> Verdict | str | None:
-    return _axolotl(draft, argument, EVALUATION)
-
-
-def axolotl_pretraining(draft: Draft, argument: Argument) -> Verdict | str | None:
-    if not argument.value:
-        return skip("empty")
-    draft.put("method.name", "pretrain", argument)
-    value = [{"path": argument.value}] if isinstance(argument.value, str) else argument.value
-    return _axolotl(draft, Argument(argument.name, value, argument.line), TRAIN, texts=True)
-
-
-def _axolotl(draft: Draft, argument: Argument, key: str, *, texts: bool = False) -> Verdict | str | None:
-    items = argument.value if isinstance(argument.value, list) else [argument.value]
-    remarks: list[str] = []
-    found: list[dict[str, Any]] = []
-    for item in items:
-        one = {"path": item} if isinstance(item, str) else mapping(item)
-        if not one.get("path"):
-            remarks.append("a source without a path is left out")
-            continue
-        kind = str(one.get("type") or ("pretrain" if texts else ""))
-        if kind.startswith(("rwd", "bradley_terry", "stepwise_supervised")) or kind.endswith(".transform"):
-            why = (
-                "a Python function makes the rows"
-                if kind.endswith(".transform")
-                else "reward models are not trained"
-            )
-            return refuse(f"type {kind}: {why}")
-        source, said = _axolotl_source(draft, one, kind)
-        found.append(source)
-        remarks += said
-    if not found:
-        return skip("empty")
-    add(draft, key, found, argument)
-    return "; ".join(dict.fromkeys(remarks)) or None
-
-
-def _axolotl_source(draft: Draft, one: Any, kind: str) -> tuple[dict[str, Any], list[str]]:
-    """The source of one entry of Axolotl's datasets, and what it does not say."""
-    remarks: list[str] = []
-    files = one.get("data_files")
-    source: dict[str, Any] = {"path": hub_path(draft, str(one["path"]))}
-    if isinstance(files, (str, list)) and files and not source["path"].startswith("hf://"):
-        source["path"] = os.path.join(str(one["path"]), files if isinstance(files, str) else str(files[0]))
-    elif files:
-        remarks.append(
-            "data_files: all files of the dataset are read; download them and name them to select some"
-        )
-    preference = draft.given("rl") not in (None, False, "")
-    name = kind.split(".")[0].split(":")[0]
-    form = _AXOLOTL_FORMATS.get(name)
-    properties = mapping(one.get("message_property_mappings"))
-    turns = {properties.get("role"), one.get("message_field_role")} & {"from"}
-    column = one.get("field_messages")
-    if form == "messages" and turns:
-        form = "sharegpt"
-    if preference:
-        columns = {
-            field: str(given)
-            for field, given in (
-                ("prompt", column),
-                ("chosen", one.get("field_chosen")),
-                ("rejected", one.get("field_rejected")),
-            )
-            if given and str(given) != field
-        }
-        if kind.startswith("chat_template") and columns:
-            source |= {"format": "preference", "columns": columns}
-    elif form:
-        source["format"] = form
-        field = {"messages": "messages", "sharegpt": "conversations", "text": "text"}.get(form)
-        given = column if form != "text" else one.get("field") or one.get("text_column")
-        if form == "sharegpt" and not given:
-            given = "messages"
-        if field and given and given != field:
-            source["columns"] = {field: str(given)}
-    elif kind:
-        remarks.append(f"type {kind}: the format is detected from the first rows")
-    if one.get("name"):
-        source["subset"] = str(one["name"])
-    if one.get("split") and (said := sliced(source, str(one["split"]))):
-        remarks.append(said)
-    known = {
-        "path",
-        "type",
-        "split",
-        "name",
-        "field",
-        "text_column",
-        "field_messages",
-        "message_property_mappings",
-        "message_field_role",
-        "message_field_content",
-        "data_files",
-        "field_chosen",
-        "field_rejected",
-        "ds_type",
-        "roles",
-        "trust_remote_code",
-    }
-    if rest := sorted(str(key) for key in one if key not in known and one[key] not in (None, False)):
-        remarks.append(f"without {', '.join(rest)}")
-    return source, remarks
 
 
 def factory_datasets(draft: Draft, argument: Argument) -> Verdict | str | None:
@@ -353,6 +235,8 @@ def tune_dataset(draft: Draft, argument: Argument) -> Verdict | str | None:
     if path is None:
         return no(f"{name} is not known here: write data.train")
     add(draft, TRAIN, [{"path": path, **({"format": form} if form != "auto" else {})}], argument)
+    if name.startswith("alpaca_") and draft.given("dataset.train_on_input") is None:
+        draft.put("method.train_on", "everything", remark=f"default of {name}: train_on_input: true")
     if name in ("stack_exchange_paired_dataset", "hh_rlhf_helpful_dataset", "preference_dataset"):
         draft.put("method.name", "dpo", argument)
     if name in ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset"):

@@ -81,6 +81,7 @@ ROWS = table(
         values={"true": "exact", "false": skip("all rows are kept")},
     ),
     taken("chat_template", "data.template", values=TEMPLATES),
+    taken("chat_template_jinja", "data.template", convert="template_path"),
     taken("chat_template_kwargs", "data.template_arguments"),
     taken("sequence_len", "data.max_length"),
     taken("min_sample_len", "data.min_length"),
@@ -347,6 +348,7 @@ AXOLOTL = Trainer(
         "lora_target_linear": 2,
     },
     defaults={
+        "adapter": "full",
         "micro_batch_size": 1,
         "num_epochs": 1,
         "sequence_len": 512,

@@ -6,7 +6,7 @@ They come before the tables of the trainers.
 from __future__ import annotations
 
 _KEYS: dict[str, str] = {
-    "model.path": "model_id pretrained_model",
+    "model.path": "model_id pretrained_model model.name model.id model.base model.model",
     "model.dtype": "model_dtype",
     "model.attention": "use_flash_attention_2",
     "model.kernels": "use_liger",
@@ -35,7 +35,9 @@ _KEYS: dict[str, str] = {
     "data.chunk.min_length": "min_chunk_length",
     "data.retrieve.embedder": "retrieval_encoder data.retrieve.model",
     "data.pack": "packed",
-    "data.train.N.format": "dataset_format formatting conversation_format",
+    "data.train.N.format": "dataset_format formatting conversation_format data.train.N.type",
+    "data.train.N.subset": "data.train.N.name data.train.N.config",
+    "data.train.N.weight": "data.train.N.ratio data.train.N.proportion data.train.N.probability",
     "data.train.N.columns": "field_messages column_mapping",
     "data.train.N.limit": "max_train_samples",
     "method.train_on": "train_on_input roles_to_train",
@@ -46,7 +48,7 @@ _KEYS: dict[str, str] = {
     "method.max_completion_length": "max_response_length",
     "method.no_duplicates": "batch_sampler no_duplicates_batch_sampler",
     "optim.learning_rate": "lr peak_lr base_lr",
-    "optim.optimizer": "optimizer_type optimizer_name",
+    "optim.optimizer": "optimizer_type optimizer_name optim.name optim.type",
     "optim.min_learning_rate": "min_lr lr_min lr_end",
     "optim.cycles": "num_cycles",
     "optim.decay_steps": "num_decay_steps lr_decay_steps",
@@ -69,10 +71,10 @@ _KEYS: dict[str, str] = {
     "scale.workers": "world_size num_workers n_gpus gpus",
     "scale.sequence_parallel": "ulysses_size",
     "scale.address": "ray_address",
-    "save.to": "save_dir output_path checkpoint_dir run_dir",
-    "save.every": "save_interval checkpoint_every",
-    "save.keep": "keep_last_n_checkpoints",
-    "evaluate.every": "eval_interval eval_every",
+    "save.to": "save_dir output_path checkpoint_dir run_dir save.path save.dir save.folder save.output",
+    "save.every": "save_interval checkpoint_every save.steps save.interval",
+    "save.keep": "keep_last_n_checkpoints save.limit save.total_limit",
+    "evaluate.every": "eval_interval eval_every evaluate.strategy evaluate.steps evaluate.interval",
     "evaluate.generation.max_new_tokens": "max_tokens generation_max_length",
     "export.push_to_hub": "hub_repo_id hub_model_repo",
     "track": "logger loggers metric_logger",
@@ -122,6 +124,45 @@ HINTS: dict[str, str] = {
     "env": "leave it out: set variables in the shell, or in the cluster file for pods",
 }
 """Name -> what to write, where a key alone is not the answer."""
+
+_FOUR_BITS, _EIGHT_BITS = ("4bit", "4-bit", "4", "int4"), ("8bit", "8-bit", "8")
+
+VALUES: dict[str, dict[str, str]] = {
+    "model.adapter": {"qlora": "write adapter: {type: lora}, and model.quantize: {type: nf4}"},
+    "model.adapter.type": {
+        "qlora": "write type: lora, and model.quantize: {type: nf4}",
+        "dora": "write type: lora with dora: true",
+        "rslora": "write type: lora with rslora: true",
+        **{name: f"write type: lora with init: {name}" for name in ("pissa", "olora", "loftq")},
+    },
+    "model.adapter.target_modules": dict.fromkeys(("all", "all_linear", "linear"), "write all-linear"),
+    "model.quantize": {
+        **dict.fromkeys(_FOUR_BITS, "write quantize: {type: nf4}"),
+        **dict.fromkeys(_EIGHT_BITS, "write quantize: {type: int8}"),
+    },
+    "model.quantize.type": {
+        **dict.fromkeys(_FOUR_BITS, "write nf4"),
+        **dict.fromkeys(_EIGHT_BITS, "write int8"),
+    },
+    "train.precision": {
+        **dict.fromkeys(("bf16-mixed", "bf16-true"), "write bf16"),
+        **dict.fromkeys(("16-mixed", "fp16-mixed", "half"), "write fp16"),
+    },
+    "train.activation_checkpointing": dict.fromkeys(
+        ("unsloth", "offload"), "write true, with train.activation_offloading: true"
+    ),
+    "scale.strategy": {
+        **{
+            name.format(stage): f"write strategy: {{name: deepspeed, stage: {stage}}}"
+            for stage in (1, 2, 3)
+            for name in ("zero{}", "zero-{}", "zero_{}", "deepspeed_stage_{}")
+        },
+        **dict.fromkeys(("full_shard", "hybrid_shard"), "write fsdp"),
+    },
+    "save.every": {"epoch": "without save.every there is one checkpoint, after the last step"},
+    "save.best": dict.fromkeys(("eval_loss", "loss"), "write true: it is by the evaluation loss"),
+}
+"""Key -> value of other tools (lower case) -> what to write. They come before the values of the tables."""
 
 SECTIONS: dict[str, str] = {
     **dict.fromkeys(

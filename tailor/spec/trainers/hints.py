@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tailor.spec.trainers.common import HINTS, KEYS, SECTIONS
+from tailor.spec.trainers.common import HINTS, KEYS, SECTIONS, VALUES
 from tailor.spec.trainers.facts import FACTS
 from tailor.spec.trainers.registry import TRAINERS
 from tailor.spec.trainers.rows import Row, Verdict
@@ -60,6 +60,8 @@ __all__ = ["ALIASES", "MIGRATION_HINTS", "SECTIONS", "value_hint"]
 def value_hint(key: str, value: str) -> str | None:
     """What to write for another trainer's value of a key, or of a section."""
     text = value.strip().lower()
+    if text in VALUES.get(key, {}):
+        return VALUES[key][text]
     for trainer in TRAINERS:
         for row in trainer.rows.values():
             if not row.keys or row.keys[0] not in (key, f"{key}.{row.keys[0].rsplit('.', 1)[-1]}"):

@@ -296,7 +296,6 @@ LLAMA_FACTORY = Trainer(
         "cutoff_len": 2048,
         "finetuning_type": "lora",
         "lora_rank": 8,
-        "packing": False,
         "disable_gradient_checkpointing": False,
     },
     remark="An epoch of a recipe shows every source once. LLaMA-Factory truncates long rows: `data.on_long: truncate` does the same.",

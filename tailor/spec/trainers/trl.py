@@ -41,6 +41,9 @@ ROWS = table(
     LAUNCHER.values(),
     MODEL.values(),
     taken("dataset_name datasets", "data.train", "`hf://owner/name`, or a local path", convert="hub_dataset"),
+    taken("dataset_mixer", "data.train", "of the alignment handbook", convert="mixer"),
+    taken("dataset_mixture", "data.train", "of the alignment handbook", convert="mixture"),
+    unneeded("dataset_splits dataset_configs", "they are in the sources of dataset_mixer"),
     taken("dataset_config", "data.train.N.subset", convert="subset"),
     taken("dataset_train_split", "data.train.N.split", convert="split"),
     taken("dataset_test_split", "data.evaluation", "with eval_strategy", convert="test_split"),
@@ -59,7 +62,7 @@ ROWS = table(
         values={"true": "assistant", "false": skip("see method.train_on")},
     ),
     taken("completion_only_loss", "method.train_on", values={"true": "assistant", "false": "everything"}),
-    taken("chat_template_path", "data.template", convert="template_path"),
+    taken("chat_template_path chat_template", "data.template", convert="template_path"),
     taken("activation_offloading", "train.activation_offloading"),
     taken("loss_type", "method.loss", values=LOSSES, convert="loss_type"),
     taken("beta", "method.beta", "ORPO's weight of the odds ratio is `beta` too"),
@@ -106,7 +109,9 @@ ROWS = table(
     ),
     taken("model_init_kwargs", "model.dtype", convert="model_kwargs"),
     taken("max_steps_per_epoch", "train.steps", convert="unclear"),
-    unneeded("dataset_num_proc dataset_batch_size dataset_kwargs", "all cores, once"),
+    unneeded(
+        "dataset_num_proc dataset_batch_size dataset_kwargs preprocessing_num_workers", "all cores, once"
+    ),
     unneeded("streaming dataset_streaming", _STREAM),
     unneeded(
         "eval_packing packing_strategy padding_free pad_to_multiple_of",
@@ -214,6 +219,7 @@ SCRIPT = Trainer(
         "num_train_epochs": 3,
         "learning_rate": 1.41e-5,
         "lr_scheduler_type": "linear",
+        "use_peft": False,
         "dataset_text_field": "text",
         "peft_lora_r": 64,
         "peft_lora_alpha": 16,

@@ -102,6 +102,7 @@ SCHEDULES = {
 }
 
 TORCHTUNE_SCHEDULES = {
+    "constant": "constant",
     "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup": "cosine",
     "torchtune.modules.get_cosine_schedule_with_warmup": "cosine",
     "torchtune.modules.lr_schedulers.get_cosine_schedule_with_warmup": "cosine",
