@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tailor.errors import Problem, RecipeError
 from tailor.spec.base import File
@@ -94,6 +94,7 @@ def judge(document: Document, root: type[FileT], rules: Sequence[Rule] = RULES) 
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe as YAML, with every default that has an effect. It loads back to an equal Recipe."""
     values = recipe.model_dump(mode="json")
+    _drop_unset_splits(recipe, values)
     for path in recipe_rules.unused_keys(values):
         *above, key = path
         section: Any = values
@@ -101,6 +102,19 @@ def resolved_yaml(recipe: Recipe) -> str:
             section = section[step]
         del section[key]
     return dump(values)
+
+
+def _drop_unset_splits(part: Any, values: Any) -> None:
+    """Remove each `split` that is not set. For files, asking for `train` is not the same as asking for no split."""
+    if isinstance(part, list):
+        for item, written in zip(part, values, strict=True):
+            _drop_unset_splits(item, written)
+    elif isinstance(part, BaseModel):
+        for name in type(part).model_fields:
+            if name == "split" and name not in part.model_fields_set:
+                del values[name]
+            elif name in values:
+                _drop_unset_splits(getattr(part, name), values[name])
 
 
 def dump(values: dict[str, Any]) -> str:

@@ -55,6 +55,15 @@ def test_a_resolved_recipe_is_complete(tmp_path: Path) -> None:
     assert "momentum" not in resolved["optim"]  # it has no effect with adamw, so it would be an error
 
 
+def test_a_split_that_is_not_set_is_not_in_the_resolved_recipe(tmp_path: Path) -> None:
+    """For a file, `train` is not the default: `test.jsonl` says another split."""
+    recipe = load_recipe(write(tmp_path, FULL), ["data.evaluation.0.split=validation"])
+    data = parse(resolved_yaml(recipe), "r").values["data"]
+    assert "split" not in data["train"][0]
+    assert data["evaluation"][0]["split"] == "validation"
+    assert "split" in recipe.model_dump(mode="json")["data"]["train"][0], "control"
+
+
 def test_plain_pyyaml_would_not_load_back(tmp_path: Path) -> None:
     """Control: without the quotes of our dumper, text becomes numbers."""
     recipe = load_recipe(write(tmp_path, FULL))
