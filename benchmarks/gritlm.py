@@ -2,8 +2,9 @@
 
     pip install sentence-transformers
     python benchmarks/gritlm.py [--batches 64 128 256] [--rounds 2] [--contenders gradcache "peer cached"]
+        [--model bert]
 
-A Llama of 8.7 million weights, fp32, full training, one thread. Samples of a query, its answer and one other passage,
+A Llama of 8.7 million weights, or a BERT of the same width and depth, fp32, full training, one thread. Samples of a query, its answer and one other passage,
 of 10 to 120 tokens (log-normal, median 40), the same token ids for everyone. Contenders, each in a process of its own,
 in turn, round after round:
 
@@ -51,24 +52,28 @@ def texts(batch: int) -> list[Any]:
     return [generator.integers(10, VOCABULARY, size=length) for length in lengths(3 * batch)]
 
 
-def make_model(folder: Path) -> None:
+def make_model(folder: Path, kind: str) -> None:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=704,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+    }
+    if kind == "bert":
+        # Without dropout, as the Llama: both sides then compute the same.
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = BertConfig(intermediate_size=4 * HIDDEN, **dropout, **sizes)
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    else:
+        llama = LlamaConfig(intermediate_size=704, tie_word_embeddings=True, **sizes)
+        LlamaForCausalLM(llama).save_pretrained(folder)
     words = {f"w{index}": index for index in range(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -146,7 +151,9 @@ def step_of_peer(contender: str, folder: Path, batch: int) -> Any:
         MultipleNegativesRankingLoss,
     )
 
-    word = models.Transformer(str(folder), max_seq_length=512, config_args={"is_causal": False})
+    # An encoder is bidirectional by itself.
+    bidirectional = {"is_causal": False} if (folder / "generation_config.json").is_file() else {}
+    word = models.Transformer(str(folder), max_seq_length=512, config_args=bidirectional)
     model = SentenceTransformer(
         modules=[word, models.Pooling(HIDDEN, "mean"), models.Normalize()], device="cpu"
     )
@@ -203,6 +210,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--model", choices=("llama", "bert"), default="llama")
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "FOLDER", "BATCH"))
     args = parser.parse_args()
     if args.one:
@@ -213,7 +221,7 @@ def main() -> None:
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_model(folder)
+        make_model(folder, args.model)
         for batch in args.batches:
             found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in args.contenders}
             for _ in range(args.rounds):
@@ -227,6 +235,7 @@ def main() -> None:
                 seconds = statistics.median(one["seconds"] for one in results)
                 line = {
                     "contender": contender,
+                    "model": args.model,
                     "batch": batch,
                     "samples_per_cpu_second": round(batch / seconds, 2),
                     "grown_mib": round(statistics.median(one["grown_mib"] for one in results)),

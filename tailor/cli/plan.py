@@ -23,6 +23,7 @@ from tailor.runs import words
 from tailor.runs.words import duration
 from tailor.spec.load import load_recipe
 from tailor.spec.strategy import Fsdp
+from tailor.spec.train import Pose
 
 if TYPE_CHECKING:
     from tailor.plan import Hardware
@@ -202,6 +203,7 @@ def lines(plan: Plan, hardware: Hardware) -> list[tuple[str, str]]:
         *(("note", note) for note in plan.notes()),
         ("strategy", f"{_strategy(plan)}: {plan.strategy_reason}"),
         *([("windows", _windows(plan))] if plan.model.beacon else []),
+        *([("positions", _positions(plan.pose))] if plan.pose else []),
         *([("chunks", _chunks(plan))] if plan.chunk_size or plan.chunk_tokens else []),
         (
             "steps",
@@ -285,6 +287,10 @@ def _decay(groups: Sequence[ParameterGroup]) -> str:
         known = found.setdefault(group.weight_decay, [])
         known += [kind.name for kind in group.kinds if kind.name not in known]
     return "; ".join(f"{decay:g} on {', '.join(kinds)}" for decay, kinds in found.items())
+
+
+def _positions(pose: Pose) -> str:
+    return f"training documents cover {pose.length:,} positions, in {pose.chunks} chunks (PoSE)"
 
 
 def _windows(plan: Plan) -> str:

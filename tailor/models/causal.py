@@ -211,6 +211,8 @@ class CausalModel(nn.Module):
             offsets, longest = batch.documents.offsets, batch.documents.longest
             inputs |= {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
             inputs |= {"max_length_q": longest, "max_length_k": longest}
+        elif batch.skips:  # transformers would start a new document at each skip, unless there is a mask
+            inputs["attention_mask"] = (batch.rows >= 0).long()
         return inputs
 
 

@@ -23,6 +23,7 @@ import torch
 from tailor.data.rows import Row, StreamSlice, examples_of
 from tailor.data.token_store import Split
 from tailor.models.neftune import Noise, noisy_documents
+from tailor.models.pose import SkippedPositions
 from tailor.models.sequence import SequenceGroup
 
 Layout = Literal["stream", "rows"]
@@ -91,7 +92,7 @@ class TokenBatch:
     input_ids: torch.Tensor
     """int64[B, T]"""
     position_ids: torch.Tensor
-    """int64[B, T], from 0 in each document."""
+    """int64[B, T], from 0 in each document. They rise by 1 from token to token, except with PoSE."""
     predicting: torch.Tensor
     """int64[S]: positions in the flattened [B · T] whose next token is supervised."""
     targets: torch.Tensor
@@ -116,6 +117,8 @@ class TokenBatch:
     """For texts to embed, which have no targets. In the rows layout each text is a row of its own."""
     noise: Noise | None = None
     """Noise on the embedded tokens; None without NEFTune and in evaluation."""
+    skips: bool = False
+    """Whether the position ids skip within documents (PoSE), so that they do not show where a document ends."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -140,6 +143,7 @@ class TokenBatch:
             self.step,
             None if self.pool is None else self.pool.to(device),
             self.noise,
+            self.skips,
         )
 
     def cut(self, sequence: SequenceGroup) -> TokenBatch:
@@ -161,11 +165,15 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Document:
-    """One document of n tokens. ids: int64[n]; targets: int64[n], the token that each token must predict, or IGNORED."""
+    """One document of n tokens. ids: int64[n]; targets: int64[n], the token that each token must predict, or IGNORED.
+
+    positions: int64[n], its position ids; None for 0 to n - 1.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
     is_positive: bool = True
+    positions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,8 @@ class Collator:
     of the layout. If False, each gets its own row, so that pairs also train a model whose packed documents attend to each
     other. pad_to: fixed T of the rows layout, for compiled models. reference: float32[examples], for
     `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is split over.
-    noise_alpha: NEFTune's alpha for the rows of training steps; seed: of the run, for this noise.
+    noise_alpha: NEFTune's alpha for the rows of training steps; seed: of the run, for this noise. pose: draws the position ids
+    of the rows of training steps; None for plain ones.
     """
 
     split: Split
@@ -189,10 +198,19 @@ class Collator:
     sequence: SequenceGroup | None = None
     noise_alpha: float = 0.0
     seed: int = 0
+    pose: SkippedPositions | None = None
 
     def __call__(self, rows: Sequence[Row]) -> TokenBatch:
         """Lay out the examples of some rows, in order."""
         packs = [_documents(self.split, row) for row in rows]
+        if self.pose is not None and self.step is not None:
+            packs = [
+                [
+                    replace(piece, positions=self.pose.draw(self.step, number, len(piece.ids)))
+                    for number, piece in zip(numbers_of(row), pack, strict=True)
+                ]
+                for row, pack in zip(rows, packs, strict=True)
+            ]
         batch = self.lay_out(packs)
         if self.noise_alpha and self.step is not None:
             batch = replace(batch, noise=self._noise(rows, packs, batch.input_ids.shape[1]))
@@ -214,9 +232,7 @@ class Collator:
 
     def _noise(self, rows: Sequence[Row], packs: Sequence[Sequence[Document]], width: int) -> Noise:
         """The noise of a micro-batch that `lay_out` made from `packs`. width: T, of this worker."""
-        numbers = [
-            number for row in rows for number in ([row.start] if isinstance(row, StreamSlice) else row)
-        ]
+        numbers = [number for row in rows for number in numbers_of(row)]
         lengths = [[len(piece.ids) for piece in pack] for pack in self._rows(packs)]
         parts = 1 if self.sequence is None else self.sequence.size
         before = 0 if self.sequence is None else self.sequence.span(width * parts)[0]
@@ -242,7 +258,7 @@ def collate(
         ids, targets = (
             np.concatenate(parts)[None] for parts in zip(*((p.ids, p.targets) for p in pieces), strict=True)
         )  # int64[1, T] each
-        positions = np.concatenate([np.arange(length) for length in lengths])[None]  # int64[1, T]
+        positions = np.concatenate([_positions(piece) for piece in pieces])[None]  # int64[1, T]
         offsets = np.concatenate([[0], np.cumsum(lengths)])  # int64[documents + 1]
         bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
         documents = Documents(bounds, torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()))
@@ -253,11 +269,15 @@ def collate(
     positions = np.zeros_like(ids)  # [B, T]
     rows = np.full_like(ids, -1)  # [B, T]
     for index, pack in enumerate(packs):
+        if len(pack) > 1 and any(piece.positions is not None for piece in pack):
+            raise ValueError(
+                "transformers' attention would start a new document at each skip of a packed one"
+            )
         used = 0
         for piece in pack:
             end = used + len(piece.ids)
             ids[index, used:end], targets[index, used:end] = piece.ids, piece.targets
-            positions[index, used:end] = np.arange(len(piece.ids))
+            positions[index, used:end] = _positions(piece)
             used = end
         rows[index, :used] = index
         # transformers starts a new document wherever the position ids start at 0 again. After a single document the
@@ -266,6 +286,17 @@ def collate(
         start = 0 if len(pack) > 1 else used
         positions[index, used:] = np.arange(start, start + width - used)
     return _batch(ids, positions, targets, rows, None, members)
+
+
+def _positions(piece: Document) -> np.ndarray:
+    """The position ids of a document, int64[n]."""
+    return np.arange(len(piece.ids)) if piece.positions is None else piece.positions
+
+
+def numbers_of(row: Row) -> Sequence[int]:
+    """A number for each document of a row, which identifies it within a step: the index of its example, or its start in a
+    stream of joined examples."""
+    return [row.start] if isinstance(row, StreamSlice) else row
 
 
 def document(split: Split, index: int) -> Document:
@@ -323,4 +354,7 @@ def _batch(
             is_positive,
         )
     )
-    return TokenBatch(ids, positions, predicting, targets, rows, documents, document, supervised, is_positive)
+    skips = any(piece.positions is not None for piece in members)
+    return TokenBatch(
+        ids, positions, predicting, targets, rows, documents, document, supervised, is_positive, skips=skips
+    )

@@ -5,11 +5,13 @@
 * head: the logits are exactly `head(hidden)`; if not, the loss uses the model's own logits;
 * adapters: the forward pass calls every adapted module;
 * tiling: tiled feed-forward blocks give the same as untiled ones;
-* sequence parallelism: a stream split over several workers gives the same as on one worker.
+* sequence parallelism: a stream split over several workers gives the same as on one worker;
+* skipped positions (`train.pose`): they have an effect, and no new document begins after a skip.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -177,6 +179,22 @@ def sequence_split_is_exact(
         except (ValueError, TypeError, RuntimeError):
             agrees = False
     return torch.tensor(sequence.all_agree(agrees))
+
+
+@torch.no_grad()
+def positions_have_effect(model: CausalModel, device: torch.device) -> torch.Tensor:
+    """Whether position ids that skip within a document change its hidden states, and tokens after the skip still attend to
+    those before it. bool[], because `Strategy.forward` returns tensors only."""
+    ids = _ids(model, device)  # int64[T]
+    plain = torch.arange(len(ids), device=device)
+    skipped = plain + SHORT * (plain >= 2)
+    changed = ids.clone()
+    changed[0] = (ids[0] + 1) % int(ids.max())
+    states = [
+        model.hidden(replace(_batch(*of, (len(ids),), model.layout), skips=True))[0, 2:]
+        for of in ((ids, plain), (ids, skipped), (changed, skipped))
+    ]  # [T - 2, H] each
+    return torch.tensor(all(_distance(states[1], other) > SAME for other in (states[0], states[2])))
 
 
 def _agrees_with_stock(

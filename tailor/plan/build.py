@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import ModelError
-from tailor.plan import checks, deepspeed, quantized, rope, schedule
+from tailor.plan import checks, deepspeed, pose, quantized, rope, schedule
 from tailor.plan.batches import batch_spec
 from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
@@ -52,7 +52,7 @@ def build(
     if recipe.model.beacon is None:  # beacons already exclude RoPE types that depend on the length
         rope.check_batches(
             config,
-            max(data.longest, data.longest_text),
+            pose.reached(recipe, config, max(data.longest, data.longest_text)),
             checks.missing_for_isolation(recipe),
             recipe.model.path,
         )
@@ -142,6 +142,7 @@ def build(
         evaluate=recipe.evaluate,
         divergence=recipe.train.divergence,
         early_stopping=recipe.train.early_stopping,
+        pose=pose.planned(recipe, facts),
         workers=recipe.scale.max_workers,
         gpu=gpu,
         strategy=strategy,

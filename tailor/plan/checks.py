@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tailor.errors import DataError, ModelError, ScaleError
-from tailor.plan import beacon, encoders, quantized, rope
+from tailor.plan import beacon, encoders, pose, quantized, rope
 from tailor.plan.batches import batch_spec
 from tailor.plan.facts import KERNEL_TYPES, DataFacts, Hardware, ModelFacts, carries_over
 from tailor.spec.methods.base import EmbeddingMethod
@@ -46,6 +46,7 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
     encoders.check(recipe, config)
     quantized.check(recipe.model, config)
     _check_sequences(recipe, facts, config)
+    pose.check(recipe, facts, config)
     if batch_spec(recipe).pack and (why := carries_over(config)):
         raise ModelError(
             f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",

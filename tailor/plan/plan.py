@@ -16,7 +16,7 @@ from tailor.spec.model import Model
 from tailor.spec.optim import Optim
 from tailor.spec.save import Save
 from tailor.spec.strategy import Strategy
-from tailor.spec.train import Divergence, EarlyStopping
+from tailor.spec.train import Divergence, EarlyStopping, Pose
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Reference = Literal["adapter_off", "copy", "precomputed"]
@@ -48,6 +48,8 @@ class Plan:
     evaluate: Evaluate
     divergence: Divergence
     early_stopping: EarlyStopping | None
+    pose: Pose | None
+    """With its `length`."""
 
     workers: int
     """Number of workers; the maximum, if `scale.workers` is a range."""

@@ -68,6 +68,7 @@ MAY_CHANGE_ON_REQUEST = (
     "train.batch_tokens",
     "train.seed",
     "train.order",
+    "train.pose",
     "train.divergence",
     "train.early_stopping",
 )

@@ -51,6 +51,22 @@ class EarlyStopping(Section):
     """An evaluation counts as an improvement if it is better by more than this than the best one that counted."""
 
 
+class Pose(Section):
+    """PoSE (positional skip-wise training, arXiv 2309.10400): position ids of short rows that cover a longer length.
+
+    Each document is cut into chunks, and random skips between them raise the position ids, in training only. It costs what
+    training at `data.max_length` costs.
+    """
+
+    length: int | None = Field(None, ge=9)
+    """Number of positions to cover, more than `data.max_length`. Default: the longest sequence of the model, with
+    `model.rope`.
+    """
+
+    chunks: int = Field(2, ge=2, le=1024)
+    """Chunks of each document, of random lengths. There is a random skip, which may be 0, between every two."""
+
+
 class Train(Section):
     """Training length, batch size, memory and precision."""
 
@@ -81,6 +97,11 @@ class Train(Section):
     order: Literal["shuffled", "short_to_long"] = "shuffled"
     """Order of the rows in an epoch. `short_to_long` is a curriculum over lengths: every epoch begins with the shortest rows
     and ends with the longest. Packed rows then contain examples of similar length and are less full.
+    """
+
+    pose: Pose | None = None
+    """Train at `data.max_length` with position ids that cover a longer length. Extends a model's context cheaply together
+    with `model.rope`. For the methods `sft` and `pretrain`. Default: off.
     """
 
     activation_checkpointing: bool | Annotated[int, Field(ge=1)] = False

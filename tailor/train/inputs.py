@@ -10,6 +10,7 @@ import torch
 from tailor.data.token_store import TokenStore
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator
+from tailor.models.pose import SkippedPositions
 from tailor.models.sequence import SequenceGroup
 from tailor.plan import Plan
 
@@ -32,6 +33,9 @@ def make_collator(
 
     reference: float32[examples], log-probabilities under the reference model. sequence: the workers that split each stream.
     """
+    pose = None
+    if plan.pose is not None and plan.pose.length is not None and name == "train":
+        pose = SkippedPositions(plan.pose.length, plan.pose.chunks, plan.batches.seed)
     return Collator(
         tokens.split(name),
         model.layout,
@@ -42,4 +46,5 @@ def make_collator(
         sequence=sequence,
         noise_alpha=plan.method.embedding_noise if name == "train" else 0.0,
         seed=plan.batches.seed,
+        pose=pose,
     )

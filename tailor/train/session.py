@@ -115,6 +115,8 @@ def open_session(plan: Plan, host: Host) -> Session:
     )
     if sequence is not None:
         check_sequence_split(session, sequence)
+    if plan.pose is not None:
+        check_positions(session)
     session.say(
         f"model loaded in {time.perf_counter() - started:.1f} s: "
         f"{parameters.trained:,} of {parameters.total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
@@ -127,6 +129,23 @@ def open_session(plan: Plan, host: Host) -> Session:
             f"the load-balancing loss of the experts is not used: method {plan.method.name} compares answers"
         )
     return session
+
+
+def check_positions(session: Session) -> None:
+    """Check that a model can be trained with `train.pose`. Raises ModelError on every worker if it cannot."""
+    name = type(session.model.base).__name__
+    if session.plan.batches.pack and session.model.layout == "rows":
+        raise ModelError(
+            f"train.pose: packed documents of {name} are distinguished by their position ids, which a skip would break",
+            hint="set data.pack: false, or remove train.pose",
+        )
+    with session.autocast():
+        if session.strategy.forward(probe.positions_have_effect, session.device):
+            return
+    raise ModelError(
+        f"train.pose: the position ids of {name} have no effect, so none could be skipped",
+        hint="remove train.pose",
+    )
 
 
 def check_sequence_split(session: Session, sequence: SequenceGroup) -> None:

@@ -16,6 +16,12 @@ OFFLOADED = ["train.activation_checkpointing=true", "train.activation_offloading
 BEACON = ["model.beacon={}", "data.pack=false"]
 WSD = ["optim.schedule=wsd"]
 RATIOS = "optim.learning_rate_ratios"
+POSE = ["train.pose={}"]
+SCALED = ["model.rope={name: linear, factor: 4, original_length: 4096}"]
+LONGROPE = [
+    "model.rope={name: longrope, original_length: 4096, length: 16384, short_factor: [1], long_factor: [2]}"
+]
+ALONE = ["data.pack=false", "train.micro_batch_size=1"]
 STOPPING = [EVALUATED, "evaluate.every=5"]
 PRETRAIN, GRITLM = "method={name: pretrain}", "method={name: gritlm}"
 DPO, KTO = "method={name: dpo}", "method={name: kto}"
@@ -66,6 +72,26 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             ["data.weight_by=tokens", "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
         ),
         ([GRITLM, "train.order=short_to_long"], ["train.order=short_to_long"]),
+        ([*POSE, DPO], [*POSE, PRETRAIN, "data.train=[{path: hf://a/b, format: text}]"]),
+        ([*POSE, KTO], [*POSE]),
+        ([*POSE, GRITLM], ["train.pose=null", GRITLM]),
+        ([*POSE, *BEACON], ["train.pose=null", *BEACON]),
+        *(
+            ([*POSE, rows], [*POSE, rows, "data.pack=false"])
+            for rows in ("model.attention=sdpa", "model.attention=eager", "train.compile=true")
+        ),
+        (["train.pose.length=2048"], ["train.pose.length=2049"]),
+        (["train.pose.length=100", "data.max_length=100"], ["train.pose.length=101", "data.max_length=100"]),
+        (["train.pose.length=8", "data.max_length=8"], ["train.pose.length=9", "data.max_length=8"]),
+        (["train.pose.chunks=1"], ["train.pose.chunks=2"]),
+        ([*SCALED, "train.pose.length=16385"], [*SCALED, "train.pose.length=16384"]),
+        (
+            ["model.rope={name: dynamic, factor: 4, original_length: 4096}", *POSE],
+            ["model.rope={name: dynamic, factor: 4, original_length: 4096}", *POSE, *ALONE],
+        ),
+        ([*LONGROPE, *POSE], [*LONGROPE]),
+        ([*LONGROPE, *POSE], [*LONGROPE, *POSE, *ALONE]),
+        ([*LONGROPE, "train.pose.length=4097"], [*LONGROPE, "train.pose.length=4096"]),
         (
             [GRITLM, "data.weight_by=tokens", "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],
             [GRITLM, "data.train=[{path: hf://a/b}, {path: hf://a/c}]"],

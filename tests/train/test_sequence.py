@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "unpacked, regularized": {
         "method": {"name": "sft", "label_smoothing": 0.1, "z_loss": 1e-3, "neftune_alpha": 5},
         "data": {"pack": False},
-        "train": {"batch_size": 3},
+        "train": {"batch_size": 3, "pose": {"length": 128, "chunks": 3}},
     },
 }
 FOUR = ("full",)

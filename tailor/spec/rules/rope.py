@@ -75,6 +75,12 @@ def findings(keys: Keys) -> Iterator[Finding]:
         yield "train.compile", f"pads all rows to one length, but {why}; remove it"
 
 
+def rope_length(keys: Keys) -> float | None:
+    """Longest sequence of the model with `model.rope`, in tokens. None if not known."""
+    longest: float | None = _Rope(keys).longest
+    return longest
+
+
 class _Rope:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -102,5 +108,7 @@ class _Rope:
     def follows_length(self) -> bool:
         """Whether a sequence's frequencies depend on the other sequences of its forward pass."""
         original, longest = self("original_length"), self.max_length
+        if self._keys("train.pose") is not None:  # the positions that it covers
+            longest = self._keys("train.pose.length") or self.longest
         beyond = original is not None and longest is not None and longest > original
         return self.name == "dynamic" or (self.name == "longrope" and beyond)
