@@ -6,7 +6,11 @@ import math
 
 import numpy as np
 
+from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
+
+MAX_DRAWN = 10**8
+"""Largest number of groups that an epoch may draw from one source because of its weight: their order is kept in memory."""
 
 
 def passes(sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec) -> list[float]:
@@ -21,7 +25,8 @@ def passes(sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec) -> list[floa
     weights = np.array(spec.weights)  # [sources]
     owned = np.bincount(sources, weights=sizes, minlength=len(weights))  # [sources] tokens of one pass
     shares = np.where(owned > 0, weights, 0.0)
-    wanted = owned.sum() * shares / max(shares.sum(), np.finfo(float).tiny)
+    shares /= shares.max() or 1.0  # sums of the largest and the smallest floats would be infinite or zero
+    wanted = owned.sum() * shares / max(shares.sum(), 1.0)
     return [float(part) for part in wanted / np.maximum(owned, 1)]
 
 
@@ -29,7 +34,7 @@ def max_copies(sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec) -> np.nd
     """int[groups]: how often an epoch has each group at most."""
     if not spec.weights:
         return np.ones(len(sources), np.int64)
-    most = [math.ceil(round(number, 9)) for number in passes(sources, sizes, spec)]
+    most = [max(1, math.ceil(round(number, 9))) for number in passes(sources, sizes, spec)]
     return np.array(most, np.int64)[sources]
 
 
@@ -40,7 +45,7 @@ def draw(
 
     The half is counted in groups or in tokens, as `spec.weight_by` says. At least one group of each source is drawn:
     0.1 passes of three groups would otherwise be rounded to none. Of a source with `samples`, this many random groups are
-    drawn.
+    drawn. DataError for a weight with which an epoch is too large to be kept in memory.
     """
     if not (spec.weights or spec.samples):
         return np.arange(len(sources))
@@ -50,8 +55,14 @@ def draw(
         if spec.samples and (samples := spec.samples[source]):
             drawn.append(generator.choice(members, size=min(samples, len(members)), replace=False))
             continue
+        if number > 1 and number * len(members) > MAX_DRAWN:
+            raise DataError(
+                f"data.train[{source}].weight: an epoch would show its {len(members):,} rows {number:.6g} times, over the "
+                f"limit of {MAX_DRAWN:,} rows",
+                hint="lower the weight, and raise train.epochs instead",
+            )
         whole = int(number)
-        drawn += [members] * whole
+        drawn.append(np.tile(members, whole))
         if spec.weight_by == "rows":
             extra = round((number - whole) * len(members))
             if number < 1 and len(members):

@@ -30,6 +30,8 @@ def check_config(recipe: Recipe, config: Mapping[str, Any]) -> None:
     try:
         extended = rope.extended(config, recipe.model.rope, path)
         facts = ModelFacts.from_config(extended)
+        if facts.layers < 1 or facts.hidden < 0:
+            raise ValueError(f"{facts.layers} layers of size {facts.hidden}")
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise ModelError(
             f"model.path: the config.json of {path} has a value that makes no model: {error}",

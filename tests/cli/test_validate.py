@@ -83,6 +83,8 @@ def longrope(short: int, long: int = 8) -> tuple[str, ...]:
             "exceed the 1050 positions of model",
         ),
         ({"num_attention_heads": "four"}, (), "the config.json of model has a value that makes no model"),
+        ({"num_hidden_layers": 0}, (), "a value that makes no model: 0 layers of size"),
+        ({"hidden_size": -1}, (), "a value that makes no model: 2 layers of size -1"),
     ],
 )
 def test_the_config_of_a_local_model_is_checked(

@@ -12,6 +12,7 @@ import pytest
 from tailor.data import mixing
 from tailor.data.batches import Batches
 from tailor.data.rows import StreamSlice
+from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 
 DRAW = np.random.default_rng(7)
@@ -118,3 +119,27 @@ def test_groups_are_drawn_whole() -> None:
     shown = Counter(one for batch in batches.epoch(0) for row in batch for one in row)
     assert all(shown[one] == shown[one + 1] == shown[one + 2] for one in range(0, 60, 3))
     assert batches.source_tokens(2) == (450, 150)
+
+
+@pytest.mark.parametrize("unit", [5e-324, 1e-310, 1.0, 4e307])
+def test_shares_are_relative_whatever_the_size_of_the_weights(unit: float) -> None:
+    spec = BatchSpec(seed=1, max_length=64, pack=True, weights=(3 * unit, unit, 4 * unit), weight_by="tokens")
+    sources = np.repeat([0, 1, 2], 8)
+    assert mixing.passes(sources, np.full(24, 10), spec) == [1.125, 0.375, 1.5]
+
+
+def test_the_one_group_of_a_tiny_weight_counts_in_the_longest_row() -> None:
+    spec = BatchSpec(seed=1, max_length=64, pack=True, batch_size=2, weights=(1e-12, 1.0))
+    batches = Batches(np.array([7, 20]), np.array([6, 19]), np.array([0, 1]), spec)
+    assert [batches.length(row) for row in batches.epoch(0)[0]] == [27]
+    assert batches.longest_row() == 27
+
+
+@pytest.mark.parametrize("weight", [1e8, 1e30, 1.7e308])
+def test_a_weight_whose_epoch_does_not_fit_into_memory_is_an_error(weight: float) -> None:
+    spec = BatchSpec(seed=1, max_length=64, pack=True, batch_size=2, weights=(1.0, weight))
+    with pytest.raises(
+        DataError, match=r"data\.train\[1\]\.weight: an epoch would show its 2 rows"
+    ) as caught:
+        Batches(np.full(3, 10), np.full(3, 9), np.array([0, 1, 1]), spec).epoch(0)
+    assert "train.epochs" in (caught.value.hint or "")

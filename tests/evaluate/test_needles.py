@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
 
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import DataError
@@ -234,3 +237,16 @@ def test_lengths_that_are_too_short_are_reported(tokenizer: Tokenizer) -> None:
     made = evaluator("needle_multi_key", data={"path": "x"})
     with pytest.raises(DataError, match="needle_multi_key: the texts have 9 tokens in total"):
         made.prompts(["too short"], tokenizer, plain=True)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "passkey"])
+def test_a_haystack_without_tokens_is_reported(tmp_path: Path, name: str) -> None:
+    words = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert len(prompts(evaluator(name, filler="word "), tokenizer)[0].ids) == 1000, "the control"
+    with pytest.raises(DataError, match=f"^{name}: the haystack has no tokens"):
+        prompts(evaluator(name, filler=" "), tokenizer)

@@ -132,11 +132,13 @@ class GridEvaluator(TaskEvaluator[S]):
     def prompts(self, haystack: Sequence[str], tokenizer: Tokenizer, *, plain: bool) -> list[NeedlePrompt]:
         """Every prompt of the grid. plain: without a chat template.
 
-        DataError when a length is too short for the needles and the question.
+        DataError when a length is too short for the needles and the question, or the haystack has no token.
         """
         task, found = self.spec, []
         frame = lru_cache(maxsize=1)(lambda question: _frame(task.name, question, tokenizer, plain))
         hay = [token for text in haystack for token in tokenizer.encode(text)]
+        if not hay:
+            raise DataError(f"{task.name}: the haystack has no tokens", hint="write words into its text")
         for length in sorted(task.lengths):
             for at, depth in enumerate(self.depths):
                 for sample in range(1, task.samples + 1):
