@@ -9,12 +9,11 @@ import numpy as np
 
 from tailor.artifacts.sentence_transformers import require_own_modules
 from tailor.errors import ModelError
-from tailor.layout import MODEL_CONFIG, MODULES
-from tailor.models import files
+from tailor.layout import MODEL, MODEL_CONFIG, MODULES
+from tailor.models import files, scoring_head
 from tailor.spec.rules.files import is_hub_id
 from tailor.store import OBJECT, Store
 
-_HEAD = "ForSequenceClassification"
 _BATCH = 32
 """Pairs in one forward pass."""
 
@@ -22,14 +21,16 @@ _BATCH = 32
 def find_cross_encoder(path: str) -> Path | None:
     """The folder of a cross-encoder: a Transformers model with a sequence-classification head. None if `path` is something else.
 
-    path: a folder, a fsspec URL or a name on the Hugging Face Hub. ModelError when it is a classifier with several labels.
+    path: a folder, also of a run with method rerank, a fsspec URL or a name on the Hugging Face Hub. ModelError when it is a classifier with several labels.
     """
     store = Store(str(files.find_folder(path)) if is_hub_id(path) else path)
+    if store.is_committed(MODEL):
+        store = store.join(MODEL)
     if not store.exists(MODEL_CONFIG):
         return None
     folder, config = store.local_path(), OBJECT.read(store, MODEL_CONFIG)
     try:
-        classifies = any(str(name).endswith(_HEAD) for name in config.get("architectures") or ())
+        classifies = scoring_head.is_declared(config)
         labels = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
     except TypeError:
         raise ModelError(f"{path}/{MODEL_CONFIG} is damaged", hint="copy the model again") from None

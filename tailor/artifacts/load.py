@@ -26,7 +26,7 @@ from tailor.layout import (
     MODEL_CONFIG,
     RECIPE,
 )
-from tailor.models import adapter_files, attention, prefix_lm
+from tailor.models import adapter_files, attention, prefix_lm, scoring_head
 from tailor.models.adapter_files import check_weights
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
@@ -42,7 +42,7 @@ from tailor.models.own_code import NOTHING, Trust, UntrustedCodeError
 from tailor.plan import beacon, rope
 from tailor.spec.adapter_kinds import KINDS, known
 from tailor.spec.model import Model
-from tailor.store import COMMIT, Store, run_folder, verify
+from tailor.store import COMMIT, OBJECT, Store, run_folder, verify
 
 HASHED_BYTES = 1 << 30
 """Artifacts up to this size are verified by checksum, which takes about a second; larger ones by file size."""
@@ -144,6 +144,7 @@ def load_artifact(
         record = replace(record, rope=None) if without_rope else record
         model = load_adapted(folder, store.url, record, model_spec(record, trust), target_device)
     else:
+        refuse_reranker(store)
         load = _with_beacons if store.exists(BEACON_CONFIG) else _whole
         model = load(folder, store.url, target_device, trust)
     if prefix_lm.is_saved(folder, store.url):
@@ -175,6 +176,15 @@ def refuse_beacons(store: Store, done: str) -> None:
         raise ModelError(
             f"{store.url} has activation beacons, which cannot be {done}",
             hint="use them with `tailor chat`, `generate` and `evaluate`",
+        )
+
+
+def refuse_reranker(store: Store) -> None:
+    """ModelError when `store` has a model with a scoring head, which loading as another model would leave out."""
+    if store.exists(MODEL_CONFIG) and scoring_head.is_declared(OBJECT.read(store, MODEL_CONFIG)):
+        raise ModelError(
+            f"{store.url} is a reranker, which scores pairs of texts and can neither embed nor generate",
+            hint="score the passages of rows with `tailor score`, or load it with sentence-transformers' CrossEncoder",
         )
 
 

@@ -220,7 +220,9 @@ def one_line(value: Any, limit: int = 120) -> str:
 def next_commands(run: Store) -> list[str]:
     """Commands to try next on a run with an artifact, the most useful first."""
     here = shown_path(run.url)
-    if run_files.only_embeds(run):
+    if run_files.ranks(run):
+        try_it = f"tailor score {here} rows.jsonl scored.jsonl"
+    elif run_files.only_embeds(run):
         try_it = f"tailor search {here} texts.jsonl"
     elif run_folder.can_chat(run):
         try_it = f"tailor chat {here}"

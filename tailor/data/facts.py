@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
 from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
+from tailor.data.ranking_batches import RankingBatches
 from tailor.data.rows import Batch
 from tailor.data.token_store import Split, TokenStore
 from tailor.plan import DataFacts
@@ -81,4 +82,6 @@ def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a split."""
     if spec.streams is not None:
         return GritBatches(split, spec)
+    if spec.ranked is not None:
+        return RankingBatches(split, spec)
     return Batches(split.lengths, split.supervised, split.source, spec, split.position)

@@ -187,11 +187,11 @@ def relevances(
                     text.input_ids, list(text.spans), position, position < positives, score=scores[position]
                 )
             )
-        groups.append(_unscored(record, limits) or _checked(group, record))
+        groups.append(unscored(record, limits) or _checked(group, record))
     return groups
 
 
-def _unscored(record: Relevance, limits: TextLimits | None) -> RowError | None:
+def unscored(record: Relevance, limits: TextLimits | None) -> RowError | None:
     """What the row lacks for distillation; None if nothing."""
     if limits is None or not limits.scores:
         return None
@@ -241,9 +241,10 @@ def cut(group: Sequence[EncodedExample], limits: TextLimits) -> list[EncodedExam
         if kept is None:
             start, stop = example.spans[0]
             around = len(example.input_ids) - (stop - start)
+            before = "the query" if limits.pairs else "an instruction with its format"
             return RowError(
                 "too_long",
-                f"an instruction with its format has {around} tokens, which leaves no room in the maximum of {max_length}",
+                f"{before} has {around} tokens, which leaves no room in the maximum of {max_length}",
             )
         ids, spans = kept
         cut_away = Missing.END if len(ids) < len(example.input_ids) else Missing(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.encode import bm25, embedding_examples, preference_examples, truncation
+from tailor.encode import bm25, embedding_examples, pair_examples, preference_examples, truncation
 from tailor.encode.control_text import CONTROL
 from tailor.encode.embedding_examples import GRITLM, TextEncoder, TextFormat, TextLimits
 from tailor.encode.masks import ChatEncoder, EncodedExample, prefix_of
@@ -105,7 +105,12 @@ class Encoder:
     def fills_negatives(self) -> bool:
         """Whether a query without negatives is given passages of other rows."""
         limits = self._text_limits
-        return limits is not None and limits.negatives and not limits.scores
+        return limits is not None and limits.negatives and not (limits.scores or limits.pairs)
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether a query is read together with each of its passages."""
+        return self._text_limits is not None and self._text_limits.pairs
 
     @property
     def distills(self) -> bool:
@@ -143,6 +148,8 @@ class Encoder:
             return preference_examples.grouped(rows, self.encode(preference_examples.answers(rows)))
         if isinstance(records[0], Relevance):
             groups = [record for record in records if isinstance(record, Relevance)]
+            if self._text_limits is not None and self._text_limits.pairs:
+                return pair_examples.pairs(self.tokenizer, groups, self._text_limits)
             return embedding_examples.relevances(self._text_encoder, groups, self._text_limits)
         if isinstance(records[0], Completion):
             return self._completions([record for record in records if isinstance(record, Completion)])

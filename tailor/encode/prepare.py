@@ -429,6 +429,8 @@ def _fingerprint(
             facts["text_format"] = asdict(text_format)
         if texts.scores:
             facts["scores"] = True
+        if texts.pairs:
+            facts["pairs"] = True
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
 
 

@@ -107,9 +107,10 @@ def _note(encoder: Encoder, whole: list[EncodedExample], data: Data) -> tuple[st
     if encoder.limits is not None:
         note += ", " + " and ".join(_kind(example, whole) for example in whole)
     elif _are_texts(whole):
-        positives = sum(example.is_positive for example in whole) - 1
-        negatives = len(whole) - 1 - positives
-        note = f"{tokens} tokens, {supervised} pooled, 1 query, {_count(positives, 'positive')}, {_count(negatives, 'negative')}"
+        positives = sum(example.is_positive for example in whole) - (not encoder.reads_pairs)
+        negatives = sum(not example.is_positive for example in whole)
+        what = "of passages" if encoder.reads_pairs else "pooled"
+        note = f"{tokens} tokens, {supervised} {what}, 1 query, {_count(positives, 'positive')}, {_count(negatives, 'negative')}"
     elif len(whole) > 1:
         note += f", in {len(whole)} examples because the template rewrites earlier turns"
     outcome = encoder.fit(whole)

@@ -20,6 +20,7 @@ SHORT = "too_short"
 REMOVED = ("duplicate", "near_duplicate", "contaminated", SHORT)
 """Reasons of rows that the recipe asks to leave out: `data.deduplicate`, `data.decontaminate` and `data.min_length`. The budget
 does not limit them."""
+MISSING_NEGATIVES = "add negatives with `tailor mine`"
 MISSING_SCORES = "add the scores of a teacher with `tailor score`, or remove method.distillation"
 _PERCENTILES = (50, 90, 95, 99)
 _BINS = 12
@@ -205,6 +206,8 @@ def check_budget(report: Mapping[str, Any], budget: Budget) -> None:
                 hint = "raise data.max_length, or set data.on_long"
             elif set(lost) == {"missing_scores"}:
                 hint = MISSING_SCORES
+            elif set(lost) == {"missing_negatives"}:
+                hint = MISSING_NEGATIVES
             elif set(lost) == {SHORT}:
                 hint = "lower data.min_length"
             elif lost and set(lost) <= set(REMOVED):
@@ -244,6 +247,8 @@ def _check(
         hint = "choose a data.template that writes the reasoning, or set data.reasoning: drop"
     elif set(lost) == {"missing_scores"}:
         hint = MISSING_SCORES
+    elif set(lost) == {"missing_negatives"}:
+        hint = MISSING_NEGATIVES
     elif set(lost) == {"nothing_supervised"}:
         hint = "look at these rows with `tailor data preview`"
     elif lost and set(lost) <= {"same_answers", "empty_answer", "control_text"}:

@@ -84,6 +84,12 @@ class Tokenizer:
         """Token ids and character offsets of many texts, on all cores. Slower than `encode_batch`."""
         return list(self._backend.encode_batch(texts, add_special_tokens=False))
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int], list[int | None]]:
+        """Token ids of two texts with the special tokens of a pair, their token types, and the text of each (0 or 1; None for a
+        special token)."""
+        encoding = self._backend.encode(first, second, add_special_tokens=True)
+        return list(encoding.ids), list(encoding.type_ids), list(encoding.sequence_ids)
+
     def encode_continuation(self, texts: list[str]) -> list[tokenizers.Encoding]:
         """Token ids of texts that continue another text: the tokenizer adds no leading space."""
         return list(self._continuation.encode_batch(texts, add_special_tokens=False))

@@ -13,7 +13,7 @@ import yaml
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.export.forms.base import CardSection
 from tailor.export.markdown import code, folded, inline, table, without_local_paths
-from tailor.export.usage import EMBED, base_folder, usage
+from tailor.export.usage import EMBED, RERANK, base_folder, usage
 from tailor.layout import LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, RECIPE
 from tailor.printable import printable
 from tailor.redaction import redacted
@@ -64,6 +64,8 @@ def card(
         _intro(plan, weights, base),
         f"## Use\n\n{section.use}"
         if section is not None
+        else RERANK
+        if run_files.ranks(run)
         else EMBED
         if run_files.only_embeds(run)
         else usage(plan["model"], weights, base, converses=load_tokenizer(str(folder)).template is not None),
@@ -123,7 +125,9 @@ def front_matter(
         head |= {"base_model": base, "base_model_relation": "adapter" if weights == "adapter" else "finetune"}
     head |= {
         "library_name": "peft" if weights == "adapter" else "transformers",
-        "pipeline_tag": "feature-extraction"
+        "pipeline_tag": "text-ranking"
+        if "ranking_weight" in plan["method"]
+        else "feature-extraction"
         if plan["method"].get("mode") == "embedding"
         else "text-generation",
     }
@@ -237,7 +241,7 @@ def _metrics(records: list[Record]) -> list[dict[str, Any]]:
     evaluation = of_kind(records, "evaluation")
     if evaluation:
         last = evaluation[-1]
-        for key in ("loss", "embedding_accuracy", "perplexity", "token_accuracy"):
+        for key in ("loss", "ndcg_at_10", "embedding_accuracy", "perplexity", "token_accuracy"):
             if last.get(key) is not None:
                 found.append({"type": key, "name": key.replace("_", " "), "value": round(last[key], 6)})
     if "after" in (matches := exact_match(records)):

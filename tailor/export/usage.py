@@ -25,6 +25,20 @@ tailor embed PATH texts.jsonl embeddings.parquet
 """
 """The section of a model that only embeds: plain transformers does not know its pooling and attention."""
 
+RERANK = """\
+## Use
+
+This model scores a query with a passage; it neither embeds nor generates.
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("PATH")
+scores = model.predict([("query", "passage")])
+```
+"""
+"""The section of a reranker."""
+
 
 def usage(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
     """Markdown with Python code. model: the recipe's section; weights: `adapter`, `merged` or `model`; base: its hub id."""

@@ -1,22 +1,28 @@
-"""The transformers class of a base model: a causal language model with its output head, or an encoder without one."""
+"""The transformers class of a base model: a causal language model with its output head, or an encoder without one or with a
+head that scores pairs of texts."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tailor.models import scoring_head
 from tailor.plan import encoders
 
 
-def auto_class(config: Any) -> Any:
-    """AutoModel for the config of an encoder, else AutoModelForCausalLM."""
-    from transformers import AutoModel, AutoModelForCausalLM
+def auto_class(config: Any, *, scores: bool = False) -> Any:
+    """AutoModel for the config of an encoder, else AutoModelForCausalLM. scores: the class with a scoring head."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    if scores:
+        return AutoModelForSequenceClassification
     return AutoModel if encoders.is_encoder(config.to_dict()) else AutoModelForCausalLM
 
 
-def from_config(config: Any, **options: Any) -> Any:
+def from_config(config: Any, *, scores: bool = False, **options: Any) -> Any:
     """The network of a transformers config, with random weights. options: as for `AutoModel.from_config`."""
-    return without_pooler(auto_class(config).from_config(config, **options))
+    if scores:
+        scoring_head.configure(config)
+    return without_pooler(auto_class(config, scores=scores).from_config(config, **options))
 
 
 def without_pooler(network: Any) -> Any:

@@ -6,9 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from tailor.models import scoring_head
+
 
 def decoder_of(base: Any) -> Any:
     """The module that gives the last hidden states of a causal language model, or an encoder itself."""
+    if scoring_head.is_scorer(base):
+        return base.base_model
     if not has_head(base):
         return base
     decoder = base.get_decoder()
@@ -22,6 +26,8 @@ def has_head(base: Any) -> bool:
 
 
 def head_of(base: Any) -> nn.Module:
-    """The output head; a module without weights for an encoder."""
+    """The output head; a module without weights for an encoder, and of one that scores pairs its scoring head."""
+    if scoring_head.is_scorer(base):
+        return scoring_head.modules_of(base)
     head = base.get_output_embeddings()
     return nn.Identity() if head is None else head

@@ -86,6 +86,24 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query and a passage to score, D of R queries. Each pair is a row of its own (B = D)."""
+
+    token_types: torch.Tensor
+    """int64[D, T]"""
+    group: torch.Tensor
+    """int64[D]: index in the micro-batch of each pair's query."""
+    compared: torch.Tensor
+    """int64[R, G]: the pairs of each query that the loss compares, that of a positive passage first."""
+    teacher: torch.Tensor
+    """float32[R, G]: a teacher's scores of these pairs; NaN without one."""
+
+    def to(self, device: torch.device) -> Pairs:
+        parts = (self.token_types, self.group, self.compared, self.teacher)
+        return Pairs(*(part.to(device, non_blocking=True) for part in parts))
+
+
+@dataclass(frozen=True)
 class TokenBatch:
     """A micro-batch: B rows of T tokens (B = 1 for a stream), D documents, S supervised tokens. Padding is no document."""
 
@@ -119,6 +137,8 @@ class TokenBatch:
     """Noise on the embedded tokens; None without NEFTune and in evaluation."""
     skips: bool = False
     """Whether the position ids skip within documents (PoSE), so that they do not show where a document ends."""
+    pairs: Pairs | None = None
+    """For pairs of texts to score, which have no targets."""
 
     def to(self, device: torch.device) -> TokenBatch:
         documents = self.documents
@@ -144,6 +164,7 @@ class TokenBatch:
             None if self.pool is None else self.pool.to(device),
             self.noise,
             self.skips,
+            None if self.pairs is None else self.pairs.to(device),
         )
 
     def cut(self, sequence: SequenceGroup) -> TokenBatch:

@@ -22,6 +22,7 @@ from tailor.models import (
     probe,
     quantization,
     rope,
+    scoring_head,
     visibility,
 )
 from tailor.models.adapters import add_adapter
@@ -62,15 +63,16 @@ def load_for_training(
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
     tokens: int = 0,
+    scores: bool = False,
 ) -> CausalModel:
     """Load, quantize, adapt and check a model. Trained weights are float32, frozen ones `frozen_dtype`.
 
     pack: documents share rows, so that they must be isolated. activation_checkpointing: checkpoint every n-th decoder
     layer; 0 or False for none. static_shapes: for `torch.compile`, take transformers' attention over padded rows. tokens:
-    maximum of a forward pass. Raises ModelError.
+    maximum of a forward pass. scores: with a scoring head, whose pairs are padded rows. Raises ModelError.
     """
     torch.manual_seed(seed)
-    network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device)
+    network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device, scores=scores)
     if spec.beacon is not None:
         return _with_beacons(network, spec, spec.beacon, DTYPES[precision], activation_checkpointing, seed)
     if spec.kernels == "liger":
@@ -91,7 +93,7 @@ def load_for_training(
         device=device,
         precision=precision,
         pack=pack,
-        static_shapes=static_shapes,
+        static_shapes=static_shapes or scores,
         tokens=tokens,
     )
 
@@ -208,10 +210,13 @@ def skeleton(spec: Model, *, frozen_dtype: str, with_kernels: bool = False, **se
         return adapt(network, spec, **settings)
 
 
-def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty: bool = False) -> Any:
+def load_network(
+    spec: Model, *, dtype: torch.dtype, device: torch.device, empty: bool = False, scores: bool = False
+) -> Any:
     """Load the base model with transformers, quantized if the recipe says so; with random weights for `model.init: random`.
 
-    empty: build the architecture only, for the meta device. Raises ModelError.
+    empty: build the architecture only, for the meta device. scores: with a scoring head, whose weights are random if the base
+    has none. Raises ModelError.
     """
     from safetensors import SafetensorError
     from transformers import AutoConfig
@@ -236,9 +241,11 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
         stored = quantized.method(config.to_dict())
         if spec.init == "random" or empty:
             quantization.forget(config)
-            network = from_config(config, dtype=dtype, trust_remote_code=trusted)
+            network = from_config(config, scores=scores, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
-        network, loaded = auto_class(config).from_pretrained(
+        if scores:
+            scoring_head.configure(config)
+        network, loaded = auto_class(config, scores=scores).from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -252,7 +259,8 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
             **({"gguf_file": WEIGHTS} if gguf else {}),
             **common,
         )
-        if wrong := sorted(loaded["mismatched_keys"]):
+        own = scoring_head.weights_of(network) if scores else set()
+        if wrong := sorted(key for key in loaded["mismatched_keys"] if key[0] not in own):
             name, stored, expected = wrong[0]
             raise ModelError(
                 f"model.path {spec.path}: {name} has the shape {tuple(stored)} in the weights, and {tuple(expected)} in config.json",
@@ -261,7 +269,7 @@ def load_network(spec: Model, *, dtype: torch.dtype, device: torch.device, empty
         without_pooler(network)
         kept = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
         if missing := sorted(
-            kept.intersection(loaded["missing_keys"])
+            kept.intersection(loaded["missing_keys"]) - own
         ):  # transformers would initialize them randomly
             raise ModelError(
                 f"model.path {spec.path}: the weights of {type(network).__name__} lack {len(missing)} tensors, for "
@@ -316,10 +324,11 @@ def require_base(spec: Model) -> None:
         )
 
 
-def without_weights(config: Any, trusted: bool) -> Any:
-    """The network of a transformers config on the meta device: names and shapes of its weights. trusted: its own code may run."""
+def without_weights(config: Any, trusted: bool, *, scores: bool = False) -> Any:
+    """The network of a transformers config on the meta device: names and shapes of its weights. trusted: its own code may run.
+    scores: with a scoring head."""
     with torch.device("meta"):
-        return from_config(config, trust_remote_code=trusted)
+        return from_config(config, scores=scores, trust_remote_code=trusted)
 
 
 def _ready(network: Any, spec: Model, *, empty: bool = False) -> Any:

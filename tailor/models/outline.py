@@ -16,9 +16,10 @@ from tailor.printable import printable
 from tailor.spec.model import Model
 
 
-def build(spec: Model) -> Any:
+def build(spec: Model, *, scores: bool = False) -> Any:
     """The base on the meta device, without adapter and new tokens; `NoOutline` if transformers cannot build it here.
 
+    scores: with a scoring head.
     Raises ModelError if the recipe's model is none, or has code that the user has not read.
     """
     from transformers import AutoConfig
@@ -27,7 +28,7 @@ def build(spec: Model) -> Any:
     trusted, path = own_code.granted(spec), readable(spec.path)
     try:
         config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=trusted)
-        return without_weights(config, trusted)
+        return without_weights(config, trusted, scores=scores)
     except Exception as error:  # transformers and a model's own code raise any
         if not trusted and own_code.untrusted(spec.path, error) is not None:
             return NoOutline("the model comes with its own code, and model.trust_remote_code is false")

@@ -37,6 +37,8 @@ class BatchSpec:
     """Tokens of a beacon window, else None. A batch has examples with the same number of windows."""
     streams: StreamSizes | None = None
     """If set, batches are `tailor.data.grit_batches.GritBatches`, and `batch_size` and `batch_tokens` are unused."""
+    ranked: int | None = None
+    """If set, batches are `tailor.data.ranking_batches.RankingBatches` with this number of passages per query."""
 
 
 def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
@@ -49,7 +51,7 @@ def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
     return BatchSpec(
         seed=train.seed,
         max_length=recipe.data.max_length,
-        pack=recipe.data.pack and not method.joins and streams is None,
+        pack=recipe.data.pack and not method.joins and streams is None and method.ranked_passages is None,
         join=method.joins,
         batch_size=rows if streams is None else None,
         batch_tokens=train.batch_tokens,
@@ -60,4 +62,5 @@ def batch_spec(recipe: Recipe, first_step: int = 0) -> BatchSpec:
         first_step=first_step,
         window=recipe.model.beacon.window if recipe.model.beacon else None,
         streams=streams,
+        ranked=method.ranked_passages,
     )

@@ -48,16 +48,21 @@ def first_position(config: Mapping[str, Any]) -> int:
 
 def check(recipe: Recipe, config: Mapping[str, Any]) -> None:
     """Raise ModelError for what a recipe cannot do with an encoder. config: the base model's `config.json`."""
-    if not is_encoder(config):
-        return
     method, model = recipe.method, recipe.model
-    name = f"{model.path} ({config['model_type']})"
+    name = f"{model.path} ({config.get('model_type')})"
+    if not is_encoder(config):
+        if method.ranked_passages is not None:
+            raise ModelError(
+                f"model.path: {name} is not an encoder, and method {method.name} trains one",
+                hint=f"use a model of the type {', '.join(sorted(ENCODERS))}",
+            )
+        return
     embedding = method.embedding
-    if embedding is None or embedding.generates:
+    if method.ranked_passages is None and (embedding is None or embedding.generates):
         mode = f"method.mode {method.streams.mode}" if method.streams else f"method {method.name}"
         raise ModelError(
             f"model.path: {name} is an encoder, which embeds texts and cannot generate, and {mode} trains generation",
-            hint="set method: {name: gritlm, mode: embedding}, or use a causal language model",
+            hint="set method: {name: gritlm, mode: embedding} or {name: rerank}, or use a causal language model",
         )
     for at, task in enumerate(recipe.evaluate.final.tasks if recipe.evaluate.final else ()):
         if not task.embeds:
@@ -65,12 +70,12 @@ def check(recipe: Recipe, config: Mapping[str, Any]) -> None:
                 f"evaluate.final.tasks[{at}]: {task.name} needs a model that generates, and {name} is an encoder",
                 hint="use the task retrieval",
             )
-    if embedding.attention != "bidirectional":
+    if embedding is not None and embedding.attention != "bidirectional":
         raise ModelError(
             f"method.attention: {name} is an encoder, whose attention is always bidirectional",
             hint="set method.attention: bidirectional",
         )
-    if embedding.window == "widen":
+    if embedding is not None and embedding.window == "widen":
         raise ModelError(
             f"method.window: {name} is an encoder, whose sliding windows cannot be widened",
             hint="set method.window: keep",

@@ -139,6 +139,13 @@ def only_embeds(run: Store) -> bool:
     return embedding is not None and not embedding.generates
 
 
+def ranks(run: Store) -> bool:
+    """Whether the run trains a reranker. False if its plan does not say."""
+    if not run.exists(PLAN) or plan(run)["method"]["name"] not in METHODS:
+        return False
+    return planned_method(run).ranked_passages is not None
+
+
 def plan_if_written(run: Store) -> dict[str, Any]:
     """The plan of a run, or an empty dict when the run ended before writing it."""
     return plan(run) if run.exists(PLAN) else {}

@@ -20,7 +20,7 @@ import torch
 from tailor.encode.published_embedder import text_format
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.layout import ADAPTER, BEACON, MODEL, MODEL_CONFIG
-from tailor.models import adapter_files, prefix_lm, rope
+from tailor.models import adapter_files, prefix_lm, rope, scoring_head
 from tailor.models.adapter_init import TRAINED, as_lora, as_lora_config
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import BaseRecord
@@ -74,6 +74,8 @@ def write_artifact(session: Session) -> str:
         if plan.method.prefix_lm:
             prefix_lm.write(made.folder)
         session.tokenizer.write(made.folder, session.tokens.template)
+        if plan.method.ranked_passages is not None:
+            scoring_head.declare_inputs(session.model.base, made.folder)
         if (warning := fix_tokenizer_class(made.folder)) is not None:
             session.say(f"warning: {warning}")
         session.host.flush()  # raises if another process owns the run by now

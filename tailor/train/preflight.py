@@ -28,7 +28,7 @@ def preflight(model: Model, method: Method, optim: Optim, train: Train) -> Outli
     Raises ModelError for what training would refuse: unknown modules, an attention that the class does not have, learning
     rates of weights that are not trained, quantization of too few weights.
     """
-    network = outline.build(model)
+    network = outline.build(model, scores=method.ranked_passages is not None)
     if isinstance(network, NoOutline):
         return network
     attention.require_supported(network, model.attention)

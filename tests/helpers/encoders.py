@@ -102,8 +102,11 @@ def _tokenizer(folder: Path, kind: str) -> None:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
     known = [(name, tokenizer.token_to_id(name)) for name in (first, last)]
+    pair = f"{first} $A {last} {last} $B {last}"
+    if specials is _BERT:
+        pair = f"{first} $A {last} $B:1 {last}:1"
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=known
+        single=f"{first} $A {last}", pair=pair, special_tokens=known
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     roles = (

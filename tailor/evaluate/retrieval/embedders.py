@@ -8,7 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailor.artifacts.load import causal_model, find_artifact, load_artifact, load_embedder
+from tailor.artifacts.load import (
+    causal_model,
+    find_artifact,
+    load_artifact,
+    load_embedder,
+    refuse_reranker,
+)
 from tailor.errors import ModelError
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder, states_width
@@ -68,6 +74,7 @@ class TextEmbedder:
 def require_embeddings(url: str) -> None:
     """ModelError for a run or model that was not trained for embeddings."""
     store, _ = find_artifact(Store(url))
+    refuse_reranker(store)
     Embedding.read(store.local_path(), store.url)
 
 

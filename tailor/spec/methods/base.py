@@ -90,6 +90,8 @@ class TextLimits:
     """Whether each query needs a passage that does not answer it, of its own row or of another one."""
     scores: bool = False
     """Whether each row needs a teacher's scores of its passages, and negatives of its own if `negatives`."""
+    pairs: bool = False
+    """Whether a query is read together with each passage, as one pair of at most `passage` tokens."""
 
 
 class EmbeddingMethod(Protocol):
@@ -197,6 +199,11 @@ class MethodSection(Section):
     @property
     def streams(self) -> StreamSizes | None:
         """Sizes of its GRIT batches. None for a method whose batches are `train.batch_size` rows."""
+        return None
+
+    @property
+    def ranked_passages(self) -> int | None:
+        """Passages per query of a reranker: one positive and negatives. None for a method that trains no reranker."""
         return None
 
     @property

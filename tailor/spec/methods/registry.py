@@ -16,6 +16,7 @@ METHODS: Registry[type[MethodSection]] = Registry(
         "dpo": "tailor.spec.methods.dpo:Dpo",
         "kto": "tailor.spec.methods.kto:Kto",
         "gritlm": "tailor.spec.methods.gritlm:Gritlm",
+        "rerank": "tailor.spec.methods.rerank:Rerank",
     },
 )
 

@@ -74,7 +74,7 @@ def unused(keys: Keys) -> Iterator[Finding]:
         relevance = keys.method is None or RELEVANCE in keys.method.reads
         for name in ("query_instruction", "passage_instruction"):
             if source.get(name) is not None and not relevance:
-                yield f"{key}.{name}", "has no effect: only gritlm reads queries and passages"
+                yield f"{key}.{name}", "has no effect: only gritlm and rerank read queries and passages"
         streams = keys.method.streams if keys.method is not None else None
         by_dataset = streams is not None and streams.embeds and streams.by == "dataset"
         if source.get("dataset_column") is not None and keys.method is not None and not by_dataset:

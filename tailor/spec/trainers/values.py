@@ -208,9 +208,9 @@ PRECISIONS = {
 
 ONLINE = (
     "training on answers that the model generates (RL) is not supported: supported are sft, pretrain, dpo (with its "
-    "losses ipo, hinge, robust, simpo, orpo and cpo), kto and gritlm"
+    "losses ipo, hinge, robust, simpo, orpo and cpo), kto, gritlm and rerank"
 )
-REWARD = "reward models are not trained; the methods are sft, pretrain, dpo, kto and gritlm"
+REWARD = "reward models are not trained; the methods are sft, pretrain, dpo, kto, gritlm and rerank"
 
 METHODS = {
     **{name: {"method.name": "sft"} for name in ("sft", "asft", "instruct")},

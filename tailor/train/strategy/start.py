@@ -16,7 +16,10 @@ from tailor.plan import Plan
 
 def load_unsharded(plan: Plan, device: torch.device) -> CausalModel:
     """Load the full model on this worker's device."""
-    model = load_for_training(plan.model, device=device, static_shapes=plan.compile, **_settings(plan))
+    scores = plan.method.ranked_passages is not None
+    model = load_for_training(
+        plan.model, device=device, static_shapes=plan.compile, scores=scores, **_settings(plan)
+    )
     if (embedding := plan.method.embedding) is not None:
         fit_to_embed(model, embedding, seed=plan.batches.seed)
         prove_embedding(model, embedding, plan.precision)
