@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tailor.artifacts.sentence_transformers import require_own_modules
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.layout import MODEL, MODEL_CONFIG, MODULES
 from tailor.models import files, scoring_head
@@ -48,6 +49,7 @@ class CrossEncoderModel:
     def __init__(self, path: str) -> None:
         """Load the model. ModelError when it cannot be loaded, or sentence-transformers is not installed."""
         import torch
+        from safetensors import SafetensorError
 
         require_package(path)
         from sentence_transformers import CrossEncoder
@@ -58,7 +60,9 @@ class CrossEncoderModel:
             require_own_modules(folder, path)
         files.weight_files(folder)
         self._path = path
+        load_tokenizer(str(folder))  # without its files, transformers makes an empty one
         try:
+            _require_complete(folder, path)
             self._model = CrossEncoder(
                 str(folder),
                 device="cuda" if torch.cuda.is_available() else "cpu",
@@ -67,7 +71,16 @@ class CrossEncoderModel:
                 model_kwargs={"use_safetensors": True},
                 activation_fn=torch.nn.Identity(),  # logits, not probabilities
             )
-        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, RuntimeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            ImportError,
+            AttributeError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             raise ModelError(
                 f"sentence-transformers cannot load {path}: {' '.join(str(error).split())[:200]}"
             ) from error
@@ -79,6 +92,25 @@ class CrossEncoderModel:
         if not np.isfinite(found).all():
             raise ModelError(f"{self._path}: its scores are NaN or infinite", hint="check its weights")
         return found
+
+
+def _require_complete(folder: Path, path: str) -> None:
+    """ModelError when the weights lack tensors, which transformers would initialize randomly. Reads no weights into memory."""
+    from transformers import AutoModelForSequenceClassification
+
+    _, loaded = AutoModelForSequenceClassification.from_pretrained(
+        str(folder),
+        device_map="meta",
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(
+            f"{path}: the weights lack {len(missing)} tensors, for example {missing[0]}",
+            hint="use a complete cross-encoder",
+        )
 
 
 def require_package(path: str) -> None:

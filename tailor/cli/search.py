@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
     request = Request(args.corpus, tuple(args.column or ("text",)), instruction=args.corpus_instruction)
     check_corpus(request)
     embedder = TextEmbedder(model.ref.url, trust=model.ref.trust)
-    passages = open_passages(request, model.ref.url, embedder, _report)
+    passages = open_passages(request, model, embedder, _report)
     found = []
     for query in _queries(args.query):
         hits = passages.search(embedder, query, args.instruction, args.top)

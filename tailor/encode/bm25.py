@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,10 +15,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 K1, B = 0.9, 0.4
+# Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han; and Hangul, whose words have endings.
+_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff"
+# Marks within words, which Python's `\w` lacks: accents, Hebrew and Arabic vowels, and the blocks of the scripts of India.
+_MARKS = "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0966-\u0dff"
 _WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7ff]+"
+    rf"[{_UNSPACED}]|(?:[^\W_\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7ff]|[{_MARKS}])+"
 )
-"""A sequence of letters and digits, or one Chinese, Japanese or Korean character."""
+"""A sequence of letters, their marks and digits, or one character of a script without spaces between words."""
 
 
 class Index:
@@ -57,5 +62,7 @@ def scores(query: str, texts: Sequence[str]) -> list[float]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """The words of a text in lower case. A letter and its accent count as the letter with the accent."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     return _WORD.findall(text.lower())

@@ -96,8 +96,8 @@ class TextEncoder:
     ) -> list[TextTokens]:
         """Encode (instruction, text) pairs as at most `max_length` tokens each.
 
-        DataError when the instruction and its format leave no room for a text. UnicodeEncodeError or TypeError for a text
-        with a lone surrogate.
+        DataError when the instruction and its format leave no room for a text. NotUnicodeError for a text with a lone
+        surrogate.
         """
         encoded = self._joined(texts) if self.format.joined else self._apart(texts)
         if max_length is None:

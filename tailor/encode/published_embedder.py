@@ -70,21 +70,23 @@ def read_published(path: str, revision: str | None = None) -> PublishedEmbedder 
     modules = parse_modules(text, path)
     pooling: Mapping[str, Any] = {}
     for kind, folder in modules:
-        if kind.rpartition(".")[2] == "Pooling" and _NAME.fullmatch(folder):
-            pooling = _object(read, path, f"{folder}/{MODEL_CONFIG}" if folder else MODEL_CONFIG)
+        if kind.rpartition(".")[2] == "Pooling":
+            name = f"{folder}/{MODEL_CONFIG}" if folder else MODEL_CONFIG
+            if not _NAME.fullmatch(folder) or not (pooling := _object(read, path, name)):
+                raise ModelError(f"{path}/{name} is missing or damaged", hint="copy the model again")
     settings, prompts = _object(read, path, SENTENCE_BERT), _object(read, path, SENTENCE_TRANSFORMERS)
     names = pooling.get("pooling_mode") or [
         name for key, name in POOLING.items() if pooling.get(f"pooling_mode_{key}")
     ]
     named = prompts.get("prompts")
-    default = named.get(prompts.get("default_prompt_name")) if isinstance(named, dict) else None
+    default = named.get(str(prompts.get("default_prompt_name"))) if isinstance(named, dict) else None
     length = settings.get("max_seq_length")
     return PublishedEmbedder(
         modules=tuple(kind.rpartition(".")[2] for kind, _ in modules),
-        pooling="+".join([names] if isinstance(names, str) else map(str, names)) or "mean",
+        pooling="+".join(map(str, names if isinstance(names, list) else [names])) or "mean",
         include_prompt=pooling.get("include_prompt") is not False,
         prompt=default if isinstance(default, str) else "",
-        max_length=length if isinstance(length, int) and length > 0 else None,
+        max_length=length if type(length) is int and length > 0 else None,
         lowercase=settings.get("do_lower_case") is True,
     )
 
@@ -130,4 +132,4 @@ def differing(path: str, revision: str | None, pooling: str, normalize: bool) ->
 
 def _object(read: Callable[[str], str | None], path: str, name: str) -> Mapping[str, Any]:
     text = read(name)
-    return OBJECT.parse(text.encode(), f"{path}/{name}") if text else {}
+    return {} if text is None else OBJECT.parse(text.encode(), f"{path}/{name}")

@@ -28,6 +28,21 @@ class RowError(Exception):
         self.detail = detail
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether a text has a lone surrogate, as from a JSON escape. It cannot be tokenized or written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def require_unicode(text: str) -> None:
+    """RowError for a text with a lone surrogate."""
+    if has_surrogate(text):
+        raise RowError("bad_encoding", "the text contains a character that is not valid Unicode")
+
+
 def unreadable_value(error: Exception) -> RowError:
     """The reason for a row that fails in a way that no reader, format or template foresees."""
     if isinstance(error, RecursionError):

@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from tailor.encode.gguf import readable
+from tailor.encode.records import has_surrogate
 from tailor.encode.template import Message, Template, load_template, model_template, render
 from tailor.errors import DataError, ModelError, TemplateError
 from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
@@ -29,6 +30,22 @@ FILES = (
     _TOOL_USE,
 )
 """The files that are read from a model folder."""
+
+
+class NotUnicodeError(DataError, TypeError):
+    """A text has a lone surrogate. A TypeError too, as the package `tokenizers` raises."""
+
+
+def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: list[str]) -> list[tokenizers.Encoding]:
+    try:
+        return encode(texts, add_special_tokens=False)
+    except (TypeError, UnicodeEncodeError):
+        if not any(map(has_surrogate, texts)):
+            raise
+        raise NotUnicodeError(
+            "a text contains a character that is not valid Unicode",
+            hint="remove the character, or save the text as UTF-8",
+        ) from None
 
 
 class Tokenizer:
@@ -70,7 +87,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. Special tokens in the text are recognized; none are added."""
-        return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return list(_encoded(self._backend.encode_batch_fast, [text])[0].ids)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a plain prompt, as generation needs them: with the tokenizer's BOS, without EOS."""
@@ -78,11 +95,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str]) -> Iterator[list[int]]:
         """Token ids of many texts, on all cores. Yields one list at a time, so that each stays in the CPU cache."""
-        return (encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False))
+        return (encoding.ids for encoding in _encoded(self._backend.encode_batch_fast, texts))
 
     def encode_with_offsets(self, texts: list[str]) -> list[tokenizers.Encoding]:
         """Token ids and character offsets of many texts, on all cores. Slower than `encode_batch`."""
-        return list(self._backend.encode_batch(texts, add_special_tokens=False))
+        return _encoded(self._backend.encode_batch, texts)
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int], list[int | None]]:
         """Token ids of two texts with the special tokens of a pair, their token types, and the text of each (0 or 1; None for a
@@ -92,7 +109,7 @@ class Tokenizer:
 
     def encode_continuation(self, texts: list[str]) -> list[tokenizers.Encoding]:
         """Token ids of texts that continue another text: the tokenizer adds no leading space."""
-        return list(self._continuation.encode_batch(texts, add_special_tokens=False))
+        return _encoded(self._continuation.encode_batch, texts)
 
     @property
     def adds_space(self) -> bool:
@@ -321,6 +338,8 @@ def _converted(path: str, revision: str | None) -> str:
     try:
         # Never the model's own code: its tokenizers are written in Python and have no fast form to convert.
         loaded = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        if len(set(loaded.get_vocab()) - set(loaded.all_special_tokens)) < 2:
+            raise ValueError("its files have no vocabulary")  # without them, transformers makes an empty one
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:
         # The cause may be a missing package, missing files or a slow (Python) tokenizer: the hint covers all three.

@@ -16,18 +16,19 @@ import pyarrow.parquet as pq
 
 from tailor.encode.columns import near_column, require_columns
 from tailor.encode.readers import FileRange, Reader
-from tailor.encode.records import RowError
+from tailor.encode.records import RowError, require_unicode
 from tailor.encode.sources import content_of, find_files
 from tailor.errors import DataError
 from tailor.evaluate import key_value_files
 from tailor.evaluate.batches import EMBEDDED, Embedded
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.progress import ResumableParts, fingerprint_of
 from tailor.evaluate.retrieval.precision import Coding, Quantized, Ranges
+from tailor.evaluate.written_embeddings import ABOUT, EMBEDDING, ROW, find_written, vectors_of
 from tailor.spec.tasks.rows import Questions
 from tailor.store import Store
 
-TRUNCATED, ABOUT = b"truncated", b"tailor"
-ROW, EMBEDDING = "row", "embedding"
+TRUNCATED = b"truncated"
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ def text_of(row: Any, request: Request, columns: NamedColumns | None = None) -> 
     text = " ".join(value for value in values if value)
     if not text.strip():
         raise RowError("empty", "no text to embed")
+    require_unicode(text)
     return text
 
 
@@ -182,15 +184,6 @@ def _hint(reason: str, row: Any, request: Request) -> str | None:
         last = request.columns[-1]
         return (near_column(last, row) if last not in row else "") or "give the text column with --column"
     return "remove the row" if reason == "empty" else None
-
-
-def is_own(folder: Store, name: str) -> bool:
-    """Whether the file was written by `EmbeddingParts.join`."""
-    try:
-        with folder.open(name) as stream:
-            return ABOUT in (pq.read_schema(stream).metadata or {})
-    except pa.ArrowException:
-        return False
 
 
 def fingerprint(parts: Sequence[FileRange], request: Request, model: Any) -> str:
@@ -294,38 +287,26 @@ class EmbeddingParts(ResumableParts):
                 yield vectors_of(pq.read_table(part, columns=[EMBEDDING]))
 
 
-def coding_of(request: Request, model: str) -> Coding | None:
-    """The coding of a request; None for plain numbers. model: URL of the model. DataError for a file without fitting ranges."""
+def coding_of(request: Request, model: EvaluatedModel) -> Coding | None:
+    """The coding of a request; None for plain numbers. DataError for a file without fitting ranges."""
     if request.dtype not in get_args(Quantized):
         return None
     coding = Coding(cast(Quantized, request.dtype))
     if request.ranges is None:
         return coding
-    url = Store(request.ranges).url
-    folder, _, name = url.rpartition("/")
-    store = Store(folder)
-    if not store.is_file(name) or not is_own(store, name):
+    if (found := find_written(request.ranges)) is None:
         raise DataError(
             f"--ranges {request.ranges}: it is not a file that `tailor embed` wrote",
             hint="give the int8 embeddings of the corpus",
         )
-    with store.open(name) as stream:
-        about = json.loads(pq.read_schema(stream).metadata[ABOUT])
-    if "ranges" not in about or about["model"] != model:
-        what = f"has embeddings of {about['model']}" if "ranges" in about else "has no ranges"
+    if found.coding is None or found.coding.ranges is None:
         raise DataError(
-            f"--ranges {request.ranges}: it {what}",
+            f"--ranges {request.ranges}: it has no ranges",
             hint="give a file that `tailor embed --dtype int8` wrote with the same model",
         )
-    return Coding.of(about)
-
-
-def vectors_of(table: pa.Table) -> np.ndarray:
-    """The embeddings of a file as it stores them, [n, numbers per embedding]."""
-    column = table.column(EMBEDDING).combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    found: np.ndarray = flat.reshape(len(column), -1)
-    return found
+    found.require_model(model)
+    found.coding.require_dimension(request.dimension)
+    return found.coding
 
 
 def _lists(numbers: np.ndarray) -> pa.Array:

@@ -25,8 +25,6 @@ class About(TypedDict):
 
     identity: str
     """Of the input, the request and the model; also in the file of embeddings."""
-    model: str
-    """Hash of the files of the model."""
     rows: Positive
     """Rows of each file; the last one may have fewer."""
 
@@ -46,7 +44,7 @@ def is_own(name: str) -> bool:
 def read_index(folder: Store) -> About:
     """The contents of `index.json`. StoreError if it is damaged."""
     values = INDEX_FILE.read(folder, INDEX)
-    return About(identity=values["identity"], model=values["model"], rows=values["rows"])
+    return About(identity=values["identity"], rows=values["rows"])
 
 
 def write(folder: Store, file: str, first: int, found: Sequence[KeyValues]) -> None:
@@ -69,7 +67,7 @@ def read(folder: Store, about: About, row: int) -> KeyValues:
         else:
             tensors = load(folder.read_bytes(file))
         ids, keys, values = (tensors[name] for name in names)
-        if not (len(ids) == keys.shape[2] == values.shape[2] and ids.dtype == torch.int64):
+        if ids.ndim != 1 or ids.dtype != torch.int64 or not len(ids) == keys.shape[2] == values.shape[2]:
             raise ValueError("its tensors have different lengths")
     except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
         raise StoreError(

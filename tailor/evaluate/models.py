@@ -24,6 +24,7 @@ from tailor.layout import (
     PLAN,
     RECIPE,
 )
+from tailor.models import files
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon.files import read_settings
 from tailor.models.own_code import Trust
@@ -137,15 +138,11 @@ class EvaluatedModel:
         return [self.ref.without_adapter, *(["without rope"] if self.ref.without_rope else [])]
 
     def identity(self) -> Any:
-        """A value that changes with the model's files: checksums of a run's artifact, else names and sizes."""
+        """A value that changes with the model's files: checksums of a run's artifact, else a hash of samples of the weights and
+        of all other files."""
         if self.artifact.exists(COMMIT):
             return [*self._variant, listed_files(self.artifact)]
-        files = [name for name in self.artifact.names() if not name.startswith(".")]
-        return [
-            *self._variant,
-            self.artifact.url,
-            {name: self.artifact.size(name) for name in files},
-        ]
+        return [*self._variant, files.contents(self.artifact.local_path())]
 
     def stop_ids(self) -> tuple[int, ...]:
         """The stop tokens, from its generation_config.json."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from tailor.artifacts.load import Loaded
-from tailor.errors import DataError
+from tailor.errors import DataError, StoreError
 from tailor.evaluate import generation, key_value_files
-from tailor.evaluate.models import EvaluatedModel, identity_hash
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.reuse import TURNS
 from tailor.evaluate.search_file import Hit, Passages, open_written
 from tailor.models.embedding.embedder import Embedder
@@ -45,20 +46,23 @@ class Index:
     """A file of embeddings with its texts, and the folder of its key-values, if it has one."""
 
     passages: Passages
+    instruction: str | None
+    """Of the passages."""
     key_values: tuple[Store, key_value_files.About] | None
 
 
 def open_index(source: str, model: EvaluatedModel, reuse: str) -> Index:
     """Open the file of embeddings `source`. DataError if it does not fit the `EvaluatedModel`, or has no texts or key-values."""
-    found = open_written(source, model.ref.url)
+    found = open_written(source, model)
     if found is None:
         raise DataError(
             f"--retrieve {source} was not written by `tailor embed`",
             hint="embed the passages with this model: tailor embed RUN corpus.jsonl NAME.parquet --keep text",
         )
     if "document" not in reuse:
-        return Index(found.passages, None)
-    folder, about = found.folder.join(key_value_files.folder_of(found.name)), found.about
+        return Index(found.passages, found.written.about["instruction"], None)
+    written, about = found.written, found.written.about
+    folder = written.folder.join(key_value_files.folder_of(written.name))
     if "key_values" not in about or not folder.exists(key_value_files.INDEX):
         raise DataError(
             f"--reuse {reuse} needs the key-values of the passages, which {source} does not have",
@@ -70,12 +74,7 @@ def open_index(source: str, model: EvaluatedModel, reuse: str) -> Index:
             f"the key-values in {folder.url} are of other embeddings than {posixpath.basename(source)}",
             hint="embed the passages again with --key-values",
         )
-    if values["model"] != identity_hash(model):
-        raise DataError(
-            f"{model.ref.url} has changed since the key-values in {folder.url} were written",
-            hint="embed the passages again with --key-values",
-        )
-    return Index(found.passages, (folder, values))
+    return Index(found.passages, about["instruction"], (folder, values))
 
 
 class PassageReader:
@@ -100,7 +99,7 @@ class PassageReader:
         (hit,) = self._index.passages.nearest(vector, 1)
         if "document" in self._reuse:
             assert self._index.key_values is not None
-            texts["document"] = key_value_files.read(*self._index.key_values, hit.row)
+            texts["document"] = self._document(*self._index.key_values, hit)
         parts = () if self._reuse == "nothing" else tuple(texts[name] for name in self._reuse.split("-"))
         ids = self._loaded.prompt_ids(
             [{"role": "user", "content": TURNS[self._reuse].format(passage=hit.text, query=query)}]
@@ -109,6 +108,24 @@ class PassageReader:
             tokenizer = self._loaded.tokenizer
             ids = [*tokenizer.encode("\n"), *(ids[1:] if ids[:1] == [tokenizer.bos_id] else ids)]
         return Retrieved(hit, parts, tuple(ids))
+
+    def _document(self, folder: Store, about: key_value_files.About, hit: Hit) -> KeyValues:
+        """The key-values of a passage, in the dtype of the model. StoreError if they are not those of its tokens."""
+        found = key_value_files.read(folder, about, hit.row)
+        expected = self._embedder.token_ids(hit.text, self._index.instruction)
+        if found.ids.tolist() != expected or not self._like.fits(found):
+            raise StoreError(
+                f"the key-values of row {hit.row} in {folder.url} are not those of its text",
+                hint="embed the passages again with --key-values",
+            )
+        dtype = self._like.keys.dtype
+        return KeyValues(found.ids, found.keys.to(dtype), found.values.to(dtype))
+
+    @cached_property
+    def _like(self) -> KeyValues:
+        """Key-values of a short text, which show the shapes and the dtype that the model makes."""
+        _, (found,) = self._embedder.encode_with_key_values(["a"])
+        return found
 
     def answer(
         self,

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tailor.errors import DataError
 from tailor.evaluate.embed_file import (
-    ABOUT,
-    EMBEDDING,
-    ROW,
     Request,
     find_input,
-    is_own,
     read_batches,
     scan_input,
-    vectors_of,
 )
+from tailor.evaluate.models import EvaluatedModel
 from tailor.evaluate.retrieval.embedders import TextEmbedder
-from tailor.evaluate.retrieval.precision import Coding
 from tailor.evaluate.retrieval.ranking import TopK
-from tailor.store import Store
+from tailor.evaluate.written_embeddings import EMBEDDING, ROW, WrittenEmbeddings, find_written
 
 
 @dataclass(frozen=True)
@@ -72,19 +63,23 @@ class Passages:
 
 def check_corpus(request: Request) -> None:
     """DataError for rows that cannot be embedded, and for a column that no row has."""
-    if _own_file(request.source) is None:
+    if find_written(request.source) is None:
         scan_input(find_input(request), request)
 
 
 def open_passages(
-    request: Request, model: str, embedder: TextEmbedder, progress: Callable[[int], None]
+    request: Request, model: EvaluatedModel, embedder: TextEmbedder, progress: Callable[[int], None]
 ) -> Passages:
     """The passages of a file of embeddings that `tailor embed` wrote, or of rows, which are embedded now.
 
-    model: URL of the model. progress: called with the number of passages embedded. DataError for embeddings of another model.
+    progress: called with the number of passages embedded. DataError for embeddings of another model.
     """
-    if (own := _own_file(request.source)) is not None:
-        return _written(*own, request, model)
+    if (written := find_written(request.source)) is not None:
+        written.require_model(model)
+        table = written.table()
+        kept = [column for column in table.column_names if column not in (ROW, EMBEDDING)]
+        joined = [" ".join(str(row[column]) for column in kept) for row in table.select(kept).to_pylist()]
+        return _passages(written, table, joined or [""] * len(table))
     texts: list[str] = []
     vectors: list[np.ndarray] = []
     for batch in read_batches(find_input(request), request):
@@ -94,66 +89,31 @@ def open_passages(
     return Passages(np.concatenate(vectors), texts, list(range(1, len(texts) + 1)))
 
 
-def _own_file(source: str) -> tuple[Store, str] | None:
-    """The folder and name of a file that `tailor embed` wrote; None for other inputs."""
-    if not source.endswith(".parquet"):
-        return None
-    folder, name = posixpath.split(Store(source).url)
-    store = Store(folder)
-    return (store, name) if store.is_file(name) and is_own(store, name) else None
-
-
 @dataclass(frozen=True)
-class Written:
+class Index:
     """A file of embeddings that `tailor embed` wrote, with the texts that were embedded."""
 
     passages: Passages
-    about: dict[str, Any]
-    """What `tailor embed` stored with the embeddings."""
-    folder: Store
-    name: str
+    written: WrittenEmbeddings
 
 
-def open_written(source: str, model: str) -> Written | None:
+def open_written(source: str, model: EvaluatedModel) -> Index | None:
     """A file of embeddings with the texts that were embedded; None for other files.
 
     DataError for embeddings of another model, and if the texts were not kept.
     """
-    if (own := _own_file(source)) is None:
+    if (written := find_written(source)) is None:
         return None
-    table, about = _table(*own, source, model)
-    if missing := [column for column in about["columns"] if column not in table.column_names]:
+    written.require_model(model)
+    table, columns = written.table(), written.about["columns"]
+    if missing := [column for column in columns if column not in table.column_names]:
         raise DataError(
             f"{source} has no column {missing[0]}, which was embedded",
-            hint=f"embed the corpus again with {' '.join(f'--keep {column}' for column in about['columns'])}",
+            hint=f"embed the corpus again with {' '.join(f'--keep {column}' for column in columns)}",
         )
-    texts = [
-        " ".join(row[column] for column in about["columns"] if row.get(column)) for row in table.to_pylist()
-    ]
-    return Written(_passages(table, texts), about, *own)
+    texts = [" ".join(str(row[column]) for column in columns if row[column]) for row in table.to_pylist()]
+    return Index(_passages(written, table, texts), written)
 
 
-def _written(store: Store, name: str, request: Request, model: str) -> Passages:
-    table, _ = _table(store, name, request.source, model)
-    kept = [column for column in table.column_names if column not in (ROW, EMBEDDING)]
-    texts = [" ".join(str(row[column]) for column in kept) for row in table.select(kept).to_pylist()]
-    return _passages(table, texts or [""] * len(table))
-
-
-def _table(store: Store, name: str, source: str, model: str) -> tuple[pa.Table, dict[str, Any]]:
-    with store.open(name) as stream:
-        table = pq.read_table(stream)
-    about = json.loads(table.schema.metadata[ABOUT])
-    if about["model"] != model:
-        raise DataError(
-            f"{source} has embeddings of {about['model']}, not of {model}",
-            hint="embed the corpus with this model, or search with the other one",
-        )
-    return table, about
-
-
-def _passages(table: pa.Table, texts: list[str]) -> Passages:
-    about = json.loads(table.schema.metadata[ABOUT])
-    coding, stored = Coding.of(about), vectors_of(table)
-    vectors = stored.astype(np.float32) if coding is None else coding.decode(stored, about["dimension"])
-    return Passages(vectors, texts, table.column(ROW).to_pylist())
+def _passages(written: WrittenEmbeddings, table: pa.Table, texts: list[str]) -> Passages:
+    return Passages(written.vectors(table), texts, table.column(ROW).to_pylist())

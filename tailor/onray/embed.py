@@ -13,21 +13,19 @@ from tailor.encode.readers import FileRange
 from tailor.errors import DataError, StoreError
 from tailor.evaluate.batches import EMBED, EMBED_WITH_KEY_VALUES, Embedded, EvaluationBatch, Result
 from tailor.evaluate.embed_file import (
-    EMBEDDING,
-    ROW,
     Batch,
     EmbeddingParts,
     Request,
     coding_of,
     find_input,
     fingerprint,
-    is_own,
     read_batches,
     scan_input,
 )
 from tailor.evaluate.models import find_model, identity_hash
 from tailor.evaluate.progress import compute_remaining
 from tailor.evaluate.retrieval.embedders import require_embeddings
+from tailor.evaluate.written_embeddings import EMBEDDING, ROW, is_own
 from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.display import Display
 from tailor.onray.sharing import choose_workers
@@ -87,7 +85,7 @@ def embed(
             f"{to} already exists, and was not written by `tailor embed`",
             hint="choose a file that does not exist yet",
         )
-    coding = coding_of(request, model.ref.url)
+    coding = coding_of(request, model)
     with ExitStack() as stack:
         parent.make()
         unfinished = parent.join(f"{name}.unfinished")
@@ -123,6 +121,7 @@ def embed(
         display.doing("writing the file")
         about = {
             "model": model.ref.url,
+            "model_hash": identity_hash(model),
             "instruction": request.instruction,
             "columns": request.columns,
         }
@@ -132,7 +131,7 @@ def embed(
                 parent,
                 name,
                 len(sizes),
-                {"identity": identity, "model": identity_hash(model), "rows": request.batch_rows},
+                {"identity": identity, "rows": request.batch_rows},
             )
         truncated = parts.join(parent, name, len(sizes), about, coding)
     parts.remove()

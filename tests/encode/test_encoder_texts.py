@@ -12,13 +12,17 @@ import pytest
 
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch
+from tailor.encode.formats import formats_of, recognize
 from tailor.encode.prepare import Prepared, prepare_all
 from tailor.encode.tokenizer import load_tokenizer
+from tailor.errors import DataError, TailorError
+from tailor.evaluate.mining.choice import Choice
+from tailor.models.embedding.settings import Embedding
 from tailor.plan.batches import BatchSpec
-from tailor.spec.data import Data
+from tailor.spec.data import RELEVANCE, Data
 from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.model import Model
-from tests.helpers.encoders import tiny_encoder
+from tests.helpers.encoders import LONGEST, POSITIONS, tiny_encoder
 
 ROW = {
     "query": ["query: ", "the sea"],
@@ -98,3 +102,54 @@ def test_queries_of_a_retrieval_collection_are_kept_out_of_the_training_rows(tmp
     found = prepared(tmp_path, [ROW, asked], decontaminate=[{"path": str(tmp_path / "queries.jsonl")}])
     assert len(found.tokens.split("train")) == 4
     assert len(prepared(tmp_path, [ROW, asked]).tokens.split("train")) == 8, "the control"
+
+
+def test_a_lone_surrogate_is_an_error_of_the_text(tmp_path: Path) -> None:
+    """In all ways to tokenize: a DataError for commands, and a TypeError as of the package, which leaves out one row."""
+    tokenizer = load_tokenizer(str(tiny_encoder(tmp_path, "bert")))
+    assert tokenizer.encode("a") == next(tokenizer.encode_batch(["a"])), "the control"
+    for encode in (tokenizer.encode_batch, tokenizer.encode_with_offsets, tokenizer.encode_continuation):
+        with pytest.raises(DataError, match="not valid Unicode"):
+            encode(["fine", "a\ud800"])
+    with pytest.raises(TypeError, match="not valid Unicode"):
+        tokenizer.encode("a\udcff")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("1_Pooling/config.json", None, "is missing or damaged"),
+        ("1_Pooling/config.json", "", "is damaged"),
+        ("1_Pooling/config.json", '{"pooling_mode": 5}', "5 pooling"),
+        ("modules.json", '[{"type": "x.Pooling", "path": "../1_Pooling"}]', "is missing or damaged"),
+        ("sentence_bert_config.json", '{"max_seq_length": 100000}', ""),
+        ("config_sentence_transformers.json", '{"prompts": {}, "default_prompt_name": ["a"]}', ""),
+    ],
+)
+def test_odd_published_files(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    tiny_encoder(tmp_path, "bert")
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_text(content)
+    if message:
+        with pytest.raises(TailorError, match=message):
+            Embedding.read(tmp_path, "m")
+    else:
+        settings, _ = Embedding.read(tmp_path, "m")
+        assert settings.max_length == (POSITIONS if "max_seq_length" in str(content) else LONGEST)
+
+
+def test_an_odd_row_does_not_decide_the_format() -> None:
+    plain, pairs = {"query": "a", "pos": ["b"]}, {"query": "a", "pos": [["", "b"]]}
+    for odd in (
+        {"query": 5, "pos": ["x"]},
+        {"query": "a", "pos": "x"},
+        {"query": "a", "pos": [["i", "t", "x"]]},
+    ):
+        assert recognize([plain, odd], {}, formats_of((RELEVANCE,))) == ["flagembedding"]
+        assert recognize([pairs, odd], {}, formats_of((RELEVANCE,))) == ["gritlm"]
+
+
+def test_more_random_negatives_than_passages_are_all_of_them() -> None:
+    found = Choice(count=10**12).at_random(5, np.array([2]), 0)
+    assert sorted(found) == [0, 1, 3, 4]

@@ -102,6 +102,9 @@ def test_bm25_is_its_formula() -> None:
     for query in ("red needle", "red red thread", "velvet"):
         assert bm25.scores(query, texts) == pytest.approx(naive(query, texts), rel=1e-12)
     assert bm25.words("Größe 12, 裁縫の針!") == ["größe", "12", *"裁縫の針"]
+    assert bm25.words("हिन्दी भाषा। שָׁלוֹם־עולם مُحَمَّد،") == ["हिन्दी", "भाषा", "שָׁלוֹם", "עולם", "مُحَمَّد"]
+    assert bm25.words("cafe\u0301") == bm25.words("café") == ["café"]
+    assert bm25.scores("ไทย", ["ภาษาไทยง่าย", "sea"])[0] > 0 == bm25.scores("हद", ["हिन्दी", "द"])[0]
     assert bm25.scores("針", ["絹の針", "絹の糸"])[0] > 0 == bm25.scores("針", ["絹の針", "絹の糸"])[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from tailor.artifacts.load import load_with_embedder
 from tailor.cli.main import main
@@ -24,6 +26,22 @@ from tests.helpers.models import tiny_llama
 
 PASSAGES = ["Linen is sewn with a sharp needle.", "Wool is ironed with steam.", "Silk comes from moths."]
 KEYS = ("--keep", "text", "--key-values")
+CHANGES: list[Callable[[dict[str, torch.Tensor]], Any]] = [
+    lambda tensors: tensors.update({name: one[:1] for name, one in tensors.items() if "ids" not in name}),
+    lambda tensors: tensors.update({name: one[:, :1] for name, one in tensors.items() if "ids" not in name}),
+    lambda tensors: tensors.update(
+        {name: one[..., :8] for name, one in tensors.items() if "ids" not in name}
+    ),
+    lambda tensors: tensors.update(
+        {name: one * float("nan") for name, one in tensors.items() if "keys" in name}
+    ),
+    lambda tensors: tensors.update({name: one.long() for name, one in tensors.items()}),
+    lambda tensors: tensors.update({name: one[:, None] for name, one in tensors.items() if "ids" in name}),
+    lambda tensors: tensors.update(
+        {f"{(int(name[0]) + 1) % 3 + 1}{name[1:]}": one for name, one in list(tensors.items())}
+    ),
+]
+"""Damage to key-values that a safetensors file cannot show: other layers, heads, sizes, types, and those of another row."""
 NEW, QUERY = 8, "Which needle for linen?"
 
 
@@ -167,8 +185,21 @@ def test_a_bad_index_has_a_clear_error(tmp_path: Path) -> None:
     about.write_text("{}")
     assert "is damaged: it has no identity" in problem()
     about.write_text(text)
-    tiny_llama(model, seed=1, num_hidden_layers=3)
-    assert "has changed since the key-values" in problem()
+    read()
+    for change in CHANGES:
+        tensors = load(whole)
+        change(tensors)
+        part.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        assert "are not those of its text" in problem() or "is missing or damaged" in problem()
+    part.write_bytes(whole)
+    (tmp_path / "model").rename(tmp_path / "moved")
+    tiny_llama(model, seed=1)
+    Embedding(attention="causal", dimension=64, max_length=128).write(model, None)
+    assert "has embeddings of" not in problem(), "the control: the same folder"
+    for reuse in ("nothing", "document"):
+        with pytest.raises(DataError, match="has changed since"):
+            open_index(str(index), find_model(str(model)), reuse)
+        open_index(str(index), find_model(str(tmp_path / "moved")), reuse)
     rows = tmp_path / "rows.jsonl"
     without = make_index(tmp_path, "--dtype", "float16", name="without")
     with pytest.raises(DataError, match="has no column text, which was embedded"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
@@ -65,6 +66,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     modules = [{"idx": 0, "name": "0", "path": "", "type": "anywhere.Transformer"}]
     (cross_encoder(folder / "custom") / "modules.json").write_text(json.dumps(modules))
     (cross_encoder(folder / "damaged") / "config.json").write_text('{"architectures": 3}')
+    headless = cross_encoder(folder / "headless") / "model.safetensors"
+    tensors = load_file(headless)
+    del tensors["classifier.weight"]
+    save_file(tensors, headless, {"format": "pt"})
+    cut = cross_encoder(folder / "cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:200])
+    for path in cross_encoder(folder / "wordless").glob("tokenizer*"):
+        path.unlink()
     write_jsonl(folder / "rows.jsonl", ROWS)
     return folder
 
@@ -150,6 +159,9 @@ def test_the_number_of_workers_does_not_change_the_result(
         ("classifier", "out.jsonl", "is a classifier with 3 labels"),
         ("custom", "out.jsonl", "has the custom module anywhere.Transformer"),
         ("damaged", "out.jsonl", "config.json is damaged"),
+        ("headless", "out.jsonl", "the weights lack 1 tensors, for example classifier.weight"),
+        ("cut", "out.jsonl", "sentence-transformers cannot load"),
+        ("wordless", "out.jsonl", "tokenizer"),
         ("nowhere", "out.jsonl", "nowhere"),
         ("reranker", "out.parquet", "is not the name of a JSONL file"),
     ],

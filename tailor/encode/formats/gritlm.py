@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tailor.encode.fields import are_texts, kind_of, to_list
@@ -21,10 +20,15 @@ def _convert(row: Row) -> Record:
     )
 
 
+def _is_pair(value: Any) -> bool:
+    """Whether a value is [instruction, text]."""
+    return are_texts(value) and len(value) == 2
+
+
 def _instructed(value: Any, field: str) -> Instructed:
     if isinstance(value, str):
         return None, value
-    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(part, str) for part in value):
+    if _is_pair(value):
         return value[0] or None, value[1]
     raise RowError("wrong_type", f"`{field}` must be a text or [instruction, text], not {kind_of(value)}")
 
@@ -36,5 +40,5 @@ GRITLM = Format(
     required=("query", "pos"),
     convert=_convert,
     # Rows with plain texts only have the format flagembedding.
-    form=lambda picked: not (isinstance(picked["query"], str) and are_texts(picked["pos"])),
+    form=lambda picked: _is_pair(picked["query"]) or any(map(_is_pair, picked["pos"])),
 )

@@ -75,6 +75,6 @@ class Choice:
         forbidden, found = set(excluded.tolist()), dict[int, None]()
         wanted = min(self.count, passages - len(forbidden))
         while len(found) < wanted:
-            drawn = generator.integers(passages, size=2 * self.count)
+            drawn = generator.integers(passages, size=2 * min(self.count, passages))
             found.update(dict.fromkeys(one for one in drawn.tolist() if one not in forbidden))
         return list(found)[:wanted]

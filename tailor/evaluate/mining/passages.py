@@ -18,7 +18,7 @@ from tailor.encode.records import Instructed, Relevance, RowError
 from tailor.encode.similarity.words import content
 from tailor.errors import DataError
 from tailor.evaluate.embed_file import NamedColumns, Request, find_input, text_of
-from tailor.evaluate.mining.rows import first_of, require_unicode
+from tailor.evaluate.mining.rows import first_of
 
 
 @dataclass
@@ -62,7 +62,6 @@ def read_passages(path: str, columns: Sequence[str], instruction: str | None) ->
         for number, row in Reader(part):
             try:
                 text = text_of(row, request, seen)
-                require_unicode(text)
             except RowError as error:
                 found.unreadable.add(part.label, number, error.detail or error.reason)
             else:

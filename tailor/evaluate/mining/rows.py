@@ -18,7 +18,7 @@ from tailor.encode.formats import formats_of, get_format
 from tailor.encode.formats.base import Format
 from tailor.encode.guard import guarded
 from tailor.encode.readers import Reader
-from tailor.encode.records import Instructed, Relevance, RowError
+from tailor.encode.records import Instructed, Relevance, RowError, require_unicode
 from tailor.encode.sources import resolve
 from tailor.errors import DataError
 from tailor.spec.data import RELEVANCE, Source
@@ -99,14 +99,6 @@ def _numbered(fmt: Format, name: Any) -> bool:
     """Whether a column is one of NAME_1, NAME_2, … of a format that reads them."""
     head = f"{fmt.numbered}_"
     return bool(fmt.numbered) and str(name).startswith(head) and str(name)[len(head) :].isdecimal()
-
-
-def require_unicode(text: str) -> None:
-    """RowError for a text with a lone surrogate, which cannot be tokenized or written."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RowError("bad_encoding", "the text contains a character that is not valid Unicode") from None
 
 
 def plain(value: Any) -> Any:

@@ -75,12 +75,20 @@ class Coding:
         if self.name == "ubinary":
             return to_ubinary(vectors)
         assert self.ranges is not None
-        if len(self.ranges.low) != vectors.shape[1]:
+        self.require_dimension(vectors.shape[1])
+        return to_int8(vectors, self.ranges)
+
+    def require_dimension(self, dimension: int | None) -> None:
+        """DataError for ranges of another dimension; None: it is not known yet."""
+        if self.ranges is not None and dimension not in (None, len(self.ranges.low)):
             raise DataError(
-                f"--ranges: its embeddings have {len(self.ranges.low)} dimensions, and these {vectors.shape[1]}",
+                f"--ranges: its embeddings have {len(self.ranges.low)} dimensions, and these {dimension}",
                 hint="give a file of the same model and --dimension",
             )
-        return to_int8(vectors, self.ranges)
+
+    def width(self, dimension: int) -> int:
+        """Numbers stored per embedding."""
+        return dimension if self.name == "int8" else -(-dimension // 8)
 
     def decode(self, stored: np.ndarray, dimension: int) -> np.ndarray:
         """float32[n, dimension] from the stored numbers."""
@@ -98,10 +106,16 @@ class Coding:
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Coding | None:
-        """The coding in a file's metadata; None for plain numbers."""
+        """The coding in a file's metadata; None for plain numbers. ValueError for ranges that cannot be."""
         if "dtype" not in about:
             return None
-        ranges = None
-        if "ranges" in about:
-            ranges = Ranges(*(np.array(numbers, np.float32) for numbers in about["ranges"]))
-        return cls(about["dtype"], ranges)
+        if about["dtype"] != "int8":
+            return cls(about["dtype"])
+        with np.errstate(over="ignore"):
+            found = [np.array(numbers, np.float32) for numbers in about.get("ranges", ())]
+        if [len(numbers) for numbers in found] != [about.get("dimension")] * 2:
+            raise ValueError("its ranges are not those of its dimensions")
+        low, high = found
+        if not (np.isfinite(low) & np.isfinite(high) & (low <= high)).all():
+            raise ValueError("its ranges are not finite, or end before they begin")
+        return cls("int8", Ranges(low, high))

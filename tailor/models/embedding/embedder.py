@@ -96,6 +96,11 @@ class Embedder:
         """Embed texts: float32[texts, dimension], in order. DataError for an empty text."""
         return self._encode(texts, instruction, None)
 
+    def token_ids(self, text: str, instruction: str | None = None) -> list[int]:
+        """The token ids by which a text is embedded."""
+        (encoded,) = self._encoder([(instruction, text)], self.max_length)
+        return list(encoded.input_ids)
+
     def encode_with_key_values(
         self, texts: Sequence[str], instruction: str | None = None
     ) -> tuple[np.ndarray, list[KeyValues]]:

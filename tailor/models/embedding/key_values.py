@@ -36,6 +36,16 @@ class KeyValues:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def fits(self, other: KeyValues) -> bool:
+        """Whether the other ones can be of the same model: floats of the same layers, heads and sizes, none NaN."""
+        pairs = ((self.keys, other.keys), (self.values, other.values))
+        return all(
+            theirs.is_floating_point()
+            and theirs.shape == (*own.shape[:2], len(other), own.shape[3])
+            and bool(theirs.isfinite().all())
+            for own, theirs in pairs
+        )
+
     def cpu(self) -> KeyValues:
         return KeyValues(*(part.cpu().contiguous() for part in (self.ids, self.keys, self.values)))
 

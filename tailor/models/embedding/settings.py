@@ -125,7 +125,7 @@ def _published(folder: Path, url: str) -> Embedding | None:
         pooling=cast(Pooling, found.pooling),
         normalize=found.normalize,
         dimension=ModelFacts.from_config(config).hidden,
-        max_length=found.max_length or positions(config),
+        max_length=min(filter(None, (found.max_length, positions(config))), default=None),
         format=text_format(str(folder)),
     )
 
