@@ -25,8 +25,9 @@ def passes(sources: np.ndarray, sizes: np.ndarray, spec: BatchSpec) -> list[floa
     weights = np.array(spec.weights)  # [sources]
     owned = np.bincount(sources, weights=sizes, minlength=len(weights))  # [sources] tokens of one pass
     shares = np.where(owned > 0, weights, 0.0)
-    shares /= shares.max() or 1.0  # sums of the largest and the smallest floats would be infinite or zero
-    wanted = owned.sum() * shares / max(shares.sum(), 1.0)
+    # Sums of the largest floats would be infinite. A power of two changes no digit of the others.
+    shares = np.ldexp(shares, -np.frexp(shares.max())[1])
+    wanted = owned.sum() * shares / (shares.sum() or 1.0)
     return [float(part) for part in wanted / np.maximum(owned, 1)]
 
 
