@@ -139,4 +139,4 @@ def test_quantized_files_are_searched(
         embed("odd.parquet", *options, code=2)
         assert message in capsys.readouterr().err
     embed("odd.parquet", "--dtype", "int8", "--ranges", str(tmp_path / "int8.parquet"), code=2, model="other")
-    assert "it has embeddings of" in capsys.readouterr().err
+    assert "int8.parquet has embeddings of" in capsys.readouterr().err
