@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from tailor.data.token_store import MANIFEST, MANIFEST_FILE, SPLITS, TokenStore
+from tailor.data.token_store import MANIFEST, MANIFEST_FILE, TokenStore
 from tailor.encode.columns import require_columns
 from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.examples import Encoder
-from tailor.encode.formats import code_of, get_format
+from tailor.encode.fingerprint import ENCODE_VERSION, fingerprint_of
+from tailor.encode.formats import get_format
 from tailor.encode.leakage import leaks
 from tailor.encode.published_embedder import text_format as format_of_base
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.similarity.overlap import benchmark_reference
 from tailor.encode.similarity.selection import without_duplicates
-from tailor.encode.sources import Resolved, content_of, cut, find_files, resolve, token_keys
+from tailor.encode.source_list import Sources
+from tailor.encode.sources import Resolved, cut
 from tailor.encode.tasks import Runner, Task, Work, first_rows, in_process
 from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
@@ -29,13 +30,11 @@ from tailor.encode.truncation import Scorer
 from tailor.encode.turns import TurnRules, turn_rules
 from tailor.encode.unused import merged
 from tailor.errors import DataError
-from tailor.spec.data import TEXTS, Benchmark, Budget, Chunk, Data, Retrieve
+from tailor.spec.data import TEXTS, Budget, Data
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-ENCODE_VERSION = 7
-"""Part of every fingerprint. Increase it when a change of the code gives other tokens, or other columns, for the same rows."""
 _SHARD = re.compile(r"(train|evaluation)-\d+\.arrow")
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
@@ -55,37 +54,6 @@ class Prepared:
 
     tokens: TokenStore
     reused: bool
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The resolved sources of a recipe."""
-
-    train: tuple[Resolved, ...]
-    evaluation: tuple[Resolved, ...]
-
-    @classmethod
-    def of(cls, data: Data, method: Method) -> Sources:
-        """Resolve all sources. DataError for a source that is missing, empty or not in a format that the method reads."""
-        train, evaluation = (
-            tuple(
-                resolve(source, f"data.{split}[{at}]", method)
-                for at, source in enumerate(getattr(data, split))
-            )
-            for split in SPLITS
-        )
-        return cls(train, evaluation)
-
-    def __iter__(self) -> Iterator[tuple[str, int, Resolved]]:
-        """(split, index in the split's list, source) in the order of the recipe."""
-        for split in SPLITS:
-            for index, resolved in enumerate(getattr(self, split)):
-                yield split, index, resolved
-
-    @property
-    def chats(self) -> bool:
-        """Whether any source contains conversations, which need a chat template."""
-        return any(get_format(resolved.format).is_chat for _, _, resolved in self)
 
 
 def prepare(
@@ -127,11 +95,11 @@ def prepare_all(
         tokenizer = with_arguments(tokenizer, data.template_arguments)
     rules = turn_rules(tokenizer) if sources.chats else None
     texts = format_of(model, method)
-    fingerprint = _fingerprint(data, method, tokenizer, sources, scorer, texts)
+    fingerprint = fingerprint_of(data, method, tokenizer, sources, scorer, texts)
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
     if not reused:
-        train = _fingerprint(data, method, tokenizer, sources, scorer, texts, splits=("train",))
+        train = fingerprint_of(data, method, tokenizer, sources, scorer, texts, splits=("train",))
         encoder = make_encoder(data, method, tokenizer, rules, scorer, texts)
         _write(root, fingerprint, train, data, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
@@ -367,77 +335,3 @@ def _numbered(tasks: Sequence[Task], reports: Sequence[TaskReport]) -> list[dict
             report.hashed_rows = [(name, row + first) for name, row in report.hashed_rows]
         shards += [{**asdict(shard), "first_row": first} for shard in report.shards]
     return shards
-
-
-def _fingerprint(
-    data: Data,
-    method: Method,
-    tokenizer: Tokenizer,
-    sources: Sources,
-    scorer: Scorer | None,
-    text_format: TextFormat,
-    splits: Sequence[str] = SPLITS,
-) -> str:
-    """A hash of everything that determines the tokens: rows, tokenizer, template, embedder, code version and settings.
-
-    splits: the splits whose sources are included.
-    """
-    import xxhash
-
-    template = tokenizer.require_template() if sources.chats else None
-    limits, texts = method.answer_limits, method.text_limits(data.max_length)
-    facts = {
-        "encode_version": ENCODE_VERSION,
-        "tokenizer": tokenizer.fingerprint,
-        "template": None if template is None else [template.name, template.text, template.tool_use],
-        "train_on": method.encoded_turns,
-        "limits": None if limits is None else [limits.prompt, limits.completion],
-        "holdout": data.holdout,
-        "max_length": None if method.joins else data.max_length,
-        "on_long": None if method.joins else data.on_long,
-        "sources": [
-            [split, token_keys(resolved.source), resolved.format, resolved.contents]
-            for split, _, resolved in sources
-            if split in splits
-        ],
-    }
-    if data.min_length is not None:
-        facts["min_length"] = data.min_length
-    if data.deduplicate is not None:
-        facts["deduplicate"] = data.deduplicate
-    if data.decontaminate:
-        facts["decontaminate"] = _contents(data.decontaminate)
-    if template is not None and data.reasoning == "drop":
-        facts["reasoning"] = "drop"
-    if not method.joins and data.on_long in ("chunk", "retrieve"):
-        settings = data.chunk or Chunk() if data.on_long == "chunk" else data.retrieve or Retrieve()
-        # Without the embedder's path: its content is part of the scorer's identity below.
-        facts[data.on_long] = settings.model_dump(exclude={"embedder", "query_instruction"})
-    if limits is not None and data.holdout is not None:
-        # Before this key existed, answers with the same prompt could be separated by the holdout.
-        facts["held_out_by"] = "prompt"
-    formats = {resolved.format for split, _, resolved in sources if split in splits}
-    if registered := {name: code for name in formats if (code := code_of(name)) is not None}:
-        facts["formats"] = registered
-    if template is not None and template.date is not None:
-        facts["date"] = template.date
-    if scorer is not None:
-        facts["scorer"] = scorer.identity
-    if texts is not None:
-        facts["texts"] = [texts.query, texts.passage, texts.negatives, *astuple(GRITLM)[:3]]
-        if text_format != GRITLM:
-            facts["text_format"] = asdict(text_format)
-        if texts.scores:
-            facts["scores"] = True
-        if texts.pairs:
-            facts["pairs"] = True
-    return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
-
-
-def _contents(benchmarks: Sequence[Benchmark]) -> list[list[Any]]:
-    """Settings, files and file contents of the benchmarks."""
-    found = []
-    for at, benchmark in enumerate(benchmarks):
-        parts = find_files(benchmark, f"data.decontaminate[{at}]")
-        found.append([benchmark.model_dump(), [[part.label, content_of(part)] for part in parts]])
-    return found

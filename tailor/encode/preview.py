@@ -11,9 +11,10 @@ from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
 from tailor.encode.masks import EncodedExample, Span
-from tailor.encode.prepare import Sources, format_of, make_encoder
+from tailor.encode.prepare import format_of, make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import Relevance, RowError
+from tailor.encode.source_list import Sources
 from tailor.encode.sources import Resolved
 from tailor.encode.tasks import split_of
 from tailor.encode.template_arguments import with_arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,6 +14,12 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from tailor.encode.backend import (
+    token_text,
+    with_named_tokens,
+    without_leading_space,
+    without_side_effects,
+)
 from tailor.encode.gguf import readable
 from tailor.encode.records import has_surrogate
 from tailor.encode.template import Message, Template, load_template, model_template, render
@@ -37,8 +44,15 @@ class NotUnicodeError(DataError, TypeError):
 
 
 def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: list[str]) -> list[tokenizers.Encoding]:
-    try:
+    with _unicode(texts):
         return encode(texts, add_special_tokens=False)
+
+
+@contextmanager
+def _unicode(texts: Iterable[str]) -> Iterator[None]:
+    """NotUnicodeError instead of the tokenizer's error if one of the texts has a lone surrogate."""
+    try:
+        yield
     except (TypeError, UnicodeEncodeError):
         if not any(map(has_surrogate, texts)):
             raise
@@ -62,12 +76,12 @@ class Tokenizer:
         self.content, self.config = content, config
         """The text of tokenizer.json, and tokenizer_config.json without the chat template."""
         self._state = (name, content, json.dumps(config), template)
-        self._content = _without_side_effects(json.loads(content))
-        self._backend = _with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(self._content)), config)
+        self._content = without_side_effects(json.loads(content))
+        self._backend = with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(self._content)), config)
         self.specials = {
             key: text
             for key, value in config.items()
-            if key.endswith("_token") and (text := _text(value)) is not None
+            if key.endswith("_token") and (text := token_text(value)) is not None
         }
         self.bos_id, self.eos_id, self.pad_id = (self._id(f"{kind}_token") for kind in ("bos", "eos", "pad"))
         self.added: dict[int, AddedToken] = dict(self._backend.get_added_tokens_decoder())
@@ -104,7 +118,8 @@ class Tokenizer:
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int], list[int | None]]:
         """Token ids of two texts with the special tokens of a pair, their token types, and the text of each (0 or 1; None for a
         special token)."""
-        encoding = self._backend.encode(first, second, add_special_tokens=True)
+        with _unicode((first, second)):
+            encoding = self._backend.encode(first, second, add_special_tokens=True)
         return list(encoding.ids), list(encoding.type_ids), list(encoding.sequence_ids)
 
     def encode_continuation(self, texts: list[str]) -> list[tokenizers.Encoding]:
@@ -218,10 +233,10 @@ class Tokenizer:
 
     @cached_property
     def _continuation(self) -> tokenizers.Tokenizer:
-        changed = _without_leading_space(self._content)
+        changed = without_leading_space(self._content)
         if changed == self._content:
             return self._backend
-        return _with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(changed)), self.config)
+        return with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(changed)), self.config)
 
     def _id(self, key: str) -> int | None:
         return self._backend.token_to_id(self.specials[key]) if key in self.specials else None
@@ -350,64 +365,7 @@ def _converted(path: str, revision: str | None) -> str:
         ) from None
 
 
-def _text(value: Any) -> str | None:
-    """The text of a special token, which the configuration gives as a string or as the fields of an AddedToken."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
 def _fields(token: AddedToken) -> dict[str, Any]:
     """An added token as in tokenizer.json."""
     names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
     return {name: getattr(token, name) for name in names}
-
-
-def _with_named_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Add the tokens of tokenizer_config.json that tokenizer.json lacks, in the same order as transformers."""
-    backend.no_truncation()
-    backend.no_padding()
-    known = set(backend.get_vocab(with_added_tokens=True))
-    decoder = config.get("added_tokens_decoder") or {}
-    for _, fields in sorted(decoder.items(), key=lambda item: int(item[0])):
-        if fields["content"] not in known:
-            backend.add_tokens(
-                [AddedToken(**{key: value for key, value in fields.items() if key != "__type"})]
-            )
-    extras = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    named = [_text(value) for key, value in config.items() if key.endswith("_token")]
-    named += [_text(value) for value in (extras.values() if isinstance(extras, dict) else extras)]
-    backend.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in named if text and text not in known]
-    )
-    return backend
-
-
-def _without_side_effects(content: dict[str, Any]) -> dict[str, Any]:
-    # With trimmed offsets one could not see that a token crosses the boundary between prompt and answer. Ids stay the same.
-    return _edit(content, ("pre_tokenizer", "post_processor"), {"trim_offsets": False})
-
-
-def _without_leading_space(content: dict[str, Any]) -> dict[str, Any]:
-    # `add_prefix_space` of the post-processor only concerns offsets, so it is kept.
-    changed = _edit(
-        content, ("normalizer", "pre_tokenizer"), {"add_prefix_space": False, "prepend_scheme": "never"}
-    )
-    normalizer = changed.get("normalizer")
-    if normalizer and normalizer["type"] == "Prepend":
-        changed["normalizer"] = None
-    elif normalizer and normalizer["type"] == "Sequence":
-        kept = [part for part in normalizer["normalizers"] if part["type"] != "Prepend"]
-        changed["normalizer"] = {**normalizer, "normalizers": kept}
-    return changed
-
-
-def _edit(content: dict[str, Any], parts: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy with these keys set at every depth of the named parts of tokenizer.json."""
-
-    def visit(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: values.get(key, visit(value)) for key, value in node.items()}
-        return [visit(value) for value in node] if isinstance(node, list) else node
-
-    return {key: visit(value) if key in parts else value for key, value in content.items()}

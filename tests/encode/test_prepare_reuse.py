@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tailor.encode import fingerprint
 from tailor.encode import prepare as prepare_module
 from tailor.store import Store
 from tests.helpers.preparation import contents, talk, write
@@ -49,7 +50,7 @@ def test_reused_until_something_that_matters_changes(bench):
 
 def test_a_changed_encoder_prepares_again(bench, monkeypatch):
     bench()
-    monkeypatch.setattr(prepare_module, "ENCODE_VERSION", prepare_module.ENCODE_VERSION + 1)
+    monkeypatch.setattr(fingerprint, "ENCODE_VERSION", fingerprint.ENCODE_VERSION + 1)
     assert not bench().reused
 
 

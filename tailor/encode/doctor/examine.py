@@ -19,11 +19,12 @@ from tailor.encode.doctor.rows import COLUMNS, Examined, Row, Tally
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
-from tailor.encode.prepare import Sources, format_of, make_encoder, tasks_of
+from tailor.encode.prepare import format_of, make_encoder, tasks_of
 from tailor.encode.records import RowError
 from tailor.encode.similarity.overlap import Reference, benchmark_reference, rows_of
 from tailor.encode.similarity.signature_file import Blocks, SignatureFile, first_equal
 from tailor.encode.similarity.signatures import Signer, is_installed
+from tailor.encode.source_list import Sources
 from tailor.encode.tasks import Runner, Task, first_rows, in_process, read_rows, split_of
 from tailor.encode.template_arguments import with_arguments
 from tailor.encode.tokenizer import model_tokenizer
