@@ -17,6 +17,7 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.models.decoder import decoder_of
+from tailor.models.scoring_head import is_scorer
 
 _READ = re.compile(r"\bself\.config\.(\w*drop\w*)")
 """A key that the code of a module reads in its forward pass."""
@@ -54,16 +55,17 @@ def write(config: Any, value: float, build: Build, path: str) -> None:
 
 
 def _effective(config: Any, build: Build) -> set[str]:
-    """The keys that modules of the decoder take."""
+    """The keys that modules of the decoder take, and those of a scoring head."""
     keys = list(_keys(config))
     marks = {(number + 1) / 1024: key for number, (key, *_) in enumerate(keys)}  # exact in binary
     try:
         for mark, (_, owner, name, _) in zip(marks, keys, strict=True):
             vars(owner)[name] = mark  # not setattr: the config of MPT declares some of them as integers
-        decoder = decoder_of(build(config))
+        network = build(config)
     finally:
         for _, owner, name, value in keys:
             vars(owner)[name] = value
+    decoder = network if is_scorer(network) else decoder_of(network)
     found = {marks[value] for module in decoder.modules() for value in _values(module) if value in marks}
     read = {name for kind in {type(module) for module in decoder.modules()} for name in _read(kind)}
     return found | {key for key, *_ in keys if key.rsplit(".", 1)[-1] in read}

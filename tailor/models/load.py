@@ -236,7 +236,10 @@ def load_network(
             rope.write(config, spec.rope, spec.path)
         if spec.base_dropout is not None:
             dropout.write(
-                config, spec.base_dropout, lambda config: without_weights(config, trusted), spec.path
+                config,
+                spec.base_dropout,
+                lambda config: without_weights(config, trusted, scores=scores),
+                spec.path,
             )
         stored = quantized.method(config.to_dict())
         if spec.init == "random" or empty:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailor.encode.gguf import readable
-from tailor.models import dropout, linear, own_code
+from tailor.models import dropout, linear, own_code, scoring_head
 from tailor.models.causal import is_routed_expert
 from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.load import require_base, without_weights
@@ -71,6 +71,10 @@ def read(network: Any, spec: Model) -> Outline:
 
 def _dropout(network: Any, spec: Model) -> dict[str, float]:
     config, trusted = network.config, own_code.granted(spec)
+
+    def without(config: Any) -> Any:
+        return without_weights(config, trusted, scores=scoring_head.is_scorer(network))
+
     if spec.base_dropout is not None:
-        dropout.write(config, spec.base_dropout, lambda config: without_weights(config, trusted), spec.path)
-    return dropout.active(config, lambda config: without_weights(config, trusted))
+        dropout.write(config, spec.base_dropout, without, spec.path)
+    return dropout.active(config, without)
