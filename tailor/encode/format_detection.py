@@ -56,12 +56,14 @@ def find_format(source: Source, context: str, files: list[FileRange], method: Me
     for other in sorted(METHODS.names(), key=lambda name: EXAMPLES in METHODS.get(name).reads):
         others = [name for name in formats_of(METHODS.get(other).reads) if name not in among]
         if fitting := recognize(readable, source.columns, others):
+            readers = [name for name in METHODS.names() if fitting[0] in formats_of(METHODS.get(name).reads)]
+            named = other if EXAMPLES in METHODS.get(other).reads else " or ".join(readers)
             raise DataError(
                 f"{context}: the rows have the format {' or '.join(fitting)}, which method {method.name} does not read",
                 hint="name the column of the texts with columns: {text: …}, or use method sft with train_on: everything"
                 if not method.reads_conversations
                 else (EXAMPLES in METHODS.get(other).reads and needs)
-                or f"set method.name: {other}, or use another data source",
+                or f"set method.name: {named}, or use another data source",
             )
     raise _undetected(source, context, files, rows, unreadable, among)
 

@@ -211,7 +211,7 @@ def test_other_methods_name_the_method_that_reads_the_rows(tmp_path: Path) -> No
         DataError, match="the rows have the format gritlm, which method sft does not read"
     ) as caught:
         prepared(tmp_path, [ROWS["instructions"][1]], Sft(name="sft"))
-    assert "set method.name: gritlm" in str(caught.value.hint)
+    assert "set method.name: gritlm or rerank, or use" in str(caught.value.hint)
 
 
 def test_the_template_equals_the_published_one() -> None:

@@ -94,11 +94,12 @@ def test_two_workers_then_one_then_four_give_one_curve(place: Path, whole: Comma
     assert losses(other) != pytest.approx(losses(whole), abs=1e-3)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("number", "to_all"),
     [
         pytest.param(signal.SIGINT, True, id="Ctrl-C in a terminal"),
-        pytest.param(signal.SIGTERM, False, id="SIGTERM to the command", marks=pytest.mark.soak),
+        pytest.param(signal.SIGTERM, False, id="SIGTERM to the command"),
     ],
 )
 def test_a_signal_saves_the_current_step(place: Path, whole: Command, number: int, to_all: bool) -> None:

@@ -287,6 +287,7 @@ def test_a_killed_command_resumes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "whole.jsonl"]
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_number_of_workers_does_not_change_the_result(

@@ -22,7 +22,8 @@ def losses(made: Any, cluster: Cluster | None) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("count", [2, 4])
 def test_sequence_parallel_ray_workers_equal_one_process(
     make: Make, cluster: Cluster, tmp_path: Path, count: int
 ) -> None:
