@@ -136,7 +136,8 @@ class Structure:
         from transformers.quantizers import AutoHfQuantizer
 
         before = {name: type(module) for name, module in self.model.named_modules()}
-        quantizer = AutoHfQuantizer.from_config(quantization.settings(spec, dtype), pre_quantized=False)
+        settings = quantization.settings_of(self.model, spec, dtype)  # as when the model is loaded
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
         quantizer._process_model_before_weight_loading(self.model, device_map=None)
         return {
             f"{name}.weight"

@@ -27,7 +27,7 @@ def when_loading(
         dequantized = getattr(transformers, "GgufConfig", None)
         return dequantized and dequantized(dequantize=True)
     if spec.quantize is not None:
-        return _of_model(bare(), spec, compute)
+        return settings_of(bare(), spec.quantize, compute)
     if spec.dequantize:
         kinds = {"fp8": transformers.FineGrainedFP8Config, "mxfp4": transformers.Mxfp4Config}
         kind = kinds.get(str(quantized.method(config.to_dict())))
@@ -71,14 +71,13 @@ def forget(config: Any) -> None:
             del part.quantization_config
 
 
-def _of_model(bare: Any, spec: Model, compute: torch.dtype) -> Any:
+def settings_of(bare: Any, spec: Quantize, compute: torch.dtype) -> Any:
     """bitsandbytes' settings for a model, from its modules alone, before any weight is read. ModelError: see `plain_linear`."""
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    assert spec.quantize is not None
     plain = plain_linear(bare)
     # `llm_int8_skip_modules` replaces transformers' own list (the head and others), so that list is added to it.
-    return settings(spec.quantize, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
+    return settings(spec, compute, plain and [*plain, *get_keys_to_not_convert(bare)])
 
 
 def plain_linear(bare: Any) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tailor.artifacts.base_model import Structure
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.cli.main import main
@@ -18,9 +19,11 @@ from tailor.encode.template import Template
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.tokenizer_files import Original
 from tailor.errors import ModelError, StoreError
+from tailor.models.load import load_network
 from tailor.spec.model import Model, Quantize
 from tailor.store import Store
 from tests.helpers.adapters import random_adapter
+from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_llama
 from tests.helpers.plain_peft import difference, logits_of_adapter, logits_of_model, logits_of_nf4
 from tests.helpers.tokenizers import split_tokenizer
@@ -251,3 +254,18 @@ def test_an_adapter_of_another_shape_or_kind(tmp_path: Path) -> None:
         (adapter / "adapter_config.json").write_text(json.dumps({**config, "peft_type": kind}))
         with pytest.raises(ModelError, match=expected):
             merge(str(adapter), str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("family", ["mamba", "llama"])
+def test_the_weights_that_a_merge_takes_as_quantized_are_those_of_the_loaded_base(
+    tmp_path: Path, family: str
+) -> None:
+    """Mamba's kernel reads some projections directly, so they stay plain; a merge took them as quantized."""
+    folder = FAMILIES[family].make(tmp_path / "base")
+    network = load_network(
+        Model(path=str(folder), quantize=NF4), dtype=torch.float32, device=torch.device("cpu")
+    )
+    loaded = {f"{name}.weight" for name, one in network.named_modules() if type(one).__name__ == "Linear4bit"}
+    structure = Structure.of(folder, trust_remote_code=False)
+    assert structure.quantized(NF4, torch.float32) == loaded
+    assert loaded

@@ -19,9 +19,6 @@ from tests.helpers.tokenizers import bpe_tokenizer
 from tests.rehearse import places
 
 ROWS = 80
-UNMERGED = pytest.mark.xfail(
-    reason="a merged 4-bit Mamba differs from the trained one by more than the limit"
-)
 
 
 def rows(path: str, *, long: int) -> list[str]:
@@ -71,10 +68,7 @@ def base(model: str, tokenizer: Path, folder: Path) -> str:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=UNMERGED if "mamba" in path.stem else (), id=path.stem) for path in RECIPES],
-)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe(
     path: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
