@@ -1,6 +1,6 @@
 # Every target makes its environment when there is none.
 #   make quickstart   train the quickstart's model and see it answer
-#   make test         run the tests, in JOBS (2) processes
+#   make test         run the tests, in JOBS (3) processes: those with Ray wait for much of their time
 #   make soak         kill runs at random SOAK times (20) and at exact points; takes ten minutes and more
 #   make real MODEL=path   compare losses with TRL's on the real weights of SmolLM2-135M, step by step
 #   make lint         ruff, mypy, import-linter
@@ -15,7 +15,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SOAK ?= 20
-JOBS ?= 2
+JOBS ?= 3
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
