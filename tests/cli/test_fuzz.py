@@ -155,10 +155,10 @@ def check(outcomes: Outcomes) -> None:
 def test_damaged_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["evaluate", "no-run"])  # imports, which take seconds once
-    outcomes = fuzz_files(tmp_path, 3000, seed=0)
+    outcomes = fuzz_files(tmp_path, 1500, seed=0)
     check(outcomes)
-    assert outcomes.codes[2] > 1500
-    assert outcomes.codes[0] > 5
+    assert outcomes.codes[2] > 750
+    assert outcomes.codes[0] > 2
 
 
 def test_damaged_adapters(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,7 @@ def test_ray_equals_in_process(cluster, tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_scores_passages_as_this_process_does(cluster, tmp_path, monkeypatch):

@@ -22,16 +22,9 @@ def losses(made: Any, cluster: Cluster | None) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-# The strategies themselves: tests/train/strategy. One shows that Ray's workers start them.
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "fsdp",
-        pytest.param("zero-1", marks=pytest.mark.soak),
-        pytest.param("zero-2", marks=pytest.mark.soak),
-        pytest.param("zero-3", marks=pytest.mark.soak),
-    ],
-)
+# The strategies themselves: tests/train/strategy. These show that Ray's workers start them.
+@pytest.mark.soak
+@pytest.mark.parametrize("strategy", ["fsdp", "zero-1", "zero-2", "zero-3"])
 def test_two_ray_workers_equal_one_process(
     make: Make, cluster: Cluster, tmp_path: Path, strategy: str
 ) -> None:

@@ -34,6 +34,7 @@ def curve(run: Path) -> list[float]:
     return [record["loss"] for record in read(Store(str(run))) if "loss" in record]
 
 
+@pytest.mark.soak
 def test_one_worker_equals_this_process(make: Make, cluster: Cluster, tmp_path: Path) -> None:
     fit(*make(tmp_path / "here"), None)
     fit(*make(tmp_path / "there", scale={"workers": 1, "cpus_per_worker": 1}), cluster)
