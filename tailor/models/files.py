@@ -68,7 +68,7 @@ def find_folder(path: str, revision: str | None = None, *, trust_remote_code: bo
     except HFValidationError:
         problem = "is neither a local folder nor a valid id of a Hugging Face Hub model"
     except (HfHubHTTPError, OSError) as error:  # offline, not found, gated
-        problem = f"is not a local folder and could not be downloaded from the Hugging Face Hub ({_first_line(error)})"
+        problem = f"is not a local folder and could not be downloaded from the Hugging Face Hub ({first_line(error)})"
     raise ModelError(
         f"the model {path} {problem}", hint=f"looked for {folder.absolute()} and huggingface.co/{path}"
     )
@@ -138,7 +138,7 @@ def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Stored], dict[str,
                 raise ValueError(f"it ends before the end of {key}")
             tensors[key] = Stored(value["dtype"], tuple(value["shape"]), start, end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{name} is damaged: {_first_line(error)}", hint="copy the model again") from None
+        raise ModelError(f"{name} is damaged: {first_line(error)}", hint="copy the model again") from None
     return tensors, metadata
 
 
@@ -199,5 +199,5 @@ def _sample(digest: Any, path: Path) -> None:
             digest.update(file.read(BLOCK))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,15 @@ from tailor.models import (
 )
 from tailor.models.adapters import add_adapter
 from tailor.models.architecture import auto_class, from_config, without_pooler
+from tailor.models.attention_choice import with_attention
 from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.decoder import decoder_of, has_head, head_of
-from tailor.models.documents import Layout
 from tailor.models.links import inside
 from tailor.models.new_tokens import add_rows, trained_rows
 from tailor.models.visibility import Rule
 from tailor.plan import quantized
-from tailor.plan.facts import carries_over
 from tailor.spec.model import Beacon, Model
 from tailor.store.scratch import scratch
 
@@ -154,7 +152,7 @@ def prove(
     """
     dtype = DTYPES[precision]
     with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-        model = _with_attention(
+        model = with_attention(
             network, spec, device, dtype, pack=pack, static_shapes=static_shapes, tokens=tokens
         )
         model.splits_head = not has_head(model.base) or probe.head_is_separate(model, device)
@@ -282,14 +280,14 @@ def load_network(
         return _ready(quantization.as_in_training(network, spec, dtype, stored), spec)
     except SafetensorError as error:
         raise ModelError(
-            f"model.path {spec.path}: the weights are damaged: {_first_line(error)}",
+            f"model.path {spec.path}: the weights are damaged: {files.first_line(error)}",
             hint="copy the model again",
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if not trusted and (refusal := own_code.untrusted(f"model.path {spec.path}", error)) is not None:
             raise refusal from error
         raise ModelError(
-            f"model.path {spec.path}: the model could not be loaded: {_first_line(error)}",
+            f"model.path {spec.path}: the model could not be loaded: {files.first_line(error)}",
             hint="check the path, the revision and config.json; weights must be safetensors",
         ) from error
 
@@ -359,66 +357,3 @@ def _unquantized(spec: Model, network: Any) -> Any:
         return None
     whole = spec.model_copy(update={"quantize": None})
     return load_network(whole, dtype=network.dtype, device=torch.device("cpu"))
-
-
-def _with_attention(
-    network: Any,
-    spec: Model,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    pack: bool,
-    static_shapes: bool,
-    tokens: int,
-) -> CausalModel:
-    """Choose the first allowed attention under which packed documents do not affect each other.
-
-    Without packing, fall back to transformers' attention with one document per row. Raises ModelError.
-    """
-    attention.require_supported(base_of(network), spec.attention)
-    for name in _candidates(spec, static_shapes):
-        layout: Layout = "rows" if name in ("sdpa", "eager") else "stream"
-        try:
-            if name == attention.NAME:
-                attention.set_attention(base_of(network))
-            else:
-                base_of(network).set_attn_implementation(name)
-        except (ValueError, ImportError) as error:
-            if spec.attention != "auto":
-                raise ModelError(
-                    f"model.attention {name}: {_first_line(error)}", hint="set model.attention: auto"
-                ) from error
-            continue
-        model = CausalModel(network, layout=layout)
-        if probe.packs_in_isolation(model, device, dtype, tokens=tokens):
-            return model
-    if pack:
-        why = _why_not_isolated(base_of(network))
-        raise ModelError(
-            f"packed documents of {type(base_of(network)).__name__} attend to each other with every attention that was tried"
-            + (f": {why}" if why else ""),
-            hint="set data.pack: false",
-        )
-    base_of(network).set_attn_implementation(attention.stock_attention(base_of(network)))
-    return CausalModel(network, layout="rows")
-
-
-def _why_not_isolated(base: Any) -> str:
-    """The known reason why packed documents of a model influence each other, or empty."""
-    if (why := carries_over(base.config.get_text_config().to_dict())) is not None:
-        return why
-    if any(name.endswith(".sinks") for name, _ in base.named_parameters()):
-        return "its attention has sinks, which only its own implementation computes"
-    if not type(base).__module__.startswith("transformers."):
-        return "its attention is the model's own code, which knows no borders of documents"
-    return ""
-
-
-def _candidates(spec: Model, static_shapes: bool) -> tuple[str, ...]:
-    if spec.attention != "auto":
-        return (spec.attention,)
-    return ("sdpa", "eager") if static_shapes else (attention.NAME, "sdpa", "eager")
-
-
-def _first_line(error: BaseException) -> str:
-    return inspect.cleandoc(str(error)).split("\n")[0]
