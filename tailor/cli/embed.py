@@ -8,7 +8,8 @@ import sys
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Output
-from tailor.cli.trust import add_trust_option, granted
+from tailor.cli.trust import granted
+from tailor.cli.worker_options import add_worker_options
 from tailor.errors import DataError
 from tailor.quiet import quiet
 
@@ -70,16 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write the key-values of every text, beside the output, so that `tailor generate --retrieve --reuse` can use them",
     )
-    parser.add_argument(
-        "--workers",
-        type=whole(1),
-        metavar="N",
-        help="number of Ray workers (default: one per GPU; without a GPU, this process)",
-    )
-    add_trust_option(parser)
-    parser.add_argument(
-        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
-    )
+    add_worker_options(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Failure, Output, Raw, failure_of
 from tailor.cli.trust import add_trust_option, granted
+from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import GateError
 from tailor.layout import RECIPE
 from tailor.quiet import quiet
@@ -73,9 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"number of answers to print (default {SAMPLES})",
     )
     add_trust_option(parser)
-    parser.add_argument(
-        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
-    )
+    add_verbose_option(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

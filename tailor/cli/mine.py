@@ -8,11 +8,12 @@ import sys
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import number, whole
 from tailor.cli.output import Document, Output
-from tailor.cli.trust import add_trust_option, granted
+from tailor.cli.trust import granted
+from tailor.cli.worker_options import add_worker_options
 from tailor.errors import DataError
+from tailor.evaluate.mining import BM25, RANDOM
 from tailor.quiet import quiet
 
-BM25, RANDOM = "bm25", "random"
 RANGE = 100
 MARGIN = 0.05
 """Relative margin of embeddings, if no other is given: the best value of NV-Retriever's TopK-PercPos (95 %)."""
@@ -106,16 +107,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="random seed of sampling (default: 0)"
     )
-    parser.add_argument(
-        "--workers",
-        type=whole(1),
-        metavar="N",
-        help="number of Ray workers that embed (default: one per GPU; without a GPU, this process)",
-    )
-    add_trust_option(parser)
-    parser.add_argument(
-        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
-    )
+    add_worker_options(parser, "number of Ray workers that embed")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailor.cli.events import Event, EventDisplay
 from tailor.cli.main import INTERRUPTED, TERMINATED
 from tailor.cli.output import Output
+from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import StoreError
 from tailor.layout import PLAN, RECIPE, REPORT
 from tailor.quiet import quiet
@@ -46,11 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="recipe keys to change, such as optim.learning_rate=1e-4",
     )
-    parser.add_argument(
-        "--verbose",
-        action="store_true",
-        help="show the output of Ray, transformers and other libraries",
-    )
+    add_verbose_option(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ import argparse
 import sys
 
 from tailor.cli.main import INTERRUPTED
-from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Output
-from tailor.cli.trust import add_trust_option, granted
+from tailor.cli.trust import granted
+from tailor.cli.worker_options import add_worker_options
 from tailor.quiet import quiet
 
 
@@ -37,16 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="rows of queries with their passages, in any format of embedding data; any fsspec URL",
     )
     parser.add_argument("output", help="JSONL file to write: the rows with their scores; any fsspec URL")
-    parser.add_argument(
-        "--workers",
-        type=whole(1),
-        metavar="N",
-        help="number of Ray workers (default: one per GPU; without a GPU, this process)",
-    )
-    add_trust_option(parser)
-    parser.add_argument(
-        "--verbose", action="store_true", help="show the output of Ray, transformers and other libraries"
-    )
+    add_worker_options(parser)
 
 
 def execute(args: argparse.Namespace) -> int:

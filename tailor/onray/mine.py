@@ -11,6 +11,7 @@ from tailor import machine
 from tailor.encode.records import Relevance
 from tailor.errors import StoreError
 from tailor.evaluate.batches import Embedded, EvaluationBatch, embedding
+from tailor.evaluate.mining import BM25, RANDOM
 from tailor.evaluate.mining.choice import Choice
 from tailor.evaluate.mining.passages import (
     Passages,
@@ -31,8 +32,6 @@ from tailor.runs.lock import lock
 from tailor.spec.suite import Decoding
 from tailor.store import Store
 from tailor.store.scratch import sweep
-
-BM25, RANDOM = "bm25", "random"
 
 
 @dataclass(frozen=True)
