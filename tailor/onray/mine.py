@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tailor import machine
 from tailor.encode.records import Relevance
-from tailor.errors import StoreError
 from tailor.evaluate.batches import Embedded, EvaluationBatch, embedding
 from tailor.evaluate.mining import BM25, RANDOM
 from tailor.evaluate.mining.choice import Choice
@@ -20,13 +18,14 @@ from tailor.evaluate.mining.passages import (
     read_passages,
 )
 from tailor.evaluate.mining.retrievers import Task, at_random, by_bm25, by_embeddings
-from tailor.evaluate.mining.rows import QueryRows, first_of, read_query_rows, written
+from tailor.evaluate.mining.rows import first_of, written
 from tailor.evaluate.models import EvaluatedModel, find_model
 from tailor.evaluate.progress import ResultParts, fingerprint
 from tailor.evaluate.retrieval.collection import Text
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.display import Display
+from tailor.onray.query_files import output_file, read_rows
 from tailor.onray.sharing import choose_workers, compute
 from tailor.runs.lock import lock
 from tailor.spec.suite import Decoding
@@ -130,27 +129,6 @@ def mine(
         passages.unreadable.count,
         truncated,
     )
-
-
-def output_file(to: str) -> tuple[Store, str]:
-    """(folder, name) of a new JSONL file. StoreError when it exists or has another suffix."""
-    if not to.endswith(".jsonl"):
-        raise StoreError(
-            f"{to} is not the name of a JSONL file", hint="give the output a name that ends in .jsonl"
-        )
-    folder, name = posixpath.split(Store(to).url)
-    parent = Store(folder)
-    if parent.exists(name):
-        raise StoreError(f"{to} already exists", hint="choose a file that does not exist yet, or remove it")
-    return parent, name
-
-
-def read_rows(path: str, display: Display) -> QueryRows:
-    """The rows. Those that cannot be read are reported."""
-    read = read_query_rows(path)
-    if count := read.unreadable.count:
-        display.line(f"left out {count:,} rows that cannot be read{first_of(read.unreadable)}")
-    return read
 
 
 def _passages(corpus: Corpus, records: Sequence[Relevance], display: Display) -> Passages:

@@ -18,7 +18,7 @@ from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.models import files
 from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.display import Display
-from tailor.onray.mine import output_file, read_rows
+from tailor.onray.query_files import output_file, read_rows
 from tailor.onray.sharing import choose_workers, compute
 from tailor.runs.lock import lock
 from tailor.spec.suite import Decoding
