@@ -28,8 +28,9 @@ def losses(made: Any, cluster: Cluster | None) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
-# A similar test for a full model with packing is in tests/onray/test_workers.py.
-@pytest.mark.parametrize("case", [pytest.param("full, packed", marks=pytest.mark.soak), "lora, unpacked"])
+# tests/onray/test_workers.py compares a full model with packing on every run of the tests.
+@pytest.mark.soak
+@pytest.mark.parametrize("case", CASES)
 def test_two_ray_workers_equal_one_process(make: Make, cluster: Cluster, tmp_path: Path, case: str) -> None:
     one = make(tmp_path / "one", **CASES[case])
     two = make(tmp_path / "two", **CASES[case], scale={"workers": 2})

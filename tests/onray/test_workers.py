@@ -61,24 +61,24 @@ def test_a_dead_worker_of_an_evaluation_is_an_error_with_a_hint(cluster: Cluster
     )
 
 
-def test_all_ports_are_on_the_loopback_interface(make: Make, cluster: Cluster, tmp_path: Path) -> None:
+def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
+    make: Make, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Every port of Ray's processes, torch's store and gloo is on the loopback interface meanwhile."""
+    published: list[dict[str, Any]] = []
     ports: dict[tuple[str, int], bool] = {}
 
     def publish(record: dict[str, Any]) -> None:
+        published.append(record)
         if record["kind"] == "train" and not ports:
             processes = psutil.Process().children(recursive=True)
             ports.update(listening({os.getpid(), *(process.pid for process in processes)}))
 
-    trainer.fit(*make(tmp_path / "ports", scale={"workers": 2}), DriverContext(publish), cluster=cluster)
-    assert len(ports) > 10, "of Ray's processes, torch's store and gloo"
-    assert [port for port, is_loopback in ports.items() if not is_loopback] == []
-
-
-def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
-    make: Make, cluster: Cluster, tmp_path: Path
-) -> None:
     fit(*make(tmp_path / "one"), None)
-    published = fit(*make(tmp_path / "two", scale={"workers": 2}, save={"every": 2}), cluster)
+    two = make(tmp_path / "two", scale={"workers": 2}, save={"every": 2})
+    trainer.fit(*two, DriverContext(publish), cluster=cluster)
+    assert len(ports) > 10
+    assert [port for port, is_loopback in ports.items() if not is_loopback] == []
     run = Store(str(tmp_path / "two"))
     assert [record for record in published if record["kind"] != "started"] == read(run)
     assert [record["step"] for record in of_kind(published, "train")] == [1, 2, 3, 4, 5, 6]
