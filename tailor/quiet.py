@@ -26,6 +26,8 @@ LOGGERS = (
     "lm_eval",
     "torch.distributed",
 )
+SETS_ITS_LEVEL = "DeepSpeed"
+"""A logger whose level its package sets at import, after `quiet`."""
 
 
 def quiet() -> None:
@@ -38,3 +40,8 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger(SETS_ITS_LEVEL).addFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,19 @@ class Structure:
         for candidate in (name, name.removeprefix(prefix), prefix + name):
             if candidate in stored:
                 return candidate
-        return None
+        return self._renamed(tuple(stored)).get(name)
+
+    @cached_property
+    def _renamed(self) -> Callable[[tuple[str, ...]], dict[str, str]]:
+        """Names in files -> name in the model -> name in the files, as transformers renames them when it loads a model."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        found = get_model_conversion_mapping(self.model, add_legacy=False)
+        renamings = [one for one in found if isinstance(one, WeightRenaming)]
+        return lru_cache(maxsize=2)(
+            lambda names: {rename_source_key(name, renamings, [])[0]: name for name in names}
+        )
 
     @property
     def embedding(self) -> str:

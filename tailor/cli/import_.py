@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="file of another trainer: YAML, JSON, or a shell command. Nothing in it is executed",
+        help="file of another trainer, - for the standard input: YAML, JSON, or a shell command. Nothing in it is executed",
     )
     parser.add_argument("-o", "--out", metavar="RECIPE", help="file to write (default: print the recipe)")
     parser.add_argument(
@@ -62,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     from tailor.spec.moving.draft import one_line
     from tailor.spec.moving.importing import import_file
+    from tailor.spec.moving.reading import shown
 
     if args.out is not None and os.path.lexists(args.out):
         raise StoreError(f"{args.out} exists already", hint="name another file, or remove it")
@@ -104,7 +105,10 @@ def execute(args: argparse.Namespace) -> int:
     }
     said = ", ".join(f"{count} {words[outcome]}" for outcome, count in counts if count)
     out = sys.stdout if args.out is not None else sys.stderr
-    print(f"{args.out or args.file}: {found.trainer.title}: {len(found.answers)} arguments: {said}", file=out)
+    print(
+        f"{args.out or shown(args.file)}: {found.trainer.title}: {len(found.answers)} arguments: {said}",
+        file=out,
+    )
     for answer in found.answers:
         if answer.outcome in ("unsupported", "unknown"):
             print(f"  {words[answer.outcome]}: {answer.argument.shown}: {one_line(answer.text)}", file=out)

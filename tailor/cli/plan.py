@@ -93,14 +93,17 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.encode.prepare import prepare
     from tailor.encode.tokenizer import load_config
     from tailor.onray import cluster
-    from tailor.onray.planning import examine, notes, planner, tokens_root
+    from tailor.onray.planning import examine, examine_data, notes, planner, tokens_root
     from tailor.store import Store
 
     run = Store(recipe.save.to)
     outline = examine(recipe)
+    inputs = examine_data(recipe)
     # The number of steps depends on the lengths of the examples, so the data is prepared. The run reuses it.
     scorer = scorer_of(recipe.data)
-    prepared = prepare(recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), scorer=scorer)
+    prepared = prepare(
+        recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), inputs=inputs, scorer=scorer
+    )
     hardware = cluster.hardware(recipe.scale, None) if device is None else device.hardware
     data, build = planner(recipe, prepared.tokens, run, outline=outline)
     plan = build(recipe, data, hardware)

@@ -15,22 +15,19 @@ from tailor.encode.columns import require_columns
 from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.examples import Encoder
 from tailor.encode.fingerprint import ENCODE_VERSION, fingerprint_of
-from tailor.encode.formats import get_format
+from tailor.encode.inputs import Inputs
 from tailor.encode.leakage import leaks
-from tailor.encode.published_embedder import text_format as format_of_base
 from tailor.encode.report import TaskReport, check_budget, source_report, split_report
 from tailor.encode.similarity.overlap import benchmark_reference
 from tailor.encode.similarity.selection import without_duplicates
 from tailor.encode.source_list import Sources
 from tailor.encode.sources import Resolved, cut
-from tailor.encode.tasks import Runner, Task, Work, first_rows, in_process
-from tailor.encode.template_arguments import with_arguments
-from tailor.encode.tokenizer import Tokenizer, model_tokenizer
+from tailor.encode.tasks import Runner, Task, Work, first_rows, in_process, task_of
+from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.truncation import Scorer
-from tailor.encode.turns import TurnRules, turn_rules
+from tailor.encode.turns import TurnRules
 from tailor.encode.unused import merged
-from tailor.errors import DataError
-from tailor.spec.data import TEXTS, Budget, Data
+from tailor.spec.data import Budget, Data
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
@@ -62,17 +59,20 @@ def prepare(
     method: Method,
     store_url: str,
     *,
+    inputs: Inputs | None = None,
     scorer: Scorer | None = None,
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
     """Encode the recipe's sources into the token store at `store_url`, or reuse its tokens, and check the budget.
 
-    scorer: the embedder of `data.retrieve.embedder`, opened by `artifacts.dense.scorer_of`. progress: called after each
-    task. Raises DataError (missing or empty sources, more lost rows than the budget allows), TemplateError, ModelError and
+    inputs: of these sections, if they are open already. scorer: the embedder of `data.retrieve.embedder`, opened by
+    `artifacts.dense.scorer_of`. progress: called after each task. Raises DataError (missing or empty sources, more lost rows than the budget allows), TemplateError, ModelError and
     StoreError.
     """
-    prepared = prepare_all(data, model, method, store_url, scorer=scorer, runner=runner, progress=progress)
+    prepared = prepare_all(
+        data, model, method, store_url, inputs=inputs, scorer=scorer, runner=runner, progress=progress
+    )
     check_budget(prepared.tokens.manifest["report"], data.budget)
     return prepared
 
@@ -83,18 +83,14 @@ def prepare_all(
     method: Method,
     store_url: str,
     *,
+    inputs: Inputs | None = None,
     scorer: Scorer | None = None,
     runner: Runner = in_process,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prepared:
     """Same as `prepare`, but without the budget check, so that a report can show the lost rows."""
-    sources = Sources.of(data, method)
-    _check_questions(data, method, sources)
-    tokenizer = model_tokenizer(model, data.template).with_date(data.date)
-    if sources.chats:
-        tokenizer = with_arguments(tokenizer, data.template_arguments)
-    rules = turn_rules(tokenizer) if sources.chats else None
-    texts = format_of(model, method)
+    found = inputs or Inputs.of(data, model, method)
+    sources, tokenizer, rules, texts = found.sources, found.tokenizer, found.rules, found.text_format
     fingerprint = fingerprint_of(data, method, tokenizer, sources, scorer, texts)
     root = Store(store_url)
     reused = root.exists(f"{fingerprint}/{MANIFEST}")
@@ -103,21 +99,6 @@ def prepare_all(
         encoder = make_encoder(data, method, tokenizer, rules, scorer, texts)
         _write(root, fingerprint, train, data, encoder, rules, sources, runner, progress)
     return Prepared(TokenStore.open(root.join(fingerprint).url), reused)
-
-
-def _check_questions(data: Data, method: Method, sources: Sources) -> None:
-    """DataError for `on_long: retrieve` when every source is plain text."""
-    only_texts = all(get_format(resolved.format).rows == TEXTS for _, _, resolved in sources)
-    if data.on_long == "retrieve" and not method.joins and only_texts:
-        raise DataError(
-            "data.on_long: all sources are plain text, which has no question for which passages could be retrieved",
-            hint="set data.on_long: chunk",
-        )
-
-
-def format_of(model: Model, method: Method) -> TextFormat:
-    """The format of the texts that a recipe trains to embed."""
-    return GRITLM if method.embedding is None else format_of_base(model.path, model.revision)
 
 
 def make_encoder(
@@ -218,21 +199,8 @@ def tasks_of(sources: Sources, *, scored: bool = False) -> list[Task]:
     """The tasks of all sources, in the order of the recipe. scored: an embedding model scores passages."""
     tasks: list[Task] = []
     for split, index, resolved in sources:
-        source = resolved.source
         for parts in cut(resolved, scored=scored):
-            tasks.append(
-                Task(
-                    len(tasks),
-                    split,
-                    index,
-                    parts,
-                    resolved.format,
-                    source.columns,
-                    source.limit,
-                    source.dataset_column,
-                    instructions=(source.query_instruction, source.passage_instruction),
-                )
-            )
+            tasks.append(task_of(resolved, split, index, parts, number=len(tasks)))
     return tasks
 
 

@@ -10,17 +10,15 @@ from typing import Literal
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
+from tailor.encode.inputs import Inputs
 from tailor.encode.masks import EncodedExample, Span
-from tailor.encode.prepare import format_of, make_encoder
+from tailor.encode.prepare import make_encoder
 from tailor.encode.readers import Reader
 from tailor.encode.records import Relevance, RowError
-from tailor.encode.source_list import Sources
 from tailor.encode.sources import Resolved
 from tailor.encode.tasks import split_of
-from tailor.encode.template_arguments import with_arguments
-from tailor.encode.tokenizer import Tokenizer, model_tokenizer
+from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.truncation import Scorer
-from tailor.encode.turns import turn_rules
 from tailor.spec.data import Data
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
@@ -58,13 +56,9 @@ def preview(
     scorer: Scorer | None = None,
 ) -> Iterator[Shown]:
     """The first rows of each source of a split, encoded again at their full length. scorer: as in `prepare`."""
-    sources = Sources.of(data, method)
-    tokenizer = model_tokenizer(model, data.template).with_date(data.date)
-    if sources.chats:
-        tokenizer = with_arguments(tokenizer, data.template_arguments)
-    rules = turn_rules(tokenizer) if sources.chats else None
-    encoder = make_encoder(data, method, tokenizer, rules, scorer, format_of(model, method))
-    for source_split, _, resolved in sources:
+    inputs = Inputs.of(data, model, method)
+    encoder = make_encoder(data, method, inputs.tokenizer, inputs.rules, scorer, inputs.text_format)
+    for source_split, _, resolved in inputs.sources:
         if source_split == split or (source_split == "train" and data.holdout is not None):
             yield from _of_source(resolved, source_split, split, rows, encoder, data)
 

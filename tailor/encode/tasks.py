@@ -20,6 +20,7 @@ from tailor.encode.records import Record, Relevance, RowError, content_hash
 from tailor.encode.report import TaskReport, WrittenShard
 from tailor.encode.similarity.overlap import Reference
 from tailor.encode.similarity.texts import HashedTexts, texts_of
+from tailor.encode.sources import Resolved
 from tailor.encode.truncation import Scorer, targets
 from tailor.encode.unused import FILLED_NEGATIVES, UNUSED_SCORES, Watch
 from tailor.store import Store
@@ -75,6 +76,29 @@ class Task:
         return sum(part.size for part in self.parts)
 
 
+def task_of(
+    resolved: Resolved,
+    split: str,
+    index: int,
+    parts: tuple[FileRange, ...] | None = None,
+    *,
+    number: int = 0,
+) -> Task:
+    """The task that reads these parts of a source; None for all of its files. index: in the source list of the split."""
+    source = resolved.source
+    return Task(
+        number,
+        split,
+        index,
+        resolved.files if parts is None else parts,
+        resolved.format,
+        source.columns,
+        source.limit,
+        source.dataset_column,
+        instructions=(source.query_instruction, source.passage_instruction),
+    )
+
+
 @dataclass(frozen=True)
 class Work:
     """The settings that all tasks share; sent once to every worker process. Calling it with a task runs the task.
@@ -101,7 +125,7 @@ class Work:
         hashes: dict[str, list[int]] = {}
         with scratch() as temporary:
             shards = _Shards(task, staging.local_path() if staging.is_local else temporary, report)
-            for batch in _batches(task, report):
+            for batch in batches(task, report):
                 if self.benchmarks is not None and task.split == "train":
                     batch = self._without_matches(batch, self.benchmarks, report)
                 outcomes = self.encoder([one.record for one in batch])
@@ -231,8 +255,9 @@ class _Shards:
         return [writer.path for writer in self._writers.values()]
 
 
-def _batches(task: Task, report: TaskReport) -> Iterator[Batch]:
-    """The records of a task in batches of bounded size, without those that repeat other rows."""
+def batches(task: Task, report: TaskReport | None = None) -> Iterator[Batch]:
+    """The records of a task in batches of bounded size, without those that repeat other rows. report: counts the others."""
+    report = report or TaskReport(task.number)
     fmt = get_format(task.format)
     watch = Watch(fmt, task.columns, task.dataset_column)
     report.unused, report.changes = watch.unused, watch.changes

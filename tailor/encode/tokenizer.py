@@ -315,7 +315,7 @@ def file_reader(path: str, revision: str | None) -> Callable[[str], str | None]:
 
 
 def _from_hub(path: str, revision: str | None, name: str) -> str | None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -324,10 +324,14 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
     )
 
     try:
+        if not constants.HF_HUB_OFFLINE and try_to_load_from_cache(path, name, revision=revision) is None:
+            _reach_hub(path, revision)
         file = Path(hf_hub_download(path, name, revision=revision))
         return Store(file.parent).read_text(file.name)
     except LocalEntryNotFoundError:
         problem = "is not a local folder, and the Hugging Face Hub cannot be reached"
+        if constants.HF_HUB_OFFLINE:
+            problem = f"is not a local folder, its {name} is not in the cache, and HF_HUB_OFFLINE is set"
     except EntryNotFoundError:
         return None
     except HFValidationError:
@@ -340,6 +344,20 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
         f"model.path: {path} {problem}",
         hint=f"check the path; tailor looked for {Path(path).absolute()} and huggingface.co/{path}",
     )
+
+
+@lru_cache(maxsize=8)
+def _reach_hub(path: str, revision: str | None) -> None:
+    """LocalEntryNotFoundError if the hub does not answer one request: `hf_hub_download` would try for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(path, MODEL_CONFIG, revision=revision))
+    except (HfHubHTTPError, HFValidationError):
+        return  # it answers, or is not asked
+    except Exception as error:  # of the HTTP client, which differs between versions
+        raise LocalEntryNotFoundError(str(error)) from error
 
 
 def _parse(path: str, name: str, text: str | None) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from tailor.data.token_store import TokenStore
 from tailor.encode.format_detection import find_format
 from tailor.encode.formats import get_format
+from tailor.encode.source_list import Sources
 from tailor.encode.sources import find_files
 from tailor.encode.tokenizer import model_tokenizer
 from tailor.errors import DataError
-from tailor.evaluate import rows, source_rows, strata
+from tailor.evaluate import source_rows, strata
 from tailor.evaluate.model_rows import rows_read_by
 from tailor.evaluate.models import find_model
-from tailor.evaluate.question import select
+from tailor.evaluate.question import no_question, select
+from tailor.evaluate.retrieval.collection import check_collection
 from tailor.evaluate.tasks.base import FirstRows, make_evaluators
 from tailor.spec.data import TEXTS
 from tailor.spec.recipe import Recipe
 from tailor.spec.suite import BASE, UNSCALED, Suite
+from tailor.spec.tasks.retrieval import Searched
 from tailor.spec.tasks.rows import Questions
 
 COLUMN_ROWS = 1000
@@ -24,17 +27,14 @@ PEEK = 20
 """Rows of each data set that are checked before training. All rows are read after training."""
 
 
-def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
+def check(suite: Suite, recipe: Recipe, *, plain: bool) -> None:
     """Check the evaluation that follows the run. DataError or ModelError for what would make it fail after training.
 
-    No model is loaded. tokens: the run's prepared tokens.
+    No model is loaded, and the run's data need not be prepared. plain: whether its rows have no chat template.
     """
     on_rows = [task for task in suite.tasks if task.on_rows]
-    needs_questions = any(task.generates for task in on_rows)
     if suite.data is not None:
-        _check_sources(suite, recipe, needs_questions=needs_questions)
-    elif on_rows:
-        _check_split(suite, recipe, tokens, needs_questions=needs_questions)
+        _check_sources(suite, recipe, needs_questions=any(task.generates for task in on_rows))
     if suite.by is not None and on_rows:
         given = suite.data.evaluation if suite.data is not None else recipe.data.evaluation
         rows_of = source_rows.first(given or recipe.data.train, "data", COLUMN_ROWS)
@@ -43,7 +43,7 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
     first = FirstRows(
         recipe.model,
         recipe.data.template,
-        plain=tokens.template is None,
+        plain=plain,
         count=PEEK,
         arguments=recipe.data.template_arguments,
     )
@@ -61,6 +61,18 @@ def check(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
             evaluator.check_model(model)
 
 
+def check_generation(sources: Sources) -> None:
+    """DataError if `evaluate.generation` would find no question: all rows to evaluate on are plain texts."""
+    read = sources.evaluation or sources.train
+    if all(get_format(one.format).rows == TEXTS for one in read):
+        raise no_question("evaluate.generation: ", instead="remove evaluate.generation")
+
+
+def check_retrieval(searched: Searched) -> None:
+    """DataError for a collection of `evaluate.retrieval` that cannot be searched during training."""
+    check_collection(searched.data, "evaluate.retrieval.data", PEEK)
+
+
 def _check_sources(suite: Suite, recipe: Recipe, *, needs_questions: bool) -> None:
     """Check the files and columns of `evaluate.final.data`."""
     assert suite.data is not None
@@ -72,11 +84,18 @@ def _check_sources(suite: Suite, recipe: Recipe, *, needs_questions: bool) -> No
         )
         kinds.add(get_format(found).rows)
     if needs_questions and kinds == {TEXTS}:
-        raise rows.no_question("evaluate.final: ")
+        raise no_question("evaluate.final: ")
 
 
-def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, needs_questions: bool) -> None:
-    """Check the run's own evaluation rows."""
+def reads_split(suite: Suite) -> bool:
+    """Whether a task reads the run's own evaluation rows."""
+    return suite.data is None and any(task.on_rows for task in suite.tasks)
+
+
+def check_split(suite: Suite, recipe: Recipe, tokens: TokenStore) -> None:
+    """Check the run's own evaluation rows, as they were prepared, if a task reads them."""
+    if not reads_split(suite):
+        return
     split = tokens.split("evaluation")
     if not len(split):
         raise DataError(
@@ -84,7 +103,7 @@ def _check_split(suite: Suite, recipe: Recipe, tokens: TokenStore, *, needs_ques
             hint="raise data.holdout, or give rows in data.evaluation or evaluate.final.data",
         )
     tokenizer = model_tokenizer(recipe.model)
-    if needs_questions:
+    if any(task.generates for task in suite.tasks if task.on_rows):
         selection = select(split, tokenizer, rows=suite.limit, questions=1)
         if not selection.asked:
-            raise rows.no_question("evaluate.final: ", selection.cut)
+            raise no_question("evaluate.final: ", selection.cut)

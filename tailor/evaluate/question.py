@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tailor.data.token_store import Example, Missing, RowId, Split
 from tailor.encode.tokenizer import Tokenizer
+from tailor.errors import DataError
 
 LOST = Missing.START | Missing.END
 """A row without these tokens has no complete prompt or answer. The passages that `on_long: retrieve` leaves out may lack."""
@@ -53,3 +54,20 @@ def has_question(example: Example, tokenizer: Tokenizer) -> bool:
     """Whether the last answer is preceded by anything but the BOS and prefix tokens. A row of plain text has no question."""
     start = int(example.spans[-1][0])
     return not {int(token) for token in example.input_ids[:start]} <= {tokenizer.bos_id, *tokenizer.prefix}
+
+
+def no_question(key: str = "", cut: int = 0, instead: str = "use only the task perplexity") -> DataError:
+    """The error for evaluation rows without a question. key: prefix of the message. cut: rows that `on_long` cut.
+
+    instead: what else may be done about it.
+    """
+    if cut:
+        return DataError(
+            f"{key}no evaluation row can be asked: {cut:,} rows are longer than max_length and were cut, so that their "
+            "prompt or their answer is not complete",
+            hint=f"raise max_length, or {instead}",
+        )
+    return DataError(
+        f"{key}no evaluation row has a question before its answer, so there is nothing to generate",
+        hint=f"evaluate on conversations or prompt/response rows with train_on: assistant, or {instead}",
+    )

@@ -8,11 +8,10 @@ from typing import Any
 from tailor.data.token_store import Split
 from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer
-from tailor.errors import DataError
 from tailor.evaluate.generation import before_stop
 from tailor.evaluate.in_training.exact_match import Questions as LastQuestion
 from tailor.evaluate.in_training.exact_match import stops
-from tailor.evaluate.question import Selection, select
+from tailor.evaluate.question import Selection, no_question, select
 
 Ids = list[int]
 Spans = list[tuple[int, int]]
@@ -66,17 +65,3 @@ def questions(
     if not found:
         raise no_question(cut=selection.cut)
     return Questions(found, selection)
-
-
-def no_question(key: str = "", cut: int = 0) -> DataError:
-    """The error for evaluation rows without a question. key: prefix of the message. cut: rows that `on_long` cut."""
-    if cut:
-        return DataError(
-            f"{key}no evaluation row can be asked: {cut:,} rows are longer than max_length and were cut, so that their "
-            "prompt or their answer is not complete",
-            hint="raise max_length, or use only the task perplexity",
-        )
-    return DataError(
-        f"{key}no evaluation row has a question before its answer, so there is nothing to generate",
-        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or use only the task perplexity",
-    )

@@ -7,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from tailor.encode.gguf import readable
+from tailor.errors import ModelError
 from tailor.models import dropout, linear, own_code, scoring_head
+from tailor.models.architecture import auto_class
 from tailor.models.causal import is_routed_expert
 from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.load import require_base, without_weights
@@ -20,7 +22,7 @@ def build(spec: Model, *, scores: bool = False) -> Any:
     """The base on the meta device, without adapter and new tokens; `NoOutline` if transformers cannot build it here.
 
     scores: with a scoring head.
-    Raises ModelError if the recipe's model is none, or has code that the user has not read.
+    Raises ModelError if the recipe's model is none, is of another kind, or has code that the user has not read.
     """
     from transformers import AutoConfig
 
@@ -32,6 +34,11 @@ def build(spec: Model, *, scores: bool = False) -> Any:
     except Exception as error:  # transformers and a model's own code raise any
         if not trusted and own_code.untrusted(spec.path, error) is not None:
             return NoOutline("the model comes with its own code, and model.trust_remote_code is false")
+        if str(error).startswith("Unrecognized configuration class"):
+            raise ModelError(
+                f"model.path: transformers has no {auto_class(config, scores=scores).__name__} for {spec.path} ({config.model_type})",
+                hint="use a model that reads text; some that also read images or audio are of another kind",
+            ) from None
         reason = printable(" ".join(str(error).split()).split(". ")[0][:200]) or type(error).__name__
         return NoOutline(f"transformers cannot build the model: {reason}")
 

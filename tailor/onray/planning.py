@@ -6,12 +6,14 @@ import posixpath
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tailor.errors import DataError
 from tailor.layout import TOKENS
 from tailor.runs.origin import Origin, origins
 from tailor.store import Store, run_files, run_folder
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
+    from tailor.encode.inputs import Inputs
     from tailor.plan import DataFacts, Hardware, Plan
     from tailor.plan.outline import NoOutline, Outline
     from tailor.spec.recipe import Recipe
@@ -34,6 +36,48 @@ def examine(recipe: Recipe) -> Outline | NoOutline:
     model = recipe.model
     check_config(recipe, load_config(model.path, model.revision))
     return preflight(model, recipe.method, recipe.optim, recipe.train)
+
+
+def examine_machine(recipe: Recipe) -> None:
+    """ScaleError for a GPU that the recipe needs and this machine lacks, if the run uses this machine only."""
+    from tailor.onray import cluster
+    from tailor.plan.checks import check_device
+
+    if cluster.address(recipe.scale) is None:
+        check_device(recipe, cluster.hardware(recipe.scale, None))
+
+
+def examine_data(recipe: Recipe) -> Inputs:
+    """Check what the recipe wants of its data, and of the evaluation's, and return what its rows are encoded with.
+
+    Only some rows are read, and none is encoded. Raises the errors of `Inputs.of`, and DataError for a holdout that leaves no
+    row and for evaluations that cannot be made.
+    """
+    from tailor.encode.inputs import Inputs, empty_split
+    from tailor.evaluate import preflight
+    from tailor.plan.checks import evaluates_rows
+
+    data, final = recipe.data, recipe.evaluate.final
+    inputs = Inputs.of(data, recipe.model, recipe.method)
+    if data.holdout is not None and (empty := empty_split(inputs.sources, data.holdout)) is not None:
+        split, rows = empty
+        if split == "train":
+            raise DataError(
+                f"data.holdout: {data.holdout:g} selects all {rows:,} rows for evaluation, and leaves none for training",
+                hint="lower data.holdout, or add rows",
+            )
+        if evaluates_rows(recipe) or (final is not None and preflight.reads_split(final)):
+            raise DataError(
+                f"data.holdout: {data.holdout:g} selects no evaluation row from {rows:,} rows, but the recipe evaluates on them",
+                hint="raise data.holdout, or give rows in data.evaluation",
+            )
+    if recipe.evaluate.generation is not None:
+        preflight.check_generation(inputs.sources)
+    if recipe.evaluate.retrieval is not None:
+        preflight.check_retrieval(recipe.evaluate.retrieval)
+    if final is not None:
+        preflight.check(final, recipe, plain=inputs.rules is None)
+    return inputs
 
 
 def notes(recipe: Recipe) -> list[str]:

@@ -18,7 +18,14 @@ from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
 from tailor.onray.placement import wait_for_nodes
-from tailor.onray.planning import examine, make_plan, notes, tokens_root
+from tailor.onray.planning import (
+    examine,
+    examine_data,
+    examine_machine,
+    make_plan,
+    notes,
+    tokens_root,
+)
 from tailor.onray.progress import Stopwatch, publisher, recorded
 from tailor.onray.supervisor import DriverContext
 from tailor.redaction import redacted_values
@@ -36,6 +43,7 @@ from tailor.store.scratch import sweep
 
 if TYPE_CHECKING:
     from tailor.data.token_store import TokenStore
+    from tailor.encode.inputs import Inputs
     from tailor.encode.prepare import Progress
     from tailor.plan import Plan
     from tailor.spec.recipe import Recipe
@@ -120,16 +128,20 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
 
         display.doing("checking the model")
         outline = examine(recipe)  # before Ray starts, which would have to be stopped again
+        examine_machine(recipe)
         for note in notes(recipe):
             display.line(f"note: {note}")
         watch.mark("check_model")
+        display.doing("checking the data")
+        inputs = examine_data(recipe)
+        watch.mark("check_data")
         starting = None
         if not clusters.in_process(recipe.scale):
             starting = stack.enter_context(clusters.BackgroundStart(recipe.scale, verbose=verbose))
             watch.mark("import_ray")
-        tokens = _prepare(recipe, run, starting, display, interrupts, verbose)
+        tokens = _prepare(recipe, inputs, run, starting, display, interrupts, verbose)
         if recipe.evaluate.final is not None:
-            preflight.check(recipe.evaluate.final, recipe, tokens)
+            preflight.check_split(recipe.evaluate.final, recipe, tokens)
         watch.mark("prepare")
         cluster = None
         if starting is not None:
@@ -184,6 +196,7 @@ def _changes(run: Store, origin: Origin | None) -> list[str]:
 
 def _prepare(
     recipe: Recipe,
+    inputs: Inputs,
     run: Store,
     starting: clusters.BackgroundStart | None,
     display: Display,
@@ -213,6 +226,7 @@ def _prepare(
             recipe.model,
             recipe.method,
             tokens_root(recipe, run),
+            inputs=inputs,
             scorer=scorer_of(recipe.data),
             runner=runner_by_size(connect, on_cluster=starting is not None),
             progress=preparing,

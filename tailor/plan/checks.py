@@ -100,10 +100,8 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
         )
 
 
-def check(
-    recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware, config: Mapping[str, Any]
-) -> None:
-    """Raise DataError, ModelError or ScaleError if the recipe cannot run like this. config: see `check_model`."""
+def check_device(recipe: Recipe, hardware: Hardware) -> None:
+    """Raise ScaleError for settings that need a GPU where there is none."""
     if recipe.scale.gpu is True and hardware.device != "cuda":
         raise ScaleError(
             "scale.gpu is true, but there is no GPU",
@@ -124,6 +122,13 @@ def check(
             "model.attention is flash_attention_2, but there is no GPU",
             hint="set model.attention: auto, or run on a machine or cluster with GPUs",
         )
+
+
+def check(
+    recipe: Recipe, data: DataFacts, facts: ModelFacts, hardware: Hardware, config: Mapping[str, Any]
+) -> None:
+    """Raise DataError, ModelError or ScaleError if the recipe cannot run like this. config: see `check_model`."""
+    check_device(recipe, hardware)
     check_model(recipe, facts, config)
     if recipe.model.beacon is not None:
         _check_beacons(recipe, recipe.model.beacon, data, facts)
@@ -141,16 +146,19 @@ def check(
             f"method {method.name} {method.too_few_examples}, and a split has only one example",
             hint="add rows, or change data.holdout",
         )
-    evaluate = recipe.evaluate
-    by_loss = evaluate.every and evaluate.retrieval is None
-    stopping = recipe.train.early_stopping
-    watches_rows = stopping is not None and stopping.metric not in Retrieval.figures
-    needs_evaluation = by_loss or evaluate.generation or recipe.save.best or watches_rows
-    if needs_evaluation and not data.evaluation_examples:
+    if evaluates_rows(recipe) and not data.evaluation_examples:
         raise DataError(
             "the recipe evaluates during training, but there is no evaluation example after preparation",
             hint="raise data.holdout, or see `tailor data report` for the dropped rows",
         )
+
+
+def evaluates_rows(recipe: Recipe) -> bool:
+    """Whether the recipe needs evaluation rows during training."""
+    evaluate, stopping = recipe.evaluate, recipe.train.early_stopping
+    by_loss = evaluate.every is not None and evaluate.retrieval is None
+    watches_rows = stopping is not None and stopping.metric not in Retrieval.figures
+    return by_loss or evaluate.generation is not None or recipe.save.best or watches_rows
 
 
 def _check_beacons(recipe: Recipe, spec: Beacon, data: DataFacts, facts: ModelFacts) -> None:

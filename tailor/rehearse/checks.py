@@ -164,7 +164,8 @@ def evaluation_rows(state: Rehearsal) -> str:
             state.corpora[key] = passages
     assert state.tokens is not None
     if evaluate.final is not None:
-        preflight.check(evaluate.final, state.sampled, state.tokens)
+        preflight.check(evaluate.final, state.sampled, plain=state.tokens.template is None)
+        preflight.check_split(evaluate.final, state.sampled, state.tokens)
     if state.corpora:
         overrides = reduced.without_corpora(state.sampled, list(state.corpora))
         state.sampled = reduced.with_overrides(state.sampled, overrides)

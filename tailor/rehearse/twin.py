@@ -20,7 +20,7 @@ from tailor.spec.recipe import Recipe
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
-_INNER = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_inner")
+_INNER = ("intermediate_size", "intermediate_size_mlp", "ffn_dim", "ffn_hidden_size", "n_inner", "d_inner")
 _EXPERT = ("moe_intermediate_size", "shared_expert_intermediate_size", "expert_dim")
 _FILES = ("*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*.jinja")
 _NOT = (MODEL_CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG)
@@ -111,8 +111,8 @@ def shrunk(config: Mapping[str, Any], size: int, count: int | None) -> dict[str,
         made |= {key: small for key in _HEADS if key in config}
         if "num_key_value_heads" in config:
             made["num_key_value_heads"] = max(1, small // shared)
-        if _has_own_head_size(config):
-            made["head_dim"] = int(config.get("head_dim") or width // heads)
+        if head_dim := _own_head_size(config):
+            made["head_dim"] = head_dim
             size = math.lcm(size, small)
         else:
             size = max(size, small * SMALL_HEAD)
@@ -133,19 +133,27 @@ def _kept(config: Mapping[str, Any], depth: int, count: int) -> int:
     for value in config.values():
         if isinstance(value, list) and len(value) == depth and all(isinstance(one, str) for one in value):
             kept = max(kept, *(value.index(kind) + 1 for kind in set(value)))
-    for key in ("sliding_window_pattern", "full_attention_interval", "attn_layer_period"):
+    for key in (
+        "sliding_window_pattern",
+        "full_attention_interval",
+        "attn_layer_period",
+        "no_rope_layer_interval",
+    ):
         kept = max(kept, int(config.get(key) or 0))
     return min(kept, depth) or count
 
 
-def _has_own_head_size(config: Mapping[str, Any]) -> bool:
-    """Whether the architecture takes a head dimension that does not follow from the hidden size."""
+def _own_head_size(config: Mapping[str, Any]) -> int | None:
+    """The head dimension, if the architecture takes one that does not follow from the hidden size; else None."""
     from transformers import CONFIG_MAPPING
 
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        return "head_dim" in config
-    return "head_dim" in config or hasattr(CONFIG_MAPPING[kind](), "head_dim")
+    given, kind = config.get("head_dim"), config.get("model_type")
+    if given or kind not in CONFIG_MAPPING:
+        return int(given) if given else None
+    found = getattr(
+        CONFIG_MAPPING[kind](**config), "head_dim", None
+    )  # that of DeepSeek is its RoPE dimension
+    return int(found) if found else None
 
 
 def _copy_tokenizer(model: Model, folder: Path, *, code: bool) -> None:

@@ -269,3 +269,26 @@ def test_the_weights_that_a_merge_takes_as_quantized_are_those_of_the_loaded_bas
     structure = Structure.of(folder, trust_remote_code=False)
     assert structure.quantized(NF4, torch.float32) == loaded
     assert loaded
+
+
+def test_names_of_files_that_transformers_renames() -> None:
+    """The files of Gemma 3 name the text model otherwise than its modules are named."""
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "vocab_size": 64,
+        "head_dim": 16,
+    }
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(text_config={**text, **heads}, vision_config={**vision, "image_size": 28})
+    with torch.device("meta"):
+        structure = Structure(AutoModelForCausalLM.from_config(config))
+    layer = "layers.0.mlp.down_proj.weight"
+    stored = [f"language_model.model.{layer}", "language_model.model.norm.weight"]
+    assert structure.stored_name(f"model.language_model.{layer}", stored) == stored[0]
+    assert structure.stored_name("model.language_model.layers.1.mlp.down_proj.weight", stored) is None
+    assert structure.stored_name(stored[0], stored) == stored[0]

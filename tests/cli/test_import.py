@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,25 @@ def test_without_a_file_to_write_the_recipe_is_printed(
     (folder / "recipe.yaml").write_text(captured.out)
     assert load_recipe("recipe.yaml").model.path == "org/base"
     assert "sft.yaml: Axolotl: 15 arguments" in captured.err
+
+
+def test_the_standard_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(AXOLOTL.encode())))
+    assert main(["import", "-"]) == 0
+    captured = capsys.readouterr()
+    assert "# Written by `tailor import` from the standard input (Axolotl)." in captured.out
+    assert "the standard input: Axolotl: 15 arguments" in captured.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["import", "-"]) == 2
+    assert "the standard input" in capsys.readouterr().err
+
+
+def test_a_pipe_without_a_writer_is_not_waited_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("pipe.yaml")
+    assert main(["import", "pipe.yaml"]) == 2
+    assert "pipe.yaml: is a pipe or a device; write `tailor import -`" in capsys.readouterr().err
 
 
 def test_json_follows_its_schema(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

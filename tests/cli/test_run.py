@@ -98,6 +98,7 @@ def test_the_folder_holds_everything(first: tuple[int, str, str], place: Path) -
     assert (status["state"], status["step"], status["steps"], status["error"]) == ("finished", 6, 6, None)
     assert list(status["timings"]) == [
         "check_model",
+        "check_data",
         "prepare",
         "plan",
         "workers",

@@ -173,7 +173,7 @@ def test_paths_urls_and_hub_ids(tmp_path, monkeypatch):
     assert load_tokenizer(remote.url).fingerprint == load_tokenizer(str(folder)).fingerprint
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for path, problem in (
-        ("nobody/nothing", "is not a local folder, and the Hugging Face Hub cannot be reached"),
+        ("nobody/nothing", "is not a local folder, its tokenizer.json is not in the cache"),
         ("a/b/c", "is neither a local folder nor a valid Hub id"),
         ("memory://nothing/here", "does not exist"),
     ):
@@ -200,3 +200,26 @@ def test_encoding_imports_neither_torch_nor_ray(tokenizer_folders):
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+def test_a_hub_without_an_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The download of huggingface_hub would try six times, with pauses of 23 seconds together."""
+    asked: list[str] = []
+
+    def unreachable(url: str) -> None:
+        asked.append(url)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("it is tried again"))
+    with pytest.raises(ModelError, match="cannot be reached"):
+        load_config("nobody/unreachable")
+    assert len(asked) == 1
+
+
+def test_the_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _: pytest.fail("it is asked"))
+    with pytest.raises(ModelError, match=r"config\.json is not in the cache, and HF_HUB_OFFLINE is set"):
+        load_config("nobody/unreachable")

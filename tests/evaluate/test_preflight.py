@@ -54,7 +54,8 @@ def check(place: Path, final: dict[str, Any], **sections: Any) -> None:
     recipe = Recipe.model_validate({**values, **sections})
     tokens = prepare(recipe.data, recipe.model, recipe.method, str(place / "tokens")).tokens
     assert recipe.evaluate.final is not None
-    preflight.check(recipe.evaluate.final, recipe, tokens)
+    preflight.check(recipe.evaluate.final, recipe, plain=tokens.template is None)
+    preflight.check_split(recipe.evaluate.final, recipe, tokens)
 
 
 def task(place: Path, name: str, file: str, **columns: str) -> dict[str, Any]:

@@ -149,6 +149,22 @@ BASES: dict[str, tuple[int, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "HuggingFaceTB/SmolLM3-3B": (
+        3_075_098_624,
+        {
+            "model_type": "smollm3",
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "vocab_size": 128256,
+            "max_position_embeddings": 65536,
+            "no_rope_layer_interval": 4,
+            "no_rope_layers": [1, 1, 1, 0] * 9,
+            "tie_word_embeddings": True,
+        },
+    ),
     "microsoft/phi-4": (
         14_659_507_200,
         {

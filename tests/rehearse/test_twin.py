@@ -42,6 +42,14 @@ def test_each_kind_of_layer_stays() -> None:
     assert (small["num_hidden_layers"], small["layer_types"]) == (6, kinds)
 
 
+def test_a_head_dimension_that_the_class_derives_stays() -> None:
+    """That of DeepSeek is its RoPE dimension, not the hidden size divided by the heads."""
+    latent = {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "kv_lora_rank": 512}
+    config = {**LLAMA_70B, **latent, "model_type": "deepseek_v3", "num_key_value_heads": 64}
+    assert twin.shrunk(config, 64, 2)["head_dim"] == 64
+    assert twin.shrunk(LLAMA_70B, 64, 2)["head_dim"] == 128  # the control: 8192 / 64
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_every_shipped_base_has_a_small_one(base: str) -> None:
     """On the meta device: the class takes the sizes."""

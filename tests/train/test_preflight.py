@@ -219,3 +219,12 @@ def test_the_kinds_of_a_group(bases: Path) -> None:
     }
     lora = outline(bases / "qwen2", model={"adapter": {"rank": 2}}).groups
     assert [[kind.name for kind in group.kinds] for group in lora] == [["lora_A", "lora_B"]]
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """Qwen3-VL has a class for images and text only. Gemma 3 has one that also reads text alone."""
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    with pytest.raises(ModelError, match=r"no AutoModelForCausalLM for .* \(qwen3_vl\)"):
+        examine(recipe(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_model"}')
+    assert isinstance(examine(recipe(tmp_path)), NoOutline)

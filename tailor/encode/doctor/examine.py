@@ -19,7 +19,8 @@ from tailor.encode.doctor.rows import COLUMNS, Examined, Row, Tally
 from tailor.encode.examples import Encoder
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
-from tailor.encode.prepare import format_of, make_encoder, tasks_of
+from tailor.encode.inputs import format_of
+from tailor.encode.prepare import make_encoder, tasks_of
 from tailor.encode.records import RowError
 from tailor.encode.similarity.overlap import Reference, benchmark_reference, rows_of
 from tailor.encode.similarity.signature_file import Blocks, SignatureFile, first_equal

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from tailor.data.token_store import RowId, Split
 from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
-from tailor.errors import DataError, TailorError
+from tailor.errors import TailorError
 from tailor.evaluate.generation import before_stop, generate
-from tailor.evaluate.question import Selection, select
+from tailor.evaluate.question import Selection, no_question, select
 from tailor.layout import GENERATED
 from tailor.train.session import Session, When
 
@@ -63,7 +63,7 @@ def probe(session: Session, when: When, step: int) -> None:
     selection = select(split, tokenizer, questions=settings.limit)
     rows = answer_rows(split, selection, stop_ids)
     if not rows:
-        raise _no_question(selection)
+        raise no_question("evaluate.generation: ", selection.cut, "remove evaluate.generation")
     before_or_after = "before" if when == "start" else "after"
     left_out = f"; {selection.cut:,} rows cut by data.on_long are not asked" if selection.cut else ""
     session.say(
@@ -103,19 +103,6 @@ def probe(session: Session, when: When, step: int) -> None:
             "cut": selection.cut,
             "without_question": selection.without_question,
         }
-    )
-
-
-def _no_question(selection: Selection) -> DataError:
-    if selection.cut:
-        return DataError(
-            f"evaluate.generation: no evaluation row can be asked: {selection.cut:,} rows are longer than "
-            "data.max_length and were cut, so that their prompt or their answer is not complete",
-            hint="raise data.max_length, or remove evaluate.generation",
-        )
-    return DataError(
-        "evaluate.generation: no row of the evaluation data has a question before its answer",
-        hint="evaluate on conversations or prompt/response rows with train_on: assistant, or remove evaluate.generation",
     )
 
 

@@ -28,6 +28,9 @@ TITLE = "{title} {text}"
 """BEIR's way to join a passage's title and text."""
 QRELS_SUFFIXES = {**SUFFIXES, ".qrels": "text", ".qrel": "text"}
 
+SMALL = 16 << 20
+"""Bytes of the texts of a collection that is read within a second."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -82,8 +85,17 @@ def read_collection(
 
 
 def check_collection(data: Corpus, key: str, rows: int) -> None:
-    """Check the file names and the first `rows` rows of each file. DataError as in `read_collection`."""
+    """Read a collection of up to `SMALL` bytes; of a larger one, check the file names and the first `rows` rows of each file.
+
+    DataError as in `read_collection`.
+    """
     folder = _folder(data, key)
+    paths = (
+        [data.path] if folder is None else [_file(folder, data, key, name) for name in ("corpus", "queries")]
+    )
+    if sum(part.size for path in paths for part in find_files(Questions(path=path), key)) <= SMALL:
+        read_collection(data, key)
+        return
     if folder is None:
         _from_rows(data, key, rows)
         return

@@ -1,25 +1,24 @@
-"""Keys that follow from several arguments together: method, batch size, adapter, quantization, precision, schedule."""
+"""Keys that follow from several arguments together: batch size, adapter, quantization, precision, schedule."""
 
 from __future__ import annotations
 
-from tailor.spec.methods.registry import METHODS
-from tailor.spec.moving import combine_data
+from tailor.spec.moving import combine_data, combine_method
 from tailor.spec.moving.draft import Draft, boolean, number
 
 
 def combine(draft: Draft) -> None:
     """Turn the facts of a draft into keys."""
     for step in (
-        _method,
+        combine_method.method,
         _workers,
         _batch,
         _adapter,
-        _preference,
+        combine_method.preference,
         _quantize,
         _precision,
         _length,
         _schedule,
-        _decay,
+        combine_method.torchtune,
         combine_data.sources,
         combine_data.evaluation,
         combine_data.saving,
@@ -30,31 +29,6 @@ def combine(draft: Draft) -> None:
         combine_data.rows,
     ):
         step(draft)
-
-
-def _method(draft: Draft) -> None:
-    if draft.trainer.name == "gritlm":
-        draft.values.setdefault("method.name", "gritlm")
-    if draft.facts.get("preference") and draft.values.get("method.name") in (None, "sft"):
-        draft.derive("method.name", "dpo", "preference")
-    if "method.name" not in draft.values and draft.trainer.name in ("trl", "unsloth", "sft-script"):
-        if draft.values.keys() & {"method.desirable_weight", "method.undesirable_weight"}:
-            draft.put("method.name", "kto", remark="its weights are those of KTO")
-        elif draft.values.keys() & {
-            "method.loss",
-            "method.beta",
-            "method.gamma",
-            "method.max_prompt_length",
-            "method.sft_weight",
-        }:
-            draft.put("method.name", "dpo", remark="its arguments are those of preference tuning")
-    name = draft.values.setdefault("method.name", "sft")
-    if "optim.learning_rate" not in draft.values and draft.trainer.name == "trl":
-        draft.put("optim.learning_rate", 2e-5 if name == "sft" else 1e-6, remark="default of TRL")
-    fields = METHODS.get(name).model_fields
-    for key in [one for one in draft.values if one.startswith("method.")]:
-        if key.split(".")[1] not in fields:
-            draft.drop(key, f"{name} does not have {key}")
 
 
 def _workers(draft: Draft) -> None:
@@ -132,6 +106,10 @@ def _adapter(draft: Draft) -> None:
     kind = draft.facts.get("adapter")
     if kind is None and draft.trainer.name == "trl" and any(draft.given(name) for name in _DATASETS):
         kind = "full"  # TRL's own scripts; another script with TrainingArguments may have no use_peft
+    if draft.given("model") and not any(draft.given(name) for name in ("finetuning_type", "peft_config")):
+        kind = (
+            "full" if draft.trainer.name == "llama-factory" else kind
+        )  # its version 1 has no default adapter
     own = [key for key in draft.values if key.startswith("model.adapter.")]
     # Without an argument that says so, the arguments of an adapter mean one.
     on = kind not in (None, "full") or (
@@ -177,22 +155,6 @@ def _adapter(draft: Draft) -> None:
     if draft.values.get("model.adapter.type") in ("oft", "ia3"):
         draft.drop("model.adapter.rank", "this kind of adapter has no rank")
         draft.drop("model.adapter.alpha", "this kind of adapter has no alpha")
-
-
-def _preference(draft: Draft) -> None:
-    """Settings that the trainers of pairs have by default."""
-    if draft.values.get("method.name") not in ("dpo", "kto"):
-        return
-    if draft.given("label_smoothing_factor") is not None:
-        draft.drop("method.label_smoothing", "label_smoothing_factor is that of next-token losses")
-    if boolean(draft.given("disable_dropout")) is not False:
-        draft.drop("model.adapter.dropout", "preference tuning there turns all dropout off (disable_dropout)")
-    if (
-        draft.values.get("method.loss") == "simpo"
-        and draft.trainer.name in ("axolotl", "trl")
-        and "method.sft_weight" not in draft.values
-    ):
-        draft.put("method.sft_weight", 1.0, remark="default of TRL's CPOTrainer: cpo_alpha: 1.0")
 
 
 def _quantize(draft: Draft) -> None:
@@ -290,14 +252,3 @@ def _schedule(draft: Draft) -> None:
                 *draft.origins.get("optim.betas", []),
                 *draft.origins.get(f"={beta}", []),
             )
-
-
-def _decay(draft: Draft) -> None:
-    """AdamW of PyTorch, bitsandbytes and torchao decays weights unless a file says 0."""
-    optimizer = str(draft.values.get("optim.optimizer", ""))
-    if (
-        draft.trainer.name == "torchtune"
-        and "adamw" in optimizer
-        and "optim.weight_decay" not in draft.values
-    ):
-        draft.put("optim.weight_decay", 0.01, remark="default of AdamW in PyTorch and bitsandbytes")

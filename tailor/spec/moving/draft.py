@@ -111,6 +111,8 @@ class Draft:
                 answer.keys = [one for one in answer.keys if one != known]
                 if not answer.keys:
                     answer.outcome, answer.text = outcome, why
+                elif outcome == "unsupported":
+                    answer.text = "; ".join(filter(None, (answer.text, f"without {known}: {why}")))
 
     def answer(self, fact: str, outcome: Outcome, text: str) -> None:
         """The answer to the arguments of a fact that makes no key, unless they have one already."""

@@ -14,7 +14,7 @@ from tailor.spec.load import judge
 from tailor.spec.moving.combine import combine
 from tailor.spec.moving.conversions import CONVERSIONS
 from tailor.spec.moving.draft import Answer, Argument, Draft, as_list, boolean, number
-from tailor.spec.moving.reading import flattened, read_file
+from tailor.spec.moving.reading import flattened, read_file, shown
 from tailor.spec.moving.writing import write
 from tailor.spec.reading import schema_tree
 from tailor.spec.reading.source import Document, Position
@@ -44,6 +44,7 @@ def import_file(file: str, trainer: str | None = None, name: str | None = None) 
     Raises RecipeError if the file cannot be read, or asks for what no recipe can say.
     """
     arguments = read_file(file)
+    file = shown(file)
     found = IMPORTED[trainer] if trainer else recognize(arguments, file)
     return convert(arguments, found, file, name or RECIPE)
 
@@ -253,7 +254,10 @@ def _among(value: Any, neutral: tuple[Any, ...]) -> bool:
 def _defaults(draft: Draft) -> None:
     """The trainer's own defaults for what the file leaves out."""
     given = {name for name, argument in draft.arguments.items() if argument.value is not None}
-    for name, value in draft.trainer.defaults.items():
+    defaults = dict(draft.trainer.defaults)
+    if all(argument.line < 1 for argument in draft.arguments.values()):
+        defaults |= draft.trainer.command_defaults
+    for name, value in defaults.items():
         row = draft.trainer.rows.get(name)
         if row is None or name in given:
             continue
@@ -342,6 +346,8 @@ def _dropped(draft: Draft, problem: Problem) -> bool:
         return False
     other, _, why = problem.message.removeprefix("conflicts with ").partition(": ")
     for key, against in _YIELDING:
+        if key == "optim.optimizer" and "adamw" not in str(draft.values.get(key)):
+            continue  # another optimizer is another training; other variants of AdamW only need less memory
         keys = [(problem.key, other), (other, problem.key)]
         if key in draft.values and any(one.startswith(key) and two.startswith(against) for one, two in keys):
             cause = other if problem.key == key else problem.key

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,25 @@ _MAX_COMMAND = 400
 """Lines that one quoted text may have."""
 
 
+STDIN = "-"
+
+
+def shown(file: str) -> str:
+    """The name of a file in messages. `-` is the standard input."""
+    return "the standard input" if file == STDIN else file
+
+
 def read_file(file: str) -> dict[str, Argument]:
-    """The arguments of a file. Raises RecipeError if it cannot be read."""
+    """The arguments of a file, or of the standard input. Raises RecipeError if it cannot be read."""
     text = _text(file)
     if Path(file).suffix.lower() in (".yaml", ".yml", ".json"):
         return from_document(parse(text, file))
     if Path(file).suffix.lower() in (".sh", ".bash", ".txt", ".md", ".slurm", ".cmd"):
         return from_command(text, file)
-    document = parse(text, file)
+    document = parse(text, shown(file))
     if isinstance(document.values, dict) and not document.problems:
         return from_document(document)
-    return from_command(text, file)
+    return from_command(text, shown(file))
 
 
 def from_document(document: Document) -> dict[str, Argument]:
@@ -90,11 +99,18 @@ def flattened(
 def _text(file: str) -> str:
     try:
         path = Path(file)
-        if path.is_dir():
+        if file == STDIN:
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        elif path.is_dir():
             raise _error(file, "is a folder; write the file with the arguments")
-        if path.stat().st_size > MAX_BYTES:
+        elif path.exists() and not path.is_file():  # reading a pipe waits for a writer, maybe for ever
+            raise _error(file, "is a pipe or a device; write `tailor import -` to read the standard input")
+        else:
+            with path.open("rb") as stream:
+                content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise _error(file, f"is larger than {MAX_BYTES} bytes, which is too large for arguments")
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise _error(file, "no such file") from None
     except UnicodeDecodeError:
@@ -105,7 +121,7 @@ def _text(file: str) -> str:
 
 
 def _error(file: str, message: str) -> RecipeError:
-    return RecipeError([Problem(file, 0, 0, "", message)])
+    return RecipeError([Problem(shown(file), 0, 0, "", message)])
 
 
 def _filled(value: Any, plain: dict[str, str], depth: int = 0) -> Any:

@@ -7,20 +7,19 @@ the reference agree.
 from __future__ import annotations
 
 import difflib
-import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 
 from tailor.errors import MAX_PROBLEMS, Problem
-from tailor.redaction import is_secret_key, redacted
+from tailor.redaction import is_secret_key
 from tailor.spec.base import File, Section
 from tailor.spec.reading import schema_tree
 from tailor.spec.reading.overrides import EXTENDS
-from tailor.spec.reading.source import Document, Path, Position, dotted, scalar
+from tailor.spec.reading.source import Document, Path, Position, dotted
+from tailor.spec.reading.value_hints import given, hint_of
 
 _SIMILAR, _ALMOST = 0.7, 0.88
 """Similarity of two names (difflib) for a hint within a section, and in other sections."""
@@ -297,64 +296,7 @@ def _wrong(path: Path, needed: schema_tree.Allowed, document: Document, root: ty
     if value in ("", []):
         return f"empty; it must be {schema_tree.describe(needed)}"
     key = ".".join("N" if isinstance(step, int) else str(step) for step in path)
-    foreign = root.value_hint(key, value) if isinstance(value, str) else None
-    hint = foreign or _hint(path, value, needed, document)
+    named = isinstance(value, (str, int)) and not isinstance(value, bool)
+    foreign = root.value_hint(key, str(value)) if named else None
+    hint = foreign or hint_of(path, value, needed, document)
     return f"{given(path, document)} is not {schema_tree.describe(needed)}" + (f"; {hint}" if hint else "")
-
-
-def given(path: Path, document: Document) -> str:
-    """A value as the user wrote it, shortened to 60 characters."""
-    value = document.get(path)
-    if isinstance(value, (dict, list)):
-        kind = "mapping" if isinstance(value, dict) else "list"
-        return f"a {kind}" if value else f"an empty {kind}"
-    if path in document.written:
-        text = document.written[path] or "nothing"
-    else:
-        text = json.dumps(value, ensure_ascii=False)
-    text = " ".join(redacted(text).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _hint(path: Path, value: Any, needed: schema_tree.Allowed, document: Document) -> str | None:
-    """How to write the value that was probably intended."""
-    if isinstance(value, str):
-        return _text_hint(path, value, needed, document)
-    plain = isinstance(value, (bool, int, float))
-    if plain and str in needed.types and path in document.written:
-        return f'put it in quotes: "{document.written[path]}"'
-    if plain and any(get_origin(kind) is list for kind in needed.types):
-        return f"write it as a list: [{given(path, document)}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "write a finite number"
-    if isinstance(value, float) and int in needed.types and value.is_integer():
-        return f"write {int(value)}"
-    if isinstance(value, dict) and needed.lists:
-        return "put `- ` before its first key"
-    return None
-
-
-def _text_hint(path: Path, value: str, needed: schema_tree.Allowed, document: Document) -> str | None:
-    for section in needed.sections:
-        for key, info in section.model_fields.items():
-            if value in schema_tree.of_field(info).choices:
-                start = "- " if isinstance(path[-1], int) else f"{path[-1]}: "
-                return f"write {start}{{{key}: {value}}}"
-    item = needed.item(0)
-    if item and item.sections:
-        return f"write {path[-1]}: [{{path: {value}}}]" if "path" in item.sections[0].model_fields else None
-    choices = [str(choice) for choice in needed.choices]
-    near = difflib.get_close_matches(value.lower(), choices, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    if any(get_origin(kind) is list for kind in needed.types):
-        return f"write it as a list: [{value}]"
-    if needed.optional and value.lower() in ("off", "no", "none", "never", "false"):
-        return "write null"
-    if bool in needed.types and value.lower() in ("on", "yes", "off", "no", "y", "n", "true", "false"):
-        return f"write {'true' if value.lower() in ('on', 'yes', 'y', 'true') else 'false'}"
-    if int in needed.types or float in needed.types:
-        number = scalar(value.replace("_", "").replace(",", "").strip())
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            return "remove the quotes" if path not in document.written else f"write {number}"
-    return None

@@ -87,8 +87,12 @@ ROWS = table(
     taken("min_sample_len", "data.min_length"),
     taken(
         "excess_length_strategy",
-        "data.on_long",
-        values={"drop": "drop", "truncate": "truncate", "raise": "drop"},
+        "data.on_long data.budget.dropped",
+        values={
+            "drop": "drop",
+            "truncate": "truncate",
+            "raise": {"data.on_long": "drop", "data.budget.dropped": 0.0},
+        },
     ),
     taken("sample_packing", "data.pack"),
     taken("max_packed_sequence_len", "data.max_length"),
@@ -316,10 +320,11 @@ ROWS = table(
     refused("gptq", _GPTQ),
     refused("reward_model process_reward_model center_rewards_coefficient", REWARD),
     refused("trl vllm ebft async_prefetch", ONLINE),
-    refused(
-        "qat quantization",
-        "quantization-aware training is not supported; train with `model.adapter` and convert with `tailor export`",
+    unsupported(
+        "qat",
+        "quantization-aware training is not supported: the weights are not rounded in training, so they lose more when they are quantized afterwards",
     ),
+    unneeded("quantization", "`tailor export` writes the trained model; quantize it afterwards"),
     refused("llmcompressor", "sparse training is not supported"),
     refused("diffusion", "diffusion language models are not supported"),
     refused(

@@ -247,6 +247,14 @@ UNSLOTH = Trainer(
         "packing": False,
         "truncation_mode": "keep_start",
     },
+    command_defaults={
+        "model_name": "unsloth/llama-3-8b",
+        "dataset": "yahma/alpaca-cleaned",
+        "load_in_4bit": False,
+        "lora_r": 16,
+        "max_steps": 400,
+        "use_gradient_checkpointing": "unsloth",
+    },
 )
 
 DEEPSPEED = Trainer(

@@ -8,7 +8,8 @@ from tailor.spec.trainers.values import ATTENTION, LOSSES, METHODS, NOTHINK, PRE
 
 _IMAGES = "models are trained on text; images, audio and video are not supported"
 _GENERATE = "it concerns generation: `tailor generate`, `tailor chat` and evaluate.generation have their own"
-_MEGATRON = "Megatron's parallelism is not supported; scale.strategy shards the weights"
+_MEGATRON = "Megatron's parallelism and fused kernels are not available: scale.strategy shards the weights; the loss is the same"
+_KT = "KTransformers, which keeps experts in host memory, is not available: the workers hold all weights, see scale.strategy"
 _STATIC = "a base in this format is not supported; use its unquantized weights with model.quantize"
 _EXPORT = "`tailor merge`, `tailor export` and `tailor push` write the trained model"
 _ONLINE_ONLY = "it belongs to PPO or reward models, which are not trained"
@@ -257,14 +258,19 @@ ROWS = table(
         "freezing parts of the base is not supported; use model.adapter, or train all weights",
     ),
     refused("mixture_of_depths", "mixture of depths is not supported"),
-    refused(
-        "use_mca use_megatron_bridge megatron_bridge_args use_hyper_parallel hyper_parallel_args hyper_parallel_cp_size tensor_model_parallel_size pipeline_model_parallel_size expert_model_parallel_size virtual_pipeline_model_parallel_size context_parallel_size sequence_parallel recompute_granularity recompute_method recompute_num_layers account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split bias_activation_fusion apply_rope_fusion masked_softmax_fusion cross_entropy_loss_fusion moe_grouped_gemm moe_token_dispatcher_type calculate_per_token_loss use_distributed_optimizer overlap_param_gather overlap_grad_reduce use_packed_sequences megatron_pretrained_checkpoint extra_config",
+    unsupported(
+        "use_mca use_megatron_bridge megatron_bridge_args use_hyper_parallel hyper_parallel_args hyper_parallel_cp_size tensor_model_parallel_size pipeline_model_parallel_size expert_model_parallel_size virtual_pipeline_model_parallel_size context_parallel_size sequence_parallel recompute_granularity recompute_method recompute_num_layers account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split bias_activation_fusion apply_rope_fusion masked_softmax_fusion cross_entropy_loss_fusion moe_grouped_gemm moe_token_dispatcher_type calculate_per_token_loss use_distributed_optimizer overlap_param_gather overlap_grad_reduce use_packed_sequences extra_config",
         _MEGATRON,
         neutral=(1,),
     ),
+    refused("megatron_pretrained_checkpoint", "weights in Megatron's format are not read"),
+    unsupported(
+        "use_kt kt_cpu_activation kt_weight_path kt_non_expert_weight_path kt_expert_checkpoint_path kt_config",
+        _KT,
+    ),
     refused(
-        "use_kt kt_cpu_activation kt_weight_path kt_non_expert_weight_path kt_expert_checkpoint_path kt_use_lora_experts kt_lora_expert_num kt_lora_expert_intermediate_size kt_config",
-        "KTransformers is not supported",
+        "kt_use_lora_experts kt_lora_expert_num kt_lora_expert_intermediate_size",
+        "experts that KTransformers adds to the model are not supported",
     ),
     refused(
         "export_quantization_bit export_quantization_dataset export_quantization_nsamples export_quantization_maxlen",

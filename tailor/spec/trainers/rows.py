@@ -91,6 +91,8 @@ class Trainer:
     """Arguments by which its files are recognized, and how sure they make. `*` at the end matches any ending."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Its defaults for arguments that a file leaves out, where a recipe has others."""
+    command_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of its command line, where they differ from those of its files."""
     adapter: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `model.adapter` that its code sets, without an argument for them."""
     remark: str = ""

@@ -156,7 +156,7 @@ def test_a_resumed_run_keeps_what_was_measured_before_its_first_step(folder: Pat
 
 def test_plain_text_has_no_question(folder: Path) -> None:
     tokens = prepared(folder, [{"text": "Ada wears a coat."}] * 4)
-    with pytest.raises(DataError, match="no row of the evaluation data has a question"):
+    with pytest.raises(DataError, match="no evaluation row has a question"):
         loop.run(plan_of(folder, tokens), PlainHost(), [probe])
 
 

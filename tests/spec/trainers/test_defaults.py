@@ -177,3 +177,58 @@ def test_preference_tuning_has_no_dropout_and_simpo_of_trl_an_nll() -> None:
     smooth = recipe("trl", "loss_type: sigmoid\nlabel_smoothing_factor: 0.1\n").method
     assert (smooth.name, smooth.label_smoothing) == ("dpo", 0)
     assert recipe("trl", "label_smoothing_factor: 0.1\n").method.label_smoothing == 0.1
+
+
+def test_a_length_without_a_limit_is_answered() -> None:
+    found = imported("torchtune", "tokenizer: {_component_: x.tokenizer, max_seq_len: null}\n")
+    assert "max_length: 2048  # torchtune has no limit: raise it if rows are longer" in found.recipe
+    assert (
+        "#   tokenizer.max_seq_len: null  -> a recipe has a limit" in found.recipe.split("# Not supported")[1]
+    )
+    given = imported("torchtune", "tokenizer: {_component_: x.tokenizer, max_seq_len: 512}\n")
+    assert "max_length: 512  # tokenizer.max_seq_len: 512" in given.recipe
+
+
+def test_rows_that_are_too_long_may_stop_a_run_of_axolotl() -> None:
+    def data(value: str) -> Any:
+        return recipe("axolotl", f"excess_length_strategy: {value}\n").data
+
+    assert (data("raise").on_long, data("raise").budget.dropped) == ("drop", 0.0)
+    assert data("drop").budget.dropped > 0
+    assert data("truncate").on_long == "truncate"
+
+
+@pytest.mark.parametrize("line", ["", "disable_dropout: true\n", "disable_dropout: false\n"])
+def test_preference_tuning_of_trl_has_no_dropout(line: str) -> None:
+    found = recipe("trl", f"trainer: dpo\nuse_peft: true\nlora_dropout: 0.1\n{line}").model
+    kept = "false" in line
+    assert (found.base_dropout, found.adapter.dropout) == ((None, 0.1) if kept else (0, 0))
+    assert recipe("trl", "trainer: sft\n").model.base_dropout is None
+
+
+@pytest.mark.parametrize(
+    ("folder_of", "output", "loss"),
+    [
+        ("zephyr/orpo", "out", "orpo"),
+        (".", "data/zephyr-orpo-141b", "orpo"),
+        (".", "data/corpora", "sigmoid"),
+        ("zephyr/dpo", "out", "sigmoid"),
+    ],
+)
+def test_orpo_of_the_alignment_handbook(folder_of: str, output: str, loss: str) -> None:
+    path = Path(folder_of) / "config_full.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{HEAD['trl']}beta: 0.05\nmax_prompt_length: 512\noutput_dir: {output}\n")
+    Path("recipe.yaml").write_text(import_file(str(path), "trl").recipe)
+    assert load_recipe("recipe.yaml", check_files=False).method.loss == loss
+
+
+def test_the_command_line_of_unsloth_has_its_own_defaults() -> None:
+    Path("train.sh").write_text(
+        "python unsloth-cli.py --model_name a/b --max_seq_length 512 --lora_alpha 32\n"
+    )
+    Path("recipe.yaml").write_text(import_file("train.sh").recipe)
+    found = load_recipe("recipe.yaml", check_files=False)
+    assert (found.model.adapter.rank, found.model.adapter.alpha, found.model.quantize) == (16, 32, None)
+    assert (found.train.steps, found.train.epochs) == (400, None)
+    assert found.data.train[0].path == "hf://yahma/alpaca-cleaned"
