@@ -90,3 +90,7 @@ SENTENCE_BERT = "sentence_bert_config.json"
 MERGE_RECORD = "merge.json"
 AVERAGE_RECORD = "average.json"
 EXPORT_RECORD = "export.json"
+GGUF_RECORD = "gguf.json"
+
+# An exported file
+GGUF_FILE = "model.gguf"

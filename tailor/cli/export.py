@@ -1,4 +1,4 @@
-"""`tailor export`: write a model folder for Hugging Face, sentence-transformers or Ollama, with a model card."""
+"""`tailor export`: write a model folder for Hugging Face, sentence-transformers, llama.cpp or Ollama, with a model card."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="instruction of the prompt `query`, for sentence-transformers",
     )
+    parser.add_argument(
+        "--type", metavar="TYPE", help="type of the GGUF file, such as f16, q8_0 or q4_k_m (default: f16)"
+    )
+    parser.add_argument(
+        "--llama-cpp",
+        metavar="FOLDER",
+        help="llama.cpp checkout whose converter makes the GGUF file (default: the installed package)",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="FILE",
+        help="chat template in Go's syntax, for Ollama (default: made from the run's)",
+    )
     add_export_options(parser)
 
 
@@ -64,12 +77,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 def request(args: argparse.Namespace, form: str) -> Request:
     """The export request that the options describe."""
     from tailor.artifacts.merge import Settings
-    from tailor.export.request import Request
+    from tailor.export.request import FORM_OPTIONS, Request
 
     merging = Settings(args.onto, args.dtype, args.tolerance, args.verify)
-    query = getattr(args, "query_instruction", None)  # only `export` has it
+    own = {name: getattr(args, name, None) for name in FORM_OPTIONS}  # only `export` has them
     trust = granted(args, [args.run])
-    return Request(form, args.weights, args.base, args.base_id, merging, args.name, trust, query)
+    return Request(form, args.weights, args.base, args.base_id, merging, args.name, trust, **own)
 
 
 def execute(args: argparse.Namespace) -> int:

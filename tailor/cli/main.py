@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "average": ("tailor.cli.average", "average the weights of models, checkpoints or adapters"),
     "export": (
         "tailor.cli.export",
-        "export a model to a folder for Hugging Face, sentence-transformers or Ollama, with a model card",
+        "export a model to a folder for Hugging Face, sentence-transformers, llama.cpp or Ollama, with a model card",
     ),
     "push": ("tailor.cli.push", "upload a run's adapter or model to the Hugging Face hub"),
     "runs": ("tailor.cli.runs", "list the runs in a folder"),

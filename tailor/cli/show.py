@@ -30,6 +30,17 @@ class SavedCheckpoint(Document):
     url: str
 
 
+class Engine(Document):
+    """Whether an inference engine serves the artifact as it was trained."""
+
+    engine: str
+    serves: bool
+    reasons: list[str]
+    """What it refuses or ignores."""
+    command: str | None
+    """Serves the artifact, or makes it servable."""
+
+
 class Shown(Document):
     """A run. What it has not written yet is null or empty."""
 
@@ -48,6 +59,8 @@ class Shown(Document):
     """The content of `data.json`."""
     checkpoints: list[SavedCheckpoint]
     artifact: str | None
+    engines: list[Engine]
+    """Of an artifact that generates text."""
     last: dict[str, Raw[dict[str, Any]]]
     """The last record of each kind in `metrics.jsonl`."""
     evaluations: dict[str, Raw[Results]]
@@ -100,6 +113,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _document(run: Store, records: list[Record], status: Status | None, samples: int) -> Shown:
+    from tailor.export.engines import verdicts
     from tailor.runs import evaluations
     from tailor.runs.report.page import paired_answers, summary
 
@@ -117,6 +131,7 @@ def _document(run: Store, records: list[Record], status: Status | None, samples:
             for name in run_folder.checkpoints(run)
         ],
         artifact=run.join(kind).url if kind else None,
+        engines=[Engine(**vars(one)) for one in verdicts(run)],
         last={record["kind"]: record for record in records},
         evaluations={name: evaluations.read(run, name) for name in evaluations.names(run)},
         answers=paired_answers(run)[:samples],
@@ -129,6 +144,8 @@ def _page_files(run: Store) -> list[str]:
 
 
 def _details(run: Store) -> list[tuple[str, str]]:
+    from tailor.export.engines import verdicts
+
     plan, data = run_files.plan_if_written(run), run_files.data_report(run)
     rows = []
     if plan:
@@ -167,6 +184,7 @@ def _details(run: Store) -> list[tuple[str, str]]:
     rows.append(("Checkpoints", "steps " + ", ".join(steps) if steps else "none"))
     if (kind := run_folder.artifact(run)) is not None:
         rows.append(("Artifact", run.join(kind).url))
+    rows += [("Engines" if not count else "", one.line) for count, one in enumerate(verdicts(run))]
     if files := _page_files(run):
         rows.append(("Plots", ", ".join(files)))
     return rows

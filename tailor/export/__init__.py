@@ -1,1 +1,1 @@
-"""Exports runs: folders for Hugging Face, sentence-transformers and Ollama with a model card, and uploads to the hub."""
+"""Exports runs: folders for Hugging Face, sentence-transformers, llama.cpp and Ollama with a model card, and uploads to the hub."""

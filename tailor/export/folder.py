@@ -15,6 +15,7 @@ from tailor.artifacts.merge import Settings, merge_into
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError, StoreError
 from tailor.export.card import card
+from tailor.export.engines import verdicts
 from tailor.export.forms import check_options, find_form
 from tailor.export.request import Request, Selection, Weights
 from tailor.layout import ADAPTER, ARTIFACTS, EXPORT_RECORD, LOSS_PLOT, MERGE_RECORD, STATE
@@ -60,6 +61,7 @@ def export(url: str, to: str, request: Request, say: Callable[[str], None] = lam
         else:
             run, kind = finished(url)
         selection = select(request, kind, run, merges=source is None)
+        announce(selection, say)
         with output.publication(to, EXPORT_RECORD) as made:
             fill(made.folder, selection, say, source, step)
     return made.url
@@ -96,6 +98,15 @@ def select(request: Request, kind: str, run: Store, *, merges: bool = True) -> S
     selection = Selection(run, chosen, request)
     form.check(selection)
     return selection
+
+
+def announce(selection: Selection, say: Callable[[str], None]) -> None:
+    """Report the engines that cannot serve the selected weights, before they are merged or uploaded."""
+    if not find_form(selection.request.form).for_several_engines:
+        return
+    for verdict in verdicts(selection.run, merged=selection.weights == "merged"):
+        if verdict.refused:
+            say(f"note: {verdict.line}")
 
 
 def _of_a_merge(request: Request, *, reads_base: bool) -> list[str]:

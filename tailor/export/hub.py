@@ -13,7 +13,7 @@ from typing import Any
 
 from tailor.errors import StoreError
 from tailor.export.card import draft
-from tailor.export.folder import fill, finished, public_base, select
+from tailor.export.folder import announce, fill, finished, public_base, select
 from tailor.export.request import Request
 from tailor.layout import (
     ADAPTER_CONFIG,
@@ -110,6 +110,7 @@ def push(
         hub = require(push)  # before merging, which takes minutes
         base = public_base(run, request)
         hub.check_card(draft(run, selection.weights, base=base, name=str(named.name)))
+    announce(selection, say)
     with scratch() as temporary:
         folder = temporary / push.repo.split("/")[1]
         folder.mkdir()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
+from tailor.artifacts.inputs import open_source
 from tailor.artifacts.merge import Settings
+from tailor.layout import MODEL_CONFIG
 from tailor.models.own_code import NOTHING, Trust
-from tailor.store import Store
+from tailor.store import OBJECT, Store
 
 Weights = Literal["adapter", "merged", "model"]
+FORM_OPTIONS = ("query_instruction", "type", "llama_cpp", "template")
+"""Options that only some export forms read (`ExportForm.options`)."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,17 @@ class Request:
     """The base's own code that may run."""
     query_instruction: str | None = None
     """The instruction for queries, for a form that stores prompts."""
+    type: str | None = None
+    """The type of a GGUF file: a name of `tailor.export.gguf.types.TYPES`."""
+    llama_cpp: str | None = None
+    """The folder of a llama.cpp checkout, whose converter makes the GGUF file."""
+    template: str | None = None
+    """A file with the chat template in Go's syntax, for Ollama."""
 
     @property
     def form_options(self) -> list[str]:
         """The form-specific options (`ExportForm.options`) that were given."""
-        return ["query_instruction"] if self.query_instruction is not None else []
+        return [name for name in FORM_OPTIONS if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -50,3 +61,16 @@ class Selection:
     def artifact(self) -> Store:
         """The folder of the run's trained weights: `model/`, or `adapter/` (also for merged weights)."""
         return self.run.join("model" if self.weights == "model" else "adapter")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json of the model, or of the adapter's base. ModelError when the base is missing."""
+        if self.weights == "model":
+            return OBJECT.read(self.artifact, MODEL_CONFIG)
+        source = open_source(self.run.url, self.request.base, self.request.trust)
+        return OBJECT.read_path(source.base / MODEL_CONFIG)
+
+    @property
+    def architecture(self) -> str:
+        """The model's class in transformers."""
+        return str((self.config.get("architectures") or ["?"])[0])

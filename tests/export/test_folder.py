@@ -13,8 +13,6 @@ from safetensors.torch import load_file
 
 from tailor.artifacts.load import load_run
 from tailor.cli.main import main
-from tailor.errors import ModelError
-from tailor.export.forms.ollama import write_modelfile
 from tailor.models.quantization import with_one_mode
 from tailor.store import Store
 from tailor.store import run_folder as runs
@@ -101,10 +99,7 @@ def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.Captur
     folder = export(run, tmp_path / "out", "--as", "ollama")
     lines = (folder / "Modelfile").read_text().splitlines()
     assert lines[0] == "FROM ."
-    assert (
-        lines[1]
-        == 'TEMPLATE """{{ range .Messages }}{{ if or .Content (ne .Role "system") }}<|im_start|>{{ .Role }}'
-    )
+    assert lines[1].startswith('TEMPLATE """{{ $first := true }}{{ range $i, $m := .Messages }}')
     assert {'PARAMETER stop "</s>"', 'PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 2048"} <= set(lines)
     assert read_json(folder / "tokenizer_config.json")["add_bos_token"] is False
     assert (folder / "model.safetensors").exists()
@@ -115,15 +110,34 @@ def test_a_modelfile_for_ollama(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert isinstance(read_json(adapter / "adapter_config.json")["lora_alpha"], int)
 
 
-def test_what_ollama_cannot_import(run: Path, tmp_path: Path) -> None:
-    folder = export(run, tmp_path / "out")
-    settings = {"base": None, "max_length": 64}
-    with pytest.raises(ModelError, match="cannot import safetensors of MambaForCausalLM"):
-        write_modelfile(folder, config={"architectures": ["MambaForCausalLM"]}, **settings)  # type: ignore[arg-type]
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(ModelError, match="is not a built-in one"):
-        write_modelfile(folder, config={"architectures": ["LlamaForCausalLM"]}, **settings)  # type: ignore[arg-type]
-    assert not (folder / "Modelfile").exists()
+def test_what_ollama_cannot_import(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is rejected before the merge."""
+    other = Path(shutil.copytree(run.parent, tmp_path / "other")) / "run"
+    to = ["export", str(other), "--to", str(tmp_path / "out"), "--as", "ollama"]
+
+    def error(*words: str) -> str:
+        assert main([*to, *words]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return captured.err
+
+    template = other / "adapter" / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(
+        text.replace("message['content']", "message['content'] | upper").replace(
+            "message.content", "message.content | upper"
+        )
+    )
+    assert error().startswith("tailor: no Go template can be made of the run's chat template: ")
+    own = tmp_path / "own.gotmpl"
+    own.write_text("{{ range .Messages }}{{ .Content }}{{ end }}")
+    template.write_text(text)
+    assert f"--template {own} renders a question differently: 'Hello {{ y" in error("--template", str(own))
+    config = other.parent / "base" / "config.json"
+    config.write_text(config.read_text().replace("LlamaForCausalLM", "MambaForCausalLM"))
+    moved = ("--base", str(other.parent / "base"))
+    assert "Ollama cannot import safetensors of MambaForCausalLM" in error(*moved)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_all_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ def test_a_form_of_another_package_exports_a_run(
     arguments = ["export", str(run), "--to", str(to), "--as", "vllm"]
     with installed(documented(tmp_path / "package", "An export form"), EXPORT_FORMS):
         assert main(["export", "--help"]) == 0
-        assert "sentence-transformers, ollama, vllm" in " ".join(capsys.readouterr().out.split())
+        assert "sentence-transformers, gguf, ollama, vllm" in " ".join(capsys.readouterr().out.split())
         assert main(arguments) == 0
         out = capsys.readouterr().out
         assert "note: vLLM refuses requests of more than 64 tokens" in out
@@ -47,7 +47,7 @@ def test_a_form_of_another_package_exports_a_run(
     shutil.rmtree(to)
     assert main(arguments) == 2, "the control: the package is not installed"
     assert capsys.readouterr().err == (
-        "tailor: --as vllm: unknown export form\n  hint: use huggingface, sentence-transformers, ollama, "
+        "tailor: --as vllm: unknown export form\n  hint: use huggingface, sentence-transformers, gguf, ollama, "
         "or install the package that provides it\n"
     )
     assert not to.exists()

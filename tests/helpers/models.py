@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,35 @@ def byte_tokenizer(folder: Path, *, chat_template: str | None = CHATML, bos: boo
     return folder
 
 
-def tiny_llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
+def sentencepiece_bytes(folder: Path, *, end_of_turn: str = "<|im_end|>") -> Path:
+    """A tokenizer like SentencePiece's without merges: five special tokens and 256 bytes, as in `byte_tokenizer`.
+
+    llama.cpp's converter knows byte-level tokenizers only by a hash of their merges, but takes every SentencePiece one.
+    end_of_turn: the text of the token 4.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    tags = (*SPECIALS[:4], end_of_turn)
+    vocabulary = {
+        token: index for index, token in enumerate([*tags, *(f"<0x{byte:02X}>" for byte in range(256))])
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tags])
+    byte_tokenizer(folder, chat_template=None)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"additional_special_tokens": list(tags[3:])}
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def tiny_llama(
+    folder: Path, *, seed: int = 0, tokenizer: Callable[[Path], Path] = byte_tokenizer, **overrides: Any
+) -> Path:
     """A random Llama of about 100 000 weights with the byte tokenizer. Weights are large enough to disagree."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -69,7 +98,7 @@ def tiny_llama(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     )
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)
-    return byte_tokenizer(folder)
+    return tokenizer(folder)
 
 
 OWN_CODE = """from transformers import LlamaConfig, LlamaForCausalLM

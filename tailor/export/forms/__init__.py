@@ -19,6 +19,7 @@ EXPORT_FORMS: Registry[type[ExportForm]] = Registry(
     {
         "huggingface": "tailor.export.forms.huggingface:HuggingFace",
         "sentence-transformers": "tailor.export.forms.sentence_transformers:SentenceTransformers",
+        "gguf": "tailor.export.forms.gguf:Gguf",
         "ollama": "tailor.export.forms.ollama:Ollama",
     },
 )

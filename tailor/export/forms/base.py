@@ -37,8 +37,10 @@ class ExportForm:
     """Whether it reads the base of an adapter that is not merged, so that `--base` has an effect."""
     takes_checkpoints: ClassVar[bool] = False
     """Whether it takes checkpoints. Their weights are never merged, and an unfinished run has no artifact when `check` runs."""
+    for_several_engines: ClassVar[bool] = False
+    """Whether several inference engines load the folder: those that cannot serve it are reported first."""
     options: ClassVar[tuple[str, ...]] = ()
-    """The form-specific options that it reads: `query_instruction`."""
+    """The form-specific options that it reads, of `request.FORM_OPTIONS`."""
 
     def refusal(self, weights: Weights) -> str:
         """Why it does not take `weights`, for the error message."""

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.artifacts.inputs import Source, open_source, stores_plain_weights
-from tailor.encode.tokenizer import load_tokenizer
+from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
-from tailor.export.forms.base import ExportForm
-from tailor.export.forms.gotemplates import translated
-from tailor.layout import GENERATION_CONFIG, GENERATIVE_ATTENTION, MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from tailor.export import probes
+from tailor.export.bos import set_adds_bos
+from tailor.export.engines import OLLAMA, OLLAMA_MODELS, artifact_of, found
+from tailor.export.forms.base import CardSection, ExportForm
+from tailor.export.gguf.folder import RECORD_FILE, check_gguf, replace_weights
+from tailor.export.gguf.types import find_type
+from tailor.export.gotemplate.compare import choose
+from tailor.layout import GENERATION_CONFIG, GENERATIVE_ATTENTION, GGUF_FILE, GGUF_RECORD, TOKENIZER
 from tailor.models.adapter_files import change_config, read_config
 from tailor.store import OBJECT, run_files
 
 if TYPE_CHECKING:
     from tailor.export.request import Selection
 
-ARCHITECTURES = (
-    *(
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "MixtralForCausalLM",
-        "GemmaForCausalLM",
-        "Gemma2ForCausalLM",
-    ),
-    *("Gemma3ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Olmo3ForCausalLM", "CohereForCausalLM"),
-)
-"""Architectures whose safetensors Ollama can import."""
-ADAPTER_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Gemma2ForCausalLM")
-"""Architectures whose adapters Ollama can import."""
 SPLITS = (
     "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f",
     "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02",
@@ -39,41 +32,84 @@ SPLITS = (
     "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e",
 )
 """SHA-256 of the pre-tokenizer patterns that Ollama recognizes: Llama 3, DeepSeek (two) and Qwen 2."""
+_USE = """\
+```sh
+ollama create NAME -f PATH/Modelfile
+ollama run NAME
+```
+
+`{file}` was {proof}.
+"""
+SAMPLING = ("temperature", "top_p", "top_k")
+"""Settings of generation_config.json that Ollama has under the same name."""
 
 
 class Ollama(ExportForm):
-    """A Modelfile beside a full model, or beside an adapter, with the path of the adapter's base."""
+    """A Modelfile beside a full model (as safetensors, or as GGUF), or beside an adapter, with the path of the adapter's base."""
 
     weights = ("merged", "adapter", "model")
     reads_base = True
+    options = ("type", "llama_cpp", "template")
 
     def check(self, selection: Selection) -> None:
-        if selection.weights == "adapter" and _source(selection).base_record.rope is not None:
-            raise ModelError(
-                "Ollama cannot use this adapter: it would load the base without the RoPE parameters of model.rope",
-                hint="export the merged model: --weights merged",
-            )
-
-        if selection.weights == "adapter" and not stores_plain_weights(_source(selection).base):
-            raise ModelError(
-                "Ollama cannot use this adapter: the weights of its base are stored quantized",
-                hint="export the merged model: --weights merged",
-            )
-
+        request = selection.request
         if selection.artifact.exists(GENERATIVE_ATTENTION):
             raise ModelError(
                 "Ollama reads prompts causally, but the model was trained with method.generative_attention: prefix_lm",
                 hint="use it with `tailor generate`, `chat` and `evaluate`",
             )
+        if selection.weights == "adapter":
+            _check_adapter(selection)
+        if request.type is not None:
+            find_type(request.type)
+            check_gguf(selection)
+        else:
+            if request.llama_cpp is not None:
+                raise ModelError(
+                    "--llama-cpp has no effect: without --type, Ollama imports safetensors", hint="add --type"
+                )
+            if selection.weights != "adapter":
+                if selection.architecture not in OLLAMA_MODELS:
+                    raise ModelError(
+                        f"Ollama cannot import safetensors of {selection.architecture}, only of {', '.join(OLLAMA_MODELS)}",
+                        hint="export it as GGUF: --type f16",
+                    )
+                _check_tokenizer(_tokenizer_folder(selection), _source_folder(selection))
+        tokenizer = load_tokenizer(str(_tokenizer_folder(selection)))
+        _template(tokenizer, request.template, adds_bos=probes.starts_with_bos(tokenizer))
 
-    def write(self, folder: Path, selection: Selection) -> list[str]:
-        base = _source(selection).base if selection.weights == "adapter" else None
-        return write_modelfile(
-            folder,
-            base=str(base.absolute()) if base else None,
-            config=OBJECT.read_path((base or folder) / MODEL_CONFIG),
-            max_length=int(run_files.plan(selection.run)["max_length"]),
-        )
+    def write(self, folder: Path, selection: Selection) -> Sequence[str]:
+        request = selection.request
+        tokenizer = load_tokenizer(str(folder))
+        generation = OBJECT.read_path(folder / GENERATION_CONFIG)
+        notes: list[str] = []
+        if selection.weights == "adapter":
+            change_config(folder, lora_alpha=int(read_config(folder)["lora_alpha"]))
+        if request.type is not None:
+            kind = find_type(request.type)
+            proof = replace_weights(folder, selection, kind)
+            notes, adds_bos, origin = [f"{kind.name}: {proof.line()}"], proof.adds_bos, f"FROM ./{GGUF_FILE}"
+        else:
+            adds_bos = probes.starts_with_bos(tokenizer) if tokenizer.template else bool(tokenizer.prefix)
+            set_adds_bos(folder, adds_bos)
+            origin = "FROM ."
+            if selection.weights == "adapter":
+                origin = f"FROM {_source(selection).base.absolute()}\nADAPTER ."
+            notes += _check_tokenizer(folder, folder)
+        template, others = _template(tokenizer, request.template, adds_bos=adds_bos)
+        lines = [
+            origin,
+            f'TEMPLATE """{template}"""',
+            *_parameters(tokenizer, generation, _context(selection)),
+        ]
+        (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return [*notes, *others]
+
+    def card(self, folder: Path) -> CardSection | None:
+        if not (folder / GGUF_RECORD).is_file():
+            return None
+        proof = RECORD_FILE.read_path(folder / GGUF_RECORD)["proof"]
+        return CardSection(_USE.format(file=GGUF_FILE, proof=proof), {"library_name": "llama.cpp"}, ("gguf",))
 
     def next_step(self, url: str) -> str:
         return f"ollama create NAME -f {url}/Modelfile"
@@ -83,103 +119,77 @@ def _source(selection: Selection) -> Source:
     return open_source(selection.run.url, selection.request.base, selection.request.trust)
 
 
-def write_modelfile(folder: Path, *, base: str | None, config: dict[str, Any], max_length: int) -> list[str]:
-    """Write a Modelfile into `folder` for the model in it, or for the adapter in it on `base`. Returns notes for the user.
+def _source_folder(selection: Selection) -> Path:
+    """The folder whose other files get into the exported one: that of the model, or the base."""
+    return selection.artifact.local_path() if selection.weights == "model" else _source(selection).base
 
-    config: the model's config.json. max_length: of training; the context (num_ctx) is at least 2048 and at most the model's
-    positions. ModelError when Ollama cannot import the model.
-    """
-    _check_architecture(config, adapter=base is not None)
-    if base is not None:
-        _settle_adapter(folder)
-    tokenizer = load_tokenizer(str(folder))
-    notes = _check_tokenizer(folder)
+
+def _tokenizer_folder(selection: Selection) -> Path:
+    """The folder with the tokenizer and the chat template of the exported model."""
+    own = selection.artifact.local_path()
+    return own if (own / TOKENIZER).is_file() else _source_folder(selection)
+
+
+def _template(tokenizer: Tokenizer, own: str | None, *, adds_bos: bool) -> tuple[str, list[str]]:
+    """The Go template, and notes. own: the user's. ModelError when it renders conversations differently."""
     if tokenizer.template is None:
-        template, bos = "{{ .Prompt }}", bool(tokenizer.prefix)
-    else:
-        template, known = translated(tokenizer.template.text, tokenizer.specials)
-        bos = known.bos
-        if known.strips:
-            notes.append(
-                "the chat template strips white space around messages, which Ollama's cannot do: send messages without it"
+        if own is not None:
+            raise ModelError(
+                f"--template {own}: the run has no chat template to compare it with", hint="remove --template"
             )
-    _settle_bos(folder, bos)
-    context = config.get("max_position_embeddings")
-    generation = OBJECT.read_path(folder / GENERATION_CONFIG)
+        return "{{ .Prompt }}", []
+    bos = tokenizer.specials.get("bos_token", "") if adds_bos else ""
+    found, notes = choose(tokenizer, bos, own)
+    return found.text, notes
+
+
+def _parameters(tokenizer: Tokenizer, generation: dict[str, Any], context: int) -> list[str]:
     ends = generation.get("eos_token_id")
-    lines = ["FROM ." if base is None else f"FROM {base}\nADAPTER ."]
-    lines.append(f'TEMPLATE """{template}"""')
-    for token in [ends] if isinstance(ends, int) else list(ends or []):
-        lines.append(f"PARAMETER stop {json.dumps(tokenizer.token(token), ensure_ascii=False)}")
-    lines.append(f"PARAMETER num_ctx {min(max(2048, max_length), context or max(2048, max_length))}")
-    lines.append("PARAMETER repeat_penalty 1")  # Ollama's default of 1.1 would change the answers
-    (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return notes
+    stops = [tokenizer.token(token) for token in ([ends] if isinstance(ends, int) else list(ends or []))]
+    return [
+        *(f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops),
+        f"PARAMETER num_ctx {context}",
+        *(f"PARAMETER {key} {generation[key]}" for key in SAMPLING if generation.get(key) is not None),
+        # Ollama's default of 1.1 would change the answers.
+        f"PARAMETER repeat_penalty {generation.get('repetition_penalty') or 1}",
+    ]
 
 
-def _check_architecture(config: dict[str, Any], *, adapter: bool) -> None:
-    """ModelError when Ollama cannot import the architecture."""
-    known = ADAPTER_ARCHITECTURES if adapter else ARCHITECTURES
-    name = (config.get("architectures") or ["?"])[0]
-    if name not in known:
-        what = "adapters of" if adapter else "safetensors of"
+def _context(selection: Selection) -> int:
+    """The context: that of training, at least 2048, at most the model's positions."""
+    wanted = max(2048, int(run_files.plan(selection.run)["max_length"]))
+    return min(wanted, selection.config.get("max_position_embeddings") or wanted)
+
+
+def _check_adapter(selection: Selection) -> None:
+    """ModelError for an adapter that Ollama cannot import."""
+    merged = "export the merged model: --weights merged"
+    if selection.request.type is not None:
+        raise ModelError("--type has no effect: an adapter is exported as safetensors", hint=merged)
+    if not stores_plain_weights(_source(selection).base):
         raise ModelError(
-            f"Ollama cannot import {what} {name}, only of {', '.join(known)}",
-            hint="export the merged model: --weights merged"
-            if adapter
-            else "convert the merged model with llama.cpp",
+            "Ollama cannot use this adapter: the weights of its base are stored quantized", hint=merged
         )
+    if reasons := found(artifact_of(selection.run, "adapter"), OLLAMA):
+        raise ModelError(f"Ollama cannot use this adapter: it {'; '.join(reasons)}", hint=merged)
 
 
-def _settle_adapter(folder: Path) -> None:
-    """Write alpha as an integer, as Ollama expects. ModelError for features that Ollama does not support."""
-    config = read_config(folder)
-    if config["peft_type"] != "LORA":
-        raise ModelError(
-            f"Ollama cannot import adapters of the type {config['peft_type']}, only LoRA",
-            hint="export the merged model: --weights merged",
-        )
-    reasons = {
-        "rsLoRA": config.get("use_rslora"),
-        "DoRA": config.get("use_dora"),
-        "modules trained in full": config.get("modules_to_save"),
-        "new tokens (model.add_tokens)": config.get("trainable_token_indices"),
-        "different ranks per module (rank_pattern)": config.get("rank_pattern"),
-        "an alpha that is not an integer": config["lora_alpha"] != int(config["lora_alpha"]),
-    }
-    if found := [reason for reason, value in reasons.items() if value]:
-        raise ModelError(
-            f"Ollama cannot import this adapter, which uses {', '.join(found)}",
-            hint="export the merged model: --weights merged",
-        )
-    change_config(folder, lora_alpha=int(config["lora_alpha"]))
-
-
-def _check_tokenizer(folder: Path) -> list[str]:
-    """Notes on the tokenizer. ModelError when Ollama cannot read it."""
+def _check_tokenizer(folder: Path, others: Path) -> list[str]:
+    """Notes on the tokenizer in `folder`. ModelError when Ollama cannot read it. others: the folder with tokenizer.model."""
     content = OBJECT.read_path(folder / TOKENIZER)
-    if content["model"].get("byte_fallback") and not (folder / "tokenizer.model").is_file():
+    if (others / "tokenizer.model").is_file():
+        return []
+    if content["model"].get("byte_fallback"):
         raise ModelError(
             "Ollama needs tokenizer.model for a SentencePiece tokenizer, and the base has none",
-            hint="copy tokenizer.model of the original model into the base's folder, and merge again",
+            hint="copy tokenizer.model of the original model into the base's folder, or export it as GGUF: --type f16",
         )
     splits = (content.get("pre_tokenizer") or {}).get("pretokenizers") or []
     patterns = [
         part["pattern"]["Regex"] for part in splits if part["type"] == "Split" and "Regex" in part["pattern"]
     ]
-    if (folder / "tokenizer.model").is_file():
-        return []
     if not patterns or hashlib.sha256("".join(patterns).encode()).hexdigest() not in SPLITS:
         return [
             "Ollama does not recognize this tokenizer's pre-tokenizer pattern and uses its default: some texts may get different tokens"
         ]
     return []
-
-
-def _settle_bos(folder: Path, bos: bool) -> None:
-    """Set add_bos_token in tokenizer_config.json, by which Ollama decides whether to add the BOS."""
-    path = folder / TOKENIZER_CONFIG
-    config = OBJECT.read_path(path)
-    path.write_text(
-        json.dumps({**config, "add_bos_token": bos}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )

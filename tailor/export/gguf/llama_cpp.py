@@ -1,0 +1,146 @@
+"""llama.cpp, as the package cyllama has it: reads GGUF files, computes with them, and quantizes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailor.errors import ModelError
+from tailor.printable import printable
+
+_ERROR = 4
+"""GGML_LOG_LEVEL_ERROR"""
+_FLOAT32 = 0
+"""GGML_TYPE_F32"""
+
+
+def require() -> None:
+    """ModelError when the package is not installed."""
+    if find_spec("cyllama") is None:
+        raise ModelError(
+            "GGUF files need the package cyllama, which has llama.cpp", hint="pip install 'tailor[gguf]'"
+        )
+
+
+@contextmanager
+def _library() -> Iterator[tuple[Any, list[str]]]:
+    """The library, and its error messages. Its log is not printed."""
+    from cyllama.llama import llama_cpp
+
+    errors: list[str] = []
+
+    def log(level: int, text: str) -> None:
+        if level == _ERROR and text.strip():
+            errors.append(printable(text.strip())[:200])
+
+    llama_cpp.set_log_callback(log)
+    try:
+        yield llama_cpp, errors
+    finally:
+        llama_cpp.disable_logging()
+
+
+def quantize(source: Path, to: Path, ftype: int) -> None:
+    """Write the GGUF file `source` to the file `to` with weights of the type `ftype`. ModelError when llama.cpp refuses."""
+    with _library() as (library, errors):
+        settings = library.LlamaModelQuantizeParams()
+        settings.ftype, settings.nthread = ftype, torch.get_num_threads()
+        try:
+            library.model_quantize(str(source), str(to), settings)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"llama.cpp cannot quantize the file: {errors[0] if errors else error}",
+                hint="choose another --type",
+            ) from error
+
+
+class GgufModel:
+    """An open GGUF file. Made by `opened`."""
+
+    def __init__(self, library: Any, model: Any) -> None:
+        self._library, self._model = library, model
+        self._vocab = model.get_vocab()
+        self.vocab_size = int(self._vocab.n_vocab)
+        self.adds_bos = bool(self._vocab.get_add_bos())
+        """Whether llama.cpp puts the BOS before every prompt."""
+        self.chat_template: str | None = model.get_default_chat_template() or None
+        """The Jinja template in the file."""
+        self.stop_ids = frozenset(token for token in range(self.vocab_size) if self._vocab.is_eog(token))
+        """The tokens at which llama.cpp ends an answer: EOS, end of turn, and those that it knows by their text."""
+
+    def encode(self, text: str, *, start: bool) -> list[int]:
+        """Token ids of a text, in which special tokens are recognized. start: with the BOS, if the file asks for it."""
+        return [int(token) for token in self._vocab.tokenize(text, start, True)]
+
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        """The logits after each token of a row, float32 [T, V]."""
+        stream = self._stream(len(ids))
+        return torch.stack([stream(token) for token in ids])
+
+    def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], int | None]:
+        """The greedy answer without its stop token, and that token; None if the answer has `max_new_tokens` tokens."""
+        stream, found = self._stream(len(prompt) + max_new_tokens), list[int]()
+        for token in prompt:
+            logits = stream(token)
+        for _ in range(max_new_tokens):
+            token = int(logits.argmax())
+            if token in self.stop_ids:
+                return found, token
+            found.append(token)
+            logits = stream(token)
+        return found, None
+
+    def _stream(self, length: int) -> Any:
+        """A function that reads the next token of a text of at most `length`, and gives the logits after it, float32 [V].
+
+        Keys and values are kept in float32. Tokens are read one by one, as while an answer is generated.
+        """
+        settings = self._library.LlamaContextParams()
+        settings.n_ctx = length
+        settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
+        settings.type_k = settings.type_v = _FLOAT32
+        settings.flash_attn_type = 0
+        context = self._library.LlamaContext(self._model, settings)
+        batch = self._library.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
+        position = 0
+
+        def read(token: int) -> torch.Tensor:
+            nonlocal position
+            batch.clear()
+            batch.add(int(token), position, [0], True)
+            context.decode(batch)
+            position += 1
+            return torch.tensor(context.get_logits(), dtype=torch.float32)
+
+        return read
+
+
+def _model_class(library: Any) -> Any:
+    """cyllama's class of a model, with the attribute that its `get_logits` reads: cyllama 0.2 has it at the vocabulary only."""
+
+    class Model(library.LlamaModel):  # type: ignore[misc]
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    return Model
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[GgufModel]:
+    """Open a GGUF file. ModelError when llama.cpp cannot read it, or compute with it."""
+    with _library() as (library, errors):
+        try:
+            settings = library.LlamaModelParams()
+            settings.check_tensors, settings.n_gpu_layers = True, 0
+            yield GgufModel(library, _model_class(library)(str(file), settings))
+        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+            raise ModelError(
+                f"llama.cpp cannot read the file: {errors[0] if errors else error}",
+                hint="see whether llama.cpp supports the model and its tokenizer",
+            ) from error

@@ -1,0 +1,206 @@
+"""Compares a GGUF file, opened by llama.cpp, with the model in transformers from which it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailor import machine
+from tailor.artifacts.load import Loaded, load_run
+from tailor.artifacts.verify import TEXTS, Figures, Totals, logits_of, rows_of
+from tailor.encode.tokenizer import Tokenizer
+from tailor.encode.tokenizer_files import PROBES
+from tailor.errors import ModelError
+from tailor.evaluate.generation import before_stop, generate
+from tailor.export import probes
+from tailor.export.gguf.llama_cpp import GgufModel, opened
+from tailor.export.gguf.types import GgufType
+from tailor.store import Store
+
+NEW_TOKENS = 24
+"""Length of the compared greedy answers."""
+TIE = 1e-3
+"""Two tokens whose logits differ by less may change their order between two programs that compute in float32."""
+LENGTH = 64
+"""Tokens of a row whose logits are compared."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was measured. texts, answers: how many were compared. equal: the number of equal greedy answers. adds_bos: whether
+    llama.cpp adds the BOS of the file to a prompt."""
+
+    figures: Figures
+    limit: float
+    adds_bos: bool
+    texts: int
+    answers: int
+    equal: int
+    stop_tokens: list[str]
+
+    def line(self) -> str:
+        """The result, for the user."""
+        one = self.figures
+        return (
+            f"opened by llama.cpp: token ids of {self.texts} texts equal; on {one.rows}, {one.tokens} tokens: KL {one.kl:.2e} "
+            f"nats per token (limit {self.limit:.1e}), top-1 agreement {one.top1:.1%}; {self.equal} of {self.answers} greedy answers "
+            f"equal; stops at {' '.join(self.stop_tokens)}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "limit": self.limit,
+            "texts": self.texts,
+            "greedy_answers": self.answers,
+            "equal_answers": self.equal,
+        }
+        return {**values, "stop_tokens": self.stop_tokens, **self.figures.as_dict()}
+
+
+def prove(file: Path, model: Path, run: Store, kind: GgufType) -> Proof:
+    """Compare `file` with the model in the folder `model`. ModelError when they differ by more than the type allows.
+
+    The chat template, the token ids of texts and conversations, and the stop tokens must be equal. So must greedy answers in
+    f32; other types report how many are.
+    """
+    _require_memory(model)
+    loaded = load_run(str(model), "cpu")
+    loaded.model.float()
+    with opened(file) as gguf:
+        _same_template(gguf, loaded.tokenizer)
+        texts = _same_tokens(gguf, loaded.tokenizer)
+        _stops(gguf, loaded)
+        figures = _logits(gguf, loaded, model, run)
+        if not figures.kl <= kind.limit:
+            raise _refused(
+                f"its logits differ from the model's: KL {figures.kl:.2e} nats per token (limit of {kind.name} {kind.limit:.1e}), "
+                f"top-1 agreement {figures.top1:.1%}, |Δlogit| up to {figures.max_difference:.2e}",
+                "choose a --type with more bits",
+            )
+        answers, equal = _answers(gguf, loaded, exact=kind.name == "f32")
+    stops = [loaded.tokenizer.token(token) for token in loaded.stop_ids]
+    return Proof(figures, kind.limit, gguf.adds_bos, texts, answers, equal, stops)
+
+
+def _refused(
+    reason: str, hint: str = "export as huggingface, and report the difference to llama.cpp"
+) -> ModelError:
+    return ModelError(f"the GGUF file is not the model: {reason}", hint=hint)
+
+
+def _require_memory(model: Path) -> None:
+    """ModelError when the model does not fit into memory twice: in float32, and as a file."""
+    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    if 3 * size > machine.memory_bytes():
+        raise ModelError(
+            f"comparing the GGUF file with the model needs {3 * size / 2**30:.0f} GiB of memory, but only "
+            f"{machine.memory_bytes() / 2**30:.0f} GiB are available",
+            hint="export on a machine with more memory",
+        )
+
+
+def _same_template(gguf: GgufModel, tokenizer: Tokenizer) -> None:
+    own = tokenizer.template.text if tokenizer.template is not None else None
+    if gguf.chat_template != own:
+        raise _refused(
+            "it has another chat template" if own is not None else "it has a chat template, and the run none"
+        )
+
+
+def _same_tokens(gguf: GgufModel, tokenizer: Tokenizer) -> int:
+    """The number of compared texts."""
+    texts = [*PROBES, *TEXTS]
+    for text in texts:
+        _compare_ids(text, gguf.encode(text, start=False), tokenizer.encode(text))
+    if tokenizer.template is None:
+        for text in TEXTS:
+            _compare_ids(text, gguf.encode(text, start=True), tokenizer.encode_prompt(text))
+        return len(texts)
+    bos = tokenizer.specials.get("bos_token", "")
+    prompts = list(_prompts(tokenizer))
+    for prompt in prompts:
+        # llama.cpp drops the template's BOS when it adds one itself.
+        own = prompt.removeprefix(bos) if gguf.adds_bos else prompt
+        _compare_ids(prompt, gguf.encode(own, start=True), tokenizer.encode(prompt))
+    return len(texts) + len(prompts)
+
+
+def _compare_ids(text: str, found: list[int], expected: list[int]) -> None:
+    if found != expected:
+        raise _refused(
+            f"llama.cpp encodes {text[:60]!r} to {len(found)} tokens, {found[:12]}…, the tokenizer of the run to "
+            f"{len(expected)}, {expected[:12]}…"
+        )
+
+
+def _prompts(tokenizer: Tokenizer) -> Iterator[str]:
+    """The rendered probes that the chat template does not reject."""
+    for probe in (*probes.TURNS, *probes.SYSTEM, *probes.EMPTY_SYSTEM, *probes.SPACES, *probes.TOOLS):
+        if (text := probes.rendered(tokenizer, probe)) is not None:
+            yield text
+
+
+def _stops(gguf: GgufModel, loaded: Loaded) -> None:
+    missing = [loaded.tokenizer.token(token) for token in loaded.stop_ids if token not in gguf.stop_ids]
+    if missing:
+        raise _refused(f"llama.cpp does not stop at {' '.join(missing)}, which ends an answer of the model")
+
+
+def _logits(gguf: GgufModel, loaded: Loaded, model: Path, run: Store) -> Figures:
+    rows, what = rows_of(model, run)
+    rows = [row[:LENGTH] for row in rows]
+    totals = Totals()
+    for row, ours in zip(rows, logits_of(loaded.model, rows, torch.device("cpu")), strict=True):
+        theirs = gguf.logits(row)
+        if theirs.shape != ours.shape:
+            raise _refused(f"it has {theirs.shape[1]} tokens in its vocabulary, the model {ours.shape[1]}")
+        totals.add(ours, theirs)
+    return totals.figures(what)
+
+
+def _answers(gguf: GgufModel, loaded: Loaded, *, exact: bool) -> tuple[int, int]:
+    """The numbers of compared and of equal greedy answers. ModelError for one that differs, if they must be `exact`."""
+    tokenizer = loaded.tokenizer
+    if tokenizer.template is None:
+        prompts = [tokenizer.encode_prompt(text) for text in TEXTS]
+    else:
+        chosen = (*probes.TURNS[:2], *probes.SYSTEM[:1])
+        texts = [text for probe in chosen if (text := probes.rendered(tokenizer, probe)) is not None]
+        prompts = [tokenizer.encode(text) for text in texts]
+    equal = 0
+    for prompt in prompts:
+        (ours,) = generate(
+            loaded.model,
+            [prompt],
+            max_new_tokens=NEW_TOKENS,
+            stop_ids=loaded.stop_ids,
+            batch_size=1,
+            pad_id=loaded.pad_id,
+        )
+        # A token at which only llama.cpp stops is a part of its answer, so that the answers differ.
+        theirs, stop = gguf.answer(prompt, NEW_TOKENS)
+        if stop is not None and stop not in loaded.stop_ids:
+            theirs = [*theirs, stop]
+        theirs = before_stop(theirs, loaded.stop_ids)
+        if ours == theirs:
+            equal += 1
+        elif exact and not _tied(loaded, prompt, ours, theirs):
+            raise _refused(
+                f"greedy answers differ: {tokenizer.decode(theirs)[:60]!r} instead of {tokenizer.decode(ours)[:60]!r}"
+            )
+    return len(prompts), equal
+
+
+def _tied(loaded: Loaded, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
+    """Whether the model has (nearly) the same logit for the first two tokens that differ."""
+    at = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+    if at is None:
+        return False
+    with torch.no_grad():
+        ids = torch.tensor([prompt + ours[:at]])  # [1, T]
+        logits = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].float()  # [V]
+    return bool((logits[ours[at]] - logits[theirs[at]]).abs() < TIE)
