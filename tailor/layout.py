@@ -60,6 +60,7 @@ FIGURES = "figures.png"
 ANSWERS = "answers.jsonl"
 FACTS = "facts.jsonl"
 RETRIEVAL = "retrieval.jsonl"
+RERANKING = "reranking.jsonl"
 
 # A model: the file names of transformers
 MODEL_CONFIG = "config.json"

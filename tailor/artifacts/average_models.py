@@ -16,11 +16,10 @@ from tailor.artifacts.same_tokenizer import require_same_tokenizers
 from tailor.artifacts.tensors import DTYPES, Reader, Writer, write_index
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODEL_WEIGHTS, WEIGHTS
-from tailor.models import files, rope
+from tailor.models import files, rope, scoring_head
 from tailor.models.own_code import granted
 from tailor.plan import rope as plan_rope
-from tailor.spec.model import Model
-from tailor.store import OBJECT
+from tailor.store import OBJECT, run_files
 from tailor.store.scratch import scratch
 
 
@@ -117,7 +116,9 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
         readers = [stack.enter_context(Reader([part.folder / WEIGHTS])) for part in parts]
         require_same(readers, [part.url for part in parts])
         trained = {name.removeprefix("network."): name for name in readers[0]}
-        frozen, base_reader = _frozen(base, models[0], trained), None
+        scorer = base if run_files.ranks(parts[0].run) else None
+        structure = Structure.of(base, trust_remote_code=granted(models[0]), scorer=scorer)
+        frozen, base_reader = _frozen(structure, trained), None
         if frozen:
             if not stores_plain_weights(base):
                 raise ModelError(
@@ -142,8 +143,9 @@ def average_checkpoints(folder: Path, parts: Sequence[AverageInput], shares: Seq
     config = {**OBJECT.read_path(source / MODEL_CONFIG), "dtype": "float32"}
     config.pop("torch_dtype", None)
     forget_quantization(config)
+    if scorer is not None:
+        scoring_head.declare(config, structure.model)
     if models[0].add_tokens:
-        structure = Structure.of(base, trust_remote_code=granted(models[0]))
         set_vocabulary(config, plan[structure.embedding][1][0])
     (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -159,8 +161,7 @@ def _require_same_tokenizers(folder: Path, base: Path, parts: Sequence[AverageIn
             require_same_tokenizers([folder, own], [parts[0].url, part.url])
 
 
-def _frozen(base: Path, model: Model, trained: dict[str, str]) -> list[str]:
+def _frozen(structure: Structure, trained: dict[str, str]) -> list[str]:
     """The tensors that checkpoints leave out because text training does not use them, such as a vision tower."""
-    structure = Structure.of(base, trust_remote_code=granted(model))
     tied = structure.tied or ()
     return [name for name in structure.model.state_dict() if name not in trained and name not in tied]

@@ -12,7 +12,7 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG
-from tailor.models import adapter_files, files, quantization
+from tailor.models import adapter_files, files, quantization, scoring_head
 from tailor.models.architecture import from_config
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES
@@ -84,14 +84,19 @@ class Structure:
     """The transformers model, on the meta device."""
 
     @classmethod
-    def of(cls, folder: Path, *, trust_remote_code: bool) -> Structure:
-        """Build it from the config.json in `folder`. ModelError when transformers does not know the model."""
+    def of(cls, folder: Path, *, trust_remote_code: bool, scorer: Path | None = None) -> Structure:
+        """Build it from the config.json in `folder`. ModelError when transformers does not know the model.
+
+        scorer: a folder with the tokenizer of a reranker, for the class with a scoring head.
+        """
         from transformers import AutoConfig
 
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            if scorer is not None:
+                scoring_head.configure(config, Model(path=str(scorer)))
             with torch.device("meta"):
-                model = from_config(config, trust_remote_code=trust_remote_code)
+                model = from_config(config, scores=scorer is not None, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             if (refusal := untrusted(str(folder), error)) is not None:
                 raise refusal from error

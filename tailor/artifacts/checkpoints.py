@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tailor.artifacts import output
-from tailor.artifacts.base_model import planned_model
+from tailor.artifacts.base_model import Structure, planned_model
 from tailor.artifacts.lora import ROWS
 from tailor.artifacts.saved_adapter import PREFIX
 from tailor.artifacts.tensors import Reader, Writer
@@ -27,10 +27,10 @@ from tailor.layout import (
     RECIPE,
     WEIGHTS,
 )
-from tailor.models import files, prefix_lm, rope
+from tailor.models import files, prefix_lm, rope, scoring_head
 from tailor.models.adapter_files import write_config
 from tailor.models.adapter_init import as_lora, as_lora_config
-from tailor.models.adapters import adapter_name, peft_config
+from tailor.models.adapters import adapter_name, peft_config, task_of
 from tailor.models.base_record import BaseRecord
 from tailor.models.new_tokens import new_tokens
 from tailor.models.own_code import Trust, granted
@@ -76,11 +76,18 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     update = re.compile(rf"\.({spec.kind.tensors})\b")
     modules = {update.split(name)[0].removeprefix(PREFIX) for name in names if update.search(name)}
     base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
+    scores = run_files.ranks(run)
+    in_full = list(spec.modules_to_save)
+    if scores:
+        network = Structure.of(base, trust_remote_code=granted(model), scorer=base).model
+        in_full += [name for name in scoring_head.names_of(network) if name not in in_full]
+    generates = not encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG))
     settings = peft_config(
         spec,
         sorted(modules),
         rows=_trained_rows(names, model),
-        generates=not encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG)),
+        in_full=in_full,
+        task=task_of(generates=generates, scores=scores),
     )
     config = json.loads(json.dumps(settings.to_dict(), default=sorted))
     config |= {"base_model_name_or_path": model.path, "revision": model.revision, "inference_mode": True}
@@ -127,6 +134,9 @@ def write_tokenizer(folder: Path, base: Path, run: Store, trust: Trust) -> None:
         template = TokenStore.open(plan["tokens_url"]).template
         model = planned_model(run, trust)
         Original.open(model, trust_remote_code=granted(model)).write(folder, template)
+        if run_files.ranks(run):
+            scorer = Structure.of(base, trust_remote_code=granted(model), scorer=base).model
+            scoring_head.declare_inputs(scorer, model, folder)
         if plan["method"].get("generative_attention") == "prefix_lm":
             prefix_lm.write(folder)
     # What the base says about its attention does not apply after training.

@@ -140,6 +140,7 @@ def load_artifact(
         verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if store.exists(ADAPTER_CONFIG):
+        refuse_scoring_adapter(store)
         record = base_record_of(folder, run)
         record = replace(record, rope=None) if without_rope else record
         model = load_adapted(folder, store.url, record, model_spec(record, trust), target_device)
@@ -188,6 +189,16 @@ def refuse_reranker(store: Store) -> None:
         )
 
 
+def refuse_scoring_adapter(store: Store) -> None:
+    """As `refuse_reranker`, for an adapter."""
+    if scoring_head.is_adapter(adapter_files.read_config(store.local_path())):
+        raise ModelError(
+            f"{store.url} is the adapter of a reranker, which scores pairs of texts and can neither embed nor generate",
+            hint="merge it with `tailor merge`; then score the passages of rows with `tailor score`, or load the merged model "
+            "with sentence-transformers' CrossEncoder",
+        )
+
+
 def _instead(store: Store) -> str:
     """A hint for a folder that has nothing to load."""
     if store.is_file():
@@ -222,7 +233,9 @@ def _with_beacons(folder: Path, url: str, device: torch.device, trust: Trust) ->
 
 
 def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, device: torch.device) -> Any:
-    """Load the adapter in `folder` on its base as in training (a PeftModel). url: for messages. ModelError when it fails."""
+    """Load the adapter in `folder` on its base as in training (a PeftModel), with a scoring head if it is of a reranker.
+
+    url: for messages. ModelError when it fails."""
     from peft import PeftModel
     from safetensors import SafetensorError
     from transformers import GenerationConfig
@@ -230,7 +243,8 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     check_weights(folder, url)
     base = base_record.path
     _check_peft(folder, url)
-    network = _base_of("adapter", url, base_record, spec, device)
+    scores = scoring_head.is_adapter(adapter_files.read_config(folder))
+    network = _base_of("adapter", url, base_record, spec, device, scores=scores)
     try:
         model: Any = PeftModel.from_pretrained(network, str(folder))
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, SafetensorError) as error:
@@ -268,7 +282,13 @@ def _check_peft(folder: Path, url: str) -> None:
 
 
 def _base_of(
-    what: Literal["adapter", "beacons"], url: str, base_record: BaseRecord, spec: Model, device: torch.device
+    what: Literal["adapter", "beacons"],
+    url: str,
+    base_record: BaseRecord,
+    spec: Model,
+    device: torch.device,
+    *,
+    scores: bool = False,
 ) -> Any:
     """Load the base of the adapter or beacons at `url` as in training. ModelError when it is missing or another model."""
     base = base_record.path
@@ -280,7 +300,7 @@ def _base_of(
         raise ModelError(f"{needs} base model {base}: {error.message}", hint=moved) from error
     base_record.check(found, url, hint=moved)
     try:
-        return load_network(spec, dtype=DTYPES[base_record.dtype], device=device)
+        return load_network(spec, dtype=DTYPES[base_record.dtype], device=device, scores=scores)
     except UntrustedCodeError:
         raise
     except ModelError as error:

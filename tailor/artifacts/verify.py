@@ -22,7 +22,7 @@ from tailor.artifacts.saved_adapter import SavedAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.encode.masks import EncodedExample
 from tailor.errors import ModelError
-from tailor.models import own_code, quantization, visibility
+from tailor.models import own_code, quantization, scoring_head, visibility
 from tailor.models.architecture import auto_class, without_pooler
 from tailor.models.base_record import BaseRecord
 from tailor.models.causal import base_of
@@ -31,7 +31,7 @@ from tailor.spec.model import Quantize
 from tailor.store import Store, run_files
 from tailor.store.scratch import scratch
 
-Check = Literal["logits", "layers", "embeddings"]
+Check = Literal["logits", "layers", "embeddings", "scores"]
 TOLERANCE = 0.001
 """Largest allowed mean KL divergence, in nats per token, for an adapter whose own effect is much larger.
 
@@ -242,12 +242,13 @@ def no_logits(path: str, instead: Check) -> ModelError:
 
 
 def load_merged(folder: Path, source: Source, device: torch.device) -> Any:
-    """The merged model in `folder`, in float32."""
+    """The merged model in `folder`, in float32. With a scoring head if its config.json names such a class."""
     from transformers import AutoConfig
 
     trusted = own_code.granted(source.spec)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
-    network = auto_class(config).from_pretrained(
+    scores = scoring_head.is_declared(config.to_dict())
+    network = auto_class(config, scores=scores).from_pretrained(
         folder,
         dtype=torch.float32,
         device_map={"": device},

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts import verify
+from tailor.artifacts import verify, verify_scores
 from tailor.artifacts.base_model import base_folder, model_spec
 from tailor.artifacts.inputs import AverageInput, stores_plain_weights
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG
-from tailor.models import files
+from tailor.models import adapter_files, files, scoring_head
 from tailor.models.base_record import BaseRecord
 from tailor.models.load import DTYPES
 from tailor.models.own_code import UntrustedCodeError
@@ -37,14 +37,20 @@ def measure(
     shares: Sequence[float],
     base_record: BaseRecord,
     check: verify.Check | None,
-) -> tuple[verify.Figures, str | None]:
+) -> tuple[verify.Figures | verify_scores.ScoreFigures, str | None]:
     """Compare the average in `folder` with the adapters. Also returns why only layers were compared, for the user.
 
-    check: None compares logits if the base's ordinary weights are on this machine and fit into memory, else layers, which
-    need no base.
-    ModelError when the logits cannot be compared and `check` is `logits`.
+    check: None compares logits, or the scores of rerankers, if the base's ordinary weights are on this machine and fit into
+    memory, else layers, which need no base.
+    ModelError when what `check` names cannot be compared.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scores = scoring_head.is_adapter(adapter_files.read_config(parts[0].folder))
+    if check in ("logits", "scores") and scores != (check == "scores"):
+        raise ModelError(
+            f"{parts[0].url} is {'a' if scores else 'no'} reranker, and --verify {check} compares {check}",
+            hint=f"use --verify {'scores' if scores else 'logits'}",
+        )
     if check == "layers":
         return by_layers(folder, parts, shares, base_record, device), None
     try:
@@ -53,7 +59,7 @@ def measure(
         spec = model_spec(base_record, parts[0].trust)
         base = base_folder(base_record, parts[0].url, spec)
         base_record.check(base, parts[0].url, hint=f"restore the weights of {base_record.path}")
-        if encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG)):
+        if not scores and encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG)):
             raise verify.no_logits(base_record.path, "layers")
         if stores_plain_weights(base):
             with Reader.of_model(base) as reader:
@@ -65,6 +71,8 @@ def measure(
             return by_layers(folder, parts, shares, base_record, device), error.message
         raise
     try:
+        if scores:
+            return by_scores(folder, parts, shares, base_record, device), None
         return by_logits(folder, parts, shares, base_record, device), None
     except UntrustedCodeError as error:
         if check is None:
@@ -98,6 +106,28 @@ def by_logits(
         for number, logits in enumerate(verify.logits_of(averaged, rows, device)):
             totals.add(torch.load(temporary / f"{number}.pt", weights_only=True), logits)
     return totals.figures(what)
+
+
+def by_scores(
+    folder: Path,
+    parts: Sequence[AverageInput],
+    shares: Sequence[float],
+    base_record: BaseRecord,
+    device: torch.device,
+) -> verify_scores.ScoreFigures:
+    """Compare the scores of rerankers. One model is in memory at a time."""
+    from tailor.artifacts.load import load_adapted
+
+    pairs, what = verify_scores.pairs_of(folder, parts[0].run)
+    summed = verify.in_float32(_summed(parts, shares, base_record, device), DTYPES[base_record.dtype])
+    expected = verify_scores.scores_of(summed, pairs, device)
+    base = verify_scores.without_updates(summed, pairs, device)
+    del summed
+    spec = model_spec(base_record, parts[0].trust)
+    averaged = load_adapted(folder, "the average", base_record, spec, device)
+    verify.in_float32(averaged, DTYPES[base_record.dtype])
+    found = verify_scores.scores_of(averaged, pairs, device)
+    return verify_scores.figures(expected, base, found, what)
 
 
 @torch.no_grad()

@@ -41,9 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--verify",
-        choices=("logits", "layers"),
-        help="compare averaged adapters by logits on their base, or only by the updates of sampled layers (default: logits if "
-        "the base is on this machine and fits into memory)",
+        choices=("logits", "scores", "layers"),
+        help="compare averaged adapters by logits on their base (rerankers: by scores), or only by the updates of sampled layers "
+        "(default: logits or scores if the base is on this machine and fits into memory)",
     )
     add_trust_option(parser)
 

@@ -40,13 +40,14 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
         type=number(over=0),
         metavar="X",
         help="largest allowed difference: mean KL divergence in nats per token (--verify logits, default 0.001), or relative "
-        "error of an embedding (--verify embeddings, default 0.03) or of a layer's output (--verify layers, default 0.02)",
+        "error of an embedding (--verify embeddings, default 0.03), of the scores of pairs (--verify scores, default 0.03) or of "
+        "a layer's output (--verify layers, default 0.02)",
     )
     parser.add_argument(
         "--verify",
-        choices=("logits", "embeddings", "layers"),
-        help="compare the logits of the whole model (default), its embeddings (default after method.mode: embedding), or "
-        "sampled layers if it does not fit into memory",
+        choices=("logits", "embeddings", "scores", "layers"),
+        help="compare the logits of the whole model (default), its embeddings (default after method.mode: embedding), its "
+        "scores (default after method rerank), or sampled layers if it does not fit into memory",
     )
 
 

@@ -239,7 +239,8 @@ def next_commands(run: Store) -> list[str]:
     """Commands to try next on a run with an artifact, the most useful first."""
     here = shown_path(run.url)
     if run_files.ranks(run):
-        try_it = f"tailor score {here} rows.jsonl scored.jsonl"
+        is_adapter = run_files.planned_model(run).adapter is not None
+        try_it = f"tailor merge {here}" if is_adapter else f"tailor score {here} rows.jsonl scored.jsonl"
     elif run_files.only_embeds(run):
         try_it = f"tailor search {here} texts.jsonl"
     elif run_folder.can_chat(run):

@@ -19,7 +19,7 @@ import numpy as np
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
 from tailor.data.distinct import distinct_parts
-from tailor.data.other_negatives import OtherNegatives
+from tailor.data.other_negatives import OtherNegatives, units_of
 from tailor.data.rows import Batch, Row
 from tailor.data.token_store import Split
 from tailor.errors import DataError
@@ -127,21 +127,13 @@ class GritBatches(Batches):
         counts = self._ends - self._starts
         self._texts = counts > 1
         """bool[groups]: True for a query with its passages."""
-        self._units = self._units_of(split, spec.streams.by)
+        by_dataset = spec.streams.by == "dataset"
+        self._units = units_of(split, self._starts) if by_dataset else self._group_sources
         self._round = lru_cache(maxsize=2)(self._make_round)
         self._others = OtherNegatives(self._starts, self._ends, self._texts, self._units)
         self._batches: dict[int, int] = {}
         """Number of batches of each epoch computed so far. It varies with `distinct`, by the passages drawn, and where a
         fractional weight or `samples` draws rows of several datasets."""
-
-    def _units_of(self, split: Split, by: str) -> np.ndarray:
-        """int[groups]: equal for the groups whose queries may be in one batch."""
-        sources = self.sources[self._starts]
-        if by == "source":
-            return sources
-        pairs = np.stack([sources, split.dataset[self._starts]], 1)  # [groups, 2]
-        numbers: np.ndarray = np.unique(pairs, axis=0, return_inverse=True)[1]
-        return numbers.reshape(-1)
 
     @cached_property
     def _hashes(self) -> np.ndarray:

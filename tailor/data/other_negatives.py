@@ -6,18 +6,25 @@ from functools import lru_cache
 
 import numpy as np
 
+from tailor.data.token_store import Split
 from tailor.errors import DataError
 
 _ALL = -1
+RANKED_HINT = "add rows, or negatives to this one"
+"""For a method whose group size is at least 2."""
 
 
 class OtherNegatives:
     """Draws passages of other groups. All arrays are int or bool [groups]; a group is the examples start to end.
 
-    is_text: whether the group is a query with its passages. units: equal for groups of the same task.
+    is_text: whether the group is a query with its passages. units: equal for groups of the same task. queries: number of
+    examples of a group before its passages.
     """
 
-    def __init__(self, starts: np.ndarray, ends: np.ndarray, is_text: np.ndarray, units: np.ndarray) -> None:
+    def __init__(
+        self, starts: np.ndarray, ends: np.ndarray, is_text: np.ndarray, units: np.ndarray, queries: int = 1
+    ) -> None:
+        self._queries = queries
         self._starts, self._ends, self._is_text, self._units = starts, ends, is_text, units
         self._pool = lru_cache(maxsize=None)(self._make_pool)
 
@@ -37,14 +44,25 @@ class OtherNegatives:
                 if generator is not None:
                     drawn = generator.choice(others, len(drawn), replace=False)
                 return pool[(after + drawn) % len(pool)]
-        raise DataError(
-            "the only query has no negative passage, and there is no other row to take one from",
-            hint="add rows, or set method.group_size: 1",
-        )
+        raise no_others("add rows, or set method.group_size: 1" if self._queries else RANKED_HINT)
 
     def _make_pool(self, unit: int) -> np.ndarray:
         """The example indices of all passages of a unit, ascending. `_ALL`: of every unit."""
         groups = np.flatnonzero(self._is_text & ((self._units == unit) | (unit == _ALL)))
-        counts = self._ends[groups] - self._starts[groups] - 1  # passages
+        counts = self._ends[groups] - self._starts[groups] - self._queries  # passages
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self._starts[groups] + 1, counts) + within
+        return np.repeat(self._starts[groups] + self._queries, counts) + within
+
+
+def units_of(split: Split, starts: np.ndarray) -> np.ndarray:
+    """int[groups]: equal for the groups of one dataset of one source. starts: int[groups], the first example of each."""
+    pairs = np.stack([split.source[starts], split.dataset[starts]], 1)  # [groups, 2]
+    numbers: np.ndarray = np.unique(pairs, axis=0, return_inverse=True)[1]
+    return numbers.reshape(-1)
+
+
+def no_others(hint: str) -> DataError:
+    """The error for a query without negatives if no other row has a passage for it."""
+    return DataError(
+        "the only query has no negative passage, and there is no other row to take one from", hint=hint
+    )

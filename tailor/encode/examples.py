@@ -105,7 +105,7 @@ class Encoder:
     def fills_negatives(self) -> bool:
         """Whether a query without negatives is given passages of other rows."""
         limits = self._text_limits
-        return limits is not None and limits.negatives and not (limits.scores or limits.pairs)
+        return limits is not None and limits.negatives and not limits.scores
 
     @property
     def reads_pairs(self) -> bool:

@@ -13,7 +13,7 @@ import yaml
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.export.forms.base import CardSection
 from tailor.export.markdown import code, folded, inline, table, without_local_paths
-from tailor.export.usage import EMBED, RERANK, base_folder, usage
+from tailor.export.usage import EMBED, base_folder, rerank_usage, usage
 from tailor.layout import LOSS_PLOT, MERGE_RECORD, MODEL_CONFIG, RECIPE
 from tailor.printable import printable
 from tailor.redaction import redacted
@@ -64,7 +64,7 @@ def card(
         _intro(plan, weights, base),
         f"## Use\n\n{section.use}"
         if section is not None
-        else RERANK
+        else rerank_usage(weights, base)
         if run_files.ranks(run)
         else EMBED
         if run_files.only_embeds(run)
@@ -273,6 +273,11 @@ def _merge(record: dict[str, Any]) -> str:
         measured_words = (
             f"on {figures['rows']}, its embeddings differ from those of base and adapter by {figures['error']:.1e} of their length "
             f"(at most {figures['max_error']:.1e}; cosine at least {figures['min_cosine']:.6f})"
+        )
+    elif figures["check"] == "scores":
+        measured_words = (
+            f"on {figures['rows']}, its scores differ from those of base and adapter by {figures['error']:.1e} of their size "
+            f"(at most {figures['max_difference']:.1e})"
         )
     else:
         measured_words = (

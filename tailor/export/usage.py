@@ -39,6 +39,29 @@ scores = model.predict([("query", "passage")])
 """
 """The section of a reranker."""
 
+RERANK_ADAPTER = """\
+## Use
+
+This adapter makes its base model a reranker, which scores a query with a passage; it neither embeds nor generates. To load it with
+sentence-transformers' CrossEncoder, merge it first (`tailor merge`).
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=1, pad_token_id=tokenizer.pad_token_id)
+model = PeftModel.from_pretrained(base, "PATH").eval()
+scores = model(**tokenizer(["query"], ["passage"], padding=True, return_tensors="pt")).logits[:, 0]
+```
+"""
+"""The section of a reranker's adapter."""
+
+
+def rerank_usage(weights: str, base: str | None) -> str:
+    """The section of a reranker. weights: `adapter`, `merged` or `model`; base: its hub id."""
+    return RERANK_ADAPTER.replace("BASE", json.dumps(base or "BASE")) if weights == "adapter" else RERANK
+
 
 def usage(model: dict[str, Any], weights: str, base: str | None, *, converses: bool) -> str:
     """Markdown with Python code. model: the recipe's section; weights: `adapter`, `merged` or `model`; base: its hub id."""

@@ -10,22 +10,24 @@ Shapes: see `tailor.models`; D pairs of R queries, G of each that the loss compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from tailor.data import ranking_batches
 from tailor.data.batches import Batch, Batches
 from tailor.data.rows import examples_of
-from tailor.encode.pair_examples import token_types
+from tailor.data.token_store import Split
+from tailor.encode.pair_examples import token_types, with_passage
 from tailor.methods.base import LossSum, Method
 from tailor.methods.distillation import group_loss
 from tailor.methods.reference import Reference
 from tailor.models import scoring_head
 from tailor.models.causal import CausalModel
-from tailor.models.documents import IGNORED, Collator, Document, Pairs, TokenBatch, collate
+from tailor.models.documents import Collator, TokenBatch, lay_out_pairs
 from tailor.spec.methods.rerank import Rerank as RerankSpec
 
 CUTOFF = 10
@@ -43,36 +45,30 @@ class Rerank(Method):
 
     def read(self, collator: Collator, batch: Batch, part: slice) -> TokenBatch:
         split, rows = collator.split, batch[part]
-        members = [list(examples_of(row)) for row in rows]
-        examples = [split.example(number) for row in members for number in row]
-        documents = [
-            Document(
-                np.asarray(example.input_ids, np.int64),
-                np.full(len(example.input_ids), IGNORED, np.int64),
-                bool(split.is_positive[number]),
-            )
-            for example, number in zip(examples, (number for row in members for number in row), strict=True)
-        ]
-        laid_out = collate([[document] for document in documents], "rows")  # one pair per row
-        types = np.zeros(tuple(laid_out.input_ids.shape), np.int64)  # [D, T]
-        for row, example in enumerate(examples):
-            length = len(example.input_ids)
-            types[row, :length] = token_types(length, example.spans)
+        members = [examples_of(row) for row in rows]
+        is_own = [ranking_batches.is_own(split, row) for row in members]
+        good = [split.is_positive[row] & own for row, own in zip(members, is_own, strict=True)]
+        laid_out = lay_out_pairs(
+            [
+                pair
+                for row, own in zip(members, is_own, strict=True)
+                for pair in _pairs(split, row, own, collator.max_length)
+            ]
+        )
+        assert laid_out.pairs is not None
         starts = np.cumsum([0, *(len(row) for row in members)])
         compared = np.stack(
-            [
-                start + self._compared(split.is_positive[row])
-                for start, row in zip(starts, members, strict=False)
-            ]
+            [start + self._compared(own) for start, own in zip(starts, good, strict=False)]
         )  # [R, G]
-        numbers = np.array([number for row in members for number in row])  # [D]
-        pairs = Pairs(
-            torch.from_numpy(types),
-            torch.from_numpy(np.repeat(np.arange(len(members)), [len(row) for row in members])),
-            torch.from_numpy(compared),
-            torch.from_numpy(np.asarray(split.score[numbers[compared]], np.float32)),
+        numbers = np.concatenate(members)  # [D]
+        pairs = replace(
+            laid_out.pairs,
+            group=torch.from_numpy(np.repeat(np.arange(len(members)), [len(row) for row in members])),
+            compared=torch.from_numpy(compared),
+            teacher=torch.from_numpy(np.asarray(split.score[numbers[compared]], np.float32)),
         )
-        return replace(laid_out, step=collator.step, pairs=pairs)
+        is_positive = torch.from_numpy(np.concatenate(good))  # [D]
+        return replace(laid_out, step=collator.step, is_positive=is_positive, pairs=pairs)
 
     def _compared(self, is_positive: np.ndarray) -> np.ndarray:
         """int64[G]: positions in a row of its first positive and its first negatives, which repeat if there are too few."""
@@ -108,6 +104,19 @@ class Rerank(Method):
         that the loss compares it with; `ndcg_at_10`: of all passages of a row, in evaluations."""
         names = ("ranking_loss", "distillation_loss", "ranking_accuracy", "ndcg_at_10")
         return {name: sums[name] / denominator for name in names if name in sums}
+
+
+def _pairs(
+    split: Split, row: Sequence[int], is_own: np.ndarray, max_length: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Token ids and token types of the pairs of a row: its own, and its query with passages of other rows."""
+    first = split.example(row[0])
+    for number, own in zip(row, is_own, strict=True):
+        example = split.example(number)
+        if own:
+            yield example.input_ids, token_types(len(example.input_ids), example.spans)
+        else:
+            yield with_passage(first, example, max_length)
 
 
 def ranking_loss(scores: torch.Tensor, kind: str) -> torch.Tensor:

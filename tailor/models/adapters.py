@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tailor.errors import ModelError
-from tailor.models import adapter_init, linear
+from tailor.models import adapter_init, linear, scoring_head
 from tailor.models.decoder import has_head
 from tailor.plan.outline import is_within
 from tailor.spec.adapter import Adapter, matching
@@ -31,22 +31,25 @@ def add_adapter(
     """
     from peft import get_peft_model
 
+    head = scoring_head.names_of(network) if scoring_head.is_scorer(network) else []
+    in_full = [*spec.modules_to_save, *(name for name in head if name not in spec.modules_to_save)]
     if spec.target_modules == "all-linear":
         # A module that is trained in full needs no adapter.
-        names = [name for name in linear.adaptable(network) if not is_within(name, spec.modules_to_save)]
+        names = [name for name in linear.adaptable(network) if not is_within(name, in_full)]
         names = [
             name for name in names if spec.type != "ia3" or _last(name) in (*KEYS_AND_VALUES, *FEED_FORWARD)
         ]
     else:
         _check_names(network, spec.target_modules, "model.adapter.target_modules", adapted=True)
-        names = _named(network, spec.target_modules)
+        names = [name for name in _named(network, spec.target_modules) if not is_within(name, head)]
         _check_called(network, names)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
     _check_saved(network, spec.modules_to_save)
     _check_patterns(spec, names)
     targets = _shortest(network, names)
     _check_kind(network, spec, names)
-    config = peft_config(spec, targets, rows=rows or None, generates=has_head(network))
+    task = task_of(generates=has_head(network), scores=bool(head))
+    config = peft_config(spec, targets, rows=rows or None, in_full=in_full, task=task)
     try:
         adapted = get_peft_model(network, config)
     except (ValueError, TypeError) as error:  # e.g. a kind of module that PEFT does not support
@@ -69,15 +72,16 @@ def add_adapter(
 
 
 def peft_config(
-    spec: Adapter, targets: list[str], *, rows: dict[str, list[int]] | None = None, generates: bool = True
+    spec: Adapter, targets: list[str], *, rows: dict[str, list[int]] | None, in_full: list[str], task: str
 ) -> Any:
-    """PEFT's configuration of the adapter. targets: names of modules. rows: see `add_adapter`. generates: False for an encoder."""
+    """PEFT's configuration of the adapter. targets: names of modules. rows: see `add_adapter`. in_full: names of the modules that
+    are trained in full. task: of `task_of`."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 
     kind = spec.kind
     settings = {setting: getattr(spec, key) for key, setting in kind.keys.items()}
-    settings |= {**kind.settings, "target_modules": targets, "modules_to_save": spec.modules_to_save or None}
+    settings |= {**kind.settings, "target_modules": targets, "modules_to_save": in_full or None}
     if spec.type == "lora":
         settings |= {
             "init_lora_weights": adapter_init.BY_PEFT.get(spec.init, True),
@@ -85,8 +89,12 @@ def peft_config(
         }
     if spec.type == "ia3":
         settings["feedforward_modules"] = [name for name in targets if _last(name) in FEED_FORWARD]
-    task = "CAUSAL_LM" if generates else "FEATURE_EXTRACTION"
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind.peft_type)](task_type=task, **settings)
+
+
+def task_of(*, generates: bool, scores: bool) -> str:
+    """PEFT's name of what a model does. Both are False for an encoder that embeds."""
+    return scoring_head.TASK if scores else "CAUSAL_LM" if generates else "FEATURE_EXTRACTION"
 
 
 def _last(name: str) -> str:

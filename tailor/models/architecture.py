@@ -1,11 +1,10 @@
-"""The transformers class of a base model: a causal language model with its output head, or an encoder without one or with a
-head that scores pairs of texts."""
+"""The transformers class of a base model: a causal language model with its output head, or an encoder without one; either
+with a head that scores pairs of texts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tailor.models import scoring_head
 from tailor.plan import encoders
 
 
@@ -19,9 +18,8 @@ def auto_class(config: Any, *, scores: bool = False) -> Any:
 
 
 def from_config(config: Any, *, scores: bool = False, **options: Any) -> Any:
-    """The network of a transformers config, with random weights. options: as for `AutoModel.from_config`."""
-    if scores:
-        scoring_head.configure(config)
+    """The network of a transformers config, with random weights. scores: the class with a scoring head, for which the config is
+    ready (`scoring_head.configure`). options: as for `AutoModel.from_config`."""
     return without_pooler(auto_class(config, scores=scores).from_config(config, **options))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tailor.models import attention, prefix_lm, segments
-from tailor.models.decoder import decoder_of, has_head, head_of
+from tailor.models.decoder import decoder_of, head_of, is_encoder
 from tailor.models.documents import Layout, TokenBatch
 from tailor.models.loss import (
     document_cross_entropy,
@@ -190,9 +190,9 @@ class CausalModel(nn.Module):
             parts = segments.prompt_segments(batch)
         # With a cache, transformers would treat a pack as one document.
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
-        if has_head(self.base):
+        if not is_encoder(self.base):
             inputs["use_cache"] = False
-        else:  # an encoder, whose attention is bidirectional: it would also attend to the padding
+        else:  # its attention is bidirectional: it would also attend to the padding
             inputs["is_causal"] = False
             if batch.documents is None:
                 inputs["attention_mask"] = (batch.rows >= 0).long()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailor.models import scoring_head
+from tailor.plan import encoders
 
 
 def decoder_of(base: Any) -> Any:
@@ -21,8 +22,13 @@ def decoder_of(base: Any) -> Any:
 
 
 def has_head(base: Any) -> bool:
-    """Whether a model has an output head, and so can generate. An encoder has none."""
+    """Whether a model has an output head, and so can generate. An encoder has none, and neither has one that scores pairs."""
     return base.get_output_embeddings() is not None
+
+
+def is_encoder(base: Any) -> bool:
+    """Whether a model reads a text in both directions."""
+    return encoders.is_encoder(base.config.to_dict())
 
 
 def head_of(base: Any) -> nn.Module:

@@ -262,6 +262,22 @@ class Collator:
         return Noise(self.noise_alpha, self.seed, self.step, documents)
 
 
+def lay_out_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> TokenBatch:
+    """Lay out pairs of texts to score, a row each, as one group without a loss. pairs: token ids and token types, int[n] each."""
+    documents = [
+        Document(np.asarray(ids, np.int64), np.full(len(ids), IGNORED, np.int64)) for ids, _ in pairs
+    ]
+    batch = collate([[document] for document in documents], "rows")
+    types = np.zeros(tuple(batch.input_ids.shape), np.int64)  # [D, T]
+    for row, (_, own) in enumerate(pairs):
+        types[row, : len(own)] = own
+    nothing = torch.zeros(0, 0)
+    return replace(
+        batch,
+        pairs=Pairs(torch.from_numpy(types), torch.zeros(len(pairs)).long(), nothing.long(), nothing),
+    )
+
+
 def collate(
     packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None, parts: int = 1
 ) -> TokenBatch:

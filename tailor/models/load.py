@@ -195,14 +195,19 @@ def _with_beacons(
         return beacon_model(network, seed=seed)
 
 
-def skeleton(spec: Model, *, frozen_dtype: str, with_kernels: bool = False, **settings: Any) -> Any:
+def skeleton(
+    spec: Model, *, frozen_dtype: str, with_kernels: bool = False, scores: bool = False, **settings: Any
+) -> Any:
     """The network with its adapter on the meta device: names and shapes of the weights, without values.
 
-    with_kernels: patch the modules with `model.kernels`, for a network that computes on CUDA later. settings: keyword arguments of `adapt`.
+    with_kernels: patch the modules with `model.kernels`, for a network that computes on CUDA later. scores: with a
+    scoring head. settings: keyword arguments of `adapt`.
     """
     meta = torch.device("meta")
     with meta:
-        network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=meta, empty=True)
+        network = load_network(
+            spec, dtype=base_dtype(spec, frozen_dtype), device=meta, empty=True, scores=scores
+        )
         if with_kernels:
             kernels.apply(network)
         return adapt(network, spec, **settings)
@@ -230,6 +235,8 @@ def load_network(
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": trusted}
     try:
         config = AutoConfig.from_pretrained(path, **common)
+        if scores:
+            scoring_head.configure(config, spec)
         if spec.rope is not None:
             rope.write(config, spec.rope, spec.path)
         if spec.base_dropout is not None:
@@ -244,8 +251,6 @@ def load_network(
             quantization.forget(config)
             network = from_config(config, scores=scores, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
-        if scores:
-            scoring_head.configure(config)
         network, loaded = auto_class(config, scores=scores).from_pretrained(
             path,
             config=config,
@@ -255,7 +260,7 @@ def load_network(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below with names and shapes
             quantization_config=quantization.when_loading(
-                config, spec, dtype, lambda: without_weights(config, trusted), gguf=gguf
+                config, spec, dtype, lambda: without_weights(config, trusted, scores=scores), gguf=gguf
             ),
             **({"gguf_file": WEIGHTS} if gguf else {}),
             **common,

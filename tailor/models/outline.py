@@ -30,7 +30,11 @@ def build(spec: Model, *, scores: bool = False) -> Any:
     trusted, path = own_code.granted(spec), readable(spec.path)
     try:
         config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=trusted)
+        if scores:
+            scoring_head.configure(config, spec)
         return without_weights(config, trusted, scores=scores)
+    except ModelError:
+        raise
     except Exception as error:  # transformers and a model's own code raise any
         if not trusted and own_code.untrusted(spec.path, error) is not None:
             return NoOutline("the model comes with its own code, and model.trust_remote_code is false")

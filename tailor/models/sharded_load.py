@@ -45,10 +45,11 @@ def load_sharded(
     tokens: int = 0,
     embeds: EmbeddingMethod | None = None,
     prefix: bool = False,
+    scores: bool = False,
 ) -> tuple[CausalModel, Parameters]:
     """The sharded model, and its numbers of parameters before sharding. A collective call.
 
-    tokens: maximum of a forward pass. embeds: an embedding method, whose projection is added and whose attention is checked. prefix: it generates as a prefix LM. Host memory on rank 0: the full
+    tokens: maximum of a forward pass. embeds: an embedding method, whose projection is added and whose attention is checked. prefix: it generates as a prefix LM. scores: with a scoring head. Host memory on rank 0: the full
     model once, in the dtype that it is trained with. Raises the same ModelError on every rank.
     """
     dtype = base_dtype(spec, frozen_dtype)
@@ -64,14 +65,14 @@ def load_sharded(
     if rank == 0:
         try:
             torch.manual_seed(seed)
-            loaded = adapt(load_network(spec, dtype=dtype, device=HOST), spec, **settings)
+            loaded = adapt(load_network(spec, dtype=dtype, device=HOST, scores=scores), spec, **settings)
             full = prove(
                 loaded,
                 spec,
                 device=HOST,
                 precision=precision,
                 pack=pack,
-                static_shapes=False,
+                static_shapes=scores,
                 tokens=tokens,
             )
             if embeds is not None:
@@ -89,7 +90,9 @@ def load_sharded(
     attention.register()
     if spec.kernels == "liger":
         _prove_kernels(spec, device, DTYPES[precision], dtype, world)
-    network = skeleton(spec, frozen_dtype=frozen_dtype, with_kernels=spec.kernels == "liger", **settings)
+    network = skeleton(
+        spec, frozen_dtype=frozen_dtype, with_kernels=spec.kernels == "liger", scores=scores, **settings
+    )
     base_of(network).set_attn_implementation(implementation)
     visibility.set_rules(base_of(network), rules)
     model = CausalModel(network, layout=layout, splits_head=splits_head).eval()

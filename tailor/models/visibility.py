@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from tailor.models.decoder import decoder_of, has_head
+from tailor.models.decoder import decoder_of, is_encoder
 
 LEARNER = "tailor_visibility"
 """The attention that `learn` sets during its forward pass."""
@@ -132,7 +132,7 @@ def learned(base: Any, *, causal: bool = True) -> dict[str, Rule]:
         base.set_attn_implementation(LEARNER)
         decoder(
             input_ids=ids,
-            **({"use_cache": False} if has_head(base) else {}),
+            **({} if is_encoder(base) else {"use_cache": False}),
             **({} if causal else {"is_causal": False}),
         )
     except (TypeError, AttributeError, IndexError, RuntimeError) as error:

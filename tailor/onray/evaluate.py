@@ -109,7 +109,7 @@ def evaluate(
                     hint="add one: compare: [PATH]",
                 )
             for model in models:
-                if model.is_encoder and not evaluator.spec.embeds:
+                if model.is_encoder and not (evaluator.spec.embeds or evaluator.spec.ranks):
                     raise ModelError(
                         f"{evaluator.key}: {evaluator.spec.name} needs a model that generates, and {model.ref.url} is an encoder",
                         hint="use the task retrieval",

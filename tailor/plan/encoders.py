@@ -51,11 +51,6 @@ def check(recipe: Recipe, config: Mapping[str, Any]) -> None:
     method, model = recipe.method, recipe.model
     name = f"{model.path} ({config.get('model_type')})"
     if not is_encoder(config):
-        if method.ranked_passages is not None:
-            raise ModelError(
-                f"model.path: {name} is not an encoder, and method {method.name} trains one",
-                hint=f"use a model of the type {', '.join(sorted(ENCODERS))}",
-            )
         return
     embedding = method.embedding
     if method.ranked_passages is None and (embedding is None or embedding.generates):
@@ -65,7 +60,7 @@ def check(recipe: Recipe, config: Mapping[str, Any]) -> None:
             hint="set method: {name: gritlm, mode: embedding} or {name: rerank}, or use a causal language model",
         )
     for at, task in enumerate(recipe.evaluate.final.tasks if recipe.evaluate.final else ()):
-        if not task.embeds:
+        if not (task.embeds or task.ranks):
             raise ModelError(
                 f"evaluate.final.tasks[{at}]: {task.name} needs a model that generates, and {name} is an encoder",
                 hint="use the task retrieval",

@@ -26,7 +26,9 @@ def note(model: Model, method: Method, evaluate: Evaluate, positions: int | None
         limit = rope.length(model.rope) - 1
     final, missing = evaluate.final, []
     if final is None or not any(
-        (limit is None or task.within(limit)) and not task.embeds and (not task.on_rows or final.data)
+        (limit is None or task.within(limit))
+        and not (task.embeds or task.ranks)
+        and (not task.on_rows or final.data)
         for task in final.tasks
     ):
         missing.append(f"{TASK} in evaluate.final.tasks")

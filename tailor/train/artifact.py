@@ -25,6 +25,7 @@ from tailor.models.adapter_init import TRAINED, as_lora, as_lora_config
 from tailor.models.attention import stock_attention
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files
+from tailor.models.causal import base_of
 from tailor.models.embedding.embedder import settings_of
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
@@ -75,7 +76,7 @@ def write_artifact(session: Session) -> str:
             prefix_lm.write(made.folder)
         session.tokenizer.write(made.folder, session.tokens.template)
         if plan.method.ranked_passages is not None:
-            scoring_head.declare_inputs(session.model.base, made.folder)
+            scoring_head.declare_inputs(session.model.base, plan.model, made.folder)
         if (warning := fix_tokenizer_class(made.folder)) is not None:
             session.say(f"warning: {warning}")
         session.host.flush()  # raises if another process owns the run by now
@@ -112,6 +113,7 @@ def _write_gathered(session: Session, folder: Path, weights: Iterable[tuple[str,
         frozen_dtype=plan.frozen_dtype,
         activation_checkpointing=False,
         seed=plan.batches.seed,
+        scores=plan.method.ranked_passages is not None,
     )
     with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder.parent) as temporary:
         if plan.model.adapter is not None:
@@ -129,6 +131,12 @@ def _write_adapter(
     network.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[TRAINED], **given)
     if plan.model.adapter is not None and plan.model.adapter.init in REPLACING:
         adapter_files.change_config(folder, **as_lora_config(adapter_files.read_config(folder)))
+    if scoring_head.is_scorer(base_of(network)):
+        # PEFT adds the names of every class's head.
+        saved = dict.fromkeys(adapter_files.read_config(folder)["modules_to_save"] or ())
+        modules = [name for name, _ in base_of(network).named_modules()]
+        known = [name for name in saved if any(f".{module}".endswith(f".{name}") for module in modules)]
+        adapter_files.change_config(folder, modules_to_save=known)
     adapter_files.set_base(folder, plan.model.path)
     if isinstance(targets := network.peft_config["default"].target_modules, set):
         # PEFT writes the set in an order that differs between processes.

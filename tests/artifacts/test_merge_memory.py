@@ -22,7 +22,7 @@ from pathlib import Path
 from tailor.artifacts.base_model import Structure
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.inputs import open_source
-from tailor.artifacts.merge import write_model
+from tailor.artifacts.merged_weights import write_model
 from tailor.artifacts.tensors import Reader
 import bitsandbytes, peft
 adapter, target = sys.argv[1:]

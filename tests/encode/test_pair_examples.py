@@ -13,7 +13,10 @@ from tailor.data.facts import of_split
 from tailor.data.token_store import TokenStore
 from tailor.encode.pair_examples import token_types
 from tailor.encode.prepare import Prepared, prepare_all
-from tailor.errors import ModelError
+from tailor.encode.unused import FILLED_NEGATIVES
+from tailor.errors import DataError, ModelError
+from tailor.methods import load_method
+from tailor.models.documents import Collator
 from tailor.plan.batches import BatchSpec
 from tailor.spec.data import Data
 from tailor.spec.methods.rerank import Rerank
@@ -60,13 +63,13 @@ def test_truncation_cuts_the_passage_and_keeps_what_follows_it(tmp_path: Path) -
 
 
 def test_rows_that_are_left_out(tmp_path: Path) -> None:
-    rows = [ROW, {**ROW, "neg": []}, {**ROW, "neg": [" "]}, {**ROW, "query": ["find:", "the sea " * 20]}]
+    rows = [ROW, {**ROW, "neg": [" "]}, {**ROW, "query": ["find:", "the sea " * 20]}]
     report = prepared(tmp_path, rows, on_long="truncate", max_length=40).tokens.manifest["report"]["sources"][
         0
     ]
     lost = {**report["unreadable"], **report["dropped"]}
     assert report["kept"] == 1
-    assert set(lost) == {"missing_negatives", "empty", "too_long"}
+    assert set(lost) == {"empty", "too_long"}
     assert "leaves no room" in json.dumps(lost["too_long"])
 
 
@@ -76,6 +79,9 @@ def test_a_tokenizer_without_pairs_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": None}))
     with pytest.raises(ModelError, match="puts no token between the two texts"):
         prepared(tmp_path, [ROW])
+
+
+TEXTS = ["the sea", "a house", "a stone", "wide", "grey", "dry sand " * 5]
 
 
 def batches_of(tokens: TokenStore, ranked: int) -> Any:
@@ -97,8 +103,53 @@ def test_a_training_row_is_drawn_again_in_each_epoch(tmp_path: Path) -> None:
             assert batches.length(one) <= batches.longest_row()
     assert len({tuple(sorted(epoch)) for epoch in map(tuple, rows)}) > 1, "the draws differ"
     assert rows[0] == [one for batch in batches_of(tokens, 3).epoch(0) for one in batch]
+    nothing = of_split(tokens.split("evaluation"), batches.spec)
+    assert (nothing.rows(), nothing.longest_row(evaluation=True)) == ([], 0), "a run without evaluation rows"
     repeated = batches_of(tokens, 8).batch(0)[0]
     assert len(repeated) == 8
     assert len(set(repeated)) == 5, "one positive and the four negatives"
     assert all(len(one) == 6 for one in batches.rows()), "an evaluation has all passages"
     assert np.sum([len(one) for one in batches.rows()]) == 18
+
+
+def test_a_row_without_negatives_gets_passages_of_other_rows(tmp_path: Path) -> None:
+    """As pairs with its own query, with the tokens of transformers; never one that answers the query."""
+    from transformers import AutoTokenizer
+
+    rows = [
+        {"query": "the sea", "pos": ["wide"], "neg": []},
+        {"query": "a house", "pos": ["wide"], "neg": ["dry sand " * 5]},
+        {"query": "a stone", "pos": ["grey"], "neg": []},
+    ]
+    tokens = prepared(tmp_path, rows, max_length=24, on_long="truncate").tokens
+    changes = tokens.manifest["report"]["sources"][0]["changes"]
+    assert changes[FILLED_NEGATIVES]["count"] == 2
+    split, batches = tokens.split("train"), batches_of(tokens, 3)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "bert")
+    method = load_method(Rerank.model_validate({"name": "rerank", "group_size": 3}))
+    drawn: dict[str, set[str]] = {}
+    chosen = [row for epoch in range(8) for batch in batches.epoch(epoch) for row in batch]
+    for row in [*chosen, *batches.rows()]:
+        batch = method.read(Collator(split, "rows", max_length=24), [row], slice(0, 1))
+        assert batch.pairs is not None
+        assert batch.is_positive.tolist() == [True, False, False][: len(row)]
+        assert batches.length(row) <= batches.longest_row()
+        for ids, types, mask in zip(batch.input_ids, batch.pairs.token_types, batch.rows >= 0, strict=True):
+            query, passage = theirs.decode(ids[mask][1:-1]).replace(" ##", "").split(" [SEP] ")
+            expected = theirs(
+                *(next(t for t in TEXTS if t.startswith(x)) for x in (query, passage)),
+                truncation="only_second",
+                max_length=24,
+                return_token_type_ids=True,
+            )
+            assert ids[mask].tolist() == expected["input_ids"]
+            assert types[mask].tolist() == expected["token_type_ids"]
+            drawn.setdefault(query, set()).add(passage[:4])
+    assert drawn == {
+        "the sea": {"wide", "dry ", "grey"},
+        "a house": {"wide", "dry "},
+        "a stone": {"grey", "wide", "dry "},
+    }
+    assert batches.rows()[0][0] == 0
+    with pytest.raises(DataError, match="no other row to take one from"):
+        batches_of(prepared(tmp_path, rows[:1]).tokens, 3).epoch(0)

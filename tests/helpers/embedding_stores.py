@@ -26,11 +26,12 @@ def make_grit_store(
     evaluation: int = 0,
     lengths: tuple[int, int] = (5, 14),
     seed: int = 0,
+    head: Sequence[int] = (7,) * FORMAT,
     **changed: Any,
 ) -> TokenStore:
     """Random texts of random lengths: `queries` with passages in one or several sources, then `examples` to generate.
 
-    Passages have random scores of a teacher. changed: {number of a training example: its own tokens} to put in place of random ones, as `texts`.
+    head: the tokens before each text, which are the prompt of one to generate. Passages have random scores of a teacher. changed: {number of a training example: its own tokens} to put in place of random ones, as `texts`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -48,7 +49,7 @@ def make_grit_store(
                 for place in range(size):
                     own = generator.integers(5, 261, generator.integers(*lengths))
                     own = np.array(texts.get(number, own)) if split == "train" else own
-                    ids.append(np.concatenate([np.full(FORMAT, 7), own]).astype(np.int32))
+                    ids.append(np.concatenate([np.array(head), own]).astype(np.int32))
                     spans.append((FORMAT, len(ids[-1])))
                     places.append(place)
                     good.append(place <= answers)

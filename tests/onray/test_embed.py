@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tailor.artifacts.load import load_embedder
 from tailor.cli.main import main
@@ -45,6 +46,11 @@ def run(place: Path, to: str | Path, *options: str, source: str | Path | None = 
 
 def vectors(path: Path) -> np.ndarray:
     return np.array(pq.read_table(path)["embedding"].to_pylist(), np.float32)
+
+
+def key_values(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of all files of key-values."""
+    return {name: one for file in folder.glob("part-*") for name, one in load_file(file).items()}
 
 
 def test_rows_keep_their_order_and_columns(
@@ -203,11 +209,17 @@ def test_the_number_of_workers_does_not_change_the_result(
     monkeypatch.setattr(embed_file, "EMBEDDED", 7)
     monkeypatch.setattr("tailor.onray.sharing.clusters.BackgroundStart", Joined(cluster))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    run(place, tmp_path / "two.parquet", "--workers", "2")
+    options = ("--keep", "text", "--key-values")
+    run(place, tmp_path / "two.parquet", "--workers", "2", *options)
     monkeypatch.delenv("RAY_ADDRESS")
     torch.set_num_threads(1)
-    run(place, tmp_path / "one.parquet")
+    run(place, tmp_path / "one.parquet", *options)
     assert np.array_equal(vectors(tmp_path / "two.parquet"), vectors(tmp_path / "one.parquet"))
+    two, one = (key_values(tmp_path / f"{name}.parquet.key-values") for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    assert {int(name.split(".")[0]) for name in two} == set(range(1, 41))
+    assert all(torch.equal(two[name], one[name]) for name in two)
+    assert not torch.equal(two["1.keys"][..., :1, :], two["2.keys"][..., :1, :]), "the control: rows differ"
 
 
 @pytest.mark.parametrize(

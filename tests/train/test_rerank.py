@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,87 +11,26 @@ import torch
 
 from tailor.artifacts.cross_encoder import CrossEncoderModel
 from tailor.artifacts.load import load_run
+from tailor.artifacts.merge import merge
 from tailor.data.token_store import TokenStore
-from tailor.encode.prepare import prepare
 from tailor.errors import ModelError
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.plan import Plan
-from tailor.spec.recipe import Recipe
 from tailor.train import loop
-from tests.helpers.encoders import tiny_encoder
 from tests.helpers.hosts import PlainHost, run_distributed
-from tests.helpers.plans import make_plan
+from tests.helpers.plans import LORA
+from tests.helpers.rerankers import STEPS, Planner, make_planner, rows
+from tests.helpers.strategies import STRATEGIES
 
-Planner = Callable[..., Plan]
-WORDS = ["sea", "house", "river", "stone", "light", "garden", "winter", "paper", "bridge", "silver"]
 SLOWER = [
     pytest.param(kind, marks=pytest.mark.soak)
     for kind in ("modernbert", "roberta", "xlm-roberta", "distilbert", "electra", "mpnet", "camembert")
 ]
-STEPS = 6
-
-
-def rows(count: int, seed: int, negatives: int = 3) -> list[dict[str, Any]]:
-    """Queries of two words; the positive passage repeats them."""
-    generator = np.random.default_rng(seed)
-
-    def words(number: int) -> str:
-        return " ".join(generator.choice(WORDS, number))
-
-    found = []
-    for _ in range(count):
-        query = words(2)
-        found.append(
-            {
-                "query": query,
-                "pos": [f"{query} {words(int(generator.integers(1, 4)))}"],
-                "neg": [words(int(generator.integers(2, 6))) for _ in range(negatives)],
-                "pos_scores": [float(generator.normal(2))],
-                "neg_scores": [float(generator.normal(-1)) for _ in range(negatives)],
-            }
-        )
-    return found
 
 
 @pytest.fixture(scope="module")
 def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
-    """Makes plans of a method's keys, and of `kind`, `model`, `workers` and `train`."""
-    folder = tmp_path_factory.mktemp("rerank")
-    stores: dict[Any, TokenStore] = {}
-    for name, count, seed in (("train", 14, 0), ("evaluation", 5, 1)):
-        lines = [json.dumps(row) for row in rows(count, seed)]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
-
-    def plan(place: str, kind: str = "bert", max_length: int = 64, **keys: Any) -> Plan:
-        base = folder / kind
-        if not base.exists():
-            tiny_encoder(base, kind, published=False)
-        model = {"path": str(base), **keys.pop("model", {})}
-        sections: dict[str, Any] = {
-            "data": {
-                "train": [{"path": str(folder / "train.jsonl")}],
-                "evaluation": [{"path": str(folder / "evaluation.jsonl")}],
-                "max_length": max_length,
-                "on_long": "truncate",
-            },
-            "scale": {"workers": keys.pop("workers", 1)},
-            "train": {"steps": STEPS, "batch_size": 4, "micro_batch_size": 2, **keys.pop("train", {})},
-            "evaluate": {"every": STEPS},
-            "save": {"to": str(folder / place), **keys.pop("save", {})},
-            "method": {"name": "rerank", "group_size": 3, **keys},
-            "model": model,
-            "optim": {"learning_rate": 1e-3, "schedule": "constant"},
-        }
-        recipe = Recipe.model_validate(sections)
-        store = (kind, max_length, recipe.method.name, "distillation" in keys)
-        if store not in stores:
-            stores[store] = prepare(recipe.data, recipe.model, recipe.method, str(folder / "tokens")).tokens
-        save = sections.pop("save")
-        return make_plan(
-            base, stores[store], folder / place, save={**save, "to": str(folder / place)}, **sections
-        )
-
-    return plan
+    return make_planner(tmp_path_factory.mktemp("rerank"))
 
 
 def curve(host: PlainHost, plan: Plan) -> list[float]:
@@ -126,6 +63,7 @@ def independent(plan: Plan, keys: dict[str, Any]) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(plan.model.path)
     torch.manual_seed(plan.batches.seed)
     model = AutoModelForSequenceClassification.from_pretrained(plan.model.path, num_labels=1).eval()
+    typed = {"return_token_type_ids": plan.model.path.endswith("bert")}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     losses = []
     for step in range(STEPS):
@@ -139,7 +77,7 @@ def independent(plan: Plan, keys: dict[str, Any]) -> list[float]:
                 for row, number in chosen
             ]
             queries = [row["query"] for row, _ in chosen]
-            encoded = tokenizer(queries, texts, padding=True, return_tensors="pt", return_token_type_ids=True)
+            encoded = tokenizer(queries, texts, padding=True, return_tensors="pt", **typed)
             scores = model(**encoded).logits[:, 0]
             teacher = torch.tensor(known)
             probabilities = torch.softmax(scores, 0)
@@ -165,18 +103,19 @@ def independent(plan: Plan, keys: dict[str, Any]) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, "decoder"])
 def test_losses_are_those_of_an_independent_loop(planner: Planner, name: str) -> None:
-    keys = LOSSES[name]
-    plan = planner(f"reference/{name}", **PLAIN, **keys)
+    keys = LOSSES.get(name, {})
+    base = PLAIN if name in LOSSES else {"kind": "llama/bos"}
+    plan = planner(f"reference/{name}", **base, **keys)
     expected = independent(plan, keys)
     assert curve(PlainHost(), plan) == pytest.approx(expected, abs=1e-5)
     assert expected[0] - expected[-1] != pytest.approx(0, abs=1e-2), "the control: training changes the loss"
 
 
-@pytest.mark.parametrize("kind", ["bert", *SLOWER])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("llama", marks=pytest.mark.soak), *SLOWER])
 def test_micro_batches_give_the_same_losses(planner: Planner, kind: str) -> None:
-    plain = {} if kind == "modernbert" else PLAIN
+    plain = {} if kind in ("modernbert", "llama") else PLAIN
     whole = curve(PlainHost(), planner(f"whole-{kind}", kind, train={"micro_batch_size": 4}, **plain))
     split = curve(PlainHost(), planner(f"split-{kind}", kind, train={"micro_batch_size": 1}, **plain))
     assert split == pytest.approx(whole, abs=1e-5)
@@ -201,6 +140,49 @@ def test_two_workers_give_the_same_losses(planner: Planner) -> None:
     found = run_distributed(curves, plans, world=2)[0]
     for case, keys in cases.items():
         assert found[case] == pytest.approx(curve(PlainHost(), planner(f"one/{case}", **keys)), abs=1e-5)
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_sharded_workers_give_the_same_losses_and_scores(planner: Planner) -> None:
+    """Of an encoder and a decoder, with all weights and with an adapter: those of one worker, and the saved scores too."""
+    from sentence_transformers import CrossEncoder
+
+    adapter = {"model": {"adapter": {**LORA, "target_modules": "all-linear"}}}
+    bases: dict[str, dict[str, Any]] = {
+        "bert": PLAIN,
+        "llama": {"kind": "llama"},
+        "adapted": {"kind": "llama", **adapter},
+    }
+    cases = [(name, base) for name in STRATEGIES if name != "ddp" for base in bases]
+    plans = {
+        f"{base}-{name}": planner(
+            f"sharded/{base}-{name}", workers=2, strategy=STRATEGIES[name], **bases[base]
+        )
+        for name, base in cases
+    }
+    found = run_distributed(curves, plans, world=2)[0]
+    pairs = [(row["query"], passage) for row in rows(5, 1) for passage in (*row["pos"], *row["neg"])]
+
+    def scores(plan: Plan) -> np.ndarray:
+        folder = Path(plan.run_url) / "model"
+        if plan.model.adapter is not None:
+            folder = Path(plan.run_url) / "merged"
+            merge(plan.run_url, str(folder))
+        options: Any = {"device": "cpu", "local_files_only": True, "activation_fn": torch.nn.Identity()}
+        predicted: np.ndarray = CrossEncoder(str(folder), **options).predict(pairs)
+        return (
+            predicted - predicted.mean()
+        )  # the listwise loss has no gradient for what is added to all scores but rounding
+
+    for base, keys in bases.items():
+        alone = planner(f"alone/{base}", **keys)
+        expected, other = curve(PlainHost(), alone), scores(alone)
+        for name in (name for name, own in cases if own == base):
+            case = f"{base}-{name}"
+            assert found[case] == pytest.approx(expected, abs=1e-5), case
+            assert np.abs(scores(plans[case]) - other).max() <= 1e-4, case
+        assert abs(expected[0] - expected[-1]) > 1e-3, "the control: training changes the loss"
 
 
 def test_a_resumed_run_has_the_same_losses(planner: Planner) -> None:

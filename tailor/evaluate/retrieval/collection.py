@@ -121,6 +121,16 @@ def _folder(data: Corpus, key: str) -> Store | None:
     return store
 
 
+def is_folder(data: Corpus, key: str) -> bool:
+    """Whether a collection is a folder in BEIR's layout. DataError when it does not exist."""
+    return _folder(data, key) is not None
+
+
+def file_kind(path: str) -> str | None:
+    """How a file of judgments or results is read, by its suffix; None if the suffix is unknown."""
+    return _kind(posixpath.basename(path), {**QRELS_SUFFIXES, ".run": "text", ".trec": "text"})
+
+
 def _kind(name: str, suffixes: Mapping[str, str] = SUFFIXES) -> str | None:
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)

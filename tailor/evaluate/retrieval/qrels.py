@@ -64,10 +64,10 @@ def read_judgments(part: FileRange, max_rows: int | None = None) -> Iterator[Jud
 def _lines(part: FileRange) -> Iterator[Judgment]:
     header: list[str] | None = None
     first = True
-    for number, values in _split(part):
+    for number, values in split_lines(part):
         location = f"{part.label}:{number}"
         is_first, first = first, False
-        if is_first and _grade(values[-1]) is None:
+        if is_first and finite_number(values[-1]) is None:
             header = values
             if not set(COLUMNS) <= set(header):
                 raise _unknown(location, header)
@@ -86,7 +86,7 @@ def _lines(part: FileRange) -> Iterator[Judgment]:
             raise _unknown(location, values)
 
 
-def _split(part: FileRange) -> Iterator[tuple[int, list[str]]]:
+def split_lines(part: FileRange) -> Iterator[tuple[int, list[str]]]:
     """(line number, values) of the lines that are not blank."""
     delimiter = DELIMITERS[part.kind]
     try:
@@ -128,13 +128,13 @@ def _judgment(row: Mapping[str, Any], location: str) -> Judgment:
     for column, value in zip(COLUMNS, (query, passage), strict=False):
         if not isinstance(value, (str, int)) or value == "":
             raise DataError(f"{location}: `{column}` must be an id, not {value!r}")
-    grade = _grade(score)
+    grade = finite_number(score)
     if grade is None or grade % 1:
         raise DataError(f"{location}: the score {score!r} is not an integer")
     return Judgment(str(query), str(passage), int(grade), location)
 
 
-def _grade(value: Any) -> float | int | None:
+def finite_number(value: Any) -> float | int | None:
     """The number of a score such as 1, "1" or "1.0"; None if it is not a finite number."""
     try:
         return int(value) if not isinstance(value, float) else _finite(value)

@@ -109,7 +109,7 @@ def _rows(collection: Collection, found: Sequence[SearchResult]) -> Iterator[tup
                 "id": collection.corpus[at].id,
                 "score": score,
                 "grade": grades.get(at, 0),
-                "text": _short(collection.corpus[at].text),
+                "text": shortened(collection.corpus[at].text),
             }
             for at, score in zip(own.passages[:SHOWN_PASSAGES], own.scores, strict=False)
         ]
@@ -120,5 +120,6 @@ def _rows(collection: Collection, found: Sequence[SearchResult]) -> Iterator[tup
         yield shared, {"found": passages, **own.figures}
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """The start of a text."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"

@@ -32,7 +32,7 @@ class Rerank(MethodSection):
 
     group_size: int = Field(8, ge=2)
     """Passages per query in a step: one positive and group_size - 1 negatives of the query's row, drawn again in each epoch.
-    If a row has fewer negatives, they repeat.
+    If a row has fewer negatives, they repeat. A row without any gets random passages of other rows of its dataset.
     """
 
     distillation: Literal["kl", "margin_mse"] | None = None

@@ -250,8 +250,12 @@ def _model(keys: Keys) -> Iterator[Conflict]:
 
 
 def _retrieval(keys: Keys) -> Iterator[Conflict]:
-    """Retrieval needs embeddings."""
+    """Retrieval needs embeddings, and reranking a reranker."""
     method = keys.method
+    for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
+        if method is not None and method.ranked_passages is None and task_class(task).ranks:
+            why = f"{task} needs a reranker; remove evaluate.final.tasks.{at}"
+            yield f"evaluate.final.tasks.{at}.name", "method.name", why
     if method is None or method.embedding is not None:
         return
     retrieval = [key for key in ("evaluate.retrieval",) if keys(key) is not None]

@@ -99,12 +99,6 @@ def exclusions(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
 
 
 def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
-    if keys.method is not None and keys.method.ranked_passages is not None:
-        name = keys("method.name")
-        why = (
-            f"{name} is tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
-        )
-        yield Exclusion("method.name", f"method {name}", why, conflict=True)
     if keys("model.beacon") is not None:
         why = f"beacons are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
         yield Exclusion("model.beacon", "model.beacon", why, conflict=True)

@@ -40,6 +40,8 @@ class EvaluationTask(Section):
     """Whether it compares the evaluated model with others, so that `compare` must name one."""
     embeds: ClassVar[bool] = False
     """Whether it needs a model that makes embeddings."""
+    ranks: ClassVar[bool] = False
+    """Whether it needs a model that scores pairs of texts: a reranker."""
     ignores_beacons: ClassVar[str | None] = None
     """Why it cannot evaluate a model with activation beacons. None if it can."""
     sources: ClassVar[tuple[str, ...]] = ("data",)

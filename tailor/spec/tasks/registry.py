@@ -26,6 +26,7 @@ EVALUATION_TASKS: Registry[type[EvaluationTask]] = Registry(
         "facts": "tailor.spec.tasks.questions:Facts",
         "instructions": "tailor.spec.tasks.instructions:Instructions",
         "retrieval": "tailor.spec.tasks.retrieval:Retrieval",
+        "reranking": "tailor.spec.tasks.reranking:Reranking",
         "mteb": "tailor.spec.tasks.mteb:Mteb",
         "lm_eval": "tailor.spec.tasks.lm_eval:LmEval",
         "long_perplexity": "tailor.spec.tasks.lengths:LongPerplexity",

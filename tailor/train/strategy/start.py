@@ -41,6 +41,7 @@ def load_sharded(
         device=device,
         embeds=plan.method.embedding,
         prefix=plan.method.prefix_lm,
+        scores=plan.method.ranked_passages is not None,
         **_settings(plan),
     )
 

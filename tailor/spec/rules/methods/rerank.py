@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tailor.spec.rules import suite
 from tailor.spec.rules.keys import Finding, Keys
-
-_ALL_WEIGHTS = "a reranker is trained with all its weights"
+from tailor.spec.tasks.registry import task_class
 
 
 def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
@@ -17,9 +17,15 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "method.name",
             "a passage has one score, so it must stay whole; use drop or truncate",
         )
-    for key in ("model.adapter", "model.warm_start"):
-        if keys(key) is not None:
-            yield key, "method.name", f"{_ALL_WEIGHTS}, from a base model; remove {key}"
+    if keys("model.warm_start") is not None:
+        yield (
+            "model.warm_start",
+            "method.name",
+            "a reranker starts from a base model; to train one further, set model.path to its model",
+        )
+    for key in ("model.beacon", "model.add_tokens"):
+        if keys(key):
+            yield key, "method.name", f"it is tested only with models that generate; remove {key}"
     if keys("model.attention") == "flash_attention_2":
         yield "model.attention", "method.name", "pairs are padded, not packed; set model.attention: auto"
     if keys("train.compile"):
@@ -28,12 +34,31 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "method.name",
             "pairs have many lengths, and each length would be compiled; remove train.compile",
         )
-    for key in ("evaluate.generation", "evaluate.final"):
-        if keys(key) is not None:
+    if keys("evaluate.generation") is not None:
+        yield (
+            "evaluate.generation",
+            "method.name",
+            "a reranker only scores pairs of texts; remove evaluate.generation",
+        )
+    if keys("evaluate.final") is not None:
+        yield from _final(keys)
+
+
+def _final(keys: Keys) -> Iterator[tuple[str, str, str]]:
+    """The final evaluation scores with the saved model, and only a task for rerankers."""
+    if keys("model.adapter") is not None:
+        yield (
+            "evaluate.final",
+            "model.adapter",
+            "a reranker's adapter is evaluated after `tailor merge`; remove evaluate.final, and use `tailor evaluate` then",
+        )
+    for at, task in enumerate(suite.task_names(keys, "evaluate.final.") or ()):
+        if not task_class(task).ranks:
+            key = f"evaluate.final.tasks.{at}.name" if keys("evaluate.final.tasks") else "evaluate.final"
             yield (
                 key,
                 "method.name",
-                f"a reranker only scores pairs of texts, and its evaluation rows give NDCG@10; remove {key}",
+                f"a reranker only scores pairs of texts, and {task} needs more; use the task reranking",
             )
 
 

@@ -1,0 +1,180 @@
+"""The task `reranking`: the order of cross-encoder scores over given candidates, BM25's, and those of rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tailor.cli.main import main
+from tailor.encode import bm25
+from tests.helpers.collections import JUDGED, QUERIES, beir_folder, passages, write_jsonl
+from tests.helpers.encoders import tiny_encoder
+from tests.helpers.synonyms import trained_embedder
+
+TEXTS = {one["_id"]: f"{one['title']} {one['text']}".strip() for one in passages()}
+GIVEN = {"q1": ["d3", "d1", "d9", "d5"], "q2": ["d7", "d2"], "q3": ["d4", "d11", "d3"], "q4": ["d8"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("reranking")
+    tiny_encoder(folder / "model", published=False)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder / "model")
+    beir_folder(folder / "beir")
+    lines = [
+        f"{query} Q0 {passage} {rank} {-rank} first"
+        for query, own in GIVEN.items()
+        for rank, passage in enumerate(own, 1)
+    ]
+    (folder / "given.run").write_text("\n".join(lines))
+    rows = [
+        {"_id": 0, "query": text, "pos": [TEXTS["d1"]], "neg": [TEXTS[name] for name in GIVEN[query]]}
+        for query, text in QUERIES[:2]
+    ]
+    write_jsonl(folder / "rows.jsonl", [{k: v for k, v in row.items() if k != "_id"} for row in rows])
+    return folder
+
+
+def figures(place: Path, tmp_path: Path, **task: Any) -> dict[str, float]:
+    suite = {"tasks": [{"name": "reranking", "data": {"path": str(place / "beir")}, **task}]}
+    (tmp_path / "suite.yaml").write_text(json.dumps(suite))
+    to = tmp_path / "out"
+    command = ["evaluate", str(place / "model"), "--with", str(tmp_path / "suite.yaml"), "--to", str(to)]
+    assert main(command) == 0
+    found = json.loads((to / "results.json").read_text())["figures"]
+    return {one["figure"]: one["models"]["model"]["value"] for one in found}
+
+
+def expected(place: Path, candidates: dict[str, list[str]]) -> dict[str, float]:
+    """Independent: scores of sentence-transformers, NDCG and MRR by their formulas."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(place / "model"), device="cpu", activation_fn=torch.nn.Identity())
+    found: dict[str, list[float]] = {"ndcg@10": [], "mrr@10": [], "first_stage/ndcg@10": []}
+    for query, text in QUERIES:
+        grades = {name: grade for of, name, grade in JUDGED if of == query}
+        own = candidates[query]
+        scores = model.predict([(text, TEXTS[name]) for name in own])
+        ranked = [own[at] for at in np.argsort(-scores, kind="stable")]
+        ideal = sum(g / np.log2(i + 2) for i, g in enumerate(sorted(grades.values(), reverse=True)[:10]))
+
+        def ndcg(order: list[str], grades: dict[str, int] = grades, ideal: float = ideal) -> float:
+            return float(sum(grades.get(one, 0) / np.log2(i + 2) for i, one in enumerate(order[:10])) / ideal)
+
+        hits = [i for i, one in enumerate(ranked[:10]) if grades.get(one, 0) > 0]
+        found["ndcg@10"].append(ndcg(ranked))
+        found["mrr@10"].append(1 / (1 + hits[0]) if hits else 0.0)
+        found["first_stage/ndcg@10"].append(ndcg(own))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def test_given_candidates_and_those_of_bm25(place: Path, tmp_path: Path) -> None:
+    by_run = figures(place, tmp_path, candidates={"path": str(place / "given.run")})
+    for name, value in expected(place, GIVEN).items():
+        assert by_run[name] == pytest.approx(value, abs=1e-6), name
+    assert by_run["ndcg@10"] != pytest.approx(by_run["first_stage/ndcg@10"], abs=1e-3), (
+        "the control: other order"
+    )
+    (tmp_path / "bm25").mkdir()
+    names, index = list(TEXTS), bm25.Index(TEXTS.values())
+    best: dict[str, list[str]] = {}
+    for query, text in QUERIES:
+        scores = index.scores(text)
+        best[query] = [names[at] for at in np.argsort(-scores, kind="stable")[:5] if scores[at] > 0]
+    by_bm25 = figures(place, tmp_path / "bm25", depth=5)
+    for name, value in expected(place, best).items():
+        assert by_bm25[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_the_candidates_of_a_row_are_its_passages(place: Path, tmp_path: Path) -> None:
+    found = figures(place, tmp_path, data={"path": str(place / "rows.jsonl")})
+    assert 0 < found["ndcg@10"] <= 1
+    rows = [json.loads(line) for line in (tmp_path / "out" / "reranking.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("q1 Q0 d1 1", "4 columns"),
+        ("q1 Q0 d1 1 high x", "'high' is not a number"),
+        ("q1 Q0 nowhere 1 2.0 x", "no passage 'nowhere'"),
+        ("q9 Q0 d1 1 2.0 x", "no result is of a query"),
+    ],
+)
+def test_wrong_results_are_errors(
+    place: Path, tmp_path: Path, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wrong.run").write_text(content)
+    task = {
+        "name": "reranking",
+        "data": {"path": str(place / "beir")},
+        "candidates": {"path": str(tmp_path / "wrong.run")},
+    }
+    (tmp_path / "suite.yaml").write_text(json.dumps({"tasks": [task]}))
+    command = [
+        "evaluate",
+        str(place / "model"),
+        "--with",
+        str(tmp_path / "suite.yaml"),
+        "--to",
+        str(tmp_path / "o"),
+    ]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_embedder_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained_embedder(tmp_path / "embedder")
+    (tmp_path / "suite.yaml").write_text(
+        json.dumps({"tasks": [{"name": "reranking", "data": {"path": str(place / "beir")}}]})
+    )
+    command = ["evaluate", str(tmp_path / "embedder"), "--with", str(tmp_path / "suite.yaml")]
+    assert main([*command, "--to", str(tmp_path / "out")]) == 2
+    assert "needs a model that scores pairs" in capsys.readouterr().err
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_a_recipe_ends_with_it(place: Path, tmp_path: Path) -> None:
+    """The run's own model, as `tailor evaluate` measures it."""
+    rows = [{"query": text, "pos": [TEXTS["d1"]], "neg": [TEXTS["d3"]]} for _, text in QUERIES]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    task = {
+        "name": "reranking",
+        "data": {"path": str(place / "beir")},
+        "candidates": {"path": str(place / "given.run")},
+    }
+    recipe = {
+        "model": {"path": str(place / "model")},
+        "data": {"train": [{"path": str(tmp_path / "train.jsonl")}], "max_length": 96},
+        "method": {"name": "rerank", "group_size": 2},
+        "optim": {"learning_rate": 1e-3},
+        "train": {"steps": 2, "batch_size": 2, "precision": "fp32"},
+        "evaluate": {"final": {"tasks": [task]}},
+        "save": {"to": str(tmp_path / "run")},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    assert main(["run", str(tmp_path / "recipe.yaml")]) == 0
+    (results,) = (tmp_path / "run" / "evaluation").rglob("results.json")
+    found = {one["figure"]: one["models"] for one in json.loads(results.read_text())["figures"]}
+    assert found["first_stage/ndcg@10"] != found["ndcg@10"]
+    suite = {"tasks": [task]}
+    (tmp_path / "suite.yaml").write_text(json.dumps(suite))
+    to = tmp_path / "again"
+    assert (
+        main(["evaluate", str(tmp_path / "run"), "--with", str(tmp_path / "suite.yaml"), "--to", str(to)])
+        == 0
+    )
+    again = {one["figure"]: one["models"] for one in json.loads((to / "results.json").read_text())["figures"]}
+    assert again == found
