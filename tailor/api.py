@@ -205,7 +205,7 @@ class Run:
         quiet()
         from tailor.artifacts.load import load_run
         from tailor.artifacts.long_prompts import prompt_retrieval
-        from tailor.evaluate.generation import generate
+        from tailor.evaluate.continuous import generate
 
         if self._loaded is None:
             self._loaded = load_run(self.path, trust=self._trust())

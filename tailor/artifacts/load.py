@@ -113,17 +113,21 @@ def load_run(
     Raises ModelError when there is no artifact, when the base of an adapter is missing or does not fit, and for an encoder,
     which cannot generate; StoreError when a file of the artifact is missing or has changed.
     """
-    return _for_generation(url, *load_artifact(url, device, trust=trust, without_rope=without_rope))
+    return for_generation(url, *load_artifact(url, device, trust=trust, without_rope=without_rope))
 
 
-def _for_generation(url: str, model: Any, tokenizer: Tokenizer) -> Loaded:
-    """ModelError for an encoder. url: for messages."""
+def for_generation(url: str, model: Any, tokenizer: Tokenizer) -> Loaded:
+    """A loaded network with its tokenizer and stop tokens. ModelError for an encoder. url: for messages."""
     if not has_head(base_of(model)):
         raise ModelError(
             f"{url} is an encoder ({base_of(model).config.model_type}), which embeds texts and cannot generate",
             hint="use it with `tailor embed`, `tailor search` and `tailor evaluate` with the task retrieval",
         )
-    ends = model.generation_config.eos_token_id
+    return _loaded(model, tokenizer, model.generation_config)
+
+
+def _loaded(model: Any, tokenizer: Tokenizer, generation_config: Any) -> Loaded:
+    ends = generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else list(ends or [])
     pads = [token for token in (tokenizer.pad_id, tokenizer.eos_id, 0) if token is not None]
     return Loaded(model, tokenizer, tuple(stops), pads[0])
@@ -134,10 +138,7 @@ def load_artifact(
 ) -> tuple[Any, Tokenizer]:
     """The model of a run, an adapter folder or a model folder, and its tokenizer. As `load_run`, also for an encoder."""
     store, run = find_artifact(Store(url))
-    folder = store.local_path()
-    if store.exists(COMMIT):
-        parent, name = posixpath.split(store.url.rstrip("/"))
-        verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
+    folder = _verified(store)
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if store.exists(ADAPTER_CONFIG):
         refuse_scoring_adapter(store)
@@ -151,6 +152,45 @@ def load_artifact(
     if prefix_lm.is_saved(folder, store.url):
         prefix_lm.enable(base_of(model))
     return model.eval(), load_tokenizer(str(folder))
+
+
+def load_beside(loaded: Loaded, url: str, name: str) -> Loaded:
+    """Load one more adapter onto the base of a loaded one, where PEFT knows it by `name`. The active adapter stays the same.
+
+    ModelError when it does not fit. The caller makes sure that both adapters were trained on equal bases.
+    """
+    from safetensors import SafetensorError
+
+    store, _ = find_artifact(Store(url))
+    folder = _verified(store)
+    check_weights(folder, store.url)
+    _check_peft(folder, store.url)
+    try:
+        loaded.model.load_adapter(str(folder), adapter_name=name)
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        raise ModelError(
+            f"the adapter at {url} cannot be loaded beside another one: {' '.join(str(error).split())[:200]}",
+            hint="merge it into its base (`tailor merge`), and use the merged model",
+        ) from error
+    loaded.model.eval()
+    config = _declared_generation(folder) or base_of(loaded.model).generation_config
+    return _loaded(loaded.model, load_tokenizer(str(folder)), config)
+
+
+def _verified(store: Store) -> Path:
+    """The local folder of an artifact. StoreError when a file is missing or has changed since the run wrote it."""
+    folder = store.local_path()
+    if store.exists(COMMIT):
+        parent, name = posixpath.split(store.url.rstrip("/"))
+        verify(Store(parent), name, folder, hashed_bytes=HASHED_BYTES)
+    return folder
+
+
+def _declared_generation(folder: Path) -> Any:
+    """The generation_config.json of an artifact. Runs write one; adapter folders that PEFT wrote have none."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig.from_pretrained(str(folder)) if (folder / GENERATION_CONFIG).is_file() else None
 
 
 def find_artifact(store: Store) -> tuple[Store, Store]:
@@ -238,7 +278,6 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     url: for messages. ModelError when it fails."""
     from peft import PeftModel
     from safetensors import SafetensorError
-    from transformers import GenerationConfig
 
     check_weights(folder, url)
     base = base_record.path
@@ -254,11 +293,7 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
         ) from error
     if not has_head(network):
         return model
-    # Runs write a generation_config.json. Adapter folders that PEFT wrote have none: the base's is used.
-    declared = (folder / GENERATION_CONFIG).is_file()
-    model.generation_config = (
-        GenerationConfig.from_pretrained(str(folder)) if declared else network.generation_config
-    )
+    model.generation_config = _declared_generation(folder) or network.generation_config
     return model
 
 
@@ -335,7 +370,7 @@ def load_with_embedder(
 ) -> tuple[Loaded, Embedder]:
     """As `load_embedder`, and the same network for generation."""
     network, tokenizer = load_artifact(url, device, trust=trust)
-    loaded = _for_generation(url, network, tokenizer)
+    loaded = for_generation(url, network, tokenizer)
     return loaded, _embedder(url, network, tokenizer, dimension, max_length)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.generate import add_generation_options, retrieval_of
 from tailor.cli.trust import granted
+from tailor.errors import DataError
 from tailor.quiet import quiet
 
 if TYPE_CHECKING:
@@ -23,7 +24,17 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="run folder, or folder of an adapter or model")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        help="run folder, or folder of an adapter or model; with --url: the name of a model on the server",
+    )
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="chat with a model that is served at this URL (`tailor serve`, or another server with OpenAI's interface); "
+        "TAILOR_API_KEY in the environment is its key",
+    )
     parser.add_argument(
         "--base",
         action="store_true",
@@ -34,13 +45,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     quiet()
-    from tailor.artifacts.load import load_run
+    if args.url is not None:
+        from tailor.cli.chat_url import answerer
 
-    loaded = load_run(args.run, trust=granted(args, [args.run]))
-    loaded.require_template()
-    if args.base:
-        loaded.require_adapter()
-    retrieval = retrieval_of(args)
+        return converse(args, answerer(args))
+    if args.run is None:
+        raise DataError("there is no run to chat with", hint="name a run, or a server with --url")
+    return converse(args, _answerer(args))
+
+
+Answerer = Callable[[list[dict[str, Any]]], str | None]
+"""Prints the next turn of a conversation piece by piece, and returns it. None: there is none, and the conversation stays."""
+
+
+def converse(args: argparse.Namespace, reply: Answerer) -> int:
+    """The conversation of a user on stdin. Returns the exit status."""
     interactive = sys.stdin.isatty()
     if interactive:
         print(HELP)
@@ -60,21 +79,37 @@ def execute(args: argparse.Namespace) -> int:
             print(f"{line}: unknown command; {HELP}")
         else:
             turns = [*messages, {"role": "user", "content": line}]
-            prompt = loaded.prompt_ids(turns)
-            if retrieval and (found := retrieval.shorten(prompt, loaded.tokenizer, args.max_new_tokens)):
-                print(found.line(), file=sys.stderr)
-                prompt = found.ids
-            seed = args.seed + len(turns)  # or a repeated question would get the same answer
-            if args.base:
-                print("base   ", end="", flush=True)
-                with loaded.without_adapter():
-                    answered = answer(loaded, prompt, args, seed) is not None
-                if not answered:
-                    continue
-                print("tuned  ", end="", flush=True)
-            if (text := answer(loaded, prompt, args, seed)) is not None:
+            if (text := reply(turns)) is not None:
                 messages = [*turns, {"role": "assistant", "content": text}]
     return 0
+
+
+def _answerer(args: argparse.Namespace) -> Answerer:
+    """Answers with the model in this process."""
+    from tailor.artifacts.load import load_run
+
+    loaded = load_run(args.run, trust=granted(args, [args.run]))
+    loaded.require_template()
+    if args.base:
+        loaded.require_adapter()
+    retrieval = retrieval_of(args)
+
+    def reply(turns: list[dict[str, Any]]) -> str | None:
+        prompt = loaded.prompt_ids(turns)
+        if retrieval and (found := retrieval.shorten(prompt, loaded.tokenizer, args.max_new_tokens)):
+            print(found.line(), file=sys.stderr)
+            prompt = found.ids
+        seed = args.seed + len(turns)  # or a repeated question would get the same answer
+        if args.base:
+            print("base   ", end="", flush=True)
+            with loaded.without_adapter():
+                answered = answer(loaded, prompt, args, seed) is not None
+            if not answered:
+                return None
+            print("tuned  ", end="", flush=True)
+        return answer(loaded, prompt, args, seed)
+
+    return reply
 
 
 def _system(text: str | None) -> list[dict[str, Any]]:
@@ -84,7 +119,7 @@ def _system(text: str | None) -> list[dict[str, Any]]:
 
 def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: int) -> str | None:
     """Generate the next turn, print it token by token, and return it. None if the context is full."""
-    from tailor.evaluate.generation import generate
+    from tailor.evaluate.continuous import generate
 
     max_new_tokens = (
         args.max_new_tokens

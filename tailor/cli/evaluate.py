@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import posixpath
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Failure, Output, Raw, failure_of
 from tailor.cli.trust import add_trust_option, granted
 from tailor.cli.worker_options import add_verbose_option
-from tailor.errors import GateError
+from tailor.errors import DataError, GateError
 from tailor.layout import RECIPE
 from tailor.quiet import quiet
 from tailor.runs.evaluations import Results
@@ -20,6 +21,7 @@ from tailor.runs.evaluations import Results
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tailor.evaluate.chat_endpoint import ChatEndpoint
     from tailor.spec.evaluate import Generation
     from tailor.spec.evaluation import Evaluation
     from tailor.spec.suite import Suite
@@ -73,12 +75,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"number of answers to print (default {SAMPLES})",
     )
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="let a server answer that has the run (`tailor serve`, or vLLM); TAILOR_API_KEY in the environment is its key",
+    )
+    parser.add_argument("--served-name", metavar="NAME", help="with --url: the run's name on the server")
     add_trust_option(parser)
     add_verbose_option(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     suite, name = chosen(args.run, args.file, args.overrides)
+    endpoint = None
+    if args.url is not None:
+        suite, endpoint = _served(args, suite)
+        name = f"{name}-served"
+    elif args.served_name is not None:
+        raise DataError("--served-name has no effect without --url", hint="remove it")
     if not args.verbose:
         quiet()
     from tailor.cli.display import Display
@@ -89,7 +103,14 @@ def execute(args: argparse.Namespace) -> int:
     try:
         with display:
             outcome = evaluate(
-                args.run, suite, display, name=name, to=args.to, trust=trust, verbose=args.verbose
+                args.run,
+                suite,
+                display,
+                name=name,
+                to=args.to,
+                trust=trust,
+                verbose=args.verbose,
+                endpoint=endpoint,
             )
     except KeyboardInterrupt:
         print(
@@ -110,6 +131,20 @@ def execute(args: argparse.Namespace) -> int:
     if violated is not None:
         raise violated
     return 0
+
+
+def _served(args: argparse.Namespace, suite: Evaluation) -> tuple[Evaluation, ChatEndpoint]:
+    """The evaluation without a comparison, and the server. DataError when it names models to compare with."""
+    from tailor.cli.chat_url import endpoint_of
+
+    if suite.compare not in ("auto", "none", []):
+        raise DataError(
+            "compare: a served model is evaluated alone",
+            hint="add compare=none, and evaluate the other models too",
+        )
+    suite = suite.model_copy(update={"compare": "none"})
+    name = args.served_name or posixpath.basename(args.run.rstrip("/"))
+    return suite, endpoint_of(args.url, name)
 
 
 def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation, str]:
@@ -135,8 +170,6 @@ def _refuse_untrusted(suite: Suite, file: str) -> None:
 
     A run folder may come from someone else; an evaluation file is named by the user.
     """
-    from tailor.errors import DataError
-
     for task in suite.tasks:
         if (action := task.needs_trust()) is not None:
             raise DataError(

@@ -116,7 +116,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.retrieve is not None:
         return _report(args, retrieved.answers(args, rows), [])
     from tailor.artifacts.load import load_run
-    from tailor.evaluate.generation import generate
+    from tailor.evaluate.continuous import generate
 
     loaded = load_run(args.run, trust=granted(args, [args.run]))
     retrieval = retrieval_of(args)

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("tailor.cli.evaluate", "evaluate a trained model and compare it with its base"),
     "chat": ("tailor.cli.chat", "chat with a trained model"),
     "generate": ("tailor.cli.generate", "generate answers to prompts with a trained model"),
+    "serve": ("tailor.cli.serve", "serve trained models over HTTP, with the interface of OpenAI"),
     "embed": ("tailor.cli.embed", "compute embeddings of a file's texts with a trained model"),
     "search": ("tailor.cli.search", "search a file's texts with a trained model that makes embeddings"),
     "mine": (
@@ -63,7 +64,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("train", "sft", "finetune", "fine-tune", "fit", "dpo", "kto", "start", "resume"), "run"),
     **dict.fromkeys(("eval", "test", "benchmark", "score"), "evaluate"),
     **dict.fromkeys(("infer", "inference", "predict", "complete"), "generate"),
-    **dict.fromkeys(("serve", "deploy", "convert", "gguf"), "export"),
+    **dict.fromkeys(("deploy", "server", "api"), "serve"),
+    **dict.fromkeys(("convert", "gguf"), "export"),
     **dict.fromkeys(("check", "lint"), "validate"),
     **dict.fromkeys(("new", "create"), "init"),
     **dict.fromkeys(("migrate", "from"), "import"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tailor.errors import ModelError
-from tailor.evaluate import generation, likelihood
+from tailor.evaluate import continuous, generation, likelihood
 from tailor.evaluate.retrieval.collection import Text
 from tailor.evaluate.rows import Ids, Scored
 from tailor.models.causal import CausalModel
@@ -255,7 +255,7 @@ class Worker:
 def _generate(worker: Worker, batch: EvaluationBatch) -> Result:
     settings = worker.decoding
     with worker.language_model(batch.model) as model:
-        return generation.generate(
+        return continuous.generate(
             model.loaded.model,
             batch.inputs,
             max_new_tokens=settings.max_new_tokens,

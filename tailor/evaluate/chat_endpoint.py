@@ -1,4 +1,4 @@
-"""A client of OpenAI-compatible chat completions, with retries in a bounded time."""
+"""A client of OpenAI-compatible servers, with retries in a bounded time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +51,17 @@ class ChatEndpoint:
 
     def ask(self, request: str) -> str:
         """The text of the reply. EndpointError when there is none in time."""
+        return _text_of(self.post("chat/completions", request))
+
+    def post(self, path: str, request: str | None) -> bytes:
+        """The reply to a request at a path below the base URL (GET without one). EndpointError when there is none in time."""
         deadline, wait = time.monotonic() + self.timeout, WAIT
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise EndpointError(f"no reply within {self.timeout:g} s")
             try:
-                return _text_of(self._send(request, left))
+                return self._send(path, request, left)
             except _Later as error:
                 pause = min(max(wait, error.after), MAX_WAIT)
                 wait *= 2
@@ -64,16 +69,45 @@ class ChatEndpoint:
                     raise EndpointError(f"{error} (retried for {self.timeout:g} s)") from None
                 time.sleep(pause)
 
-    def _send(self, request: str, seconds: float) -> bytes:
+    def stream(self, request: str) -> Iterator[str]:
+        """The pieces of the reply to a chat request with `stream`, as they arrive. EndpointError when it does not end well."""
+        try:
+            with self._open("chat/completions", request, self.timeout) as reply:
+                for line in reply:
+                    if line.startswith(b"data: ") and line.strip() == b"data: [DONE]":
+                        return
+                    if line.startswith(b"data: "):
+                        yield _piece_of(line[len(b"data: ") :])
+        except _Later as error:
+            raise EndpointError(str(error)) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise EndpointError(_short(str(error) or type(error).__name__)) from None
+        raise EndpointError("the connection ended before the answer did")
+
+    def models(self) -> list[str]:
+        """The names of the models on the server. EndpointError when it does not list them."""
+        content = self.post("models", None)
+        try:
+            return [str(model["id"]) for model in json.loads(content)["data"]]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise EndpointError(f"a reply that is no list of models: {_short(content)}") from None
+
+    def _send(self, path: str, request: str | None, seconds: float) -> bytes:
+        try:
+            with self._open(path, request, seconds) as reply:
+                return _read(reply, time.monotonic() + seconds)
+        except (OSError, http.client.HTTPException) as error:  # reset, timed out, cut off
+            raise _Later(_short(str(error) or type(error).__name__)) from None
+
+    def _open(self, path: str, request: str | None, seconds: float) -> Any:
+        """The reply, open for reading. _Later and EndpointError for a server that refuses."""
         headers = {"Content-Type": "application/json"}
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
-        made = urllib.request.Request(
-            f"{self.base_url.rstrip('/')}/chat/completions", request.encode(), headers, method="POST"
-        )
+        body = None if request is None else request.encode()
+        made = urllib.request.Request(f"{self.base_url.rstrip('/')}/{path}", body, headers)
         try:
-            with urllib.request.build_opener(_NoRedirect).open(made, timeout=seconds) as reply:
-                content = _read(reply, time.monotonic() + seconds)
+            return urllib.request.build_opener(_NoRedirect).open(made, timeout=seconds)
         except urllib.error.HTTPError as error:
             # Some servers repeat the key that they reject.
             said = error.read(2000).decode(errors="replace").replace(self.key or "\0", "***")
@@ -85,7 +119,6 @@ class ChatEndpoint:
             raise _Later(_short(str(getattr(error, "reason", error)) or type(error).__name__)) from None
         except ValueError as error:  # a key or URL that no header can have
             raise EndpointError(type(error).__name__) from None
-        return content
 
 
 def _read(reply: Any, deadline: float) -> bytes:
@@ -116,6 +149,18 @@ def _text_of(content: bytes) -> str:
     if not isinstance(text, str):
         raise EndpointError("a chat completion without text")
     return text
+
+
+def _piece_of(line: bytes) -> str:
+    """The text in a chunk of a stream."""
+    try:
+        chunk = json.loads(line)
+        if "error" in chunk:
+            raise EndpointError(_short(str(chunk["error"]["message"])))
+        text = chunk["choices"][0]["delta"].get("content") if chunk["choices"] else ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise EndpointError(f"a chunk that is no chat completion: {_short(line)}") from None
+    return text if isinstance(text, str) else ""
 
 
 def _seconds(value: str | None) -> float:

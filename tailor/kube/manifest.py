@@ -49,21 +49,19 @@ def documents(
     `stem`: the recipe's file name without its ending, from which the name is derived if the cluster file has none.
     """
     name = cluster.name or names.name_from(stem)
-    labels = {
-        "app.kubernetes.io/name": "tailor",
-        "app.kubernetes.io/instance": name,
-        "app.kubernetes.io/managed-by": "tailor",
-    }
+    labels = own_labels(name)
     if kind == "RayCluster":
-        metadata = _metadata(cluster, name, {**labels, **_queue(cluster)})
-        return [_object(kind, metadata, _ray_cluster(recipe, cluster, labels, None, min_pods=0))]
+        metadata = metadata_of(cluster, name, {**labels, **_queue(cluster)})
+        number = fit.size(recipe, cluster).pods
+        return [made(kind, metadata, ray_cluster(cluster, labels, None, number=number, min_pods=0))]
     config_map = None
     if cluster.recipe_path is None:
         config_map = _config_map(recipe, cluster, name, labels)
     config_map_name = config_map["metadata"]["name"] if config_map else None
-    job = _object(
+    number = fit.size(recipe, cluster).pods
+    job = made(
         kind,
-        _metadata(cluster, name, {**labels, **_queue(cluster)}),
+        metadata_of(cluster, name, {**labels, **_queue(cluster)}),
         {
             "entrypoint": _entrypoint(cluster, overrides),
             **_job_policy(cluster),
@@ -72,9 +70,7 @@ def documents(
             # retries with a new cluster.
             "submitterConfig": {"backoffLimit": 0},
             "submitterPodTemplate": pods.submitter(cluster, labels),
-            "rayClusterSpec": _ray_cluster(
-                recipe, cluster, labels, config_map_name, min_pods=fit.size(recipe, cluster).pods
-            ),
+            "rayClusterSpec": ray_cluster(cluster, labels, config_map_name, number=number, min_pods=number),
         },
     )
     return [config_map, job] if config_map else [job]
@@ -89,11 +85,22 @@ def text(objects: Sequence[Values], comment: str) -> str:
     return "".join(parts)
 
 
-def _object(kind: Kind, metadata: Values, spec: Values) -> Values:
+def own_labels(name: str) -> Values:
+    """The labels of all objects and pods of this name."""
+    return {
+        "app.kubernetes.io/name": "tailor",
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/managed-by": "tailor",
+    }
+
+
+def made(kind: str, metadata: Values, spec: Values) -> Values:
+    """An object of KubeRay."""
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _metadata(cluster: Cluster, name: str, labels: Values) -> Values:
+def metadata_of(cluster: Cluster, name: str, labels: Values) -> Values:
+    """The metadata of an object, with the labels and annotations of the cluster file."""
     metadata: Values = {"name": name, "namespace": cluster.namespace, "labels": {**labels, **cluster.labels}}
     if cluster.annotations:
         metadata["annotations"] = dict(cluster.annotations)
@@ -132,10 +139,10 @@ def _job_policy(cluster: Cluster) -> Values:
     return policy
 
 
-def _ray_cluster(
-    recipe: Recipe, cluster: Cluster, labels: Values, config_map: str | None, *, min_pods: int
+def ray_cluster(
+    cluster: Cluster, labels: Values, config_map: str | None, *, number: int, min_pods: int
 ) -> Values:
-    """KubeRay's `rayClusterSpec`. `config_map`: name of the ConfigMap to mount, if any."""
+    """KubeRay's `rayClusterSpec`. config_map: name of the ConfigMap to mount, if any. number: of worker pods."""
     spec: Values = {"rayVersion": cluster.ray_version, "authOptions": {"mode": cluster.auth}}
     if scaler := cluster.autoscaler:
         spec["enableInTreeAutoscaling"] = True
@@ -147,7 +154,6 @@ def _ray_cluster(
         }
     spec["headGroupSpec"] = pods.head_group(cluster, labels, config_map)
     if cluster.worker is not None:
-        number = fit.size(recipe, cluster).pods
         spec["workerGroupSpecs"] = [pods.worker_group(cluster, number, labels, config_map, min_pods=min_pods)]
     return spec
 
@@ -162,7 +168,7 @@ def _config_map(recipe: Recipe, cluster: Cluster, name: str, labels: Values) -> 
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(cluster, f"{name}-{digest}", labels),
+        "metadata": metadata_of(cluster, f"{name}-{digest}", labels),
         "immutable": True,
         "data": data,
     }

@@ -18,10 +18,12 @@ from tailor.data.token_store import TokenStore
 from tailor.errors import DataError, GateError, ModelError, StoreError
 from tailor.evaluate import context_lengths, figures, gate, strata
 from tailor.evaluate.batches import EvaluationBatch
+from tailor.evaluate.chat_endpoint import ChatEndpoint
 from tailor.evaluate.inputs import gather
 from tailor.evaluate.models import EvaluatedModel, compared, evaluated_models, find_model
 from tailor.evaluate.progress import ResultParts, fingerprint
 from tailor.evaluate.results import join, results
+from tailor.evaluate.served_model import require_generation, served_runner
 from tailor.evaluate.tasks.base import make_evaluators
 from tailor.layout import EVALUATION, FIGURES, RESULTS, SUITE, TOKENS
 from tailor.models.own_code import NOTHING, Trust
@@ -77,9 +79,11 @@ def evaluate(
     address: str | None = None,
     trust: Trust = NOTHING,
     verbose: bool = False,
+    endpoint: ChatEndpoint | None = None,
 ) -> Evaluated:
     """Evaluate a run or model and publish the results at `to`, by default in `evaluation/` of the run folder.
 
+    endpoint: a server with this model, which computes the answers; then only tasks of generated answers, and no comparison.
     `name`: name of the evaluation if the suite has none. trust: own code of the models that may run. Finished batches are stored in the folder `NAME.unfinished`,
     so that the same call resumes after it was killed. Raises a TailorError for errors that the user can fix, but no
     GateError: the caller shows the results first and then calls `Evaluated.require`.
@@ -116,6 +120,9 @@ def evaluate(
                     )
                 evaluator.check_model(model)
         inputs = gather(evaluators, suite, main, models[1:], _preparation(main))
+        if endpoint is not None:
+            for evaluator, own in zip(evaluators, inputs[main.label].tasks, strict=True):
+                require_generation(evaluator.spec.name, own.batches(main.label, suite.decoding.batch_size))
         columns = [
             strata.column_of(evaluator, inputs[main.label].tasks[at], suite, main)
             for at, evaluator in enumerate(evaluators)
@@ -123,10 +130,15 @@ def evaluate(
         work = [pair for model in models for pair in inputs[model.label].batches(model.label, suite.decoding)]
         batches = [batch for batch, _ in work]
         identity = {model.label: model.identity() for model in models}
+        if endpoint is not None:
+            identity["served"] = [endpoint.base_url, endpoint.model]
         parts = ResultParts(unfinished, fingerprint(batches, suite.decoding, identity))
         if parts.discarded:
             display.line("removed an unfinished evaluation with different rows, models or settings")
-        workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
+        if endpoint is not None:
+            workers, runner = 1, served_runner(endpoint)
+        else:
+            workers, runner = choose_workers(suite.workers, address, display, stack, verbose)
         refs = [model.ref for model in models]
         done = compute(batches, refs, suite.decoding, runner, parts, display, display.evaluating)
         display.doing("scoring")

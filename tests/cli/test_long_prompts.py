@@ -17,7 +17,7 @@ from tailor.artifacts.long_prompts import PromptRetrieval
 from tailor.artifacts.passage_scorer import scorer_of
 from tailor.cli.main import main
 from tailor.encode.prepare import prepare
-from tailor.evaluate import generation
+from tailor.evaluate import continuous
 from tailor.spec.data import Data
 from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
@@ -63,7 +63,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Given:
         found.extend(prompts)
         return [[40] for _ in prompts]
 
-    monkeypatch.setattr(generation, "generate", generate)
+    monkeypatch.setattr(continuous, "generate", generate)
     return found
 
 
@@ -150,7 +150,7 @@ def test_the_last_question_of_a_chat_selects_among_all_turns_before_it(
     turns = [(FILL * 3 + DEEP).strip(), "A", (FILL * 7).strip(), "A", ASKED.strip()]
     expected, answer = prepared(place, run, conversation(*turns, ANSWER), tmp_path)
     letters = load_run(run).tokenizer.encode("A")
-    monkeypatch.setattr(generation, "generate", _answering(given, letters))
+    monkeypatch.setattr(continuous, "generate", _answering(given, letters))
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{turn}\n" for turn in turns[::2])))
     assert main(["chat", run, "--max-new-tokens", str(answer)]) == 0
     assert given[-1] == expected

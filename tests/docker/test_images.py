@@ -102,7 +102,9 @@ def test_the_image_suits_the_manifests(path: Path) -> None:
     ports = {int(port) for instruction in last.all("EXPOSE") for port in instruction.text.split()}
     assert ports == {6379, 8080, 8265, 10001}
     assert any(
-        '".[jobs,wandb,mlflow]"' in run.text for stage in stages(path.read_text()) for run in stage.all("RUN")
+        '".[jobs,serve,wandb,mlflow]"' in run.text
+        for stage in stages(path.read_text())
+        for run in stage.all("RUN")
     )
 
 

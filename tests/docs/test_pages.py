@@ -227,7 +227,7 @@ def test_mistakes_are_seen(tmp_path: Path) -> None:
     assert "model.quantize" in recipe_problems("model: {quantize: {type: nf4}}\n", tmp_path, section=True)
     assert command_problem(["fix", "runs/a"], whole=True) == "fix is no command"
     assert command_problem(["run", "r.yaml", "--fast"], whole=False) == "run has no option --fast"
-    assert command_problem(["chat"], whole=True) == "chat does not take these arguments"
+    assert command_problem(["merge"], whole=True) == "merge does not take these arguments"
     assert not command_problem(["--debug", "run", "r.yaml", "train.epochs=2"], whole=True)
     assert tailor_words("A=1 .venv/bin/tailor schema > x.json  # why") == ["schema"]
     assert tailor_words("ray job submit -- tailor run r.yaml") == ["run", "r.yaml"]

@@ -134,13 +134,36 @@ class RayJob(Outer):
         return self
 
 
-KINDS: dict[str, type[RayJob] | type[RayCluster]] = {"RayJob": RayJob, "RayCluster": RayCluster}
+class ServiceSpec(Outer):
+    serveConfigV2: Annotated[str, StringConstraints(min_length=1)]
+    rayClusterConfig: ClusterSpec
+    rayClusterDeletionDelaySeconds: Count | None = None
+    excludeHeadPodFromServeSvc: bool = False
+
+
+class RayService(Outer):
+    apiVersion: Literal["ray.io/v1"]
+    kind: Literal["RayService"]
+    metadata: Metadata
+    spec: ServiceSpec
+
+    @model_validator(mode="after")
+    def _rules(self) -> RayService:
+        assert len(self.metadata.name) <= 47, "the name of a RayService is too long"
+        return self
+
+
+KINDS: dict[str, type[RayJob] | type[RayCluster] | type[RayService]] = {
+    "RayJob": RayJob,
+    "RayCluster": RayCluster,
+    "RayService": RayService,
+}
 
 
 def pods(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pod templates of a RayJob or RayCluster."""
+    """The pod templates of a RayJob, RayCluster or RayService."""
     spec = value["spec"]
-    cluster = spec.get("rayClusterSpec", spec)
+    cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
     found = [group["template"] for group in (cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", []))]
     return found + ([spec["submitterPodTemplate"]] if "submitterPodTemplate" in spec else [])
 

@@ -1,0 +1,73 @@
+"""`tailor chat --url`: chat with a served model; answers are printed as they arrive."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from tailor.errors import DataError, ModelError
+from tailor.evaluate.chat_endpoint import ChatEndpoint, EndpointError
+from tailor.printable import printable
+
+KEY_VARIABLE = "TAILOR_API_KEY"
+TIMEOUT = 600.0
+"""Seconds for one answer."""
+
+
+def endpoint_of(url: str, model: str | None) -> ChatEndpoint:
+    """A model on a server, by default the first one that it lists. ModelError when the server does not answer or has no such model."""
+    if not url.startswith(("http://", "https://")):
+        raise DataError(f"--url {url} is not the URL of a server", hint="write http://HOST:PORT/v1")
+    base = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
+    endpoint = ChatEndpoint(base, model or "", TIMEOUT, os.environ.get(KEY_VARIABLE) or None)
+    try:
+        known = ChatEndpoint(base, "", 10.0, endpoint.key).models()
+    except EndpointError as error:
+        raise ModelError(
+            f"the server at {base} does not list its models: {error}",
+            hint=f"check --url, and {KEY_VARIABLE} if the server needs a key",
+        ) from None
+    if not known or (model is not None and model not in known):
+        raise ModelError(
+            f"the server at {base} has no model {model}", hint=f"it has {', '.join(known) or 'none'}"
+        )
+    return ChatEndpoint(base, model or known[0], TIMEOUT, endpoint.key)
+
+
+def answerer(args: argparse.Namespace) -> Callable[[list[dict[str, Any]]], str | None]:
+    """Answers with a served model."""
+    for option, value in (("--base", args.base), ("--whole-prompt", args.whole_prompt)):
+        if value:
+            raise DataError(
+                f"{option} has no effect with --url",
+                hint="remove it; the server names its models in /v1/models",
+            )
+    endpoint = endpoint_of(args.url, args.run)
+
+    def reply(turns: list[dict[str, Any]]) -> str | None:
+        body = {
+            "model": endpoint.model,
+            "messages": turns,
+            "stream": True,
+            "max_tokens": args.max_new_tokens,
+            "temperature": args.temperature,
+            "top_p": args.top_p,
+            "seed": args.seed + len(turns),
+        }
+        text = ""
+        try:
+            for piece in endpoint.stream(json.dumps(body)):
+                text += piece
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            print(" …", end="")
+        except EndpointError as error:
+            print(printable(f"{error}; /reset starts a new conversation"))
+            return None
+        print()
+        return text
+
+    return reply

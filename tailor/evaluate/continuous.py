@@ -1,0 +1,261 @@
+"""Continuous batching: prompts are answered together, and each answer is the one that its prompt gets alone.
+
+Kernels choose the order of their sums by the shape of a batch, so in static batches the last bits of a prompt's logits
+depend on the other prompts, and nearly equal tokens (in bfloat16 often equal ones) are swapped. Here a prompt is read
+alone, and a decoding step always computes `ROWS` rows of one token: rows not in use are padding. Attention runs row by row
+over each row's own KV cache. `is_row_invariant` proves on the loaded model that a row's bits then depend on that row only;
+other models (experts, state-space layers, soft caps, beacons) are answered by `generation.generate`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tailor.evaluate import generation
+from tailor.evaluate.generation import Draw, Ids
+from tailor.models import prefix_lm
+from tailor.models import rope as live_rope
+from tailor.models.attention import stock_attention
+from tailor.models.beacon.modules import beacons_of
+from tailor.models.causal import base_of
+from tailor.models.row_attention import attending_by_row
+
+ROWS = 16
+"""Rows of every decoding step. Another number may change last bits, so it is the same in every command."""
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_PROBES = (5, 9)
+"""Lengths of the prompts of the probe, in tokens."""
+_CLOSE = {torch.float32: 1e-3}
+_CLOSE_16_BIT = 5e-2
+"""Maximum relative difference (L2 norms) to the logits of a plain forward pass that counts as rounding."""
+
+_proven: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class Answer:
+    """A prompt that is being answered. draw: how its tokens are sampled; None decodes greedily."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    draw: Draw | None = None
+    ids: Ids = field(default_factory=list)
+    """The tokens so far, without the stop token."""
+    logprob: float = 0.0
+    """Of the last token, natural logarithm, before temperature and top-p."""
+    top: list[tuple[int, float]] = field(default_factory=list)
+    """The most likely tokens at the last step with their log-probabilities; empty unless `top_logprobs` asks for them."""
+    top_logprobs: int | None = None
+    """Number of tokens in `top`; None computes no log-probabilities."""
+    finish_reason: str | None = None
+    """`stop` after a stop token, `length` after max_new_tokens, None before the end."""
+    last: int = -1
+    cache: Any = None
+
+    def take(self, logits: torch.Tensor) -> int:
+        """Choose the next token from float[V] logits, and note it. Returns the token, also a stop token."""
+        scores = logits.float()[None]  # [1, V]
+        if self.top_logprobs is not None:
+            chances = scores[0].log_softmax(-1)
+            values, tokens = chances.topk(self.top_logprobs) if self.top_logprobs else ((), ())
+            self.top = [(int(token), float(value)) for token, value in zip(tokens, values, strict=True)]
+        if self.draw is not None:
+            scores = self.draw(scores, scores)  # type: ignore[arg-type]
+        token = int(scores[0].argmax())
+        if self.top_logprobs is not None:
+            self.logprob = float(chances[token])
+        self.last = token
+        if token in self.stop_ids:
+            self.finish_reason = "stop"
+        else:
+            self.ids.append(token)
+            if len(self.ids) == self.max_new_tokens:
+                self.finish_reason = "length"
+        if self.finish_reason is not None:
+            self.cache = None
+        return token
+
+
+class ContinuousBatch:
+    """Up to `ROWS` answers of one model. Used inside `decoding`; a model's active adapter must stay the same while it runs."""
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        self._model, self._pad_id = model, pad_id
+        self._device = next(model.parameters()).device
+        self._rows: list[Answer | None] = [None] * ROWS
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [answer for answer in self._rows if answer is not None]
+
+    @property
+    def has_room(self) -> bool:
+        return None in self._rows
+
+    def start(self, answer: Answer) -> None:
+        """Read a prompt, alone, and choose the first token. An answer of more tokens takes a row."""
+        answer.cache = _new_cache(self._model)
+        answer.take(_read(self._model, answer.prompt, answer.cache, self._device))
+        if answer.finish_reason is None:
+            self._rows[self._rows.index(None)] = answer
+
+    def step(self) -> list[Answer]:
+        """One token more for each answer. Returns the answers that got one; finished ones have left their rows."""
+        active = self.answers
+        if not active:
+            return []
+        for answer, logits in zip(self._rows, self._logits(), strict=True):
+            if answer is not None:
+                answer.take(logits)
+        for answer in active:
+            if answer.finish_reason is not None:
+                self.remove(answer)
+        return active
+
+    def remove(self, answer: Answer) -> None:
+        """Free the row of an answer, and its KV cache."""
+        answer.cache = None
+        self._rows = [None if row is answer else row for row in self._rows]
+
+    def _logits(self) -> torch.Tensor:
+        """float[ROWS, V], in any dtype."""
+        rows = [
+            (row.last, len(row.prompt) + len(row.ids) - 1) if row else (self._pad_id, 0) for row in self._rows
+        ]
+        table = torch.tensor(rows, device=self._device)  # [ROWS, 2]
+        caches = [row and row.cache for row in self._rows]
+        out = self._model(input_ids=table[:, :1], position_ids=table[:, 1:], use_cache=False, caches=caches)
+        logits: torch.Tensor = out.logits[:, -1]
+        return logits
+
+
+@contextmanager
+def decoding(model: Any) -> Iterator[None]:
+    """Context in which a `ContinuousBatch` of the model may run. The model is restored afterwards."""
+    with generation.ready(model), attending_by_row(base_of(model)), torch.no_grad():
+        yield
+
+
+def is_row_invariant(model: Any) -> bool:
+    """Whether continuous batches answer as prompts alone do. Tried once per model, with a few short forward passes."""
+    base = base_of(model)
+    if not _may_be(base):
+        return False
+    if base not in _proven:
+        try:
+            with decoding(model):
+                _proven[base] = _is_proven(model)
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
+            _proven[base] = False
+    return _proven[base]
+
+
+def _may_be(base: Any) -> bool:
+    config = base.config.get_text_config()
+    beacons = beacons_of(base)
+    return not (
+        prefix_lm.is_enabled(base)
+        or live_rope.follows_length(base)
+        or (beacons is not None and not beacons.off)
+        or stock_attention(base) != "sdpa"
+        or any(getattr(config, name, None) for name in (*_EXPERTS, "attention_chunk_size"))
+    )
+
+
+def _is_proven(model: Any) -> bool:
+    """Whether a row's logits have the same bits in the first and last row, alone and among others, and are right."""
+    device, size = next(model.parameters()).device, base_of(model).get_input_embeddings().weight.shape[0]
+    short, long = ([(7 * at + 1) % size for at in range(length)] for length in _PROBES)
+
+    def logits(*rows: Sequence[int] | None) -> torch.Tensor:
+        batch = ContinuousBatch(model, 0)
+        for row, prompt in enumerate(rows):
+            if prompt is not None:
+                batch._rows[row] = answer = Answer(prompt, 2, frozenset(), cache=_new_cache(model))
+                answer.take(_read(model, prompt, answer.cache, device))
+        return batch._logits()
+
+    alone = logits(short)[0]
+    last = logits(*[long] * (ROWS - 1), short)[-1]
+    first = logits(short, *[long] * (ROWS - 1))[0]
+    cache = _new_cache(model)
+    token = int(_read(model, short, cache, device).float().argmax())
+    plain = (
+        model(input_ids=torch.tensor([[token]], device=device), past_key_values=cache).logits[0, -1].float()
+    )
+    is_close = bool((alone.float() - plain).norm() <= _CLOSE.get(alone.dtype, _CLOSE_16_BIT) * plain.norm())
+    return torch.equal(alone, first) and torch.equal(alone, last) and is_close
+
+
+def _new_cache(model: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=base_of(model).config.get_text_config())
+
+
+def _read(model: Any, prompt: Sequence[int], cache: Any, device: torch.device) -> torch.Tensor:
+    """The logits after a prompt, float[V], which fills its KV cache."""
+    ids = torch.tensor([list(prompt)], device=device)
+    out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    logits: torch.Tensor = out.logits[0, -1]
+    return logits
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch_size: int,
+    pad_id: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
+    on_token: Callable[[int], None] | None = None,
+) -> list[Ids]:
+    """As `generation.generate`, with answers that depend on no other prompt. batch_size: for models without a proof."""
+    if not is_row_invariant(model):
+        return generation.generate(
+            model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+            batch_size=batch_size,
+            pad_id=pad_id,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            numbers=numbers,
+            on_token=on_token,
+        )
+    limit, numbers = generation.positions_of(model), range(len(prompts)) if numbers is None else numbers
+    answers = [
+        Answer(
+            prompt,
+            generation.room(limit, len(prompt), max_new_tokens),
+            frozenset(stop_ids),
+            Draw([(seed, number)], temperature, top_p) if temperature > 0 else None,
+        )
+        for prompt, number in zip(prompts, numbers, strict=True)
+    ]
+    waiting = deque(answer for answer in answers if len(answer.prompt))
+    with decoding(model):
+        batch = ContinuousBatch(model, pad_id)
+        while waiting or batch.answers:
+            stepped = batch.step()
+            while waiting and batch.has_room:
+                stepped.append(waiting.popleft())
+                batch.start(stepped[-1])
+            for answer in stepped if on_token is not None else ():
+                on_token(answer.last)  # type: ignore[misc]
+    return [answer.ids for answer in answers]

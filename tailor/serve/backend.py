@@ -1,0 +1,257 @@
+"""What the HTTP server asks of the models, in this process or in a Ray replica: answers as streams, vectors and scores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tailor.artifacts.shared_base import LoadedRun
+from tailor.encode.formats.messages import MESSAGES
+from tailor.encode.records import Chat, RowError
+from tailor.errors import TailorError
+from tailor.evaluate.continuous import Answer
+from tailor.evaluate.generation import positions_of, room
+from tailor.serve.engine import Engine, Sampling, Token
+from tailor.serve.errors import ApiError, bad_request, failed, of_tailor, unknown_model
+from tailor.serve.text import TextStream
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request for one answer: a conversation (messages, tools) or a prompt of plain text or token ids.
+
+    max_tokens: at most; `fits`: fewer when the model's context has no room for more. top: number of alternatives per token;
+    None without log-probabilities.
+    """
+
+    model: str
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    prompt: str | list[int] | None = None
+    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: tuple[str, ...] = ()
+    top: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token of an answer, its log-probability, and the most likely tokens at its position with theirs."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer. The first one has no text, and comes as soon as the request is accepted.
+
+    ids: the tokens of this piece, without the stop token. tokens: generated so far. finish_reason: `stop` or `length`, with the last piece. scored: tokens, if asked for.
+    """
+
+    text: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    tokens: int = 0
+    ids: tuple[int, ...] = ()
+    scored: tuple[ScoredToken, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy the engine is: answers that are being generated, requests that wait, and decoding steps so far."""
+
+    active: int
+    waiting: int
+    steps: int
+
+
+class Backend(Protocol):
+    """All methods raise ApiError."""
+
+    async def models(self) -> dict[str, list[str]]:
+        """Name of each model -> what it does: `chat`, `completions`, `embeddings`, `rerank`."""
+        ...
+
+    def answer(self, call: Call) -> AsyncIterator[Piece]:
+        """The pieces of an answer. Leaving the iterator stops the generation."""
+        ...
+
+    async def embed(
+        self, model: str, texts: Sequence[str], instruction: str | None, dimensions: int | None
+    ) -> tuple[list[list[float]], int]:
+        """A vector per text, and the number of tokens of all texts."""
+        ...
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
+        """A score per document; a higher one is more relevant."""
+        ...
+
+    async def load(self) -> Load: ...
+
+
+class LocalBackend:
+    """The models in this process."""
+
+    def __init__(self, runs: Sequence[LoadedRun], *, max_waiting: int) -> None:
+        self._runs: Mapping[str, LoadedRun] = {run.name: run for run in runs}
+        self._engine = Engine(runs, max_waiting=max_waiting)
+
+    def close(self) -> None:
+        """Finish the accepted requests, and refuse others."""
+        self._engine.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests can be answered: the engine's thread runs."""
+        return self._engine.is_alive
+
+    async def models(self) -> dict[str, list[str]]:
+        return {name: abilities(run) for name, run in self._runs.items()}
+
+    async def load(self) -> Load:
+        return Load(self._engine.active, self._engine.waiting, self._engine.steps)
+
+    async def answer(self, call: Call) -> AsyncIterator[Piece]:
+        run = self._run(call.model, "chat" if call.messages is not None else "completions")
+        answer = await asyncio.to_thread(_answer_of, run, call)
+        assert run.generator is not None
+        tokenizer = run.generator.tokenizer
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Token | ApiError] = asyncio.Queue()
+        ticket = self._engine.submit(
+            run, answer, call.sampling, lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
+        )
+        text, count = TextStream(tokenizer, call.stops), len(answer.prompt)
+        try:
+            yield Piece(prompt_tokens=count)
+            tokens = 0
+            while True:
+                event = await events.get()
+                if isinstance(event, ApiError):
+                    raise event
+                tokens += 1
+                ended = event.finish_reason == "stop"
+                piece = "" if ended else text.take(event.id)
+                if event.finish_reason is not None:
+                    piece += text.end()
+                finish = "stop" if text.stopped else event.finish_reason
+                scored: tuple[ScoredToken, ...] = ()
+                if call.top is not None and not ended:
+                    top = tuple((tokenizer.decode([id]), logprob) for id, logprob in event.top)
+                    scored = (ScoredToken(tokenizer.decode([event.id]), event.logprob, top),)
+                yield Piece(piece, finish, count, tokens, () if ended else (event.id,), scored)
+                if finish is not None:
+                    return
+        finally:
+            ticket.cancel()
+
+    async def embed(
+        self, model: str, texts: Sequence[str], instruction: str | None, dimensions: int | None
+    ) -> tuple[list[list[float]], int]:
+        embedder = self._run(model, "embeddings").embedder
+        assert embedder is not None
+        size = embedder.settings.dimension
+        if dimensions is not None and dimensions > size:
+            raise bad_request(f"the embeddings of {model} have {size} dimensions", "dimensions")
+
+        def vectors() -> tuple[list[list[float]], int]:
+            embedder.dimension = dimensions or size
+            try:
+                found = embedder.encode(texts, instruction)
+            finally:
+                embedder.dimension = size
+            tokens = sum(len(embedder.token_ids(text, instruction)) for text in texts)
+            return found.tolist(), tokens
+
+        return await self._call(vectors, "input")  # type: ignore[no-any-return]
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
+        reranker = self._run(model, "rerank").reranker
+        assert reranker is not None
+        pairs = [(query, document) for document in documents]
+        return await self._call(lambda: reranker(pairs), "documents")  # type: ignore[no-any-return]
+
+    def _run(self, name: str, ability: str) -> LoadedRun:
+        run = self._runs.get(name)
+        if run is None:
+            raise unknown_model(name, list(self._runs))
+        if ability not in (can := abilities(run)):
+            raise bad_request(
+                f"the model {name} does not support {ability}; it supports {', '.join(can)}", "model"
+            )
+        return run
+
+    async def _call(self, function: Callable[[], Any], param: str) -> Any:
+        """The result of a function that runs in the engine's thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def resolve(result: Any) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        self._engine.call(function, lambda result: loop.call_soon_threadsafe(resolve, result))
+        result = await future
+        if isinstance(result, TailorError):
+            raise of_tailor(result, param) from result
+        if isinstance(result, Exception):
+            raise failed(f"the request could not be computed ({type(result).__name__})") from result
+        return result
+
+
+def abilities(run: LoadedRun) -> list[str]:
+    """What a model does, as the last parts of the paths of the interface."""
+    found = []
+    if run.generator is not None:
+        found = ["chat", "completions"] if run.generator.tokenizer.template is not None else ["completions"]
+    return found + ["embeddings"] * (run.embedder is not None) + ["rerank"] * (run.reranker is not None)
+
+
+def _answer_of(run: LoadedRun, call: Call) -> Answer:
+    """The prompt of a request as token ids. ApiError when it cannot be used."""
+    loaded = run.generator
+    assert loaded is not None
+    param = "prompt" if call.messages is None else "messages"
+    try:
+        if call.messages is not None:
+            chat = _chat(call.messages, call.tools)
+            ids = loaded.prompt_ids(chat.messages, chat.tools)
+        elif isinstance(call.prompt, str):
+            ids = loaded.tokenizer.encode_prompt(call.prompt)
+        else:
+            ids = list(call.prompt or ())
+            size = loaded.model.get_input_embeddings().weight.shape[0]
+            if any(token >= size for token in ids):
+                raise bad_request(f"a token id is not below {size}, the size of the vocabulary", param)
+        if not ids:
+            raise bad_request("the prompt has no tokens", param)
+        limit = positions_of(loaded.model)
+        if limit is not None and len(ids) >= limit:
+            raise bad_request(
+                f"the prompt has {len(ids)} tokens, and the context of the model is {limit} tokens",
+                param,
+                "context_length_exceeded",
+            )
+        max_new_tokens = room(limit, len(ids), call.max_tokens)
+    except TailorError as error:
+        raise of_tailor(error, param) from error
+    return Answer(ids, max_new_tokens, frozenset(loaded.stop_ids), top_logprobs=call.top)
+
+
+def _chat(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> Chat:
+    """A conversation as in training data. ApiError when it is none."""
+    row = {"messages": messages, **({"tools": tools} if tools else {})}
+    try:
+        chat = MESSAGES.record(row, {})
+    except RowError as error:
+        raise bad_request(error.detail or error.reason, "messages") from error
+    assert isinstance(chat, Chat)
+    if chat.messages[-1]["role"] == "assistant":
+        raise bad_request(
+            "the last message is one of the assistant, which there is nothing to answer to", "messages"
+        )
+    return chat

@@ -1,0 +1,150 @@
+"""Builds the JSON of OpenAI's responses from the pieces of answers."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from tailor.serve import tool_calls
+from tailor.serve.backend import Piece, ScoredToken
+
+Values = dict[str, Any]
+
+
+class Choice:
+    """One answer of a response, as its pieces arrive.
+
+    parses_tools: tool calls in the text become `tool_calls`. counts_prompt: the first answer to its prompt.
+    """
+
+    def __init__(self, index: int, *, parses_tools: bool = False, counts_prompt: bool = True) -> None:
+        self.index, self._parses_tools, self.counts_prompt = index, parses_tools, counts_prompt
+        self.text, self._sent = "", 0
+        self.scored: list[ScoredToken] = []
+        self.ids: list[int] = []
+        self.finish_reason: str | None = None
+        self.prompt_tokens = self.tokens = 0
+        self.calls: list[Values] = []
+
+    def take(self, piece: Piece) -> str:
+        """Note a piece. Returns the text that a stream sends now; a possible tool call is sent at the end."""
+        self.text += piece.text
+        self.scored += piece.scored
+        self.ids += piece.ids
+        self.prompt_tokens, self.tokens = piece.prompt_tokens, piece.tokens
+        self.finish_reason = piece.finish_reason
+        ready = self.text
+        if self._parses_tools and piece.finish_reason is None:
+            ready = self.text[: len(self.text) - tool_calls.held(self.text)]
+        elif self._parses_tools:
+            self.text, self.calls = tool_calls.parse(self.text)
+            ready = self.text
+            if self.calls:
+                self.finish_reason = "tool_calls"
+        new, self._sent = ready[self._sent :], max(self._sent, len(ready))
+        return new
+
+
+class Response:
+    """A response in progress. kind: `chat.completion` or `text_completion`."""
+
+    def __init__(
+        self, kind: str, model: str, choices: Sequence[Choice], *, logprobs: bool, token_ids: bool = False
+    ) -> None:
+        self.is_chat, self._logprobs, self._token_ids = kind == "chat.completion", logprobs, token_ids
+        self._kind, self.choices = kind, choices
+        prefix = "chatcmpl" if self.is_chat else "cmpl"
+        self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    @property
+    def usage(self) -> Values:
+        prompt_tokens = sum(choice.prompt_tokens for choice in self.choices if choice.counts_prompt)
+        generated = sum(choice.tokens for choice in self.choices)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": prompt_tokens + generated,
+        }
+
+    def whole(self) -> Values:
+        """The response when all choices are finished."""
+        return {
+            **self._head,
+            "object": self._kind,
+            "choices": [self._choice(choice) for choice in self.choices],
+            "usage": self.usage,
+        }
+
+    def chunk(self, choice: Choice, text: str, piece: Piece) -> Values:
+        """A chunk of a stream, with the text that `choice.take` returned for the piece."""
+        values: Values = {
+            "index": choice.index,
+            "finish_reason": choice.finish_reason,
+            "logprobs": self._scored(piece.scored) if self._logprobs else None,
+        }
+        if self.is_chat:
+            delta: Values = {"content": text} if text else {}
+            if choice.calls:
+                delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(choice.calls)]
+            values["delta"] = delta
+        else:
+            values["text"] = text
+        return self._chunk([values])
+
+    def first_chunk(self, choice: Choice) -> Values:
+        """The chunk with the role, which starts each answer of a chat."""
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk([{"index": choice.index, "delta": delta, "finish_reason": None, "logprobs": None}])
+
+    def usage_chunk(self) -> Values:
+        """The last chunk, for `stream_options.include_usage`."""
+        return {**self._chunk([]), "usage": self.usage}
+
+    def _chunk(self, choices: list[Values]) -> Values:
+        kind = "chat.completion.chunk" if self.is_chat else self._kind
+        return {**self._head, "object": kind, "choices": choices}
+
+    def _choice(self, choice: Choice) -> Values:
+        values: Values = {
+            "index": choice.index,
+            "finish_reason": choice.finish_reason,
+            "logprobs": self._scored(choice.scored) if self._logprobs else None,
+        }
+        if self._token_ids:
+            values["token_ids"] = choice.ids
+        if not self.is_chat:
+            return {**values, "text": choice.text}
+        message: Values = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": choice.calls}
+        return {**values, "message": message}
+
+    def _scored(self, tokens: Sequence[ScoredToken]) -> Values:
+        if self.is_chat:
+            return {
+                "content": [
+                    {**_entry(one.text, one.logprob), "top_logprobs": [_entry(*other) for other in one.top]}
+                    for one in tokens
+                ],
+                "refusal": None,
+            }
+        return {
+            "tokens": [one.text for one in tokens],
+            "token_logprobs": [one.logprob for one in tokens],
+            "top_logprobs": [dict(one.top) for one in tokens],
+        }
+
+
+def _entry(text: str, logprob: float) -> Values:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace"))}
+
+
+def event(value: Values) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
