@@ -14,25 +14,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from tailor.data import mixing
-from tailor.data.packing import in_order, largest_sum, pack
+from tailor.data.arrangement import Arrangement, Groups, length_of, longest_first
+from tailor.data.packing import largest_sum
 from tailor.data.rows import Batch, Row, StreamSlice, join
 from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 
-PACK_WINDOW = 4096
-"""Groups that are packed together. A larger window fills rows better; a smaller one reads the store more sequentially."""
-
-GROUP_WINDOW = 64
-"""Number of batches whose groups are sorted by length together when rows are not packed."""
-
 
 class Batches:
-    """The batches of a run.
+    """The batches of a run, where a list holds those of an epoch. See `LargeBatches` for those of many examples.
 
     lengths: int[n] tokens of each example; supervised: int[n] supervised targets of each example;
     sources: int[n] index of each example's source; positions: int[n] position of each example in its group,
@@ -51,20 +46,45 @@ class Batches:
         self.supervised = np.asarray(supervised, dtype=np.int64)
         self.sources = np.asarray(sources)
         self.positions = np.zeros(len(self.lengths), np.int16) if positions is None else np.asarray(positions)
-        self._starts = np.flatnonzero(self.positions == 0)
-        """int[groups]: first example of each group."""
-        self._ends = np.append(self._starts[1:], len(self.lengths))
-        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._sizes = offsets[self._ends] - offsets[self._starts]
-        """int[groups]: tokens of each group."""
-        self._group_sources = self.sources[self._starts].astype(np.int64)
-        """int[groups]: index of each group's source."""
+        self._begin(spec)
+
+    def _begin(self, spec: BatchSpec) -> None:
         self.spec = spec
         self._first_step = [spec.first_step]  # first step of each epoch computed so far
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         self._lock = threading.Lock()  # the prefetch thread is ahead of the training thread
 
-    def epoch(self, epoch: int) -> list[Batch]:
+    @cached_property
+    def _groups(self) -> Groups:
+        starts = np.flatnonzero(np.asarray(self.positions) == 0)
+        ends = np.append(starts[1:], len(self.lengths))
+        offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        return Groups(starts, ends, offsets[ends] - offsets[starts])
+
+    @cached_property
+    def _group_sources(self) -> np.ndarray:
+        """int[groups]: index of each group's source."""
+        return np.asarray(self.sources)[self._groups.starts].astype(np.int64)
+
+    @property
+    def _starts(self) -> np.ndarray:
+        """int[groups]: first example of each group."""
+        return self._groups.starts
+
+    @property
+    def _ends(self) -> np.ndarray:
+        return self._groups.ends
+
+    @property
+    def _sizes(self) -> np.ndarray:
+        """int[groups]: tokens of each group."""
+        return self._groups.sizes
+
+    @cached_property
+    def _arrangement(self) -> Arrangement:
+        return Arrangement(self._groups, self.lengths, self.spec)
+
+    def epoch(self, epoch: int) -> Sequence[Batch]:
         """All batches of an epoch, in order. Each example drawn for the epoch is in exactly one of them."""
         return self._epoch(epoch)
 
@@ -111,6 +131,21 @@ class Batches:
                     return steps, total
             epoch += 1
 
+    def epoch_tokens(self) -> tuple[int, int]:
+        """(tokens, supervised targets) of the first epoch."""
+        epoch = self.epoch(0)
+        return sum(map(self.tokens, epoch)), sum(map(self.supervised_tokens, epoch))
+
+    def longest(self) -> int:
+        """Tokens of the longest example; with `join`, of the longest row of the first epoch."""
+        if self.spec.join:
+            return max((self.length(row) for batch in self.epoch(0) for row in batch), default=0)
+        return int(self.lengths.max(initial=0))
+
+    def max_rows(self) -> int:
+        """Rows of the largest batch of the first epoch."""
+        return max(map(len, self.epoch(0)), default=0)
+
     def source_tokens(self, sources: int) -> tuple[int, ...]:
         """Tokens that the first epoch draws from each of `sources` sources."""
         order = self._draw(np.random.default_rng([self.spec.seed, 0]))
@@ -134,8 +169,9 @@ class Batches:
         order = np.arange(len(self._starts))
         if self.spec.join:
             return list(join(order, self.lengths, self.spec.max_length))
-        packed = self._pack(order) if self.spec.pack else [(int(group),) for group in order]
-        return [self._examples(row) for row in packed]
+        if self.spec.pack:
+            return self._arrangement.pack(order)
+        return [self._arrangement.row((int(group),)) for group in order]
 
     def longest_row(self, evaluation: bool = False) -> int:
         """Maximum number of tokens in a row of any epoch, or of the rows of `rows` for evaluation.
@@ -159,132 +195,26 @@ class Batches:
 
     def length(self, row: Row) -> int:
         """Number of input tokens of a row, without padding."""
-        return row.stop - row.start if isinstance(row, StreamSlice) else int(self.lengths[list(row)].sum())
+        return length_of(row, self.lengths)
 
     def _targets(self, row: Row) -> int:
         # In a stream all tokens are supervised: each input token predicts its successor.
         return row.stop - row.start if isinstance(row, StreamSlice) else int(self.supervised[list(row)].sum())
 
-    def _make_epoch(self, epoch: int) -> list[Batch]:
+    def _make_epoch(self, epoch: int) -> Sequence[Batch]:
         generator = np.random.default_rng([self.spec.seed, epoch])
         order = self._draw(generator)
         order = order[generator.permutation(len(order))]
         if not len(order):
             return []
-        if self.spec.order == "short_to_long":
-            return self._short_to_long(order)
-        if self.spec.join:
-            batches = self._joined(order, generator)
-        else:
-            batches = self._packed(order, generator) if self.spec.pack else self._grouped(order, generator)
-        if epoch == 0 and batches:
-            self._longest_first(batches)
+        batches = self._arrangement.batches(order, generator)
+        if epoch == 0 and batches and self.spec.order == "shuffled":
+            longest_first(batches, self.lengths)
         return batches
 
     def _draw(self, generator: np.random.Generator) -> np.ndarray:
         """int[k]: the groups of an epoch, in the order of the store."""
         return mixing.draw(self._group_sources, self._sizes, self.spec, generator)
-
-    def _packed(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
-        rows: list[Row] = []
-        for start in range(0, len(order), PACK_WINDOW):
-            packed = self._pack(order[start : start + PACK_WINDOW])
-            rows += [self._examples(packed[index]) for index in generator.permutation(len(packed))]
-        return self._full_rows(rows)
-
-    def _short_to_long(self, order: np.ndarray) -> list[Batch]:
-        """Batches of growing length. Packed rows have groups that are neighbors in this order, and may be less full."""
-        order = order[np.argsort(self._sizes[order], kind="stable")]  # equal lengths in a random order
-        if self.spec.pack:
-            rows = in_order(order, self._sizes, self.spec.max_length)
-            return self._full_rows([self._examples(row) for row in rows])
-        batches = self._similar(order, self._row_count(order))
-        return sorted(batches, key=lambda batch: max(self.length(row) for row in batch))
-
-    def _joined(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
-        """Batches of joined rows. The rows are shuffled again, so that a long document is spread over many batches."""
-        rows = join(order, self.lengths, self.spec.max_length)
-        return self._full_rows([rows[index] for index in generator.permutation(len(rows))])
-
-    def _full_rows(self, rows: Sequence[Row]) -> list[Batch]:
-        """Divide rows of about `max_length` tokens each into batches."""
-        size = self.spec.batch_size or max(1, (self.spec.batch_tokens or 0) // self.spec.max_length)
-        return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
-
-    def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
-        """Batches of groups with similar lengths, which reduces padding."""
-        size = self._row_count(order)
-        window = len(order) if self.spec.window is not None else size * GROUP_WINDOW
-        batches = []
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
-            if self.spec.window is None:
-                part = part[np.argsort(-self._sizes[part], kind="stable")]
-            found = self._similar(part, size)
-            batches += [found[index] for index in generator.permutation(len(found))]
-        return batches
-
-    def _row_count(self, order: np.ndarray) -> int:
-        """Rows of a batch of single groups; with `batch_tokens`, on average."""
-        tokens = (self.spec.batch_tokens or 0) / max(1.0, float(self._sizes[order].mean()))
-        return self.spec.batch_size or max(1, round(tokens))
-
-    def _similar(self, order: np.ndarray, size: int) -> list[Batch]:
-        """Cut groups that are sorted by length into batches; with beacons, of the same number of windows."""
-        if self.spec.window is not None:
-            return self._by_windows(order, self.spec.window, size)
-        return [
-            [self._examples((int(index),)) for index in cut]
-            for cut in np.split(order, self._cuts(order, size))
-        ]
-
-    def _by_windows(self, order: np.ndarray, window: int, size: int) -> list[Batch]:
-        """Batches of groups with the same number of windows of `window` tokens, as activation beacons need them.
-
-        The remainders smaller than a batch are combined, the ones with the most windows first.
-        """
-        counts = -(-self._sizes[order] // window)
-        cuts: list[np.ndarray] = []
-        remainders: list[np.ndarray] = []
-        for count in np.unique(counts)[::-1]:
-            part = order[counts == count]
-            *full, last = np.split(part, self._cuts(part, size))
-            cuts += full
-            is_full = len(last) == size if self.spec.batch_size else False
-            (cuts if is_full else remainders).append(last)
-        if remainders:
-            rest = np.concatenate(remainders)
-            cuts += np.split(rest, self._cuts(rest, size))
-        return [[self._examples((int(index),)) for index in cut] for cut in cuts]
-
-    def _pack(self, groups: np.ndarray) -> list[Row]:
-        return pack(groups, self._sizes, self.spec.max_length)
-
-    def _examples(self, groups: Sequence[int]) -> Row:
-        """The row that consists of the examples of these groups."""
-        if len(self._starts) == len(self.lengths):
-            return tuple(groups)
-        return tuple(example for group in groups for example in range(self._starts[group], self._ends[group]))
-
-    def _cuts(self, part: np.ndarray, size: int) -> Sequence[int]:
-        """Indices at which to split groups into batches: every `size` groups, or every `batch_tokens` tokens."""
-        if self.spec.batch_size:
-            return range(size, len(part), size)
-        filled = (np.cumsum(self._sizes[part]) - 1) // (self.spec.batch_tokens or 1)
-        return [int(cut) for cut in np.flatnonzero(np.diff(filled)) + 1]
-
-    def _longest_first(self, batches: list[Batch]) -> None:
-        """Move the batch that needs the most memory to the front, so that a run that does not fit fails in its first step."""
-
-        def cost(batch: Batch) -> tuple[int, int]:
-            longest = max(self.length(row) for row in batch)
-            return len(batch) * longest, max(self._longest_document(row) for row in batch)
-
-        longest = max(range(len(batches)), key=lambda index: cost(batches[index]))
-        batches[0], batches[longest] = batches[longest], batches[0]
-
-    def _longest_document(self, row: Row) -> int:
-        return self.length(row) if isinstance(row, StreamSlice) else int(self.lengths[list(row)].max())
 
 
 def empty_epoch() -> DataError:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
+from tailor.data.epoch_order import is_large
 from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
+from tailor.data.large_batches import LargeBatches
 from tailor.data.ranking_batches import RankingBatches
 from tailor.data.rows import Batch
-from tailor.data.token_store import Split, TokenStore
+from tailor.data.split import Split
+from tailor.data.token_store import TokenStore
 from tailor.plan import DataFacts
 from tailor.plan.batches import batch_spec
 from tailor.spec.recipe import Recipe
@@ -34,21 +38,19 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         steps += first_step
     else:
         steps = recipe.train.steps or first_step + batches.steps(recipe.train.epochs or 1.0)
-    longest = max(int(split.lengths.max(initial=0)) for split in (train, evaluation))
-    if spec.join:
-        longest = max(batches.length(row) for batch in epoch for row in batch)
+    tokens_per_epoch, supervised = batches.epoch_tokens()
     return DataFacts(
         tokens_url=tokens.url,
         fingerprint=tokens.fingerprint,
         train_fingerprint=tokens.train_fingerprint,
         examples=len(train),
         evaluation_examples=len(evaluation),
-        tokens=sum(batches.tokens(batch) for batch in epoch),
-        supervised_tokens=sum(batches.supervised_tokens(batch) for batch in epoch),
-        longest=longest,
+        tokens=tokens_per_epoch,
+        supervised_tokens=supervised,
+        longest=batches.longest() if spec.join else max(batches.longest(), held_out.longest()),
         longest_row=max(batches.longest_row(), held_out.longest_row(evaluation=True)),
-        rows_per_batch=spec.batch_size or _max_rows(epoch, spec),
-        max_rows=max(_max_rows(part, spec) for part in (epoch, held_out.evaluation()) if part),
+        rows_per_batch=spec.batch_size or batches.max_rows(),
+        max_rows=max([batches.max_rows(), *map(len, held_out.evaluation() if spec.streams is None else [])]),
         steps_per_epoch=len(epoch),
         steps=steps,
         first_step=first_step,
@@ -74,14 +76,17 @@ def smaller_than_batch(batches: Batches, epoch: Sequence[Batch], spec: BatchSpec
     return {}
 
 
-def _max_rows(epoch: Sequence[Batch], spec: BatchSpec) -> int:
-    return max(1, spec.streams.examples) if spec.streams else max(len(batch) for batch in epoch)
-
-
 def of_split(split: Split, spec: BatchSpec) -> Batches:
     """The batches of a split."""
     if spec.streams is not None:
         return GritBatches(split, spec)
     if spec.ranked is not None:
         return RankingBatches(split, spec)
+    if is_large(len(split), spec):
+        lengths, supervised, source, position = (
+            split.column(name) for name in ("lengths", "supervised", "source", "position")
+        )
+        return LargeBatches(
+            lengths, supervised, source, position, spec, partial(split.blocks, spec.max_length), split.fetch
+        )
     return Batches(split.lengths, split.supervised, split.source, spec, split.position)

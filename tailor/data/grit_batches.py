@@ -21,7 +21,7 @@ from tailor.data.batches import Batches, BatchSpec, empty_epoch
 from tailor.data.distinct import distinct_parts
 from tailor.data.other_negatives import OtherNegatives, units_of
 from tailor.data.rows import Batch, Row
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.errors import DataError
 
 
@@ -172,6 +172,10 @@ class GritBatches(Batches):
     def longest_example(self) -> int:
         """Number of tokens of the longest example to generate."""
         return int(self.lengths[self._starts[~self._texts]].max(initial=0))
+
+    def max_rows(self) -> int:
+        """Rows of the largest batch that are no texts."""
+        return max(1, self._streams.examples)
 
     @property
     def sequences(self) -> int:

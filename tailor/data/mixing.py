@@ -57,11 +57,7 @@ def draw(
             drawn.append(generator.choice(members, size=min(samples, len(members)), replace=False))
             continue
         if number > 1 and number * len(members) > MAX_DRAWN:
-            raise DataError(
-                f"data.train[{source}].weight: an epoch would show its {len(members):,} rows {number:.6g} times, over the "
-                f"limit of {MAX_DRAWN:,} rows",
-                hint="lower the weight, and raise train.epochs instead",
-            )
+            raise too_many(source, number, len(members))
         whole = int(number)
         drawn.append(np.tile(members, whole))
         if spec.weight_by == "rows":
@@ -72,11 +68,21 @@ def draw(
                 drawn.append(generator.choice(members, size=extra, replace=False))
         elif len(members):
             shuffled = generator.permutation(members)
-            drawn.append(shuffled[: _nearest(sizes[shuffled], number - whole, at_least=0 if whole else 1)])
+            wanted = (number - whole) * sizes[members].sum()
+            drawn.append(shuffled[: max(0 if whole else 1, nearest(sizes[shuffled], wanted))])
     return np.concatenate(drawn)
 
 
-def _nearest(sizes: np.ndarray, share: float, *, at_least: int) -> int:
-    """How many of the first groups have, together, most nearly a `share` of the tokens of all of them."""
+def nearest(sizes: np.ndarray, tokens: float) -> int:
+    """How many of the first groups have, together, most nearly this number of tokens."""
     totals = np.concatenate([[0], np.cumsum(sizes)])
-    return max(at_least, int(np.argmin(np.abs(totals - share * totals[-1]))))
+    return int(np.argmin(np.abs(totals - tokens)))
+
+
+def too_many(source: int, number: float, groups: int, limit: int = MAX_DRAWN) -> DataError:
+    """The error for a weight with which an epoch is too large to be kept in memory."""
+    return DataError(
+        f"data.train[{source}].weight: an epoch would show its {groups:,} rows {number:.6g} times, over the limit of "
+        f"{limit:,} rows",
+        hint="lower the weight, and raise train.epochs instead",
+    )

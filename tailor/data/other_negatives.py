@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.errors import DataError
 
 _ALL = -1

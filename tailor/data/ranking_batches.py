@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from tailor.data.batches import Batches, BatchSpec
 from tailor.data.other_negatives import RANKED_HINT, OtherNegatives, no_others, units_of
 from tailor.data.rows import Batch, Row
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 
 _SPARE = 8
 """Passages drawn beyond those needed, as some may be equal to a positive of the row."""
@@ -46,7 +47,7 @@ class RankingBatches(Batches):
         longest = np.where(self._lacks, np.maximum(longest, filled), longest)
         self._whole = np.where(self._lacks, self._sizes + (self._ranked - 1) * longest, self._sizes)
         """int[groups]: tokens of each group with all its passages, at most."""
-        self._sizes = self._ranked * longest  # of the passages drawn, at most
+        self._groups = replace(self._groups, sizes=self._ranked * longest)  # of the passages drawn, at most
 
     def supervised_tokens(self, batch: Batch) -> int:
         """0: texts to score have no targets."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tailor.data.token_store import Missing
+from tailor.data.split import Missing
 from tailor.encode.masks import EncodedExample, Span
 from tailor.encode.records import Relevance, RowError
 from tailor.encode.tokenizer import Tokenizer

@@ -29,7 +29,7 @@ import jinja2
 import numpy as np
 from tokenizers import Encoding
 
-from tailor.data.token_store import Missing
+from tailor.data.split import Missing
 from tailor.encode import control_text, learned_turns, reasoning
 from tailor.encode.reasoning import Reasoning
 from tailor.encode.records import Chat, RowError

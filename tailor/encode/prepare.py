@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tailor.data.token_store import MANIFEST, MANIFEST_FILE, TokenStore
+from tailor.data.blocks import Blocks
+from tailor.data.token_store import MANIFEST, MANIFEST_FILE, SPLITS, TokenStore, blocks_file
 from tailor.encode.columns import require_columns
 from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.examples import Encoder
@@ -32,7 +33,7 @@ from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
 from tailor.store import Store
 
-_SHARD = re.compile(r"(train|evaluation)-\d+\.arrow")
+_SHARD = re.compile(r"(train|evaluation)-(\d+(-\d+)?|blocks)\.arrow")
 _STAGING = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}")
 
 
@@ -151,13 +152,16 @@ def _write(
             benchmarks = benchmark_reference(data.decontaminate, "data.decontaminate")
         if data.deduplicate is not None:
             tasks = without_duplicates(runner, tasks, near=data.deduplicate == "near")
-        work = Work(encoder, data.holdout, staging.url, bool(sources.evaluation), benchmarks)
+        work = Work(encoder, data.holdout, staging.url, data.max_length, bool(sources.evaluation), benchmarks)
         reports = _run(runner, work, tasks, progress)
         manifest = _manifest(
             fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports
         )
         if not any(source["kept"] for source in manifest["report"]["sources"]):
             check_budget(manifest["report"], Budget())
+        for split in SPLITS:
+            blocks = Blocks.join(part for report in reports for part in report.blocks.get(split, ()))
+            blocks.write(staging, blocks_file(split), data.max_length)
         MANIFEST_FILE.write(staging, MANIFEST, manifest)
         _publish(root, staging, name, fingerprint)
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tailor.data.blocks import Blocks
 from tailor.encode.counted_rows import NAMED, CountedRows
 from tailor.errors import DataError
 from tailor.spec.data import FORMAT_KINDS, PAIRS, RATED, RELEVANCE, Budget
@@ -28,11 +29,16 @@ _BINS = 12
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard of the token store. name: its file. files, datasets: names that its columns count; no datasets: files are."""
+    """A shard of the token store. name: its file. files, datasets: names that its columns count; no datasets: files are.
+
+    bytes, checksum: of the file, as `store.file_cache` checks them.
+    """
 
     split: str
     name: str
     examples: int
+    bytes: int
+    checksum: str
     files: list[str]
     datasets: list[str]
 
@@ -75,6 +81,8 @@ class TaskReport:
     """Columns of the rows, in order."""
     shards: list[WrittenShard] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    blocks: dict[str, list[Blocks]] = field(default_factory=dict)
+    """split -> the blocks of each of its shards, for the batches of large splits."""
     hashes: dict[str, np.ndarray] = field(default_factory=dict)
     """Content of the rows kept: split -> uint64, where the recipe has evaluation sources."""
     hashed_rows: list[tuple[str, int]] = field(default_factory=list)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tailor.data.blocks import measure
 from tailor.data.token_store import ShardWriter, ragged
 from tailor.encode.counted_rows import CountedRows
 from tailor.encode.examples import Encoder, Outcome
@@ -24,6 +25,7 @@ from tailor.encode.sources import Resolved
 from tailor.encode.truncation import Scorer, targets
 from tailor.encode.unused import FILLED_NEGATIVES, UNUSED_SCORES, Watch
 from tailor.store import Store
+from tailor.store.file_cache import checksum_of
 from tailor.store.scratch import scratch
 
 
@@ -38,6 +40,8 @@ class RecordOfRow(NamedTuple):
 
 Batch = list[RecordOfRow]
 
+SHARD_TOKENS = 1 << 24
+"""Tokens of a shard, 64 MiB: a machine keeps the shards of hundreds of windows, and training waits for those of the first."""
 _BATCH_ROWS = 512
 _BATCH_CHARACTERS = 1 << 21
 
@@ -104,6 +108,7 @@ class Work:
     """The settings that all tasks share; sent once to every worker process. Calling it with a task runs the task.
 
     holdout: fraction of the training rows to move to the evaluation split. staging: URL of the folder for the shards.
+    row_length: tokens of a packed or joined row, `data.max_length`.
     hashed: whether the rows' content is compared between training and evaluation. benchmarks: training rows that
     contain one of these texts are left out.
     """
@@ -111,6 +116,7 @@ class Work:
     encoder: Encoder
     holdout: float | None
     staging: str
+    row_length: int
     hashed: bool = False
     benchmarks: Reference | None = None
 
@@ -124,7 +130,9 @@ class Work:
         staging = Store(self.staging)
         hashes: dict[str, list[int]] = {}
         with scratch() as temporary:
-            shards = _Shards(task, staging.local_path() if staging.is_local else temporary, report)
+            shards = _Shards(
+                task, staging.local_path() if staging.is_local else temporary, report, self.row_length
+            )
             for batch in batches(task, report):
                 if self.benchmarks is not None and task.split == "train":
                     batch = self._without_matches(batch, self.benchmarks, report)
@@ -189,15 +197,17 @@ def split_of(split: str, holdout: float | None, record: Record) -> str:
 
 
 class _Shards:
-    """Writes the shards of one task to a local folder, one per split that has examples."""
+    """Writes the shards of one task to a local folder: for each split that has examples one, or several of `SHARD_TOKENS`."""
 
-    def __init__(self, task: Task, folder: Path, report: TaskReport) -> None:
-        self._task, self._folder, self._report = task, folder, report
+    def __init__(self, task: Task, folder: Path, report: TaskReport, row_length: int) -> None:
+        self._task, self._folder, self._report, self._row_length = task, folder, report, row_length
         self._waiting: dict[str, list[tuple[int, int, int, EncodedExample]]] = {}
         self._files: dict[str, dict[str, int]] = {}
         self._datasets: dict[str, dict[str, int]] = {}
         self._writers: dict[str, ShardWriter] = {}
-        self._lengths: dict[str, list[np.ndarray]] = {}
+        self._measured: dict[str, list[np.ndarray]] = {}
+        """split -> int64[3, n] lengths, supervised targets and positions, as in `Split`."""
+        self.paths: list[Path] = []
 
     def add(
         self, split: str, label: str, dataset: str | None, row: int, examples: Iterable[EncodedExample]
@@ -215,6 +225,7 @@ class _Shards:
             ids = [example.input_ids for example in examples]
             lengths = np.array([len(one) for one in ids], np.int32)
             spans = [example.spans for example in examples]
+            positions = np.array([example.position for example in examples])
             edges = np.array([edge for group in spans for span in group for edge in span], np.int32)
             self._writer(split).write(
                 ragged(np.concatenate(ids), lengths),
@@ -223,36 +234,48 @@ class _Shards:
                 np.array(rows, np.int64),
                 files=np.array(files, np.int32),
                 datasets=np.array(datasets, np.int32),
-                positions=np.array([example.position for example in examples]),
+                positions=positions,
                 is_positive=np.array([example.is_positive for example in examples]),
                 missing=np.array([example.missing for example in examples], np.uint8),
                 scores=np.array([example.score for example in examples], np.float32),
             )
-            self._lengths.setdefault(split, []).append(lengths)
-            self._report.supervised[split] += sum(targets(group) for group in spans)
+            measured = np.array([lengths, [targets(group) for group in spans], positions], np.int64)
+            self._measured.setdefault(split, []).append(measured)
             waiting.clear()
+            if sum(int(part[0].sum()) for part in self._measured[split]) >= SHARD_TOKENS:
+                self._finish(split)
 
     def _writer(self, split: str) -> ShardWriter:
         if split not in self._writers:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._writers[split] = ShardWriter(self._folder / f"{split}-{self._task.number:05d}.arrow")
+            written = sum(shard.split == split for shard in self._report.shards)
+            number = f"{self._task.number:05d}" + (f"-{written}" if written else "")
+            self._writers[split] = ShardWriter(self._folder / f"{split}-{number}.arrow")
         return self._writers[split]
 
+    def _finish(self, split: str) -> None:
+        """Close a shard and add it to the report."""
+        writer = self._writers.pop(split)
+        writer.close()
+        self.paths.append(writer.path)
+        files, datasets = list(self._files.pop(split)), list(self._datasets.pop(split))
+        size, checksum = writer.path.stat().st_size, checksum_of(writer.path)
+        self._report.shards.append(
+            WrittenShard(split, writer.path.name, writer.examples, size, checksum, files, datasets)
+        )
+        lengths, supervised, positions = np.concatenate(self._measured.pop(split), axis=1)
+        before = self._report.lengths.get(split, np.zeros(0, np.int32))
+        self._report.lengths[split] = np.concatenate([before, lengths.astype(np.int32)])
+        self._report.supervised[split] += int(supervised.sum())
+        sources = np.full(len(lengths), self._task.source)
+        blocks = measure(lengths, supervised, sources, positions, self._row_length)
+        self._report.blocks.setdefault(split, []).append(blocks)
+
     def close(self) -> list[Path]:
-        """Close the shards, add them to the report and return their paths."""
-        for split, writer in self._writers.items():
-            writer.close()
-            self._report.shards.append(
-                WrittenShard(
-                    split,
-                    writer.path.name,
-                    writer.examples,
-                    list(self._files[split]),
-                    list(self._datasets[split]),
-                )
-            )
-            self._report.lengths[split] = np.concatenate(self._lengths[split])
-        return [writer.path for writer in self._writers.values()]
+        """Close the shards and return the paths of all."""
+        for split in list(self._writers):
+            self._finish(split)
+        return self.paths
 
 
 def batches(task: Task, report: TaskReport | None = None) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tailor.data.token_store import Missing
+from tailor.data.split import Missing
 from tailor.encode.masks import EncodedExample, Span
 from tailor.spec.data import Chunk, Retrieve
 

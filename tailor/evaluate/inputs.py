@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.data.token_store import RowId
+from tailor.data.split import RowId
 from tailor.errors import DataError
 from tailor.evaluate.batches import EvaluationBatch, sampled
 from tailor.evaluate.model_rows import ModelRows, Prepare

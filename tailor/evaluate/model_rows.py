@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from tailor.data.token_store import Split, TokenStore, is_readable
+from tailor.data.split import Split
+from tailor.data.token_store import TokenStore, is_readable
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.evaluate import rows, source_rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tailor.data.token_store import RowId
+from tailor.data.split import RowId
 from tailor.encode.columns import near_column
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.prompts import render_prompt

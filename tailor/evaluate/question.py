@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from tailor.data.token_store import Example, Missing, RowId, Split
+from tailor.data.split import Example, Missing, RowId, Split
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 

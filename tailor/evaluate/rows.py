@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer
 from tailor.evaluate.generation import before_stop

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tailor.data.batches import Batch, Batches
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel

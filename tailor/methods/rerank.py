@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from tailor.data import ranking_batches
 from tailor.data.batches import Batch, Batches
 from tailor.data.rows import examples_of
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.encode.pair_examples import token_types, with_passage
 from tailor.methods.base import LossSum, Method
 from tailor.methods.distillation import group_loss

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from tailor.data.rows import Row, StreamSlice, examples_of
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.models.neftune import Noise, noisy_documents
 from tailor.models.pose import SkippedPositions
 from tailor.models.sequence import SequenceGroup
@@ -340,7 +340,7 @@ def document(split: Split, index: int) -> Document:
     """An example of the token store as a document with targets."""
     example = split.example(index)
     ids = np.asarray(example.input_ids, dtype=np.int64)
-    return Document(ids, targets_of(ids, example.spans), bool(split.is_positive[index]))
+    return Document(ids, targets_of(ids, example.spans), example.is_positive)
 
 
 def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:

@@ -65,10 +65,11 @@ def retried(action: Callable[[], T]) -> T:
 
 def _is_permanent(error: Exception) -> bool:
     kinds = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ImportError, NotImplementedError)
-    return isinstance(error, kinds) or is_credential(error) or _is_full(error)
+    return isinstance(error, kinds) or is_credential(error) or is_full(error)
 
 
-def _is_full(error: Exception) -> bool:
+def is_full(error: BaseException | None) -> bool:
+    """Whether the disk or the quota is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
@@ -130,7 +131,7 @@ def hint_of(url: str, error: Exception) -> str | None:
         return None
     if str(error).startswith("Protocol not known"):
         return "protocols are, for example, s3, gs, hf, file and memory"
-    if _is_full(error):
+    if is_full(error):
         return f"free some space in {cache_folder()}, or set TAILOR_CACHE to a folder on another disk"
     if (denied := missing_right(error)) is not None:
         right, is_certain = denied

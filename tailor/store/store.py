@@ -246,6 +246,10 @@ class Store:
         else:
             self._ask(name, lambda: self._fs.put_file(str(path), self._path(name)))
 
+    def get_file(self, name: str, path: Path) -> None:
+        """Copy `name` to a local file."""
+        self._ask(name, lambda: self._fs.get_file(self._path(name), str(path)))
+
     def is_committed(self, name: str) -> bool:
         """Whether a folder has been published completely."""
         return self.exists(f"{name}/{COMMIT}")

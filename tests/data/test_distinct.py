@@ -12,7 +12,7 @@ import pytest
 from tailor.data.distinct import distinct_parts, text_hashes
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.plan.batches import BatchSpec
 from tailor.spec.methods.base import StreamSizes
 from tests.helpers.embedding_stores import make_grit_store

@@ -12,7 +12,7 @@ import pytest
 from tailor.data.batches import Batches
 from tailor.data.facts import of_split, smaller_than_batch
 from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.errors import DataError
 from tailor.plan.batches import BatchSpec
 from tailor.spec.methods.base import StreamSizes

@@ -12,7 +12,7 @@ import pytest
 
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch, GritBatches
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.encode.prepare import prepare_all
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.plan.batches import BatchSpec

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.data.token_store import Missing
+from tailor.data.split import Missing
 from tailor.encode import truncation
 from tailor.encode.examples import Encoder, Outcome
 from tailor.encode.masks import EncodedExample

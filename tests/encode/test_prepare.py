@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import uuid
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tailor.data import blocks, epoch_order
+from tailor.data.batches import Batches
+from tailor.data.blocks import Blocks, measure
+from tailor.data.facts import of_split
+from tailor.data.large_batches import LargeBatches
+from tailor.data.token_store import TokenStore
 from tailor.encode import sources
 from tailor.encode.prepare import Progress, prepare
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError
+from tailor.plan.batches import BatchSpec
 from tailor.spec.data import Data
 from tailor.spec.methods.pretrain import Pretrain
 from tailor.spec.methods.sft import Sft
@@ -209,3 +219,40 @@ def test_documents_to_join_are_kept_whole_and_serve_every_length(bench, tmp_path
         bench(train=train, template=None, max_length=32, method=isolate)
     chunked = bench(train=train, template=None, max_length=32, on_long="chunk", method=isolate).tokens
     assert chunked.split("train").lengths.max() == 32
+
+
+def test_the_table_of_blocks_is_that_of_the_examples(bench, monkeypatch):
+    """Each task measures its own shard; the rows of a table follow the shards of the manifest."""
+    monkeypatch.setattr(sources, "PART_BYTES", 1000)
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    monkeypatch.setattr(blocks, "MIN_ROWS", 1)
+    other = write(bench.folder / "other.jsonl", [talk(n) for n in range(500, 540)])
+    tokens = bench(train=[{"path": bench.rows}, {"path": other}], holdout=0.3).tokens
+    for name in ("train", "evaluation"):
+        split = tokens.split(name)
+        table = split.blocks(256)
+        assert len(np.unique(table.shard)) == split.shards > 10
+        assert table.examples.sum() == len(split)
+        columns = [split.lengths, split.supervised, split.source, split.position]
+        starts = split.shard_starts
+        parts = [slice(start, end) for start, end in itertools.pairwise(starts.tolist())]
+        measured = Blocks.join(measure(*(column[part] for column in columns), 256) for part in parts)
+        for field in fields(Blocks):
+            assert getattr(table, field.name).tolist() == getattr(measured, field.name).tolist()
+    assert split._read_blocks(128) is None  # of another row length
+
+
+def test_a_prepared_split_is_batched_in_windows(bench, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 1000)
+    tokens = bench().tokens
+    spec = BatchSpec(seed=1, max_length=256, pack=True, batch_size=2)
+    assert type(of_split(tokens.split("train"), spec)) is Batches  # control: one window
+    monkeypatch.setattr(epoch_order, "WINDOW", 50)
+    large = of_split(TokenStore.open(tokens.url).split("train"), spec)
+    assert isinstance(large, LargeBatches)
+    split = tokens.split("train")
+    arrays = (split.lengths, split.supervised, split.source, split.position)
+    same = LargeBatches(*arrays, spec, lambda: split.blocks(256))
+    assert list(large.epoch(0)) == list(same.epoch(0))
+    assert sorted(one for batch in large.epoch(0) for row in batch for one in row) == list(range(200))
+    assert sorted(one for row in large.rows() for one in row) == list(range(200))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailor.data.token_store import RowId, Split
+from tailor.data.split import RowId, Split
 from tailor.encode.prepare import prepare_all
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.evaluate.in_training.exact_match import answer_rows, stops

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tailor.data.batches import Batches
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.methods import LossSum, Method
 from tailor.methods.base import MicroBatch
 from tailor.models.causal import CausalModel

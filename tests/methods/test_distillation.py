@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.encode.prepare import prepare
 from tailor.errors import DataError
 from tailor.methods.contrastive import ContrastiveBatch, ContrastiveSum, contrastive_loss, share_of

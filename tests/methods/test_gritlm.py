@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.methods import gritlm
 from tailor.methods.gritlm import Gritlm, chunks
 from tailor.models.causal import CausalModel

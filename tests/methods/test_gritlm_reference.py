@@ -15,7 +15,7 @@ import torch
 
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.encode.prepare import prepare_all
 from tailor.methods.gritlm import Gritlm
 from tailor.models import prefix_lm

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from tailor.data.rows import join
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, TokenBatch
 from tailor.models.load import load_for_training

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from tailor.data.rows import Row, join
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.models import probe
 from tailor.models.causal import CausalModel
 from tailor.models.documents import Collator, TokenBatch

@@ -158,7 +158,7 @@ def test_small_inputs_are_prepared_in_process(tmp_path):
     runner = runner_by_size(lambda: connected.append(True), on_cluster=True)
     tokenizer = load_tokenizer(str(byte_tokenizer(tmp_path)))
     encoder = Encoder(tokenizer, None, train_on="assistant", max_length=8, on_long="drop")
-    assert list(runner(Work(encoder, None, ""), [])) == []
+    assert list(runner(Work(encoder, None, "", 128), [])) == []
     assert not connected
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import torch.distributed as dist
 
-from tailor.data.token_store import RowId, Split
+from tailor.data.split import RowId, Split
 from tailor.encode.prompts import answer_text
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.errors import TailorError

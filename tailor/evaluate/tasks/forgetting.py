@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tailor
-from tailor.data.token_store import RowId
+from tailor.data.split import RowId
 from tailor.errors import DataError
 from tailor.evaluate.figures import from_losses
 from tailor.evaluate.model_rows import ModelRows

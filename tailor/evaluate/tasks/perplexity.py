@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.data.token_store import Split
+from tailor.data.split import Split
 from tailor.evaluate.figures import from_losses
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.rows import Scored

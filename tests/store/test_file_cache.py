@@ -1,0 +1,220 @@
+"""The cache of remote files: bounded, shared by processes, and without effect on what is read."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailor.errors import StoreError
+from tailor.store import Store
+from tailor.store.file_cache import FileCache, checksum_of
+from tests.helpers.faulty_storage import Fault, faults
+
+SIZE = 1000
+NAMES = [f"{number}.arrow" for number in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def cache_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TAILOR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "shards"
+
+
+def content(name: str) -> bytes:
+    return random.Random(name).randbytes(SIZE)
+
+
+class Remote:
+    """Six files in a remote store. fetched: the names of those that were fetched, by this process."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.store, self.fetched, self.sums = store, list[str](), dict[str, str]()
+        for name in NAMES:
+            store.write_bytes(name, content(name))
+            (folder / "one").write_bytes(content(name))
+            self.sums[name] = checksum_of(folder / "one")
+        get = store.get_file
+
+        def counted(name: str, path: Path) -> None:
+            self.fetched.append(name)
+            get(name, path)
+
+        store.get_file = counted  # type: ignore[method-assign]
+
+    def cache(self, limit: int = 10 * SIZE) -> FileCache:
+        return FileCache(self.store, lambda folder, used: limit)
+
+    def read(self, cache: FileCache, name: str) -> bytes:
+        return cache.path(name, SIZE, self.sums[name]).read_bytes()
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Remote:
+    return Remote(tmp_path, Store(f"faulty://{uuid.uuid4().hex}"))
+
+
+def kept(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()]
+
+
+def test_a_file_is_fetched_once_by_all_caches_of_the_machine(remote: Remote) -> None:
+    for _ in range(3):
+        cache = remote.cache()
+        assert [remote.read(cache, name) for name in NAMES] == [content(name) for name in NAMES]
+    assert remote.fetched == NAMES
+    other = FileCache(Store(f"faulty://{uuid.uuid4().hex}"), lambda folder, used: SIZE)
+    with pytest.raises(StoreError):  # control: the same checksum at another URL is another file
+        other.path(NAMES[0], SIZE, remote.sums[NAMES[0]])
+
+
+def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(
+    remote: Remote, cache_of_the_machine: Path
+) -> None:
+    cache = remote.cache(limit=3 * SIZE)
+    for number, name in enumerate(NAMES):
+        os_times(cache_of_the_machine, -1)  # what was there is a second older than what comes
+        assert remote.read(cache, name) == content(name)
+        assert len(kept(cache_of_the_machine)) == min(3, number + 1)
+        os_times(cache_of_the_machine, -1)
+        remote.read(cache, NAMES[0])  # always in use
+    assert remote.fetched == NAMES
+    assert remote.read(cache, NAMES[1]) == content(NAMES[1])
+    assert remote.fetched[-1] == NAMES[1]  # was removed, and is fetched again
+
+
+def os_times(folder: Path, seconds: int) -> None:
+    for path in kept(folder) if folder.exists() else ():
+        about = path.stat()
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + seconds * 10**9))
+
+
+def test_an_open_file_survives_its_removal(remote: Remote) -> None:
+    cache = remote.cache(limit=SIZE)
+    with cache.path(NAMES[0], SIZE, remote.sums[NAMES[0]]).open("rb") as stream:
+        path = cache.path(NAMES[1], SIZE, remote.sums[NAMES[1]])
+        assert len(kept(path.parent)) == 1
+        assert stream.read() == content(NAMES[0])
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "all gone"])
+def test_the_loss_of_the_cache_changes_nothing(
+    remote: Remote, cache_of_the_machine: Path, damage: str
+) -> None:
+    cache = remote.cache()
+    path = cache.path(NAMES[0], SIZE, remote.sums[NAMES[0]])
+    if damage == "cut":
+        path.write_bytes(content(NAMES[0])[:10])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        shutil.rmtree(cache_of_the_machine)
+    assert remote.read(cache, NAMES[0]) == content(NAMES[0])
+    assert remote.fetched == [NAMES[0]] * 2
+
+
+def test_a_damaged_file_of_the_store_is_an_error_and_leaves_nothing(
+    remote: Remote, cache_of_the_machine: Path
+) -> None:
+    remote.store.write_bytes(NAMES[0], bytes(SIZE))
+    with pytest.raises(StoreError, match=r"0\.arrow is damaged: its checksum") as caught:
+        remote.read(remote.cache(), NAMES[0])
+    assert "prepares the tokens again" in (caught.value.hint or "")
+    assert not kept(cache_of_the_machine)
+    assert remote.fetched == [NAMES[0]] * 2  # a second try, in case it was damaged on the way
+
+
+def test_a_full_disk_empties_the_cache_first_and_is_named_if_that_is_not_enough(
+    remote: Remote, cache_of_the_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> Exception:
+        return OSError(errno.ENOSPC, "No space left on device")
+
+    cache = remote.cache()
+    remote.read(cache, NAMES[0])
+    with faults(Fault("read", "1.arrow", full, times=1)):
+        assert remote.read(cache, NAMES[1]) == content(NAMES[1])
+    assert len(kept(cache_of_the_machine)) == 1  # the first file made room
+    with faults(Fault("read", "2.arrow", full)), pytest.raises(StoreError, match=r"2\.arrow") as caught:
+        remote.read(cache, NAMES[2])
+    assert "TAILOR_CACHE" in (caught.value.hint or "")
+    assert remote.read(cache, NAMES[2]) == content(NAMES[2])  # and with space again, all is well
+
+
+def _shared(url: str) -> Store:
+    """A store that several processes see: a local folder, used as if it were remote."""
+    Path(url).mkdir(exist_ok=True)
+    store = Store(url)
+    store.is_local = False
+    return store
+
+
+def _killed(url: str, name: str, checksum: str) -> None:
+    store = _shared(url)
+
+    def half(name: str, path: Path) -> None:
+        path.write_bytes(content(name)[: SIZE // 2])
+        os._exit(9)
+
+    store.get_file = half  # type: ignore[method-assign]
+    FileCache(store).path(name, SIZE, checksum)
+
+
+def _reads(url: str, sums: dict[str, str], seed: int, failed: Any, fetched: Any) -> None:
+    store, draw = _shared(url), random.Random(seed)
+    get = store.get_file
+
+    def counted(name: str, path: Path) -> None:
+        with fetched.get_lock():
+            fetched.value += 1
+        get(name, path)
+
+    store.get_file = counted  # type: ignore[method-assign]
+    cache = FileCache(store, lambda folder, used: 2 * SIZE)
+    for _ in range(60):
+        name = draw.choice(NAMES)
+        for _ in range(20):
+            try:
+                found = cache.path(name, SIZE, sums[name]).read_bytes()
+                break
+            except FileNotFoundError:  # removed by the other one before it was open
+                continue
+        if found != content(name):
+            failed.value += 1
+
+
+def test_a_killed_process_leaves_nothing_that_lasts(tmp_path: Path, cache_of_the_machine: Path) -> None:
+    url = str(tmp_path / "store")
+    remote = Remote(tmp_path, _shared(url))
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_killed, args=(url, NAMES[0], remote.sums[NAMES[0]]))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert [path.name[:5] for path in kept(cache_of_the_machine)] == [".tmp-"]
+    assert remote.read(remote.cache(), NAMES[1]) == content(NAMES[1])
+    assert len(kept(cache_of_the_machine)) == 1  # what it left is removed
+    assert remote.read(remote.cache(), NAMES[0]) == content(NAMES[0])
+
+
+def test_two_runs_at_once_with_too_little_room(tmp_path: Path, cache_of_the_machine: Path) -> None:
+    url = str(tmp_path / "store")
+    sums = Remote(tmp_path, _shared(url)).sums
+    context = multiprocessing.get_context("fork")
+    failed, fetched = context.Value("i", 0), context.Value("i", 0)
+    processes = [context.Process(target=_reads, args=(url, sums, seed, failed, fetched)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert failed.value == 0
+    assert fetched.value > 20  # control: they took the files from each other
+    assert len(kept(cache_of_the_machine)) <= 4  # the limit, and what was fetched at the same time
