@@ -4,10 +4,10 @@ The contrastive loss depends on the embeddings of all texts of the batch. Their 
 same time: the loss gives a gradient for each embedding, and an embedding depends on its own text alone. The texts are
 therefore embedded in chunks, by one of two engines:
 
-gradcache          (Gao et al. 2021, arXiv 2101.06983) Embed all chunks but the first without a graph. Compute the loss and
-                   its gradient with respect to the embeddings. Embed each of these chunks again, with a graph and the same
-                   dropout, and run its backward pass. The first chunk keeps its graph, so that a batch of one chunk costs
-                   no more than the plain loss.
+gradcache          (Gao et al. 2021, arXiv 2101.06983) Embed the chunks, most of them without a graph. Compute the loss and its
+                   gradient with respect to the embeddings. Embed each chunk without a graph again, with one and the same
+                   dropout, and run its backward pass. Some chunks keep their graph and are embedded once (`kept_chunks`); one always does, so that a batch of one chunk costs no more than the plain
+                   loss.
 chunk_checkpoint   One forward pass over all chunks and one backward pass. Activation checkpointing computes each chunk
                    again in the backward pass.
 
@@ -179,16 +179,20 @@ class Gritlm(Method):
         self, context: StepContext, batch: GritBatch, texts: Sequence[MicroBatch], *, ends_the_step: bool
     ) -> ContrastiveSum:
         texts, constants = self._apart(batch, texts)
-        first, *others = texts
+        # DDP reduces the gradients in the backward pass that follows the last forward pass with a graph: the last chunk's.
+        count = max(1, min(self.spec.kept_chunks, len(texts) - 1))
+        kept, others = texts[:count], texts[count:]
         with context.micro_batch(last=ends_the_step and not others):
-            # [texts of the chunk, E]; its graph is kept
-            chunk = context.forward(first.number, embed, self.settings, first.batch)
+            # [texts of the chunk, E] each, with their graphs
+            parts = [context.forward(micro.number, embed, self.settings, micro.batch) for micro in kept]
             with torch.no_grad():
-                vectors = self._embed_all(context, batch, [*texts, *constants], [chunk.detach()])  # [N, E]
+                known = [part.detach() for part in parts]
+                vectors = self._embed_all(context, batch, [*texts, *constants], known)  # [N, E]
                 sums = self._contrastive_loss(context, batch, vectors)
                 gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
             # The gradient of this sum with respect to the weights is that of the loss: chain rule.
-            context.backward((chunk * _gradient_of(first, gradient)).sum())
+            for micro in kept:
+                context.backward((parts.pop(0) * _gradient_of(micro, gradient)).sum())  # frees the graph
         for index, micro in enumerate(others, 1):
             with context.micro_batch(last=ends_the_step and index == len(others)):
                 chunk = context.forward(micro.number, embed, self.settings, micro.batch)

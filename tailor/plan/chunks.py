@@ -22,7 +22,7 @@ class Chunks:
     max_tokens: int
     """Otherwise tokens per chunk; 0 if no texts are embedded."""
     longest: int
-    """Tokens of the largest chunk."""
+    """Tokens of the largest chunks whose activations are kept at the same time."""
 
 
 def chunks(
@@ -43,15 +43,17 @@ def chunks(
     if embedding is None:
         return Chunks(None, 0, 0)
     if embedding.chunk_size is not None:
-        texts = min(embedding.chunk_size, data.texts_per_batch)
+        texts = min(embedding.kept_chunks * embedding.chunk_size, data.texts_per_batch)
         return Chunks(embedding.chunk_size, 0, texts * data.longest_text)
-    all_texts = data.texts_per_batch * data.longest_text  # tokens, at most
     tokens = previous or max(max_tokens, data.longest_text)
-    while (
-        previous is None and tokens > data.longest_text and memory(min(tokens, all_texts)).peak > usable_bytes
-    ):
+
+    def at_once() -> int:
+        all_texts = data.texts_per_batch * data.longest_text  # tokens, at most
+        return max(min(embedding.kept_chunks * tokens, all_texts), data.longest_text)
+
+    while previous is None and tokens > data.longest_text and memory(at_once()).peak > usable_bytes:
         tokens = max(data.longest_text, tokens // 2)
-    return Chunks(None, tokens, max(min(tokens, all_texts), data.longest_text))
+    return Chunks(None, tokens, at_once())
 
 
 def embedding_bytes(method: Method, data: DataFacts, facts: ModelFacts) -> int:

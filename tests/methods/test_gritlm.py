@@ -203,6 +203,32 @@ def test_dropout_is_the_same_when_a_chunk_is_computed_again(
     assert float(cosine) < 0.9, "the control: without replay the gradient is of another loss"
 
 
+def test_chunks_that_keep_their_graph_are_embedded_once(
+    path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their number changes no bit of the gradient, with dropout."""
+    model = load(path, adapter={**LORA, "dropout": 0.5})
+    passes: list[int] = []
+    forward = OneWorker.forward
+
+    def counted(self: OneWorker, number: int, function: Any, *arguments: Any) -> Any:
+        passes.append(number)
+        return forward(self, number, function, *arguments)
+
+    monkeypatch.setattr(OneWorker, "forward", counted)
+    found, counts = {}, {}
+    for kept in (1, 2, 3, 99):
+        passes.clear()
+        found[kept], _ = chunked(model, split, {"mode": "embedding", "kept_chunks": kept})
+        counts[kept] = len(passes)
+        assert torch.equal(found[kept], found[1])
+    number = len(set(passes))
+    assert counts == {kept: 2 * number - min(kept, number - 1) for kept in counts}
+    assert number == 4
+    other, _ = chunked(model, split, {"mode": "embedding", "kept_chunks": 2}, replays=False)
+    assert not torch.equal(other, found[1]), "the control: a chunk with other dropout"
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory_is_that_of_a_chunk(path: Path, engine: str, tmp_path: Path) -> None:
     """Saved activations don't grow with the batch; those of the plain loss do."""

@@ -296,6 +296,10 @@ def test_chunks_of_texts_fit_the_memory() -> None:
     declared = plan(data=TEXTS, method={**GRITLM["method"], "chunk_size": 16})
     assert (declared.chunk_size, declared.chunk_tokens) == (16, 0)
     assert plan().chunk_tokens == 0
+    kept = plan(data=TEXTS, method={**GRITLM["method"], "chunk_size": 4, "kept_chunks": 4})
+    assert kept.memory == plan(data=TEXTS, method={**GRITLM["method"], "chunk_size": 16}).memory
+    fitted = plan(data=TEXTS, method={**GRITLM["method"], "kept_chunks": 4})
+    assert 4 * fitted.chunk_tokens <= 2 * large.chunk_tokens
 
 
 def test_the_forecast_charges_no_rows_and_texts_that_the_data_lacks() -> None:

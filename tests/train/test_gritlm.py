@@ -178,6 +178,7 @@ FSDP = {"strategy": {"name": "fsdp"}}
 CASES: dict[str, dict[str, Any]] = {
     "ddp, lora": {},
     "ddp, full": {"adapted": False},
+    "ddp, two of three chunks are kept": {"mode": "embedding", "kept_chunks": 2},
     "ddp, chunk_checkpoint": {"engine": "chunk_checkpoint"},
     "ddp, embedding alone, full": {"mode": "embedding", "adapted": False},
     "ddp, embedding alone, chunk_checkpoint": {"mode": "embedding", "engine": "chunk_checkpoint"},

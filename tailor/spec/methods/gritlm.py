@@ -165,6 +165,12 @@ class Gritlm(MethodSection):
     are recomputed in the backward pass.
     """
 
+    kept_chunks: int = Field(1, ge=1)
+    """Chunks of a worker that keep their activations with `gradcache` until the loss is known, and so are embedded once. More
+    take more memory and less time: with all of them a step would take three quarters of the time. It does not change the
+    loss. The last chunk of several is always embedded twice.
+    """
+
     max_query_length: int | None = Field(None, ge=8)
     """Longest query with its instruction, in tokens. Default: `data.max_length`."""
 

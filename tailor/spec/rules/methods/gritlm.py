@@ -31,6 +31,7 @@ _EMBEDDING = (
     "no_duplicates",
     "chunk_size",
     "engine",
+    "kept_chunks",
     "max_query_length",
     "max_passage_length",
 )
