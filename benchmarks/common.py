@@ -86,6 +86,35 @@ def hand_loaded(work: Path, method: str) -> tuple[Any, list[Any]]:
     return model, [p for p in model.parameters() if p.requires_grad]
 
 
+def train_by_hand(work: Path, model: Any, trained: Sequence[Any], steps: int, meter: Meter) -> None:
+    """What one writes by hand: packed rows, positions that start again, all logits, autocast, AdamW."""
+    import torch
+    from torch.nn import functional
+
+    from tailor.models.documents import IGNORED, Collator
+
+    split, packed = batches(work / "tokens")
+    collator = Collator(split, "rows", pad_to=LENGTH)
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    for step in range(steps):
+        rows = packed.batch(step)
+        denominator = packed.supervised_tokens(rows)
+        for row in rows:
+            batch = collator([row])
+            labels = torch.full((LENGTH,), IGNORED)
+            labels[batch.predicting] = batch.targets
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+            loss = functional.cross_entropy(
+                out.logits[0].float(), labels, ignore_index=IGNORED, reduction="sum"
+            )
+            (loss / denominator).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.step()
+
+
 def write_store(folder: Path, ids: Any, lengths: Any, spans: Any, rows: Any, **columns: Any) -> None:
     """A token store of one training split. ids: all examples' in a row; spans: two bounds an example; rows: their numbers."""
     import numpy as np

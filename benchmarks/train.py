@@ -29,6 +29,7 @@ from common import (
     hand_loaded,
     in_a_process,
     make_model,
+    train_by_hand,
     train_by_tailor,
     train_by_trl,
     write_store,
@@ -51,33 +52,7 @@ def tailor(work: Path, method: str, steps: int, meter: Meter) -> None:
 
 
 def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
-    """What one writes by hand: packed rows, positions that start again, all logits, autocast, AdamW."""
-    import torch
-    from torch.nn import functional
-
-    from tailor.models.documents import IGNORED, Collator
-
-    model, trained = hand_loaded(work, method)
-    split, packed = batches(work / "tokens")
-    collator = Collator(split, "rows", pad_to=LENGTH)
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    for step in range(steps):
-        rows = packed.batch(step)
-        denominator = packed.supervised_tokens(rows)
-        for row in rows:
-            batch = collator([row])
-            labels = torch.full((LENGTH,), IGNORED)
-            labels[batch.predicting] = batch.targets
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-            loss = functional.cross_entropy(
-                out.logits[0].float(), labels, ignore_index=IGNORED, reduction="sum"
-            )
-            (loss / denominator).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        meter.step()
+    train_by_hand(work, *hand_loaded(work, method), steps, meter)
 
 
 def trl(work: Path, method: str, steps: int, meter: Meter) -> None:

@@ -64,12 +64,13 @@ def average_adapters(
         kept_squares = lost_squares = 0.0
         for module in modules:
             down, up = concatenated(adapters, shares, module)
-            if rank is not None and rank < down.shape[0]:
+            if rank is not None and rank < down.shape[-2]:
                 down, up, kept, lost = reduced(down, up, rank)
                 kept_squares, lost_squares = kept_squares + kept, lost_squares + lost
             names = next(adapter.updates[module] for adapter in adapters if module in adapter.updates)
-            tensors[names.down], tensors[names.up] = down, up
-            ranks[module] = down.shape[0]
+            ranks[module] = down.shape[-2]
+            # Of a stack of experts [E, r, in] and [out, r, E].
+            tensors[names.down], tensors[names.up] = down.flatten(0, -2), up.flatten(1)
         for target in sorted(adapters[0].replaced):
             names_of = [adapter.replaced[target] for adapter in adapters]
             total = sum(
@@ -156,24 +157,31 @@ def _require_linear(adapters: Sequence[LoraAdapter]) -> None:
 def concatenated(
     adapters: Sequence[LoraAdapter], shares: Sequence[float], module: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The factors A [Σr, in] and B [out, Σr] of the weighted sum. Adapters without the module are skipped."""
+    """The factors A [Σr, in] and B [out, Σr] of the weighted sum. Adapters without the module are skipped.
+
+    Of a stack of experts [E, Σr, in] and [out, Σr, E].
+    """
     downs, ups = [], []
     for adapter, share in zip(adapters, shares, strict=True):
         if module in adapter.updates:
             down, up = adapter.factors(module)
-            if down.ndim != 2:
+            if down.ndim != 2 and adapter.updates[module].experts is None:
                 raise ModelError(
                     f"{adapter.url} adapts {module}, a convolution; only updates of linear and embedding layers can be averaged",
                     hint="merge each adapter with `tailor merge`, then average the models",
                 )
-            if downs and (down.shape[1] != downs[0].shape[1] or up.shape[0] != ups[0].shape[0]):
+            if downs and (
+                down.shape[-1] != downs[0].shape[-1]
+                or up.shape[0] != ups[0].shape[0]
+                or down.shape[:-2] != downs[0].shape[:-2]
+            ):
                 raise ModelError(
                     f"the updates of {module} have different shapes in {adapters[0].url} and {adapter.url}",
                     hint="average adapters of one base",
                 )
             downs.append(down)
             ups.append(up * share)
-    return torch.cat(downs), torch.cat(ups, dim=1)
+    return torch.cat(downs, dim=-2), torch.cat(ups, dim=1)
 
 
 def reduced(
@@ -181,9 +189,13 @@ def reduced(
 ) -> tuple[torch.Tensor, torch.Tensor, float, float]:
     """The best factors of rank at most `rank` (Eckart & Young 1936), and the squared singular values kept and lost.
 
-    down: A [r, in]; up: B [out, r]. The product [out, in] is never computed: after a QR decomposition of both factors, the
+    down: A [r, in]; up: B [out, r]; of a stack of experts [E, r, in] and [out, r, E]. The product [out, in] is never computed: after a QR decomposition of both factors, the
     SVD is of the small matrix [r, r] between them.
     """
+    if down.ndim == 3:
+        of_each = [reduced(down[e], up[:, :, e], rank) for e in range(len(down))]
+        downs, ups, kept, lost = zip(*of_each, strict=True)
+        return torch.stack(downs), torch.stack(ups, dim=-1), sum(kept), sum(lost)
     q_up, r_up = torch.linalg.qr(up.double())  # [out, r], [r, r]
     q_down, r_down = torch.linalg.qr(down.double().T)  # [in, r], [r, r]
     left, values, right = torch.linalg.svd(r_up @ r_down.T)  # [r, r], [r], [r, r]
@@ -201,10 +213,20 @@ def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str
     The scale is already in the factors, so alpha equals the rank of each module (scale 1). Modules are selected by their
     full names: an adapter may have skipped some layers.
     """
+    stacked = {module for adapter in adapters for module, update in adapter.updates.items() if update.experts}
     first, max_rank = adapters[0].config, max(ranks.values(), default=1)
     # PEFT takes the first pattern that matches the end of a name, so the longest names come first.
     ordered = {module: ranks[module] for module in sorted(ranks, key=len, reverse=True)}
     patterns = ordered if len(set(ranks.values())) > 1 else {}
+    if patterns and stacked:
+        raise ModelError(
+            f"the adapters differ in their ranks or modules, and adapt experts in one tensor, as {adapters[0].url} does",
+            hint="merge each adapter with `tailor merge`, then average the models",
+        )
+    named = first.get("target_parameters") or []
+    # PEFT would take the names of some modules for experts: see `tailor.models.experts.attach`.
+    by_weight = [name.removesuffix(".weight") for name in named if name.endswith(".weight")]
+    odd = {module for module in ranks if any(f".{module}".endswith(f".{end}") for end in by_weight)}
     config = {
         **{key: first[key] for key in _ABOUT if key in first},
         "inference_mode": True,
@@ -214,6 +236,9 @@ def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str
         "lora_alpha": max_rank,
         "rank_pattern": patterns,
         "alpha_pattern": patterns,
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(ranks.keys() - stacked - odd),
     }
+    parameters = [name for name in named if not name.endswith(".weight")]
+    if parameters := [*parameters, *(f"{module}.weight" for module in sorted(odd))]:
+        config["target_parameters"] = parameters
     write_config(folder, config)

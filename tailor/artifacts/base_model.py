@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from tailor.layout import MODEL_CONFIG
 from tailor.models import adapter_files, files, quantization, scoring_head
 from tailor.models.architecture import from_config
 from tailor.models.base_record import BaseRecord
+from tailor.models.experts.loading import quantizable
+from tailor.models.experts.packed import Packed
 from tailor.models.load import DTYPES
 from tailor.models.own_code import Trust, untrusted
 from tailor.spec.model import Model, Quantize
@@ -128,6 +131,56 @@ class Structure:
             lambda names: {rename_source_key(name, renamings, [])[0]: name for name in names}
         )
 
+    @cached_property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The weights and buffers of the model by name, on the meta device."""
+        return self.model.state_dict(keep_vars=True)
+
+    def parts(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's tensor `name` as the files of transformers store it: by name, for example one matrix per expert."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return revert_weight_conversion(self.model, {name: tensor})
+
+    def whole(self, name: str, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The inverse of `parts`: the model's tensor `name` from the tensors of the files, by their names there."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            dot_natural_key,
+            rename_source_key,
+        )
+
+        transforms = get_model_conversion_mapping(self.model)
+        renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+        converters = [each for each in transforms if isinstance(each, WeightConverter)]
+        known, prefix = dict.fromkeys(self.parameters), self.model.base_model_prefix
+        join: Any = None
+        for part in sorted(stored, key=dot_natural_key):
+            full, pattern = rename_source_key(part, renamings, converters, prefix, known)
+            if pattern is None:  # only another name
+                return stored[part]
+            join = join or deepcopy(next(each for each in converters if pattern in each.source_patterns))
+            join.add_tensor(full, part, pattern, stored[part])
+        made = join.convert(name, model=self.model, config=self.model.config)[name]
+        tensor: torch.Tensor = made[0] if isinstance(made, list) else made
+        return tensor
+
+    def read(self, name: str, reader: Any) -> torch.Tensor:
+        """The model's tensor `name` from the files."""
+        stored = {part: reader.read(part) for part in self.stored_names(name, reader)}
+        return stored[next(iter(stored))] if self.stored_name(name, reader) else self.whole(name, stored)
+
+    def stored_names(self, name: str, stored: Any) -> list[str]:
+        """As `stored_name`, of all tensors that the model's tensor `name` is made of; empty when one is not in the files."""
+        if (whole := self.stored_name(name, stored)) is not None:
+            return [whole]
+        if name not in self.parameters:
+            return []
+        found = [self.stored_name(part, stored) for part in self.parts(name, self.parameters[name].detach())]
+        return [part for part in found if part is not None] if None not in found else []
+
     @property
     def embedding(self) -> str:
         """Name of the embedding's weight."""
@@ -153,11 +206,12 @@ class Structure:
         """The names of the weights that bitsandbytes quantizes when the model is loaded with `spec`."""
         from transformers.quantizers import AutoHfQuantizer
 
+        stacked = {stack.name for stack in quantizable(self.model)}
         before = {name: type(module) for name, module in self.model.named_modules()}
         settings = quantization.settings_of(self.model, spec, dtype)  # as when the model is loaded
         quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
         quantizer._process_model_before_weight_loading(self.model, device_map=None)
-        return {
+        return stacked | {
             f"{name}.weight"
             for name, module in self.model.named_modules()
             if type(module) is not before[name]
@@ -181,9 +235,11 @@ def forget_quantization(config: dict[str, Any]) -> None:
 
 
 def as_quantized(weight: torch.Tensor, spec: Quantize, device: torch.device) -> torch.Tensor:
-    """Quantize a weight [out, in] and dequantize it again, in its own dtype."""
+    """Quantize a weight [out, in], or a stack of experts, and dequantize it again, in its own dtype."""
     import bitsandbytes as bnb
 
+    if weight.ndim == 3:
+        return Packed.of(weight.to(device), spec).dequantized()
     if spec.type == "int8":
         packed = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(device)
         return bnb.functional.int8_vectorwise_dequant(packed.data, packed.SCB).to(weight.dtype)

@@ -85,6 +85,7 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     settings = peft_config(
         spec,
         sorted(modules),
+        parameters=(),
         rows=_trained_rows(names, model),
         in_full=in_full,
         task=task_of(generates=generates, scores=scores),

@@ -36,6 +36,7 @@ from tailor.models.decoder import has_head
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder
 from tailor.models.embedding.settings import Embedding
+from tailor.models.experts import attach, low_rank
 from tailor.models.files import find_folder
 from tailor.models.load import DTYPES, load_network
 from tailor.models.own_code import NOTHING, Trust, UntrustedCodeError
@@ -276,7 +277,7 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     """Load the adapter in `folder` on its base as in training (a PeftModel), with a scoring head if it is of a reranker.
 
     url: for messages. ModelError when it fails."""
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from safetensors import SafetensorError
 
     check_weights(folder, url)
@@ -285,7 +286,11 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     scores = scoring_head.is_adapter(adapter_files.read_config(folder))
     network = _base_of("adapter", url, base_record, spec, device, scores=scores)
     try:
-        model: Any = PeftModel.from_pretrained(network, str(folder))
+        config = PeftConfig.from_pretrained(str(folder))
+        attach.from_peft(config)
+        with attach.as_named(network):
+            model: Any = PeftModel.from_pretrained(network, str(folder), config=config)
+        low_rank.install(model)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(
             f"the adapter at {url} does not fit its base model {base}: {' '.join(str(error).split())[:200]}",

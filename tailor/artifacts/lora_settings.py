@@ -13,7 +13,6 @@ _NOT_ON_THE_WEIGHT = {
     "use_bdlora": "its matrices are block-diagonal (BD-LoRA)",
     "kasa_config": "KaSA changes the base's weights",
     "arrow_config": "a router chooses among adapters (Arrow)",
-    "target_parameters": "it adapts parameters that are not the weight of a module",
 }
 """Key -> why such an adapter is no update of weights, whatever its matrices are."""
 _PLAIN = {
@@ -21,6 +20,7 @@ _PLAIN = {
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora", "modules_to_save"),
     *(
         "target_modules",
+        "target_parameters",
         "exclude_modules",
         "layers_to_transform",
         "layers_pattern",

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from tailor.artifacts import output, verify, verify_embeddings, verify_scores
+from tailor.artifacts import output, verify, verify_embeddings, verify_layers, verify_scores
+from tailor.artifacts.base_model import Structure
 from tailor.artifacts.inputs import Source, open_source, with_plain_weights
 from tailor.artifacts.merged_weights import Onto, write_model
 from tailor.artifacts.open_adapter import open_adapter
@@ -38,8 +39,9 @@ from tailor.layout import (
     SENTENCE_BERT,
     SENTENCE_TRANSFORMERS,
 )
-from tailor.models import adapter_files, scoring_head
+from tailor.models import adapter_files, own_code, scoring_head
 from tailor.models.embedding.settings import Embedding
+from tailor.models.experts.stacks import stacks
 from tailor.models.links import inside
 from tailor.models.own_code import NOTHING, Trust
 from tailor.plan import encoders
@@ -113,18 +115,23 @@ def _merge_into(folder: Path, source: Source, settings: Settings, say: Callable[
     check = settings.check or _usual_check(source)
     _require_comparable(check, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    structure = Structure.of(
+        source.weights,
+        trust_remote_code=own_code.granted(source.spec),
+        scorer=source.folder if _ranks(source) else None,
+    )
     with (
-        open_adapter(source.folder, source.url) as adapter,
+        open_adapter(source.folder, source.url, lambda: stacks(structure.model)) as adapter,
         Reader.of_model(source.weights) as reader,
     ):
         if check != "layers":
             verify.require_memory(reader.weights(), device)
-        names = write_model(folder, source, adapter, reader, onto, settings.dtype, device)
+        names = write_model(folder, source, structure, adapter, reader, onto, settings.dtype, device)
         for line in _copy_files(folder, source):
             say(line)
         measures: dict[str, Callable[..., Figures]] = {
             "logits": verify.by_logits,
-            "layers": verify.by_layers,
+            "layers": verify_layers.by_layers,
             "embeddings": verify_embeddings.by_embeddings,
             "scores": verify_scores.by_scores,
         }

@@ -13,21 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from tailor import machine
 from tailor.artifacts.inputs import Source
-from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.saved_adapter import SavedAdapter
-from tailor.artifacts.tensors import Reader
 from tailor.encode.masks import EncodedExample
 from tailor.errors import ModelError
 from tailor.models import own_code, quantization, scoring_head, visibility
 from tailor.models.architecture import auto_class, without_pooler
-from tailor.models.base_record import BaseRecord
 from tailor.models.causal import base_of
+from tailor.models.experts.packed import is_placeholder, packed_stacks
 from tailor.models.load import DTYPES
-from tailor.spec.model import Quantize
 from tailor.store import Store, run_files
 from tailor.store.scratch import scratch
 
@@ -154,8 +150,11 @@ def in_float32(model: Any, dtype: torch.dtype) -> Any:
     import bitsandbytes as bnb
 
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and getattr(tensor, "quant_state", None) is None:
+        is_packed = getattr(tensor, "quant_state", None) is not None or is_placeholder(tensor)
+        if tensor.is_floating_point() and not is_packed:
             tensor.data = tensor.data.float()
+    for stack in packed_stacks(model):
+        stack.compute = torch.float32
     for module in model.modules():
         # bitsandbytes would dequantize in the dtype of the input, float32.
         if isinstance(module, bnb.nn.Linear4bit) or (
@@ -273,111 +272,3 @@ def examples_of(run: Store) -> tuple[list[EncodedExample], str]:
                 kind = "evaluation" if name == "evaluation" else "training"
                 return chosen, f"{len(chosen)} {kind} rows of the run"
     return [], ""
-
-
-def by_layers(
-    folder: Path, source: Source, adapter: SavedAdapter, names: dict[str, str], device: torch.device
-) -> Figures:
-    """Compare only sampled layers: the output of the merged weight with that of PEFT's layer.
-
-    Needs the memory of one layer. names: stored name of each weight that has an update. ModelError for other kinds than LoRA.
-    """
-    if not isinstance(adapter, LoraAdapter):
-        raise ModelError(
-            f"{adapter.kind.label} adapters cannot be verified by layers, only by logits",
-            hint="remove --verify layers",
-        )
-    modules = sorted(adapter.updates)
-    step = max(1, len(modules) // LAYERS)
-    chosen = modules[::step][:LAYERS]
-    errors = [output_error(folder, source, adapter, module, names, device) for module in chosen]
-    finite = all(math.isfinite(error) for error in errors)
-    return Figures(
-        check="layers",
-        rows=f"{len(chosen)} of {len(modules)} layers",
-        layer_error=max(errors) if finite else math.inf,
-    )
-
-
-INPUTS = 64
-
-
-@torch.no_grad()
-def output_error(
-    folder: Path,
-    source: Source,
-    adapter: LoraAdapter,
-    module: str,
-    names: dict[str, str],
-    device: torch.device,
-) -> float:
-    """The relative error ‖merged − trained‖ / ‖trained‖ of a linear layer's output for random inputs.
-
-    PEFT computes the trained output. folder: the merged model. names: stored name of each weight that has an update.
-    """
-    name = f"{module}.weight"
-    with Reader.of_model(source.weights) as reader:
-        weight = reader.read(names[name])
-    with Reader.of_model(folder) as reader:
-        merged = reader.read(name if name in reader else names[name]).float()
-    if name in adapter.replaced:
-        weight = adapter.reader.read(adapter.replaced[name])
-    product = adapter.product(module)
-    if product.shape != weight.shape:  # stored as [in, out] (Conv1D), or an embedding
-        weight, merged = weight.T.contiguous(), merged.T
-    layer = trained_layer(source.base_record, adapter, module, weight, device)
-    inputs = torch.randn(INPUTS, weight.shape[1], generator=torch.Generator().manual_seed(0))  # [INPUTS, in]
-    expected = layer(inputs.to(device)).float().cpu()  # [INPUTS, out]
-    actual = inputs @ merged.T  # [INPUTS, out]
-    return float((actual - expected).norm() / expected.norm())
-
-
-def trained_layer(
-    base_record: BaseRecord, adapter: LoraAdapter, module: str, weight: torch.Tensor, device: torch.device
-) -> Any:
-    """A PEFT layer with the base's weight [out, in], in the dtype or quantization of training, and the adapter's update."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    update = adapter.updates[module]
-    alone = nn.Module()
-    alone.layer = _linear(base_record.quantize, weight.to(DTYPES[base_record.dtype]), device)
-    config = LoraConfig(
-        r=adapter.rank(module),
-        lora_alpha=update.scale * adapter.rank(module),  # type: ignore[arg-type]
-        target_modules=["layer"],
-        use_dora=update.magnitude is not None,
-    )
-    inject_adapter_in_model(config, alone)
-    in_float32(alone, DTYPES[base_record.dtype])
-    layer: Any = alone.layer
-    layer.lora_A["default"].weight.copy_(adapter.reader.read(update.down))
-    layer.lora_B["default"].weight.copy_(adapter.reader.read(update.up))
-    if update.magnitude is not None:
-        layer.lora_magnitude_vector["default"].weight.copy_(adapter.reader.read(update.magnitude).flatten())
-    return layer
-
-
-def _linear(quantize: Quantize | None, weight: torch.Tensor, device: torch.device) -> nn.Module:
-    """A frozen linear layer without bias, quantized as in training. weight: [out, in]."""
-    if quantize is None:
-        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
-        plain.weight.copy_(weight)
-        return plain.to(device)
-    import bitsandbytes as bnb
-
-    layer: Any
-    if quantize.type == "int8":
-        layer = bnb.nn.Linear8bitLt(weight.shape[1], weight.shape[0], bias=False, has_fp16_weights=False)
-        layer.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
-    else:
-        layer = bnb.nn.Linear4bit(
-            weight.shape[1],
-            weight.shape[0],
-            bias=False,
-            compress_statistics=quantize.double,
-            quant_type=quantize.type,
-        )
-        layer.weight = bnb.nn.Params4bit(
-            weight, requires_grad=False, compress_statistics=quantize.double, quant_type=quantize.type
-        )
-    return quantization.with_one_mode(layer.to(device))

@@ -13,15 +13,17 @@ from typing import Any
 
 import torch
 
-from tailor.artifacts import verify, verify_scores
+from tailor.artifacts import verify, verify_layers, verify_scores
 from tailor.artifacts.base_model import base_folder, model_spec
 from tailor.artifacts.inputs import AverageInput, stores_plain_weights
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.tensors import Reader
+from tailor.artifacts.trained_layer import trained_layer
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG
 from tailor.models import adapter_files, files, scoring_head
 from tailor.models.base_record import BaseRecord
+from tailor.models.experts import attach
 from tailor.models.load import DTYPES
 from tailor.models.own_code import UntrustedCodeError
 from tailor.plan import encoders
@@ -135,6 +137,7 @@ def _summed(
     parts: Sequence[AverageInput], shares: Sequence[float], base_record: BaseRecord, device: torch.device
 ) -> Any:
     """The base with all adapters active in PEFT, each scaled by its share, and the mean of modules trained in full."""
+    from peft import PeftConfig
     from peft.tuners.lora import LoraLayer
 
     from tailor.artifacts.load import load_adapted
@@ -144,7 +147,11 @@ def _summed(
     names = ["default", *(f"part{number}" for number in range(1, len(parts)))]
     for part, name in zip(parts[1:], names[1:], strict=True):
         try:
-            model.load_adapter(str(part.folder), name, torch_device=str(device))
+            config = PeftConfig.from_pretrained(str(part.folder))
+            attach.from_peft(config)
+            with attach.as_named(model.get_base_model()):
+                model.add_adapter(name, config)
+                model.load_adapter(str(part.folder), name, torch_device=str(device))
         except (RuntimeError, LookupError, ValueError, TypeError) as error:
             raise ModelError(
                 f"PEFT cannot load the adapter at {part.url} beside {first.url}: {' '.join(str(error).split())[:200]}",
@@ -185,16 +192,19 @@ def by_layers(
         chosen = modules[:: max(1, len(modules) // verify.LAYERS)][: verify.LAYERS]
         errors = []
         for module in chosen:
-            into = average.reader.about(average.updates[module].down).shape[1]
-            out = average.reader.about(average.updates[module].up).shape[0]
-            zero = torch.zeros(out, into)
-            inputs = torch.randn(verify.INPUTS, into, generator=torch.Generator().manual_seed(0)).to(device)
-            actual = verify.trained_layer(bare, average, module, zero, device)(inputs)  # [INPUTS, out]
+            update = average.updates[module]
+            into = average.reader.about(update.down).shape[1]
+            out = average.reader.about(update.up).shape[0]
+            zero = torch.zeros(*(() if update.experts is None else (update.experts,)), out, into)
+            inputs = torch.randn(verify_layers.INPUTS, into, generator=torch.Generator().manual_seed(0)).to(
+                device
+            )
+            actual = trained_layer(bare, average, module, zero, device)(inputs)  # [INPUTS, out]
             expected = torch.zeros_like(actual)
             for part, share in zip(parts, shares, strict=True):
                 with LoraAdapter(part.folder, part.url) as adapter:
                     if module in adapter.updates:
-                        layer = verify.trained_layer(bare, adapter, module, zero, device)
+                        layer = trained_layer(bare, adapter, module, zero, device)
                         expected += share * layer(inputs)
             difference, norm = float((actual - expected).norm()), float(expected.norm())
             errors.append(0.0 if difference == 0 else difference / norm if norm else math.inf)

@@ -29,12 +29,12 @@ class Dpo(Method):
         reference = torch.zeros_like(batch.supervised, dtype=torch.float32)  # [D]
         if self.reference is not None:
             reference = self.reference.log_probabilities(model, batch)
-        policy = model.log_probabilities(batch)  # float32[D]
+        policy, routers, statistics = model.answers(batch, documents_per_unit=2)  # float32[D]
         chosen, rejected = (
             Answers(policy[side::2], reference[side::2], batch.supervised[side::2]) for side in (0, 1)
         )
         losses = pair_losses(self.spec, chosen, rejected)  # float32[D / 2]
-        return LossSum(losses.sum(), self._statistics(chosen, rejected))
+        return LossSum(losses.sum() + routers, {**self._statistics(chosen, rejected), **statistics})
 
     @torch.no_grad()
     def _statistics(self, chosen: Answers, rejected: Answers) -> dict[str, torch.Tensor]:

@@ -166,7 +166,7 @@ class Gritlm(Method):
         if units := sums.get("generative_units"):
             found["generative_loss"] = sums["generative_loss"] / units
             found["loss"] += self.spec.generative_weight * found["generative_loss"]
-            for name in ("cross_entropy", "z_loss", "router_loss"):
+            for name in ("cross_entropy", "z_loss", "router_loss", "router_z_loss"):
                 if name in sums:
                     found[name] = sums[name] / units
             if "token_hits" in sums:

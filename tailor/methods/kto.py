@@ -64,10 +64,12 @@ class Kto(Method):
 
     def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         reference = self.reference.log_probabilities(model, batch)  # float32[D]
-        log_ratio = model.log_probabilities(batch) - reference  # float32[D]
+        policy, routers, statistics = model.answers(batch, documents_per_unit=1)
+        log_ratio = policy - reference  # float32[D]
         z0 = max(0.0, prepass_mean)
         losses = answer_losses(self.spec, log_ratio, batch.is_positive, z0)  # float32[D]
-        return LossSum(losses.sum(), self._statistics(log_ratio.detach(), batch.is_positive, z0))
+        statistics |= self._statistics(log_ratio.detach(), batch.is_positive, z0)
+        return LossSum(losses.sum() + routers, statistics)
 
     def _statistics(
         self, log_ratio: torch.Tensor, is_positive: torch.Tensor, z0: float
@@ -91,7 +93,8 @@ class Kto(Method):
                 found[f"reward_{label}"] = sums[f"reward_{label}"] / sums[label]
         if len(found) == 4:
             found["reward_margin"] = found["reward_desirable"] - found["reward_undesirable"]
-        return found
+        routers = (name for name in ("router_loss", "router_z_loss") if name in sums)
+        return found | {name: sums[name] / denominator for name in routers}
 
 
 def answer_losses(

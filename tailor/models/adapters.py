@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import nn
 from tailor.errors import ModelError
 from tailor.models import adapter_init, linear, scoring_head
 from tailor.models.decoder import has_head
-from tailor.plan.outline import is_within
+from tailor.models.experts import attach, low_rank
+from tailor.models.experts.check import require_attached
+from tailor.plan.outline import is_chosen, is_within
 from tailor.spec.adapter import Adapter, matching
 from tailor.spec.adapter_kinds import FEED_FORWARD, KEYS_AND_VALUES
 
@@ -31,11 +34,16 @@ def add_adapter(
     """
     from peft import get_peft_model
 
+    stacks, routers = attach.chosen_stacks(network, spec), attach.chosen_routers(network, spec)
     head = scoring_head.names_of(network) if scoring_head.is_scorer(network) else []
-    in_full = [*spec.modules_to_save, *(name for name in head if name not in spec.modules_to_save)]
+    in_full = list(dict.fromkeys([*spec.modules_to_save, *routers, *head]))
     if spec.target_modules == "all-linear":
         # A module that is trained in full needs no adapter.
-        names = [name for name in linear.adaptable(network) if not is_within(name, in_full)]
+        names = [
+            name
+            for name in linear.adaptable(network)
+            if not is_within(name, in_full) and is_chosen(name, spec)
+        ]
         names = [
             name for name in names if spec.type != "ia3" or _last(name) in (*KEYS_AND_VALUES, *FEED_FORWARD)
         ]
@@ -44,14 +52,22 @@ def add_adapter(
         names = [name for name in _named(network, spec.target_modules) if not is_within(name, head)]
         _check_called(network, names)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
-    _check_saved(network, spec.modules_to_save)
-    _check_patterns(spec, names)
+    _check_saved(network, [*spec.modules_to_save, *routers])
+    _check_patterns(spec, [*names, *(stack.name for stack in stacks)])
     targets = _shortest(network, names)
-    _check_kind(network, spec, names)
-    task = task_of(generates=has_head(network), scores=bool(head))
-    config = peft_config(spec, targets, rows=rows or None, in_full=in_full, task=task)
+    if not stacks:
+        _check_kind(network, spec, names)
+    config = peft_config(
+        spec,
+        targets,
+        parameters=attach.shortest(network, stacks),
+        rows=rows or None,
+        in_full=in_full,
+        task=task_of(generates=has_head(network), scores=bool(head)),
+    )
     try:
-        adapted = get_peft_model(network, config)
+        with attach.as_named(network):
+            adapted = get_peft_model(network, config)
     except (ValueError, TypeError) as error:  # e.g. a kind of module that PEFT does not support
         raise ModelError(
             f"model.adapter: {' '.join(str(error).split())}",
@@ -59,6 +75,9 @@ def add_adapter(
             + ("" if spec.type == "lora" else ", or set type: lora"),
         ) from error
     _check_placed(adapted, names)
+    require_attached(adapted.get_base_model(), stacks)
+    attach.freeze_corrections(adapted)
+    low_rank.install(adapted)
     adapter_init.initialize(adapted, spec, unquantized)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -72,21 +91,33 @@ def add_adapter(
 
 
 def peft_config(
-    spec: Adapter, targets: list[str], *, rows: dict[str, list[int]] | None, in_full: list[str], task: str
+    spec: Adapter,
+    targets: list[str],
+    *,
+    parameters: Sequence[str],
+    rows: dict[str, list[int]] | None,
+    in_full: Sequence[str],
+    task: str,
 ) -> Any:
-    """PEFT's configuration of the adapter. targets: names of modules. rows: see `add_adapter`. in_full: names of the modules that
-    are trained in full. task: of `task_of`."""
+    """PEFT's configuration of the adapter. targets: names of modules. parameters: names of stacks of experts. rows: see
+    `add_adapter`. in_full: names of the modules that are trained in full. task: of `task_of`."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 
     kind = spec.kind
     settings = {setting: getattr(spec, key) for key, setting in kind.keys.items()}
-    settings |= {**kind.settings, "target_modules": targets, "modules_to_save": in_full or None}
+    settings |= {
+        **kind.settings,
+        "target_modules": targets,
+        "modules_to_save": list(in_full) or None,
+    }
     if spec.type == "lora":
         settings |= {
             "init_lora_weights": adapter_init.BY_PEFT.get(spec.init, True),
             "trainable_token_indices": rows,
         }
+        if parameters:
+            settings["target_parameters"] = list(parameters)
     if spec.type == "ia3":
         settings["feedforward_modules"] = [name for name in targets if _last(name) in FEED_FORWARD]
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind.peft_type)](task_type=task, **settings)
@@ -168,13 +199,16 @@ def _check_called(network: Any, names: list[str]) -> None:
 
 def _check_placed(adapted: Any, names: list[str]) -> None:
     """PEFT maps module names of older checkpoints to new ones. Check that the adapters are on the requested modules."""
+    from peft.tuners.lora.layer import ParamWrapper
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     named = adapted.get_base_model().named_modules()
     placed = {
         name
         for name, module in named
-        if isinstance(module, BaseTunerLayer) and not name.endswith(".token_adapter")
+        if isinstance(module, BaseTunerLayer)
+        and not name.endswith(".token_adapter")
+        and not isinstance(module, ParamWrapper)
     }
     if odd := sorted(placed ^ set(names)):
         raise ModelError(

@@ -24,6 +24,7 @@ from tailor.models.router import Router
 from tailor.models.segments import Segments
 from tailor.plan import encoders
 from tailor.plan.facts import ModelFacts
+from tailor.plan.outline import is_routed
 from tailor.spec.methods.base import NO_TERMS, LossTerms
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class CausalModel(nn.Module):
         self.projection = None
         self.layout: Layout = layout
         self.splits_head = splits_head
+        self.router: Router | None = Router.of(self.base.config.get_text_config())
+        """The losses of the routers of a mixture of experts. None without."""
 
     @property
     def base(self) -> Any:
@@ -87,15 +90,10 @@ class CausalModel(nn.Module):
             count = _count(parameter)
             total += count
             trained += count * parameter.requires_grad
-            experts += count * is_routed_expert(name)
+            experts += count * is_routed(name)
         return Parameters(
             trained, total, total - experts * (facts.experts - facts.active_experts) // facts.experts
         )
-
-    @property
-    def router(self) -> Router | None:
-        """The load-balancing loss of a mixture-of-experts model, if its config enables one."""
-        return Router.of(self.base.config.get_text_config())
 
     def hidden(self, batch: TokenBatch) -> torch.Tensor:
         """Last hidden states, [B, T, H]."""
@@ -110,16 +108,30 @@ class CausalModel(nn.Module):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss to train with, a float32 scalar with a graph, and statistics without a graph.
 
-        The loss is the next-token loss with its terms, summed over supervised tokens (`loss.summed_loss`). For a mixture of experts whose config enables it,
-        the weighted load-balancing loss (`Router.loss`) is added; `router_loss` in the statistics is without the weight.
+        The loss is the next-token loss with its terms, summed over supervised tokens (`loss.summed_loss`). The losses of the
+        routers are added (`router`); the statistics have them without their weights.
         """
-        router = self.router
-        if router is None:
+        if self.router is None:
             return summed_loss(*self.at_predictions(batch), terms)
         out = self._outputs(batch, output_router_logits=True)
-        balance = router.loss(out.router_logits, batch)
+        routers = self.router.of_tokens(out.router_logits, batch)
         loss, parts = summed_loss(*self._at_predictions(batch, out), terms)
-        return loss + router.weight * balance, {**parts, "router_loss": balance.detach()}
+        return loss + routers.weighted, {**parts, **routers.statistics}
+
+    def answers(
+        self, batch: TokenBatch, documents_per_unit: int
+    ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, torch.Tensor]]:
+        """(`log_probabilities` of the trained model, the loss of its routers, statistics of that loss).
+
+        documents_per_unit: how many documents the method's loss counts as one. Without gradients the routers' loss is 0.
+        """
+        if self.router is None or not torch.is_grad_enabled():
+            return self.log_probabilities(batch), 0.0, {}
+        out = self._outputs(batch, output_router_logits=True)
+        routers = self.router.of_documents(out.router_logits, batch, documents_per_unit)
+        predictions = self._at_predictions(batch, out)
+        found = -document_cross_entropy(*predictions, batch.document, len(batch.supervised))
+        return found, routers.weighted, routers.statistics
 
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens, a float32 scalar with a graph."""
@@ -214,11 +226,6 @@ class CausalModel(nn.Module):
         elif batch.skips:  # transformers would start a new document at each skip, unless there is a mask
             inputs["attention_mask"] = (batch.rows >= 0).long()
         return inputs
-
-
-def is_routed_expert(name: str) -> bool:
-    """Whether a weight, by its full name, belongs to the experts that tokens are routed to."""
-    return ".experts." in name
 
 
 def _count(parameter: nn.Parameter) -> int:

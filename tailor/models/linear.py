@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from tailor.models.decoder import decoder_of, head_of
+from tailor.models.experts.loading import quantizable
 
 ROUTERS = ("gate", "router", "shared_expert_gate")
 """Names of the linear modules that route tokens to experts."""
@@ -69,6 +70,7 @@ def quantized_share(network: Any, plain: list[str]) -> tuple[float, str]:
 
     tables = {id(m) for m in network.modules() if isinstance(m, nn.Embedding)}
     tables.add(id(head_of(network)))
+    stacked = {stack.name for stack in quantizable(network)}
     inside = others = 0
     largest: tuple[int, str] = (0, "")
     for name, module in network.named_modules():
@@ -76,7 +78,7 @@ def quantized_share(network: Any, plain: list[str]) -> tuple[float, str]:
         for weight, parameter in module.named_parameters(recurse=False):
             if id(module) in tables:
                 continue
-            if quantized and weight == "weight":
+            if (quantized and weight == "weight") or f"{name}.{weight}" in stacked:
                 inside += parameter.numel()
             else:
                 others += parameter.numel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from tailor.models.beacon.model import BeaconModel, beacon_model
 from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.decoder import decoder_of, has_head, head_of
+from tailor.models.experts.check import require_gradients
+from tailor.models.experts.loading import quantizing
 from tailor.models.links import inside
 from tailor.models.new_tokens import add_rows, trained_rows
 from tailor.models.visibility import Rule
@@ -164,6 +167,8 @@ def prove(
                 f"{unused[0]}, so it would not train",
                 hint="name other modules in model.adapter.target_modules",
             )
+        if spec.adapter is not None and spec.adapter.experts is True:
+            require_gradients(model.base)
     return model
 
 
@@ -251,20 +256,21 @@ def load_network(
             quantization.forget(config)
             network = from_config(config, scores=scores, dtype=dtype, trust_remote_code=trusted)
             return _ready(network.to(device), spec, empty=empty)
-        network, loaded = auto_class(config, scores=scores).from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            device_map={"": device},
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below with names and shapes
-            quantization_config=quantization.when_loading(
-                config, spec, dtype, lambda: without_weights(config, trusted, scores=scores), gguf=gguf
-            ),
-            **({"gguf_file": WEIGHTS} if gguf else {}),
-            **common,
-        )
+        bare = partial(without_weights, config, trusted, scores=scores)
+        settings = quantization.when_loading(config, spec, dtype, bare, gguf=gguf)
+        with quantizing(spec.quantize, bare):
+            network, loaded = auto_class(config, scores=scores).from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                device_map={"": device},
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below with names and shapes
+                quantization_config=settings,
+                **({"gguf_file": WEIGHTS} if gguf else {}),
+                **common,
+            )
         own = scoring_head.weights_of(network) if scores else set()
         if wrong := sorted(key for key in loaded["mismatched_keys"] if key[0] not in own):
             name, stored, expected = wrong[0]

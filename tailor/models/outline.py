@@ -10,10 +10,11 @@ from tailor.encode.gguf import readable
 from tailor.errors import ModelError
 from tailor.models import dropout, linear, own_code, scoring_head
 from tailor.models.architecture import auto_class
-from tailor.models.causal import is_routed_expert
 from tailor.models.decoder import decoder_of, has_head, head_of
+from tailor.models.experts.loading import quantizable
+from tailor.models.experts.stacks import routers, stacks
 from tailor.models.load import require_base, without_weights
-from tailor.plan.outline import NoOutline, Outline
+from tailor.plan.outline import NoOutline, Outline, is_routed
 from tailor.printable import printable
 from tailor.spec.model import Model
 
@@ -66,16 +67,19 @@ def read(network: Any, spec: Model) -> Outline:
             targets[name] = (sizes[0], sizes[1]) if isinstance(module, Conv1D) else (sizes[1], sizes[0])
             quantized += module.weight.numel() * (module is not head and name not in bypassed)
     parameters = dict(network.named_parameters())
+    quantized += sum(parameters[stack.name].numel() for stack in quantizable(network))
     return Outline(
         parameters={name: parameter.numel() for name, parameter in parameters.items()},
         used=sum(parameter.numel() for parameter in parameters.values() if id(parameter) in used),
-        expert=sum(parameter.numel() for name, parameter in parameters.items() if is_routed_expert(name)),
+        expert=sum(parameter.numel() for name, parameter in parameters.items() if is_routed(name)),
         table=table.numel(),
         tied=tied,
         has_head=has_head(network),
         targets=targets,
         all_linear=tuple(linear.adaptable(network)),
         quantized=quantized,
+        stacks={stack.name: stack.sizes for stack in stacks(network)},
+        routers=tuple(routers(network)),
         dropout=_dropout(network, spec),
     )
 

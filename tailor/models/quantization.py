@@ -10,6 +10,7 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.models import linear
+from tailor.models.experts import low_rank
 from tailor.plan import quantized
 from tailor.spec.model import Model, Quantize
 
@@ -47,6 +48,8 @@ def as_in_training(network: Any, spec: Model, compute: torch.dtype, stored: str 
             network = network.dequantize(dtype=compute)
         # Else transformers would quantize the weights again when it saves them, or fail.
         network._weight_conversions = None
+    if spec.quantize is not None:
+        low_rank.install(network)
     return with_one_mode(network)
 
 

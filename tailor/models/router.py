@@ -1,44 +1,108 @@
-"""Load-balancing loss of mixture-of-experts models (Switch Transformers, arXiv 2101.03961, equations 4 to 6)."""
+"""Losses of the routers of mixture-of-experts models, computed per row.
+
+The load-balancing loss is that of Switch Transformers (arXiv 2101.03961, equations 4 to 6), the z-loss that of ST-MoE (arXiv
+2202.08906, equation 5). A row is the same for every micro-batch size and number of workers, and so are its losses.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from tailor.errors import ModelError
 from tailor.models.documents import TokenBatch
+from tailor.spec.model import Model
+
+_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
+
+
+class RouterLoss(NamedTuple):
+    """Losses of a micro-batch, float32 scalars that are summed over its rows, each times the units of the row."""
+
+    weighted: torch.Tensor
+    """What is added to the training loss, with a graph."""
+    statistics: dict[str, torch.Tensor]
+    """The losses without their weights and without a graph: `router_loss` and `router_z_loss`."""
 
 
 @dataclass(frozen=True)
 class Router:
-    """Settings from a model's config. top_k: experts per token. weight: of the balancing loss, `router_aux_loss_coef`."""
+    """Settings. top_k: experts per token. weight: of the load-balancing loss. z_weight: of the z-loss."""
 
     top_k: int
     weight: float
+    z_weight: float = 0.0
 
     @classmethod
-    def of(cls, config: Any) -> Router | None:
-        """None unless `output_router_logits` is true and `router_aux_loss_coef` is above 0, as in transformers."""
-        weight = float(getattr(config, "router_aux_loss_coef", None) or 0.0)
-        if not getattr(config, "output_router_logits", False) or not weight:
-            return None
-        return cls(int(config.num_experts_per_tok), weight)
+    def of(cls, config: Any, spec: Model | None = None, *, by_config: bool = True) -> Router | None:
+        """None without a weight above 0.
 
-    def loss(self, logits: Sequence[torch.Tensor], batch: TokenBatch) -> torch.Tensor:
-        """Sum over rows of (balancing loss of the row × its supervised tokens), a float32 scalar with a graph.
+        spec: the recipe's `model`. Without `router_aux_loss` in it, the config decides as in transformers, if `by_config`:
+        `router_aux_loss_coef`, if `output_router_logits` is true. ModelError if the recipe sets weights for a model without
+        such losses.
+        """
+        wanted = None if spec is None else spec.router_aux_loss
+        weight, z_weight = float(wanted or 0.0), 0.0 if spec is None else spec.router_z_loss
+        if wanted is None and by_config and getattr(config, "output_router_logits", False):
+            weight = float(getattr(config, "router_aux_loss_coef", None) or 0.0)
+        if not weight and not z_weight:
+            return None
+        top_k = next((int(value) for name in _TOP_K if (value := getattr(config, name, None))), None)
+        if top_k is None or (weight and not hasattr(config, "router_aux_loss_coef")):
+            key = "router_z_loss" if top_k is None else "router_aux_loss"
+            why = "has no routers" if top_k is None else "balances its experts without such a loss"
+            raise ModelError(
+                f"model.{key}: the model ({config.model_type}) {why}", hint=f"remove model.{key}"
+            )
+        return cls(top_k, weight, z_weight)
+
+    def of_tokens(self, logits: Sequence[torch.Tensor], batch: TokenBatch) -> RouterLoss:
+        """The losses of a method that is summed over supervised tokens. logits: [B · T, experts] of each layer."""
+        supervised = torch.bincount(
+            batch.rows.flatten()[batch.predicting], minlength=_count(batch)
+        )  # int64[R]
+        return self._losses(logits, batch, supervised)
+
+    def of_documents(
+        self, logits: Sequence[torch.Tensor], batch: TokenBatch, documents_per_unit: int
+    ) -> RouterLoss:
+        """The losses of a method that is summed over units of several documents, such as pairs of answers."""
+        rows = batch.rows.flatten()[batch.predicting]  # int64[S]
+        row = torch.zeros_like(batch.supervised).scatter_(0, batch.document, rows)  # int64[D]
+        return self._losses(logits, batch, torch.bincount(row, minlength=_count(batch)) / documents_per_unit)
+
+    def _losses(self, logits: Sequence[torch.Tensor], batch: TokenBatch, units: torch.Tensor) -> RouterLoss:
+        """units: [R]. Their sum over the batch is what its loss is divided by, so each loss becomes a mean."""
+        if not logits:
+            raise ModelError(
+                "the model returns no logits of its routers", hint="set model.router_aux_loss: 0"
+            )
+        total = torch.zeros((), device=units.device)
+        statistics = {}
+        if self.weight:
+            balance = self.loss(logits, batch, units)
+            total = total + self.weight * balance
+            statistics["router_loss"] = balance.detach()
+        if self.z_weight:
+            z_loss = (_z_losses(logits, batch) * units).sum()
+            total = total + self.z_weight * z_loss
+            statistics["router_z_loss"] = z_loss.detach()
+        return RouterLoss(total, statistics)
+
+    def loss(self, logits: Sequence[torch.Tensor], batch: TokenBatch, units: torch.Tensor) -> torch.Tensor:
+        """Sum over rows of (balancing loss of the row × its units), a float32 scalar with a graph.
 
         logits: [B · T, experts] of each layer. The balancing loss of a row is `top_k` when its tokens use all experts
         equally, and up to the number of experts when all tokens use the same `top_k` of them. It is computed per row,
         because the rows of a batch do not depend on the micro-batch size or the number of workers. The sum is divided by
-        the supervised tokens of the batch, as every loss is, which makes it a mean over tokens.
+        the units of the batch, as every loss is, which makes it a mean.
         """
         # In the shapes, R is the number of rows, N of tokens without padding, E of experts.
-        rows = batch.rows.flatten()  # int64[B · T]
-        real = (rows >= 0).nonzero()[:, 0]  # int64[N], padding left out
-        rows = rows[real]  # int64[N]
-        count = int(rows.max()) + 1
+        rows, real = _real(batch)
+        count = _count(batch)
         experts = logits[0].shape[-1]
         assigned = torch.zeros(count, experts, device=rows.device)  # [R, E], tokens that go to each expert
         probability = torch.zeros(count, experts, device=rows.device)  # [R, E], summed over tokens
@@ -49,5 +113,24 @@ class Router:
             probability = probability.index_add(0, rows, of_token)
         tokens = len(logits) * torch.bincount(rows, minlength=count)[:, None]  # [R, 1]
         balance = experts * (assigned / tokens * (probability / tokens)).sum(dim=-1)  # [R]
-        supervised = torch.bincount(batch.rows.flatten()[batch.predicting], minlength=count)  # int64[R]
-        return (balance * supervised).sum()
+        return (balance * units).sum()
+
+
+def _z_losses(logits: Sequence[torch.Tensor], batch: TokenBatch) -> torch.Tensor:
+    """The mean of logsumexp(logits)² over the tokens and layers of each row, float32[R]."""
+    rows, real = _real(batch)
+    total = torch.zeros(_count(batch), device=rows.device)  # [R]
+    for layer in logits:
+        total = total.index_add(0, rows, layer[real].float().logsumexp(dim=-1).square())
+    return total / (len(logits) * torch.bincount(rows, minlength=len(total)))
+
+
+def _real(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row of each token, its position in the flattened batch), int64[N] each, without padding."""
+    rows = batch.rows.flatten()  # int64[B · T]
+    real = (rows >= 0).nonzero()[:, 0]  # int64[N]
+    return rows[real], real
+
+
+def _count(batch: TokenBatch) -> int:
+    return int(batch.rows.max()) + 1

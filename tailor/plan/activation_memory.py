@@ -68,6 +68,11 @@ class Trained:
         return self.width * (self.adapter.rank if self.adapter else 0) * self._adapted(_KNOWN)
 
     @property
+    def of_experts(self) -> int:
+        """Bytes of an element of the routed experts, whose grouped products have the type of the weights."""
+        return 4 if self.adapter is None else self.width
+
+    @property
     def norms(self) -> bool:
         """Whether the weights of the norms are trained, which need the normalized hidden states."""
         return self.adapter is None or any("norm" in name for name in self.adapter.modules_to_save)
@@ -78,6 +83,21 @@ class Trained:
         targets = {name.rsplit(".", 1)[-1] for name in self.adapter.target_modules}
         unknown = bool(targets - _KNOWN)  # modules of other families: all inputs are assumed to be needed
         return len(names) if unknown else len(names & targets)
+
+
+def _experts(facts: ModelFacts, trained: Trained) -> float:
+    """Bytes per token that the routed experts keep.
+
+    For each of its experts, a token has: the gate and its activation, the other factor, and the output. Trained experts and
+    adapters also need the token's copy of the input, and the product of the factors. A trained router needs its input.
+    """
+    adapter = trained.adapter
+    needs_inputs = adapter is None or adapter.experts is True
+    each = facts.hidden * (2 if needs_inputs else 1) + facts.intermediate * (4 if needs_inputs else 3)
+    if adapter is not None and adapter.experts is True:
+        each += 2 * (-(-adapter.rank // 8) * 8)  # filled up to a multiple of 8
+    router = trained.width * facts.hidden if adapter is None or adapter.router else 0
+    return float(facts.active_experts * trained.of_experts * each + router)
 
 
 def at_loss(trained: Trained) -> float:
@@ -98,7 +118,9 @@ def activations(
     # Ulysses repeats the key-value heads if there are fewer of them than workers.
     keys = facts.kv * (math.lcm(facts.kv_heads, parts) // facts.kv_heads if facts.kv_heads else 1)
     normalized = 8.0 if trained.norms else 0.0  # of both norms, in float32
-    read, widened = trained.inputs(ATTENTION_INPUTS), trained.inputs(FEED_FORWARD_INPUTS)
+    read = trained.inputs(ATTENTION_INPUTS)
+    dense = facts.experts == 1 or facts.shared
+    widened = trained.inputs(FEED_FORWARD_INPUTS) if dense else 0.0
     # Queries, keys and values after RoPE, the output of attention, and its copy for the output projection.
     attention = 2.0 * width * (queries + keys) + trained.inputs(OUTPUT) * queries + trained.rank()
     # The inputs of both norms, in float32, and what the projections read. A tile's checkpoint needs its input in any case,
@@ -106,11 +128,18 @@ def activations(
     tile_input = 4 if trained.norms and trained.adapter is not None else residual
     norms = (8.0 + normalized + read + (tile_input if tiled else widened)) * hidden
     inner = 3 * width + trained.inputs(DOWN)  # the gate, its activation, the other factor; their product
-    saved = norms + attention + (0.0 if tiled else inner * facts.intermediate)
+    if facts.experts > 1:
+        block = _experts(facts, trained) + inner * facts.shared
+    else:
+        block = inner * facts.intermediate
+    saved = norms + attention + (0.0 if tiled else block)
     # Backward pass through a feed-forward block: three inner gradients, when the product is no longer needed. Through a
     # norm: its gradient and four or five intermediate results in float32.
     of_norm = 16.0 if residual == 4 else 20.0
     inner_peak = 6.0 * width * facts.intermediate
+    if facts.experts > 1:  # and the gradients of each expert's input and output
+        each = trained.of_experts * (6.0 * facts.intermediate + 2.0 * hidden)
+        inner_peak = facts.active_experts * each + 6.0 * width * facts.shared
     own_input = (
         4.0 if residual == 4 else 0.0
     )  # the first norm's input is the layer's: it is in `inputs` already
@@ -127,7 +156,7 @@ def activations(
     kept = tokens * ((facts.layers - recomputed) * saved + rotations)
     # The backward pass of the final norm, or of the last layer if it is kept.
     last_is_kept = not every or (facts.layers - 1) % every
-    own = inner_peak - inner * facts.intermediate if last_is_kept and not tiled else 0.0
+    own = inner_peak - block if last_is_kept and not tiled else 0.0
     peak = kept + tokens * max(own, (of_norm + 4.0) * hidden)
     if recomputed:
         # When it reaches the last checkpointed layer, the activations of the layers after it are freed.

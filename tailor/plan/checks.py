@@ -54,16 +54,6 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
             f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
             hint="set data.pack: false",
         )
-    if (
-        quantized.as_loaded(recipe.model, config).quantize
-        and facts.experts > 1
-        and not recipe.model.trust_remote_code
-    ):
-        raise ModelError(
-            f"model.quantize: bitsandbytes quantizes linear modules only, and {recipe.model.path} stores its experts in one "
-            "tensor, so most of its weights would not be quantized",
-            hint="leave model.quantize out",
-        )
     if recipe.model.kernels == "liger" and facts.model_type not in KERNEL_TYPES:
         raise ModelError(
             f"model.kernels: liger is not for {recipe.model.path} ({facts.model_type}); it is for {', '.join(KERNEL_TYPES)}",

@@ -152,6 +152,8 @@ class ModelFacts:
     positions: int | None
     """Maximum sequence length of the model, in tokens, if the config has it."""
     outline: Outline | None = None
+    shared: int = 0
+    """Inner width of the experts that every token goes through, together."""
     has_head: bool = True
     """Whether it has an output head. An encoder has none."""
 
@@ -198,6 +200,7 @@ class ModelFacts:
             unsplittable=_unsplittable(config),
             positions=rope.positions(config),
             outline=outline,
+            shared=_shared(config) if experts > 1 else 0,
             has_head=not encoders.is_encoder(config),
         )
 
@@ -274,6 +277,13 @@ class ModelFacts:
     @property
     def _matrices(self) -> int:
         return 2 if self.model_type in UNGATED else 3
+
+
+def _shared(config: Mapping[str, Any]) -> int:
+    for name in ("shared_expert_intermediate_size", "shared_intermediate_size"):
+        if config.get(name):
+            return int(config[name])
+    return int(config.get("n_shared_experts") or 0) * int(config.get("moe_intermediate_size") or 0)
 
 
 def _unsplittable(config: Mapping[str, Any]) -> str | None:

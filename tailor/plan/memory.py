@@ -96,8 +96,11 @@ def forecast(
         compressed = facts.quantized_parameters - unquantized
         plain = facts.linear_parameters - compressed + facts.embedding_parameters
         weights += per_linear * compressed + BYTES[frozen_dtype] * plain
-        if model.quantize:  # each matmul dequantizes its matrix: one buffer of the largest
-            weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate
+        if (
+            model.quantize
+        ):  # each matmul dequantizes its matrix, or its stack of experts: one buffer of the largest
+            matrices = 2 * facts.experts if facts.experts > 1 else 1
+            weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate * matrices
     if model.adapter is not None and model.adapter.init in REPLACING:  # the frozen initial matrices
         weights += 4.0 * facts.adapter_parameters(model.adapter.model_copy(update={"modules_to_save": []}))
     worker_tokens = tokens / sequence_parallel

@@ -51,6 +51,10 @@ class Outline:
     """Of these, the ones that `model.adapter.target_modules: all-linear` selects."""
     quantized: int
     """Number of elements that `model.quantize` quantizes."""
+    stacks: Mapping[str, tuple[int, int, int]]
+    """Name of each weight that holds a layer's routed experts in one tensor -> experts, inputs and outputs of each."""
+    routers: tuple[str, ...]
+    """Names of the modules that route tokens to experts."""
     dropout: Mapping[str, float]
     """Key in `config.json` -> probability, for each dropout above 0 that is active in training."""
     adapter: Adapter | None = None
@@ -79,15 +83,42 @@ class Outline:
 
     def adapter_parameters(self, adapter: Adapter) -> int:
         """Number of elements of an adapter and of the modules that are trained with it."""
-        names = self.all_linear if adapter.target_modules == "all-linear" else adapter.target_modules
-        saved = [name for name in self.parameters if _is_saved(name, adapter.modules_to_save)]
+        names = (
+            [name for name in self.all_linear if is_chosen(name, adapter)]
+            if adapter.target_modules == "all-linear"
+            else adapter.target_modules
+        )
+        in_full = [*adapter.modules_to_save, *(self.routers if adapter.router else ())]
+        saved = [name for name in self.parameters if _is_saved(name, in_full)]
         adapted = (
             adapter.weights(full, *self.targets[full])
             for full in self.targets
             if any(f".{full}".endswith(f".{name}") for name in names)
             and not (adapter.target_modules == "all-linear" and is_within(full, adapter.modules_to_save))
         )
-        return sum(adapted) + sum(self.parameters[name] for name in saved)
+        stacked = (
+            experts * adapter.weights(name, inputs, outputs)
+            for name, (experts, inputs, outputs) in self.stacks.items()
+            if adapter.experts is True
+        )
+        return sum(adapted) + sum(stacked) + sum(self.parameters[name] for name in saved)
+
+
+def is_routed(name: str) -> bool:
+    """Whether a module or weight, by its full name, belongs to the experts that tokens are routed to."""
+    return ".experts." in f"{name}."
+
+
+def is_shared(name: str) -> bool:
+    """Whether a module or weight, by its full name, belongs to an expert that every token goes through."""
+    return any(part.startswith("shared_") and not part.endswith("_gate") for part in name.split("."))
+
+
+def is_chosen(name: str, adapter: Adapter) -> bool:
+    """Whether `adapter.experts` lets `all-linear` select the linear module of this full name."""
+    if adapter.experts is None or adapter.experts is True:
+        return True
+    return not is_routed(name) and (adapter.experts == "shared" or not is_shared(name))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class _Train(TypedDict):
     learning_rate: NotRequired[Number | None]
     grad_norm: NotRequired[Number | None]
     router_loss: NotRequired[Number | None]
+    router_z_loss: NotRequired[Number | None]
     reward_accuracy: NotRequired[Number | None]
     reward_margin: NotRequired[Number | None]
     supervised_tokens_per_second: NotRequired[Number | None]

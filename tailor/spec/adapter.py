@@ -62,6 +62,15 @@ class Adapter(Section):
     module names such as `[q_proj, v_proj]`.
     """
 
+    experts: bool | Literal["shared"] | None = None
+    """Whether the experts of a mixture-of-experts model get an adapter: `true` the routed and the shared ones, `shared`
+    only those that every token goes through, `false` none. Default: those that are linear modules. Most models store
+    the routed ones in one tensor per layer, which is none. `true` is for `lora` without `dropout` and `dora`.
+    """
+
+    router: bool = False
+    """Train the routers of a mixture-of-experts model in full; they are saved with the adapter."""
+
     modules_to_save: list[Annotated[str, Field(min_length=1)]] = []
     """Modules that are trained in full and saved with the adapter, such as `embed_tokens`. New tokens
     need less: see `model.add_tokens`.

@@ -106,6 +106,15 @@ class Model(Section):
     the adapter: see `adapter.dropout`. Default: those of the base, which `tailor plan` shows.
     """
 
+    router_aux_loss: float | None = Field(None, ge=0)
+    """For a mixture of experts: weight of the load-balancing loss of its routers (arXiv 2101.03961). Default: the
+    `router_aux_loss_coef` of the base's `config.json` if its `output_router_logits` is true, except with methods that
+    compare answers; else 0.
+    """
+
+    router_z_loss: float = Field(0.0, ge=0)
+    """For a mixture of experts: weight of the z-loss of its routers, the mean of logsumexp(logits)² (arXiv 2202.08906)."""
+
     quantize: Quantize | None = None
     """Store the frozen base weights in 4 or 8 bits, to save GPU memory (QLoRA). Needs `model.adapter` or
     `model.beacon`. Default: off.

@@ -27,6 +27,7 @@ from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files
 from tailor.models.causal import base_of
 from tailor.models.embedding.embedder import settings_of
+from tailor.models.experts import attach
 from tailor.models.load import DTYPES, skeleton
 from tailor.plan import Plan
 from tailor.spec.adapter import REPLACING
@@ -138,9 +139,10 @@ def _write_adapter(
         known = [name for name in saved if any(f".{module}".endswith(f".{name}") for module in modules)]
         adapter_files.change_config(folder, modules_to_save=known)
     adapter_files.set_base(folder, plan.model.path)
-    if isinstance(targets := network.peft_config["default"].target_modules, set):
+    config = network.peft_config["default"]
+    if isinstance(config.target_modules, set):
         # PEFT writes the set in an order that differs between processes.
-        adapter_files.change_config(folder, target_modules=sorted(targets))
+        adapter_files.change_config(folder, **attach.for_peft(config, network.get_base_model()))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card template
     BaseRecord.of(plan.model, plan.frozen_dtype).write(folder)
     if plan.model.rope is not None:

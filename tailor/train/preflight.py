@@ -14,6 +14,7 @@ from tailor.models.embedding.embedder import fit_to_embed
 from tailor.models.load import adapt
 from tailor.models.new_tokens import add_rows
 from tailor.models.quantization import plain_linear
+from tailor.models.router import Router
 from tailor.plan.outline import NoOutline, Outline, is_within
 from tailor.spec.methods.union import Method
 from tailor.spec.model import Model
@@ -32,6 +33,7 @@ def preflight(model: Model, method: Method, optim: Optim, train: Train) -> Outli
     if isinstance(network, NoOutline):
         return network
     attention.require_supported(network, model.attention)
+    Router.of(network.config.get_text_config(), model)
     if model.quantize is not None:
         plain_linear(network)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

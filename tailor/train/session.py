@@ -20,6 +20,7 @@ from tailor.models import attention, own_code, probe
 from tailor.models.causal import CausalModel, Parameters
 from tailor.models.documents import Collator
 from tailor.models.load import DTYPES
+from tailor.models.router import Router
 from tailor.models.sequence import SequenceGroup, join
 from tailor.plan import Plan
 from tailor.store import Store
@@ -91,6 +92,8 @@ def open_session(plan: Plan, host: Host) -> Session:
     started = time.perf_counter()
     strategy = make_strategy(plan, host)
     model = strategy.load()
+    config = model.base.config.get_text_config()
+    model.router = Router.of(config, plan.model, by_config=not plan.method.compares_answers)
     parameters = strategy.weights()
     strategy.setup()
     sequence = join(plan.sequence_parallel)
@@ -124,9 +127,10 @@ def open_session(plan: Plan, host: Host) -> Session:
     )
     if plan.base_dropout:
         session.say(f"dropout {plan.dropout_text()}")
-    if model.router is not None and plan.method.compares_answers:
+    if model.router is None and Router.of(config) is not None and plan.model.router_aux_loss is None:
         session.say(
-            f"the load-balancing loss of the experts is not used: method {plan.method.name} compares answers"
+            f"the load-balancing loss of the experts is not used: method {plan.method.name} compares answers; "
+            "set model.router_aux_loss to use it"
         )
     return session
 

@@ -27,14 +27,14 @@ from tailor.artifacts.tensors import Reader
 import bitsandbytes, peft
 adapter, target = sys.argv[1:]
 source = open_source(adapter)
-Structure.of(source.weights, trust_remote_code=False)  # transformers' own modules
+structure = Structure.of(source.weights, trust_remote_code=False)
 Path(target).mkdir()
 def status(key):
     return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024
 Path("/proc/self/clear_refs").write_text("5")  # the highest use counts from here
 before = status("VmRSS")
 with LoraAdapter(source.folder, source.url) as lora, Reader.of_model(source.weights) as reader:
-    write_model(Path(target), source, lora, reader, "full", "auto", torch.device("cpu"))
+    write_model(Path(target), source, structure, lora, reader, "full", "auto", torch.device("cpu"))
 print(before, status("VmHWM"))
 """
 

@@ -321,8 +321,6 @@ REASONS = {
     "or join documents with method `pretrain`.",
     "ALiBi": "Its position biases (ALiBi) are counted from the start of the row. Set `data.pack: false`, or join documents "
     "with method `pretrain`.",
-    "PEFT did not adapt": "PEFT confuses the modules of the shared expert with those of the routed experts. List the attention "
-    "modules in `model.adapter.target_modules`.",
     "experts.gate_up_proj": "bitsandbytes quantizes linear modules only; these experts are stored in one tensor, which would "
     "not be quantized.",
     "attend to each other": "Its layers carry a state over from one document to the next. Set `data.pack: false`, or join documents "

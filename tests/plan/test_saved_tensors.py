@@ -14,9 +14,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from tailor.models.activations import decoder_layers
 from tailor.models.documents import Document, collate
 from tailor.models.load import load_for_training
-from tailor.plan import ModelFacts
+from tailor.plan import ModelFacts, activation_memory
 from tailor.plan.activation_memory import OUTPUT, Trained, activations
 from tailor.spec.model import Model
+from tests.helpers.mixtures import MIXTURES
 from tests.helpers.models import tiny_llama
 
 TOKENS, RANK = 512, 4
@@ -102,6 +103,35 @@ def counted(path: Path, kind: str, *, mixed: bool, tiled: bool) -> float:
 def test_every_saved_tensor_is_counted(path: Path, kind: str, mixed: bool, tiled: bool) -> None:
     found = saved_bytes(path, kind, mixed=mixed, tiled=tiled)
     assert counted(path, kind, mixed=mixed, tiled=tiled) == pytest.approx(found, rel=0.05)
+
+
+EXPERTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "attention": {"adapter": ATTENTION},
+    "experts": {"adapter": {"rank": RANK, "experts": True}},
+}
+
+
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("full", marks=pytest.mark.soak),
+        pytest.param("attention", marks=pytest.mark.soak),
+        "experts",
+    ],
+)
+def test_what_routed_experts_save_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mixed: bool
+) -> None:
+    path = MIXTURES["mixtral"].make(tmp_path, **{**SHAPE, **HEADS, "intermediate_size": 96})
+    monkeypatch.setitem(KINDS, kind, EXPERTS[kind])
+    found = saved_bytes(path, kind, mixed=mixed, tiled=False)
+    assert counted(path, kind, mixed=mixed, tiled=False) == pytest.approx(found, rel=0.05)
+    monkeypatch.setattr(
+        activation_memory, "_experts", lambda facts, trained: 3.0 * trained.width * facts.intermediate
+    )
+    assert counted(path, kind, mixed=mixed, tiled=False) < 0.8 * found, "as if a token had one expert"
 
 
 def test_control_a_term_less_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

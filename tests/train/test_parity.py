@@ -32,6 +32,9 @@ CASES: dict[str, dict[str, Any]] = {
     "tokens for a batch": {"train": {"batch_size": None, "batch_tokens": 256}},
     "joined documents": {"method": {"name": "pretrain"}},
     "joined documents, lora": {"method": {"name": "pretrain"}, "model": ADAPTED},
+    "adapted experts, packed": {
+        "model": {"path": "mixtral", "adapter": {**LORA, "experts": True, "router": True}}
+    },
     "balanced experts, packed": {"model": {"path": "mixtral"}},
     "balanced experts, unpacked": {"model": {"path": "mixtral"}, "data": {"pack": False}},
 }

@@ -10,6 +10,7 @@ from tailor.spec.adapter_kinds import KINDS, OF_SOME
 from tailor.spec.rules.keys import Conflict, Finding, Keys
 
 INIT = "model.adapter.init"
+EXPERTS = "model.adapter.experts"
 MAX_GROUPS, MAX_REPEATS = 4, 3
 """Of a pattern for modules' names. Matching takes time that is exponential in them."""
 
@@ -34,6 +35,7 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
     if init == "loftq" and keys("model.add_tokens"):
         yield (INIT, "model.add_tokens", "a quantized base takes no new tokens; remove one of them")
 
+    yield from _of_experts(keys)
     name = keys("model.adapter.type")
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None or name == "lora":
@@ -49,9 +51,36 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
         yield "model.adapter.type", "optim.learning_rate_ratios.lora_b", why
 
 
+def _of_experts(keys: Keys) -> Iterator[Conflict]:
+    """Keys that an adapter on routed experts does not support: PEFT adapts tensors of several matrices with plain LoRA."""
+    if keys(EXPERTS) is not True:
+        return
+    start = "routed experts in one tensor get a plain LoRA adapter"
+    if keys("model.adapter.type") not in (None, "lora"):
+        yield EXPERTS, "model.adapter.type", f"{start}; use type: lora, or experts: shared"
+    if keys("model.adapter.dropout"):
+        yield (
+            EXPERTS,
+            "model.adapter.dropout",
+            f"{start} without dropout; remove dropout, or use experts: shared",
+        )
+    if keys("model.adapter.dora"):
+        yield EXPERTS, "model.adapter.dora", f"{start}; remove dora, or use experts: shared"
+    if keys(INIT) not in (None, "default", "gaussian"):
+        yield EXPERTS, INIT, f"{start} that starts from zero; use default or gaussian, or experts: shared"
+
+
 def unused(keys: Keys) -> Iterator[Finding]:
     """Keys that the kind of adapter does not have."""
-    if keys("model.adapter") is None or keys.is_wrong("model.adapter.type"):
+    if keys("model.adapter") is None:
+        return
+    chosen = keys("model.adapter.target_modules")
+    if keys(EXPERTS) in (False, "shared") and isinstance(chosen, list):
+        yield (
+            EXPERTS,
+            "has no effect with a list of target_modules, which decides; only true adds routed experts to it",
+        )
+    if keys.is_wrong("model.adapter.type"):
         return
     name = keys("model.adapter.type") or "lora"
     own = {*KINDS[name].keys, *(("init",) if name == "lora" else ())}

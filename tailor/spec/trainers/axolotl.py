@@ -270,7 +270,7 @@ ROWS = table(
         "unfrozen_parameters",
         "parts of the base cannot be frozen: use model.adapter with modules_to_save, or train all weights",
     ),
-    unsupported("lora_target_parameters", "expert weights that are not linear modules get no adapter"),
+    unsupported("lora_target_parameters", "model.adapter.experts: true adapts all routed experts"),
     unsupported(
         "quantize_moe_experts", "only linear modules are quantized; fused experts stay in model.dtype"
     ),

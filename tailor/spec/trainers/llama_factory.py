@@ -250,7 +250,7 @@ ROWS = table(
         "use_eaft_loss eaft_alpha",
         "entropy-adaptive fine-tuning weights tokens by entropy; here each token has the same weight",
     ),
-    unsupported("moe_aux_loss_coef", "the model's own coefficient of the router loss is used"),
+    unsupported("moe_aux_loss_coef", "the model's own coefficient is used, or model.router_aux_loss"),
     unsupported("shift_attn", "LongLoRA's shifted attention is not supported; attention is full"),
     unsupported("pref_bco_weight ld_alpha", "the loss has no such term"),
     refused(

@@ -32,7 +32,7 @@ MODEL = table(
         "quantized weights are sharded as they are; computation is in train.precision",
     ),
     unneeded("lora_task_type", "language models are trained"),
-    unsupported("lora_target_parameters", "expert weights that are not linear modules get no adapter"),
+    unsupported("lora_target_parameters", "model.adapter.experts: true adapts all routed experts"),
 )
 """Arguments of TRL's ModelConfig."""
 
@@ -129,7 +129,9 @@ ROWS = table(
     unneeded("accelerate_config", "FSDP and DeepSpeed are scale.strategy, processes scale.workers"),
     unneeded("generate_during_eval", "evaluate.generation compares answers"),
     unsupported(
-        "router_aux_loss_coef", "the model's own coefficient of the router loss is used", neutral=(0.001,)
+        "router_aux_loss_coef",
+        "the model's own coefficient is used, or model.router_aux_loss",
+        neutral=(0.001,),
     ),
     unsupported(
         "use_weighting ld_alpha f_divergence_type f_alpha_divergence_coef discopop_tau loss_weights reference_free force_use_ref_model",
