@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from tailor.errors import ModelError
+from tailor.models import recurrence
 from tailor.models.decoder import decoder_of
 
 TILE_BYTES = 64 * 2**20
@@ -44,8 +45,7 @@ def checkpoint_layers(base: Any, *, every: int, offload: bool) -> None:
         )
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index % every == 0
-        if offload:
-            layer._gradient_checkpointing_func = _offloading
+        layer._gradient_checkpointing_func = _offloading if offload else _checkpointing
 
 
 def decoder_layers(base: Any) -> list[Any]:
@@ -73,7 +73,11 @@ def _offloading(function: Callable[..., Any], hidden: torch.Tensor, *arguments: 
         return tensor
 
     with saved_tensors_hooks(pack, unpack):
-        return checkpoint(function, hidden, *arguments, use_reentrant=False)
+        return _checkpointing(function, hidden, *arguments)
+
+
+def _checkpointing(function: Callable[..., Any], *arguments: Any) -> Any:
+    return checkpoint(function, *arguments, use_reentrant=False, context_fn=recurrence.checkpoint_contexts)
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:

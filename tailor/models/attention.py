@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
 from tailor.errors import ModelError
-from tailor.models import sequence, visibility
+from tailor.models import recurrence, sequence, visibility
 from tailor.models.documents import Documents
 from tailor.models.segments import Segments
 from tailor.models.visibility import Rule
@@ -37,7 +37,11 @@ def set_attention(base: Any) -> None:
     """Set `tailor_documents` as a model's attention, and learn the rules that it follows. ValueError if it cannot follow them."""
     register()
     base.set_attn_implementation(NAME)
-    visibility.learn(base)
+    try:
+        visibility.learn(base)
+    except visibility.NoAttention:
+        if not recurrence.is_isolated(base):  # all its layers are recurrent
+            raise
     with suppress(
         ValueError
     ):  # the model does not support bidirectional attention, which the check of texts reports
@@ -77,13 +81,15 @@ def documents_attention(
     is_causal: bool | None = None,
     widen_window: bool = False,
     segments: Segments | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it.
 
     query: [1, h, T, d]; key, value: [1, kv heads, T, d]; returns [1, T, h, d]. With sequence parallelism over N workers,
     the tensors hold T / N tokens, while the bounds in `documents` are those of all T. widen_window: attend to the whole
-    document, whatever the module's rule. segments: of each document, instead of `is_causal`. Raises ValueError for a mask, a
+    document, whatever the module's rule. segments: of each document, instead of `is_causal`. s_aux: the module's attention
+    sinks, [h]: a logit per head that takes its share of each softmax and has no value. Raises ValueError for a mask, a
     soft cap, or a window of a module whose rule is not known, on which the checks at load try another attention.
     """
     if documents is None or attention_mask is not None or softcap is not None:
@@ -115,6 +121,7 @@ def documents_attention(
                 rule_of(piece.causal),
                 dropout,
                 scaling,
+                s_aux,
             )
             for piece in pieces
         ]
@@ -125,9 +132,11 @@ def documents_attention(
     else:
         chunks = documents
     if (group := documents.sequence) is not None:
+        if s_aux is not None:
+            raise ValueError("sequence parallelism does not split attention sinks")
         parts = sequence.to_heads(group, query, key, value)  # [1, h / N, T, d] each
         return sequence.to_tokens(group, _attend(*parts, chunks, chunks, rule, dropout, scaling)), None
-    return _attend(query, key, value, chunks, chunks, rule, dropout, scaling), None
+    return _attend(query, key, value, chunks, chunks, rule, dropout, scaling, s_aux), None
 
 
 def _attend(
@@ -139,6 +148,7 @@ def _attend(
     rule: Rule,
     dropout: float,
     scaling: float | None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last tokens of documents, in a stream of q tokens, to the documents, in a stream of k tokens.
 
@@ -156,7 +166,7 @@ def _attend(
         rule.causal,
         queries is not keys,
     )
-    if size == value.shape[-1] and dropout == 0.0 and _flash_is_right(*trial):
+    if sinks is None and size == value.shape[-1] and dropout == 0.0 and _flash_is_right(*trial):
         return _flash(query, key, value, queries, keys, scaling, rule)
     # `split`, not one slice per document: the backward pass of each slice would fill a gradient of all T tokens.
     pieces = ((query, queries), (key, keys), (value, keys))
@@ -164,7 +174,7 @@ def _attend(
         *(tensor.split([end - start for start, end in its.bounds], dim=2) for tensor, its in pieces),
         strict=True,
     )  # [1, h, length, d] each
-    out = [_one_document(*part, dropout, scaling, rule) for part in parts]
+    out = [_one_document(*part, dropout, scaling, rule, sinks) for part in parts]
     return torch.cat(out, dim=2).transpose(1, 2)  # [1, T, h, d]
 
 
@@ -175,13 +185,23 @@ def _one_document(
     dropout: float,
     scaling: float | None,
     rule: Rule,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """query: [1, h, q, d]; key, value: [1, kv heads, n, d]; returns [1, h, q, d], for the last q of a document's n tokens."""
     length, last = key.shape[2], query.shape[2]
     mask = None
-    if (rule.window is not None and length > rule.window) or (rule.causal and last < length):
+    if (
+        sinks is not None
+        or (rule.window is not None and length > rule.window)
+        or (rule.causal and last < length)
+    ):
         positions = torch.arange(length, device=query.device)  # int64[n]
         mask = rule.sees(positions[length - last :, None], positions[None, :])  # bool[q, n]
+    if sinks is not None:
+        assert mask is not None
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        query, key, value = _with_sink(query, key, value, sinks / scaling)
+        mask = functional.pad(mask, (0, 1), value=True)  # bool[q, n + 1]
     return functional.scaled_dot_product_attention(
         query,
         key,
@@ -192,6 +212,20 @@ def _one_document(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _with_sink(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, products: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Add a key without a value whose product with the queries of each head is given, [h].
+
+    query: [1, h, q, d]; key, value: [1, kv heads, n, d]; returns [1, h, q, d + 8], [1, kv heads, n + 1, d + 8] and
+    [1, kv heads, n + 1, d]. A multiple of 8 more, because kernels are slow with other widths.
+    """
+    own = products.to(query.dtype)[None, :, None, None].expand(-1, -1, query.shape[2], -1)  # [1, h, q, 1]
+    sink = functional.one_hot(torch.tensor(key.shape[-1], device=key.device), key.shape[-1] + 8).to(key.dtype)
+    key = torch.cat([functional.pad(key, (0, 8)), sink.expand(*key.shape[:2], 1, -1)], dim=2)
+    return torch.cat([query, functional.pad(own, (0, 7))], dim=-1), key, functional.pad(value, (0, 0, 0, 1))
 
 
 def _flash(

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
-from tailor.models import attention, probe
+from tailor.models import attention, probe, recurrence
 from tailor.models.causal import CausalModel, base_of
 from tailor.models.documents import Layout
 from tailor.models.files import first_line
-from tailor.plan.facts import carries_over
+from tailor.plan.facts import unpackable
 from tailor.spec.model import Model
 
 
@@ -30,6 +30,8 @@ def with_attention(
     Without packing, fall back to transformers' attention with one document per row. Raises ModelError.
     """
     attention.require_supported(base_of(network), spec.attention)
+    if pack:
+        recurrence.isolate(base_of(network))
     for name in _candidates(spec, static_shapes):
         layout: Layout = "rows" if name in ("sdpa", "eager") else "stream"
         try:
@@ -59,10 +61,10 @@ def with_attention(
 
 def _why_not_isolated(base: Any) -> str:
     """The known reason why packed documents of a model influence each other, or empty."""
-    if (why := carries_over(base.config.get_text_config().to_dict())) is not None:
+    if (why := unpackable(base.config.get_text_config().to_dict())) is not None:
         return why
     if any(name.endswith(".sinks") for name, _ in base.named_parameters()):
-        return "its attention has sinks, which only its own implementation computes"
+        return "its attention has sinks, which transformers computes without the borders of documents"
     if not type(base).__module__.startswith("transformers."):
         return "its attention is the model's own code, which knows no borders of documents"
     return ""

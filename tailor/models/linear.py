@@ -13,7 +13,7 @@ from tailor.models.decoder import decoder_of, head_of
 from tailor.models.experts.loading import quantizable
 
 ROUTERS = ("gate", "router", "shared_expert_gate")
-"""Names of the linear modules that route tokens to experts."""
+"""Names of the modules that route tokens to experts: linear ones, or ones that have a linear one."""
 
 _READS = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape))")
 
@@ -29,7 +29,7 @@ def adaptable(network: Any) -> list[str]:
     decoder, head = decoder_of(network), head_of(network)
     inside = {id(module) for module in decoder.modules()}
     bypassed = set(read_directly(network))
-    routers = ROUTERS if has_experts(network) else ()
+    routers = set(ROUTERS) if has_experts(network) else set()
     return [
         name
         for name, module in network.named_modules()
@@ -37,7 +37,7 @@ def adaptable(network: Any) -> list[str]:
         and id(module) in inside
         and module is not head
         and name not in bypassed
-        and name.rsplit(".", 1)[-1] not in routers
+        and routers.isdisjoint(name.split("."))  # HunYuan: `gate.wg`; JetMoe: `router.layer`
     ]
 
 

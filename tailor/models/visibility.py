@@ -140,8 +140,12 @@ def learned(base: Any, *, causal: bool = True) -> dict[str, Rule]:
     finally:
         base.set_attn_implementation(chosen)
     if not learner.found:
-        raise ValueError("the model does not call transformers' attention interface")
+        raise NoAttention("the model does not call transformers' attention interface")
     return {name: learner.found[module] for name, module in base.named_modules() if module in learner.found}
+
+
+class NoAttention(ValueError):
+    """A model calls no attention of transformers."""
 
 
 class _Learner:

@@ -8,7 +8,7 @@ from typing import Any
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import beacon, encoders, pose, quantized, rope
 from tailor.plan.batches import batch_spec
-from tailor.plan.facts import KERNEL_TYPES, DataFacts, Hardware, ModelFacts, carries_over
+from tailor.plan.facts import KERNEL_TYPES, DataFacts, Hardware, ModelFacts, carries_over, unpackable
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
@@ -49,7 +49,7 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
     quantized.check(recipe.model, config)
     _check_sequences(recipe, facts, config)
     pose.check(recipe, facts, config)
-    if batch_spec(recipe).pack and (why := carries_over(config)):
+    if batch_spec(recipe).pack and (why := unpackable(config)):
         raise ModelError(
             f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
             hint="set data.pack: false",

@@ -35,27 +35,16 @@ UNGATED = frozenset(
 """Model types whose feed-forward block has two matrices. Others have three (a gated block)."""
 STATE_SPACE = frozenset(("falcon_mamba", "mamba", "mamba2"))
 """Model types all of whose layers are state-space mixers."""
-RECURRENT = frozenset(
-    [
-        *(
-            "bamba",
-            "falcon_h1",
-            "falcon_mamba",
-            "granitemoehybrid",
-            "jamba",
-            "lfm2",
-            "mamba",
-            "mamba2",
-            "minimax",
-        ),
-        *("qwen3_next", "recurrent_gemma", "rwkv", "zamba2"),
-    ]
-)
-"""Model types with layers that carry a state over from one document of a row to the next."""
+RECURRENT = STATE_SPACE | {
+    *("bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe"),
+    *("minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+    *("recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2"),
+}
+"""Model types with layers that carry a state from token to token."""
 
 
 def carries_over(config: Mapping[str, Any]) -> str | None:
-    """Why packed documents of a model cannot be isolated, as far as its `config.json` says; else None."""
+    """Why a model reads a document from its start on in one piece, as far as its `config.json` says; else None."""
     kind = config.get("model_type")
     kinds = config.get("layer_types") or config.get("layers_block_type") or ()
     if kind == "granitemoehybrid" and kinds and set(kinds) == {"attention"}:
@@ -67,6 +56,19 @@ def carries_over(config: Mapping[str, Any]) -> str | None:
     if kind == "bloom" or (kind == "falcon" and config.get("alibi")) or (kind == "mpt" and alibi):
         return "its position biases (ALiBi) are counted from the start of the row"
     return None
+
+
+def unpackable(config: Mapping[str, Any]) -> str | None:
+    """Why packed documents of a model cannot be isolated, as far as its `config.json` says; else None.
+
+    The recurrent layers of most models start each document with an empty state (`models.recurrence`).
+    """
+    kind = config.get("model_type")
+    if kind in RECURRENT - {"rwkv", "xlstm"}:
+        return None
+    if kind in ("falcon", "xglm") and not config.get("alibi"):
+        return "its attention does not separate the documents of a row"
+    return carries_over(config)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class ModelFacts:
         return cls(
             model_type=kind,
             hidden=hidden,
-            intermediate=int(
+            intermediate=_largest(
                 first(
                     "moe_intermediate_size",
                     "intermediate_size",
@@ -298,3 +300,8 @@ def _unsplittable(config: Mapping[str, Any]) -> str | None:
     if config.get("output_router_logits") and config.get("router_aux_loss_coef"):
         return "its load-balancing loss is a product of means over the whole row"
     return None
+
+
+def _largest(value: Any) -> int:
+    """A number of a `config.json`; the largest, if it has one per layer (Gemma 3n)."""
+    return max(map(int, value), default=0) if isinstance(value, list) else int(value)

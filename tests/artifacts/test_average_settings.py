@@ -20,7 +20,7 @@ from tailor.errors import ModelError
 from tailor.models.adapter_files import change_config, write_config
 from tailor.spec.model import Quantize
 from tests.helpers.adapters import random_adapter
-from tests.helpers.families import Family
+from tests.helpers.family import Family
 from tests.helpers.models import CHATML, byte_tokenizer, tiny_llama
 from tests.helpers.plain_peft import averaged_logits, difference, logits_of_adapter
 

@@ -29,7 +29,7 @@ def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("early")
     tiny_llama(folder / "base")
-    FAMILIES["mamba"].make(folder / "mamba")
+    FAMILIES["bloom"].make(folder / "bloom")
     tiny_llama(folder / "plain")
     settings = folder / "plain/tokenizer_config.json"
     values = json.loads(settings.read_text())
@@ -76,7 +76,7 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 FINAL = "evaluate.final={tasks: [%s]}"
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown target modules": (("model.adapter={target_modules: [q_prj]}",), "target_modules names q_prj"),
-    "packed documents": (("model.path=mamba",), "cannot isolate packed documents: its recurrent layers"),
+    "packed documents": (("model.path=bloom",), "cannot isolate packed documents: its position biases"),
     "no chat template": (("model.path=plain",), "the tokenizer of plain has no chat template"),
     "columns of no format": (
         ("data.train=[{path: choices.jsonl}]",),

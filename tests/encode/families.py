@@ -53,16 +53,23 @@ _TURN = ("<start_of_turn>", "<end_of_turn>")
 
 BUILT_IN = {
     "alpaca": Family(("### Response:\n",), "</s>", adds_bos=True),
+    "baichuan": Family(("<reserved_103>",), "</s>", ("<reserved_102>", "<reserved_103>")),
+    "baichuan2": Family(("<reserved_107>",), "</s>", ("<reserved_106>", "<reserved_107>")),
+    "chatglm2": Family(("答：",), "</s>", ("[gMASK]",)),
+    "chatglm3": Family(("<|assistant|>",), "</s>", ("[gMASK]", "<|system|>", "<|user|>", "<|assistant|>")),
     "chatml": Family(_CHATML, "<|im_end|>", _IM),
     "deepseek-v2": Family(("Assistant:",), "</s>", adds_bos=True),
     "gemma": Family(("<start_of_turn>model\n",), "<end_of_turn>", _TURN, adds_bos=True),
     "gritlm": Family(_ZEPHYR, "</s>"),
+    "internlm": Family(("<|Bot|>:",), "</s>"),
     "llama-2": Family(("[/INST]",), "</s>", adds_bos=True),
     "llama-3": Family(_LLAMA_3, "<|eot_id|>", _HEADERS, bos="<|begin_of_text|>", eos="<|end_of_text|>"),
     "llama-3.1": Family(_LLAMA_3, "<|eot_id|>", _HEADERS, bos="<|begin_of_text|>", eos="<|eot_id|>"),
+    "minicpm": Family(("<AI>",), "</s>", ("<用户>", "<AI>")),
     "mistral": Family(("[/INST]", "[/TOOL_RESULTS]"), "</s>", _INST, adds_bos=True),
     "mistral-v3-tekken": Family(("[/INST]", "[/TOOL_RESULTS]"), "</s>", _INST, adds_bos=True),
     "mistral-v7": Family(("[/INST]",), "</s>", (*_INST, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")),
+    "orion": Family(("Assistant: </s>",), "</s>"),
     "phi-3": Family(_ZEPHYR, "<|end|>", _PHI_3, eos="<|endoftext|>"),
     "phi-4": Family(
         ("<|im_start|>assistant<|im_sep|>",), "<|im_end|>", (*_IM, "<|im_sep|>"), eos="<|im_end|>"
@@ -70,7 +77,9 @@ BUILT_IN = {
     "qwen-2.5": Family(_CHATML, "<|im_end|>", _IM, eos="<|im_end|>"),
     "qwen-3": Family(_CHATML, "<|im_end|>", (*_IM, "<think>", "</think>"), eos="<|im_end|>"),
     "vicuna": Family(("ASSISTANT:",), "</s>", adds_bos=True),
+    "xverse": Family(("Assistant:",), "</s>"),
     "zephyr": Family(_ZEPHYR, "</s>", adds_bos=True),
+    "ziya2": Family(("<bot>:",), "</s>"),
 }
 
 _ALTERNATING = (

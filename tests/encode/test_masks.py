@@ -57,6 +57,7 @@ SPACES = {
     "mistral": (" ", ""),
     "mistral-v7": (" ", ""),
     "vicuna": (" ", ""),
+    "xverse": (" ", ""),
 }
 KINDS = ("bpe", "gpt2", "sentencepiece", "stripping")
 # The same texts as the built-in chatml, without markers: the ranges come from prefix differences.
@@ -288,7 +289,7 @@ def test_tags_unknown_to_the_tokenizer(tmp_path):
         turn_rules(tokenizer_of(folder, "chatml"))
     assert "`<|im_end|>`, which is not a single token" in caught.value.message
     assert caught.value.hint == (
-        "use a template whose end-of-turn token this tokenizer has: data.template: alpaca, deepseek-v2, gritlm, llama-2, mistral, mistral-v3-tekken, mistral-v7, vicuna, zephyr"
+        "use a template whose end-of-turn token this tokenizer has: data.template: alpaca, baichuan, baichuan2, chatglm2, chatglm3, deepseek-v2, gritlm, internlm, llama-2, minicpm, mistral, mistral-v3-tekken, mistral-v7, orion, vicuna, xverse, zephyr, ziya2"
     )
 
 

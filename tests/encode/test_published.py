@@ -44,6 +44,18 @@ DEPARTURES["gritlm"] = (
     ("system, prompt", "system, one exchange", "system", "spaces"),
     "It accepts a system message; the published format has none.",
 )
+FIREFLY = ("baichuan", "baichuan2", "chatglm2", "minicpm", "orion", "ziya2")
+DEPARTURES |= dict.fromkeys(
+    FIREFLY,
+    (
+        ("system, prompt", "system, one exchange", "system", "spaces"),
+        "It writes a system message in the first user turn; Firefly's drops it.",
+    ),
+)
+DEPARTURES["xverse"] = (
+    ("prompt", *DEPARTURES["orion"][0]),
+    f"{DEPARTURES['orion'][1]} The space before an answer belongs to the answer, not to the prompt.",
+)
 DEPARTURES["phi-3.5"] = DEPARTURES["phi-3"]
 DEPARTURES["mistral-v3-tekken"] = DEPARTURES["mistral"]
 WITHOUT_TOOLS = ("deepseek-v2", "llama-2", "llama-3", "phi-3", "phi-3.5", "phi-4", "vicuna", "zephyr")

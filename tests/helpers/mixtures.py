@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.helpers.families import DENSE, Family
+from tests.helpers.family import DENSE, Family
 
 ROUTED: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 SHARED: dict[str, Any] = {**ROUTED, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1}
@@ -44,6 +44,7 @@ MIXTURES = {
                 "num_local_experts": 4,
                 "num_experts_per_tok": 1,
                 "interleave_moe_layer_step": 1,
+                "no_rope_layers": [1, 0],
             },
         ),
         Family("GraniteMoe", "granitemoe", {**DENSE, "num_local_experts": 4, "num_experts_per_tok": 2}),

@@ -17,7 +17,7 @@ from tailor.models.embedding.attention import check_attention
 from tailor.models.sharded_load import load_sharded
 from tailor.models.visibility import Rule
 from tailor.spec.model import Model
-from tests.helpers.families import DENSE, Family
+from tests.helpers.family import DENSE, Family
 from tests.helpers.stores import make_store
 from tests.models.test_isolation import load
 

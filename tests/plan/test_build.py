@@ -236,7 +236,8 @@ def test_sizes_are_read_from_every_familys_config(name: str) -> None:
 
 def test_settings_that_a_family_does_not_support_are_rejected_before_loading() -> None:
     mamba, bloom = (BASES[name][1] for name in ("state-spaces/mamba-1.4b-hf", "bigscience/bloom-1b1"))
-    for config, why in ((mamba, "recurrent layers"), (bloom, "ALiBi")):
+    build(recipe(), DATA, mamba, GPU, run_url="runs/x")
+    for config, why in (({**mamba, "model_type": "rwkv"}, "recurrent layers"), (bloom, "ALiBi")):
         with pytest.raises(ModelError, match=f"cannot isolate packed documents.*{why}"):
             build(recipe(), DATA, config, GPU, run_url="runs/x")
         for section in ({"data": {"pack": False}}, {"method": {"name": "pretrain"}}):

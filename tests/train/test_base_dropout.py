@@ -12,7 +12,7 @@ from tailor.data.token_store import TokenStore
 from tailor.plan import DataFacts, Plan, build
 from tailor.spec.recipe import Recipe
 from tailor.train import loop
-from tests.helpers.families import COMMON
+from tests.helpers.family import COMMON
 from tests.helpers.hosts import PlainHost
 from tests.helpers.models import byte_tokenizer
 from tests.helpers.plans import CPU

@@ -18,7 +18,8 @@ from tailor.train.optimizer import (
     numbering,
     optimizer_order,
 )
-from tests.helpers.families import COMMON, DENSE, FAMILIES
+from tests.helpers.families import FAMILIES
+from tests.helpers.family import COMMON, DENSE
 
 OPTIMIZERS = get_args(Optim.model_fields["optimizer"].annotation)
 

@@ -23,7 +23,8 @@ from tailor.train.optimizer import (
     set_learning_rate,
 )
 from tailor.train.schedule_free import PROGRESS
-from tests.helpers.families import COMMON, DENSE, FAMILIES
+from tests.helpers.families import FAMILIES
+from tests.helpers.family import COMMON, DENSE
 
 
 def spec(**values: Any) -> Optim:

@@ -14,7 +14,8 @@ from tailor.onray.planning import examine
 from tailor.plan.outline import NoOutline, Outline
 from tailor.spec.recipe import Recipe
 from tailor.train.optimizer import build_optimizer
-from tests.helpers.families import COMMON, FAMILIES
+from tests.helpers.families import FAMILIES
+from tests.helpers.family import COMMON
 from tests.helpers.models import byte_tokenizer, tiny_llama
 
 

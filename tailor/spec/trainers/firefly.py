@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tailor.spec.trainers.rows import Trainer, table, taken, unlike, unneeded
 from tailor.spec.trainers.transformers import DEFAULTS, LAUNCHER, TRAINING
-from tailor.spec.trainers.values import METHODS, TEMPLATES
+from tailor.spec.trainers.values import FIREFLY_TEMPLATES, METHODS, TEMPLATES
 
 FIREFLY = Trainer(
     "firefly",
@@ -27,6 +27,7 @@ FIREFLY = Trainer(
             "or the model's own; `tailor init --templates` lists the built-in ones",
             values={
                 **TEMPLATES,
+                **FIREFLY_TEMPLATES,
                 "qwen": unlike("chatml", "the system turn `You are a helpful assistant.` is not added"),
             },
         ),
@@ -66,7 +67,7 @@ FIREFLY = Trainer(
     remark="[llama2-7b-lima-qlora.yaml](../recipes/llama2-7b-lima-qlora.yaml), [gemma-2b-lima-qlora.yaml](../recipes/gemma-2b-lima-qlora.yaml), "
     "[mamba-1.4b-lima.yaml](../recipes/mamba-1.4b-lima.yaml), [mamba-2.8b-lima.yaml](../recipes/mamba-2.8b-lima.yaml), "
     "[bloom-1b1-full-deepspeed.yaml](../recipes/bloom-1b1-full-deepspeed.yaml) and [bloom-1b1-pretrain.yaml](../recipes/bloom-1b1-pretrain.yaml) are such runs. "
-    "The script that merges adapters is `tailor merge RUN`. For Mamba, set `data.pack: false`; [Models](models.md#what-all-linear-means) lists what is adapted and quantized.",
+    "The script that merges adapters is `tailor merge RUN`. [Models](models.md#what-all-linear-means) lists what is adapted and quantized.",
 )
 
 QLORA = Trainer(

@@ -157,6 +157,22 @@ TEMPLATES = {
 }
 """Names of FastChat, Firefly, LLaMA-Factory and Axolotl. Any other name: `*`."""
 
+FIREFLY_TEMPLATES = {
+    name: name
+    for name in (
+        "baichuan",
+        "baichuan2",
+        "chatglm2",
+        "chatglm3",
+        "internlm",
+        "minicpm",
+        "orion",
+        "xverse",
+        "ziya2",
+    )
+}
+"""Names of templates that write what Firefly writes; other trainers may have others of the same name."""
+
 NOTHINK = {
     name: {"data.template": "qwen-3", "data.template_arguments": {"enable_thinking": False}}
     for name in ("qwen3_nothink", "qwen3_5_nothink")

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from tailor.encode.template import load_template
 from tailor.errors import RecipeError
 from tailor.spec.moving.draft import Argument, number
 from tailor.spec.moving.importing import Imported, convert, recognize
 from tailor.spec.reading.source import parse
 from tailor.spec.trainers.registry import IMPORTED
+from tailor.spec.trainers.values import FIREFLY_TEMPLATES
 from tests.spec.trainers import upstream
 
 Result = dict[str, "Imported | RecipeError"]
@@ -264,6 +266,14 @@ def test_no_value_is_taken_over_wrongly(results: Result) -> None:
     for example, result in results.items():
         if isinstance(result, Imported):
             assert not wrong(example, result), example
+
+
+@pytest.mark.parametrize("name", FIREFLY_TEMPLATES)
+def test_templates_of_firefly_keep_their_names(name: str) -> None:
+    result = imported("firefly/sft/qlora/llama2-7b-sft-qlora", template_name=name)
+    assert isinstance(result, Imported)
+    assert parse(result.recipe, "recipe").get(("data", "template")) == name
+    assert load_template(name).has_markers
 
 
 def test_wrong_values_are_seen() -> None:
