@@ -20,6 +20,7 @@ from tailor.errors import ModelError
 from tailor.layout import ADAPTER_WEIGHTS
 from tailor.models.adapter_files import write_config
 from tailor.models.base_record import BaseRecord
+from tailor.models.experts.attach import of_weights
 
 _ABOUT = ("peft_type", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "modules_to_save")
 """Keys of the first adapter's configuration that hold for the average."""
@@ -234,8 +235,8 @@ def _write_config(folder: Path, adapters: Sequence[LoraAdapter], ranks: dict[str
         "fan_in_fan_out": any(adapter.config.get("fan_in_fan_out") for adapter in adapters),
         "r": max_rank,
         "lora_alpha": max_rank,
-        "rank_pattern": patterns,
-        "alpha_pattern": patterns,
+        "rank_pattern": of_weights(patterns) if odd else patterns,
+        "alpha_pattern": of_weights(patterns) if odd else patterns,
         "target_modules": sorted(ranks.keys() - stacked - odd),
     }
     parameters = [name for name in named if not name.endswith(".weight")]

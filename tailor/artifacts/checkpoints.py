@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from tailor.artifacts import output
+from tailor.artifacts import output, stacked
 from tailor.artifacts.base_model import Structure, planned_model
 from tailor.artifacts.lora import ROWS
 from tailor.artifacts.saved_adapter import PREFIX
@@ -30,11 +30,15 @@ from tailor.layout import (
 from tailor.models import files, prefix_lm, rope, scoring_head
 from tailor.models.adapter_files import write_config
 from tailor.models.adapter_init import as_lora, as_lora_config
-from tailor.models.adapters import adapter_name, peft_config, task_of
+from tailor.models.adapters import adapter_name, names_in_full, peft_config, task_of
 from tailor.models.base_record import BaseRecord
+from tailor.models.experts import attach
+from tailor.models.experts.stacks import Stack
 from tailor.models.new_tokens import new_tokens
 from tailor.models.own_code import Trust, granted
 from tailor.plan import encoders
+from tailor.plan.facts import ModelFacts
+from tailor.plan.outline import is_within
 from tailor.spec.adapter import REPLACING
 from tailor.spec.model import Model
 from tailor.store import OBJECT, Store, run_files
@@ -65,32 +69,37 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
             f"a checkpoint of {run.url} lacks the random matrices of its VeRA adapter",
             hint="give the finished run",
         )
+    base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
+    scores, config_of_base = run_files.ranks(run), OBJECT.read_path(base / MODEL_CONFIG)
+    mixture = ModelFacts.from_config(config_of_base).experts > 1
+    stacks: list[Stack] = []
+    in_full, network = list(spec.modules_to_save), None
     folder.mkdir(parents=True)
     with Reader([weights / WEIGHTS]) as reader:
         saved = as_lora({name: reader.read(name) for name in reader})
     names = {adapter_name(name): tensor for name, tensor in saved.items()}
+    if scores or mixture:
+        structure = Structure.of(base, trust_remote_code=granted(model), scorer=base if scores else None)
+        network = structure.model
+        stacks, in_full = attach.chosen_stacks(network, spec), names_in_full(network, spec)
+        names |= _frozen(structure, base, attach.chosen_routers(network, spec), names)
     layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in names.items()}
     with Writer(folder / ADAPTER_WEIGHTS, layout) as writer:
         for name, tensor in names.items():
             writer.write(name, tensor)
     update = re.compile(rf"\.({spec.kind.tensors})\b")
     modules = {update.split(name)[0].removeprefix(PREFIX) for name in names if update.search(name)}
-    base = files.find_folder(model.path, model.revision, trust_remote_code=model.trust_remote_code)
-    scores = run_files.ranks(run)
-    in_full = list(spec.modules_to_save)
-    if scores:
-        network = Structure.of(base, trust_remote_code=granted(model), scorer=base).model
-        in_full += [name for name in scoring_head.names_of(network) if name not in in_full]
-    generates = not encoders.is_encoder(OBJECT.read_path(base / MODEL_CONFIG))
+    wrapped = {stack.module for stack in stacks}
     settings = peft_config(
         spec,
-        sorted(modules),
-        parameters=(),
+        sorted(name for name in modules if stacked.unwrapped(name) not in wrapped),
+        parameters=attach.shortest(network, stacks) if network is not None else (),
         rows=_trained_rows(names, model),
         in_full=in_full,
-        task=task_of(generates=generates, scores=scores),
+        task=task_of(generates=not encoders.is_encoder(config_of_base), scores=scores),
     )
-    config = json.loads(json.dumps(settings.to_dict(), default=sorted))
+    targets = attach.for_peft(settings, network) if mixture else {}
+    config = {**json.loads(json.dumps(settings.to_dict(), default=sorted)), **targets}
     config |= {"base_model_name_or_path": model.path, "revision": model.revision, "inference_mode": True}
     write_config(folder, {**config, **(as_lora_config(config) if spec.init in REPLACING else {})})
     weights_of_base = files.fingerprint(base)
@@ -108,6 +117,18 @@ def write_adapter(folder: Path, weights: Path, run: Store, trust: Trust) -> None
     if model.rope is not None:
         rope.save_config(folder, model)
     write_tokenizer(folder, base, run, trust)
+
+
+def _frozen(
+    structure: Structure, base: Path, routers: Sequence[str], names: Container[str]
+) -> dict[str, torch.Tensor]:
+    """Tensors of trained routers that are not trained themselves, by their names in the adapter. names: of those that are."""
+    found = {f"{PREFIX}{name}": name for name in structure.parameters if is_within(name, routers)}
+    missing = {saved: name for saved, name in found.items() if saved not in names}
+    if not missing:
+        return {}
+    with Reader.of_model(base) as reader:
+        return {saved: structure.read(name, reader).float() for saved, name in missing.items()}
 
 
 def _trained_rows(names: Iterable[str], model: Model) -> dict[str, list[int]] | None:

@@ -17,7 +17,7 @@ WRAPPED = ".base_layer"
 
 def is_wrapper(module: str, modules: Collection[str], config: Mapping[str, Any]) -> bool:
     """Whether a module in the file's names is PEFT's wrapper of a stack. modules: all with an update. config: PEFT's."""
-    inner = _inner(module)
+    inner = unwrapped(module)
     owners = {name.rpartition(".")[0] for name in targets(config)}
     by_target = any(f".{inner}".endswith(f".{owner}") for owner in owners - {""})
     return inner != module or by_target or ("" in owners and inner.endswith(".experts"))
@@ -36,7 +36,7 @@ def identify(
     rows: of its matrix A. stacks: of the base, in the order of its weights; None if the base is not at hand. Then the name is
     the wrapper's, and the orientation is not known. ModelError if the adapter does not fit.
     """
-    inner, depth = _inner(module), module.count(WRAPPED)
+    inner, depth = unwrapped(module), module.count(WRAPPED)
     if stacks is None:
         rank = int(config["r"])
         if config.get("rank_pattern") or config.get("alpha_pattern") or rows % rank:
@@ -45,7 +45,7 @@ def identify(
                 hint="merge each adapter with `tailor merge`, then average the models",
             )
         return module, rows // rank, False
-    count = sum(_inner(other) == inner for other in wrappers)
+    count = sum(unwrapped(other) == inner for other in wrappers)
     own = [
         stack
         for stack in stacks
@@ -61,7 +61,8 @@ def identify(
     return stack.name, stack.experts, stack.transposed
 
 
-def _inner(module: str) -> str:
+def unwrapped(module: str) -> str:
+    """The name of the module that PEFT's wrappers are around."""
     while module.endswith(WRAPPED):
         module = module.removesuffix(WRAPPED)
     return module

@@ -14,6 +14,7 @@ from tailor.models import adapter_init, linear, scoring_head
 from tailor.models.decoder import has_head
 from tailor.models.experts import attach, low_rank
 from tailor.models.experts.check import require_attached
+from tailor.models.experts.packed import is_placeholder
 from tailor.plan.outline import is_chosen, is_within
 from tailor.spec.adapter import Adapter, matching
 from tailor.spec.adapter_kinds import FEED_FORWARD, KEYS_AND_VALUES
@@ -34,9 +35,8 @@ def add_adapter(
     """
     from peft import get_peft_model
 
-    stacks, routers = attach.chosen_stacks(network, spec), attach.chosen_routers(network, spec)
-    head = scoring_head.names_of(network) if scoring_head.is_scorer(network) else []
-    in_full = list(dict.fromkeys([*spec.modules_to_save, *routers, *head]))
+    stacks = attach.chosen_stacks(network, spec)
+    head, in_full = _head(network), names_in_full(network, spec)
     if spec.target_modules == "all-linear":
         # A module that is trained in full needs no adapter.
         names = [
@@ -52,7 +52,7 @@ def add_adapter(
         names = [name for name in _named(network, spec.target_modules) if not is_within(name, head)]
         _check_called(network, names)
     _check_names(network, spec.modules_to_save, "model.adapter.modules_to_save")
-    _check_saved(network, [*spec.modules_to_save, *routers])
+    _check_saved(network, [name for name in in_full if name not in head])
     _check_patterns(spec, [*names, *(stack.name for stack in stacks)])
     targets = _shortest(network, names)
     if not stacks:
@@ -88,6 +88,16 @@ def add_adapter(
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
     return adapted
+
+
+def names_in_full(network: Any, spec: Adapter) -> list[str]:
+    """The names of the modules that are trained in full beside the adapter: of the recipe, routers, and a scoring head."""
+    named = [*spec.modules_to_save, *attach.chosen_routers(network, spec), *_head(network)]
+    return list(dict.fromkeys(named))
+
+
+def _head(network: Any) -> list[str]:
+    return scoring_head.names_of(network) if scoring_head.is_scorer(network) else []
 
 
 def peft_config(
@@ -230,7 +240,7 @@ def _check_saved(network: Any, names: list[str]) -> None:
     for name in names:
         for full, module in network.named_modules():
             if f".{full}".endswith(f".{name}") and any(
-                not p.is_floating_point() for p in module.parameters()
+                not p.is_floating_point() or is_placeholder(p) for p in module.parameters()
             ):
                 raise quantized(name)
 
@@ -239,7 +249,7 @@ def quantized(name: str) -> ModelError:
     """The error for a name in `modules_to_save` whose weights are quantized."""
     return ModelError(
         f"model.adapter.modules_to_save names {name}, whose weights are quantized and cannot be trained",
-        hint=f"move {name} to model.adapter.target_modules, or remove model.quantize",
+        hint=f"remove {name} from model.adapter.modules_to_save, so that it gets an adapter, or remove model.quantize",
     )
 
 

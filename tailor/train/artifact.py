@@ -130,8 +130,6 @@ def _write_adapter(
     """weights: by name in `network`; None for those in `network`."""
     given = {"state_dict": as_lora(weights or network.state_dict())}
     network.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[TRAINED], **given)
-    if plan.model.adapter is not None and plan.model.adapter.init in REPLACING:
-        adapter_files.change_config(folder, **as_lora_config(adapter_files.read_config(folder)))
     if scoring_head.is_scorer(base_of(network)):
         # PEFT adds the names of every class's head.
         saved = dict.fromkeys(adapter_files.read_config(folder)["modules_to_save"] or ())
@@ -143,6 +141,8 @@ def _write_adapter(
     if isinstance(config.target_modules, set):
         # PEFT writes the set in an order that differs between processes.
         adapter_files.change_config(folder, **attach.for_peft(config, network.get_base_model()))
+    if plan.model.adapter is not None and plan.model.adapter.init in REPLACING:
+        adapter_files.change_config(folder, **as_lora_config(adapter_files.read_config(folder)))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card template
     BaseRecord.of(plan.model, plan.frozen_dtype).write(folder)
     if plan.model.rope is not None:

@@ -11,6 +11,7 @@ from tailor.models.adapters import quantized
 from tailor.models.beacon.modules import add_beacons
 from tailor.models.causal import CausalModel
 from tailor.models.embedding.embedder import fit_to_embed
+from tailor.models.experts.loading import quantizable
 from tailor.models.load import adapt
 from tailor.models.new_tokens import add_rows
 from tailor.models.quantization import plain_linear
@@ -40,7 +41,7 @@ def preflight(model: Model, method: Method, optim: Optim, train: Train) -> Outli
         if model.add_tokens:
             add_rows(network, model)
         found = outline.read(network, model)
-        _check_saved(found, model)
+        _check_saved([*found.all_linear, *(stack.name for stack in quantizable(network))], model)
         if model.beacon is not None:
             add_beacons(network, model.beacon)
         else:
@@ -64,10 +65,10 @@ def preflight(model: Model, method: Method, optim: Optim, train: Train) -> Outli
     )
 
 
-def _check_saved(found: Outline, model: Model) -> None:
-    """ModelError if a module that is to be trained in full would be quantized."""
+def _check_saved(names: list[str], model: Model) -> None:
+    """ModelError if a module that is to be trained in full would be quantized. names: what `model.quantize` quantizes."""
     if model.quantize is None or model.adapter is None:
         return
     for name in model.adapter.modules_to_save:
-        if any(is_within(full, [name]) for full in found.all_linear):
+        if any(is_within(full, [name]) for full in names):
             raise quantized(name)

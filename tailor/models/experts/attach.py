@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 
 from tailor.errors import ModelError
 from tailor.models.experts.stacks import Stack, routers, stacks
-from tailor.plan.outline import is_routed, is_shared
+from tailor.plan.outline import is_routed, is_shared, is_within
 from tailor.spec.adapter import Adapter
 
 
@@ -29,7 +29,16 @@ def chosen_stacks(network: nn.Module, spec: Adapter) -> list[Stack]:
             f"model.adapter.experts: {type(network).__name__} has no shared experts, only routed ones",
             hint="set model.adapter.experts: true or false",
         )
-    return found if spec.experts is True else []
+    if spec.experts is not True:
+        return []
+    if in_full := [
+        name for name in spec.modules_to_save if any(is_within(stack.name, [name]) for stack in found)
+    ]:
+        raise ModelError(
+            f"model.adapter.modules_to_save names {in_full[0]}, whose routed experts model.adapter.experts: true adapts",
+            hint=f"remove {in_full[0]} from model.adapter.modules_to_save, or set model.adapter.experts: shared or false",
+        )
+    return found
 
 
 def chosen_routers(network: nn.Module, spec: Adapter) -> list[str]:
@@ -80,8 +89,8 @@ def as_named(network: Any) -> Iterator[None]:
         yield
 
 
-def for_peft(config: Any, network: Any) -> dict[str, list[str]]:
-    """The targets to write into adapter_config.json, with which PEFT alone adapts the modules of `config`, sorted.
+def for_peft(config: Any, network: Any) -> dict[str, Any]:
+    """The settings to write into adapter_config.json, with which PEFT alone adapts the modules of `config`, sorted.
 
     Modules that it would take for experts (`as_named`) are named by their weights instead, as `target_parameters`.
     """
@@ -89,20 +98,30 @@ def for_peft(config: Any, network: Any) -> dict[str, list[str]]:
 
     modules = sorted(config.target_modules)
     parameters = sorted(getattr(config, "target_parameters", None) or ())
+    patterns = [key for key in ("rank_pattern", "alpha_pattern") if getattr(config, key, None) is not None]
     mistaken = []
     for module in modules:
         one = copy(config)
         one.target_modules, one.target_parameters = {module}, None
-        one.rank_pattern, one.alpha_pattern = dict(config.rank_pattern), dict(config.alpha_pattern)
+        for key in patterns:  # the conversion changes them
+            setattr(one, key, dict(getattr(config, key)))
         try:
             convert_peft_config_for_transformers(one, network, None)
         except ValueError:  # it names only one of two modules that became one stack
             mistaken.append(module)
         else:
             mistaken += [module] if module not in one.target_modules else []
-    targets = {"target_modules": [module for module in modules if module not in mistaken]}
-    named = [*parameters, *(f"{module}.weight" for module in mistaken)]
-    return targets | ({"target_parameters": named} if named else {})
+    settings: dict[str, Any] = {"target_modules": [module for module in modules if module not in mistaken]}
+    if named := [*parameters, *(f"{module}.weight" for module in mistaken)]:
+        settings["target_parameters"] = named
+    if mistaken:
+        settings |= {key: of_weights(getattr(config, key)) for key in patterns}
+    return settings
+
+
+def of_weights(pattern: Mapping[str, Any]) -> dict[str, Any]:
+    """A `rank_pattern` or `alpha_pattern` that also matches modules that are named by their weights."""
+    return {**pattern, **{rf"({name})\.weight": value for name, value in pattern.items()}}
 
 
 def from_peft(config: Any) -> None:

@@ -131,3 +131,14 @@ def test_the_plan_counts_what_is_trained(tmp_path: Path, name: str) -> None:
     )
     fewer = Adapter(**{**ADAPTER, "experts": None}, router=True)
     assert outline.adapter_parameters(fewer) < trained
+
+
+def test_ranks_of_modules_that_peft_takes_for_experts(tmp_path: Path) -> None:
+    """Plain PEFT gives the modules that the file names by their weights their own ranks and scales too."""
+    base = MIXTURES["glm4_moe"].make(tmp_path / "base")
+    trained = train(
+        base, tmp_path / "a", rank_pattern={"down_proj": 2}, alpha_pattern={"shared_experts.up_proj": 3.0}
+    )
+    assert distance(plain_logits(base, tmp_path / "a" / "adapter"), trained.logits) < 1e-5
+    merge(str(tmp_path / "a"), str(tmp_path / "merged"))
+    assert distance(plain_logits(tmp_path / "merged"), trained.logits) < 1e-5

@@ -15,7 +15,13 @@ from tailor.models.experts import low_rank
 from tailor.models.experts.check import require_attached, require_gradients
 from tailor.models.experts.low_rank import wrappers
 from tailor.models.experts.stacks import stacks
+from tailor.models.load import load_network
 from tailor.spec.adapter import Adapter
+from tailor.spec.methods.sft import Sft
+from tailor.spec.model import Model
+from tailor.spec.optim import Optim
+from tailor.spec.train import Train
+from tailor.train.preflight import preflight
 from tests.helpers.mixtures import MIXTURES
 from tests.helpers.models import tiny_llama
 from tests.models.experts.test_adapters import ADAPTER, IDS, load
@@ -137,3 +143,34 @@ def test_ranks_of_stacks(tmp_path: Path) -> None:
             Adapter(rank=4, experts=True, rank_pattern={"experts.w1": 2}),
             mixed_precision=False,
         )
+
+
+@pytest.mark.parametrize(
+    ("quantize", "experts", "message"),
+    [
+        ("nf4", None, "modules_to_save names experts, whose weights are quantized and cannot be trained"),
+        (
+            None,
+            True,
+            "modules_to_save names experts, whose routed experts model.adapter.experts: true adapts",
+        ),
+    ],
+)
+def test_experts_in_full_that_cannot_be_are_refused(
+    tmp_path: Path, quantize: str | None, experts: bool | None, message: str
+) -> None:
+    """In training and, before that, in the check of the plan."""
+    base = MIXTURES["mixtral"].make(tmp_path)
+    spec = Model(
+        path=str(base),
+        adapter=Adapter(rank=4, experts=experts, modules_to_save=["experts"]),
+        quantize=None if quantize is None else {"type": quantize},  # type: ignore[arg-type]
+    )
+    with pytest.raises(ModelError, match=message):
+        add_adapter(
+            load_network(spec, dtype=torch.float32, device=torch.device("cpu")),
+            spec.adapter,  # type: ignore[arg-type]
+            mixed_precision=False,
+        )
+    with pytest.raises(ModelError, match=message):
+        preflight(spec, Sft(name="sft"), Optim(learning_rate=1e-3), Train())
