@@ -10,6 +10,7 @@ from typing import Any
 from tailor.data.token_store import SPLITS
 from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.formats import code_of
+from tailor.encode.formats.passages import MAX_SCORE
 from tailor.encode.source_list import Sources
 from tailor.encode.sources import content_of, find_files, token_keys
 from tailor.encode.tokenizer import Tokenizer
@@ -17,7 +18,7 @@ from tailor.encode.truncation import Scorer
 from tailor.spec.data import Benchmark, Chunk, Data, Retrieve
 from tailor.spec.methods.union import Method
 
-ENCODE_VERSION = 7
+ENCODE_VERSION = 8
 """Part of every fingerprint. Increase it when a change of the code gives other tokens, or other columns, for the same rows."""
 
 
@@ -80,7 +81,7 @@ def fingerprint_of(
         if text_format != GRITLM:
             facts["text_format"] = asdict(text_format)
         if texts.scores:
-            facts["scores"] = True
+            facts["scores"] = MAX_SCORE
         if texts.pairs:
             facts["pairs"] = True
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

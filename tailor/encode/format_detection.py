@@ -24,6 +24,10 @@ Rows = list[tuple[str, Any]]
 """(name, row) pairs; a name is, for example, `rows.jsonl:3`."""
 
 
+class UnknownFormatError(DataError):
+    """No format that the method reads can be detected. The hint names keys of a recipe."""
+
+
 def find_format(source: Source, context: str, files: list[FileRange], method: Method) -> tuple[str, bool]:
     """The format's name, and whether it was detected. DataError when columns or rows fit no format.
 
@@ -44,7 +48,7 @@ def find_format(source: Source, context: str, files: list[FileRange], method: Me
     if len(matching) == 1:
         return matching[0], True
     if matching:
-        raise DataError(
+        raise UnknownFormatError(
             f"{context}: format: auto is ambiguous: the rows fit {' and '.join(matching)}"
             + _first_deviating(rows, source.columns, among),
             hint=f"set the format, for example format: {matching[0]}",
@@ -58,7 +62,7 @@ def find_format(source: Source, context: str, files: list[FileRange], method: Me
         if fitting := recognize(readable, source.columns, others):
             readers = [name for name in METHODS.names() if fitting[0] in formats_of(METHODS.get(name).reads)]
             named = other if EXAMPLES in METHODS.get(other).reads else " or ".join(readers)
-            raise DataError(
+            raise UnknownFormatError(
                 f"{context}: the rows have the format {' or '.join(fitting)}, which method {method.name} does not read",
                 hint="name the column of the texts with columns: {text: …}, or use method sft with train_on: everything"
                 if not method.reads_conversations
@@ -97,14 +101,14 @@ def _check_not_preference(source: Source, context: str, rows: list[Any], method:
         isinstance(row, Mapping) and any(set(columns) <= set(row) for columns in _PREFERENCE) for row in rows
     )
     if pairs and named.isdisjoint(chain.from_iterable(_PREFERENCE)) and PAIRS not in method.reads:
-        raise DataError(
+        raise UnknownFormatError(
             f"{context}: the rows are preference data (columns chosen and rejected), which method {method.name} does not read",
             hint="set method.name: dpo; to learn only the chosen answers, set format and columns",
         )
     if RATED in method.reads or not recognize(rows, source.columns, formats_of((RATED,))):
         return
     if fitting := recognize(rows, source.columns, formats_of(method.reads)):
-        raise DataError(
+        raise UnknownFormatError(
             f"{context}: the rows are answers with a label (as for KTO), which method {method.name} does not read",
             hint=f"set method.name: kto; to learn every answer, whatever its label, set format: {fitting[0]}",
         )
@@ -209,7 +213,7 @@ def _undetected(
         )
     elif reason := _reason(rows, source.columns, among):
         problem += f"; {reason}"
-    return DataError(f"{context}: format: auto finds no format that fits: {problem}", hint=hint)
+    return UnknownFormatError(f"{context}: format: auto finds no format that fits: {problem}", hint=hint)
 
 
 def _reason(rows: Rows, columns: Mapping[str, str], among: Sequence[str]) -> str:

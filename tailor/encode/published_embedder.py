@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.tokenizer import file_reader
 from tailor.errors import ModelError
-from tailor.layout import MODEL_CONFIG, MODULES, SENTENCE_BERT, SENTENCE_TRANSFORMERS
+from tailor.layout import MODEL_CONFIG, MODULES, SENTENCE_BERT, SENTENCE_TRANSFORMERS, TOKENIZER_CONFIG
 from tailor.plan import encoders
 from tailor.store import OBJECT
 
@@ -25,6 +25,17 @@ POOLING = {
 }
 """End of an older key `pooling_mode_…` in the pooling's config.json -> the pooling's name."""
 SUPPORTED = ("cls", "lasttoken", "mean", "weightedmean")
+_PACKAGE = "sentence_transformers."
+_ORDERS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_SETTINGS = (
+    SENTENCE_BERT,
+    *(
+        f"sentence_{kind}_config.json"
+        for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    ),
+)
+"""Names of the settings of the module Transformer. Older versions of sentence-transformers named the file after the model."""
+_OUTPUT = {"method": "forward", "method_output_name": "last_hidden_state"}
 _NAME = re.compile(r"[\w.-]*")
 
 
@@ -33,7 +44,7 @@ class PublishedEmbedder:
     """A model in the layout of sentence-transformers."""
 
     modules: tuple[str, ...]
-    """Class names of the modules, in order, without their packages."""
+    """Class names of the modules, in order. Only those of other packages have the package's name."""
     pooling: str
     """Several poolings, which are concatenated, are joined by `+`."""
     include_prompt: bool
@@ -44,6 +55,8 @@ class PublishedEmbedder:
     """Maximum tokens of a text."""
     lowercase: bool
     """Whether sentence-transformers converts texts to lower case before the tokenizer."""
+    other: str = ""
+    """Another setting that changes the embeddings, for messages; empty without one."""
 
     @property
     def normalize(self) -> bool:
@@ -52,13 +65,23 @@ class PublishedEmbedder:
     @property
     def unsupported(self) -> str:
         """What tailor does not do with the embeddings of this model; empty if nothing."""
-        if others := [name for name in self.modules if name not in ("Transformer", "Pooling", "Normalize")]:
+        if others := [name for name in self.modules if name not in _ORDERS[1]]:
             return f"the module {others[0]}"
+        if list(self.modules) not in _ORDERS:
+            return f"the modules {', '.join(self.modules)} in this order"
         if self.pooling not in SUPPORTED:
             return f"{self.pooling} pooling"
         if not self.include_prompt:
             return "include_prompt: false"
-        return "do_lower_case: true" if self.lowercase else ""
+        return "do_lower_case: true" if self.lowercase else self.other
+
+    def require_supported(self, path: str) -> None:
+        """ModelError when tailor would compute other embeddings. path: for messages."""
+        if self.unsupported:
+            raise ModelError(
+                f"{path} has {self.unsupported} in its sentence-transformers files, which tailor does not support",
+                hint=f"use a model whose embeddings are pooled and normalized only, or train a copy without {MODULES}",
+            )
 
 
 def read_published(path: str, revision: str | None = None) -> PublishedEmbedder | None:
@@ -74,21 +97,42 @@ def read_published(path: str, revision: str | None = None) -> PublishedEmbedder 
             name = f"{folder}/{MODEL_CONFIG}" if folder else MODEL_CONFIG
             if not _NAME.fullmatch(folder) or not (pooling := _object(read, path, name)):
                 raise ModelError(f"{path}/{name} is missing or damaged", hint="copy the model again")
-    settings, prompts = _object(read, path, SENTENCE_BERT), _object(read, path, SENTENCE_TRANSFORMERS)
+    settings = next(filter(None, (_object(read, path, name) for name in _SETTINGS)), {})
+    prompts = _object(read, path, SENTENCE_TRANSFORMERS)
     names = pooling.get("pooling_mode") or [
         name for key, name in POOLING.items() if pooling.get(f"pooling_mode_{key}")
     ]
     named = prompts.get("prompts")
     default = named.get(str(prompts.get("default_prompt_name"))) if isinstance(named, dict) else None
-    length = settings.get("max_seq_length")
+    length = settings.get("max_seq_length") or _object(read, path, TOKENIZER_CONFIG).get("model_max_length")
     return PublishedEmbedder(
-        modules=tuple(kind.rpartition(".")[2] for kind, _ in modules),
+        modules=tuple(kind.rpartition(".")[2] if kind.startswith(_PACKAGE) else kind for kind, _ in modules),
         pooling="+".join(map(str, names if isinstance(names, list) else [names])) or "mean",
         include_prompt=pooling.get("include_prompt") is not False,
         prompt=default if isinstance(default, str) else "",
         max_length=length if type(length) is int and length > 0 else None,
         lowercase=settings.get("do_lower_case") is True,
+        other=_other(modules, settings, prompts),
     )
+
+
+def _other(
+    modules: Sequence[tuple[str, str]], settings: Mapping[str, Any], prompts: Mapping[str, Any]
+) -> str:
+    """A setting of a model that changes its embeddings, and that tailor does not use; empty without one."""
+    if (dimension := prompts.get("truncate_dim")) is not None:
+        return f"truncate_dim: {dimension}"
+    if folder := next((folder for kind, folder in modules if kind.endswith(".Transformer")), ""):
+        return f"the module Transformer in the folder {folder}"
+    if (task := settings.get("transformer_task", "feature-extraction")) != "feature-extraction":
+        return f"transformer_task: {task}"
+    if (output := settings.get("module_output_name", "token_embeddings")) != "token_embeddings":
+        return f"module_output_name: {output}"
+    methods = settings.get("modality_config")
+    of_text = methods.get("text") if isinstance(methods, dict) else None
+    if of_text is not None and of_text != _OUTPUT:
+        return f"modality_config: {json.dumps({'text': of_text})}"
+    return ""
 
 
 def parse_modules(text: str, path: str) -> list[tuple[str, str]]:
@@ -113,14 +157,16 @@ def text_format(path: str, revision: str | None = None) -> TextFormat:
 
 
 def differing(path: str, revision: str | None, pooling: str, normalize: bool) -> str:
-    """A note when an encoder was published with another pooling than a recipe trains it with; else empty."""
+    """A note when an encoder was published with another pooling than a recipe trains it with; else empty.
+
+    ModelError when it was published with what tailor does not compute.
+    """
     if not encoders.is_encoder(_object(file_reader(path, revision), path, MODEL_CONFIG)):
         return ""
     found = read_published(path, revision)
     if found is None:
         return ""
-    if found.unsupported:
-        return f"{path} was published with {found.unsupported}, which is not trained"
+    found.require_supported(path)
     if (found.pooling, found.normalize) == (pooling, normalize):
         return ""
     norm = "with" if found.normalize else "without"

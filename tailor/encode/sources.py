@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tailor.encode.format_detection import find_format
+from tailor.encode.format_detection import UnknownFormatError, find_format
+from tailor.encode.formats import formats_of
 from tailor.encode.readers import (
     BYTE_ORDER_MARK,
     COMPRESSIONS,
@@ -26,7 +27,8 @@ from tailor.encode.readers import (
 )
 from tailor.encode.splits import is_metadata, of_split, require_split
 from tailor.errors import DataError, TailorError
-from tailor.spec.data import Benchmark, Source
+from tailor.spec.data import RELEVANCE, Benchmark, Source
+from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.methods.union import Method
 from tailor.spec.tasks.rows import Questions
 from tailor.store import filesystem, hint_of, opened, stamp_of
@@ -68,6 +70,22 @@ def resolve(source: Source, key: str, method: Method) -> Resolved:
         fmt, detected = find_format(source, context, files, method)
         contents = tuple((part.label, content_of(part)) for part in files)
     return Resolved(source, context, tuple(files), contents, fmt, detected)
+
+
+def resolve_queries(path: str, key: str, *, other: str = "") -> Resolved:
+    """The files of rows of queries with their passages, and their format, for callers that have no keys to name it.
+
+    other: end of the hint, with what the caller reads instead of rows. DataError when there are no files, or when the rows have no such format.
+    """
+    among = formats_of((RELEVANCE,))
+    hint = f"use rows of one of the formats {', '.join(among)}{other}"
+    try:
+        found = resolve(Source(path=path), key, Gritlm(name="gritlm"))
+    except UnknownFormatError as error:
+        raise DataError(error.message, hint=hint) from None
+    if found.format not in among:
+        raise DataError(f"{found.context}: rows of the format {found.format} have no passages", hint=hint)
+    return found
 
 
 def token_keys(source: Source) -> dict[str, Any]:

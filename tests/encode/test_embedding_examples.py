@@ -258,3 +258,42 @@ def test_a_format_of_before_keeps_its_tokens(tmp_path: Path) -> None:
     (now,), (then,) = (TextEncoder(tokenizer, one)([("I", "q")]) for one in (GRITLM, before))
     assert now.input_ids.tolist() == [tokenizer.bos_id, *then.input_ids]
     assert (now.start, then.start) == (len(now.input_ids) - 1, len(then.input_ids) - 1)
+
+
+MIXED: list[dict[str, Any]] = [
+    {"query": "q", "pos": ["a"], "prompt": "I"},
+    {"query": ["I", "q"], "pos": [["J", "a"]]},
+    {"query": "q", "pos": ["a"], "neg": [["J", "b"]]},
+    {"query": ["", "q"], "pos": ["a"], "prompt": "I"},
+]
+
+
+@pytest.mark.parametrize("first", range(len(MIXED)))
+def test_plain_rows_and_rows_with_instructions_may_be_mixed(first: int) -> None:
+    """In any order, also if the first rows, by which the format is detected, are all of one kind."""
+    rows = MIXED[first:] + MIXED[:first]
+    (together,) = recognize(rows, {}, formats_of(Gritlm.reads))
+    (alone,) = recognize(rows[:1], {}, formats_of(Gritlm.reads))
+    assert together == "gritlm"
+    expected = [
+        Relevance(("I", "q"), ((None, "a"),), ()),
+        Relevance(("I", "q"), (("J", "a"),), ()),
+        Relevance((None, "q"), ((None, "a"),), (("J", "b"),)),
+        Relevance(("I", "q"), ((None, "a"),), ()),
+    ]
+    for name in (together, alone):
+        assert [get_format(name).record(row, {}) for row in MIXED] == expected
+
+
+def test_two_instructions_of_a_query_are_refused() -> None:
+    row = {"query": ["I", "q"], "pos": ["a"], "prompt": "J"}
+    with pytest.raises(RowError, match="differs from `prompt`"):
+        get_format("gritlm").record(row, {})
+    assert get_format("gritlm").record({**row, "prompt": "I"}, {}).query == ("I", "q")
+
+
+def test_rows_of_two_other_formats_stay_ambiguous() -> None:
+    """The control of mixed rows."""
+    rows = [{"query": "q", "pos": ["a"]}, {"anchor": "q", "positive": "a"}]
+    found = recognize(rows, {}, formats_of(Gritlm.reads))
+    assert found == ["flagembedding", "sentence_transformers"]

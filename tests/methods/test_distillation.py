@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.functional import normalize
 
 from tailor.data.split import Split
+from tailor.encode.formats.passages import MAX_SCORE
 from tailor.encode.prepare import prepare
 from tailor.errors import DataError
 from tailor.methods.contrastive import ContrastiveBatch, ContrastiveSum, contrastive_loss, share_of
@@ -101,6 +103,21 @@ def test_the_two_losses_are_added_by_their_weights() -> None:
     assert torch.allclose(both.gradient, 0.5 * alone.gradient + 3 * taught.gradient, atol=1e-5)
     assert alone.distillation is None
     assert torch.equal(both.hits, alone.hits)
+
+
+@pytest.mark.parametrize(("kind", "temperature"), [("kl", 1e-6), ("margin_mse", 1.0)])
+def test_the_largest_scores_give_a_finite_loss(kind: Any, temperature: float) -> None:
+    """With the smallest temperature that a recipe can have. The control: larger scores do not."""
+    vectors, batch = random_batch()
+    for largest, is_finite in ((MAX_SCORE, True), (3e38, False)):
+        scores = torch.tensor([largest, -largest, 0, largest]).expand(QUERIES, GROUP)
+        own = ContrastiveBatch(QUERIES, GROUP, batch.excluded, 4, scores)
+        keys = spec(distillation=kind, teacher_temperature=temperature)
+        found = contrastive_loss(vectors, own, keys, range(QUERIES))
+        assert bool(found.loss.isfinite()) == is_finite
+        assert bool(found.gradient.isfinite().all()) == is_finite
+    with pytest.raises(ValidationError):
+        spec(distillation="kl", teacher_temperature=1e-7)
 
 
 @pytest.mark.soak  # the import alone takes seconds
@@ -229,7 +246,8 @@ def test_scores_of_each_format_are_kept_beside_the_tokens(place: Path, tmp_path:
         ({"pos_scores": ["3"]}, "`pos_scores` must be a list of numbers"),
         ({"pos_scores": 3.0}, "`pos_scores` must be a list of numbers"),
         ({"pos_scores": [True]}, "`pos_scores` must be a list of numbers"),
-        ({"pos_scores": [1e39]}, "`pos_scores` must be a list of numbers"),
+        ({"pos_scores": [1e39]}, "`pos_scores` has a score that is not between -1e+12 and 1e+12"),
+        ({"neg_scores": [0.0, -(10**400)]}, "`neg_scores` has a score that is not between -1e+12 and 1e+12"),
         ({"neg": [], "neg_scores": []}, "the row has no negatives"),
     ],
     ids=str,

@@ -189,6 +189,21 @@ def test_rows_of_each_format_are_written_in_one_that_trains(place: Path, tmp_pat
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
 
 
+def test_plain_rows_and_rows_with_instructions_may_be_mixed(place: Path, tmp_path: Path) -> None:
+    rows = [*FORMATS["flagembedding"], *FORMATS["gritlm"], {"query": "lamp", "pos": ["lamp road"]}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    for retriever in ("bm25", "random"):
+        to = tmp_path / f"{retriever}.jsonl"
+        found = mine(place, to, "--negatives", "1", retriever=retriever, rows=str(tmp_path / "rows.jsonl"))
+        assert [row["query"] for row in found] == [
+            ["Find it", "wool"],
+            ["Find it", "wool linen"],
+            ["", "lamp"],
+        ]
+        assert [row["pos"][0][1] for row in found] == ["wool cloth", "wool cloth", "lamp road"]
+        assert recognize(found, {}, formats_of((RELEVANCE,))) == ["gritlm"]
+
+
 def test_odd_rows_end_only_themselves(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +329,10 @@ def test_the_number_of_workers_does_not_change_the_result(
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
 
 
+HINT = "hint: use rows of one of the formats gritlm, flagembedding, tevatron, sentence_transformers"
+"""The command has no options that name a format or columns."""
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -330,6 +349,13 @@ def test_the_number_of_workers_does_not_change_the_result(
         (["nowhere"], "nowhere"),
         (["bm25", "rows=conversations.jsonl"], "have no passages"),
         (["bm25", "rows=odd.jsonl"], "finds no format that fits"),
+        (["bm25", "rows=odd.jsonl"], HINT),
+        (
+            ["bm25", "rows=two.jsonl"],
+            "the rows fit flagembedding and sentence_transformers; two.jsonl:2 fits",
+        ),
+        (["bm25", "rows=two.jsonl"], HINT),
+        (["bm25", "rows=conversations.jsonl"], HINT),
         (["bm25", "to=out.parquet"], "is not the name of a JSONL file"),
         (["bm25", "to=corpus.jsonl"], "already exists"),
         (["bm25", "rows=named.jsonl"], "its column `query` would be overwritten"),
@@ -346,6 +372,7 @@ def test_errors(
     monkeypatch.chdir(place)
     write_jsonl(place / "conversations.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
     write_jsonl(place / "odd.jsonl", [{"a": "b"}])
+    write_jsonl(place / "two.jsonl", [{"query": "a", "pos": ["b"]}, {"anchor": "a", "positive": "b"}])
     write_jsonl(place / "named.jsonl", [{"anchor": "a", "positive": "b", "query": "c"}])
     given = dict(word.split("=") for word in words if "=" in word)
     retriever, *options = (word for word in words if "=" not in word)

@@ -51,10 +51,15 @@ def formats_of(kinds: Sequence[Kind]) -> list[str]:
 
 
 def recognize(rows: Sequence[Any], columns: Mapping[str, str], among: Iterable[str]) -> list[str]:
-    """Names of the formats that at least one of the first rows fits. Several names: ambiguous; none: unknown format."""
+    """Names of the formats that at least one of the first rows fits. Several names: ambiguous; none: unknown format.
+
+    Formats that another one of them includes are left out.
+    """
     formats = [get_format(name) for name in among]
-    return [
-        fmt.name
+    fitting = [
+        fmt
         for fmt in formats
         if set(columns) <= set(fmt.fields) and any(fmt.fits(row, columns) for row in rows)
     ]
+    included = {name for fmt in fitting for name in fmt.includes}
+    return [fmt.name for fmt in fitting if fmt.name not in included]

@@ -46,6 +46,9 @@ class Format:
     keys: frozenset[str] | None = None
     """Keys of the objects in its fields that it uses: others are reported as unused. None: they are not looked at."""
 
+    includes: tuple[str, ...] = ()
+    """Formats whose rows this one reads too, as the same records. Of rows of both, `format: auto` finds this one."""
+
     unsupported: Mapping[str, str] = dataclass_field(default_factory=dict)
     """Column that would change what a row means, and that this format cannot use -> what can. Such a row is refused."""
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailor.encode.fields import are_texts, kind_of, to_list
+from tailor.encode.fields import are_texts, kind_of, to_list, to_text
 from tailor.encode.formats.base import Format, Row, own_columns
 from tailor.encode.formats.passages import SPLIT_SCORES, relevance
 from tailor.encode.records import Instructed, Record, RowError
 from tailor.spec.data import RELEVANCE
 
+FIELDS = own_columns("query", "pos", "neg", "prompt") | SPLIT_SCORES
 
-def _convert(row: Row) -> Record:
+
+def convert(row: Row) -> Record:
+    """A query with its passages. `prompt` is the instruction of the query, as in FlagEmbedding."""
+    instruction, query = _instructed(row["query"], "query")
+    prompt = to_text(row["prompt"], "prompt") if row.get("prompt") else None
+    if instruction and prompt and instruction != prompt:
+        raise RowError("bad_value", "the instruction of `query` differs from `prompt`; remove one of them")
     return relevance(
-        _instructed(row["query"], "query"),
+        (instruction or prompt, query),
         (_instructed(text, "pos") for text in to_list(row["pos"], "pos")),
         (_instructed(text, "neg") for text in to_list(row.get("neg", []), "neg")),
         row,
@@ -36,9 +43,10 @@ def _instructed(value: Any, field: str) -> Instructed:
 GRITLM = Format(
     "gritlm",
     RELEVANCE,
-    fields=own_columns("query", "pos", "neg") | SPLIT_SCORES,
+    fields=FIELDS,
     required=("query", "pos"),
-    convert=_convert,
+    convert=convert,
     # Rows with plain texts only have the format flagembedding.
-    form=lambda picked: _is_pair(picked["query"]) or any(map(_is_pair, picked["pos"])),
+    form=lambda picked: any(map(_is_pair, (picked["query"], *picked["pos"], *picked.get("neg", ())))),
+    includes=("flagembedding",),
 )

@@ -18,6 +18,10 @@ SPLIT_SCORES = {
 }
 """Fields of rows with lists of positives and of negatives, as FlagEmbedding has them. `teacher` names the model of the scores."""
 
+MAX_SCORE = 1e12
+"""Largest absolute value of a teacher's score. The distillation losses compute with scores divided by a `teacher_temperature` of at
+least 1e-6, and with squares of their differences. Both are finite in float32."""
+
 
 def relevance(
     query: Instructed,
@@ -58,6 +62,8 @@ def _scores(row: Mapping[str, Any], positives: int, negatives: int) -> tuple[flo
         values = row.get(name, [])
         if not isinstance(values, Sequence) or not all(map(_is_number, values)):
             return f"`{name}` must be a list of numbers"
+        if any(abs(value) > MAX_SCORE for value in values):
+            return f"`{name}` has a score that is not between {-MAX_SCORE:g} and {MAX_SCORE:g}"
         if len(values) != count:
             return f"`{name}` has {len(values)} numbers for {count} passages"
         found += map(float, values)
@@ -65,10 +71,9 @@ def _scores(row: Mapping[str, Any], positives: int, negatives: int) -> tuple[flo
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a score. Larger numbers than float32 has are none."""
+    """Whether a value is a finite number."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and abs(value) < 3e38
-        and math.isfinite(value)
+        and (isinstance(value, int) or math.isfinite(value))
     )

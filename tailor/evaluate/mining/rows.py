@@ -14,15 +14,13 @@ from datetime import date, time
 from typing import Any
 
 from tailor.encode.counted_rows import CountedRows
-from tailor.encode.formats import formats_of, get_format
+from tailor.encode.formats import get_format
 from tailor.encode.formats.base import Format
 from tailor.encode.guard import guarded
 from tailor.encode.readers import Reader
 from tailor.encode.records import Instructed, Relevance, RowError, require_unicode
-from tailor.encode.sources import resolve
+from tailor.encode.sources import resolve_queries
 from tailor.errors import DataError
-from tailor.spec.data import RELEVANCE, Source
-from tailor.spec.methods.gritlm import Gritlm
 
 WRITTEN = ("query", "pos", "neg", "pos_scores", "neg_scores", "teacher")
 
@@ -54,13 +52,8 @@ def read_query_rows(path: str) -> QueryRows:
 
     DataError when the source has no such rows, or none that can be read.
     """
-    found = resolve(Source(path=path), "rows", Gritlm(name="gritlm"))
+    found = resolve_queries(path, "rows")
     fmt = get_format(found.format)
-    if fmt.rows != RELEVANCE:
-        raise DataError(
-            f"{found.context}: rows of the format {found.format} have no passages",
-            hint=f"use rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}",
-        )
     read = QueryRows(contents=found.contents)
     for part in found.files:
         for number, row in Reader(part):

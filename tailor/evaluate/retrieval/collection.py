@@ -13,14 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailor.encode.formats import formats_of, get_format
+from tailor.encode.formats import get_format
 from tailor.encode.readers import COMPRESSIONS, SUFFIXES, FileRange, Reader
 from tailor.encode.records import Instructed, Relevance, RowError
-from tailor.encode.sources import find_files, resolve
+from tailor.encode.sources import find_files, resolve_queries
 from tailor.errors import DataError
 from tailor.evaluate.retrieval.qrels import DELIMITERS, read_judgments
-from tailor.spec.data import RELEVANCE, Source
-from tailor.spec.methods.gritlm import Gritlm
 from tailor.spec.tasks.rows import Corpus, Questions
 from tailor.store import Store
 
@@ -176,13 +174,8 @@ def _from_rows(data: Corpus, key: str, max_rows: int | None = None) -> Collectio
 
     The corpus is the distinct passages of all rows.
     """
-    found = resolve(Source(path=data.path), key, Gritlm(name="gritlm"))
+    found = resolve_queries(data.path, key, other=", or a folder in BEIR's layout")
     fmt = get_format(found.format)
-    if fmt.rows != RELEVANCE:
-        raise DataError(
-            f"{found.context}: rows of the format {found.format} have no passages",
-            hint=f"use rows of one of the formats {', '.join(formats_of((RELEVANCE,)))}, or a folder in BEIR's layout",
-        )
     numbers: dict[Instructed, int] = {}
     corpus: list[Text] = []
     queries: list[Text] = []

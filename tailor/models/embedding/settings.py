@@ -116,11 +116,7 @@ def _published(folder: Path, url: str) -> Embedding | None:
     config = OBJECT.read_path(folder / MODEL_CONFIG) if (folder / MODEL_CONFIG).is_file() else {}
     if not encoders.is_encoder(config) or (found := read_published(str(folder))) is None:
         return None
-    if found.unsupported:
-        raise ModelError(
-            f"{url} has {found.unsupported} in its sentence-transformers files, which tailor does not support",
-            hint="use a model whose embeddings are pooled and normalized only",
-        )
+    found.require_supported(url)
     return Embedding(
         pooling=cast(Pooling, found.pooling),
         normalize=found.normalize,

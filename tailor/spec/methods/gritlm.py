@@ -120,7 +120,7 @@ class Gritlm(MethodSection):
     contrastive_weight: float = Field(1.0, ge=0)
     """Weight of the contrastive loss beside the distillation loss. 0: learn the teacher's scores only."""
 
-    teacher_temperature: float = Field(1.0, gt=0)
+    teacher_temperature: float = Field(1.0, ge=1e-6)
     """With `distillation: kl`, the teacher's scores are divided by it. The scores of a cross-encoder are logits, which suit 1;
     cosine similarities need a small one, such as 0.02.
     """

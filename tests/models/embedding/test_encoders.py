@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,108 @@ def test_a_damaged_encoder_is_rejected(tmp_path: Path) -> None:
         ({"include_prompt": False}, "include_prompt: false"),
         ({"pooling_mode": ["cls", "mean"]}, "cls\\+mean pooling"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls\\+mean pooling"),
+        ({"modules": ("Normalize", "Dense")}, "the module Dense"),
+        (
+            {"modules": ("Normalize", "Normalize")},
+            "the modules Transformer, Pooling, Normalize, Normalize in this order",
+        ),
     ],
 )
 def test_what_tailor_does_not_compute_is_refused(
     changes: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
+    """As an embedder, and as a base to train."""
     publish(tiny_encoder(tmp_path, published=False), **changes)
-    with pytest.raises(ModelError, match=reason):
-        load_embedder(str(tmp_path))
+    refused(tmp_path, reason)
+
+
+def refused(folder: Path, reason: str) -> None:
+    with pytest.raises(ModelError, match=f"has {reason} in its sentence-transformers files"):
+        load_embedder(str(folder))
+    with pytest.raises(ModelError, match=f"has {reason} in its sentence-transformers files"):
+        differing(str(folder), None, "mean", True)
+
+
+MODULES_OF: dict[str, list[str]] = {
+    "the modules Transformer, Normalize, Pooling in this order": ["Transformer", "Normalize", "Pooling"],
+    "the modules Transformer in this order": ["Transformer"],
+    "the module own.Pooling": ["Transformer", "own.Pooling"],
+    "the module own.Normalize": ["Transformer", "Pooling", "own.Normalize"],
+    "the module Transformer in the folder 0_Transformer": ["0_Transformer", "Pooling"],
+}
+
+
+@pytest.mark.parametrize("reason", MODULES_OF)
+def test_other_modules_are_refused(reason: str, tmp_path: Path) -> None:
+    """Normalization before the pooling, modules of other packages, and a model in another folder."""
+    folder = tiny_encoder(tmp_path)
+    folders = {"Pooling": "1_Pooling", "0_Transformer": "0_Transformer"}
+    kinds = [
+        {
+            "path": folders.get(name, ""),
+            "type": name if "." in name else f"sentence_transformers.models.{name.removeprefix('0_')}",
+        }
+        for name in MODULES_OF[reason]
+    ]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+    refused(folder, reason)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config_sentence_transformers.json", "truncate_dim", 16),
+        ("sentence_bert_config.json", "do_lower_case", True),
+        ("sentence_roberta_config.json", "do_lower_case", True),
+        ("sentence_bert_config.json", "transformer_task", "fill-mask"),
+        ("sentence_bert_config.json", "module_output_name", "sentence_embedding"),
+        (
+            "sentence_bert_config.json",
+            "modality_config",
+            {"text": {"method": "forward", "method_output_name": "pooler_output"}},
+        ),
+        ("sentence_bert_config.json", "modality_config", {"text": 3}),
+    ],
+    ids=str,
+)
+def test_other_settings_are_refused(file: str, key: str, value: Any, tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path)
+    if file != "config_sentence_transformers.json":
+        (folder / "sentence_bert_config.json").unlink()
+    (folder / file).write_text(json.dumps({key: value}))
+    refused(folder, f"{key}: {re.escape(json.dumps(value).strip(chr(34)))}")
+
+
+def test_the_settings_that_sentence_transformers_itself_writes_are_not_refused(tmp_path: Path) -> None:
+    """The control of the refusals."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = tiny_encoder(tmp_path / "a")
+    SentenceTransformer(str(folder), device="cpu", local_files_only=True).save_pretrained(
+        str(tmp_path / "b"), create_model_card=False
+    )
+    assert "modality_config" in (tmp_path / "b" / "sentence_bert_config.json").read_text()
+    ours = load_embedder(str(tmp_path / "b"))
+    assert ours.max_length == LONGEST
+    assert np.abs(ours.encode(TEXTS) - theirs(folder)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("file", ["sentence_roberta_config.json", "sentence_xlnet_config.json", ""])
+def test_the_maximum_length_is_that_of_sentence_transformers(file: str, tmp_path: Path) -> None:
+    """Of a file that older versions named after the model, or of the tokenizer if no file has one."""
+    folder, length = tiny_encoder(tmp_path), 20
+    (folder / "sentence_bert_config.json").unlink()
+    if file:
+        (folder / file).write_text(json.dumps({"max_seq_length": length}))
+    else:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings = {**settings, "model_max_length": length}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, expected = load_embedder(str(folder)), theirs(folder)
+    assert ours.max_length == length
+    assert np.abs(ours.encode(TEXTS) - expected).max() <= 1e-5
+    ours.max_length = POSITIONS
+    assert np.abs(ours.encode(TEXTS) - expected).max() > 1e-3, "the control: a text is longer"
 
 
 def test_an_encoder_without_sentence_transformers_files_is_no_embedder(tmp_path: Path) -> None:
@@ -151,7 +246,6 @@ def test_blank_and_long_texts(kind: str, tmp_path: Path) -> None:
             "mean pooling without normalization; the recipe trains it with method.pooling: mean",
         ),
         ({"pooling_mode": "cls"}, "cls pooling with normalization"),
-        ({"pooling_mode": "max"}, "max pooling, which is not trained"),
     ],
 )
 def test_a_base_with_another_pooling_is_reported(pooling: dict[str, Any], note: str, tmp_path: Path) -> None:
