@@ -22,18 +22,15 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VLLM_RANK = 16
 """Its default."""
 OLLAMA_MODELS = (
-    *(
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "MixtralForCausalLM",
-        "GemmaForCausalLM",
-        "Gemma2ForCausalLM",
-    ),
+    *("LlamaForCausalLM", "MixtralForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM"),
     *("Gemma3ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Olmo3ForCausalLM", "CohereForCausalLM"),
+    *("GptOssForCausalLM", "Ministral3ForCausalLM"),
 )
-"""Architectures whose safetensors Ollama can import (convert/convert.go)."""
-OLLAMA_ADAPTERS = ("LlamaForCausalLM", "MistralForCausalLM", "Gemma2ForCausalLM")
-"""Architectures whose adapters Ollama can import (convert/convert.go)."""
+"""Architectures whose safetensors Ollama can import (convert/convert.go: LoadModelMetadata). Mistral's left it in 2025."""
+OLLAMA_ADAPTERS = ("LlamaForCausalLM", "Gemma2ForCausalLM")
+"""Architectures whose adapters Ollama can import (convert/convert.go: ConvertAdapter)."""
+OLLAMA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Modules whose updates Ollama can import (convert/convert_llama_adapter.go: Replacements)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,14 @@ def _rope(one: Artifact) -> str | None:
 
 
 def _is_adapter(one: Artifact) -> str | None:
-    return "adapters: it reads whole models" if one.adapter is not None else None
+    return "adapters as safetensors" if one.adapter is not None else None
+
+
+def _ollama_modules(one: Artifact) -> str | None:
+    targets = one.adapter.get("target_modules") if one.adapter is not None else None
+    names = {str(name).rpartition(".")[2] for name in targets} if isinstance(targets, list) else set()
+    others = sorted(names - set(OLLAMA_MODULES))
+    return f"updates of {', '.join(others)}" if others and one.architecture in OLLAMA_ADAPTERS else None
 
 
 def _ollama(one: Artifact) -> str | None:
@@ -152,10 +156,16 @@ LIMITS = (
     Limit(VLLM, "ignores", _rope, "vllm serve BASE: the base's own config.json"),
     Limit(VLLM, "ignores", _prefix_lm, "models generate causally"),
     Limit(PEFT, "ignores", _prefix_lm, "models generate causally"),
-    Limit(LLAMA_CPP, "refuses", _is_adapter, "convert_hf_to_gguf.py"),
+    Limit(
+        LLAMA_CPP,
+        "refuses",
+        _is_adapter,
+        "common/arg.cpp: --lora reads GGUF, which convert_lora_to_gguf.py makes",
+    ),
     Limit(LLAMA_CPP, "ignores", _prefix_lm, "models generate causally"),
     Limit(OLLAMA, "refuses", _ollama, "convert/convert.go"),
     Limit(OLLAMA, "refuses", _kind, _OLLAMA_ADAPTER),
+    Limit(OLLAMA, "refuses", _ollama_modules, "convert/convert_llama_adapter.go: Replacements"),
     Limit(OLLAMA, "refuses", _alpha, f"{_OLLAMA_ADAPTER}: lora_alpha is a uint32"),
     Limit(OLLAMA, "ignores", _adapter("use_rslora", "rsLoRA"), _OLLAMA_ADAPTER),
     Limit(OLLAMA, "ignores", _adapter("use_dora", "DoRA"), _OLLAMA_ADAPTER),

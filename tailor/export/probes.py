@@ -56,6 +56,7 @@ SYSTEM = (
     Probe("a system message and several turns", (_SYSTEM, _USER, _ANSWER, _AGAIN, _ANSWER_AGAIN, _USER)),
 )
 EMPTY_SYSTEM = (Probe("an empty system message", (_EMPTY_SYSTEM, _USER)),)
+LATE_SYSTEM = (Probe("a system message after the first message", (_USER, _ANSWER, _SYSTEM, _AGAIN)),)
 SPACES = (
     Probe(
         "white space around messages",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from tailor.artifacts.inputs import open_source
@@ -63,12 +64,18 @@ class Selection:
         return self.run.join("model" if self.weights == "model" else "adapter")
 
     @cached_property
+    def model_folder(self) -> Path:
+        """The folder with the weights of the model, or of the adapter's base. ModelError when the base is missing."""
+        if self.weights == "model":
+            return self.artifact.local_path()
+        return open_source(self.run.url, self.request.base, self.request.trust).base
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """config.json of the model, or of the adapter's base. ModelError when the base is missing."""
         if self.weights == "model":
             return OBJECT.read(self.artifact, MODEL_CONFIG)
-        source = open_source(self.run.url, self.request.base, self.request.trust)
-        return OBJECT.read_path(source.base / MODEL_CONFIG)
+        return OBJECT.read_path(self.model_folder / MODEL_CONFIG)
 
     @property
     def architecture(self) -> str:

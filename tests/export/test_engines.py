@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def test_a_plain_lora_adapter_is_served_by_all_that_read_adapters() -> None:
             "refuses ranks above 512 (513)",
             "ignores different ranks",
         ),
+        ({"target_modules": ["q_proj", "lm_head"]}, None, "refuses updates of lm_head"),
+        ({"target_modules": ["model.layers.0.mlp.up_proj"]}, None, None),
         ({"lora_alpha": 1.5}, None, "refuses an alpha that is not an integer"),
     ],
 )
@@ -90,6 +93,10 @@ def test_other_limits() -> None:
     assert found(Artifact(None, "MambaForCausalLM", prefix_lm=False), OLLAMA) == [
         "refuses safetensors of MambaForCausalLM"
     ]
+    mistral = Artifact(PLAIN, "MistralForCausalLM", prefix_lm=False)
+    assert found(mistral, OLLAMA) == ["refuses adapters of MistralForCausalLM"]
+    assert found(replace(mistral, adapter=None), OLLAMA) == ["refuses safetensors of MistralForCausalLM"]
+    assert found(mistral, LLAMA_CPP) == ["refuses adapters as safetensors"]
     assert found(Artifact(None, None, prefix_lm=False), OLLAMA) == [], "the base is not on this machine"
     turned = Artifact(PLAIN, "LlamaForCausalLM", prefix_lm=False, rope=True)
     assert [bool(found(turned, engine)) for engine in (VLLM, OLLAMA, PEFT)] == [True, True, False]

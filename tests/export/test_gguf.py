@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import shutil
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from transformers import AutoTokenizer
 
 from tailor.cli.main import main
 from tailor.errors import ModelError
-from tailor.export.gguf import converter, llama_cpp, write
+from tailor.export.gguf import converter, llama_cpp, programs, proof, write
 from tailor.export.gguf.proof import prove
 from tailor.export.gguf.types import TYPES
 from tailor.store import Store
@@ -36,8 +38,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished_run(folder, {"adapter": LORA}, tokenizer=tokenizer)
     convert = converter.convert
 
-    def keep(script: Path, model: Path, to: Path, kind: str) -> None:
-        convert(script, model, to, kind)
+    def keep(script: Path, model: Path, to: Path, kind: str, name: str) -> None:
+        convert(script, model, to, kind, name)
         shutil.copyfile(to, folder / CONVERTED)
         shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns(".*"))
 
@@ -52,7 +54,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cheap(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The converter is run once for all tests: this gives its result again."""
     monkeypatch.setattr(
-        converter, "convert", lambda _, model, to, kind: shutil.copyfile(exported / CONVERTED, to)
+        converter, "convert", lambda _, model, to, kind, name: shutil.copyfile(exported / CONVERTED, to)
     )
 
 
@@ -123,6 +125,36 @@ def test_damaged_weights_are_found(exported: Path, tmp_path: Path, tensor: str) 
     assert "nats per token (limit of f32 1.0e-06)" in message
 
 
+def changed(exported: Path, tmp_path: Path, key: str, value: float) -> Path:
+    """The file with another value in its metadata."""
+    file = Path(shutil.copyfile(exported / "out" / "model.gguf", tmp_path / "changed.gguf"))
+    reader = gguf.GGUFReader(file, "r+")
+    field = reader.fields[key]
+    field.parts[field.data[0]][0] = value
+    reader.data.flush()
+    return file
+
+
+def test_another_rope_is_found_at_a_distance(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = changed(exported, tmp_path, "llama.rope.freq_base", 11000.0)
+    monkeypatch.setitem(TYPES, "f32", replace(TYPES["f32"], limit=TYPES["q4_k_m"].limit))
+    monkeypatch.setattr(proof, "FAR", 0.01)  # so large a model differs more
+    message = refusal(exported, file)
+    assert "its logits differ 4032 positions apart: KL " in message
+    assert "it has another RoPE" in message
+    monkeypatch.setattr(proof, "distance_of", lambda config: None)
+    with pytest.raises(ModelError, match="greedy answers differ"):  # the control: near tokens hardly show it
+        prove(file, exported / "model", Store(str(exported / "run")), TYPES["f32"])
+    assert read_json(exported / "out" / "gguf.json")["reach"] == 4032
+
+
+def test_an_end_of_text_that_the_model_does_not_have_is_found(exported: Path, tmp_path: Path) -> None:
+    file = changed(exported, tmp_path, "tokenizer.ggml.eos_token_id", 65)
+    assert "llama.cpp stops at <0x3C>, at which the model does not" in refusal(exported, file)
+
+
 def test_greedy_answers_are_compared(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that answers otherwise is found even if the logits of rows were not compared."""
     monkeypatch.setitem(TYPES, "f32", replace(TYPES["f32"], limit=100))
@@ -135,10 +167,10 @@ def test_greedy_answers_are_compared(exported: Path, monkeypatch: pytest.MonkeyP
 def test_a_quantized_file_is_proven(exported: Path, kind: str, tmp_path: Path) -> None:
     source, file = exported / "out" / "model.gguf", tmp_path / "model.gguf"
     llama_cpp.quantize(source, file, TYPES[kind].ftype)
-    proof = prove(file, exported / "model", Store(str(exported / "run")), TYPES[kind])
-    assert 1e-8 < proof.figures.kl < TYPES[kind].limit
+    proved = prove(file, exported / "model", Store(str(exported / "run")), TYPES[kind])
+    assert 1e-8 < proved.figures.kl < TYPES[kind].limit
     assert file.stat().st_size < 0.6 * source.stat().st_size
-    assert proof.line().startswith(
+    assert proved.line().startswith(
         "opened by llama.cpp: token ids of 23 texts equal; on 3 evaluation rows of the run, 72 tokens"
     )
 
@@ -202,6 +234,9 @@ def test_what_cannot_be_a_gguf_file(
     assert "llama.cpp cannot convert the architecture LlamaForCausalLM" in error(
         "--as", "gguf", "--llama-cpp", str(own.parent)
     )
+    with monkeypatch.context() as patch:
+        patch.setattr("tailor.machine.memory_bytes", lambda: 1000)
+        assert "comparing the GGUF file with the model needs 0 GiB of memory" in error("--as", "gguf")
     monkeypatch.setattr("tailor.export.gguf.converter.find_spec", lambda name: None)
     assert "llama.cpp's converter, which is not installed\n  hint: pip install 'tailor[gguf]'" in error(
         "--as", "gguf"
@@ -211,7 +246,8 @@ def test_what_cannot_be_a_gguf_file(
 
 
 def test_a_converter_that_fails(tmp_path: Path) -> None:
-    script = tmp_path / converter.SCRIPT
+    script, model = tmp_path / converter.SCRIPT, tmp_path / "model"
+    model.mkdir()
     for body, reason in (
         ("raise ValueError('Mixed \\x1b[31m norms')", r"the model: ValueError: Mixed \\x1b\[31m norms; see"),
         (
@@ -222,7 +258,75 @@ def test_a_converter_that_fails(tmp_path: Path) -> None:
     ):
         script.write_text(body)
         with pytest.raises(ModelError, match=reason):
-            converter.convert(script, tmp_path, tmp_path / "out.gguf", "f16")
+            converter.convert(script, model, tmp_path / "out.gguf", "f16", "mine")
+
+
+@pytest.fixture
+def foreign(exported: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A model whose tokenizer is loaded by code beside it where that is trusted, with modules named like the programs' own.
+
+    The second is the file that the code writes.
+    """
+    model = Path(shutil.copytree(exported / "model", tmp_path / "model"))
+    path, marker = model / "tokenizer_config.json", tmp_path / "marker"
+    path.write_text(json.dumps(read_json(path) | {"auto_map": {"AutoTokenizer": ["own.Own", None]}}))
+    for name in ("own", "gguf", "json"):
+        (model / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')")
+    return model, marker
+
+
+def test_the_converter_gets_no_code(foreign: tuple[Path, Path], tmp_path: Path) -> None:
+    model, marker = foreign
+    seen = programs.without_code(model, tmp_path / "seen")
+    assert {path.name for path in model.iterdir() if path.is_file() and path.suffix != ".py"} == {
+        path.name for path in seen.iterdir()
+    }
+    AutoTokenizer.from_pretrained(seen, trust_remote_code=True)  # as the converter does
+    assert not marker.exists()
+    with contextlib.suppress(AttributeError):  # it has no class Own
+        AutoTokenizer.from_pretrained(model, trust_remote_code=True)
+    assert marker.exists(), "the control: the code runs where it is seen"
+
+
+def test_the_converter_gets_no_secrets_and_no_foreign_modules(
+    foreign: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, marker = foreign
+    script = tmp_path / converter.SCRIPT
+    script.write_text(
+        "import os, sys\nfrom pathlib import Path\nimport json\n"
+        f"Path({str(tmp_path / 'seen')!r}).write_text(json.dumps(dict(os.environ)))\nPath(sys.argv[3]).touch()"
+    )
+    monkeypatch.chdir(model)
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_DATABASE", "PYTHONPATH"):
+        monkeypatch.setenv(name, str(model))
+    converter.convert(script, model, tmp_path / "out.gguf", "f32", "mine")
+    seen = read_json(tmp_path / "seen")
+    assert str(model) not in seen.values()
+    assert seen["HF_HUB_OFFLINE"] == seen["HF_HUB_DISABLE_IMPLICIT_TOKEN"] == "1"
+    command = ["-c", "import json"]
+    assert programs.run(command, tmp_path, 0) == (0, "")
+    assert not marker.exists()
+    programs.run(command, model, 0)
+    assert marker.exists(), "the control: Python imports from the folder in which a program runs"
+
+
+def test_a_program_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "_START", 0)
+    monkeypatch.setattr(programs, "_SLOWEST", 2**60)
+    script, model = tmp_path / converter.SCRIPT, tmp_path / "model"
+    model.mkdir()
+    script.write_text("import time\ntime.sleep(600)")
+    with pytest.raises(ModelError, match="it did not end within 0 minutes"):
+        converter.convert(script, model, tmp_path / "out.gguf", "f32", "mine")
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    script, model = tmp_path / converter.SCRIPT, tmp_path / "model"
+    model.mkdir()
+    script.write_text("raise OSError(28, 'No space left on device')")
+    with pytest.raises(ModelError, match=r"no space for the GGUF file: .* GiB are free"):
+        converter.convert(script, model, tmp_path / "out.gguf", "f32", "mine")
 
 
 def test_files_that_llama_cpp_cannot_read(tmp_path: Path) -> None:
@@ -233,6 +337,24 @@ def test_files_that_llama_cpp_cannot_read(tmp_path: Path) -> None:
             pass
         with pytest.raises(ModelError, match=r"llama\.cpp cannot quantize the file: "):
             llama_cpp.quantize(file, tmp_path / "y.gguf", 7)
+
+
+def test_without_a_template_the_file_adds_the_bos_as_the_tokenizer_does(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp adds it to SentencePiece tokenizers that do not say whether."""
+    model = Path(shutil.copytree(exported / "model", tmp_path / "model"))
+    (model / "chat_template.jinja").unlink()
+    path = model / "tokenizer_config.json"
+    config = read_json(path)
+    path.write_text(json.dumps({key: config[key] for key in config if key != "add_bos_token"}))
+
+    def stop(script: Path, model: Path, to: Path, kind: str, name: str) -> None:
+        raise ModelError(f"add_bos_token: {read_json(model / 'tokenizer_config.json')['add_bos_token']}")
+
+    monkeypatch.setattr(converter, "convert", stop)
+    with pytest.raises(ModelError, match="add_bos_token: False"):
+        write.write_gguf(model, Store(str(exported / "run")), TYPES["f32"], tmp_path)
 
 
 def test_more_stop_tokens_than_a_file_can_name(exported: Path) -> None:

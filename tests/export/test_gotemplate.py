@@ -49,6 +49,47 @@ def test_a_template_ends() -> None:
         execute(parse(loops.replace(".L", "$.L")), {"L": list(range(9))})
     assert execute(parse(loops.replace(".L", "$.L")), {"L": [0]}) == "x", "the control"
 
+    twice = "{{ $x := `ab` }}" + "{{ $x = print $x $x }}" * 40 + "{{ len $x }}"
+    with pytest.raises(TemplateError, match="too long a text with print"):
+        execute(parse(twice), {})
+    assert (
+        execute(parse(twice.replace("}}" + "{{ $x = print $x $x }}" * 40, "}}{{ $x = print $x $x }}")), {})
+        == "4"
+    )
+    with pytest.raises(TemplateError, match="writes too long a text"):
+        execute(parse("{{ range .L }}{{ $.T }}{{ end }}"), {"L": list(range(99)), "T": "x" * 200_000})
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (r'{{ "\x" }}', "escape that Go does not have"),
+        (r'{{ "\q" }}', "escape that Go does not have"),
+        (r'{{ "\N{BULLET}" }}', "escape that Go does not have"),
+        (r'{{ "\ud800" }}', "escape that is no character"),
+        (r'{{ "\xff" }}', "bytes in a text"),
+        ("{{ " + "9" * 6000 + " }}", "number that is not supported"),
+        ("{{ 09 }}", "number that is not supported"),
+        ("{{ if true }}" * 5000 + "{{ end }}" * 5000, "nests too deeply"),
+        ("{{ if true }}" + "{{ else if true }}" * 5000 + "{{ end }}", "nests too deeply"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nests too deeply"),
+        ("{{ if false }}{{ nothing 1 }}{{ end }}", "calls nothing, which"),
+        ("{{ nothing }}", "calls nothing, which"),
+        ("x" * 300_000, "more than 200000 characters"),
+        ('{{ slice "abc" true }}', "no part True:3"),
+        ('{{ slice "a" 0 1 1 }}', "calls slice with other arguments"),
+    ],
+)
+def test_what_go_would_reject_is_a_clear_error(template: str, reason: str) -> None:
+    with pytest.raises(TemplateError, match=reason):
+        execute(parse(template), {})
+
+
+def test_escapes_and_parts_of_texts_are_those_of_go() -> None:
+    assert execute(parse(r"""{{ "\x41\101\u00e9\U0001F600\"\\\t" }}{{ '\'' }}{{ slice "é1" 2 }}"""), {}) == (
+        'AAé😀"\\\t391'
+    )
+
 
 def test_what_ollama_puts_into_a_template() -> None:
     text = (
@@ -156,6 +197,8 @@ def test_a_go_template_of_the_user_is_compared(tokenizer: Tokenizer, tmp_path: P
         file.write_bytes(content)
         with pytest.raises(ModelError, match=reason):
             choose(tokenizer, "", str(file))
+    with pytest.raises(ModelError, match="not a file"):
+        choose(tokenizer, "", "/dev/zero")
     with pytest.raises(ModelError, match="No such file"):
         choose(tokenizer, "", str(tmp_path / "none"))
 
@@ -168,11 +211,14 @@ def test_notes_name_what_is_rendered_differently(tokenizer: Tokenizer) -> None:
         noted[name] = " ".join(choose(chosen, bos_of(chosen), None)[1])
     assert [word in noted["llama-3"] for word in ("white space", "tools", "empty")] == [True, False, False]
     assert [word in noted["qwen-2.5"] for word in ("white space", "tools", "empty")] == [False, True, True]
-    assert noted["zephyr"] == ""
+    assert (
+        noted["zephyr"] == "a system message after the first message is rendered differently: send it first"
+    )
     dated = with_text(
         tokenizer,
         "{{ strftime_now('%d %b') }}{% for m in messages %}|{{ m.role }}: {{ m.content }}{% endfor %}|",
     )
     assert choose(dated, "", None)[1] == [
-        "the chat template writes the date, and Ollama's always that of the export"
+        "the chat template writes the date, and Ollama's always that of the export",
+        "a system message after the first message is rendered differently: send it first",
     ]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tailor.artifacts.inputs import Source, open_source, stores_plain_weights
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
-from tailor.export import probes
+from tailor.export import modelfile, probes
 from tailor.export.bos import set_adds_bos
 from tailor.export.engines import OLLAMA, OLLAMA_MODELS, artifact_of, found
 from tailor.export.forms.base import CardSection, ExportForm
@@ -40,8 +39,6 @@ ollama run NAME
 
 `{file}` was {proof}.
 """
-SAMPLING = ("temperature", "top_p", "top_k")
-"""Settings of generation_config.json that Ollama has under the same name."""
 
 
 class Ollama(ExportForm):
@@ -88,19 +85,18 @@ class Ollama(ExportForm):
         if request.type is not None:
             kind = find_type(request.type)
             proof = replace_weights(folder, selection, kind)
-            notes, adds_bos, origin = [f"{kind.name}: {proof.line()}"], proof.adds_bos, f"FROM ./{GGUF_FILE}"
+            notes, adds_bos, origin = [f"{kind.name}: {proof.line()}"], proof.adds_bos, f"./{GGUF_FILE}"
         else:
             adds_bos = probes.starts_with_bos(tokenizer) if tokenizer.template else bool(tokenizer.prefix)
             set_adds_bos(folder, adds_bos)
-            origin = "FROM ."
-            if selection.weights == "adapter":
-                origin = f"FROM {_source(selection).base.absolute()}\nADAPTER ."
+            origin = str(_source(selection).base.absolute()) if selection.weights == "adapter" else "."
             notes += _check_tokenizer(folder, folder)
         template, others = _template(tokenizer, request.template, adds_bos=adds_bos)
         lines = [
-            origin,
-            f'TEMPLATE """{template}"""',
-            *_parameters(tokenizer, generation, _context(selection)),
+            modelfile.line("FROM", origin),
+            *([modelfile.line("ADAPTER", ".")] if selection.weights == "adapter" else []),
+            modelfile.line("TEMPLATE", template),
+            *modelfile.parameters(tokenizer, generation, _context(selection)),
         ]
         (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return [*notes, *others]
@@ -140,19 +136,8 @@ def _template(tokenizer: Tokenizer, own: str | None, *, adds_bos: bool) -> tuple
         return "{{ .Prompt }}", []
     bos = tokenizer.specials.get("bos_token", "") if adds_bos else ""
     found, notes = choose(tokenizer, bos, own)
+    modelfile.line("TEMPLATE", found.text)  # refuses one that a Modelfile cannot hold
     return found.text, notes
-
-
-def _parameters(tokenizer: Tokenizer, generation: dict[str, Any], context: int) -> list[str]:
-    ends = generation.get("eos_token_id")
-    stops = [tokenizer.token(token) for token in ([ends] if isinstance(ends, int) else list(ends or []))]
-    return [
-        *(f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops),
-        f"PARAMETER num_ctx {context}",
-        *(f"PARAMETER {key} {generation[key]}" for key in SAMPLING if generation.get(key) is not None),
-        # Ollama's default of 1.1 would change the answers.
-        f"PARAMETER repeat_penalty {generation.get('repetition_penalty') or 1}",
-    ]
 
 
 def _context(selection: Selection) -> int:

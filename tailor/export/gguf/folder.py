@@ -33,6 +33,9 @@ def check_gguf(selection: Selection) -> None:
     llama_cpp.require()
     script = converter.find_converter(selection.request.llama_cpp)
     converter.check_architecture(script, selection.architecture)
+    from tailor.export.gguf.proof import require_memory  # imports torch
+
+    require_memory(selection.model_folder)
 
 
 def replace_weights(folder: Path, selection: Selection, kind: GgufType) -> Proof:

@@ -72,6 +72,12 @@ class GgufModel:
         """The Jinja template in the file."""
         self.stop_ids = frozenset(token for token in range(self.vocab_size) if self._vocab.is_eog(token))
         """The tokens at which llama.cpp ends an answer: EOS, end of turn, and those that it knows by their text."""
+        self.ordinary_stops = [
+            token
+            for token in self.stop_ids
+            if token == self._vocab.token_eos() or not self._vocab.is_control(token)
+        ]
+        """Those of them that the file's metadata names as EOS, or that are no special tokens."""
 
     def encode(self, text: str, *, start: bool) -> list[int]:
         """Token ids of a text, in which special tokens are recognized. start: with the BOS, if the file asks for it."""
@@ -80,44 +86,60 @@ class GgufModel:
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """The logits after each token of a row, float32 [T, V]."""
         stream = self._stream(len(ids))
-        return torch.stack([stream(token) for token in ids])
+        return torch.stack([stream.read(token) for token in ids])
+
+    def far_logits(self, before: Sequence[int], after: Sequence[int], distance: int) -> torch.Tensor:
+        """The logits after each token of `after`, float32 [T, V]. The tokens before it, but the last, are moved `distance` away."""
+        stream = self._stream(len(before) + len(after), start=distance)
+        for token in before:
+            stream.read(token)
+        stream.move(distance, distance + len(before) - 1, by=-distance)
+        return torch.stack([stream.read(token) for token in after])
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], int | None]:
         """The greedy answer without its stop token, and that token; None if the answer has `max_new_tokens` tokens."""
         stream, found = self._stream(len(prompt) + max_new_tokens), list[int]()
         for token in prompt:
-            logits = stream(token)
+            logits = stream.read(token)
         for _ in range(max_new_tokens):
             token = int(logits.argmax())
             if token in self.stop_ids:
                 return found, token
             found.append(token)
-            logits = stream(token)
+            logits = stream.read(token)
         return found, None
 
-    def _stream(self, length: int) -> Any:
-        """A function that reads the next token of a text of at most `length`, and gives the logits after it, float32 [V].
+    def _stream(self, length: int, start: int = 0) -> _Stream:
+        return _Stream(self._library, self._model, length, start)
 
-        Keys and values are kept in float32. Tokens are read one by one, as while an answer is generated.
-        """
-        settings = self._library.LlamaContextParams()
+
+class _Stream:
+    """Reads the tokens of a text of at most `length` one by one, as while an answer is generated. start: the first position.
+
+    Keys and values are kept in float32.
+    """
+
+    def __init__(self, library: Any, model: Any, length: int, start: int) -> None:
+        settings = library.LlamaContextParams()
         settings.n_ctx = length
         settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
         settings.type_k = settings.type_v = _FLOAT32
         settings.flash_attn_type = 0
-        context = self._library.LlamaContext(self._model, settings)
-        batch = self._library.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
-        position = 0
+        self._context = library.LlamaContext(model, settings)
+        self._batch = library.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
+        self._position = start
 
-        def read(token: int) -> torch.Tensor:
-            nonlocal position
-            batch.clear()
-            batch.add(int(token), position, [0], True)
-            context.decode(batch)
-            position += 1
-            return torch.tensor(context.get_logits(), dtype=torch.float32)
+    def read(self, token: int) -> torch.Tensor:
+        """The logits after the next token, float32 [V]."""
+        self._batch.clear()
+        self._batch.add(int(token), self._position, [0], True)
+        self._context.decode(self._batch)
+        self._position += 1
+        return torch.tensor(self._context.get_logits(), dtype=torch.float32)
 
-        return read
+    def move(self, start: int, end: int, by: int) -> None:
+        """Move the tokens that were read at the positions from `start` to before `end`."""
+        self._context.memory_seq_add(0, start, end, by)
 
 
 def _model_class(library: Any) -> Any:
@@ -142,5 +164,6 @@ def opened(file: Path) -> Iterator[GgufModel]:
         except (RuntimeError, ValueError, OSError, MemoryError) as error:
             raise ModelError(
                 f"llama.cpp cannot read the file: {errors[0] if errors else error}",
-                hint="see whether llama.cpp supports the model and its tokenizer",
+                hint="see whether llama.cpp supports the model and its tokenizer; a SentencePiece tokenizer may need the original's "
+                "tokenizer.model in the folder of the model or the base",
             ) from error

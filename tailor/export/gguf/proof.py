@@ -17,6 +17,7 @@ from tailor.encode.tokenizer_files import PROBES
 from tailor.errors import ModelError
 from tailor.evaluate.generation import before_stop, generate
 from tailor.export import probes
+from tailor.export.gguf.distance import READ, distance_of, far_logits
 from tailor.export.gguf.llama_cpp import GgufModel, opened
 from tailor.export.gguf.types import GgufType
 from tailor.store import Store
@@ -25,17 +26,20 @@ NEW_TOKENS = 24
 """Length of the compared greedy answers."""
 TIE = 1e-3
 """Two tokens whose logits differ by less may change their order between two programs that compute in float32."""
+FAR = 10
+"""Factor of the limit at a large distance: the angles of positions are rounded to float32 too, and there are few tokens."""
 LENGTH = 64
 """Tokens of a row whose logits are compared."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was measured. texts, answers: how many were compared. equal: the number of equal greedy answers. adds_bos: whether
-    llama.cpp adds the BOS of the file to a prompt."""
+    """What was measured. texts, answers: how many were compared. equal: the number of equal greedy answers. reach: the
+    distance of positions that was compared, in tokens; None if none was. adds_bos: whether llama.cpp adds the BOS of the file to a prompt."""
 
     figures: Figures
     limit: float
+    reach: int | None
     adds_bos: bool
     texts: int
     answers: int
@@ -45,15 +49,17 @@ class Proof:
     def line(self) -> str:
         """The result, for the user."""
         one = self.figures
+        far = f", also {self.reach} positions apart" if self.reach is not None else ""
         return (
             f"opened by llama.cpp: token ids of {self.texts} texts equal; on {one.rows}, {one.tokens} tokens: KL {one.kl:.2e} "
-            f"nats per token (limit {self.limit:.1e}), top-1 agreement {one.top1:.1%}; {self.equal} of {self.answers} greedy answers "
+            f"nats per token (limit {self.limit:.1e}), top-1 agreement {one.top1:.1%}{far}; {self.equal} of {self.answers} greedy answers "
             f"equal; stops at {' '.join(self.stop_tokens)}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = {
             "limit": self.limit,
+            "reach": self.reach,
             "texts": self.texts,
             "greedy_answers": self.answers,
             "equal_answers": self.equal,
@@ -67,7 +73,7 @@ def prove(file: Path, model: Path, run: Store, kind: GgufType) -> Proof:
     The chat template, the token ids of texts and conversations, and the stop tokens must be equal. So must greedy answers in
     f32; other types report how many are.
     """
-    _require_memory(model)
+    require_memory(model)
     loaded = load_run(str(model), "cpu")
     loaded.model.float()
     with opened(file) as gguf:
@@ -81,9 +87,10 @@ def prove(file: Path, model: Path, run: Store, kind: GgufType) -> Proof:
                 f"top-1 agreement {figures.top1:.1%}, |Δlogit| up to {figures.max_difference:.2e}",
                 "choose a --type with more bits",
             )
+        reach = _reach(gguf, loaded, model, run, kind)
         answers, equal = _answers(gguf, loaded, exact=kind.name == "f32")
     stops = [loaded.tokenizer.token(token) for token in loaded.stop_ids]
-    return Proof(figures, kind.limit, gguf.adds_bos, texts, answers, equal, stops)
+    return Proof(figures, kind.limit, reach, gguf.adds_bos, texts, answers, equal, stops)
 
 
 def _refused(
@@ -92,7 +99,7 @@ def _refused(
     return ModelError(f"the GGUF file is not the model: {reason}", hint=hint)
 
 
-def _require_memory(model: Path) -> None:
+def require_memory(model: Path) -> None:
     """ModelError when the model does not fit into memory twice: in float32, and as a file."""
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     if 3 * size > machine.memory_bytes():
@@ -145,6 +152,9 @@ def _prompts(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def _stops(gguf: GgufModel, loaded: Loaded) -> None:
+    extra = [loaded.tokenizer.token(token) for token in gguf.ordinary_stops if token not in loaded.stop_ids]
+    if extra and loaded.stop_ids:
+        raise _refused(f"llama.cpp stops at {' '.join(extra)}, at which the model does not")
     missing = [loaded.tokenizer.token(token) for token in loaded.stop_ids if token not in gguf.stop_ids]
     if missing:
         raise _refused(f"llama.cpp does not stop at {' '.join(missing)}, which ends an answer of the model")
@@ -160,6 +170,26 @@ def _logits(gguf: GgufModel, loaded: Loaded, model: Path, run: Store) -> Figures
             raise _refused(f"it has {theirs.shape[1]} tokens in its vocabulary, the model {ours.shape[1]}")
         totals.add(ours, theirs)
     return totals.figures(what)
+
+
+def _reach(gguf: GgufModel, loaded: Loaded, model: Path, run: Store, kind: GgufType) -> int | None:
+    """The distance at which logits are equal; None if it cannot be compared. ModelError when they differ."""
+    distance = distance_of(loaded.model.config)
+    rows, _ = rows_of(model, run)
+    rows = [row for row in rows if len(row) > READ]
+    if distance is None or not rows:
+        return None
+    before, after = rows[0][:READ], rows[0][READ : 2 * READ]
+    totals = Totals()
+    totals.add(far_logits(loaded.model, before, after, distance), gguf.far_logits(before, after, distance))
+    figures = totals.figures("")
+    limit = FAR * kind.limit
+    if not figures.kl <= limit:
+        raise _refused(
+            f"its logits differ {distance} positions apart: KL {figures.kl:.2e} nats per token (limit {limit:.1e}); it has another RoPE",
+            "see whether llama.cpp supports the model's rope_parameters, and give a newer checkout with --llama-cpp",
+        )
+    return distance
 
 
 def _answers(gguf: GgufModel, loaded: Loaded, *, exact: bool) -> tuple[int, int]:

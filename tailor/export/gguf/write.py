@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +10,13 @@ from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export import probes
 from tailor.export.bos import set_adds_bos
-from tailor.export.gguf import converter, llama_cpp
+from tailor.export.gguf import converter, llama_cpp, programs
 from tailor.export.gguf.proof import Proof, prove
 from tailor.export.gguf.types import UNROUNDED, GgufType
 from tailor.layout import GENERATION_CONFIG, GGUF_FILE
+from tailor.printable import printable
 from tailor.store import OBJECT, Store
+from tailor.store import run_folder as runs
 from tailor.store.scratch import scratch
 
 _SLOTS = ("eot", "eom")
@@ -30,12 +30,13 @@ def write_gguf(folder: Path, run: Store, kind: GgufType, script: Path) -> Proof:
     ModelError when llama.cpp cannot convert the model, or when the file is not the model.
     """
     tokenizer = load_tokenizer(str(folder))
-    if tokenizer.template is not None:
-        set_adds_bos(folder, probes.starts_with_bos(tokenizer))
+    has_template = tokenizer.template is not None
+    # Always written: where it is missing, llama.cpp adds the BOS to SentencePiece tokenizers.
+    set_adds_bos(folder, probes.starts_with_bos(tokenizer) if has_template else bool(tokenizer.prefix))
     unrounded = UNROUNDED[str(saved_dtype(folder)).removeprefix("torch.")]
     with scratch(folder) as temporary:
         file = temporary / f"{unrounded}.gguf"
-        converter.convert(script, folder, file, unrounded)
+        converter.convert(script, folder, file, unrounded, runs.name(run))
         file = _with_stops(file, _stop_ids(folder))
         if kind.name == unrounded:
             file.replace(folder / GGUF_FILE)
@@ -66,11 +67,14 @@ def _with_stops(file: Path, stop_ids: Sequence[int]) -> Path:
         for word in ("--special-token-by-id", pair[0], str(pair[1]))
     ]
     to = file.with_name(f"stops-{file.name}")
-    command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force", *named, str(file), str(to)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    files = [str(file.absolute()), str(to.absolute())]
+    command = ["-m", "gguf.scripts.gguf_new_metadata", "--force", *named, *files]
+    status, output = programs.run(command, file.parent, file.stat().st_size)
+    if "[Errno 28]" in output:
+        raise converter.no_space(to)
+    if status != 0:
         raise ModelError(
-            f"the stop tokens cannot be written into the GGUF file: {done.stderr.strip()[-200:]}",
+            f"the stop tokens cannot be written into the GGUF file: {printable(output.strip()[-200:])}",
             hint="pip install -U 'tailor[gguf]'",
         )
     return to

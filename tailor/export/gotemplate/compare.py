@@ -48,9 +48,12 @@ def choose(tokenizer: Tokenizer, bos: str, own: str | None) -> tuple[OllamaTempl
 
 
 def _read(file: str) -> OllamaTemplate:
+    path = Path(file)
+    if path.exists() and not path.is_file():
+        raise ModelError(f"--template {file}: not a file", hint="give a file with a Go template")
     try:
         # A file's last line ends with a line break, which is no part of the template.
-        return OllamaTemplate(Path(file).read_text(encoding="utf-8").removesuffix("\n"))
+        return OllamaTemplate(path.read_text(encoding="utf-8").removesuffix("\n"))
     except OSError as error:
         raise ModelError(
             f"--template {file}: {error.strerror}", hint="give a file with a Go template"
@@ -83,12 +86,14 @@ def _excerpt(text: str, at: int) -> str:
 
 def _notes(tokenizer: Tokenizer, bos: str, go: OllamaTemplate) -> list[str]:
     notes = []
-    if tokenizer.template is not None and tokenizer.template.asks_date:
+    if tokenizer.template is not None and tokenizer.template.asks_date and not go.has_date:
         notes.append("the chat template writes the date, and Ollama's always that of the export")
     if all(probes.rendered(tokenizer, probe) is None for probe in probes.SYSTEM):
         notes.append("the chat template rejects system messages, and Ollama ignores them")
     if any(difference(tokenizer, bos, go, probe) for probe in probes.EMPTY_SYSTEM):
         notes.append("an empty system message is rendered differently: leave it out")
+    if any(difference(tokenizer, bos, go, probe) for probe in probes.LATE_SYSTEM):
+        notes.append("a system message after the first message is rendered differently: send it first")
     if any(difference(tokenizer, bos, go, probe) for probe in probes.SPACES):
         notes.append(
             "the chat template strips white space around messages, which Ollama's cannot do: send messages without it"

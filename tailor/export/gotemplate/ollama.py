@@ -8,8 +8,9 @@ from typing import Any
 
 from tailor.encode.template import Message
 from tailor.errors import TemplateError
+from tailor.export.gotemplate.functions import Struct, to_json
 from tailor.export.gotemplate.parse import Node, parse
-from tailor.export.gotemplate.run import Struct, execute, to_json
+from tailor.export.gotemplate.run import execute
 
 
 class OllamaTemplate:
@@ -26,6 +27,11 @@ class OllamaTemplate:
     def has_tools(self) -> bool:
         """Whether it reads tools: Ollama refuses requests with tools otherwise."""
         return ".Tools" in self.text
+
+    @property
+    def has_date(self) -> bool:
+        """Whether it writes the date of the request."""
+        return "currentDate" in self.text
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The prompt, before the tokenizer adds the BOS."""

@@ -5,18 +5,32 @@ Left out: `define`, `template`, `block` and complex numbers.
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from tailor.errors import TemplateError
+from tailor.export.gotemplate.functions import FUNCTIONS
 
 _SPACES = " \t\r\n"
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<string>"(?:\\.|[^"\\\n])*")|(?P<raw>`[^`]*`)|(?P<char>'(?:\\.|[^'\\\n])')"""
-    r"""|(?P<number>[+-]?\d+(?:\.\d+)?)|(?P<variable>\$\w*)|(?P<field>\.\w+)|(?P<dot>\.)|(?P<name>\w+)|(?P<mark>:=|[=,()|])"""
+    r"""|(?P<number>[+-]?\d[\w.]*)|(?P<variable>\$\w*)|(?P<field>\.\w+)|(?P<dot>\.)|(?P<name>\w+)|(?P<mark>:=|[=,()|])"""
 )
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d{0,17})(?:\.\d{1,17})?", re.ASCII)
+_ESCAPE = re.compile(r"\\(?:([0-3][0-7]{2}|x[0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.S)
+_SIGNS = {
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    "v": "\v",
+    "\\": "\\",
+}
+MAX_SOURCE = 200_000
+"""Characters of a template. The longest of Ollama's library has 10 000."""
 _KEYWORDS = ("if", "range", "with", "else", "end", "break", "continue", "define", "template", "block")
 
 
@@ -81,10 +95,16 @@ Token = tuple[str, str]
 
 def parse(source: str) -> tuple[Node, ...]:
     """The nodes of a template. TemplateError for one that Go would reject, and for what is left out here."""
-    nodes, word, _, at = _nodes(_pieces(source), 0)
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(f"the Go template has more than {MAX_SOURCE} characters")
+    pieces = _pieces(source)
+    try:
+        nodes, word, _, at = _nodes(pieces, 0)
+    except RecursionError:
+        raise TemplateError("the Go template nests too deeply") from None
     if word is not None:
         raise TemplateError(f"the Go template has {word} without its block")
-    assert at == len(_pieces(source))
+    assert at == len(pieces)
     return nodes
 
 
@@ -219,18 +239,52 @@ def _pipe(tokens: list[Token], at: int) -> tuple[Pipe, int]:
     return Pipe(tuple(commands), tuple(variables), declares), at
 
 
+def _unescaped(quoted: str) -> str:
+    """The value of a string or a character in quotes. TemplateError for an escape that Go does not have."""
+
+    def sign(match: re.Match[str]) -> str:
+        byte, short, long, one = match.groups()
+        if byte is not None:
+            number = int(byte[1:], 16) if byte[0] == "x" else int(byte, 8)
+            if number > 127:
+                raise TemplateError(
+                    f"the Go template has bytes in a text, which is not supported here: {match[0]}"
+                )
+        elif one is not None:
+            if one not in _SIGNS and one != quoted[0]:
+                raise TemplateError(f"the Go template has an escape that Go does not have: \\{one}")
+            return _SIGNS.get(one, one)
+        else:
+            number = int(short or long, 16)
+        if 0xD800 <= number < 0xE000 or number > 0x10FFFF:
+            raise TemplateError(f"the Go template has an escape that is no character: {match[0]}")
+        return chr(number)
+
+    return _ESCAPE.sub(sign, quoted[1:-1])
+
+
 def _term(tokens: list[Token], at: int) -> tuple[Term, int]:
     kind, text = tokens[at]
     if kind in ("string", "char"):
-        value = ast.literal_eval(text)
+        value = _unescaped(text)
+        if kind == "char" and len(value) != 1:
+            raise TemplateError(f"the Go template has an action that cannot be read: {text}")
         return Literal(ord(value) if kind == "char" else value), at + 1
     if kind == "raw":
         return Literal(text[1:-1]), at + 1
     if kind == "number":
+        if _NUMBER.fullmatch(text) is None:
+            raise TemplateError(f"the Go template has a number that is not supported here: {text[:40]}")
         return Literal(float(text) if "." in text else int(text)), at + 1
     if kind == "name":
         words = {"true": True, "false": False, "nil": None}
-        return (Literal(words[text]) if text in words else Function(text)), at + 1
+        if text in words:
+            return Literal(words[text]), at + 1
+        if text not in (*FUNCTIONS, "and", "or"):
+            raise TemplateError(
+                f"the Go template calls {text[:40]}, which Ollama does not have, or is not supported here"
+            )
+        return Function(text), at + 1
     if kind == "dot":
         return Operand(None), at + 1
     root: str | Pipe | None

@@ -1,29 +1,20 @@
 """Executes a Go template as the package text/template of Go does.
 
-Values: str, int, float, bool, None (nil), list, dict (a Go map), and `Struct`, which knows its fields and its text.
+The values are those of `functions`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tailor.errors import TemplateError
+from tailor.export.gotemplate.functions import MAX_TEXT, Struct, call, kind, printed, truth
 from tailor.export.gotemplate.parse import Action, Block, Function, Jump, Literal, Node, Operand, Pipe, Term
 
-MAX_NODES = 1_000_000
+MAX_NODES = 200_000
 """Nodes that one execution may run: templates of chats need a few thousand."""
-
-
-@dataclass(frozen=True)
-class Struct:
-    """A Go struct. text: what it prints (its String method, in Ollama always JSON); None if it has no such method."""
-
-    fields: Mapping[str, Any]
-    text: str | None = None
 
 
 class _JumpOut(Exception):
@@ -33,6 +24,7 @@ class _JumpOut(Exception):
 @dataclass
 class _Run:
     out: list[str] = field(default_factory=list)
+    length: int = 0
     variables: list[tuple[str, Any]] = field(default_factory=list)
     left: int = MAX_NODES
 
@@ -42,15 +34,21 @@ class _Run:
             if self.left < 0:
                 raise TemplateError("the Go template takes too long")
             if isinstance(node, str):
-                self.out.append(node)
+                self.write(node)
             elif isinstance(node, Action):
                 value = self.pipe(node.pipe, dot)
                 if not node.pipe.variables:
-                    self.out.append(printed(value))
+                    self.write(printed(value))
             elif isinstance(node, Jump):
                 raise _JumpOut(node.word)
             else:
                 self.block(node, dot)
+
+    def write(self, text: str) -> None:
+        self.length += len(text)
+        if self.length > MAX_TEXT:
+            raise TemplateError("the Go template writes too long a text")
+        self.out.append(text)
 
     def block(self, block: Block, dot: Any) -> None:
         depth = len(self.variables)  # variables of a block end with it
@@ -73,7 +71,7 @@ class _Run:
         elif value is None:
             pairs = []
         else:
-            raise TemplateError(f"the Go template has a range over {_kind(value)}")
+            raise TemplateError(f"the Go template has a range over {kind(value)}")
         depth = len(self.variables)
         names = block.pipe.variables
         for key, item in pairs:
@@ -122,13 +120,13 @@ class _Run:
                     return value
             return value
         given = [self.term(term, dot) for term in command[1:]] + last
-        return _call(first.name, given)
+        return call(first.name, given)
 
     def term(self, term: Term, dot: Any) -> Any:
         if isinstance(term, Literal):
             return term.value
         if isinstance(term, Function):
-            return _call(term.name, [])
+            return call(term.name, [])
         return self.operand(term, dot)
 
     def operand(self, operand: Operand, dot: Any) -> Any:
@@ -161,47 +159,6 @@ def execute(nodes: Sequence[Node], data: Mapping[str, Any]) -> str:
     return "".join(run.out)
 
 
-def truth(value: Any) -> bool:
-    """Whether a value counts as true: not nil, false, 0 or empty."""
-    return True if isinstance(value, Struct) else bool(value)
-
-
-def printed(value: Any) -> str:
-    """A value as text. TemplateError for one whose Go text is not known here."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if value is None:
-        return "<no value>"
-    if isinstance(value, Struct) and value.text is not None:
-        return value.text
-    raise TemplateError(f"the Go template prints {_kind(value)}")
-
-
-def to_json(value: Any) -> str:
-    """A value as Go's json.Marshal writes it: compact, keys of maps sorted, and `<`, `>` and `&` escaped."""
-    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
-    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-    return re.sub("[<>&\u2028\u2029]", lambda match: escapes[match.group()], text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Struct):
-        return json.loads(value.text) if value.text is not None else {}
-    if isinstance(value, dict):
-        return {key: _plain(value[key]) for key in sorted(value)}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _kind(value: Any) -> str:
-    return {dict: "a map", list: "a list", Struct: "a struct", float: "a float"}.get(
-        type(value), type(value).__name__
-    )
-
-
 def _field(value: Any, name: str) -> Any:
     if isinstance(value, Struct):
         if name not in value.fields:
@@ -211,94 +168,4 @@ def _field(value: Any, name: str) -> Any:
         return value.get(name)
     if value is None:
         raise TemplateError(f"the Go template reads the field {name} of nil")
-    raise TemplateError(f"the Go template reads the field {name} of {_kind(value)}")
-
-
-def _call(name: str, given: list[Any]) -> Any:
-    function = _FUNCTIONS.get(name)
-    if function is None:
-        raise TemplateError(
-            f"the Go template calls {name}, which Ollama does not have, or is not supported here"
-        )
-    try:
-        return function(*given)
-    except (TypeError, IndexError, KeyError, ValueError) as error:
-        raise TemplateError(
-            f"the Go template calls {name} with other arguments than it takes: {error}"
-        ) from None
-
-
-def _equal(first: Any, second: Any, *others: Any) -> bool:
-    others = (second, *others)
-    return any(_same_kind(first, other) and first == other for other in others)
-
-
-def _same_kind(first: Any, second: Any) -> bool:
-    """ValueError when Go does not compare the two."""
-    if first is None or second is None:
-        return True
-    kinds = [bool if isinstance(one, bool) else type(one) for one in (first, second)]
-    if kinds[0] is not kinds[1] or kinds[0] not in (bool, int, float, str):
-        raise ValueError("these cannot be compared")
-    return True
-
-
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def function(first: Any, second: Any) -> bool:
-        _same_kind(first, second)
-        return compare(first, second)
-
-    return function
-
-
-def _index(value: Any, *keys: Any) -> Any:
-    for key in keys:
-        if isinstance(value, list):
-            if not isinstance(key, int) or not 0 <= key < len(value):
-                raise IndexError(f"no element {key}")
-            value = value[key]
-        elif isinstance(value, dict):
-            value = value.get(key)
-        else:
-            raise TypeError(f"index of {_kind(value)}")
-    return value
-
-
-def _slice(value: Any, *bounds: int) -> Any:
-    start, end = [*bounds, *(0, len(value))[len(bounds) :]][:2]
-    if not isinstance(value, list | str) or not 0 <= start <= end <= len(value):
-        raise IndexError(f"no part {start}:{end}")
-    return value[start:end]
-
-
-def _printf(form: str, *values: Any) -> str:
-    if re.sub(r"%[svd]", "", form).count("%") or len(re.findall(r"%[svd]", form)) != len(values):
-        raise ValueError(f"the format {form!r} is not supported here")
-    left = list(values)
-    return re.sub(r"%[svd]", lambda _: printed(left.pop(0)), form)
-
-
-def _print(*values: Any) -> str:
-    text = ""
-    for number, value in enumerate(values):  # Go's Sprint: a space between two operands that are no strings
-        between = number and not isinstance(value, str) and not isinstance(values[number - 1], str)
-        text += (" " if between else "") + printed(value)
-    return text
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "eq": _equal,
-    "ne": lambda first, second: not _equal(first, second),
-    "lt": _ordered(lambda first, second: first < second),
-    "le": _ordered(lambda first, second: first <= second),
-    "gt": _ordered(lambda first, second: first > second),
-    "ge": _ordered(lambda first, second: first >= second),
-    "not": lambda value: not truth(value),
-    "len": lambda value: len(value.encode()) if isinstance(value, str) else len(value),
-    "index": _index,
-    "slice": _slice,
-    "print": _print,
-    "println": lambda *values: " ".join(map(printed, values)) + "\n",
-    "printf": _printf,
-    "json": to_json,
-}
+    raise TemplateError(f"the Go template reads the field {name} of {kind(value)}")
