@@ -38,7 +38,9 @@ class Arrangement:
         """lengths: int[n] tokens of each example of the split."""
         self._groups, self._lengths, self.spec = groups, lengths, spec
         self._singles = bool((groups.ends - groups.starts == 1).all())
-        self._are_all = self._singles and len(groups) == len(lengths)
+        # A window may have as many groups as the split has examples, in another order.
+        same_count = self._singles and len(groups) == len(lengths)
+        self._are_all = same_count and bool((groups.starts == np.arange(len(groups))).all())
 
     def batches(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         """All batches, shuffled by the generator."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tailor.data.arrangement import Groups
 from tailor.data.packing import pack
+from tailor.errors import StoreError
 from tailor.store import Store
 
 BLOCK = 1024
@@ -82,12 +83,23 @@ class Blocks:
 
     @classmethod
     def read(cls, store: Store, name: str, row_length: int) -> Blocks | None:
-        """Memory-map a file of `write`. None if it counts rows of another length."""
-        with pa.memory_map(str(store.local_path(name))) as mapped, pa.ipc.open_file(mapped) as reader:
-            table = reader.read_all()
-        if table.schema.metadata.get(_CAPACITY) != str(row_length).encode():
-            return None
-        return cls.of_columns([table.column(field.name).to_numpy() for field in fields(cls)])
+        """Memory-map a file of `write`. None if it counts rows of another length. StoreError if it is damaged."""
+        path = store.local_path(name)
+        try:
+            with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+                table = reader.read_all()
+            if (table.schema.metadata or {}).get(_CAPACITY) != str(row_length).encode():
+                return None
+            return cls.of_columns([table.column(field.name).to_numpy() for field in fields(cls)])
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise cls.damaged(store, name, f"cannot be read: {error}") from None
+
+    @staticmethod
+    def damaged(store: Store, name: str, why: str) -> StoreError:
+        return StoreError(
+            f"{store.url_of(name)} {why}",
+            hint=f"remove {store.url} and run the same command again: it prepares the tokens again",
+        )
 
 
 class BlockReader:

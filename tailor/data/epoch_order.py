@@ -23,6 +23,8 @@ from tailor.plan.batches import BatchSpec
 
 WINDOW = 1 << 17
 """Groups (or rows, if they are more) that are batched together. Splits of fewer examples are one window."""
+ORDER_VERSION = 2
+"""Version of the batches of large splits. Version 1 was a list of the epoch, which smaller splits still have."""
 SPREAD = 256
 """Shards' worth of groups over which a shard's blocks are spread. An epoch of fewer groups is shuffled over all its blocks."""
 MIN_DRAWN = 256
@@ -234,22 +236,41 @@ class EpochOrder:
         joined = Groups(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
         return joined, edges, self.entries.rows[first:stop]
 
+    def max_rows(self) -> int:
+        """Rows of the largest batch."""
+        if self._spec.pack or self._spec.join:
+            return min(rows_per_batch(self._spec), int(self.row_edges[-1]))
+        assert self._spec.batch_size is not None
+        return min(self._spec.batch_size, int(np.diff(self.group_edges).max()))
+
     @property
     def tokens(self) -> int:
         """Input tokens of all batches."""
         return int(self.token_edges[-1] if self._spec.join else self.entries.tokens.sum())
 
-    def window_tokens(self, number: int) -> int:
-        """Input tokens of a window."""
+    def tokens_before(self, number: int) -> int:
+        """Input tokens of the windows before this one. Reads one block at most."""
         if self._spec.pack or self._spec.join:
-            return int(self.token_edges[number + 1] - self.token_edges[number])
-        return int(self.window(number)[0].sizes.sum())
+            return int(self.token_edges[number])
+        entries, edge = self.entries, int(self.group_edges[number])
+        entry = int(np.searchsorted(self._ends, edge, side="right"))
+        total = int(entries.tokens[:entry].sum())
+        if count := edge - int(self._ends[entry - 1] if entry else 0):
+            block, copy = int(entries.block[entry]), int(entries.copy[entry])
+            sizes = self._reader.groups(block).sizes
+            total += int(sizes[self.shuffled(block, copy, len(sizes))[:count]].sum())
+        return total
 
     def source_tokens(self, sources: int) -> tuple[int, ...]:
         """Tokens that the epoch has of each of `sources` sources."""
         source = self._blocks.source[self.entries.block]
         found = np.bincount(source, weights=self.entries.tokens, minlength=sources)
         return tuple(int(tokens) for tokens in found)
+
+
+def order_version(examples: int, spec: BatchSpec) -> int:
+    """The version of the order of a training split's batches. A run is not resumed with another one."""
+    return ORDER_VERSION if is_large(examples, spec) else 1
 
 
 def is_large(examples: int, spec: BatchSpec) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from tailor.data.batches import Batches, BatchSpec, empty_epoch
-from tailor.data.epoch_order import is_large
+from tailor.data.epoch_order import is_large, order_version
 from tailor.data.grit_batches import GritBatch, GritBatches, text_facts
 from tailor.data.large_batches import LargeBatches
 from tailor.data.ranking_batches import RankingBatches
@@ -56,9 +56,15 @@ def data_facts(tokens: TokenStore, recipe: Recipe, first_step: int = 0) -> DataF
         first_step=first_step,
         run_tokens=run_tokens,
         smaller_than_batch=smaller_than_batch(batches, epoch, spec),
+        order_version=train_order(tokens, recipe),
         source_tokens=() if spec.streams else batches.source_tokens(len(recipe.data.train)),
         **texts,
     )
+
+
+def train_order(tokens: TokenStore, recipe: Recipe) -> int:
+    """The version of the order of the training batches, as in the facts."""
+    return order_version(len(tokens.split("train")), batch_spec(recipe))
 
 
 def smaller_than_batch(batches: Batches, epoch: Sequence[Batch], spec: BatchSpec) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
@@ -119,11 +120,9 @@ class LargeBatches(Batches):
     def _begin_scan(self, epoch: int, tokens: int) -> tuple[int, int]:
         """(batch, total): a batch of an epoch before which there are `total` tokens, fewer than `tokens`; not far below."""
         order = self._order(epoch)
-        number, total = 0, 0
-        while number < len(order) and total + (size := order.window_tokens(number)) < tokens:
-            number, total = number + 1, total + size
+        number = bisect_left(range(1, len(order)), tokens, key=order.tokens_before)
         if not (self.spec.pack or self.spec.join):
-            return int(order.batch_edges[number]), total
+            return int(order.batch_edges[number]), order.tokens_before(number)
         number = max(0, number - 1)  # the last batch that begins in a window may end in the next one
         batch = int(order.batch_edges[number])
         skipped = batch * rows_per_batch(self.spec) - int(order.row_edges[number])
@@ -143,8 +142,7 @@ class LargeBatches(Batches):
         return int(self._blocks.longest_example.max(initial=0))
 
     def max_rows(self) -> int:
-        epoch = self.epoch(0)
-        return max(len(epoch[0]), len(epoch[-1])) if epoch else 0
+        return self._order(0).max_rows()
 
     def source_tokens(self, sources: int) -> tuple[int, ...]:
         return self._order(0).source_tokens(sources)

@@ -130,12 +130,18 @@ class TokenStore:
                 for one in self.manifest["shards"]
                 if one["split"] == name
             ]
-            self._splits[name] = Split(shards, partial(self._read_blocks, store, blocks_file(name)))
+            self._splits[name] = Split(shards, partial(self._read_blocks, store, name))
         return self._splits[name]
 
-    def _read_blocks(self, store: Store, name: str, row_length: int) -> Blocks | None:
+    def _read_blocks(self, store: Store, split: str, row_length: int) -> Blocks | None:
         """None in stores of earlier versions, and for rows of another length."""
-        return Blocks.read(store, name, row_length) if store.exists(name) else None
+        name = blocks_file(split)
+        if not store.exists(name) or (found := Blocks.read(store, name, row_length)) is None:
+            return None
+        counts = [one["examples"] for one in self.manifest["shards"] if one["split"] == split]
+        if np.bincount(found.shard, weights=found.examples, minlength=len(counts)).tolist() != counts:
+            raise Blocks.damaged(store, name, "has other numbers of examples than the shards")
+        return found
 
 
 def blocks_file(split: str) -> str:

@@ -153,7 +153,9 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             display.line(_ray_line(cluster, starting.seconds))
             watch.mark("ray")
         if origin is not None:
-            origin = resume.with_data(origin, run, tokens)
+            from tailor.data.facts import train_order
+
+            origin = resume.with_data(origin, run, tokens, train_order(tokens, recipe))
             if origin is None and earlier is not None and earlier.state == "finished":
                 return Outcome(run, earlier, read(run), already_finished=True)
         if cluster is not None:

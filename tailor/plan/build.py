@@ -135,6 +135,7 @@ def build(
         tokens_url=data.tokens_url,
         fingerprint=data.fingerprint,
         train_fingerprint=data.train_fingerprint,
+        order_version=data.order_version,
         model=_with_absolute_path(recipe.model),
         method=recipe.method,
         optim=recipe.optim,

@@ -96,6 +96,8 @@ class DataFacts:
     """Steps of the whole run."""
     first_step: int = 0
     """The step at which training on this data begins."""
+    order_version: int = 1
+    """Version of the order of the batches, see `tailor.data.epoch_order.order_version`."""
     run_tokens: int | None = None
     """Tokens of the whole run, if the recipe sets `train.tokens`."""
     texts_per_batch: int = 0

@@ -40,6 +40,8 @@ class Plan:
     """Fingerprint of the prepared tokens."""
     train_fingerprint: str
     """Fingerprint of their training split."""
+    order_version: int
+    """Version of the order of its batches: other versions of tailor may make other batches from the same tokens."""
 
     model: Model
     method: Method

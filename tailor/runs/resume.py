@@ -179,13 +179,14 @@ def _requested_change(recipe: Recipe, run: Store, source: Store, *, has_own: boo
     )
 
 
-def with_data(origin: Origin, run: Store, tokens: TokenStore) -> Origin | None:
+def with_data(origin: Origin, run: Store, tokens: TokenStore, order_version: int) -> Origin | None:
     """Update the origin after the data are prepared: with other training rows, training starts at the beginning of the data.
 
-    Returns None when neither the recipe nor the data have changed.
+    So it does with another order of the batches. Returns None when neither the recipe nor the data have changed.
     """
     before = run_files.plan(Store(origin.run))
-    if before["train_fingerprint"] != tokens.train_fingerprint:
+    same_batches = _order_of(before) == order_version
+    if before["train_fingerprint"] != tokens.train_fingerprint or not same_batches:
         return replace(origin, first_step=origin.step)
     same = not origin.changes and origin.run == run.url and before["fingerprint"] == tokens.fingerprint
     return None if same else origin
@@ -217,6 +218,13 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
             hint="restore the data (or that version) to resume the run, set another save.to for a new run, "
             f"or set save.resume: {run.url} to resume with the new data",
         )
+    if _order_of(before) != plan.order_version and origin is None:
+        raise StoreError(
+            f"{run.url} has checkpoints of another version of tailor, which made other batches from the same data: "
+            "resuming would repeat some examples and skip others",
+            hint=f"resume it with {_version_of(run)}, set another save.to for a new run, or set save.resume: {run.url} to "
+            "start from the beginning of the data again",
+        )
     for key in ("precision", "frozen_dtype"):
         if before[key] != now[key]:
             raise StoreError(
@@ -228,6 +236,16 @@ def check_plan(plan: Plan, run: Store, origin: Origin | None = None) -> None:
             f"{source.url} has already trained {origin.step} steps, but this recipe ends after {plan.steps}",
             hint="raise train.steps, train.epochs or train.tokens",
         )
+
+
+def _order_of(plan: dict[str, Any]) -> int:
+    """`Plan.order_version`; the plans of earlier versions have none."""
+    return int(plan.get("order_version", 1))
+
+
+def _version_of(run: Store) -> str:
+    version = run_files.environment(run).get("tailor")
+    return f"tailor {version}" if version else "that version"
 
 
 def differences(before: Recipe, now: Recipe) -> list[tuple[str, Any, Any]]:

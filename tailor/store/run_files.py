@@ -51,6 +51,7 @@ class _Plan(TypedDict):
     tokens_url: str
     fingerprint: str
     train_fingerprint: str
+    order_version: NotRequired[Count]
     frozen_dtype: Literal["float32", "bfloat16", "float16"]
     precision: str
     batch_size: Count | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,18 @@ import pytest
 
 from tailor.data import blocks, epoch_order
 from tailor.data.ahead import Ahead
+from tailor.data.batches import Batches
+from tailor.data.blocks import Blocks
 from tailor.data.facts import of_split
 from tailor.data.large_batches import LargeBatches
-from tailor.data.token_store import TokenStore
+from tailor.data.rows import Row, StreamSlice, examples_of
+from tailor.data.token_store import MANIFEST, TokenStore
 from tailor.encode import sources, tasks
 from tailor.errors import StoreError
 from tailor.plan.batches import BatchSpec
-from tailor.store import file_cache
+from tailor.store import Store, file_cache
 from tests.helpers.faulty_storage import Fault, faults
-from tests.helpers.preparation import contents
+from tests.helpers.preparation import contents, talk, write
 
 SPEC = BatchSpec(seed=1, max_length=256, pack=True, batch_size=2)
 SHARDS = r"train-\d+\.arrow"
@@ -97,6 +101,70 @@ def test_the_batches_are_those_of_a_local_store(
         assert contents(TokenStore.open(remote)) == contents(local)
     shards = local.split("train").shards
     assert reads.met == shards if free > 1 else reads.met > 2 * shards
+
+
+def test_splits_of_more_examples_than_a_window_are_large(bench: Any) -> None:
+    bench.rows = write(bench.folder / "rows.jsonl", [talk(number) for number in range(21)])
+    tokens = bench(evaluation=[{"path": write(bench.folder / "short.jsonl", [talk(1)] * 20)}]).tokens
+    train, evaluation = of_split(tokens.split("train"), SPEC), of_split(tokens.split("evaluation"), SPEC)
+    assert isinstance(train, LargeBatches)
+    assert not isinstance(evaluation, LargeBatches)
+    for batches, count in ((train, 21), (evaluation, 20)):
+        for epoch in range(2):
+            rows = [row for batch in batches.epoch(epoch) for row in batch]
+            assert sorted(example for row in rows for example in examples_of(row)) == list(range(count))
+
+
+def test_the_rows_of_a_large_evaluation_split_are_those_of_a_list(bench: Any) -> None:
+    split = bench().tokens.split("train")
+
+    def plain(rows: list[Row]) -> list[Any]:
+        return [row.pieces if isinstance(row, StreamSlice) else row for row in rows]
+
+    for mode in ({"pack": True}, {"pack": False}, {"pack": False, "join": True}):
+        spec = BatchSpec(seed=1, max_length=256, batch_size=2, **mode)
+        large = of_split(split, spec)
+        listed = Batches(split.lengths, split.supervised, split.source, spec, split.position)
+        assert isinstance(large, LargeBatches)
+        assert plain(large.rows()) == plain(listed.rows())
+        assert large.longest_row(evaluation=True) >= listed.longest_row(evaluation=True)
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_store_of_an_earlier_version_is_used_as_it_is(bench: Any, remote: str, where: str) -> None:
+    """It has no table of blocks and no checksums. The table is made when it is opened."""
+    if where == "remote":
+        bench.store = remote.rpartition("/")[0]
+    url = bench().tokens.url
+    expected = [list(batches_of(url).epoch(epoch)) for epoch in range(2)]
+    store = Store(url)
+    manifest = store.read_json(MANIFEST)
+    for shard in manifest["shards"]:
+        del shard["bytes"], shard["checksum"]
+    store.write_json(MANIFEST, manifest)
+    for split in ("train", "evaluation"):
+        store.remove(f"{split}-blocks.arrow")
+    again = bench()
+    assert again.reused
+    assert [list(batches_of(url).epoch(epoch)) for epoch in range(2)] == expected
+    assert not store.exists("train-blocks.arrow")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "short"])
+def test_a_damaged_table_is_named(bench: Any, damage: str) -> None:
+    url = bench().tokens.url
+    file = Path(url, "train-blocks.arrow")
+    whole, split = file.read_bytes(), TokenStore.open(url).split("train")
+    if damage == "short":  # such as that of another store
+        table = split.blocks(256)
+        Blocks.of_columns([getattr(table, one.name)[:-1] for one in fields(Blocks)]).write(
+            Store(url), file.name, 256
+        )
+    else:
+        file.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "other": b"x" * 500}[damage])
+    with pytest.raises(StoreError, match=r"train-blocks\.arrow (cannot be read|has other numbers)") as caught:
+        batches_of(url).steps(1)
+    assert f"remove {url} and" in str(caught.value.hint)
 
 
 def test_what_cannot_be_fetched_in_advance_is_an_error_when_it_is_read(

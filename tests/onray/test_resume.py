@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tailor.data import epoch_order
 from tailor.errors import RecipeError, StoreError
-from tailor.layout import ENVIRONMENT
+from tailor.layout import ENVIRONMENT, PLAN, STATUS
 from tailor.onray import run as running
 from tailor.onray.display import Display
 from tailor.runs import environment
@@ -147,6 +149,40 @@ def test_new_data_starts_from_its_beginning() -> None:
     tokens = [[r["tokens"] for r in of_kind(outcome.records, "train")] for outcome in (alone, on)]
     assert tokens[1][4:] == tokens[0], "the batches of the new data, in order"
     assert of_kind(on.records, "train")[-1]["epoch"] == 1.0
+
+
+def test_a_run_whose_version_made_other_batches_is_not_resumed_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run of a version without windows, of which the split now has several."""
+    to = "runs/older"
+    shutil.copytree("runs/first", to)
+    run, url = Store(to), Store(to).url
+    older = run.read_json(PLAN)
+    assert older.pop("order_version") == 1
+    run.write_json(PLAN, older)
+    run.write_json(STATUS, {**run.read_json(STATUS), "state": "failed"})
+    monkeypatch.setattr(epoch_order, "WINDOW", 20)
+    with pytest.raises(StoreError, match="made other batches from the same data") as caught:
+        train(f"save.to={to}")
+    assert f"set save.resume: {url} to start from the beginning" in str(caught.value.hint)
+    assert run.read_json(PLAN) == older
+    change = ("train.steps=6", f"save.to={to}", f"save.resume={to}")
+    resumed, lines = train(*change)
+    assert "  the training data starts from the beginning again" in lines
+    assert {key: run.read_json(PLAN)[key] for key in ("order_version", "first_step")} == {
+        "order_version": 2,
+        "first_step": 4,
+    }
+    again, lines = train(*change)  # the same order from now on
+    assert again.already_finished
+    monkeypatch.undo()
+    monkeypatch.chdir(Path(url).parents[1])
+    shutil.copytree("runs/first", "runs/older-small")  # control: one window is what it was
+    Store("runs/older-small").write_json(PLAN, older)
+    control, lines = train("train.steps=6", "save.to=runs/older-small", "save.resume=runs/older-small")
+    assert control.run.read_json(PLAN)["first_step"] == 0
+    assert losses(control)[4:] != losses(resumed)[4:]
 
 
 def test_new_evaluation_rows_do_not_restart_the_training_data(place: Path) -> None:

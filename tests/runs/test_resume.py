@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tailor.errors import StoreError
-from tailor.layout import PLAN
+from tailor.layout import ENVIRONMENT, PLAN
 from tailor.runs import resume
 from tailor.spec.load import resolved_yaml
 from tailor.spec.recipe import Recipe
@@ -134,5 +134,13 @@ def test_checkpoints_with_other_data_or_precision_are_not_resumed(tmp_path: Path
     resume.check_plan(plan, run)
     with pytest.raises(StoreError, match="checkpoints trained on other data"):
         resume.check_plan(other, run)
+    before = plan.as_dict()
+    del before["order_version"]  # of an earlier version
+    run.write_json(PLAN, before)
+    resume.check_plan(plan, run)
+    run.write_json(ENVIRONMENT, {"tailor": "0.1.2"})
+    with pytest.raises(StoreError, match="made other batches from the same data") as caught:
+        resume.check_plan(dataclasses.replace(plan, order_version=2), run)
+    assert str(caught.value.hint).startswith("resume it with tailor 0.1.2, set another save.to")
     with pytest.raises(StoreError, match="trained with precision fp32, but the plan has bf16"):
         resume.check_plan(dataclasses.replace(plan, precision="bf16"), run)

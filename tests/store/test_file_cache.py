@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tailor.errors import StoreError
-from tailor.store import Store
+from tailor.store import Store, file_cache
 from tailor.store.file_cache import FileCache, checksum_of
 from tests.helpers.faulty_storage import Fault, faults
 
@@ -93,7 +93,7 @@ def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(
 def os_times(folder: Path, seconds: int) -> None:
     for path in kept(folder) if folder.exists() else ():
         about = path.stat()
-        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + seconds * 10**9))
+        os.utime(path, ns=(about.st_atime_ns + seconds * 10**9, about.st_mtime_ns))
 
 
 def test_an_open_file_survives_its_removal(remote: Remote) -> None:
@@ -104,7 +104,7 @@ def test_an_open_file_survives_its_removal(remote: Remote) -> None:
         assert stream.read() == content(NAMES[0])
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "all gone"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "all gone"])
 def test_the_loss_of_the_cache_changes_nothing(
     remote: Remote, cache_of_the_machine: Path, damage: str
 ) -> None:
@@ -112,6 +112,8 @@ def test_the_loss_of_the_cache_changes_nothing(
     path = cache.path(NAMES[0], SIZE, remote.sums[NAMES[0]])
     if damage == "cut":
         path.write_bytes(content(NAMES[0])[:10])
+    elif damage == "changed":  # of the same size
+        path.write_bytes(bytes(SIZE))
     elif damage == "gone":
         path.unlink()
     else:
@@ -120,14 +122,90 @@ def test_the_loss_of_the_cache_changes_nothing(
     assert remote.fetched == [NAMES[0]] * 2
 
 
+def test_what_an_earlier_process_left_is_checked_once(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = remote.cache().path(NAMES[0], SIZE, remote.sums[NAMES[0]])
+    path.write_bytes(bytes(SIZE))  # a bad disk
+    assert remote.read(remote.cache(), NAMES[0]) == content(NAMES[0])
+    assert remote.fetched == [NAMES[0]] * 2
+    read = list[Path]()
+    monkeypatch.setattr(file_cache, "checksum_of", lambda path: read.append(path) or checksum_of(path))
+    cache = remote.cache()
+    for _ in range(3):
+        assert remote.read(cache, NAMES[0]) == content(NAMES[0])
+    assert read == [path]
+
+
+def test_only_files_of_the_cache_are_removed_and_no_link_is_followed(
+    remote: Remote, tmp_path: Path, cache_of_the_machine: Path
+) -> None:
+    """As in a folder that others may write to."""
+    path = remote.cache().path(NAMES[0], SIZE, remote.sums[NAMES[0]])
+    mine, kept_link = tmp_path / "mine", cache_of_the_machine / ("a" * 32)
+    mine.write_bytes(content(NAMES[0]))
+    os.utime(mine, ns=(1, 1))
+    path.unlink()
+    foreign = [cache_of_the_machine / name for name in ("notes.txt", ".tmp-notes", "0" * 31, "x" * 32)]
+    for file in foreign:
+        file.write_bytes(bytes(SIZE))
+    for link in (path, path.with_name(f".tmp-{path.name}"), kept_link):
+        link.symlink_to(mine)
+    assert remote.read(remote.cache(limit=0), NAMES[0]) == content(NAMES[0])
+    assert not path.is_symlink()  # replaced by the file
+    assert mine.stat().st_atime_ns == mine.stat().st_mtime_ns == 1
+    assert mine.read_bytes() == content(NAMES[0])
+    remote.read(remote.cache(limit=0), NAMES[1])
+    assert not path.exists()  # control: a file of the cache is removed
+    assert kept_link.is_symlink()
+    assert all(file.exists() for file in foreign)
+
+
+def test_a_file_that_is_renamed_while_room_is_made_is_no_error(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir
+    gone = f".tmp-{'0' * 32}-12345678"
+    monkeypatch.setattr(Path, "iterdir", lambda path: [*listed(path), path / gone, path / ("0" * 32)])
+    assert remote.read(remote.cache(), NAMES[0]) == content(NAMES[0])
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder in the place of a file", "no rights"])
+def test_a_cache_that_cannot_be_used_is_named(
+    remote: Remote, cache_of_the_machine: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = remote.cache().path(NAMES[0], SIZE, remote.sums[NAMES[0]])
+    path.unlink()
+    if what == "a file":
+        shutil.rmtree(cache_of_the_machine)
+        cache_of_the_machine.write_text("")
+    elif what == "no rights":
+
+        def denied(*arguments: Any) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "replace", denied)
+    else:
+        path.mkdir()
+    with pytest.raises(StoreError, match="shards") as caught:
+        remote.read(remote.cache(), NAMES[0])
+    assert caught.value.hint
+    if what == "no rights":
+        assert "TAILOR_CACHE" in caught.value.hint
+        assert not [path for path in cache_of_the_machine.iterdir() if path.is_file()]
+
+
 def test_a_damaged_file_of_the_store_is_an_error_and_leaves_nothing(
     remote: Remote, cache_of_the_machine: Path
 ) -> None:
     remote.store.write_bytes(NAMES[0], bytes(SIZE))
-    with pytest.raises(StoreError, match=r"0\.arrow is damaged: its checksum") as caught:
-        remote.read(remote.cache(), NAMES[0])
-    assert "prepares the tokens again" in (caught.value.hint or "")
+    remote.store.remove(NAMES[1])
+    for name, why in ((NAMES[0], "is damaged: its checksum"), (NAMES[1], "does not exist")):
+        with pytest.raises(StoreError, match=rf"\.arrow {why}") as caught:
+            remote.read(remote.cache(), name)
+        assert "prepares the tokens again" in (caught.value.hint or "")
     assert not kept(cache_of_the_machine)
+    assert remote.fetched.pop() == NAMES[1]
     assert remote.fetched == [NAMES[0]] * 2  # a second try, in case it was damaged on the way
 
 
