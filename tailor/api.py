@@ -30,9 +30,9 @@ Overrides = Mapping[str, Any]
 
 def load(path: str | os.PathLike[str], overrides: Overrides | None = None) -> LoadedRecipe:
     """Load and check a recipe. overrides: keys to change. Raises RecipeError, which lists all problems."""
-    from tailor.spec.load import load_recipe
+    from tailor.cli.resumable import load_to_run
 
-    return LoadedRecipe(load_recipe(path, _arguments(overrides)))
+    return LoadedRecipe(load_to_run(path, _arguments(overrides)))
 
 
 class LoadedRecipe:

@@ -141,13 +141,12 @@ def load_artifact(
     store, run = find_artifact(Store(url))
     folder = _verified(store)
     target_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    refuse_reranker(store)
     if store.exists(ADAPTER_CONFIG):
-        refuse_scoring_adapter(store)
         record = base_record_of(folder, run)
         record = replace(record, rope=None) if without_rope else record
         model = load_adapted(folder, store.url, record, model_spec(record, trust), target_device)
     else:
-        refuse_reranker(store)
         load = _with_beacons if store.exists(BEACON_CONFIG) else _whole
         model = load(folder, store.url, target_device, trust)
     if prefix_lm.is_saved(folder, store.url):
@@ -222,21 +221,18 @@ def refuse_beacons(store: Store, done: str) -> None:
 
 
 def refuse_reranker(store: Store) -> None:
-    """ModelError when `store` has a model with a scoring head, which loading as another model would leave out."""
-    if store.exists(MODEL_CONFIG) and scoring_head.is_declared(OBJECT.read(store, MODEL_CONFIG)):
+    """ModelError when `store` has a model with a scoring head, or its adapter: loading as another model would leave it out."""
+    if store.exists(ADAPTER_CONFIG):
+        if scoring_head.is_adapter(adapter_files.read_config(store.local_path())):
+            raise ModelError(
+                f"{store.url} is the adapter of a reranker, which scores pairs of texts and can neither embed nor generate",
+                hint="merge it with `tailor merge`; then score the passages of rows with `tailor score`, or load the merged "
+                "model with sentence-transformers' CrossEncoder",
+            )
+    elif store.exists(MODEL_CONFIG) and scoring_head.is_declared(OBJECT.read(store, MODEL_CONFIG)):
         raise ModelError(
             f"{store.url} is a reranker, which scores pairs of texts and can neither embed nor generate",
             hint="score the passages of rows with `tailor score`, or load it with sentence-transformers' CrossEncoder",
-        )
-
-
-def refuse_scoring_adapter(store: Store) -> None:
-    """As `refuse_reranker`, for an adapter."""
-    if scoring_head.is_adapter(adapter_files.read_config(store.local_path())):
-        raise ModelError(
-            f"{store.url} is the adapter of a reranker, which scores pairs of texts and can neither embed nor generate",
-            hint="merge it with `tailor merge`; then score the passages of rows with `tailor score`, or load the merged model "
-            "with sentence-transformers' CrossEncoder",
         )
 
 

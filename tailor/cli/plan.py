@@ -11,6 +11,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs these bef
 
 from tailor.cli.numbers import number, whole
 from tailor.cli.output import Output, Raw
+from tailor.cli.resumable import load_to_run
 from tailor.errors import ScaleError
 from tailor.plan import Plan, beacon, devices, rope
 from tailor.plan.batches import BatchSpec
@@ -82,7 +83,7 @@ def execute(args: argparse.Namespace) -> int:
             f"{'--workers' if args.workers else '--price'} needs --device",
             hint="add --device; to plan for this machine with other workers, add scale.workers=N",
         )
-    recipe = load_recipe(args.recipe, overrides)
+    recipe = load_to_run(args.recipe, overrides)
     device = None
     if args.device is not None:
         device = devices.device(args.device, recipe.scale.max_workers)
@@ -93,19 +94,23 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.encode.prepare import prepare
     from tailor.encode.tokenizer import load_config
     from tailor.onray import cluster
+    from tailor.onray.kept_tokens import kept_tokens
     from tailor.onray.planning import examine, examine_data, notes, planner, tokens_root
     from tailor.store import Store
 
     run = Store(recipe.save.to)
     outline = examine(recipe)
-    inputs = examine_data(recipe)
-    # The number of steps depends on the lengths of the examples, so the data is prepared. The run reuses it.
-    scorer = scorer_of(recipe.data)
-    prepared = prepare(
-        recipe.data, recipe.model, recipe.method, tokens_root(recipe, run), inputs=inputs, scorer=scorer
-    )
+    kept = kept_tokens(recipe)
+    if kept is not None:
+        tokens, more_notes = kept.tokens, [kept.note]
+    else:
+        inputs = examine_data(recipe)
+        # The number of steps depends on the lengths of the examples, so the data is prepared. The run reuses it.
+        scorer, root = scorer_of(recipe.data), tokens_root(recipe, run)
+        tokens = prepare(recipe.data, recipe.model, recipe.method, root, inputs=inputs, scorer=scorer).tokens
+        more_notes = []
     hardware = cluster.hardware(recipe.scale, None) if device is None else device.hardware
-    data, build = planner(recipe, prepared.tokens, run, outline=outline)
+    data, build = planner(recipe, tokens, run, outline=outline)
     plan = build(recipe, data, hardware)
     found = None
     if device is not None:
@@ -126,7 +131,7 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     for label, value in [*lines(plan, hardware), *(what_if_lines(found, plan) if found else [])]:
         print(f"{label:<14}{value}")
-    for note in notes(recipe):
+    for note in [*notes(recipe), *more_notes]:
         print(f"{'note':<14}{note}")
     return 0
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tailor.cli.events import Event, EventDisplay
 from tailor.cli.main import INTERRUPTED, TERMINATED
 from tailor.cli.output import Output
+from tailor.cli.resumable import load_to_run
 from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import StoreError
 from tailor.layout import PLAN, RECIPE, REPORT
 from tailor.quiet import quiet
-from tailor.spec.load import load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = load_to_run(args.recipe, args.overrides)
     if not args.verbose:
         quiet()
     from tailor.cli.display import Display

@@ -62,7 +62,5 @@ def units_of(split: Split, starts: np.ndarray) -> np.ndarray:
 
 
 def no_others(hint: str) -> DataError:
-    """The error for a query without negatives if no other row has a passage for it."""
-    return DataError(
-        "the only query has no negative passage, and there is no other row to take one from", hint=hint
-    )
+    """The error for a query without negatives if no other row has a passage for it, which differs from its positives."""
+    return DataError("a query has no negative passage, and no other row has one for it", hint=hint)

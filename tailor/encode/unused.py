@@ -14,7 +14,7 @@ from tailor.encode.records import Chat, Record
 
 NULLS = "null arguments of tools or tool calls are removed"
 BEFORE_QUESTION = "an assistant turn before the first user turn is not learned"
-FILLED_NEGATIVES = "a query without negatives gets random passages of other rows of its dataset, unless method.group_size is 1"
+FILLED_NEGATIVES = "a query without negatives gets random passages of other rows of its dataset if method.group_size is above 1"
 UNUSED_SCORES = "the scores of a teacher are used only with method.distillation"
 _OTHERS = "(other columns)"
 _MAX_NAMES = 100

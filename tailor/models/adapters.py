@@ -144,6 +144,11 @@ def _last(name: str) -> str:
 
 def _check_kind(network: Any, spec: Adapter, names: list[str]) -> None:
     """ModelError for modules on which this kind of adapter is not supported."""
+    if not names and isinstance(spec.target_modules, list) and scoring_head.is_scorer(network):
+        raise ModelError(
+            "model.adapter.target_modules: it has only modules of the scoring head, which is trained in full",
+            hint="add modules of the base model, or set model.adapter.target_modules: all-linear",
+        )
     if not names:
         raise ModelError(
             f"model.adapter: {type(network).__name__} has no modules that {spec.kind.label} adapts by default",

@@ -73,11 +73,21 @@ def examine_data(recipe: Recipe) -> Inputs:
             )
     if recipe.evaluate.generation is not None:
         preflight.check_generation(inputs.sources)
+    examine_evaluations(recipe, plain=inputs.rules is None)
+    return inputs
+
+
+def examine_evaluations(recipe: Recipe, *, plain: bool) -> None:
+    """Check the data of `evaluate.retrieval` and `evaluate.final`. plain: whether the recipe's rows have no chat template.
+
+    DataError or ModelError for what would make an evaluation fail.
+    """
+    from tailor.evaluate import preflight
+
     if recipe.evaluate.retrieval is not None:
         preflight.check_retrieval(recipe.evaluate.retrieval)
-    if final is not None:
-        preflight.check(final, recipe, plain=inputs.rules is None)
-    return inputs
+    if recipe.evaluate.final is not None:
+        preflight.check(recipe.evaluate.final, recipe, plain=plain)
 
 
 def notes(recipe: Recipe) -> list[str]:

@@ -17,10 +17,12 @@ from tailor.onray.display import Display
 from tailor.onray.evaluate import Evaluated, evaluate, require
 from tailor.onray.interrupts import Interrupts
 from tailor.onray.jobs import require_lasting
+from tailor.onray.kept_tokens import kept_tokens
 from tailor.onray.placement import wait_for_nodes
 from tailor.onray.planning import (
     examine,
     examine_data,
+    examine_evaluations,
     examine_machine,
     make_plan,
     notes,
@@ -133,13 +135,22 @@ def _train(recipe: Recipe, display: Display, *, verbose: bool) -> Outcome:
             display.line(f"note: {note}")
         watch.mark("check_model")
         display.doing("checking the data")
-        inputs = examine_data(recipe)
+        kept = kept_tokens(recipe)
+        if kept is None:
+            inputs = examine_data(recipe)
+        else:
+            display.line(f"note: {kept.note}")
+            examine_evaluations(recipe, plain=kept.tokens.template is None)
         watch.mark("check_data")
         starting = None
         if not clusters.in_process(recipe.scale):
             starting = stack.enter_context(clusters.BackgroundStart(recipe.scale, verbose=verbose))
             watch.mark("import_ray")
-        tokens = _prepare(recipe, inputs, run, starting, display, interrupts, verbose)
+        if kept is None:
+            tokens = _prepare(recipe, inputs, run, starting, display, interrupts, verbose)
+        else:
+            tokens = kept.tokens
+            _show_data(recipe, tokens, "already prepared", display)
         if recipe.evaluate.final is not None:
             preflight.check_split(recipe.evaluate.final, recipe, tokens)
         watch.mark("prepare")
@@ -207,8 +218,6 @@ def _prepare(
 ) -> TokenStore:
     from tailor.artifacts.passage_scorer import scorer_of
     from tailor.encode.prepare import prepare
-    from tailor.encode.report import notes
-    from tailor.encode.unused import unused_lines
     from tailor.onray.prepare import runner_by_size
 
     def preparing(progress: Progress) -> None:
@@ -234,10 +243,17 @@ def _prepare(
             progress=preparing,
         )
     how = "already prepared" if prepared.reused else f"prepared in {time.monotonic() - began:.1f} s"
-    report = prepared.tokens.manifest["report"]
+    _show_data(recipe, prepared.tokens, how, display)
+    return prepared.tokens
+
+
+def _show_data(recipe: Recipe, tokens: TokenStore, how: str, display: Display) -> None:
+    from tailor.encode.report import notes
+    from tailor.encode.unused import unused_lines
+
+    report = tokens.manifest["report"]
     for line in [*data_lines(report, how), *unused_lines(report), *notes(report, recipe.data.holdout)]:
         display.line(line)
-    return prepared.tokens
 
 
 def data_lines(report: dict[str, Any], how: str) -> list[str]:

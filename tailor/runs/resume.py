@@ -192,6 +192,11 @@ def with_data(origin: Origin, run: Store, tokens: TokenStore, order_version: int
     return None if same else origin
 
 
+def changed_keys(recipe: Recipe, run: Store) -> list[str]:
+    """The keys in which a recipe differs from that of a run, without those that may always change."""
+    return [key for key, _, _ in differences(_recipe_of(run), recipe)]
+
+
 def _recipe_of(run: Store) -> Recipe:
     return load_recipe(run.local_path(RECIPE), check_files=False)
 

@@ -137,7 +137,9 @@ def test_a_row_without_negatives_gets_passages_of_other_rows_of_its_source(tmp_p
     assert first[10] == [30, 31, 1, 2], "the last row of a source continues with its first"
     assert texts(make(split, group=1).batch(0)).shape[1] == 2, "none are needed"
     alone = make_grit_store(tmp_path / "alone", queries=1, others=0).split("train")
-    with pytest.raises(DataError, match=r"the only query has no negative passage.*method\.group_size: 1"):
+    with pytest.raises(
+        DataError, match=r"a query has no negative passage, and no other row.*method\.group_size: 1"
+    ):
         make(alone, examples=0).batch(0)
 
 

@@ -151,5 +151,5 @@ def test_a_row_without_negatives_gets_passages_of_other_rows(tmp_path: Path) -> 
         "a stone": {"grey", "wide", "dry "},
     }
     assert batches.rows()[0][0] == 0
-    with pytest.raises(DataError, match="no other row to take one from"):
+    with pytest.raises(DataError, match="no other row has one for it"):
         batches_of(prepared(tmp_path, rows[:1]).tokens, 3).epoch(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 
 from tailor.cli.main import main
 from tailor.encode import bm25
+from tailor.errors import DataError
+from tailor.evaluate.retrieval.candidates import read_candidates
+from tailor.evaluate.retrieval.collection import Collection, Text
 from tests.helpers.collections import JUDGED, QUERIES, beir_folder, passages, write_jsonl
 from tests.helpers.encoders import tiny_encoder
 from tests.helpers.synonyms import trained_embedder
@@ -107,7 +111,10 @@ def test_the_candidates_of_a_row_are_its_passages(place: Path, tmp_path: Path) -
     ("content", "message"),
     [
         ("q1 Q0 d1 1", "4 columns"),
-        ("q1 Q0 d1 1 high x", "'high' is not a number"),
+        ("q1 Q0 d1 1 high x", "'high' is not a finite number"),
+        ("q1 Q0 d1 1 nan x", "'nan' is not a finite number"),
+        ("q1 Q0 d1 1 2.0 x\nq1 Q0 d1 2 1.0 x", "the score 1, but 2 in "),
+        ("score query-id corpus-id\n1 q1", "2 columns, and the header has 3"),
         ("q1 Q0 nowhere 1 2.0 x", "no passage 'nowhere'"),
         ("q9 Q0 d1 1 2.0 x", "no result is of a query"),
     ],
@@ -132,6 +139,36 @@ def test_wrong_results_are_errors(
     ]
     assert main(command) == 2
     assert message in capsys.readouterr().err
+
+
+def test_results_are_read_in_every_form(place: Path, tmp_path: Path) -> None:
+    """Headers in any order, Windows' line ends, compressed files, ids that are numbers, and all files of a folder or pattern."""
+    collection = Collection(
+        [Text("1", "q"), Text("2", "q")], [Text(str(n), f"p{n}") for n in (3, 4, 5)], [{}, {}]
+    )
+
+    def found(path: Path | str) -> list[list[str]]:
+        best = read_candidates(str(path), "key", collection, 2)
+        return [[collection.corpus[at].id for at in own] for own in best]
+
+    trec = b"\xef\xbb\xbf1 Q0 3 1 -2 x\r\n1 Q0 4 2 -1e1 x\r\n\r\n1 Q0 5 3 -2 x\r\n9 Q0 5 1 1 x\r\n2 Q0 4 1 7 x\r\n"
+    best = [["3", "5"], ["4"]]  # of equal scores, the order of the file
+    (tmp_path / "trec.run").write_bytes(trec)
+    (tmp_path / "trec.txt.gz").write_bytes(gzip.compress(trec))
+    rows = [("1", "3", -2), ("1", "4", -10), ("1", "5", -2), ("2", "4", 7)]
+    lines = [f"{score}\t{passage}\t{query}" for query, passage, score in rows]
+    (tmp_path / "other.tsv").write_text("\n".join(["", "score\tcorpus-id\tquery-id", *lines]))
+    for name in ("trec.run", "trec.txt.gz", "other.tsv"):
+        assert found(tmp_path / name) == best, name
+    objects = [{"query-id": int(q), "corpus-id": int(p), "score": score} for q, p, score in rows]
+    (tmp_path / "parts").mkdir()
+    write_jsonl(tmp_path / "parts/a.jsonl", objects[:2])
+    write_jsonl(tmp_path / "parts/b.jsonl", objects[2:])
+    assert found(tmp_path / "parts") == found(tmp_path / "parts/*.jsonl") == best
+    assert found(tmp_path / "parts/a.jsonl") != best, "the control: one of the files"
+    write_jsonl(tmp_path / "none.jsonl", [{"query-id": None, "corpus-id": "3", "score": 1}])
+    with pytest.raises(DataError, match="`query-id` must be an id, not None"):
+        found(tmp_path / "none.jsonl")
 
 
 def test_an_embedder_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tailor.artifacts.load import load_run
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.errors import ModelError
+from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.methods import load_method
 from tailor.models import scoring_head
 from tailor.models.documents import Collator
@@ -40,6 +43,19 @@ TEXTS = [(row["query"], passage) for row in rows(5, 1) for passage in (*row["pos
 @pytest.fixture(scope="module")
 def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
     return make_planner(tmp_path_factory.mktemp("rerank"))
+
+
+@pytest.fixture(scope="module")
+def adapted(planner: Planner) -> Callable[[str], Trained]:
+    """The run of an adapter on a base of a kind, with its checkpoints. Tests do not write into it."""
+
+    @cache
+    def trained(kind: str) -> Trained:
+        run = Trained(planner(f"adapted-{kind}", kind, **LORA_ALL, save={"every": 3, "keep": 9}))
+        Store(run.plan.run_url).write_json("plan.json", run.plan.as_dict())
+        return run
+
+    return trained
 
 
 class Trained:
@@ -73,13 +89,13 @@ def theirs(folder: Path | str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["llama", "bert", *SLOWER])
 def test_a_merged_adapter_has_the_scores_of_the_trained_model(
-    planner: Planner, tmp_path: Path, kind: str
+    adapted: Callable[[str], Trained], tmp_path: Path, kind: str
 ) -> None:
     """Also the adapter itself, with plain transformers and PEFT."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    run = Trained(planner(f"adapted-{kind}", kind, **LORA_ALL))
+    run = adapted(kind)
     assert np.abs(run.scores["start"] - run.scores["end"]).max() > 1e-3, "the control: training changed them"
     merged = merge(run.plan.run_url, str(tmp_path / "merged"))
     assert merged.figures.check == "scores"
@@ -98,8 +114,9 @@ def test_a_merged_adapter_has_the_scores_of_the_trained_model(
             others = plain(**inputs).logits[:, 0].numpy()
     assert np.abs(found - run.scores["end"]).max() <= 1e-5
     assert np.abs(others - run.scores["end"]).max() > 1e-2, "the control: without the adapter, another head"
-    with pytest.raises(ModelError, match="is the adapter of a reranker"):
-        load_run(run.plan.run_url)
+    for load in (load_run, require_embeddings):
+        with pytest.raises(ModelError, match="is the adapter of a reranker"):
+            load(run.plan.run_url)
 
 
 @pytest.mark.parametrize("kind", ["llama", *SLOWER])
@@ -111,10 +128,12 @@ def test_a_decoder_has_the_scores_of_cross_encoder(planner: Planner, kind: str) 
     assert 0 < evaluation["ndcg_at_10"] <= 1
 
 
-def test_the_head_trains_fully_beside_the_adapter(planner: Planner) -> None:
+def test_the_head_trains_fully_beside_the_adapter(
+    planner: Planner, adapted: Callable[[str], Trained]
+) -> None:
     from safetensors.torch import load_file
 
-    run = Trained(planner("head", "bert", **LORA_ALL))
+    run = adapted("bert")
     saved = load_file(run.folder / "adapter" / "adapter_model.safetensors")
     own = {name for name in saved if "lora_" not in name}
     assert {name.removeprefix("base_model.model.") for name in own} == {
@@ -132,10 +151,17 @@ def test_the_head_trains_fully_beside_the_adapter(planner: Planner) -> None:
         assert not torch.equal(saved[name], still[name]), f"{name} did not train"
 
 
-def test_a_resumed_adapter_has_the_same_losses_and_scores(planner: Planner) -> None:
-    keys = {**LORA_ALL, "save": {"every": 3, "keep": 9}}
-    whole = Trained(planner("unbroken", "llama", **keys))
-    plan = planner("resumed", "llama", **keys)
+def test_an_adapter_of_the_head_alone_is_refused(planner: Planner) -> None:
+    plan = planner("alone", "bert", model={"adapter": {**LORA, "target_modules": ["classifier"]}})
+    with pytest.raises(ModelError, match="it has only modules of the scoring head"):
+        loop.run(plan, PlainHost())
+
+
+def test_a_resumed_adapter_has_the_same_losses_and_scores(
+    planner: Planner, adapted: Callable[[str], Trained]
+) -> None:
+    whole = adapted("llama")
+    plan = planner("resumed", "llama", **LORA_ALL, save={"every": 3, "keep": 9})
     stopped = PlainHost(stop_after=3)
     loop.run(plan, stopped)
     assert 3 <= len(stopped.losses()) < STEPS, "the control: it stopped"
@@ -144,17 +170,16 @@ def test_a_resumed_adapter_has_the_same_losses_and_scores(planner: Planner) -> N
     assert np.abs(resumed.scores["end"] - whole.scores["end"]).max() <= 1e-6
 
 
-@pytest.mark.parametrize(
-    "keys", [LORA_ALL, pytest.param({}, marks=pytest.mark.soak)], ids=["adapter", "full"]
-)
+@pytest.mark.parametrize("form", ["adapter", pytest.param("full", marks=pytest.mark.soak)])
 def test_checkpoints_are_exported_and_averaged(
-    planner: Planner, tmp_path: Path, keys: dict[str, Any]
+    planner: Planner, adapted: Callable[[str], Trained], tmp_path: Path, form: str
 ) -> None:
     """The average of one checkpoint with itself is that checkpoint; that of two lies between them."""
-    kind = "bert" if keys else "llama"
-    name = f"points-{kind}"
-    run = Trained(planner(name, kind, **keys, save={"every": 3, "keep": 9}))
-    Store(run.plan.run_url).write_json("plan.json", run.plan.as_dict())
+    if form == "adapter":
+        run = adapted("bert")
+    else:
+        run = Trained(planner("points", "llama", save={"every": 3, "keep": 9}))
+        Store(run.plan.run_url).write_json("plan.json", run.plan.as_dict())
     points = sorted((run.folder / "checkpoints").glob("step-*"))
     assert len(points) == 2
     consolidated, _ = consolidate(str(points[-1]), tmp_path / "last")
@@ -182,8 +207,10 @@ def test_a_quantized_base_is_merged_as_in_training(planner: Planner, tmp_path: P
         merge(run.plan.run_url, str(tmp_path / "full"), onto="full")
 
 
-def test_a_merge_with_another_head_is_refused(planner: Planner, tmp_path: Path, monkeypatch: Any) -> None:
-    run = Trained(planner("refused", "llama", **LORA_ALL))
+def test_a_merge_with_another_head_is_refused(
+    adapted: Callable[[str], Trained], tmp_path: Path, monkeypatch: Any
+) -> None:
+    run = adapted("llama")
     with pytest.raises(ModelError, match="is a reranker, and --verify logits compares logits"):
         merge(run.plan.run_url, str(tmp_path / "logits"), check="logits")
     monkeypatch.setattr(LoraAdapter, "merged", lambda self, module, weight, **_: weight)

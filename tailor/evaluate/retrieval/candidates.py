@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from glob import has_magic
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,25 @@ from tailor.encode.records import RowError
 from tailor.encode.sources import find_files
 from tailor.errors import DataError
 from tailor.evaluate.retrieval.collection import Collection, file_kind
-from tailor.evaluate.retrieval.qrels import COLUMNS, DELIMITERS, finite_number, split_lines
+from tailor.evaluate.retrieval.qrels import COLUMNS, DELIMITERS, finite_number, require_id, split_lines
 from tailor.spec.tasks.rows import Questions
 
 _RUN = 6
 """Columns of TREC's run format: `query Q0 passage rank score tag`."""
-Result = tuple[str, str, float, str]
-"""Ids of a query and a passage, the score, and the location of its row, for messages."""
+_HINT = (
+    "write TREC's run format (query Q0 passage rank score tag), or query-id, corpus-id and score with these names in the "
+    "first line"
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A passage that the first stage found for a query. location: of its row, for messages."""
+
+    query: str
+    passage: str
+    score: float
+    location: str
 
 
 def by_bm25(collection: Collection, depth: int, only: list[list[int]] | None = None) -> list[list[int]]:
@@ -45,49 +59,68 @@ def read_candidates(path: str, key: str, collection: Collection, depth: int) -> 
     """
     queries = {one.id: number for number, one in enumerate(collection.queries)}
     passages = {one.id: number for number, one in enumerate(collection.corpus[: collection.passages])}
-    results: list[dict[int, float]] = [{} for _ in collection.queries]
-    for query, passage, score, location in _results(_file(path, key)):
-        if passage not in passages:
+    results: list[dict[int, Result]] = [{} for _ in collection.queries]
+    for row in _all_results(path, key):
+        if row.passage not in passages:
             raise DataError(
-                f"{location}: no passage {passage!r} in the corpus",
+                f"{row.location}: no passage {row.passage!r} in the corpus",
                 hint="use the results of the same collection",
             )
-        if query in queries:
-            results[queries[query]][passages[passage]] = score
+        if row.query in queries:
+            earlier = results[queries[row.query]].setdefault(passages[row.passage], row)
+            if earlier.score != row.score:
+                raise DataError(
+                    f"{row.location}: query {row.query!r} and passage {row.passage!r} have the score {row.score:g}, but "
+                    f"{earlier.score:g} in {earlier.location}",
+                    hint="remove one of the two rows",
+                )
     if not any(results):
         raise DataError(
             f"{key} {path}: no result is of a query of the collection",
             hint="use the results of the same collection",
         )
     return [
-        sorted(scores, key=lambda passage, scores=scores: -scores[passage])[:depth]  # type: ignore[misc]
-        for scores in results
+        sorted(found, key=lambda passage, found=found: -found[passage].score)[:depth]  # type: ignore[misc]
+        for found in results
     ]
 
 
 def check_candidates(path: str, key: str, rows: int) -> None:
     """Check the first `rows` rows of a file of results. DataError as in `read_candidates`."""
-    for number, _ in enumerate(_results(_file(path, key)), 1):
+    for number, _ in enumerate(_all_results(path, key), 1):
         if number >= rows:
             return
 
 
-def _file(path: str, key: str) -> FileRange:
+def _all_results(path: str, key: str) -> Iterator[Result]:
+    """The results of all files of a path."""
     kind = file_kind(path)
-    return FileRange(path, path, kind) if kind in DELIMITERS else find_files(Questions(path=path), key)[0]
+    if kind in DELIMITERS and not has_magic(path):
+        parts = [FileRange(path, path, kind)]
+    else:
+        parts = find_files(Questions(path=path), key)
+    for part in parts:
+        yield from _lines(part) if part.kind in DELIMITERS else _rows(part)
 
 
-def _results(part: FileRange) -> Iterator[Result]:
-    if part.kind in DELIMITERS:
-        for number, values in split_lines(part):
-            if number == 1 and set(COLUMNS) <= set(values):
-                continue
-            if len(values) not in (len(COLUMNS), _RUN):
-                raise _no_result(f"{part.label}:{number}", f"{len(values)} columns")
-            short = len(values) == len(COLUMNS)
-            row = values if short else (values[0], values[2], values[4])
-            yield _result(dict(zip(COLUMNS, row, strict=True)), f"{part.label}:{number}")
-        return
+def _lines(part: FileRange) -> Iterator[Result]:
+    header: list[str] | None = None
+    for at, (number, values) in enumerate(split_lines(part)):
+        location = f"{part.label}:{number}"
+        if at == 0 and set(COLUMNS) <= set(values):
+            header = values
+        elif header is not None:
+            if len(values) != len(header):
+                raise _no_result(location, f"{len(values)} columns, and the header has {len(header)}")
+            yield _result(dict(zip(header, values, strict=True)), location)
+        elif len(values) in (len(COLUMNS), _RUN):
+            row = values if len(values) == len(COLUMNS) else (values[0], values[2], values[4])
+            yield _result(dict(zip(COLUMNS, row, strict=True)), location)
+        else:
+            raise _no_result(location, f"{len(values)} columns")
+
+
+def _rows(part: FileRange) -> Iterator[Result]:
     for number, row in Reader(part):
         location = f"{part.label}:{number}"
         if isinstance(row, RowError):
@@ -101,14 +134,16 @@ def _results(part: FileRange) -> Iterator[Result]:
 
 def _result(row: Mapping[str, Any], location: str) -> Result:
     query, passage, value = (row[column] for column in COLUMNS)
+    for column, name in zip(COLUMNS, (query, passage), strict=False):
+        require_id(name, column, location)
     score = finite_number(value)
     if score is None:
-        raise DataError(f"{location}: the score {value!r} is not a number")
-    return str(query), str(passage), float(score), location
+        raise DataError(f"{location}: the score {value!r} is not a finite number", hint=_HINT)
+    return Result(str(query), str(passage), float(score), location)
 
 
 def _no_result(location: str, found: str) -> DataError:
     return DataError(
         f"{location}: a row of candidates has {found}",
-        hint="write TREC's run format (query Q0 passage rank score tag), or query-id, corpus-id and score",
+        hint=_HINT,
     )

@@ -126,12 +126,17 @@ def _rows(part: FileRange) -> Iterator[Judgment]:
 def _judgment(row: Mapping[str, Any], location: str) -> Judgment:
     query, passage, score = (row[column] for column in COLUMNS)
     for column, value in zip(COLUMNS, (query, passage), strict=False):
-        if not isinstance(value, (str, int)) or value == "":
-            raise DataError(f"{location}: `{column}` must be an id, not {value!r}")
+        require_id(value, column, location)
     grade = finite_number(score)
     if grade is None or grade % 1:
         raise DataError(f"{location}: the score {score!r} is not an integer")
     return Judgment(str(query), str(passage), int(grade), location)
+
+
+def require_id(value: Any, column: str, location: str) -> None:
+    """DataError if a value of the column is no id, which is text or a whole number."""
+    if not isinstance(value, (str, int)) or value == "":
+        raise DataError(f"{location}: `{column}` must be an id, not {value!r}")
 
 
 def finite_number(value: Any) -> float | int | None:

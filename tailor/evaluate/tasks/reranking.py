@@ -38,10 +38,10 @@ class RerankingEvaluator(TaskEvaluator[Reranking]):
 
     def check_model(self, model: EvaluatedModel) -> None:
         from tailor.artifacts.cross_encoder import find_cross_encoder
-        from tailor.artifacts.load import refuse_scoring_adapter
+        from tailor.artifacts.load import refuse_reranker
 
         if model.is_adapter:
-            refuse_scoring_adapter(model.artifact)
+            refuse_reranker(model.artifact)
         if model.is_adapter or find_cross_encoder(model.artifact.url) is None:
             raise ModelError(
                 f"{self.key}: reranking needs a model that scores pairs, and {model.ref.url} is none",

@@ -177,6 +177,8 @@ def _quantize(draft: Draft) -> None:
             draft.derive("model.quantize.double", False, "double")
         elif bits == 4 and "double" not in draft.facts and draft.trainer.name in ("trl", "sft-script"):
             draft.put("model.quantize.double", False, remark=f"default of {draft.trainer.title}")
+    if bits not in (4, 8, 16, 32):
+        draft.answer("bits", "unsupported", "model.quantize has 4 or 8 bits: the base is not quantized")
     for fact in facts:
         why = (
             "the base is not quantized"

@@ -232,3 +232,13 @@ def test_the_command_line_of_unsloth_has_its_own_defaults() -> None:
     assert (found.model.adapter.rank, found.model.adapter.alpha, found.model.quantize) == (16, 32, None)
     assert (found.train.steps, found.train.epochs) == (400, None)
     assert found.data.train[0].path == "hf://yahma/alpaca-cleaned"
+
+
+@pytest.mark.parametrize(
+    ("bits", "outcome"), [("3", "unsupported"), ("many", "unsupported"), ("4", "taken"), ("16", "unneeded")]
+)
+def test_bits_that_a_recipe_lacks_are_not_called_needless(bits: str, outcome: str) -> None:
+    found = imported("llama-factory", f"quantization_bit: {bits}\n")
+    (answer,) = (one for one in found.answers if one.argument.name == "quantization_bit")
+    assert answer.outcome == outcome
+    assert ("quantize:" in found.recipe) == (outcome == "taken")
