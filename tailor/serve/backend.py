@@ -117,6 +117,11 @@ class LocalBackend:
 
     async def answer(self, call: Call) -> AsyncIterator[Piece]:
         run = self._run(call.model, "chat" if call.messages is not None else "completions")
+        if call.top is not None and not self._engine.is_batched(run):
+            raise bad_request(
+                f"the model {call.model} does not support logprobs: it cannot answer in continuous batches",
+                "logprobs",
+            )
         answer = await asyncio.to_thread(_answer_of, run, call)
         assert run.generator is not None
         tokenizer = run.generator.tokenizer

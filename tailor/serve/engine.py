@@ -96,6 +96,10 @@ class Engine:
     def active(self) -> int:
         return sum(len(lane.tickets) for lane in self._lanes.values())
 
+    def is_batched(self, run: LoadedRun) -> bool:
+        """Whether a model answers in continuous batches; others have no log-probabilities."""
+        return self._lanes[run.name].is_batched
+
     def submit(
         self,
         run: LoadedRun,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailor.errors import TailorError
+from tailor.printable import printable
 from tailor.redaction import redacted
 
 
@@ -21,8 +22,9 @@ class ApiError(Exception):
         code: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message = status, redacted(message)
-        self.type, self.param, self.code = type, param, code
+        # Field and model names of the request come back in both texts; a lone surrogate in one could not be sent.
+        self.status, self.message = status, printable(redacted(message), lines=True)
+        self.type, self.param, self.code = type, param and printable(param), code
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Ray pickles the errors of replicas.

@@ -76,4 +76,16 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
         raise bad_request("the request is not valid JSON") from None
     if not isinstance(value, dict):
         raise bad_request("the request is not a JSON object")
+    for name, field in value.items():
+        _require_unicode(name, field)
     return value
+
+
+def _require_unicode(name: str, field: Any) -> None:
+    """ApiError for half of a surrogate pair, which JSON's escapes allow, and no tokenizer and no response."""
+    try:
+        json.dumps([name, field], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad_request(f"{name}: has half of a surrogate pair, which is no character", name) from None
+    except RecursionError:
+        raise bad_request(f"{name}: is nested too deeply", name) from None

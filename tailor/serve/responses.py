@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -133,13 +134,18 @@ class Response:
             }
         return {
             "tokens": [one.text for one in tokens],
-            "token_logprobs": [one.logprob for one in tokens],
-            "top_logprobs": [dict(one.top) for one in tokens],
+            "token_logprobs": [_number(one.logprob) for one in tokens],
+            "top_logprobs": [{text: _number(logprob) for text, logprob in one.top} for one in tokens],
         }
 
 
 def _entry(text: str, logprob: float) -> Values:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace"))}
+    return {"token": text, "logprob": _number(logprob), "bytes": list(text.encode(errors="replace"))}
+
+
+def _number(logprob: float) -> float:
+    """A number that JSON has: -9999, as in vLLM, for the -inf of a masked token and for NaN."""
+    return logprob if math.isfinite(logprob) else -9999.0
 
 
 def event(value: Values) -> bytes:

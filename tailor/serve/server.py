@@ -85,12 +85,18 @@ def run(
             started()
 
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    Server(_config(make_app(backend, limits, key), uvicorn)).run(sockets=[sock])
+    Server(config(make_app(backend, limits, key))).run(sockets=[sock])
 
 
-def _config(app: Any, uvicorn: Any) -> Any:
+def config(app: Any) -> Any:
+    """uvicorn's configuration."""
+    import uvicorn
+
+    from tailor.serve.connections import Connection
+
     return uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,  # the metrics count requests; a log would have the addresses of users
         server_header=False,

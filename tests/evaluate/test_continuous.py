@@ -52,7 +52,7 @@ def test_logits_have_the_same_bits_in_every_row(loaded: Loaded) -> None:
         batch = ContinuousBatch(loaded.model, loaded.pad_id)
         for prompt in rows:
             batch.start(Answer(prompt, 5, frozenset()))
-        return batch._logits()
+        return batch._logits(batch.answers)
 
     with continuous.decoding(loaded.model):
         alone = step([PROMPTS[1]])[0]
@@ -60,6 +60,10 @@ def test_logits_have_the_same_bits_in_every_row(loaded: Loaded) -> None:
             rows = [PROMPTS[2]] * 16
             rows[at] = PROMPTS[1]
             assert torch.equal(step(rows)[at], alone)
+        rows = [PROMPTS[2], PROMPTS[3], PROMPTS[5], PROMPTS[1]]
+        few, many = step(rows), step([*rows, *rows])
+        assert torch.equal(few, many[:4]), "few answers have the bits that they have among many"
+        assert len(many) == 16
         static = [loaded.model(input_ids=torch.tensor([[9]] * rows)).logits[0, -1] for rows in (1, 16)]
     if alone.dtype == torch.float32:
         assert not all(torch.equal(static[0], other) for other in static)
@@ -82,6 +86,40 @@ def test_a_model_whose_rows_depend_on_each_other_is_found(tmp_path: Path) -> Non
     loaded.model.model.layers[0].mlp = Mixes(loaded.model.model.layers[0].mlp)
     assert not continuous.is_row_invariant(loaded.model)
     assert continuous.generate(loaded.model, PROMPTS[:3], **options(loaded)) == expected
+
+
+def test_few_answers_take_few_rows_where_that_changes_no_bit(
+    tmp_path: Path,
+) -> None:
+    """The control: a model whose bits do depend on the number of rows always computes all of them."""
+    loaded = load_run(str(tiny_llama(tmp_path / "model", seed=3)))
+    sizes: list[int] = []
+    loaded.model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    expected = continuous.generate(loaded.model, PROMPTS[:1], **options(loaded))
+    proven = continuous._proven[loaded.model]
+    assert sizes[-1] == proven[0]
+    continuous.generate(loaded.model, PROMPTS[:9], **options(loaded))
+    assert max(sizes) == 16
+    add = Offset(loaded.model.model.layers[0].mlp)
+    loaded.model.model.layers[0].mlp = add
+    continuous._proven.clear()
+    changed = continuous.generate(loaded.model, PROMPTS[:1], **options(loaded))
+    assert continuous._proven[loaded.model] == (16,)
+    assert sizes[-1] == 16
+    assert len(changed) == len(expected)
+
+
+class Offset(nn.Module):
+    """A module whose bits depend on the number of rows."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.inner(states) * (1 + 1e-6 * (len(states) == continuous.FEW))
 
 
 def test_a_sliding_window(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tailor.artifacts.shared_base import load_together
 from tailor.serve.app import make_app
 from tailor.serve.backend import Backend, LocalBackend
 from tailor.serve.limits import Limits
-from tailor.serve.server import listen
+from tailor.serve.server import config, listen
 from tests.helpers.adapters import random_adapter
 from tests.helpers.models import tiny_llama
 
@@ -41,7 +41,7 @@ def http(backend: Backend, limits: Limits | None = None, key: str | None = None)
     """Serve a backend on a free port until the context ends."""
     sock = listen("127.0.0.1", 0)
     app = make_app(backend, limits or Limits(), key)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", access_log=False))
+    server = uvicorn.Server(config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     try:

@@ -49,6 +49,8 @@ WRONG: dict[str, tuple[Any, str | None]] = {
         "messages",
     ),  # type: ignore[misc]
     "surrogate": (b'{"model": "red", "messages": [{"role": "user", "content": "\\ud800"}]}', "messages"),
+    "surrogate name": (b'{"model": "red", "\\udc80": 1}', "\\udc80"),
+    "surrogate tool": (b'{"model": "red", "messages": [], "tools": [{"\\ud800": 1}]}', "tools"),
     "unknown field": ({**CHAT, "tempreature": 1}, "tempreature"),
     "not a number": (json.dumps({**CHAT, "temperature": float("nan")}).encode(), "temperature"),
     "too hot": ({**CHAT, "temperature": 3}, "temperature"),
@@ -159,6 +161,53 @@ def test_an_error_of_the_model_ends_its_answers_only(
         error = error_of(reply, 500)
     assert error["message"] == "the answer could not be continued (RuntimeError)"
     assert server.chat("Hi").status_code == 200
+
+
+def test_connections_without_a_request_are_closed(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tailor.serve.connections import Connection
+
+    monkeypatch.setattr(Connection, "head_seconds", 0.2)
+    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
+    half = b"GET /v1/models HTTP/1.1\r\nHost"
+    for parts in ([], [half], [half + b": x\r\n\r\n", half]):  # silent, half a head, and half a second one
+        with socket.create_connection((host, int(port))) as connection:
+            connection.settimeout(60)
+            for part in parts:
+                connection.sendall(part)
+                if part != half:
+                    assert b" 200 " in connection.recv(1 << 16)
+            while connection.recv(1 << 16):
+                pass
+    assert server.chat("Hi", max_tokens=100).status_code == 200, "the limit is not one of the answer"
+
+
+def test_log_probabilities_that_are_no_numbers(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tailor.evaluate.continuous import Answer
+
+    def take(answer: Answer, logits: Any) -> int:
+        token = taken(answer, logits)
+        answer.logprob = float("nan")
+        answer.top = [(id, float("-inf")) for id, _ in answer.top]
+        return token
+
+    taken = Answer.take
+    monkeypatch.setattr(Answer, "take", take)
+    (entry, *_) = server.chat("Hi", logprobs=True, top_logprobs=1).json()["choices"][0]["logprobs"]["content"]
+    assert entry["logprob"] == entry["top_logprobs"][0]["logprob"] == -9999
+    text = server.post("completions", {"model": "red", "prompt": "Hi", "logprobs": 1, "max_tokens": 2}).text
+    assert "-9999" in text
+    assert "NaN" not in text
+
+
+def test_log_probabilities_of_a_model_without_batches(
+    adapters: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailor.evaluate import continuous
+
+    monkeypatch.setattr(continuous, "is_row_invariant", lambda model: False)
+    with serving.local({"red": adapters["red"]}) as served:
+        assert served.chat("Hi").status_code == 200
+        assert error_of(served.chat("Hi", logprobs=True), 400)["param"] == "logprobs"
 
 
 def test_a_full_queue(adapters: dict[str, str]) -> None:
