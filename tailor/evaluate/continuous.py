@@ -31,7 +31,7 @@ from tailor.models.row_attention import attending_by_row
 ROWS = 16
 """Rows of every decoding step. Another number may change last bits, so it is the same in every command."""
 FEW = 4
-"""Rows of a step on CPUs with at most so many answers, if they have the same bits as among `ROWS`.
+"""Rows of a step on CPUs with at most this many answers, if they have the same bits as among `ROWS`.
 
 MKL computes float32 matrices of 4 to 16 rows with one kernel, and up to 3 rows with others. One answer in 4 rows takes about
 two thirds of the time of 16. GPUs take the same time for both.
