@@ -12,7 +12,14 @@ import tailor
 
 FOLDER = Path(tailor.__file__).parent
 LOADERS = ("from_pretrained", "from_config")
-CANNOT = ("GenerationConfig", "PeftConfig", "PeftModel", "ModelFacts", "AutoHfQuantizer", "BitsAndBytesConfig")
+CANNOT = (
+    "GenerationConfig",
+    "PeftConfig",
+    "PeftModel",
+    "ModelFacts",
+    "AutoHfQuantizer",
+    "BitsAndBytesConfig",
+)
 """Classes whose loaders run no code of a folder, and take no `trust_remote_code`."""
 
 
