@@ -18,8 +18,7 @@ SOAK ?= 20
 JOBS ?= 3
 PIP_ARGS ?=
 BIN := $(VENV)/bin
-# Python compiles a module when it is first imported; to compile all that is installed takes a minute.
-PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .PHONY: quickstart test soak real model-given lint docs site format clean
 

@@ -25,7 +25,7 @@ from tests.helpers.models import byte_tokenizer
 from tests.helpers.run_folders import make_run, train_record
 
 PUBLISHED = Path(__file__).parents[2] / "docs/output.schema.json"
-TEXT_ONLY = {"chat", "manifest", "schema"}
+TEXT_ONLY = {"chat", "manifest", "schema", "serve"}
 """A conversation; a manifest and a schema, which are read by other programs already."""
 RECIPE = """\
 model: {path: model}

@@ -199,6 +199,7 @@ def test_the_output_keeps_its_name_if_rows_lack_a_column(place: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.soak
 def test_the_number_of_workers_does_not_change_the_result(
     place: Path, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_other_settings_start_again(place: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.soak
 def test_workers_change_nothing(place: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

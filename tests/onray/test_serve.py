@@ -43,6 +43,7 @@ def replica_processes() -> list[int]:
     ]
 
 
+@pytest.mark.soak
 def test_a_replica_that_dies_ends_its_stream_with_an_error(
     backend: HandleBackend, runs: dict[str, str]
 ) -> None:

@@ -87,6 +87,7 @@ def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
     assert run.join("checkpoints").names() == ["step-00000002", "step-00000004", "step-00000006"]
 
 
+@pytest.mark.soak
 def test_a_user_error_in_a_worker_is_raised_unchanged(make: Make, cluster: Cluster, tmp_path: Path) -> None:
     plan, recipe = make(tmp_path, scale={"workers": 2})
     plan = dataclasses.replace(plan, model=plan.model.model_copy(update={"path": str(tmp_path / "nowhere")}))
