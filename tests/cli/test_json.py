@@ -197,7 +197,7 @@ def test_an_internal_error_is_json_too(
     def broken(*_: Any) -> None:
         raise KeyError("password=hunter2x")
 
-    monkeypatch.setattr("tailor.cli.plan.load_recipe", broken)
+    monkeypatch.setattr("tailor.cli.plan.load_to_run", broken)
     error = written(capsys, "plan", "recipe.yaml", code=70)["error"]
     assert error["message"] == "internal error: KeyError: 'password=***'"
 
@@ -240,7 +240,7 @@ from tailor.cli.main import main
 def noisy(*_):
     print("library"); os.write(1, b"c code\\n"); subprocess.run(["echo", "child"])
     return load(*_)
-load, plan.load_recipe = plan.load_recipe, noisy
+load, plan.load_to_run = plan.load_to_run, noisy
 sys.exit(main(sys.argv[1:]))
 """
     environment = {**os.environ, "PYTHONPATH": str(PUBLISHED.parents[1]), "HF_HUB_OFFLINE": "1"}

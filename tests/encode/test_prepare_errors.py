@@ -122,7 +122,7 @@ def test_a_failing_task_leaves_nothing(bench):
         (
             {"template": "gemma"},
             TemplateError,
-            "use a template whose end-of-turn token this tokenizer has: data.template: alpaca,,
+            "use a template whose end-of-turn token this tokenizer has: data.template: alpaca, ",
         ),
     ],
 )

@@ -61,7 +61,6 @@ LOAD = (
     "merge run --to out",
     "merge run --verify layers --to out",
     "export run --to out --weights merged",
-    "export run --to out --as ollama",
     "push run me/shop --weights merged --dry-run",
     "run recipe.yaml",
 )
