@@ -55,6 +55,7 @@ def assert_no_process_remains(session: int) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.soak
 def test_a_run_restarts_by_itself_when_a_worker_is_killed(place: Path, whole: Command) -> None:
     cut = Command(place, "worker", TWO)
     out = cut.finish({**STEP, "does": "kill", "call": 6, "rank": 1, "once": str(place / "killed")}).out
