@@ -180,7 +180,17 @@ def _proven_sizes(model: Any) -> tuple[int, ...]:
 
     With `FEW` before it, if they have the same bits there.
     """
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    # Recurrent layers keep a state in a cache layer of their own type, or in none, and a step has only keys and values.
+    if any(
+        type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _new_cache(model).layers
+    ):
+        return ()
     device, size = next(model.parameters()).device, base_of(model).get_input_embeddings().weight.shape[0]
+    lengths: set[int] = (
+        set()
+    )  # of the cache layers after a step, beyond the prompt: 1 if each layer has noted the step
     short, long, *others = ([(7 * at + length) % size for at in range(length)] for length in _PROBES)
 
     def logits(rows: int, *prompts: Sequence[int] | None) -> torch.Tensor:
@@ -191,7 +201,10 @@ def _proven_sizes(model: Any) -> tuple[int, ...]:
             if answer is not None:
                 answer.take(_read(model, answer.prompt, answer.cache, device))
             answers.append(answer)
-        return batch._logits(answers)
+        found = batch._logits(answers)
+        for answer in filter(None, answers):
+            lengths.update(layer.get_seq_length() - len(answer.prompt) for layer in answer.cache.layers)
+        return found
 
     alone = logits(ROWS, short)[0]
     last = logits(ROWS, *[long] * (ROWS - 1), short)[-1]
@@ -202,7 +215,7 @@ def _proven_sizes(model: Any) -> tuple[int, ...]:
         model(input_ids=torch.tensor([[token]], device=device), past_key_values=cache).logits[0, -1].float()
     )
     is_close = bool((alone.float() - plain).norm() <= _CLOSE.get(alone.dtype, _CLOSE_16_BIT) * plain.norm())
-    if not (torch.equal(alone, first) and torch.equal(alone, last) and is_close):
+    if not (torch.equal(alone, first) and torch.equal(alone, last) and is_close and lengths == {1}):
         return ()
     prompts = [short, long, *others]  # FEW different ones
     is_equal = (

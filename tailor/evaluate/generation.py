@@ -20,6 +20,12 @@ from tailor.models.causal import base_of
 from tailor.plan import beacon, rope
 
 Ids = list[int]
+_UNPADDED = frozenset(("minimax",))
+"""Model types whose answers padding changes.
+
+transformers takes the length of the KV cache from the first layer; in MiniMax this is a lightning attention without keys, so
+the mask of each decoding step has the wrong columns.
+"""
 
 
 def generate(
@@ -59,6 +65,8 @@ def generate(
             config.prefill_chunk_size = prefill
         if live_rope.follows_length(base_of(model)):
             batch_size = 1  # the longest row of a batch sets the RoPE frequencies of all its rows
+        if base_of(model).config.model_type in _UNPADDED:
+            batch_size = 1
         lengths = [len(prompt) for prompt in prompts]
         if beacons is not None and not beacons.off:
             # Within one window no beacon is used: these prompts go through the batches below.

@@ -1,4 +1,7 @@
-"""Connections that send no whole request head in time are closed: uvicorn itself waits for a head without a limit."""
+"""Connections whose request head is late or too large are closed.
+
+uvicorn waits for a head without a limit, and with httptools also reads one of any size.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 HEAD_SECONDS = 30.0
 """Time for the head of a request (request line and headers), from the connection or from the head's first bytes."""
 
+MAX_HEAD_BYTES = 1 << 18
+
 
 class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's protocol, which is the one of httptools or of h11, with the time limit."""
+    """uvicorn's protocol, which is the one of httptools or of h11, with the two limits."""
 
     head_seconds = HEAD_SECONDS
     _deadline: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -23,11 +29,16 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._is_busy:
-            self._expect_head()
-        elif self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        if self._is_busy:
+            self._head_bytes = 0
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+            return
+        self._head_bytes += len(data)
+        self._expect_head()
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._close_unless_busy()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:

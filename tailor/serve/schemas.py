@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+
+def _described(what: str) -> WrapValidator:
+    """One error for a field of several types, where pydantic has one per type. what: the field must be."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {what}") from None
+
+    return WrapValidator(check)
+
 
 Text = Annotated[str, Field(max_length=1 << 24)]
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 MAX_STOPS = 16
 MAX_CHOICES = 16
@@ -40,7 +61,10 @@ class Sampling(Request):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     seed: int | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[
+        Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None,
+        _described(f"a text, or at most {MAX_STOPS} of them, with 1 to 1000 characters each"),
+    ] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
@@ -108,12 +132,13 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """POST /v1/completions. prompt: one text, or one list of token ids, or several of them."""
 
-    prompt: (
+    prompt: Annotated[
         Text
         | Tokens
         | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
-    )
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS)],
+        _described("a text, a list of token ids, or a list of texts or of such lists, none of them empty"),
+    ]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -138,7 +163,10 @@ class CompletionRequest(Sampling):
 class EmbeddingsRequest(Request):
     """POST /v1/embeddings. instruction: of queries, as in training; OpenAI's interface does not have it."""
 
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Annotated[
+        Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)],
+        _described(f"a text, or a list of 1 to {MAX_INPUTS} texts"),
+    ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     instruction: Text | None = None

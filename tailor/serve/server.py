@@ -54,9 +54,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError, ValueError) as error:  # a port over 65535, a name that no host can have
         raise DataError(
-            f"cannot listen at {host}:{port}: {error.strerror or error}",
+            f"cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}",
             hint="choose another --port, or an address of this machine",
         ) from None
 

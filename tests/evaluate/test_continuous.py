@@ -12,6 +12,7 @@ from torch import nn
 from tailor.artifacts.load import Loaded, load_run
 from tailor.evaluate import continuous, generation
 from tailor.evaluate.continuous import Answer, ContinuousBatch
+from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_llama
 
 PROMPTS = [
@@ -120,6 +121,21 @@ class Offset(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.inner(states) * (1 + 1e-6 * (len(states) == continuous.FEW))
+
+
+@pytest.mark.parametrize(
+    ("family", "attends"), [("bamba", False), ("recurrent_gemma", False), ("gpt2", True)]
+)
+def test_a_model_with_a_recurrent_state_takes_no_part(family: str, attends: bool, tmp_path: Path) -> None:
+    """A step would drop the state, and in a tiny model this looks like rounding."""
+    FAMILIES[family].make(tmp_path / "model")
+    loaded = load_run(str(tmp_path / "model"))
+    loaded.model.to(torch.bfloat16)
+    assert continuous.is_row_invariant(loaded.model) == attends
+    prompts = PROMPTS[:3]
+    answers = [continuous.generate(loaded.model, [prompt], **options(loaded))[0] for prompt in prompts]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert generation.generate(loaded.model, [prompt], **options(loaded)) == [answer]
 
 
 def test_a_sliding_window(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tailor.artifacts.load import load_run
 from tailor.evaluate import generation
 from tailor.evaluate.generation import generate, pad_left
 from tailor.models import attention
+from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_llama
 
 LENGTHS = (3, 17, 8, 30, 1, 12)
@@ -55,6 +57,18 @@ def test_batched_equals_one_by_one_in_the_given_order(model: Any, prompts: list[
     batched = answers(model, prompts)
     assert batched == [answers(model, [prompt])[0] for prompt in prompts]
     assert batched == [generation.before_stop(by_hand(model, prompt, 12), [4]) for prompt in prompts]
+
+
+@pytest.mark.parametrize("family", ["minimax", "jamba", "falcon_h1"])
+def test_batched_equals_one_by_one_with_recurrent_layers(family: str, tmp_path: Path) -> None:
+    FAMILIES[family].make(tmp_path / "model")
+    loaded = load_run(str(tmp_path / "model"))
+    prompts = [
+        [7 * at % 250 + 5 for at in range(start, start + length)] for start, length in ((1, 20), (9, 25))
+    ]
+    settings = {"max_new_tokens": 10, "stop_ids": loaded.stop_ids, "pad_id": loaded.pad_id}
+    single = [generate(loaded.model, [prompt], batch_size=1, **settings)[0] for prompt in prompts]
+    assert generate(loaded.model, prompts, batch_size=2, **settings) == single
 
 
 def test_control_padding_on_the_wrong_side_changes_answers(

@@ -62,6 +62,8 @@ def test_a_signal_ends_the_server_after_its_last_answer(adapters: dict[str, str]
         (["=x"], "the name or the folder is missing"),
         (["x", "--host", "0.0.0.0"], "there is no API key"),
         (["x", "--host", "192.0.2.1", "--no-key"], "cannot listen at 192.0.2.1:8000"),
+        (["x", "--host", "127.0.0.1", "--port", "99999"], "cannot listen at 127.0.0.1:99999"),
+        (["x", "--host", "a" * 70, "--no-key"], "cannot listen at aaa"),
         (["x", "--max-replicas", "2"], "--max-replicas has no effect without --manifest"),
     ],
 )

@@ -72,6 +72,25 @@ def test_malformed_requests(server: Served, case: str) -> None:
     assert error["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("completions", {"prompt": []}, "prompt"),
+        ("completions", {"prompt": [-1]}, "prompt"),
+        ("completions", {"prompt": [True]}, "prompt"),
+        ("completions", {"prompt": "x", "stop": ""}, "stop"),
+        ("completions", {"prompt": "x", "stop": ["x", 1]}, "stop"),
+        ("embeddings", {"input": [1, 2]}, "input"),
+    ],
+)
+def test_an_error_of_a_field_with_several_types_names_the_field(
+    server: Served, path: str, fields: dict[str, Any], param: str
+) -> None:
+    error = error_of(server.post(path, {"model": "red", **fields}), 400)
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: must be a text")
+
+
 def test_unknown_models_paths_and_methods(server: Served) -> None:
     assert (
         error_of(server.post("chat/completions", {**CHAT, "model": "green"}), 404)["code"]
@@ -179,6 +198,15 @@ def test_connections_without_a_request_are_closed(server: Served, monkeypatch: p
             while connection.recv(1 << 16):
                 pass
     assert server.chat("Hi", max_tokens=100).status_code == 200, "the limit is not one of the answer"
+
+
+def test_a_request_head_without_an_end(server: Served) -> None:
+    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nX: ")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(b"x" * 100_000_000)
+    assert server.chat("Hi").status_code == 200
 
 
 def test_log_probabilities_that_are_no_numbers(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
