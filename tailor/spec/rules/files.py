@@ -285,9 +285,10 @@ def _template(keys: Keys) -> Iterator[Finding]:
     name = keys("data.template")
     if not isinstance(name, str) or name in templates() or os.path.isfile(name):
         return
-    near = difflib.get_close_matches(name, templates(), n=1)
+    near = difflib.get_close_matches(name.lower(), templates(), n=3, cutoff=0.75)
     if near:
-        yield "data.template", f"{name} is neither a built-in template nor a file; did you mean {near[0]}?"
+        names = " or ".join(near)
+        yield "data.template", f"{name} is neither a built-in template nor a file; did you mean {names}?"
     else:
         names = ", ".join(templates())
         yield (

@@ -118,7 +118,7 @@ def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
         why = f"the initial matrices of {init} are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
         yield Exclusion("model.adapter.init", f"model.adapter.init: {init}", why, conflict=True)
     if (keys("method.kept_chunks") or 1) > 1:
-        why = f": {strategy.name} expects each backward pass right after its forward pass; use ddp"
+        why = f"{strategy.name} expects each backward pass right after its forward pass; use ddp"
         yield Exclusion("method.kept_chunks", "method.kept_chunks", why, conflict=True)
     optimizer = keys("optim.optimizer")
     if optimizer is not None and optimizer not in SHARDED_OPTIMIZERS:
