@@ -10,6 +10,7 @@ from tailor.cli.data_doctor import Findings
 from tailor.cli.data_report import Report, reported
 from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Output
+from tailor.cli.recipe_arguments import add_recipe
 from tailor.cli.terminal import make_console
 from tailor.errors import DataError
 from tailor.printable import printable
@@ -61,14 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="report: counts, lengths and dropped rows; preview: rows as the model sees them, supervised tokens marked; "
         "doctor: duplicates, leaked evaluation rows, damaged text and other faults",
     )
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to change, such as data.max_length=4096",
-    )
+    add_recipe(parser, "data.max_length=4096")
     parser.add_argument("--rows", type=whole(1), metavar="N", help="preview: rows per source (default 3)")
     parser.add_argument(
         "--split",

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from tailor.cli.recipe_arguments import add_recipe
 from tailor.errors import StoreError
 from tailor.redaction import redacted
 
@@ -14,14 +15,7 @@ DEFAULT_CLUSTER = "cluster/k8s.yaml"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to change, such as save.to=s3://bucket/runs/x",
-    )
+    add_recipe(parser, "save.to=s3://bucket/runs/x")
     parser.add_argument("--cluster", metavar="FILE", help=f"cluster file (default: {DEFAULT_CLUSTER})")
     parser.add_argument(
         "--kind",

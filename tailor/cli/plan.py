@@ -11,6 +11,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs these bef
 
 from tailor.cli.numbers import number, whole
 from tailor.cli.output import Output, Raw
+from tailor.cli.recipe_arguments import add_recipe
 from tailor.cli.resumable import load_to_run
 from tailor.errors import ScaleError
 from tailor.plan import Plan, beacon, devices, rope
@@ -51,14 +52,7 @@ OUTPUT = Output(Raw[PlanDocument])
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to change, such as scale.workers=8",
-    )
+    add_recipe(parser, "scale.workers=8")
     other = parser.add_argument_group("for a machine that is not here")
     other.add_argument(
         "--device",

@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 
 from tailor.cli.output import Document, Output
+from tailor.cli.recipe_arguments import add_recipe
 from tailor.cli.terminal import make_console
 from tailor.export.forms import EXPORT_FORMS, find_form
 from tailor.quiet import quiet
@@ -42,14 +43,7 @@ _SIGNS = {"ok": ("✓", "green"), "failed": ("✗", "bold red"), "skipped": ("-"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to change, such as save.to=s3://bucket/run",
-    )
+    add_recipe(parser, "save.to=s3://bucket/run")
     parser.add_argument("--cluster", metavar="FILE", help="cluster file: also checks that the recipe fits it")
     parser.add_argument(
         "--as",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tailor.cli.events import Event, EventDisplay
 from tailor.cli.main import INTERRUPTED, TERMINATED
 from tailor.cli.output import Output
+from tailor.cli.recipe_arguments import add_recipe
 from tailor.cli.resumable import load_to_run
 from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import StoreError
@@ -39,14 +40,7 @@ OUTPUT = Output(Event, events=True)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to change, such as optim.learning_rate=1e-4",
-    )
+    add_recipe(parser, "optim.learning_rate=1e-4")
     add_verbose_option(parser)
 
 

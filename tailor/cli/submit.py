@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tailor.cli.jobs import add_address, followed
 from tailor.cli.output import Document, Output
+from tailor.cli.recipe_arguments import add_recipe
 from tailor.errors import Problem, RecipeError
 from tailor.redaction import redacted
 from tailor.spec import load, visibility
@@ -38,13 +39,7 @@ OUTPUT = Output(Submitted)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="recipe file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="recipe keys to change, such as save.to=s3://bucket/runs/x",
-    )
+    add_recipe(parser, "save.to=s3://bucket/runs/x")
     add_address(parser)
     parser.add_argument(
         "--shared",
