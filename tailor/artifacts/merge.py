@@ -127,7 +127,7 @@ def _merge_into(folder: Path, source: Source, settings: Settings, say: Callable[
         if check != "layers":
             verify.require_memory(reader.weights(), device)
         names = write_model(folder, source, structure, adapter, reader, onto, settings.dtype, device)
-        for line in _copy_files(folder, source):
+        for line in copy_files(folder, source):
             say(line)
         measures: dict[str, Callable[..., Figures]] = {
             "logits": verify.by_logits,
@@ -204,7 +204,12 @@ def _hint(source: Source, onto: Onto, dtype: str) -> str:
     return "the base must be the model that the adapter was trained on, in the same precision"
 
 
-def _copy_files(folder: Path, source: Source) -> list[str]:
+def is_text(path: Path) -> bool:
+    """Whether a file of a model folder is a configuration, of the tokenizer or a template: no weights."""
+    return path.suffix in (".json", ".jinja", ".model", ".txt") and not path.name.endswith(".index.json")
+
+
+def copy_files(folder: Path, source: Source) -> list[str]:
     """Copy tokenizer, template and generation settings: those of the adapter, else those of the base.
 
     Returns a line about each link that leaves its folder, which is not copied.
@@ -217,11 +222,9 @@ def _copy_files(folder: Path, source: Source) -> list[str]:
     for origin, but in ((source.base, of_adapter), (source.folder, ())):
         found = sorted(path for path in origin.iterdir() if path.name != WEIGHTS)
         for path in inside(found, origin, skipped):
-            weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-            text = path.suffix in (".json", ".jinja", ".model", ".txt")
             published = (MODULES, SENTENCE_BERT, SENTENCE_TRANSFORMERS)
             others = (*OWN, MODEL_CONFIG, EMBEDDING, GENERATIVE_ATTENTION, *published, *but)
-            if text and not weights and path.name not in others:
+            if is_text(path) and path.name not in others:
                 shutil.copyfile(path, folder / path.name)
     # The base's embedding settings do not apply after training: only the adapter's are copied.
     for name in (EMBEDDING, PROJECTION, GENERATIVE_ATTENTION):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,12 +211,14 @@ def _divergence(trained: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def logits_of(model: Any, rows: list[list[int]], device: torch.device) -> Iterator[torch.Tensor]:
+def logits_of(
+    model: Any, rows: list[list[int]], device: torch.device, *, shorten: bool = True
+) -> Iterator[torch.Tensor]:
     """The logits of each row, float32 [T, V] on the CPU. Rows are not batched, so there is no padding.
 
-    Windows and chunks are shortened, so that the rows are longer than each of them.
+    shorten: whether windows and chunks are shortened, so that the rows are longer than each of them.
     """
-    with visibility.shortened(base_of(model)):
+    with visibility.shortened(base_of(model)) if shorten else nullcontext():
         for row in rows:
             ids = torch.tensor([row], device=device)  # [1, T]
             yield model(input_ids=ids, use_cache=False).logits[0].float().cpu()

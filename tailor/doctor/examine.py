@@ -22,6 +22,7 @@ CHECKS = {
     "tokens": "tailor.doctor.checks.tokens:check",
     "hub": "tailor.doctor.checks.hub:check",
     "stores": "tailor.doctor.checks.stores:check",
+    "gguf": "tailor.doctor.checks.gguf:check",
 }
 """Name -> the function. They run in this order."""
 

@@ -1,7 +1,7 @@
 """Which inference engines can serve an artifact as it is, what they refuse or ignore, and the command that helps.
 
-The facts are in `LIMITS`, each with its source in the engine's code. They are of the versions of 2026; an engine that learns
-more makes an entry needless, not wrong: the suggested command still works.
+The facts are in `LIMITS`, each with its source in the engine's code. They are of the versions of autumn 2026; an engine that
+learns more makes an entry needless, not wrong: the suggested command still works.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tailor.artifacts.stacked import targets
 from tailor.export.usage import base_folder
 from tailor.layout import ADAPTER_CONFIG, GENERATIVE_ATTENTION, MERGED, MODEL_CONFIG
 from tailor.store import OBJECT, Store, run_files
 from tailor.store import run_folder as runs
 
-Effect = Literal["refuses", "ignores"]
+Effect = Literal["refuses", "ignores", "misreads"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank (vllm/config/lora.py)."""
 VLLM_RANK = 16
@@ -24,7 +25,9 @@ VLLM_RANK = 16
 OLLAMA_MODELS = (
     *("LlamaForCausalLM", "MixtralForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM"),
     *("Gemma3ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Olmo3ForCausalLM", "CohereForCausalLM"),
-    *("GptOssForCausalLM", "Ministral3ForCausalLM"),
+    *("GptOssForCausalLM", "Ministral3ForCausalLM", "Gemma4ForCausalLM", "DeepseekV3ForCausalLM"),
+    *("Glm4MoeLiteForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Qwen3NextForCausalLM"),
+    "NemotronHForCausalLM",
 )
 """Architectures whose safetensors Ollama can import (convert/convert.go: LoadModelMetadata). Mistral's left it in 2025."""
 OLLAMA_ADAPTERS = ("LlamaForCausalLM", "Gemma2ForCausalLM")
@@ -48,7 +51,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Limit:
-    """Something that an engine refuses, or reads without its effect.
+    """Something that an engine refuses, reads without its effect, or takes for something else.
 
     finds: the name of what an artifact has of it, or None. source: where the engine's code says so.
     """
@@ -61,6 +64,22 @@ class Limit:
 
 def _adapter(key: str, words: str) -> Callable[[Artifact], str | None]:
     return lambda one: words if one.adapter is not None and one.adapter.get(key) else None
+
+
+def _experts(one: Artifact) -> str | None:
+    has = one.adapter is not None and targets(one.adapter)
+    return "adapters of routed experts (target_parameters), with some architectures" if has else None
+
+
+def _tables(one: Artifact) -> str | None:
+    tables = [name for name in ("embed_tokens", "lm_head") if name in _target_names(one)]
+    return f"updates of {' and '.join(tables)}, with some architectures" if tables else None
+
+
+def _target_names(one: Artifact) -> set[str]:
+    """The last parts of the names of the adapted modules; none for a pattern."""
+    modules = one.adapter.get("target_modules") if one.adapter is not None else None
+    return {str(name).rpartition(".")[2] for name in modules} if isinstance(modules, list) else set()
 
 
 def _kind(one: Artifact) -> str | None:
@@ -102,9 +121,7 @@ def _is_adapter(one: Artifact) -> str | None:
 
 
 def _ollama_modules(one: Artifact) -> str | None:
-    targets = one.adapter.get("target_modules") if one.adapter is not None else None
-    names = {str(name).rpartition(".")[2] for name in targets} if isinstance(targets, list) else set()
-    others = sorted(names - set(OLLAMA_MODULES))
+    others = sorted(_target_names(one) - set(OLLAMA_MODULES))
     return f"updates of {', '.join(others)}" if others and one.architecture in OLLAMA_ADAPTERS else None
 
 
@@ -117,85 +134,60 @@ def _ollama(one: Artifact) -> str | None:
 
 VLLM, LLAMA_CPP, OLLAMA, PEFT = "vLLM", "llama.cpp", "Ollama", "transformers"
 _HELPER = "vllm/lora/peft_helper.py"
-_OLLAMA_ADAPTER = "convert/convert.go: AdapterParameters"
+_OLDER = f"{_HELPER}: releases without get_rank_and_scaling keep r and lora_alpha only"
+_IMPORT = "convert/convert.go: AdapterParameters"
+_LOADER = "llama.cpp, src/llama-adapter.cpp: LoRA tensor has unexpected suffix"
+"""Ollama has adapters loaded by llama-server (llm/llama_server.go)."""
+_CAUSAL = "models generate causally"
+_IN_FULL = _adapter("modules_to_save", "modules trained in full (modules_to_save)")
+_NEW_TOKENS = _adapter("trainable_token_indices", "new tokens (model.add_tokens)")
+_DORA = _adapter("use_dora", "DoRA")
+_ALPHAS = "different alphas per module (alpha_pattern)"
 LIMITS = (
+    Limit(PEFT, "ignores", _prefix_lm, _CAUSAL),
     Limit(VLLM, "refuses", _kind, f"{_HELPER}: needs r and lora_alpha"),
-    Limit(VLLM, "refuses", _adapter("use_dora", "DoRA"), f"{_HELPER}: vLLM does not yet support DoRA"),
-    Limit(
-        VLLM,
-        "refuses",
-        _adapter("modules_to_save", "modules trained in full (modules_to_save)"),
-        f"{_HELPER}: vLLM only supports modules_to_save being None",
-    ),
-    Limit(VLLM, "refuses", _bias, f"{_HELPER}: Adapter bias is not supported"),
-    Limit(
-        VLLM,
-        "refuses",
-        _adapter("trainable_token_indices", "new tokens (model.add_tokens)"),
-        "vllm/lora/utils.py: parse_fine_tuned_lora_name",
-    ),
+    Limit(VLLM, "refuses", _DORA, f"{_HELPER}: vLLM does not yet support DoRA"),
+    Limit(VLLM, "refuses", _IN_FULL, f"{_HELPER}: vLLM only supports modules_to_save being either None"),
+    Limit(VLLM, "refuses", _bias, f"{_HELPER}: Adapter bias is not supported; lora_bias"),
+    Limit(VLLM, "refuses", _NEW_TOKENS, "vllm/lora/utils.py: parse_fine_tuned_lora_name"),
     Limit(VLLM, "refuses", _rank, "vllm/config/lora.py: MaxLoRARanks"),
+    Limit(VLLM, "refuses", _tables, "vllm/lora/lora_model.py: check_unexpected_modules; embedding_modules"),
+    # Shared experts are plain linear modules there, as in `glm4_moe.py`, and are served.
     Limit(
         VLLM,
-        "ignores",
-        _adapter("target_parameters", "adapters of MoE experts (target_parameters), with some architectures"),
-        "vllm/lora/lora_model.py: tensors of experts that no module matches are left out",
+        "misreads",
+        _experts,
+        "vllm/lora/model_manager.py: _stack_moe_lora_weights splits them as gpt-oss does, if not is_3d_moe_weight",
     ),
     Limit(
         VLLM,
         "ignores",
-        _adapter("rank_pattern", "different ranks per module (rank_pattern), and scales all by one rank"),
-        f"{_HELPER}: from_dict keeps r and lora_alpha only",
+        _adapter("rank_pattern", "scales of different ranks (rank_pattern), in older releases"),
+        _OLDER,
     ),
-    Limit(
-        VLLM,
-        "ignores",
-        _adapter("alpha_pattern", "different alphas per module (alpha_pattern)"),
-        f"{_HELPER}: from_dict keeps r and lora_alpha only",
-    ),
+    Limit(VLLM, "ignores", _adapter("alpha_pattern", f"{_ALPHAS}, in older releases"), _OLDER),
     Limit(VLLM, "ignores", _rope, "vllm serve BASE: the base's own config.json"),
-    Limit(VLLM, "ignores", _prefix_lm, "models generate causally"),
-    Limit(PEFT, "ignores", _prefix_lm, "models generate causally"),
+    Limit(VLLM, "ignores", _prefix_lm, _CAUSAL),
     Limit(
         LLAMA_CPP,
         "refuses",
         _is_adapter,
         "common/arg.cpp: --lora reads GGUF, which convert_lora_to_gguf.py makes",
     ),
-    Limit(LLAMA_CPP, "ignores", _prefix_lm, "models generate causally"),
+    Limit(LLAMA_CPP, "ignores", _prefix_lm, _CAUSAL),
     Limit(OLLAMA, "refuses", _ollama, "convert/convert.go"),
-    Limit(OLLAMA, "refuses", _kind, _OLLAMA_ADAPTER),
+    Limit(OLLAMA, "refuses", _kind, _IMPORT),
     Limit(OLLAMA, "refuses", _ollama_modules, "convert/convert_llama_adapter.go: Replacements"),
-    Limit(OLLAMA, "refuses", _alpha, f"{_OLLAMA_ADAPTER}: lora_alpha is a uint32"),
-    Limit(OLLAMA, "ignores", _adapter("use_rslora", "rsLoRA"), _OLLAMA_ADAPTER),
-    Limit(OLLAMA, "ignores", _adapter("use_dora", "DoRA"), _OLLAMA_ADAPTER),
-    Limit(
-        OLLAMA,
-        "ignores",
-        _adapter("modules_to_save", "modules trained in full (modules_to_save)"),
-        _OLLAMA_ADAPTER,
-    ),
-    Limit(
-        OLLAMA,
-        "ignores",
-        _adapter("trainable_token_indices", "new tokens (model.add_tokens)"),
-        _OLLAMA_ADAPTER,
-    ),
-    Limit(OLLAMA, "ignores", _bias, _OLLAMA_ADAPTER),
-    Limit(
-        OLLAMA,
-        "ignores",
-        _adapter("rank_pattern", "different ranks per module (rank_pattern)"),
-        _OLLAMA_ADAPTER,
-    ),
-    Limit(
-        OLLAMA,
-        "ignores",
-        _adapter("alpha_pattern", "different alphas per module (alpha_pattern)"),
-        _OLLAMA_ADAPTER,
-    ),
+    Limit(OLLAMA, "refuses", _alpha, f"{_IMPORT}: lora_alpha is a uint32"),
+    Limit(OLLAMA, "refuses", _DORA, _LOADER),
+    Limit(OLLAMA, "refuses", _IN_FULL, _LOADER),
+    Limit(OLLAMA, "refuses", _NEW_TOKENS, _LOADER),
+    Limit(OLLAMA, "refuses", _bias, _LOADER),
+    # A rank_pattern is served: llama-adapter.h scales by alpha over the rank of each module.
+    Limit(OLLAMA, "ignores", _adapter("use_rslora", "rsLoRA"), _IMPORT),
+    Limit(OLLAMA, "ignores", _adapter("alpha_pattern", _ALPHAS), _IMPORT),
     Limit(OLLAMA, "ignores", _rope, "FROM BASE: the base's own config.json"),
-    Limit(OLLAMA, "ignores", _prefix_lm, "models generate causally"),
+    Limit(OLLAMA, "ignores", _prefix_lm, _CAUSAL),
 )
 ENGINES = (PEFT, VLLM, LLAMA_CPP, OLLAMA)
 

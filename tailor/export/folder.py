@@ -9,7 +9,6 @@ from typing import Any
 
 from tailor.artifacts import output
 from tailor.artifacts.consolidate import consolidate
-from tailor.artifacts.inputs import open_source
 from tailor.artifacts.load import refuse_beacons
 from tailor.artifacts.merge import Settings, merge_into
 from tailor.encode.tokenizer_files import fix_tokenizer_class
@@ -157,13 +156,7 @@ def _write_weights(
 ) -> None:
     """Write the weights and the tokenizer, merged or copied."""
     if selection.weights == "merged":
-        base = selection.request.base
-        merge_into(
-            folder,
-            open_source(selection.run.url, base, selection.request.trust),
-            selection.request.merging,
-            say,
-        )
+        merge_into(folder, selection.source, selection.request.merging, say)
         return
     origin, skipped = source or selection.artifact.local_path(), list[str]()
     for path in inside(sorted(origin.iterdir()), origin, skipped):

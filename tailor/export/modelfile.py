@@ -58,7 +58,7 @@ def parameters(tokenizer: Tokenizer, generation: Mapping[str, Any], context: int
     """
     ends = generation.get("eos_token_id")
     stops = [tokenizer.token(token) for token in ([ends] if isinstance(ends, int) else list(ends or []))]
-    # Ollama's default penalty of 1.1 would change the answers.
+    # Always written: before 2026, Ollama's default was 1.1, which would change the answers.
     settings = {key: generation[key] for key in SAMPLING if generation.get(key) is not None}
     numbers = settings | {"repetition_penalty": generation.get("repetition_penalty") or 1}
     for key, value in numbers.items():

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tailor.artifacts.inputs import open_source
+from tailor.artifacts.inputs import Source, open_source
 from tailor.artifacts.merge import Settings
 from tailor.layout import MODEL_CONFIG
 from tailor.models.own_code import NOTHING, Trust
@@ -64,17 +64,18 @@ class Selection:
         return self.run.join("model" if self.weights == "model" else "adapter")
 
     @cached_property
+    def source(self) -> Source:
+        """The run's adapter with its base. ModelError when the base is missing or another one."""
+        return open_source(self.run.url, self.request.base, self.request.trust)
+
+    @property
     def model_folder(self) -> Path:
         """The folder with the weights of the model, or of the adapter's base. ModelError when the base is missing."""
-        if self.weights == "model":
-            return self.artifact.local_path()
-        return open_source(self.run.url, self.request.base, self.request.trust).base
+        return self.artifact.local_path() if self.weights == "model" else self.source.base
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json of the model, or of the adapter's base. ModelError when the base is missing."""
-        if self.weights == "model":
-            return OBJECT.read(self.artifact, MODEL_CONFIG)
         return OBJECT.read_path(self.model_folder / MODEL_CONFIG)
 
     @property

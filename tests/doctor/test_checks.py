@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import pytest
 
 from tailor import machine
 from tailor.doctor import kernels
-from tailor.doctor.checks import disk, gpu, hub, memory, network, packages, ray, tokens, versions
+from tailor.doctor.checks import disk, gguf, gpu, hub, memory, network, packages, ray, tokens, versions
 from tailor.doctor.finding import GIB, Check, Context, Finding
 from tailor.spec.recipe import Recipe
 from tests.helpers.hub import hub as served_hub
+from tests.helpers.models import byte_tokenizer, sentencepiece_bytes, tiny_llama
+from tests.helpers.programs import run_forked
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -251,3 +254,21 @@ def test_gated_models_and_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (tmp_path / "models--owner--model").mkdir()
     assert found(hub.check, recipe())[0].status == "ok"
     assert found(hub.check, recipe(model={"path": str(tmp_path)}))[0].message.startswith(names[1])
+
+
+def test_whether_llama_cpp_can_have_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cyllama")
+    monkeypatch.setattr("tailor.export.gguf.programs.run", run_forked)
+    base = sentencepiece_bytes(tiny_llama(tmp_path / "base"))
+    base.joinpath("model.safetensors").unlink()
+    (known,) = found(gguf.check, recipe(model={"path": str(base)}))
+    assert (known.status, known.hint) == ("ok", "")
+    unknown = byte_tokenizer(base)
+    content = json.loads((unknown / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "NFKC"}
+    (unknown / "tokenizer.json").write_text(json.dumps(content))
+    (one,) = found(gguf.check, recipe(model={"path": str(base)}))
+    assert one.status == "warning"
+    assert "it does not know the tokenizer" in one.message
+    assert one.hint.endswith("; training does not need it")
+    assert found(gguf.check, recipe(model={"path": "owner/model"})) == [], "it is not on this machine"

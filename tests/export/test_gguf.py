@@ -12,16 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from tailor.cli.main import main
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.export.gguf import converter, llama_cpp, programs, proof, write
 from tailor.export.gguf.proof import prove
 from tailor.export.gguf.types import TYPES
 from tailor.store import Store
+from tests.helpers.mixtures import MIXTURES
 from tests.helpers.models import sentencepiece_bytes
 from tests.helpers.plans import LORA
+from tests.helpers.programs import run_forked
 from tests.helpers.trained_runs import IM_END, finished_run, read_json
 
 pytest.importorskip("cyllama")
@@ -38,12 +42,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished_run(folder, {"adapter": LORA}, tokenizer=tokenizer)
     convert = converter.convert
 
-    def keep(script: Path, model: Path, to: Path, kind: str, name: str) -> None:
-        convert(script, model, to, kind, name)
-        shutil.copyfile(to, folder / CONVERTED)
-        shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns(".*"))
+    def keep(script: Path, model: Path, to: Path, kind: str, name: str, *, tokens_only: bool = False) -> None:
+        convert(script, model, to, kind, name, tokens_only=tokens_only)
+        if not tokens_only:
+            shutil.copyfile(to, folder / CONVERTED)
+            shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns(".*"))
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "run", run_forked)
         patch.setattr(converter, "convert", keep)
         words = ["--as", "gguf", "--type", "f32", "--base-id", "owner/base"]
         assert main(["export", str(folder / "run"), "--to", str(folder / "out"), *words]) == 0
@@ -54,7 +60,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cheap(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The converter is run once for all tests: this gives its result again."""
     monkeypatch.setattr(
-        converter, "convert", lambda _, model, to, kind, name: shutil.copyfile(exported / CONVERTED, to)
+        converter,
+        "convert",
+        lambda _, model, to, *words, **options: shutil.copyfile(exported / CONVERTED, to),
     )
 
 
@@ -93,6 +101,49 @@ def test_the_folder_has_the_file_and_its_proof(exported: Path) -> None:
     assert "llama-server -m PATH/model.gguf" in card.text
     assert "opened by llama.cpp" in card.text
     assert "AutoModelForCausalLM" not in card.text
+
+
+def test_a_mixture_with_adapters_on_its_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its merged experts are in the file, in float32 and quantized. Its sliding window is longer than the compared rows."""
+
+    def mixtral(folder: Path) -> Path:
+        return sentencepiece_bytes(MIXTURES["mixtral"].make(folder, sliding_window=4096))
+
+    run = finished_run(tmp_path, {"adapter": {**LORA, "experts": True}}, make=mixtral)
+    monkeypatch.setattr(programs, "run", run_forked)
+    merged = tmp_path / "merged"
+    assert main(["merge", str(run), "--to", str(merged)]) == 0
+    (merged / "COMMIT").unlink()
+    script = converter.find_converter(None)
+    for kind, limit in (("f32", 1e-9), ("q8_0", 0.01)):
+        assert write.write_gguf(merged, Store(str(run)), TYPES[kind], script).figures.kl < limit
+    base = Path(shutil.copytree(tmp_path / "base", tmp_path / "other", ignore=shutil.ignore_patterns("tok*")))
+    shutil.copyfile(merged / "model.gguf", base / "model.gguf")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
+        shutil.copyfile(merged / name, base / name)
+    with pytest.raises(ModelError, match="its logits differ"):
+        prove(base / "model.gguf", base, Store(str(run)), TYPES["q8_0"])  # the control: the adapter matters
+
+
+def test_the_name_of_a_run_changes_no_tokens(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp reads the tokenizer of a model in another way if its name has `phi3`."""
+    monkeypatch.setattr(programs, "run", run_forked)
+    model, script, file = exported / "model", converter.find_converter(None), tmp_path / "x.gguf"
+    tokenizer = load_tokenizer(str(model))
+    converter.convert(script, model, file, "f32", "my-Phi3", tokens_only=True)
+    with pytest.raises(ModelError, match="cannot read the file"), llama_cpp.opened(file):
+        pass  # the control
+    name = write.name_in_file("my-Phi3", tokenizer)
+    converter.convert(script, model, file, "f32", name, tokens_only=True)
+    with llama_cpp.opened(file) as opened:
+        assert opened.encode("a  b", start=False) == tokenizer.encode("a  b")
+    tokenizer.added = {
+        at: AddedToken(text, rstrip=text == "</s>")
+        for at, text in enumerate(("<unk>", "<s>", "</s>", "<|endoftext|>"))
+    }
+    assert (name, write.name_in_file("mine", tokenizer)) == ("my-Phi 3", "mine (Phi-3)")
 
 
 def test_a_missing_stop_token_is_found(exported: Path) -> None:
@@ -252,7 +303,19 @@ def test_a_converter_that_fails(tmp_path: Path) -> None:
         ("raise ValueError('Mixed \\x1b[31m norms')", r"the model: ValueError: Mixed \\x1b\[31m norms; see"),
         (
             "raise NotImplementedError('BPE pre-tokenizer was not recognized - update get_vocab')",
-            "it does not know",
+            "splits texts with no pattern like the tokenizer's; export as huggingface",
+        ),
+        (
+            "gguf = type('X', (), {})\nprint('gguf.NEW', flush=True)\ngguf.NEW",
+            "newer than the installed package gguf, which has no NEW; pip install -U gguf",
+        ),
+        (
+            "{}['n_ctx']",
+            "the model: it needs the key n_ctx in config.json; copy it",
+        ),
+        (
+            "raise FileNotFoundError('File not found: /tmp/x/tokenizer.model')",
+            r"it needs the file tokenizer.model .* missing; copy tokenizer.model",
         ),
         ("pass", "it ended without a message"),
     ):

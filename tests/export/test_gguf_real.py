@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.startswith("q")])
 def test_a_quantized_file_of_real_weights_is_proven(model: Path, kind: str, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     llama_cpp.quantize(model / "model.gguf", file, TYPES[kind].ftype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
@@ -177,6 +178,23 @@ def test_a_template_that_no_go_template_equals(tokenizer: Tokenizer) -> None:
         with pytest.raises(ModelError, match=reason) as error:
             choose(with_text(tokenizer, text), "", None)
         assert "--template" in str(error.value.hint)
+
+
+def test_a_template_that_needs_tools(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Nothing could be compared, so that any Go template would pass."""
+    text = "{% for t in tools %}{{ t }}{% endfor %}{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+    file = tmp_path / "own.gotmpl"
+    file.write_text("{{ range .Messages }}another{{ end }}")
+    for own in (None, str(file)):
+        with pytest.raises(ModelError, match=r"renders none: .*not iterable"):
+            choose(with_text(tokenizer, text), "", own)
+
+
+def test_the_date_of_yesterday() -> None:
+    go = OllamaTemplate("{{ yesterdayDate }}{{ .ThinkLevel }}{{ .Messages | len }}")
+    assert go.has_date
+    yesterday = datetime.date.today() - datetime.timedelta(days=1)
+    assert go.render([{"role": "user", "content": "x"}]) in (f"{yesterday}1", f"{datetime.date.today()}1")
 
 
 def test_a_go_template_of_the_user_is_compared(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -75,7 +75,17 @@ def split_tokenizer(
 
     It cuts digits, blanks and capitals otherwise where a class puts a pattern of its own in place of the file's.
     """
-    bpe_tokenizer(folder)
+    with_odd_merges(bpe_tokenizer(folder))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": kind, **settings}
+    config = {key: value for key, value in config.items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": model}))
+    return folder
+
+
+def with_odd_merges(folder: Path) -> Path:
+    """Give the tokenizer in `folder` merges of digits, blanks, line ends and capitals, which patterns split differently."""
     merges = [
         ("1", "2"),
         ("3", "4"),
@@ -94,11 +104,6 @@ def split_tokenizer(
     known = [pair for pair in content["model"]["merges"] if tuple(pair) not in merges]
     content["model"]["merges"] = [*map(list, merges), *known]
     (folder / "tokenizer.json").write_text(json.dumps(content, indent=1))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config |= {"tokenizer_class": kind, **settings}
-    config = {key: value for key, value in config.items() if value is not None}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "config.json").write_text(json.dumps({"model_type": model}))
     return folder
 
 
@@ -154,4 +159,32 @@ def _saved(
     if chat_template is not None:
         config["chat_template"] = chat_template
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def with_sentencepiece_model(folder: Path, *, tags: Sequence[str] = TAGS, space: bool = True) -> Path:
+    """A `sentencepiece_tokenizer` in `folder`, beside it as the file tokenizer.model, which llama.cpp reads for some families.
+
+    space: before every text; Gemma's adds none.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    sentencepiece_tokenizer(folder, tags=tags)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    if not space:
+        content["normalizer"] = content["normalizer"]["normalizers"][-1]
+        content["decoder"]["decoders"].pop()
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+    ranks = {"".join(pair): at for at, pair in enumerate(content["model"]["merges"])}
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.byte_fallback = 2, True  # BPE
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = space
+    model.normalizer_spec.remove_extra_whitespaces = False
+    vocabulary = content["model"]["vocab"] | {one["content"]: one["id"] for one in content["added_tokens"]}
+    control = {"<s>": 3, "</s>": 3, "<unk>": 2} | dict.fromkeys(tags, 4)
+    for token in sorted(vocabulary, key=vocabulary.__getitem__):
+        kind = 6 if token.startswith("<0x") else control.get(token, 1)
+        model.pieces.add(piece=token, score=-float(ranks.get(token, 0)), type=kind)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,16 @@ def chat_tokens(folder: Path, template: str) -> TokenStore:
     return write_tokens(str(folder), {"train": rows, "evaluation": rows[:3]}, template=chosen)
 
 
-def finished_run(folder: Path, model: dict[str, Any], *, template: str = "chatml", **base: Any) -> Path:
-    """A run in `folder`/run on a base in `folder`/base."""
-    path, run = tiny_llama(folder / "base", **base), folder / "run"
+def finished_run(
+    folder: Path,
+    model: dict[str, Any],
+    *,
+    template: str = "chatml",
+    make: Callable[..., Path] = tiny_llama,
+    **base: Any,
+) -> Path:
+    """A run in `folder`/run on a base in `folder`/base, made by `make`."""
+    path, run = make(folder / "base", **base), folder / "run"
     tokens = chat_tokens(folder / "tokens", template)
     host = PlainHost()
     plan = make_plan(path, tokens, run, model=model, optim={"learning_rate": 2e-2})

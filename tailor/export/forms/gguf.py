@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailor.export.forms.base import CardSection, ExportForm
-from tailor.export.gguf.folder import RECORD_FILE, check_gguf, replace_weights
+from tailor.export.gguf.folder import card_section, check_gguf, replace_weights
 from tailor.export.gguf.types import DEFAULT, GgufType, find_type
-from tailor.layout import GGUF_FILE, GGUF_RECORD
+from tailor.layout import GGUF_FILE
 
 if TYPE_CHECKING:
     from tailor.export.request import Selection, Weights
@@ -41,8 +41,7 @@ class Gguf(ExportForm):
         return [f"{kind.name}: {replace_weights(folder, selection, kind).line()}"]
 
     def card(self, folder: Path) -> CardSection | None:
-        proof = RECORD_FILE.read_path(folder / GGUF_RECORD)["proof"]
-        return CardSection(_USE.format(file=GGUF_FILE, proof=proof), {"library_name": "llama.cpp"}, ("gguf",))
+        return card_section(folder, _USE)
 
     def next_step(self, url: str) -> str:
         return f"llama-server -m {url}/{GGUF_FILE}"

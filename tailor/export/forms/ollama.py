@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailor.artifacts.inputs import Source, open_source, stores_plain_weights
+from tailor.artifacts.inputs import stores_plain_weights
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
 from tailor.export import modelfile, probes
 from tailor.export.bos import set_adds_bos
 from tailor.export.engines import OLLAMA, OLLAMA_MODELS, artifact_of, found
 from tailor.export.forms.base import CardSection, ExportForm
-from tailor.export.gguf.folder import RECORD_FILE, check_gguf, replace_weights
+from tailor.export.gguf.folder import card_section, check_gguf, replace_weights
 from tailor.export.gguf.types import find_type
 from tailor.export.gotemplate.compare import choose
 from tailor.layout import GENERATION_CONFIG, GENERATIVE_ATTENTION, GGUF_FILE, GGUF_RECORD, TOKENIZER
@@ -29,8 +29,11 @@ SPLITS = (
     "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02",
     "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e",
     "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e",
+    "00431aed57e696b747435f734d1e3b9b1bfd931a121fb5cac7129e97c181e9ba",
+    "b92c0824a58e1d8dc3221cf3e12c433c3a86f57e46d57229993489f0798e7702",
 )
-"""SHA-256 of the pre-tokenizer patterns that Ollama recognizes: Llama 3, DeepSeek (two) and Qwen 2."""
+"""SHA-256 of the pre-tokenizer patterns that Ollama recognizes (convert/tokenizer.go): Llama 3, DeepSeek (two), Qwen 2,
+Qwen 3.5 and Laguna."""
 _USE = """\
 ```sh
 ollama create NAME -f PATH/Modelfile
@@ -59,7 +62,6 @@ class Ollama(ExportForm):
             _check_adapter(selection)
         if request.type is not None:
             find_type(request.type)
-            check_gguf(selection)
         else:
             if request.llama_cpp is not None:
                 raise ModelError(
@@ -71,9 +73,11 @@ class Ollama(ExportForm):
                         f"Ollama cannot import safetensors of {selection.architecture}, only of {', '.join(OLLAMA_MODELS)}",
                         hint="export it as GGUF: --type f16",
                     )
-                _check_tokenizer(_tokenizer_folder(selection), _source_folder(selection))
+                _check_tokenizer(_tokenizer_folder(selection), selection.model_folder)
         tokenizer = load_tokenizer(str(_tokenizer_folder(selection)))
         _template(tokenizer, request.template, adds_bos=probes.starts_with_bos(tokenizer))
+        if request.type is not None:
+            check_gguf(selection)
 
     def write(self, folder: Path, selection: Selection) -> Sequence[str]:
         request = selection.request
@@ -89,7 +93,7 @@ class Ollama(ExportForm):
         else:
             adds_bos = probes.starts_with_bos(tokenizer) if tokenizer.template else bool(tokenizer.prefix)
             set_adds_bos(folder, adds_bos)
-            origin = str(_source(selection).base.absolute()) if selection.weights == "adapter" else "."
+            origin = str(selection.source.base.absolute()) if selection.weights == "adapter" else "."
             notes += _check_tokenizer(folder, folder)
         template, others = _template(tokenizer, request.template, adds_bos=adds_bos)
         lines = [
@@ -102,28 +106,16 @@ class Ollama(ExportForm):
         return [*notes, *others]
 
     def card(self, folder: Path) -> CardSection | None:
-        if not (folder / GGUF_RECORD).is_file():
-            return None
-        proof = RECORD_FILE.read_path(folder / GGUF_RECORD)["proof"]
-        return CardSection(_USE.format(file=GGUF_FILE, proof=proof), {"library_name": "llama.cpp"}, ("gguf",))
+        return card_section(folder, _USE) if (folder / GGUF_RECORD).is_file() else None
 
     def next_step(self, url: str) -> str:
         return f"ollama create NAME -f {url}/Modelfile"
 
 
-def _source(selection: Selection) -> Source:
-    return open_source(selection.run.url, selection.request.base, selection.request.trust)
-
-
-def _source_folder(selection: Selection) -> Path:
-    """The folder whose other files get into the exported one: that of the model, or the base."""
-    return selection.artifact.local_path() if selection.weights == "model" else _source(selection).base
-
-
 def _tokenizer_folder(selection: Selection) -> Path:
     """The folder with the tokenizer and the chat template of the exported model."""
     own = selection.artifact.local_path()
-    return own if (own / TOKENIZER).is_file() else _source_folder(selection)
+    return own if (own / TOKENIZER).is_file() else selection.model_folder
 
 
 def _template(tokenizer: Tokenizer, own: str | None, *, adds_bos: bool) -> tuple[str, list[str]]:
@@ -151,7 +143,7 @@ def _check_adapter(selection: Selection) -> None:
     merged = "export the merged model: --weights merged"
     if selection.request.type is not None:
         raise ModelError("--type has no effect: an adapter is exported as safetensors", hint=merged)
-    if not stores_plain_weights(_source(selection).base):
+    if not stores_plain_weights(selection.source.base):
         raise ModelError(
             "Ollama cannot use this adapter: the weights of its base are stored quantized", hint=merged
         )

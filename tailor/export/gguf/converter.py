@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tailor.errors import ModelError
 from tailor.export.gguf import programs
+from tailor.export.gguf.pre_tokenizers import find_pre_tokenizer, is_sentencepiece
 from tailor.printable import printable
 from tailor.store.scratch import scratch
 
@@ -47,32 +48,35 @@ def check_architecture(script: Path, architecture: str) -> None:
         )
 
 
-def convert(script: Path, model: Path, to: Path, kind: str, name: str) -> None:
+_PROGRAM = Path(__file__).with_name("converter_program.py")
+_RUN = ("-c", "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", str(_PROGRAM))
+"""Not run as a file, whose folder's modules would hide those of Python."""
+_MISSING = "it needs the file tokenizer.model of this model's tokenizer, which is missing"
+_NEWER = (
+    "see whether llama.cpp supports the model and its tokenizer; a newer checkout is given with --llama-cpp"
+)
+
+
+def convert(script: Path, model: Path, to: Path, kind: str, name: str, *, tokens_only: bool = False) -> None:
     """Convert the model folder `model` to the file `to`. kind: f32, f16 or bf16. name: the model's, stored in the file.
 
-    ModelError when the converter refuses it. No Python code of the folder runs.
+    tokens_only: a file with the tokenizer and weights of zero; `model` needs no weights. ModelError when the converter refuses it. No Python code of the
+    folder runs.
     """
     size = sum(path.stat().st_size for path in model.iterdir() if path.is_file())
     with scratch(to.parent) as temporary:
         source = programs.without_code(model, temporary / "model")
         words = [
-            str(script),
-            str(source.absolute()),
-            "--outfile",
-            str(to.absolute()),
-            "--outtype",
-            kind,
-            "--model-name",
-            name,
+            *(*_RUN, find_pre_tokenizer(model), str(script), str(source.absolute())),
+            *("--outfile", str(to.absolute()), "--outtype", kind, "--model-name", name),
+            *(["--vocab-only"] if tokens_only else []),
         ]
         status, output = programs.run(words, temporary, size)
     if "[Errno 28]" in output or "[Errno 122]" in output:
         raise no_space(to)
     if status != 0 or not to.is_file():
-        raise ModelError(
-            f"llama.cpp's converter refuses the model: {_reason(output)}",
-            hint="see whether llama.cpp supports the model and its tokenizer; a newer checkout is given with --llama-cpp",
-        )
+        reason, hint = _reason(output, model)
+        raise ModelError(f"llama.cpp's converter refuses the model: {reason}", hint=hint)
 
 
 def no_space(file: Path) -> ModelError:
@@ -84,9 +88,30 @@ def no_space(file: Path) -> ModelError:
     )
 
 
-def _reason(output: str) -> str:
-    """The converter's own last words: the line of its exception."""
-    if "BPE pre-tokenizer was not recognized" in output:
-        return "it does not know the tokenizer's pre-tokenizer (get_vocab_base_pre)"
+def _reason(output: str, model: Path) -> tuple[str, str]:
+    """Why the converter ended, from the line of its exception, and a hint."""
+    copy = "copy tokenizer.model of the original model into the folder of the model or the base"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return printable(lines[-1])[:200] if lines else "it ended without a message"
+    if "BPE pre-tokenizer was not recognized" in output:
+        if is_sentencepiece(model):
+            return _MISSING, copy
+        reason = (
+            "it does not know the tokenizer, and llama.cpp splits texts with no pattern like the tokenizer's"
+        )
+        return (
+            reason,
+            "export as huggingface; a newer llama.cpp checkout, given with --llama-cpp, may know it",
+        )
+    if lines and lines[-1].startswith("AttributeError: ") and "gguf." in output:
+        name = lines[-1].split()[-1].strip("'")
+        reason = f"it is newer than the installed package gguf, which has no {name}"
+        return (
+            reason,
+            "pip install -U gguf, or give a llama.cpp checkout, which has its own, with --llama-cpp",
+        )
+    if lines and "tokenizer.model" in lines[-1]:
+        return _MISSING, copy
+    if lines and (key := re.fullmatch(r"KeyError: '(\w+)'", lines[-1])) is not None:
+        hint = "copy it from the config.json of the original model: newer versions of transformers do not write all keys"
+        return f"it needs the key {key[1]} in config.json", hint
+    return printable(lines[-1])[:200] if lines else "it ended without a message", _NEWER

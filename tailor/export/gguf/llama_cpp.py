@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -38,6 +39,9 @@ def _library() -> Iterator[tuple[Any, list[str]]]:
         if level == _ERROR and text.strip():
             errors.append(printable(text.strip())[:200])
 
+    os.environ.setdefault(
+        "GGML_NO_BACKTRACE", "1"
+    )  # else it has a debugger print its own stack when it ends the process
     llama_cpp.set_log_callback(log)
     try:
         yield llama_cpp, errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import torch
 from tailor import machine
 from tailor.artifacts.load import Loaded, load_run
 from tailor.artifacts.verify import TEXTS, Figures, Totals, logits_of, rows_of
-from tailor.encode.tokenizer import Tokenizer
-from tailor.encode.tokenizer_files import PROBES
 from tailor.errors import ModelError
 from tailor.evaluate.generation import before_stop, generate
 from tailor.export import probes
+from tailor.export.gguf import vocabulary
 from tailor.export.gguf.distance import READ, distance_of, far_logits
 from tailor.export.gguf.llama_cpp import GgufModel, opened
 from tailor.export.gguf.types import GgufType
@@ -77,12 +75,11 @@ def prove(file: Path, model: Path, run: Store, kind: GgufType) -> Proof:
     loaded = load_run(str(model), "cpu")
     loaded.model.float()
     with opened(file) as gguf:
-        _same_template(gguf, loaded.tokenizer)
-        texts = _same_tokens(gguf, loaded.tokenizer)
-        _stops(gguf, loaded)
+        texts = vocabulary.compare(gguf, loaded.tokenizer, loaded.stop_ids)
+        vocabulary.require_stops(gguf, loaded.tokenizer, loaded.stop_ids)
         figures = _logits(gguf, loaded, model, run)
         if not figures.kl <= kind.limit:
-            raise _refused(
+            raise vocabulary.refused(
                 f"its logits differ from the model's: KL {figures.kl:.2e} nats per token (limit of {kind.name} {kind.limit:.1e}), "
                 f"top-1 agreement {figures.top1:.1%}, |Δlogit| up to {figures.max_difference:.2e}",
                 "choose a --type with more bits",
@@ -91,12 +88,6 @@ def prove(file: Path, model: Path, run: Store, kind: GgufType) -> Proof:
         answers, equal = _answers(gguf, loaded, exact=kind.name == "f32")
     stops = [loaded.tokenizer.token(token) for token in loaded.stop_ids]
     return Proof(figures, kind.limit, reach, gguf.adds_bos, texts, answers, equal, stops)
-
-
-def _refused(
-    reason: str, hint: str = "export as huggingface, and report the difference to llama.cpp"
-) -> ModelError:
-    return ModelError(f"the GGUF file is not the model: {reason}", hint=hint)
 
 
 def require_memory(model: Path) -> None:
@@ -110,64 +101,18 @@ def require_memory(model: Path) -> None:
         )
 
 
-def _same_template(gguf: GgufModel, tokenizer: Tokenizer) -> None:
-    own = tokenizer.template.text if tokenizer.template is not None else None
-    if gguf.chat_template != own:
-        raise _refused(
-            "it has another chat template" if own is not None else "it has a chat template, and the run none"
-        )
-
-
-def _same_tokens(gguf: GgufModel, tokenizer: Tokenizer) -> int:
-    """The number of compared texts."""
-    texts = [*PROBES, *TEXTS]
-    for text in texts:
-        _compare_ids(text, gguf.encode(text, start=False), tokenizer.encode(text))
-    if tokenizer.template is None:
-        for text in TEXTS:
-            _compare_ids(text, gguf.encode(text, start=True), tokenizer.encode_prompt(text))
-        return len(texts)
-    bos = tokenizer.specials.get("bos_token", "")
-    prompts = list(_prompts(tokenizer))
-    for prompt in prompts:
-        # llama.cpp drops the template's BOS when it adds one itself.
-        own = prompt.removeprefix(bos) if gguf.adds_bos else prompt
-        _compare_ids(prompt, gguf.encode(own, start=True), tokenizer.encode(prompt))
-    return len(texts) + len(prompts)
-
-
-def _compare_ids(text: str, found: list[int], expected: list[int]) -> None:
-    if found != expected:
-        raise _refused(
-            f"llama.cpp encodes {text[:60]!r} to {len(found)} tokens, {found[:12]}…, the tokenizer of the run to "
-            f"{len(expected)}, {expected[:12]}…"
-        )
-
-
-def _prompts(tokenizer: Tokenizer) -> Iterator[str]:
-    """The rendered probes that the chat template does not reject."""
-    for probe in (*probes.TURNS, *probes.SYSTEM, *probes.EMPTY_SYSTEM, *probes.SPACES, *probes.TOOLS):
-        if (text := probes.rendered(tokenizer, probe)) is not None:
-            yield text
-
-
-def _stops(gguf: GgufModel, loaded: Loaded) -> None:
-    extra = [loaded.tokenizer.token(token) for token in gguf.ordinary_stops if token not in loaded.stop_ids]
-    if extra and loaded.stop_ids:
-        raise _refused(f"llama.cpp stops at {' '.join(extra)}, at which the model does not")
-    missing = [loaded.tokenizer.token(token) for token in loaded.stop_ids if token not in gguf.stop_ids]
-    if missing:
-        raise _refused(f"llama.cpp does not stop at {' '.join(missing)}, which ends an answer of the model")
-
-
 def _logits(gguf: GgufModel, loaded: Loaded, model: Path, run: Store) -> Figures:
     rows, what = rows_of(model, run)
     rows = [row[:LENGTH] for row in rows]
     totals = Totals()
-    for row, ours in zip(rows, logits_of(loaded.model, rows, torch.device("cpu")), strict=True):
+    for row, ours in zip(
+        rows, logits_of(loaded.model, rows, torch.device("cpu"), shorten=False), strict=True
+    ):
         theirs = gguf.logits(row)
         if theirs.shape != ours.shape:
-            raise _refused(f"it has {theirs.shape[1]} tokens in its vocabulary, the model {ours.shape[1]}")
+            raise vocabulary.refused(
+                f"it has {theirs.shape[1]} tokens in its vocabulary, the model {ours.shape[1]}"
+            )
         totals.add(ours, theirs)
     return totals.figures(what)
 
@@ -185,7 +130,7 @@ def _reach(gguf: GgufModel, loaded: Loaded, model: Path, run: Store, kind: GgufT
     figures = totals.figures("")
     limit = FAR * kind.limit
     if not figures.kl <= limit:
-        raise _refused(
+        raise vocabulary.refused(
             f"its logits differ {distance} positions apart: KL {figures.kl:.2e} nats per token (limit {limit:.1e}); it has another RoPE",
             "see whether llama.cpp supports the model's rope_parameters, and give a newer checkout with --llama-cpp",
         )
@@ -219,7 +164,7 @@ def _answers(gguf: GgufModel, loaded: Loaded, *, exact: bool) -> tuple[int, int]
         if ours == theirs:
             equal += 1
         elif exact and not _tied(loaded, prompt, ours, theirs):
-            raise _refused(
+            raise vocabulary.refused(
                 f"greedy answers differ: {tokenizer.decode(theirs)[:60]!r} instead of {tokenizer.decode(ours)[:60]!r}"
             )
     return len(prompts), equal

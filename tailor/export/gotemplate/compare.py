@@ -20,6 +20,14 @@ def choose(tokenizer: Tokenizer, bos: str, own: str | None) -> tuple[OllamaTempl
     bos: what Ollama's tokenizer adds before a prompt. own: a file with the user's Go template, which is only compared.
     ModelError when the two differ in a conversation of user and assistant, with a system message or without.
     """
+    (question, *_) = probes.TURNS
+    try:
+        tokenizer.render(list(question.messages), add_generation_prompt=True)
+    except TemplateError as error:
+        raise ModelError(
+            f"Ollama renders conversations without tools, and the run's template renders none: {error}",
+            hint="set data.template to one that renders a question, or export as gguf, and use llama.cpp",
+        ) from None
     if own is not None:
         found = _read(own)
     else:

@@ -161,4 +161,5 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "printf": _printf,
     "json": to_json,
     "currentDate": lambda *_: datetime.date.today().isoformat(),
+    "yesterdayDate": lambda *_: (datetime.date.today() - datetime.timedelta(days=1)).isoformat(),
 }

@@ -31,7 +31,7 @@ class OllamaTemplate:
     @property
     def has_date(self) -> bool:
         """Whether it writes the date of the request."""
-        return "currentDate" in self.text
+        return "currentDate" in self.text or "yesterdayDate" in self.text
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The prompt, before the tokenizer adds the BOS."""
@@ -42,6 +42,7 @@ class OllamaTemplate:
             "Tools": [_tool(tool) for tool in tools],
             "Response": "",
             "Think": False,
+            "ThinkLevel": "",
             "IsThinkSet": False,
         }
         return execute(self._nodes, data)
