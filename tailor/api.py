@@ -206,6 +206,7 @@ class Run:
         from tailor.artifacts.load import load_run
         from tailor.artifacts.long_prompts import prompt_retrieval
         from tailor.evaluate.continuous import generate
+        from tailor.evaluate.generation import Sampling
 
         if self._loaded is None:
             self._loaded = load_run(self.path, trust=self._trust())
@@ -231,10 +232,12 @@ class Run:
             stop_ids=loaded.stop_ids,
             batch_size=batch_size,
             pad_id=loaded.pad_id,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
+            sampling=Sampling(temperature, top_p, seed),
         )
+        if loaded.tokenizer.template is None:
+            return [
+                loaded.continuation_text(prompt, answer) for prompt, answer in zip(ids, answers, strict=True)
+            ]
         return [loaded.answer_text(answer) for answer in answers]
 
     def _trust(self) -> Trust:

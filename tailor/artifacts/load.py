@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from tailor.artifacts.base_model import base_record_of, model_spec, saved_dtype
-from tailor.encode.prompts import answer_text, render_prompt
+from tailor.encode.prompts import answer_text, continuation_text, render_prompt
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
@@ -40,7 +40,7 @@ from tailor.models.experts import attach, low_rank
 from tailor.models.files import find_folder
 from tailor.models.load import DTYPES, load_network
 from tailor.models.own_code import NOTHING, Trust, UntrustedCodeError
-from tailor.plan import beacon, rope
+from tailor.models.positions import positions_of
 from tailor.spec.adapter_kinds import KINDS, known
 from tailor.spec.model import Model
 from tailor.store import COMMIT, OBJECT, Store, run_folder, verify
@@ -91,17 +91,17 @@ class Loaded:
         return self.tokenizer.encode(render_prompt(self.tokenizer, messages, tools))
 
     def answer_text(self, ids: Sequence[int]) -> str:
-        """The text of a generated answer."""
+        """The text of a generated answer to a conversation."""
         return answer_text(self.tokenizer, ids)
+
+    def continuation_text(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """The text by which a generated answer continues a plain prompt."""
+        return continuation_text(self.tokenizer, prompt, ids)
 
     @property
     def context(self) -> int | None:
         """The maximum number of tokens, prompt and answer together; None when the configuration has no limit."""
-        limit = rope.positions(self.model.config.get_text_config().to_dict())
-        beacons = beacons_of(self.model)
-        if limit is None or beacons is None or beacons.off:
-            return limit
-        return beacon.context(beacons.spec, limit)
+        return positions_of(self.model)
 
 
 def load_run(

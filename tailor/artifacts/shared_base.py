@@ -16,7 +16,9 @@ from tailor.artifacts.load import (
     load_embedder,
     load_run,
     load_with_embedder,
+    refuse_reranker,
 )
+from tailor.artifacts.long_prompts import PromptRetrieval, prompt_retrieval
 from tailor.encode.tokenizer import load_config
 from tailor.layout import ADAPTER_CONFIG, EMBEDDING, GENERATIVE_ATTENTION
 from tailor.models.adapter_files import read_config
@@ -57,7 +59,7 @@ class Network:
 class LoadedRun:
     """A run that is ready to answer. name: by which requests name it. adapter: its name in PEFT, None for a model without.
 
-    generator, embedder, reranker: what it can do; the others are None.
+    generator, embedder, reranker: what it can do; the others are None. retrieval: how it shortens long prompts, if it does.
     """
 
     name: str
@@ -66,6 +68,7 @@ class LoadedRun:
     generator: Loaded | None = None
     embedder: Embedder | None = None
     reranker: CrossEncoderModel | None = None
+    retrieval: PromptRetrieval | None = None
 
 
 def load_together(urls: Mapping[str, str], *, trust: Trust = NOTHING) -> list[LoadedRun]:
@@ -75,6 +78,7 @@ def load_together(urls: Mapping[str, str], *, trust: Trust = NOTHING) -> list[Lo
     it. Raises ModelError and StoreError as `load_run` does, before anything is loaded for an unknown folder.
     """
     found = {name: _kind(url) for name, url in urls.items()}
+    retrievals = {name: prompt_retrieval(url) for name, url in urls.items()}
     shared: list[tuple[Any, LoadedRun]] = []
     runs: list[LoadedRun] = []
     for name, url in urls.items():
@@ -90,6 +94,9 @@ def load_together(urls: Mapping[str, str], *, trust: Trust = NOTHING) -> list[Lo
     if len(shared) == 1 and BASE not in urls:
         _, first = shared[0]
         runs.append(LoadedRun(BASE, first.network, None, first.generator))
+        retrievals[BASE] = retrievals[first.name]
+    for run in runs:
+        run.retrieval = retrievals[run.name]
     return runs
 
 
@@ -101,6 +108,7 @@ def _kind(url: str) -> Any:
     if _is_reranker(url):
         return None
     store, run = find_artifact(Store(url))
+    refuse_reranker(store)
     alone = any(store.exists(name) for name in (EMBEDDING, GENERATIVE_ATTENTION))
     if alone or not store.exists(ADAPTER_CONFIG):
         return None

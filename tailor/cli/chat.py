@@ -19,8 +19,6 @@ HELP = (
     "/reset starts a new conversation, /system TEXT starts one with a new system prompt (no TEXT: without one), "
     "/help shows this line, /quit or Ctrl-D ends; Ctrl-C stops an answer"
 )
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""What tokenizers decode an incomplete UTF-8 character to."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -120,64 +118,40 @@ def _system(text: str | None) -> list[dict[str, Any]]:
 def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: int) -> str | None:
     """Generate the next turn, print it token by token, and return it. None if the context is full."""
     from tailor.evaluate.continuous import generate
+    from tailor.evaluate.generation import Sampling
+    from tailor.serve.text import TextStream
 
-    max_new_tokens = (
-        args.max_new_tokens
-        if loaded.context is None
-        else min(args.max_new_tokens, loaded.context - len(prompt))
-    )
-    if max_new_tokens < 1:
+    if loaded.context is not None and len(prompt) >= loaded.context:
         print(
             f"the conversation has {len(prompt)} tokens, the model's maximum is {loaded.context}; /reset starts a new one"
         )
         return None
-    stream = Stream(loaded)
+    stream, pieces = TextStream(loaded.tokenizer), []
+
+    def show(piece: str) -> None:
+        pieces.append(piece)
+        print(piece, end="", flush=True)
+
+    def take(token: int) -> None:
+        if token not in loaded.stop_ids:
+            show(stream.take(token))
+
     try:
         generate(
             loaded.model,
             [prompt],
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=args.max_new_tokens,
             stop_ids=loaded.stop_ids,
             batch_size=1,
             pad_id=loaded.pad_id,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            seed=seed,
-            on_token=stream.take,
+            sampling=Sampling(args.temperature, args.top_p, seed),
+            on_token=take,
         )
     except KeyboardInterrupt:
         print(" …", end="")
-    stream.end()
-    return stream.text
-
-
-class Stream:
-    """Prints text token by token. A character of several tokens is printed with its last token."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded, self._stops = loaded, set(loaded.stop_ids)
-        self._ids: list[int] = []
-        self.text = ""
-
-    def take(self, token: int) -> None:
-        if token in self._stops:
-            return
-        self._ids.append(token)
-        if not self._decoded().endswith(UNFINISHED):
-            self._show(end="")
-
-    def end(self) -> None:
-        """Print the remaining text, and end the line."""
-        self._show(end="\n")
-
-    def _decoded(self) -> str:
-        # A space at its start belongs to the chat template, which adds it again when it renders the next turn.
-        return self._loaded.answer_text(self._ids)
-
-    def _show(self, *, end: str) -> None:
-        text = self._decoded()
-        print(text[len(self.text) :], end=end, flush=True)
-        self.text = text
+    show(stream.end())
+    print()
+    return "".join(pieces)
 
 
 def _lines(interactive: bool) -> Iterator[str]:

@@ -6,25 +6,25 @@ import argparse
 import json
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from tailor.errors import DataError, ModelError
 from tailor.evaluate.chat_endpoint import ChatEndpoint, EndpointError
 from tailor.printable import printable
+from tailor.spec.serving import KEY_VARIABLE
 
-KEY_VARIABLE = "TAILOR_API_KEY"
 TIMEOUT = 600.0
 """Seconds for one answer."""
 
 
-def endpoint_of(url: str, model: str | None) -> ChatEndpoint:
-    """A model on a server, by default the first one that it lists. ModelError when the server does not answer or has no such model."""
+def endpoint_of(url: str, model: str | None, ability: Literal["chat", "completions"]) -> ChatEndpoint:
+    """A model on a server, by default the first one with the ability. ModelError when the server does not answer or has no such model."""
     if not url.startswith(("http://", "https://")):
         raise DataError(f"--url {url} is not the URL of a server", hint="write http://HOST:PORT/v1")
     base = url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
-    endpoint = ChatEndpoint(base, model or "", TIMEOUT, os.environ.get(KEY_VARIABLE) or None)
+    key = os.environ.get(KEY_VARIABLE) or None
     try:
-        known = ChatEndpoint(base, "", 10.0, endpoint.key).models()
+        known = ChatEndpoint(base, "", 10.0, key).models(ability)
     except EndpointError as error:
         raise ModelError(
             f"the server at {base} does not list its models: {error}",
@@ -34,18 +34,29 @@ def endpoint_of(url: str, model: str | None) -> ChatEndpoint:
         raise ModelError(
             f"the server at {base} has no model {model}", hint=f"it has {', '.join(known) or 'none'}"
         )
-    return ChatEndpoint(base, model or known[0], TIMEOUT, endpoint.key)
+    chosen = next((name for name, can in known.items() if can and model in (None, name)), None)
+    if chosen is None:
+        what = f"the model {model}" if model else "no model"
+        raise ModelError(
+            f"{what} at {base} {'does not support' if model else 'supports'} {ability}",
+            hint=f"it has {', '.join(known)}; /v1/models says what each supports",
+        )
+    return ChatEndpoint(base, chosen, TIMEOUT, key)
 
 
 def answerer(args: argparse.Namespace) -> Callable[[list[dict[str, Any]]], str | None]:
     """Answers with a served model."""
-    for option, value in (("--base", args.base), ("--whole-prompt", args.whole_prompt)):
+    for option, value in (
+        ("--base", args.base),
+        ("--whole-prompt", args.whole_prompt),
+        ("--trust-remote-code", args.trust_remote_code),
+    ):
         if value:
             raise DataError(
                 f"{option} has no effect with --url",
                 hint="remove it; the server names its models in /v1/models",
             )
-    endpoint = endpoint_of(args.url, args.run)
+    endpoint = endpoint_of(args.url, args.run, "chat")
 
     def reply(turns: list[dict[str, Any]]) -> str | None:
         body = {

@@ -144,7 +144,7 @@ def _served(args: argparse.Namespace, suite: Evaluation) -> tuple[Evaluation, Ch
         )
     suite = suite.model_copy(update={"compare": "none"})
     name = args.served_name or posixpath.basename(args.run.rstrip("/"))
-    return suite, endpoint_of(args.url, name)
+    return suite, endpoint_of(args.url, name, "completions")
 
 
 def chosen(run: str, file: str | None, overrides: list[str]) -> tuple[Evaluation, str]:

@@ -117,6 +117,7 @@ def execute(args: argparse.Namespace) -> int:
         return _report(args, retrieved.answers(args, rows), [])
     from tailor.artifacts.load import load_run
     from tailor.evaluate.continuous import generate
+    from tailor.evaluate.generation import Sampling
 
     loaded = load_run(args.run, trust=granted(args, [args.run]))
     retrieval = retrieval_of(args)
@@ -143,11 +144,12 @@ def execute(args: argparse.Namespace) -> int:
         stop_ids=loaded.stop_ids,
         batch_size=BATCH,
         pad_id=loaded.pad_id,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
+        sampling=Sampling(args.temperature, args.top_p, args.seed),
     )
-    texts = [loaded.answer_text(answer) for answer in answers]
+    texts = [
+        loaded.continuation_text(prompt, answer) if args.plain else loaded.answer_text(answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     answered = [{**row, "answer": text} for row, text in zip(rows, texts, strict=True)]
     return _report(args, answered, shortened)
 

@@ -53,6 +53,7 @@ def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[s
     """The rows, each with its `answer` and its `passage` (row, score and text)."""
     queries = [_query(row, number) for number, row in enumerate(rows, 1)]
     from tailor.artifacts.load import load_with_embedder
+    from tailor.evaluate.generation import Sampling
     from tailor.evaluate.models import find_model
     from tailor.evaluate.retrieval.embedders import require_embeddings
     from tailor.evaluate.retrieved_answers import PassageReader, open_index
@@ -69,9 +70,7 @@ def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[s
         ids = reader.answer(
             retrieved,
             max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            seed=args.seed,
+            sampling=Sampling(args.temperature, args.top_p, args.seed),
             number=number,
         )
         hit = retrieved.hit

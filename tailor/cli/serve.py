@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING
 
 from tailor.cli.numbers import number, whole
 from tailor.cli.trust import add_trust_option, granted
@@ -13,10 +12,9 @@ from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import DataError, ScaleError
 from tailor.quiet import quiet
 from tailor.redaction import redacted
+from tailor.spec.serving import Limits
 
-if TYPE_CHECKING:
-    pass
-
+LIMITS = Limits()
 HOST, PORT = "127.0.0.1", 8000
 
 
@@ -41,30 +39,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens",
         type=whole(1),
-        default=4096,
+        default=LIMITS.max_tokens,
         metavar="N",
-        help="maximum length of an answer (default 4096)",
+        help=f"maximum length of an answer (default {LIMITS.max_tokens})",
     )
     parser.add_argument(
         "--max-body",
         type=number(over=0),
-        default=4.0,
+        default=LIMITS.body_bytes / (1 << 20),
         metavar="MIB",
-        help="maximum size of a request (default 4 MiB)",
+        help=f"maximum size of a request (default {LIMITS.body_bytes >> 20} MiB)",
     )
     parser.add_argument(
         "--max-waiting",
         type=whole(1),
-        default=256,
+        default=LIMITS.waiting,
         metavar="N",
-        help="requests that may wait; further ones get the status 503 (default 256)",
+        help=f"requests that may wait; further ones get the status 503 (default {LIMITS.waiting})",
     )
     parser.add_argument(
         "--timeout",
         type=number(over=0),
-        default=600.0,
+        default=LIMITS.seconds,
         metavar="S",
-        help="seconds for one request (default 600)",
+        help=f"seconds for one request (default {LIMITS.seconds:g})",
     )
     parser.add_argument(
         "--replicas",
@@ -96,14 +94,8 @@ def execute(args: argparse.Namespace) -> int:
     if not args.verbose:
         quiet()
     from tailor.serve import server
-    from tailor.serve.limits import Limits
 
-    limits = Limits(
-        body_bytes=int(args.max_body * (1 << 20)),
-        seconds=args.timeout,
-        max_tokens=args.max_tokens,
-        waiting=args.max_waiting,
-    )
+    limits = limits_of(args)
     key = server.api_key()
     server.require_protection(args.host, key, open_to_all=args.no_key)
     sock = server.listen(args.host, args.port)  # before minutes of loading
@@ -128,6 +120,15 @@ def execute(args: argparse.Namespace) -> int:
     finally:
         backend.close()
     return 0
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    return Limits(
+        body_bytes=int(args.max_body * (1 << 20)),
+        seconds=args.timeout,
+        max_tokens=args.max_tokens,
+        waiting=args.max_waiting,
+    )
 
 
 def named(words: list[str]) -> dict[str, str]:
@@ -166,10 +167,7 @@ def _manifest(args: argparse.Namespace, runs: dict[str, str]) -> int:
         runs=runs,
         replicas=args.replicas or 1,
         max_replicas=args.max_replicas,
-        max_tokens=args.max_tokens,
-        body_bytes=int(args.max_body * (1 << 20)),
-        seconds=args.timeout,
-        waiting=args.max_waiting,
+        limits=limits_of(args),
         trust_remote_code=args.trust_remote_code,
     )
     objects = service.documents(settings, cluster, open_to_all=args.no_key)

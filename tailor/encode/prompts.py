@@ -12,6 +12,10 @@ from tailor.encode.turns import contents, left_out_of
 from tailor.errors import TemplateError
 
 Message = dict[str, Any]
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What tokenizers decode an incomplete UTF-8 character to."""
+_TAIL = 8
+"""Tokens of a prompt that decide how the next one is decoded; more than one character has."""
 
 
 def render_prompt(
@@ -33,8 +37,28 @@ def answer_text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
 
     ids: without the stop token.
     """
+    return tokenizer.decode(shown_ids(tokenizer, ids)).strip()
+
+
+def continuation_text(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int]) -> str:
+    """The text by which an answer continues a plain prompt, with its spaces. Other than that as `answer_text`."""
+    tail, known = before_continuation(tokenizer, prompt)
+    return tokenizer.decode([*tail, *shown_ids(tokenizer, ids)])[len(known) :]
+
+
+def before_continuation(tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[list[int], str]:
+    """The last tokens of a prompt and their text, behind which a continuation is decoded.
+
+    SentencePiece's decoders drop a space at the start of a text, and a prompt of token ids may end within a character.
+    """
+    tail = list(prompt[-_TAIL:])
+    return tail, tokenizer.decode(tail).rstrip(UNFINISHED)
+
+
+def shown_ids(tokenizer: Tokenizer, ids: Iterable[int]) -> list[int]:
+    """The tokens that belong to the text of an answer: without BOS, EOS and padding."""
     ends = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
-    return tokenizer.decode(token for token in ids if token not in ends).strip()
+    return [token for token in ids if token not in ends]
 
 
 @lru_cache(maxsize=8)

@@ -84,12 +84,16 @@ class ChatEndpoint:
             raise EndpointError(_short(str(error) or type(error).__name__)) from None
         raise EndpointError("the connection ended before the answer did")
 
-    def models(self) -> list[str]:
-        """The names of the models on the server. EndpointError when it does not list them."""
+    def models(self, ability: str) -> dict[str, bool]:
+        """The names of the models on the server, and whether each has an ability: all, if the server does not say what it can.
+
+        ability: `chat` or `completions`. EndpointError when the server does not list its models.
+        """
         content = self.post("models", None)
         try:
-            return [str(model["id"]) for model in json.loads(content)["data"]]
-        except (ValueError, LookupError, TypeError, RecursionError):
+            cards = json.loads(content)["data"]
+            return {str(card["id"]): ability in card.get("supports", [ability]) for card in cards}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise EndpointError(f"a reply that is no list of models: {_short(content)}") from None
 
     def _send(self, path: str, request: str | None, seconds: float) -> bytes:

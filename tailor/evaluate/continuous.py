@@ -3,7 +3,7 @@
 Kernels choose the order of their sums by the shape of a batch, so in static batches the last bits of a prompt's logits
 depend on the other prompts, and nearly equal tokens (in bfloat16 often equal ones) are swapped. Here a prompt is read
 alone, and a decoding step always computes `ROWS` rows of one token: rows not in use are padding. Attention runs row by row
-over each row's own KV cache. `is_row_invariant` proves on the loaded model that a row's bits then depend on that row only;
+over each row's own KV cache. `row_sizes` proves on the loaded model that a row's bits then depend on that row only;
 other models (experts, state-space layers, soft caps, beacons) are answered by `generation.generate`. On CPUs, few answers are
 computed in `FEW` rows where that is proven to give the same bits.
 """
@@ -20,12 +20,14 @@ from typing import Any
 import torch
 
 from tailor.evaluate import generation
-from tailor.evaluate.generation import Draw, Ids
+from tailor.evaluate.generation import Draw, Ids, Sampling
 from tailor.models import prefix_lm
 from tailor.models import rope as live_rope
+from tailor.models.adapters import active_adapters
 from tailor.models.attention import stock_attention
 from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import base_of
+from tailor.models.positions import positions_of
 from tailor.models.row_attention import attending_by_row
 
 ROWS = 16
@@ -43,8 +45,8 @@ _CLOSE = {torch.float32: 1e-3}
 _CLOSE_16_BIT = 5e-2
 """Maximum relative difference (L2 norms) to the logits of a plain forward pass that counts as rounding."""
 
-_proven: weakref.WeakKeyDictionary[Any, tuple[int, ...]] = weakref.WeakKeyDictionary()
-"""Model -> the numbers of rows that give the same bits, in ascending order; none for a model that is not row-invariant."""
+_proven: weakref.WeakKeyDictionary[Any, dict[Any, tuple[int, ...]]] = weakref.WeakKeyDictionary()
+"""Model -> active adapter -> `row_sizes`. Adapters of other ranks have matrices of other shapes, and so other kernels."""
 
 
 @dataclass
@@ -80,6 +82,11 @@ class Answer:
         token = int(scores[0].argmax())
         if self.top_logprobs is not None:
             self.logprob = float(chances[token])
+        self.note(token)
+        return token
+
+    def note(self, token: int) -> None:
+        """Append a token, and see whether it is the last one."""
         self.last = token
         if token in self.stop_ids:
             self.finish_reason = "stop"
@@ -89,16 +96,15 @@ class Answer:
                 self.finish_reason = "length"
         if self.finish_reason is not None:
             self.cache = None
-        return token
 
 
 class ContinuousBatch:
     """Up to `ROWS` answers of one model. Used inside `decoding`; a model's active adapter must stay the same while it runs."""
 
-    def __init__(self, model: Any, pad_id: int) -> None:
-        self._model, self._pad_id = model, pad_id
+    def __init__(self, model: Any, pad_id: int, sizes: Sequence[int]) -> None:
+        """sizes: `row_sizes` of the model and its active adapter."""
+        self._model, self._pad_id, self._sizes = model, pad_id, sizes
         self._device = next(model.parameters()).device
-        self._sizes = _proven.get(base_of(model)) or (ROWS,)
         self.answers: list[Answer] = []
         """Each has a row."""
 
@@ -149,18 +155,22 @@ def decoding(model: Any) -> Iterator[None]:
         yield
 
 
-def is_row_invariant(model: Any) -> bool:
-    """Whether continuous batches answer as prompts alone do. Tried once per model, with a few short forward passes."""
+def row_sizes(model: Any) -> tuple[int, ...]:
+    """The numbers of rows that give the same bits, in ascending order; none for a model that is not row-invariant.
+
+    Tried once for each adapter of a model, with a few short forward passes.
+    """
     base = base_of(model)
     if not _may_be(base):
-        return False
-    if base not in _proven:
+        return ()
+    proven, adapter = _proven.setdefault(base, {}), active_adapters(model)
+    if adapter not in proven:
         try:
             with decoding(model):
-                _proven[base] = _proven_sizes(model)
+                proven[adapter] = _proven_sizes(model)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
-            _proven[base] = ()
-    return bool(_proven[base])
+            proven[adapter] = ()
+    return proven[adapter]
 
 
 def _may_be(base: Any) -> bool:
@@ -188,14 +198,12 @@ def _proven_sizes(model: Any) -> tuple[int, ...]:
     ):
         return ()
     device, size = next(model.parameters()).device, base_of(model).get_input_embeddings().weight.shape[0]
-    lengths: set[int] = (
-        set()
-    )  # of the cache layers after a step, beyond the prompt: 1 if each layer has noted the step
+    # Of the cache layers after a step, beyond the prompt: 1 if each layer has noted the step.
+    lengths: set[int] = set()
     short, long, *others = ([(7 * at + length) % size for at in range(length)] for length in _PROBES)
 
     def logits(rows: int, *prompts: Sequence[int] | None) -> torch.Tensor:
-        batch, answers = ContinuousBatch(model, 0), []
-        batch._sizes = (rows,)
+        batch, answers = ContinuousBatch(model, 0, (rows,)), []
         for prompt in prompts:
             answer = Answer(prompt, 2, frozenset(), cache=_new_cache(model)) if prompt is not None else None
             if answer is not None:
@@ -249,14 +257,12 @@ def generate(
     stop_ids: Sequence[int],
     batch_size: int,
     pad_id: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling | None = None,
     numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
 ) -> list[Ids]:
     """As `generation.generate`, with answers that depend on no other prompt. batch_size: for models without a proof."""
-    if not is_row_invariant(model):
+    if not (sizes := row_sizes(model)):
         return generation.generate(
             model,
             prompts,
@@ -264,25 +270,23 @@ def generate(
             stop_ids=stop_ids,
             batch_size=batch_size,
             pad_id=pad_id,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
+            sampling=sampling,
             numbers=numbers,
             on_token=on_token,
         )
-    limit, numbers = generation.positions_of(model), range(len(prompts)) if numbers is None else numbers
+    limit, numbers = positions_of(model), range(len(prompts)) if numbers is None else numbers
     answers = [
         Answer(
             prompt,
             generation.room(limit, len(prompt), max_new_tokens),
             frozenset(stop_ids),
-            Draw([(seed, number)], temperature, top_p) if temperature > 0 else None,
+            sampling and sampling.draw([number]),
         )
         for prompt, number in zip(prompts, numbers, strict=True)
     ]
     waiting = deque(answer for answer in answers if len(answer.prompt))
     with decoding(model):
-        batch = ContinuousBatch(model, pad_id)
+        batch = ContinuousBatch(model, pad_id, sizes)
         while waiting or batch.answers:
             stepped = batch.step()
             while waiting and batch.has_room:

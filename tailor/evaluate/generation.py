@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,28 @@ from tailor.models.attention import stock_attention
 from tailor.models.beacon import generation
 from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import base_of
-from tailor.plan import beacon, rope
+from tailor.models.positions import positions_of
 
 Ids = list[int]
-_UNPADDED = frozenset(("minimax",))
-"""Model types whose answers padding changes.
 
-transformers takes the length of the KV cache from the first layer; in MiniMax this is a lightning attention without keys, so
-the mask of each decoding step has the wrong columns.
-"""
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. temperature 0: greedily.
+
+    Above 0, the samples of a prompt depend only on `seed` and the prompt's number, so neither the batch size nor the other
+    prompts of a batch change them.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def draw(self, numbers: Sequence[int]) -> Draw | None:
+        """The sampler of a batch of these prompts; None decodes greedily."""
+        if self.temperature == 0:
+            return None
+        return Draw([(self.seed, number) for number in numbers], self.temperature, self.top_p)
 
 
 def generate(
@@ -36,9 +50,7 @@ def generate(
     stop_ids: Sequence[int],
     batch_size: int,
     pad_id: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling | None = None,
     numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
     exceed_positions: bool = False,
@@ -48,8 +60,7 @@ def generate(
 
     model: a transformers model, or PEFT's wrapper of one. Its mode, its attention and torch's random state are
     restored afterwards.
-    temperature: 0 decodes greedily. Above 0, the samples of a prompt depend only on `seed` and its number (`numbers`,
-    by default its index), so neither the batch size nor the other prompts of the batch change them.
+    sampling: None decodes greedily. numbers: of the prompts, for sampling; by default their indexes.
     on_token: called with each new token, stop tokens included; only for a single prompt.
     exceed_positions: generate past the model's maximum number of positions.
     prefill: read the prompts in chunks of this many tokens; a prefix LM reads them at once.
@@ -57,23 +68,20 @@ def generate(
     """
     assert on_token is None or (len(prompts) == 1 and prompts[0])
     answers: list[Ids] = [[] for _ in prompts]
-    numbers = range(len(prompts)) if numbers is None else numbers
+    numbers, sampling = range(len(prompts)) if numbers is None else numbers, sampling or Sampling()
     config = decoding_config(max_new_tokens, stop_ids, pad_id)
     with ready(model) as device, torch.no_grad():
         limit, beacons = None if exceed_positions else positions_of(model), beacons_of(base_of(model))
         if prefill is not None and not prefix_lm.is_enabled(base_of(model)):
             config.prefill_chunk_size = prefill
-        if live_rope.follows_length(base_of(model)):
-            batch_size = 1  # the longest row of a batch sets the RoPE frequencies of all its rows
-        if base_of(model).config.model_type in _UNPADDED:
+        if _follows_batch(base_of(model)):
             batch_size = 1
         lengths = [len(prompt) for prompt in prompts]
         if beacons is not None and not beacons.off:
             # Within one window no beacon is used: these prompts go through the batches below.
             for i in (i for i, n in enumerate(lengths) if n and n + max_new_tokens > beacons.spec.window):
                 config.max_new_tokens = room(limit, lengths[i], max_new_tokens)
-                draw = Draw([(seed, numbers[i])], temperature, top_p) if temperature > 0 else None
-                options = functools.partial(_options, draw, on_token)
+                options = functools.partial(_options, sampling.draw([numbers[i]]), on_token)
                 out_ids = generation.answer(
                     base_of(model),
                     beacons,
@@ -86,16 +94,25 @@ def generate(
         for chosen in batches(lengths, batch_size, max_new_tokens, limit):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
             config.max_new_tokens = room(limit, ids.shape[1], max_new_tokens)
-            draw = Draw([(seed, numbers[i]) for i in chosen], temperature, top_p) if temperature > 0 else None
             out = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=config,
-                **_options(draw, on_token),
+                **_options(sampling.draw([numbers[i] for i in chosen]), on_token),
             )
             for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
                 answers[i] = before_stop(row, stop_ids)
     return answers
+
+
+def _follows_batch(base: Any) -> bool:
+    """Whether the other prompts of a padded batch change an answer.
+
+    With dynamic NTK and LongRoPE, the longest row sets the RoPE frequencies of all rows. In MiniMax, whose first layer is a
+    lightning attention without keys, transformers takes the length of the KV cache from that layer, so the mask of each
+    decoding step has the wrong columns.
+    """
+    return live_rope.follows_length(base) or base.config.model_type == "minimax"
 
 
 def batches(
@@ -116,15 +133,6 @@ def batches(
         batch.append(i)
     if batch:
         yield batch
-
-
-def positions_of(model: Any) -> int | None:
-    """The maximum number of positions, prompt and answer together; None when the model's configuration has no limit."""
-    limit = rope.positions(model.config.get_text_config().to_dict())
-    beacons = beacons_of(base_of(model))
-    if limit is None or beacons is None or beacons.off:
-        return limit
-    return beacon.context(beacons.spec, limit)
 
 
 def _options(draw: Draw | None, on_token: Callable[[int], None] | None) -> dict[str, Any]:
@@ -148,7 +156,9 @@ class Draw:
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores: float[B, V] -> the same with all tokens but the sampled ones at -inf."""
-        chances = (scores.double() / self._temperature).softmax(-1)  # [B, V]
+        # Relative to the largest one, or the quotients by a tiny temperature are infinite.
+        exact = scores.double()  # [B, V]
+        chances = ((exact - exact.amax(-1, keepdim=True)) / self._temperature).softmax(-1)  # [B, V]
         if self._top_p < 1:
             ordered, order = torch.sort(chances, dim=-1, descending=True, stable=True)
             # Keep the most probable tokens, up to and including the one that brings their sum to top_p.

@@ -22,6 +22,7 @@ from tailor.evaluate.reuse import TURNS
 from tailor.evaluate.search_file import Hit, Passages, open_written
 from tailor.models.embedding.embedder import Embedder
 from tailor.models.embedding.key_values import KeyValues, cache_of, require_key_values
+from tailor.models.positions import positions_of
 from tailor.store import Store
 
 
@@ -132,9 +133,7 @@ class PassageReader:
         retrieved: Retrieved,
         *,
         max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        sampling: generation.Sampling | None = None,
         number: int = 0,
     ) -> list[int]:
         """The token ids of the answer. number: of the prompt, for sampling. ModelError if the key-values cannot be used in a
@@ -149,16 +148,14 @@ class PassageReader:
                 stop_ids=stop_ids,
                 batch_size=1,
                 pad_id=pad_id,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed,
+                sampling=sampling,
                 numbers=[number],
             )
             return found
         require_key_values(self._embedder.model, len(ids) + max_new_tokens)
         config = generation.decoding_config(max_new_tokens, stop_ids, pad_id)
-        config.max_new_tokens = generation.room(generation.positions_of(model), len(ids), max_new_tokens)
-        draw = generation.Draw([(seed, number)], temperature, top_p) if temperature > 0 else None
+        config.max_new_tokens = generation.room(positions_of(model), len(ids), max_new_tokens)
+        draw = sampling and sampling.draw([number])
         with generation.ready(model) as device, torch.no_grad():
             tokens = torch.tensor([ids], device=device)  # int64[1, n]
             out = model.generate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import yaml
@@ -12,10 +12,10 @@ from tailor.kube import fit, names
 from tailor.kube.manifest import made, metadata_of, own_labels, ray_cluster
 from tailor.kube.spec import Autoscaler, Cluster
 from tailor.spec import load
+from tailor.spec.serving import KEY_VARIABLE, Limits
 
 Values = dict[str, Any]
 
-KEY_VARIABLE = "TAILOR_API_KEY"
 PORT = 8000
 """Port of Ray Serve's HTTP proxies, of which the Service of KubeRay makes one address."""
 REPLICA_REQUESTS = 16
@@ -31,10 +31,7 @@ class Service:
     runs: dict[str, str]
     replicas: int = 1
     max_replicas: int | None = None
-    max_tokens: int = 4096
-    body_bytes: int = 4 << 20
-    seconds: float = 600.0
-    waiting: int = 256
+    limits: Limits = field(default_factory=Limits)
     trust_remote_code: bool = False
 
 
@@ -67,7 +64,7 @@ def documents(service: Service, cluster: Cluster, *, open_to_all: bool = False) 
         ),
         "rayClusterConfig": config,
         # The old pods answer their last requests after a new version has taken over.
-        "rayClusterDeletionDelaySeconds": max(60, int(service.seconds)),
+        "rayClusterDeletionDelaySeconds": max(60, int(service.limits.seconds)),
         "excludeHeadPodFromServeSvc": cluster.worker is not None,
     }
     return [made("RayService", metadata_of(cluster, name, labels), spec)]
@@ -89,7 +86,7 @@ def _serve_config(service: Service, cpus: int, gpus: int, pods: int) -> Values:
     return {
         "proxy_location": "EveryNode",
         # The application has its own time limit, whose error has OpenAI's form.
-        "http_options": {"host": "0.0.0.0", "port": PORT, "request_timeout_s": service.seconds + 30},
+        "http_options": {"host": "0.0.0.0", "port": PORT, "request_timeout_s": service.limits.seconds + 30},
         "applications": [
             {
                 "name": "tailor",
@@ -99,12 +96,7 @@ def _serve_config(service: Service, cpus: int, gpus: int, pods: int) -> Values:
                     "runs": dict(service.runs),
                     **share,
                     "trust_remote_code": service.trust_remote_code,
-                    "limits": {
-                        "body_bytes": service.body_bytes,
-                        "seconds": service.seconds,
-                        "max_tokens": service.max_tokens,
-                        "waiting": service.waiting,
-                    },
+                    "limits": asdict(service.limits),
                 },
                 "deployments": [http, models],
             }

@@ -285,3 +285,13 @@ def _check_names(network: nn.Module, names: list[str], key: str, *, adapted: boo
                 f"{key} names {name}, which is no linear layer of {type(network).__name__} but a {type(matches[0]).__name__}",
                 hint=hint,
             )
+
+
+def active_adapters(model: Any) -> tuple[str, ...]:
+    """The names of the adapters that compute, none when they are disabled, or the model has none."""
+    if not hasattr(model, "get_base_model"):
+        return ()
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    return () if layer is None or layer.disable_adapters else tuple(layer.active_adapters)

@@ -8,7 +8,8 @@ request to another one.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tailor.errors import ModelError, ScaleError
@@ -17,15 +18,13 @@ from tailor.onray.cluster import connect, threads
 from tailor.quiet import quiet
 from tailor.serve.backend import Call, Load, LocalBackend, Piece
 from tailor.serve.errors import ApiError, failed
-from tailor.serve.limits import Limits
 from tailor.serve.server import DRAIN_SECONDS, api_key
 from tailor.spec.scale import Scale
+from tailor.spec.serving import Limits
 
 MODELS, HTTP = "Models", "Http"
 """Names of the deployments."""
 APPLICATION = "tailor"
-LOAD_SECONDS = 3600
-"""Time for a replica to load its models."""
 _ONGOING = 4096
 """Requests that Ray Serve passes to a replica; the engine refuses what is over its own limit, with an error of OpenAI's form."""
 
@@ -71,33 +70,28 @@ def _share(cpus: float, gpus: float, replicas: int) -> dict[str, float]:
     return {"num_cpus": float(int(each)) if each >= 1 else round(each, 2)}
 
 
-class hosted:
-    """Context with the models in replicas on the Ray instance that this process is connected to: a `HandleBackend`.
+@contextmanager
+def hosted(
+    runs: dict[str, str], replicas: int, waiting: int, trust: Trust, share: dict[str, float]
+) -> Iterator[HandleBackend]:
+    """Context with the models in replicas on the Ray instance that this process is connected to.
 
     Ray Serve opens no port: requests come through the backend only. share: Ray resources of one replica.
     """
+    from ray import serve
 
-    def __init__(
-        self, runs: dict[str, str], replicas: int, waiting: int, trust: Trust, share: dict[str, float]
-    ) -> None:
-        self._application = models(runs, waiting, trust, share, num_replicas=replicas)
-
-    def __enter__(self) -> HandleBackend:
-        from ray import serve
-
-        serve.start(proxy_location="Disabled")
-        try:
-            handle = serve.run(self._application, name=APPLICATION, route_prefix=None)
-        except RuntimeError as error:
-            raise ModelError(
-                "the models could not be loaded in a Ray Serve replica",
-                hint="load them with `tailor generate`, which shows why",
-            ) from error
-        return HandleBackend(handle)
-
-    def __exit__(self, *exception: object) -> None:
-        from ray import serve
-
+    serve.start(proxy_location="Disabled")
+    try:
+        application = models(runs, waiting, trust, share, num_replicas=replicas)
+        handle = serve.run(application, name=APPLICATION, route_prefix=None)
+    except RuntimeError as error:
+        raise ModelError(
+            "the models could not be loaded in a Ray Serve replica",
+            hint="load them with `tailor generate`, which shows why",
+        ) from error
+    try:
+        yield HandleBackend(handle)
+    finally:
         serve.delete(APPLICATION)
 
 

@@ -34,7 +34,7 @@ class Answers:
         self._has_token = False
         self._streams = [backend.answer(call) for call in calls]
         choices = [
-            Choice(index, parses_tools=bool(call.tools), counts_prompt=call.sampling.number == 0)
+            Choice(index, parses_tools=bool(call.tools), counts_prompt=call.number == 0)
             for index, call in enumerate(calls)
         ]
         self._response = Response(
@@ -43,12 +43,13 @@ class Answers:
 
     async def start(self) -> None:
         """Wait until every answer is accepted. Raises the ApiError of the first that is not."""
-        try:
-            pieces = await asyncio.gather(*(stream.__anext__() for stream in self._streams))
-        except BaseException:
-            await self._close()
-            raise
-        for choice, piece in zip(self._response.choices, pieces, strict=True):
+        first = (stream.__anext__() for stream in self._streams)
+        # Streams are closed after all of them have stopped running.
+        found = await asyncio.gather(*first, return_exceptions=True)
+        for choice, piece in zip(self._response.choices, found, strict=True):
+            if isinstance(piece, BaseException):
+                await self._close()
+                raise piece
             choice.take(piece)
 
     async def whole(self) -> dict[str, Any]:

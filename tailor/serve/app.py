@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import difflib
 import secrets
 import struct
 import time
@@ -17,15 +18,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from tailor.evaluate.generation import Sampling
 from tailor.serve import schemas
 from tailor.serve.answers import Answers
 from tailor.serve.backend import Backend, Call
-from tailor.serve.engine import Sampling
 from tailor.serve.errors import ApiError, bad_request, failed, timed_out, unknown_model
-from tailor.serve.limits import Limits, check_key, read_json
+from tailor.serve.limits import check_key, read_json
 from tailor.serve.metrics import Metrics
+from tailor.spec.serving import Limits
 
 Parsed = TypeVar("Parsed", bound=schemas.Request)
+Result = TypeVar("Result")
 CLOSED = 499
 """The status in the metrics of a request whose client has gone, as nginx counts it."""
 
@@ -54,6 +57,7 @@ class _Server:
         self.app.add_route("/health", self._health, methods=["GET"])
         self.app.add_route("/metrics", self._figures, methods=["GET"])
         self.app.add_exception_handler(HTTPException, _of_starlette)
+        self.app.add_exception_handler(ApiError, _of_backend)
 
     def _guarded(
         self, endpoint: str, handler: Callable[[Request], Awaitable[Response]]
@@ -88,8 +92,11 @@ class _Server:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"])) or None
-            message = first["msg"].removeprefix("Value error, ")
-            code = "unsupported_parameter" if first["type"] == "extra_forbidden" else None
+            message, code = first["msg"].removeprefix("Value error, "), None
+            if first["type"] == "extra_forbidden":
+                message, code = "this server does not support the field", "unsupported_parameter"
+                near = difflib.get_close_matches(str(first["loc"][-1]), kind.model_fields, n=1)
+                message += f"; did you mean {near[0]}?" if near else ""
             raise bad_request(f"{place}: {message}" if place else message, place, code) from None
 
     async def _chat(self, request: Request) -> Response:
@@ -125,7 +132,8 @@ class _Server:
                 call,
                 max_tokens=max_tokens,
                 stops=asked.stops,
-                sampling=Sampling(asked.temperature or 0.0, top_p, seed, number),
+                sampling=Sampling(asked.temperature or 0.0, top_p, seed),
+                number=number,
             )
             for number in range(asked.n or 1)
         ]
@@ -142,7 +150,7 @@ class _Server:
             token_ids=bool(asked.return_token_ids),
         )
         if not asked.stream:
-            return await _or_gone(request, answers.whole())
+            return JSONResponse(await _or_gone(request, answers.whole()))
         await answers.start()  # a request that is refused has a status, and no stream
         return StreamingResponse(
             answers.events(includes_usage=asked.includes_usage),
@@ -152,9 +160,8 @@ class _Server:
 
     async def _embeddings(self, request: Request) -> Response:
         asked = await self._parsed(request, schemas.EmbeddingsRequest)
-        vectors, tokens = await self._backend.embed(
-            asked.model, asked.texts, asked.instruction, asked.dimensions
-        )
+        work = self._backend.embed(asked.model, asked.texts, asked.instruction, asked.dimensions)
+        vectors, tokens = await _or_gone(request, work)
         self._metrics.prompt_tokens.labels(asked.model).inc(tokens)
         data = [
             {
@@ -169,7 +176,8 @@ class _Server:
 
     async def _rerank(self, request: Request) -> Response:
         asked = await self._parsed(request, schemas.RerankRequest)
-        scores = await self._backend.rerank(asked.model, asked.query, asked.documents)
+        work = self._backend.rerank(asked.model, asked.query, asked.documents)
+        scores = await _or_gone(request, work)
         order = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n]
         results: list[dict[str, Any]] = [
             {"index": index, "relevance_score": scores[index]} for index in order
@@ -211,15 +219,15 @@ class _Server:
         )
 
 
-async def _or_gone(request: Request, work: Awaitable[dict[str, Any]]) -> Response:
-    """The JSON of a response. The work stops when the client closes the connection."""
+async def _or_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of work that stops when the client closes the connection."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
-        return JSONResponse(task.result())
+        return task.result()
     finally:
         for one in (task, gone):
             one.cancel()
@@ -234,6 +242,12 @@ async def _disconnected(request: Request) -> None:
 def _base64(vector: Sequence[float]) -> str:
     """float32, little-endian, as OpenAI's client reads it."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+async def _of_backend(request: Request, error: Exception) -> Response:
+    """Replicas that do not answer, at paths without `_guarded`."""
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status)
 
 
 async def _of_starlette(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,8 +13,8 @@ from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
 from tailor.errors import TailorError
 from tailor.evaluate.continuous import Answer
-from tailor.evaluate.generation import positions_of, room
-from tailor.serve.engine import Engine, Sampling, Token
+from tailor.evaluate.generation import Sampling, room
+from tailor.serve.engine import Engine, Token
 from tailor.serve.errors import ApiError, bad_request, failed, of_tailor, unknown_model
 from tailor.serve.text import TextStream
 
@@ -22,8 +23,8 @@ from tailor.serve.text import TextStream
 class Call:
     """A request for one answer: a conversation (messages, tools) or a prompt of plain text or token ids.
 
-    max_tokens: at most; `fits`: fewer when the model's context has no room for more. top: number of alternatives per token;
-    None without log-probabilities.
+    max_tokens: at most; fewer when the model's context has no room for more. number: of the answer, for several to one
+    prompt. top: number of alternatives per token; None without log-probabilities.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Call:
     prompt: str | list[int] | None = None
     max_tokens: int = 256
     sampling: Sampling = field(default_factory=Sampling)
+    number: int = 0
     stops: tuple[str, ...] = ()
     top: int | None = None
 
@@ -113,6 +115,8 @@ class LocalBackend:
         return {name: abilities(run) for name, run in self._runs.items()}
 
     async def load(self) -> Load:
+        if not self._engine.is_alive:
+            raise failed("the engine has stopped")
         return Load(self._engine.active, self._engine.waiting, self._engine.steps)
 
     async def answer(self, call: Call) -> AsyncIterator[Piece]:
@@ -122,15 +126,22 @@ class LocalBackend:
                 f"the model {call.model} does not support logprobs: it cannot answer in continuous batches",
                 "logprobs",
             )
-        answer = await asyncio.to_thread(_answer_of, run, call)
+        self._engine.admit()  # before the tokenizer has worked for nothing
+        if run.retrieval is None:
+            answer = await asyncio.to_thread(_answer_of, run, call)
+        else:  # its embedder is one model, which sets the number of torch's threads
+            answer = await self._call(lambda: _answer_of(run, call), "messages")
         assert run.generator is not None
         tokenizer = run.generator.tokenizer
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Token | ApiError] = asyncio.Queue()
-        ticket = self._engine.submit(
-            run, answer, call.sampling, lambda event: loop.call_soon_threadsafe(events.put_nowait, event)
-        )
-        text, count = TextStream(tokenizer, call.stops), len(answer.prompt)
+
+        def deliver(event: Token | ApiError) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        ticket = self._engine.submit(run, answer, call.sampling, call.number, deliver)
+        text = TextStream(tokenizer, call.stops, after=None if call.messages is not None else answer.prompt)
+        count = len(answer.prompt)
         try:
             yield Piece(prompt_tokens=count)
             tokens = 0
@@ -199,8 +210,13 @@ class LocalBackend:
             if not future.done():
                 future.set_result(result)
 
-        self._engine.call(function, lambda result: loop.call_soon_threadsafe(resolve, result))
-        result = await future
+        cancelled = self._engine.call(function, lambda result: loop.call_soon_threadsafe(resolve, result))
+        try:
+            result = await future
+        finally:
+            cancelled.set()  # a request that nobody waits for any more
+        if isinstance(result, ApiError):
+            raise result
         if isinstance(result, TailorError):
             raise of_tailor(result, param) from result
         if isinstance(result, Exception):
@@ -224,9 +240,9 @@ def _answer_of(run: LoadedRun, call: Call) -> Answer:
     try:
         if call.messages is not None:
             chat = _chat(call.messages, call.tools)
-            ids = loaded.prompt_ids(chat.messages, chat.tools)
+            ids = _shortened(run, loaded.prompt_ids(chat.messages, chat.tools), call.max_tokens)
         elif isinstance(call.prompt, str):
-            ids = loaded.tokenizer.encode_prompt(call.prompt)
+            ids = _shortened(run, loaded.tokenizer.encode_prompt(call.prompt), call.max_tokens)
         else:
             ids = list(call.prompt or ())
             size = loaded.model.get_input_embeddings().weight.shape[0]
@@ -234,7 +250,7 @@ def _answer_of(run: LoadedRun, call: Call) -> Answer:
                 raise bad_request(f"a token id is not below {size}, the size of the vocabulary", param)
         if not ids:
             raise bad_request("the prompt has no tokens", param)
-        limit = positions_of(loaded.model)
+        limit = loaded.context
         if limit is not None and len(ids) >= limit:
             raise bad_request(
                 f"the prompt has {len(ids)} tokens, and the context of the model is {limit} tokens",
@@ -245,6 +261,18 @@ def _answer_of(run: LoadedRun, call: Call) -> Answer:
     except TailorError as error:
         raise of_tailor(error, param) from error
     return Answer(ids, max_new_tokens, frozenset(loaded.stop_ids), top_logprobs=call.top)
+
+
+def _shortened(run: LoadedRun, ids: list[int], max_tokens: int) -> list[int]:
+    """A prompt as `tailor generate` shortens it, with a line on stderr."""
+    if run.retrieval is None:
+        return ids
+    assert run.generator is not None
+    found = run.retrieval.shorten(ids, run.generator.tokenizer, max_tokens)
+    if found is None:
+        return ids
+    print(f"{run.name}: {found.line()}", file=sys.stderr, flush=True)
+    return found.ids
 
 
 def _chat(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> Chat:

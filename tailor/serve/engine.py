@@ -17,7 +17,7 @@ from typing import Any
 from tailor.artifacts.shared_base import LoadedRun, Network
 from tailor.evaluate import continuous, generation
 from tailor.evaluate.continuous import Answer, ContinuousBatch
-from tailor.evaluate.generation import Draw
+from tailor.evaluate.generation import Sampling
 from tailor.serve.errors import ApiError, draining, failed, overloaded
 
 
@@ -34,29 +34,17 @@ class Token:
     top: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. temperature 0: greedily. number: of the answer, for several to one prompt."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    number: int = 0
-
-    @property
-    def draw(self) -> Draw | None:
-        if self.temperature == 0:
-            return None
-        return Draw([(self.seed, self.number)], self.temperature, self.top_p)
-
-
 @dataclass(eq=False)
 class Ticket:
-    """A request in the engine. deliver: called in the engine's thread with each token, or with the error that ends it."""
+    """A request in the engine. number: of the answer, for several to one prompt.
+
+    deliver: called in the engine's thread with each token, or with the error that ends it.
+    """
 
     run: LoadedRun
     answer: Answer
     sampling: Sampling
+    number: int
     deliver: Callable[[Token | ApiError], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -105,30 +93,38 @@ class Engine:
         run: LoadedRun,
         answer: Answer,
         sampling: Sampling,
+        number: int,
         deliver: Callable[[Token | ApiError], None],
     ) -> Ticket:
-        """Queue a prompt. ApiError when the queue is full, or the engine is closing."""
-        answer.draw = sampling.draw
-        ticket = Ticket(run, answer, sampling, deliver)
+        """Queue a prompt. ApiError as `admit`."""
+        answer.draw = sampling.draw([number])
+        ticket = Ticket(run, answer, sampling, number, deliver)
         with self._wake:
-            self._admit()
+            self.admit()
             self._lanes[run.name].waiting.append(ticket)
             self._wake.notify()
         return ticket
 
-    def call(self, function: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Queue a function for the engine's thread, between two steps. done: called there with its result or its exception."""
+    def call(self, function: Callable[[], Any], done: Callable[[Any], None]) -> threading.Event:
+        """Queue a function for the engine's thread, between two steps. ApiError as `admit`.
+
+        done: called there with its result or its exception. Returns an event that cancels the call while it waits.
+        """
+        cancelled = threading.Event()
 
         def task() -> None:
+            if cancelled.is_set():
+                return
             try:
                 done(function())
             except Exception as error:
                 done(error)
 
         with self._wake:
-            self._admit()
+            self.admit()
             self._tasks.append(task)
             self._wake.notify()
+        return cancelled
 
     def close(self) -> None:
         """Refuse new requests, finish the others, and end the thread."""
@@ -137,9 +133,12 @@ class Engine:
             self._wake.notify()
         self._thread.join()
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """ApiError when the queue is full, or the engine is closing or has stopped."""
         if self._closing:
             raise draining()
+        if not self.is_alive:
+            raise failed("the engine has stopped")
         if (waiting := self.waiting) >= self._max_waiting:
             raise overloaded(waiting)
 
@@ -152,12 +151,10 @@ class Engine:
                 if self._closing and not (self.waiting or self.active):
                     self._rest()
                     return
-                tasks = list(self._tasks)
-                self._tasks.clear()
-            if tasks:
+                task = self._tasks.popleft() if self._tasks else None  # one, as of the prompts
+            if task is not None:
                 self._rest()  # other uses of a model need another attention
-                for task in tasks:
-                    task()
+                task()
             for lane in self._lanes.values():
                 try:
                     self._advance(lane)
@@ -201,8 +198,9 @@ class _Lane:
         self.waiting: deque[Ticket] = deque()
         self.tickets: list[Ticket] = []
         with run.network.with_adapter(run.adapter):
-            self.is_batched = continuous.is_row_invariant(self._loaded.model)
-        self._batch = ContinuousBatch(self._loaded.model, self._loaded.pad_id)
+            sizes = continuous.row_sizes(self._loaded.model)
+        self.is_batched = bool(sizes)
+        self._batch = ContinuousBatch(self._loaded.model, self._loaded.pad_id, sizes)
 
     def drop_cancelled(self) -> None:
         for ticket in [ticket for ticket in self.tickets if ticket.cancelled.is_set()]:
@@ -234,14 +232,16 @@ class _Lane:
             ticket.deliver_last()
 
     def fail(self, error: Exception) -> None:
-        """End the answers that are being generated; the ones that wait get their turn."""
+        """End the answers that are being generated, or else the one that waits longest; the others get their turn."""
         tickets, self.tickets = self.tickets, []
+        if not tickets and self.waiting:
+            tickets = [self.waiting.popleft()]
         for ticket in tickets:
             self._batch.remove(ticket.answer)
             ticket.deliver(failed(f"the answer could not be continued ({type(error).__name__})"))
 
     def answer_alone(self) -> None:
-        """Answer the prompt that waits longest without a batch, for a model that `is_row_invariant` excludes."""
+        """Answer the prompt that waits longest without a batch, for a model without `row_sizes`."""
         if not self.waiting:
             return
         ticket = self.waiting.popleft()
@@ -250,13 +250,7 @@ class _Lane:
         def take(token: int) -> None:
             if ticket.cancelled.is_set():
                 raise _Cancelled
-            answer.last = token
-            if token in answer.stop_ids:
-                answer.finish_reason = "stop"
-            else:
-                answer.ids.append(token)
-                if len(answer.ids) == answer.max_new_tokens:
-                    answer.finish_reason = "length"
+            answer.note(token)
             ticket.deliver_last()
 
         self.tickets = [ticket]
@@ -268,10 +262,8 @@ class _Lane:
                 stop_ids=sorted(answer.stop_ids),
                 batch_size=1,
                 pad_id=self._loaded.pad_id,
-                temperature=ticket.sampling.temperature,
-                top_p=ticket.sampling.top_p,
-                seed=ticket.sampling.seed,
-                numbers=[ticket.sampling.number],
+                sampling=ticket.sampling,
+                numbers=[ticket.number],
                 on_token=take,
             )
         except _Cancelled:

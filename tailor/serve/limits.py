@@ -5,29 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
 from tailor.serve.errors import ApiError, bad_request
-
-KEY_VARIABLE = "TAILOR_API_KEY"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of each request. The defaults are those of `tailor serve`.
-
-    body_bytes, body_seconds: of the request. seconds: from the request to the end of its response. max_tokens: of an answer.
-    waiting: requests that may wait for a row of a batch.
-    """
-
-    body_bytes: int = 4 << 20
-    body_seconds: float = 30.0
-    seconds: float = 600.0
-    max_tokens: int = 4096
-    waiting: int = 256
+from tailor.spec.serving import Limits
 
 
 def check_key(request: Request, key: str | None) -> None:
@@ -53,23 +36,27 @@ async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
         declared = int(request.headers.get("content-length", 0))
     except ValueError:
         raise bad_request("the header content-length is not a number") from None
-    if declared > limits.body_bytes:
-        raise too_large
+    if declared > limits.body_bytes and "expect" in request.headers:
+        raise too_large  # the client waits before it sends the body
+    body, is_too_large = bytearray(), declared > limits.body_bytes
 
-    async def read() -> bytes:
-        body = bytearray()
+    async def read() -> None:
+        nonlocal is_too_large
+        # Read to the end also what is too large: a client that is still sending could lose the answer with the connection.
         async for part in request.stream():
-            body += part
-            if len(body) > limits.body_bytes:
-                raise too_large
-        return bytes(body)
+            is_too_large = is_too_large or len(body) + len(part) > limits.body_bytes
+            if not is_too_large:
+                body.extend(part)
 
     try:
-        body = await asyncio.wait_for(read(), limits.body_seconds)
+        await asyncio.wait_for(read(), limits.body_seconds)
     except asyncio.TimeoutError:
-        raise ApiError(
-            408, f"the request did not arrive within {limits.body_seconds:g} s", code="request_timeout"
-        ) from None
+        if not is_too_large:
+            raise ApiError(
+                408, f"the request did not arrive within {limits.body_seconds:g} s", code="request_timeout"
+            ) from None
+    if is_too_large:
+        raise too_large
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

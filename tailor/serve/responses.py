@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from tailor.encode.prompts import UNFINISHED
 from tailor.serve import tool_calls
 from tailor.serve.backend import Piece, ScoredToken
 
@@ -140,7 +141,9 @@ class Response:
 
 
 def _entry(text: str, logprob: float) -> Values:
-    return {"token": text, "logprob": _number(logprob), "bytes": list(text.encode(errors="replace"))}
+    # A part of a character has bytes that its text does not show.
+    known = None if UNFINISHED in text else list(text.encode())
+    return {"token": text, "logprob": _number(logprob), "bytes": known}
 
 
 def _number(logprob: float) -> float:
@@ -149,8 +152,8 @@ def _number(logprob: float) -> float:
 
 
 def event(value: Values) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n\n"
+    """A server-sent event, in ASCII: some clients end a line at U+2028 and U+0085 too."""
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"

@@ -27,8 +27,10 @@ def _described(what: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+CONFIG = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+"""strict: numbers and truth values in texts are refused, as with OpenAI."""
 Text = Annotated[str, Field(max_length=1 << 24)]
-Tokens = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 MAX_STOPS = 16
 MAX_CHOICES = 16
@@ -43,13 +45,13 @@ DEFAULT_MAX_TOKENS = 256
 class Request(BaseModel):
     """Fields of every request. user: is accepted and not used."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = CONFIG
     model: str
     user: str | None = None
 
 
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = CONFIG
     include_usage: bool = False
 
 
@@ -95,7 +97,7 @@ class Sampling(Request):
 
 
 class ResponseFormat(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = CONFIG
     type: Literal["text"]
 
 
@@ -105,7 +107,7 @@ class ChatRequest(Sampling):
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["auto", "none"] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Literal[True] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
@@ -165,7 +167,7 @@ class EmbeddingsRequest(Request):
 
     input: Annotated[
         Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)],
-        _described(f"a text, or a list of 1 to {MAX_INPUTS} texts"),
+        _described(f"a text, or a list of 1 to {MAX_INPUTS} texts; token ids are not supported"),
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import Any
 from tailor.errors import DataError
 from tailor.serve.app import make_app
 from tailor.serve.backend import Backend
-from tailor.serve.limits import KEY_VARIABLE, Limits
+from tailor.spec.serving import KEY_VARIABLE, Limits
 
 DRAIN_SECONDS = 30
 """Time that unfinished requests have after a signal."""
@@ -70,17 +71,27 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT. Then new connections are refused, and unfinished requests have `DRAIN_SECONDS`.
 
-    started: called when the server accepts requests.
+    A second signal ends them at once. started: called when the server accepts requests.
     """
     import uvicorn
 
     class Server(uvicorn.Server):
+        loop: asyncio.AbstractEventLoop | None = None
+
         def handle_exit(self, sig: int, frame: Any) -> None:
-            # uvicorn would raise the signal again after the drain; a second signal ends the wait.
-            self.force_exit = self.should_exit
+            # uvicorn would raise the signal again after the drain, and would cancel requests with a traceback for each.
+            wait = 0 if self.should_exit else DRAIN_SECONDS
             self.should_exit = True
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(self.loop.call_later, wait, self.abort)
+
+        def abort(self) -> None:
+            """Close all connections, which ends their requests as if their clients had left."""
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
         async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+            self.loop = asyncio.get_running_loop()
             await super().startup(sockets)  # type: ignore[arg-type]
             started()
 
@@ -97,10 +108,10 @@ def config(app: Any) -> Any:
     return uvicorn.Config(
         app,
         http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,  # the metrics count requests; a log would have the addresses of users
         server_header=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
         timeout_keep_alive=30,
         lifespan="off",
     )

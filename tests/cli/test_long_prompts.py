@@ -22,6 +22,7 @@ from tailor.spec.data import Data
 from tailor.spec.methods.sft import Sft
 from tailor.spec.model import Model
 from tailor.store import Publication, Store
+from tests.helpers import serving
 from tests.helpers.models import tiny_llama
 from tests.helpers.synonyms import ASKED, DEEP, FILL, trained_embedder
 
@@ -90,6 +91,31 @@ def prepared(place: Path, run: str, row: dict[str, Any], folder: Path) -> tuple[
 def conversation(*turns: str) -> dict[str, Any]:
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[at % 2], "content": content} for at, content in enumerate(turns)]}
+
+
+@pytest.mark.parametrize("embedder", [False, True])
+def test_a_server_gives_the_model_the_prepared_tokens(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], embedder: bool
+) -> None:
+    run = run_with(place, embedder=embedder)
+    row = conversation(PROMPT, ANSWER)
+    expected, answer = prepared(place, run, row, tmp_path)
+    prompts: list[list[int]] = []
+
+    def start(batch: continuous.ContinuousBatch, answer: continuous.Answer) -> None:
+        prompts.append(list(answer.prompt))
+        plain(batch, answer)
+
+    plain = continuous.ContinuousBatch.start
+    with pytest.MonkeyPatch.context() as patch, serving.local({"red": run}) as served:
+        patch.setattr(continuous.ContinuousBatch, "start", start)
+        for messages in (row["messages"][:1], conversation("Hi")["messages"]):
+            reply = served.chat("", messages=messages, max_tokens=answer)
+            assert reply.json()["usage"]["prompt_tokens"] == len(prompts[-1])
+    assert prompts[0] == expected
+    assert len(prompts) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "over-long" in line]
+    assert line.startswith("red: the prompt of ")
 
 
 @pytest.mark.parametrize("embedder", [False, True])

@@ -12,6 +12,7 @@ from torch import nn
 from tailor.artifacts.load import Loaded, load_run
 from tailor.evaluate import continuous, generation
 from tailor.evaluate.continuous import Answer, ContinuousBatch
+from tests.helpers.adapters import random_adapter
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_llama
 
@@ -33,15 +34,16 @@ def options(loaded: Loaded, **changes: Any) -> dict[str, Any]:
 
 
 def test_answers_are_those_of_prompts_alone(loaded: Loaded) -> None:
-    assert continuous.is_row_invariant(loaded.model)
+    assert continuous.row_sizes(loaded.model)
     together = continuous.generate(loaded.model, PROMPTS, **options(loaded))
     alone = [continuous.generate(loaded.model, [prompt], **options(loaded))[0] for prompt in PROMPTS[:6]]
     assert together[:6] == alone
     if next(loaded.model.parameters()).dtype == torch.float32:  # in bfloat16 equal logits are common
         assert together == generation.generate(loaded.model, PROMPTS, **options(loaded))
-    sampled = continuous.generate(loaded.model, PROMPTS, **options(loaded, temperature=0.7, seed=4))
+    sampling = generation.Sampling(0.7, seed=4)
+    sampled = continuous.generate(loaded.model, PROMPTS, **options(loaded, sampling=sampling))
     (one,) = continuous.generate(
-        loaded.model, [PROMPTS[5]], **options(loaded, temperature=0.7, seed=4, numbers=[5])
+        loaded.model, [PROMPTS[5]], **options(loaded, sampling=sampling, numbers=[5])
     )
     assert sampled[5] == one != together[5]
 
@@ -50,7 +52,7 @@ def test_logits_have_the_same_bits_in_every_row(loaded: Loaded) -> None:
     """The control: the same tokens in a batch of another shape have other bits, so that the test can fail."""
 
     def step(rows: list[list[int]]) -> torch.Tensor:
-        batch = ContinuousBatch(loaded.model, loaded.pad_id)
+        batch = ContinuousBatch(loaded.model, loaded.pad_id, continuous.row_sizes(loaded.model))
         for prompt in rows:
             batch.start(Answer(prompt, 5, frozenset()))
         return batch._logits(batch.answers)
@@ -85,8 +87,20 @@ def test_a_model_whose_rows_depend_on_each_other_is_found(tmp_path: Path) -> Non
     loaded = load_run(str(tiny_llama(tmp_path / "model")))
     expected = generation.generate(loaded.model, PROMPTS[:3], **options(loaded))
     loaded.model.model.layers[0].mlp = Mixes(loaded.model.model.layers[0].mlp)
-    assert not continuous.is_row_invariant(loaded.model)
+    assert not continuous.row_sizes(loaded.model)
     assert continuous.generate(loaded.model, PROMPTS[:3], **options(loaded)) == expected
+
+
+def test_each_adapter_of_a_model_has_its_own_proof(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base", seed=3)
+    loaded = load_run(str(random_adapter(tmp_path / "adapter", base, seed=1)))
+    layer = next(module for name, module in loaded.model.named_modules() if name.endswith("lora_B.default"))
+    layer.register_forward_hook(lambda module, args, out: out + 1e-6 * out.mean())
+    with loaded.without_adapter():
+        assert continuous.row_sizes(loaded.model)
+    assert not continuous.row_sizes(loaded.model)
+    with loaded.without_adapter():
+        assert continuous.row_sizes(loaded.model)
 
 
 def test_few_answers_take_few_rows_where_that_changes_no_bit(
@@ -99,15 +113,14 @@ def test_few_answers_take_few_rows_where_that_changes_no_bit(
         lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     expected = continuous.generate(loaded.model, PROMPTS[:1], **options(loaded))
-    proven = continuous._proven[loaded.model]
-    assert sizes[-1] == proven[0]
+    assert sizes[-1] == continuous.row_sizes(loaded.model)[0]
     continuous.generate(loaded.model, PROMPTS[:9], **options(loaded))
     assert max(sizes) == 16
     add = Offset(loaded.model.model.layers[0].mlp)
     loaded.model.model.layers[0].mlp = add
     continuous._proven.clear()
     changed = continuous.generate(loaded.model, PROMPTS[:1], **options(loaded))
-    assert continuous._proven[loaded.model] == (16,)
+    assert continuous.row_sizes(loaded.model) == (16,)
     assert sizes[-1] == 16
     assert len(changed) == len(expected)
 
@@ -131,7 +144,7 @@ def test_a_model_with_a_recurrent_state_takes_no_part(family: str, attends: bool
     FAMILIES[family].make(tmp_path / "model")
     loaded = load_run(str(tmp_path / "model"))
     loaded.model.to(torch.bfloat16)
-    assert continuous.is_row_invariant(loaded.model) == attends
+    assert bool(continuous.row_sizes(loaded.model)) == attends
     prompts = PROMPTS[:3]
     answers = [continuous.generate(loaded.model, [prompt], **options(loaded))[0] for prompt in prompts]
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -150,7 +163,7 @@ def test_a_sliding_window(tmp_path: Path) -> None:
     config = MistralConfig(**sizes, **heads, initializer_range=0.15, eos_token_id=2)
     MistralForCausalLM(config).save_pretrained(tmp_path / "model")
     loaded = load_run(str(byte_tokenizer(tmp_path / "model")))
-    assert continuous.is_row_invariant(loaded.model)
+    assert continuous.row_sizes(loaded.model)
     answers = continuous.generate(loaded.model, PROMPTS[:5], **options(loaded))
     assert answers == generation.generate(loaded.model, PROMPTS[:5], **options(loaded, batch_size=1))
 

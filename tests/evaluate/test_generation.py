@@ -10,7 +10,7 @@ import torch
 
 from tailor.artifacts.load import load_run
 from tailor.evaluate import generation
-from tailor.evaluate.generation import generate, pad_left
+from tailor.evaluate.generation import Sampling, generate, pad_left
 from tailor.models import attention
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_llama
@@ -105,7 +105,7 @@ def test_mode_attention_and_random_state_are_restored(
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    answers(model, prompts, temperature=1.0)
+    answers(model, prompts, sampling=Sampling(1.0))
     assert torch.equal(torch.rand(3), expected)
     assert model.training is training
     assert model.config._attn_implementation == attention.NAME
@@ -122,10 +122,10 @@ def test_they_are_restored_when_generation_fails(model: Any) -> None:
 
 
 def test_a_seed_decides_the_samples(model: Any, prompts: list[list[int]]) -> None:
-    first = answers(model, prompts, temperature=1.0, seed=1)
-    assert first == answers(model, prompts, temperature=1.0, seed=1)
-    assert first != answers(model, prompts, temperature=1.0, seed=2)
-    assert answers(model, prompts, temperature=1.0, top_p=1e-6, seed=2) == answers(model, prompts)
+    first = answers(model, prompts, sampling=Sampling(1.0, seed=1))
+    assert first == answers(model, prompts, sampling=Sampling(1.0, seed=1))
+    assert first != answers(model, prompts, sampling=Sampling(1.0, seed=2))
+    assert answers(model, prompts, sampling=Sampling(1.0, 1e-6, seed=2)) == answers(model, prompts)
 
 
 def test_tokens_come_one_by_one(model: Any, prompts: list[list[int]]) -> None:
@@ -159,19 +159,17 @@ def test_generation_config_of_the_model_has_no_effect(tmp_path: Path) -> None:
     assert answers(AutoModelForCausalLM.from_pretrained(folder), [[5, 6, 7]]) == plain
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.8, "top_p": 0.9}])
-def test_batching_changes_no_answer(model: Any, prompts: list[list[int]], settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sampling", [None, Sampling(1.0, seed=3), Sampling(0.8, 0.9, seed=3)])
+def test_batching_changes_no_answer(model: Any, prompts: list[list[int]], sampling: Sampling | None) -> None:
     """Greedy and sampled answers are the same alone, in batches of any size, and in another order."""
-    expected = answers(model, prompts, batch_size=1, seed=3, **settings)
+    expected = answers(model, prompts, batch_size=1, sampling=sampling)
     for batch_size in (2, 3, 64):
-        assert answers(model, prompts, batch_size=batch_size, seed=3, **settings) == expected
+        assert answers(model, prompts, batch_size=batch_size, sampling=sampling) == expected
     numbers = list(range(len(prompts)))[::-1]
-    turned = answers(model, prompts[::-1], numbers=numbers, seed=3, **settings)
+    turned = answers(model, prompts[::-1], numbers=numbers, sampling=sampling)
     assert turned[::-1] == expected
-    if settings:
-        assert answers(model, prompts[::-1], seed=3, **settings)[::-1] != expected, (
-            "the control: draws differ"
-        )
+    if sampling:
+        assert answers(model, prompts[::-1], sampling=sampling)[::-1] != expected, "the control: draws differ"
 
 
 def test_samples_follow_the_models_probabilities() -> None:
@@ -188,6 +186,15 @@ def test_samples_follow_the_models_probabilities() -> None:
         drawn = draw(torch.zeros(0), scores).argmax(-1)
         shares = torch.bincount(drawn, minlength=5) / len(drawn)
         assert torch.allclose(shares, kept / kept.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-9])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    """The quotients of the scores by it may be infinite."""
+    scores = torch.tensor([[-30.0, 2.0, float("-inf"), 2.5], [7.0, -2.0, 0.0, 6.0]])
+    draw = Sampling(temperature, seed=1).draw([0, 1])
+    assert draw is not None
+    assert draw(torch.zeros(0), scores).argmax(-1).tolist() == [3, 0]  # type: ignore[arg-type]
 
 
 def test_a_long_prompt_does_not_shorten_other_answers(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import uvicorn
 from tailor.artifacts.shared_base import load_together
 from tailor.serve.app import make_app
 from tailor.serve.backend import Backend, LocalBackend
-from tailor.serve.limits import Limits
 from tailor.serve.server import config, listen
+from tailor.spec.serving import Limits
 from tests.helpers.adapters import random_adapter
 from tests.helpers.models import tiny_llama
 

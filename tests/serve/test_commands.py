@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tailor.cli.main import main
+from tailor.serve.backend import Call, Piece
 from tests.helpers import serving
 from tests.helpers.commands import ForkedCommand
 from tests.helpers.evaluations import make_place
@@ -25,16 +27,20 @@ PATIENCE = 240.0
 """Seconds that the start of a server may take on a machine that is busy with other things."""
 
 
-def test_a_signal_ends_the_server_after_its_last_answer(adapters: dict[str, str], tmp_path: Path) -> None:
+def started(run: str, folder: Path) -> tuple[ForkedCommand, str]:
+    """A server of the model `mine`, and the line that it has printed."""
     environment = {**os.environ, "TAILOR_API_KEY": "sesame"}
-    words = ["serve", f"mine={adapters['red']}", "--port", "0"]
-    command = ForkedCommand(words, cwd=tmp_path, env=environment)
+    command = ForkedCommand(["serve", f"mine={run}", "--port", "0"], cwd=folder, env=environment)
     err = command._files[1]
     until = time.monotonic() + PATIENCE
     while "serving" not in (err.read_text() if err.exists() else "") and time.monotonic() < until:
         assert command.poll() is None, err.read_text()
         time.sleep(0.05)
-    line = err.read_text().splitlines()[-1]
+    return command, err.read_text().splitlines()[-1]
+
+
+def test_a_signal_ends_the_server_after_its_last_answer(adapters: dict[str, str], tmp_path: Path) -> None:
+    command, line = started(adapters["red"], tmp_path)
     assert line.startswith("serving mine at http://127.0.0.1:")
     url, body = (
         line.split()[3].rstrip(";"),
@@ -52,6 +58,20 @@ def test_a_signal_ends_the_server_after_its_last_answer(adapters: dict[str, str]
     out, errors = command.communicate(PATIENCE)
     assert command.returncode == 0
     assert (out, errors.splitlines()) == ("", [line]), "and the key is nowhere"
+
+
+def test_a_second_signal_ends_the_server_at_once(adapters: dict[str, str], tmp_path: Path) -> None:
+    """Its client sees an error, and nobody a traceback."""
+    command, line = started(adapters["red"], tmp_path)
+    url, headers = line.split()[3].rstrip(";"), {"Authorization": "Bearer sesame"}
+    body = {"model": "mine", "prompt": ["Hi"] * 16, "max_tokens": 490, "stream": True}
+    with httpx.stream("POST", f"{url}/completions", json=body, headers=headers, timeout=60) as reply:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            command.send_signal(number)
+        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+            list(reply.iter_lines())
+    out, errors = command.communicate(PATIENCE)
+    assert (command.returncode, out, errors.splitlines()) == (0, "", [line])
 
 
 @pytest.mark.parametrize(
@@ -112,10 +132,38 @@ def test_a_server_that_is_not_there_or_has_no_such_model(
         (["green", "--url", server.url], "has no model green"),
         (["--url", "ftp://x"], "is not the URL of a server"),
         (["red", "--url", server.url, "--base"], "--base has no effect with --url"),
+        (["red", "--url", server.url, "--trust-remote-code"], "--trust-remote-code has no effect with --url"),
         ([], "there is no run to chat with"),
     ):
         assert main(["chat", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_served_embedder_is_no_partner(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Models:
+        """A backend of several models."""
+
+        def __init__(self, **models: list[str]) -> None:
+            self._models = models
+
+        async def models(self) -> dict[str, list[str]]:
+            return self._models
+
+        async def answer(self, call: Call) -> AsyncIterator[Piece]:
+            yield Piece()
+            yield Piece(f"I am {call.model}", "stop")
+
+    both = Models(vectors=["embeddings"], chat=["chat"])
+    with serving.http(both) as served:  # type: ignore[arg-type]
+        assert talk(["Hi"], monkeypatch, capsys, "--url", served.url) == "I am chat\n"
+        assert main(["chat", "vectors", "--url", served.url]) == 2
+        assert "the model vectors at" in (shown := capsys.readouterr().err)
+        assert "does not support chat\n  hint: it has vectors, chat;" in shown
+    with serving.http(Models(vectors=["embeddings"])) as served:  # type: ignore[arg-type]
+        assert main(["chat", "--url", served.url]) == 2
+        assert "no model at" in capsys.readouterr().err
 
 
 def test_a_stream_that_is_cut_off_is_no_answer(

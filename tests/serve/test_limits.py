@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,7 +14,7 @@ import pytest
 from tailor.errors import DataError
 from tailor.serve import server as servers
 from tailor.serve.backend import LocalBackend
-from tailor.serve.limits import Limits
+from tailor.spec.serving import Limits
 from tests.helpers import serving
 from tests.helpers.serving import Served
 
@@ -57,6 +55,12 @@ WRONG: dict[str, tuple[Any, str | None]] = {
     "no token": ({**CHAT, "max_tokens": 0}, "max_tokens"),
     "many tokens": ({**CHAT, "max_tokens": 10**9}, "max_tokens"),
     "many choices": ({**CHAT, "n": 1000}, "n"),
+    "a number in a text": ({**CHAT, "max_tokens": "4"}, "max_tokens"),
+    "true for a number": ({**CHAT, "max_tokens": True}, "max_tokens"),
+    "a text for true": ({**CHAT, "stream": "yes"}, "stream"),
+    "one call at most": ({**CHAT, "parallel_tool_calls": False}, "parallel_tool_calls"),
+    "a certain tool": ({**CHAT, "tool_choice": "required"}, "tool_choice"),
+    "part of an option": ({**CHAT, "stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
     "penalty": ({**CHAT, "frequency_penalty": 1}, "frequency_penalty"),
     "JSON mode": ({**CHAT, "response_format": {"type": "json_object"}}, "response_format.type"),
     "image": ({**CHAT, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
@@ -70,6 +74,20 @@ def test_malformed_requests(server: Served, case: str) -> None:
     error = error_of(httpx.post(f"{server.url}/chat/completions", content=content), 400)
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
+
+
+def test_an_unknown_field_is_named_with_the_one_that_was_meant(server: Served) -> None:
+    error = error_of(server.chat("Hi", tempreature=1), 400)
+    assert error["message"] == (
+        "tempreature: this server does not support the field; did you mean temperature?"
+    )
+    assert error["code"] == "unsupported_parameter"
+
+
+def test_a_prompt_that_cannot_be_used_beside_slow_ones(server: Served) -> None:
+    prompts = ["x" * 600] + ["y" * 200_000] * 6
+    error = error_of(server.post("completions", {"model": "red", "prompt": prompts}), 400)
+    assert error["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
@@ -182,33 +200,6 @@ def test_an_error_of_the_model_ends_its_answers_only(
     assert server.chat("Hi").status_code == 200
 
 
-def test_connections_without_a_request_are_closed(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tailor.serve.connections import Connection
-
-    monkeypatch.setattr(Connection, "head_seconds", 0.2)
-    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
-    half = b"GET /v1/models HTTP/1.1\r\nHost"
-    for parts in ([], [half], [half + b": x\r\n\r\n", half]):  # silent, half a head, and half a second one
-        with socket.create_connection((host, int(port))) as connection:
-            connection.settimeout(60)
-            for part in parts:
-                connection.sendall(part)
-                if part != half:
-                    assert b" 200 " in connection.recv(1 << 16)
-            while connection.recv(1 << 16):
-                pass
-    assert server.chat("Hi", max_tokens=100).status_code == 200, "the limit is not one of the answer"
-
-
-def test_a_request_head_without_an_end(server: Served) -> None:
-    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"GET /v1/models HTTP/1.1\r\nX: ")
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            connection.sendall(b"x" * 100_000_000)
-    assert server.chat("Hi").status_code == 200
-
-
 def test_log_probabilities_that_are_no_numbers(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     from tailor.evaluate.continuous import Answer
 
@@ -232,32 +223,10 @@ def test_log_probabilities_of_a_model_without_batches(
 ) -> None:
     from tailor.evaluate import continuous
 
-    monkeypatch.setattr(continuous, "is_row_invariant", lambda model: False)
+    monkeypatch.setattr(continuous, "row_sizes", lambda model: ())
     with serving.local({"red": adapters["red"]}) as served:
         assert served.chat("Hi").status_code == 200
         assert error_of(served.chat("Hi", logprobs=True), 400)["param"] == "logprobs"
-
-
-def test_a_full_queue(adapters: dict[str, str]) -> None:
-    limits = Limits(waiting=1)
-    with serving.local({"red": adapters["red"]}, limits) as served:
-        stop, backend = threading.Event(), served.backend
-        assert isinstance(backend, LocalBackend)
-        backend._engine.call(stop.wait, lambda _: None)  # keeps the engine busy
-        while backend._engine.waiting:
-            time.sleep(0.01)
-        with ThreadPoolExecutor(4) as pool:
-            jobs = [pool.submit(served.chat, "Hi") for _ in range(4)]
-            while sum(job.done() for job in jobs) < 3:
-                time.sleep(0.01)
-            refused = [job.result() for job in jobs if job.done()]
-            stop.set()
-            accepted = [job.result() for job in jobs if job.result() not in refused]
-        assert len(accepted) == 1
-        assert accepted[0].status_code == 200
-        for reply in refused:
-            assert error_of(reply, 503)["code"] == "overloaded"
-            assert "retry-after" in reply.headers
 
 
 def test_the_key(server: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from tailor.artifacts.load import load_run
 from tailor.cli.main import main
 from tailor.encode.template import load_template
+from tailor.serve.backend import Call, Piece
 from tests.helpers import serving
 from tests.helpers.serving import Served
 
@@ -181,6 +183,34 @@ def test_tools_with_a_template_that_has_them(tmp_path: Path) -> None:
         assert prompt_tokens(messages=asked("Hi"), tools=[TOOL]) > plain
         assert prompt_tokens(messages=asked("Hi"), tools=[TOOL], tool_choice="none") == plain
         assert prompt_tokens(messages=turns, tools=[TOOL]) > prompt_tokens(messages=turns[:1], tools=[TOOL])
+
+
+def test_tool_calls_of_a_stream() -> None:
+    """As OpenAI's client joins them, whatever the pieces are."""
+    calls = [
+        f'<tool_call>\n{{"name": "look", "arguments": {{"at": "é{at}"}}}}\n</tool_call>' for at in (1, 2)
+    ]
+
+    class Scripted:
+        async def answer(self, call: Call) -> AsyncIterator[Piece]:
+            yield Piece(prompt_tokens=3)
+            text = f"I look. {calls[0]}\n{calls[1]}"
+            for at in range(0, len(text), 7):
+                yield Piece(text[at : at + 7], "stop" if at + 7 >= len(text) else None, 3, at // 7 + 1)
+
+    with serving.http(Scripted()) as served:  # type: ignore[arg-type]
+        client = openai.OpenAI(base_url=served.url, api_key="unused", max_retries=0)
+        fields: Any = {"model": "m", "messages": asked("Hi"), "tools": [TOOL]}
+        whole = client.chat.completions.create(**fields)
+        with client.chat.completions.stream(**fields, stream_options={"include_usage": True}) as stream:
+            list(stream)
+            joined = stream.get_final_completion()
+    assert joined.usage == whole.usage
+    for reply in (whole, joined):
+        (choice,) = reply.choices
+        assert (choice.finish_reason, (choice.message.content or "").strip()) == ("tool_calls", "I look.")
+        found = [json.loads(one.function.arguments) for one in choice.message.tool_calls or []]  # type: ignore[union-attr]
+        assert found == [{"at": "é1"}, {"at": "é2"}]
 
 
 def test_a_full_context_is_an_error(client: openai.OpenAI) -> None:
