@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,48 +150,66 @@ def batches(tokens: Path) -> Any:
     return split, of_split(split, BatchSpec(seed=42, max_length=LENGTH, pack=True, batch_size=ROWS))
 
 
+class MeteredHost:
+    """One worker that starts from nothing and stores nothing. It calls `on_step` with the record of each step.
+
+    device: by default the CPU.
+    """
+
+    rank, world = 0, 1
+
+    def __init__(self, on_step: Callable[[dict[str, Any]], None], device: Any = None) -> None:
+        import torch
+
+        self._on_step = on_step
+        self.device = device or torch.device("cpu")
+
+    def report(self, record: dict[str, Any]) -> None:
+        if record["kind"] == "train":
+            self._on_step(record)
+
+    def flush(self) -> None:
+        pass
+
+    def stopping(self) -> bool:
+        return False
+
+    def resume(self) -> str | None:
+        return None
+
+
+def recipe_of(work: Path, **sections: dict[str, Any]) -> Any:
+    """A recipe that trains the model in `work`/model in bf16. sections: its keys beside these, or in place of them."""
+    from tailor.spec.recipe import Recipe
+
+    values: dict[str, dict[str, Any]] = {
+        "model": {"path": str(work / "model")},
+        "data": {"train": [{"path": "made"}], "max_length": LENGTH},
+        "method": {"name": "sft"},
+        "optim": {"learning_rate": 1e-4, "schedule": "constant"},
+        "train": {"batch_size": ROWS, "precision": "bf16"},
+        "save": {"to": str(work / "run")},
+    }
+    return Recipe.model_validate(
+        values | {name: {**values.get(name, {}), **section} for name, section in sections.items()}
+    )
+
+
 def train_by_tailor(
     work: Path, method: dict[str, Any], adapter: dict[str, Any] | None, steps: int, meter: Meter
 ) -> None:
     """The loop itself, on a host that does nothing but meter."""
-    import torch
-
     from tailor.data.facts import data_facts
     from tailor.data.token_store import TokenStore
     from tailor.plan import Hardware, build
-    from tailor.spec.recipe import Recipe
     from tailor.train import loop
 
-    class Host:
-        rank, world, device = 0, 1, torch.device("cpu")
-
-        def report(self, record: dict[str, Any]) -> None:
-            if record["kind"] == "train":
-                meter.step()
-
-        def flush(self) -> None:
-            pass
-
-        def stopping(self) -> bool:
-            return False
-
-        def resume(self) -> None:
-            return None
-
-    recipe = Recipe.model_validate(
-        {
-            "model": {"path": str(work / "model"), "adapter": adapter},
-            "data": {"train": [{"path": "made"}], "max_length": LENGTH},
-            "method": method,
-            "optim": {"learning_rate": 1e-4, "schedule": "constant"},
-            "train": {"steps": steps, "batch_size": ROWS, "precision": "bf16"},
-            "save": {"to": str(work / "run")},
-        }
-    )
+    recipe = recipe_of(work, model={"adapter": adapter}, method=method, train={"steps": steps})
     config = json.loads((work / "model" / "config.json").read_text())
     facts = data_facts(TokenStore.open(str(work / "tokens")), recipe)
     hardware = Hardware("cpu", 16 * 2**30, bf16=True)
-    loop.run(build(recipe, facts, config, hardware, run_url=str(work / "run")), Host())
+    plan = build(recipe, facts, config, hardware, run_url=str(work / "run"))
+    loop.run(plan, MeteredHost(lambda _: meter.step()))
 
 
 def train_by_trl(

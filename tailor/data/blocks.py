@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from tailor.data.arrangement import Groups
+from tailor.data.arrow import to_arrow, to_numpy
 from tailor.data.packing import pack
+from tailor.data.shards import join
 from tailor.errors import StoreError
 from tailor.store import Store
 
@@ -74,7 +76,7 @@ class Blocks:
 
     def write(self, store: Store, name: str, row_length: int) -> None:
         """Write an Arrow file. row_length: for which `rows` is counted."""
-        arrays = {field.name: pa.array(getattr(self, field.name)) for field in fields(self)}
+        arrays = {field.name: to_arrow(getattr(self, field.name), np.int64) for field in fields(self)}
         table = pa.table(arrays).replace_schema_metadata({_CAPACITY: str(row_length).encode()})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
@@ -90,7 +92,10 @@ class Blocks:
                 table = reader.read_all()
             if (table.schema.metadata or {}).get(_CAPACITY) != str(row_length).encode():
                 return None
-            return cls.of_columns([table.column(field.name).to_numpy() for field in fields(cls)])
+            columns = [list(map(to_numpy, table.column(field.name).chunks)) for field in fields(cls)]
+            return cls.of_columns(
+                [parts[0] if len(parts) == 1 else join(parts, np.int64) for parts in columns]
+            )
         except (OSError, pa.ArrowException, KeyError) as error:
             raise cls.damaged(store, name, f"cannot be read: {error}") from None
 

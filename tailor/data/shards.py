@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tailor.data.arrow import bits_to_numpy, to_numpy
 from tailor.errors import StoreError
 
 _ATTEMPTS = 5
@@ -45,7 +46,7 @@ class Shard:
             with mapped, pa.ipc.open_file(mapped) as reader:
                 for index in range(reader.num_record_batches):
                     blocks.append(_block(reader.get_batch(index), self.first_row, files, datasets))
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise self._unreadable(path, error) from None
         return OpenShard(blocks)
 
@@ -127,17 +128,17 @@ def _block(batch: pa.RecordBatch, first_row: int, files: np.ndarray, datasets: n
     """files, datasets: int32[k], the number in the split of each of the shard's files and datasets."""
     ids, spans = batch.column("input_ids"), batch.column("spans")
     return Block(
-        ids=ids.values.to_numpy(),
-        id_offsets=ids.offsets.to_numpy(),
-        spans=spans.values.to_numpy(),
-        span_offsets=spans.offsets.to_numpy(),
-        source=batch.column("source").to_numpy(),
-        file=files[batch.column("file").to_numpy()],
-        dataset=datasets[batch.column("dataset").to_numpy()],
-        row=batch.column("row").to_numpy() + first_row,
-        position=batch.column("position").to_numpy(),
-        is_positive=batch.column("is_positive").to_numpy(zero_copy_only=False),
-        missing=batch.column("missing").to_numpy(),
+        ids=to_numpy(ids.values),
+        id_offsets=to_numpy(ids.offsets),
+        spans=to_numpy(spans.values),
+        span_offsets=to_numpy(spans.offsets),
+        source=to_numpy(batch.column("source")),
+        file=files[to_numpy(batch.column("file"))],
+        dataset=datasets[to_numpy(batch.column("dataset"))],
+        row=to_numpy(batch.column("row")) + first_row,
+        position=to_numpy(batch.column("position")),
+        is_positive=bits_to_numpy(batch.column("is_positive")),
+        missing=to_numpy(batch.column("missing")),
         score=_scores(batch),
     )
 
@@ -146,8 +147,7 @@ def _scores(batch: pa.RecordBatch) -> np.ndarray:
     """float32[n]. Shards of earlier versions have none."""
     if "score" not in batch.schema.names:
         return np.full(batch.num_rows, np.nan, np.float32)
-    scores: np.ndarray = batch.column("score").to_numpy()
-    return scores
+    return to_numpy(batch.column("score"))
 
 
 def join(parts: list[np.ndarray], dtype: type) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import NotRequired, TypedDict  # pydantic needs these before Python 3.12
 
+from tailor.data.arrow import bits_to_arrow, to_arrow
 from tailor.data.blocks import Blocks
 from tailor.data.shards import Shard
 from tailor.data.split import Split
@@ -191,14 +192,14 @@ class ShardWriter:
         columns = [
             input_ids,
             spans,
-            pa.array(np.full(count, source, np.int16)),
-            pa.array(np.zeros(count) if files is None else files).cast(pa.int32()),
-            pa.array(np.zeros(count) if datasets is None else datasets).cast(pa.int32()),
-            pa.array(rows, pa.int64()),
-            pa.array(np.zeros(count) if positions is None else positions).cast(pa.int16()),
-            pa.array(np.ones(count, np.bool_) if is_positive is None else is_positive),
-            pa.array(np.zeros(count) if missing is None else missing).cast(pa.uint8()),
-            pa.array(np.full(count, np.nan) if scores is None else scores).cast(pa.float32()),
+            to_arrow(np.full(count, source), np.int16),
+            to_arrow(np.zeros(count) if files is None else files, np.int32),
+            to_arrow(np.zeros(count) if datasets is None else datasets, np.int32),
+            to_arrow(rows, np.int64),
+            to_arrow(np.zeros(count) if positions is None else positions, np.int16),
+            bits_to_arrow(np.ones(count, np.bool_) if is_positive is None else is_positive),
+            to_arrow(np.zeros(count) if missing is None else missing, np.uint8),
+            to_arrow(np.full(count, np.nan) if scores is None else scores, np.float32),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.examples += count
@@ -212,4 +213,4 @@ def ragged(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     """list<int32> from flat values and the length of each list."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.int32, copy=False)))
+    return pa.ListArray.from_arrays(to_arrow(offsets, np.int32), to_arrow(values, np.int32))

@@ -116,6 +116,7 @@ def adapt(
 ) -> Any:
     """Add the adapter, activation checkpointing and tiling to a network, and freeze unused weights."""
     if spec.adapter is not None:
+        quantization.import_library()
         torch.manual_seed(
             seed
         )  # so that the adapter's initial weights do not depend on how the base was loaded
@@ -229,6 +230,7 @@ def load_network(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
+    quantization.import_library()
     path = readable(spec.path)
     gguf = path != spec.path
     if spec.quantize is not None and (spec.dequantize or gguf) and not empty:

@@ -1,4 +1,4 @@
-"""Executes a plan with Ray Train, in this process or on Ray workers."""
+"""Executes a plan, in this process or with Ray Train on Ray workers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def fit(plan: Plan, recipe: Recipe, driver: DriverContext, *, cluster: Cluster |
     clear(run)
     if cluster is None:
         cpus = float(recipe.scale.cpus_per_worker or machine.cpus())
-        clusters.import_ray(recipe.scale, verbose=driver.verbose)
         return _fit_in_process(_worker_task(plan, recipe, cpus, driver, distributed=False), driver)
     from ray.train import ScalingConfig
 
@@ -101,19 +100,15 @@ def _worker_task(
 
 
 def _fit_in_process(task: WorkerTask, driver: DriverContext) -> bool:
-    """Train in this process with Ray Train's local mode (num_workers=0), which does not start Ray."""
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
+    """Train in this process, without Ray."""
+    import torch.distributed as dist
 
     channel = monitor.LocalChannel(driver.publish, lambda: driver.interrupts.requested is not None)
-    trainer = TorchTrainer(
-        worker.train,
-        train_loop_config={"task": task, "channel": channel},
-        scaling_config=ScalingConfig(num_workers=0, use_gpu=task.plan.gpu),
-    )
     with machine.environment(machine.collectives_on_loopback()):  # gloo opens a port even for one process
-        result = trainer.fit()
-    return bool(result.return_value == "finished")
+        ended = worker.train({"task": task, "channel": channel})
+    if dist.is_initialized():  # by a strategy that shards, with one worker
+        dist.destroy_process_group()
+    return ended == "finished"
 
 
 def _fit_on_workers(

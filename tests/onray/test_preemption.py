@@ -77,7 +77,7 @@ def test_workers_stop_at_a_notice_and_record_it_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(preemption, "POLL_SECONDS", 0.01)
     answers = iter([None, None, INFO])
     watcher = preemption.NoticeWatcher(lambda: next(answers))
-    host = object.__new__(worker.RayHost)
+    host = object.__new__(worker.WorkerHost)
     records: list[dict[str, Any]] = []
     host._channel, host._watcher, host._noticed = Channel(), watcher, False
     monkeypatch.setattr(host, "report", records.append)
