@@ -91,7 +91,8 @@ def train_by_hand(work: Path, model: Any, trained: Sequence[Any], steps: int, me
     import torch
     from torch.nn import functional
 
-    from tailor.models.documents import IGNORED, Collator
+    from tailor.models.collator import Collator
+    from tailor.models.documents import IGNORED
 
     split, packed = batches(work / "tokens")
     collator = Collator(split, "rows", pad_to=LENGTH)

@@ -121,7 +121,7 @@ def load(folder: Path, way: Way, device: Any) -> Any:
 def stream(length: int, vocabulary: int) -> Any:
     import numpy as np
 
-    from tailor.models.documents import Document, collate
+    from tailor.models.collator import Document, collate
 
     ids = np.random.default_rng(0).integers(5, vocabulary, size=length + 1)
     return collate([[Document(ids[:-1], ids[1:])]], "stream", parts=2)

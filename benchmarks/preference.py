@@ -1,10 +1,10 @@
 """Preference training beside a bare hand-written loop and TRL's DPO: pairs per CPU second.
 
-    python benchmarks/preference.py [--steps 4] [--rounds 3] [--with-trl] [--trl-pairs 8]
+    python benchmarks/preference.py [--steps 4] [--rounds 3] [--prompt 80] [--with-trl] [--trl-pairs 8]
 
 The model, the rows of 1 024 tokens and the adapter of benchmarks/train.py; DPO with the base under the adapter as
 the reference, eight rows (about two dozen pairs) a step, bf16 arithmetic, AdamW, on one thread. The bare loop trains on
-the same packed rows and uses each of them for both passes; TRL trains on the same pairs, `--trl-pairs` of them in a
+the same packed rows and uses each of them for both passes; "apart" is tailor without shared prompts; TRL trains on the same pairs, `--trl-pairs` of them in a
 forward pass (8 is its default).
 Each contender runs in a process of its own, in turn, round after round; CPU seconds are user + system time of that
 process between the end of its second step and the end of its last. One JSON line per contender, with the median
@@ -40,8 +40,9 @@ from common import (
 BETA, EOS = 0.1, 2
 
 
-def make_pairs(folder: Path, steps: int) -> None:
-    """Prompts of 20 to 200 tokens (log-normal, median 80), answers of 10 to 300 (median 110), with an end."""
+def make_pairs(folder: Path, steps: int, prompt_median: int) -> None:
+    """Prompts of a log-normal length with this median, a quarter to 2.5 times as long; answers of 10 to 300 tokens (median
+    110), with an end."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -50,7 +51,7 @@ def make_pairs(folder: Path, steps: int) -> None:
         return generator.lognormal(np.log(median), 0.6, size=count).clip(low, high).astype(int)
 
     count = steps * ROWS * LENGTH // 250
-    prompts = lengths(80, 20, 200)
+    prompts = lengths(prompt_median, prompt_median // 4, prompt_median * 5 // 2)
     ids, spans = [], []
     for prompt, *answers in zip(prompts, lengths(110, 10, 300), lengths(110, 10, 300), strict=True):
         before = generator.integers(10, VOCABULARY, size=prompt)
@@ -72,12 +73,21 @@ def tailor(work: Path, steps: int, meter: Meter, _: int) -> None:
     train_by_tailor(work, {"name": "dpo", "beta": BETA}, LORA, steps, meter)
 
 
+def apart(work: Path, steps: int, meter: Meter, at_once: int) -> None:
+    """tailor with the prompt of a pair computed for each answer."""
+    from tailor.train import session
+
+    session.shares_prompts = lambda *_: False  # type: ignore[assignment]
+    tailor(work, steps, meter, at_once)
+
+
 def bare(work: Path, steps: int, meter: Meter, _: int) -> None:
     """What one writes by hand: packed rows, positions that start again, all logits, both passes on each row."""
     import torch
     from torch.nn.functional import logsigmoid
 
-    from tailor.models.documents import Collator, TokenBatch
+    from tailor.models.collator import Collator
+    from tailor.models.documents import TokenBatch
 
     model, trained = hand_loaded(work, "lora")
     split, packed = batches(work / "tokens")
@@ -143,7 +153,7 @@ def trl_pairs(packed: Any, steps: int, at_once: int) -> int:
     return at_once * round(mean / at_once)
 
 
-CONTENDERS = {"bare": bare, "tailor": tailor, "trl": trl}
+CONTENDERS = {"bare": bare, "apart": apart, "tailor": tailor, "trl": trl}
 
 
 def one(work: Path, contender: str, steps: int, at_once: int) -> None:
@@ -164,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=80, help="median tokens of a prompt (80)")
     parser.add_argument("--with-trl", action="store_true")
     parser.add_argument("--trl-pairs", type=int, default=8, help="pairs in one forward pass of TRL (8)")
     parser.add_argument("--one", nargs=2, metavar=("WORK", "CONTENDER"), help=argparse.SUPPRESS)
@@ -171,11 +182,11 @@ def main() -> None:
     if options.one:
         work, contender = options.one
         return one(Path(work), contender, options.steps, options.trl_pairs)
-    contenders = ["bare", "tailor", *(["trl"] if options.with_trl else [])]
+    contenders = ["bare", "apart", "tailor", *(["trl"] if options.with_trl else [])]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         make_model(work / "model")
-        make_pairs(work / "tokens", options.steps)
+        make_pairs(work / "tokens", options.steps, options.prompt)
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
             for name in contenders:
@@ -187,6 +198,7 @@ def main() -> None:
             line = {
                 "benchmark": "preference",
                 "contender": name,
+                "prompt": options.prompt,
                 "pairs_per_cpu_second": round(statistics.median(rates[name]), 2),
                 "ratio_to_bare": round(statistics.median(ratios), 3),
                 "rounds": options.rounds,

@@ -24,7 +24,7 @@ from tailor.encode.pair_template import PairTemplate
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.models import scoring_head
 from tailor.models.causal import base_of
-from tailor.models.documents import lay_out_pairs
+from tailor.models.collator import lay_out_pairs
 from tailor.models.load import DTYPES
 from tailor.store import Store
 

@@ -15,7 +15,7 @@ from tailor.models.attention import stock_attention
 from tailor.models.beacon.model import beacon_model
 from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import CausalModel, base_of
-from tailor.models.documents import Document, collate, targets_of
+from tailor.models.collator import Document, collate, targets_of
 from tailor.models.loss import summed_cross_entropy_and_hits
 from tailor.models.probe import head_is_separate
 

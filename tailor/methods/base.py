@@ -11,7 +11,8 @@ import torch
 
 from tailor.data.batches import Batch, Batches
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.collator import Collator
+from tailor.models.documents import TokenBatch
 from tailor.plan import Plan
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class MicroBatch(NamedTuple):
     """True for a micro-batch whose loss and gradient are multiplied by 0. A worker without rows computes one, because all
     workers must make the same number of passes: the collective operations in a pass wait for every worker."""
     tokens: int
-    """Tokens without padding; 0 for a padding micro-batch."""
+    """Tokens without padding, each computed once; 0 for a padding micro-batch."""
 
 
 class StepContext(Protocol):

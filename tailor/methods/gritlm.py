@@ -33,7 +33,8 @@ from tailor.data.grit_batches import GritBatch
 from tailor.methods.base import LossSum, Method, MicroBatch, StepContext
 from tailor.methods.contrastive import ContrastiveBatch, ContrastiveSum, contrastive_loss, share_of
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.collator import Collator
+from tailor.models.documents import TokenBatch
 from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Embedding

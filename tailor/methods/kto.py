@@ -20,7 +20,8 @@ from tailor.data.split import Split
 from tailor.methods.base import LossSum, Method
 from tailor.methods.reference import Reference
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, Document, TokenBatch, targets_of
+from tailor.models.collator import Collator, Document, targets_of
+from tailor.models.documents import TokenBatch
 from tailor.spec.methods.kto import Kto as KtoSpec
 
 _SCATTER = 2654435761

@@ -27,7 +27,8 @@ from tailor.methods.distillation import group_loss
 from tailor.methods.reference import Reference
 from tailor.models import scoring_head
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch, lay_out_pairs
+from tailor.models.collator import Collator, lay_out_pairs
+from tailor.models.documents import TokenBatch
 from tailor.spec.methods.rerank import Rerank as RerankSpec
 
 CUTOFF = 10

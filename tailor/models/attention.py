@@ -109,6 +109,8 @@ def documents_attention(
         dtype = torch.get_autocast_dtype(kind)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if segments is not None:
+        if documents.shared is not None:
+            raise ValueError("documents that share tokens have no segments")
         pieces, order = segments.parts(documents)
         if any(rule_of(piece.causal).chunk for piece in pieces):
             raise ValueError("documents with segments do not support attention in chunks")
@@ -127,16 +129,21 @@ def documents_attention(
         ]
         return torch.cat(outputs, 1).index_select(1, order), None  # [1, T, h, d]
     rule = rule_of(is_causal is not False)
+    queries = keys = documents
     if rule.chunk is not None:  # a token sees no other chunk, so that each chunk is a document of its own
-        chunks, rule = documents.chunks(rule.chunk), Rule(rule.causal)
-    else:
-        chunks = documents
+        if documents.shared is not None:
+            raise ValueError("documents that share tokens do not support attention in chunks")
+        queries = keys = documents.chunks(rule.chunk)
+        rule = Rule(rule.causal)
     if (group := documents.sequence) is not None:
         if s_aux is not None:
             raise ValueError("sequence parallelism does not split attention sinks")
-        parts = sequence.to_heads(group, query, key, value)  # [1, h / N, T, d] each
-        return sequence.to_tokens(group, _attend(*parts, chunks, chunks, rule, dropout, scaling)), None
-    return _attend(query, key, value, chunks, chunks, rule, dropout, scaling, s_aux), None
+        query, key, value = sequence.to_heads(group, query, key, value)  # [1, h / N, T, d] each
+    if (shared := documents.shared) is not None:
+        key, value = (tensor.index_select(2, shared.keys) for tensor in (key, value))  # [1, kv heads, K, d]
+        keys = shared.documents
+    out = _attend(query, key, value, queries, keys, rule, dropout, scaling, s_aux)
+    return out if group is None else sequence.to_tokens(group, out), None
 
 
 def _attend(

@@ -60,6 +60,8 @@ class CausalModel(nn.Module):
         self.projection = None
         self.layout: Layout = layout
         self.splits_head = splits_head
+        self.shares_prefixes = False
+        """Whether two documents may share the tokens that both begin with, as `probe.prefixes_are_shareable` finds."""
         self.router: Router | None = Router.of(self.base.config.get_text_config())
         """The losses of the routers of a mixture of experts. None without."""
 

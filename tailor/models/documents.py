@@ -4,7 +4,7 @@ Two layouts hold the same tokens:
 
     stream   [1, T]  all documents of the micro-batch in one row, padded to a multiple of 64 tokens with a document
                      without targets. For `tailor_documents` attention, which follows the documents' bounds. Sequence
-                     parallelism splits a stream over several workers.
+                     parallelism splits a stream over several workers. Two answers to a prompt can share its tokens.
     rows     [B, T]  one row per pack, padded on the right. For transformers' own attention, which finds the documents
                      of a row by its position ids and masks with a dense T × T mask.
 """
@@ -12,18 +12,13 @@ Two layouts hold the same tokens:
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from tailor.data.rows import Row, StreamSlice, examples_of
-from tailor.data.split import Split
-from tailor.models.neftune import Noise, noisy_documents
-from tailor.models.pose import SkippedPositions
+from tailor.models.neftune import Noise
 from tailor.models.sequence import SequenceGroup
 
 Layout = Literal["stream", "rows"]
@@ -45,6 +40,8 @@ class Documents:
     """Tokens of the longest document."""
     sequence: SequenceGroup | None = None
     """The workers that the stream is split over, if any. The bounds are always those of the whole stream."""
+    shared: SharedPrefixes | None = None
+    """Set if documents have their first tokens in common with another one. The bounds are then those of their own tokens."""
 
     @classmethod
     def packed(cls, lengths: Sequence[int], device: torch.device) -> Documents:
@@ -53,17 +50,30 @@ class Documents:
         bounds = tuple(itertools.pairwise(offsets))
         return cls(bounds, torch.tensor(offsets, dtype=torch.int32, device=device), max(lengths))
 
+    @property
+    def shared_tokens(self) -> int:
+        """Number of tokens that belong to two documents."""
+        return 0 if self.shared is None else self.shared.documents.bounds[-1][1] - self.bounds[-1][1]
+
     def chunks(self, size: int) -> Documents:
         """Each document cut into pieces of `size` tokens from its start, the last one shorter."""
         made: dict[int, Documents] = vars(self).setdefault("_chunks", {})  # for all layers with such chunks
         if size not in made:
-            starts = [(start, end) for first, end in self.bounds for start in range(first, end, size)]
-            bounds = tuple((start, min(start + size, end)) for start, end in starts)
-            offsets = torch.tensor(
-                [0, *(end for _, end in bounds)], dtype=torch.int32, device=self.offsets.device
-            )
-            made[size] = Documents(bounds, offsets, min(size, self.longest))
+            lengths = [
+                min(size, end - start) for first, end in self.bounds for start in range(first, end, size)
+            ]
+            made[size] = Documents.packed(lengths, self.offsets.device)
         return made[size]
+
+
+@dataclass(frozen=True)
+class SharedPrefixes:
+    """Whole documents of a stream in which some tokens belong to two documents, such as the prompt of a pair of answers."""
+
+    keys: torch.Tensor
+    """int64[K]: positions in the stream of the tokens of each document, one document after another."""
+    documents: Documents
+    """Bounds of the documents among these."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,6 @@ class Pool:
     text_index: torch.Tensor
     """int64[D]: index of each text among all texts of the batch."""
 
-    def to(self, device: torch.device) -> Pool:
-        parts = (self.positions, self.text, self.first, self.text_index)
-        return Pool(*(part.to(device, non_blocking=True) for part in parts))
-
 
 @dataclass(frozen=True)
 class Pairs:
@@ -97,10 +103,6 @@ class Pairs:
     """int64[R, G]: the pairs of each query that the loss compares, that of a positive passage first."""
     teacher: torch.Tensor
     """float32[R, G]: a teacher's scores of these pairs; NaN without one."""
-
-    def to(self, device: torch.device) -> Pairs:
-        parts = (self.token_types, self.group, self.compared, self.teacher)
-        return Pairs(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -141,31 +143,8 @@ class TokenBatch:
     """For pairs of texts to score, which have no targets."""
 
     def to(self, device: torch.device) -> TokenBatch:
-        documents = self.documents
-        if documents is not None:
-            documents = replace(documents, offsets=documents.offsets.to(device))
-
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return TokenBatch(
-            moved(self.input_ids),
-            moved(self.position_ids),
-            moved(self.predicting),
-            moved(self.targets),
-            moved(self.rows),
-            documents,
-            moved(self.document),
-            moved(self.supervised),
-            moved(self.is_positive),
-            None if self.reference is None else moved(self.reference),
-            None if self.kl_batch is None else self.kl_batch.to(device),
-            self.step,
-            None if self.pool is None else self.pool.to(device),
-            self.noise,
-            self.skips,
-            None if self.pairs is None else self.pairs.to(device),
-        )
+        moved: TokenBatch = _moved(self, device)
+        return moved
 
     def cut(self, sequence: SequenceGroup) -> TokenBatch:
         """One worker's part of a stream: its tokens [1, T / N], and the targets of these tokens."""
@@ -184,214 +163,12 @@ class TokenBatch:
         )
 
 
-@dataclass(frozen=True)
-class Document:
-    """One document of n tokens. ids: int64[n]; targets: int64[n], the token that each token must predict, or IGNORED.
-
-    positions: int64[n], its position ids; None for 0 to n - 1.
-    """
-
-    ids: np.ndarray
-    targets: np.ndarray
-    is_positive: bool = True
-    positions: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Reads rows of a split and lays them out as a micro-batch.
-
-    max_length: maximum tokens of a document that a method builds. packs: whether the examples of a batch row share a row
-    of the layout. If False, each gets its own row, so that pairs also train a model whose packed documents attend to each
-    other. pad_to: fixed T of the rows layout, for compiled models. reference: float32[examples], for
-    `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is split over.
-    noise_alpha: NEFTune's alpha for the rows of training steps; seed: of the run, for this noise. pose: draws the position ids
-    of the rows of training steps; None for plain ones.
-    """
-
-    split: Split
-    layout: Layout
-    max_length: int = 0
-    packs: bool = True
-    pad_to: int | None = None
-    reference: np.ndarray | None = None
-    step: int | None = None
-    sequence: SequenceGroup | None = None
-    noise_alpha: float = 0.0
-    seed: int = 0
-    pose: SkippedPositions | None = None
-
-    def __call__(self, rows: Sequence[Row]) -> TokenBatch:
-        """Lay out the examples of some rows, in order."""
-        packs = [_documents(self.split, row) for row in rows]
-        if self.pose is not None and self.step is not None:
-            packs = [
-                [
-                    replace(piece, positions=self.pose.draw(self.step, number, len(piece.ids)))
-                    for number, piece in zip(numbers_of(row), pack, strict=True)
-                ]
-                for row, pack in zip(rows, packs, strict=True)
-            ]
-        batch = self.lay_out(packs)
-        if self.noise_alpha and self.step is not None:
-            batch = replace(batch, noise=self._noise(rows, packs, batch.input_ids.shape[1]))
-        if self.reference is None:
-            return batch
-        values = self.reference[[example for row in rows for example in examples_of(row)]]
-        return replace(batch, reference=torch.from_numpy(values.astype(np.float32)))
-
-    def lay_out(self, packs: Sequence[Sequence[Document]]) -> TokenBatch:
-        """Lay out documents that a method has built; each list is one row."""
-        packs = self._rows(packs)
-        if self.sequence is None:
-            return replace(collate(packs, self.layout, pad_to=self.pad_to), step=self.step)
-        return collate(packs, self.layout, parts=self.sequence.size).cut(self.sequence)
-
-    def _rows(self, packs: Sequence[Sequence[Document]]) -> Sequence[Sequence[Document]]:
-        """The documents of each row of the layout."""
-        return packs if self.packs else [[piece] for pack in packs for piece in pack]
-
-    def _noise(self, rows: Sequence[Row], packs: Sequence[Sequence[Document]], width: int) -> Noise:
-        """The noise of a micro-batch that `lay_out` made from `packs`. width: T, of this worker."""
-        numbers = [number for row in rows for number in numbers_of(row)]
-        lengths = [[len(piece.ids) for piece in pack] for pack in self._rows(packs)]
-        parts = 1 if self.sequence is None else self.sequence.size
-        before = 0 if self.sequence is None else self.sequence.span(width * parts)[0]
-        assert self.step is not None
-        documents = noisy_documents(numbers, lengths, width if self.layout == "rows" else None, before)
-        return Noise(self.noise_alpha, self.seed, self.step, documents)
-
-
-def lay_out_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> TokenBatch:
-    """Lay out pairs of texts to score, a row each, as one group without a loss. pairs: token ids and token types, int[n] each."""
-    documents = [
-        Document(np.asarray(ids, np.int64), np.full(len(ids), IGNORED, np.int64)) for ids, _ in pairs
-    ]
-    batch = collate([[document] for document in documents], "rows")
-    types = np.zeros(tuple(batch.input_ids.shape), np.int64)  # [D, T]
-    for row, (_, own) in enumerate(pairs):
-        types[row, : len(own)] = own
-    nothing = torch.zeros(0, 0)
-    return replace(
-        batch,
-        pairs=Pairs(torch.from_numpy(types), torch.zeros(len(pairs)).long(), nothing.long(), nothing),
-    )
-
-
-def collate(
-    packs: Sequence[Sequence[Document]], layout: Layout, *, pad_to: int | None = None, parts: int = 1
-) -> TokenBatch:
-    """Lay documents out; each list of `packs` is one row. pad_to: fixed T of the rows layout. parts: T of a stream is a
-    multiple of it."""
-    members = [piece for pack in packs for piece in pack]
-    numbers = [np.full(sum(len(piece.ids) for piece in pack), row) for row, pack in enumerate(packs)]
-    if layout == "stream":
-        pieces = list(members)
-        if missing := -sum(len(piece.ids) for piece in pieces) % math.lcm(STREAM_MULTIPLE, parts):
-            no_targets = np.full(missing, IGNORED, dtype=np.int64)
-            pieces.append(Document(np.zeros(missing, dtype=np.int64), no_targets))
-            numbers.append(np.full(missing, -1))
-        lengths = np.array([len(piece.ids) for piece in pieces])  # int64[documents], with the padding
-        ids, targets = (
-            np.concatenate(parts)[None] for parts in zip(*((p.ids, p.targets) for p in pieces), strict=True)
-        )  # int64[1, T] each
-        positions = np.concatenate([_positions(piece) for piece in pieces])[None]  # int64[1, T]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])  # int64[documents + 1]
-        bounds = tuple((int(a), int(b)) for a, b in itertools.pairwise(offsets))
-        documents = Documents(bounds, torch.from_numpy(offsets.astype(np.int32)), int(lengths.max()))
-        return _batch(ids, positions, targets, np.concatenate(numbers)[None], documents, members)
-    width = max(pad_to or 0, *(sum(len(piece.ids) for piece in pack) for pack in packs))
-    ids = np.zeros((len(packs), width), dtype=np.int64)  # [B, T]
-    targets = np.full_like(ids, IGNORED)  # [B, T]
-    positions = np.zeros_like(ids)  # [B, T]
-    rows = np.full_like(ids, -1)  # [B, T]
-    for index, pack in enumerate(packs):
-        if len(pack) > 1 and any(piece.positions is not None for piece in pack):
-            raise ValueError(
-                "transformers' attention would start a new document at each skip of a packed one"
-            )
-        used = 0
-        for piece in pack:
-            end = used + len(piece.ids)
-            ids[index, used:end], targets[index, used:end] = piece.ids, piece.targets
-            positions[index, used:end] = _positions(piece)
-            used = end
-        rows[index, :used] = index
-        # transformers starts a new document wherever the position ids start at 0 again. After a single document the
-        # positions of the padding continue, so that no mask is needed: causal attention does not look ahead. After a pack
-        # they start at 0, which makes the padding a document of its own.
-        start = 0 if len(pack) > 1 else used
-        positions[index, used:] = np.arange(start, start + width - used)
-    return _batch(ids, positions, targets, rows, None, members)
-
-
-def _positions(piece: Document) -> np.ndarray:
-    """The position ids of a document, int64[n]."""
-    return np.arange(len(piece.ids)) if piece.positions is None else piece.positions
-
-
-def numbers_of(row: Row) -> Sequence[int]:
-    """A number for each document of a row, which identifies it within a step: the index of its example, or its start in a
-    stream of joined examples."""
-    return [row.start] if isinstance(row, StreamSlice) else row
-
-
-def document(split: Split, index: int) -> Document:
-    """An example of the token store as a document with targets."""
-    example = split.example(index)
-    ids = np.asarray(example.input_ids, dtype=np.int64)
-    return Document(ids, targets_of(ids, example.spans), example.is_positive)
-
-
-def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """Targets of a document, int64[n]: position t - 1 predicts token t of a supervised span. A document's first token has
-    no position before it and is never a target.
-
-    ids: int64[n]; spans: int[k, 2], (start, stop) of the supervised tokens.
-    """
-    targets = np.full_like(ids, IGNORED)  # [n]
-    for start, end in spans:
-        start = max(int(start), 1)
-        targets[start - 1 : end - 1] = ids[start:end]
-    return targets
-
-
-def _documents(split: Split, row: Row) -> list[Document]:
-    """The examples of a row. A stream slice (pretraining with `method.documents: join`) is one document, joined from pieces of examples, in
-    which every token predicts the next one."""
-    if not isinstance(row, StreamSlice):
-        return [document(split, example) for example in row]
-    pieces = [split.example(example).input_ids[start:stop] for example, start, stop in row.pieces]
-    tokens = np.concatenate(pieces).astype(np.int64)
-    return [Document(tokens[:-1], tokens[1:])]
-
-
-def _batch(
-    ids: np.ndarray,
-    positions: np.ndarray,
-    targets: np.ndarray,
-    rows: np.ndarray,
-    documents: Documents | None,
-    members: Sequence[Document],
-) -> TokenBatch:
-    predicting = np.flatnonzero(targets != IGNORED)  # int64[S]
-    supervised = np.array([(piece.targets != IGNORED).sum() for piece in members], dtype=np.int64)  # [D]
-    document = np.repeat(np.arange(len(members)), supervised)  # int64[S]
-    is_positive = np.array([piece.is_positive for piece in members], dtype=np.bool_)  # [D]
-    ids, positions, predicting, targets, rows, document, supervised, is_positive = (
-        torch.from_numpy(np.ascontiguousarray(array))
-        for array in (
-            ids,
-            positions,
-            predicting,
-            targets.reshape(-1)[predicting],
-            rows,
-            document,
-            supervised,
-            is_positive,
+def _moved(value: Any, device: torch.device) -> Any:
+    """A tensor on a device, or a dataclass whose tensors are."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: _moved(getattr(value, field.name), device) for field in fields(value)}
         )
-    )
-    skips = any(piece.positions is not None for piece in members)
-    return TokenBatch(
-        ids, positions, predicting, targets, rows, documents, document, supervised, is_positive, skips=skips
-    )
+    return value

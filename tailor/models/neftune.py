@@ -27,7 +27,7 @@ class NoisyDocument(NamedTuple):
     """A document of a micro-batch."""
 
     number: int
-    """Identifies the document within a step (`documents.numbers_of`)."""
+    """Identifies the document within a step (`collator.numbers_of`)."""
     start: int
     """Position of its first token in the flattened [B · T]. Negative if another worker has the start of the document."""
     length: int

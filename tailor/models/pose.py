@@ -28,7 +28,7 @@ class SkippedPositions:
     def draw(self, step: int, number: int, tokens: int) -> np.ndarray:
         """Position ids of a document, int64[tokens]. They are plain if the document has no room for a skip.
 
-        step: the training step, from 0. number: identifies the document within the step (`documents.numbers_of`).
+        step: the training step, from 0. number: identifies the document within the step (`collator.numbers_of`).
         """
         positions = np.arange(tokens)  # int64[tokens]
         generator = np.random.default_rng(

@@ -6,6 +6,7 @@
 * adapters: the forward pass calls every adapted module;
 * tiling: tiled feed-forward blocks give the same as untiled ones;
 * sequence parallelism: a stream split over several workers gives the same as on one worker;
+* shared prefixes: two documents that share their first tokens give the same as apart;
 * skipped positions (`train.pose`): they have an effect, and no new document begins after a skip.
 """
 
@@ -14,14 +15,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from tailor.models import visibility
+from tailor.models import attention, visibility
 from tailor.models.activations import tiled_blocks
 from tailor.models.attention import stock_attention
 from tailor.models.causal import CausalModel
+from tailor.models.collator import Document, collate, targets_of
 from tailor.models.decoder import has_head
-from tailor.models.documents import Documents, Layout, TokenBatch
+from tailor.models.documents import STREAM_MULTIPLE, Documents, Layout, TokenBatch
 from tailor.models.sequence import SequenceGroup
 from tailor.models.visibility import SHORT
 
@@ -179,6 +182,34 @@ def sequence_split_is_exact(
         except (ValueError, TypeError, RuntimeError):
             agrees = False
     return torch.tensor(sequence.all_agree(agrees))
+
+
+@torch.no_grad()
+def prefixes_are_shareable(
+    model: CausalModel, device: torch.device, dtype: torch.dtype, tokens: int = 0
+) -> torch.Tensor:
+    """Whether two documents that share their first tokens give the same as apart. bool[], because `Strategy.forward` returns
+    tensors only.
+
+    The common tokens and those of each document exceed SHORT, to which the rules are shortened. tokens: maximum of a forward
+    pass in training.
+    """
+    if model.layout != "stream" or model.base.config._attn_implementation != attention.NAME:
+        return torch.tensor(False)
+    count = STREAM_MULTIPLE  # the stream is shorter with than without one of the copies
+    ids = _ids(model, device, count + FIRST + SECOND).cpu().numpy()  # int64[n]
+    pair = [
+        Document(part, targets_of(part, np.array([[0, len(part)]])))
+        for part in (ids[: count + FIRST], np.concatenate([ids[:count], ids[count + FIRST :]]))
+    ]
+    shared, apart = (collate([pair], "stream", share_prefixes=share).to(device) for share in (True, False))
+    with visibility.short_rules(model.base, tokens=tokens):
+        expected = model.at_predictions(apart)[0]  # [S, H]
+        try:
+            found = model.at_predictions(shared)[0]  # [S, H]
+        except (ValueError, TypeError, RuntimeError):  # the model or its attention does not support it
+            return torch.tensor(False)
+    return torch.tensor(_close(found, expected, _rounding(model, device, dtype)))
 
 
 @torch.no_grad()

@@ -119,6 +119,8 @@ def _by_document(mixer: Any, *arguments: Any, **options: Any) -> Any:
         return forward(mixer, *arguments, **options)
     if documents.sequence is not None:
         raise ValueError("a recurrent layer cannot split its sequences over workers")
+    if documents.shared is not None:
+        raise ValueError("a recurrent layer cannot read tokens that two documents share")
     options.pop("documents", None)
     rows = _Rows.of(documents)
     outputs = [

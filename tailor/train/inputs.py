@@ -9,7 +9,7 @@ import torch
 
 from tailor.data.token_store import TokenStore
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.pose import SkippedPositions
 from tailor.models.sequence import SequenceGroup
 from tailor.plan import Plan
@@ -47,4 +47,5 @@ def make_collator(
         noise_alpha=plan.method.embedding_noise if name == "train" else 0.0,
         seed=plan.batches.seed,
         pose=pose,
+        share_prefixes=model.shares_prefixes,
     )

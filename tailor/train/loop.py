@@ -107,7 +107,7 @@ class _Training:
             state.diverged = state.diverged + 1 if step.diverged else 0
             if step.diverged:
                 self._recover(step)
-            _report(self._session, step.record | seconds)
+            _report(self._session, step.record | seconds, step.tokens)
             stop = step.stop
             state.evaluated = not self._evaluation_is_due()
             if not state.evaluated and not stop:
@@ -227,7 +227,8 @@ def _steps(session: Session, first: int) -> Iterator[tuple[int, list[MicroBatch]
         yield step, micro_batches, time.perf_counter() - waiting
 
 
-def _report(session: Session, record: dict[str, Any]) -> None:
+def _report(session: Session, record: dict[str, Any], computed: int) -> None:
+    """computed: tokens of the passes of all workers."""
     if session.host.rank != 0:
         return
     seconds = record["step_seconds"]
@@ -240,7 +241,7 @@ def _report(session: Session, record: dict[str, Any]) -> None:
         session.device,
         parameters=session.parameters.active,
         trained_fully=session.plan.model.adapter is None and session.plan.model.beacon is None,
-        tokens=record["tokens"] // session.host.world,
+        tokens=computed // session.host.world,
         seconds=seconds,
     )
     if utilization is not None:

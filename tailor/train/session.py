@@ -18,7 +18,7 @@ from tailor.errors import ModelError
 from tailor.methods import Method, load_method
 from tailor.models import attention, own_code, probe
 from tailor.models.causal import CausalModel, Parameters
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.load import DTYPES
 from tailor.models.router import Router
 from tailor.models.sequence import SequenceGroup, join
@@ -96,6 +96,7 @@ def open_session(plan: Plan, host: Host) -> Session:
     model.router = Router.of(config, plan.model, by_config=not plan.method.compares_answers)
     parameters = strategy.weights()
     strategy.setup()
+    model.shares_prefixes = shares_prompts(plan, strategy, host.device)
     sequence = join(plan.sequence_parallel)
     batches, evaluation = (of_split(tokens.split(name), plan.batches) for name in ("train", "evaluation"))
     reference, values = open_reference(
@@ -125,6 +126,9 @@ def open_session(plan: Plan, host: Host) -> Session:
         f"{parameters.trained:,} of {parameters.total:,} weights are trained, {plan.precision}, {plan.strategy.name}, "
         f"{model.base.config._attn_implementation} attention"
     )
+    if plan.method.shares_prompts:
+        kept = "share the tokens" if model.shares_prefixes else "have a copy each"
+        session.say(f"both answers of a pair {kept} of their prompt")
     if plan.base_dropout:
         session.say(f"dropout {plan.dropout_text()}")
     if model.router is None and Router.of(config) is not None and plan.model.router_aux_loss is None:
@@ -133,6 +137,17 @@ def open_session(plan: Plan, host: Host) -> Session:
             "set model.router_aux_loss to use it"
         )
     return session
+
+
+def shares_prompts(plan: Plan, strategy: Strategy, device: torch.device) -> bool:
+    """Whether a forward pass computes the prompt of a pair of answers once. A collective call."""
+    # NEFTune draws the noise of each document, and the losses of routers are means over the tokens of both answers.
+    excluded = plan.method.embedding_noise or plan.sequence_parallel > 1 or strategy.model.router is not None
+    if not plan.method.shares_prompts or excluded:
+        return False
+    with torch.no_grad(), autocast(plan, device):
+        arguments = (device, DTYPES[plan.precision], plan.pass_tokens)
+        return bool(strategy.forward(probe.prefixes_are_shareable, *arguments))
 
 
 def check_positions(session: Session) -> None:

@@ -22,14 +22,15 @@ from tailor.data.rows import Batch, examples_of
 from tailor.errors import TrainingError
 from tailor.methods import LossSum
 from tailor.methods.base import MicroBatch
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.collator import Collator
+from tailor.models.documents import TokenBatch
 from tailor.train.checkpoint import State
 from tailor.train.schedule import learning_rate
 from tailor.train.session import Session
 
 T = TypeVar("T")
-STOPPING = "stopping"
-"""Name of the sum that counts the workers that were asked to stop."""
+STOPPING, COMPUTED = "stopping", "computed"
+"""Names of two sums over the workers: those that were asked to stop, and the tokens of their passes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class StepResult:
     """The loss or the gradient norm was out of bounds, so the update was skipped."""
     stop: bool
     """A worker was asked to stop."""
+    tokens: int
+    """Tokens that all workers computed, without padding. Those of a prompt that two answers share count once."""
 
 
 class StepRunner:
@@ -76,8 +79,9 @@ class StepRunner:
         real = sum(micro.tokens for micro in micro_batches)
         # The workers agree on stopping in this all-reduce, which the losses need anyway.
         context.totals.add_number(STOPPING, session.host.stopping())
+        context.totals.add_number(COMPUTED, real / plan.sequence_parallel)
         sums = context.totals.over_workers(session.host.world)
-        stopping = sums.pop(STOPPING)
+        stopping, tokens = sums.pop(STOPPING), sums.pop(COMPUTED)
 
         loss = sums["loss"] / denominator
         norm = self.strategy.gradient_norm()
@@ -103,7 +107,7 @@ class StepRunner:
             record["diverged"] = True
         elif not math.isfinite(norm):
             record["overflowed"] = True  # fp16 only: the gradient scaler skipped the update
-        return StepResult(record, diverged, stopping)
+        return StepResult(record, diverged, bool(stopping), round(tokens))
 
     def _diverged(self, loss: float, norm: float) -> bool:
         limit = self.session.plan.divergence.grad_norm
@@ -133,9 +137,10 @@ def read_micro_batches(
             is_padding = index >= len(parts)
             part = slice(smallest, smallest + 1) if is_padding else parts[index]
             read = method.read(collator, batch, part)
-            yield MicroBatch(
-                before + index, read, is_padding, 0 if is_padding else batches.tokens(batch[part])
-            )
+            tokens = 0 if is_padding else batches.tokens(batch[part])
+            if tokens and read.documents is not None:
+                tokens -= read.documents.shared_tokens
+            yield MicroBatch(before + index, read, is_padding, tokens)
         before += len(parts)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tailor.data.batches import Batches
 from tailor.data.rows import Row, StreamSlice, join, share
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.plan.batches import BatchSpec
 from tests.helpers.stores import make_store
 

@@ -16,7 +16,7 @@ from tailor.encode.prepare import Prepared, prepare_all
 from tailor.encode.unused import FILLED_NEGATIVES
 from tailor.errors import DataError, ModelError
 from tailor.methods import load_method
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.plan.batches import BatchSpec
 from tailor.spec.data import Data
 from tailor.spec.methods.rerank import Rerank

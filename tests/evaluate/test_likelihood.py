@@ -64,7 +64,7 @@ def test_batches_hold_every_sequence_once_by_length() -> None:
 
 
 def test_dynamic_rope_scores_each_sequence_on_its_own(tmp_path: Path) -> None:
-    from tailor.models.documents import collate
+    from tailor.models.collator import collate
     from tailor.models.loss import summed_cross_entropy
 
     base = tiny_llama(tmp_path, max_position_embeddings=8)

@@ -18,7 +18,7 @@ from tailor.evaluate.figures import exponential
 from tailor.evaluate.likelihood import scoring_model
 from tailor.evaluate.tasks.long_perplexity import long_texts
 from tailor.evaluate.windows import BUCKETS, Windows, losses, sliding_windows, token_losses
-from tailor.models.documents import Document, collate
+from tailor.models.collator import Document, collate
 from tailor.models.load import load_network
 from tailor.spec.model import Model
 from tailor.spec.tasks.lengths import LongPerplexity

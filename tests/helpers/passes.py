@@ -16,7 +16,7 @@ from tailor.data.split import Split
 from tailor.methods import LossSum, Method
 from tailor.methods.base import MicroBatch
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 
 
 class OneWorker:

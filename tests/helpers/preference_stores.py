@@ -14,16 +14,21 @@ Answer = tuple[np.ndarray, int, bool]
 """(token ids, length of the prompt, whether the answer is positive)"""
 
 
-def pairs(count: int, *, seed: int = 0, shuffled: bool = False) -> list[list[Answer]]:
-    """Pairs of random prompts and answers: letters are preferred to capitals, or by the toss of a coin."""
+def pairs(
+    count: int, *, seed: int = 0, shuffled: bool = False, prompt: tuple[int, int] = (4, 12)
+) -> list[list[Answer]]:
+    """Pairs of random prompts and answers: letters are preferred to capitals, or by the toss of a coin.
+
+    prompt: fewest tokens of a prompt, and more than the most.
+    """
     generator = np.random.default_rng(seed)
     groups = []
     for _ in range(count):
-        prompt = generator.integers(5, 261, size=generator.integers(4, 12))
+        before = generator.integers(5, 261, size=generator.integers(*prompt))
         good, bad = (generator.integers(low, low + 26, size=generator.integers(3, 15)) for low in (70, 38))
         if shuffled and generator.random() < 0.5:
             good, bad = bad, good
-        group = [(np.append(np.concatenate([prompt, answer]), 4), len(prompt)) for answer in (good, bad)]
+        group = [(np.append(np.concatenate([before, answer]), 4), len(before)) for answer in (good, bad)]
         groups.append([(*group[0], True), (*group[1], False)])
     return groups
 

@@ -13,7 +13,7 @@ from tailor.methods import kto
 from tailor.methods.dpo import Dpo
 from tailor.methods.kto import answer_losses, kl_document, kl_partners
 from tailor.methods.preference import Answers, pair_losses
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.spec.methods import dpo as dpo_spec
 from tailor.spec.methods import kto as kto_spec
 from tests.helpers.preference_stores import rated, write_groups

@@ -14,7 +14,8 @@ from torch.nn import functional
 from tailor.errors import ModelError
 from tailor.models import activations
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Document, TokenBatch, collate
+from tailor.models.collator import Document, collate
+from tailor.models.documents import TokenBatch
 from tailor.models.load import load_for_training
 from tailor.models.loss import summed_cross_entropy
 from tailor.spec.model import Model

@@ -24,7 +24,7 @@ from tailor.data.token_store import TokenStore
 from tailor.errors import ModelError
 from tailor.evaluate.generation import generate
 from tailor.models import linear
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.experts.stacks import stacks
 from tailor.models.load import load_for_training
 from tailor.plan.facts import unpackable

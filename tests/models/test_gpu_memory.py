@@ -11,7 +11,8 @@ import torch
 
 from tailor.models import activations
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Document, TokenBatch, collate
+from tailor.models.collator import Document, collate
+from tailor.models.documents import TokenBatch
 from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tailor.train import loop, throughput

@@ -11,7 +11,7 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import attention, probe
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.family import DENSE, Family

@@ -13,7 +13,8 @@ from torch.nn import functional
 from tailor.data.rows import join
 from tailor.data.split import Split
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.collator import Collator
+from tailor.models.documents import TokenBatch
 from tailor.models.load import load_for_training
 from tailor.models.neftune import BLOCK, Noise, NoisyDocument
 from tailor.models.sequence import SequenceGroup

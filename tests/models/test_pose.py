@@ -16,7 +16,8 @@ from tailor.data.rows import Row, join
 from tailor.data.split import Split
 from tailor.models import probe
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, TokenBatch
+from tailor.models.collator import Collator
+from tailor.models.documents import TokenBatch
 from tailor.models.load import load_for_training
 from tailor.models.pose import SkippedPositions
 from tailor.models.sequence import SequenceGroup

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tailor.data.token_store import TokenStore
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.load import load_network
 from tailor.models.quantization import with_one_mode
 from tailor.plan import Plan

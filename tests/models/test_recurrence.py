@@ -11,7 +11,8 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import probe, recurrence
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, Documents
+from tailor.models.collator import Collator
+from tailor.models.documents import Documents
 from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES

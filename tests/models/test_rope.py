@@ -21,7 +21,7 @@ from tailor.export.folder import export
 from tailor.export.request import Request
 from tailor.models import attention, rope
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Document, collate
+from tailor.models.collator import Document, collate
 from tailor.models.load import load_network
 from tailor.models.sharded_load import load_sharded
 from tailor.spec.model import Model

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.load import load_for_training
 from tailor.models.router import Router
 from tailor.spec.model import Model

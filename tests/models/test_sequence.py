@@ -19,7 +19,8 @@ import torch.distributed as dist
 
 from tailor.models import probe, sequence
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, Documents, TokenBatch
+from tailor.models.collator import Collator
+from tailor.models.documents import Documents, TokenBatch
 from tailor.models.load import load_for_training
 from tailor.models.sequence import SequenceGroup
 from tailor.spec.model import Model

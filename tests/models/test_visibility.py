@@ -12,7 +12,8 @@ import torch
 from tailor.errors import ModelError
 from tailor.models import attention, probe, visibility
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Collator, Documents
+from tailor.models.collator import Collator
+from tailor.models.documents import Documents
 from tailor.models.embedding.attention import check_attention
 from tailor.models.sharded_load import load_sharded
 from tailor.models.visibility import Rule

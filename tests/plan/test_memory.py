@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tailor.models import activations
-from tailor.models.documents import Document, collate
+from tailor.models.collator import Document, collate
 from tailor.models.load import load_for_training
 from tailor.models.loss import summed_cross_entropy
 from tailor.plan import ModelFacts, activation_memory, memory

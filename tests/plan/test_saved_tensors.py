@@ -12,7 +12,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from tailor.models.activations import decoder_layers
-from tailor.models.documents import Document, collate
+from tailor.models.collator import Document, collate
 from tailor.models.load import load_for_training
 from tailor.plan import ModelFacts, activation_memory
 from tailor.plan.activation_memory import OUTPUT, Trained, activations

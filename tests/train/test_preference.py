@@ -13,9 +13,10 @@ import torch
 from tailor.data.token_store import TokenStore
 from tailor.methods import reference as references
 from tailor.methods.kto import Kto
+from tailor.models.causal import CausalModel
 from tailor.plan import Plan
 from tailor.store import Store
-from tailor.train import loop, step
+from tailor.train import loop, session, step
 from tailor.train.reference import open_reference
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
@@ -51,6 +52,8 @@ SHARED = {
     "kto, lora, zero-2": "kto, lora",
 }
 """Cases under strategies that share something out, where a copy of the model becomes numbers that are computed before."""
+PROMPT = 40, 60
+"""Tokens of a prompt, at most. With shorter ones a stream of 64 tokens would have room for both copies."""
 FIGURES = ("loss", "reward_accuracy", "reward_margin")
 
 
@@ -63,7 +66,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TokenStore]:
     folder = tmp_path_factory.mktemp("tokens")
     return {
-        "dpo": write_groups(folder / "dpo", pairs(60), pairs(7, seed=1)),
+        "dpo": write_groups(folder / "dpo", pairs(60, prompt=PROMPT), pairs(7, seed=1, prompt=PROMPT)),
         "kto": write_groups(folder / "kto", rated(90), rated(9, seed=1)),
     }
 
@@ -75,8 +78,13 @@ def planned(model: Path, stores: dict[str, TokenStore], run: Path, /, **sections
 def curve(host: PlainHost, plan: Plan) -> list[list[float]]:
     """Loss and figures of the steps and of the evaluation at the end."""
     loop.run(plan, host)
-    records = [*host.of("train"), *host.of("evaluation")]
+    found = curve_of(host)
     host.records.clear()
+    return found
+
+
+def curve_of(host: PlainHost) -> list[list[float]]:
+    records = [*host.of("train"), *host.of("evaluation")]
     return [[record[name] for name in FIGURES] for record in records]
 
 
@@ -310,3 +318,39 @@ def test_kto_estimates_the_kl_divergence_once_per_global_batch(
     assert len({step[0] for step in steps}) == 6
     shown = [record["divergence"] for record in host.of("train")]
     assert shown == pytest.approx([max(0.0, step[0]) for step in steps], abs=1e-6)
+
+
+@pytest.mark.parametrize("case", ["dpo, lora", "dpo, precomputed"])
+def test_a_shared_prompt_changes_no_curve(
+    model: Path,
+    stores: dict[str, TokenStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    """Every step and the evaluation have fewer tokens to compute, and the same losses and rewards."""
+    sections = {**CASES[case]}
+    if case == "dpo, lora":  # both answers would have another dropout
+        sections["model"] = {"adapter": {**ADAPTED["adapter"], "dropout": 0.0}}
+    computed: list[int] = []
+    forward = CausalModel.inputs
+
+    def counted(self: CausalModel, batch: Any, *arguments: Any, **options: Any) -> Any:
+        computed.append(batch.input_ids.numel())
+        return forward(self, batch, *arguments, **options)
+
+    monkeypatch.setattr(CausalModel, "inputs", counted)
+    found = {}
+    for name in ("shared", "apart"):
+        if name == "apart":
+            monkeypatch.setattr(session, "shares_prompts", lambda *_: False)
+        host = PlainHost()
+        # The log-probabilities of the reference are computed again in each way.
+        tokens = write_groups(tmp_path / name, pairs(60, prompt=PROMPT), pairs(7, seed=1, prompt=PROMPT))
+        loop.run(make_plan(model, tokens, tmp_path / f"run {name}", **sections), host)
+        assert all(0 <= record["padding"] < 1 for record in host.of("train"))
+        found[name] = np.array(curve_of(host))
+        found[name, "tokens"] = sum(computed)
+        computed.clear()
+    assert found["shared"] == pytest.approx(found["apart"], abs=2e-5)
+    assert found["shared", "tokens"] < 0.85 * found["apart", "tokens"]

@@ -203,7 +203,7 @@ def test_the_saved_folder_is_a_cross_encoder(planner: Planner, tmp_path: Path, k
 
     from tailor.methods import load_method
     from tailor.models import scoring_head
-    from tailor.models.documents import Collator
+    from tailor.models.collator import Collator
 
     plan, kept = planner(f"saved-{kind}", kind), {}
 

@@ -21,7 +21,7 @@ from tailor.errors import ModelError
 from tailor.evaluate.retrieval.embedders import require_embeddings
 from tailor.methods import load_method
 from tailor.models import scoring_head
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.plan import Plan
 from tailor.store import Store
 from tailor.train import loop

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tailor.errors import ModelError
-from tailor.models.documents import Collator
+from tailor.models.collator import Collator
 from tailor.models.router import Router
 from tailor.plan import Plan
 from tailor.spec.model import Model

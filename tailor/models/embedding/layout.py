@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from tailor.errors import DataError
-from tailor.models.documents import IGNORED, Document, Layout, Pool, TokenBatch, collate
+from tailor.models.collator import Document, collate
+from tailor.models.documents import IGNORED, Layout, Pool, TokenBatch
 
 
 def lay_out_texts(

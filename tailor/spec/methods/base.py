@@ -158,6 +158,10 @@ class MethodSection(Section):
     """Metrics of its evaluations, besides the loss, that `train.early_stopping` can watch. Empty: not declared."""
     can_precompute_reference: ClassVar[bool] = True
     """Whether its reference log-probabilities can be computed before training."""
+    shares_prompts: ClassVar[bool] = False
+    """Whether a forward pass may compute the prompt of a pair of answers once. The loss then takes its numbers by document, from
+    `CausalModel.answers` or `log_probabilities`, and never by position.
+    """
 
     name: str
 

@@ -29,6 +29,7 @@ class Dpo(MethodSection):
     reads = (PAIRS,)
     compares_answers = True
     documents_per_pass = "puts several answers into one forward pass"
+    shares_prompts = True
 
     name: Literal["dpo"]
     """The method."""

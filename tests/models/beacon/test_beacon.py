@@ -12,7 +12,7 @@ from tailor.errors import ModelError
 from tailor.models.beacon.model import BeaconModel
 from tailor.models.beacon.modules import BeaconLinear, add_beacons
 from tailor.models.beacon.windows import Memory, Window, WindowCache
-from tailor.models.documents import Document, collate
+from tailor.models.collator import Document, collate
 from tailor.plan import beacon
 from tailor.spec.model import Beacon
 from tests.helpers import reference_beacon

@@ -15,7 +15,7 @@ from tailor.evaluate.likelihood import likelihoods, scoring_model
 from tailor.evaluate.rows import Scored
 from tailor.models import prefix_lm
 from tailor.models.causal import CausalModel
-from tailor.models.documents import Document, collate, targets_of
+from tailor.models.collator import Document, collate, targets_of
 from tailor.models.embedding.attention import text_states
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.load import load_for_training
