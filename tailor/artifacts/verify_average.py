@@ -163,8 +163,9 @@ def _summed(
             for name, share in zip(names, shares, strict=True):
                 if name in module.scaling:
                     module.scaling[name] *= share
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    in_full = {name.replace(".modules_to_save.default", ""): tensor for name, tensor in parameters.items()}
+    # With buffers: routers have some (`e_score_correction_bias`).
+    tensors = model.state_dict(keep_vars=True)
+    in_full = {name.replace(".modules_to_save.default", ""): tensor for name, tensor in tensors.items()}
     readers = [LoraAdapter(part.folder, part.url) for part in parts]
     for target, name in readers[0].replaced.items():
         mean = sum(

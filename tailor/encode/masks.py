@@ -180,8 +180,9 @@ class ChatEncoder:
             prompt = self._render(chat.messages[:turn], chat.tools, add_generation_prompt=True)
             is_last = turn + 1 == len(chat.messages)
             text = whole if is_last else self._render(chat.messages[: turn + 1], chat.tools)
-            if not text.startswith(prompt) and self._rules.opening:
-                text = self._opened(chat, turn, prompt)
+            if not text.startswith(prompt):
+                after = self._opened if self._rules.opening else self._after_reasoning
+                text = after(chat, turn, prompt)
             if not text.startswith(prompt):
                 raise RowError("template", "the answer does not start where the generation prompt ends")
             reasoning.check_kept(chat.messages[turn], text[len(prompt) :])
@@ -202,6 +203,19 @@ class ChatEncoder:
         text = self._render([*chat.messages[:turn], bare], chat.tools)
         begin = len(prompt) - len(self._rules.opening)
         return prompt + reasoning.close(thoughts) + text[begin:] if text.startswith(prompt[:begin]) else text
+
+    def _after_reasoning(self, chat: Chat, turn: int, prompt: str) -> str:
+        """The text up to a turn with which the history loses reasoning that the generation prompt still has.
+
+        gpt-oss's does, when the answer to the result of a tool comes.
+        """
+        history = [
+            reasoning.without(message) if message["role"] == "assistant" else message
+            for message in chat.messages[:turn]
+        ]
+        bare = self._render(history, chat.tools, add_generation_prompt=True)
+        text = self._render([*history, chat.messages[turn]], chat.tools)
+        return prompt + text[len(bare) :] if text.startswith(bare) else text
 
     def _render(self, messages: Sequence[Any], tools: Any, *, add_generation_prompt: bool = False) -> str:
         tokenizer = self._tokenizer

@@ -35,8 +35,16 @@ def without(message: Message) -> Message:
     """An assistant's message without its reasoning."""
     if _KEY not in message and CLOSE not in message["content"]:
         return message
-    kept = {key: value for key, value in message.items() if key != _KEY}
+    kept = {key: value for key, value in message.items() if key not in REASONING_KEYS}
     return {**kept, "content": parts(message)[1]}
+
+
+def _split(message: Message) -> Message:
+    """An assistant's message with the reasoning of its content in a key."""
+    if CLOSE not in message["content"]:
+        return message
+    reasoning, answer = parts(message)
+    return {**message, _KEY: reasoning, "content": answer}
 
 
 class Reasoning:
@@ -44,7 +52,10 @@ class Reasoning:
 
     def __init__(self, template: Template, *, drop: bool) -> None:
         self._drop = drop
-        self._key = {text: _read_by(text) for text in (template.text, template.tool_use) if text is not None}
+        texts = [text for text in (template.text, template.tool_use) if text is not None]
+        self._key = {text: _read_by(text) or _KEY for text in texts}
+        # Templates that write reasoning in other ways than as `<think>`, such as that of gpt-oss.
+        self._untagged = {text for text in texts if _read_by(text) and CLOSE not in text}
         self._template = template
 
     def apply(self, chat: Chat) -> list[Message]:
@@ -54,7 +65,10 @@ class Reasoning:
             return messages
         if self._drop:
             return [without(turn) if turn["role"] == "assistant" else turn for turn in messages]
-        key = self._key[self._template.choose(chat.tools)]
+        text = self._template.choose(chat.tools)
+        if text in self._untagged:
+            messages = [_split(turn) if turn["role"] == "assistant" else turn for turn in messages]
+        key = self._key[text]
         return [{**turn, key: turn[_KEY]} if turn.get(_KEY) else turn for turn in messages]
 
 
@@ -107,9 +121,9 @@ def _bare(answer: Answer) -> Any:
     return [{**turn, "content": turn["content"].strip()} for turn in bare]
 
 
-def _read_by(template: str) -> str:
+def _read_by(template: str) -> str | None:
     """The key of a message that a template reads reasoning from."""
-    return next((key for key in REASONING_KEYS if _reads(template, key)), _KEY)
+    return next((key for key in REASONING_KEYS if _reads(template, key)), None)
 
 
 def _reads(template: str, key: str) -> bool:

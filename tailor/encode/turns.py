@@ -80,6 +80,7 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
     if tokenizer.template is not None and tokenizer.template.tool_use:
         # The tool-use template may end turns differently, so markers are used only if both templates have them.
         markers = markers and tokenizer.template.has_markers
+    ends += _end_of_call(tokenizer, [end for _, end in ends])
     end_ids, end_texts = zip(*ends, strict=True)
     left_out = left_out_of(tokenizer)
     end_texts = tuple(sorted(set(end_texts)))
@@ -162,6 +163,17 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
         f"chat template {name}: an assistant turn {ending}; the model would never learn to stop",
         hint=hint,
     )
+
+
+def _end_of_call(tokenizer: Tokenizer, ends: Sequence[str]) -> list[tuple[int, str]]:
+    """Id and text of the special token that ends a turn with a tool call, if it is another one, as gpt-oss's `<|call|>`."""
+    calling = [_PROBE[0], {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
+    _, name, tail = _try(tokenizer, calling, [_TOOL], "").rpartition("probe_call")
+    if not name or any(end in tail for end in ends):
+        return []
+    last = tokenizer.encode(tail.rstrip())[-1]
+    added = tokenizer.added.get(last)
+    return [(last, added.content)] if added is not None and added.special else []
 
 
 def contents(chat: Chat) -> set[str]:

@@ -29,6 +29,7 @@ from tailor.models.beacon.modules import beacons_of
 from tailor.models.causal import base_of
 from tailor.models.positions import positions_of
 from tailor.models.row_attention import attending_by_row
+from tailor.plan import experts
 
 ROWS = 16
 """Rows of every decoding step. Another number may change last bits, so it is the same in every command."""
@@ -38,7 +39,6 @@ FEW = 4
 MKL computes float32 matrices of 4 to 16 rows with one kernel, and up to 3 rows with others. One answer in 4 rows takes about
 two thirds of the time of 16. GPUs take the same time for both.
 """
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _PROBES = (5, 9, 3, 7)
 """Lengths of the prompts of the probe, in tokens."""
 _CLOSE = {torch.float32: 1e-3}
@@ -181,7 +181,8 @@ def _may_be(base: Any) -> bool:
         or live_rope.follows_length(base)
         or (beacons is not None and not beacons.off)
         or stock_attention(base) != "sdpa"
-        or any(getattr(config, name, None) for name in (*_EXPERTS, "attention_chunk_size"))
+        or experts.total(config.to_dict()) > 1
+        or getattr(config, "attention_chunk_size", None)
     )
 
 

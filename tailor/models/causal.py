@@ -209,7 +209,7 @@ class CausalModel(nn.Module):
         else:  # its attention is bidirectional: it would also attend to the padding
             inputs["is_causal"] = False
             if batch.documents is None:
-                inputs["attention_mask"] = (batch.rows >= 0).long()
+                inputs["attention_mask"] = (batch.token_document >= 0).long()
         if "position_ids" in inspect.signature(type(decoder_of(self.base)).forward).parameters:
             first = encoders.first_position(self.base.config.to_dict())
             inputs["position_ids"] = batch.position_ids + first if first else batch.position_ids
@@ -226,7 +226,7 @@ class CausalModel(nn.Module):
             inputs |= {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
             inputs |= {"max_length_q": longest, "max_length_k": longest}
         elif batch.skips:  # transformers would start a new document at each skip, unless there is a mask
-            inputs["attention_mask"] = (batch.rows >= 0).long()
+            inputs["attention_mask"] = (batch.token_document >= 0).long()
         return inputs
 
 

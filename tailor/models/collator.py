@@ -160,12 +160,11 @@ def collate(
     multiple of it. share_prefixes: in a stream, compute the common first tokens of documents 0 and 1, 2 and 3, … once."""
     members = [piece for pack in packs for piece in pack]
     if layout == "stream":
-        numbers = [number for number, pack in enumerate(packs) for _ in pack]
-        return _stream(members, numbers, math.lcm(STREAM_MULTIPLE, parts), share_prefixes)
+        return _stream(members, math.lcm(STREAM_MULTIPLE, parts), share_prefixes)
     width = max(pad_to or 0, *(sum(len(piece.ids) for piece in pack) for pack in packs))
     ids = np.zeros((len(packs), width), dtype=np.int64)  # [B, T]
     positions = np.zeros_like(ids)  # [B, T]
-    rows = np.full_like(ids, -1)  # [B, T]
+    token_document = np.full_like(ids, -1)  # [B, T]
     locations = []
     for index, pack in enumerate(packs):
         if len(pack) > 1 and any(piece.positions is not None for piece in pack):
@@ -176,21 +175,19 @@ def collate(
         for piece in pack:
             end = used + len(piece.ids)
             ids[index, used:end], positions[index, used:end] = piece.ids, _positions(piece)
+            token_document[index, used:end] = len(locations)
             locations.append(index * width + np.arange(used, end))
             used = end
-        rows[index, :used] = index
         # transformers starts a new document wherever the position ids start at 0 again. After a single document the
         # positions of the padding continue, so that no mask is needed: causal attention does not look ahead. After a pack
         # they start at 0, which makes the padding a document of its own.
         start = 0 if len(pack) > 1 else used
         positions[index, used:] = np.arange(start, start + width - used)
-    return _batch(ids, positions, rows, None, members, locations)
+    return _batch(ids, positions, token_document, None, members, locations)
 
 
-def _stream(
-    members: Sequence[Document], numbers: Sequence[int], multiple: int, share_prefixes: bool
-) -> TokenBatch:
-    """numbers: the row of each document. multiple: T is one of it."""
+def _stream(members: Sequence[Document], multiple: int, share_prefixes: bool) -> TokenBatch:
+    """multiple: T is one of it."""
     lengths = [len(piece.ids) for piece in members]
     prefixes = _common_prefixes(members) if share_prefixes else [0] * len(members)
     if -(-(sum(lengths) - sum(prefixes)) // multiple) == -(-sum(lengths) // multiple):
@@ -207,13 +204,13 @@ def _stream(
     positions = np.concatenate(
         [*(_positions(piece)[prefix:] for piece, prefix in pieces), np.arange(padding)]
     )
-    rows = np.repeat([*numbers, -1], [*own, padding])  # int64[T]
+    token_document = np.repeat([*range(len(members)), -1], [*own, padding])  # int64[T]
     cpu, rest = torch.device("cpu"), [padding] if padding else []
     documents = Documents.packed([*own, *rest], cpu)
     if any(prefixes):
         keys = torch.from_numpy(np.concatenate([*locations, np.arange(used, used + padding)]))
         documents = replace(documents, shared=SharedPrefixes(keys, Documents.packed([*lengths, *rest], cpu)))
-    return _batch(ids[None], positions[None], rows[None], documents, members, locations)
+    return _batch(ids[None], positions[None], token_document[None], documents, members, locations)
 
 
 def _common_prefixes(members: Sequence[Document]) -> list[int]:
@@ -252,7 +249,7 @@ def targets_of(ids: np.ndarray, spans: np.ndarray) -> np.ndarray:
 def _batch(
     ids: np.ndarray,
     positions: np.ndarray,
-    rows: np.ndarray,
+    token_document: np.ndarray,
     documents: Documents | None,
     members: Sequence[Document],
     locations: Sequence[np.ndarray],
@@ -272,7 +269,7 @@ def _batch(
         tensor(positions),
         tensor(predicting),
         tensor(targets),
-        tensor(rows),
+        tensor(token_document),
         documents,
         tensor(document),
         tensor(counts),

@@ -117,8 +117,8 @@ class TokenBatch:
     """int64[S]: positions in the flattened [B · T] whose next token is supervised."""
     targets: torch.Tensor
     """int64[S]: these next tokens."""
-    rows: torch.Tensor
-    """int64[B, T]: index in the micro-batch of each token's row (pack); -1 for padding."""
+    token_document: torch.Tensor
+    """int64[B, T]: index in the micro-batch of each token's document; -1 for padding."""
     documents: Documents | None
     """The documents' bounds in the stream layout; None in the rows layout."""
     document: torch.Tensor
@@ -157,7 +157,7 @@ class TokenBatch:
             position_ids=self.position_ids[:, start:stop],
             predicting=self.predicting[inside] - start,
             targets=self.targets[inside],
-            rows=self.rows[:, start:stop],
+            token_document=self.token_document[:, start:stop],
             documents=replace(self.documents, sequence=sequence),
             document=self.document[inside],
         )

@@ -42,15 +42,18 @@ def adaptable(network: Any) -> list[str]:
 
 
 def read_directly(network: nn.Module) -> Iterator[str]:
-    """Full names of the projections of a state-space mixer (Mamba and others) whose weight the code reads directly.
+    """Full names of the projections whose weight the code reads directly: of state-space mixers (Mamba and others) and of
+    Gemma 3n's AltUp, which clamps its coefficients in place.
 
-    The fused training kernels take the weights of several projections instead of calling the modules. They would ignore an
+    The fused training kernels of the mixers take the weights of several projections instead of calling the modules. They would ignore an
     adapter on such a projection, and would read a quantized weight as if it were a plain one. Which kernel runs depends on
-    the machine, so this searches the source code of `forward` for `self.NAME.weight` and does not run it.
+    the machine, so this searches the source code for `self.NAME.weight` and does not run it.
     """
     for name, module in network.named_modules():
-        if hasattr(module, "A_log"):
-            read = _READS.findall(inspect.getsource(type(module).forward))
+        kind = type(module)
+        code = kind.forward if hasattr(module, "A_log") else kind if kind.__name__.endswith("AltUp") else None
+        if code is not None:
+            read = _READS.findall(inspect.getsource(code))
             for child, part in module.named_children():
                 if child in read and isinstance(part, nn.Linear):
                     yield f"{name}.{child}"

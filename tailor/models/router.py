@@ -1,7 +1,8 @@
-"""Losses of the routers of mixture-of-experts models, computed per row.
+"""Losses of the routers of mixture-of-experts models, computed per document.
 
 The load-balancing loss is that of Switch Transformers (arXiv 2101.03961, equations 4 to 6), the z-loss that of ST-MoE (arXiv
-2202.08906, equation 5). A row is the same for every micro-batch size and number of workers, and so are its losses.
+2202.08906, equation 5). A document is the same for every micro-batch size, number of workers and packing, and so are its
+losses.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import torch
 
 from tailor.errors import ModelError
 from tailor.models.documents import TokenBatch
+from tailor.plan import experts
 from tailor.spec.model import Model
-
-_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
 
 
 class RouterLoss(NamedTuple):
-    """Losses of a micro-batch, float32 scalars that are summed over its rows, each times the units of the row."""
+    """Losses of a micro-batch, float32 scalars that are summed over its documents, each times the units of the document."""
 
     weighted: torch.Tensor
     """What is added to the training loss, with a graph."""
@@ -50,10 +50,10 @@ class Router:
             weight = float(getattr(config, "router_aux_loss_coef", None) or 0.0)
         if not weight and not z_weight:
             return None
-        top_k = next((int(value) for name in _TOP_K if (value := getattr(config, name, None))), None)
-        if top_k is None or (weight and not hasattr(config, "router_aux_loss_coef")):
-            key = "router_z_loss" if top_k is None else "router_aux_loss"
-            why = "has no routers" if top_k is None else "balances its experts without such a loss"
+        top_k = experts.active(config.to_dict())
+        if not top_k or (weight and not hasattr(config, "router_aux_loss_coef")):
+            key = "router_aux_loss" if top_k else "router_z_loss"
+            why = "balances its experts without such a loss" if top_k else "has no routers"
             raise ModelError(
                 f"model.{key}: the model ({config.model_type}) {why}", hint=f"remove model.{key}"
             )
@@ -61,21 +61,17 @@ class Router:
 
     def of_tokens(self, logits: Sequence[torch.Tensor], batch: TokenBatch) -> RouterLoss:
         """The losses of a method that is summed over supervised tokens. logits: [B · T, experts] of each layer."""
-        supervised = torch.bincount(
-            batch.rows.flatten()[batch.predicting], minlength=_count(batch)
-        )  # int64[R]
-        return self._losses(logits, batch, supervised)
+        return self._losses(logits, batch, batch.supervised)
 
     def of_documents(
         self, logits: Sequence[torch.Tensor], batch: TokenBatch, documents_per_unit: int
     ) -> RouterLoss:
         """The losses of a method that is summed over units of several documents, such as pairs of answers."""
-        rows = batch.rows.flatten()[batch.predicting]  # int64[S]
-        row = torch.zeros_like(batch.supervised).scatter_(0, batch.document, rows)  # int64[D]
-        return self._losses(logits, batch, torch.bincount(row, minlength=_count(batch)) / documents_per_unit)
+        units = torch.full(batch.supervised.shape, 1 / documents_per_unit, device=batch.supervised.device)
+        return self._losses(logits, batch, units)
 
     def _losses(self, logits: Sequence[torch.Tensor], batch: TokenBatch, units: torch.Tensor) -> RouterLoss:
-        """units: [R]. Their sum over the batch is what its loss is divided by, so each loss becomes a mean."""
+        """units: [D]. Their sum over the batch is what its loss is divided by, so each loss becomes a mean."""
         if not logits:
             raise ModelError(
                 "the model returns no logits of its routers", hint="set model.router_aux_loss: 0"
@@ -93,44 +89,39 @@ class Router:
         return RouterLoss(total, statistics)
 
     def loss(self, logits: Sequence[torch.Tensor], batch: TokenBatch, units: torch.Tensor) -> torch.Tensor:
-        """Sum over rows of (balancing loss of the row × its units), a float32 scalar with a graph.
+        """Sum over documents of (balancing loss of the document × its units), a float32 scalar with a graph.
 
-        logits: [B · T, experts] of each layer. The balancing loss of a row is `top_k` when its tokens use all experts
-        equally, and up to the number of experts when all tokens use the same `top_k` of them. It is computed per row,
-        because the rows of a batch do not depend on the micro-batch size or the number of workers. The sum is divided by
+        logits: [B · T, experts] of each layer. The balancing loss of a document is `top_k` when its tokens use all
+        experts equally, and up to the number of experts when all tokens use the same `top_k` of them. The sum is divided by
         the units of the batch, as every loss is, which makes it a mean.
         """
-        # In the shapes, R is the number of rows, N of tokens without padding, E of experts.
-        rows, real = _real(batch)
-        count = _count(batch)
-        experts = logits[0].shape[-1]
-        assigned = torch.zeros(count, experts, device=rows.device)  # [R, E], tokens that go to each expert
-        probability = torch.zeros(count, experts, device=rows.device)  # [R, E], summed over tokens
+        # In the shapes, N is the number of tokens without padding, E of experts.
+        document, real = _real(batch)
+        count = len(units)
+        width = logits[0].shape[-1]  # E
+        assigned = torch.zeros(count, width, device=document.device)  # [D, E], tokens that go to each expert
+        probability = torch.zeros(count, width, device=document.device)  # [D, E], summed over tokens
         for layer in logits:
             of_token = layer[real].float().softmax(dim=-1)  # [N, E]
             chosen = torch.zeros_like(of_token).scatter_(1, of_token.topk(self.top_k, dim=-1).indices, 1.0)
-            assigned = assigned.index_add(0, rows, chosen.detach())
-            probability = probability.index_add(0, rows, of_token)
-        tokens = len(logits) * torch.bincount(rows, minlength=count)[:, None]  # [R, 1]
-        balance = experts * (assigned / tokens * (probability / tokens)).sum(dim=-1)  # [R]
+            assigned = assigned.index_add(0, document, chosen.detach())
+            probability = probability.index_add(0, document, of_token)
+        tokens = len(logits) * torch.bincount(document, minlength=count)[:, None]  # [D, 1]
+        balance = width * (assigned / tokens * (probability / tokens)).sum(dim=-1)  # [D]
         return (balance * units).sum()
 
 
 def _z_losses(logits: Sequence[torch.Tensor], batch: TokenBatch) -> torch.Tensor:
-    """The mean of logsumexp(logits)² over the tokens and layers of each row, float32[R]."""
-    rows, real = _real(batch)
-    total = torch.zeros(_count(batch), device=rows.device)  # [R]
+    """The mean of logsumexp(logits)² over the tokens and layers of each document, float32[D]."""
+    document, real = _real(batch)
+    total = torch.zeros(len(batch.supervised), device=document.device)  # [D]
     for layer in logits:
-        total = total.index_add(0, rows, layer[real].float().logsumexp(dim=-1).square())
-    return total / (len(logits) * torch.bincount(rows, minlength=len(total)))
+        total = total.index_add(0, document, layer[real].float().logsumexp(dim=-1).square())
+    return total / (len(logits) * torch.bincount(document, minlength=len(total)))
 
 
 def _real(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row of each token, its position in the flattened batch), int64[N] each, without padding."""
-    rows = batch.rows.flatten()  # int64[B · T]
-    real = (rows >= 0).nonzero()[:, 0]  # int64[N]
-    return rows[real], real
-
-
-def _count(batch: TokenBatch) -> int:
-    return int(batch.rows.max()) + 1
+    """(document of each token, its position in the flattened batch), int64[N] each, without padding."""
+    document = batch.token_document.flatten()  # int64[B · T]
+    real = (document >= 0).nonzero()[:, 0]  # int64[N]
+    return document[real], real

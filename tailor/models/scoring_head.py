@@ -130,7 +130,7 @@ def declare_inputs(base: Any, spec: Model, folder: Path) -> None:
 def scores(base: Any, batch: TokenBatch) -> torch.Tensor:
     """The score of each pair of a micro-batch in padded rows, float32[D], with a graph."""
     assert batch.pairs is not None
-    mask = batch.rows >= 0  # bool[D, T]
+    mask = batch.token_document >= 0  # bool[D, T]
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask.long()}
     config = base.config.to_dict()
     if not encoders.is_encoder(config):

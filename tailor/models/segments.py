@@ -71,7 +71,7 @@ class Segments:
 
         causal, bidirectional: the rules of the model's attention modules. Padding attends to padding.
         """
-        document, position = documents_of(batch), batch.position_ids  # int64[B, T] each
+        document, position = batch.token_document, batch.position_ids  # int64[B, T] each
         lengths = torch.tensor([*self.lengths, 0], device=document.device)  # the last one is of padding, -1
         first = position < lengths[document]  # bool[B, T]
         both_ways = first if self.bidirectional == "first" else ~first
@@ -96,20 +96,13 @@ def text_segments(batch: TokenBatch, bidirectional: Segment) -> Segments:
 def prompt_segments(batch: TokenBatch) -> Segments:
     """The segments of sequences to generate: the tokens before the first supervised one, which are bidirectional, and the
     rest. A document without supervised tokens is a prompt as a whole."""
-    document = documents_of(batch).flatten()  # int64[B · T]
+    document = batch.token_document.flatten()  # int64[B · T]
     count = len(batch.supervised)
     lengths = torch.bincount(document[document >= 0], minlength=count)  # int64[D]
     lengths = lengths.scatter_reduce(
         0, document[batch.predicting], batch.position_ids.flatten()[batch.predicting] + 1, "amin"
     )
     return Segments(tuple(lengths.tolist()), "first")
-
-
-def documents_of(batch: TokenBatch) -> torch.Tensor:
-    """int64[B, T]: the index of each token's document in the micro-batch; -1 for padding."""
-    real = batch.rows >= 0  # bool[B, T]
-    begins = (real & (batch.position_ids == 0)).flatten()
-    return (begins.cumsum(0) - 1).view_as(batch.rows).masked_fill(~real, -1)
 
 
 def inputs(base: Any, batch: TokenBatch, segments: Segments, *, widen: bool = False) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tailor.plan import encoders, rope
+from tailor.plan import encoders, experts, rope
 from tailor.plan.outline import Outline
 from tailor.spec.adapter import Adapter
 from tailor.spec.model import TOKEN_TABLES
@@ -172,14 +172,11 @@ class ModelFacts:
         kind = str(config.get("model_type", ""))
         hidden = int(first("hidden_size", "n_embd", "n_embed", "d_model", default=0))
         heads = 0 if kind in STATE_SPACE else int(first("num_attention_heads", "n_head", default=1))
-        experts = int(
-            first("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", default=1)
-        )
         default_intermediate = int(config.get("expand", 2)) * hidden if kind in STATE_SPACE else 4 * hidden
         return cls(
             model_type=kind,
             hidden=hidden,
-            intermediate=_largest(
+            intermediate=experts.largest(
                 first(
                     "moe_intermediate_size",
                     "intermediate_size",
@@ -193,18 +190,14 @@ class ModelFacts:
             kv_heads=int(first("num_key_value_heads", default=heads)) if heads else 0,
             head_dim=int(first("head_dim", default=hidden // heads)) if heads else 0,
             vocabulary=int(first("vocab_size", default=0)),
-            experts=experts,
-            active_experts=int(
-                first("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", default=1)
-            )
-            if experts > 1
-            else 1,
+            experts=experts.total(config),
+            active_experts=experts.active(config) or 1,
             embedding=int(first("word_embed_proj_dim", default=hidden)),
             tied=outline.tied if outline else bool(config.get("tie_word_embeddings", kind in TIED)),
             unsplittable=_unsplittable(config),
             positions=rope.positions(config),
             outline=outline,
-            shared=_shared(config) if experts > 1 else 0,
+            shared=experts.shared_width(config),
             has_head=not encoders.is_encoder(config),
         )
 
@@ -283,13 +276,6 @@ class ModelFacts:
         return 2 if self.model_type in UNGATED else 3
 
 
-def _shared(config: Mapping[str, Any]) -> int:
-    for name in ("shared_expert_intermediate_size", "shared_intermediate_size"):
-        if config.get(name):
-            return int(config[name])
-    return int(config.get("n_shared_experts") or 0) * int(config.get("moe_intermediate_size") or 0)
-
-
 def _unsplittable(config: Mapping[str, Any]) -> str | None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     for part in (
@@ -300,10 +286,5 @@ def _unsplittable(config: Mapping[str, Any]) -> str | None:
         if kind in ("dynamic", "longrope"):
             return f"its RoPE frequencies ({kind}) depend on the length of the whole sequence"
     if config.get("output_router_logits") and config.get("router_aux_loss_coef"):
-        return "its load-balancing loss is a product of means over the whole row"
+        return "its load-balancing loss is a product of means over the whole document"
     return None
-
-
-def _largest(value: Any) -> int:
-    """A number of a `config.json`; the largest, if it has one per layer (Gemma 3n)."""
-    return max(map(int, value), default=0) if isinstance(value, list) else int(value)

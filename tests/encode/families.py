@@ -15,7 +15,8 @@ from tests.helpers.tokenizers import bpe_tokenizer
 
 @dataclass(frozen=True)
 class Family:
-    """header: the texts that an assistant's turn follows. end: the token that ends it. tags: its special tokens.
+    """header: the texts that an assistant's turn follows. end: the token that ends it. call_end: the one that ends it after a
+    tool call, if it is another one. tags: its special tokens.
 
     template: Jinja text; empty for a built-in template. adds_bos: whether the tokenizer adds its BOS to plain text.
     fixture: the entry of published.json that the template is compared with.
@@ -29,6 +30,7 @@ class Family:
     eos: str = "</s>"
     adds_bos: bool = False
     fixture: str = ""
+    call_end: str = ""
 
     def save(self, folder: Path) -> Path:
         """A byte-level tokenizer with the special tokens of the family, beside its template."""
@@ -49,6 +51,7 @@ _LLAMA_3 = ("<|start_header_id|>assistant<|end_header_id|>\n\n",)
 _INST = ("[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")  # fmt: skip
 _ZEPHYR = ("<|assistant|>\n",)
 _PHI_3 = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+_HARMONY = ("<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|constrain|>", "<|call|>")
 _TURN = ("<start_of_turn>", "<end_of_turn>")
 
 BUILT_IN = {
@@ -60,6 +63,7 @@ BUILT_IN = {
     "chatml": Family(_CHATML, "<|im_end|>", _IM),
     "deepseek-v2": Family(("Assistant:",), "</s>", adds_bos=True),
     "gemma": Family(("<start_of_turn>model\n",), "<end_of_turn>", _TURN, adds_bos=True),
+    "gpt-oss": Family(("<|start|>assistant",), "<|return|>", _HARMONY, eos="<|return|>", call_end="<|call|>"),
     "gritlm": Family(_ZEPHYR, "</s>"),
     "internlm": Family(("<|Bot|>:",), "</s>"),
     "llama-2": Family(("[/INST]",), "</s>", adds_bos=True),

@@ -3,7 +3,7 @@
     python -m tests.encode.published FOLDER
 
 FOLDER holds a NAME.jinja per published template, and sources.json: NAME -> [built-in template, where NAME stands].
-Writes tests/encode/fixtures/published.json. The templates themselves belong to their authors, so only what they write
+Writes them into tests/encode/fixtures/published.json. The templates themselves belong to their authors, so only what they write
 is kept here, with a hash of each.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,49 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "system and tools": {"messages": [SYSTEM, *CALLING, *TURNS[2:]], "tools": TOOLS},
 }
 
+_EXACT = {"type": "object", "properties": {"at": {"type": "number"}}}
+_CONVERT = {
+    "type": "object",
+    "required": ["unit", "values"],
+    "properties": {
+        "unit": {"type": "string", "enum": ["C", "F"], "default": "C", "description": "Of the result."},
+        "values": {"type": "array", "items": {"type": "integer"}},
+        "exact": {"type": "boolean", "default": False},
+        "note": {"type": "string", "nullable": True},
+    },
+}
+_FUNCTIONS = [
+    {"type": "function", "function": {"name": name, "description": f"To {name}.", "parameters": parameters}}
+    for name, parameters in (("convert", _CONVERT), ("at", _EXACT), ("now", {}))
+]
+_ASKED = {
+    "role": "assistant",
+    "content": "",
+    "thinking": "I should ask.",
+    "tool_calls": CALLING[1]["tool_calls"],
+}
+_ANSWERED = [
+    {**TURNS[1], "thinking": "It is June."},
+    {**TURNS[3], "thinking": "Clouds."},
+]
+THINKING: dict[str, dict[str, Any]] = {
+    "thinking": {"messages": [SYSTEM, TURNS[0], _ANSWERED[0], TURNS[2], _ANSWERED[1]]},
+    "thinking, prompt": {"messages": [TURNS[0], _ANSWERED[0], TURNS[2]], "add_generation_prompt": True},
+    "thinking before a call": {"messages": [CALLING[0], _ASKED], "tools": TOOLS},
+    "thinking before a call, prompt": {
+        "messages": [CALLING[0], _ASKED, CALLING[2]],
+        "tools": TOOLS,
+        "add_generation_prompt": True,
+    },
+    "several tools": {"messages": TURNS, "tools": _FUNCTIONS},
+}
+"""For templates that read the key `thinking`."""
+
 
 def written(template: Template, name: str) -> str | None:
     """What a template writes for a conversation; None when it refuses it."""
-    chosen = CONVERSATIONS[name]
+    template = replace(template, date="2025-08-05")
+    chosen = {**CONVERSATIONS, **THINKING}[name]
     try:
         return render(
             template,
@@ -92,17 +132,19 @@ def written(template: Template, name: str) -> str | None:
 
 
 def main(folder: Path) -> None:
-    kept: dict[str, Any] = {}
+    kept: dict[str, Any] = json.loads(FIXTURE.read_text())
     for name, (builtin, source) in sorted(json.loads((folder / "sources.json").read_text()).items()):
         text = (folder / f"{name}.jinja").read_text()
         kept[name] = {
             "builtin": builtin,
             "source": source,
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "written": {case: written(Template(name, text), case) for case in CONVERSATIONS},
+            "written": {
+                case: written(Template(name, text), case)
+                for case in (*CONVERSATIONS, *(THINKING if "thinking" in text else ()))
+            },
         }
-    FIXTURE.parent.mkdir(exist_ok=True)
-    FIXTURE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    FIXTURE.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

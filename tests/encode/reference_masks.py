@@ -93,7 +93,8 @@ class Reference:
         content = message["content"].strip() or message["tool_calls"][0]["function"]["name"]
         at = text.rindex(content)
         begin = max(text.rfind(header, 0, at) + len(header) for header in self._family.header)
-        end = text.index(self._family.end, at + len(content)) + len(self._family.end)
+        token = (message.get("tool_calls") and self._family.call_end) or self._family.end
+        end = text.index(token, at + len(content)) + len(token)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         first = next(token for token, (start, _) in enumerate(offsets) if start >= begin)

@@ -41,7 +41,7 @@ CALLING = [
     {"role": "assistant", "content": "You are welcome."},
 ]
 WITH_TOOLS = ("chatml", "llama-3.1", "mistral", "mistral-v3-tekken", "qwen-2.5")
-REWRITES = ("qwen-3",)
+REWRITES = ("gpt-oss", "qwen-3")
 """Templates that change earlier turns, so that a conversation becomes several examples."""
 MARKED = [name for name in builtin_templates() if name not in REWRITES]
 CALL_TEXTS = {

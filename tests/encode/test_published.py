@@ -44,6 +44,13 @@ DEPARTURES["gritlm"] = (
     ("system, prompt", "system, one exchange", "system", "spaces"),
     "It accepts a system message; the published format has none.",
 )
+DEPARTURES["gpt-oss"] = (
+    (),
+    (
+        "It rejects what the published template drops or writes in odd ways: several tool calls in a turn, parameters of tools "
+        "that are objects or lists of them, later system messages."
+    ),
+)
 FIREFLY = ("baichuan", "baichuan2", "chatglm2", "minicpm", "orion", "ziya2")
 DEPARTURES |= dict.fromkeys(
     FIREFLY,
@@ -65,8 +72,9 @@ def departs(name: str, case: str) -> bool:
     return case in DEPARTURES.get(name, ((), ""))[0] or (name in WITHOUT_TOOLS and "tools" in case)
 
 
-@pytest.mark.parametrize("case", CONVERSATIONS)
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name, entry in PUBLISHED.items() for case in entry["written"]]
+)
 def test_it_writes_what_the_published_one_writes(name: str, case: str) -> None:
     ours = written(load_template(PUBLISHED[name]["builtin"]), case)
     if departs(name, case):

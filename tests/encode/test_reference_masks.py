@@ -80,6 +80,7 @@ CHATS: dict[str, list[tuple[dict[str, Any], list[Talk]]]] = {
 }
 """Format -> rows, with the conversations that they mean."""
 WITHOUT_SYSTEM = ("turns",)
+WITH_TOOLS = ("chatml", "gpt-oss", "llama-3.1", "mistral", "mistral-v3-tekken", "qwen-2.5", "qwen-3")
 MORE_ROWS = [
     ({"messages": CALLING, "tools": TOOLS}, Talk(CALLING, TOOLS)),
     ({"messages": [SYSTEM, *CALLING], "tools": TOOLS}, Talk([SYSTEM, *CALLING], TOOLS)),
@@ -182,9 +183,7 @@ def test_conversations(subjects: dict[str, Subject], name: str) -> None:
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_tools(subjects: dict[str, Subject], name: str) -> None:
     taken = [subjects[name].check("messages", row, [talk]) for row, talk in MORE_ROWS]
-    assert (
-        taken == [name in ("chatml", "llama-3.1", "mistral", "mistral-v3-tekken", "qwen-2.5", "qwen-3")] * 2
-    )
+    assert taken == [name in WITH_TOOLS] * 2
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -162,7 +162,10 @@ def test_builtin_templates_have_descriptions_and_markers():
     )
     assert all(len(text) > 20 for text in described.values())
     # Qwen 3's rewrites earlier turns, which markers cannot tell.
-    assert {name for name in described if not load_template(name).has_markers} == {"qwen-3"}
+    assert {name for name in described if not load_template(name).has_markers} == {
+        "gpt-oss",
+        "qwen-3",
+    }
 
 
 def test_paths_urls_and_hub_ids(tmp_path, monkeypatch):

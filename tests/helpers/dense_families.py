@@ -63,6 +63,23 @@ DENSE_FAMILIES = (
             "num_kv_shared_layers": 0,
         },
     ),
+    # The embedding of padding is zero in a random model, of which AltUp has no gradient.
+    Family(
+        "Gemma 3n (text)",
+        "gemma3n_text",
+        {
+            **HEAD,
+            **MIXED,
+            "pad_token_id": 2,
+            "intermediate_size": [64, 64],
+            "vocab_size_per_layer_input": 261,
+            "hidden_size_per_layer_input": 16,
+            "laurel_rank": 8,
+            "altup_num_inputs": 2,
+            "num_kv_shared_layers": 0,
+            "activation_sparsity_pattern": [0.0, 0.0],
+        },
+    ),
     Family("VaultGemma", "vaultgemma", {**HEAD, **MIXED}),
     Family("SmolLM3", "smollm3", DENSE),
     Family("OLMo", "olmo", DENSE),
@@ -89,6 +106,8 @@ DENSE_FAMILIES = (
     Family("nanochat", "nanochat", DENSE),
     Family("Nemotron", "nemotron", DENSE),
     Family("MiniCPM3", "minicpm3", {**DENSE, **LATENT, "scale_emb": 1, "dim_model_base": 64}),
+    # transformers sets the embedding of padding to zero whenever it loads the model.
+    Family("Youtu-LLM", "youtu", {**DENSE, **LATENT, "pad_token_id": None}),
     Family("Persimmon", "persimmon", EVEN),
     Family("CWM", "cwm", {**HEAD, **MIXED}),
     Family("Jais 2", "jais2", DENSE),

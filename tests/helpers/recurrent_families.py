@@ -149,4 +149,16 @@ RECURRENT_FAMILIES = (
             "block_types": ["recurrent", "attention"],
         },
     ),
+    Family(
+        "xLSTM",
+        "xlstm",
+        {
+            "hidden_size": 64,
+            "num_blocks": 2,
+            "num_heads": 4,
+            "chunk_size": 16,
+            "qk_dim_factor": 1.0,
+            "v_dim_factor": 1.0,
+        },
+    ),
 )

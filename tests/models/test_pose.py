@@ -63,7 +63,7 @@ def by_document(batch: TokenBatch) -> list[list[int]]:
     """The position ids of each document, without padding."""
     found: list[list[int]] = []
     for position, row in zip(
-        batch.position_ids.flatten().tolist(), batch.rows.flatten().tolist(), strict=True
+        batch.position_ids.flatten().tolist(), batch.token_document.flatten().tolist(), strict=True
     ):
         if row >= 0:
             found += [[]] if position == 0 else []

@@ -1,7 +1,8 @@
-"""The balance of experts in the loss: transformers' formula, row by row, however a batch is cut."""
+"""The balance of experts in the loss: transformers' formula, document by document, however a batch is cut or packed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.helpers.stores import make_store
 LENGTHS = [23, 17, 31, 9, 40, 12, 22, 35]
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "jamba")
 ASKED = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+LOSSES = ("router_loss", "router_z_loss")
 
 
 def load(path: Path, *, pack: bool = False, again: bool = False, **options: Any) -> CausalModel:
@@ -48,7 +50,7 @@ def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_a_row_has_the_loss_of_transformers(tmp_path: Path, split: Any, name: str) -> None:
+def test_a_document_has_the_loss_of_transformers(tmp_path: Path, split: Any, name: str) -> None:
     model = load(FAMILIES[name].make(tmp_path, **ASKED))
     for row in ((0,), (4,)):
         batch = Collator(split, model.layout)([row])
@@ -67,21 +69,38 @@ def test_a_row_has_the_loss_of_transformers(tmp_path: Path, split: Any, name: st
         assert float(loss) - alone > 1, "the control: the balance counts"
 
 
-def test_rows_together_have_the_sum_of_their_losses(mixtral: Path, split: Any) -> None:
-    rows = [(0, 1), (2,), (3, 5, 6), (4,)]
-    for model in (load(mixtral, pack=True), load(mixtral, pack=True, attention="sdpa")):
-        alone = [model.training_loss(Collator(split, model.layout)([row]))[1]["router_loss"] for row in rows]
+@pytest.mark.parametrize("attention", ["auto", "sdpa"])
+def test_documents_have_their_own_losses_however_they_are_packed(
+    mixtral: Path, split: Any, attention: str
+) -> None:
+    model = load(mixtral, pack=True, attention=attention)
+    model.router = router = Router(2, 0.5, 0.1)
+
+    def found(rows: list[tuple[int, ...]]) -> dict[str, float]:
         batch = Collator(split, model.layout)(rows)
-        together = model.training_loss(batch)[1]["router_loss"]
-        assert float(together) == pytest.approx(float(sum(alone)), rel=1e-5)
-        # The control: taken over all tokens at once it is another number.
-        router = model.router
-        assert router is not None
-        real = batch.rows.clamp(max=0)
+        of_tokens = model.training_loss(batch)[1]
         logits = model._outputs(batch, output_router_logits=True).router_logits
-        together_as_one = type(batch)(**{**vars(batch), "rows": real})
-        mixed = router.of_tokens(logits, together_as_one).statistics["router_loss"]
-        assert abs(float(mixed) - float(together)) > 1e-3 * float(together)
+        of_documents = router.of_documents(logits, batch, 2).statistics
+        return {
+            **{name: float(of_tokens[name]) for name in LOSSES},
+            **{f"documents {name}": float(of_documents[name]) for name in LOSSES},
+        }
+
+    one = [found([(index,)]) for index in range(7)]
+    expected = {name: sum(each[name] for each in one) for name in one[0]}
+    for rows in (
+        [(0, 1), (2,), (3, 5, 6), (4,)],
+        [(0, 1, 2, 3), (4, 5, 6)],
+        [(index,) for index in range(7)],
+    ):
+        assert found(rows) == pytest.approx(expected, rel=1e-5)
+    # The control: taken over a packed row at once the balance is another number.
+    batch = Collator(split, model.layout)([(0, 1, 2, 3), (4, 5, 6)])
+    of_row = (batch.token_document > 3).long().masked_fill(batch.token_document < 0, -1)
+    logits = model._outputs(batch, output_router_logits=True).router_logits
+    supervised = torch.stack([batch.supervised[:4].sum(), batch.supervised[4:].sum()])
+    mixed = router.loss(logits, replace(batch, token_document=of_row), supervised)
+    assert abs(float(mixed.detach()) - expected["router_loss"]) > 1e-2 * expected["router_loss"]
 
 
 def test_gradients_are_the_same_with_activation_checkpointing(mixtral: Path, split: Any) -> None:

@@ -45,7 +45,7 @@ class BeaconModel(CausalModel):
             return super().hidden(batch)
         assert len(batch.supervised) == len(batch.input_ids), "a row holds one document"
         window, limit = self.beacons.spec.window, self.beacons.limit
-        lengths: list[int] = (batch.rows >= 0).sum(dim=1).tolist()  # B numbers
+        lengths: list[int] = (batch.token_document >= 0).sum(dim=1).tolist()  # B numbers
         counts = [beacon.windows_of(length, window) for length in lengths]
         parts: list[torch.Tensor] = []
         order: list[int] = []

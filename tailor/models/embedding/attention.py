@@ -192,7 +192,7 @@ def padded_rows(model: CausalModel) -> Iterator[None]:
 
 def _mask(model: CausalModel, batch: TokenBatch, window: Window) -> torch.Tensor:
     """Attention mask without padding: int64[B, T] to keep a sliding window, [B, 1, T, T] to widen it."""
-    real = batch.rows >= 0  # bool[B, T]
+    real = batch.token_document >= 0  # bool[B, T]
     if window == "keep":
         return real.long()
     return as_mask(model.base, real[:, None, None, :].expand(-1, 1, real.shape[1], -1))

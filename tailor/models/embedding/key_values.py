@@ -90,7 +90,7 @@ def embed_with_key_values(
             use_cache=True,
             past_key_values=cache,
         ).last_hidden_state  # [B, T, H]
-    lengths = (batch.rows >= 0).sum(1).tolist()
+    lengths = (batch.token_document >= 0).sum(1).tolist()
     found = []
     for row, length in enumerate(lengths):
         keys, values = (

@@ -20,9 +20,7 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
             yield key, "model.beacon", f"beacons are trained without the losses of routers; remove {key}"
         parts = keys("scale.sequence_parallel")
         if isinstance(parts, int) and parts > 1:
-            why = (
-                "the losses of routers are products of means over the whole row, which is split over workers"
-            )
+            why = "the losses of routers are products of means over the whole document, which is split over workers"
             yield key, "scale.sequence_parallel", f"{why}; set sequence_parallel: 1, or remove {key}"
 
 

@@ -109,10 +109,6 @@ def _without_sharding(keys: Keys, strategy: Strategy) -> Iterator[Exclusion]:
     if kind not in (None, "lora"):
         why = f"adapters of the type {kind} are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
         yield Exclusion("model.adapter.type", f"model.adapter.type: {kind}", why, conflict=True)
-    for key in ("experts", "router"):
-        if keys(f"model.adapter.{key}") is True:
-            why = f"adapters on experts and trained routers are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"
-            yield Exclusion(f"model.adapter.{key}", f"model.adapter.{key}: true", why, conflict=True)
     init = keys("model.adapter.init")
     if init in (*REPLACING, "loftq"):
         why = f"the initial matrices of {init} are tested only with ddp, and {strategy.name} shards weights or optimizer state; use ddp"

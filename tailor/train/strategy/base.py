@@ -14,7 +14,7 @@ import torch.distributed as dist
 from tailor.models.causal import CausalModel, Parameters
 from tailor.plan import Plan
 from tailor.train.host import Host
-from tailor.train.optimizer import shape_of
+from tailor.train.optimizer import saved_parameters, shape_of
 
 T = TypeVar("T")
 
@@ -90,6 +90,12 @@ class Strategy(ABC):
         averaged = getattr(self.optimizer, "averaged", None)
         return nullcontext() if averaged is None else averaged()
 
+    def broadcast_trained(self) -> None:
+        """Give every worker the weights of rank 0 that checkpoints have. The others are read from the same files."""
+        if self.world > 1:
+            for _, parameter in saved_parameters(self.model):
+                dist.broadcast(parameter.data, src=0)
+
     def weights(self) -> Parameters:
         """Numbers of parameters of the model before sharding."""
         return self.model.weights()
@@ -153,17 +159,24 @@ class Sharded(Strategy):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 full = self._gathered(shape_of(parameter), by_name.get(name, []))
-            elif self.plan.model.adapter is None:
+            elif self._is_saved(name):
                 full = self.unsharded_frozen_weight(parameter)
             else:
                 continue
             if self.rank == 0:
                 yield name.removeprefix("network."), full.cpu()
-        if self.rank == 0 and self.plan.model.adapter is None:
+        if self.rank == 0:
             saved = self.model.network.state_dict().keys()  # without non-persistent buffers
             yield from (
-                (name, value.cpu()) for name, value in self.model.network.named_buffers() if name in saved
+                (name, value.cpu())
+                for name, value in self.model.network.named_buffers()
+                if name in saved and self._is_saved(name)
             )
+
+    def _is_saved(self, name: str) -> bool:
+        """Whether the artifact has a tensor that is not trained: without an adapter all, else those of modules that are trained
+        in full, such as the bias of a router that only chooses experts."""
+        return self.plan.model.adapter is None or ".modules_to_save." in name
 
     @abstractmethod
     def unsharded_frozen_weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:

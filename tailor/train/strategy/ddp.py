@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from tailor.models.causal import CausalModel
-from tailor.train.optimizer import build_optimizer, saved_parameters, set_learning_rate, trained_parameters
+from tailor.train.optimizer import build_optimizer, set_learning_rate, trained_parameters
 from tailor.train.strategy.base import Strategy
 from tailor.train.strategy.start import load_unsharded
 
@@ -30,9 +29,8 @@ class DataParallel(Strategy):
 
     def setup(self) -> None:
         self._training: Any = self.model
+        self.broadcast_trained()
         if self.world > 1:
-            for _, parameter in saved_parameters(self.model):
-                dist.broadcast(parameter.data, src=0)
             self._training = nn.parallel.DistributedDataParallel(
                 self.model, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
             )

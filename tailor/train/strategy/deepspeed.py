@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from torch import nn
@@ -62,9 +63,16 @@ class Zero(Sharded):
     def setup(self) -> None:
         deepspeed = _imported(self.device)
         self.optimizer = build_optimizer(self.plan.optim, self.model)
-        self._engine, *_ = deepspeed.initialize(
-            model=self.model, optimizer=self.optimizer, config=self.plan.deepspeed, dist_init_required=False
-        )
+        if self._stage < 3:
+            self.broadcast_trained()
+        # DeepSpeed would broadcast every weight, and fails on the placeholders of quantized experts.
+        with mock.patch.object(deepspeed.DeepSpeedEngine, "_broadcast_model", return_value=None):
+            self._engine, *_ = deepspeed.initialize(
+                model=self.model,
+                optimizer=self.optimizer,
+                config=self.plan.deepspeed,
+                dist_init_required=False,
+            )
         assert type(self._engine).__name__ == "DeepSpeedEngine"
         assert self._engine.zero_optimization_stage() == self._stage
         assert self._engine.gradient_accumulation_steps() == 1

@@ -19,7 +19,7 @@ from tailor.models.collator import Document, collate, targets_of
 from tailor.models.embedding.attention import text_states
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.load import load_for_training
-from tailor.models.segments import documents_of, learn_rules
+from tailor.models.segments import learn_rules
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
 from tests.helpers.models import tiny_llama
@@ -88,7 +88,7 @@ def changed_by(model: CausalModel, token: int, **how: Any) -> set[int]:
     def states(texts: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = (text_batch if how else generative_batch)(texts, model.layout)
         found = text_states(model, batch, **how) if how else model.hidden(batch)
-        return found.flatten(0, 1), documents_of(batch).flatten()
+        return found.flatten(0, 1), batch.token_document.flatten()
 
     texts = documents()
     before, document = states(texts)
@@ -157,7 +157,7 @@ def test_the_attentions_agree(plain: dict[str, CausalModel], sliding: dict[str, 
                 model = models[kind]
                 batch = text_batch(documents(), model.layout)
                 found = text_states(model, batch, attention=attention).flatten(0, 1)
-                states = found[documents_of(batch).flatten() >= 0]  # [tokens, H]
+                states = found[batch.token_document.flatten() >= 0]  # [tokens, H]
                 weight = model.base.model.layers[0].self_attn.k_proj.weight
                 (gradient,) = torch.autograd.grad(states.pow(3).sum(), [weight])
                 results.append((states.detach(), gradient))

@@ -99,7 +99,7 @@ def distance(left: torch.Tensor, right: torch.Tensor) -> float:
 def test_trained_saved_merged_and_averaged(tmp_path: Path, name: str) -> None:
     base = MIXTURES[name].make(tmp_path / "base")
     first = train(base, tmp_path / "a", router=True)
-    second = train(base, tmp_path / "b", seed=1)
+    second = train(base, tmp_path / "b", seed=1, router=True)
     original = plain_logits(base)
     assert distance(first.logits, original) > 1e-2, "training has an effect"
     assert distance(plain_logits(base, tmp_path / "a" / "adapter"), first.logits) < 1e-5
@@ -109,7 +109,7 @@ def test_trained_saved_merged_and_averaged(tmp_path: Path, name: str) -> None:
     merge(str(tmp_path / "b"), str(tmp_path / "by-layers"), check="layers")
     assert distance(plain_logits(tmp_path / "by-layers"), second.logits) < 1e-5
 
-    third = train(base, tmp_path / "c", seed=2)
+    third = train(base, tmp_path / "c", seed=2, router=True)
     average([str(tmp_path / "b"), str(tmp_path / "c")], str(tmp_path / "mean"), weights=[0.25, 0.75])
     mean = plain_logits(base, tmp_path / "mean")
     assert min(distance(mean, each) for each in (second.logits, third.logits, original)) > 1e-3
