@@ -118,19 +118,16 @@ class TextEncoder:
     def _joined(self, texts: Sequence[tuple[str | None, str]]) -> list[TextTokens]:
         prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
         heads = [self.format.before(instruction) for instruction, _ in texts]
-        encodings = self.tokenizer.encode_with_offsets(
+        found = self.tokenizer.encode_with_positions(
             [head + text for head, (_, text) in zip(heads, texts, strict=True)]
         )
         encoded = []
-        for head, (_, text), encoding in zip(heads, texts, encodings, strict=True):
-            ids = [*prefix, *encoding.ids, *suffix]
+        for head, (_, text), whole in zip(heads, texts, found, strict=True):
+            ids = np.concatenate([np.array(prefix, np.int32), whole.ids, np.array(suffix, np.int32)])  # [T]
             stop = len(ids) - len(suffix)
             # The text's first token ends after the prompt. Blank texts have none.
-            first = next(
-                (at for at, (_, end) in enumerate(encoding.offsets) if end > len(head)), len(encoding.ids)
-            )
-            start = len(prefix) + (first if text.strip() else len(encoding.ids))
-            encoded.append(TextTokens(np.array(ids, np.int32), [(start, stop), (0, start), (stop, len(ids))]))
+            start = len(prefix) + (whole.first_after(len(head)) if text.strip() else len(whole.ids))
+            encoded.append(TextTokens(ids, [(start, stop), (0, start), (stop, len(ids))]))
         return encoded
 
     def _apart(self, texts: Sequence[tuple[str | None, str]]) -> list[TextTokens]:

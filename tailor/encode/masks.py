@@ -4,18 +4,6 @@ A turn is supervised from the end of the generation prompt up to and including i
 token, which is exactly what the model has to generate. If the template has `{% generation %}` markers,
 the character ranges come from them. Otherwise the conversation is rendered with and without the turn,
 and the difference is the range.
-
-Token boundaries between prompt and answer. At inference the prompt is encoded on its own. Two effects
-could make training see other tokens:
-
-1. A token of the whole text may cross the boundary. Generation never sees such a token, so the text is
-   encoded in two pieces that meet at the boundary.
-2. Before a boundary with several spaces or newlines, the usual pre-tokenizer pattern looks ahead
-   (`\\s+(?!\\S)`), so the prompt on its own may have other tokens. The text is encoded in two pieces here too.
-
-Everywhere else the tokens before the boundary equal those of the prompt on its own: BPE merges and
-unigram segmentation do not depend on what follows a token boundary. A cut also applies when the turn is
-history of later turns, as in a chat that keeps the tokens it generated.
 """
 
 from __future__ import annotations
@@ -27,7 +15,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from tokenizers import Encoding
 
 from tailor.data.split import Missing
 from tailor.encode import control_text, learned_turns, reasoning
@@ -35,6 +22,8 @@ from tailor.encode.reasoning import Reasoning
 from tailor.encode.records import Chat, RowError
 from tailor.encode.system_turn import system_turn
 from tailor.encode.template import render, render_marked
+from tailor.encode.token_boundaries import Tokens
+from tailor.encode.token_positions import Positions
 from tailor.encode.tokenizer import Tokenizer
 from tailor.encode.turns import TurnRules, contents
 
@@ -106,15 +95,15 @@ class ChatEncoder:
         """The examples of each conversation: one, or several where the template rewrites earlier turns."""
         layouts = [_layouts_or_error(self._layouts, chat) for chat in chats]
         texts = [layout.text for group in layouts if not isinstance(group, RowError) for layout in group]
-        encodings = iter(self._tokenizer.encode_with_offsets(texts))
+        encoded = iter(self._tokenizer.encode_with_positions(texts))
         results: list[list[EncodedExample] | RowError] = []
         for chat, group in zip(chats, layouts, strict=True):
             if isinstance(group, RowError):
                 results.append(group)
                 continue
-            pairs = [(layout, next(encodings)) for layout in group]
+            pairs = [(layout, next(encoded)) for layout in group]
             try:
-                results.append([self._tokens(chat, layout, encoding) for layout, encoding in pairs])
+                results.append([self._tokens(chat, layout, positions) for layout, positions in pairs])
             except RowError as error:
                 results.append(error)
         return results
@@ -227,10 +216,9 @@ class ChatEncoder:
             add_generation_prompt=add_generation_prompt,
         )
 
-    def _tokens(self, chat: Chat, layout: Layout, encoding: Encoding) -> EncodedExample:
-        tokens = Tokens(
-            self._tokenizer, layout.text, encoding, [start for start, _ in layout.ranges if start]
-        )
+    def _tokens(self, chat: Chat, layout: Layout, positions: Positions) -> EncodedExample:
+        starts = [start for start, _ in layout.ranges if start]
+        tokens = Tokens(self._tokenizer, layout.text, positions, starts)
         ids, tokenizer = tokens.ids, self._tokenizer
         if tokenizer.bos_id is not None and list(ids[:2]) == [tokenizer.bos_id] * 2:
             raise RowError("double_bos", "the text starts with two BOS tokens")
@@ -263,89 +251,6 @@ def prefix_of(ids: np.ndarray, tokenizer: Tokenizer) -> int:
     if prefix and ids[: len(prefix)].tolist() == prefix:
         return len(prefix)
     return int(len(ids) > 0 and tokenizer.bos_id is not None and int(ids[0]) == tokenizer.bos_id)
-
-
-class Tokens:
-    """Token ids of a text, encoded in pieces where needed so that no token crosses one of `boundaries` (character indices)."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, text: str, encoding: Encoding, boundaries: Sequence[int]
-    ) -> None:
-        # Pieces as (encoding, characters before it, tokens before it).
-        self._pieces: list[tuple[Encoding, int, int]] = [(encoding, 0, 0)]
-        cuts = [
-            boundary
-            for boundary in boundaries
-            if self._is_crossed(boundary) or self._looked_ahead(tokenizer, text, boundary)
-        ]
-        if cuts:
-            self._cut(tokenizer, text, cuts)
-        parts = [np.array(piece.ids, np.int32) for piece, _, _ in self._pieces]
-        self.ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def at(self, character: int) -> int:
-        """Index of the first token that starts at or after a character."""
-        for piece, before, count in reversed(self._pieces):
-            if before <= character:
-                return count + _first_token(piece, character - before)
-        raise AssertionError(character)
-
-    def _is_crossed(self, character: int) -> bool:
-        """Whether a token contains characters on both sides of the boundary."""
-        piece = self._pieces[0][0]
-        token = piece.char_to_token(character)
-        return token is not None and _range(piece, token)[0] < character
-
-    def _looked_ahead(self, tokenizer: Tokenizer, text: str, character: int) -> bool:
-        """Whether the prompt on its own has other tokens before the boundary than the whole text."""
-        if tokenizer.adds_space or not text[max(character - 2, 0) : character].isspace():
-            return False
-        piece = self._pieces[0][0]
-        after = first = _first_token(piece, character)
-        while first and piece.ids[first - 1] not in tokenizer.added:
-            first -= 1
-        begin = _range(piece, first - 1)[1] if first else 0
-        return tokenizer.encode(text[begin:character]) != piece.ids[first:after]
-
-    def _cut(self, tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
-        bounds = [0, *cuts, len(text)]
-        whole = self._pieces[0][0]
-        added = [
-            span[0] for token, span in zip(whole.ids, whole.offsets, strict=True) if token in tokenizer.added
-        ]
-        sources: list[tuple[int, int, bool]] = [(0, cuts[0], False)]
-        for start, stop in zip(cuts, bounds[2:], strict=True):
-            # SentencePiece adds a space after a special token as in the whole text, so only the text up to it is a continuation.
-            special = next((at for at in added if start < at < stop), stop) if tokenizer.adds_space else stop
-            sources.append((start, special, True))
-            if special < stop:
-                sources.append((special, stop, False))
-        self._pieces, count = [], 0
-        for start, stop, continues in sources:
-            encode = tokenizer.encode_continuation if continues else tokenizer.encode_with_offsets
-            piece = encode([text[start:stop]])[0]
-            self._pieces.append((piece, start, count))
-            count += len(piece)
-
-
-def _first_token(piece: Encoding, character: int) -> int:
-    """Index of the first token that starts at or after a character. The character itself may belong to no token."""
-    ids = len(piece)
-    # `piece.offsets` would be slower: it builds a Python tuple per token.
-    end = _range(piece, ids - 1)[1] if ids else 0
-    while character < end:
-        token = piece.char_to_token(character)
-        if token is not None:
-            return token + (_range(piece, token)[0] < character)
-        character += 1
-    return ids
-
-
-def _range(piece: Encoding, token: int) -> Span:
-    """The character range of a token."""
-    characters = piece.token_to_chars(token)
-    assert characters is not None
-    return characters
 
 
 def _layouts_or_error(layouts: Callable[[Chat], list[Layout]], chat: Chat) -> list[Layout] | RowError:

@@ -18,7 +18,7 @@ from tailor.encode.examples import Encoder
 from tailor.encode.fingerprint import ENCODE_VERSION, fingerprint_of
 from tailor.encode.inputs import Inputs
 from tailor.encode.leakage import leaks
-from tailor.encode.report import TaskReport, check_budget, source_report, split_report
+from tailor.encode.report import Lengths, TaskReport, check_budget, source_report, split_report
 from tailor.encode.similarity.overlap import benchmark_reference
 from tailor.encode.similarity.selection import without_duplicates
 from tailor.encode.source_list import Sources
@@ -153,9 +153,9 @@ def _write(
         if data.deduplicate is not None:
             tasks = without_duplicates(runner, tasks, near=data.deduplicate == "near")
         work = Work(encoder, data.holdout, staging.url, data.max_length, bool(sources.evaluation), benchmarks)
-        reports = _run(runner, work, tasks, progress)
+        reports, lengths = _run(runner, work, tasks, progress)
         manifest = _manifest(
-            fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports
+            fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports, lengths
         )
         if not any(source["kept"] for source in manifest["report"]["sources"]):
             check_budget(manifest["report"], Budget())
@@ -210,15 +210,19 @@ def tasks_of(sources: Sources, *, scored: bool = False) -> list[Task]:
 
 def _run(
     runner: Runner, work: Work, tasks: Sequence[Task], progress: Callable[[Progress], None] | None
-) -> list[TaskReport]:
+) -> tuple[list[TaskReport], Lengths]:
+    """The reports of the tasks in their order, and the lengths of the examples."""
     reports: dict[int, TaskReport] = {}
+    lengths = Lengths()
     total, rows, size = sum(task.size for task in tasks), 0, 0
     for report in runner(work, tasks):
         reports[report.number] = report
-        rows, size = rows + report.rows, size + tasks[report.number].size
+        task = tasks[report.number]
+        lengths.take(report, task.split, task.source)
+        rows, size = rows + report.rows, size + task.size
         if progress is not None:
             progress(Progress(rows, size, total))
-    return [reports[task.number] for task in tasks]
+    return [reports[task.number] for task in tasks], lengths
 
 
 def _manifest(
@@ -229,6 +233,7 @@ def _manifest(
     sources: Sources,
     tasks: Sequence[Task],
     reports: list[TaskReport],
+    lengths: Lengths,
 ) -> dict[str, Any]:
     shards, source_reports = [], []
     template = tokenizer.template if rules is not None else None
@@ -239,6 +244,7 @@ def _manifest(
         shards += _numbered([tasks[number] for number in numbers], task_reports)
         counts = source_report(
             task_reports,
+            lengths.of_source(split, index),
             split=split,
             index=index,
             path=resolved.source.path,
@@ -269,8 +275,8 @@ def _manifest(
         "shards": shards,
         "report": {
             "sources": source_reports,
-            "train": split_report(reports, "train"),
-            "evaluation": split_report(reports, "evaluation"),
+            "train": split_report(reports, lengths.of_split("train"), "train"),
+            "evaluation": split_report(reports, lengths.of_split("evaluation"), "evaluation"),
         },
     }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tailor.data.blocks import Blocks
 from tailor.encode.counted_rows import NAMED, CountedRows
+from tailor.encode.length_counts import NO_LENGTHS, LengthCounts
 from tailor.errors import DataError
 from tailor.spec.data import FORMAT_KINDS, PAIRS, RATED, RELEVANCE, Budget
 
@@ -23,8 +24,6 @@ REMOVED = ("duplicate", "near_duplicate", "contaminated", SHORT)
 does not limit them."""
 MISSING_NEGATIVES = "add negatives with `tailor mine`"
 MISSING_SCORES = "add the scores of a teacher with `tailor score`, or remove method.distillation"
-_PERCENTILES = (50, 90, 95, 99)
-_BINS = 12
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ class TaskReport:
     tokens cut away by truncation. chunked: rows cut into chunks; pieces: the chunks kept; unsupervised_pieces: the
     chunks without supervised tokens, which were left out. retrieved: rows from whose prompts passages were left out;
     passed_over: the tokens of these passages; partly_read: texts longer than the embedder's input. split: conversations
-    that made several examples. lengths: split -> int32 [examples] lengths in
-    tokens.
+    that made several examples. lengths: split -> the lengths of the examples; `prepare` moves them to `Lengths`.
     """
 
     number: int
@@ -80,7 +78,7 @@ class TaskReport:
     seen: dict[str, None] = field(default_factory=dict)
     """Columns of the rows, in order."""
     shards: list[WrittenShard] = field(default_factory=list)
-    lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    lengths: dict[str, LengthCounts] = field(default_factory=dict)
     blocks: dict[str, list[Blocks]] = field(default_factory=dict)
     """split -> the blocks of each of its shards, for the batches of large splits."""
     hashes: dict[str, np.ndarray] = field(default_factory=dict)
@@ -94,17 +92,48 @@ class TaskReport:
         self.lost_rows.setdefault(reason, CountedRows()).add(label, row, detail)
 
 
+class Lengths:
+    """The lengths of all examples, summed as the tasks end: thousands of tasks have as many bytes as one."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, int, str], LengthCounts] = {}
+
+    def take(self, report: TaskReport, split: str, source: int) -> None:
+        """Move the lengths of a task's report here. split, source: those of the task."""
+        for own, lengths in report.lengths.items():
+            key = (split, source, own)
+            self._sums[key] = LengthCounts.sum((self._sums.get(key, NO_LENGTHS), lengths))
+        report.lengths.clear()
+
+    def of_source(self, split: str, source: int) -> LengthCounts:
+        """Of a source, in both splits."""
+        return LengthCounts.sum(one for key, one in self._sums.items() if key[:2] == (split, source))
+
+    def of_split(self, split: str) -> LengthCounts:
+        """Of a split, including the holdout of training sources."""
+        return LengthCounts.sum(one for key, one in self._sums.items() if key[2] == split)
+
+
 def source_report(
-    reports: Sequence[TaskReport], *, split: str, index: int, path: str, fmt: str, detected: bool
+    reports: Sequence[TaskReport],
+    lengths: LengthCounts,
+    *,
+    split: str,
+    index: int,
+    path: str,
+    fmt: str,
+    detected: bool,
 ) -> dict[str, Any]:
-    """The report of one source: counts, rows left out by reason with the first names, tokens and lengths."""
+    """The report of one source: counts, rows left out by reason with the first names, tokens and lengths.
+
+    lengths: of its examples.
+    """
     lost: dict[str, CountedRows] = {}
     for report in reports:
         for reason, rows in report.lost_rows.items():
             total = lost.setdefault(reason, CountedRows())
             total.count += rows.count
             total.first = (total.first + rows.first)[:NAMED]
-    lengths = [array for report in reports for array in report.lengths.values()]
     return {
         "split": split,
         "index": index,
@@ -131,28 +160,14 @@ def source_report(
         "tokens_passed_over": sum(report.passed_over for report in reports),
         "passages_partly_read": sum(report.partly_read for report in reports),
         "split_conversations": sum(report.split for report in reports),
-        **measures(lengths, sum(sum(report.supervised.values()) for report in reports)),
+        **lengths.measures(sum(sum(report.supervised.values()) for report in reports)),
     }
 
 
-def split_report(reports: Iterable[TaskReport], split: str) -> dict[str, Any]:
-    """The report of a split: number of examples, tokens, lengths and a histogram of the lengths."""
-    reports = list(reports)
-    lengths = [report.lengths[split] for report in reports if split in report.lengths]
-    counted = measures(lengths, sum(report.supervised[split] for report in reports))
-    joined = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
-    return {**counted, "histogram": _histogram(joined)}
-
-
-def _histogram(lengths: np.ndarray) -> dict[str, list[int]]:
-    """A histogram with bins of equal integer width: bin i counts the lengths in [edges[i], edges[i + 1])."""
-    if not len(lengths):
-        return {"counts": [], "edges": []}
-    low, high = int(lengths.min()), int(lengths.max())
-    width = -(-(high - low + 1) // _BINS)
-    edges = np.arange(low, high + 1 + width, width)
-    counts, _ = np.histogram(lengths, bins=edges)
-    return {"counts": counts.tolist(), "edges": edges.tolist()}
+def split_report(reports: Iterable[TaskReport], lengths: LengthCounts, split: str) -> dict[str, Any]:
+    """The report of a split: number of examples, tokens, lengths and a histogram of the lengths of its examples."""
+    counted = lengths.measures(sum(report.supervised[split] for report in reports))
+    return {**counted, "histogram": lengths.histogram()}
 
 
 def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
@@ -181,26 +196,6 @@ def notes(report: Mapping[str, Any], holdout: float | None) -> list[str]:
             "beginnings; lower data.retrieve.passage or data.retrieve.question"
         )
     return warnings
-
-
-def measures(lengths: Sequence[np.ndarray], supervised: int) -> dict[str, Any]:
-    """Number of examples, tokens and supervised tokens, and percentiles of the example lengths in tokens."""
-    joined = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
-    counted: dict[str, Any] = {
-        "examples": len(joined),
-        "tokens": int(joined.sum(dtype=np.int64)),
-        "supervised_tokens": int(supervised),
-        "lengths": {},
-    }
-    if len(joined):
-        marks = np.percentile(joined, _PERCENTILES, method="higher")
-        counted["lengths"] = {
-            "min": int(joined.min()),
-            "mean": round(float(joined.mean()), 1),
-            **{f"p{percent}": int(mark) for percent, mark in zip(_PERCENTILES, marks, strict=True)},
-            "max": int(joined.max()),
-        }
-    return counted
 
 
 def check_budget(report: Mapping[str, Any], budget: Budget) -> None:

@@ -15,6 +15,7 @@ from tailor.encode.counted_rows import CountedRows
 from tailor.encode.examples import Encoder, Outcome
 from tailor.encode.formats import get_format
 from tailor.encode.guard import guarded
+from tailor.encode.length_counts import NO_LENGTHS, LengthCounts
 from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, Relevance, RowError, content_hash
@@ -264,8 +265,8 @@ class _Shards:
             WrittenShard(split, writer.path.name, writer.examples, size, checksum, files, datasets)
         )
         lengths, supervised, positions = np.concatenate(self._measured.pop(split), axis=1)
-        before = self._report.lengths.get(split, np.zeros(0, np.int32))
-        self._report.lengths[split] = np.concatenate([before, lengths.astype(np.int32)])
+        before = self._report.lengths.get(split, NO_LENGTHS)
+        self._report.lengths[split] = LengthCounts.sum((before, LengthCounts.of(lengths)))
         self._report.supervised[split] += int(supervised.sum())
         sources = np.full(len(lengths), self._task.source)
         blocks = measure(lengths, supervised, sources, positions, self._row_length)

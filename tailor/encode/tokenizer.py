@@ -23,6 +23,7 @@ from tailor.encode.backend import (
 from tailor.encode.gguf import readable
 from tailor.encode.records import has_surrogate
 from tailor.encode.template import Message, Template, load_template, model_template, render
+from tailor.encode.token_positions import ByteLengths, Offsets, Positions, byte_lengths
 from tailor.errors import DataError, ModelError, TemplateError
 from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
 from tailor.spec.model import Model
@@ -111,9 +112,16 @@ class Tokenizer:
         """Token ids of many texts, on all cores. Yields one list at a time, so that each stays in the CPU cache."""
         return (encoding.ids for encoding in _encoded(self._backend.encode_batch_fast, texts))
 
-    def encode_with_offsets(self, texts: list[str]) -> list[tokenizers.Encoding]:
-        """Token ids and character offsets of many texts, on all cores. Slower than `encode_batch`."""
-        return _encoded(self._backend.encode_batch, texts)
+    def encode_with_positions(self, texts: list[str], *, continues: bool = False) -> list[Positions]:
+        """Token ids of many texts and where the tokens are, on all cores. continues: as in `encode_continuation`."""
+        backend = self._continuation if continues else self._backend
+        if self._byte_lengths is None:
+            return [Offsets(encoding) for encoding in _encoded(backend.encode_batch, texts)]
+        encodings = _encoded(backend.encode_batch_fast, texts)
+        found = [self._byte_lengths.positions(*pair) for pair in zip(texts, encodings, strict=True)]
+        others = [text for text, one in zip(texts, found, strict=True) if one is None]
+        tracked = iter(_encoded(backend.encode_batch, others))
+        return [Offsets(next(tracked)) if one is None else one for one in found]
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int], list[int | None]]:
         """Token ids of two texts with the special tokens of a pair, their token types, and the text of each (0 or 1; None for a
@@ -124,7 +132,7 @@ class Tokenizer:
 
     def encode_continuation(self, texts: list[str]) -> list[tokenizers.Encoding]:
         """Token ids of texts that continue another text: the tokenizer adds no leading space."""
-        return _encoded(self._continuation.encode_batch, texts)
+        return _encoded(self._continuation.encode_batch_fast, texts)
 
     @property
     def adds_space(self) -> bool:
@@ -237,6 +245,10 @@ class Tokenizer:
         if changed == self._content:
             return self._backend
         return with_named_tokens(tokenizers.Tokenizer.from_str(json.dumps(changed)), self.config)
+
+    @cached_property
+    def _byte_lengths(self) -> ByteLengths | None:
+        return byte_lengths(self._content, self._backend)
 
     def _id(self, key: str) -> int | None:
         return self._backend.token_to_id(self.specials[key]) if key in self.specials else None

@@ -145,10 +145,10 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
             hint="render message.content unchanged, or choose another template with data.template",
         )
     tail = supervised[supervised.index(answer) + len(answer) :]
-    encoding = tokenizer.encode_with_offsets([tail])[0]
-    for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+    found = tokenizer.encode_with_positions([tail])[0]
+    for at, token in enumerate(found.ids.tolist()):
         if _ends_turns(tokenizer, token):
-            return token, tail[start:stop].strip()
+            return token, tail[found.start(at) : found.end(at)].strip()
     hint = None
     if markers and _has_special(tokenizer, after):
         hint = _MARKERS

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -36,9 +37,23 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 _FETCHED = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{32}})-[0-9a-f]{{8}}")
 
 
-def half_of_the_disk(folder: Path, used: int) -> int:
-    """The default limit in bytes: half of what the cache has and what is free beside it."""
-    return (used + shutil.disk_usage(folder).free) // 2
+_SIZE = "TAILOR_CACHE_GB"
+
+
+def limit_of_the_machine(folder: Path, used: int) -> int:
+    """The limit in bytes: `TAILOR_CACHE_GB`, else half of what the cache has and what is free beside it. StoreError for a
+    value that is no size."""
+    if not (chosen := os.environ.get(_SIZE)):
+        return (used + shutil.disk_usage(folder).free) // 2
+    try:
+        size = float(chosen)
+        if 0 <= size < math.inf:
+            return int(size * 1e9)
+    except ValueError:
+        pass
+    raise StoreError(
+        f"{_SIZE}: {chosen!r} is not a size", hint=f"set it to a number of gigabytes, such as {_SIZE}=200"
+    )
 
 
 class FileCache:
@@ -47,7 +62,7 @@ class FileCache:
     Several folders, and runs with other limits, may use the cache at the same time.
     """
 
-    def __init__(self, store: Store, limit: Callable[[Path, int], int] = half_of_the_disk) -> None:
+    def __init__(self, store: Store, limit: Callable[[Path, int], int] = limit_of_the_machine) -> None:
         self._store, self._limit = store, limit
         self._checked: set[tuple[str, int, int]] = set()
         """(key, inode, time of change) of the files whose checksum this process has compared."""

@@ -90,6 +90,30 @@ def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(
     assert remote.fetched[-1] == NAMES[1]  # was removed, and is fetched again
 
 
+def test_the_size_of_the_cache_can_be_set(
+    remote: Remote, cache_of_the_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FileCache(remote.store)
+    for name in NAMES:
+        remote.read(cache, name)
+    assert len(kept(cache_of_the_machine)) == len(NAMES)  # control: half of the disk is more
+    monkeypatch.setenv("TAILOR_CACHE_GB", str(2.5 * SIZE / 1e9))
+    (cache_of_the_machine / cache.path(NAMES[0], SIZE, remote.sums[NAMES[0]]).name).unlink()
+    remote.read(cache, NAMES[0])
+    assert len(kept(cache_of_the_machine)) == 2
+
+
+@pytest.mark.parametrize("value", ["big", "-1", "nan", "inf", "200 GB"])
+def test_a_size_that_is_none_is_named(
+    value: str, remote: Remote, cache_of_the_machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAILOR_CACHE_GB", value)
+    with pytest.raises(StoreError, match=f"TAILOR_CACHE_GB: '{value}' is not a size") as caught:
+        remote.read(FileCache(remote.store), NAMES[0])
+    assert "TAILOR_CACHE_GB=200" in (caught.value.hint or "")
+    assert not kept(cache_of_the_machine)
+
+
 def os_times(folder: Path, seconds: int) -> None:
     for path in kept(folder) if folder.exists() else ():
         about = path.stat()
