@@ -126,7 +126,7 @@ def test_the_model_reads_the_joined_tokens(tmp_path: Path, layout: Any) -> None:
     assert inputs == joined[:-1].tolist()
     assert targets == joined[1:].tolist()
     assert batch.position_ids.flatten()[batch.predicting].tolist() == [*range(16), *range(16), *range(14)]
-    assert batch.rows.flatten()[batch.predicting].tolist() == [0] * 16 + [1] * 16 + [2] * 14
+    assert batch.token_document.flatten()[batch.predicting].tolist() == [0] * 16 + [1] * 16 + [2] * 14
 
 
 @pytest.mark.parametrize("kind", [{"join": True}, {"join": False, "pack": True}, {"join": False}])
