@@ -134,7 +134,9 @@ def test_a_row_without_negatives_gets_passages_of_other_rows(tmp_path: Path) -> 
         assert batch.pairs is not None
         assert batch.is_positive.tolist() == [True, False, False][: len(row)]
         assert batches.length(row) <= batches.longest_row()
-        for ids, types, mask in zip(batch.input_ids, batch.pairs.token_types, batch.token_document >= 0, strict=True):
+        for ids, types, mask in zip(
+            batch.input_ids, batch.pairs.token_types, batch.token_document >= 0, strict=True
+        ):
             query, passage = theirs.decode(ids[mask][1:-1]).replace(" ##", "").split(" [SEP] ")
             expected = theirs(
                 *(next(t for t in TEXTS if t.startswith(x)) for x in (query, passage)),
