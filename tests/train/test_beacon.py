@@ -11,7 +11,7 @@ import torch
 
 from tailor.artifacts.load import Loaded, load_run
 from tailor.errors import ModelError, StoreError
-from tailor.evaluate.generation import generate
+from tailor.evaluate.generation import Sampling, generate
 from tailor.evaluate.likelihood import likelihoods, scoring_model
 from tailor.evaluate.rows import Scored
 from tailor.models.beacon.model import BeaconModel
@@ -273,7 +273,7 @@ def test_generation_is_stepwise_reading_with_few_keys(made: tuple[Path, Any, Pat
     several = [prompt, prompt[:9], prompt[:33]]
     together = generate(model, several, **{**settings, "max_new_tokens": 5})
     assert together == [generate(model, [one], **{**settings, "max_new_tokens": 5})[0] for one in several]
-    sampled = {**settings, "temperature": 1.0, "seed": 3, "max_new_tokens": 30}
+    sampled = {**settings, "sampling": Sampling(1.0, seed=3), "max_new_tokens": 30}
     both = generate(model, [prompt, prompt[:50]], **sampled)  # sampling continues over the windows
     assert both[1] == generate(model, [prompt[:50]], **sampled, numbers=[1])[0] != both[0]
     # a stop token ends it, also in a later window
