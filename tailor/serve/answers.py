@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from tailor.serve.backend import Backend, Call, Piece
-from tailor.serve.errors import ApiError, failed, timed_out
+from tailor.serve.errors import ApiError, timed_out, unexpected
 from tailor.serve.metrics import Metrics
 from tailor.serve.responses import DONE, Choice, Response, event
 
@@ -78,7 +78,7 @@ class Answers:
         except ApiError as error:
             yield event(error.body)
         except Exception as error:
-            yield event(failed(f"the answer could not be finished ({type(error).__name__})").body)
+            yield event(unexpected("the answer could not be finished", error).body)
         finally:
             await self._close()
 

@@ -22,7 +22,7 @@ from tailor.evaluate.generation import Sampling
 from tailor.serve import schemas
 from tailor.serve.answers import Answers
 from tailor.serve.backend import Backend, Call
-from tailor.serve.errors import ApiError, bad_request, failed, timed_out, unknown_model
+from tailor.serve.errors import ApiError, bad_request, failed, timed_out, unexpected, unknown_model
 from tailor.serve.limits import check_key, read_json
 from tailor.serve.metrics import Metrics
 from tailor.spec.serving import Limits
@@ -77,7 +77,7 @@ class _Server:
                 except ApiError as known:
                     error = known
                 except Exception as unknown:
-                    error = failed(f"the request failed ({type(unknown).__name__})")
+                    error = unexpected("the request failed", unknown)
                 outcome["status"] = error.status
                 headers = {"Retry-After": "1"} if error.status == 503 else None
                 return JSONResponse(error.body, error.status, headers)

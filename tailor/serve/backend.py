@@ -15,7 +15,7 @@ from tailor.errors import TailorError
 from tailor.evaluate.continuous import Answer
 from tailor.evaluate.generation import Sampling, room
 from tailor.serve.engine import Engine, Token
-from tailor.serve.errors import ApiError, bad_request, failed, of_tailor, unknown_model
+from tailor.serve.errors import ApiError, bad_request, failed, of_tailor, unexpected, unknown_model
 from tailor.serve.text import TextStream
 
 
@@ -220,7 +220,7 @@ class LocalBackend:
         if isinstance(result, TailorError):
             raise of_tailor(result, param) from result
         if isinstance(result, Exception):
-            raise failed(f"the request could not be computed ({type(result).__name__})") from result
+            raise unexpected("the request could not be computed", result) from result
         return result
 
 

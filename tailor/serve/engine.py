@@ -18,7 +18,7 @@ from tailor.artifacts.shared_base import LoadedRun, Network
 from tailor.evaluate import continuous, generation
 from tailor.evaluate.continuous import Answer, ContinuousBatch
 from tailor.evaluate.generation import Sampling
-from tailor.serve.errors import ApiError, draining, failed, overloaded
+from tailor.serve.errors import ApiError, draining, failed, overloaded, unexpected
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class _Lane:
             self._batch.start(ticket.answer)
         except Exception as error:  # too little memory for this prompt, for example
             ticket.answer.cache = None
-            ticket.deliver(failed(f"the prompt could not be read ({type(error).__name__})"))
+            ticket.deliver(unexpected("the prompt could not be read", error))
             return
         if ticket.answer.finish_reason is None:
             self.tickets.append(ticket)
@@ -236,9 +236,10 @@ class _Lane:
         tickets, self.tickets = self.tickets, []
         if not tickets and self.waiting:
             tickets = [self.waiting.popleft()]
+        answer = unexpected("the answer could not be continued", error)
         for ticket in tickets:
             self._batch.remove(ticket.answer)
-            ticket.deliver(failed(f"the answer could not be continued ({type(error).__name__})"))
+            ticket.deliver(answer)
 
     def answer_alone(self) -> None:
         """Answer the prompt that waits longest without a batch, for a model without `row_sizes`."""
@@ -269,7 +270,7 @@ class _Lane:
         except _Cancelled:
             pass
         except Exception as error:
-            ticket.deliver(failed(f"the answer could not be generated ({type(error).__name__})"))
+            ticket.deliver(unexpected("the answer could not be generated", error))
         finally:
             self.tickets = []
 

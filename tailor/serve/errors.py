@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 from tailor.errors import TailorError
@@ -80,3 +83,18 @@ def timed_out(seconds: float) -> ApiError:
 def failed(what: str) -> ApiError:
     """An error of the server itself. what: without details of the machine."""
     return ApiError(500, what, type="server_error", code="internal_error")
+
+
+_CALLS = 4
+"""Number of calls that the line of an unexpected error names."""
+
+
+def unexpected(what: str, error: BaseException) -> ApiError:
+    """The answer to a request that ended with an error of the server itself, of which a line on stderr says where.
+
+    The line has the innermost calls, but not the error's message, which may quote the request.
+    """
+    calls = traceback.extract_tb(error.__traceback__)[-_CALLS:]
+    places = " < ".join(f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in reversed(calls))
+    print(f"internal error: {what}: {type(error).__name__} at {places}", file=sys.stderr, flush=True)
+    return failed(f"{what} ({type(error).__name__})")

@@ -159,7 +159,7 @@ class CompletionRequest(Sampling):
         if isinstance(self.prompt, str):
             return [self.prompt]
         whole = isinstance(self.prompt[0], int)
-        return [self.prompt] if whole else list(self.prompt)  # type: ignore[list-item]
+        return [self.prompt] if whole else list(self.prompt)  # type: ignore[list-item, arg-type]
 
 
 class EmbeddingsRequest(Request):

@@ -175,7 +175,7 @@ def test_an_aborted_request_frees_its_row(server: Served, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_error_of_the_model_ends_its_answers_only(
-    server: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
+    server: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stream: bool
 ) -> None:
     from tailor.evaluate.continuous import ContinuousBatch
 
@@ -197,6 +197,12 @@ def test_an_error_of_the_model_ends_its_answers_only(
     else:
         error = error_of(reply, 500)
     assert error["message"] == "the answer could not be continued (RuntimeError)"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "internal error: the answer could not be continued: RuntimeError at test_limits.py:"
+    )
+    assert " broken < engine.py:" in line
+    assert "secret" not in line
     assert server.chat("Hi").status_code == 200
 
 
