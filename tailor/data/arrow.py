@@ -7,8 +7,11 @@ import pyarrow as pa
 
 
 def to_arrow(values: np.ndarray, dtype: type) -> pa.Array:
-    """Numbers [n] as an Arrow array of a numpy type that is not bool."""
-    stored = np.ascontiguousarray(values, dtype)
+    """Numbers [n] as an Arrow array of a numpy type that is not bool. ValueError for one that an integer type cannot hold."""
+    stored: np.ndarray = np.ascontiguousarray(values, dtype)
+    whole = stored.dtype.kind in "iu" and stored.dtype != values.dtype
+    if whole and not np.array_equal(stored, values):  # numpy wraps around without an error
+        raise ValueError(f"a value does not fit into {stored.dtype}")
     return pa.Array.from_buffers(pa.from_numpy_dtype(stored.dtype), len(stored), [None, pa.py_buffer(stored)])
 
 

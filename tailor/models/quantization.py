@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,10 @@ def import_library() -> None:
     7.0 CPU seconds until the first step. CPUs and CUDA use other kernels instead, except for 4-bit weights of an odd
     width, whose function has one multiplication per element and so gives the same bits without compilation.
     """
-    with machine.environment({"TORCHDYNAMO_DISABLE": "1"}):  # torch reads it at each call of `torch.compile`
+    with (
+        machine.environment({"TORCHDYNAMO_DISABLE": "1"}),  # torch reads it at each call of `torch.compile`
+        suppress(ImportError, OSError, RuntimeError),  # reported by the library that needs it
+    ):
         import bitsandbytes  # noqa: F401
 
 

@@ -104,11 +104,12 @@ def _fit_in_process(task: WorkerTask, driver: DriverContext) -> bool:
     import torch.distributed as dist
 
     channel = monitor.LocalChannel(driver.publish, lambda: driver.interrupts.requested is not None)
-    with machine.environment(machine.collectives_on_loopback()):  # gloo opens a port even for one process
-        ended = worker.train({"task": task, "channel": channel})
-    if dist.is_initialized():  # by a strategy that shards, with one worker
-        dist.destroy_process_group()
-    return ended == "finished"
+    try:
+        with machine.environment(machine.collectives_on_loopback()):  # gloo opens a port even for one process
+            return worker.train({"task": task, "channel": channel}) == "finished"
+    finally:
+        if dist.is_initialized():  # by a strategy that shards, with one worker
+            dist.destroy_process_group()
 
 
 def _fit_on_workers(

@@ -29,6 +29,29 @@ def test_bits(size: int) -> None:
         assert np.array_equal(bits_to_numpy(column[start:]), values[start:])
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (2**15, np.int16),
+        (-(2**15) - 1, np.int16),
+        (256, np.uint8),
+        (-1, np.uint8),
+        (2**31, np.int32),
+        (0.5, np.int32),
+    ],
+)
+def test_a_number_that_does_not_fit_is_refused(value: float, dtype: type) -> None:
+    """A shard would hold another number, such as the position of a piece of a long document."""
+    with pytest.raises(ValueError, match=f"does not fit into {np.dtype(dtype)}"):
+        to_arrow(np.array([0, value]), dtype)
+
+
+def test_columns_cannot_be_written_to() -> None:
+    """They are memory of the file, in which a write ends the process."""
+    with pytest.raises(ValueError, match="read-only"):
+        to_numpy(pa.array([1, 2], pa.int32()))[0] = 3
+
+
 def test_a_column_with_nulls_is_refused() -> None:
     with pytest.raises(pa.ArrowException):
         to_numpy(pa.array([1, None], pa.int32()))

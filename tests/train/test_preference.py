@@ -18,6 +18,7 @@ from tailor.plan import Plan
 from tailor.store import Store
 from tailor.train import loop, session, step
 from tailor.train.reference import open_reference
+from tests.helpers.families import FAMILIES
 from tests.helpers.hosts import PlainHost, run_distributed
 from tests.helpers.models import tiny_llama
 from tests.helpers.plans import LORA, make_plan
@@ -354,3 +355,16 @@ def test_a_shared_prompt_changes_no_curve(
         computed.clear()
     assert found["shared"] == pytest.approx(found["apart"], abs=2e-5)
     assert found["shared", "tokens"] < 0.85 * found["apart", "tokens"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_model_that_cannot_share_is_trained(
+    stores: dict[str, TokenStore], tmp_path: Path, strategy: str
+) -> None:
+    """The probe's error amid a layer with chunks leaves no gathered weights behind."""
+    build = FAMILIES["llama4_text"].make
+    sections = {"method": DPO, "scale": under(strategy, workers=1), "train": {"steps": 2}}
+    host = PlainHost()
+    loop.run(planned(build(tmp_path / "model"), stores, tmp_path / "run", **sections), host)
+    assert any("a copy each" in record["message"] for record in host.of("status"))
+    assert np.isfinite(host.losses()).all()

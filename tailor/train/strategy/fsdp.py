@@ -58,9 +58,15 @@ class FullySharded(Sharded):
         self.optimizer = build_optimizer(self.plan.optim, self.model)
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        from torch.distributed.fsdp import FSDPModule
+
         result: T = self.model(function, *arguments)
         if not torch.is_grad_enabled():
-            self.model.reshard()  # type: ignore[operator]  # normally the backward pass does it
+            # Normally the backward pass does it for the model. A layer that raised an error, which a probe caught, keeps the
+            # weights that it gathered.
+            for module in self.model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
         return result
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
