@@ -1,9 +1,10 @@
 """Strategies beside each other: tokens per CPU second against ddp, and memory per worker against the plan's forecast.
 
-    python benchmarks/strategies.py [--steps 6] [--strategies ddp fsdp zero-1 zero-2 zero-3] [--lora] [--precision fp32]
+    python benchmarks/strategies.py [--steps 6] [--strategies ddp fsdp zero-1 zero-2 zero-3] [--lora] [--mixture]
 
 Two gloo workers with one thread each train a Llama of 69 million weights, every weight or an adapter of rank 16, AdamW,
-four rows of 256 tokens a step. Every strategy runs in processes of its own, where a tiny model is trained first, so that
+four rows of 256 tokens a step. `--precision` is fp32 or bf16. With `--mixture` it is a Mixtral of 107 million weights, with 8
+experts of which a token goes to 2; `--lora` then adapts attention, `--experts` the experts too, `--quantize nf4` the base. Every strategy runs in processes of its own, where a tiny model is trained first, so that
 libraries have loaded what they need. CPU seconds are user + system time of both workers between the end of the second step
 and the end of the last; memory is what a worker holds beyond what it held before the large model was loaded: at most while
 loading, training, saving, and writing the artifact. `forecast` is the plan's: weights, gradients and optimizer state, and
@@ -105,11 +106,11 @@ def worker(rank: int, port: int, plan: Any, tiny: Any, out: Path) -> None:
     dist.barrier()
 
 
-def material(folder: Path, **shape: int) -> tuple[Path, Any]:
+def material(folder: Path, *, mixture: bool, **shape: int) -> tuple[Path, Any]:
     """A model and a token store. shape: what the large model has otherwise."""
     import numpy as np
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.helpers.models import byte_tokenizer
@@ -125,8 +126,11 @@ def material(folder: Path, **shape: int) -> tuple[Path, Any]:
         "num_key_value_heads": 12,
         "max_position_embeddings": 1024,
     }
-    config = LlamaConfig(**{**large, **shape})
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    if mixture:
+        large |= {"intermediate_size": 512, "num_local_experts": 8, "num_experts_per_tok": 2}
+        MixtralForCausalLM(MixtralConfig(**{**large, **shape})).save_pretrained(folder / "model")
+    else:
+        LlamaForCausalLM(LlamaConfig(**{**large, **shape})).save_pretrained(folder / "model")
     byte_tokenizer(folder / "model")
     lengths = [int(n) for n in np.full(200, LENGTH)]
     return folder / "model", make_store(folder / "tokens", lengths)
@@ -139,6 +143,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--mixture", action="store_true", help="a mixture of experts")
+    parser.add_argument("--experts", action="store_true", help="with --lora: adapters on the experts too")
+    parser.add_argument("--quantize", choices=["nf4", "int8"], help="with --lora: quantize the base")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     args = parser.parse_args()
     import torch.multiprocessing as mp
@@ -148,11 +155,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        large = material(folder / "large")
-        small = material(folder / "small", hidden_size=48, intermediate_size=64, num_hidden_layers=2)
+        large = material(folder / "large", mixture=args.mixture)
+        small = material(
+            folder / "small", mixture=args.mixture, hidden_size=48, intermediate_size=64, num_hidden_layers=2
+        )
         from tests.helpers.plans import make_plan
 
-        own = {"model": {"adapter": {"rank": 16}}} if args.lora else {}
+        adapter = {"rank": 16} | ({"experts": True} if args.experts else {})
+        base = {"quantize": {"type": args.quantize}} if args.quantize else {}
+        own = {"model": {"adapter": adapter, **base}} if args.lora else {}
 
         speed: dict[str, float] = {}
         for name in args.strategies:

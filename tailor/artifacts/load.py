@@ -283,7 +283,7 @@ def load_adapted(folder: Path, url: str, base_record: BaseRecord, spec: Model, d
     network = _base_of("adapter", url, base_record, spec, device, scores=scores)
     try:
         config = PeftConfig.from_pretrained(str(folder))
-        attach.from_peft(config)
+        attach.from_peft(config, network)
         with attach.as_named(network):
             model: Any = PeftModel.from_pretrained(network, str(folder), config=config)
         low_rank.install(model)

@@ -148,7 +148,7 @@ def _summed(
     for part, name in zip(parts[1:], names[1:], strict=True):
         try:
             config = PeftConfig.from_pretrained(str(part.folder))
-            attach.from_peft(config)
+            attach.from_peft(config, model.get_base_model())
             with attach.as_named(model.get_base_model()):
                 model.add_adapter(name, config)
                 model.load_adapter(str(part.folder), name, torch_device=str(device))

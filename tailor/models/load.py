@@ -21,6 +21,7 @@ from tailor.models import (
     own_code,
     probe,
     quantization,
+    recurrence,
     rope,
     scoring_head,
     visibility,
@@ -242,6 +243,7 @@ def load_network(
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": trusted}
     try:
         config = AutoConfig.from_pretrained(path, **common)
+        recurrence.keep_scale(config)
         if scores:
             scoring_head.configure(config, spec)
         if spec.rope is not None:

@@ -101,12 +101,6 @@ def settings_of(bare: Any, spec: Quantize, compute: torch.dtype) -> Any:
 
 def plain_linear(bare: Any) -> list[str]:
     """Names of the linear modules that are not to be quantized. ModelError if less than half of the weights would be."""
-    if bare.config.model_type == "rwkv":
-        raise ModelError(
-            f"model.quantize: transformers scales layers of {type(bare).__name__} in place to generate, which fails with "
-            "quantized ones",
-            hint="remove model.quantize",
-        )
     plain = list(linear.read_directly(bare))
     share, largest = linear.quantized_share(bare, plain)
     if share < 0.5:

@@ -62,6 +62,16 @@ class _Rows:
         return kept["_rows"]
 
 
+def keep_scale(config: Any) -> None:
+    """Make a config of RWKV (version 4) leave the weights of its layers as they are in inference.
+
+    transformers halves them in place every few layers, against overflow in float16. It knows neither adapters nor quantized
+    weights, and a model saved meanwhile would have the smaller weights.
+    """
+    if config.model_type == "rwkv":
+        config.rescale_every = 0
+
+
 def isolate(base: Any) -> bool:
     """Make the recurrent layers of a transformers model start each document of a stream with an empty state. False if it has none.
 

@@ -161,4 +161,9 @@ RECURRENT_FAMILIES = (
             "v_dim_factor": 1.0,
         },
     ),
+    Family(
+        "RWKV-4",
+        "rwkv",
+        {"hidden_size": 64, "attention_hidden_size": 64, "num_hidden_layers": 2, "context_length": 128},
+    ),
 )

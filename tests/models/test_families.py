@@ -33,7 +33,6 @@ from tailor.store import Store
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.families import FAMILIES, SAMPLE
-from tests.helpers.family import Family
 from tests.helpers.hosts import PlainHost
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
@@ -300,13 +299,6 @@ def test_joined_documents_train_an_adapter_on_a_4_bit_base(tmp_path: Path) -> No
     )
     loop.run(plan, host)
     assert host.losses()[-1] < host.losses()[0] - 0.3
-
-
-def test_a_quantized_rwkv_is_refused(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "context_length": 64}
-    base = Family("RWKV", "rwkv", {**sizes, "attention_hidden_size": 32}).make(tmp_path)
-    with pytest.raises(ModelError, match="scales layers of RwkvForCausalLM in place"):
-        load_one(base, pack=False, **MODES["QLoRA"])
 
 
 def test_a_mambas_other_projections_are_not_quantized(tmp_path: Path) -> None:

@@ -16,16 +16,15 @@ from tailor.models.documents import Documents
 from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
-from tests.helpers.family import Family
 from tests.helpers.stores import make_store
 
 CPU = torch.device("cpu")
 LENGTHS = [23, 17, 3, 31, 9, 40]
 
 
-def load(path: Path, *, pack: bool = True, again: int = 0) -> CausalModel:
+def load(path: Path, *, pack: bool = True, again: int = 0, **model: Any) -> CausalModel:
     return load_for_training(
-        Model(path=str(path)),
+        Model.model_validate({"path": str(path), **model}),
         device=CPU,
         precision="fp32",
         frozen_dtype="float32",
@@ -110,5 +109,32 @@ def test_without_packing_nothing_changes(tmp_path: Path) -> None:
 
 def test_a_model_whose_layers_keep_their_state_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its recurrent layers carry their state over") as error:
-        load(Family("RWKV-4", "rwkv", {"hidden_size": 64, "num_hidden_layers": 2}).make(tmp_path))
+        load(FAMILIES["rwkv"].make(tmp_path))
     assert error.value.hint == "set data.pack: false"
+
+
+@pytest.mark.parametrize("mode", [{}, {"quantize": {"type": "nf4"}}], ids=["plain", "nf4"])
+def test_a_deep_rwkv_with_an_adapter_computes_the_same_in_inference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any]
+) -> None:
+    base = FAMILIES["rwkv"].make(tmp_path, num_hidden_layers=8)
+
+    def in_training_and_inference() -> tuple[torch.Tensor, torch.Tensor]:
+        model = load(base, pack=False, adapter={"rank": 4}, **mode)
+        torch.manual_seed(0)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        ids = torch.arange(5, 25)[None]
+        with torch.no_grad():
+            training, inference = (model.train(on).network(input_ids=ids).logits for on in (True, False))
+        return training, inference
+
+    training, inference = in_training_and_inference()
+    assert torch.equal(training, inference)
+    if not mode:  # transformers cannot scale quantized weights
+        monkeypatch.setattr(recurrence, "keep_scale", lambda config: None)
+        training, inference = in_training_and_inference()
+        assert not torch.allclose(training, inference, atol=0.01), (
+            "the control: as transformers scales layers"
+        )

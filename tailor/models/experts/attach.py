@@ -124,10 +124,32 @@ def of_weights(pattern: Mapping[str, Any]) -> dict[str, Any]:
     return {**pattern, **{rf"({name})\.weight": value for name, value in pattern.items()}}
 
 
-def from_peft(config: Any) -> None:
-    """Undo `for_peft` in a configuration that was read from a file: weights of modules are modules again."""
+def from_peft(config: Any, network: nn.Module) -> None:
+    """Undo `for_peft` in a configuration that was read from a file: weights of linear modules are modules again.
+
+    Weights of routers stay weights. PEFT's own `all-linear` names them, because they were linear modules in older versions of
+    transformers.
+    """
     named = getattr(config, "target_parameters", None) or ()
-    modules = {name.removesuffix(".weight") for name in named if name.endswith(".weight")}
+    modules = {
+        name.removesuffix(".weight")
+        for name in named
+        if name.endswith(".weight") and _is_linear(name.removesuffix(".weight"), network)
+    }
     if modules and not isinstance(config.target_modules, str):
         config.target_modules = {*(config.target_modules or ()), *modules}
-        config.target_parameters = [name for name in named if not name.endswith(".weight")] or None
+        config.target_parameters = [
+            name for name in named if name.removesuffix(".weight") not in modules
+        ] or None
+
+
+def _is_linear(name: str, network: nn.Module) -> bool:
+    """Whether the modules whose names end with `name` are linear, apart from adapters on them."""
+    from transformers.pytorch_utils import Conv1D
+
+    found = [
+        getattr(module, "base_layer", module)
+        for full, module in network.named_modules()
+        if f".{full}".endswith(f".{name}")
+    ]
+    return bool(found) and all(isinstance(module, nn.Linear | Conv1D) for module in found)

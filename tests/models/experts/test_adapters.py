@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tailor.artifacts.average import average
+from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
 from tailor.models.experts.stacks import stacks
 from tailor.models.load import load_for_training
@@ -20,6 +21,7 @@ from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
 from tests.helpers.mixtures import MIXTURES
+from tests.helpers.models import byte_tokenizer
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
 
@@ -142,3 +144,30 @@ def test_ranks_of_modules_that_peft_takes_for_experts(tmp_path: Path) -> None:
     assert distance(plain_logits(base, tmp_path / "a" / "adapter"), trained.logits) < 1e-5
     merge(str(tmp_path / "a"), str(tmp_path / "merged"))
     assert distance(plain_logits(tmp_path / "merged"), trained.logits) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])
+def test_peft_itself_names_routers_and_stacks(tmp_path: Path, name: str) -> None:
+    """PEFT's own `all-linear` with `target_parameters`: the router, which is no linear module, is named by its weight."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = MIXTURES[name].make(tmp_path / "base")
+    network: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    stacks_of = ["experts.gate_up_proj", "experts.down_proj"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", target_parameters=stacks_of)
+    adapted: Any = get_peft_model(network, config)
+    assert "gate.weight" in config.target_parameters  # type: ignore[operator]
+    torch.manual_seed(0)
+    for name_of, weight in adapted.named_parameters():
+        if "lora_B" in name_of:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    byte_tokenizer(tmp_path / "adapter")
+    expected = plain_logits(base, tmp_path / "adapter")
+    assert distance(expected, plain_logits(base)) > 1e-2
+    with torch.no_grad():
+        loaded = load_run(str(tmp_path / "adapter")).model(input_ids=IDS, use_cache=False).logits
+    assert distance(loaded, expected) < 1e-5
+    merge(str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    assert distance(plain_logits(tmp_path / "merged"), expected) < 1e-5
