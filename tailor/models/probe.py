@@ -89,21 +89,43 @@ def _is_isolated(
     model: CausalModel, device: torch.device, dtype: torch.dtype, lengths: tuple[int, int]
 ) -> bool:
     """`packs_in_isolation` for two documents of the given lengths, with the model as it is."""
-    first = lengths[0]
     ids = _ids(model, device, sum(lengths))  # int64[T]
     packed = model.hidden(_pack(ids, lengths, model.layout))  # [1, T, H]
+    rounded_together = _rounds_together(model, device)
+    return _is_unaffected(model, device, ids, lengths, packed) and _agrees_with_stock(
+        model, ids, lengths, packed.shape[-1], torch.float16 if rounded_together else dtype
+    )
+
+
+def _is_unaffected(
+    model: CausalModel,
+    device: torch.device,
+    ids: torch.Tensor,
+    lengths: tuple[int, int],
+    packed: torch.Tensor,
+) -> bool:
+    """Whether a change in the first of two packed documents leaves the second as it is. packed: [1, T, H], without the change."""
+    first = lengths[0]
     changed = ids.clone()
     changed[first - 2] = (changed[first - 2] + 1) % int(ids.max())
     other = model.hidden(_pack(changed, lengths, model.layout))
     leaked = _distance(packed[0, first:], other[0, first:])
     within = _distance(packed[0, first - 1], other[0, first - 1])
-    rounded_together = _rounds_together(model, device)
     routed = any("experts" in name for name, _ in model.base.named_modules())
-    allowed = 0.1 if rounded_together else 1e-3 if routed else 0.0
-    isolated = within > 0 and leaked <= allowed * within  # within > 0: the change has an effect at all
-    return isolated and _agrees_with_stock(
-        model, ids, lengths, packed.shape[-1], torch.float16 if rounded_together else dtype
-    )
+    allowed = 0.1 if _rounds_together(model, device) else 1e-3 if routed else 0.0
+    return within > 0 and leaked <= allowed * within  # within > 0: the change has an effect at all
+
+
+@torch.no_grad()
+def documents_are_apart(model: CausalModel, device: torch.device) -> torch.Tensor:
+    """Whether a packed document leaves the next one as it is. bool[], because `Strategy.forward` returns tensors only.
+
+    For weights that are sharded after a full copy passed `packs_in_isolation`.
+    """
+    lengths = (FIRST, SECOND)
+    ids = _ids(model, device, sum(lengths))  # int64[T]
+    packed = model.hidden(_pack(ids, lengths, model.layout))  # [1, T, H]
+    return torch.tensor(_is_unaffected(model, device, ids, lengths, packed))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tailor.errors import TailorError
-from tailor.models import attention, kernels, prefix_lm, visibility
+from tailor.models import attention, kernels, prefix_lm, recurrence, visibility
 from tailor.models.causal import CausalModel, Parameters, base_of
 from tailor.models.decoder import decoder_of
 from tailor.models.embedding.embedder import fit_to_embed, prove_embedding, prove_prefix_lm
@@ -93,6 +93,8 @@ def load_sharded(
     network = skeleton(
         spec, frozen_dtype=frozen_dtype, with_kernels=spec.kernels == "liger", scores=scores, **settings
     )
+    if pack:
+        recurrence.isolate(base_of(network))
     base_of(network).set_attn_implementation(implementation)
     visibility.set_rules(base_of(network), rules)
     model = CausalModel(network, layout=layout, splits_head=splits_head).eval()

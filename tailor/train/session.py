@@ -117,6 +117,8 @@ def open_session(plan: Plan, host: Host) -> Session:
         tokenizer=tokenizer,
         reference=values,
     )
+    if plan.batches.pack and plan.strategy.shards_weights:
+        check_isolation(session)
     if sequence is not None:
         check_sequence_split(session, sequence)
     if plan.pose is not None:
@@ -148,6 +150,17 @@ def shares_prompts(plan: Plan, strategy: Strategy, device: torch.device) -> bool
     with torch.no_grad(), autocast(plan, device):
         arguments = (device, DTYPES[plan.precision], plan.pass_tokens)
         return bool(strategy.forward(probe.prefixes_are_shareable, *arguments))
+
+
+def check_isolation(session: Session) -> None:
+    """Check that the sharded model isolates packed documents, as the full model did on rank 0. Raises ModelError on every worker."""
+    with session.autocast():
+        if session.strategy.forward(probe.documents_are_apart, session.device):
+            return
+    raise ModelError(
+        f"packed documents of {type(session.model.base).__name__} affect each other under {session.plan.strategy.name}",
+        hint="set data.pack: false, or scale.strategy: ddp",
+    )
 
 
 def check_positions(session: Session) -> None:

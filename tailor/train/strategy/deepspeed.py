@@ -19,8 +19,9 @@ from unittest import mock
 import torch
 from torch import nn
 
-from tailor.errors import ScaleError
+from tailor.errors import ModelError, ScaleError
 from tailor.machine import COLLECTIVE_TIMEOUT
+from tailor.models import recurrence
 from tailor.models.causal import CausalModel, Parameters
 from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
@@ -58,6 +59,14 @@ class Zero(Sharded):
                     zero_init._convert_to_zero_parameters([parameter])
 
         self.model, self._counts = load_sharded(self.plan, self.rank, self.world, self.device, shard)
+        if recurrence.is_isolated(self.model.base):
+            # Stage 3 gathers a module's weights at each of its calls, and a recurrent layer calls its modules once per group
+            # of documents: the workers would not gather equally often.
+            raise ModelError(
+                f"the recurrent layers of {type(self.model.base).__name__} cannot isolate packed documents under "
+                "DeepSpeed's stage 3",
+                hint="set data.pack: false, or scale.strategy: fsdp or ddp",
+            )
         return self.model
 
     def setup(self) -> None:
