@@ -154,7 +154,7 @@ def shares_prompts(plan: Plan, strategy: Strategy, device: torch.device) -> bool
 
 def check_isolation(session: Session) -> None:
     """Check that the sharded model isolates packed documents, as the full model did on rank 0. Raises ModelError on every worker."""
-    with session.autocast():
+    with torch.no_grad(), session.autocast():
         if session.strategy.forward(probe.documents_are_apart, session.device):
             return
     raise ModelError(
@@ -171,7 +171,7 @@ def check_positions(session: Session) -> None:
             f"train.pose: packed documents of {name} are distinguished by their position ids, which a skip would break",
             hint="set data.pack: false, or remove train.pose",
         )
-    with session.autocast():
+    with torch.no_grad(), session.autocast():
         if session.strategy.forward(probe.positions_have_effect, session.device):
             return
     raise ModelError(
