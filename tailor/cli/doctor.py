@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 
 from tailor.cli.output import Document, Output
+from tailor.cli.recipe_arguments import add_overrides
 from tailor.cli.terminal import make_console
 from tailor.doctor.finding import Context, Finding, Status
 from tailor.errors import RecipeError, TailorError
@@ -42,13 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", nargs="?", help="recipe file: checks what it needs. Default: only this machine"
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="recipe keys to change, such as save.to=s3://bucket/run",
-    )
+    add_overrides(parser, "save.to=s3://bucket/run")
     parser.add_argument(
         "--offline", action="store_true", help="send no requests to the hub, to stores or to a cluster"
     )

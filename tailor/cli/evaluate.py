@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tailor.cli.main import INTERRUPTED
 from tailor.cli.numbers import whole
 from tailor.cli.output import Document, Failure, Output, Raw, failure_of
+from tailor.cli.recipe_arguments import add_overrides
 from tailor.cli.trust import add_trust_option, granted
 from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import DataError, GateError
@@ -52,13 +53,7 @@ OUTPUT = Output(Evaluated)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run folder, or folder of an adapter or model")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="evaluation keys to change, such as limit=50",
-    )
+    add_overrides(parser, "limit=50", keys="evaluation")
     parser.add_argument(
         "--with",
         dest="file",
