@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -147,16 +147,21 @@ def shares_prompts(plan: Plan, strategy: Strategy, device: torch.device) -> bool
     excluded = plan.method.embedding_noise or plan.sequence_parallel > 1 or strategy.model.router is not None
     if not plan.method.shares_prompts or excluded:
         return False
-    with torch.no_grad(), autocast(plan, device):
-        arguments = (device, DTYPES[plan.precision], plan.pass_tokens)
-        return bool(strategy.forward(probe.prefixes_are_shareable, *arguments))
+    return _passes(
+        plan, strategy, probe.prefixes_are_shareable, device, DTYPES[plan.precision], plan.pass_tokens
+    )
+
+
+def _passes(plan: Plan, strategy: Strategy, check: Callable[..., torch.Tensor], *arguments: Any) -> bool:
+    """Whether the loaded model passes a check of `probe`. A collective call, without gradients, after which FSDP reshards."""
+    with torch.no_grad(), autocast(plan, strategy.device):
+        return bool(strategy.forward(check, *arguments))
 
 
 def check_isolation(session: Session) -> None:
     """Check that the sharded model isolates packed documents, as the full model did on rank 0. Raises ModelError on every worker."""
-    with torch.no_grad(), session.autocast():
-        if session.strategy.forward(probe.documents_are_apart, session.device):
-            return
+    if _passes(session.plan, session.strategy, probe.documents_are_apart, session.device):
+        return
     raise ModelError(
         f"packed documents of {type(session.model.base).__name__} affect each other under {session.plan.strategy.name}",
         hint="set data.pack: false, or scale.strategy: ddp",
@@ -171,9 +176,8 @@ def check_positions(session: Session) -> None:
             f"train.pose: packed documents of {name} are distinguished by their position ids, which a skip would break",
             hint="set data.pack: false, or remove train.pose",
         )
-    with torch.no_grad(), session.autocast():
-        if session.strategy.forward(probe.positions_have_effect, session.device):
-            return
+    if _passes(session.plan, session.strategy, probe.positions_have_effect, session.device):
+        return
     raise ModelError(
         f"train.pose: the position ids of {name} have no effect, so none could be skipped",
         hint="remove train.pose",
@@ -185,9 +189,8 @@ def check_sequence_split(session: Session, sequence: SequenceGroup) -> None:
     model, dtype = session.model, DTYPES[session.plan.precision]
     is_supported = model.base.config._attn_implementation == attention.NAME
     arguments = (sequence, session.device, dtype, session.plan.pass_tokens)
-    with torch.no_grad(), session.autocast():
-        if is_supported and session.strategy.forward(probe.sequence_split_is_exact, *arguments):
-            return
+    if is_supported and _passes(session.plan, session.strategy, probe.sequence_split_is_exact, *arguments):
+        return
     raise ModelError(
         f"scale.sequence_parallel: {type(model.base).__name__} gives other results when a sequence is split over workers",
         hint="set scale.sequence_parallel: 1",
