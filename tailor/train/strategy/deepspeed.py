@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from unittest import mock
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ from tailor.models.causal import CausalModel, Parameters
 from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Shard, Sharded
-from tailor.train.strategy.internals import ZeroShards, set_group_timeout, shards_of
+from tailor.train.strategy.internals import ZeroShards, set_group_timeout, shards_of, without_broadcast
 from tailor.train.strategy.start import join_group, load_sharded, load_unsharded
 
 T = TypeVar("T")
@@ -74,8 +73,7 @@ class Zero(Sharded):
         self.optimizer = build_optimizer(self.plan.optim, self.model)
         if self._stage < 3:
             self.broadcast_trained()
-        # DeepSpeed would broadcast every weight, and fails on the placeholders of quantized experts.
-        with mock.patch.object(deepspeed.DeepSpeedEngine, "_broadcast_model", return_value=None):
+        with without_broadcast():
             self._engine, *_ = deepspeed.initialize(
                 model=self.model,
                 optimizer=self.optimizer,

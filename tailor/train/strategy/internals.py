@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -18,6 +21,15 @@ def set_group_timeout(timeout: timedelta) -> None:
     from deepspeed.comm import comm
 
     comm.cdb.new_group = lambda ranks: torch.distributed.new_group(list(ranks), timeout=timeout)
+
+
+@contextmanager
+def without_broadcast() -> Iterator[None]:
+    """DeepSpeed's engine would broadcast every weight when it is made, and fails on the placeholders of quantized experts."""
+    from deepspeed import DeepSpeedEngine
+
+    with mock.patch.object(DeepSpeedEngine, "_broadcast_model", return_value=None):
+        yield
 
 
 class ZeroShards(ABC):
