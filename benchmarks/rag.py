@@ -55,7 +55,7 @@ def make(folder: Path, length: int) -> tuple[Path, Path]:
 
 
 def measure(length: int, rounds: int) -> list[dict[str, Any]]:
-    from tailor.artifacts.load import load_with_embedder
+    from tailor.artifacts.load_embedder import load_with_embedder
     from tailor.evaluate.models import find_model
     from tailor.evaluate.retrieved_answers import PassageReader, open_index
     from tailor.evaluate.reuse import TURNS

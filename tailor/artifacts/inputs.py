@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tailor.artifacts.base_model import base_folder, base_record_of, model_spec, planned_model
 from tailor.artifacts.checkpoints import in_one_file, write_adapter
-from tailor.artifacts.load import find_artifact, refuse_beacons
+from tailor.artifacts.find import find_artifact, refuse_beacons
 from tailor.encode.gguf import WEIGHTS
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, MODEL_CONFIG, PLAN

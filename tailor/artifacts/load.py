@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import posixpath
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from tailor.artifacts.base_model import base_record_of, model_spec, saved_dtype
+from tailor.artifacts.find import find_artifact, refuse_reranker
 from tailor.encode.prompts import answer_text, continuation_text, render_prompt
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
@@ -20,22 +20,16 @@ from tailor.errors import ModelError
 from tailor.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    ARTIFACTS,
     BEACON_CONFIG,
     GENERATION_CONFIG,
-    MODEL_CONFIG,
-    RECIPE,
 )
-from tailor.models import adapter_files, attention, prefix_lm, scoring_head
+from tailor.models import adapter_files, prefix_lm, scoring_head
 from tailor.models.adapter_files import check_weights
 from tailor.models.base_record import BaseRecord
 from tailor.models.beacon import files as beacon_files
 from tailor.models.beacon.modules import beacons_of
-from tailor.models.causal import CausalModel, base_of
+from tailor.models.causal import base_of
 from tailor.models.decoder import has_head
-from tailor.models.embedding.attention import check_attention
-from tailor.models.embedding.embedder import Embedder
-from tailor.models.embedding.settings import Embedding
 from tailor.models.experts import attach, low_rank
 from tailor.models.files import find_folder
 from tailor.models.load import DTYPES, load_network
@@ -43,7 +37,7 @@ from tailor.models.own_code import NOTHING, Trust, UntrustedCodeError
 from tailor.models.positions import positions_of
 from tailor.spec.adapter_kinds import KINDS, known
 from tailor.spec.model import Model
-from tailor.store import COMMIT, OBJECT, Store, run_folder, verify
+from tailor.store import COMMIT, Store, verify
 
 HASHED_BYTES = 1 << 30
 """Artifacts up to this size are verified by checksum, which takes about a second; larger ones by file size."""
@@ -193,62 +187,6 @@ def _declared_generation(folder: Path) -> Any:
     return GenerationConfig.from_pretrained(str(folder)) if (folder / GENERATION_CONFIG).is_file() else None
 
 
-def find_artifact(store: Store) -> tuple[Store, Store]:
-    """The folder of the adapter or model, and its parent, which is the run's folder if a run wrote it.
-
-    ModelError when `store` has no artifact.
-    """
-    for below in ARTIFACTS:
-        if store.is_committed(below):
-            return store.join(below), store
-    if any(store.exists(name) for name in (ADAPTER_CONFIG, MODEL_CONFIG, BEACON_CONFIG)):
-        return store, Store(posixpath.dirname(store.url.rstrip("/")))
-    if store.exists(RECIPE):
-        raise ModelError(
-            f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
-            hint="run its recipe again: it resumes from the last checkpoint",
-        )
-    raise ModelError(f"{store.url} is not a run, an adapter or a model", hint=_instead(store))
-
-
-def refuse_beacons(store: Store, done: str) -> None:
-    """ModelError when `store` has activation beacons. done: what cannot be done with them, for the message."""
-    if store.exists(BEACON_CONFIG):
-        raise ModelError(
-            f"{store.url} has activation beacons, which cannot be {done}",
-            hint="use them with `tailor chat`, `generate` and `evaluate`",
-        )
-
-
-def refuse_reranker(store: Store) -> None:
-    """ModelError when `store` has a model with a scoring head, or its adapter: loading as another model would leave it out."""
-    if store.exists(ADAPTER_CONFIG):
-        if scoring_head.is_adapter(adapter_files.read_config(store.local_path())):
-            raise ModelError(
-                f"{store.url} is the adapter of a reranker, which scores pairs of texts and can neither embed nor generate",
-                hint="merge it with `tailor merge`; then score the passages of rows with `tailor score`, or load the merged "
-                "model with sentence-transformers' CrossEncoder",
-            )
-    elif store.exists(MODEL_CONFIG) and scoring_head.is_declared(OBJECT.read(store, MODEL_CONFIG)):
-        raise ModelError(
-            f"{store.url} is a reranker, which scores pairs of texts and can neither embed nor generate",
-            hint="score the passages of rows with `tailor score`, or load it with sentence-transformers' CrossEncoder",
-        )
-
-
-def _instead(store: Store) -> str:
-    """A hint for a folder that has nothing to load."""
-    if store.is_file():
-        return "give the folder of a run (save.to of its recipe), an adapter or a model"
-    if run_folder.is_checkpoint(store):
-        return "it is a checkpoint: give its run instead (`tailor export`, `tailor average` and model.warm_start accept checkpoints)"
-    parent, name = posixpath.split(store.url.rstrip("/"))
-    near = difflib.get_close_matches(name, Store(parent).names(), n=3, cutoff=0.5)
-    if near and not store.exists():
-        return "did you mean " + " or ".join(posixpath.join(parent, other) for other in near) + "?"
-    return "`tailor runs` lists the runs below a folder"
-
-
 def _whole(folder: Path, url: str, device: torch.device, trust: Trust) -> Any:
     spec = Model(path=str(folder), trust_remote_code=trust.allows(str(folder)))
     return load_network(spec, dtype=saved_dtype(folder), device=device)
@@ -344,56 +282,3 @@ def _base_of(
             f"{needs} base model {base}, which cannot be loaded: {error.message}",
             hint=f"the base must be the model that the {what} {'was' if what == 'adapter' else 'were'} trained on",
         ) from error
-
-
-def load_embedder(
-    url: str,
-    *,
-    dimension: int | None = None,
-    max_length: int | None = None,
-    device: str | None = None,
-    trust: Trust = NOTHING,
-) -> Embedder:
-    """Load an embedding model: a finished run, or its adapter or model folder. Raises ModelError and StoreError.
-
-    device: by default a GPU if there is one. The attention mask is tested, as at the start of training.
-    """
-    return _embedder(url, *load_artifact(url, device, trust=trust), dimension, max_length)
-
-
-def load_with_embedder(
-    url: str,
-    *,
-    dimension: int | None = None,
-    max_length: int | None = None,
-    device: str | None = None,
-    trust: Trust = NOTHING,
-) -> tuple[Loaded, Embedder]:
-    """As `load_embedder`, and the same network for generation."""
-    network, tokenizer = load_artifact(url, device, trust=trust)
-    loaded = for_generation(url, network, tokenizer)
-    return loaded, _embedder(url, network, tokenizer, dimension, max_length)
-
-
-def _embedder(
-    url: str, network: Any, tokenizer: Tokenizer, dimension: int | None, max_length: int | None
-) -> Embedder:
-    store, _ = find_artifact(Store(url))
-    settings, projection = Embedding.read(store.local_path(), store.url)
-    model = causal_model(network)
-    model.projection = None if projection is None else projection.to(model.device)
-    check_attention(model, model.base.dtype, attention=settings.attention, window=settings.window)
-    return Embedder(model, tokenizer, settings, dimension=dimension, max_length=max_length)
-
-
-def causal_model(network: torch.nn.Module) -> CausalModel:
-    """Wrap a loaded network for embedding: with packed sequences if its attention supports them, else with padded rows."""
-    base = base_of(network)
-    try:
-        attention.set_attention(base)
-        model = CausalModel(network, layout="stream")
-        check_attention(model, base.dtype, attention="causal" if has_head(base) else "bidirectional")
-    except (ValueError, ImportError, ModelError):
-        base.set_attn_implementation(attention.stock_attention(base))
-        model = CausalModel(network, layout="rows")
-    return model

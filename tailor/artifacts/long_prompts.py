@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailor.artifacts.load import find_artifact
+from tailor.artifacts.find import find_artifact
 from tailor.artifacts.passage_scorer import scorer_of
 from tailor.encode import bm25
 from tailor.encode.tokenizer import Tokenizer

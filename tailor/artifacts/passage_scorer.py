@@ -131,7 +131,7 @@ class _TrainedEmbedder:
     """Embeds with a run of gritlm, or with its adapter or model folder."""
 
     def __init__(self, url: str, instruction: str | None) -> None:
-        from tailor.artifacts.load import load_embedder
+        from tailor.artifacts.load_embedder import load_embedder
 
         self._embedder = load_embedder(url, device="cpu")
         self._instruction = instruction
@@ -156,7 +156,7 @@ class _EmbedderFiles:
 def _find(path: str) -> _EmbedderFiles:
     """Find the files of an embedder. ModelError when `path` is no embedding model."""
     from tailor.artifacts.base_model import base_record_of
-    from tailor.artifacts.load import find_artifact
+    from tailor.artifacts.find import find_artifact
     from tailor.artifacts.sentence_transformers import require_sentence_transformers
     from tailor.models.embedding.settings import Embedding
 

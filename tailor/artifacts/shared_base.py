@@ -9,15 +9,9 @@ from typing import Any
 
 from tailor.artifacts.base_model import base_record_of
 from tailor.artifacts.cross_encoder import CrossEncoderModel, find_cross_encoder
-from tailor.artifacts.load import (
-    Loaded,
-    find_artifact,
-    load_beside,
-    load_embedder,
-    load_run,
-    load_with_embedder,
-    refuse_reranker,
-)
+from tailor.artifacts.find import find_artifact, refuse_reranker
+from tailor.artifacts.load import Loaded, load_beside, load_run
+from tailor.artifacts.load_embedder import load_embedder, load_with_embedder
 from tailor.artifacts.long_prompts import PromptRetrieval, prompt_retrieval
 from tailor.encode.tokenizer import load_config
 from tailor.layout import ADAPTER_CONFIG, EMBEDDING, GENERATIVE_ATTENTION

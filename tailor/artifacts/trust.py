@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailor.artifacts.base_model import base_record_of
-from tailor.artifacts.load import find_artifact
+from tailor.artifacts.find import find_artifact
 from tailor.layout import ADAPTER_CONFIG, BEACON_CONFIG
 from tailor.models.base_record import BaseRecord
 from tailor.models.files import find_folder

@@ -129,7 +129,7 @@ def _embeddings(
     without_adapter: bool = False,
 ) -> torch.Tensor:
     """Embeddings before normalization, float64[N, E] on the CPU. Texts are not batched, so there is no padding."""
-    from tailor.artifacts.load import causal_model
+    from tailor.artifacts.load_embedder import causal_model
 
     model = causal_model(network)
     model.projection = None if projection is None else projection.to(device)

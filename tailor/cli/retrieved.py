@@ -52,7 +52,7 @@ def check_options(args: argparse.Namespace) -> None:
 def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with its `answer` and its `passage` (row, score and text)."""
     queries = [_query(row, number) for number, row in enumerate(rows, 1)]
-    from tailor.artifacts.load import load_with_embedder
+    from tailor.artifacts.load_embedder import load_with_embedder
     from tailor.evaluate.generation import Sampling
     from tailor.evaluate.models import find_model
     from tailor.evaluate.retrieval.embedders import require_embeddings

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tailor.artifacts.base_model import base_record_of
-from tailor.artifacts.load import find_artifact
+from tailor.artifacts.find import find_artifact
 from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate import compression

@@ -9,7 +9,7 @@ from typing import Any
 
 from tailor.artifacts import output
 from tailor.artifacts.consolidate import consolidate
-from tailor.artifacts.load import refuse_beacons
+from tailor.artifacts.find import refuse_beacons
 from tailor.artifacts.merge import Settings, merge_into
 from tailor.encode.tokenizer_files import fix_tokenizer_class
 from tailor.errors import ModelError, StoreError

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tailor.artifacts.average import average
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.cli.main import main

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tailor.artifacts import verify_embeddings
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.artifacts.lora import LoraAdapter
 from tailor.artifacts.merge import merge
 from tailor.artifacts.verify import TEXTS

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tailor.artifacts.load import load_embedder, load_run
+from tailor.artifacts.load import load_run
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.cli.main import main
 from tailor.models.embedding.settings import Embedding
 from tailor.store import Store

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailor.artifacts import load, passage_scorer
+from tailor.artifacts import load_embedder, passage_scorer
 from tailor.artifacts.passage_scorer import Dense, scorer_of
 from tailor.encode import bm25
 from tailor.encode.examples import Encoder
@@ -123,7 +123,7 @@ def test_near_ties_go_to_the_earlier_passage(place: Path, monkeypatch: pytest.Mo
 
 
 def test_scores_are_cosines(place: Path) -> None:
-    loaded = load.load_embedder(str(place / "random"))
+    loaded = load_embedder.load_embedder(str(place / "random"))
     expected = loaded.encode(TEXTS) @ loaded.encode(["wool coat"], ASK)[0]
     assert Dense(str(place / "random"), ASK)("wool coat", TEXTS) == pytest.approx(expected.tolist(), abs=1e-4)
     plain = Dense(str(place / "random"), None)("wool coat", TEXTS)
@@ -201,8 +201,10 @@ def test_another_model_gives_another_store(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []
-    real = load.load_embedder
-    monkeypatch.setattr(load, "load_embedder", lambda *args, **more: loads.append(1) or real(*args, **more))
+    real = load_embedder.load_embedder
+    monkeypatch.setattr(
+        load_embedder, "load_embedder", lambda *args, **more: loads.append(1) or real(*args, **more)
+    )
     first = prepared(place, place / "trained", tmp_path / "store")
     assert len(loads) == 1, "once for all rows"
     shutil.copytree(place / "trained", tmp_path / "moved")

@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_published_rows_become_a_model_that_embeds(place: Path) -> None:
-    from tailor.artifacts.load import load_embedder
+    from tailor.artifacts.load_embedder import load_embedder
 
     code, out, err = tailor(place, "run", "recipe.yaml")
     assert (code, err) == (0, "")

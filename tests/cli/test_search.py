@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.cli.main import main
 from tests.helpers.collections import embedding_model, passages, write_jsonl
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.errors import DataError, GateError, TailorError
 from tailor.evaluate import benchmarks
 from tailor.onray.evaluate import Evaluated, evaluate

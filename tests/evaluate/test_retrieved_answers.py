@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from tailor.artifacts.load import load_with_embedder
+from tailor.artifacts.load_embedder import load_with_embedder
 from tailor.cli.main import main
 from tailor.errors import DataError, ModelError, TailorError
 from tailor.evaluate import generation

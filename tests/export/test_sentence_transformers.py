@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.cli.main import main
 from tailor.errors import ModelError
 from tailor.export.forms import sentence_transformers

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.cli.main import main
 from tailor.encode.formats import formats_of, recognize
 from tailor.evaluate import batches

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tailor.artifacts import merge
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.cli.main import main
 from tailor.data.token_store import TokenStore
 from tailor.encode.published_embedder import text_format

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoConfig
 
 from tailor.artifacts.average import average
-from tailor.artifacts.load import load_embedder, load_run
+from tailor.artifacts.load import load_run
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.artifacts.merge import merge
 from tailor.data.grit_batches import GritBatch
 from tailor.data.token_store import TokenStore

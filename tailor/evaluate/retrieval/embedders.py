@@ -8,13 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tailor.artifacts.load import (
-    causal_model,
-    find_artifact,
-    load_artifact,
-    load_embedder,
-    refuse_reranker,
-)
+from tailor.artifacts.find import find_artifact, refuse_reranker
+from tailor.artifacts.load import load_artifact
+from tailor.artifacts.load_embedder import causal_model, load_embedder
 from tailor.errors import ModelError
 from tailor.models.embedding.attention import check_attention
 from tailor.models.embedding.embedder import Embedder, states_width

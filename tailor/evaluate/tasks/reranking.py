@@ -38,7 +38,7 @@ class RerankingEvaluator(TaskEvaluator[Reranking]):
 
     def check_model(self, model: EvaluatedModel) -> None:
         from tailor.artifacts.cross_encoder import find_cross_encoder
-        from tailor.artifacts.load import refuse_reranker
+        from tailor.artifacts.find import refuse_reranker
 
         if model.is_adapter:
             refuse_reranker(model.artifact)

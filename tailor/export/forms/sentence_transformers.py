@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tailor.artifacts.base_model import saved_dtype
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.artifacts.sentence_transformers import module_types
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer

@@ -12,7 +12,7 @@ import pytest
 import pytrec_eval
 import yaml
 
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.cli.main import main
 from tailor.errors import GateError, ModelError, TailorError
 from tailor.evaluate import batches

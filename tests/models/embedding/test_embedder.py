@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.encode.embedding_examples import TextEncoder, TextFormat
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, ModelError, StoreError

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailor.artifacts.load import load_embedder, load_run
+from tailor.artifacts.load import load_run
+from tailor.artifacts.load_embedder import load_embedder
 from tailor.encode.published_embedder import differing
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError, ModelError
