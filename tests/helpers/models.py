@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tailor.models.causal import CausalModel
+    from tailor.spec.model import Model
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
@@ -99,6 +103,27 @@ def tiny_llama(
     torch.manual_seed(seed)
     LlamaForCausalLM(config).save_pretrained(folder)
     return tokenizer(folder)
+
+
+def load_model(spec: Model, *, precision: str = "fp32", **options: Any) -> CausalModel:
+    """Load a model for training: by default on the CPU, in float32, in rows without packing.
+
+    options: of `load_for_training`.
+    """
+    import torch
+
+    from tailor.models.load import load_for_training
+
+    settings: dict[str, Any] = {
+        "device": torch.device("cpu"),
+        "frozen_dtype": {"fp32": "float32", "bf16": "bfloat16"}[precision],
+        "pack": False,
+        "activation_checkpointing": 0,
+        "static_shapes": False,
+        "seed": 0,
+        **options,
+    }
+    return load_for_training(spec, precision=precision, **settings)
 
 
 OWN_CODE = """from transformers import LlamaConfig, LlamaForCausalLM

@@ -20,13 +20,12 @@ from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import new_projection
 from tailor.models.embedding.settings import Embedding
-from tailor.models.load import load_for_training
 from tailor.plan.batches import BatchSpec
 from tailor.spec.methods.base import StreamSizes
 from tailor.spec.methods.gritlm import Gritlm as Spec
 from tailor.spec.model import Model
 from tests.helpers.embedding_stores import FORMAT, make_grit_store
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.passes import LiveBytes, OneWorker, gradient, micro_batches_of, relative
 
 LORA = {"rank": 4, "alpha": 64, "dropout": 0.0}
@@ -47,15 +46,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(
     path: Path, *, checkpointing: bool = False, projection: int | None = None, **keys: Any
 ) -> CausalModel:
-    model = load_for_training(
+    model = load_model(
         Model.model_validate({"path": str(path), **keys}),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
         activation_checkpointing=checkpointing,
-        static_shapes=False,
-        seed=0,
     )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # it starts at zero, where nothing below it has a gradient

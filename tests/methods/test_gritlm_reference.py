@@ -19,12 +19,11 @@ from tailor.data.split import Split
 from tailor.encode.prepare import prepare_all
 from tailor.methods.gritlm import Gritlm
 from tailor.models import prefix_lm
-from tailor.models.load import load_for_training
 from tailor.plan.batches import BatchSpec
 from tailor.spec.data import Data
 from tailor.spec.methods.gritlm import Gritlm as Spec
 from tailor.spec.model import Model
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.passes import OneWorker, micro_batches_of
 
 PARITY = Path(__file__).parents[2] / "benchmarks" / "parity"
@@ -59,15 +58,8 @@ def steps(model: Path, split: Split, **keys: Any) -> list[dict[str, float]]:
     spec = Spec(
         name="gritlm", temperature=VALUES["temperature"], **{"generative_normalization": "mixed", **keys}
     )
-    trained = load_for_training(
+    trained = load_model(
         Model(path=str(model)),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
     if spec.prefix_lm:
         prefix_lm.enable(trained.base)

@@ -16,12 +16,11 @@ from tailor.models import activations
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Document, collate
 from tailor.models.documents import TokenBatch
-from tailor.models.load import load_for_training
 from tailor.models.loss import summed_cross_entropy
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
 from tests.helpers.live_bytes import measured
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 
 HIDDEN, LAYERS, TOKENS, TILE = 64, 4, 320, 64
 ADAPTER: dict[str, Any] = {"rank": 4, "alpha": 8}
@@ -30,15 +29,10 @@ ADAPTER: dict[str, Any] = {"rank": 4, "alpha": 8}
 def load(
     path: Path, *, every: int = 0, adapter: bool = False, pack: bool = True, **options: bool
 ) -> CausalModel:
-    model = load_for_training(
+    model = load_model(
         Model.model_validate({"path": str(path), "adapter": ADAPTER if adapter else None}),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
         pack=pack,
         activation_checkpointing=every,
-        static_shapes=False,
-        seed=0,
         **options,
     ).train()
     for module in model.modules():

@@ -26,7 +26,6 @@ from tailor.evaluate.generation import generate
 from tailor.models import linear
 from tailor.models.collator import Collator
 from tailor.models.experts.stacks import stacks
-from tailor.models.load import load_for_training
 from tailor.plan.facts import unpackable
 from tailor.spec.model import Model
 from tailor.store import Store
@@ -34,6 +33,7 @@ from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.families import FAMILIES, SAMPLE
 from tests.helpers.hosts import PlainHost
+from tests.helpers.models import load_model
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
 
@@ -123,15 +123,9 @@ def has_experts(base: Path) -> bool:
 
 
 def load_one(path: Path, *, pack: bool, **options: Any) -> Any:
-    return load_for_training(
+    return load_model(
         Model(path=str(path), **options),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
         pack=pack,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
 
 

@@ -13,11 +13,10 @@ from tailor.models import activations
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Document, collate
 from tailor.models.documents import TokenBatch
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tailor.train import loop, throughput
 from tests.helpers.hosts import PlainHost
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
 
@@ -34,14 +33,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(path: Path, **options: Any) -> CausalModel:
     settings: dict[str, Any] = {"activation_checkpointing": 1, **options}
-    return load_for_training(
+    return load_model(
         Model.model_validate({"path": str(path), "adapter": {"rank": 4}}),
         device=torch.device("cuda"),
         precision="bf16",
-        frozen_dtype="bfloat16",
         pack=True,
-        static_shapes=False,
-        seed=0,
         **settings,
     ).train()
 

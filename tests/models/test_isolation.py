@@ -12,10 +12,9 @@ from tailor.errors import ModelError
 from tailor.models import attention, probe
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.family import DENSE, Family
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.stores import make_store
 
 LENGTHS = [23, 17, 31, 9, 40]
@@ -32,15 +31,10 @@ CPU = torch.device("cpu")
 
 def load(path: Path, *, precision: str = "fp32", **options: Any) -> CausalModel:
     spec = Model(path=str(path), **options)
-    return load_for_training(
+    return load_model(
         spec,
-        device=CPU,
         precision=precision,
-        frozen_dtype={"fp32": "float32", "bf16": "bfloat16"}[precision],
         pack=True,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
 
 

@@ -16,10 +16,9 @@ from transformers.models.llama import modeling_llama
 
 from tailor.errors import ModelError
 from tailor.models import kernels
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 
 CPU = torch.device("cpu")
 
@@ -72,15 +71,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(path: Path) -> Any:
-    return load_for_training(
+    return load_model(
         Model(path=str(path), kernels="liger"),
-        device=CPU,
-        precision="fp32",
-        frozen_dtype="float32",
         pack=True,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
 
 

@@ -15,11 +15,10 @@ from tailor.data.split import Split
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
 from tailor.models.documents import TokenBatch
-from tailor.models.load import load_for_training
 from tailor.models.neftune import BLOCK, Noise, NoisyDocument
 from tailor.models.sequence import SequenceGroup
 from tailor.spec.model import Model
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.stores import make_store
 
 LENGTHS = [40, 11, 25]
@@ -34,15 +33,9 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
     path: Path = tiny_llama(tmp_path_factory.mktemp("model"))
-    return load_for_training(
+    return load_model(
         Model(path=str(path)),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
         pack=True,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     ).train()
 
 

@@ -19,7 +19,7 @@ from tailor.plan import Plan
 from tailor.spec.model import Model
 from tailor.train import loop
 from tests.helpers.hosts import PlainHost, run_distributed
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.tokens import write_tokens
 
@@ -189,19 +189,11 @@ def test_a_resumed_run_is_equal_to_the_last_bit(adapter: dict[str, Any] | None, 
 
 def test_the_reference_model_is_the_one_before_training(tmp_path: Path) -> None:
     """Without its adapter, the network computes with the initial rows."""
-    from tailor.models.load import load_for_training
 
     base = make_base(tmp_path / "base", tied=True)
     spec = Model(path=str(base), add_tokens=TOKENS, adapter=LORA)
-    model = load_for_training(
+    model = load_model(
         spec,
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=0,
-        static_shapes=False,
-        seed=0,
     )
     model.base.set_attn_implementation("eager")
     ids = torch.tensor([[7, 261, 9, 263]])

@@ -18,11 +18,10 @@ from tailor.models import probe
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
 from tailor.models.documents import TokenBatch
-from tailor.models.load import load_for_training
 from tailor.models.pose import SkippedPositions
 from tailor.models.sequence import SequenceGroup
 from tailor.spec.model import Model
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.stores import make_store
 
 LENGTHS = [40, 11, 25]
@@ -43,15 +42,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(base: Path, *, pack: bool = True, **spec: Any) -> CausalModel:
-    return load_for_training(
+    return load_model(
         Model.model_validate({"path": str(base), "rope": ROPE, **spec}),
-        device=CPU,
-        precision="fp32",
-        frozen_dtype="float32",
         pack=pack,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     ).train()
 
 

@@ -13,9 +13,9 @@ from tailor.models import probe, recurrence
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
 from tailor.models.documents import Documents
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
+from tests.helpers.models import load_model
 from tests.helpers.stores import make_store
 
 CPU = torch.device("cpu")
@@ -23,15 +23,10 @@ LENGTHS = [23, 17, 3, 31, 9, 40]
 
 
 def load(path: Path, *, pack: bool = True, again: int = 0, **model: Any) -> CausalModel:
-    return load_for_training(
+    return load_model(
         Model.model_validate({"path": str(path), **model}),
-        device=CPU,
-        precision="fp32",
-        frozen_dtype="float32",
         pack=pack,
         activation_checkpointing=again,
-        static_shapes=False,
-        seed=0,
     )
 
 

@@ -11,12 +11,12 @@ import torch
 
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
-from tailor.models.load import load_for_training
 from tailor.models.router import Router
 from tailor.spec.model import Model
 from tailor.train import loop
 from tests.helpers.families import FAMILIES
 from tests.helpers.hosts import PlainHost
+from tests.helpers.models import load_model
 from tests.helpers.plans import LORA, make_plan
 from tests.helpers.stores import make_store
 
@@ -27,15 +27,10 @@ LOSSES = ("router_loss", "router_z_loss")
 
 
 def load(path: Path, *, pack: bool = False, again: bool = False, **options: Any) -> CausalModel:
-    return load_for_training(
+    return load_model(
         Model(path=str(path), **options),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
         pack=pack,
         activation_checkpointing=again,
-        static_shapes=False,
-        seed=0,
     )
 
 

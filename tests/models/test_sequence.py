@@ -21,11 +21,10 @@ from tailor.models import probe, sequence
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
 from tailor.models.documents import Documents, TokenBatch
-from tailor.models.load import load_for_training
 from tailor.models.sequence import SequenceGroup
 from tailor.spec.model import Model
 from tests.helpers.hosts import PlainHost, run_distributed
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.helpers.stores import make_store
 from tests.models.test_isolation import sliding
 from tests.models.test_visibility import make
@@ -53,15 +52,10 @@ Figures = tuple[float, torch.Tensor]
 
 
 def load(path: Path, *, checkpointing: bool = False, **options: Any) -> CausalModel:
-    return load_for_training(
+    return load_model(
         Model(path=str(path), **options),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
         pack=True,
         activation_checkpointing=checkpointing,
-        static_shapes=False,
-        seed=0,
     ).train()
 
 

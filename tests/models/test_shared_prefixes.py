@@ -15,10 +15,9 @@ from tailor.models import collator, probe
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Document, collate, targets_of
 from tailor.models.documents import Documents, SharedPrefixes, TokenBatch
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 from tests.models.test_isolation import sliding
 
 CPU = torch.device("cpu")
@@ -46,14 +45,9 @@ def pairs(lengths: Sequence[tuple[int, int, int]] = LENGTHS) -> list[list[Docume
 
 def load(path: Path, **options: Any) -> CausalModel:
     settings = {"activation_checkpointing": options.pop("checkpointed", False)}
-    return load_for_training(
+    return load_model(
         Model(path=str(path), **options),
-        device=CPU,
-        precision="fp32",
-        frozen_dtype="float32",
         pack=True,
-        static_shapes=False,
-        seed=0,
         **settings,
     )
 

@@ -15,13 +15,12 @@ import torch
 
 from tailor.models import activations
 from tailor.models.collator import Document, collate
-from tailor.models.load import load_for_training
 from tailor.models.loss import summed_cross_entropy
 from tailor.plan import ModelFacts, activation_memory, memory
 from tailor.plan.memory import Memory, forecast
 from tailor.spec.model import Model
 from tests.helpers.live_bytes import LiveBytes, measured
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 
 SHORT, LONG = 512, 1024
 MLP_TILE = 4 * 512 * 32
@@ -79,14 +78,10 @@ def forecasts(path: Path, tokens: int, *, kind: str = "lora", mixed: bool = Fals
 
 def counts(path: Path, *, kind: str = "lora", mixed: bool = False, **way: Any) -> list[LiveBytes]:
     """Of a step at either length, when all gradients exist already, as in every step but the first."""
-    model = load_for_training(
+    model = load_model(
         Model.model_validate({"path": str(path), **KINDS[kind]}),
-        device=torch.device("cpu"),
         precision="bf16" if mixed else "fp32",
-        frozen_dtype="bfloat16" if mixed else "float32",
         pack=True,
-        static_shapes=False,
-        seed=0,
         **way,
     ).train()
     for weight in model.parameters():

@@ -13,12 +13,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from tailor.models.activations import decoder_layers
 from tailor.models.collator import Document, collate
-from tailor.models.load import load_for_training
 from tailor.plan import ModelFacts, activation_memory
 from tailor.plan.activation_memory import OUTPUT, Trained, activations
 from tailor.spec.model import Model
 from tests.helpers.mixtures import MIXTURES
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 
 TOKENS, RANK = 512, 4
 SHAPE = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "head_dim": 24}
@@ -43,16 +42,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved_bytes(path: Path, kind: str, *, mixed: bool, tiled: bool) -> float:
     """Bytes per token that the second of three layers saves, without weights."""
-    model = load_for_training(
+    model = load_model(
         Model.model_validate({"path": str(path), **KINDS[kind]}),
-        device=torch.device("cpu"),
         precision="bf16" if mixed else "fp32",
-        frozen_dtype="bfloat16" if mixed else "float32",
         pack=True,
-        activation_checkpointing=0,
         tiled_mlp=tiled,
-        static_shapes=False,
-        seed=0,
     ).train()
     for module in model.modules():
         if hasattr(module, "tile"):

@@ -15,14 +15,13 @@ from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
 from tailor.errors import ModelError, StoreError
 from tailor.models import adapter_init
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tailor.store import Store
 from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.adapters import random_adapter
 from tests.helpers.hosts import PlainHost, run_distributed
-from tests.helpers.models import byte_tokenizer, tiny_llama
+from tests.helpers.models import byte_tokenizer, load_model, tiny_llama
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
 
@@ -117,14 +116,8 @@ def test_the_saved_adapter_is_the_trained_model_in_plain_peft(made: Made, tmp_pa
 
 
 def adapted(base: Path, **adapter: Any) -> Any:
-    model = load_for_training(
+    model = load_model(
         Model(path=str(base), adapter=adapter, attention="sdpa"),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=0,
-        static_shapes=False,
         seed=3,
     )
     return model.network
@@ -226,15 +219,8 @@ def test_loftq_approximates_the_quantization_error(made: Made, tmp_path: Path) -
     assert merge(str(tmp_path / "run"), str(tmp_path / "merged")).figures.kl < 1e-5
     from peft.utils.integrations import dequantize_module_weight
 
-    fresh = load_for_training(
+    fresh = load_model(
         plan.model,
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=0,
-        static_shapes=False,
-        seed=0,
     )
     whole = plain(base)
     for name, rank in (("model.layers.0.self_attn.q_proj", 16), ("model.layers.1.mlp.up_proj", 8)):
@@ -359,15 +345,8 @@ def test_loftq_of_conv1d(tmp_path: Path) -> None:
         "adapter": {"init": "loftq", "rank": 8, "target_modules": ["c_proj"]},
         "quantize": {},
     }
-    model = load_for_training(
+    model = load_model(
         Model.model_validate(spec),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=0,
-        static_shapes=False,
-        seed=0,
     )
     name = "transformer.h.0.attn.c_proj"  # square
     layer = model.base.get_submodule(name)

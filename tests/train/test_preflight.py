@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from tailor.errors import ModelError
-from tailor.models.load import load_for_training
 from tailor.onray.planning import examine
 from tailor.plan.outline import NoOutline, Outline
 from tailor.spec.recipe import Recipe
 from tailor.train.optimizer import build_optimizer
 from tests.helpers.families import FAMILIES
 from tests.helpers.family import COMMON
-from tests.helpers.models import byte_tokenizer, tiny_llama
+from tests.helpers.models import byte_tokenizer, load_model, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +190,8 @@ def test_the_groups_are_those_of_the_optimizer(bases: Path, tmp_path: Path, name
 def loaded(spec: Recipe) -> Any:
     from tailor.models.embedding.embedder import fit_to_embed
 
-    model = load_for_training(
+    model = load_model(
         spec.model,
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=0,
-        static_shapes=False,
-        seed=0,
     )
     if spec.method.embedding is not None:
         fit_to_embed(model, spec.method.embedding, seed=0)

@@ -14,10 +14,9 @@ from tailor.models import attention as own
 from tailor.models.causal import CausalModel
 from tailor.models.embedding.attention import check_attention, check_prefix_lm, text_states
 from tailor.models.embedding.layout import lay_out_texts
-from tailor.models.load import load_for_training
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
-from tests.helpers.models import byte_tokenizer, tiny_llama
+from tests.helpers.models import byte_tokenizer, load_model, tiny_llama
 
 CPU = torch.device("cpu")
 LENGTHS = (24, 11)
@@ -26,15 +25,8 @@ FLOAT32 = torch.float32
 
 
 def load(path: Path, attention: str = "auto") -> CausalModel:
-    return load_for_training(
+    return load_model(
         Model(path=str(path), attention=attention),
-        device=CPU,
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
 
 

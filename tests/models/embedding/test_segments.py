@@ -18,11 +18,10 @@ from tailor.models.causal import CausalModel
 from tailor.models.collator import Document, collate, targets_of
 from tailor.models.embedding.attention import text_states
 from tailor.models.embedding.layout import lay_out_texts
-from tailor.models.load import load_for_training
 from tailor.models.segments import learn_rules
 from tailor.spec.model import Model
 from tests.helpers.families import FAMILIES
-from tests.helpers.models import tiny_llama
+from tests.helpers.models import load_model, tiny_llama
 
 START, LENGTHS, WINDOW = 9, (24, 13, 5), 4
 """START: tokens of the first segment of the first document; the third document has one token more than its first segment."""
@@ -31,15 +30,8 @@ KINDS = ("auto", "sdpa", "eager")
 
 
 def load(path: Path, attention: str) -> CausalModel:
-    model = load_for_training(
+    model = load_model(
         Model(path=str(path), attention=attention),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
     learn_rules(model.base)  # as the check before training does
     return model

@@ -12,7 +12,6 @@ from tailor.artifacts.average import average
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
 from tailor.models.experts.stacks import stacks
-from tailor.models.load import load_for_training
 from tailor.models.outline import build, read
 from tailor.spec.adapter import Adapter
 from tailor.spec.model import Model
@@ -21,7 +20,7 @@ from tailor.train import loop
 from tailor.train.session import Session
 from tests.helpers.hosts import PlainHost
 from tests.helpers.mixtures import MIXTURES
-from tests.helpers.models import byte_tokenizer
+from tests.helpers.models import byte_tokenizer, load_model
 from tests.helpers.plans import make_plan
 from tests.helpers.stores import make_store
 
@@ -47,15 +46,8 @@ class Watch:
 
 
 def load(path: Path, **adapter: Any) -> Any:
-    return load_for_training(
+    return load_model(
         Model(path=str(path), adapter=Adapter(**{**ADAPTER, **adapter})),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
-        activation_checkpointing=False,
-        static_shapes=False,
-        seed=0,
     )
 
 

@@ -14,30 +14,24 @@ from tailor.errors import ModelError
 from tailor.models.experts.check import require_gradients
 from tailor.models.experts.low_rank import wrappers
 from tailor.models.experts.packed import ATTRIBUTE, is_placeholder, packed_stacks
-from tailor.models.load import load_for_training
 from tailor.models.outline import build, read
 from tailor.spec.adapter import Adapter
 from tailor.spec.model import Model, Quantize
 from tests.helpers.mixtures import MIXTURES
+from tests.helpers.models import load_model
 from tests.models.experts.test_adapters import ADAPTER, IDS, distance, plain_logits, train
 
 TYPES = ["nf4", "int8"]
 
 
 def load(base: Path, quantize: str | None, *, again: bool = False, adapter: Any = ADAPTER) -> Any:
-    return load_for_training(
+    return load_model(
         Model(
             path=str(base),
             quantize=Quantize(type=quantize) if quantize else None,  # type: ignore[arg-type]
             adapter=Adapter(**adapter),
         ),
-        device=torch.device("cpu"),
-        precision="fp32",
-        frozen_dtype="float32",
-        pack=False,
         activation_checkpointing=again,
-        static_shapes=False,
-        seed=0,
     )
 
 
