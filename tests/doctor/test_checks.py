@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from tailor.spec.recipe import Recipe
 from tests.helpers.hub import hub as served_hub
 from tests.helpers.models import byte_tokenizer, sentencepiece_bytes, tiny_llama
 from tests.helpers.programs import run_forked
+from tests.helpers.tokenizers import bpe_tokenizer
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -272,3 +274,24 @@ def test_whether_llama_cpp_can_have_the_base(tmp_path: Path, monkeypatch: pytest
     assert "it does not know the tokenizer" in one.message
     assert one.hint.endswith("; training does not need it")
     assert found(gguf.check, recipe(model={"path": "owner/model"})) == [], "it is not on this machine"
+
+
+def test_a_base_at_which_llama_cpp_ends_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converter fills a vocabulary that is larger than the tokenizer with `[PAD…]`, and a token may have such a name."""
+    pytest.importorskip("cyllama")
+    monkeypatch.setattr("tailor.export.gguf.programs.run", run_forked)
+    tokenizer = partial(bpe_tokenizer, tags=())
+    base = tiny_llama(tmp_path / "base", tokenizer=tokenizer, vocab_size=512, bos_token_id=0, eos_token_id=1)
+    path = base / "tokenizer.json"
+    content = json.loads(path.read_text())
+    last = max(content["added_tokens"], key=lambda token: token["id"])
+    findings = []
+    for name in ("[PAD500]", "[PAD600]"):  # the second is the control
+        tokens = [*content["added_tokens"], {**last, "id": last["id"] + 1, "content": name}]
+        path.write_text(json.dumps({**content, "added_tokens": tokens}))
+        findings += found(gguf.check, recipe(model={"path": str(base)}))
+    assert statuses(findings) == ["warning", "ok"], findings
+    assert findings[0].message.startswith("export as GGUF: llama.cpp cannot read the file: ")
+    assert findings[0].message.endswith(
+        "GGML_ASSERT(id_to_token.size() == token_to_id.size()) failed (SIGABRT)"
+    )

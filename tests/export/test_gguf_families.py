@@ -7,15 +7,11 @@ SOAK=1 pytest tests/export/test_gguf_families.py --update-fixtures    write the 
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tailor.errors import ModelError
 from tailor.export.gguf import converter, programs, write
@@ -23,8 +19,7 @@ from tailor.export.gguf.types import TYPES
 from tailor.layout import MODEL_CONFIG
 from tailor.store import Store
 from tests.helpers.families import FAMILIES
-from tests.helpers.hosts import PRELOADED
-from tests.helpers.programs import run_in_fork
+from tests.helpers.programs import run_forked
 from tests.helpers.tokenizers import bpe_tokenizer, with_sentencepiece_model
 
 pytest.importorskip("cyllama")
@@ -57,10 +52,8 @@ WINDOW = 128
 """Sliding windows are longer than the compared rows, as those of published models."""
 
 
-def outcome(key: str, folder: str) -> str:
+def outcome(key: str, folder: Path) -> str:
     """Empty if the file is proven, else why llama.cpp cannot have the model."""
-    torch.set_num_threads(1)
-    programs.run = run_in_fork
     family = FAMILIES[key]
     sizes: dict[str, Any] = {"sliding_window": WINDOW} if "sliding_window" in family.sizes else {}
     script = converter.find_converter(None)
@@ -69,14 +62,14 @@ def outcome(key: str, folder: str) -> str:
     tokenizers = ((gemma, 1),) if "gemma" in key else ((bpe_tokenizer, 0), (with_sentencepiece_model, 1))
     for tokenizer, bos in tokenizers:
         ids = {"vocab_size": 704, "bos_token_id": bos, "eos_token_id": bos + 1, "pad_token_id": bos + 1}
-        model = family.make(Path(folder) / str(bos), **{**ids, **sizes, **PUBLISHED.get(key, {})})
+        model = family.make(folder / str(bos), **{**ids, **sizes, **PUBLISHED.get(key, {})})
         for path in model.glob("tokenizer*"):
             path.unlink()
         tokenizer(model, tags=())  # llama.cpp ends answers at some
         try:
             (architecture,) = json.loads((model / MODEL_CONFIG).read_text())["architectures"]
             converter.check_architecture(script, architecture)
-            write.write_gguf(model, Store(folder), TYPES["f32"], script)
+            write.write_gguf(model, Store(str(folder)), TYPES["f32"], script)
             return ""
         except ModelError as error:
             reason = error.message
@@ -102,18 +95,15 @@ def described(reason: str) -> str:
     return "the converter ends with an error"
 
 
-def test_the_lists_in_the_documents(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+def test_the_lists_in_the_documents(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "run", run_forked)
     proven, refused = [], dict[str, list[str]]()
     for key, family in FAMILIES.items():
         if key in OMITTED:
             continue
-        with ProcessPoolExecutor(1, mp_context=context) as pool:  # llama.cpp may end its process
-            try:
-                reason = pool.submit(outcome, key, str(tmp_path / key)).result()
-            except BrokenProcessPool:
-                reason = LOAD
+        reason = outcome(key, tmp_path / key)
         print(key, reason)
         if reason:
             refused.setdefault(reason, []).append(family.name)

@@ -8,18 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.encode.tokenizer_files import PROBES
 from tailor.export.gguf import llama_cpp
 from tailor.export.gguf.pre_tokenizers import LLAMA_3, QWEN_2, find_pre_tokenizer
+from tests.helpers.gguf_files import file_of_zeros
 from tests.helpers.tokenizers import bpe_tokenizer, with_odd_merges
 
 pytest.importorskip("cyllama")
-gguf = pytest.importorskip("gguf")
-WIDTH = 32
+pytest.importorskip("gguf")
 SIGNS = " \t\n\r'aszRELé日本한ﬁĄ३²½٣,.!?(-_#$€∑🙂👩‍💻\u00a0\u0301\u2028"
 WORDS = ["'s", "'RE", "we'll", "  ", "\n\n", "\r\n", "1234", "12 345", "a1b2", "...", "ß", "नमस्ते", "don't"]
 
@@ -69,30 +68,17 @@ def ids(folder: Path, name: str, texts: list[str]) -> list[list[int]]:
     special = {one["id"] for one in content["added_tokens"]}
     names = {index: token for token, index in vocabulary.items()}
     tokens = [names.get(at, f"[PAD{at}]") for at in range(max(names) + 1)]
-    writer = gguf.GGUFWriter(folder / f"{name}.gguf", "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(name)
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if at in special else 1 for at in range(len(tokens))])
-    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
-    writer.add_add_bos_token(False)
-    shapes: dict[str, tuple[int, ...]] = {"token_embd": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
-    shapes |= {f"blk.0.{part}_norm": (WIDTH,) for part in ("attn", "ffn")}
-    linear = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    shapes |= {f"blk.0.{part}": (WIDTH, WIDTH) for part in linear}
-    for part, shape in shapes.items():
-        writer.add_tensor(f"{part}.weight", np.zeros(shape, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with llama_cpp.opened(folder / f"{name}.gguf") as file:
+
+    def add_tokens(writer: Any) -> int:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(name)
+        writer.add_token_list(tokens)
+        writer.add_token_types([3 if at in special else 1 for at in range(len(tokens))])
+        writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
+        writer.add_add_bos_token(False)
+        return len(tokens)
+
+    with llama_cpp.opened(file_of_zeros(folder / f"{name}.gguf", add_tokens)) as file:
         return [file.encode(text, start=False) for text in texts]
 
 

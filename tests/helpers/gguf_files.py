@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.helpers.models import CHATML, SPECIALS, tiny_llama
 
+WIDTH = 32
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -58,11 +60,37 @@ def gguf_llama(folder: Path, *, quantized: bool = False, architecture: str = "ll
             kind = gguf.GGMLQuantizationType.Q8_0
             weight = gguf.quantize(np.ascontiguousarray(weight), kind)
         writer.add_tensor(f"{short}.weight", np.ascontiguousarray(weight), raw_dtype=kind)
+    _write(writer)
+    return folder / "tiny.gguf", model
+
+
+def file_of_zeros(file: Path, add_tokens: Callable[[Any], int], *, heads: int = 1) -> Path:
+    """A tiny Llama of zeros. add_tokens: writes the tokenizer, and returns the number of its tokens."""
+    import gguf
+
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    count = add_tokens(writer)
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (count, WIDTH), "output_norm": (WIDTH,)}
+    shapes |= {f"blk.0.{part}_norm": (WIDTH,) for part in ("attn", "ffn")}
+    linear = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    shapes |= {f"blk.0.{part}": (WIDTH, WIDTH) for part in linear}
+    for part, shape in shapes.items():
+        writer.add_tensor(f"{part}.weight", np.zeros(shape, dtype=np.float32))
+    _write(writer)
+    return file
+
+
+def _write(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return folder / "tiny.gguf", model
 
 
 def _add_tokenizer(writer: Any) -> None:

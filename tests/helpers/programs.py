@@ -28,15 +28,6 @@ def run_forked(command: Sequence[str], folder: Path, size: int) -> tuple[int, st
         return process.exitcode or 0, out.read()
 
 
-def run_in_fork(command: Sequence[str], folder: Path, size: int) -> tuple[int, str]:
-    """The same, forked from this process, which must have imported torch and computed on one thread only."""
-    with tempfile.NamedTemporaryFile("r", prefix="program-", errors="replace") as out:
-        if (child := os.fork()) == 0:
-            _run(list(command), str(folder), out.name)
-        _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status), out.read()
-
-
 def _run(command: list[str], folder: str, out: str) -> None:
     descriptor = os.open(out, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2):

@@ -13,7 +13,6 @@ from pathlib import Path
 from tailor.errors import ModelError
 from tailor.export.gguf import programs
 from tailor.export.gguf.pre_tokenizers import find_pre_tokenizer, is_sentencepiece
-from tailor.printable import printable
 from tailor.store.scratch import scratch
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -49,8 +48,6 @@ def check_architecture(script: Path, architecture: str) -> None:
 
 
 _PROGRAM = Path(__file__).with_name("converter_program.py")
-_RUN = ("-c", "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", str(_PROGRAM))
-"""Not run as a file, whose folder's modules would hide those of Python."""
 _MISSING = "it needs the file tokenizer.model of this model's tokenizer, which is missing"
 _NEWER = (
     "see whether llama.cpp supports the model and its tokenizer; a newer checkout is given with --llama-cpp"
@@ -67,7 +64,8 @@ def convert(script: Path, model: Path, to: Path, kind: str, name: str, *, tokens
     with scratch(to.parent) as temporary:
         source = programs.without_code(model, temporary / "model")
         words = [
-            *(*_RUN, find_pre_tokenizer(model), str(script), str(source.absolute())),
+            *programs.of_file(_PROGRAM),
+            *(find_pre_tokenizer(model), str(script), str(source.absolute())),
             *("--outfile", str(to.absolute()), "--outtype", kind, "--model-name", name),
             *(["--vocab-only"] if tokens_only else []),
         ]
@@ -75,7 +73,7 @@ def convert(script: Path, model: Path, to: Path, kind: str, name: str, *, tokens
     if "[Errno 28]" in output or "[Errno 122]" in output:
         raise no_space(to)
     if status != 0 or not to.is_file():
-        reason, hint = _reason(output, model)
+        reason, hint = _reason(status, output, model)
         raise ModelError(f"llama.cpp's converter refuses the model: {reason}", hint=hint)
 
 
@@ -88,7 +86,7 @@ def no_space(file: Path) -> ModelError:
     )
 
 
-def _reason(output: str, model: Path) -> tuple[str, str]:
+def _reason(status: int, output: str, model: Path) -> tuple[str, str]:
     """Why the converter ended, from the line of its exception, and a hint."""
     copy = "copy tokenizer.model of the original model into the folder of the model or the base"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -114,4 +112,4 @@ def _reason(output: str, model: Path) -> tuple[str, str]:
     if lines and (key := re.fullmatch(r"KeyError: '(\w+)'", lines[-1])) is not None:
         hint = "copy it from the config.json of the original model: newer versions of transformers do not write all keys"
         return f"it needs the key {key[1]} in config.json", hint
-    return printable(lines[-1])[:200] if lines else "it ended without a message", _NEWER
+    return programs.ending(status, output), _NEWER

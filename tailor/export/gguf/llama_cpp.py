@@ -1,8 +1,12 @@
-"""llama.cpp, as the package cyllama has it: reads GGUF files, computes with them, and quantizes them."""
+"""llama.cpp, as the package cyllama has it: reads GGUF files, computes with them, and quantizes them.
+
+It runs in a process of its own (`llama_cpp_program`): an assertion of llama.cpp ends that process, and is an error here.
+"""
 
 from __future__ import annotations
 
-import os
+import json
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,12 +16,16 @@ from typing import Any
 import torch
 
 from tailor.errors import ModelError
+from tailor.export.gguf import programs
+from tailor.export.gguf.converter import no_space
 from tailor.printable import printable
+from tailor.store.scratch import scratch
 
-_ERROR = 4
-"""GGML_LOG_LEVEL_ERROR"""
-_FLOAT32 = 0
-"""GGML_TYPE_F32"""
+_PROGRAM = Path(__file__).with_name("llama_cpp_program.py")
+_UNSUPPORTED = (
+    "see whether llama.cpp supports the model and its tokenizer; a SentencePiece tokenizer may need the original's "
+    "tokenizer.model in the folder of the model or the base"
+)
 
 
 def require() -> None:
@@ -28,146 +36,114 @@ def require() -> None:
         )
 
 
-@contextmanager
-def _library() -> Iterator[tuple[Any, list[str]]]:
-    """The library, and its error messages. Its log is not printed."""
-    from cyllama.llama import llama_cpp
-
-    errors: list[str] = []
-
-    def log(level: int, text: str) -> None:
-        if level == _ERROR and text.strip():
-            errors.append(printable(text.strip())[:200])
-
-    os.environ.setdefault(
-        "GGML_NO_BACKTRACE", "1"
-    )  # else it has a debugger print its own stack when it ends the process
-    llama_cpp.set_log_callback(log)
-    try:
-        yield llama_cpp, errors
-    finally:
-        llama_cpp.disable_logging()
-
-
 def quantize(source: Path, to: Path, ftype: int) -> None:
     """Write the GGUF file `source` to the file `to` with weights of the type `ftype`. ModelError when llama.cpp refuses."""
-    with _library() as (library, errors):
-        settings = library.LlamaModelQuantizeParams()
-        settings.ftype, settings.nthread = ftype, torch.get_num_threads()
+    with _running("quantize the file", "choose another --type") as llama:
         try:
-            library.model_quantize(str(source), str(to), settings)
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"llama.cpp cannot quantize the file: {errors[0] if errors else error}",
-                hint="choose another --type",
-            ) from error
+            llama.call("quantize", str(source.absolute()), str(to.absolute()), ftype, torch.get_num_threads())
+        except ModelError as error:
+            if "iostream error" in error.message:  # all that C++ says of a write that failed
+                raise no_space(to) from None
+            raise
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[GgufModel]:
+    """Open a GGUF file. ModelError when llama.cpp cannot read it, here or later when it computes with it."""
+    with _running("read the file", _UNSUPPORTED) as llama:
+        yield GgufModel(llama, **llama.call("open", str(file.absolute()), torch.get_num_threads()))
 
 
 class GgufModel:
     """An open GGUF file. Made by `opened`."""
 
-    def __init__(self, library: Any, model: Any) -> None:
-        self._library, self._model = library, model
-        self._vocab = model.get_vocab()
-        self.vocab_size = int(self._vocab.n_vocab)
-        self.adds_bos = bool(self._vocab.get_add_bos())
+    def __init__(
+        self,
+        llama: _LlamaCpp,
+        adds_bos: bool,
+        chat_template: str | None,
+        stop_ids: Sequence[int],
+        ordinary_stops: list[int],
+    ) -> None:
+        self._llama = llama
+        self.adds_bos = adds_bos
         """Whether llama.cpp puts the BOS before every prompt."""
-        self.chat_template: str | None = model.get_default_chat_template() or None
+        self.chat_template = chat_template
         """The Jinja template in the file."""
-        self.stop_ids = frozenset(token for token in range(self.vocab_size) if self._vocab.is_eog(token))
+        self.stop_ids = frozenset(stop_ids)
         """The tokens at which llama.cpp ends an answer: EOS, end of turn, and those that it knows by their text."""
-        self.ordinary_stops = [
-            token
-            for token in self.stop_ids
-            if token == self._vocab.token_eos() or not self._vocab.is_control(token)
-        ]
+        self.ordinary_stops = ordinary_stops
         """Those of them that the file's metadata names as EOS, or that are no special tokens."""
 
     def encode(self, text: str, *, start: bool) -> list[int]:
         """Token ids of a text, in which special tokens are recognized. start: with the BOS, if the file asks for it."""
-        return [int(token) for token in self._vocab.tokenize(text, start, True)]
+        found: list[int] = self._llama.call("encode", text, start)
+        return found
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """The logits after each token of a row, float32 [T, V]."""
-        stream = self._stream(len(ids))
-        return torch.stack([stream.read(token) for token in ids])
+        return self._llama.numbers("logits", list(ids)).view(len(ids), -1)
 
     def far_logits(self, before: Sequence[int], after: Sequence[int], distance: int) -> torch.Tensor:
         """The logits after each token of `after`, float32 [T, V]. The tokens before it, but the last, are moved `distance` away."""
-        stream = self._stream(len(before) + len(after), start=distance)
-        for token in before:
-            stream.read(token)
-        stream.move(distance, distance + len(before) - 1, by=-distance)
-        return torch.stack([stream.read(token) for token in after])
+        return self._llama.numbers("far_logits", list(before), list(after), distance).view(len(after), -1)
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], int | None]:
         """The greedy answer without its stop token, and that token; None if the answer has `max_new_tokens` tokens."""
-        stream, found = self._stream(len(prompt) + max_new_tokens), list[int]()
-        for token in prompt:
-            logits = stream.read(token)
-        for _ in range(max_new_tokens):
-            token = int(logits.argmax())
-            if token in self.stop_ids:
-                return found, token
-            found.append(token)
-            logits = stream.read(token)
-        return found, None
-
-    def _stream(self, length: int, start: int = 0) -> _Stream:
-        return _Stream(self._library, self._model, length, start)
+        ids, stop = self._llama.call("answer", list(prompt), max_new_tokens)
+        return ids, stop
 
 
-class _Stream:
-    """Reads the tokens of a text of at most `length` one by one, as while an answer is generated. start: the first position.
+class _LlamaCpp:
+    """The running program. Its functions raise ModelError when llama.cpp refuses, and when it ends its process.
 
-    Keys and values are kept in float32.
+    done: what it cannot do then, for the message. log: the file with the program's messages.
     """
 
-    def __init__(self, library: Any, model: Any, length: int, start: int) -> None:
-        settings = library.LlamaContextParams()
-        settings.n_ctx = length
-        settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
-        settings.type_k = settings.type_v = _FLOAT32
-        settings.flash_attn_type = 0
-        self._context = library.LlamaContext(model, settings)
-        self._batch = library.LlamaBatch(n_tokens=1, embd=0, n_seq_max=1)
-        self._position = start
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, done: str, hint: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._log, self._done, self._hint = process, log, done, hint
+        self._requests, self._results = process.stdin, process.stdout
 
-    def read(self, token: int) -> torch.Tensor:
-        """The logits after the next token, float32 [V]."""
-        self._batch.clear()
-        self._batch.add(int(token), self._position, [0], True)
-        self._context.decode(self._batch)
-        self._position += 1
-        return torch.tensor(self._context.get_logits(), dtype=torch.float32)
+    def call(self, function: str, *arguments: Any) -> Any:
+        """The value of a function of `llama_cpp_program.Functions`."""
+        return self._result(function, arguments)["value"]
 
-    def move(self, start: int, end: int, by: int) -> None:
-        """Move the tokens that were read at the positions from `start` to before `end`."""
-        self._context.memory_seq_add(0, start, end, by)
+    def numbers(self, function: str, *arguments: Any) -> torch.Tensor:
+        """The numbers of a function, float32 [N]."""
+        count = self._result(function, arguments)["floats"]
+        content = self._results.read(4 * count)
+        if len(content) < 4 * count:
+            raise self._ended()
+        return torch.frombuffer(bytearray(content), dtype=torch.float32)
 
+    def _result(self, function: str, arguments: Sequence[Any]) -> dict[str, Any]:
+        try:
+            self._requests.write(json.dumps([function, arguments]).encode() + b"\n")
+            self._requests.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        line = self._results.readline()
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        result: dict[str, Any] = json.loads(line)
+        if "error" in result:
+            raise self._refused(result["error"])
+        return result
 
-def _model_class(library: Any) -> Any:
-    """cyllama's class of a model, with the attribute that its `get_logits` reads: cyllama 0.2 has it at the vocabulary only."""
+    def _ended(self) -> ModelError:
+        status = self._process.wait()
+        return self._refused(programs.ending(status, self._log.read_text(errors="replace")))
 
-    class Model(library.LlamaModel):  # type: ignore[misc]
-        @property
-        def n_vocab(self) -> int:
-            return int(self.get_vocab().n_vocab)
-
-    return Model
+    def _refused(self, reason: str) -> ModelError:
+        return ModelError(f"llama.cpp cannot {self._done}: {printable(reason)[:300]}", hint=self._hint)
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[GgufModel]:
-    """Open a GGUF file. ModelError when llama.cpp cannot read it, or compute with it."""
-    with _library() as (library, errors):
-        try:
-            settings = library.LlamaModelParams()
-            settings.check_tensors, settings.n_gpu_layers = True, 0
-            yield GgufModel(library, _model_class(library)(str(file), settings))
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
-            raise ModelError(
-                f"llama.cpp cannot read the file: {errors[0] if errors else error}",
-                hint="see whether llama.cpp supports the model and its tokenizer; a SentencePiece tokenizer may need the original's "
-                "tokenizer.model in the folder of the model or the base",
-            ) from error
+def _running(done: str, hint: str) -> Iterator[_LlamaCpp]:
+    """llama.cpp in a new process, which ends with the context. done, hint: of its errors."""
+    with scratch() as folder:
+        log = folder / "log"
+        with programs.running(programs.of_file(_PROGRAM), folder, log) as process:
+            yield _LlamaCpp(process, log, done, hint)

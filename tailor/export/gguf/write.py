@@ -15,7 +15,6 @@ from tailor.export.gguf import converter, llama_cpp, programs, vocabulary
 from tailor.export.gguf.proof import Proof, prove
 from tailor.export.gguf.types import UNROUNDED, GgufType
 from tailor.layout import GENERATION_CONFIG, GGUF_FILE
-from tailor.printable import printable
 from tailor.store import OBJECT, Store
 from tailor.store import run_folder as runs
 from tailor.store.scratch import scratch
@@ -99,7 +98,7 @@ def _with_stops(file: Path, stop_ids: Sequence[int]) -> Path:
         raise converter.no_space(to)
     if status != 0:
         raise ModelError(
-            f"the stop tokens cannot be written into the GGUF file: {printable(output.strip()[-200:])}",
+            f"the stop tokens cannot be written into the GGUF file: {programs.ending(status, output)}",
             hint="pip install -U 'tailor[gguf]'",
         )
     return to
