@@ -85,6 +85,17 @@ class CrossEncoderModel:
                 f"sentence-transformers cannot load {path}: {' '.join(str(error).split())[:200]}"
             ) from error
 
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a pair that it reads. The end of a longer text of the pair is cut off."""
+        return int(self._model.tokenizer.model_max_length)
+
+    def lengths(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
+        """The number of tokens of each (query, passage), with what the tokenizer puts around them."""
+        queries, passages = zip(*pairs, strict=True)
+        found = self._model.tokenizer(list(queries), list(passages), truncation=False, verbose=False)
+        return [len(ids) for ids in found["input_ids"]]
+
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The logit of each (query, passage). ModelError for NaN and infinite ones."""
         scores = self._model.predict(list(pairs), batch_size=_BATCH, show_progress_bar=False)

@@ -44,13 +44,14 @@ def refuse_reranker(store: Store) -> None:
         if scoring_head.is_adapter(adapter_files.read_config(store.local_path())):
             raise ModelError(
                 f"{store.url} is the adapter of a reranker, which scores pairs of texts and can neither embed nor generate",
-                hint="merge it with `tailor merge`; then score the passages of rows with `tailor score`, or load the merged "
-                "model with sentence-transformers' CrossEncoder",
+                hint="merge it: `tailor merge RUN`; then serve it (`tailor serve RUN/merged`), score the passages of rows with "
+                "`tailor score`, or load it with sentence-transformers' CrossEncoder",
             )
     elif store.exists(MODEL_CONFIG) and scoring_head.is_declared(OBJECT.read(store, MODEL_CONFIG)):
         raise ModelError(
             f"{store.url} is a reranker, which scores pairs of texts and can neither embed nor generate",
-            hint="score the passages of rows with `tailor score`, or load it with sentence-transformers' CrossEncoder",
+            hint="serve it with `tailor serve`, score the passages of rows with `tailor score`, or load it with "
+            "sentence-transformers' CrossEncoder",
         )
 
 

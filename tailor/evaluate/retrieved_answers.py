@@ -113,8 +113,8 @@ class PassageReader:
     def _document(self, folder: Store, about: key_value_files.About, hit: Hit) -> KeyValues:
         """The key-values of a passage, in the dtype of the model. StoreError if they are not those of its tokens."""
         found = key_value_files.read(folder, about, hit.row)
-        expected = self._embedder.token_ids(hit.text, self._index.instruction)
-        if found.ids.tolist() != expected or not self._like.fits(found):
+        (expected,) = self._embedder.tokenize([hit.text], self._index.instruction)
+        if found.ids.tolist() != expected.input_ids.tolist() or not self._like.fits(found):
             raise StoreError(
                 f"the key-values of row {hit.row} in {folder.url} are not those of its text",
                 hint="embed the passages again with --key-values",

@@ -133,12 +133,20 @@ class _Models:
             yield piece
 
     async def embed(
-        self, model: str, texts: Sequence[str], instruction: str | None, dimensions: int | None
+        self,
+        model: str,
+        texts: Sequence[str],
+        instruction: str | None,
+        dimensions: int | None,
+        *,
+        truncate: bool,
     ) -> tuple[list[list[float]], int]:
-        return await self._backend.embed(model, texts, instruction, dimensions)
+        return await self._backend.embed(model, texts, instruction, dimensions, truncate=truncate)
 
-    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
-        return await self._backend.rerank(model, query, documents)
+    async def rerank(
+        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
+    ) -> list[float]:
+        return await self._backend.rerank(model, query, documents, truncate=truncate)
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises."""
@@ -175,18 +183,28 @@ class HandleBackend:
                 stream.cancel()
 
     async def embed(
-        self, model: str, texts: Sequence[str], instruction: str | None, dimensions: int | None
+        self,
+        model: str,
+        texts: Sequence[str],
+        instruction: str | None,
+        dimensions: int | None,
+        *,
+        truncate: bool,
     ) -> tuple[list[list[float]], int]:
-        found: tuple[list[list[float]], int] = await self._one("embed", model, texts, instruction, dimensions)
+        found: tuple[list[list[float]], int] = await self._one(
+            "embed", model, texts, instruction, dimensions, truncate=truncate
+        )
         return found
 
-    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
-        found: list[float] = await self._one("rerank", model, query, documents)
+    async def rerank(
+        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
+    ) -> list[float]:
+        found: list[float] = await self._one("rerank", model, query, documents, truncate=truncate)
         return found
 
-    async def _one(self, method: str, *arguments: Any) -> Any:
+    async def _one(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
-            return await getattr(self._handle, method).remote(*arguments)
+            return await getattr(self._handle, method).remote(*arguments, **options)
         except Exception as error:
             raise _api_error(error) from error
 

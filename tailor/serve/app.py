@@ -160,7 +160,9 @@ class _Server:
 
     async def _embeddings(self, request: Request) -> Response:
         asked = await self._parsed(request, schemas.EmbeddingsRequest)
-        work = self._backend.embed(asked.model, asked.texts, asked.instruction, asked.dimensions)
+        work = self._backend.embed(
+            asked.model, asked.texts, asked.instruction, asked.dimensions, truncate=asked.truncate
+        )
         vectors, tokens = await _or_gone(request, work)
         self._metrics.prompt_tokens.labels(asked.model).inc(tokens)
         data = [
@@ -176,7 +178,7 @@ class _Server:
 
     async def _rerank(self, request: Request) -> Response:
         asked = await self._parsed(request, schemas.RerankRequest)
-        work = self._backend.rerank(asked.model, asked.query, asked.documents)
+        work = self._backend.rerank(asked.model, asked.query, asked.documents, truncate=asked.truncate)
         scores = await _or_gone(request, work)
         order = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n]
         results: list[dict[str, Any]] = [

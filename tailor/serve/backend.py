@@ -83,13 +83,21 @@ class Backend(Protocol):
         ...
 
     async def embed(
-        self, model: str, texts: Sequence[str], instruction: str | None, dimensions: int | None
+        self,
+        model: str,
+        texts: Sequence[str],
+        instruction: str | None,
+        dimensions: int | None,
+        *,
+        truncate: bool,
     ) -> tuple[list[list[float]], int]:
-        """A vector per text, and the number of tokens of all texts."""
+        """A vector per text, and the number of tokens of all texts. truncate: texts that are too long, instead of an error."""
         ...
 
-    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
-        """A score per document; a higher one is more relevant."""
+    async def rerank(
+        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
+    ) -> list[float]:
+        """A score per document; a higher one is more relevant. truncate: as for `embed`."""
         ...
 
     async def load(self) -> Load: ...
@@ -166,7 +174,13 @@ class LocalBackend:
             ticket.cancel()
 
     async def embed(
-        self, model: str, texts: Sequence[str], instruction: str | None, dimensions: int | None
+        self,
+        model: str,
+        texts: Sequence[str],
+        instruction: str | None,
+        dimensions: int | None,
+        *,
+        truncate: bool,
     ) -> tuple[list[list[float]], int]:
         embedder = self._run(model, "embeddings").embedder
         assert embedder is not None
@@ -175,21 +189,32 @@ class LocalBackend:
             raise bad_request(f"the embeddings of {model} have {size} dimensions", "dimensions")
 
         def vectors() -> tuple[list[list[float]], int]:
+            tokens = embedder.tokenize(texts, instruction)
+            if not truncate:
+                lengths = [len(one.input_ids) + one.cut for one in tokens]
+                _require_readable(lengths, embedder.max_length, "input")
             embedder.dimension = dimensions or size
             try:
                 found = embedder.encode(texts, instruction)
             finally:
                 embedder.dimension = size
-            tokens = sum(len(embedder.token_ids(text, instruction)) for text in texts)
-            return found.tolist(), tokens
+            return found.tolist(), sum(len(one.input_ids) for one in tokens)
 
         return await self._call(vectors, "input")  # type: ignore[no-any-return]
 
-    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[float]:
+    async def rerank(
+        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
+    ) -> list[float]:
         reranker = self._run(model, "rerank").reranker
         assert reranker is not None
         pairs = [(query, document) for document in documents]
-        return await self._call(lambda: reranker(pairs), "documents")  # type: ignore[no-any-return]
+
+        def scores() -> list[float]:
+            if not truncate:
+                _require_readable(reranker.lengths(pairs), reranker.max_length, "documents")
+            return reranker(pairs)
+
+        return await self._call(scores, "documents")  # type: ignore[no-any-return]
 
     def _run(self, name: str, ability: str) -> LoadedRun:
         run = self._runs.get(name)
@@ -230,6 +255,21 @@ def abilities(run: LoadedRun) -> list[str]:
     if run.generator is not None:
         found = ["chat", "completions"] if run.generator.tokenizer.template is not None else ["completions"]
     return found + ["embeddings"] * (run.embedder is not None) + ["rerank"] * (run.reranker is not None)
+
+
+def _require_readable(lengths: Sequence[int], limit: int, param: str) -> None:
+    """ApiError for the first of the texts in the field `param`, or of its pairs with the query, that the model cannot read whole.
+
+    lengths, limit: in tokens.
+    """
+    for number, length in enumerate(lengths):
+        if length > limit:
+            what = f"{param}.{number}" + (" with the query" if param == "documents" else "")
+            raise bad_request(
+                f"{what} has {length} tokens, and the model reads at most {limit}; shorten it, or send truncate: true",
+                param,
+                "context_length_exceeded",
+            )
 
 
 def _answer_of(run: LoadedRun, call: Call) -> Answer:

@@ -172,6 +172,8 @@ class EmbeddingsRequest(Request):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     instruction: Text | None = None
+    truncate: bool = False
+    """Cut what the model does not read off too long texts, as text-embeddings-inference does; otherwise they are refused."""
 
     @property
     def texts(self) -> list[str]:
@@ -185,3 +187,5 @@ class RerankRequest(Request):
     documents: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
+    truncate: bool = False
+    """As for embeddings."""

@@ -17,7 +17,7 @@ from tailor.errors import DataError
 from tailor.evaluate.retrieval.candidates import read_candidates
 from tailor.evaluate.retrieval.collection import Collection, Text
 from tests.helpers.collections import JUDGED, QUERIES, beir_folder, passages, write_jsonl
-from tests.helpers.encoders import tiny_encoder
+from tests.helpers.encoders import tiny_cross_encoder
 from tests.helpers.synonyms import trained_embedder
 
 TEXTS = {one["_id"]: f"{one['title']} {one['text']}".strip() for one in passages()}
@@ -26,14 +26,8 @@ GIVEN = {"q1": ["d3", "d1", "d9", "d5"], "q2": ["d7", "d2"], "q3": ["d4", "d11",
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoModelForSequenceClassification
-
     folder = tmp_path_factory.mktemp("reranking")
-    tiny_encoder(folder / "model", published=False)
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1)
-    torch.nn.init.normal_(model.classifier.weight)
-    model.save_pretrained(folder / "model")
+    tiny_cross_encoder(folder / "model")
     beir_folder(folder / "beir")
     lines = [
         f"{query} Q0 {passage} {rank} {-rank} first"

@@ -51,6 +51,19 @@ def tiny_encoder(
     return folder
 
 
+def tiny_cross_encoder(folder: Path) -> Path:
+    """A random cross-encoder, whose scores of most pairs differ. It reads `POSITIONS` tokens."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    tiny_encoder(folder, published=False)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder)
+    return folder
+
+
 def publish(folder: Path, *, modules: tuple[str, ...] = ("Normalize",), **pooling: Any) -> None:
     """Write the sentence-transformers files of a model. modules: those after the pooling."""
     names = ["Transformer", "Pooling", *modules]

@@ -56,6 +56,9 @@ def test_a_replica_that_dies_ends_its_stream_with_an_error(
                 == here.chat("Hi", model=name).json()["choices"]
             )
         assert served.chat("Hi", model="green").status_code == 404
+        for path, fields in (("embeddings", {"input": "a"}), ("rerank", {"query": "q", "documents": ["a"]})):
+            refused = served.post(path, {"model": "red", **fields, "truncate": True})
+            assert f"does not support {path}" in refused.json()["error"]["message"]
         body = {
             "model": "red",
             "messages": [{"role": "user", "content": "Hi"}],

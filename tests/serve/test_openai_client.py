@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openai
 import pytest
 
@@ -224,46 +223,3 @@ def test_a_full_context_is_an_error(client: openai.OpenAI) -> None:
 def test_embeddings_of_a_model_without_them(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="does not support embeddings"):
         client.embeddings.create(model="red", input="Hi")
-
-
-def test_embeddings_and_rerank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tailor.artifacts.shared_base import LoadedRun, Network
-    from tailor.serve.backend import LocalBackend
-
-    class Embedder:
-        """Stands in for the model: the embedding of a text is made of its length."""
-
-        class settings:
-            dimension = 4
-
-        dimension = 4
-
-        def encode(self, texts: list[str], instruction: str | None) -> np.ndarray:
-            return np.array([[len(text), 0.1, 0.2, 0.3] for text in texts], np.float32)[:, : self.dimension]
-
-        def token_ids(self, text: str, instruction: str | None) -> list[int]:
-            return [0] * len(text)
-
-    runs = [
-        LoadedRun("vectors", Network(), embedder=Embedder()),  # type: ignore[arg-type]
-        LoadedRun("scores", Network(), reranker=lambda pairs: [float(len(one[1])) for one in pairs]),  # type: ignore[arg-type]
-    ]
-    backend = LocalBackend(runs, max_waiting=4)
-    with serving.http(backend) as served:
-        client = openai.OpenAI(base_url=served.url, api_key="unused", max_retries=0)
-        as_base64 = client.embeddings.create(
-            model="vectors", input=["a", "bcd"]
-        )  # the client asks for base64
-        as_floats = client.embeddings.create(model="vectors", input=["a", "bcd"], encoding_format="float")
-        assert [one.embedding for one in as_base64.data] == [one.embedding for one in as_floats.data]
-        assert as_floats.data[1].embedding[0] == 3
-        assert as_floats.usage.prompt_tokens == 4
-        short = client.embeddings.create(model="vectors", input="a", dimensions=2)
-        assert len(short.data[0].embedding) == 2
-        with pytest.raises(openai.BadRequestError, match="4 dimensions"):
-            client.embeddings.create(model="vectors", input="a", dimensions=5)
-        ranked = served.post(
-            "rerank", {"model": "scores", "query": "q", "documents": ["a", "ccc", "bb"], "top_n": 2}
-        ).json()
-        assert [one["index"] for one in ranked["results"]] == [1, 2]
-    backend.close()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tailor.encode.embedding_examples import TextEncoder, TextFormat
+from tailor.encode.embedding_examples import TextEncoder, TextFormat, TextTokens
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import DataError
 from tailor.models import rope
@@ -96,10 +96,9 @@ class Embedder:
         """Embed texts: float32[texts, dimension], in order. DataError for an empty text."""
         return self._encode(texts, instruction, None)
 
-    def token_ids(self, text: str, instruction: str | None = None) -> list[int]:
-        """The token ids by which a text is embedded."""
-        (encoded,) = self._encoder([(instruction, text)], self.max_length)
-        return list(encoded.input_ids)
+    def tokenize(self, texts: Sequence[str], instruction: str | None = None) -> list[TextTokens]:
+        """The tokens by which texts are embedded, at most `max_length` of each. DataError as for `TextEncoder`."""
+        return self._encoder([(instruction, text) for text in texts], self.max_length)
 
     def encode_with_key_values(
         self, texts: Sequence[str], instruction: str | None = None
@@ -116,7 +115,7 @@ class Embedder:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         if not len(texts):
             return vectors
-        encoded = self._encoder([(instruction, text) for text in texts], self.max_length)
+        encoded = self.tokenize(texts, instruction)
         for number, text in enumerate(encoded):
             if text.is_empty:
                 raise DataError(f"text {number} is empty: it has no token to pool", hint="remove the text")
