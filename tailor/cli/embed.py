@@ -78,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
     if not args.verbose:
         quiet()
     from tailor.cli.display import Display
-    from tailor.cli.show import shown_path
+    from tailor.cli.show import shown_path, truncated_line
     from tailor.evaluate.embed_file import Request
     from tailor.onray.embed import embed
 
@@ -119,6 +119,6 @@ def execute(args: argparse.Namespace) -> int:
         args.json.write(Embedded(url=outcome.url, rows=outcome.rows, truncated=outcome.truncated))
         return 0
     if outcome.truncated:
-        print(f"{outcome.truncated:,} texts were longer than the model's maximum length and were truncated")
+        print(truncated_line(outcome.truncated))
     print(f"{outcome.rows:,} embeddings written to {shown_path(outcome.url)}")
     return 0

@@ -187,7 +187,7 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
     """Print the table of figures, some answers, and the folder of the results."""
     from rich.text import Text
 
-    from tailor.cli.show import shown_path
+    from tailor.cli.show import shown_path, truncated_line
     from tailor.runs import context_lengths, evaluations
     from tailor.runs.report import heatmap
 
@@ -224,14 +224,9 @@ def show(folder: Store, results: dict[str, Any], console: Console, samples: int)
         if rows.get("missing"):
             words = "judged passages are not in the corpus, and count as not found"
             console.print(Text(f"{rows['missing']:,} {words}", "yellow"))
-        for model, count in rows["truncated"].items():
-            if count:
-                console.print(
-                    Text(
-                        f"{model}: {count:,} texts were longer than its maximum length and were truncated",
-                        "yellow",
-                    )
-                )
+    for model, count in rows.get("truncated", {}).items():
+        if count:
+            console.print(Text(f"{model}: {truncated_line(count)}", "yellow"))
     console.print(Text.assemble(("results         ", "bold"), shown_path(folder.url)))
 
 

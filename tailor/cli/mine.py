@@ -115,7 +115,7 @@ def execute(args: argparse.Namespace) -> int:
     if not args.verbose:
         quiet()
     from tailor.cli.display import Display
-    from tailor.cli.show import shown_path
+    from tailor.cli.show import shown_path, truncated_line
     from tailor.evaluate.mining.choice import Choice
     from tailor.onray.mine import Corpus, mine
 
@@ -163,7 +163,7 @@ def execute(args: argparse.Namespace) -> int:
         )
         return 0
     if mined.truncated:
-        print(f"{mined.truncated:,} texts were longer than the model's maximum length and were truncated")
+        print(truncated_line(mined.truncated))
     if mined.without:
         print(f"{mined.without:,} rows have no negative, because no passage could be chosen")
     print(f"{mined.rows:,} rows with {mined.negatives:,} negatives written to {shown_path(mined.url)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from tailor.cli.trust import granted
@@ -53,6 +54,7 @@ def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[s
     """The rows, each with its `answer` and its `passage` (row, score and text)."""
     queries = [_query(row, number) for number, row in enumerate(rows, 1)]
     from tailor.artifacts.load_embedder import load_with_embedder
+    from tailor.cli.show import truncated_line
     from tailor.evaluate.generation import Sampling
     from tailor.evaluate.models import find_model
     from tailor.evaluate.retrieval.embedders import require_embeddings
@@ -76,6 +78,8 @@ def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[s
         hit = retrieved.hit
         passage = {"row": hit.row, "score": hit.score, "text": hit.text}
         found.append({**row, "passage": passage, "answer": loaded.answer_text(ids)})
+    if embedder.truncated:
+        print(truncated_line(embedder.truncated), file=sys.stderr)
     return found
 
 

@@ -20,7 +20,7 @@ class Scored(Document):
     unreadable: int
     """Rows that were left out."""
     truncated: int
-    """Texts that were longer than an embedding model's maximum length."""
+    """Texts, or pairs of a cross-encoder, that were longer than the model's maximum length."""
 
 
 OUTPUT = Output(Scored)
@@ -44,7 +44,7 @@ def execute(args: argparse.Namespace) -> int:
     if not args.verbose:
         quiet()
     from tailor.cli.display import Display
-    from tailor.cli.show import shown_path
+    from tailor.cli.show import shown_path, truncated_line
     from tailor.onray.score import score
 
     trust = granted(args, [args.teacher])
@@ -74,6 +74,6 @@ def execute(args: argparse.Namespace) -> int:
         )
         return 0
     if outcome.truncated:
-        print(f"{outcome.truncated:,} texts were longer than the model's maximum length and were truncated")
+        print(truncated_line(outcome.truncated))
     print(f"{outcome.rows:,} rows with scores written to {shown_path(outcome.url)}")
     return 0

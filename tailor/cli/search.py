@@ -38,6 +38,8 @@ class Searched(Document):
     passages: int
     """Number of passages of the corpus."""
     queries: list[SearchedQuery]
+    truncated: int
+    """Texts that were longer than the model's maximum length."""
 
 
 OUTPUT = Output(Searched)
@@ -75,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     quiet()
+    from tailor.cli.show import truncated_line
     from tailor.evaluate.embed_file import Request
     from tailor.evaluate.models import find_model
     from tailor.evaluate.retrieval.embedders import TextEmbedder, require_embeddings
@@ -95,7 +98,9 @@ def execute(args: argparse.Namespace) -> int:
         else:
             _print(query, hits)
     if args.json:
-        args.json.write(Searched(passages=len(passages), queries=found))
+        args.json.write(Searched(passages=len(passages), queries=found, truncated=embedder.truncated))
+    elif embedder.truncated:
+        print(truncated_line(embedder.truncated), file=sys.stderr)
     return 0
 
 

@@ -235,6 +235,12 @@ def one_line(value: Any, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def truncated_line(count: int) -> str:
+    """Reports the number of texts that a model did not read to their end."""
+    texts, were = ("text", "was") if count == 1 else ("texts", "were")
+    return f"{count:,} {texts} {were} longer than the model's maximum length and {were} truncated"
+
+
 def next_commands(run: Store) -> list[str]:
     """Commands to try next on a run with an artifact, the most useful first."""
     here = shown_path(run.url)

@@ -242,14 +242,18 @@ class Worker:
         return Embedded(vectors, truncated, tuple(key_values or ()))
 
     def rerank(self, batch: EvaluationBatch) -> Result:
-        """The scores of a batch's (query, passage) pairs by a cross-encoder."""
+        """The scores of a batch's (query, passage) pairs by a cross-encoder, each with whether the pair was truncated."""
         from tailor.artifacts.cross_encoder import CrossEncoderModel
 
         ref = self._models[batch.model]
         if self._make_room(ref.url, "rerank"):
             self._loaded = CrossEncoderModel(ref.url)
-        scores: list[float] = self._loaded(batch.inputs)
-        return scores
+        model: CrossEncoderModel = self._loaded
+        lengths = model.lengths(batch.inputs)
+        return [
+            [score, length > model.max_length]
+            for score, length in zip(model(batch.inputs), lengths, strict=True)
+        ]
 
 
 def _generate(worker: Worker, batch: EvaluationBatch) -> Result:
@@ -294,8 +298,8 @@ EMBED = Computation("embed", Worker.embed)
 """Inputs: texts. Result: `Embedded`."""
 EMBED_WITH_KEY_VALUES = Computation("embed with key-values", _embed_with_key_values)
 """The same, with the key-values of each text."""
-RERANK = Computation("rerank", Worker.rerank)
-"""Inputs: (query, passage) pairs of texts. Result per item: the score."""
+RERANK = Computation("score pairs", Worker.rerank)
+"""Inputs: (query, passage) pairs of texts. Result per item: [the score, whether the pair was truncated]."""
 
 
 def in_process(

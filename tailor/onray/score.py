@@ -9,9 +9,9 @@ from typing import Any
 
 from tailor import machine
 from tailor.artifacts.cross_encoder import find_cross_encoder, require_package
-from tailor.evaluate.batches import Embedded, ModelRef
+from tailor.evaluate.batches import ModelRef
 from tailor.evaluate.mining.rows import written
-from tailor.evaluate.mining.teacher import cross_encoder_batches, embedder_batches, scores_of
+from tailor.evaluate.mining.teacher import cross_encoder_batches, embedder_batches, scores_of, truncated
 from tailor.evaluate.models import find_model
 from tailor.evaluate.progress import ResultParts, fingerprint
 from tailor.evaluate.retrieval.embedders import require_embeddings
@@ -33,7 +33,7 @@ class Outcome:
     rows: int
     unreadable: int
     truncated: int
-    """Number of texts that were longer than an embedding model's maximum length."""
+    """Number of texts, or of pairs of a cross-encoder, that were longer than the model's maximum length."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def score(
         with parent.open(name, "wb") as stream:
             stream.writelines(written(read.rows, scored, model.ref.label))
     parts.remove()
-    truncated = sum(result.truncated for result in results if isinstance(result, Embedded))
-    return Outcome(parent.url_of(name), len(records), read.unreadable.count, truncated)
+    return Outcome(parent.url_of(name), len(records), read.unreadable.count, truncated(results))
 
 
 def _find(path: str, trust: Trust) -> _Teacher:

@@ -49,6 +49,14 @@ def test_the_nearest_passages_come_first(place: Path, capsys: pytest.CaptureFixt
     assert without[0]["score"] != one["passages"][0]["score"], "the control: the instruction has an effect"
 
 
+def test_truncated_texts_are_reported(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "wool " * 60  # a byte is a token, and the model reads 128
+    assert found(place, capsys, QUERY)["truncated"] == 0
+    assert found(place, capsys, QUERY, long)["truncated"] == 1
+    assert main(["search", str(place / "model"), str(place / "rows.jsonl"), long]) == 0
+    assert "1 text was longer than the model's maximum length and was truncated" in capsys.readouterr().err
+
+
 def test_a_file_of_embeddings_is_searched_as_it_is(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,18 @@ def test_the_candidates_of_a_row_are_its_passages(place: Path, tmp_path: Path) -
     assert len(rows) == 2
 
 
+def test_truncated_pairs_are_counted(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model reads 96 tokens, here letters."""
+    rows = [{"query": "sea", "pos": ["w" * count], "neg": ["sea"]} for count in (100, 95, 90, 80)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    figures(place, tmp_path, data={"path": str(tmp_path / "rows.jsonl")})
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert (summary["pairs"], summary["truncated"]) == (8, {"model": 2})
+    assert "model: 2 texts were longer than the model's maximum length" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -231,7 +231,9 @@ def test_the_command_answers_with_the_nearest_passage(
         row = json.loads(out.read_text())
         assert PASSAGES[row["passage"]["row"] - 1] == row["passage"]["text"]
         assert list(row) == ["prompt", "passage", "answer"]
-    capsys.readouterr()
+    assert "truncated" not in capsys.readouterr().err
+    assert main([*command, "--prompt", "wool " * 60]) == 0
+    assert "1 text was longer than the model's maximum length and was truncated" in capsys.readouterr().err
     for options, message in (
         (["--plain"], "--plain has no effect with --retrieve"),
         (["--system", "Be short."], "--system has no effect with --retrieve"),

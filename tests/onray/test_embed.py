@@ -170,9 +170,7 @@ def test_truncated_texts_are_reported(
 ) -> None:
     long = write_jsonl(tmp_path / "long.jsonl", [{"text": "wool " * 60}, {"text": "linen"}])
     run(place, tmp_path / "out.parquet", source=long)
-    assert (
-        "1 texts were longer than the model's maximum length and were truncated\n" in capsys.readouterr().out
-    )
+    assert "1 text was longer than the model's maximum length and was truncated\n" in capsys.readouterr().out
 
 
 def test_columns_that_some_rows_lack_are_counted(tmp_path: Path) -> None:

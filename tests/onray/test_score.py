@@ -171,3 +171,12 @@ def test_errors(
 ) -> None:
     assert main(["score", str(place / model), str(place / "rows.jsonl"), str(tmp_path / to)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_truncated_pairs_are_counted(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cross-encoder reads 512 tokens."""
+    rows = [{"query": "sea", "pos": ["wool " * count], "neg": ["sea"]} for count in (600, 500)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    words = [str(place / "reranker"), str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")]
+    assert main(["score", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["truncated"] == 1

@@ -53,7 +53,7 @@ def scores_of(
             keys = [(batch.part, (batch.instruction, text)) for text in batch.inputs]
             vectors.update(zip(keys, result.vectors, strict=True))
         else:
-            pairs.update(zip(batch.inputs, result, strict=True))
+            pairs.update(zip(batch.inputs, (score for score, _ in result), strict=True))
     for record in records:
         if pairs:
             found = [pairs[record.query[1], passage[1]] for passage in _passages(record)]
@@ -61,6 +61,13 @@ def scores_of(
             query = vectors["queries", record.query]
             found = [float(vectors["passages", passage] @ query) for passage in _passages(record)]
         yield tuple(round(score, DIGITS) for score in found)
+
+
+def truncated(results: Iterable[Result]) -> int:
+    """The number of texts, or of pairs of a cross-encoder, that were truncated."""
+    return sum(
+        one.truncated if isinstance(one, Embedded) else sum(was_cut for _, was_cut in one) for one in results
+    )
 
 
 def _passages(record: Relevance) -> tuple[Instructed, ...]:

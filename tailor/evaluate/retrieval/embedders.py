@@ -66,6 +66,11 @@ class TextEmbedder:
                 )
             return vectors, embedder.truncated - before
 
+    @property
+    def truncated(self) -> int:
+        """Number of texts so far that were truncated."""
+        return self._embedder.truncated
+
 
 def require_embeddings(url: str) -> None:
     """ModelError for a run or model that was not trained for embeddings."""

@@ -84,7 +84,9 @@ class RerankingEvaluator(TaskEvaluator[Reranking]):
         return TaskInputs(collection.queries, rows.tokenizer, batches)
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
-        scores = collected.grouped(PART, [len(own) for own in self._candidates])
+        computed = collected.grouped(PART, [len(own) for own in self._candidates])
+        scores = [[score for score, _ in own] for own in computed]
+        truncated = sum(was_cut for own in computed for _, was_cut in own)
         results: list[dict[str, float]] = []
         rows: list[tuple[Row, Row]] = []
         for number, (own, values) in enumerate(zip(self._candidates, scores, strict=True)):
@@ -98,7 +100,8 @@ class RerankingEvaluator(TaskEvaluator[Reranking]):
             results.append(figures)
             rows.append(self._row(number, [(own[at], values[at]) for at in order[:SHOWN]], figures))
         names = results[0]
-        return Outcome({name: mean([one[name] for one in results]) for name in names}, RERANKING, rows)
+        figures = {name: mean([one[name] for one in results]) for name in names}
+        return Outcome(figures, RERANKING, rows, data=truncated)
 
     @property
     def _grades(self) -> Sequence[Mapping[int, int]]:
@@ -122,9 +125,10 @@ class RerankingEvaluator(TaskEvaluator[Reranking]):
         return {"id": query.id, "query": query.text, "relevant": relevant}, {"found": found, **figures}
 
     def summary(self, outcomes: Mapping[str, Outcome]) -> Mapping[str, Any]:
-        """Number of pairs, and of queries without candidates."""
+        """Number of pairs, of queries without candidates, and of truncated pairs for each model."""
         sizes = [len(own) for own in self._candidates]
-        return {"rows": {"pairs": sum(sizes), "without_candidates": sizes.count(0)}}
+        truncated = {model: outcome.data for model, outcome in outcomes.items()}
+        return {"rows": {"pairs": sum(sizes), "without_candidates": sizes.count(0), "truncated": truncated}}
 
 
 def _text(text: Any) -> str:
